@@ -1,0 +1,54 @@
+# `make help` lists the targets. The README's two commands are `make demo` and `make test`.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.setup-stamp
+PYTEST := $(BIN)/python -m pytest
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo fmt lint types test unit conformance mount s3 check bench golden clean
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
+
+setup: ## Install what icefs needs into .venv (asks Debian for FUSE, uv for Python)
+	@bash scripts/setup.sh
+
+demo: setup ## Mount a repository and look around, narrated
+	@$(BIN)/python scripts/demo.py
+
+fmt: setup ## Format the code
+	@$(BIN)/ruff format -q . && $(BIN)/ruff check -q --fix .
+
+lint: setup ## ruff, formatting, layers, spelling
+	@$(BIN)/ruff check -q .
+	@$(BIN)/ruff format -q --check .
+	@$(BIN)/lint-imports --no-cache | tail -n 4
+	@$(BIN)/codespell icefs tests scripts README.md Makefile
+
+types: setup ## mypy --strict
+	@$(BIN)/mypy
+
+test: setup ## All tests (FUSE and an S3 server are started by the tests)
+	@$(PYTEST)
+
+unit: setup ## Tests without kernel and network
+	@$(PYTEST) tests/unit tests/property
+
+conformance: setup ## Tests against the official library
+	@$(PYTEST) tests/conformance
+
+mount: setup ## Tests on real mounts
+	@$(PYTEST) tests/mount
+
+s3: setup ## Tests against a real S3 server
+	@$(PYTEST) tests/s3
+
+check: lint types test ## Everything CI runs
+
+bench: setup ## Measure, against a do-nothing file system and the official library
+	@$(BIN)/python -m tests.benchmarks
+
+clean: ## Remove caches and the virtual environment
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .demo

@@ -1,0 +1,1 @@
+"""icefs: Icechunk repositories as files."""

@@ -1,0 +1,1 @@
+"""The Icechunk engine: repositories, sessions and what works on them."""

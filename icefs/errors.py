@@ -1,0 +1,280 @@
+"""Every error that icefs raises, as one tree grouped by what a handler would do about it.
+
+The upper classes and the `kind` codes are those of the official library (`icechunk.IcechunkError` and its
+`ErrorKind`), so that a program written for it can catch the same things; the classes below them are what a
+file system needs to choose an errno. `fuse/errno_map.py` and `cli/main.py` hold total tables over this tree.
+
+    IcefsError
+    ├─ ConflictError                  RebaseFailedError, BranchMovedError
+    ├─ NotFoundError (KeyError)       NodeNotFoundError, ChunkNotFoundError, SnapshotNotFoundError,
+    │                                 RefNotFoundError, RepositoryNotFoundError, EntryNotFoundError
+    ├─ AlreadyExistsError
+    ├─ ReadOnlyError
+    ├─ InvalidInputError (ValueError) InvalidMetadataError, NameTooLongError, UnauthorizedContainerError,
+    │                                 ReservedNameError
+    ├─ TreeError                      NotADirectoryTreeError, IsADirectoryTreeError, NotEmptyError,
+    │                                 BadHandleError, CrossTreeError
+    ├─ SessionStateError              NothingToCommitError
+    ├─ StaleError
+    ├─ UnsupportedError
+    ├─ FormatError                    UnsupportedSpecVersionError
+    ├─ StorageError                   ObjectNotFoundError, PreconditionFailedError, AccessDeniedError,
+    │                                 ThrottledError, UnreachableError, NoSpaceError, InvalidObjectSizeError,
+    │                                 ObjectModifiedError
+    └─ InternalError
+
+A lower error is chained (`raise … from`) once, where the layer changes: `storage` maps its driver's exceptions
+at its edge, `engine` turns an `ObjectNotFoundError` into, say, a `SnapshotNotFoundError`.
+"""
+
+from typing import Any, ClassVar
+
+
+class IcefsError(Exception):
+    """The root of the tree.
+
+    Attributes:
+        message: What happened, and to what; one line.
+        kind: A stable machine-readable code, from the official library's list where it has one.
+        hint: What to do next, one line, or None where there is nothing to add.
+        facts: What the message was built from (path, expected, actual, …), for programs.
+        is_transient: Whether the same call may succeed later; set by the layer that knows.
+    """
+
+    default_kind: ClassVar[str] = "unknown"
+    is_transient: bool = False
+
+    def __init__(self, message: str, *, kind: str | None = None, hint: str | None = None, **facts: Any) -> None:
+        super().__init__(message)
+        self.message = message
+        self.kind = kind if kind is not None else self.default_kind
+        self.hint = hint
+        self.facts = facts
+
+    def __str__(self) -> str:
+        # NotFoundError is a KeyError too, whose str() is the repr of its argument.
+        return self.message
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_rebuild, (type(self), self.message, self.kind, self.hint, self.facts))
+
+
+def _rebuild(cls: type[IcefsError], message: str, kind: str, hint: str | None, facts: dict[str, Any]) -> IcefsError:
+    return cls(message, kind=kind, hint=hint, **facts)
+
+
+class ConflictError(IcefsError):
+    """Somebody else changed what we were about to change."""
+
+    default_kind = "commit-conflict"
+
+
+class RebaseFailedError(ConflictError):
+    """A rebase met conflicts that its solver does not solve; `facts["conflicts"]` lists them."""
+
+    default_kind = "rebase-failed"
+
+
+class BranchMovedError(ConflictError):
+    """A branch's tip is no longer the snapshot that the session stands on."""
+
+    default_kind = "commit-conflict"
+
+
+class NotFoundError(IcefsError, KeyError):
+    """Something that was asked for does not exist."""
+
+    default_kind = "key-not-found"
+
+
+class NodeNotFoundError(NotFoundError):
+    """No group or array stands at the path."""
+
+    default_kind = "node-not-found"
+
+
+class ChunkNotFoundError(NodeNotFoundError):
+    """The array has no chunk reference at the chunk index."""
+
+    default_kind = "chunk-not-found"
+
+
+class SnapshotNotFoundError(NotFoundError):
+    """No snapshot has the id (or existed at the time)."""
+
+    default_kind = "snapshot-not-found"
+
+
+class RefNotFoundError(NotFoundError):
+    """No branch or tag has the name."""
+
+    default_kind = "ref-not-found"
+
+
+class RepositoryNotFoundError(NotFoundError):
+    """No Icechunk repository is at the location."""
+
+    default_kind = "repository-not-found"
+
+
+class EntryNotFoundError(NotFoundError):
+    """A directory of a mounted tree has no entry of the name."""
+
+
+class AlreadyExistsError(IcefsError):
+    """Something that was being created exists already."""
+
+    default_kind = "node-already-exists"
+
+
+class ReadOnlyError(IcefsError):
+    """A write through something that only reads: session, store, storage, repository or mount."""
+
+    default_kind = "read-only-session"
+
+
+class InvalidInputError(IcefsError, ValueError):
+    """An argument, key, index or metadata value is not valid."""
+
+    default_kind = "invalid-key"
+
+
+class InvalidMetadataError(InvalidInputError):
+    """A zarr.json is not valid Zarr v3 metadata that Icechunk can hold."""
+
+    default_kind = "bad-metadata"
+
+
+class NameTooLongError(InvalidInputError):
+    """A file name is longer than 255 bytes."""
+
+    default_kind = "invalid-path"
+
+
+class UnauthorizedContainerError(InvalidInputError):
+    """A virtual chunk lies outside the containers that the user authorised."""
+
+    default_kind = "unauthorized-virtual-chunk-container"
+
+
+class ReservedNameError(InvalidInputError):
+    """A name that Icechunk cannot hold (`.zgroup` and the other Zarr v2 metadata) or that icefs keeps for itself."""
+
+    default_kind = "not-allowed"
+
+
+class TreeError(IcefsError):
+    """An operation that the shape of the directory tree forbids."""
+
+    default_kind = "invalid-path"
+
+
+class NotADirectoryTreeError(TreeError):
+    """A path goes through something that is not a directory."""
+
+
+class IsADirectoryTreeError(TreeError):
+    """A directory stands where a file was asked for."""
+
+
+class NotEmptyError(TreeError):
+    """A directory that should be removed or replaced has entries."""
+
+
+class BadHandleError(TreeError):
+    """A file handle that is not open, or not open for this."""
+
+
+class CrossTreeError(TreeError):
+    """A rename or link from one mounted tree to another."""
+
+
+class SessionStateError(IcefsError):
+    """The operation is not allowed in the present state of the session or repository."""
+
+    default_kind = "not-allowed"
+
+
+class NothingToCommitError(SessionStateError):
+    """A commit without changes."""
+
+    default_kind = "no-changes-to-commit"
+
+
+class StaleError(IcefsError):
+    """What a handle or tree refers to is gone: an expired snapshot, a branch deleted under it."""
+
+    default_kind = "not-on-branch"
+
+
+class UnsupportedError(IcefsError):
+    """icefs, or the repository's spec version, does not support the operation."""
+
+    default_kind = "unimplemented"
+
+
+class FormatError(IcefsError):
+    """A file of the repository is malformed; `facts["file"]` names it, `facts["reason"]` says how."""
+
+    default_kind = "invalid-file-format"
+
+
+class UnsupportedSpecVersionError(FormatError):
+    """A file was written in a version of the format that this icefs does not know, or does not allow here."""
+
+    default_kind = "unsupported-spec-version"
+
+
+class StorageError(IcefsError):
+    """The object store or the local disk failed, or is misconfigured."""
+
+    default_kind = "object-store"
+
+
+class ObjectNotFoundError(StorageError):
+    """The object store has no object at the key."""
+
+    default_kind = "object-not-found"
+
+
+class PreconditionFailedError(StorageError):
+    """A conditional write found another version than the one it asked for."""
+
+
+class AccessDeniedError(StorageError):
+    """Credentials are missing, wrong, expired, or do not allow the operation."""
+
+
+class ThrottledError(StorageError):
+    """The object store asked for fewer requests, and still did after the retries."""
+
+    default_kind = "throttled"
+    is_transient = True
+
+
+class UnreachableError(StorageError):
+    """The object store did not answer, and still did not after the retries."""
+
+    is_transient = True
+
+
+class NoSpaceError(StorageError):
+    """The disk, or a quota, is full."""
+
+    default_kind = "io"
+
+
+class InvalidObjectSizeError(StorageError):
+    """An object is shorter than what refers to it says."""
+
+    default_kind = "invalid-object-size"
+
+
+class ObjectModifiedError(StorageError):
+    """The object behind a virtual chunk is not the version that was referenced."""
+
+    default_kind = "virtual-chunk-modified"
+
+
+class InternalError(IcefsError):
+    """A state that should be impossible; a bug in icefs."""

@@ -1,0 +1,1 @@
+"""The Icechunk format: bytes to frozen values and back. No I/O."""

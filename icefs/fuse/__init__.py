@@ -1,0 +1,1 @@
+"""The adapter between the VFS and the kernel."""

@@ -1,0 +1,1 @@
+"""Zarr keys, and the store that zarr-python reads and writes through."""

@@ -1,0 +1,76 @@
+#!/usr/bin/env bash
+# Makes .venv/bin/icefs work on a bare Debian or Ubuntu machine: the packages that pyfuse3 needs to build and
+# run, a Python of at least 3.12, and the locked dependencies. Quick when there is nothing to do.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+stamp=.venv/.setup-stamp
+if [ -x .venv/bin/icefs ] && [ "$stamp" -nt uv.lock ] && [ "$stamp" -nt pyproject.toml ] &&
+    [ "$stamp" -nt scripts/setup.sh ] && command -v fusermount3 >/dev/null; then
+    exit 0
+fi
+
+say() { printf 'setup: %s\n' "$*" >&2; }
+die() { say "$*"; exit 1; }
+
+# 1. Debian packages.
+missing=()
+command -v fusermount3 >/dev/null || missing+=(fuse3)
+command -v gcc >/dev/null || missing+=(gcc libc6-dev)
+command -v pkg-config >/dev/null || missing+=(pkg-config)
+pkg-config --exists fuse3 2>/dev/null || missing+=(libfuse3-dev)
+if [ ${#missing[@]} -gt 0 ]; then
+    command -v apt-get >/dev/null ||
+        die "please install the FUSE 3 library with headers, fusermount3, pkg-config and gcc, then run this again"
+    if [ "$(id -u)" -eq 0 ]; then as_root=(); else
+        command -v sudo >/dev/null || die "as root, please run: apt-get install ${missing[*]}"
+        as_root=(sudo)
+    fi
+    say "installing Debian packages with ${as_root[*]:-root}: ${missing[*]}"
+    "${as_root[@]}" apt-get update -qq
+    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+        "${missing[@]}" >/dev/null
+fi
+
+# 2. uv, from PATH or in a small environment of its own.
+if command -v uv >/dev/null; then
+    uv=uv
+else
+    uv=.cache/uv/bin/uv
+    if [ ! -x "$uv" ]; then
+        command -v python3 >/dev/null || die "please install python3 (any version), then run this again"
+        if ! python3 -c 'import ensurepip' 2>/dev/null; then
+            say "installing Debian package python3-venv"
+            if [ "$(id -u)" -eq 0 ]; then as_root=(); else as_root=(sudo); fi
+            "${as_root[@]}" apt-get update -qq
+            "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq python3-venv >/dev/null
+        fi
+        say "installing uv into .cache/uv"
+        python3 -m venv .cache/uv
+        .cache/uv/bin/pip install --quiet --disable-pip-version-check uv
+    fi
+fi
+
+# 3. A Python of at least 3.12: one that runs here already, else one that uv brings.
+python=
+candidates=(python3.13 python3.12 python3.14 python3)
+for dir in "${PYENV_ROOT:-$HOME/.pyenv}"/versions/*/bin; do
+    candidates+=("$dir/python3")
+done
+for candidate in "${candidates[@]}"; do
+    found=$(command -v "$candidate" 2>/dev/null) || continue
+    if "$found" -c 'import sys, sqlite3, ssl; sys.exit(not (3, 12) <= sys.version_info < (3, 15))' 2>/dev/null; then
+        python=$found
+        break
+    fi
+done
+if [ -z "$python" ]; then
+    say "no Python 3.12 or newer here; uv installs one into your home directory"
+    python=3.13
+fi
+
+# 4. The environment, exactly as locked.
+[ -x .venv/bin/python ] || say "making .venv"
+"$uv" sync --quiet --locked --python "$python"
+touch "$stamp"
+say "done: .venv/bin/icefs"
