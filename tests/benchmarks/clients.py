@@ -1,0 +1,164 @@
+"""What is timed, each in a process of its own: `python -m tests.benchmarks.clients NAME ARGUMENT…` prints seconds.
+
+A client sees a directory and nothing else, so that the same one measures icefs, the do-nothing file system and
+plain files; the `official_…` ones use the official library instead.
+"""
+
+import os
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+
+def _shuffled_files(directory: str) -> list[str]:
+    """Returns the paths `directory`/i/j of the small-chunk grid in a fixed random order, without listing."""
+    from tests.benchmarks.repos import SMALL_GRID
+
+    paths = [f"{directory}/{i}/{j}" for i in range(SMALL_GRID[0]) for j in range(SMALL_GRID[1])]
+    random.Random(1).shuffle(paths)
+    return paths
+
+
+def open_read_close(directory: str) -> float:
+    """Opens, reads and closes every small chunk once."""
+    paths = _shuffled_files(directory)
+    start = time.perf_counter()
+    for path in paths:
+        fd = os.open(path, os.O_RDONLY)
+        os.read(fd, 1 << 16)
+        os.close(fd)
+    return time.perf_counter() - start
+
+
+def warm_stat(directory: str) -> float:
+    """Stats every small chunk four times, after once untimed."""
+    paths = _shuffled_files(directory)
+    for path in paths:
+        os.stat(path)
+    start = time.perf_counter()
+    for _ in range(4):
+        for path in paths:
+            os.stat(path)
+    return time.perf_counter() - start
+
+
+def cold_stat(directory: str) -> float:
+    """Stats every small chunk once."""
+    paths = _shuffled_files(directory)
+    start = time.perf_counter()
+    for path in paths:
+        os.stat(path)
+    return time.perf_counter() - start
+
+
+def _big_files(directory: str) -> list[str]:
+    from tests.benchmarks.repos import BIG_CHUNKS
+
+    return [f"{directory}/{i}" for i in range(BIG_CHUNKS)]
+
+
+def _read_all(paths: list[str]) -> None:
+    buffer = bytearray(1 << 20)
+    for path in paths:
+        with open(path, "rb", buffering=0) as file:
+            while file.readinto(buffer):
+                pass
+
+
+def sequential_read(directory: str) -> float:
+    """Reads every 1 MiB chunk once, in order."""
+    paths = _big_files(directory)
+    start = time.perf_counter()
+    _read_all(paths)
+    return time.perf_counter() - start
+
+
+def warm_read(directory: str) -> float:
+    """Reads the first 256 chunks of 1 MiB twice, after once untimed."""
+    paths = _big_files(directory)[:256]
+    _read_all(paths)
+    start = time.perf_counter()
+    _read_all(paths + paths)
+    return time.perf_counter() - start
+
+
+def find(directory: str) -> float:
+    """Runs find(1) over a directory of a million chunks."""
+    start = time.perf_counter()
+    out = subprocess.run(["find", directory, "-type", "f"], check=True, stdout=subprocess.PIPE).stdout
+    seconds = time.perf_counter() - start
+    count = out.count(b"\n")
+    if count < 1_000_000:
+        raise SystemExit(f"find saw {count} files only")
+    return seconds
+
+
+def zarr_read(directory: str) -> float:
+    """Reads a whole 1 GiB array with zarr-python's LocalStore."""
+    import zarr
+
+    start = time.perf_counter()
+    array = zarr.open_array(zarr.storage.LocalStore(directory, read_only=True), path="a", mode="r")
+    total = int(array[:].nbytes)
+    seconds = time.perf_counter() - start
+    if total != 1 << 30:
+        raise SystemExit(f"read {total} bytes")
+    return seconds
+
+
+def official_zarr_read(repository: str) -> float:
+    """Reads the same array with zarr-python through the official library's store."""
+    import icechunk
+    import zarr
+
+    repo = icechunk.Repository.open(icechunk.local_filesystem_storage(repository))
+    start = time.perf_counter()
+    array = zarr.open_array(repo.readonly_session("main").store, path="a", mode="r")
+    total = int(array[:].nbytes)
+    seconds = time.perf_counter() - start
+    if total != 1 << 30:
+        raise SystemExit(f"read {total} bytes")
+    return seconds
+
+
+def official_list_prefix(repository: str) -> float:
+    """Lists a million keys with the official library's `list_prefix`."""
+    import asyncio
+
+    import icechunk
+
+    store = icechunk.Repository.open(icechunk.local_filesystem_storage(repository)).readonly_session("main").store
+
+    async def count() -> int:
+        return sum([1 async for _ in store.list_prefix("")])
+
+    start = time.perf_counter()
+    total = asyncio.run(count())
+    seconds = time.perf_counter() - start
+    if total < 1_000_000:
+        raise SystemExit(f"list_prefix gave {total} keys only")
+    return seconds
+
+
+CLIENTS: dict[str, Callable[[str], float]] = {
+    function.__name__: function
+    for function in (
+        open_read_close, warm_stat, cold_stat, sequential_read, warm_read, find, zarr_read, official_zarr_read,
+        official_list_prefix,
+    )
+}  # fmt: skip
+
+
+def run(name: str, argument: Path | str) -> float:
+    """Runs a client in a process of its own and returns its seconds."""
+    command = [sys.executable, "-m", "tests.benchmarks.clients", name, str(argument)]
+    root = Path(__file__).parents[2]
+    done = subprocess.run(command, cwd=root, check=True, stdout=subprocess.PIPE, text=True)
+    return float(done.stdout.split()[-1])
+
+
+if __name__ == "__main__":
+    print(CLIENTS[sys.argv[1]](sys.argv[2]))

@@ -1,0 +1,84 @@
+"""The repositories that are measured, written by the official library and kept between runs."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import icechunk
+import numpy as np
+import zarr
+
+SMALL_GRID = (64, 64)
+SMALL_CHUNK_BYTES = 4096
+BIG_CHUNKS = 1024
+BIG_CHUNK_BYTES = 1 << 20
+MILLION_GRID = (100, 100, 100)
+
+
+def cache_root() -> Path:
+    """Returns the directory of the generated repositories: `ICEFS_BENCH_DIR`, or one below the user's cache."""
+    default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "icefs-bench"
+    return Path(os.environ.get("ICEFS_BENCH_DIR", default))
+
+
+def _create(path: Path) -> icechunk.Repository:
+    config = icechunk.RepositoryConfig.default()
+    config.set_virtual_chunk_container(
+        icechunk.VirtualChunkContainer(
+            f"file://{path.parent}/", store=icechunk.local_filesystem_store(str(path.parent))
+        )
+    )
+    return icechunk.Repository.create(icechunk.local_filesystem_storage(str(path)), config=config)
+
+
+def _chunks_repo(path: Path, shape: tuple[int, ...], chunk: tuple[int, ...]) -> None:
+    session = _create(path).writable_session("main")
+    array = zarr.create_array(
+        session.store, name="a", shape=shape, chunks=chunk, dtype="u1", compressors=None, filters=None, fill_value=0
+    )
+    rng = np.random.default_rng(7)
+    step = max(chunk[0], (64 << 20) // int(np.prod(shape[1:], dtype=int)) // chunk[0] * chunk[0])
+    for row in range(0, shape[0], step):
+        rows = min(step, shape[0] - row)
+        array[row : row + rows] = rng.integers(1, 255, (rows, *shape[1:]), dtype="u1")
+    session.commit("chunks")
+
+
+def _million_repo(path: Path) -> None:
+    """A million virtual references, which the official library records without writing a million objects."""
+    source = path.with_suffix(".bin")
+    source.write_bytes(bytes(range(256)) * 16)
+    session = _create(path).writable_session("main")
+    zarr.create_array(
+        session.store, name="a", shape=tuple(16 * n for n in MILLION_GRID), chunks=(16, 16, 16), dtype="u1",
+        compressors=None, filters=None, fill_value=0,
+    )  # fmt: skip
+    count = int(np.prod(MILLION_GRID))
+    session.store.set_virtual_refs_arr(
+        "a",
+        MILLION_GRID,
+        [f"file://{source}"] * count,
+        np.zeros(count, dtype="u8"),
+        np.full(count, 4096, dtype="u8"),
+    )
+    session.commit("a million chunks")
+
+
+_RECIPES = {
+    "small": lambda path: _chunks_repo(path, (SMALL_GRID[0] * 64, SMALL_GRID[1] * 64), (64, 64)),
+    "big": lambda path: _chunks_repo(path, (BIG_CHUNKS * BIG_CHUNK_BYTES,), (BIG_CHUNK_BYTES,)),
+    "million": _million_repo,
+}
+
+
+def repository(name: str) -> Path:
+    """Returns the path of the repository called `name`, made on first use."""
+    root = cache_root()
+    path, done = root / name, root / f"{name}.done.json"
+    if not done.exists():
+        shutil.rmtree(path, ignore_errors=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _RECIPES[name](path)
+        done.write_text(json.dumps({"icechunk": icechunk.__version__}))
+    return path
