@@ -8,15 +8,98 @@ synchronous and may be called from several threads at once. The one contract sui
 Backends translate their driver's exceptions at this edge into `StorageError`s and retry what is transient
 themselves: an error that leaves a `Storage` is final for that call. A conditional write whose answer was lost is
 settled by the backend (it reads back and compares) before it returns or raises.
+
+Durability: a plain `put` or `copy` is visible to every reader when it returns, and survives a power failure once
+`sync` has returned. A conditional `put` is how a repository publishes: it first makes everything durable that was
+written through the same storage before, then itself, and only then returns.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+from icefs.errors import InvalidInputError, InvalidObjectSizeError
 
 type Version = str
 """Names one version of one object; opaque, comparable for equality only."""
+
+MAX_WHOLE_READ_BYTES = 1 << 32
+"""Larger objects are read by range only: nothing of that size is metadata, and a store may be hostile."""
+
+
+def check_key(key: str) -> None:
+    """Refuses what cannot name an object: empty, absolute, `.`, `..` or empty segments, NUL, lone surrogates.
+
+    Raises:
+        InvalidInputError: the key is not valid.
+    """
+    if "\0" in key or (not key.isascii() and not _is_unicode(key)):
+        raise InvalidInputError(f"{key!r} cannot name an object", key=key)
+    for segment in key.split("/"):
+        if segment in ("", ".", ".."):
+            raise InvalidInputError(f"{key!r} cannot name an object: it has a segment {segment!r}", key=key)
+
+
+def check_prefix(prefix: str) -> None:
+    """Refuses a prefix that is neither empty nor a valid key followed by `/`.
+
+    Raises:
+        InvalidInputError: the prefix is not valid.
+    """
+    if prefix:
+        if not prefix.endswith("/"):
+            raise InvalidInputError(f"the prefix {prefix!r} does not end with '/'", key=prefix)
+        check_key(prefix[:-1])
+
+
+def check_range(start: int, end: int | None) -> None:
+    """Refuses a byte range that runs backwards or starts before the object.
+
+    Raises:
+        InvalidInputError: the range is not valid.
+    """
+    if start < 0 or (end is not None and end < start):
+        raise InvalidInputError(f"bytes {start} to {end} are not a range", kind="invalid-byte-range")
+
+
+def check_conditions(if_match: Version | None, create_only: bool) -> None:
+    """Refuses the two conditions of `put` together.
+
+    Raises:
+        InvalidInputError: both are asked for.
+    """
+    if create_only and if_match is not None:
+        raise InvalidInputError("a write is either create-only or over a version, not both")
+
+
+def range_end(size_bytes: int, start: int, end: int | None, *, name: str) -> int:
+    """Returns where a read of `[start, end)` of an object of `size_bytes` ends.
+
+    Raises:
+        InvalidObjectSizeError: the object is too short, or too long to be read whole.
+    """
+    if end is None and size_bytes - start > MAX_WHOLE_READ_BYTES:
+        raise InvalidObjectSizeError(
+            f"{name} has {size_bytes} bytes, too many to read at once", actual_bytes=size_bytes
+        )
+    if size_bytes < start or (end is not None and size_bytes < end):
+        wanted = start if end is None else end
+        raise InvalidObjectSizeError(
+            f"{name} has {size_bytes} bytes, and at least {wanted} are expected",
+            actual_bytes=size_bytes,
+            expected_bytes=wanted,
+        )
+    return size_bytes if end is None else end
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +143,10 @@ class Capabilities:
 
 
 class Storage(ABC):
-    """An object store, rooted at one repository."""
+    """An object store, rooted at one repository.
+
+    Every method raises `InvalidInputError` for a key, prefix or range that cannot be one.
+    """
 
     capabilities: Capabilities
 
@@ -80,7 +166,8 @@ class Storage(ABC):
 
         Raises:
             ObjectNotFoundError: no object is at the key.
-            InvalidObjectSizeError: the object ends before `end`, or before `start`.
+            InvalidObjectSizeError: the object ends before `end`, or before `start`; or it is read to the end and that
+                is more than `MAX_WHOLE_READ_BYTES`.
             StorageError: anything else.
         """
 
@@ -113,9 +200,12 @@ class Storage(ABC):
             create_only: Write only if no object is at the key. Not together with `if_match`.
 
         Raises:
-            PreconditionFailedError: another version (with `create_only`: any) is there; nothing was written.
+            PreconditionFailedError: another version (with `create_only`: any) is there; nothing was written. Or, if
+                `facts["maybe_written"]` is true: the answer to an earlier try was lost, and what is there now was
+                written by somebody else, before it or over it; only the object's own content can tell which.
             ReadOnlyError: the backend only reads.
             NoSpaceError: the disk or a quota is full; nothing was written.
+            UnreachableError: `facts["maybe_written"]` tells whether a conditional write may have happened.
         """
 
     @abstractmethod
@@ -139,7 +229,8 @@ class Storage(ABC):
     def list_dir(self, prefix: str = "") -> Iterator[str]:
         """Yields the distinct first path components of the keys below `prefix` (which is empty or ends in `/`).
 
-        A component that stands for a longer key ends with `/`.
+        A component that stands for a longer key ends with `/`; it may outlive the last object below it, as a
+        local directory does.
         """
 
     @abstractmethod
@@ -157,5 +248,44 @@ class Storage(ABC):
         """
         return None
 
+    def sync(self) -> None:  # noqa: B027  (an object store's answer already says that the object is safe)
+        """Makes everything durable that was written through this storage before the call.
+
+        Raises:
+            StorageError: it could not be; what was written since the last successful call is in doubt.
+        """
+
     def close(self) -> None:  # noqa: B027  (most backends hold nothing that needs closing)
         """Gives back connections and threads; the storage is not used afterwards."""
+
+
+@runtime_checkable
+class RangeReader(Protocol):
+    """What a storage offers on top for virtual chunks: somebody else's objects, read if they are still the same."""
+
+    def read_range(
+        self,
+        key: str,
+        start: int,
+        end: int,
+        *,
+        if_match_etag: str | None = None,
+        if_unmodified_since_s: int | None = None,
+    ) -> bytes:
+        """Reads exactly the bytes `[start, end)` of an object that was not written by Icechunk.
+
+        Args:
+            key: The object's key below the storage's root. Any name that the store can hold: neither the rules for
+                keys nor the local encoding of names apply. Must not leave the root.
+            start: The first byte.
+            end: One past the last byte.
+            if_match_etag: Read only if the object's entity tag is this one, quoted or not.
+            if_unmodified_since_s: Read only if the object was last modified in this second since the epoch or before.
+
+        Raises:
+            ObjectModifiedError: the object is not the one that was referenced.
+            ObjectNotFoundError: no object is at the key.
+            InvalidObjectSizeError: the object ends before `end`.
+            StorageError: anything else.
+        """
+        ...
