@@ -1,0 +1,111 @@
+"""What the kernel is told about a name: attributes, and for how long it may believe them."""
+
+import stat
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+FOREVER_S: Final = 1e9
+"""A timeout of thirty years: the kernel asks again only when it is told to, or has forgotten."""
+
+BLOCK_SIZE: Final = 128 * 1024
+"""The preferred I/O size (`st_blksize`)."""
+
+NANOSECONDS: Final = 1000
+"""Icechunk's times are microseconds, the kernel's nanoseconds."""
+
+
+class Attr(NamedTuple):
+    """The attributes of one inode, as `stat(2)` shows them. A tuple, because one is made for every request.
+
+    Attributes:
+        ino: The inode number; 0 says that the name does not exist, and that the kernel may remember that.
+        mode: File type and permission bits.
+        nlink: The number of links.
+        uid: The owner.
+        gid: The group.
+        size: The exact size in bytes.
+        mtime_ns: When the content changed last, in nanoseconds since the epoch.
+        ctime_ns: When the inode changed last.
+        atime_ns: When it was read last.
+        entry_timeout_s: How long the name may be taken to lead to this inode.
+        attr_timeout_s: How long the other fields may be believed.
+    """
+
+    ino: int
+    mode: int
+    nlink: int
+    uid: int
+    gid: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+    atime_ns: int
+    entry_timeout_s: float
+    attr_timeout_s: float
+
+    @property
+    def is_dir(self) -> bool:
+        """Whether the inode is a directory."""
+        return stat.S_ISDIR(self.mode)
+
+
+ABSENT: Final = Attr(0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, 0.0)
+"""The name does not exist now; the kernel asks again the next time."""
+
+ABSENT_FOREVER: Final = ABSENT._replace(entry_timeout_s=FOREVER_S)
+"""The name does not exist and never will."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ownership:
+    """Who owns everything in a mount, and which permission bits are taken away.
+
+    Attributes:
+        uid: The owner of all files.
+        gid: The group of all files.
+        umask: Permission bits that no file or directory gets.
+    """
+
+    uid: int
+    gid: int
+    umask: int = 0
+
+    def file_mode(self, *, writable: bool) -> int:
+        """Returns type and permissions of a regular file."""
+        return stat.S_IFREG | (0o644 if writable else 0o444) & ~self.umask
+
+    def dir_mode(self, *, writable: bool) -> int:
+        """Returns type and permissions of a directory."""
+        return stat.S_IFDIR | (0o755 if writable else 0o555) & ~self.umask
+
+
+class EntryRun(NamedTuple):
+    """Consecutive entries of a directory that differ in name, inode number, size and time only, as columns.
+
+    The names are bytes already: they come from columns of coordinates, and making a million `str` to encode
+    them again would be most of the cost of a listing.
+
+    Attributes:
+        start: The position of the first entry in the directory; positions count from 0.
+        template: What all entries share.
+        names: The entries' names.
+        inos: Their inode numbers.
+        sizes: Their sizes, or None if all have the template's.
+        mtimes_ns: Their times of last change, or None if all have the template's.
+    """
+
+    start: int
+    template: Attr
+    names: list[bytes]
+    inos: list[int]
+    sizes: list[int] | None = None
+    mtimes_ns: list[int] | None = None
+
+
+class FsStats(NamedTuple):
+    """What `statfs(2)` tells, in blocks of `BLOCK_SIZE` bytes."""
+
+    blocks: int
+    free_blocks: int
+    files: int
+    free_files: int

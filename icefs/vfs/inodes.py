@@ -1,0 +1,201 @@
+"""Inode numbers: who answers for one, and how those of a million chunks are numbered without remembering any.
+
+All numbers of a mount come from one `InodeSpace`, which hands out consecutive ranges and finds the range that a
+number lies in. A tree takes a small range for its directories and metadata files (a table), and one for each
+array that was looked at. Within an array's range the number of a chunk is computed from its index and the index
+from the number, so that nothing is kept:
+
+    number = range start + (depth << coordinate bits) + the coordinates, packed, the first one highest
+
+`depth` is the count of coordinates, so that the directories above the chunks have numbers too. Each coordinate
+gets a fixed count of bits with room for the array to double, and an array that grows further gets a second range
+for what does not fit into the first: numbers that were given stay as they are.
+
+The number of a chunk also says in which epoch of its tree its content came to be (see `history`): a chunk whose
+content changes gets a number from another range. So what a number stands for never changes, whatever the kernel
+still remembers of it.
+"""
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from icefs.errors import InternalError
+from icefs.vfs.interface import Tree
+
+type I64 = npt.NDArray[np.int64]
+type U32 = npt.NDArray[np.uint32]
+
+ROOT_INO: Final = 1
+"""The mount's root, as FUSE has it."""
+
+_FIRST: Final = 1 << 16
+_END: Final = (1 << 63) - 1
+_SLACK_UP_TO_BITS: Final = 40
+"""Arrays whose chunk indices need no more bits than this get room to double along each dimension."""
+
+MAX_PACKED_BITS: Final = 52
+"""Arrays that need more are numbered by a table; a few thousand ranges of this size fit beside each other."""
+
+
+@dataclass(slots=True)
+class Range:
+    """Consecutive inode numbers `[start, end)` with one owner.
+
+    Attributes:
+        start: The first number.
+        end: One past the last.
+        tree: Who answers for them.
+        content: What the tree needs to know which of its ranges this is.
+    """
+
+    start: int
+    end: int
+    tree: Tree
+    content: Any
+
+
+class InodeSpace:
+    """Hands out ranges of inode numbers, and finds the owner of a number.
+
+    INVARIANT: the ranges are disjoint and sorted by `start`.
+    INVARIANT: no number is ever handed out twice, also not after its range was dropped.
+    """
+
+    def __init__(self) -> None:
+        self._starts: list[int] = []
+        self._ranges: list[Range] = []
+        self._next = _FIRST
+
+    def reserve(self, size: int, tree: Tree, content: Any) -> Range:
+        """Hands out `size` numbers that were never used before.
+
+        Raises:
+            InternalError: there are none left; that takes thousands of the largest arrays.
+        """
+        if size > _END - self._next:
+            raise InternalError("no inode numbers are left in this mount")
+        found = Range(self._next, self._next + size, tree, content)
+        self._next += size
+        self._starts.append(found.start)
+        self._ranges.append(found)
+        return found
+
+    def reserve_root(self, tree: Tree, content: Any) -> Range:
+        """Hands out the numbers below all others, the root's among them; once."""
+        found = Range(ROOT_INO, _FIRST, tree, content)
+        self._starts.insert(0, found.start)
+        self._ranges.insert(0, found)
+        return found
+
+    def find(self, ino: int) -> Range | None:
+        """Returns the range that a number lies in, or None if it was dropped or never handed out."""
+        index = bisect_right(self._starts, ino) - 1
+        if index < 0:
+            return None
+        found = self._ranges[index]
+        return found if ino < found.end else None
+
+    def drop(self, tree: Tree) -> None:
+        """Forgets all ranges of a tree that the kernel knows nothing of any more."""
+        self._ranges = [kept for kept in self._ranges if kept.tree is not tree]
+        self._starts = [kept.start for kept in self._ranges]
+
+    def check_invariants(self) -> None:
+        """Raises AssertionError if a stated invariant does not hold; for tests."""
+        assert self._starts == [one.start for one in self._ranges]
+        for before, after in zip(self._ranges, self._ranges[1:], strict=False):
+            assert before.start < before.end <= after.start < after.end <= self._next
+
+
+@dataclass(frozen=True, slots=True)
+class BitLayout:
+    """How chunk indices of one array are packed into an integer.
+
+    Attributes:
+        bits: How many bits each coordinate has.
+        shifts: By how much each coordinate is shifted.
+        total_bits: The sum of `bits`.
+    """
+
+    bits: tuple[int, ...]
+    shifts: tuple[int, ...] = field(init=False)
+    total_bits: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        shifts, total = [], 0
+        for width in reversed(self.bits):
+            shifts.append(total)
+            total += width
+        object.__setattr__(self, "shifts", tuple(reversed(shifts)))
+        object.__setattr__(self, "total_bits", total)
+
+    @classmethod
+    def for_grid(cls, grid_shape: Sequence[int], *, may_grow: bool) -> "BitLayout | None":
+        """Returns a layout that every index of the grid fits into, or None if that takes too many bits."""
+        tight = tuple(max(1, (size - 1).bit_length()) for size in grid_shape)
+        if sum(tight) > MAX_PACKED_BITS:
+            return None
+        if may_grow and sum(tight) <= _SLACK_UP_TO_BITS:
+            return cls(tuple(min(32, width + 1) for width in tight))
+        return cls(tight)
+
+    @property
+    def ndim(self) -> int:
+        """The number of dimensions."""
+        return len(self.bits)
+
+    @property
+    def size(self) -> int:
+        """How many numbers a range with this layout takes: one per depth and index."""
+        return (len(self.bits) + 1) << self.total_bits
+
+    def fits(self, prefix: Sequence[int]) -> bool:
+        """Tells whether the leading coordinates of an index fit."""
+        return all(position >> width == 0 for position, width in zip(prefix, self.bits, strict=False))
+
+    def fits_grid(self, grid_shape: Sequence[int]) -> bool:
+        """Tells whether every index of a grid fits."""
+        return len(grid_shape) == len(self.bits) and all(
+            size <= 1 << width for size, width in zip(grid_shape, self.bits, strict=True)
+        )
+
+    def pack(self, prefix: Sequence[int]) -> int:
+        """Packs the leading coordinates of an index, which must fit; the depth is in the result."""
+        number = len(prefix) << self.total_bits
+        for position, shift in zip(prefix, self.shifts, strict=False):
+            number |= position << shift
+        return number
+
+    def unpack(self, number: int) -> tuple[int, ...]:
+        """Returns the coordinates that `pack` was given."""
+        depth = number >> self.total_bits
+        return tuple(
+            number >> shift & (1 << width) - 1
+            for shift, width in zip(self.shifts[:depth], self.bits[:depth], strict=True)
+        )
+
+    def pack_columns(self, columns: Sequence[U32]) -> I64:
+        """Packs many whole indices, given as one column per dimension; the depth is in the results."""
+        rows = len(columns[0]) if columns else 1
+        packed = np.full(rows, len(self.bits) << self.total_bits, np.int64)
+        for column, shift in zip(columns, self.shifts, strict=True):
+            packed |= column.astype(np.int64) << shift
+        return packed
+
+    def unpack_columns(self, numbers: I64) -> list[U32]:
+        """Returns the columns that `pack_columns` was given."""
+        return [
+            (numbers >> shift & (1 << width) - 1).astype(np.uint32)
+            for shift, width in zip(self.shifts, self.bits, strict=True)
+        ]
+
+    def pack_children(self, prefix: Sequence[int], positions: U32) -> I64:
+        """Packs the indices `prefix + (position,)` for many positions, which must fit."""
+        base = self.pack(prefix) + (1 << self.total_bits)
+        shift = self.shifts[len(prefix)]
+        return base | positions.astype(np.int64) << shift

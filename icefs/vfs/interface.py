@@ -1,0 +1,336 @@
+"""What stands between the layers of the file system: files, directories, trees, and the whole.
+
+    fuse.operations ── Vfs ── Tree (one per mounted tree) ── FileHandle, DirHandle
+
+A `Tree` answers for the inodes of one branch, tag or snapshot, or of the mount's own directories; another tree
+can stand in front of it and pass on what it does not answer itself. None of this knows pyfuse3: names are `str`,
+errors are those of `icefs.errors`.
+
+Concurrency: everything here belongs to the event loop's thread and is never touched from another. What may block
+runs in a worker thread, on values that are immutable or lock for themselves, and hands its result back. A method
+that is not a coroutine never waits: where it would have to, it raises `NotInMemoryError`, which says what to run
+in a thread before asking again.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from icefs.errors import BadHandleError, NotADirectoryTreeError, ReadOnlyError, TreeError, UnsupportedError
+from icefs.vfs.attrs import Attr, EntryRun, FsStats
+
+
+class NotInMemoryError(Exception):
+    """Something must be fetched before the same question can be answered; never leaves the VFS.
+
+    Attributes:
+        key: Names what is missing; it is fetched once for all who wait for it.
+        load: Fetches it, in a worker thread; what it raises answers the request.
+        store: Takes the result, on the event loop's thread.
+    """
+
+    def __init__(self, key: Hashable, load: Callable[[], Any], store: Callable[[Any], None]) -> None:
+        super().__init__(key)
+        self.key = key
+        self.load = load
+        self.store = store
+
+
+class Caller(Protocol):
+    """Who asks: the process behind a request."""
+
+    @property
+    def uid(self) -> int:
+        """Its user."""
+
+    @property
+    def gid(self) -> int:
+        """Its group."""
+
+    @property
+    def pid(self) -> int:
+        """Its process id, in the daemon's namespace; 0 if it has none there."""
+
+    @property
+    def umask(self) -> int:
+        """Its umask, for what it creates."""
+
+
+class AttrChanges(NamedTuple):
+    """What `setattr` shall change; None leaves a field as it is."""
+
+    mode: int | None = None
+    uid: int | None = None
+    gid: int | None = None
+    size: int | None = None
+    mtime_ns: int | None = None
+    atime_ns: int | None = None
+
+
+class FileHandle(ABC):
+    """An open file.
+
+    Attributes:
+        ino: The inode that was opened.
+        direct_io: The kernel shall not cache the content, nor believe `st_size`.
+        nonseekable: The file is a stream: offsets mean nothing.
+    """
+
+    __slots__ = ("ino",)
+
+    direct_io: bool = False
+    nonseekable: bool = False
+
+    def __init__(self, ino: int) -> None:
+        self.ino = ino
+
+    @abstractmethod
+    def read_nowait(self, offset: int, size: int) -> bytes | bytearray | memoryview | None:
+        """Reads `size` bytes, fewer only at the end of the file; None if that would have to wait."""
+
+    async def read(self, offset: int, size: int) -> bytes | bytearray | memoryview:
+        """Reads like `read_nowait`, and waits."""
+        data = self.read_nowait(offset, size)
+        if data is None:
+            raise NotImplementedError(type(self).__name__)
+        return data
+
+    async def write(self, offset: int, data: bytes) -> int:
+        """Writes bytes and returns how many.
+
+        Raises:
+            BadHandleError: the file is not open for writing.
+        """
+        raise BadHandleError("the file is not open for writing", ino=self.ino)
+
+    async def flush(self) -> None:  # noqa: B027  (nothing to do for whoever only reads)
+        """Is called at every `close(2)` of a descriptor of the handle; its error is what `close` fails with."""
+
+    async def fsync(self) -> None:  # noqa: B027
+        """Makes what was written durable."""
+
+    def release(self) -> None:  # noqa: B027
+        """Gives back what the handle holds; it is not used again."""
+
+
+class DirHandle(ABC):
+    """An open directory: a listing as it was when it was begun, with positions that stay valid.
+
+    Attributes:
+        ino: The directory's inode.
+    """
+
+    __slots__ = ("ino",)
+
+    def __init__(self, ino: int) -> None:
+        self.ino = ino
+
+    @abstractmethod
+    def run_at(self, position: int) -> EntryRun | None:
+        """Returns a run of entries that holds the one at `position`, or None after the last.
+
+        Position 0 begins a fresh listing.
+        """
+
+    def entered(self, run: EntryRun, first: int, end: int) -> None:  # noqa: B027
+        """Takes note that the kernel now knows the run's entries `[first, end)`, each once more."""
+
+    def release(self) -> None:  # noqa: B027
+        """Gives back what the handle holds; it is not used again."""
+
+
+def _read_only(what: str) -> ReadOnlyError:
+    return ReadOnlyError(f"{what} cannot be changed", kind="read-only-store")
+
+
+class Tree(ABC):
+    """What answers for a set of inodes.
+
+    Reading methods never wait (they raise `NotInMemoryError`). Writing methods are coroutines; here they refuse,
+    so that a tree implements what it allows.
+    """
+
+    @property
+    @abstractmethod
+    def label(self) -> str:
+        """The tree's place in the mount, for log lines: `branches/main`; empty for the root."""
+
+    @abstractmethod
+    def path_of(self, ino: int) -> str:
+        """Returns the path of an inode below the tree's root, for log lines; never raises."""
+
+    @abstractmethod
+    def lookup(self, parent: int, name: str) -> Attr:
+        """Finds a name in a directory and counts one more reference of the kernel to what it leads to.
+
+        Returns:
+            `ABSENT` or `ABSENT_FOREVER` where there is no such name.
+
+        Raises:
+            NotADirectoryTreeError: the parent is a file.
+            StaleError: the parent is gone.
+        """
+
+    @abstractmethod
+    def getattr(self, ino: int) -> Attr:
+        """Returns an inode's attributes.
+
+        Raises:
+            StaleError: the inode is gone.
+        """
+
+    def forget(self, ino: int, count: int) -> None:  # noqa: B027
+        """Takes note that the kernel dropped `count` references to an inode."""
+
+    def readlink(self, ino: int) -> str:
+        """Returns where a symbolic link leads.
+
+        Raises:
+            TreeError: the inode is none.
+        """
+        raise TreeError("not a symbolic link", ino=ino)
+
+    @abstractmethod
+    def open(self, ino: int, flags: int) -> FileHandle:
+        """Opens a file with the flags of `open(2)`.
+
+        Raises:
+            ReadOnlyError: the flags ask to write.
+            IsADirectoryTreeError: the inode is a directory.
+            StaleError: the inode is gone.
+        """
+
+    @abstractmethod
+    def opendir(self, ino: int) -> DirHandle:
+        """Opens a directory.
+
+        Raises:
+            NotADirectoryTreeError: the inode is a file.
+        """
+
+    def listxattr(self, ino: int) -> Sequence[str]:
+        """Returns the names of the inode's extended attributes."""
+        return ()
+
+    def getxattr(self, ino: int, name: str) -> bytes | None:
+        """Returns an extended attribute, or None if the inode has none of that name."""
+        return None
+
+    async def setattr(self, ino: int, changes: AttrChanges, handle: FileHandle | None, caller: Caller) -> Attr:
+        """Changes attributes, truncation included."""
+        raise _read_only(self.path_of(ino))
+
+    async def create(
+        self, parent: int, name: str, mode: int, flags: int, caller: Caller
+    ) -> tuple[FileHandle, Attr]:
+        """Creates and opens a regular file."""
+        raise _read_only(self.path_of(parent))
+
+    async def mknod(self, parent: int, name: str, mode: int, rdev: int, caller: Caller) -> Attr:
+        """Creates a regular file or a special one."""
+        raise _read_only(self.path_of(parent))
+
+    async def mkdir(self, parent: int, name: str, mode: int, caller: Caller) -> Attr:
+        """Creates a directory."""
+        raise _read_only(self.path_of(parent))
+
+    async def unlink(self, parent: int, name: str) -> None:
+        """Removes a file."""
+        raise _read_only(self.path_of(parent))
+
+    async def rmdir(self, parent: int, name: str) -> None:
+        """Removes an empty directory."""
+        raise _read_only(self.path_of(parent))
+
+    async def symlink(self, parent: int, name: str, target: str, caller: Caller) -> Attr:
+        """Creates a symbolic link."""
+        raise _read_only(self.path_of(parent))
+
+    async def rename(self, old_parent: int, old_name: str, new_parent: int, new_name: str, flags: int) -> None:
+        """Renames within the tree; `flags` are those of `renameat2(2)`."""
+        raise _read_only(self.path_of(old_parent))
+
+    async def link(self, ino: int, new_parent: int, new_name: str) -> Attr:
+        """Gives a file of the tree another name."""
+        raise _read_only(self.path_of(new_parent))
+
+    async def setxattr(self, ino: int, name: str, value: bytes) -> None:
+        """Sets an extended attribute."""
+        if name.startswith("system.posix_acl_"):
+            raise UnsupportedError("access control lists are not supported", name=name)
+        raise _read_only(self.path_of(ino))
+
+    async def removexattr(self, ino: int, name: str) -> None:
+        """Removes an extended attribute."""
+        await self.setxattr(ino, name, b"")
+
+    async def fsyncdir(self, ino: int) -> None:  # noqa: B027
+        """Makes a directory's entries durable."""
+
+
+class Vfs(Protocol):
+    """The file system as the adapter to the kernel sees it; see `Tree` for what the methods do and raise.
+
+    Attributes:
+        wants_flush: Whether `close(2)` must be told to the file system. Where nothing is ever written, the kernel
+            is told not to, which saves a request for every file that is read.
+    """
+
+    wants_flush: bool
+
+    async def lookup(self, parent: int, name: str) -> Attr: ...
+    async def getattr(self, ino: int) -> Attr: ...
+    async def setattr(self, ino: int, changes: AttrChanges, fh: int | None, caller: Caller) -> Attr: ...
+    async def readlink(self, ino: int) -> str: ...
+    async def mknod(self, parent: int, name: str, mode: int, rdev: int, caller: Caller) -> Attr: ...
+    async def mkdir(self, parent: int, name: str, mode: int, caller: Caller) -> Attr: ...
+    async def unlink(self, parent: int, name: str) -> None: ...
+    async def rmdir(self, parent: int, name: str) -> None: ...
+    async def symlink(self, parent: int, name: str, target: str, caller: Caller) -> Attr: ...
+    async def rename(self, old_parent: int, old_name: str, new_parent: int, new_name: str, flags: int) -> None: ...
+    async def link(self, ino: int, new_parent: int, new_name: str) -> Attr: ...
+    async def open(self, ino: int, flags: int) -> tuple[int, FileHandle]: ...
+    async def create(
+        self, parent: int, name: str, mode: int, flags: int, caller: Caller
+    ) -> tuple[int, FileHandle, Attr]: ...
+    async def read(self, fh: int, offset: int, size: int) -> bytes | bytearray | memoryview: ...
+    async def write(self, fh: int, offset: int, data: bytes) -> int: ...
+    async def flush(self, fh: int) -> None: ...
+    async def release(self, fh: int) -> None: ...
+    async def fsync(self, fh: int) -> None: ...
+    async def opendir(self, ino: int) -> int: ...
+    async def readdir(self, fh: int, position: int) -> EntryRun | None: ...
+    def entered(self, fh: int, run: EntryRun, first: int, end: int) -> None: ...
+    async def releasedir(self, fh: int) -> None: ...
+    async def fsyncdir(self, fh: int) -> None: ...
+    async def statfs(self) -> FsStats: ...
+    async def setxattr(self, ino: int, name: str, value: bytes) -> None: ...
+    async def getxattr(self, ino: int, name: str) -> bytes | None: ...
+    async def listxattr(self, ino: int) -> Sequence[str]: ...
+    async def removexattr(self, ino: int, name: str) -> None: ...
+    async def access(self, ino: int, mode: int, caller: Caller) -> bool: ...
+    def forget(self, ino: int, count: int) -> None: ...
+    def describe_inode(self, ino: int) -> str: ...
+    def describe_handle(self, fh: int) -> str: ...
+
+
+class Notifier(Protocol):
+    """How the VFS tells the kernel that something it cached is no longer so.
+
+    Sends nothing from the caller's stack: invalidating a name waits for the requests in flight on its directory,
+    which only the caller's event loop can finish.
+    """
+
+    def invalidate_entry(self, parent: int, name: str) -> None:
+        """Makes the kernel look a name up again; what is open stays open."""
+
+    def invalidate_attr(self, ino: int) -> None:
+        """Makes the kernel ask for an inode's attributes again."""
+
+    async def drain(self) -> None:
+        """Returns when all that was asked for has been sent."""
+
+
+def not_a_directory(path: str) -> NotADirectoryTreeError:
+    """Makes the error for a path that goes through a file."""
+    return NotADirectoryTreeError(f"not a directory: {path}", path=path)
