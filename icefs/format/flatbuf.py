@@ -56,6 +56,19 @@ class Vectors(NamedTuple):
     counts: Int64Array
     present: BoolArray
 
+    def select(self, rows: BoolArray | Int64Array) -> "Vectors":
+        """Returns those of some tables, chosen by mask or by row numbers."""
+        return Vectors(self.starts[rows], self.counts[rows], self.present[rows])
+
+    def otherwise(self, other: "Vectors") -> "Vectors":
+        """Returns these where they are present, else the other ones."""
+        mine = self.present
+        return Vectors(
+            np.where(mine, self.starts, other.starts),
+            np.where(mine, self.counts, other.counts),
+            mine | other.present,
+        )
+
 
 class FlatBuffer:
     """The bytes of one file, its name for errors, and what a pass over it may still copy.
@@ -377,6 +390,22 @@ class TableArray(Sequence[Table]):
         if present.any():
             starts[present], counts[present] = self._vectors_at(positions[present], item_size)
         return Vectors(starts, counts, present)
+
+    def nested(self, slot: int) -> "tuple[TableArray, Int64Array]":
+        """Returns the tables of a required vector of tables in all tables, end to end; charged with four bytes each.
+
+        Returns:
+            The nested tables, and bounds: those of table i are `bounds[i]` to `bounds[i + 1]`.
+        """
+        starts, counts, present = self.vectors(slot, 4)
+        if not present.all():
+            raise self.buffer.error(f"a table lacks its required field {slot}")
+        bounds = np.zeros(len(self) + 1, np.int64)
+        np.cumsum(counts, out=bounds[1:])
+        total = int(bounds[-1])
+        self.buffer.charge(4 * total)
+        entries = np.repeat(starts - 4 * bounds[:-1], counts) + 4 * np.arange(total, dtype=np.int64)
+        return TableArray(self.buffer, self.buffer.follow(entries, "a table")), bounds
 
     def _vectors_at(self, positions: Int64Array, item_size: int) -> tuple[Int64Array, Int64Array]:
         return self.buffer.vectors_at(self.buffer.follow(positions, "an offset"), item_size, "a vector")

@@ -46,7 +46,7 @@ class FileType(IntEnum):
     REPO_INFO = 6
 
 
-def encode_file(body: bytes, *, file_type: FileType, spec_version: int, level: int = 3) -> bytes:
+def encode_file(body: bytes | memoryview, *, file_type: FileType, spec_version: int, level: int = 3) -> bytes:
     """Wraps a flatbuffer into a file: header, and one zstd frame that declares its content's size."""
     if spec_version not in SPEC_VERSIONS:
         raise InvalidInputError(f"spec version {spec_version} is not one of 1 and 2", kind="unsupported-spec-version")
