@@ -1,0 +1,71 @@
+"""Metadata inside snapshots and the repo info: a vector of tables, each with a name and an encoded value.
+
+    MetadataItem      0 name  1 value
+
+Items stay encoded until somebody asks for them: a snapshot's metadata are copied from repo info to repo info at each
+commit, and one malformed value is an error of who reads it.
+
+Source: spec 2.1 "Common Types"; format notes §7.8.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from icefs.format.flatbuf import FlatBuffer, TableArray
+from icefs.format.flatbuf_writer import OFFSET, FlatBuilder
+from icefs.format.metadata import decode_value, encode_value
+
+type Items = tuple[tuple[str, bytes], ...]
+
+MAX_TIMESTAMP: Final = 253_402_300_799_999_999
+"""The last microsecond of the year 9999; Python's datetimes end there."""
+
+_ITEM = (OFFSET, OFFSET)
+
+
+def checked_timestamp(buffer: FlatBuffer, micros: int) -> int:
+    """Returns a time in microseconds since the epoch.
+
+    Raises:
+        FormatError: it lies beyond the year 9999.
+    """
+    if micros > MAX_TIMESTAMP:
+        raise buffer.error(f"the time {micros} µs lies beyond the year 9999")
+    return micros
+
+
+def parse_items(buffer: FlatBuffer, tables: TableArray) -> Items:
+    """Reads metadata items, their values still encoded."""
+    names = tables.strings(0, "the name of a metadata item")
+    values = tables.vectors(1, 1)
+    if None in names or not values.present.all():
+        raise buffer.error("a metadata item lacks its name or value")
+    buffer.charge(int(values.counts.sum()))
+    spans = zip(names, values.starts.tolist(), values.counts.tolist(), strict=True)
+    return tuple((name or "", buffer.data[start : start + count]) for name, start, count in spans)
+
+
+def decode_items(items: Iterable[tuple[str, bytes]], spec_version: int, name: str) -> dict[str, Any]:
+    """Decodes metadata items.
+
+    Raises:
+        FormatError: a value is malformed.
+    """
+    return {key: decode_value(raw, spec_version, name=f"{name} (metadata {key!r})") for key, raw in items}
+
+
+def encode_items(metadata: Mapping[str, Any], spec_version: int) -> Items:
+    """Encodes metadata, sorted by name.
+
+    Raises:
+        TypeError: a value is no JSON value.
+        InvalidInputError: a value cannot be encoded.
+    """
+    return tuple((key, encode_value(metadata[key], spec_version)) for key in sorted(metadata))
+
+
+def add_items(builder: FlatBuilder, items: Iterable[tuple[str, bytes]]) -> int:
+    """Adds a vector of metadata items."""
+    return builder.offsets(
+        [builder.table(_ITEM, (builder.shared_string(key), builder.byte_vector(raw))) for key, raw in items]
+    )
