@@ -252,7 +252,8 @@ class Storage(ABC):
         """Makes everything durable that was written through this storage before the call.
 
         Raises:
-            StorageError: it could not be; what was written since the last successful call is in doubt.
+            StorageError: it could not be; what was written since the last successful call is in doubt, and stays so:
+                no later call succeeds.
         """
 
     def close(self) -> None:  # noqa: B027  (most backends hold nothing that needs closing)
