@@ -1,0 +1,192 @@
+"""Typed reads of a repository's files, each decoded once and kept in bounded caches.
+
+Everything but `repo` is immutable, so it is cached by id. `repo` is kept with its version and asked for with a
+conditional request. A file that cannot be read or decoded raises for that file alone, and is tried again the next
+time: nothing remembers an error.
+"""
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final
+
+from icefs.engine.cache import WeightedCache
+from icefs.engine.workers import Workers
+from icefs.errors import FormatError, ObjectNotFoundError, RepositoryNotFoundError, SnapshotNotFoundError
+from icefs.format.config import RepositoryConfig
+from icefs.format.ids import ChunkId, ManifestId, NodeId, SnapshotId
+from icefs.format.layout import REPO_INFO, backup_key, chunk_key, manifest_key, snapshot_key, transaction_log_key
+from icefs.format.manifest import ArrayRefs, Manifest, parse_manifest
+from icefs.format.repo_info import RepoInfo, parse_repo_info
+from icefs.format.snapshot import Snapshot, parse_snapshot
+from icefs.format.transaction_log import TransactionLog, parse_transaction_log
+from icefs.storage.base import Storage, Version
+
+_MAX_WORKERS: Final = 32
+# Fifteen million references, the official default, are most of a gigabyte. Four million are what one big array has.
+_DEFAULT_CACHED_REFS: Final = 4_000_000
+_DEFAULT_CACHED_NODES: Final = 500_000
+# The official default keeps no transaction log; walking a history twice (log, then diff) wants some.
+_DEFAULT_CACHED_CHANGES: Final = 200_000
+# Every chunk of a native array larger than this is fetched in several requests, where requests go over a network.
+_PART_BYTES: Final = 12 << 20
+
+type _ClipKey = tuple[ManifestId, NodeId, tuple[tuple[int, int], ...]]
+
+
+class AssetManager:
+    """Fetches, decodes and caches a repository's files.
+
+    Concurrency: all methods may be called from any thread. `_repo_lock` is held across the conditional request for
+    `repo`, so that an answer never replaces a newer one; the caches have locks of their own, never held across a
+    request.
+    """
+
+    def __init__(self, storage: Storage, config: RepositoryConfig, workers: Workers | None = None) -> None:
+        caching = config.caching
+        self.storage = storage
+        self.workers = workers or Workers(min(_MAX_WORKERS, max(2, storage.capabilities.concurrency)))
+        self.snapshots: WeightedCache[SnapshotId, Snapshot] = WeightedCache(
+            (caching and caching.num_snapshot_nodes) or _DEFAULT_CACHED_NODES
+        )
+        self.manifests: WeightedCache[ManifestId, Manifest] = WeightedCache(
+            (caching and caching.num_chunk_refs) or _DEFAULT_CACHED_REFS
+        )
+        self.clipped: WeightedCache[_ClipKey, ArrayRefs] = WeightedCache(self.manifests.max_weight // 4)
+        self.transaction_logs: WeightedCache[SnapshotId, TransactionLog] = WeightedCache(
+            (caching and caching.num_transaction_changes) or _DEFAULT_CACHED_CHANGES
+        )
+        self._repo_lock = threading.Lock()
+        self._repo: tuple[RepoInfo, Version] | None = None
+
+    def fetch_repo_info(self, *, refresh: bool = True) -> tuple[RepoInfo, Version]:
+        """Returns the repo info and its version (spec 2 only).
+
+        Args:
+            refresh: Ask the store whether it changed. Without, what was last seen will do.
+
+        Raises:
+            RepositoryNotFoundError: there is no `repo` file.
+            FormatError: it is malformed.
+        """
+        known = self._repo
+        if known is not None and not refresh:
+            return known
+        with self._repo_lock:
+            known = self._repo
+            try:
+                changed = self.storage.get_if_changed(REPO_INFO, known[1] if known else None)
+            except ObjectNotFoundError as error:
+                raise repository_not_found(self.storage) from error
+            if changed is not None:
+                known = self._repo = parse_repo_info(changed.data, name=REPO_INFO), changed.version
+            assert known is not None  # an unconditional request always answers with an object
+            return known
+
+    def fetch_repo_info_backup(self, name: str) -> RepoInfo:
+        """Reads an earlier state of `repo`, by the name that an update's `backup_path` gives.
+
+        Raises:
+            ObjectNotFoundError: there is no such backup.
+            FormatError: it is malformed, or the name is not one.
+        """
+        if not name or "/" in name or name in (".", ".."):
+            raise FormatError(f"{REPO_INFO}: {name!r} does not name a backup", file=REPO_INFO, reason="bad backup name")
+        key = backup_key(name)
+        return parse_repo_info(self._read(key), name=key)
+
+    def fetch_snapshot(self, snapshot_id: SnapshotId) -> Snapshot:
+        """Returns a snapshot.
+
+        Raises:
+            SnapshotNotFoundError: there is no such file.
+            FormatError: it is malformed.
+        """
+
+        def load() -> tuple[Snapshot, int]:
+            key = snapshot_key(snapshot_id)
+            try:
+                data = self._read(key)
+            except ObjectNotFoundError as error:
+                raise snapshot_not_found(snapshot_id) from error
+            snapshot = parse_snapshot(data, name=key)
+            return snapshot, len(snapshot) + 1
+
+        return self.snapshots.get(snapshot_id, load)
+
+    def refetch_snapshot(self, snapshot_id: SnapshotId) -> Snapshot:
+        """Reads a snapshot's file anew: in spec 1 expiration rewrites them in place; raises as `fetch_snapshot`."""
+        self.snapshots.discard(snapshot_id)
+        return self.fetch_snapshot(snapshot_id)
+
+    def fetch_manifest(self, manifest_id: ManifestId) -> Manifest:
+        """Returns a manifest.
+
+        Raises:
+            ObjectNotFoundError: there is no such file.
+            FormatError: it is malformed.
+        """
+
+        def load() -> tuple[Manifest, int]:
+            key = manifest_key(manifest_id)
+            manifest = parse_manifest(self._read(key), name=key)
+            return manifest, manifest.num_chunk_refs + 1
+
+        return self.manifests.get(manifest_id, load)
+
+    def fetch_transaction_log(self, snapshot_id: SnapshotId) -> TransactionLog:
+        """Returns the transaction log of a snapshot.
+
+        Raises:
+            ObjectNotFoundError: there is no such file; the first snapshot of a spec 1 repository has none.
+            FormatError: it is malformed.
+        """
+
+        def load() -> tuple[TransactionLog, int]:
+            key = transaction_log_key(snapshot_id)
+            log = parse_transaction_log(self._read(key), name=key)
+            return log, 1 + sum(len(chunks) for chunks in log.updated_chunks.values())
+
+        return self.transaction_logs.get(snapshot_id, load)
+
+    def fetch_all[T, R](self, fetch: Callable[[T], R], items: Iterable[T]) -> list[R]:
+        """Fetches several things side by side on the repository's workers, in order."""
+        return self.workers.map(fetch, items)
+
+    def fetch_ahead[T, R](self, fetch: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+        """Yields fetched things in order, a few of them requested ahead of the consumer."""
+        return self.workers.map_ahead(fetch, items, window=8)
+
+    def read_chunk_object(self, chunk_id: ChunkId, start: int, end: int) -> bytes:
+        """Reads the bytes `[start, end)` of a chunk object, exactly.
+
+        Raises:
+            ObjectNotFoundError: there is no such object.
+            InvalidObjectSizeError: it is shorter than `end`.
+        """
+        key = chunk_key(chunk_id)
+        if end - start <= 2 * _PART_BYTES or self.storage.capabilities.local_files:
+            return self.storage.get(key, start=start, end=end).data
+        parts = range(start, end, _PART_BYTES)
+        fetched = self.fetch_all(lambda at: self.storage.get(key, start=at, end=min(at + _PART_BYTES, end)).data, parts)
+        return b"".join(fetched)
+
+    def _read(self, key: str) -> bytes:
+        return self.storage.get(key).data
+
+    def close(self) -> None:
+        """Ends the workers and forgets what is cached; the storage is its opener's to close."""
+        self.workers.close()
+        for cache in (self.snapshots, self.manifests, self.clipped, self.transaction_logs):
+            cache.clear()
+
+
+def repository_not_found(storage: Storage) -> RepositoryNotFoundError:
+    """Makes the error for a location that holds no repository."""
+    return RepositoryNotFoundError(
+        f"no Icechunk repository at {storage.url}", hint="check the location, or make one with `icefs init`"
+    )
+
+
+def snapshot_not_found(snapshot_id: SnapshotId) -> SnapshotNotFoundError:
+    """Makes the error for an id that no snapshot has."""
+    return SnapshotNotFoundError(f"no snapshot {snapshot_id}", snapshot_id=str(snapshot_id))

@@ -1,0 +1,381 @@
+"""An array's chunk references over all of its manifests, as one sorted, columnar view.
+
+A manifest reference states the box of chunk indices (its extents) that the manifest answers for. A chunk is looked
+up in the first manifest whose extents hold its index, and nowhere else; references outside of their manifest's
+extents, or outside of the array's present grid, do not exist. Listing sees exactly what looking up finds.
+
+Nothing here makes an object per chunk, except the one reference that `find` returns, and nothing loops over the
+grid, whose size is whatever the snapshot says.
+Source: spec 2.1 "Manifest files"; format notes §7.8 and §7.9.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from icefs.engine.assets import AssetManager
+from icefs.errors import FormatError, InvalidInputError
+from icefs.format.ids import ManifestId
+from icefs.format.layout import manifest_key
+from icefs.format.manifest import ArrayRefs, ChunkKind, ChunkRef
+from icefs.format.snapshot import NodeSnapshot
+
+type U32 = npt.NDArray[np.uint32]
+type U64 = npt.NDArray[np.uint64]
+type Box = tuple[tuple[int, int], ...]
+"""One half-open range of chunk indices per dimension."""
+
+_EMPTY_U32: Final = np.empty(0, np.uint32)
+_EMPTY_U64: Final = np.empty(0, np.uint64)
+# Up to this many manifests a loop in Python finds the one that holds an index faster than numpy does.
+_FEW_MANIFESTS: Final = 6
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkBatch:
+    """Consecutive references `[start, end)` of one manifest's columns.
+
+    Attributes:
+        refs: The columns that the batch is cut from.
+        start: The first row.
+        end: One past the last row.
+    """
+
+    refs: ArrayRefs
+    start: int
+    end: int
+
+    def __len__(self) -> int:
+        return self.end - self.start
+
+    @property
+    def coords(self) -> tuple[U32, ...]:
+        """The chunk indices, one column per dimension."""
+        return tuple(column[self.start : self.end] for column in self.refs.coords)
+
+    @property
+    def kinds(self) -> npt.NDArray[np.uint8]:
+        """The references' `ChunkKind`s."""
+        return self.refs.kinds[self.start : self.end]
+
+    @property
+    def lengths(self) -> U64:
+        """The chunks' lengths in bytes."""
+        return self.refs.lengths[self.start : self.end]
+
+    @property
+    def offsets(self) -> U64:
+        """Where the chunks start in their objects; 0 for inline ones."""
+        return self.refs.offsets[self.start : self.end]
+
+    def indices(self) -> U32:
+        """Returns the chunk indices as rows of a new array of shape `(len(self), ndim)`."""
+        if not self.refs.coords:
+            return np.empty((len(self), 0), np.uint32)
+        return np.stack(self.coords, axis=1)
+
+    def ref(self, position: int) -> ChunkRef:
+        """Returns the reference at `position` of the batch."""
+        return self.refs.ref(self.start + position)
+
+
+class ArrayChunks:
+    """The chunk references of one array in one snapshot.
+
+    Immutable as far as callers can see, and safe to use from any thread: manifests are loaded when they are first
+    needed, through the asset manager's bounded cache, which alone keeps them in memory. A manifest that is missing
+    or malformed raises from every call that needs it, and from no other.
+
+    Attributes:
+        node: The array.
+        ndim: How many dimensions it has; 0 for a scalar, whose one chunk has the index `()`.
+        grid_shape: How many chunks the array has along each dimension.
+    """
+
+    def __init__(self, assets: AssetManager, node: NodeSnapshot) -> None:
+        if node.array is None:
+            raise InvalidInputError(f"{node.path} is a group, not an array", kind="not-an-array", path=node.path)
+        self.node = node
+        self.grid_shape: tuple[int, ...] = tuple(dimension.num_chunks for dimension in node.array.shape)
+        self.ndim = len(self.grid_shape)
+        self._assets = assets
+        self._ids: tuple[ManifestId, ...] = tuple(ref.manifest_id for ref in node.array.manifests)
+        # A manifest's extents, cut to the grid. `_cut[i]` says that cutting removed a part of the box.
+        self._boxes: list[Box] = []
+        self._cut: list[bool] = []
+        self._bad_extents: FormatError | None = None
+        for ref in node.array.manifests:
+            if len(ref.extents) != self.ndim:
+                self._bad_extents = self._error(
+                    f"extents of {len(ref.extents)} dimensions in the reference to manifest {ref.manifest_id}"
+                )
+                break
+            box = tuple((low, min(high, size)) for (low, high), size in zip(ref.extents, self.grid_shape, strict=True))
+            self._boxes.append(box)
+            self._cut.append(any(high > size for (_, high), size in zip(ref.extents, self.grid_shape, strict=True)))
+        # Whether a manifest's columns need clipping; None until they were seen.
+        self._clips: list[bool | None] = [None] * len(self._boxes)
+        self._lows: npt.NDArray[np.int64] | None = None
+        self._highs: npt.NDArray[np.int64] | None = None
+        if len(self._boxes) > _FEW_MANIFESTS and self.ndim > 0:
+            bounds = np.array(self._boxes, np.int64)
+            self._lows, self._highs = bounds[:, :, 0].copy(), bounds[:, :, 1].copy()
+
+    def _error(self, reason: str) -> FormatError:
+        return FormatError(f"array {self.node.path}: {reason}", file=self.node.path, reason=reason)
+
+    @property
+    def manifest_ids(self) -> tuple[ManifestId, ...]:
+        """The manifests that the array refers to, in the snapshot's order."""
+        return self._ids
+
+    def reaches_beyond(self, grid_shape: Sequence[int]) -> bool:
+        """Tells whether a manifest claims, in its uncut extents, chunks outside of a grid."""
+        array = self.node.array
+        assert array is not None  # the constructor looked
+        return any(
+            high > size for ref in array.manifests for (_, high), size in zip(ref.extents, grid_shape, strict=False)
+        )
+
+    def refs_besides(self, other: "ArrayChunks") -> ArrayRefs | None:
+        """Returns all references but those of manifests that show the same in another state of this array.
+
+        None stands for no references.
+
+        Raises:
+            FormatError, StorageError: a manifest cannot be read.
+        """
+        if self._bad_extents is not None:
+            raise self._bad_extents
+        shared: set[tuple[ManifestId, Box]] = set()
+        if not self._has_overlaps() and not other._has_overlaps():
+            shared = set(zip(other._ids, other._boxes, strict=False))
+        mine = zip(self._ids, self._boxes, strict=True)
+        which = [number for number, key in enumerate(mine) if key not in shared]
+        parts = [refs for refs in self._load(which) if refs is not None]
+        return ArrayRefs.concat(parts) if parts else None
+
+    # Looking up one chunk.
+
+    def find(self, chunk_index: Sequence[int]) -> ChunkRef | None:
+        """Returns the reference at an index, or None where the array has no chunk.
+
+        An index with the wrong number of dimensions, or outside of the grid, has none.
+
+        Raises:
+            FormatError, StorageError: the manifest that answers for the index cannot be read.
+        """
+        found = self._locate(chunk_index)
+        return None if found is None else found[0].ref(found[1])
+
+    def length(self, chunk_index: Sequence[int]) -> int | None:
+        """Returns the length in bytes of the chunk at an index, or None where there is none; raises as `find`."""
+        found = self._locate(chunk_index)
+        return None if found is None else int(found[0].lengths[found[1]])
+
+    def kind(self, chunk_index: Sequence[int]) -> ChunkKind:
+        """Returns what kind of reference stands at an index; UNINITIALIZED where there is none; raises as `find`."""
+        found = self._locate(chunk_index)
+        return ChunkKind.UNINITIALIZED if found is None else ChunkKind(int(found[0].kinds[found[1]]))
+
+    def locate(self, chunk_index: Sequence[int]) -> tuple[ArrayRefs, int] | None:
+        """Returns the columns and the row that hold an index, or None; raises as `find`."""
+        return self._locate(chunk_index)
+
+    def _locate(self, chunk_index: Sequence[int]) -> tuple[ArrayRefs, int] | None:
+        which = self._manifest_of(chunk_index)
+        if which is None:
+            return None
+        refs = self._refs(which)
+        if refs is None:
+            return None
+        row = refs.find(chunk_index)
+        return None if row < 0 else (refs, row)
+
+    def _manifest_of(self, chunk_index: Sequence[int]) -> int | None:
+        if self._bad_extents is not None:
+            raise self._bad_extents
+        if len(chunk_index) != self.ndim:
+            return None
+        if self._lows is None or self._highs is None:
+            for which, box in enumerate(self._boxes):
+                for position, (low, high) in zip(chunk_index, box, strict=True):
+                    if not low <= position < high:
+                        break
+                else:
+                    return which
+            return None
+        # Positions beyond int64 are beyond every grid.
+        if any(not 0 <= position < size for position, size in zip(chunk_index, self.grid_shape, strict=True)):
+            return None
+        where = np.array(chunk_index, np.int64)
+        inside = ((self._lows <= where) & (where < self._highs)).all(axis=1)
+        which = int(inside.argmax())
+        return which if inside[which] else None
+
+    # Loading manifests.
+
+    def _refs(self, which: int) -> ArrayRefs | None:
+        """Returns the visible references of a manifest of the array, or None if it has none."""
+        clips = self._clips[which]
+        if clips:
+            key = (self._ids[which], self.node.id, self._boxes[which])
+            return self._assets.clipped.get(key, lambda: self._clip(which))
+        refs = self._assets.fetch_manifest(self._ids[which]).arrays.get(self.node.id)
+        if clips is None:
+            if refs is None or not len(refs):
+                return None
+            if refs.ndim != self.ndim:
+                reason = f"references of {refs.ndim} dimensions to an array of {self.ndim}"
+                name = manifest_key(self._ids[which])
+                raise FormatError(f"{name}: {reason} ({self.node.path})", file=name, reason=reason)
+            self._clips[which] = clips = self._must_clip(which, refs)
+            if clips:
+                return self._refs(which)
+        return refs
+
+    def _must_clip(self, which: int, refs: ArrayRefs) -> bool:
+        inside = all(
+            low <= first and end <= high
+            for (low, high), (first, end) in zip(self._boxes[which], refs.bounding_box(), strict=True)
+        )
+        return not inside or bool(self._earlier_overlaps(which))
+
+    def _earlier_overlaps(self, which: int) -> list[int]:
+        """Returns the manifests that take precedence over this one somewhere; a sound array has none."""
+        box = self._boxes[which]
+        if self._lows is None or self._highs is None:
+            return [other for other in range(which) if _intersects(self._boxes[other], box)]
+        bounds = np.array(box, np.int64)
+        apart = (self._lows[:which] >= bounds[:, 1]) | (self._highs[:which] <= bounds[:, 0])
+        return [int(other) for other in np.flatnonzero(~apart.any(axis=1))]
+
+    def _has_overlaps(self) -> bool:
+        return any(self._earlier_overlaps(which) for which in range(1, len(self._boxes)))
+
+    def _clip(self, which: int) -> tuple[ArrayRefs, int]:
+        refs = self._assets.fetch_manifest(self._ids[which]).arrays[self.node.id]
+        visible = _inside(refs.coords, self._boxes[which], len(refs))
+        for other in self._earlier_overlaps(which):
+            visible &= ~_inside(refs.coords, self._boxes[other], len(refs))
+        clipped = refs.select(visible)
+        return clipped, len(clipped) + 1
+
+    def _matching(self, prefix: Sequence[int]) -> Iterator[ArrayRefs]:
+        """Yields the columns of the manifests that may hold indices starting with `prefix`."""
+        if self._bad_extents is not None:
+            raise self._bad_extents
+        if len(prefix) > self.ndim or any(
+            not 0 <= position < size for position, size in zip(prefix, self.grid_shape, strict=False)
+        ):
+            return
+        if self._lows is None or self._highs is None:
+            which = [
+                number
+                for number, box in enumerate(self._boxes)
+                if all(low <= position < high for position, (low, high) in zip(prefix, box, strict=False))
+            ]
+        else:
+            where = np.array(prefix, np.int64)
+            lows, highs = self._lows[:, : len(prefix)], self._highs[:, : len(prefix)]
+            which = np.flatnonzero(((lows <= where) & (where < highs)).all(axis=1)).tolist()
+        for refs in self._load(which):
+            if refs is not None:
+                yield refs
+
+    def _load(self, which: Sequence[int]) -> Iterator[ArrayRefs | None]:
+        """Loads manifests in order: in this thread what is in memory, side by side what must be fetched."""
+        if len(which) > 1:
+            absent = sum(self._assets.manifests.peek(self._ids[number]) is None for number in which)
+            if absent > 1:
+                return self._assets.fetch_ahead(self._refs, which)
+        return map(self._refs, which)
+
+    # Listing.
+
+    def has_prefix(self, prefix: Sequence[int]) -> bool:
+        """Tells whether any chunk's index starts with `prefix`.
+
+        Raises:
+            FormatError, StorageError: a manifest that may hold such an index cannot be read.
+        """
+        if len(prefix) == self.ndim:
+            return self._locate(prefix) is not None
+        for refs in self._matching(prefix):
+            start, end = refs.range(prefix)
+            if start < end:
+                return True
+        return False
+
+    def children(self, prefix: Sequence[int]) -> U32:
+        """Returns the distinct positions that follow `prefix` in the chunks' indices, sorted.
+
+        Args:
+            prefix: Positions along the first dimensions, fewer than `ndim`.
+
+        Raises:
+            FormatError, StorageError: a manifest that may hold such an index cannot be read.
+        """
+        if len(prefix) >= self.ndim:
+            return _EMPTY_U32
+        parts = [refs.children(prefix)[0] for refs in self._matching(prefix)]
+        if len(parts) == 1:
+            return parts[0]
+        return np.unique(np.concatenate(parts)) if parts else _EMPTY_U32
+
+    def leaves(self, prefix: Sequence[int]) -> tuple[U32, U64]:
+        """Returns the last positions, sorted, and the lengths in bytes of the chunks whose index starts so.
+
+        Args:
+            prefix: Positions along all dimensions but the last.
+
+        Raises:
+            FormatError, StorageError: a manifest that may hold such an index cannot be read.
+        """
+        if self.ndim == 0 or len(prefix) != self.ndim - 1:
+            return _EMPTY_U32, _EMPTY_U64
+        positions, lengths = [], []
+        for refs in self._matching(prefix):
+            start, end = refs.range(prefix)
+            if start < end:
+                positions.append(refs.coords[-1][start:end])
+                lengths.append(refs.lengths[start:end])
+        if not positions:
+            return _EMPTY_U32, _EMPTY_U64
+        if len(positions) == 1:
+            return positions[0], lengths[0]
+        all_positions = np.concatenate(positions)
+        order = np.argsort(all_positions, kind="stable")
+        return all_positions[order], np.concatenate(lengths)[order]
+
+    def iter_batches(self, max_rows: int = 100_000) -> Iterator[ChunkBatch]:
+        """Yields all references, each once, in batches of at most `max_rows`; sorted within each manifest.
+
+        Raises:
+            FormatError, StorageError: a manifest cannot be read.
+        """
+        if self._bad_extents is not None:
+            raise self._bad_extents
+        for refs in self._load(range(len(self._boxes))):
+            if refs is not None:
+                for start in range(0, len(refs), max_rows):
+                    yield ChunkBatch(refs, start, min(start + max_rows, len(refs)))
+
+    @property
+    def num_chunks(self) -> int:
+        """How many chunks exist; loads all manifests, and raises as `iter_batches`."""
+        return sum(len(batch) for batch in self.iter_batches(1 << 62))
+
+
+def _intersects(one: Box, other: Box) -> bool:
+    return all(low < high2 and low2 < high for (low, high), (low2, high2) in zip(one, other, strict=True))
+
+
+def _inside(coords: tuple[U32, ...], box: Box, rows: int) -> npt.NDArray[np.bool_]:
+    visible = np.ones(rows, np.bool_)
+    for column, (low, high) in zip(coords, box, strict=True):
+        visible &= (column >= low) & (column < high)
+    return visible

@@ -1,0 +1,64 @@
+"""The one bounded thread pool of a repository."""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+
+
+class Workers:
+    """Runs requests to the object store side by side, at most `max_workers` at a time.
+
+    The threads are started when they are first needed. A function that runs on a worker may use the pool again:
+    its items then run one after the other on that same worker, so that workers never wait for workers.
+    """
+
+    def __init__(self, max_workers: int, name: str = "icefs") -> None:
+        self.max_workers = max(1, max_workers)
+        self._name = name
+        self._lock = threading.Lock()
+        self._pool: ThreadPoolExecutor | None = None
+        self._local = threading.local()
+
+    def map[T, R](self, function: Callable[[T], R], items: Iterable[T]) -> list[R]:
+        """Applies `function` to all items and returns the results in order; raises the first item's error."""
+        return list(self.map_ahead(function, items, window=None))
+
+    def map_ahead[T, R](self, function: Callable[[T], R], items: Iterable[T], *, window: int | None = 4) -> Iterator[R]:
+        """Yields the results in order, with at most `window` items (None: all) started ahead of the consumer."""
+        remaining = iter(items)
+        if window is None:
+            remaining = iter(list(remaining))
+        head = list(islice(remaining, 2))
+        if len(head) < 2 or self.max_workers == 1 or getattr(self._local, "is_worker", False):
+            yield from map(function, head)
+            yield from map(function, remaining)
+            return
+        pool = self._get_pool()
+        started: deque[Future[R]] = deque(pool.submit(self._run, function, item) for item in head)
+        try:
+            while started:
+                for item in islice(remaining, None if window is None else max(0, window - len(started))):
+                    started.append(pool.submit(self._run, function, item))
+                yield started.popleft().result()
+        finally:
+            for future in started:
+                future.cancel()
+
+    def _run[T, R](self, function: Callable[[T], R], item: T) -> R:
+        self._local.is_worker = True
+        return function(item)
+
+    def _get_pool(self) -> ThreadPoolExecutor:
+        with self._lock:
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(self.max_workers, thread_name_prefix=self._name)
+            return self._pool
+
+    def close(self) -> None:
+        """Ends the threads after what they are doing; the pool starts anew if it is used again."""
+        with self._lock:
+            pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.shutdown(wait=True, cancel_futures=True)
