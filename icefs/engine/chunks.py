@@ -181,6 +181,11 @@ class ArrayChunks:
         found = self._locate(chunk_index)
         return ChunkKind.UNINITIALIZED if found is None else ChunkKind(int(found[0].kinds[found[1]]))
 
+    def is_loaded(self, chunk_index: Sequence[int]) -> bool:
+        """Tells whether looking the index up needs no request: its manifest is in memory, or no manifest has it."""
+        which = self._manifest_of(chunk_index)
+        return which is None or self._assets.manifests.peek(self._ids[which]) is not None
+
     def locate(self, chunk_index: Sequence[int]) -> tuple[ArrayRefs, int] | None:
         """Returns the columns and the row that hold an index, or None; raises as `find`."""
         return self._locate(chunk_index)

@@ -4,6 +4,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from itertools import islice
 
 
@@ -46,9 +47,13 @@ class Workers:
             for future in started:
                 future.cancel()
 
-    def _run[T, R](self, function: Callable[[T], R], item: T) -> R:
+    def submit[**P, R](self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> Future[R]:
+        """Starts something on a worker, for a caller that must not wait, such as an event loop."""
+        return self._get_pool().submit(self._run, partial(function, *args, **kwargs))
+
+    def _run[**P, R](self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         self._local.is_worker = True
-        return function(item)
+        return function(*args, **kwargs)
 
     def _get_pool(self) -> ThreadPoolExecutor:
         with self._lock:
