@@ -133,3 +133,13 @@ def put_vectors(out: ByteArray, positions: Int64Array, items: ByteColumn) -> Non
     """Writes byte vectors at `positions` (which are aligned); a string's NUL is there already, as all else is 0."""
     place_rows(out, positions, items.lengths.astype("<u4"))
     items.place(out, positions + 4)
+
+
+def padded_sizes(items: ByteColumn, nul: int = 0) -> Int64Array:
+    """Returns the sizes of byte vectors with their counts, padded so that the next one is aligned.
+
+    Args:
+        items: What is in them.
+        nul: 1 for strings, which end in a NUL that is not counted.
+    """
+    return align_all(items.lengths + 4 + nul, 4)

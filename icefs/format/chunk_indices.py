@@ -87,12 +87,13 @@ class ChunkIndices:
         return isinstance(index, Sequence) and self.find(index) >= 0
 
     def __eq__(self, other: object) -> bool:
+        """Compares the indices; what has none has no number of dimensions either, in a file."""
         if not isinstance(other, ChunkIndices):
             return NotImplemented
         return (
             len(self) == len(other)
-            and self.ndim == other.ndim
-            and all(np.array_equal(mine, theirs) for mine, theirs in zip(self.coords, other.coords, strict=True))
+            and (self.ndim == other.ndim or not len(self))
+            and all(np.array_equal(mine, theirs) for mine, theirs in zip(self.coords, other.coords, strict=False))
         )
 
     __hash__ = None  # type: ignore[assignment]

@@ -14,10 +14,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from icefs.errors import InvalidInputError
+from icefs.format.bulk_layout import BodyPlan, TableShape, align_all, padded_sizes, put_offsets, put_vectors
 from icefs.format.chunk_indices import Int64Array
 from icefs.format.chunk_refs import ArrayRefs, ByteArray
-from icefs.format.columns import ByteColumn, place_rows
-from icefs.format.bulk_layout import BodyPlan, TableShape, align_all, put_offsets, put_vectors
+from icefs.format.columns import place_rows
 from icefs.format.header import FileType, encode_file
 from icefs.format.ids import ChunkId, ManifestId, NodeId
 from icefs.format.locations import (
@@ -142,7 +142,7 @@ class _ArrayLayout:
         self._extra: Int64Array = np.zeros(len(refs), np.int64)
         if refs.inline is not None:
             self._shape[refs.inline.rows] = _INLINE
-            self._extra[refs.inline.rows] = _padded(refs.inline.data)
+            self._extra[refs.inline.rows] = padded_sizes(refs.inline.data)
         if refs.virtual is not None and locations is not None:
             rows = refs.virtual.rows
             parts = np.full(len(rows), _VIRTUAL, np.uint8)
@@ -151,7 +151,7 @@ class _ArrayLayout:
             parts[refs.virtual.has_etag] |= _ETAG
             parts[refs.virtual.last_modified > 0] |= _MODIFIED
             self._shape[rows] = parts
-            self._extra[rows] = _padded(locations.stored, nul=1) + _padded(refs.virtual.etags, nul=1) * (
+            self._extra[rows] = padded_sizes(locations.stored, nul=1) + padded_sizes(refs.virtual.etags, nul=1) * (
                 refs.virtual.has_etag
             )
         self.shapes_used = np.flatnonzero(np.bincount(self._shape)).tolist()
@@ -214,13 +214,8 @@ class _ArrayLayout:
         records[str(slot)] = extra - (starts + shape.offsets[slot])
         put_vectors(out, extra, stored)
         if number & _ETAG:
-            extra = extra + _padded(stored, nul=1)
+            extra = extra + padded_sizes(stored, nul=1)
             records[str(_ETAG_SLOT)] = extra - (starts + shape.offsets[_ETAG_SLOT])
             put_vectors(out, extra, virtual.etags.take(entries))
         if number & _MODIFIED:
             records[str(_MODIFIED_SLOT)] = virtual.last_modified[entries]
-
-
-def _padded(items: ByteColumn, nul: int = 0) -> Int64Array:
-    """The sizes of byte vectors with their counts, padded so that the next one is aligned."""
-    return align_all(items.lengths + 4 + nul, 4)
