@@ -67,6 +67,23 @@ def _layout(codes: TableCodes, present: tuple[bool, ...]) -> _Layout:
     )
 
 
+def encode_text(text: str) -> bytes:
+    """Encodes text as UTF-8.
+
+    Raises:
+        InvalidInputError: it has surrogates, as undecodable file names do.
+    """
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        raise InvalidInputError(f"{text!r} cannot be written as UTF-8", kind="serialization") from None
+
+
+def field_offset(codes: TableCodes, present: Sequence[bool], slot: int) -> int:
+    """Returns where a present field stands in a table, counted from the table."""
+    return dict(_layout(codes, tuple(present)).order)[slot]
+
+
 class FlatBuilder:
     """One buffer being built.
 
@@ -110,7 +127,7 @@ class FlatBuilder:
 
     def string(self, text: str) -> int:
         """Adds a string."""
-        return self.raw_string(text.encode())
+        return self.raw_string(encode_text(text))
 
     def raw_string(self, raw: bytes) -> int:
         """Adds a string that is UTF-8 already."""
@@ -153,21 +170,22 @@ class FlatBuilder:
         fields = [end - at - values[slot] if slot in layout.offsets else values[slot] for slot, at in layout.order]
         return self._push(layout.pack.pack(vtable - end, *fields))
 
-    def splice(self, buffers: Sequence[bytes], roots: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    def splice(
+        self, joined: bytes, sizes: npt.NDArray[np.int64], roots: npt.NDArray[np.int64]
+    ) -> npt.NDArray[np.int64]:
         """Adds detached buffers, all at once.
 
         Args:
-            buffers: What `detach` returned: their sizes are multiples of 8.
+            joined: What `detach` returned, one after the other: each a multiple of 8 bytes.
+            sizes: Their sizes.
             roots: The distance of something in each of them from that buffer's end.
 
         Returns:
             References to these things.
         """
         self._pad(0, 8)
-        sizes = np.fromiter(map(len, buffers), np.int64, len(buffers))
         # The first buffer stands in front, so it is the farthest from the end.
         ends = self._size + sizes[::-1].cumsum()[::-1] - sizes
-        joined = b"".join(buffers)
         self._pad(len(joined), 8)
         self._push(joined)
         return ends + roots

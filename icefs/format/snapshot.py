@@ -30,7 +30,7 @@ import numpy as np
 from icefs.format.flatbuf import ByteArray, FlatBuffer, Int64Array, Table, TableArray
 from icefs.format.header import FileType, decode_file
 from icefs.format.ids import ManifestId, NodeId, SnapshotId
-from icefs.format.metadata_items import checked_timestamp, decode_items, parse_items
+from icefs.format.metadata_items import checked_timestamp, decode_items, parse_items, short_tables
 from icefs.format.nodes import (
     ArrayData,
     DimensionShape,
@@ -235,22 +235,10 @@ def _manifest_files(root: Table) -> ManifestFiles:
     return ManifestFiles(ids, sizes, counts, tables if has_extra.any() else None)
 
 
-def _tables(table: Table, slot: int) -> list[Table] | None:
-    """Returns the tables of a short vector; for a handful of them this is five times faster than columns."""
-    found = table.vector(slot, 4)
-    if found is None:
-        return None
-    start, count = found
-    buffer = table.buffer
-    buffer.charge(4 * count)
-    offsets = struct.unpack_from(f"<{count}I", buffer.data, start)
-    return [Table(buffer, start + 4 * row + offset) for row, offset in enumerate(offsets)]
-
-
 def _array_data(table: Table) -> ArrayData:
     buffer = table.buffer
-    names = _tables(table, 1)
-    manifests = buffer.require(_tables(table, 2), "manifests")
+    names = short_tables(table, 1)
+    manifests = buffer.require(short_tables(table, 2), "manifests")
     return ArrayData(
         _shape(table),
         None if names is None else tuple([_dimension_name(name) for name in names]),
@@ -269,7 +257,7 @@ def _dimension_name(table: Table) -> str | None:
 def _shape(table: Table) -> tuple[DimensionShape, ...]:
     buffer = table.buffer
     found = buffer.require(table.vector(0, 16), "shape")
-    second = _tables(table, 3)
+    second = short_tables(table, 3)
     if second is not None:
         return tuple([DimensionShape(dimension.u64(0), dimension.u32(1)) for dimension in second])
     buffer.charge(16 * found[1])
