@@ -1,0 +1,70 @@
+"""`icefs diff`: what changed between two versions of a repository."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import click
+
+from icefs.cli.options import json_option, print_json
+from icefs.cli.repos import locate, open_repository
+from icefs.engine.diff import Diff
+
+
+@click.command()
+@click.argument("repo", metavar="PATH|REPO")
+@click.argument("old", metavar="REF1")
+@click.argument("new", metavar="REF2")
+@click.option("--chunks", "with_chunks", is_flag=True, help="List every chunk, not only how many.")
+@json_option
+def diff(repo: str, old: str, new: str, with_chunks: bool, as_json: bool) -> None:
+    """Show what changed between two versions.
+
+    From REF1, which is older, to REF2, which is later in the same history: groups and arrays that were added (A),
+    deleted (D) or moved (R), whose metadata was written (M), and chunks that were set or deleted (C).
+    """
+    repository = open_repository(locate(repo).location)
+    old_id, new_id = repository.resolve_ref(old), repository.resolve_ref(new)
+    changes = Diff.empty() if old_id == new_id else repository.diff(old_id, new_id)
+    if as_json:
+        print_json({"from": str(old_id), "to": str(new_id), **describe(changes)})
+        return
+    for line in summarise(changes, with_chunks=with_chunks):
+        click.echo(line)
+
+
+def describe(changes: Diff) -> dict[str, Any]:
+    """Describes a diff for programs; paths have no leading slash."""
+    named = ("new_groups", "new_arrays", "deleted_groups", "deleted_arrays", "updated_groups", "updated_arrays")
+    return {
+        **{name: sorted(map(_key, getattr(changes, name))) for name in named},
+        "updated_chunks": {
+            _key(path): [list(index) for index in indices] for path, indices in changes.updated_chunks.items()
+        },
+        "moved_nodes": [{"from": _key(move.from_path), "to": _key(move.to_path)} for move in changes.moved_nodes],
+    }
+
+
+def summarise(changes: Diff, *, with_chunks: bool) -> Iterator[str]:
+    """Yields the lines for people: a letter and a path, sorted by path; moves come first, as they happened."""
+    for move in reversed(changes.moved_nodes):
+        yield f"R  {_key(move.from_path)} -> {_key(move.to_path)}"
+    lines: list[tuple[str, str, str]] = []
+    for letter, groups, arrays in (
+        ("A", changes.new_groups, changes.new_arrays),
+        ("D", changes.deleted_groups, changes.deleted_arrays),
+        ("M", changes.updated_groups, changes.updated_arrays),
+    ):
+        lines += [(path, letter, f"{_key(path).rstrip('/')}/") for path in groups]
+        lines += [(path, letter, _key(path)) for path in arrays]
+    for path, indices in changes.updated_chunks.items():
+        count = len(indices)
+        lines.append((path, "C", f"{_key(path)}: {count} chunk{'s' * (count != 1)}"))
+        if with_chunks:
+            lines += [(path, "C", f"  {'/'.join(map(str, index)) or 'scalar'}") for index in indices]
+    # Stable: of one path, the letters stay in the order above and chunks in theirs.
+    for _, letter, text in sorted(lines, key=lambda line: line[0]):
+        yield f"{letter}  {text}"
+
+
+def _key(path: str) -> str:
+    return path.lstrip("/") or "/"

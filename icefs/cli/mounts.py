@@ -1,0 +1,157 @@
+"""Finds the mount that a path lies in, and reads its control files.
+
+Everything here is plain file access: a mount answers for itself through `.icefs`, and `/proc/self/mountinfo` tells
+what is mounted where even when its daemon is dead. Nothing of the engine is imported, so that `icefs status` is
+quick.
+"""
+
+import errno
+import json
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from icefs.errors import EntryNotFoundError, FormatError, StaleError
+
+CONTROL = ".icefs"
+FILESYSTEM_TYPE = "fuse.icefs"
+MOUNT_TABLE = Path("/proc/self/mountinfo")
+
+
+@dataclass(frozen=True, slots=True)
+class MountEntry:
+    """One line of the kernel's mount table."""
+
+    mountpoint: Path
+    filesystem_type: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Mounted:
+    """Where a path lies in an icefs mount.
+
+    Attributes:
+        root: The mountpoint.
+        tree: The nearest directory above the path that has a control directory: a branch, tag or snapshot, or
+            the mount's root.
+        info: The root's `info.json`: `pid`, `version`, `repository`, `mountpoint` and more.
+    """
+
+    root: Path
+    tree: Path
+    info: dict[str, Any]
+
+    def read_text(self, name: str) -> str:
+        """Reads a control file of the tree."""
+        return (self.tree / CONTROL / name).read_text()
+
+    def read_json(self, name: str) -> Any:
+        """Reads a JSON control file of the tree."""
+        return _parse(self.tree / CONTROL / name)
+
+
+def absolute(path: str | os.PathLike[str]) -> Path:
+    """Makes a path absolute and resolves links, without asking a (perhaps dead) mount at its last component."""
+    path = os.path.abspath(path)  # a dead mountpoint must not be stat'ed, and `..` is textual here
+    return Path(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
+
+
+def find_mount(path: str | os.PathLike[str]) -> Mounted | None:
+    """Walks up from a path to the mount that holds it; None where it is in none.
+
+    Raises:
+        StaleError: the path lies in a mount whose daemon has ended.
+        EntryNotFoundError: the path does not exist.
+    """
+    start = absolute(path)
+    try:
+        start.stat()
+    except OSError as exc:
+        if exc.errno == errno.ENOTCONN:
+            raise _dead(start) from None
+        if exc.errno in (errno.ENOENT, errno.ENOTDIR):
+            raise EntryNotFoundError(f"no such file or directory: {path}") from None
+        raise
+    tree: Path | None = None
+    start = start.resolve()
+    for directory in (start, *start.parents):
+        control = directory / CONTROL / "info.json"
+        try:
+            info = parse_info(control)
+        except (FileNotFoundError, NotADirectoryError, PermissionError):
+            continue
+        except OSError as exc:
+            if exc.errno == errno.ENOTCONN:
+                raise _dead(directory) from None
+            raise
+        tree = tree or directory
+        if "pid" in info:
+            return Mounted(directory, tree, info)
+    return None
+
+
+def require_mount(path: str | os.PathLike[str]) -> Mounted:
+    """Like `find_mount`, for commands that need one.
+
+    Raises:
+        EntryNotFoundError: the path does not exist or lies in no mount.
+    """
+    mounted = find_mount(path)
+    if mounted is None:
+        raise EntryNotFoundError(
+            f"not in an icefs mount: {absolute(path)}", hint="give a path in a mount, or 'icefs mount' a repository"
+        )
+    return mounted
+
+
+def mount_table() -> list[MountEntry]:
+    """Reads what this process sees mounted, oldest first."""
+    entries = []
+    for line in MOUNT_TABLE.read_text().splitlines():
+        before, _, after = line.partition(" - ")
+        mountpoint = _unescape(before.split(" ")[4])
+        filesystem_type, source = after.split(" ")[:2]
+        entries.append(MountEntry(Path(mountpoint), filesystem_type, _unescape(source)))
+    return entries
+
+
+def mounted_at(path: Path) -> MountEntry | None:
+    """Returns what is mounted exactly at an absolute path; of several mounts stacked there, the visible one."""
+    return next((entry for entry in reversed(mount_table()) if entry.mountpoint == path), None)
+
+
+def _dead(path: Path) -> StaleError:
+    mountpoints = {entry.mountpoint for entry in mount_table() if entry.filesystem_type == FILESYSTEM_TYPE}
+    mountpoint = next((place for place in (path, *path.parents) if place in mountpoints), path)
+    return StaleError(
+        f"the daemon of the mount has ended: {mountpoint}", hint=f"run 'icefs umount {mountpoint}' and mount again"
+    )
+
+
+def _unescape(text: str) -> str:
+    """Undoes the kernel's octal escapes of space, tab, newline and backslash."""
+    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)
+
+
+def parse_info(path: Path) -> dict[str, Any]:
+    """Reads a control file that holds a JSON object.
+
+    Raises:
+        FormatError: it holds something else.
+        OSError: it cannot be read; ENOTCONN if the daemon is dead.
+    """
+    value = _parse(path)
+    if not isinstance(value, dict):
+        raise FormatError(f"not a JSON object: {path}", hint="is this an icefs mount?")
+    return value
+
+
+def _parse(path: Path) -> Any:
+    text = path.read_text()
+    try:
+        return json.loads(text)
+    except ValueError as exc:
+        raise FormatError(f"not JSON: {path}: {exc}", hint="is this an icefs mount?") from exc

@@ -1,0 +1,96 @@
+"""What several commands share: their settings, options and argument types. Imports nothing heavy."""
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+
+
+@dataclass(slots=True)
+class Settings:
+    """What applies to the whole command line; the context's object."""
+
+    debug: bool = False
+
+
+def _set_debug(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    settings = ctx.find_object(Settings)
+    if value and settings is not None:
+        settings.debug = True
+
+
+def debug_option[F: Callable[..., Any]](command: F) -> F:
+    """Adds `--debug`, which is accepted before and after the subcommand."""
+    return click.option(
+        "--debug",
+        is_flag=True,
+        is_eager=True,
+        expose_value=False,
+        callback=_set_debug,
+        help="Show the traceback of an error.",
+    )(command)
+
+
+def json_option[F: Callable[..., Any]](command: F) -> F:
+    """Adds `--json` (as the argument `as_json`) and `--debug`."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")(debug_option(command))
+
+
+allow_virtual_option = click.option(
+    "--allow-virtual",
+    metavar="URL_PREFIX",
+    multiple=True,
+    help="Follow virtual chunks into this container (repeatable).",
+)
+
+
+class Moment(click.ParamType[datetime]):
+    """A point in time in ISO 8601; without an offset it is UTC."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
+        """Parses the text."""
+        if isinstance(value, datetime):
+            return value
+        try:
+            moment = datetime.fromisoformat(value)
+        except ValueError:
+            self.fail(f"{value!r} is not a time such as 2024-12-31 or 2024-12-31T18:00:00Z", param, ctx)
+        return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+
+
+def iso(moment: datetime) -> str:
+    """Writes a time for programs: UTC, ISO 8601, `Z`."""
+    return moment.astimezone(UTC).isoformat().removesuffix("+00:00") + "Z"
+
+
+def human_time(moment: datetime) -> str:
+    """Writes a time for people, to the second."""
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def print_json(value: Any) -> None:
+    """Prints one JSON document."""
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def print_rows(headers: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    """Prints a table: aligned under headers on a terminal, else bare tab-separated lines for `cut` and `awk`."""
+    if not sys.stdout.isatty():
+        for row in rows:
+            click.echo("\t".join(row))
+        return
+    from rich import box  # 100 ms that a pipe does not pay
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(*headers, box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for row in rows:
+        table.add_row(*map(Text, row))
+    Console().print(table)

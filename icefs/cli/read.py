@@ -1,0 +1,168 @@
+"""`icefs ls` and `icefs cat`: what a version of a repository holds, without mounting it."""
+
+import json
+import sys
+from itertools import chain
+from typing import Any
+
+import click
+
+from icefs.cli.options import allow_virtual_option, json_option, print_json, print_rows
+from icefs.cli.repos import open_version
+from icefs.engine.session import Session
+from icefs.errors import ChunkNotFoundError, NodeNotFoundError
+from icefs.format.layout import chunk_key
+from icefs.format.manifest import ChunkRef, NativeRef, VirtualRef
+from icefs.format.snapshot import NodeSnapshot
+from icefs.zarr.keys import node_prefix, normalize_key
+from icefs.zarr.reader import KeyReader
+
+_WINDOW_BYTES = 8 << 20
+
+ref_option = click.option("--ref", help="The version, where REPO@REF cannot say it.")
+
+
+@click.command()
+@click.argument("repo", required=False)
+@click.argument("key", default="")
+@ref_option
+@click.option("-l", "--long", "is_long", is_flag=True, help="Show types and shapes, or the kinds and sizes of chunks.")
+@click.option("-R", "--recursive", is_flag=True, help="List all groups and arrays below.")
+@click.option("--keys", is_flag=True, help="List all Zarr keys below, instead of groups and arrays.")
+@json_option
+def ls(repo: str | None, key: str, ref: str | None, is_long: bool, recursive: bool, keys: bool, as_json: bool) -> None:
+    """List groups, arrays and chunks.
+
+    KEY is a group (the default is the root), an array, or a prefix of an array's chunk keys. Groups show the
+    groups and arrays in them, arrays their Zarr keys. Without @REF, REPO stands for its branch main; a path in a
+    mount stands for the tree that it lies in.
+    """
+    session = open_version(repo, ref)
+    key = normalize_key(key.strip("/"))
+    node = session.get_node(f"/{key}")
+    if keys or node is None or node.array is not None:
+        _print_keys(session, key, is_long=is_long, as_json=as_json)
+        return
+    found = _nodes_below(session, node, recursive=recursive)
+    prefix = "" if recursive else node_prefix(node.path)
+    described = [describe_node(below) for below in found]
+    if as_json:
+        print_json(described)
+        return
+    rows = []
+    for entry in described:
+        name = entry["path"].removeprefix(prefix) + ("/" if entry["type"] == "group" else "")
+        rows.append((entry["type"], *map(_shape, (entry["shape"], entry["chunk_shape"])), _dtype(entry), name))
+    if is_long:
+        print_rows(("type", "shape", "chunks", "dtype", "name"), rows)
+    else:
+        for row in rows:
+            click.echo(row[-1])
+
+
+@click.command()
+@click.argument("repo")
+@click.argument("key")
+@ref_option
+@allow_virtual_option
+@json_option
+def cat(repo: str, key: str, ref: str | None, allow_virtual: tuple[str, ...], as_json: bool) -> None:
+    """Write the bytes of a Zarr key to standard output.
+
+    KEY is a key such as group/array/zarr.json or group/array/c/0/0. With --json, describe it instead: where its
+    bytes are, and how many.
+    """
+    session = open_version(repo, ref, allow_virtual=allow_virtual)
+    reader = KeyReader(session)
+    found = reader.find(key)
+    if found is None:
+        raise _no_such_key(reader, key)
+    if as_json:
+        print_json(describe_key(key, found))
+    elif isinstance(found, NodeSnapshot):
+        sys.stdout.buffer.write(found.user_data)
+    else:
+        for start in range(0, found.length_bytes, _WINDOW_BYTES):
+            sys.stdout.buffer.write(session.read_chunk(found, start, start + _WINDOW_BYTES))
+
+
+def describe_node(node: NodeSnapshot) -> dict[str, Any]:
+    """Describes a group or array for programs; what its zarr.json does not say is None."""
+    metadata = json.loads(node.user_data)
+    grid = metadata.get("chunk_grid", {}).get("configuration", {})
+    return {
+        "path": node.path.lstrip("/"),
+        "type": str(node.node_type),
+        "id": str(node.id),
+        "shape": metadata.get("shape"),
+        "chunk_shape": grid.get("chunk_shape", grid.get("chunk_shapes")),
+        "dtype": metadata.get("data_type"),
+        "dimension_names": metadata.get("dimension_names"),
+    }
+
+
+def describe_key(key: str, found: ChunkRef | NodeSnapshot) -> dict[str, Any]:
+    """Describes for programs what a key names: where its bytes are, and how many."""
+    kind, size, location, offset = "metadata", 0, None, None
+    match found:
+        case NodeSnapshot():
+            size = len(found.user_data)
+        case NativeRef():
+            location, offset = chunk_key(found.chunk_id), found.offset_bytes
+        case VirtualRef():
+            location, offset = found.location, found.offset_bytes
+    if not isinstance(found, NodeSnapshot):
+        kind, size = found.kind.name.lower(), found.length_bytes
+    return {"key": normalize_key(key), "kind": kind, "size_bytes": size, "location": location, "offset_bytes": offset}
+
+
+def _nodes_below(session: Session, node: NodeSnapshot, *, recursive: bool) -> list[NodeSnapshot]:
+    if recursive:
+        found = [below for below in session.list_nodes(node.path) if below.path != node.path]
+    else:
+        children = (session.get_node(f"/{node_prefix(node.path)}{name}") for name in session.children(node.path))
+        found = [child for child in children if child is not None]
+    return sorted(found, key=lambda below: below.path)
+
+
+def _print_keys(session: Session, prefix: str, *, is_long: bool, as_json: bool) -> None:
+    reader = KeyReader(session)
+    batches = reader.list_batches(prefix)
+    first = next((batch for batch in batches if batch), None)
+    if first is None and prefix:
+        if reader.find(prefix) is None:
+            raise _no_such_key(reader, prefix)
+        first = [prefix]
+    listing = chain([first or []], batches)
+    if not (as_json or is_long):
+        for keys in listing:
+            click.echo("\n".join(keys), nl=bool(keys))
+        return
+    described = [
+        describe_key(key, found) for keys in listing for key in keys if (found := reader.find(key)) is not None
+    ]
+    if as_json:
+        print_json(described)
+    else:
+        print_rows(("kind", "size", "key"), [(e["kind"], str(e["size_bytes"]), e["key"]) for e in described])
+
+
+def _no_such_key(reader: KeyReader, key: str) -> NodeNotFoundError:
+    """Says what a key that is missing could have been."""
+    at = f"in snapshot {reader.session.snapshot_id}: {key}"
+    if reader.session.get_node(f"/{normalize_key(key)}") is not None:
+        return NodeNotFoundError(f"a group or array is not a key {at}", hint=f"its metadata is {key}/zarr.json")
+    if isinstance(reader.locate(key), tuple):
+        return ChunkNotFoundError(f"the array has no such chunk {at}")
+    return NodeNotFoundError(f"no such key {at}")
+
+
+def _shape(shape: list[Any] | None) -> str:
+    return "-" if shape is None else "x".join(str(size).replace(" ", "") for size in shape) or "scalar"
+
+
+def _dtype(entry: dict[str, Any]) -> str:
+    dtype = entry["dtype"]
+    if isinstance(dtype, dict):
+        return str(dtype.get("name", "?"))
+    return "-" if dtype is None else str(dtype)

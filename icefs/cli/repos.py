@@ -1,0 +1,98 @@
+"""From what a user typed to an open repository and one version of it."""
+
+import contextlib
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from icefs.cli.locations import is_url, split_ref
+from icefs.cli.mounts import Mounted, absolute, find_mount
+from icefs.engine.repository import Repository
+from icefs.engine.session import Session
+from icefs.errors import EntryNotFoundError, InvalidInputError
+from icefs.format.layout import REFS_V1, REPO_INFO
+from icefs.storage.url import open_storage
+
+DEFAULT_BRANCH = "main"
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What a user pointed at.
+
+    Attributes:
+        location: The repository; for a path in a mount, the repository that is mounted.
+        ref: The version that was asked for; for a path in a mounted tree, that tree's; else None.
+        mounted: Where in a mount the path lies, or None.
+    """
+
+    location: str
+    ref: str | None
+    mounted: Mounted | None
+
+
+def locate(text: str | None, ref: str | None = None) -> Source:
+    """Finds out what `PATH`, `REPO` or `REPO@REF` means; None is the current directory.
+
+    Raises:
+        EntryNotFoundError: nothing is there, or nothing was given and the current directory is in no mount.
+        InvalidInputError: a version was given twice.
+    """
+    location, at = (text, None) if text is None else split_ref(text)
+    if ref is not None and at is not None:
+        raise InvalidInputError(f"two versions were given: {at} and {ref}", hint="give one")
+    ref = ref if ref is not None else at
+    if location is not None and is_url(location):
+        return Source(location, ref, None)
+    path = "." if location is None else location
+    mounted = find_mount(path)
+    if mounted is not None:
+        return Source(mounted.repository, ref if ref is not None else mounted.ref, mounted)
+    if location is None and not any((Path(path) / name).exists() for name in (REPO_INFO, REFS_V1)):
+        raise EntryNotFoundError(
+            f"neither in an icefs mount nor a repository: {absolute(path)}",
+            hint="give a path in a mount, or a repository",
+        )
+    return Source(path, ref, None)
+
+
+def open_repository(location: str, allow_virtual: tuple[str, ...] = ()) -> Repository:
+    """Opens a repository for the rest of the command; what it holds open is closed with the command's context.
+
+    Args:
+        location: As a user writes it.
+        allow_virtual: URL prefixes of containers that virtual chunks may be followed into.
+    """
+    _show_warnings()
+    stack = click.get_current_context().with_resource(contextlib.ExitStack())
+    storage = stack.enter_context(contextlib.closing(open_storage(location)))
+    return stack.enter_context(Repository.open(storage, authorize_virtual_chunk_access=dict.fromkeys(allow_virtual)))
+
+
+class _WarningLines(logging.Handler):
+    """Prints what icefs warns of in the form of its errors."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Prints one line."""
+        click.echo(f"icefs: warning: {record.getMessage()}", err=True)
+
+
+def _show_warnings() -> None:
+    logger = logging.getLogger("icefs")
+    if not logger.handlers:
+        logger.addHandler(_WarningLines(logging.WARNING))
+        # What libraries such as botocore log is no part of the one line that an error is.
+        logging.getLogger().addHandler(logging.NullHandler())
+
+
+def open_version(text: str | None, ref: str | None = None, allow_virtual: tuple[str, ...] = ()) -> Session:
+    """Opens what `REPO@REF`, or a path in a mount, names.
+
+    Raises:
+        RefNotFoundError: no snapshot, branch or tag is called so.
+    """
+    source = locate(text, ref)
+    repository = open_repository(source.location, allow_virtual)
+    return repository.session_at(repository.resolve_ref(source.ref if source.ref is not None else DEFAULT_BRANCH))

@@ -1,0 +1,174 @@
+"""`icefs umount`: unmounts, and returns when the daemon has ended."""
+
+import contextlib
+import errno
+import os
+import select
+import shutil
+import subprocess
+import threading
+from pathlib import Path
+
+import click
+
+from icefs.cli.mounts import CONTROL, FILESYSTEM_TYPE, absolute, mount_table, mounted_at, parse_info
+from icefs.cli.options import json_option, print_json
+from icefs.errors import EntryNotFoundError, FormatError, InvalidInputError, SessionStateError, UnsupportedError
+
+_ASK_TIMEOUT_S = 5.0
+
+
+@click.command()
+@click.argument("mountpoint", metavar="MNT")
+@click.option("--lazy", is_flag=True, help="Detach now, even if busy; the daemon ends when the last file is closed.")
+@click.option("--timeout", type=float, default=60.0, show_default=True, help="Seconds to wait for the daemon to end.")
+@json_option
+def umount(mountpoint: str, lazy: bool, timeout: float, as_json: bool) -> None:
+    """Unmount MNT, and wait for its daemon to end.
+
+    A mount whose daemon has died ("transport endpoint is not connected") is cleared away.
+    """
+    place = absolute(mountpoint)
+    _require_icefs_mount(place)
+    pid, is_dead = _ask_daemon(place)
+    with contextlib.ExitStack() as stack:
+        pidfd = None
+        if pid is not None and not lazy:
+            # A descriptor, unlike a number, cannot come to mean another process while we wait. A pid from another
+            # namespace is not there.
+            with contextlib.suppress(OSError):
+                pidfd = os.pidfd_open(pid)
+                stack.callback(os.close, pidfd)
+        _leave(place)
+        _unmount(place, lazy=lazy or is_dead)
+        if pidfd is not None and not _wait_for_end(pidfd, timeout):
+            raise SessionStateError(
+                f"unmounted, but the daemon has not ended after {timeout:g} s: process {pid}",
+                hint="wait for it, or look into its log file",
+            )
+    if as_json:
+        print_json({"mountpoint": str(place), "pid": pid, "was_dead": is_dead, "lazy": lazy})
+    elif is_dead:
+        click.echo(f"cleared away {place}, whose daemon had died")
+    elif lazy:
+        click.echo(f"detached {place}; its daemon ends when the last file in it is closed")
+    else:
+        click.echo(f"unmounted {place}")
+
+
+def _require_icefs_mount(place: Path) -> None:
+    entry = mounted_at(place)
+    if entry is None:
+        above = [e.mountpoint for e in mount_table() if e.filesystem_type == FILESYSTEM_TYPE]
+        inside = next((parent for parent in place.parents if parent in above), None)
+        raise EntryNotFoundError(
+            f"not a mountpoint: {place}",
+            hint=f"run 'icefs umount {inside}'" if inside else "'findmnt -t fuse.icefs' lists the mounts",
+        )
+    if entry.filesystem_type != FILESYSTEM_TYPE:
+        raise InvalidInputError(f"not an icefs mount but {entry.filesystem_type}: {place}", hint="use umount(8)")
+
+
+def _ask_daemon(place: Path) -> tuple[int | None, bool]:
+    """Returns the daemon's pid, None if it does not say, and whether it is dead."""
+    answer: list[tuple[int | None, bool]] = []
+
+    def ask() -> None:
+        try:
+            pid = parse_info(place / CONTROL / "info.json").get("pid")
+        except OSError as exc:
+            answer.append((None, exc.errno == errno.ENOTCONN))
+        except FormatError:
+            answer.append((None, False))
+        else:
+            answer.append((pid if isinstance(pid, int) else None, False))
+
+    # A daemon that hangs would hang us too; a thread left behind does not keep the process from ending.
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(_ASK_TIMEOUT_S)
+    return answer[0] if answer else (None, False)
+
+
+def _leave(place: Path) -> None:
+    """Steps out of the mount, which our own working directory would keep busy."""
+    with contextlib.suppress(OSError):
+        if Path(os.readlink("/proc/self/cwd")).is_relative_to(place):
+            os.chdir("/")
+
+
+def _unmount(place: Path, *, lazy: bool) -> None:
+    tool = shutil.which("fusermount3")
+    if tool is None:
+        raise UnsupportedError("fusermount3 is not installed", hint="install it: apt install fuse3")
+    done = subprocess.run(
+        [tool, "-uz" if lazy else "-u", "--", str(place)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "LC_ALL": "C"},
+    )
+    if done.returncode == 0:
+        return
+    reason = done.stderr.strip()
+    if "busy" in reason.lower():
+        raise SessionStateError(
+            f"the mount is busy: {place}, used by {_describe_holders(holders(place))}",
+            hint="end or leave them and try again, or detach it with --lazy",
+        )
+    if "not permitted" in reason or "mtab" in reason:
+        raise PermissionError(errno.EPERM, "only root and the user who mounted it may unmount", str(place))
+    raise SessionStateError(f"fusermount3 cannot unmount: {place}: {reason}", hint="try 'icefs umount --lazy'")
+
+
+def _wait_for_end(pidfd: int, timeout_s: float) -> bool:
+    poller = select.poll()
+    poller.register(pidfd, select.POLLIN)
+    return bool(poller.poll(timeout_s * 1000))
+
+
+def holders(place: Path) -> dict[int, str]:
+    """Finds the processes that keep a mount busy: by working directory, root, open file or mapping.
+
+    Returns:
+        Command names by pid; processes of other users are seen by root only.
+    """
+    found: dict[int, str] = {}
+    for process in Path("/proc").iterdir():
+        if not process.name.isdecimal() or int(process.name) == os.getpid():
+            continue
+        if _holds(process, str(place)):
+            try:
+                found[int(process.name)] = (process / "comm").read_text().strip()
+            except OSError:  # it ended just now
+                continue
+    return found
+
+
+def _holds(process: Path, place: str) -> bool:
+    # One suppress for each: what may be read of another user's process differs from file to file.
+    with contextlib.suppress(OSError):
+        if any(_is_below(str((process / name).readlink()), place) for name in ("cwd", "root")):
+            return True
+    with contextlib.suppress(OSError):
+        for descriptor in (process / "fd").iterdir():
+            with contextlib.suppress(OSError):
+                if _is_below(str(descriptor.readlink()), place):
+                    return True
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        for line in (process / "maps").read_text().splitlines():
+            if _is_below("".join(line.split(maxsplit=5)[5:]), place):
+                return True
+    return False
+
+
+def _is_below(path: str, place: str) -> bool:
+    return path == place or path.startswith(place + "/")
+
+
+def _describe_holders(found: dict[int, str]) -> str:
+    if not found:
+        return "a process that you may not see"
+    shown = [f"{name} (pid {pid})" for pid, name in sorted(found.items())[:5]]
+    more = f" and {len(found) - 5} more" if len(found) > 5 else ""
+    return f"{', '.join(shown)}{more}"

@@ -1,0 +1,129 @@
+"""Finding the mount that a path lies in: on directories that look like one."""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from icefs.cli import mounts
+from icefs.cli.main import NOT_FOUND, main
+from icefs.cli.mounts import MountEntry, absolute, find_mount, mount_table, mounted_at, require_mount
+from icefs.errors import EntryNotFoundError, FormatError, StaleError
+
+
+@pytest.fixture
+def mount(tmp_path):
+    """A directory tree like a mount's, with control files in the root and in one tree."""
+    root = tmp_path / "mnt"
+    tree = root / "branches" / "main"
+    (tree / "group" / "array").mkdir(parents=True)
+    for place, info in (
+        (root, {"pid": os.getpid(), "repository": "file:///r", "mountpoint": str(root)}),
+        (tree, {"kind": "branch"}),
+    ):
+        (place / ".icefs").mkdir()
+        (place / ".icefs/info.json").write_text(json.dumps(info))
+        (place / ".icefs/status").write_text(f"status of {place.name}\n")
+        (place / ".icefs/status.json").write_text(json.dumps({"name": place.name}))
+    return root
+
+
+@pytest.mark.parametrize(
+    ("place", "tree"),
+    [
+        (".", "."),
+        ("branches", "."),
+        ("branches/main", "branches/main"),
+        ("branches/main/group/array", "branches/main"),
+        ("branches/main/group/array/../..", "branches/main"),
+    ],
+)
+def test_the_nearest_tree_and_the_root(mount, place, tree):
+    found = find_mount(mount / place)
+    assert found.root == mount
+    assert found.tree == (mount / tree).resolve()
+    assert found.info["repository"] == "file:///r"
+
+
+def test_the_current_directory_and_links_to_it(mount, monkeypatch, tmp_path):
+    (tmp_path / "link").symlink_to(mount / "branches/main/group")
+    monkeypatch.chdir(tmp_path / "link")
+    assert find_mount(".").tree == mount / "branches/main"
+    assert find_mount(tmp_path / "link").root == mount
+
+
+def test_outside_of_any_mount(tmp_path):
+    assert find_mount(tmp_path) is None
+    with pytest.raises(EntryNotFoundError, match="not in an icefs mount"):
+        require_mount(tmp_path)
+    with pytest.raises(EntryNotFoundError, match="no such file"):
+        find_mount(tmp_path / "missing")
+
+
+def test_a_control_file_that_is_none(mount):
+    (mount / ".icefs/info.json").write_text("[]")
+    with pytest.raises(FormatError, match="not a JSON object"):
+        find_mount(mount)
+
+
+def test_a_dead_daemon_is_named_with_its_mountpoint(mount, monkeypatch):
+    monkeypatch.setattr(mounts, "mount_table", lambda: [MountEntry(mount, "fuse.icefs", "x")])
+
+    def gone(self):
+        raise OSError(errno.ENOTCONN, "Transport endpoint is not connected", str(self))
+
+    monkeypatch.setattr(type(mount), "stat", gone)
+    with pytest.raises(StaleError) as caught:
+        find_mount(mount / "branches")
+    assert caught.value.message == f"the daemon of the mount has ended: {mount}"
+    assert str(mount) in caught.value.hint
+
+
+def test_the_mount_table(tmp_path, monkeypatch):
+    table = tmp_path / "mountinfo"
+    table.write_text(
+        "22 1 0:21 / /proc rw,nosuid shared:5 - proc proc rw\n"
+        r"90 1 0:50 / /a\040b rw,nosuid - fuse.icefs s3://x/y\134z rw,user_id=0" + "\n"
+        r"91 1 0:51 / /a\040b rw - tmpfs none rw" + "\n"
+    )
+    monkeypatch.setattr(mounts, "MOUNT_TABLE", table)
+    assert [(str(e.mountpoint), e.filesystem_type, e.source) for e in mount_table()] == [
+        ("/proc", "proc", "proc"),
+        ("/a b", "fuse.icefs", "s3://x/y\\z"),
+        ("/a b", "tmpfs", "none"),
+    ]
+    assert mounted_at(absolute("/a b/")).filesystem_type == "tmpfs"
+    assert mounted_at(absolute("/nowhere")) is None
+
+
+def test_the_real_mount_table_has_proc():
+    assert mounted_at(absolute("/proc")).filesystem_type == "proc"
+
+
+def test_status_of_tree_and_root(mount, capsys):
+    assert main(["status", str(mount / "branches/main/group")]) == 0
+    assert capsys.readouterr().out == "status of main\n"
+    assert main(["status", "--json", str(mount)]) == 0
+    assert json.loads(capsys.readouterr().out) == {"name": "mnt"}
+
+
+def test_status_outside(tmp_path, capsys):
+    assert main(["status", str(tmp_path)]) == NOT_FOUND
+    assert capsys.readouterr().err == (
+        f"icefs: not in an icefs mount: {tmp_path}; give a path in a mount, or 'icefs mount' a repository\n"
+    )
+
+
+def test_status_imports_nothing_heavy(mount):
+    code = (
+        "import sys; from icefs.cli.main import main; code = main(['status', sys.argv[1]]);"
+        "print(*sys.modules); sys.exit(code)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(mount)], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    assert "icefs.cli.control" in loaded
+    heavy = {"numpy", "rich", "zarr", "boto3", "trio", "pyfuse3", "zstandard", "msgpack", "flatbuffers", "yaml"}
+    assert not loaded & (heavy | {"icefs.engine", "icefs.format", "icefs.storage", "icefs.fuse", "asyncio"})
