@@ -13,7 +13,7 @@ file system needs to choose an errno. `fuse/errno_map.py` and `cli/main.py` hold
     ├─ InvalidInputError (ValueError) InvalidMetadataError, NameTooLongError, UnauthorizedContainerError,
     │                                 ReservedNameError
     ├─ TreeError                      NotADirectoryTreeError, IsADirectoryTreeError, NotEmptyError,
-    │                                 BadHandleError, CrossTreeError
+    │                                 BadHandleError, CrossTreeError, NotPermittedError
     ├─ SessionStateError              NothingToCommitError
     ├─ StaleError
     ├─ UnsupportedError
@@ -187,6 +187,12 @@ class BadHandleError(TreeError):
 
 class CrossTreeError(TreeError):
     """A rename or link from one mounted tree to another."""
+
+
+class NotPermittedError(TreeError):
+    """What no mounted tree ever allows: symbolic links, devices, a second name for a directory."""
+
+    default_kind = "not-allowed"
 
 
 class SessionStateError(IcefsError):
