@@ -271,25 +271,28 @@ class ArrayChunks:
 
     def _matching(self, prefix: Sequence[int]) -> Iterator[ArrayRefs]:
         """Yields the columns of the manifests that may hold indices starting with `prefix`."""
+        for refs in self._load(self._manifests_below(prefix)):
+            if refs is not None:
+                yield refs
+
+    def _manifests_below(self, prefix: Sequence[int]) -> list[int]:
+        """Returns the manifests that may hold indices starting with `prefix`."""
         if self._bad_extents is not None:
             raise self._bad_extents
         if len(prefix) > self.ndim or any(
             not 0 <= position < size for position, size in zip(prefix, self.grid_shape, strict=False)
         ):
-            return
+            return []
         if self._lows is None or self._highs is None:
-            which = [
+            return [
                 number
                 for number, box in enumerate(self._boxes)
                 if all(low <= position < high for position, (low, high) in zip(prefix, box, strict=False))
             ]
-        else:
-            where = np.array(prefix, np.int64)
-            lows, highs = self._lows[:, : len(prefix)], self._highs[:, : len(prefix)]
-            which = np.flatnonzero(((lows <= where) & (where < highs)).all(axis=1)).tolist()
-        for refs in self._load(which):
-            if refs is not None:
-                yield refs
+        where = np.array(prefix, np.int64)
+        lows, highs = self._lows[:, : len(prefix)], self._highs[:, : len(prefix)]
+        which: list[int] = np.flatnonzero(((lows <= where) & (where < highs)).all(axis=1)).tolist()
+        return which
 
     def _load(self, which: Sequence[int]) -> Iterator[ArrayRefs | None]:
         """Loads manifests in order: in this thread what is in memory, side by side what must be fetched."""
@@ -300,6 +303,11 @@ class ArrayChunks:
         return map(self._refs, which)
 
     # Listing.
+
+    def is_prefix_loaded(self, prefix: Sequence[int]) -> bool:
+        """Tells whether listing what starts with `prefix` needs no request: all its manifests are in memory."""
+        peek = self._assets.manifests.peek
+        return all(peek(self._ids[which]) is not None for which in self._manifests_below(prefix))
 
     def has_prefix(self, prefix: Sequence[int]) -> bool:
         """Tells whether any chunk's index starts with `prefix`.
