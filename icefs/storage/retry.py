@@ -91,6 +91,10 @@ class Retrier:
         asked = float(error.facts.get("retry_after_s", 0.0))
         return max(self.policy.backoff_s(failures, self._draw()), min(asked, self.policy.max_backoff_s))
 
+    def pause(self, failures: int) -> None:
+        """Waits as after so many failures."""
+        self._wait(self.policy.backoff_s(failures, self._draw()))
+
     def close(self) -> None:
         """Makes every try from now on the last."""
         self._closed.set()

@@ -45,6 +45,8 @@ class StorageContract:
 
     # Known to differ: `copy(if_match=…)` copies whatever is there.
     copies_conditionally: ClassVar[bool] = True
+    # Known to differ: a backslash is listed as a slash.
+    keeps_backslashes: ClassVar[bool] = True
     race_threads: ClassVar[int] = 4
     race_updates: ClassVar[int] = 25
 
@@ -78,7 +80,8 @@ class StorageContract:
             "overwritten/repo.30708327300650.FRZ9",
             "refs/branch.main/ref.json",
             "refs/tag.ünï ☃/ref.json",
-            'refs/branch.a"#%*<>?[\\]^`{|}~b/ref.json',
+            'refs/branch.a"#%*<>?[]^`{|}~b/ref.json',
+            "refs/branch.back\\slash/ref.json",
             "refs/tag.%41+&=;:@,$!'()/ref.json.deleted",
             "refs/branch.\x01\x7f\n/ref.json",
             "refs/tag..x./ref.json",
@@ -87,6 +90,8 @@ class StorageContract:
         ],
     )
     def test_names_are_kept(self, storage, other, key):
+        if "\\" in key and not self.keeps_backslashes:
+            return
         storage.put(key, b"named")
         assert other.get(key).data == b"named"
         assert [info.key for info in other.list_objects()] == [key]

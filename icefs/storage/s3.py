@@ -1,0 +1,504 @@
+"""Objects in an S3 bucket: AWS, and the services that speak its protocol.
+
+Versions are entity tags. A conditional write is one request that the service decides (If-Match, If-None-Match), so it
+is atomic against every client, the official library included. It carries a write-id of its own in the object's
+metadata, under the name that the official library uses: after a lost answer, or a conflict that could be with our
+own earlier try, the object is looked up and its write-id tells whose write is there.
+
+Source: format notes §7.11; upstream design document 017.
+"""
+
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import fields
+from datetime import UTC, datetime
+from itertools import batched
+from operator import methodcaller
+from typing import Any, override
+from urllib.parse import urlencode
+
+from botocore.exceptions import ClientError
+
+from icefs.clock import to_micros
+from icefs.errors import (
+    InvalidInputError,
+    ObjectModifiedError,
+    ObjectNotFoundError,
+    PreconditionFailedError,
+    StorageError,
+    ThrottledError,
+    UnreachableError,
+)
+from icefs.storage.base import (
+    Capabilities,
+    Object,
+    ObjectInfo,
+    Storage,
+    Version,
+    check_conditions,
+    check_key,
+    check_prefix,
+    check_range,
+    range_end,
+)
+from icefs.storage.retry import Retrier
+from icefs.storage.s3_client import (
+    CLIENT_ERRORS,
+    ClientHolder,
+    S3Client,
+    S3Credentials,
+    S3Options,
+    is_passing,
+    s3_error,
+)
+
+__all__ = ["S3Credentials", "S3Options", "S3Storage"]
+
+_WRITE_ID = "icechunkwriteid"
+_DELETE_BATCH = 1000
+_PART_THREADS = 4
+# How often a conflict is not believed while the object is still the one to be replaced (AWS: 409).
+_SPURIOUS_CONFLICTS = 5
+
+
+class S3Storage(Storage):
+    """The part of a bucket below a prefix. Safe for threads; makes no request before it is used."""
+
+    def __init__(
+        self,
+        bucket: str,
+        prefix: str = "",
+        options: S3Options | None = None,
+        *,
+        retrier: Retrier | None = None,
+        new_write_id: Callable[[], str] = lambda: uuid.uuid4().hex,
+    ) -> None:
+        self.bucket = bucket
+        self.prefix = prefix.strip("/")
+        self.options = options if options is not None else S3Options()
+        self.capabilities = Capabilities(
+            conditional_update=True, local_files=False, concurrency=self.options.concurrency
+        )
+        self._base = f"{self.prefix}/" if self.prefix else ""
+        self._clients = ClientHolder(self.options)
+        self._retrier = retrier if retrier is not None else Retrier(self.options.retry)
+        self._new_write_id = new_write_id
+        self._payer: dict[str, Any] = {"RequestPayer": "requester"} if self.options.requester_pays else {}
+
+    def __reduce__(self) -> tuple[Callable[..., "S3Storage"], tuple[str, str, S3Options]]:
+        return (S3Storage, (self.bucket, self.prefix, self.options))
+
+    @property
+    @override
+    def url(self) -> str:
+        shown = {}
+        for option in fields(self.options):
+            value = getattr(self.options, option.name)
+            if option.name in ("endpoint_url", "region", "profile", "anonymous", "force_path_style") and value:
+                shown[option.name] = "true" if value is True else str(value)
+        return f"s3://{self.bucket}/{self.prefix}" + (f"?{urlencode(shown, safe='/:')}" if shown else "")
+
+    def _name(self, key: str) -> str:
+        check_key(key)
+        return self._base + key
+
+    def _run[T](
+        self,
+        verb: str,
+        name: str,
+        operation: Callable[[S3Client], T],
+        *,
+        on_failure: Callable[[StorageError], None] | None = None,
+    ) -> T:
+        """Sends requests about an object of the full name `name` until there is an answer."""
+
+        def once() -> T:
+            client = self._clients.get()
+            try:
+                return operation(client)
+            except CLIENT_ERRORS as error:
+                where = f"{verb} s3://{self.bucket}/{name}"
+                failure = s3_error(error, action=where, endpoint=client.meta.endpoint_url)
+                if failure.facts.get("expired") and self._clients.renew(client):
+                    failure.is_transient = True
+                raise failure from error
+
+        return self._retrier.run(once, on_failure=on_failure)
+
+    # --- reading ---
+
+    @override
+    def get(self, key: str, *, start: int = 0, end: int | None = None) -> Object:
+        check_range(start, end)
+        return self._get(self._name(key), start, end, {})
+
+    def _get(self, name: str, start: int, end: int | None, conditions: dict[str, Any]) -> Object:
+        if end == start:
+            return self._get_nothing(name, start, end, conditions)
+        ranged = start > 0 or end is not None
+        arguments = dict(conditions)
+        if ranged:
+            arguments["Range"] = f"bytes={start}-" if end is None else f"bytes={start}-{end - 1}"
+
+        def once(client: S3Client) -> Object | None:
+            try:
+                response = client.get_object(Bucket=self.bucket, Key=name, **arguments, **self._payer)
+            except ClientError as error:
+                if _status(error) == 416:
+                    return None
+                raise
+            return self._receive(response, name, start, end)
+
+        found = self._run("read", name, once)
+        return found if found is not None else self._get_nothing(name, start, end, conditions)
+
+    def _get_nothing(self, name: str, start: int, end: int | None, conditions: dict[str, Any]) -> Object:
+        """Reads a range that HTTP cannot express, for it has no bytes; or finds that it lies beyond the end."""
+        response = self._head(name, conditions)
+        range_end(response["ContentLength"], start, end, name=f"s3://{self.bucket}/{name}")
+        return Object(b"", _version(response["ETag"]))
+
+    def _receive(self, response: Any, name: str, start: int, end: int | None) -> Object:
+        where = f"s3://{self.bucket}/{name}"
+        body = response["Body"]
+        try:
+            length = size = int(response["ContentLength"])
+            content_range = response.get("ContentRange")
+            if content_range is not None:
+                size = int(content_range.rpartition("/")[2])
+            end = range_end(size, start, end, name=where)
+            data: bytes = body.read()
+        finally:
+            body.close()
+        if content_range is None:
+            data = data[start:end]  # A service that does not know ranges sends everything.
+        if len(data) != end - start:
+            raise UnreachableError(f"{where} came with {len(data)} bytes instead of {end - start} (of {length})")
+        return Object(data, _version(response["ETag"]))
+
+    @override
+    def get_if_changed(self, key: str, known: Version | None) -> Object | None:
+        name = self._name(key)
+        condition: dict[str, Any] = {} if known is None else {"IfNoneMatch": _quoted(known)}
+
+        def once(client: S3Client) -> Object | None:
+            try:
+                response = client.get_object(Bucket=self.bucket, Key=name, **condition, **self._payer)
+            except ClientError as error:
+                if _status(error) == 304:
+                    return None
+                raise
+            return self._receive(response, name, 0, None)
+
+        return self._run("read", name, once)
+
+    def _head(self, name: str, conditions: dict[str, Any]) -> Any:
+        return self._run(
+            "read",
+            name,
+            lambda client: client.head_object(Bucket=self.bucket, Key=name, **conditions, **self._payer),
+        )
+
+    @override
+    def head(self, key: str) -> ObjectInfo:
+        response = self._head(self._name(key), {})
+        return ObjectInfo(
+            key, response["ContentLength"], to_micros(response["LastModified"]), _version(response["ETag"])
+        )
+
+    def read_range(
+        self,
+        key: str,
+        start: int,
+        end: int,
+        *,
+        if_match_etag: str | None = None,
+        if_unmodified_since_s: int | None = None,
+    ) -> bytes:
+        """Reads a range of any object below the prefix; see `RangeReader.read_range`."""
+        check_range(start, end)
+        if not key:
+            raise InvalidInputError("an empty name cannot name an object")
+        conditions: dict[str, Any] = {}
+        if if_match_etag is not None:
+            conditions["IfMatch"] = _quoted(if_match_etag)
+        if if_unmodified_since_s is not None:
+            conditions["IfUnmodifiedSince"] = datetime.fromtimestamp(if_unmodified_since_s, UTC)
+        name = self._base + key
+        try:
+            return self._get(name, start, end, conditions).data
+        except PreconditionFailedError as error:
+            raise ObjectModifiedError(
+                f"s3://{self.bucket}/{name} was modified after it was referenced", key=key
+            ) from error
+
+    # --- writing ---
+
+    @override
+    def put(
+        self, key: str, data: bytes | memoryview, *, if_match: Version | None = None, create_only: bool = False
+    ) -> Version:
+        check_conditions(if_match, create_only)
+        name = self._name(key)
+        if create_only:
+            return self._publish(name, data, {"IfNoneMatch": "*"}, None)
+        if if_match is not None:
+            return self._publish(name, data, {"IfMatch": _quoted(if_match)}, if_match)
+        return self._send(name, data, {}, self._new_write_id(), None)
+
+    def _publish(
+        self, name: str, data: bytes | memoryview, condition: dict[str, Any], expected: Version | None
+    ) -> Version:
+        """Writes under a condition, and finds out what happened where the answer does not tell."""
+        write_id = self._new_write_id()
+        in_doubt = False
+
+        def doubt(error: StorageError) -> None:
+            nonlocal in_doubt
+            in_doubt |= not error.facts.get("never_connected")
+
+        for spurious in range(_SPURIOUS_CONFLICTS + 1):
+            try:
+                return self._send(name, data, condition, write_id, doubt)
+            except (PreconditionFailedError, ObjectNotFoundError) as error:
+                found, found_id = self._find(name)
+                if found_id == write_id and found is not None:
+                    return found
+                if error.facts.get("status") == 409 and found == expected and spurious < _SPURIOUS_CONFLICTS:
+                    self._retrier.pause(spurious + 1)
+                    continue
+                raise PreconditionFailedError(
+                    f"s3://{self.bucket}/{name} was changed by another writer", key=name, maybe_written=in_doubt
+                ) from error
+            except StorageError as error:
+                error.facts["maybe_written"] = in_doubt
+                if not (in_doubt and error.is_transient):
+                    raise
+                try:
+                    found, found_id = self._find(name)
+                except StorageError:
+                    raise error from None
+                if found_id == write_id and found is not None:
+                    return found
+                raise
+        raise AssertionError("unreachable")
+
+    def _find(self, name: str) -> tuple[Version | None, str | None]:
+        """Returns the version and write-id of what is there now."""
+        try:
+            response = self._head(name, {})
+        except ObjectNotFoundError:
+            return None, None
+        return _version(response["ETag"]), response.get("Metadata", {}).get(_WRITE_ID)
+
+    def _send(
+        self,
+        name: str,
+        data: bytes | memoryview,
+        condition: dict[str, Any],
+        write_id: str,
+        on_failure: Callable[[StorageError], None] | None,
+    ) -> Version:
+        if len(data) >= self.options.multipart_threshold_bytes:
+            return self._send_parts(name, memoryview(data).cast("B"), condition, write_id, on_failure)
+        body = bytes(data)
+        metadata = {_WRITE_ID: write_id} if condition else {}
+        response = self._run(
+            "write",
+            name,
+            lambda client: client.put_object(
+                Bucket=self.bucket, Key=name, Body=body, Metadata=metadata, **condition, **self._payer
+            ),
+            on_failure=on_failure,
+        )
+        return _version(response["ETag"])
+
+    def _send_parts(
+        self,
+        name: str,
+        data: memoryview,
+        condition: dict[str, Any],
+        write_id: str,
+        on_failure: Callable[[StorageError], None] | None,
+    ) -> Version:
+        target: Any = {"Bucket": self.bucket, "Key": name, **self._payer}
+        target["UploadId"] = self._run(
+            "write",
+            name,
+            lambda client: client.create_multipart_upload(**target, Metadata={_WRITE_ID: write_id}),
+        )["UploadId"]
+        # A service takes at most 10 000 parts.
+        part_bytes = max(self.options.multipart_part_bytes, -(-len(data) // 10_000))
+
+        def send(number: int) -> dict[str, Any]:
+            body = bytes(data[(number - 1) * part_bytes : number * part_bytes])
+            response = self._run(
+                "write", name, lambda client: client.upload_part(**target, PartNumber=number, Body=body)
+            )
+            return {"PartNumber": number, "ETag": response["ETag"]}
+
+        lost = False
+
+        def failed(error: StorageError) -> None:
+            nonlocal lost
+            lost = True
+            if on_failure is not None:
+                on_failure(error)
+
+        try:
+            with ThreadPoolExecutor(_PART_THREADS, thread_name_prefix="icefs-part") as pool:
+                parts = list(pool.map(send, range(1, -(-len(data) // part_bytes) + 1)))
+            response = self._run(
+                "write",
+                name,
+                lambda client: client.complete_multipart_upload(
+                    **target, MultipartUpload={"Parts": parts}, **condition
+                ),
+                on_failure=failed,
+            )
+        except StorageError as error:
+            if lost and error.facts.get("code") == "NoSuchUpload":
+                # An upload that a lost answer completed is gone.
+                found, found_id = self._find(name)
+                if found_id == write_id and found is not None:
+                    return found
+            self._abort(name, target)
+            raise
+        return _version(response["ETag"])
+
+    def _abort(self, name: str, target: Any) -> None:
+        # What may be left of it is no object; a bucket's lifecycle rule removes it.
+        with suppress(StorageError):
+            self._run("write", name, lambda client: client.abort_multipart_upload(**target))
+
+    @override
+    def copy(self, source: str, target: str, *, if_match: Version | None = None) -> None:
+        from_name, to_name = self._name(source), self._name(target)
+        condition: dict[str, Any] = {} if if_match is None else {"CopySourceIfMatch": _quoted(if_match)}
+        self._run(
+            "copy",
+            from_name,
+            lambda client: client.copy_object(
+                Bucket=self.bucket,
+                Key=to_name,
+                CopySource={"Bucket": self.bucket, "Key": from_name},
+                **condition,
+                **self._payer,
+            ),
+        )
+
+    # --- listing and deleting ---
+
+    @override
+    def list_objects(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        check_prefix(prefix)
+        for page in self._pages(prefix):
+            for item in page.get("Contents", ()):
+                key = item["Key"][len(self._base) :]
+                if _is_key(key):
+                    yield ObjectInfo(key, item["Size"], to_micros(item["LastModified"]), _version(item["ETag"]))
+
+    @override
+    def list_dir(self, prefix: str = "") -> Iterator[str]:
+        check_prefix(prefix)
+        skipped = len(self._base) + len(prefix)
+        for page in self._pages(prefix, Delimiter="/"):
+            for item in page.get("CommonPrefixes", ()):
+                if _is_key(item["Prefix"][skipped:-1]):
+                    yield item["Prefix"][skipped:]
+            for item in page.get("Contents", ()):
+                if _is_key(item["Key"][skipped:]):
+                    yield item["Key"][skipped:]
+
+    def _pages(self, prefix: str, **arguments: Any) -> Iterator[Any]:
+        name = self._base + prefix
+        arguments |= {"Bucket": self.bucket, "Prefix": name, **self._payer}
+        while True:
+            page = self._run("list", name, lambda client: client.list_objects_v2(**arguments))
+            yield page
+            if not page.get("IsTruncated"):
+                return
+            arguments["ContinuationToken"] = page["NextContinuationToken"]
+
+    @override
+    def delete(self, keys: Iterable[str]) -> list[str]:
+        failed: list[str] = []
+        plain: list[str] = []
+        for key in keys:
+            # What XML cannot hold can only be named in a request's path.
+            (plain if self._name(key).isprintable() else failed).append(key)
+        failed = self._delete_singly(failed)
+        for batch in batched(plain, _DELETE_BATCH):
+            failed += self._delete_batch(list(batch))
+        return failed
+
+    def _delete_batch(self, keys: list[str]) -> list[str]:
+        remaining, lasting = keys, list[str]()
+
+        def once(client: S3Client) -> None:
+            nonlocal remaining
+            response = client.delete_objects(
+                Bucket=self.bucket,
+                Delete={"Objects": [{"Key": self._name(key)} for key in remaining], "Quiet": True},
+                **self._payer,
+            )
+            passing = []
+            for item in response.get("Errors", ()):
+                key, code = item.get("Key", "")[len(self._base) :], item.get("Code", "")
+                if is_passing(code):
+                    passing.append(key)
+                elif code != "NoSuchKey":
+                    lasting.append(key)
+            remaining = passing
+            if passing:
+                raise ThrottledError(f"{len(passing)} objects could not be deleted yet", some=True)
+
+        try:
+            self._run("delete from", self._base, once)
+        except StorageError as error:
+            if error.facts.get("code") in ("NotImplemented", "MissingContentMD5", "MethodNotAllowed"):
+                return self._delete_singly(keys)  # Google's and some older services.
+            if not error.facts.get("some"):
+                raise
+            return lasting + remaining
+        return lasting
+
+    def _delete_singly(self, keys: list[str]) -> list[str]:
+        failed = []
+        for key in keys:
+            arguments = {"Bucket": self.bucket, "Key": self._name(key), **self._payer}
+            try:
+                self._run("delete", arguments["Key"], methodcaller("delete_object", **arguments))
+            except ObjectNotFoundError:
+                continue
+            except StorageError:
+                failed.append(key)
+        return failed
+
+    @override
+    def close(self) -> None:
+        self._retrier.close()
+        self._clients.close()
+
+
+def _version(etag: str) -> Version:
+    return etag.strip('"')
+
+
+def _quoted(version: Version) -> str:
+    return '"' + version.strip('"') + '"'
+
+
+def _status(error: ClientError) -> int:
+    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+
+
+def _is_key(text: str) -> bool:
+    """Tells whether a listed name is one of ours; tools leave zero-byte objects called `directory/` behind."""
+    try:
+        check_key(text)
+    except InvalidInputError:
+        return False
+    return True

@@ -1,0 +1,188 @@
+"""An HTTP proxy in front of an S3 server that throttles, breaks off, loses answers and is slow, as it is told.
+
+    with FaultProxy(server.endpoint_url) as proxy:
+        proxy.plan("throttle", method="PUT", times=2)
+        S3Storage(bucket, "", server.options(endpoint_url=proxy.endpoint_url))
+
+Requests are passed on with their own Host header, so their signatures stay valid.
+"""
+
+import contextlib
+import http.client
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+FAULTS = {
+    "throttle": "503 SlowDown, and nothing happened",
+    "too many": "429 with Retry-After, and nothing happened",
+    "error": "500 InternalError, and nothing happened",
+    "refuse": "the connection ends before the request is passed on",
+    "lose": "the request is passed on, and the connection ends instead of the answer",
+    "truncate": "the answer's body ends half-way",
+    "conflict": "409 ConditionalRequestConflict, and nothing happened",
+    "expire": "400 ExpiredToken, and nothing happened",
+    "hide": "404 NoSuchBucket, and nothing happened",
+    "act": "an action runs after the request was carried out and before the connection ends without an answer",
+}
+_ANSWERS = {
+    "throttle": (503, "SlowDown"),
+    "too many": (429, "TooManyRequests"),
+    "error": (500, "InternalError"),
+    "conflict": (409, "ConditionalRequestConflict"),
+    "expire": (400, "ExpiredToken"),
+    "hide": (404, "NoSuchBucket"),
+}
+
+
+@dataclass
+class Plan:
+    """Which requests meet which fault."""
+
+    fault: str
+    method: str | None
+    path: str
+    skip: int
+    times: int | None
+    action: Callable[[], object] | None
+    fired: int = 0
+
+
+@dataclass(frozen=True)
+class Request:
+    """A request that came by."""
+
+    method: str
+    path: str
+    headers: dict[str, str]
+
+
+class FaultProxy:
+    """Listens on a free port of this machine; see `FAULTS` for what it can do."""
+
+    def __init__(self, upstream: str, *, delay_s: float = 0.0) -> None:
+        parts = urlsplit(upstream)
+        self._upstream = (parts.hostname or "", parts.port or 80)
+        self._plans: list[Plan] = []
+        self._lock = threading.Lock()
+        self.delay_s = delay_s
+        self.requests: list[Request] = []
+
+    def plan(
+        self,
+        fault: str,
+        *,
+        method: str | None = None,
+        path: str = "",
+        skip: int = 0,
+        times: int | None = 1,
+        action: Callable[[], object] | None = None,
+    ) -> Plan:
+        """Plans a fault for requests of the method whose path contains `path`, after the first `skip` of them."""
+        assert fault in FAULTS
+        plan = Plan(fault, method, path, skip, times, action)
+        with self._lock:
+            self._plans.append(plan)
+        return plan
+
+    def clear(self) -> None:
+        """Forgets all plans and requests."""
+        with self._lock:
+            self._plans.clear()
+            self.requests.clear()
+
+    def __enter__(self) -> Self:
+        proxy = self
+
+        class Handler(_Handler):
+            owner = proxy
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.endpoint_url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    def meet(self, request: Request) -> Plan | None:
+        with self._lock:
+            self.requests.append(request)
+            for plan in self._plans:
+                if plan.method not in (None, request.method) or plan.path not in request.path:
+                    continue
+                if plan.skip:
+                    plan.skip -= 1
+                elif plan.times is None or plan.fired < plan.times:
+                    plan.fired += 1
+                    return plan
+        return None
+
+    def forward(self, request: Request, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
+        connection = http.client.HTTPConnection(*self._upstream, timeout=60)
+        with contextlib.closing(connection):
+            connection.putrequest(request.method, request.path, skip_host=True, skip_accept_encoding=True)
+            for name, value in request.headers.items():
+                if name.lower() != "expect":
+                    connection.putheader(name, value)
+            connection.endheaders(body or None)
+            response = connection.getresponse()
+            return response.status, response.getheaders(), response.read()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    owner: FaultProxy
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+    def handle_request(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        request = Request(self.command, self.path, dict(self.headers.items()))
+        plan = self.owner.meet(request)
+        fault = plan.fault if plan is not None else None
+        if self.owner.delay_s:
+            time.sleep(self.owner.delay_s)
+        if fault in _ANSWERS:
+            status, code = _ANSWERS[fault]
+            xml = f"<Error><Code>{code}</Code><Message>planned</Message></Error>".encode()
+            self._answer(status, [("Content-Type", "application/xml"), ("Retry-After", "1")], xml)
+        elif fault == "refuse":
+            self.close_connection = True
+        else:
+            status, headers, data = self.owner.forward(request, body)
+            if plan is not None and plan.action is not None:
+                plan.action()
+            if fault in ("lose", "act"):
+                self.close_connection = True
+            elif fault == "truncate":
+                self._answer(status, headers, data[: len(data) // 2], length=len(data))
+                self.close_connection = True
+            else:
+                self._answer(status, headers, data)
+
+    def _answer(self, status: int, headers: list[tuple[str, str]], data: bytes, *, length: int | None = None) -> None:
+        self.send_response_only(status)
+        for name, value in headers:
+            if name.lower() not in ("content-length", "transfer-encoding", "connection"):
+                self.send_header(name, value)
+        if self.command == "HEAD":
+            for name, value in headers:
+                if name.lower() == "content-length":
+                    self.send_header(name, value)
+        elif status not in (204, 304):
+            self.send_header("Content-Length", str(len(data) if length is None else length))
+        self.end_headers()
+        if self.command != "HEAD" and status not in (204, 304):
+            self.wfile.write(data)
+
+    do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = handle_request
