@@ -28,7 +28,7 @@ from icefs.format.columns import BuiltMapping, ByteColumn, place_rows
 from icefs.format.flatbuf import FlatBuffer, TableArray
 from icefs.format.header import FileType, decode_file, encode_file
 from icefs.format.ids import NodeId, SnapshotId
-from icefs.format.nodes import NodeType
+from icefs.format.nodes import NodeType, is_canonical_path
 
 type ByteArray = npt.NDArray[np.uint8]
 
@@ -129,14 +129,10 @@ def _parse_moves(moves: TableArray) -> tuple[Move, ...]:
     found = []
     columns = (moves.strings(0), moves.strings(1), node_ids(raw_ids), types)
     for from_path, to_path, node_id, code in zip(*columns, strict=True):
-        if from_path is None or to_path is None or not (_is_path(from_path) and _is_path(to_path)):
+        if from_path is None or to_path is None or not (is_canonical_path(from_path) and is_canonical_path(to_path)):
             raise buffer.error("a move has no valid path")
         found.append(Move(from_path, to_path, node_id, _NODE_TYPES[code]))
     return tuple(sorted(found, key=_by_components))
-
-
-def _is_path(path: str) -> bool:
-    return path == "/" or (path.startswith("/") and not {"", ".", ".."} & {*path[1:].split("/")})
 
 
 def _by_components(move: Move) -> list[str]:
