@@ -24,6 +24,7 @@ from icefs.storage.base import Storage, Version
 _MAX_WORKERS: Final = 32
 # Fifteen million references, the official default, are most of a gigabyte. Four million are what one big array has.
 _DEFAULT_CACHED_REFS: Final = 4_000_000
+_BYTES_PER_REF: Final = 64
 _DEFAULT_CACHED_NODES: Final = 500_000
 # The official default keeps no transaction log; walking a history twice (log, then diff) wants some.
 _DEFAULT_CACHED_CHANGES: Final = 200_000
@@ -41,22 +42,24 @@ class AssetManager:
     request.
     """
 
-    def __init__(self, storage: Storage, config: RepositoryConfig, workers: Workers | None = None) -> None:
-        caching = config.caching
+    def __init__(self, storage: Storage, workers: Workers | None = None) -> None:
         self.storage = storage
         self.workers = workers or Workers(min(_MAX_WORKERS, max(2, storage.capabilities.concurrency)))
-        self.snapshots: WeightedCache[SnapshotId, Snapshot] = WeightedCache(
-            (caching and caching.num_snapshot_nodes) or _DEFAULT_CACHED_NODES
-        )
-        self.manifests: WeightedCache[ManifestId, Manifest] = WeightedCache(
-            (caching and caching.num_chunk_refs) or _DEFAULT_CACHED_REFS
-        )
-        self.clipped: WeightedCache[_ClipKey, ArrayRefs] = WeightedCache(self.manifests.max_weight // 4)
-        self.transaction_logs: WeightedCache[SnapshotId, TransactionLog] = WeightedCache(
-            (caching and caching.num_transaction_changes) or _DEFAULT_CACHED_CHANGES
-        )
+        self.snapshots: WeightedCache[SnapshotId, Snapshot] = WeightedCache(_DEFAULT_CACHED_NODES)
+        self.manifests: WeightedCache[ManifestId, Manifest] = WeightedCache(_DEFAULT_CACHED_REFS)
+        self.clipped: WeightedCache[_ClipKey, ArrayRefs] = WeightedCache(_DEFAULT_CACHED_REFS // 4)
+        self.transaction_logs: WeightedCache[SnapshotId, TransactionLog] = WeightedCache(_DEFAULT_CACHED_CHANGES)
         self._repo_lock = threading.Lock()
         self._repo: tuple[RepoInfo, Version] | None = None
+
+    def set_cache_limits(self, config: RepositoryConfig) -> None:
+        """Takes from a configuration how much to cache, where it says so itself."""
+        caching = config.caching
+        if caching is None:
+            return
+        self.snapshots.max_weight = caching.num_snapshot_nodes or self.snapshots.max_weight
+        self.manifests.max_weight = caching.num_chunk_refs or self.manifests.max_weight
+        self.transaction_logs.max_weight = caching.num_transaction_changes or self.transaction_logs.max_weight
 
     def fetch_repo_info(self, *, refresh: bool = True) -> tuple[RepoInfo, Version]:
         """Returns the repo info and its version (spec 2 only).
@@ -98,17 +101,13 @@ class AssetManager:
         """Returns a snapshot.
 
         Raises:
-            SnapshotNotFoundError: there is no such file.
+            ObjectNotFoundError: there is no such file.
             FormatError: it is malformed.
         """
 
         def load() -> tuple[Snapshot, int]:
             key = snapshot_key(snapshot_id)
-            try:
-                data = self._read(key)
-            except ObjectNotFoundError as error:
-                raise snapshot_not_found(snapshot_id) from error
-            snapshot = parse_snapshot(data, name=key)
+            snapshot = parse_snapshot(self._read(key), name=key)
             return snapshot, len(snapshot) + 1
 
         return self.snapshots.get(snapshot_id, load)
@@ -129,7 +128,8 @@ class AssetManager:
         def load() -> tuple[Manifest, int]:
             key = manifest_key(manifest_id)
             manifest = parse_manifest(self._read(key), name=key)
-            return manifest, manifest.num_chunk_refs + 1
+            # Inline data and locations take memory too, which counts as so many native references.
+            return manifest, max(manifest.num_chunk_refs, manifest.nbytes // _BYTES_PER_REF) + 1
 
         return self.manifests.get(manifest_id, load)
 
