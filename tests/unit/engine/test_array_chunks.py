@@ -1,0 +1,302 @@
+import itertools
+import random
+import threading
+
+import numpy as np
+import pytest
+
+from icefs.engine.assets import AssetManager
+from icefs.engine.chunks import ArrayChunks
+from icefs.errors import FormatError, InvalidInputError, ObjectNotFoundError
+from icefs.format.ids import ManifestId
+from icefs.format.layout import manifest_key
+from icefs.format.manifest import ArrayRefs, ChunkKind, InlineRef, NativeRef, VirtualRef
+from icefs.format.snapshot import ManifestRef, NodeSnapshot
+from tests.support.repo_builder import Index, RepoBuilder, group, inline, node_id
+
+
+def chunks_of(builder: RepoBuilder, node: NodeSnapshot) -> ArrayChunks:
+    return ArrayChunks(AssetManager(builder.storage), node)
+
+
+def listed(chunks: ArrayChunks) -> list[Index]:
+    """All indices, by walking down through `children` and `leaves` as a directory lister does."""
+
+    def walk(prefix: Index) -> list[Index]:
+        if len(prefix) == chunks.ndim - 1:
+            return [(*prefix, int(last)) for last in chunks.leaves(prefix)[0]]
+        return [found for child in chunks.children(prefix) for found in walk((*prefix, int(child)))]
+
+    return walk(())
+
+
+def batched(chunks: ArrayChunks) -> list[Index]:
+    return [tuple(row) for batch in chunks.iter_batches(7) for row in batch.indices().tolist()]
+
+
+def test_every_kind_of_reference_is_found():
+    builder = RepoBuilder()
+    native = builder.chunk(b"0123456789")
+    virtual = VirtualRef("s3://b/k", 3, 4, "etag", 0)
+    node = builder.array("/a", 1, (3, 3), {(0, 0): native, (1, 2): InlineRef(b"abc"), (2, 1): virtual})
+    chunks = chunks_of(builder, node)
+    assert chunks.find((0, 0)) == native
+    assert chunks.find((1, 2)) == InlineRef(b"abc")
+    assert chunks.find((2, 1)) == virtual
+    assert chunks.find((1, 1)) is None
+    assert [chunks.length(index) for index in ((0, 0), (1, 2), (2, 1), (0, 1))] == [10, 3, 4, None]
+    kinds = [chunks.kind(index) for index in ((0, 0), (1, 2), (2, 1), (0, 1))]
+    assert kinds == [ChunkKind.NATIVE, ChunkKind.INLINE, ChunkKind.VIRTUAL, ChunkKind.UNINITIALIZED]
+    assert chunks.num_chunks == 3
+
+
+def test_a_scalar_array_has_one_chunk_with_an_empty_index():
+    builder = RepoBuilder()
+    chunks = chunks_of(builder, builder.array("/s", 1, (), {(): InlineRef(b"42")}))
+    assert chunks.find(()) == InlineRef(b"42")
+    assert chunks.length(()) == 2
+    assert chunks.has_prefix(())
+    assert chunks.find((0,)) is None
+    assert chunks.children(()).tolist() == []
+    assert chunks.leaves(())[0].tolist() == []
+    assert [batch.indices().shape for batch in chunks.iter_batches()] == [(1, 0)]
+    empty = chunks_of(builder, builder.array("/t", 2, ()))
+    assert empty.find(()) is None
+    assert not empty.has_prefix(())
+    assert empty.num_chunks == 0
+
+
+def test_an_array_without_chunks():
+    builder = RepoBuilder()
+    chunks = chunks_of(builder, builder.array("/a", 1, (5, 5)))
+    assert chunks.find((0, 0)) is None
+    assert not chunks.has_prefix(())
+    assert chunks.children(()).tolist() == []
+    assert chunks.leaves((0,))[0].tolist() == []
+    assert chunks.num_chunks == 0
+
+
+@pytest.mark.parametrize("index", [(), (0,), (0, 0, 0), (4, 0), (0, 4), (-1, 0), (1 << 40, 0), (0, 1 << 70)])
+def test_indices_that_the_array_cannot_have_have_no_chunk(index):
+    builder = RepoBuilder()
+    refs = inline(*itertools.product(range(4), range(4)))
+    for boxes in (None, [((row, row + 1), (left, left + 2)) for row in range(4) for left in (0, 2)]):
+        chunks = chunks_of(builder, builder.array("/a", 1, (4, 4), refs, boxes=boxes))
+        assert chunks.find(index) is None
+        assert chunks.length(index) is None
+
+
+def test_a_group_has_no_chunks():
+    with pytest.raises(InvalidInputError) as caught:
+        ArrayChunks(AssetManager(RepoBuilder().storage), group("/g", 1))
+    assert caught.value.kind == "not-an-array"
+
+
+@pytest.mark.parametrize("split", [1, 2, 3, 8])
+def test_split_manifests_read_as_one(split):
+    builder = RepoBuilder()
+    rng = random.Random(split)
+    present = {index for index in itertools.product(range(8), range(6), range(5)) if rng.random() < 0.4}
+    edges = list(range(0, 8, split))
+    boxes = [((low, min(low + split, 8)), (left, min(left + 3, 6)), (0, 5)) for low in edges for left in range(0, 6, 3)]
+    rng.shuffle(boxes)
+    chunks = chunks_of(builder, builder.array("/a", 1, (8, 6, 5), inline(*present), boxes=boxes))
+    for index in itertools.product(range(8), range(6), range(5)):
+        expected = InlineRef(str(index).encode()) if index in present else None
+        assert chunks.find(index) == expected
+        assert chunks.has_prefix(index) == (index in present)
+    assert listed(chunks) == sorted(present)
+    assert sorted(batched(chunks)) == sorted(present)
+    assert chunks.num_chunks == len(present)
+    for prefix in itertools.product(range(8), range(6)):
+        below = sorted(index for index in present if index[:2] == prefix)
+        positions, lengths = chunks.leaves(prefix)
+        assert positions.tolist() == [index[2] for index in below]
+        assert lengths.tolist() == [len(str(index)) for index in below]
+        assert chunks.has_prefix(prefix) == bool(below)
+
+
+def test_only_the_manifest_that_answers_for_an_index_is_read():
+    builder = RepoBuilder()
+    boxes = [((row, row + 1), (0, 4)) for row in range(8)]
+    refs = inline(*itertools.product(range(8), range(4)))
+    node = builder.array("/a", 1, (8, 4), refs, boxes=boxes)
+    assets = AssetManager(builder.storage)
+    chunks = ArrayChunks(assets, node)
+    assert len(assets.manifests) == 0
+    chunks.find((3, 1))
+    chunks.leaves((3,))
+    assert len(assets.manifests) == 1
+    assert chunks.is_loaded((3, 3))
+    assert not chunks.is_loaded((4, 3))
+    assert chunks.children((5,)).tolist() == [0, 1, 2, 3]
+    assert len(assets.manifests) == 2
+    assert chunks.children(()).tolist() == list(range(8))
+    assert len(assets.manifests) == 8
+
+
+def test_a_broken_manifest_breaks_what_needs_it_and_nothing_else():
+    builder = RepoBuilder()
+    boxes = [((0, 2),), ((2, 4),), ((4, 6),)]
+    node = builder.array("/a", 1, (6,), inline((0,), (2,), (4,)), boxes=boxes)
+    missing, malformed = (ref.manifest_id for ref in node.array.manifests[:2])
+    builder.storage.delete([manifest_key(missing)])
+    builder.storage.put(manifest_key(malformed), b"nonsense")
+    chunks = chunks_of(builder, node)
+    assert chunks.find((4,)) == InlineRef(b"(4,)")
+    assert chunks.find((5,)) is None
+    with pytest.raises(ObjectNotFoundError):
+        chunks.find((1,))
+    with pytest.raises(FormatError, match=str(malformed)):
+        chunks.find((2,))
+    for listing in (lambda: chunks.leaves(()), lambda: chunks.children(()), lambda: chunks.num_chunks):
+        with pytest.raises((FormatError, ObjectNotFoundError)):
+            listing()
+    # Nothing remembers the error.
+    refs = ArrayRefs.from_refs(node_id(1), 1, inline((2,)).items())
+    repaired = builder.manifest(refs)
+    builder.storage.copy(manifest_key(repaired), manifest_key(malformed))
+    assert chunks.find((2,)) == InlineRef(b"(2,)")
+
+
+def test_chunks_outside_of_the_grid_do_not_exist():
+    builder = RepoBuilder()
+    refs = inline(*itertools.product(range(6), range(6)))
+    whole = builder.array("/a", 1, (6, 6), refs)
+    shrunk = builder.array_of("/a", 1, (3, 6), whole.array.manifests)
+    chunks = chunks_of(builder, shrunk)
+    assert chunks.find((3, 0)) is None
+    assert chunks.find((2, 5)) == InlineRef(b"(2, 5)")
+    assert chunks.children(()).tolist() == [0, 1, 2]
+    assert not chunks.has_prefix((3,))
+    assert listed(chunks) == sorted(index for index in refs if index[0] < 3)
+    assert chunks.num_chunks == 18
+    empty = chunks_of(builder, builder.array_of("/a", 1, (0, 6), whole.array.manifests))
+    assert empty.num_chunks == 0
+    assert empty.find((0, 0)) is None
+    assert not empty.has_prefix(())
+
+
+def test_references_outside_of_their_manifests_extents_do_not_exist():
+    builder = RepoBuilder()
+    manifest = builder.manifest(ArrayRefs.from_refs(node_id(1), 1, inline((0,), (1,), (2,), (3,)).items()))
+    chunks = chunks_of(builder, builder.array_of("/a", 1, (9,), [ManifestRef(manifest, ((1, 3),))]))
+    assert [index for index in range(9) if chunks.find((index,))] == [1, 2]
+    assert chunks.leaves(())[0].tolist() == [1, 2]
+    assert chunks.num_chunks == 2
+
+
+@pytest.mark.parametrize("extra", [0, 7])
+def test_where_extents_overlap_the_first_manifest_answers_alone(extra):
+    builder = RepoBuilder()
+    first = builder.manifest(ArrayRefs.from_refs(node_id(1), 1, inline((1,), (3,), tag="first").items()))
+    second = builder.manifest(ArrayRefs.from_refs(node_id(1), 1, inline((2,), (3,), (5,), tag="second").items()))
+    apart = [ManifestRef(second, ((100 + number, 101 + number),)) for number in range(extra)]
+    refs = [ManifestRef(first, ((1, 4),)), *apart, ManifestRef(second, ((0, 9),))]
+    chunks = chunks_of(builder, builder.array_of("/a", 1, (200,), refs))
+    assert chunks.find((2,)) is None, "the first manifest answers for 2, and has nothing"
+    assert chunks.find((3,)) == InlineRef(b"first(3,)")
+    assert chunks.find((5,)) == InlineRef(b"second(5,)")
+    assert chunks.leaves(())[0].tolist() == [1, 3, 5]
+    assert sorted(batched(chunks)) == [(1,), (3,), (5,)]
+
+
+def test_another_number_of_dimensions_is_an_error_of_the_array():
+    builder = RepoBuilder()
+    flat = builder.manifest(ArrayRefs.from_refs(node_id(1), 1, inline((0,)).items()))
+    in_manifest = chunks_of(builder, builder.array_of("/a", 1, (2, 2), [ManifestRef(flat, ((0, 1), (0, 1)))]))
+    in_extents = chunks_of(builder, builder.array_of("/a", 1, (2, 2), [ManifestRef(flat, ((0, 1),))]))
+    for chunks in (in_manifest, in_extents):
+        for call in (
+            lambda chunks=chunks: chunks.find((0, 0)),
+            lambda chunks=chunks: chunks.children(()),
+            lambda chunks=chunks: chunks.leaves((0,)),
+            lambda chunks=chunks: list(chunks.iter_batches()),
+            lambda chunks=chunks: chunks.has_prefix((0,)),
+        ):
+            with pytest.raises(FormatError):
+                call()
+
+
+def test_a_manifest_without_the_array_has_no_chunks_of_it():
+    builder = RepoBuilder()
+    other = builder.manifest(ArrayRefs.from_refs(node_id(2), 2, inline((0, 0)).items()))
+    chunks = chunks_of(builder, builder.array_of("/a", 1, (2,), [ManifestRef(other, ((0, 1),))]))
+    assert chunks.find((0,)) is None
+    assert chunks.num_chunks == 0
+
+
+def test_manifests_may_hold_several_arrays():
+    builder = RepoBuilder()
+    one = ArrayRefs.from_refs(node_id(1), 1, inline((0,), tag="one").items())
+    two = ArrayRefs.from_refs(node_id(2), 2, inline((0, 0), (1, 1), tag="two").items())
+    manifest = builder.manifest(one, two)
+    assets = AssetManager(builder.storage)
+    first = ArrayChunks(assets, builder.array_of("/a", 1, (1,), [ManifestRef(manifest, ((0, 1),))]))
+    second = ArrayChunks(assets, builder.array_of("/b", 2, (2, 2), [ManifestRef(manifest, ((0, 2), (0, 2)))]))
+    assert first.find((0,)) == InlineRef(b"one(0,)")
+    assert second.find((1, 1)) == InlineRef(b"two(1, 1)")
+    assert len(assets.manifests) == 1
+
+
+def test_a_huge_grid_costs_nothing():
+    builder = RepoBuilder()
+    top = 2**32 - 1
+    refs = inline((0,) * 8, (top - 1,) * 8)
+    chunks = chunks_of(builder, builder.array("/a", 1, (top,) * 8, refs))
+    assert chunks.find((top - 1,) * 8) == InlineRef(str((top - 1,) * 8).encode())
+    assert chunks.find((5,) * 8) is None
+    assert chunks.children(()).tolist() == [0, top - 1]
+    assert chunks.leaves((0,) * 7)[0].tolist() == [0]
+    assert chunks.num_chunks == 2
+    claims = [ManifestRef(ref.manifest_id, ((0, top),) * 8) for ref in chunks.node.array.manifests] * 2000
+    many = chunks_of(builder, builder.array_of("/b", 1, (top,) * 8, claims))
+    assert many.children(()).tolist() == [0, top - 1]
+    assert many.find((7,) * 8) is None
+
+
+def test_batches_are_columns():
+    builder = RepoBuilder()
+    native = NativeRef(builder.chunk(b"xyz").chunk_id, 1, 2)
+    chunks = chunks_of(builder, builder.array("/a", 1, (4, 4), {(0, 1): native, (2, 3): InlineRef(b"abc")}))
+    (batch,) = chunks.iter_batches()
+    assert len(batch) == 2
+    assert [column.tolist() for column in batch.coords] == [[0, 2], [1, 3]]
+    assert batch.indices().dtype == np.uint32
+    assert batch.kinds.tolist() == [ChunkKind.NATIVE, ChunkKind.INLINE]
+    assert batch.lengths.tolist() == [2, 3]
+    assert batch.offsets.tolist() == [1, 0]
+    assert batch.ref(0) == native
+    assert [len(batch) for batch in chunks.iter_batches(1)] == [1, 1]
+
+
+def test_a_manifest_is_decoded_once_for_all_threads_that_want_it_at_once():
+    builder = RepoBuilder()
+    node = builder.array("/a", 1, (64,), inline(*((number,) for number in range(64))))
+    reads = []
+    gate = threading.Event()
+    real = builder.storage.get
+
+    def slow(key, **range_):
+        reads.append(key)
+        gate.wait(10)
+        return real(key, **range_)
+
+    builder.storage.get = slow
+    chunks = chunks_of(builder, node)
+    found = []
+    threads = [threading.Thread(target=lambda n=n: found.append(chunks.length((n,)))) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    gate.set()
+    for thread in threads:
+        thread.join(10)
+    assert found == [4] * 8
+    assert len(reads) == 1
+
+
+def test_an_unknown_manifest_id_is_an_error_of_the_array():
+    builder = RepoBuilder()
+    node = builder.array_of("/a", 1, (2,), [ManifestRef(ManifestId(bytes(12)), ((0, 2),))])
+    with pytest.raises(ObjectNotFoundError):
+        chunks_of(builder, node).find((0,))
