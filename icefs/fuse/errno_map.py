@@ -7,7 +7,7 @@ happened; `ERRNO_TABLE` says what the kernel is told about it, and how loud the 
 import errno
 import functools
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from time import perf_counter_ns
 from typing import Any, Concatenate, Final, NamedTuple, Protocol
 
@@ -150,7 +150,7 @@ _NUMBERS: Final = {name: number for number, name in enumerate(OPERATIONS)}
 
 def handler[S: HasBoundary, **P, R](
     function: Callable[Concatenate[S, P], Awaitable[R]],
-) -> Callable[Concatenate[S, P], Awaitable[R]]:
+) -> Callable[Concatenate[S, P], Coroutine[Any, Any, R]]:
     """Wraps a handler: counts it, times it, and turns whatever it raises into `FUSEError`.
 
     `trio.Cancelled` and `KeyboardInterrupt` are no `Exception`s and pass.
@@ -165,7 +165,7 @@ def handler[S: HasBoundary, **P, R](
             return await function(self, *args, **kwargs)
         except pyfuse3.FUSEError:
             raise  # said on purpose, by the adapter itself
-        except Exception as exc:
+        except Exception as exc:  # noqa: BLE001  (the boundary that keeps the mount up)
             raise pyfuse3.FUSEError(_answer(self, name, number, exc, args)) from None
         finally:
             self.recorder.record(number, perf_counter_ns() - started)
@@ -176,7 +176,7 @@ def handler[S: HasBoundary, **P, R](
 
 def silent_handler[S: HasBoundary, **P](
     function: Callable[Concatenate[S, P], None],
-) -> Callable[Concatenate[S, P], Awaitable[None]]:
+) -> Callable[Concatenate[S, P], Coroutine[Any, Any, None]]:
     """Wraps a handler whose request takes no answer, so that nothing may be raised at all (`forget`)."""
     name = getattr(function, "__name__", "")
     number = _NUMBERS[name]
@@ -185,7 +185,7 @@ def silent_handler[S: HasBoundary, **P](
     async def guarded(self: S, /, *args: P.args, **kwargs: P.kwargs) -> None:
         try:
             function(self, *args, **kwargs)
-        except Exception as exc:
+        except Exception as exc:  # noqa: BLE001  (the boundary that keeps the mount up)
             _answer(self, name, number, exc, args)
 
     guarded.__is_handler__ = True  # type: ignore[attr-defined]

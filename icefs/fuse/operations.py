@@ -97,9 +97,7 @@ class Operations(pyfuse3.Operations):
     # Names and attributes.
 
     @handler
-    async def lookup(
-        self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext
-    ) -> pyfuse3.EntryAttributes:
+    async def lookup(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
         """Finds a name; an inode number 0 in the answer is a negative entry."""
         if len(name) > MAX_NAME_BYTES:
             raise NameTooLongError(f"a name of {len(name)} bytes is longer than {MAX_NAME_BYTES}")
@@ -195,9 +193,7 @@ class Operations(pyfuse3.Operations):
         ctx: pyfuse3.RequestContext,
     ) -> None:
         """Renames."""
-        await self._vfs.rename(
-            parent_inode_old, _decode_existing(name_old), parent_inode_new, _decode(name_new), flags
-        )
+        await self._vfs.rename(parent_inode_old, _decode_existing(name_old), parent_inode_new, _decode(name_new), flags)
 
     @handler
     async def link(
@@ -224,7 +220,9 @@ class Operations(pyfuse3.Operations):
         return info, fill(self._entry, attr)
 
     @handler
-    async def read(self, fh: int, off: int, size: int) -> bytes | bytearray | memoryview:
+    async def read(  # type: ignore[override]  # the stub says bytes, but anything with a buffer is sent as it is
+        self, fh: int, off: int, size: int
+    ) -> bytes | bytearray | memoryview:
         """Reads; a short answer is the end of the file."""
         return await self._vfs.read(fh, off, size)
 

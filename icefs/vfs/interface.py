@@ -220,9 +220,7 @@ class Tree(ABC):
         """Changes attributes, truncation included."""
         raise _read_only(self.path_of(ino))
 
-    async def create(
-        self, parent: int, name: str, mode: int, flags: int, caller: Caller
-    ) -> tuple[FileHandle, Attr]:
+    async def create(self, parent: int, name: str, mode: int, flags: int, caller: Caller) -> tuple[FileHandle, Attr]:
         """Creates and opens a regular file."""
         raise _read_only(self.path_of(parent))
 
@@ -278,40 +276,103 @@ class Vfs(Protocol):
 
     wants_flush: bool
 
-    async def lookup(self, parent: int, name: str) -> Attr: ...
-    async def getattr(self, ino: int) -> Attr: ...
-    async def setattr(self, ino: int, changes: AttrChanges, fh: int | None, caller: Caller) -> Attr: ...
-    async def readlink(self, ino: int) -> str: ...
-    async def mknod(self, parent: int, name: str, mode: int, rdev: int, caller: Caller) -> Attr: ...
-    async def mkdir(self, parent: int, name: str, mode: int, caller: Caller) -> Attr: ...
-    async def unlink(self, parent: int, name: str) -> None: ...
-    async def rmdir(self, parent: int, name: str) -> None: ...
-    async def symlink(self, parent: int, name: str, target: str, caller: Caller) -> Attr: ...
-    async def rename(self, old_parent: int, old_name: str, new_parent: int, new_name: str, flags: int) -> None: ...
-    async def link(self, ino: int, new_parent: int, new_name: str) -> Attr: ...
-    async def open(self, ino: int, flags: int) -> tuple[int, FileHandle]: ...
+    async def lookup(self, parent: int, name: str) -> Attr:
+        """Finds a name in a directory."""
+
+    async def getattr(self, ino: int) -> Attr:
+        """Returns attributes."""
+
+    async def setattr(self, ino: int, changes: AttrChanges, fh: int | None, caller: Caller) -> Attr:
+        """Changes attributes; `fh` is the open file that it is done through, if any."""
+
+    async def readlink(self, ino: int) -> str:
+        """Returns where a symbolic link leads."""
+
+    async def mknod(self, parent: int, name: str, mode: int, rdev: int, caller: Caller) -> Attr:
+        """Creates a file."""
+
+    async def mkdir(self, parent: int, name: str, mode: int, caller: Caller) -> Attr:
+        """Creates a directory."""
+
+    async def unlink(self, parent: int, name: str) -> None:
+        """Removes a file."""
+
+    async def rmdir(self, parent: int, name: str) -> None:
+        """Removes a directory."""
+
+    async def symlink(self, parent: int, name: str, target: str, caller: Caller) -> Attr:
+        """Creates a symbolic link."""
+
+    async def rename(self, old_parent: int, old_name: str, new_parent: int, new_name: str, flags: int) -> None:
+        """Renames; raises CrossTreeError from one tree to another."""
+
+    async def link(self, ino: int, new_parent: int, new_name: str) -> Attr:
+        """Makes a hard link; raises CrossTreeError from one tree to another."""
+
+    async def open(self, ino: int, flags: int) -> tuple[int, FileHandle]:
+        """Opens a file and returns its handle with the handle's number."""
+
     async def create(
         self, parent: int, name: str, mode: int, flags: int, caller: Caller
-    ) -> tuple[int, FileHandle, Attr]: ...
-    async def read(self, fh: int, offset: int, size: int) -> bytes | bytearray | memoryview: ...
-    async def write(self, fh: int, offset: int, data: bytes) -> int: ...
-    async def flush(self, fh: int) -> None: ...
-    async def release(self, fh: int) -> None: ...
-    async def fsync(self, fh: int) -> None: ...
-    async def opendir(self, ino: int) -> int: ...
-    async def readdir(self, fh: int, position: int) -> EntryRun | None: ...
-    def entered(self, fh: int, run: EntryRun, first: int, end: int) -> None: ...
-    async def releasedir(self, fh: int) -> None: ...
-    async def fsyncdir(self, fh: int) -> None: ...
-    async def statfs(self) -> FsStats: ...
-    async def setxattr(self, ino: int, name: str, value: bytes) -> None: ...
-    async def getxattr(self, ino: int, name: str) -> bytes | None: ...
-    async def listxattr(self, ino: int) -> Sequence[str]: ...
-    async def removexattr(self, ino: int, name: str) -> None: ...
-    async def access(self, ino: int, mode: int, caller: Caller) -> bool: ...
-    def forget(self, ino: int, count: int) -> None: ...
-    def describe_inode(self, ino: int) -> str: ...
-    def describe_handle(self, fh: int) -> str: ...
+    ) -> tuple[int, FileHandle, Attr]:
+        """Creates and opens a file."""
+
+    async def read(self, fh: int, offset: int, size: int) -> bytes | bytearray | memoryview:
+        """Reads from an open file."""
+
+    async def write(self, fh: int, offset: int, data: bytes) -> int:
+        """Writes to an open file."""
+
+    async def flush(self, fh: int) -> None:
+        """Answers a `close(2)`."""
+
+    async def release(self, fh: int) -> None:
+        """Takes an open file back."""
+
+    async def fsync(self, fh: int) -> None:
+        """Makes an open file durable."""
+
+    async def opendir(self, ino: int) -> int:
+        """Opens a directory and returns its handle's number."""
+
+    async def readdir(self, fh: int, position: int) -> EntryRun | None:
+        """Returns the run of entries that holds a position, or None after the last."""
+
+    def entered(self, fh: int, run: EntryRun, first: int, end: int) -> None:
+        """Takes note of the entries of a run that the kernel was sent."""
+
+    async def releasedir(self, fh: int) -> None:
+        """Takes an open directory back."""
+
+    async def fsyncdir(self, fh: int) -> None:
+        """Makes an open directory durable."""
+
+    async def statfs(self) -> FsStats:
+        """Describes the file system as a whole."""
+
+    async def setxattr(self, ino: int, name: str, value: bytes) -> None:
+        """Sets an extended attribute."""
+
+    async def getxattr(self, ino: int, name: str) -> bytes | None:
+        """Returns an extended attribute, or None."""
+
+    async def listxattr(self, ino: int) -> Sequence[str]:
+        """Returns the names of extended attributes."""
+
+    async def removexattr(self, ino: int, name: str) -> None:
+        """Removes an extended attribute."""
+
+    async def access(self, ino: int, mode: int, caller: Caller) -> bool:
+        """Tells whether the caller may; the kernel checks for itself where it can."""
+
+    def forget(self, ino: int, count: int) -> None:
+        """Drops references of the kernel to an inode."""
+
+    def describe_inode(self, ino: int) -> str:
+        """Returns the path of an inode below the mountpoint, for log lines; never raises."""
+
+    def describe_handle(self, fh: int) -> str:
+        """Returns the path of what is open, for log lines; never raises."""
 
 
 class Notifier(Protocol):
@@ -321,7 +382,7 @@ class Notifier(Protocol):
     which only the caller's event loop can finish.
     """
 
-    def invalidate_entry(self, parent: int, name: str) -> None:
+    def invalidate_entry(self, parent: int, name: bytes) -> None:
         """Makes the kernel look a name up again; what is open stays open."""
 
     def invalidate_attr(self, ino: int) -> None:

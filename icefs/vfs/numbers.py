@@ -1,0 +1,209 @@
+"""The inode numbers of one tree: a table for its directories and metadata files, arithmetic for its chunks."""
+
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from icefs.format.ids import NodeId
+from icefs.vfs.inodes import BitLayout, InodeSpace, Range
+from icefs.vfs.interface import Tree
+
+type U32 = npt.NDArray[np.uint32]
+type Prefix = tuple[int, ...]
+
+ROOT_SLOT: Final = 0
+CONTROL_SLOT: Final = 1
+_FIXED_SIZE: Final = 256
+_TABLE_SIZE: Final = 1 << 32
+_CHUNK_TABLE_SIZE: Final = 1 << 32
+
+
+class NodeKey(NamedTuple):
+    """What a number of a node table stands for: a directory, or a metadata file since an epoch.
+
+    Attributes:
+        path: The directory's path, or the node's whose metadata it is.
+        epoch: When the file's content came to be; None for a directory.
+    """
+
+    path: str
+    epoch: int | None
+
+
+class FixedNumbers:
+    """The few numbers that every tree has: its root and its control directory with what is in it."""
+
+    __slots__ = ("root_ino", "start")
+
+    def __init__(self, start: int) -> None:
+        self.start = start
+        self.root_ino = start + ROOT_SLOT
+
+    def ino(self, slot: int) -> int:
+        """Returns the number of a slot, below 256."""
+        return self.start + slot
+
+
+class NodeNumbers:
+    """The numbers of a tree's directories and metadata files, given when they are first asked for.
+
+    INVARIANT: `_slots[_keys[slot]] == slot` for every slot.
+    """
+
+    def __init__(self, space: InodeSpace, tree: Tree) -> None:
+        self._range = space.reserve(_TABLE_SIZE, tree, self)
+        self._slots: dict[NodeKey, int] = {}
+        self._keys: list[NodeKey] = []
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def number(self, key: NodeKey) -> int:
+        """Returns the number of a directory or file."""
+        slot = self._slots.get(key)
+        if slot is None:
+            slot = self._slots[key] = len(self._keys)
+            self._keys.append(key)
+        return self._range.start + slot
+
+    def known(self, key: NodeKey) -> int | None:
+        """Returns the number of a directory or file if it was ever asked for."""
+        slot = self._slots.get(key)
+        return None if slot is None else self._range.start + slot
+
+    def key(self, ino: int) -> NodeKey | None:
+        """Returns what a number of the range stands for, or None if it was not given yet."""
+        slot = ino - self._range.start
+        return self._keys[slot] if slot < len(self._keys) else None
+
+    def check_invariants(self) -> None:
+        """Raises AssertionError if a stated invariant does not hold; for tests."""
+        assert len(self._slots) == len(self._keys)
+        assert all(self._slots[key] == slot for slot, key in enumerate(self._keys))
+
+
+class ChunkRange(NamedTuple):
+    """What a range of chunk numbers stands for: those chunks of an array whose content is of one epoch.
+
+    Attributes:
+        numbers: The array's numbers.
+        layout: How indices are packed; None in an array that has a `ChunkTable`.
+        epoch: The epoch; directories above chunks have numbers of epoch 0 alone.
+    """
+
+    numbers: "ArrayNumbers"
+    layout: BitLayout | None
+    epoch: int
+
+
+class ChunkTable:
+    """The numbers of an array whose indices do not pack, given when they are first asked for."""
+
+    def __init__(self, space: InodeSpace, tree: Tree, numbers: "ArrayNumbers") -> None:
+        self.numbers = numbers
+        self._start = space.reserve(_CHUNK_TABLE_SIZE, tree, self).start
+        self._slots: dict[tuple[Prefix, int], int] = {}
+        self._keys: list[tuple[Prefix, int]] = []
+
+    def number(self, prefix: Prefix, epoch: int) -> int:
+        """Returns the number of a chunk, or of a directory above chunks."""
+        key = prefix, epoch
+        slot = self._slots.get(key)
+        if slot is None:
+            slot = self._slots[key] = len(self._keys)
+            self._keys.append(key)
+        return self._start + slot
+
+    def key(self, ino: int) -> tuple[Prefix, int] | None:
+        """Returns the prefix and the epoch that a number stands for, or None if it was not given yet."""
+        slot = ino - self._start
+        return self._keys[slot] if slot < len(self._keys) else None
+
+
+class ArrayNumbers:
+    """The numbers of one array's chunks and of the directories above them.
+
+    An array that outgrows its layout gets a further one; an index has the number of the first layout it fits, so
+    that it never changes.
+
+    Attributes:
+        path: The array's path.
+        node_id: The array.
+    """
+
+    def __init__(self, space: InodeSpace, tree: Tree, path: str, node_id: NodeId, *, may_grow: bool) -> None:
+        self.path = path
+        self.node_id = node_id
+        self._space = space
+        self._tree = tree
+        self._may_grow = may_grow
+        self._layouts: list[BitLayout] = []
+        self._starts: dict[tuple[int, int], int] = {}  # by position of the layout and epoch
+        self._table: ChunkTable | None = None
+
+    def fit(self, grid_shape: Sequence[int]) -> None:
+        """Makes sure that all indices of a grid have numbers."""
+        if any(layout.fits_grid(grid_shape) for layout in self._layouts) or self._table is not None:
+            return
+        layout = BitLayout.for_grid(grid_shape, may_grow=self._may_grow)
+        if layout is None:
+            self._table = ChunkTable(self._space, self._tree, self)
+        else:
+            self._layouts.append(layout)
+
+    def number(self, prefix: Prefix, epoch: int) -> int:
+        """Returns the number of a chunk of an epoch, or (with epoch 0) of a directory above chunks."""
+        for which, layout in enumerate(self._layouts):
+            if layout.fits(prefix):
+                return self._start(which, epoch) + layout.pack(prefix)
+        if self._table is None:
+            raise ValueError(f"the chunk index {prefix} lies outside the grid of {self.path}")
+        return self._table.number(prefix, epoch)
+
+    def numbers(self, columns: Sequence[U32], epochs: npt.NDArray[np.uint32] | None, epoch: int) -> list[int]:
+        """Returns the numbers of many chunks.
+
+        Args:
+            columns: Their indices, one column per dimension.
+            epochs: Their epochs, or None.
+            epoch: The epoch of all of them where `epochs` is None.
+        """
+        first = self._layouts[0] if self._layouts else None
+        if first is None or not columns or not _all_fit(first, columns):
+            rows = list(zip(*(column.tolist() for column in columns), strict=True)) if columns else [()]
+            each = [epoch] * len(rows) if epochs is None else epochs.tolist()
+            return [self.number(row, of) for row, of in zip(rows, each, strict=True)]
+        packed = first.pack_columns(columns)
+        if epochs is None:
+            packed += self._start(0, epoch)
+        else:
+            distinct, inverse = np.unique(epochs, return_inverse=True)
+            starts = np.array([self._start(0, int(of)) for of in distinct], np.int64)
+            packed += starts[inverse]
+        numbers: list[int] = packed.tolist()
+        return numbers
+
+    def _start(self, which: int, epoch: int) -> int:
+        start = self._starts.get((which, epoch))
+        if start is None:
+            layout = self._layouts[which]
+            content = ChunkRange(self, layout, epoch)
+            start = self._starts[which, epoch] = self._space.reserve(layout.size, self._tree, content).start
+        return start
+
+
+def _all_fit(layout: BitLayout, columns: Sequence[U32]) -> bool:
+    return all(
+        width == 32 or not len(column) or int(column.max()) < 1 << width
+        for width, column in zip(layout.bits, columns, strict=True)
+    )
+
+
+def reserve_fixed(space: InodeSpace, tree: Tree, *, is_root: bool) -> FixedNumbers:
+    """Hands out a tree's fixed numbers; those of the tree at the mount's root begin with 1."""
+    content = FixedNumbers(0)
+    found: Range = space.reserve_root(tree, content) if is_root else space.reserve(_FIXED_SIZE, tree, content)
+    content.start = content.root_ino = found.start
+    return content
