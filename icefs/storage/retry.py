@@ -34,7 +34,7 @@ class RetryPolicy:
         The wait is spread over the whole interval from half to full (`draw` in [0, 1)), so that clients which
         failed together do not return together.
         """
-        longest: float = min(self.max_backoff_s, self.initial_backoff_s * 2.0 ** (failures - 1))
+        longest: float = min(self.max_backoff_s, self.initial_backoff_s * 2.0 ** min(failures - 1, 60))
         return longest * (0.5 + draw / 2)
 
 
