@@ -40,7 +40,7 @@ class Session:
 
     read_only: Final = True
 
-    def __init__(self, repository: Repository, snapshot: Snapshot, branch: str | None = None) -> None:
+    def __init__(self, repository: "Repository", snapshot: Snapshot, branch: str | None = None) -> None:
         self.repository = repository
         self.snapshot = snapshot
         self.branch = branch

@@ -1,0 +1,330 @@
+"""Virtual chunks: byte ranges of objects that are not the repository's.
+
+A repository may come from anybody, so a location is followed only if both hold:
+
+- it lies in a container of the repository's configuration (the one with the longest URL prefix; `vcc://name/rest`
+  names its container), which says how to reach the object;
+- it lies below a URL prefix that the user authorised when opening the repository. Nothing is authorised by default.
+  (The official library wants the container's own prefix to be authorised; every such prefix works here too.)
+
+Locations are compared in decoded form: scheme and host in lower case, path percent-decoded, `?` and `#` end it. A
+location with a `.` or `..` segment is refused, encoded or not, whatever the scheme: the official writer never makes
+one for files, and some object stores resolve them out of the prefix. A local path is resolved through all symbolic
+links first and must still lie below the authorised prefix, itself resolved: whoever can plant a link in a data
+directory must not thereby choose what a reader of a repository sees.
+
+A checksum is an entity tag, or a time in whole seconds after which the object must not have been modified. Times of
+local files are compared by the second: an object of second S is unmodified since S, whatever fraction follows.
+Source: format notes §6.
+"""
+
+import logging
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Final, Self
+from urllib.parse import unquote
+
+from icefs.engine.cache import WeightedCache
+from icefs.engine.workers import Workers
+from icefs.errors import (
+    FormatError,
+    InvalidInputError,
+    InvalidObjectSizeError,
+    ObjectNotFoundError,
+    UnauthorizedContainerError,
+    UnsupportedError,
+)
+from icefs.format.config import VirtualChunkContainer
+from icefs.format.config_storage import HttpStore, LocalFileSystemStore, S3CompatibleStore, S3Store, TigrisStore
+from icefs.format.manifest import VirtualRef
+from icefs.storage.base import RangeReader
+from icefs.storage.local import LocalStorage
+
+if TYPE_CHECKING:
+    from icefs.storage.s3_client import S3Credentials
+
+_log = logging.getLogger(__name__)
+_RELATIVE: Final = "vcc://"
+_URL: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?#]*)(/[^?#]*)?")
+_DEFAULT_PORTS: Final = {"http": ":80", "https": ":443"}
+_MAX_READERS: Final = 50
+_PART_BYTES: Final = 12 << 20
+_TIGRIS_ENDPOINT: Final = "https://t3.storage.dev"
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerCredentials:
+    """How to sign requests to the objects below an authorised prefix; only S3 has any.
+
+    Attributes:
+        s3: Keys, or a callback that returns them; None leaves it to the AWS environment.
+        anonymous: Whether to send requests unsigned; None does what the container says.
+        profile: A profile of the AWS configuration files.
+    """
+
+    s3: "S3Credentials | Callable[[], S3Credentials] | None" = None
+    anonymous: bool | None = None
+    profile: str | None = None
+
+
+type Authorizations = Mapping[str, ContainerCredentials | None]
+"""The URL prefixes that may be followed, each with its credentials or None for those of the environment."""
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """A URL taken apart.
+
+    Attributes:
+        scheme: In lower case.
+        authority: Bucket, or host with the port unless it is the scheme's own; empty for files.
+        path: Percent-decoded, beginning with `/`.
+    """
+
+    scheme: str
+    authority: str
+    path: str
+
+    @classmethod
+    def parse(cls, url: str) -> Self:
+        """Takes a URL apart.
+
+        Raises:
+            ValueError: it is no URL with an authority and a path, is not UTF-8 when decoded, or has a NUL or a `.`
+                or `..` segment.
+        """
+        match = _URL.match(url)
+        if match is None:
+            raise ValueError("it is no URL")
+        scheme = match[1].lower()
+        # Bucket names are case-sensitive in the official library's eyes; host names are not.
+        authority = match[2].lower().removesuffix(_DEFAULT_PORTS[scheme]) if scheme in _DEFAULT_PORTS else match[2]
+        if scheme == "file":
+            if authority not in ("", "localhost"):
+                raise ValueError(f"it names a file of another host, {authority}")
+            authority = ""
+        elif not authority:
+            raise ValueError("it names no bucket or host")
+        try:
+            path = unquote(match[3] or "/", errors="strict")
+        except UnicodeDecodeError:
+            raise ValueError("its path is not UTF-8") from None
+        if "\0" in path:
+            raise ValueError("its path has a NUL")
+        if not {".", ".."}.isdisjoint(path.split("/")):
+            raise ValueError("its path has a '.' or '..' segment")
+        return cls(scheme, authority, path)
+
+    def is_below(self, prefix: "Location") -> bool:
+        """Tells whether this lies below a prefix, which ends with `/`."""
+        return self.scheme == prefix.scheme and self.authority == prefix.authority and self.path.startswith(prefix.path)
+
+
+@dataclass(frozen=True, slots=True)
+class _Container:
+    prefix: Location
+    url_prefix: str
+    config: VirtualChunkContainer
+
+
+@dataclass(frozen=True, slots=True)
+class _Authorization:
+    prefix: Location
+    credentials: ContainerCredentials | None
+
+
+class VirtualResolver:
+    """Finds and reads what virtual chunk references refer to.
+
+    Safe to use from any thread. Keeps at most fifty connections' worth of readers, one for each container and bucket
+    or host; what they hold is given back by `close`.
+    """
+
+    def __init__(
+        self, containers: Iterable[VirtualChunkContainer], authorized: Authorizations, workers: Workers
+    ) -> None:
+        """Takes the containers of a configuration, leaving out, with a warning, those that cannot be used.
+
+        Raises:
+            InvalidInputError: an authorised prefix is no URL.
+        """
+        self._containers: list[_Container] = []
+        for config in containers:
+            url_prefix = config.url_prefix if config.url_prefix.endswith("/") else f"{config.url_prefix}/"
+            try:
+                self._containers.append(_Container(Location.parse(url_prefix), url_prefix, config))
+            except ValueError as error:
+                _log.warning("ignoring the virtual chunk container %r: %s", config.url_prefix, error)
+        self._containers.sort(key=lambda container: len(container.url_prefix), reverse=True)
+        self._authorized = [_authorization(prefix, credentials) for prefix, credentials in authorized.items()]
+        self._authorized.sort(key=lambda authorization: len(authorization.prefix.path), reverse=True)
+        self._workers = workers
+        self._readers: WeightedCache[tuple[str, str, str], RangeReader] = WeightedCache(_MAX_READERS)
+
+    def expand(self, location: str) -> str:
+        """Returns the absolute URL of a location, which may be relative to a named container.
+
+        Raises:
+            InvalidInputError: no container has the name (kind `no-container-for-virtual-chunk`).
+        """
+        if not location.startswith(_RELATIVE):
+            return location
+        name, slash, rest = location[len(_RELATIVE) :].partition("/")
+        if slash:
+            for container in self._containers:
+                if container.config.name == name:
+                    return container.url_prefix + rest
+        raise _no_container(location)
+
+    def read(self, ref: VirtualRef, start: int = 0, end: int | None = None) -> bytes:
+        """Reads the bytes `[start, end)` of a virtual chunk, all of it by default.
+
+        Raises:
+            UnauthorizedContainerError: the user did not authorise following it.
+            InvalidInputError: no container of the configuration holds it.
+            UnsupportedError: icefs cannot reach such a container.
+            FormatError: the location is malformed.
+            ObjectModifiedError: the object is not the one that was referenced.
+            ObjectNotFoundError, InvalidObjectSizeError, StorageError: it cannot be read.
+        """
+        url = self.expand(ref.location)
+        try:
+            location = Location.parse(url)
+        except ValueError as error:
+            reason = f"{url!r} is no location of a virtual chunk: {error}"
+            raise FormatError(reason, kind="invalid-virtual-ref", file=url, reason=str(error)) from None
+        container = self._container_of(location, url)
+        authorization = self._authorization_of(location, container)
+        end = ref.length_bytes if end is None else end
+        first, last = ref.offset_bytes + start, ref.offset_bytes + end
+        fetch = partial(
+            self._reader(container, location, authorization).read_range,
+            _key(location, authorization),
+            if_match_etag=ref.etag,
+            if_unmodified_since_s=None if ref.etag is not None else ref.last_modified or None,
+        )
+        try:
+            return self._fetch(fetch, first, last, is_remote=location.scheme != "file")
+        except ObjectNotFoundError as error:
+            raise ObjectNotFoundError(
+                f"virtual chunk: there is no object at {url}", kind="virtual-chunk-fetch", url=url
+            ) from error
+
+    def _fetch(self, fetch: Callable[[int, int], bytes], first: int, last: int, *, is_remote: bool) -> bytes:
+        if not is_remote or last - first <= 2 * _PART_BYTES:
+            data = fetch(first, last)
+        else:
+            parts = range(first, last, _PART_BYTES)
+            data = b"".join(self._workers.map(lambda at: fetch(at, min(at + _PART_BYTES, last)), parts))
+        if len(data) != last - first:
+            raise InvalidObjectSizeError(
+                f"virtual chunk: {len(data)} bytes came where {last - first} are expected",
+                actual_bytes=len(data),
+                expected_bytes=last - first,
+            )
+        return data
+
+    def _container_of(self, location: Location, url: str) -> _Container:
+        for container in self._containers:
+            if location.is_below(container.prefix):
+                return container
+        raise _no_container(url)
+
+    def _authorization_of(self, location: Location, container: _Container) -> _Authorization:
+        for authorization in self._authorized:
+            if location.is_below(authorization.prefix):
+                return authorization
+        named = f" (container {container.config.name!r})" if container.config.name else ""
+        raise UnauthorizedContainerError(
+            f"virtual chunks below {container.url_prefix}{named} may not be followed",
+            hint=f"allow it with `--allow-virtual {container.url_prefix}` if you trust the repository with that",
+            url_prefix=container.url_prefix,
+        )
+
+    def _reader(self, container: _Container, location: Location, authorization: _Authorization) -> RangeReader:
+        bucket = location.authority
+        key = (container.url_prefix, f"{location.scheme}://{bucket}", authorization.prefix.path)
+        return self._readers.get(key, lambda: (_open_reader(container, location, authorization.credentials), 1))
+
+    def close(self) -> None:
+        """Forgets all readers."""
+        self._readers.clear()
+
+
+def _authorization(prefix: str, credentials: ContainerCredentials | None) -> _Authorization:
+    try:
+        return _Authorization(Location.parse(prefix if prefix.endswith("/") else f"{prefix}/"), credentials)
+    except ValueError as error:
+        raise InvalidInputError(
+            f"{prefix!r} is no URL prefix of virtual chunks: {error}", kind="invalid-virtual-ref"
+        ) from None
+
+
+def _no_container(url: str) -> InvalidInputError:
+    return InvalidInputError(
+        f"no virtual chunk container of the repository's configuration holds {url}",
+        kind="no-container-for-virtual-chunk",
+        url=url,
+    )
+
+
+def _key(location: Location, authorization: _Authorization) -> str:
+    """Returns the key to read: below the bucket or host, or of a file the path without links, below the root."""
+    if location.scheme != "file":
+        return location.path[1:]
+    root = os.path.realpath(authorization.prefix.path)
+    path = os.path.realpath(location.path)
+    if os.path.commonpath((root, path)) != root:
+        raise UnauthorizedContainerError(
+            f"{location.path} leads through a symbolic link to {path}, outside of {root}",
+            hint="allow the place that the link leads to as well, if you trust the repository with it",
+            path=path,
+        )
+    return path[1:]
+
+
+def _open_reader(container: _Container, location: Location, credentials: ContainerCredentials | None) -> RangeReader:
+    """Opens what a container's objects are read through; the storages are imported when they are needed."""
+    store = container.config.store
+    scheme = location.scheme
+    if isinstance(store, LocalFileSystemStore) and scheme == "file":
+        return LocalStorage("/")
+    if isinstance(store, S3Store | S3CompatibleStore | TigrisStore) and scheme in ("s3", "tigris"):
+        return _open_s3(store, location.authority, credentials or ContainerCredentials())
+    if isinstance(store, HttpStore) and scheme in ("http", "https"):
+        from icefs.storage.http import HttpOptions, HttpStorage
+
+        headers = tuple((store.headers or {}).items())
+        return HttpStorage(f"{scheme}://{location.authority}/", HttpOptions(headers=headers))
+    kind = type(store).__name__.removesuffix("Store").lower()
+    raise UnsupportedError(
+        f"icefs cannot read virtual chunks below {container.url_prefix} from a store of type {kind}",
+        url_prefix=container.url_prefix,
+    )
+
+
+def _open_s3(
+    store: S3Store | S3CompatibleStore | TigrisStore, bucket: str, credentials: ContainerCredentials
+) -> RangeReader:
+    from icefs.storage.s3 import S3Options, S3Storage
+
+    options = store.options
+    endpoint_url = options.endpoint_url
+    if endpoint_url is None and isinstance(store, TigrisStore):
+        endpoint_url = _TIGRIS_ENDPOINT
+    return S3Storage(
+        bucket,
+        options=S3Options(
+            endpoint_url=endpoint_url,
+            region=options.region,
+            profile=credentials.profile,
+            anonymous=options.anonymous if credentials.anonymous is None else credentials.anonymous,
+            force_path_style=options.force_path_style or None,
+            allow_http=True,
+            requester_pays=options.requester_pays,
+            credentials=credentials.s3,
+        ),
+    )

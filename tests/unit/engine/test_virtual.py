@@ -1,0 +1,285 @@
+import os
+
+import pytest
+
+from icefs.engine.virtual import ContainerCredentials, Location, VirtualResolver
+from icefs.engine.workers import Workers
+from icefs.errors import (
+    FormatError,
+    InvalidInputError,
+    InvalidObjectSizeError,
+    ObjectModifiedError,
+    ObjectNotFoundError,
+    UnauthorizedContainerError,
+    UnsupportedError,
+)
+from icefs.format.config import S3Options, VirtualChunkContainer
+from icefs.format.config_storage import AzureStore, GcsStore, HttpStore, LocalFileSystemStore, S3Store
+from icefs.format.manifest import VirtualRef
+
+DATA = bytes(range(100))
+
+
+def container(url_prefix, store=None, name=None):
+    return VirtualChunkContainer(url_prefix, store or LocalFileSystemStore("/"), name)
+
+
+def resolver(containers, authorized=()):
+    return VirtualResolver(containers, dict.fromkeys(authorized), Workers(1))
+
+
+@pytest.fixture
+def data_dir(tmp_path):
+    directory = tmp_path / "data"
+    directory.mkdir()
+    (directory / "file.bin").write_bytes(DATA)
+    return directory
+
+
+def over(directory, *more):
+    prefix = directory.as_uri() + "/"
+    return resolver([container(prefix), *more], [prefix])
+
+
+def ref(location, offset=10, length=20, **checks):
+    return VirtualRef(location, offset, length, **checks)
+
+
+@pytest.mark.parametrize(
+    ("url", "parts"),
+    [
+        ("s3://Bucket/a/b", ("s3", "Bucket", "/a/b")),
+        ("S3://bucket/a%20b/%C3%BC", ("s3", "bucket", "/a b/ü")),
+        ("s3://bucket/a//b", ("s3", "bucket", "/a//b")),
+        ("s3://bucket/k?versionId=1#x", ("s3", "bucket", "/k")),
+        ("s3://bucket/a%3Fb%23c%25", ("s3", "bucket", "/a?b#c%")),
+        ("s3://bucket", ("s3", "bucket", "/")),
+        ("https://Host.Example:443/x", ("https", "host.example", "/x")),
+        ("http://host:8080/x", ("http", "host:8080", "/x")),
+        ("file:///tmp/x", ("file", "", "/tmp/x")),
+        ("file://localhost/tmp/x", ("file", "", "/tmp/x")),
+        ("s3://b/..a/b..", ("s3", "b", "/..a/b..")),
+    ],
+)
+def test_locations_are_taken_apart(url, parts):
+    location = Location.parse(url)
+    assert (location.scheme, location.authority, location.path) == parts
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "/tmp/x",
+        "mailto:me",
+        "s3:/b/x",
+        "s3:///x",
+        "file://other/x",
+        "file:///a/../b",
+        "file:///a/%2e%2e/b",
+        "file:///a/%2E./b",
+        "file:///a/./b",
+        "s3://b/a/..",
+        "http://h/%2e%2e/x",
+        "file:///a%00b",
+        "s3://b/%ff",
+    ],
+)
+def test_locations_that_are_refused(url):
+    with pytest.raises(ValueError):
+        Location.parse(url)
+
+
+def test_reads_a_part_of_a_local_file(data_dir):
+    virtual = over(data_dir)
+    location = (data_dir / "file.bin").as_uri()
+    assert virtual.read(ref(location)) == DATA[10:30]
+    assert virtual.read(ref(location), 5, 7) == DATA[15:17]
+
+
+def test_percent_encoded_names(tmp_path):
+    directory = tmp_path / "dir with ünï"
+    directory.mkdir()
+    (directory / "a#b?c%d.bin").write_bytes(DATA)
+    virtual = over(directory)
+    assert virtual.read(ref((directory / "a#b?c%d.bin").as_uri())) == DATA[10:30]
+
+
+def test_nothing_is_authorised_by_default(data_dir):
+    prefix = data_dir.as_uri() + "/"
+    virtual = resolver([container(prefix, name="mine")])
+    with pytest.raises(UnauthorizedContainerError) as caught:
+        virtual.read(ref(prefix + "file.bin"))
+    assert caught.value.kind == "unauthorized-virtual-chunk-container"
+    assert "mine" in str(caught.value)
+    assert prefix in caught.value.hint
+
+
+def test_what_is_authorised_is_the_prefix_and_no_more(data_dir, tmp_path):
+    (tmp_path / "data-secret").mkdir()
+    (tmp_path / "data-secret" / "x").write_bytes(DATA)
+    wide = container(tmp_path.as_uri())
+    virtual = resolver([wide], [data_dir.as_uri()])
+    assert virtual.read(ref((data_dir / "file.bin").as_uri())) == DATA[10:30]
+    for outside in (tmp_path / "data-secret" / "x", tmp_path / "data"):
+        with pytest.raises(UnauthorizedContainerError):
+            virtual.read(ref(outside.as_uri()))
+
+
+def test_a_location_needs_a_container_too(data_dir):
+    virtual = resolver([], ["file:///"])
+    with pytest.raises(InvalidInputError) as caught:
+        virtual.read(ref((data_dir / "file.bin").as_uri()))
+    assert caught.value.kind == "no-container-for-virtual-chunk"
+
+
+@pytest.mark.parametrize("location", ["..%2Foutside", "sub/../../outside", "%2e%2e/outside", "./file.bin"])
+def test_dots_do_not_lead_out(data_dir, location):
+    (data_dir.parent / "outside").write_bytes(DATA)
+    (data_dir / "sub").mkdir()
+    with pytest.raises(FormatError):
+        over(data_dir).read(ref(f"{data_dir.as_uri()}/{location}"))
+
+
+def test_symbolic_links_do_not_lead_out(data_dir, tmp_path):
+    secret = tmp_path / "secret"
+    secret.mkdir()
+    (secret / "key").write_bytes(DATA)
+    (data_dir / "link").symlink_to(secret / "key")
+    (data_dir / "dir").symlink_to(secret)
+    (data_dir / "inside").symlink_to(data_dir / "file.bin")
+    virtual = over(data_dir)
+    for escaping in ("link", "dir/key"):
+        with pytest.raises(UnauthorizedContainerError, match="symbolic link"):
+            virtual.read(ref(f"{data_dir.as_uri()}/{escaping}"))
+    assert virtual.read(ref(f"{data_dir.as_uri()}/inside")) == DATA[10:30]
+    # The authorised place itself may be reached through links.
+    alias = tmp_path / "alias"
+    alias.symlink_to(data_dir)
+    assert over(alias).read(ref(f"{alias.as_uri()}/file.bin")) == DATA[10:30]
+
+
+def test_the_longest_prefix_wins():
+    outer = container("s3://bucket/", GcsStore())
+    inner = container("s3://bucket/in/", AzureStore({"account": "a"}))
+    for order in ([outer, inner], [inner, outer]):
+        virtual = resolver(order, ["s3://bucket/"])
+        with pytest.raises(UnsupportedError, match="azure"):
+            virtual.read(ref("s3://bucket/in/x"))
+        with pytest.raises(UnsupportedError, match="gcs"):
+            virtual.read(ref("s3://bucket/out/x"))
+
+
+def test_locations_relative_to_a_named_container(data_dir):
+    prefix = data_dir.as_uri() + "/"
+    virtual = resolver([container("s3://b/", S3Store(S3Options())), container(prefix, name="here")], [prefix])
+    assert virtual.expand("vcc://here/file.bin") == prefix + "file.bin"
+    assert virtual.read(ref("vcc://here/file.bin")) == DATA[10:30]
+    for unknown in ("vcc://there/file.bin", "vcc://here", "vcc://"):
+        with pytest.raises(InvalidInputError) as caught:
+            virtual.expand(unknown)
+        assert caught.value.kind == "no-container-for-virtual-chunk"
+    with pytest.raises(FormatError):
+        virtual.read(ref("vcc://here/../x"))
+
+
+def test_containers_that_cannot_be_used_are_left_out(caplog, data_dir):
+    prefix = data_dir.as_uri()
+    virtual = resolver([container("nonsense"), container("file:///a/../"), container(prefix)], [prefix])
+    assert virtual.read(ref(f"{prefix}/file.bin")) == DATA[10:30]
+    assert len(caplog.records) == 2
+
+
+def test_a_prefix_that_is_no_url_is_refused():
+    with pytest.raises(InvalidInputError):
+        resolver([], ["/data"])
+
+
+def test_a_store_of_another_scheme_is_not_used():
+    virtual = resolver([container("s3://b/", LocalFileSystemStore("/"))], ["s3://b/"])
+    with pytest.raises(UnsupportedError):
+        virtual.read(ref("s3://b/etc/passwd"))
+    virtual = resolver([container("file:///etc/", HttpStore())], ["file:///etc/"])
+    with pytest.raises(UnsupportedError):
+        virtual.read(ref("file:///etc/passwd"))
+
+
+def test_a_short_file_is_an_error(data_dir):
+    location = (data_dir / "file.bin").as_uri()
+    with pytest.raises(InvalidObjectSizeError):
+        over(data_dir).read(ref(location, 90, 20))
+    with pytest.raises(InvalidObjectSizeError):
+        over(data_dir).read(ref(location, 0, 1 << 50))
+
+
+def test_a_missing_file_is_an_error_that_names_it(data_dir):
+    with pytest.raises(ObjectNotFoundError, match=r"gone\.bin") as caught:
+        over(data_dir).read(ref((data_dir / "gone.bin").as_uri()))
+    assert caught.value.kind == "virtual-chunk-fetch"
+
+
+def test_times_are_compared_by_the_second(data_dir):
+    file = data_dir / "file.bin"
+    os.utime(file, ns=(0, 1_700_000_000_900_000_000))
+    virtual = over(data_dir)
+    assert virtual.read(ref(file.as_uri(), last_modified=1_700_000_000)) == DATA[10:30]
+    assert virtual.read(ref(file.as_uri(), last_modified=1_700_000_001)) == DATA[10:30]
+    with pytest.raises(ObjectModifiedError):
+        virtual.read(ref(file.as_uri(), last_modified=1_699_999_999))
+
+
+def test_an_etag_must_match_and_comes_before_the_time(data_dir):
+    file = data_dir / "file.bin"
+    status = file.stat()
+    etag = f"{status.st_ino:x}-{status.st_mtime_ns // 1000:x}-{status.st_size:x}"
+    virtual = over(data_dir)
+    assert virtual.read(ref(file.as_uri(), etag=etag, last_modified=1)) == DATA[10:30]
+    assert virtual.read(ref(file.as_uri(), etag=f'"{etag}"')) == DATA[10:30]
+    with pytest.raises(ObjectModifiedError):
+        virtual.read(ref(file.as_uri(), etag="other"))
+
+
+def test_credentials_of_the_longest_authorised_prefix_are_used(monkeypatch):
+    opened = []
+
+    class FakeS3:
+        def __init__(self, bucket, *, options):
+            opened.append((bucket, options.anonymous, options.profile, options.endpoint_url))
+
+        def read_range(self, key, start, end, **_):
+            return f"{key}:{start}-{end}".encode().ljust(end - start)
+
+    monkeypatch.setattr("icefs.storage.s3.S3Storage", FakeS3)
+    store = S3Store(S3Options(endpoint_url="http://127.0.0.1:1", anonymous=True, region="r"))
+    virtual = VirtualResolver(
+        [container("s3://bucket/", store)],
+        {"s3://bucket/": None, "s3://bucket/mine/": ContainerCredentials(anonymous=False, profile="me")},
+        Workers(1),
+    )
+    for _ in range(2):
+        assert virtual.read(ref("s3://bucket/a%20b")).strip() == b"a b:10-30"
+        assert virtual.read(ref("s3://bucket/mine/x")).strip() == b"mine/x:10-30"
+    assert opened == [
+        ("bucket", True, None, "http://127.0.0.1:1"),
+        ("bucket", False, "me", "http://127.0.0.1:1"),
+    ]
+
+
+def test_a_large_remote_chunk_comes_in_parts(monkeypatch):
+    asked = []
+
+    class FakeS3:
+        def __init__(self, bucket, *, options):
+            pass
+
+        def read_range(self, key, start, end, **_):
+            asked.append((start, end))
+            return bytes(end - start)
+
+    monkeypatch.setattr("icefs.storage.s3.S3Storage", FakeS3)
+    virtual = VirtualResolver([container("s3://b/", S3Store(S3Options()))], {"s3://b": None}, Workers(4))
+    length = 30 << 20
+    assert len(virtual.read(ref("s3://b/big", 7, length))) == length
+    assert sorted(asked)[0][0] == 7
+    assert sorted(asked)[-1][1] == 7 + length
+    assert len(asked) == 3
