@@ -16,12 +16,12 @@ Source: Zarr v3 "Chunk key encodings"; format notes §3.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from icefs.errors import InvalidInputError
+from icefs.format.zarr_json import ChunkKeyEncoding, chunk_key_encoding_of
 
 METADATA_NAME = "zarr.json"
 """The file of a node's metadata."""
@@ -33,18 +33,6 @@ MAX_COORDINATE = 2**32 - 1
 
 type ChunkIndex = tuple[int, ...]
 type Column = npt.NDArray[np.uint32]
-
-
-class ChunkKeyEncoding(Protocol):
-    """What an array's metadata says of its chunk keys: `name` "default" or "v2", `separator` "/" or "."."""
-
-    @property
-    def name(self) -> str:
-        """`default` or `v2`."""
-
-    @property
-    def separator(self) -> str:
-        """`/` or `.`."""
 
 
 def parse_coordinate(text: str) -> int | None:
@@ -98,6 +86,18 @@ class ChunkKeyLayout:
         else:
             widths = (0,) * len(prefix) + (1,) * ndim
         return cls(ndim, prefix, separator, widths)
+
+    @classmethod
+    def of_metadata(cls, zarr_json: bytes | memoryview, ndim: int) -> "ChunkKeyLayout":
+        """Returns the layout that an array's `zarr.json` names.
+
+        An encoding that nobody knows is read as the default one, which is how the official library reads all of
+        them: chunks that are stored can be reached.
+        """
+        try:
+            return cls.of(chunk_key_encoding_of(zarr_json), ndim)
+        except InvalidInputError:
+            return cls.of(ChunkKeyEncoding(), ndim)
 
     @property
     def depth(self) -> int:

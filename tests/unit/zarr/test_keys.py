@@ -1,23 +1,16 @@
 """Zarr keys ↔ node paths and chunk indices."""
 
-from typing import NamedTuple
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from icefs.errors import InvalidInputError
+from icefs.format.zarr_json import ChunkKeyEncoding
 from icefs.zarr import keys
 from icefs.zarr.keys import ChunkKeyLayout
 
-
-class Encoding(NamedTuple):
-    name: str
-    separator: str
-
-
-ENCODINGS = [Encoding(name, separator) for name in ("default", "v2") for separator in "/."]
+ENCODINGS = [ChunkKeyEncoding(name, separator) for name in ("default", "v2") for separator in "/."]
 SLASH, DOT, V2_SLASH, V2_DOT = ENCODINGS
 
 indices = st.lists(st.integers(0, keys.MAX_COORDINATE), max_size=6).map(tuple)
@@ -162,11 +155,28 @@ def test_a_prefix_longer_than_a_key_is_refused():
     assert ChunkKeyLayout.of(SLASH, 1).parse_prefix([]) == ()
 
 
-@pytest.mark.parametrize("encoding", [Encoding("default", "-"), Encoding("v3", "/"), Encoding("", "")])
+@pytest.mark.parametrize(
+    "encoding", [ChunkKeyEncoding("default", "-"), ChunkKeyEncoding("v3", "/"), ChunkKeyEncoding("", "")]
+)
 def test_an_unknown_encoding_is_refused(encoding):
     with pytest.raises(InvalidInputError) as caught:
         ChunkKeyLayout.of(encoding, 1)
     assert caught.value.kind == "bad-metadata"
+
+
+@pytest.mark.parametrize(
+    ("member", "key"),
+    [
+        (b'"chunk_key_encoding":{"name":"v2"}', "1.2"),
+        (b'"chunk_key_encoding":{"name":"default","configuration":{"separator":"."}}', "c.1.2"),
+        (b'"shape":[1]', "c/1/2"),
+        (b'"chunk_key_encoding":{"name":"v3","configuration":{"separator":"-"}}', "c/1/2"),
+        (b'"chunk_key_encoding":{"name":"default","configuration":{"separator":""}}', "c/1/2"),
+        (b"not JSON", "c/1/2"),
+    ],
+)
+def test_the_layout_that_metadata_name(member, key):
+    assert ChunkKeyLayout.of_metadata(b"{" + member + b"}", 2).format((1, 2)) == key
 
 
 @pytest.mark.parametrize("index", [(), (1,), (1, 2, 3), (-1, 0), (0, 2**32)])

@@ -1,0 +1,225 @@
+"""The Zarr store of a session, for zarr-python.
+
+Reading is the engine's, which is synchronous. What is in memory already (metadata, inline chunks and missing ones of
+manifests that are loaded) is answered at once on the event loop; everything else runs on the repository's workers,
+so that zarr-python's concurrent requests run side by side. The `*_sync` methods, which newer versions of
+zarr-python look for, skip the event loop altogether.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable
+from typing import TYPE_CHECKING, Literal, NoReturn, Self, override
+
+import zarr.abc.store
+from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, SuffixByteRequest
+from zarr.core.buffer import default_buffer_prototype
+
+from icefs.engine.session import Session
+from icefs.errors import ReadOnlyError
+from icefs.format.manifest import InlineRef
+from icefs.format.snapshot import NodeSnapshot
+from icefs.zarr.reader import ByteRange, KeyReader
+
+if TYPE_CHECKING:
+    from zarr.core.buffer import Buffer, BufferPrototype
+
+
+class ReadOnlyStoreError(ReadOnlyError, ValueError):
+    """A write through a store that only reads; a `ValueError` too, which zarr-python's own stores raise."""
+
+    default_kind = "read-only-store"
+
+
+def _byte_range(request: ByteRequest | None) -> ByteRange | None:
+    match request:
+        case None:
+            return None
+        case RangeByteRequest(start, end):
+            return ByteRange(start, end)
+        case OffsetByteRequest(offset):
+            return ByteRange(offset, None)
+        case SuffixByteRequest(suffix):
+            # The last no bytes: the negative zero that a start cannot be.
+            return ByteRange(-suffix, None) if suffix else ByteRange(0, 0)
+    raise ValueError(f"Unexpected byte_range, got {request!r}")
+
+
+class IcechunkStore(zarr.abc.store.Store):
+    """A session as a zarr-python store; `Session.store` makes it.
+
+    Two stores are equal if they read the same snapshot of the same repository and both may, or may not, write.
+    """
+
+    def __init__(self, session: Session, read_only: bool | None = None) -> None:
+        super().__init__(read_only=session.read_only or bool(read_only))
+        self._session = session
+        self._reader = KeyReader(session)
+        self._is_open = True
+
+    @override
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, IcechunkStore):
+            return NotImplemented
+        mine, theirs = self._session, other._session
+        if mine is not theirs and not (mine.read_only and theirs.read_only):
+            return False
+        return self.read_only == other.read_only and mine == theirs
+
+    __hash__ = None  # type: ignore[assignment]  # as of zarr-python's own stores
+
+    def __repr__(self) -> str:
+        return (
+            f"<icefs.IcechunkStore>\nread_only: {self.read_only}\n"
+            f"snapshot_id: {self._session.snapshot_id}\nbranch: {self._session.branch}\n"
+        )
+
+    @override
+    def with_read_only(self, read_only: bool = False) -> Self:
+        """Returns a store of the same session that may write only if asked to and if the session may."""
+        store = type(self)(self._session, read_only)
+        store._is_open = False
+        return store
+
+    # Reading.
+
+    @override
+    async def get(
+        self, key: str, prototype: "BufferPrototype", byte_range: ByteRequest | None = None
+    ) -> "Buffer | None":
+        """Returns the bytes of a key's value, or a range of them; None if the key is missing.
+
+        A range that ends behind the value's end is cut there, a suffix longer than the value is all of it.
+
+        Raises:
+            InvalidInputError: no Zarr hierarchy has such a key, or the range starts behind the value's end.
+        """
+        wanted = _byte_range(byte_range)
+        located = self._reader.locate(key)
+        if located is None:
+            return None
+        if isinstance(located, NodeSnapshot):
+            return prototype.buffer.from_bytes(self._reader.read_found(located, key, wanted))
+        opened, index = located
+        if opened.chunks.is_loaded(index):
+            ref = opened.chunks.find(index)
+            if ref is None:
+                return None
+            if isinstance(ref, InlineRef):
+                return prototype.buffer.from_bytes(self._reader.read_found(ref, key, wanted))
+        data = await self._run(self._reader.read, key, wanted)
+        return None if data is None else prototype.buffer.from_bytes(data)
+
+    @override
+    async def get_partial_values(
+        self, prototype: "BufferPrototype", key_ranges: Iterable[tuple[str, ByteRequest | None]]
+    ) -> "list[Buffer | None]":
+        """Returns what `get` does for each key and range, reading side by side."""
+        return await asyncio.gather(*(self.get(key, prototype, byte_range) for key, byte_range in key_ranges))
+
+    def get_sync(
+        self, key: str, *, prototype: "BufferPrototype | None" = None, byte_range: ByteRequest | None = None
+    ) -> "Buffer | None":
+        """Returns what `get` does, on the calling thread."""
+        data = self._reader.read(key, _byte_range(byte_range))
+        return None if data is None else (prototype or default_buffer_prototype()).buffer.from_bytes(data)
+
+    @override
+    async def exists(self, key: str) -> bool:
+        """Tells whether a key exists.
+
+        Raises:
+            InvalidInputError: no Zarr hierarchy has such a key.
+        """
+        return await self._run(self._reader.exists, key)
+
+    @override
+    async def getsize(self, key: str) -> int:
+        """Returns the length of a key's value in bytes, without reading it.
+
+        Raises:
+            KeyMissingError: the key is missing; it is a KeyError and a FileNotFoundError.
+            InvalidInputError: no Zarr hierarchy has such a key.
+        """
+        return await self._run(self._reader.size, key)
+
+    @override
+    async def getsize_prefix(self, prefix: str) -> int:
+        """Returns the length in bytes of all values below a directory, without reading them."""
+        return await self._run(self._reader.size_below, prefix)
+
+    @override
+    async def is_empty(self, prefix: str) -> bool:
+        """Tells whether no key lies below a directory."""
+        return await self._run(self._reader.is_empty, prefix)
+
+    # Listing.
+
+    @property
+    @override
+    def supports_listing(self) -> bool:
+        return True
+
+    @override
+    def list(self) -> AsyncIterator[str]:
+        """Yields all keys, in no promised order."""
+        return self.list_prefix("")
+
+    @override
+    async def list_prefix(self, prefix: str) -> AsyncIterator[str]:
+        """Yields all keys below a directory, in no promised order; none if it does not exist."""
+        batches = self._reader.list_batches(prefix)
+        while (batch := await self._run(next, batches, None)) is not None:
+            for key in batch:
+                yield key
+
+    @override
+    async def list_dir(self, prefix: str) -> AsyncIterator[str]:
+        """Yields the names of the files and directories in a directory, in no promised order."""
+        for name in await self._run(self._reader.list_directory, prefix):
+            yield name
+
+    # Writing.
+
+    @property
+    @override
+    def supports_writes(self) -> bool:
+        return True
+
+    @property
+    @override
+    def supports_deletes(self) -> bool:
+        return True
+
+    @property
+    @override
+    def supports_partial_writes(self) -> Literal[False]:
+        return False
+
+    @property
+    @override
+    def supports_consolidated_metadata(self) -> bool:
+        return False
+
+    @override
+    def _check_writable(self) -> None:
+        if self.read_only:
+            self._refuse()
+
+    def _refuse(self) -> NoReturn:
+        raise ReadOnlyStoreError(
+            "store was opened in read-only mode and does not support writing", hint="write in a writable session"
+        )
+
+    @override
+    async def set(self, key: str, value: "Buffer") -> None:
+        """Is refused: the session only reads."""
+        self._refuse()
+
+    @override
+    async def delete(self, key: str) -> None:
+        """Is refused: the session only reads."""
+        self._refuse()
+
+    async def _run[**P, R](self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Runs something that may do I/O on the repository's workers."""
+        return await asyncio.wrap_future(self._session.repository.assets.workers.submit(function, *args, **kwargs))
