@@ -46,7 +46,8 @@ class ObjectId(bytes):
         bits = cls.SIZE * 8
         length = -(-bits // 5)
         try:
-            if len(text) != length:
+            # upper() makes several characters of some that are not ASCII.
+            if len(text) != length or not text.isascii():
                 raise KeyError(text)
             number = 0
             for char in text.upper():
