@@ -119,8 +119,9 @@ class S3Storage(Storage):
             try:
                 return operation(client)
             except CLIENT_ERRORS as error:
-                where = f"{verb} s3://{self.bucket}/{name}"
-                failure = s3_error(error, action=where, endpoint=client.meta.endpoint_url)
+                where = f"s3://{self.bucket}/{name}"
+                action = f"{verb} {where if where.isprintable() else ascii(where)}"
+                failure = s3_error(error, action=action, endpoint=client.meta.endpoint_url)
                 if failure.facts.get("expired") and self._clients.renew(client):
                     failure.is_transient = True
                 raise failure from error
