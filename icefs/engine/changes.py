@@ -6,7 +6,7 @@ otherwise (a reset branch, an amended commit, pruned logs) by comparing the colu
 in both. The answer may name a chunk that was written with the same content; it never leaves out one that differs.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from types import MappingProxyType
@@ -18,7 +18,7 @@ import numpy.typing as npt
 from icefs.engine.chunks import ArrayChunks
 from icefs.engine.diff import chain_between, fetch_logs, updated_chunks
 from icefs.engine.session import Session
-from icefs.errors import NotFoundError, ObjectNotFoundError
+from icefs.errors import FormatError, NotFoundError, ObjectNotFoundError, StorageError
 from icefs.format.chunk_indices import ChunkIndices, pack_keys
 from icefs.format.ids import NodeId, SnapshotId
 from icefs.format.manifest import ArrayRefs, ChunkKind
@@ -40,7 +40,7 @@ class Changes:
         new_id: The snapshot that is compared to.
         new: Paths that have a node in the new snapshot only.
         deleted: Paths that have a node in the old snapshot only.
-        updated: Paths whose zarr.json has other bytes.
+        updated: Paths whose zarr.json has other bytes; an array's may give its chunks other names.
         moved: Old and new path of each node that has another path; these are in the other sets too.
         chunks: For arrays that have the same path in both: the indices of chunks that were set, replaced or
             removed, or None where any of them may have been.
@@ -60,22 +60,25 @@ class Changes:
 
 
 def compare(old: Session, new: Session) -> Changes:
-    """Compares two snapshots of one repository.
-
-    Raises:
-        FormatError, StorageError: a manifest that must be compared cannot be read.
-    """
+    """Compares two snapshots of one repository; of an array whose manifests cannot be read, any chunk may differ."""
     if old.snapshot_id == new.snapshot_id:
         return Changes(old.snapshot_id, new.snapshot_id)
-    before = {node.path: node for node in old.snapshot.nodes()}
-    after = {node.path: node for node in new.snapshot.nodes()}
-    old_paths = {node.id: path for path, node in before.items()}
-    moved = [(old_paths[node.id], path) for path, node in after.items() if old_paths.get(node.id, path) != path]
+    before, after = dict(_nodes(old)), dict(_nodes(new))
+    old_paths = {node.id: path for path, node in before.items() if node is not None}
+    moved = [
+        (old_paths[node.id], path)
+        for path, node in after.items()
+        if node is not None and old_paths.get(node.id, path) != path
+    ]
     updated = set()
     chunks: dict[str, ChunkIndices | None] = {}
-    candidates: list[str] = []
+    candidates: list[tuple[str, NodeSnapshot, NodeSnapshot]] = []
     for path in before.keys() & after.keys():
         one, other = before[path], after[path]
+        if one is None or other is None:
+            updated.add(path)
+            chunks[path] = None
+            continue
         if one.user_data != other.user_data:
             updated.add(path)
         if one.array is None or other.array is None:
@@ -84,10 +87,13 @@ def compare(old: Session, new: Session) -> Changes:
         elif one.id != other.id or len(one.array.shape) != len(other.array.shape):
             chunks[path] = None
         elif one.array.manifests != other.array.manifests or _grid(one) != _grid(other):
-            candidates.append(path)
+            candidates.append((path, one, other))
     logged = _logged_chunks(old, new) if candidates else None
-    for path in sorted(candidates):
-        found = _array_changes(old.array_chunks(before[path]), new.array_chunks(after[path]), logged)
+    for path, one, other in candidates:
+        try:
+            found = _array_changes(old.array_chunks(one), new.array_chunks(other), logged)
+        except (FormatError, StorageError):
+            found = None
         if found is None or len(found):
             chunks[path] = found
     return Changes(
@@ -99,6 +105,15 @@ def compare(old: Session, new: Session) -> Changes:
         moved=tuple(sorted(moved)),
         chunks=MappingProxyType(chunks),
     )
+
+
+def _nodes(session: Session) -> Iterator[tuple[str, NodeSnapshot | None]]:
+    """Yields the path and node of each node; None for one that is malformed, which differs from everything."""
+    for path in session.snapshot.paths:
+        try:
+            yield path, session.get_node(path)
+        except FormatError:
+            yield path, None
 
 
 def _grid(node: NodeSnapshot) -> tuple[int, ...]:
@@ -114,8 +129,8 @@ def _logged_chunks(old: Session, new: Session) -> dict[NodeId, ChunkIndices] | N
         if chain is None or sum(1 + len(info.pruned_ancestor_tx_logs) for info in chain) > _MAX_LOGS:
             return None
         logs, is_complete = fetch_logs(repository.assets, chain)
-    except (NotFoundError, ObjectNotFoundError):
-        return None  # a snapshot that the history does not have, or a log that is gone
+    except (NotFoundError, ObjectNotFoundError, FormatError):
+        return None  # a snapshot that the history does not have, a log that is gone or malformed
     return updated_chunks(logs) if is_complete else None
 
 
@@ -191,7 +206,7 @@ def _differing(old: ArrayRefs, old_rows: Int64Array, new: ArrayRefs, new_rows: I
     return differs
 
 
-def _virtual_parts(refs: ArrayRefs) -> tuple[list[str], list[bytes], list[int], list[bool]]:
+def _virtual_parts(refs: ArrayRefs) -> tuple[Sequence[object], ...]:
     virtual = refs.virtual
     assert virtual is not None  # asked for only where there are some
     return refs.virtual_locations(), list(virtual.etags), virtual.last_modified.tolist(), virtual.has_etag.tolist()

@@ -1,0 +1,499 @@
+"""A repository: its refs, its history, and sessions on its snapshots."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from types import TracebackType
+from typing import Any, Final, Self
+
+from icefs.clock import to_micros
+from icefs.engine import inspect
+from icefs.engine.ancestry import snapshot_info_v1, walk_v1
+from icefs.engine.assets import AssetManager, snapshot_not_found
+from icefs.engine.changes import Changes, compare
+from icefs.engine.diff import Diff, bad_chain, build_diff, chain_between, fetch_logs
+from icefs.engine.refs import Refs, RefsV1, is_repository_v1
+from icefs.engine.session import Session
+from icefs.engine.virtual import Authorizations, VirtualResolver
+from icefs.errors import (
+    InvalidInputError,
+    ObjectNotFoundError,
+    RefNotFoundError,
+    RepositoryNotFoundError,
+    SnapshotNotFoundError,
+    UnsupportedError,
+    UnsupportedSpecVersionError,
+)
+from icefs.format.config import RepositoryConfig
+from icefs.format.config_codec import parse_config, parse_config_yaml
+from icefs.format.ids import ManifestId, SnapshotId
+from icefs.format.layout import CONFIG_V1, REPO_INFO
+from icefs.format.repo_info import RepoInfo, RepoStatus, SnapshotInfo, Update
+from icefs.format.snapshot import ManifestFileInfo
+from icefs.storage.base import Storage
+
+_FLAGS: Final = (("move_node", 3, True), ("create_tag", 4, True), ("delete_tag", 5, True))
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureFlag:
+    """A switch of a spec 2 repository.
+
+    Attributes:
+        id: Its number in `repo`.
+        name: Its official name.
+        default_enabled: Whether it is on where nobody set it.
+        setting: What somebody set it to, or None.
+    """
+
+    id: int
+    name: str
+    default_enabled: bool
+    setting: bool | None
+
+    @property
+    def enabled(self) -> bool:
+        """Whether it is on."""
+        return self.default_enabled if self.setting is None else self.setting
+
+
+class Repository:
+    """An open repository, for reading.
+
+    Safe to use from any thread. What asks the store for something that may have changed (refs, ancestry by ref,
+    status) makes one conditional request in spec 2.
+
+    Attributes:
+        storage: Where the repository is; closed by whoever opened it.
+        spec_version: 1 or 2.
+        config: The defaults, overridden by the persisted configuration, overridden by the opener's.
+        assets: The repository's files.
+        virtual: Reads virtual chunks.
+    """
+
+    def __init__(
+        self,
+        storage: Storage,
+        spec_version: int,
+        config: RepositoryConfig,
+        assets: AssetManager,
+        authorize_virtual_chunk_access: Authorizations | None = None,
+    ) -> None:
+        """Takes what `open` found out; not for callers."""
+        self.storage = storage
+        self.spec_version = spec_version
+        self.config = config
+        self.assets = assets
+        self._authorized = dict(authorize_virtual_chunk_access or {})
+        self.virtual = VirtualResolver(
+            (config.virtual_chunk_containers or {}).values(), self._authorized, assets.workers
+        )
+        self._refs_v1 = RefsV1(assets) if spec_version == 1 else None
+
+    # Opening.
+
+    @classmethod
+    def open(
+        cls,
+        storage: Storage,
+        config: RepositoryConfig | None = None,
+        authorize_virtual_chunk_access: Authorizations | None = None,
+    ) -> Self:
+        """Opens a repository of either spec version.
+
+        Args:
+            storage: Where it is.
+            config: Overrides what is persisted, field by field.
+            authorize_virtual_chunk_access: The URL prefixes of the containers that virtual chunks may be followed
+                into, each with its credentials, or None for those of the environment.
+
+        Raises:
+            RepositoryNotFoundError: nothing is there.
+            FormatError: `repo` or `config.yaml` is malformed.
+        """
+        assets = AssetManager(storage)
+        persisted, spec_version = _fetch_config(assets)
+        merged = RepositoryConfig() if persisted is None else persisted
+        if config is not None:
+            merged = merged.merge(config)
+        assets.set_cache_limits(merged)
+        return cls(storage, spec_version, merged, assets, authorize_virtual_chunk_access)
+
+    @classmethod
+    def create(cls, storage: Storage, *_args: object, **_kwargs: object) -> Self:
+        """Is refused: this version of icefs reads repositories, and does not make them.
+
+        Raises:
+            UnsupportedError: always.
+        """
+        raise UnsupportedError(
+            f"icefs cannot create repositories yet ({storage.url})", hint="create it with the icechunk library"
+        )
+
+    @classmethod
+    def open_or_create(
+        cls,
+        storage: Storage,
+        config: RepositoryConfig | None = None,
+        authorize_virtual_chunk_access: Authorizations | None = None,
+        **create_options: object,
+    ) -> Self:
+        """Opens a repository if there is one, and makes it otherwise.
+
+        Raises:
+            UnsupportedError: there is none; see `create`.
+        """
+        if cls.exists(storage):
+            return cls.open(storage, config, authorize_virtual_chunk_access)
+        return cls.create(storage, config, authorize_virtual_chunk_access, **create_options)
+
+    @staticmethod
+    def exists(storage: Storage) -> bool:
+        """Tells whether a repository of either spec version is at a location."""
+        return Repository.fetch_spec_version(storage) is not None
+
+    @staticmethod
+    def fetch_spec_version(storage: Storage) -> int | None:
+        """Returns the spec version of the repository at a location, or None where there is none."""
+        try:
+            storage.head(REPO_INFO)
+        except ObjectNotFoundError:
+            return 1 if is_repository_v1(storage) else None
+        return 2
+
+    @staticmethod
+    def fetch_config(storage: Storage) -> RepositoryConfig | None:
+        """Returns the configuration that is persisted in a repository, or None where none is.
+
+        Raises:
+            RepositoryNotFoundError: no repository is there.
+        """
+        return _fetch_config(AssetManager(storage))[0]
+
+    def reopen(
+        self,
+        config: RepositoryConfig | None = None,
+        authorize_virtual_chunk_access: Authorizations | None = None,
+    ) -> Self:
+        """Opens the same location anew, by default with the same configuration and authorisations."""
+        authorized = self._authorized if authorize_virtual_chunk_access is None else authorize_virtual_chunk_access
+        return type(self).open(self.storage, self.config if config is None else config, authorized)
+
+    @property
+    def authorized_virtual_container_prefixes(self) -> set[str]:
+        """The URL prefixes that virtual chunks may be followed into."""
+        return set(self._authorized)
+
+    def close(self) -> None:
+        """Ends the repository's threads and connections to virtual chunks' stores."""
+        self.virtual.close()
+        self.assets.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # Refs.
+
+    def refs(self, *, refresh: bool = True) -> Refs:
+        """Returns all branches and tags.
+
+        Args:
+            refresh: Ask the store whether they changed. Without, what was last seen will do.
+        """
+        if self._refs_v1 is not None:
+            return self._refs_v1.fetch(refresh=refresh)
+        info, version = self.assets.fetch_repo_info(refresh=refresh)
+        return Refs(info.branches, info.tags, version)
+
+    def list_branches(self) -> set[str]:
+        """Returns the names of all branches."""
+        return set(self.refs().branches)
+
+    def list_tags(self) -> set[str]:
+        """Returns the names of all tags."""
+        return set(self.refs().tags)
+
+    def lookup_branch(self, name: str) -> SnapshotId:
+        """Returns the tip of a branch; raises RefNotFoundError."""
+        return self.refs().branch(name)
+
+    def lookup_tag(self, name: str) -> SnapshotId:
+        """Returns the snapshot of a tag; raises RefNotFoundError."""
+        return self.refs().tag(name)
+
+    def resolve(
+        self,
+        *,
+        branch: str | None = None,
+        tag: str | None = None,
+        snapshot_id: SnapshotId | None = None,
+        as_of: datetime | int | None = None,
+    ) -> SnapshotId:
+        """Returns the snapshot that exactly one of a branch, a tag and a snapshot id names.
+
+        Args:
+            branch: A branch; its tip, or with `as_of` its newest snapshot that is not younger than that.
+            tag: A tag.
+            snapshot_id: A snapshot, which must be part of the repository's history.
+            as_of: A time, or microseconds since the epoch.
+
+        Raises:
+            InvalidInputError: not exactly one was given, or `as_of` with something else than a branch.
+            RefNotFoundError, SnapshotNotFoundError: there is no such thing.
+        """
+        if sum(given is not None for given in (branch, tag, snapshot_id)) != 1:
+            raise InvalidInputError("exactly one of branch, tag and snapshot_id must be given")
+        if as_of is not None and branch is None:
+            raise InvalidInputError("as_of goes with a branch only")
+        if branch is not None:
+            tip = self.lookup_branch(branch)
+            return tip if as_of is None else self._as_of(branch, tip, as_of)
+        if tag is not None:
+            return self.lookup_tag(tag)
+        assert snapshot_id is not None  # exactly one is given
+        return self.lookup_snapshot(snapshot_id).id
+
+    def _as_of(self, branch: str, tip: SnapshotId, as_of: datetime | int) -> SnapshotId:
+        micros = to_micros(as_of) if isinstance(as_of, datetime) else as_of
+        for info in self._walk(tip):
+            if info.flushed_at <= micros:
+                return info.id
+        raise SnapshotNotFoundError(
+            f"branch {branch!r} has no snapshot as old as {as_of}", kind="no-snapshot-at-time", branch=branch
+        )
+
+    def resolve_ref(self, ref: str) -> SnapshotId:
+        """Returns what a name means: a snapshot id, else a branch, else a tag.
+
+        Raises:
+            RefNotFoundError: it means nothing here.
+        """
+        try:
+            return self.lookup_snapshot(SnapshotId.parse(ref)).id
+        except (InvalidInputError, SnapshotNotFoundError):
+            refs = self.refs(refresh=False)
+        snapshot_id = refs.branches.get(ref) or refs.tags.get(ref)
+        if snapshot_id is None:
+            refs = self.refs()
+            snapshot_id = refs.branches.get(ref) or refs.tags.get(ref)
+        if snapshot_id is None:
+            raise RefNotFoundError(f"{ref!r} is no snapshot, branch or tag of {self.storage.url}", ref=ref)
+        return snapshot_id
+
+    # History.
+
+    def lookup_snapshot(self, snapshot_id: SnapshotId) -> SnapshotInfo:
+        """Returns what the repository knows of a snapshot without its nodes.
+
+        Raises:
+            SnapshotNotFoundError: spec 2: it is not in `repo`; spec 1: it has no file.
+        """
+        if self.spec_version == 1:
+            try:
+                return snapshot_info_v1(self.assets.fetch_snapshot(snapshot_id))
+            except ObjectNotFoundError as error:
+                raise snapshot_not_found(snapshot_id) from error
+        return _entry(self.assets.fetch_repo_info()[0], snapshot_id)
+
+    def snapshot_info(self, snapshot_id: SnapshotId) -> SnapshotInfo:
+        """Does what `lookup_snapshot` does, without a request where what was last seen has the snapshot."""
+        if self.spec_version == 1:
+            return self.lookup_snapshot(snapshot_id)
+        return _entry(self._repo_info_with(snapshot_id), snapshot_id)
+
+    def _repo_info_with(self, snapshot_id: SnapshotId) -> RepoInfo:
+        """Returns the repo info as last seen if it has a snapshot, or else anew."""
+        info, _ = self.assets.fetch_repo_info(refresh=False)
+        return info if snapshot_id in info.snapshots else self.assets.fetch_repo_info()[0]
+
+    def ancestry(
+        self, *, branch: str | None = None, tag: str | None = None, snapshot_id: SnapshotId | None = None
+    ) -> Iterator[SnapshotInfo]:
+        """Returns a snapshot and its ancestors, newest first; arguments and errors as `resolve`.
+
+        Errors about the argument are raised by the call itself, those about an ancestor by the iterator.
+        """
+        return self._walk(self.resolve(branch=branch, tag=tag, snapshot_id=snapshot_id))
+
+    def log(self, ref: str = "main") -> Iterator[SnapshotInfo]:
+        """Returns the ancestry of what `resolve_ref` makes of a name."""
+        return self._walk(self.resolve_ref(ref))
+
+    def _walk(self, start: SnapshotId) -> Iterator[SnapshotInfo]:
+        if self.spec_version == 1:
+            return walk_v1(self.assets, start)
+        return self._repo_info_with(start).ancestry(start)
+
+    def diff(self, from_id: SnapshotId, to_id: SnapshotId) -> Diff:
+        """Returns what changed after one snapshot up to a later one of the same history.
+
+        Raises:
+            InvalidInputError: the first is not a proper ancestor of the second (kind
+                `bad-snapshot-chain-for-diff`).
+        """
+        chain = chain_between(self.ancestry(snapshot_id=to_id), from_id)
+        if not chain:
+            raise bad_chain(from_id, to_id)
+        logs, _ = fetch_logs(self.assets, chain)
+        return build_diff(logs, self.assets.fetch_snapshot(from_id), self.assets.fetch_snapshot(to_id))
+
+    def changes_between(self, old_id: SnapshotId, new_id: SnapshotId) -> Changes:
+        """Returns how the keys of one snapshot differ from those of another, whatever their relation.
+
+        Raises:
+            SnapshotNotFoundError: one of them does not exist.
+        """
+        return compare(self.session_at(old_id), self.session_at(new_id))
+
+    # Sessions.
+
+    def session_at(self, snapshot_id: SnapshotId, branch: str | None = None) -> Session:
+        """Opens any snapshot that has a file, also one that no ref reaches.
+
+        Raises:
+            SnapshotNotFoundError: it has no file, and the repository knows nothing of it.
+            ObjectNotFoundError: it has no file, although the repository knows it.
+            FormatError: the file is malformed.
+        """
+        try:
+            return Session(self, self.assets.fetch_snapshot(snapshot_id), branch)
+        except ObjectNotFoundError as error:
+            if self._is_known(snapshot_id):
+                raise  # the repository is damaged
+            raise snapshot_not_found(snapshot_id) from error
+
+    def _is_known(self, snapshot_id: SnapshotId) -> bool:
+        if self.spec_version > 1:
+            return snapshot_id in self.assets.fetch_repo_info()[0].snapshots
+        refs = self.refs()
+        return snapshot_id in refs.branches.values() or snapshot_id in refs.tags.values()
+
+    def readonly_session(
+        self,
+        branch: str | None = None,
+        *,
+        tag: str | None = None,
+        snapshot_id: SnapshotId | None = None,
+        as_of: datetime | int | None = None,
+    ) -> Session:
+        """Opens a snapshot for reading; arguments and errors as `resolve`."""
+        found = self.resolve(branch=branch, tag=tag, snapshot_id=snapshot_id, as_of=as_of)
+        return self.session_at(found, branch)
+
+    # What only spec 2 has.
+
+    def _repo_info(self, what: str) -> RepoInfo:
+        if self.spec_version == 1:
+            raise UnsupportedSpecVersionError(
+                f"{what} needs a repository of spec version 2, and {self.storage.url} is of version 1",
+                hint="upgrade the repository",
+            )
+        return self.assets.fetch_repo_info()[0]
+
+    def ops_log(self) -> Iterator[Update]:
+        """Returns the updates of the repository, newest first, back through the earlier states of `repo`.
+
+        The log ends silently where an earlier state is gone.
+
+        Raises:
+            UnsupportedSpecVersionError: the repository is of spec version 1.
+        """
+        return self._ops_log(self._repo_info("the ops log"))
+
+    def _ops_log(self, info: RepoInfo | None) -> Iterator[Update]:
+        backup: str | None = None
+        seen: set[str] = set()
+        while info is not None:
+            for update in info.latest_updates:
+                # The newest update in a file never names a backup: it is in the file that led here.
+                yield update if update.backup_path is not None else replace(update, backup_path=backup)
+            backup = info.repo_before_updates
+            if backup is None or backup in seen:
+                return
+            seen.add(backup)
+            try:
+                info = self.assets.fetch_repo_info_backup(backup)
+            except ObjectNotFoundError:
+                return
+
+    def get_status(self) -> RepoStatus:
+        """Returns whether the repository is online; raises UnsupportedSpecVersionError for spec version 1."""
+        return self._repo_info("the repository's status").status
+
+    def get_metadata(self) -> Mapping[str, Any]:
+        """Returns the repository's own metadata; raises UnsupportedSpecVersionError for spec version 1."""
+        return self._repo_info("repository metadata").metadata
+
+    def feature_flags(self) -> list[FeatureFlag]:
+        """Returns the state of all known flags; raises UnsupportedSpecVersionError for spec version 1."""
+        info = self._repo_info("feature flags")
+        return [
+            FeatureFlag(
+                number,
+                name,
+                default,
+                True
+                if number in info.enabled_feature_flags
+                else False
+                if number in info.disabled_feature_flags
+                else None,
+            )
+            for name, number, default in _FLAGS
+        ]
+
+    # Looking inside.
+
+    def list_manifest_files(self, snapshot_id: SnapshotId) -> list[ManifestFileInfo]:
+        """Returns the manifests that a snapshot lists; raises SnapshotNotFoundError."""
+        return list(self.assets.fetch_snapshot(snapshot_id).manifest_files.values())
+
+    def inspect_snapshot(self, snapshot_id: SnapshotId) -> dict[str, Any]:
+        """Describes a snapshot's file, in the official library's shape."""
+        return inspect.inspect_snapshot(self.assets, snapshot_id)
+
+    def inspect_repo_info(self) -> dict[str, Any]:
+        """Describes `repo`, in the official library's shape; raises UnsupportedSpecVersionError for version 1."""
+        return inspect.inspect_repo_info(self.assets, self._repo_info("the repo info"))
+
+    def inspect_manifest(self, manifest_id: ManifestId) -> dict[str, Any]:
+        """Describes a manifest's file, in the official library's shape."""
+        return inspect.inspect_manifest(self.assets, manifest_id)
+
+    def inspect_transaction_log(self, snapshot_id: SnapshotId) -> dict[str, Any]:
+        """Describes a snapshot's transaction log, merged with those of its pruned ancestors."""
+        pruned: tuple[SnapshotId, ...] = ()
+        if self.spec_version > 1:
+            info = self._repo_info("the repo info").snapshots.get(snapshot_id)
+            pruned = () if info is None else tuple(info.pruned_ancestor_tx_logs)
+        return inspect.inspect_transaction_log(self.assets, snapshot_id, pruned)
+
+
+def _entry(info: RepoInfo, snapshot_id: SnapshotId) -> SnapshotInfo:
+    found = info.snapshots.get(snapshot_id)
+    if found is None:
+        raise snapshot_not_found(snapshot_id)
+    return found
+
+
+def _fetch_config(assets: AssetManager) -> tuple[RepositoryConfig | None, int]:
+    """Reads the persisted configuration of a repository, or None, and finds out its spec version.
+
+    `repo` decides: where it is beside refs of spec 1, a migration published it and has yet to clean up.
+    """
+    try:
+        info, _ = assets.fetch_repo_info()
+    except RepositoryNotFoundError:
+        if not is_repository_v1(assets.storage):
+            raise
+    else:
+        return (None if info.config is None else parse_config(info.config, name=REPO_INFO)), 2
+    try:
+        data = assets.storage.get(CONFIG_V1).data
+    except ObjectNotFoundError:
+        return None, 1
+    return parse_config_yaml(data, name=CONFIG_V1), 1
