@@ -122,7 +122,6 @@ class RefsV1:
             seen[info.key] = entry
             digest.update(f"{info.key}\0{entry[0]}\0".encode())
             if isinstance(entry[1], FormatError):
-                _log.warning("ignoring the %s %r: %s", file.kind, file.name, entry[1])
                 broken[file.kind][file.name] = entry[1]
             else:
                 refs[file.kind][file.name] = entry[1]
@@ -142,4 +141,5 @@ class RefsV1:
         try:
             return changed.version, parse_ref(changed.data, name=info.key)
         except FormatError as error:
+            _log.warning("ignoring a branch or tag: %s", error)
             return changed.version, error
