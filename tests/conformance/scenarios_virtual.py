@@ -64,6 +64,8 @@ def virtual(path: Path, spec_version: int) -> GeneratedRepo:
         (f"{base}plain.bin", 5000, 10, None),
         (f"{base}missing.bin", 0, 10, None),
         (f"{base}empty.bin", 0, 10, None),
+        (f"{base}sub", 0, 10, None),
+        (f"{base}plain.bin/below", 0, 10, None),
         (odd, 3, 20, None),
         (odd, 3, 20, when),
         (f"{inner}deep/inner.bin", 10, 20, when),

@@ -1,0 +1,52 @@
+"""The Python API, under the official library's names.
+
+`import icefs as ic` runs a reading program written for `import icechunk as ic`. Beside the official names there are
+`Repository.log` and `SnapshotInfo.commit_message`.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from icefs.api import config, credentials, errors, storage, values
+from icefs.api.config import *  # noqa: F403
+from icefs.api.credentials import *  # noqa: F403
+from icefs.api.errors import *  # noqa: F403
+from icefs.api.repository import Repository
+from icefs.api.session import Session
+from icefs.api.storage import *  # noqa: F403
+from icefs.api.values import *  # noqa: F403
+from icefs.api.values import SpecVersion
+
+if TYPE_CHECKING:
+    from icefs.api.store import IcechunkStore
+
+__all__ = [
+    "IcechunkStore",
+    "Repository",
+    "Session",
+    "credentials",
+    "spec_version",
+    "supported_spec_versions",
+    *config.__all__,
+    *credentials.__all__,
+    *errors.__all__,
+    *storage.__all__,
+    *values.__all__,
+]
+
+
+def spec_version() -> SpecVersion:
+    """Returns the version of the format that new repositories get."""
+    return SpecVersion.current()
+
+
+def supported_spec_versions() -> list[SpecVersion]:
+    """Returns the versions of the format that icefs reads, newest first."""
+    return [SpecVersion.v2, SpecVersion.v1]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "IcechunkStore":
+        from icefs.api.store import IcechunkStore  # lazy: importing zarr-python takes half a second
+
+        return IcechunkStore
+    raise AttributeError(f"module 'icefs.api' has no attribute {name!r}")

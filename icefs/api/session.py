@@ -1,0 +1,127 @@
+"""Sessions under their official names: ids and paths as text."""
+
+from collections.abc import AsyncIterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from icefs.api.aio import DualIterator, asynchronous
+from icefs.api.values import ChunkType, Diff, SessionMode
+from icefs.engine.session import Session as EngineSession
+from icefs.errors import InvalidInputError
+from icefs.format.config import RepositoryConfig
+
+if TYPE_CHECKING:
+    from icefs.api.store import IcechunkStore
+
+
+def _checked(path: str) -> str:
+    """Returns the path of a node, without the slash that may end it.
+
+    Raises:
+        InvalidInputError: it does not start with a slash (`invalid-path`).
+    """
+    if not path.startswith("/"):
+        raise InvalidInputError(f"the path of a node starts with a slash, and {path!r} does not", kind="invalid-path")
+    return path.rstrip("/") or "/"
+
+
+class Session:
+    """A view of one snapshot of a repository.
+
+    Two sessions are equal if they stand on the same snapshot of the same repository and have no changes.
+    """
+
+    def __init__(self, engine: EngineSession) -> None:
+        """Takes the engine's session; use `Repository.readonly_session`."""
+        self._engine = engine
+
+    @property
+    def read_only(self) -> bool:
+        """Whether the session cannot write."""
+        return self._engine.read_only
+
+    @property
+    def mode(self) -> SessionMode:
+        """What the session may change."""
+        return SessionMode.readonly
+
+    @property
+    def snapshot_id(self) -> str:
+        """The snapshot that the session stands on."""
+        return str(self._engine.snapshot_id)
+
+    @property
+    def branch(self) -> str | None:
+        """The branch that a writable session commits to; None for one that only reads."""
+        return None if self._engine.read_only else self._engine.branch
+
+    @property
+    def has_uncommitted_changes(self) -> bool:
+        """Whether there is anything to commit."""
+        return self._engine.has_uncommitted_changes
+
+    @property
+    def config(self) -> RepositoryConfig:
+        """The repository's configuration."""
+        return self._engine.config
+
+    @property
+    def store(self) -> "IcechunkStore":
+        """The session's Zarr store, for zarr-python."""
+        # zarr-python takes half a second to import, and whoever only looks at refs does not need it.
+        from icefs.api.store import IcechunkStore
+
+        return IcechunkStore(self._engine)
+
+    def status(self) -> Diff:
+        """Returns the uncommitted changes."""
+        return Diff.of(self._engine.status())
+
+    def get_node_id(self, path: str) -> str:
+        """Returns the id of the node at an absolute path; it stays the same when the node is moved.
+
+        Raises:
+            NodeNotFoundError: no node is at the path.
+            InvalidInputError: the path is not absolute.
+        """
+        return str(self._engine.node(_checked(path)).id)
+
+    def chunk_type(self, array_path: str, chunk_coordinates: Sequence[int]) -> ChunkType:
+        """Tells where a chunk's bytes are; `uninitialized` if there is no such chunk.
+
+        Raises:
+            NodeNotFoundError: no node is at the path.
+            InvalidInputError: the path is not absolute, or the node is a group.
+        """
+        return ChunkType(int(self._engine.chunk_type(_checked(array_path), chunk_coordinates)))
+
+    async def chunk_coordinates(self, array_path: str, batch_size: int = 1000) -> AsyncIterator[tuple[int, ...]]:
+        """Yields the index of every chunk of an array.
+
+        Raises:
+            NodeNotFoundError: no node is at the path.
+            InvalidInputError: the path is not absolute, or the node is a group.
+        """
+        async for batch in DualIterator(self._engine.chunk_coordinates(_checked(array_path), batch_size)):
+            for index in batch.tolist():
+                yield tuple(index)
+
+    def all_virtual_chunk_locations(self) -> list[str]:
+        """Returns the location of every virtual chunk, one for each chunk, as absolute URLs."""
+        return list(self._engine.iter_virtual_chunk_locations())
+
+    chunk_type_async = asynchronous(chunk_type)
+    get_node_id_async = asynchronous(get_node_id)
+    all_virtual_chunk_locations_async = asynchronous(all_virtual_chunk_locations)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Session):
+            return NotImplemented
+        return self._engine == other._engine
+
+    __hash__ = None  # type: ignore[assignment]  # a session changes
+
+    def __repr__(self) -> str:
+        return f"<icefs.Session>\nread_only: {self.read_only}\nsnapshot_id: {self.snapshot_id}\nbranch: {self.branch}\n"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Session, (self._engine,)

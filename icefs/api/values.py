@@ -1,0 +1,352 @@
+"""The values that the API answers with, under their official names, with ids as text and times as datetimes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from datetime import datetime
+from enum import IntEnum
+from typing import Any, ClassVar, Self, override
+
+from icefs.clock import to_datetime
+from icefs.engine.diff import Diff as EngineDiff
+from icefs.format import ops_log as formats
+from icefs.format.ids import ObjectId
+from icefs.format.repo_info import SnapshotInfo as FormatSnapshotInfo
+from icefs.format.snapshot import ManifestFileInfo as FormatManifestFileInfo
+
+
+class _NamedInt(IntEnum):
+    """An integer that is written as a name."""
+
+    @override
+    def __str__(self) -> str:
+        return f"{type(self).__name__}.{self.name}"
+
+    __repr__ = __str__
+
+
+class ChunkType(_NamedInt):
+    """Where a chunk's bytes are."""
+
+    uninitialized = 0
+    native = 1
+    virtual = 2
+    inline = 3
+
+
+class SessionMode(_NamedInt):
+    """What a session may change: nothing, data, or the places of nodes."""
+
+    readonly = 0
+    writable = 1
+    rearrange = 2
+
+
+class SpecVersion(_NamedInt):
+    """A version of the format."""
+
+    v1 = 1
+    v2 = 2
+
+    @staticmethod
+    def current() -> "SpecVersion":
+        """Returns the version that new repositories get."""
+        return SpecVersion.v2
+
+
+class RepoAvailability(_NamedInt):
+    """Whether a repository may be written to."""
+
+    online = 0
+    read_only = 1
+
+
+@dataclass(frozen=True, slots=True)
+class RepoStatus:
+    """A repository's availability, since when, and why it is limited."""
+
+    availability: RepoAvailability
+    set_at: datetime | None = None
+    limited_availability_reason: str | None = None
+
+    @classmethod
+    def of(cls, status: formats.RepoStatus) -> Self:
+        """Converts what the repository's file says."""
+        availability = RepoAvailability(int(status.availability))
+        return cls(availability, to_datetime(status.set_at), status.limited_availability_reason)
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotInfo:
+    """A snapshot without its nodes."""
+
+    id: str
+    parent_id: str | None
+    written_at: datetime
+    message: str
+    metadata: dict[str, Any]
+
+    @property
+    def commit_message(self) -> str:
+        """The message, under another name."""
+        return self.message
+
+    @classmethod
+    def of(cls, info: FormatSnapshotInfo) -> Self:
+        """Converts what the engine knows of a snapshot."""
+        parent = None if info.parent_id is None else str(info.parent_id)
+        return cls(str(info.id), parent, to_datetime(info.flushed_at), info.message, dict(info.metadata))
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestFileInfo:
+    """A manifest that a snapshot uses."""
+
+    id: str
+    size_bytes: int
+    num_chunk_refs: int
+
+    @classmethod
+    def of(cls, info: FormatManifestFileInfo) -> Self:
+        """Converts what the snapshot's file says."""
+        return cls(str(info.id), info.size_bytes, info.num_chunk_refs)
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureFlag:
+    """A switch of a repository; `setting` is None where nobody set it."""
+
+    id: int
+    name: str
+    default_enabled: bool
+    setting: bool | None
+
+    @property
+    def enabled(self) -> bool:
+        """Whether it is on."""
+        return self.default_enabled if self.setting is None else self.setting
+
+
+_DIFF_TITLES = {
+    "new_groups": "Groups created",
+    "new_arrays": "Arrays created",
+    "updated_groups": "Group definitions updated",
+    "updated_arrays": "Array definitions updated",
+    "deleted_groups": "Groups deleted",
+    "deleted_arrays": "Arrays deleted",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Diff:
+    """What changed between two snapshots, or in a session, by absolute path."""
+
+    new_groups: set[str] = field(default_factory=set)
+    new_arrays: set[str] = field(default_factory=set)
+    deleted_groups: set[str] = field(default_factory=set)
+    deleted_arrays: set[str] = field(default_factory=set)
+    updated_groups: set[str] = field(default_factory=set)
+    updated_arrays: set[str] = field(default_factory=set)
+    updated_chunks: dict[str, list[list[int]]] = field(default_factory=dict)
+    moved_nodes: list[tuple[str, str]] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, diff: EngineDiff) -> Self:
+        """Converts what the engine computed."""
+        return cls(
+            **{name: set(getattr(diff, name)) for name in _DIFF_TITLES},
+            updated_chunks={path: [list(index) for index in indices] for path, indices in diff.updated_chunks.items()},
+            moved_nodes=[(move.from_path, move.to_path) for move in diff.moved_nodes],
+        )
+
+    def is_empty(self) -> bool:
+        """Tells whether nothing changed."""
+        return not any(getattr(self, each.name) for each in fields(self))
+
+    def __str__(self) -> str:
+        parts = [
+            f"{title}:\n" + "".join(f"    {path}\n" for path in sorted(getattr(self, name)))
+            for name, title in _DIFF_TITLES.items()
+            if getattr(self, name)
+        ]
+        if self.updated_chunks:
+            chunks = "".join(
+                f"    {path}:\n" + "".join(f"        {index}\n" for index in indices)
+                for path, indices in sorted(self.updated_chunks.items())
+            )
+            parts.append(f"Chunks updated:\n{chunks}")
+        if self.moved_nodes:
+            parts.append("Nodes moved:\n" + "".join(f"    {old} -> {new}\n" for old, new in self.moved_nodes))
+        return "\n".join(parts)
+
+
+class UpdateType:
+    """What happened to a repository; each kind is a subclass, as in `UpdateType.NewCommit`."""
+
+    RepoInitialized: ClassVar[type["RepoInitialized"]]
+    RepoMigrated: ClassVar[type["RepoMigrated"]]
+    RepoStatusChanged: ClassVar[type["RepoStatusChanged"]]
+    ConfigChanged: ClassVar[type["ConfigChanged"]]
+    MetadataChanged: ClassVar[type["MetadataChanged"]]
+    TagCreated: ClassVar[type["TagCreated"]]
+    TagDeleted: ClassVar[type["TagDeleted"]]
+    BranchCreated: ClassVar[type["BranchCreated"]]
+    BranchDeleted: ClassVar[type["BranchDeleted"]]
+    BranchReset: ClassVar[type["BranchReset"]]
+    NewCommit: ClassVar[type["NewCommit"]]
+    CommitAmended: ClassVar[type["CommitAmended"]]
+    NewDetachedSnapshot: ClassVar[type["NewDetachedSnapshot"]]
+    GCRan: ClassVar[type["GCRan"]]
+    ExpirationRan: ClassVar[type["ExpirationRan"]]
+    FeatureFlagChanged: ClassVar[type["FeatureFlagChanged"]]
+
+
+@dataclass(frozen=True)
+class RepoInitialized(UpdateType):
+    """The repository was created."""
+
+
+@dataclass(frozen=True)
+class RepoMigrated(UpdateType):
+    """The repository was upgraded."""
+
+    from_version: int
+    to_version: int
+
+
+@dataclass(frozen=True)
+class RepoStatusChanged(UpdateType):
+    """The status was set."""
+
+    status: RepoStatus
+
+
+@dataclass(frozen=True)
+class ConfigChanged(UpdateType):
+    """The configuration was saved."""
+
+
+@dataclass(frozen=True)
+class MetadataChanged(UpdateType):
+    """The repository's metadata were set."""
+
+
+@dataclass(frozen=True)
+class TagCreated(UpdateType):
+    """A tag was created."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class TagDeleted(UpdateType):
+    """A tag was deleted."""
+
+    name: str
+    previous_snap_id: str
+
+
+@dataclass(frozen=True)
+class BranchCreated(UpdateType):
+    """A branch was created."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class BranchDeleted(UpdateType):
+    """A branch was deleted."""
+
+    name: str
+    previous_snap_id: str
+
+
+@dataclass(frozen=True)
+class BranchReset(UpdateType):
+    """A branch was pointed at another snapshot."""
+
+    name: str
+    previous_snap_id: str
+
+
+@dataclass(frozen=True)
+class NewCommit(UpdateType):
+    """A commit on a branch."""
+
+    branch: str
+    new_snap_id: str
+
+
+@dataclass(frozen=True)
+class CommitAmended(UpdateType):
+    """The last commit of a branch was replaced."""
+
+    branch: str
+    previous_snap_id: str
+    new_snap_id: str
+
+
+@dataclass(frozen=True)
+class NewDetachedSnapshot(UpdateType):
+    """A snapshot was made that no branch points at."""
+
+    new_snap_id: str
+
+
+@dataclass(frozen=True)
+class GCRan(UpdateType):
+    """Garbage was collected."""
+
+
+@dataclass(frozen=True)
+class ExpirationRan(UpdateType):
+    """Old snapshots were expired."""
+
+
+@dataclass(frozen=True)
+class FeatureFlagChanged(UpdateType):
+    """A feature flag was set, or put back to its default (None)."""
+
+    id: int
+    new_value: bool | None
+
+
+_UPDATE_TYPES: Mapping[str, type[UpdateType]] = {kind.__name__: kind for kind in UpdateType.__subclasses__()}
+for _name, _kind in _UPDATE_TYPES.items():
+    setattr(UpdateType, _name, _kind)
+
+
+def _official(value: Any) -> Any:
+    if isinstance(value, ObjectId):
+        return str(value)
+    return RepoStatus.of(value) if isinstance(value, formats.RepoStatus) else value
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """An entry of the ops log."""
+
+    kind: UpdateType
+    updated_at: datetime
+    backup_path: str | None
+
+    @classmethod
+    def of(cls, update: formats.Update) -> Self:
+        """Converts an entry of the repository's file."""
+        values = {each.name: _official(getattr(update.kind, each.name)) for each in fields(update.kind)}
+        kind = _UPDATE_TYPES[type(update.kind).__name__](**values)
+        return cls(kind, to_datetime(update.updated_at), update.backup_path)
+
+
+__all__ = [
+    "ChunkType",
+    "Diff",
+    "FeatureFlag",
+    "ManifestFileInfo",
+    "RepoAvailability",
+    "RepoStatus",
+    "SessionMode",
+    "SnapshotInfo",
+    "SpecVersion",
+    "Update",
+    "UpdateType",
+]

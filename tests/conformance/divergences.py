@@ -1,0 +1,154 @@
+"""Where icefs differs from the official library on purpose, numbered; anything else that differs is a bug.
+
+A module or test that depends on one names it as `Divergence N`. `test_divergences.py` holds that each named number is
+listed here.
+"""
+
+from typing import NamedTuple
+
+
+class Divergence(NamedTuple):
+    """One difference."""
+
+    official: str
+    icefs: str
+    reason: str
+
+
+DIVERGENCES: dict[int, Divergence] = {
+    1: Divergence(
+        "refuses a rectilinear chunk grid with a bare number for an axis",
+        "reads it as chunks of that size",
+        "zarr-python 3.4.2 writes it",
+    ),
+    2: Divergence(
+        "keeps the lowest 32 bits of a number of chunks",
+        "refuses what does not fit",
+        "an array of 2**32 chunks would become one without chunks",
+    ),
+    10: Divergence(
+        "reads and lists every chunk as c/i/j, whatever the array's chunk key encoding",
+        "reads and lists chunks under the keys that the array's metadata name",
+        "zarr clients look for those; the repository holds chunk indices, not keys",
+    ),
+    11: Divergence(
+        "writes, lists and reads references whose number of coordinates is not the array's",
+        "refuses to read the chunks of an array with such references (FormatError), and of no other",
+        "only a wrong key given to its store makes them; no directory tree can hold c/0 and c/0/0 both",
+    ),
+    12: Divergence(
+        "takes c/00/0 and c/+1 as other names of c/0/0 and c/1",
+        "takes canonical decimals only",
+        "a key that is not listed must not exist",
+    ),
+    13: Divergence(
+        "splits a key at its last letter c, so that abc/0/1 asks for chunk (0, 1) of /ab",
+        "finds the array whose path the key starts with",
+        "accident of parsing; what exists reads alike",
+    ),
+    14: Divergence(
+        "list_dir of an array gives zarr.json and c, chunks or not, and nothing of what lies below it",
+        "list_dir gives the names that the keys below have; c only where a chunk exists",
+        "the Store contract of zarr-python, and what a mounted tree shows",
+    ),
+    15: Divergence(
+        "list_dir leaves out parents of nodes that are no nodes themselves; list_prefix of one is an error",
+        "lists them as what they are, directories",
+        "list() has the keys below them",
+    ),
+    16: Divergence(
+        "list_prefix and getsize_prefix of anything but a node's path raise bad-key-prefix",
+        "list what is below any directory, nothing if there is none",
+        "the Store contract of zarr-python",
+    ),
+    17: Divergence(
+        "list_prefix and getsize_prefix of a path with a leading slash give nothing",
+        "drop the slash, as get does",
+        "one meaning for one path",
+    ),
+    18: Divergence(
+        "a byte range that ends behind a chunk's end is an error; of zarr.json, it is cut",
+        "cut in both cases",
+        "the Store contract of zarr-python; HTTP does the same",
+    ),
+    19: Divergence(
+        "the last n bytes of a zarr.json are all but the first n",
+        "the last n bytes",
+        "a bug there",
+    ),
+    20: Divergence(
+        "a byte range that ends before it starts, or starts behind zarr.json's end, panics or gives no bytes",
+        "invalid-byte-range",
+        "as for chunks",
+    ),
+    21: Divergence(
+        "a suffix longer than a chunk is an error",
+        "all of the chunk",
+        "the Store contract of zarr-python",
+    ),
+    22: Divergence(
+        "getsize of a missing chunk is 0",
+        "KeyMissingError, a KeyError and FileNotFoundError",
+        "the Store contract of zarr-python; a missing zarr.json raises there too",
+    ),
+    23: Divergence(
+        "exists and getsize of .zgroup, .zarray, .zattrs and .zmetadata raise key-not-found",
+        "exists is false; getsize raises key-not-found",
+        "the Store contract of zarr-python; get answers None there too",
+    ),
+    24: Divergence(
+        "a chunk key below a group (c/0 of a root group) raises not-an-array",
+        "the key is missing",
+        "get of a missing key is None",
+    ),
+    25: Divergence(
+        "get_partial_values with a missing key raises TypeError",
+        "None in its place",
+        "a bug there",
+    ),
+    26: Divergence(
+        "a key with a trailing slash, or one that could only be a chunk key of another encoding, is invalid-key",
+        "drops trailing slashes; the latter is missing",
+        "whether it is valid depends on the array",
+    ),
+    27: Divergence(
+        "a local repository of spec version 1 lists refs by percent-encoded file names, and cannot look those up",
+        "lists the names that refs were created with",
+        "a bug there: tags vanish from the list",
+    ),
+    28: Divergence(
+        "an entity tag never matches a local file",
+        "it matches the same file, with or without quotes",
+        "a bug there",
+    ),
+    29: Divergence(
+        "a local file of second S and a fraction is modified since S",
+        "times are compared by the second",
+        "references hold whole seconds only; writers take int(mtime)",
+    ),
+    30: Divergence(
+        "a virtual chunk that starts behind its file's end fails as virtual-chunk-fetch",
+        "invalid-object-size, as one that ends there",
+        "it says what is wrong",
+    ),
+    31: Divergence(
+        "the storage settings of the backend become part of the configuration, persisted too",
+        "they stay what somebody set",
+        "a repository copied to another backend would take them along",
+    ),
+    32: Divergence(
+        "a default of max_concurrent_decodes comes from the machine's CPUs",
+        "stays unset",
+        "the configuration says what somebody set",
+    ),
+    33: Divergence(
+        "two stores are equal only if they share a session",
+        "read-only stores of the same snapshot of the same repository are equal",
+        "zarr-python and dask compare stores that were pickled",
+    ),
+    34: Divergence(
+        "set of a key that exists, with set_if_not_exists, is accepted by a read-only store",
+        "refused like every write",
+        "a store that only reads should not depend on what it holds",
+    ),
+}
