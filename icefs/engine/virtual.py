@@ -33,6 +33,7 @@ from icefs.errors import (
     FormatError,
     InvalidInputError,
     InvalidObjectSizeError,
+    NameTooLongError,
     ObjectNotFoundError,
     UnauthorizedContainerError,
     UnsupportedError,
@@ -208,7 +209,7 @@ class VirtualResolver:
         )
         try:
             return self._fetch(fetch, first, last, is_remote=location.scheme != "file")
-        except ObjectNotFoundError as error:
+        except (ObjectNotFoundError, NameTooLongError) as error:
             raise ObjectNotFoundError(
                 f"virtual chunk: there is no object at {url}", kind="virtual-chunk-fetch", url=url
             ) from error
