@@ -13,7 +13,7 @@ endless work; the readers above follow a fixed schema, which bounds the depth, a
 amount: what one pass copies out of a buffer, and the entries of the table vectors it walks, stay in proportion to
 the size of the buffer. Alignment is not required.
 
-Divergence 1: the official reader refuses misaligned fields; reading them harms nobody.
+Divergence 3: the official reader refuses misaligned fields; reading them harms nobody.
 
 Source: https://flatbuffers.dev/internals/; format notes §7.3.
 """

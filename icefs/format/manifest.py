@@ -10,8 +10,8 @@
 Arrays ascend by node id, references by chunk index; both are checked. A reference with several kinds of content is
 what comes first of chunk_id, compressed_location, location and inline, as the official reader has it.
 
-Divergence 2: a compressed location under compression algorithm 0 is taken as it stands, as the schema says; the
-official reader fails on it. Divergence 3: what is not sorted is refused, where the official reader does not find it.
+Divergence 4: a compressed location under compression algorithm 0 is taken as it stands, as the schema says; the
+official reader fails on it. Divergence 5: what is not sorted is refused, where the official reader does not find it.
 
 Source: spec 2.1 "Manifest files"; format notes §7.2, §7.3, §7.9. Encoding is in `manifest_encode`.
 """

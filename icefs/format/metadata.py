@@ -8,8 +8,8 @@ float.
 MessagePack is read here and not by the `msgpack` package, whose arrays are allocated by the size that they claim.
 Bytes and extension types are no JSON values; what follows the value is ignored; of equal keys the last wins.
 
-Divergence 1: values nest 256 deep at most (official: 1024 in MessagePack, no limit in FlexBuffers).
-Divergence 2: a key with a NUL is refused in FlexBuffers (official: its end is lost silently).
+Divergence 6: values nest 256 deep at most (official: 1024 in MessagePack, no limit in FlexBuffers).
+Divergence 7: a key with a NUL is refused in FlexBuffers (official: its end is lost silently).
 
 Source: https://github.com/msgpack/msgpack/blob/master/spec.md; format notes §7.8.
 """

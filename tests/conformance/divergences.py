@@ -26,6 +26,31 @@ DIVERGENCES: dict[int, Divergence] = {
         "refuses what does not fit",
         "an array of 2**32 chunks would become one without chunks",
     ),
+    3: Divergence(
+        "refuses a flatbuffer whose fields are not aligned",
+        "reads it",
+        "reading them harms nobody; no known writer makes them",
+    ),
+    4: Divergence(
+        "fails on a compressed location in a manifest whose compression algorithm is 0",
+        "takes the bytes as the location",
+        "the schema says that they are",
+    ),
+    5: Divergence(
+        "does not find references and arrays that are not sorted in their manifest, and lists them",
+        "refuses the manifest, as it does where one is there twice",
+        "a chunk that is there for one program and not for another is worse than an error",
+    ),
+    6: Divergence(
+        "metadata values nest 1024 deep in MessagePack, without limit in FlexBuffers",
+        "256 deep at most",
+        "hostile files; nobody nests so deep",
+    ),
+    7: Divergence(
+        "loses the end of a key with a NUL in FlexBuffers, silently",
+        "refuses to write it",
+        "what is read should be what was written",
+    ),
     10: Divergence(
         "reads and lists every chunk as c/i/j, whatever the array's chunk key encoding",
         "reads and lists chunks under the keys that the array's metadata name",
