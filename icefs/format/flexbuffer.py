@@ -136,9 +136,10 @@ class _Reader:
         # The text is kept: a string that many values refer to is decoded, held and charged once.
         text = self._texts.get((start, size_bytes))
         if text is None:
+            raw = self._bytes(start, size_bytes)
             self._charge(size_bytes)
             try:
-                text = self._bytes(start, size_bytes).decode()
+                text = raw.decode()
             except UnicodeDecodeError as error:
                 raise self._error(f"a string is not UTF-8: {error.reason}") from None
             self._texts[start, size_bytes] = text
