@@ -6,9 +6,12 @@ The Python API lies in `icefs.api` and is loaded when one of its names is first 
 daemon, which do not use it, must not wait for it.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+_LAYERS = frozenset(("clock", "engine", "errors", "format", "storage", "zarr"))
 
 if TYPE_CHECKING:
     from icefs.api import *  # noqa: F403  (what type checkers see)
@@ -17,6 +20,8 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> Any:
     if name.startswith("_"):
         raise AttributeError(f"module 'icefs' has no attribute {name!r}")
+    if name in _LAYERS:  # `from icefs import errors` asks here before it looks for a submodule
+        return import_module(f"icefs.{name}")
     import icefs.api  # lazy: it loads numpy and all of the engine
 
     try:
