@@ -167,7 +167,11 @@ class AssetManager:
         if end - start <= 2 * _PART_BYTES or self.storage.capabilities.local_files:
             return self.storage.get(key, start=start, end=end).data
         parts = range(start, end, _PART_BYTES)
-        fetched = self.fetch_all(lambda at: self.storage.get(key, start=at, end=min(at + _PART_BYTES, end)).data, parts)
+        # The length is what a manifest claims: parts are asked for in a window, so that the first one that the object
+        # does not have ends it.
+        fetched = self.fetch_ahead(
+            lambda at: self.storage.get(key, start=at, end=min(at + _PART_BYTES, end)).data, parts
+        )
         return b"".join(fetched)
 
     def _read(self, key: str) -> bytes:

@@ -33,20 +33,25 @@ class Session:
     Immutable and safe to use from any thread; `_lock` guards the memo of arrays.
 
     Attributes:
-        repository: Where the snapshot is.
         snapshot: The snapshot's nodes.
         branch: The branch that the session was opened on, or None.
+        read_only: Whether the session cannot write.
     """
 
-    read_only: Final = True
+    read_only: bool = True
 
     def __init__(self, repository: "Repository", snapshot: Snapshot, branch: str | None = None) -> None:
-        self.repository = repository
+        self._repository = repository
         self.snapshot = snapshot
         self.branch = branch
         self._lock = threading.Lock()
         self._arrays: OrderedDict[str, ArrayChunks] = OrderedDict()
         self._sorted_paths: list[str] | None = None
+
+    @property
+    def repository(self) -> "Repository":
+        """Where the snapshot is."""
+        return self._repository
 
     @property
     def snapshot_id(self) -> SnapshotId:
@@ -120,12 +125,15 @@ class Session:
         paths, start, end = self._below(path)
         return start < end and (path != "/" or paths[end - 1] != "/")
 
+    def _paths(self) -> Sequence[str]:
+        return self.snapshot.paths
+
     def _below(self, path: str) -> tuple[list[str], int, int]:
         """Returns the sorted paths of all nodes, and the range of them that lie below a path (or are the root)."""
         paths = self._sorted_paths
         if paths is None:
             # Threads may do this twice; they get the same. Sorting what is sorted takes one pass.
-            paths = self._sorted_paths = sorted(self.snapshot.paths)
+            paths = self._sorted_paths = sorted(self._paths())
         stem = path.removesuffix("/")
         start = bisect_left(paths, stem + "/")
         return paths, start, bisect_left(paths, stem + _AFTER_SLASH, start)
@@ -193,7 +201,10 @@ class Session:
             ObjectModifiedError: the object of a virtual chunk is not the one that was referenced.
             UnauthorizedContainerError: a virtual chunk lies where the user did not allow to follow.
             FormatError: the reference is impossible.
+            InvalidInputError: the range starts before the chunk.
         """
+        if start < 0:
+            raise InvalidInputError(f"a range cannot start at {start}", kind="invalid-byte-range")
         end = ref.length_bytes if end is None else min(end, ref.length_bytes)
         if isinstance(ref, InlineRef):
             return ref.data if start == 0 and end == len(ref.data) else ref.data[start : max(start, end)]
@@ -201,8 +212,6 @@ class Session:
             reason = f"a chunk of {ref.length_bytes} bytes at offset {ref.offset_bytes}"
             name = chunk_key(ref.chunk_id) if isinstance(ref, NativeRef) else ref.location
             raise FormatError(f"{name}: {reason}", file=name, reason=reason)
-        if start < 0:
-            raise InvalidInputError(f"a range cannot start at {start}", kind="invalid-byte-range")
         if start >= end:
             return b""
         if isinstance(ref, NativeRef):

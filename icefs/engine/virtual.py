@@ -219,7 +219,7 @@ class VirtualResolver:
             data = fetch(first, last)
         else:
             parts = range(first, last, _PART_BYTES)
-            data = b"".join(self._workers.map(lambda at: fetch(at, min(at + _PART_BYTES, last)), parts))
+            data = b"".join(self._workers.map_ahead(lambda at: fetch(at, min(at + _PART_BYTES, last)), parts, window=8))
         if len(data) != last - first:
             raise InvalidObjectSizeError(
                 f"virtual chunk: {len(data)} bytes came where {last - first} are expected",
