@@ -62,7 +62,7 @@ class Diff:
 
 def chain_between(ancestry: Iterable[SnapshotInfo], from_id: SnapshotId) -> list[SnapshotInfo] | None:
     """Returns the snapshots of an ancestry that come after `from_id`, newest first; None if it is not among them."""
-    chain = []
+    chain: list[SnapshotInfo] = []
     for info in ancestry:
         if info.id == from_id:
             return chain
@@ -136,6 +136,11 @@ def build_diff(logs: Sequence[TransactionLog], old: Snapshot, new: Snapshot) -> 
     for snapshot in (old, new):  # where a node was moved, its new path counts
         for node in snapshot.nodes():
             paths[node.id] = node.path
+    return build_named_diff(logs, paths)
+
+
+def build_named_diff(logs: Sequence[TransactionLog], paths: Mapping[NodeId, str]) -> Diff:
+    """Joins transaction logs, the newest first, whose nodes have the given paths; others are left out."""
 
     def named(ids: Iterable[NodeId]) -> frozenset[str]:
         return frozenset(paths[node_id] for node_id in ids if node_id in paths)

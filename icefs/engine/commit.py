@@ -1,0 +1,210 @@
+"""Writing a snapshot: everything a commit consists of, but for the write that makes it visible.
+
+The order, and what a crash after each step leaves behind:
+
+1. chunks: stored when they were set; nothing refers to them yet;
+2. manifests; 3. the transaction log; 4. the snapshot: complete, but known to nobody;
+5. a sync, where the storage is a disk: from here on all of it survives a power loss;
+6. `publish`, in `updates`: one conditional write of `repo` (spec 2) or of the branch (spec 1).
+
+Up to 5 a crash leaves garbage, which collection removes; 6 is atomic. Nothing is ever undone.
+
+Source: spec 2.1 "Algorithms"; format notes §7.9 to §7.12.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final
+
+from icefs.engine.changeset import ChangeSet
+from icefs.engine.chunks import ArrayChunks, ChunkBatch
+from icefs.engine.manifest_split import Layout, OldManifest, plan, split_sizes
+from icefs.errors import InternalError, StorageError
+from icefs.format.ids import ManifestId, SnapshotId
+from icefs.format.layout import manifest_key, snapshot_key, transaction_log_key
+from icefs.format.manifest import ArrayRefs
+from icefs.format.manifest_encode import encode_manifest
+from icefs.format.nodes import ManifestFileInfo, ManifestRef, NodeSnapshot
+from icefs.format.snapshot import Snapshot
+from icefs.format.snapshot_encode import encode_snapshot
+from icefs.format.transaction_log import encode_transaction_log, merge
+
+if TYPE_CHECKING:
+    from icefs.engine.writing import WritableRepository
+
+_MAX_CLOCK_DRIFT_MICROS: Final = 600 * 1_000_000
+
+type _Pending = tuple[int, list[ManifestRef], ArrayRefs | None]
+"""A node's position, manifests that it keeps, and references for a new manifest."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewSnapshot:
+    """A snapshot that is written, and that no ref leads to yet."""
+
+    id: SnapshotId
+    flushed_at: int
+    message: str
+    metadata: dict[str, Any]
+
+
+def write_snapshot(
+    repository: "WritableRepository",
+    base: Snapshot,
+    changes: ChangeSet,
+    *,
+    message: str,
+    metadata: dict[str, Any],
+    merge_log_of: SnapshotId | None = None,
+    rewrite_manifests: bool = False,
+) -> NewSnapshot:
+    """Writes manifests, transaction log and snapshot of changes to a base.
+
+    Args:
+        repository: Where to.
+        base: The snapshot that the changes are to.
+        changes: What changed; not modified, and not to be modified meanwhile.
+        message: The commit message.
+        metadata: The commit's metadata.
+        merge_log_of: A snapshot that the new one replaces (amend): its log is joined with the changes.
+        rewrite_manifests: Write all manifests anew, under the present splitting.
+
+    Raises:
+        StorageError: something cannot be written; nothing is visible.
+    """
+    storage, level = repository.storage, repository.compression_level
+    snapshot_id = SnapshotId.random()
+    log = changes.transaction_log(snapshot_id)
+    if merge_log_of is not None:
+        log = merge(snapshot_id, [repository.assets.fetch_transaction_log(merge_log_of), log])
+    nodes, files = _write_manifests(repository, base, changes, rewrite=rewrite_manifests)
+    storage.put(
+        transaction_log_key(snapshot_id),
+        encode_transaction_log(log, spec_version=repository.spec_version, level=level),
+    )
+    # A clock that was set back must not put a snapshot before its parent: readers refuse that.
+    flushed_at = max(repository.clock(), base.flushed_at + 1)
+    data = encode_snapshot(
+        snapshot_id=snapshot_id,
+        flushed_at=flushed_at,
+        message=message,
+        metadata=metadata,
+        nodes=nodes,
+        manifest_files=files,
+        spec_version=repository.spec_version,
+        parent_id=base.id if repository.spec_version == 1 else None,
+        level=level,
+    )
+    storage.put(snapshot_key(snapshot_id), data)
+    _check_clock(repository, snapshot_id, flushed_at)
+    storage.sync()
+    return NewSnapshot(snapshot_id, flushed_at, message, metadata)
+
+
+def _check_clock(repository: "WritableRepository", snapshot_id: SnapshotId, flushed_at: int) -> None:
+    """Compares the clocks of this machine and of the store, whose ages expiration compares later."""
+    if repository.storage.capabilities.local_files:
+        return
+    stored_at = repository.storage.head(snapshot_key(snapshot_id)).last_modified
+    if abs(stored_at - flushed_at) > _MAX_CLOCK_DRIFT_MICROS:
+        raise StorageError(
+            f"this machine's clock and that of {repository.storage.url} differ by "
+            f"{abs(stored_at - flushed_at) // 1_000_000} seconds",
+            kind="snapshot-timestamp",
+            hint="set the clock (more than 10 minutes are not allowed), then commit again",
+        )
+
+
+# Manifests.
+
+
+def _write_manifests(
+    repository: "WritableRepository", base: Snapshot, changes: ChangeSet, *, rewrite: bool
+) -> tuple[list[NodeSnapshot], list[ManifestFileInfo]]:
+    """Writes the manifests of all arrays that changed.
+
+    Returns:
+        All nodes of the new snapshot, and the manifest files that they refer to.
+    """
+    nodes: list[NodeSnapshot] = []
+    kept: set[ManifestId] = set()
+    pending: list[_Pending] = []
+    for node in changes.nodes(base.nodes()):
+        position = len(nodes)
+        nodes.append(node)
+        if node.array is None:
+            continue
+        if not (rewrite or node.id in changes.updated or changes.chunks.get(node.id)):
+            kept.update(ref.manifest_id for ref in node.array.manifests)
+            continue
+        layout = _plan_array(repository, node, base, changes, rewrite=rewrite)
+        kept.update(ref.manifest_id for ref in layout.kept)
+        pending.append((position, layout.kept, None))
+        pending.extend((position, [], refs) for refs in layout.written)
+
+    def write(item: _Pending) -> tuple[list[ManifestRef], ManifestFileInfo | None]:
+        _, refs_kept, refs = item
+        if refs is None:
+            return refs_kept, None
+        ref, info = _write_manifest(repository, refs)
+        return [ref], info
+
+    manifests: dict[int, list[ManifestRef]] = {}
+    files: list[ManifestFileInfo] = []
+    written = repository.assets.fetch_ahead(write, pending)
+    for (position, _, _), (refs, info) in zip(pending, written, strict=True):
+        manifests.setdefault(position, []).extend(refs)
+        if info is not None:
+            files.append(info)
+    for position, refs in manifests.items():
+        array = nodes[position].array
+        assert array is not None
+        nodes[position] = replace(nodes[position], array=replace(array, manifests=tuple(refs)))
+    for manifest_id in kept:
+        known = base.manifest_files.get(manifest_id)
+        if known is None:
+            raise InternalError(f"snapshot {base.id} refers to manifest {manifest_id}, but does not list it")
+        files.append(known)
+    return nodes, files
+
+
+def _plan_array(
+    repository: "WritableRepository", node: NodeSnapshot, base: Snapshot, changes: ChangeSet, *, rewrite: bool
+) -> Layout:
+    assert node.array is not None
+    grid_shape = tuple(dimension.num_chunks for dimension in node.array.shape)
+    return plan(
+        _old_manifests(repository, base.node_by_id(node.id), len(grid_shape)),
+        changes.chunks.get(node.id),
+        grid_shape,
+        split_sizes(repository.splitting, node.path, len(grid_shape), node.array.dimension_names),
+        empty=ArrayRefs.empty(node.id, len(grid_shape)),
+        rewrite=rewrite,
+    )
+
+
+def _old_manifests(repository: "WritableRepository", node: NodeSnapshot | None, ndim: int) -> Iterator[OldManifest]:
+    if node is None or node.array is None or len(node.array.shape) != ndim:
+        return
+    for ref in node.array.manifests:
+        alone = replace(node, array=replace(node.array, manifests=(ref,)))
+
+        def load(alone: NodeSnapshot = alone) -> ArrayRefs | None:
+            # Through ArrayChunks, so that what a manifest holds outside of its extents stays invisible.
+            batches: list[ChunkBatch] = list(ArrayChunks(repository.assets, alone).iter_batches(1 << 62))
+            return batches[0].refs if batches else None
+
+        yield OldManifest(ref, load)
+
+
+def _write_manifest(repository: "WritableRepository", refs: ArrayRefs) -> tuple[ManifestRef, ManifestFileInfo]:
+    manifest_id = ManifestId.random()
+    data = encode_manifest(
+        manifest_id,
+        [refs],
+        spec_version=repository.spec_version,
+        level=repository.compression_level,
+        location_compression=repository.location_compression,
+    )
+    repository.storage.put(manifest_key(manifest_id), data)
+    return ManifestRef(manifest_id, refs.bounding_box()), ManifestFileInfo(manifest_id, len(data), len(refs))

@@ -1,0 +1,302 @@
+"""The writes that publish: one conditional write of `repo` (spec 2), or of one ref's file (spec 1).
+
+Spec 2 keeps everything that changes in `repo`. An update reads it, computes the next state with a pure function,
+copies the old file to `overwritten/` and writes the new one on condition that `repo` is still what was read. Whoever
+loses that race starts again from the new state; the pure function then decides anew whether the update still makes
+sense, so that a commit finds out inside of the same loop that its branch has moved.
+
+Source: format notes §7.4, §7.5, §7.6 and §7.12; upstream icechunk/src/asset_manager.rs and refs.rs.
+"""
+
+import random
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+from icefs.engine.commit import NewSnapshot
+from icefs.errors import (
+    AlreadyExistsError,
+    BranchMovedError,
+    ConflictError,
+    ObjectNotFoundError,
+    PreconditionFailedError,
+    RefNotFoundError,
+    SessionStateError,
+    StorageError,
+    UnsupportedError,
+)
+from icefs.format import repo_info_update as edits
+from icefs.format.ids import ChunkId, SnapshotId
+from icefs.format.layout import REPO_INFO, backup_key, backup_name
+from icefs.format.ops_log import CommitAmended
+from icefs.format.refs_v1 import branch_key, check_ref_name, encode_ref, parse_ref, tag_key, tombstone_key
+from icefs.format.repo_info import MAIN_BRANCH, RepoInfo, encode_repo_info
+from icefs.format.repo_info_update import Stamp
+from icefs.format.snapshot_table import SnapshotInfo
+
+if TYPE_CHECKING:
+    from icefs.engine.writing import WritableRepository
+
+type Change = Callable[[RepoInfo, Stamp], RepoInfo]
+"""Computes the next state from the present one; called again where somebody else was faster."""
+
+_IMMEDIATE_TRIES: Final = 5
+_DEFAULT_TRIES: Final = 100
+_FIRST_BACKOFF_S: Final = 0.05
+_LONGEST_BACKOFF_S: Final = 2.0
+
+MOVE_NODE, CREATE_TAG, DELETE_TAG = 3, 4, 5
+
+
+def update_repo_info(repository: "WritableRepository", change: Change, *, check_online: bool = True) -> RepoInfo:
+    """Applies a change to `repo` (spec 2).
+
+    Raises:
+        ReadOnlyError: the repository's status is not online.
+        ConflictError: somebody else was faster every time (kind `update-attempts-exhausted`).
+        StorageError: `repo` cannot be written.
+    """
+    storage, assets = repository.storage, repository.assets
+    for attempt in range(1, _DEFAULT_TRIES + 1):
+        info, version = assets.fetch_repo_info()
+        if check_online:
+            repository.check_online(info)
+        now = edits.next_timestamp(info, repository.clock())
+        backup = backup_name(REPO_INFO, now, ChunkId.random())
+        changed = change(info, Stamp(now, backup, repository.num_updates))
+        if changed is info:
+            return info
+        data = encode_repo_info(changed, level=repository.compression_level)
+        try:
+            storage.copy(REPO_INFO, backup_key(backup), if_match=version)
+            # The publishing write: last, and alone. Before it nothing has happened, after it everything has.
+            storage.put(REPO_INFO, data, if_match=version)
+        except PreconditionFailedError:
+            if attempt > _IMMEDIATE_TRIES:
+                longest = min(_LONGEST_BACKOFF_S, _FIRST_BACKOFF_S * 2 ** (attempt - _IMMEDIATE_TRIES))
+                time.sleep(longest * (0.5 + random.random() / 2))  # jitter, not cryptography
+            continue
+        except StorageError as error:
+            if not error.facts.get("maybe_written") or not _has_arrived(repository, data):
+                raise
+        return changed
+    raise ConflictError(
+        f"{storage.url} is being changed by others faster than this update can be made ({_DEFAULT_TRIES} tries)",
+        kind="update-attempts-exhausted",
+        hint="try again when it is quieter",
+    )
+
+
+def _has_arrived(repository: "WritableRepository", data: bytes) -> bool:
+    """Tells whether a write of `repo` whose answer was lost went through, as far as the store answers now."""
+    try:
+        return repository.storage.get(REPO_INFO).data == data
+    except StorageError:
+        return False
+
+
+def check_tip(repository: "WritableRepository", branch: str, expected: SnapshotId) -> None:
+    """Checks that a branch still stands where a session does.
+
+    Raises:
+        BranchMovedError: it does not.
+        RefNotFoundError: it is gone.
+    """
+    tip = repository.refs().branch(branch)
+    if tip != expected:
+        raise branch_moved(branch, expected, tip)
+
+
+def branch_moved(branch: str, expected: SnapshotId, actual: SnapshotId | None) -> BranchMovedError:
+    """Makes the error for a commit whose branch has moved."""
+    return BranchMovedError(
+        f"branch {branch!r} has moved from {expected} to {actual}",
+        hint="rebase the changes onto it, then commit again",
+        branch=branch,
+        expected_parent=str(expected),
+        actual_parent=None if actual is None else str(actual),
+    )
+
+
+def publish_commit(
+    repository: "WritableRepository",
+    branch: str,
+    base: SnapshotId,
+    new: NewSnapshot,
+    *,
+    is_rearrange: bool = False,
+    amend: bool = False,
+) -> None:
+    """Makes a written snapshot the tip of a branch that still stands at the snapshot's base.
+
+    Raises:
+        BranchMovedError: it does not; nothing was published.
+    """
+    if repository.spec_version == 1:
+        _move_branch_v1(repository, branch, base, new.id)
+        return
+
+    def change(info: RepoInfo, stamp: Stamp) -> RepoInfo:
+        if is_rearrange:
+            _check_flag(info, MOVE_NODE, "move_node")
+        tip = info.branches.get(branch)
+        if tip == new.id:
+            # A write of ours whose answer was lost had gone through.
+            return info
+        if tip is None:
+            raise RefNotFoundError(f"no branch {branch!r}", kind="branch-not-found", name=branch)
+        if tip != base:
+            raise branch_moved(branch, base, tip)
+        parent = info.snapshots[base]
+        entry = SnapshotInfo(new.id, base, new.flushed_at, new.message, new.metadata, ())
+        if not amend:
+            return edits.add_snapshot(info, entry, stamp, branch=branch)
+        # An amended commit stands for the same expired ancestors as the one that it replaces.
+        entry = replace(entry, parent_id=parent.parent_id, pruned_ancestor_tx_logs=parent.pruned_ancestor_tx_logs)
+        return edits.add_snapshot(info, entry, stamp, branch=branch, kind=CommitAmended(branch, base, new.id))
+
+    update_repo_info(repository, change)
+
+
+def publish_detached(repository: "WritableRepository", base: SnapshotId, new: NewSnapshot) -> None:
+    """Makes a written snapshot known to the repository, without a branch; in spec 1 its file is all there is."""
+    if repository.spec_version == 1:
+        return
+    entry = SnapshotInfo(new.id, base, new.flushed_at, new.message, new.metadata, ())
+
+    def change(info: RepoInfo, stamp: Stamp) -> RepoInfo:
+        return info if new.id in info.snapshots else edits.add_snapshot(info, entry, stamp, branch=None)
+
+    update_repo_info(repository, change)
+
+
+# Refs.
+
+
+def create_branch(repository: "WritableRepository", name: str, snapshot_id: SnapshotId) -> None:
+    """Creates a branch; raises AlreadyExistsError, SnapshotNotFoundError."""
+    if repository.spec_version == 2:
+        update_repo_info(repository, lambda info, stamp: edits.add_branch(info, name, snapshot_id, stamp))
+        return
+    check_ref_name(name)
+    repository.lookup_snapshot(snapshot_id)
+    try:
+        repository.storage.put(branch_key(name), encode_ref(snapshot_id), create_only=True)
+    except PreconditionFailedError as error:
+        raise AlreadyExistsError(f"branch {name!r} exists already", kind="branch-already-exists", name=name) from error
+
+
+def reset_branch(
+    repository: "WritableRepository", name: str, snapshot_id: SnapshotId, *, expected: SnapshotId | None = None
+) -> None:
+    """Points a branch at another snapshot; raises RefNotFoundError, SnapshotNotFoundError, ConflictError."""
+    if repository.spec_version == 2:
+        update_repo_info(
+            repository, lambda info, stamp: edits.update_branch(info, name, snapshot_id, stamp, expected=expected)
+        )
+        return
+    repository.lookup_snapshot(snapshot_id)
+    present = repository.lookup_branch(name)
+    if expected is not None and present != expected:
+        raise ConflictError(
+            f"branch {name!r} points at {present}, not at {expected}",
+            kind="branch-update-conflict",
+            expected_parent=str(expected),
+            actual_parent=str(present),
+        )
+    _move_branch_v1(repository, name, present, snapshot_id)
+
+
+def delete_branch(repository: "WritableRepository", name: str) -> None:
+    """Deletes a branch; raises RefNotFoundError, SessionStateError for `main`."""
+    if repository.spec_version == 2:
+        update_repo_info(repository, lambda info, stamp: edits.delete_branch(info, name, stamp))
+        return
+    if name == MAIN_BRANCH:
+        raise SessionStateError(f"the branch {MAIN_BRANCH} cannot be deleted", kind="cannot-delete-main")
+    repository.lookup_branch(name)
+    repository.storage.delete([branch_key(name)])
+
+
+def create_tag(repository: "WritableRepository", name: str, snapshot_id: SnapshotId) -> None:
+    """Creates a tag; raises AlreadyExistsError, also for the name of a deleted tag, and SnapshotNotFoundError."""
+    if repository.spec_version == 2:
+
+        def change(info: RepoInfo, stamp: Stamp) -> RepoInfo:
+            _check_flag(info, CREATE_TAG, "create_tag")
+            return edits.add_tag(info, name, snapshot_id, stamp)
+
+        update_repo_info(repository, change)
+        return
+    check_ref_name(name)
+    repository.lookup_snapshot(snapshot_id)
+    _check_tombstone(repository, name)
+    try:
+        repository.storage.put(tag_key(name), encode_ref(snapshot_id), create_only=True)
+    except PreconditionFailedError as error:
+        raise AlreadyExistsError(f"tag {name!r} exists already", kind="tag-already-exists", name=name) from error
+
+
+def delete_tag(repository: "WritableRepository", name: str) -> None:
+    """Deletes a tag, whose name cannot be used again; raises RefNotFoundError."""
+    if repository.spec_version == 2:
+
+        def change(info: RepoInfo, stamp: Stamp) -> RepoInfo:
+            _check_flag(info, DELETE_TAG, "delete_tag")
+            return edits.delete_tag(info, name, stamp)
+
+        update_repo_info(repository, change)
+        return
+    repository.lookup_tag(name)
+    repository.storage.put(tombstone_key(name), b"")
+
+
+def _check_tombstone(repository: "WritableRepository", name: str) -> None:
+    try:
+        repository.storage.head(tombstone_key(name))
+    except ObjectNotFoundError:
+        return
+    raise AlreadyExistsError(
+        f"there was a tag {name!r}, and the name of a deleted tag cannot be used again",
+        kind="tag-previously-deleted",
+        name=name,
+    )
+
+
+def _check_flag(info: RepoInfo, flag: int, name: str) -> None:
+    if info.feature_flag(flag) is False:
+        raise SessionStateError(
+            f"the repository's feature flag {name} is off", kind="feature-flag-disabled", hint="switch it on first"
+        )
+
+
+def _move_branch_v1(repository: "WritableRepository", name: str, expected: SnapshotId, target: SnapshotId) -> None:
+    key = branch_key(name)
+    try:
+        present = repository.storage.get(key)
+    except ObjectNotFoundError as error:
+        raise RefNotFoundError(f"no branch {name!r}", kind="branch-not-found", name=name) from error
+    tip = parse_ref(present.data, name=key)
+    if tip != expected:
+        raise branch_moved(name, expected, tip)
+    try:
+        repository.storage.put(key, encode_ref(target), if_match=present.version)
+    except PreconditionFailedError as error:
+        tip = parse_ref(repository.storage.get(key).data, name=key)
+        if tip != target:
+            raise branch_moved(name, expected, tip) from error
+
+
+def require_v2(repository: "WritableRepository", what: str) -> None:
+    """Refuses what spec 1 has no place for.
+
+    Raises:
+        UnsupportedError: the repository is of spec 1.
+    """
+    if repository.spec_version == 1:
+        raise UnsupportedError(
+            f"a repository of spec version 1 has no {what}",
+            kind="unsupported-spec-version",
+            hint="upgrade the repository with `icefs upgrade`",
+        )

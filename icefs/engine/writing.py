@@ -1,0 +1,306 @@
+"""A repository that is written to: made, committed to, and administered."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any, Self
+
+from icefs.clock import Clock, system_clock
+from icefs.engine import updates
+from icefs.engine.assets import AssetManager
+from icefs.engine.repository import Repository
+from icefs.engine.virtual import Authorizations
+from icefs.engine.writable import WritableSession
+from icefs.errors import ConflictError, InvalidInputError, PreconditionFailedError, ReadOnlyError
+from icefs.format import repo_info_update as edits
+from icefs.format.config import RepositoryConfig
+from icefs.format.config_codec import encode_config, encode_config_yaml
+from icefs.format.config_manifest import ManifestSplittingConfig
+from icefs.format.ids import INITIAL_SNAPSHOT_ID, ChunkId, SnapshotId
+from icefs.format.layout import CONFIG_V1, REPO_INFO, backup_key, backup_name, snapshot_key, transaction_log_key
+from icefs.format.locations import LocationCompression
+from icefs.format.ops_log import RepoAvailability, RepoStatus
+from icefs.format.refs_v1 import branch_key, encode_ref
+from icefs.format.repo_info import MAIN_BRANCH, RepoInfo, encode_repo_info
+from icefs.format.snapshot_encode import encode_snapshot
+from icefs.format.snapshot_table import SnapshotInfo
+from icefs.format.transaction_log import TransactionLog, encode_transaction_log
+from icefs.storage.base import Storage
+from icefs.storage.base import Version as StorageVersion
+
+_FIRST_MESSAGE = "Repository initialized"
+_FIRST_METADATA: dict[str, Any] = {"__icechunk": {"is_root": True}}
+
+
+class WritableRepository(Repository):
+    """An open repository, for reading and writing.
+
+    Attributes:
+        clock: Where it reads the time.
+        default_commit_metadata: Joined with the metadata of every commit of this object's sessions.
+    """
+
+    clock: Clock = staticmethod(system_clock)
+
+    def __init__(
+        self,
+        storage: Storage,
+        spec_version: int,
+        config: RepositoryConfig,
+        assets: AssetManager,
+        authorize_virtual_chunk_access: Authorizations | None = None,
+    ) -> None:
+        """Takes what `open` found out; not for callers."""
+        super().__init__(storage, spec_version, config, assets, authorize_virtual_chunk_access)
+        self.default_commit_metadata: dict[str, Any] = {}
+        self._effective = config.effective()
+
+    @classmethod
+    def create(  # type: ignore[override]
+        cls,
+        storage: Storage,
+        config: RepositoryConfig | None = None,
+        authorize_virtual_chunk_access: Authorizations | None = None,
+        *,
+        spec_version: int | None = None,
+        check_clean_root: bool = True,
+        clock: Clock = system_clock,
+    ) -> Self:
+        """Makes a repository with the branch `main` and no nodes.
+
+        Args:
+            storage: Where to.
+            config: Persisted, if it is not the default.
+            authorize_virtual_chunk_access: As for `open`.
+            spec_version: 1 or 2 (the default).
+            check_clean_root: Refuse a location that holds anything.
+            clock: Where to read the time.
+
+        Raises:
+            InvalidInputError: something is there already (kind `parent-directory-not-clean`).
+            ConflictError: somebody else made one at the same moment (kind `repo-info-updated`).
+        """
+        version = 2 if spec_version is None else spec_version
+        if version not in (1, 2):
+            raise InvalidInputError(f"there is no spec version {version}", hint="choose 1 or 2")
+        if check_clean_root and next(iter(storage.list_dir()), None) is not None:
+            raise InvalidInputError(
+                f"{storage.url} is not empty",
+                kind="parent-directory-not-clean",
+                hint="choose another location, or open the repository that is there",
+            )
+        now = clock()
+        _write_first_snapshot(storage, version, now)
+        storage.sync()
+        settings = None if config is None or config == RepositoryConfig() else config
+        try:
+            if version == 1:
+                if settings is not None:
+                    storage.put(CONFIG_V1, encode_config_yaml(settings), create_only=True)
+                storage.put(branch_key(MAIN_BRANCH), encode_ref(INITIAL_SNAPSHOT_ID), create_only=True)
+            else:
+                first = SnapshotInfo(INITIAL_SNAPSHOT_ID, None, now, _FIRST_MESSAGE, _FIRST_METADATA, ())
+                encoded = None if settings is None else encode_config(settings)
+                info = edits.initial_repo_info(first, now=now, config=encoded)
+                storage.put(REPO_INFO, encode_repo_info(info), create_only=True)
+        except PreconditionFailedError as error:
+            raise ConflictError(
+                f"somebody else made a repository at {storage.url} at the same moment",
+                kind="repo-info-updated",
+                hint="open it",
+            ) from error
+        opened = cls.open(storage, config, authorize_virtual_chunk_access)
+        opened.clock = clock
+        return opened
+
+    # Settings that writing needs, with their defaults.
+
+    @property
+    def compression_level(self) -> int:
+        """The zstd level of metadata files."""
+        compression = self._effective.compression
+        return 3 if compression is None or compression.level is None else compression.level
+
+    @property
+    def inline_threshold_bytes(self) -> int:
+        """The size up to which a chunk is kept in its manifest."""
+        threshold = self._effective.inline_chunk_threshold_bytes
+        return 512 if threshold is None else threshold
+
+    @property
+    def num_updates(self) -> int:
+        """How many updates one `repo` file lists."""
+        return self._effective.num_updates_per_repo_info_file or edits.DEFAULT_NUM_UPDATES
+
+    @property
+    def splitting(self) -> ManifestSplittingConfig | None:
+        """How chunk references are divided among manifests."""
+        return None if self._effective.manifest is None else self._effective.manifest.splitting
+
+    @property
+    def location_compression(self) -> LocationCompression | None:
+        """When the locations of virtual chunks are compressed."""
+        manifest = self._effective.manifest
+        settings = None if manifest is None else manifest.virtual_chunk_location_compression
+        if settings is None:
+            return LocationCompression()
+        given = {name: getattr(settings, name) for name in LocationCompression.__dataclass_fields__}
+        return LocationCompression(**{name: value for name, value in given.items() if value is not None})
+
+    def check_online(self, info: RepoInfo | None = None) -> None:
+        """Refuses to write to a repository whose status does not allow it.
+
+        Raises:
+            ReadOnlyError: the status is not online (kind `read-only-repository`).
+        """
+        if self.spec_version == 1:
+            return
+        status = (info or self.assets.fetch_repo_info()[0]).status
+        if status.availability is not RepoAvailability.online:
+            reason = status.limited_availability_reason
+            raise ReadOnlyError(
+                f"{self.storage.url} is {status.availability.name.replace('_', '-')}"
+                + (f": {reason}" if reason else ""),
+                kind="read-only-repository",
+                hint="set its status to online first",
+            )
+
+    # Sessions.
+
+    def writable_session(self, branch: str) -> WritableSession:
+        """Opens a session on the tip of a branch.
+
+        Raises:
+            RefNotFoundError: there is no such branch.
+            ReadOnlyError: the repository's status is not online.
+        """
+        self.check_online()
+        return self._session(branch, self.lookup_branch(branch))
+
+    def rearrange_session(self, branch: str) -> WritableSession:
+        """Opens a session that moves nodes, on the tip of a branch (spec 2).
+
+        Raises:
+            UnsupportedError: the repository is of spec 1.
+            RefNotFoundError, ReadOnlyError: as `writable_session`.
+        """
+        updates.require_v2(self, "moves of nodes")
+        self.check_online()
+        return self._session(branch, self.lookup_branch(branch), is_rearrange=True)
+
+    def writable_session_at(
+        self, branch: str, snapshot_id: SnapshotId, *, is_rearrange: bool = False
+    ) -> WritableSession:
+        """Opens a session on a snapshot that was a branch's tip once; a commit fails unless it still is."""
+        return self._session(branch, snapshot_id, is_rearrange=is_rearrange)
+
+    def _session(self, branch: str, snapshot_id: SnapshotId, *, is_rearrange: bool = False) -> WritableSession:
+        return WritableSession(self, self.assets.fetch_snapshot(snapshot_id), branch, is_rearrange=is_rearrange)
+
+    @contextlib.contextmanager
+    def transaction(
+        self, branch: str, *, message: str, metadata: dict[str, Any] | None = None, **options: Any
+    ) -> Iterator[WritableSession]:
+        """Yields a session and commits it when the block ends well; an exception leaves no commit."""
+        session = self.writable_session(branch)
+        yield session
+        session.commit(message, metadata, **options)
+
+    # Refs.
+
+    def create_branch(self, name: str, snapshot_id: SnapshotId) -> None:
+        """Creates a branch; raises AlreadyExistsError, SnapshotNotFoundError."""
+        self.check_online()
+        updates.create_branch(self, name, snapshot_id)
+
+    def reset_branch(self, name: str, snapshot_id: SnapshotId, *, expected: SnapshotId | None = None) -> None:
+        """Points a branch at another snapshot; raises RefNotFoundError, SnapshotNotFoundError, ConflictError."""
+        self.check_online()
+        updates.reset_branch(self, name, snapshot_id, expected=expected)
+
+    def delete_branch(self, name: str) -> None:
+        """Deletes a branch; raises RefNotFoundError, and SessionStateError for `main`."""
+        self.check_online()
+        updates.delete_branch(self, name)
+
+    def create_tag(self, name: str, snapshot_id: SnapshotId) -> None:
+        """Creates a tag; raises AlreadyExistsError (also for a deleted tag's name), SnapshotNotFoundError."""
+        self.check_online()
+        updates.create_tag(self, name, snapshot_id)
+
+    def delete_tag(self, name: str) -> None:
+        """Deletes a tag for good; raises RefNotFoundError."""
+        self.check_online()
+        updates.delete_tag(self, name)
+
+    # What is kept about the repository itself.
+
+    def set_metadata(self, metadata: Mapping[str, Any]) -> None:
+        """Replaces the repository's own metadata (spec 2)."""
+        updates.require_v2(self, "metadata of its own")
+        updates.update_repo_info(self, lambda info, stamp: edits.set_metadata(info, metadata, stamp))
+
+    def update_metadata(self, metadata: Mapping[str, Any]) -> dict[str, Any]:
+        """Adds to the repository's own metadata (spec 2), and returns all of it."""
+        updates.require_v2(self, "metadata of its own")
+        changed = updates.update_repo_info(
+            self, lambda info, stamp: edits.set_metadata(info, {**info.metadata, **metadata}, stamp)
+        )
+        return changed.metadata
+
+    def set_status(self, status: RepoStatus) -> None:
+        """Sets whether the repository may be written to (spec 2); allowed whatever it is now."""
+        updates.require_v2(self, "status")
+        updates.update_repo_info(self, lambda info, stamp: edits.set_status(info, status, stamp), check_online=False)
+
+    def set_feature_flag(self, flag: int, setting: bool | None) -> None:
+        """Switches a feature on or off, or back to its default with None (spec 2)."""
+        updates.require_v2(self, "feature flags")
+        updates.update_repo_info(self, lambda info, stamp: edits.set_feature_flag(info, flag, setting, stamp))
+
+    def save_config(self) -> None:
+        """Persists the present configuration.
+
+        Raises:
+            ConflictError: spec 1: somebody else changed it at the same moment (kind `config-updated`).
+        """
+        if self.spec_version == 2:
+            data = encode_config(self.config)
+            updates.update_repo_info(self, lambda info, stamp: edits.set_config(info, data, stamp))
+            return
+        known = self.storage.head(CONFIG_V1).version if self._has_config_v1() else None
+        self._put_config_v1(known)
+
+    def _has_config_v1(self) -> bool:
+        return any(info.key == CONFIG_V1 for info in self.storage.list_objects() if "/" not in info.key)
+
+    def _put_config_v1(self, known: StorageVersion | None) -> None:
+        data = encode_config_yaml(self.config)
+        try:
+            if known is None:
+                self.storage.put(CONFIG_V1, data, create_only=True)
+                return
+            backup = backup_key(backup_name(CONFIG_V1, self.clock(), ChunkId.random()))
+            self.storage.copy(CONFIG_V1, backup, if_match=known)
+            self.storage.put(CONFIG_V1, data, if_match=known)
+        except PreconditionFailedError as error:
+            raise ConflictError(
+                "somebody else changed the configuration at the same moment",
+                kind="config-updated",
+                hint="look at theirs, then save again",
+            ) from error
+
+
+def _write_first_snapshot(storage: Storage, spec_version: int, now: int) -> None:
+    data = encode_snapshot(
+        snapshot_id=INITIAL_SNAPSHOT_ID,
+        flushed_at=now,
+        message=_FIRST_MESSAGE,
+        metadata=_FIRST_METADATA,
+        nodes=(),
+        manifest_files=(),
+        spec_version=spec_version,
+    )
+    storage.put(snapshot_key(INITIAL_SNAPSHOT_ID), data)
+    if spec_version == 2:
+        log = TransactionLog(id=INITIAL_SNAPSHOT_ID)
+        storage.put(transaction_log_key(INITIAL_SNAPSHOT_ID), encode_transaction_log(log, spec_version=2))

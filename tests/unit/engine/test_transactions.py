@@ -1,0 +1,588 @@
+"""Sessions that write, in memory: commits, conflicts, rebases, and faults at every storage call."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from icefs.engine.conflicts import BasicConflictSolver, Conflict, ConflictDetector, ConflictType, VersionSelection
+from icefs.engine.writable import WritableSession
+from icefs.engine.writing import WritableRepository
+from icefs.errors import (
+    AlreadyExistsError,
+    BranchMovedError,
+    ConflictError,
+    IcefsError,
+    InvalidInputError,
+    NothingToCommitError,
+    ReadOnlyError,
+    RebaseFailedError,
+    RefNotFoundError,
+    SessionStateError,
+    StorageError,
+    UnsupportedError,
+)
+from icefs.format.chunk_indices import ChunkIndices
+from icefs.format.config import RepositoryConfig
+from icefs.format.config_manifest import (
+    ManifestConfig,
+    ManifestSplitCondition,
+    ManifestSplitDimCondition,
+    ManifestSplittingConfig,
+)
+from icefs.format.ids import INITIAL_SNAPSHOT_ID, SnapshotId
+from icefs.format.manifest import ArrayRefs, ChunkKind
+from icefs.format.ops_log import RepoAvailability, RepoStatus
+from icefs.storage.memory import MemoryStorage
+from tests.support.faulty import FaultyStorage, each_call_in_turn
+
+GROUP = b'{"zarr_format":3,"node_type":"group","attributes":{}}'
+
+
+def array(shape: list[int], chunks: list[int], **attributes: object) -> bytes:
+    grid = {"name": "regular", "configuration": {"chunk_shape": chunks}}
+    document = {"zarr_format": 3, "node_type": "array", "shape": shape, "chunk_grid": grid, "attributes": attributes}
+    return json.dumps(document).encode()
+
+
+@pytest.fixture(params=[2, 1], ids=["v2", "v1"])
+def repo(request: pytest.FixtureRequest) -> WritableRepository:
+    return WritableRepository.create(MemoryStorage(), spec_version=request.param)
+
+
+@pytest.fixture
+def repo2() -> WritableRepository:
+    return WritableRepository.create(MemoryStorage())
+
+
+def commit_start(repo: WritableRepository) -> SnapshotId:
+    session = repo.writable_session("main")
+    session.set_metadata("/", GROUP)
+    session.set_metadata("/a", array([8, 8], [2, 2]))
+    session.set_chunk("/a", (0, 0), b"zero")
+    session.set_chunk("/a", (3, 3), b"x" * 600)
+    return session.commit("start")
+
+
+def chunks_of(repo: WritableRepository, path: str = "/a", branch: str = "main") -> dict[tuple[int, ...], bytes]:
+    session = repo.readonly_session(branch)
+    refs = session.array_chunks(path)
+    return {
+        tuple(row): session.read_chunk(batch.ref(position))
+        for batch in refs.iter_batches()
+        for position, row in enumerate(batch.indices().tolist())
+    }
+
+
+def test_a_commit_is_the_new_tip_and_ends_the_session(repo):
+    first = commit_start(repo)
+    assert repo.lookup_branch("main") == first
+    assert chunks_of(repo) == {(0, 0): b"zero", (3, 3): b"x" * 600}
+    session = repo.writable_session("main")
+    session.set_chunk("/a", (0, 0), b"new")
+    second = session.commit("second", {"by": "test"})
+    assert session.read_only
+    assert session.branch is None
+    assert session.snapshot_id == second
+    history = list(repo.ancestry(branch="main"))
+    assert [(info.message, info.parent_id) for info in history] == [
+        ("second", first), ("start", INITIAL_SNAPSHOT_ID), ("Repository initialized", None)
+    ]  # fmt: skip
+    assert history[0].metadata == {"by": "test"}
+    with pytest.raises(SessionStateError) as raised:
+        session.commit("again")
+    assert raised.value.kind == "commit-not-allowed"
+    with pytest.raises(ReadOnlyError):
+        session.set_chunk("/a", (0, 0), b"late")
+
+
+def test_nothing_is_visible_before_the_commit(repo):
+    commit_start(repo)
+    session = repo.writable_session("main")
+    session.set_metadata("/b", array([4], [2]))
+    session.set_chunk("/b", (1,), b"bb")
+    session.delete_node("/a")
+    assert [node.path for node in repo.readonly_session("main").list_nodes()] == ["/", "/a"]
+    assert sorted(node.path for node in session.list_nodes()) == ["/", "/b"]
+    assert session.children("/") == ["b"]
+    assert session.chunk_type("/b", (1,)) is ChunkKind.INLINE
+    status = session.status()
+    assert (status.new_arrays, status.deleted_arrays) == ({"/b"}, {"/a"})
+    session.discard_changes()
+    assert not session.has_uncommitted_changes
+    with pytest.raises(NothingToCommitError) as raised:
+        session.commit("nothing")
+    assert raised.value.kind == "no-changes-to-commit"
+    session.commit("empty", allow_empty=True)
+
+
+def test_the_log_says_what_changed_and_no_more(repo):
+    commit_start(repo)
+    session = repo.writable_session("main")
+    session.set_metadata("/a", array([8, 8], [2, 2], units="m"))
+    session.set_metadata("/g", GROUP)
+    session.set_metadata("/g/gone", GROUP)
+    session.delete_node("/g/gone")
+    session.set_metadata("/", GROUP)  # the same bytes: no change
+    session.delete_chunks("/a", ChunkIndices.from_indices(2, [(3, 3), (1, 1)]))
+    second = session.commit("second")
+    log = repo.assets.fetch_transaction_log(second)
+    tip = repo.session_at(second)
+    a, g = tip.node("/a").id, tip.node("/g").id
+    assert (log.new_groups, log.updated_arrays, log.deleted_groups, log.updated_groups) == ((g,), (a,), (), ())
+    assert set(log.updated_chunks) == {a}
+    assert list(log.updated_chunks[a]) == [(1, 1), (3, 3)]
+    assert chunks_of(repo) == {(0, 0): b"zero"}
+
+
+def test_deleting_and_making_again_gives_a_new_node(repo):
+    first = commit_start(repo)
+    old = repo.session_at(first).node("/a")
+    session = repo.writable_session("main")
+    session.delete_node("/a")
+    session.set_metadata("/a", GROUP)
+    second = session.commit("now a group")
+    log = repo.assets.fetch_transaction_log(second)
+    new = repo.session_at(second).node("/a")
+    assert new.id != old.id
+    assert (log.deleted_arrays, log.new_groups) == ((old.id,), (new.id,))
+
+
+def test_what_a_session_refuses(repo):
+    commit_start(repo)
+    session = repo.writable_session("main")
+    for action, error, kind in [
+        (lambda: session.set_metadata("/a", GROUP), AlreadyExistsError, "node-already-exists"),
+        (lambda: session.set_metadata("/n", b"{}"), InvalidInputError, "bad-metadata"),
+        (lambda: session.set_chunk("/a", (4, 0), b"1"), InvalidInputError, "invalid-chunk-index"),
+        (lambda: session.set_chunk("/a", (0,), b"1"), InvalidInputError, "invalid-chunk-index"),
+        (lambda: session.set_chunk("/a", (0, 0), b""), InvalidInputError, "zero-length-chunk"),
+        (lambda: session.set_chunk("/", (0, 0), b"1"), InvalidInputError, "not-an-array"),
+        (lambda: session.move("/a", "/b"), SessionStateError, "non-rearrange-session"),
+        (lambda: repo.writable_session("nobody"), RefNotFoundError, "ref-not-found"),
+    ]:
+        with pytest.raises(error) as raised:
+            action()
+        assert raised.value.kind == kind
+    assert not session.has_uncommitted_changes
+
+
+def test_shrinking_forgets_chunks_that_growing_does_not_bring_back(repo):
+    commit_start(repo)
+    for shape in ([4, 4], [8, 8]):
+        session = repo.writable_session("main")
+        session.set_metadata("/a", array(shape, [2, 2]))
+        session.commit("resize")
+    assert chunks_of(repo) == {(0, 0): b"zero"}
+
+
+def test_manifests_are_split_and_untouched_ones_kept():
+    splitting = ManifestSplittingConfig([(ManifestSplitCondition.AnyArray(), [(ManifestSplitDimCondition.Axis(0), 2)])])
+    config = RepositoryConfig(manifest=ManifestConfig(splitting=splitting))
+    repo = WritableRepository.create(MemoryStorage(), config)
+    session = repo.writable_session("main")
+    session.set_metadata("/a", array([8], [1]))
+    for index in range(8):
+        session.set_chunk("/a", (index,), bytes([index + 1]))
+    session.commit("all")
+    before = {ref.extents: ref.manifest_id for ref in repo.readonly_session("main").node("/a").array.manifests}
+    assert set(before) == {((0, 2),), ((2, 4),), ((4, 6),), ((6, 8),)}
+    session = repo.writable_session("main")
+    session.set_chunk("/a", (3,), b"new")
+    session.delete_chunks("/a", ChunkIndices.from_indices(1, [(6,), (7,)]))
+    session.commit("some")
+    after = {ref.extents: ref.manifest_id for ref in repo.readonly_session("main").node("/a").array.manifests}
+    assert set(after) == {((0, 2),), ((2, 4),), ((4, 6),)}
+    assert after[((0, 2),)] == before[((0, 2),)]
+    assert after[((2, 4),)] != before[((2, 4),)]
+    # A coarser splitting rewrites nothing that it need not: old manifests that lie within one box stay.
+    coarse = dataclasses.replace(config, manifest=ManifestConfig(splitting=ManifestSplittingConfig([])))
+    coarse_repo = repo.reopen(coarse)
+    session = coarse_repo.writable_session("main")
+    session.set_chunk("/a", (0,), b"first")
+    session.commit("coarse")
+    assert len(repo.readonly_session("main").node("/a").array.manifests) == 1
+    assert [data for _, data in sorted(chunks_of(repo).items())] == [
+        b"first", b"\2", b"\3", b"new", b"\5", b"\6"
+    ]  # fmt: skip
+
+
+def test_many_references_at_once_are_listed_and_found(repo):
+    session = repo.writable_session("main")
+    node = session.set_metadata("/m", array([300, 300], [1, 1]))
+    rows, columns = np.divmod(np.arange(90_000), 300)
+    ids = np.arange(90_000 * 12, dtype=np.uint32).astype(np.uint8).reshape(-1, 12)
+    session.set_chunk_refs(
+        "/m",
+        ArrayRefs.from_columns(
+            node.id, [rows, columns], kinds=ChunkKind.NATIVE, lengths=np.full(90_000, 7), chunk_ids=ids
+        ),
+    )
+    session.set_chunk_ref("/m", (5, 5), None)
+    session.delete_chunks_below("/m", (7,))
+    assert session.array_chunks("/m").num_chunks == 90_000 - 301
+    session.commit("many")
+    chunks = repo.readonly_session("main").array_chunks("/m")
+    assert chunks.num_chunks == 90_000 - 301
+    assert chunks.find((5, 5)) is None
+    assert chunks.find((7, 0)) is None
+    assert chunks.length((8, 0)) == 7
+
+
+# Conflicts.
+
+
+def two_sessions(repo: WritableRepository) -> tuple[WritableSession, WritableSession]:
+    session = repo.writable_session("main")
+    session.set_metadata("/", GROUP)
+    session.set_metadata("/g", GROUP)
+    for name in ("a", "b", "c"):
+        session.set_metadata(f"/{name}", array([8], [1]))
+        session.set_chunk(f"/{name}", (0,), b"old")
+    session.commit("base")
+    return repo.writable_session("main"), repo.writable_session("main")
+
+
+CASES = {
+    "NewNodeConflictsWithExistingNode": (
+        lambda s: s.set_metadata("/n", GROUP), lambda s: s.set_metadata("/n", GROUP)
+    ),
+    "NewNodeInInvalidGroup": (
+        lambda s: s.set_metadata("/n", array([1], [1])), lambda s: s.set_metadata("/n/x", GROUP)
+    ),
+    "ZarrMetadataDoubleUpdate": (
+        lambda s: s.set_metadata("/a", array([8], [1], k=1)), lambda s: s.set_metadata("/a", array([8], [1], k=2))
+    ),
+    "ZarrMetadataUpdateOfDeletedArray": (
+        lambda s: s.delete_node("/a"), lambda s: s.set_metadata("/a", array([8], [1], k=2))
+    ),
+    "ZarrMetadataUpdateOfDeletedGroup": (
+        lambda s: s.delete_node("/g"), lambda s: s.set_metadata("/g", GROUP + b" ")
+    ),
+    "ChunkDoubleUpdate": (
+        lambda s: s.set_chunk("/a", (0,), b"theirs"), lambda s: s.set_chunk("/a", (0,), b"ours")
+    ),
+    "ChunksUpdatedInDeletedArray": (
+        lambda s: s.delete_node("/a"), lambda s: s.set_chunk("/a", (1,), b"ours")
+    ),
+    "ChunksUpdatedInUpdatedArray": (
+        lambda s: s.set_metadata("/a", array([8], [1], k=1)), lambda s: s.set_chunk("/a", (1,), b"ours")
+    ),
+    "DeleteOfUpdatedArray": (lambda s: s.set_chunk("/a", (1,), b"theirs"), lambda s: s.delete_node("/a")),
+    "DeleteOfUpdatedGroup": (lambda s: s.set_metadata("/g", GROUP + b" "), lambda s: s.delete_node("/g")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_each_conflict_is_named_and_the_session_survives_it(repo, name):
+    theirs, ours = two_sessions(repo)
+    CASES[name][0](theirs)
+    CASES[name][1](ours)
+    base = ours.snapshot_id
+    tip = theirs.commit("theirs")
+    with pytest.raises(BranchMovedError) as moved:
+        ours.commit("ours")
+    assert (moved.value.facts["expected_parent"], moved.value.facts["actual_parent"]) == (str(base), str(tip))
+    with pytest.raises(RebaseFailedError) as failed:
+        ours.rebase(ConflictDetector())
+    conflicts: list[Conflict] = failed.value.facts["conflicts"]
+    assert [conflict.conflict_type for conflict in conflicts] == [ConflictType[name]]
+    assert failed.value.facts["snapshot"] == str(tip)
+    assert ours.snapshot_id == base
+    assert ours.has_uncommitted_changes
+
+
+def test_moves_cannot_be_rebased_over(repo2):
+    theirs, ours = two_sessions(repo2)
+    mover = repo2.rearrange_session("main")
+    mover.move("/a", "/g/a")
+    mover.commit("moved")
+    ours.set_chunk("/b", (1,), b"ours")
+    with pytest.raises(RebaseFailedError) as failed:
+        ours.rebase(BasicConflictSolver())
+    kinds = [conflict.conflict_type for conflict in failed.value.facts["conflicts"]]
+    assert kinds == [ConflictType.MoveOperationCannotBeRebased]
+
+
+@pytest.mark.parametrize(("side", "kept"), [("UseOurs", b"ours"), ("UseTheirs", b"theirs")])
+def test_the_basic_solver_chooses_a_side_for_chunks(repo, side, kept):
+    theirs, ours = two_sessions(repo)
+    theirs.set_chunk("/a", (0,), b"theirs")
+    theirs.set_chunk("/a", (1,), b"only theirs")
+    ours.set_chunk("/a", (0,), b"ours")
+    ours.set_chunk("/a", (2,), b"only ours")
+    theirs.commit("theirs")
+    ours.commit("ours", rebase_with=BasicConflictSolver(on_chunk_conflict=VersionSelection[side]))
+    assert chunks_of(repo) == {(0,): kept, (1,): b"only theirs", (2,): b"only ours"}
+    assert next(repo.ancestry(branch="main")).metadata == {"__icechunk": {"rebase_attempts": 1}}
+
+
+def test_a_failed_rebase_stands_on_the_last_commit_without_conflicts(repo):
+    theirs, ours = two_sessions(repo)
+    ours.set_chunk("/a", (0,), b"ours")
+    theirs.set_chunk("/b", (0,), b"theirs")
+    harmless = theirs.commit("harmless")
+    session = repo.writable_session("main")
+    session.set_chunk("/a", (0,), b"theirs")
+    session.commit("harmful")
+    with pytest.raises(RebaseFailedError):
+        ours.rebase(ConflictDetector())
+    assert ours.snapshot_id == harmless
+    ours.rebase(BasicConflictSolver())
+    ours.commit("ours")
+    assert chunks_of(repo)[(0,)] == b"ours"
+    assert chunks_of(repo, "/b")[(0,)] == b"theirs"
+
+
+# Moves, amends, detached snapshots.
+
+
+def test_a_move_keeps_ids_and_chunks(repo2):
+    commit_start(repo2)
+    before = repo2.readonly_session("main").node("/a")
+    session = repo2.rearrange_session("main")
+    session.move("/a", "/b")
+    session.move("/b", "/c")
+    assert session.get_node("/a") is None
+    assert session.children("/") == ["c"]
+    for action, kind in [
+        (lambda: session.move("/c", "/c/d"), "move-into-self-or-descendant"),
+        (lambda: session.move("/c", "/x/d"), "move-destination-parent-missing"),
+        (lambda: session.set_metadata("/g", GROUP), "rearrange-session-only"),
+        (lambda: session.move("/nothing", "/x"), "node-not-found"),
+    ]:
+        with pytest.raises(IcefsError) as raised:
+            action()
+        assert raised.value.kind == kind
+    tip = session.commit("moved")
+    assert repo2.readonly_session("main").node("/c").id == before.id
+    moves = repo2.assets.fetch_transaction_log(tip).moved_nodes
+    assert [(move.from_path, move.to_path) for move in moves] == [("/a", "/c")]
+    assert chunks_of(repo2, "/c") == {(0, 0): b"zero", (3, 3): b"x" * 600}
+
+
+def test_an_amend_replaces_the_newest_commit(repo2):
+    first = commit_start(repo2)
+    session = repo2.writable_session("main")
+    session.set_chunk("/a", (1, 1), b"one")
+    amended = session.amend("start, better")
+    history = list(repo2.ancestry(branch="main"))
+    assert [info.message for info in history] == ["start, better", "Repository initialized"]
+    log = repo2.assets.fetch_transaction_log(amended)
+    assert list(log.updated_chunks[repo2.readonly_session("main").node("/a").id]) == [(0, 0), (1, 1), (3, 3)]
+    assert first in repo2.assets.fetch_repo_info()[0].snapshots
+    fresh = WritableRepository.create(MemoryStorage()).writable_session("main")
+    fresh.set_metadata("/", GROUP)
+    with pytest.raises(SessionStateError) as raised:
+        fresh.amend("no")
+    assert raised.value.kind == "no-amend-for-initial-commit"
+
+
+def test_a_flush_leaves_the_branch_where_it_was(repo):
+    first = commit_start(repo)
+    session = repo.writable_session("main")
+    session.set_chunk("/a", (1, 1), b"one")
+    detached = session.flush("aside")
+    assert repo.lookup_branch("main") == first
+    assert repo.session_at(detached).chunk_ref("/a", (1, 1)).data == b"one"
+    assert session.read_only
+
+
+def test_spec_1_has_no_amend_and_no_moves():
+    repo = WritableRepository.create(MemoryStorage(), spec_version=1)
+    commit_start(repo)
+    session = repo.writable_session("main")
+    session.set_chunk("/a", (1, 1), b"one")
+    with pytest.raises(UnsupportedError):
+        session.amend("no")
+    with pytest.raises(UnsupportedError):
+        repo.rearrange_session("main")
+
+
+# Refs and repository.
+
+
+def test_refs_are_made_moved_and_deleted(repo):
+    first = commit_start(repo)
+    repo.create_branch("dev", first)
+    repo.create_tag("v1", first)
+    for action, error, kind in [
+        (lambda: repo.create_branch("dev", first), AlreadyExistsError, "branch-already-exists"),
+        (lambda: repo.create_tag("v1", first), AlreadyExistsError, "tag-already-exists"),
+        (lambda: repo.delete_branch("main"), SessionStateError, "cannot-delete-main"),
+        (lambda: repo.create_branch("x", SnapshotId.random()), IcefsError, "snapshot-not-found"),
+    ]:
+        with pytest.raises(error) as raised:
+            action()
+        assert raised.value.kind == kind
+    repo.reset_branch("dev", INITIAL_SNAPSHOT_ID)
+    with pytest.raises(ConflictError):
+        repo.reset_branch("dev", first, expected=first)
+    assert repo.lookup_branch("dev") == INITIAL_SNAPSHOT_ID
+    repo.delete_branch("dev")
+    repo.delete_tag("v1")
+    assert (repo.list_branches(), repo.list_tags()) == ({"main"}, set())
+    with pytest.raises(AlreadyExistsError) as raised:
+        repo.create_tag("v1", first)
+    assert raised.value.kind == "tag-previously-deleted"
+
+
+def test_a_repository_that_is_not_online_takes_no_commits(repo2):
+    commit_start(repo2)
+    session = repo2.writable_session("main")
+    session.set_chunk("/a", (1, 1), b"one")
+    repo2.set_status(RepoStatus(RepoAvailability.read_only, 0, "moving house"))
+    with pytest.raises(ReadOnlyError) as raised:
+        session.commit("no")
+    assert raised.value.kind == "read-only-repository"
+    assert "moving house" in str(raised.value)
+    repo2.set_status(RepoStatus(RepoAvailability.online, 0))
+    session.commit("yes")
+
+
+def test_metadata_and_configuration_are_kept(repo2):
+    repo2.set_metadata({"owner": "us"})
+    assert repo2.update_metadata({"since": 2026}) == {"owner": "us", "since": 2026}
+    changed = repo2.reopen(RepositoryConfig(inline_chunk_threshold_bytes=3))
+    changed.save_config()
+    assert WritableRepository.open(repo2.storage).inline_threshold_bytes == 3
+
+
+def test_configuration_of_spec_1_is_a_file():
+    repo = WritableRepository.create(MemoryStorage(), spec_version=1)
+    repo.reopen(RepositoryConfig(inline_chunk_threshold_bytes=3)).save_config()
+    repo.reopen(RepositoryConfig(inline_chunk_threshold_bytes=4)).save_config()
+    assert WritableRepository.open(repo.storage).inline_threshold_bytes == 4
+    assert sum(1 for _ in repo.storage.list_objects("overwritten/")) == 1
+
+
+def test_a_transaction_commits_on_a_clean_exit_only(repo):
+    with repo.transaction("main", message="good") as session:
+        session.set_metadata("/", GROUP)
+    with pytest.raises(ZeroDivisionError), repo.transaction("main", message="bad") as session:
+        session.set_metadata("/x", GROUP)
+        raise ZeroDivisionError
+    assert [info.message for info in repo.ancestry(branch="main")][0] == "good"
+
+
+def test_creating_twice_is_refused():
+    storage = MemoryStorage()
+    WritableRepository.create(storage)
+    with pytest.raises(InvalidInputError) as raised:
+        WritableRepository.create(storage)
+    assert raised.value.kind == "parent-directory-not-clean"
+    with pytest.raises(ConflictError) as conflict:
+        WritableRepository.create(storage, check_clean_root=False)
+    assert conflict.value.kind == "repo-info-updated"
+
+
+def test_a_clock_that_goes_back_makes_no_unreadable_history(repo):
+    commit_start(repo)
+    repo.clock = lambda: 1_000_000
+    session = repo.writable_session("main")
+    session.set_chunk("/a", (1, 1), b"one")
+    session.commit("from the past")
+    times = [info.flushed_at for info in repo.ancestry(branch="main")]
+    assert times == sorted(times, reverse=True)
+
+
+# Faults.
+
+
+@pytest.mark.parametrize("spec_version", [2, 1])
+@pytest.mark.parametrize("fault", ["fail", "lose_answer"])
+def test_a_fault_at_any_call_leaves_the_old_or_the_new_state(spec_version, fault):
+    def make() -> MemoryStorage:
+        storage = MemoryStorage()
+        commit_start(WritableRepository.create(storage, spec_version=spec_version))
+        return storage
+
+    def operation(storage: FaultyStorage) -> None:
+        repo = WritableRepository.open(storage)
+        session = repo.writable_session("main")
+        session.set_chunk("/a", (1, 1), b"y" * 700)
+        session.set_metadata("/n", array([2], [1]))
+        try:
+            session.commit("second")
+        except StorageError:
+            # The session is as usable as before, once the store answers again.
+            storage.clear()
+            session.commit("second")
+            raise
+
+    hit = 0
+    for _, storage, error in each_call_in_turn(make, operation, lambda s, n: getattr(s, fault)(at=n)):
+        hit += error is not None
+        repo = WritableRepository.open(storage.inner)
+        messages = [info.message for info in repo.ancestry(branch="main")]
+        assert messages in (["start", "Repository initialized"], ["second", "start", "Repository initialized"])
+        for info in repo.ancestry(branch="main"):
+            session = repo.session_at(info.id)
+            for node in session.list_nodes():
+                if node.array is not None:
+                    for batch in session.array_chunks(node).iter_batches():
+                        for position in range(len(batch)):
+                            session.read_chunk(batch.ref(position))
+    assert hit > 5
+
+
+def test_a_commit_in_between_is_noticed_at_the_last_write(repo):
+    """Somebody commits after our check of the tip and before our publishing write."""
+    commit_start(repo)
+    storage = FaultyStorage(repo.storage)
+    slow = WritableRepository.open(storage)
+    session = slow.writable_session("main")
+    session.set_chunk("/a", (1, 1), b"slow")
+
+    def other() -> None:
+        fast = repo.writable_session("main")
+        fast.set_chunk("/a", (2, 2), b"fast")
+        fast.commit("fast")
+
+    storage.interfere(other, methods="put", keys="snapshots/")
+    with pytest.raises(BranchMovedError):
+        session.commit("slow")
+    session.commit("slow", rebase_with=ConflictDetector())
+    assert chunks_of(repo)[(2, 2)] == b"fast"
+    assert chunks_of(repo)[(1, 1)] == b"slow"
+
+
+BRANCHER = """
+import sys
+from icefs.engine.writing import WritableRepository
+from icefs.storage.local import LocalStorage
+repo = WritableRepository.open(LocalStorage(sys.argv[1]))
+tip = repo.lookup_branch("main")
+print("ready", flush=True)
+sys.stdin.readline()
+for number in range(50):
+    repo.create_branch(f"{sys.argv[2]}-{number}", tip)
+"""
+
+
+def test_many_processes_lose_no_update_of_a_local_repository(tmp_path: Path):
+    """4 processes, 50 branches each: the official library kept 67 of 200."""
+    from icefs.storage.local import LocalStorage
+
+    root = tmp_path / "repo"
+    root.mkdir()
+    WritableRepository.create(LocalStorage(root))
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", BRANCHER, str(root), name], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        for name in "abcd"
+    ]
+    for process in processes:
+        process.stdout.readline()
+    for process in processes:
+        process.stdin.write(b"\n")
+        process.stdin.flush()
+    for process in processes:
+        process.communicate(timeout=60)
+        assert process.returncode == 0
+    assert len(WritableRepository.open(LocalStorage(root)).list_branches()) == 201
