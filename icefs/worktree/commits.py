@@ -1,0 +1,237 @@
+"""Freezing a tree, and what becomes of it when the commit is done, has failed, or its outcome is not known.
+
+    freeze → translate, upload (by others; writers go on) → record_intent → publish → complete
+                                                                          ↘ it failed → abandon
+
+`record_intent` is durable before the caller publishes the snapshot. If the process dies after it, `pending_intent`
+tells the next one which snapshot to look for in the branch's history: found, `complete_recovered`; not found,
+`abandon_recovered`. If it dies before, opening the tree abandons the freeze. Either way the tree is either clean of
+what was committed, or as it was.
+"""
+
+from collections.abc import Callable, Iterable
+
+from icefs.errors import SessionStateError
+from icefs.worktree.core import Change, Lowered, TreeCore
+from icefs.worktree.files import Files
+from icefs.worktree.frozen import FrozenTree, View
+from icefs.worktree.journal import Intent
+from icefs.worktree.lower import Lower, join
+from icefs.worktree.nodes import STORED, WHITEOUT, DirNode
+from icefs.worktree.settle import FrozenIndex, Settlement, SettleResult
+
+type OnSwitch = Callable[[SettleResult], None]
+
+
+class Commits:
+    """Views of a tree, and changes of its base.
+
+    Concurrency: `freeze` blocks writers until those under way have ended; `complete` and `rebase_to` hold the lock
+    while they go through what has changed and write it in one transaction.
+    """
+
+    def __init__(self, core: TreeCore, files: Files) -> None:
+        self._core = core
+        self._files = files
+        self.recovered: FrozenTree | None = None
+        self.intent: Intent | None = None
+
+    # Freezing
+
+    def freeze(self) -> FrozenTree:
+        """Takes the view that a commit works on.
+
+        Raises:
+            SessionStateError: another commit is under way, or one was not resolved.
+            NoSpaceError: the disk is full; nothing is frozen.
+        """
+        core = self._core
+        with core.change() as op:
+            if any(view.is_durable for view in core.views):
+                raise SessionStateError("a commit of this branch is under way", kind="commit-not-allowed")
+            self._quiesce()
+            try:
+                for node in core.behind:
+                    self._files.store(op, node)
+                for directory in core.soft:
+                    if directory.flags & STORED:
+                        op.store[directory] = None
+                limit = core.next_id - 1
+                op.write = lambda batch: core.journal.freeze(batch, limit)
+                op.commit()
+                core.soft.clear()
+                return self._add_view(View(limit, is_durable=True))
+            finally:
+                core.is_freezing = False
+                core.changed.notify_all()
+
+    def view(self) -> FrozenTree:
+        """Takes a view for looking only, as `status` does; in memory, beside any other."""
+        core = self._core
+        with core.change():
+            self._quiesce()
+            try:
+                return self._add_view(View(core.next_id - 1, is_durable=False))
+            finally:
+                core.is_freezing = False
+                core.changed.notify_all()
+
+    def _quiesce(self) -> None:
+        """Waits until no write is under way; no other begins before `is_freezing` is reset. The lock is held."""
+        core = self._core
+        while core.is_freezing:
+            core.changed.wait()
+        core.is_freezing = True
+        try:
+            while core.writers:
+                core.changed.wait()
+        except BaseException:
+            core.is_freezing = False
+            core.changed.notify_all()
+            raise
+
+    def _add_view(self, view: View) -> FrozenTree:
+        core = self._core
+        core.views.append(view)
+        core.spool_limit = max(view.limit for view in core.views)
+        return FrozenTree(core, view)
+
+    def add_recovered(self, frozen: FrozenTree, intent: Intent) -> None:
+        """Takes over the view of a commit whose outcome is not known."""
+        self.recovered, self.intent = frozen, intent
+
+    def _remove_view(self, op: Change, view: View) -> None:
+        core = self._core
+        core.views.remove(view)
+        core.spool_limit = max((view.limit for view in core.views), default=0)
+        deferred, core.deferred = core.deferred, []
+        op.spools.extend(deferred)
+
+    def release(self, frozen: FrozenTree) -> None:
+        """Gives a view back; of a commit, abandons it. The tree is as if it had not been frozen."""
+        core = self._core
+        with core.change() as op:
+            if frozen.view not in core.views:
+                raise SessionStateError("the view was given back already")
+            # A row may refer to a spool file that only the view kept; it has to be brought up to date first.
+            for node in core.behind:
+                if node.flags & STORED:
+                    self._files.store(op, node)
+            if frozen.view.is_durable:
+                op.write = core.journal.thaw
+            op.commit()
+            self._remove_view(op, frozen.view)
+            if frozen is self.recovered:
+                self.recovered = self.intent = None
+
+    def record_intent(self, frozen: FrozenTree, snapshot_id: str, base: str, left: Iterable[str]) -> None:
+        """Notes durably that the frozen tree is about to become a snapshot."""
+        core = self._core
+        with core.lock:
+            core.check_open()
+            self._check_durable(frozen)
+            core.journal.record_intent(Intent(snapshot_id, base, tuple(sorted(left))))
+
+    def _check_durable(self, frozen: FrozenTree) -> None:
+        if frozen.view not in self._core.views or not frozen.view.is_durable:
+            raise SessionStateError("this is not the frozen tree of a commit under way")
+
+    # Changing the base
+
+    def complete(
+        self, frozen: FrozenTree, new_base: str, left: Iterable[str], on_switch: OnSwitch | None
+    ) -> SettleResult:
+        """Puts the tree on the snapshot that the frozen tree became."""
+        core = self._core
+        with core.lock:
+            core.check_open()
+            self._check_durable(frozen)
+        lower = core.lower_for(new_base)
+        settlement = Settlement(core, FrozenIndex.of(frozen, frozenset(left)), frozen, lower)
+        settlement.verify()
+        return self._settle(settlement, new_base, frozen.view, on_switch)
+
+    def rebase_to(self, new_base: str, on_switch: OnSwitch | None) -> SettleResult:
+        """Puts the tree, with all its changes, on another snapshot."""
+        core = self._core
+        lower = core.lower_for(new_base)
+        with core.lock:
+            core.check_open()
+            if core.views:
+                raise SessionStateError("the branch cannot change its base while a commit or status is under way")
+        return self._settle(Settlement(core, None, None, lower), new_base, None, on_switch)
+
+    def _settle(
+        self, settlement: Settlement, new_base: str, view: View | None, on_switch: OnSwitch | None
+    ) -> SettleResult:
+        core = self._core
+        copied_up: list[str] = []
+        while True:
+            with core.change() as op:
+                files = settlement.rescue_files()
+                directories = settlement.rescue_dirs()
+                if not files and not directories:
+                    return self._switch(op, settlement, new_base, view, copied_up, on_switch)
+                paths = [*map(core.path_of, files), *map(core.path_of, directories)]
+                lower = core.lower
+            # Copying takes time and the network; it happens without the lock, then everything is checked anew.
+            copied_up += paths
+            for node in files:
+                self._files.copy_up(node)
+            for directory in directories:
+                self._rescue(directory, lower)
+
+    def _switch(
+        self,
+        op: Change,
+        settlement: Settlement,
+        new_base: str,
+        view: View | None,
+        copied_up: list[str],
+        on_switch: OnSwitch | None,
+    ) -> SettleResult:
+        core = self._core
+        if view is None and core.views:
+            raise SessionStateError("the branch cannot change its base while a commit or status is under way")
+        if view is not None and view not in core.views:
+            raise SessionStateError("the view was given back already")
+        settlement.apply()
+        try:
+            nodes, links = settlement.rows()
+            core.journal.settle(nodes, links, base=new_base)
+        except BaseException:
+            settlement.undo()
+            raise
+        settlement.finish()
+        core.base = new_base
+        op.spools.extend(spool_id for spool_id in settlement.spools if spool_id)
+        if view is not None:
+            self._remove_view(op, view)
+            if self.recovered is not None and self.recovered.view is view:
+                self.recovered = self.intent = None
+        entries = sum(len(node.entries) for node in settlement.remaining if isinstance(node, DirNode))
+        result = SettleResult(
+            new_base, settlement.dropped, settlement.kept_back, copied_up, entries, settlement.new_path
+        )
+        if on_switch is not None:
+            on_switch(result)
+        return result
+
+    def _rescue(self, directory: DirNode, lower: Lower) -> None:
+        """Gives everything that a directory shows bytes of its own."""
+        core = self._core
+        waiting = [directory]
+        for node in waiting:
+            if node.lower_path is None:
+                continue
+            names = list(lower.list(node.lower_path))
+            for name, attr in names:
+                with core.change():
+                    entry = node.entries.get(name)
+                    if entry is None:
+                        entry = core.materialise(node, name, Lowered(join(node.lower_path, name), attr))
+                if isinstance(entry, DirNode):
+                    if entry.is_natural:
+                        waiting.append(entry)
+                elif entry is not WHITEOUT:
+                    self._files.copy_up(entry)

@@ -1,0 +1,60 @@
+"""What a working tree stands on: a read-only tree of files, addressed by path.
+
+A *lower path* has no leading slash: `""` is the root, `"a/b/c/0/0"` a chunk. The VFS implements `Lower` over a
+snapshot; tests implement it over a dictionary. One `Lower` never changes: after a commit or a rebase the working
+tree asks its owner for another one.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple, Protocol
+
+
+class LowerAttr(NamedTuple):
+    """What the lower tree says of one path.
+
+    Attributes:
+        ino: Its inode number, the same one at every call.
+        is_dir: Whether it is a directory.
+        size: Bytes; exact. 0 for directories.
+        mtime_ns: When its content last changed.
+    """
+
+    ino: int
+    is_dir: bool
+    size: int
+    mtime_ns: int
+
+
+class Lower(Protocol):
+    """A read-only tree.
+
+    Concurrency: every method may be called from any thread. `stat` and `list` are called while the working tree's
+    lock is held, so they should answer from memory; whoever knows that a first answer needs the network asks once
+    before, outside. `read` and `copy_to` are called without the lock.
+    """
+
+    def stat(self, path: str) -> LowerAttr | None:
+        """Returns the attributes of `path`, None if nothing is there. The root is always a directory."""
+
+    def list(self, path: str) -> Iterable[tuple[str, LowerAttr]]:
+        """Yields the entries of a directory, in any order but the same at every call; lazily if there are many."""
+
+    def read(self, path: str, offset: int, size: int) -> bytes:
+        """Returns `size` bytes of a file from `offset`, fewer only where the file ends."""
+
+    def copy_to(self, path: str, fd: int) -> None:
+        """Writes a whole file to a descriptor that is open for writing and stands at its beginning."""
+
+
+type LowerFactory = Callable[[str], Lower]
+"""Returns the tree of a snapshot, by its id."""
+
+
+def join(parent: str, name: str) -> str:
+    """Appends a name to a path without leading slash."""
+    return f"{parent}/{name}" if parent else name
+
+
+def is_below(path: str, ancestor: str) -> bool:
+    """Tells whether `path` is `ancestor` or lies below it."""
+    return not ancestor or path == ancestor or path.startswith(f"{ancestor}/")

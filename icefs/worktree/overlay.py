@@ -1,0 +1,463 @@
+"""The working tree of a branch: what programs did since the base snapshot, over that snapshot.
+
+`WorkTree` is what the VFS talks to. Behind it:
+
+    namespace   names: lookup, create, mkdir, link, unlink, rmdir, rename, listing
+    files       handles: open, read, write, truncate, flush, fsync, release
+    attributes  mode, owner, times, size
+    commits     freeze, intent, complete, abandon, rebase; settle has the algorithm, frozen the views
+    discard     dropping changes
+    recovery    opening after a crash
+    core        the nodes, the lock, and how one operation succeeds or fails as a whole
+    journal     SQLite          spool   the bytes          kept   attributes over a commit
+
+What lasts: after `flush` (every `close(2)`), and after `mkdir`, `unlink`, `rmdir`, `rename`, `link` and
+`set_attributes` have returned, the result survives the death of the process; after `fsync` of a file or directory
+power loss, too.
+
+Everything is synchronous and may be called from any thread; `core` says what the lock covers. A caller that must
+not wait should call from a thread: a write may wait for a freeze or a copy-up, and the lower tree may be remote.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+from icefs.errors import NotPermittedError, SessionStateError
+from icefs.worktree.attributes import AttrChange, set_attributes
+from icefs.worktree.changes import TreeChange, list_changes
+from icefs.worktree.commits import Commits, OnSwitch
+from icefs.worktree.core import Defaults, Lowered, TreeCore
+from icefs.worktree.discard import Discarded, discard, has_changes
+from icefs.worktree.files import Files
+from icefs.worktree.frozen import FrozenTree
+from icefs.worktree.journal import Intent, Journal
+from icefs.worktree.kept import KeptAttr
+from icefs.worktree.lower import LowerFactory
+from icefs.worktree.namespace import DirView, Namespace
+from icefs.worktree.nodes import STORED, Attr, FileNode, Perm, TreeEntry, Where
+from icefs.worktree.recovery import Loader, Recovery
+from icefs.worktree.settle import SettleResult
+from icefs.worktree.spool import DiskIo, Spool
+from icefs.worktree.state import DATABASE_NAME, SPOOL_NAME, StateInfo, StateLock, read_info, write_info
+
+
+@dataclass(frozen=True, slots=True)
+class TreeOptions:
+    """How a working tree is opened.
+
+    Attributes:
+        lower_for: Returns the lower tree of a snapshot, by id.
+        allocate_ino: Returns an inode number that no lower tree uses, another one at every call.
+        repository: Identifies the repository; a tree of another one is refused. Without secrets.
+        branch: The branch.
+        base: The snapshot that a new tree stands on; an existing one has its own.
+        file: Mode and owner of what the lower tree provides.
+        directory: The same for directories.
+        now_ns: The clock.
+        io: The system calls on spool files.
+        open_journal: Opens the database.
+    """
+
+    lower_for: LowerFactory
+    allocate_ino: Callable[[], int]
+    repository: str
+    branch: str
+    base: str
+    file: Perm = field(default_factory=lambda: Perm(0o644, os.getuid(), os.getgid()))
+    directory: Perm = field(default_factory=lambda: Perm(0o755, os.getuid(), os.getgid()))
+    now_ns: Callable[[], int] = time.time_ns
+    io: DiskIo = field(default_factory=DiskIo)
+    open_journal: Callable[[Path], Journal] = Journal
+
+
+class WorkTree:
+    """An open working tree.
+
+    Attributes:
+        directory: Its state directory.
+        repository: The repository that it belongs to.
+        branch: The branch that it belongs to.
+        recovery: What was found when it was opened.
+    """
+
+    def __init__(self, directory: Path, options: TreeOptions) -> None:
+        """Opens the tree in a state directory, made if there is none.
+
+        Raises:
+            SessionStateError: another process has it open, or it belongs to another repository or branch.
+            UnsupportedSpecVersionError: a newer icefs wrote it.
+            StorageError: its database is damaged.
+        """
+        self.directory = directory
+        self.repository, self.branch = options.repository, options.branch
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        (directory / SPOOL_NAME).mkdir(exist_ok=True, mode=0o700)
+        self._lock = StateLock(directory)
+        try:
+            journal = options.open_journal(directory / DATABASE_NAME)
+            try:
+                self._open(journal, options)
+            except BaseException:
+                journal.close()
+                raise
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def _open(self, journal: Journal, options: TreeOptions) -> None:
+        meta = journal.meta()
+        self._check_identity(meta.get("repository"), meta.get("branch"))
+        base = str(meta.get("base", options.base))
+        lower = options.lower_for(base)
+        root = lower.stat("")
+        self._core = core = TreeCore(
+            journal=journal,
+            spool=Spool(self.directory / SPOOL_NAME, options.io),
+            lower=lower,
+            lower_for=options.lower_for,
+            allocate=options.allocate_ino,
+            now_ns=options.now_ns,
+            defaults=Defaults(options.file, options.directory),
+        )
+        core.base = base
+        if root is not None:
+            core.root.ino = root.ino
+            core.root.mtime_ns = core.root.ctime_ns = core.root.atime_ns = root.mtime_ns
+        self._files = Files(core)
+        self._namespace = Namespace(core, self._files)
+        self._commits = Commits(core, self._files)
+        if not meta:
+            journal.settle(
+                [core.row(core.root)], [], repository=self.repository, branch=self.branch, base=base, closed=0
+            )
+        loader = Loader(core)
+        self.recovery: Recovery = loader.load(was_closed=bool(meta.get("closed")))
+        self.recovery.is_new = not meta
+        loader.load_frozen(self._commits)
+        loader.sweep()
+        journal.set_meta(closed=0)
+        # The entries of this directory and of the spool's have to last before any fsync says that a file does.
+        options.io.sync_dir(os.fspath(self.directory / SPOOL_NAME))
+        options.io.sync_dir(os.fspath(self.directory))
+        if read_info(self.directory) is None or not meta:
+            self._write_info(-1)
+
+    def _check_identity(self, repository: object, branch: object) -> None:
+        if repository is not None and (repository, branch) != (self.repository, self.branch):
+            raise SessionStateError(
+                f"{self.directory} holds the working tree of branch {branch} of {repository}",
+                hint="give another --state-dir",
+                repository=repository,
+                branch=branch,
+            )
+
+    def _write_info(self, entries: int) -> None:
+        write_info(self.directory, StateInfo(self.repository, self.branch, self._core.base, entries))
+
+    def close(self) -> None:
+        """Writes what is not written yet and gives the state directory free; open handles are lost.
+
+        An unresolved freeze stays as it is: without an intent the next `open` abandons it.
+        """
+        core = self._core
+        with core.change() as op:
+            for node in core.behind:
+                self._files.store(op, node)
+            for directory in core.soft:
+                if directory.flags & STORED:
+                    op.store[directory] = None
+            op.commit()
+            core.is_closed = True
+            for opened in core.by_ino.values():
+                if isinstance(opened, FileNode) and opened.io is not None and opened.io.file is not None:
+                    opened.io.file.retire()
+        try:
+            core.journal.set_meta(closed=1)
+            self._write_info(sum(1 for _ in core.journal.load().nodes) - 1)
+        finally:
+            core.journal.close()
+            self._lock.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    # The tree as a whole
+
+    @property
+    def base(self) -> str:
+        """The snapshot that the tree stands on."""
+        return self._core.base
+
+    @property
+    def root_ino(self) -> int:
+        """The inode number of the root."""
+        return self._core.root.ino
+
+    def has_changes(self) -> bool:
+        """Tells whether the tree shows anything else than its base, times and modes aside."""
+        return has_changes(self._core)
+
+    def changes(self) -> Iterator[TreeChange]:
+        """Yields what differs from the base: a directory before what is in it, names sorted."""
+        frozen = self.view()
+        try:
+            yield from list_changes(frozen)
+        finally:
+            self.release_view(frozen)
+
+    def knows(self, ino: int) -> bool:
+        """Tells whether an inode number is (or was, before a commit) the tree's, and so may be used as a `Where`."""
+        core = self._core
+        with core.lock:
+            return ino in core.by_ino or core.kept.path_of(ino) is not None
+
+    def path_of(self, where: Where) -> str:
+        """Returns where something is in the merged tree; of several names of a file the first.
+
+        Raises:
+            StaleError: it is no longer there.
+            EntryNotFoundError: it is open, and was removed.
+        """
+        core = self._core
+        with core.lock:
+            return core.path_of(core.resolve(where))
+
+    def where_is(self, path: str) -> Where | None:
+        """Returns how to name what is at a path of the merged tree, None if nothing is."""
+        core = self._core
+        with core.lock:
+            where: Where = core.root.ino
+            for name in path.split("/") if path else ():
+                found = core.resolve(where)
+                if isinstance(found, FileNode) or (isinstance(found, Lowered) and not found.attr.is_dir):
+                    return None
+                child = core.child(found.path if isinstance(found, Lowered) else found, name)
+                if child is None:
+                    return None
+                where = core.entry(child).where
+            return where
+
+    def kept_attrs(self, path: str) -> KeptAttr | None:
+        """Returns the inode number and mtime that a committed path keeps, None if it has none to keep."""
+        core = self._core
+        with core.lock:
+            return core.kept.get(path)
+
+    def forget_kept(self, paths: Iterable[str]) -> None:
+        """Forgets what is kept of lower paths and below them, because somebody else changed their content."""
+        core = self._core
+        with core.lock:
+            core.kept.forget(paths)
+
+    def statfs(self) -> os.statvfs_result:
+        """Returns how full the disk of the state directory is."""
+        return os.statvfs(self.directory)
+
+    def check_invariants(self) -> None:
+        """Raises AssertionError if a stated invariant does not hold; for tests."""
+        self._core.check_invariants()
+
+    # Names
+
+    def lookup(self, parent: Where, name: str) -> TreeEntry | None:
+        """Returns what a name in a directory refers to, None if nothing."""
+        return self._namespace.lookup(parent, name)
+
+    def list_dir(self, where: Where) -> Iterator[tuple[str, TreeEntry]]:
+        """Yields the entries of a directory as they are now."""
+        return self._namespace.list_dir(where)
+
+    def dir_view(self, where: Where) -> DirView:
+        """Returns what a directory shows, for a caller that lists the lower directory by itself."""
+        return self._namespace.dir_view(where)
+
+    def create(self, parent: Where, name: str, perm: Perm, flags: int) -> tuple[TreeEntry, int]:
+        """Opens a file, made if there is none; `flags` are those of `open(2)`. Returns a handle, too."""
+        return self._namespace.create(parent, name, perm, flags)
+
+    def mkdir(self, parent: Where, name: str, perm: Perm) -> TreeEntry:
+        """Makes a directory."""
+        return self._namespace.mkdir(parent, name, perm)
+
+    def link(self, where: Where, parent: Where, name: str) -> TreeEntry:
+        """Gives a file another name."""
+        return self._namespace.link(where, parent, name)
+
+    def unlink(self, parent: Where, name: str) -> None:
+        """Removes a file's name."""
+        self._namespace.unlink(parent, name)
+
+    def rmdir(self, parent: Where, name: str) -> None:
+        """Removes an empty directory."""
+        self._namespace.rmdir(parent, name)
+
+    def rename(self, parent: Where, name: str, new_parent: Where, new_name: str, flags: int = 0) -> None:
+        """Gives a file or directory another name and place; `flags` are those of `renameat2(2)`."""
+        self._namespace.rename(parent, name, new_parent, new_name, flags)
+
+    def symlink(self, parent: Where, name: str, target: str) -> None:
+        """Refuses: no Icechunk repository holds symbolic links."""
+        raise NotPermittedError("a mounted branch has no symbolic links", name=name, target=target)
+
+    def mknod(self, parent: Where, name: str, perm: Perm, file_type: int) -> TreeEntry:
+        """Makes a regular file; refuses devices, pipes and sockets."""
+        if file_type not in {0, 0o100000}:
+            raise NotPermittedError("a mounted branch has no special files", name=name)
+        entry, handle = self._namespace.create(parent, name, perm, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+        try:
+            self._files.flush(handle)
+        finally:
+            self._files.release(handle)
+        return entry
+
+    # Attributes
+
+    def getattr(self, where: Where) -> Attr:
+        """Returns a node's attributes.
+
+        Raises:
+            StaleError: it is no longer there.
+        """
+        core = self._core
+        with core.lock:
+            return core.entry(core.resolve(where)).attr
+
+    def getattr_handle(self, handle: int) -> Attr:
+        """Returns the attributes of an open file, also of one that was removed."""
+        return self._files.getattr(handle)
+
+    def set_attributes(self, where: Where, change: AttrChange) -> Attr:
+        """Sets mode, owner, times or size."""
+        return set_attributes(self._core, self._files, where, change)
+
+    # Open files
+
+    def open(self, where: Where, flags: int) -> int:
+        """Opens a file with the flags of `open(2)`; returns a handle."""
+        return self._files.open(where, flags)
+
+    def where_of(self, handle: int) -> Where:
+        """Returns how to name an open file."""
+        return self._files.where(handle)
+
+    def read(self, handle: int, offset: int, size: int) -> bytes:
+        """Reads from an open file; fewer bytes only where it ends."""
+        return self._files.read(handle, offset, size)
+
+    def write(self, handle: int, offset: int, data: bytes | bytearray | memoryview) -> int:
+        """Writes to an open file; returns how many bytes were written."""
+        return self._files.write(handle, offset, data)
+
+    def truncate(self, handle: int, size: int) -> Attr:
+        """Sets the size of an open file."""
+        return self._files.truncate(handle, size)
+
+    def flush(self, handle: int) -> None:
+        """Makes an open file survive the death of this process; for every `close(2)`."""
+        self._files.flush(handle)
+
+    def fsync(self, handle: int) -> None:
+        """Makes an open file survive power loss."""
+        self._files.fsync(handle)
+
+    def fsync_dir(self) -> None:
+        """Makes every name, of all directories, survive power loss.
+
+        They are in the log already, so the log is synced; it has one order, and no directory can be synced alone.
+        """
+        core = self._core
+        with core.change() as op:
+            for directory in core.soft:
+                if directory.flags & STORED:
+                    op.store[directory] = None
+            op.commit()
+            core.soft.clear()
+        core.journal.sync()
+
+    def release(self, handle: int) -> None:
+        """Gives back a handle."""
+        self._files.release(handle)
+
+    # Commits
+
+    def freeze(self) -> FrozenTree:
+        """Takes the view that a commit works on; writers wait until those under way have ended."""
+        return self._commits.freeze()
+
+    def view(self) -> FrozenTree:
+        """Takes a view for looking only; give it back with `release_view`."""
+        return self._commits.view()
+
+    def release_view(self, frozen: FrozenTree) -> None:
+        """Gives back what `view` returned."""
+        self._commits.release(frozen)
+
+    def record_intent(self, frozen: FrozenTree, snapshot_id: str, base: str, left: Iterable[str] = ()) -> None:
+        """Notes, so that it survives power loss, that `frozen` is about to be published as a snapshot.
+
+        Args:
+            frozen: What `freeze` returned.
+            snapshot_id: The id that the snapshot will have.
+            base: The snapshot that it is based on.
+            left: The paths of `frozen` that are not part of it, with all below them.
+        """
+        self._commits.record_intent(frozen, snapshot_id, base, left)
+
+    def complete(
+        self, frozen: FrozenTree, new_base: str, left: Iterable[str] = (), on_switch: OnSwitch | None = None
+    ) -> SettleResult:
+        """Puts the tree on the snapshot that `frozen` became; what was committed and not changed since is dropped.
+
+        Args:
+            frozen: What `freeze` returned.
+            new_base: The snapshot.
+            left: The paths of `frozen` that were not committed (untracked, invalid), with all below them.
+            on_switch: Called with the result while the tree is still locked, for tables that must change with it.
+
+        Raises:
+            NoSpaceError: the disk is full; the tree is still frozen on the old base, and this can be called again.
+        """
+        return self._commits.complete(frozen, new_base, left, on_switch)
+
+    def abandon(self, frozen: FrozenTree) -> None:
+        """Gives a frozen tree back whose commit failed; the working tree is as if it had not been frozen."""
+        self._commits.release(frozen)
+
+    @property
+    def pending_intent(self) -> Intent | None:
+        """A commit that was about to be published when the tree was last open, and whose outcome is not known.
+
+        Until it is resolved, nothing can be committed or discarded; files can be read and written.
+        """
+        return self._commits.intent
+
+    def complete_recovered(self, on_switch: OnSwitch | None = None) -> SettleResult:
+        """Resolves the pending intent: the snapshot is in the branch's history."""
+        frozen, intent = self._pending()
+        return self._commits.complete(frozen, intent.snapshot_id, intent.left, on_switch)
+
+    def abandon_recovered(self) -> None:
+        """Resolves the pending intent: the snapshot was never published."""
+        frozen, _ = self._pending()
+        self._commits.release(frozen)
+
+    def _pending(self) -> tuple[FrozenTree, Intent]:
+        frozen, intent = self._commits.recovered, self._commits.intent
+        if frozen is None or intent is None:
+            raise SessionStateError("there is no commit to be resolved")
+        return frozen, intent
+
+    def rebase_to(self, new_base: str, on_switch: OnSwitch | None = None) -> SettleResult:
+        """Puts the tree, with all its changes, on another snapshot."""
+        return self._commits.rebase_to(new_base, on_switch)
+
+    def discard(self, path: str = "") -> Discarded:
+        """Drops all changes at a path of the merged tree and below it; without a path all there are."""
+        return discard(self._core, self._namespace, path.strip("/"))

@@ -1,0 +1,489 @@
+"""Putting a working tree on another base: after a commit, after a rebase, or to follow a branch.
+
+After a commit the new snapshot provides what was frozen and committed, so the working tree lets go of it; what
+changed since the freeze stays, now over the new snapshot. For every directory and file that remains this decides
+what of the new lower tree belongs under it:
+
+- A directory that was frozen at path P stands over the new lower directory P, wherever it has been moved since; if
+  the new snapshot has no directory P (an empty one, one of untracked names), over nothing.
+- A directory that was pure lower at the freeze stands over the lower directory at the path it had then.
+- A committed file whose content did not change since is dropped; if it is open, or has further names, it stays as a
+  node whose bytes are the new lower file's.
+- A whiteout stays where the new lower directory has the name. A name that was committed and has been removed since
+  gets one.
+
+Nothing that is only in the old base, and that the tree still shows, may be lost: before the change, `rescue` lists
+the files whose bytes must be copied up.
+
+Concurrency: `Settlement` is used under the tree's lock, except that it asks the new lower tree for the frozen files
+before (`verify`).
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from icefs.worktree.core import TreeCore
+from icefs.worktree.frozen import FrozenDir, FrozenFile, FrozenTree
+from icefs.worktree.journal import LinkRow, NodeRow
+from icefs.worktree.lower import Lower, LowerAttr, join
+from icefs.worktree.nodes import (
+    ATTRS,
+    DIRTY,
+    FROM_LOWER,
+    STORED,
+    WHITEOUT,
+    DirNode,
+    DirState,
+    Entry,
+    FileNode,
+    FileState,
+    Node,
+)
+
+type Paths = frozenset[str]
+
+
+@dataclass(slots=True)
+class FrozenIndex:
+    """Where everything of a frozen tree was.
+
+    Attributes:
+        dirs: The frozen directories by node.
+        files: The names of each file.
+        by_lower: The frozen directories by lower path.
+        left: Which paths were not committed.
+    """
+
+    dirs: dict[DirNode, FrozenDir] = field(default_factory=dict)
+    files: dict[FileNode, list[FrozenFile]] = field(default_factory=dict)
+    by_lower: dict[str, FrozenDir] = field(default_factory=dict)
+    left: Paths = frozenset()
+
+    @classmethod
+    def of(cls, frozen: FrozenTree, left: Paths) -> "FrozenIndex":
+        """Walks the frozen tree once."""
+        index = cls(left=left)
+        for directory in (frozen.root, *(entry for _, entry in frozen.walk() if isinstance(entry, FrozenDir))):
+            index.dirs[directory.node] = directory
+            if directory.lower_path is not None:
+                index.by_lower[directory.lower_path] = directory
+        for _, entry in frozen.walk():
+            if isinstance(entry, FrozenFile):
+                index.files.setdefault(entry.node, []).append(entry)
+        return index
+
+    def is_left(self, path: str) -> bool:
+        """Tells whether a path, or one it lies below, was not committed."""
+        while path:
+            if path in self.left:
+                return True
+            path = path.rpartition("/")[0]
+        return "" in self.left
+
+    def new_path(self, lower_path: str) -> str | None:
+        """Returns where a lower path was in the merged tree, None if it was not to be seen."""
+        above, below = lower_path, ""
+        while True:
+            directory = self.by_lower.get(above)
+            if directory is not None:
+                break
+            if not above:
+                return None
+            above, _, name = above.rpartition("/")
+            below = join(name, below) if below else name
+        if not below:
+            return directory.path
+        entry = directory.entries.get(below.partition("/")[0])
+        if entry is None:
+            return join(directory.path, below)
+        if isinstance(entry, FrozenFile) and entry.lower_path == lower_path:
+            return entry.path
+        return None
+
+
+@dataclass(slots=True)
+class SettleResult:
+    """What a change of base did.
+
+    Attributes:
+        base: The snapshot that the tree stands on now.
+        dropped: (path, ino, mtime_ns) of every file and directory that the snapshot provides now.
+        kept_back: Paths that were said to be committed but that the new snapshot does not have as they were frozen;
+            they stay in the tree.
+        copied_up: Paths whose bytes were saved from the old base.
+        remaining: The number of files, directories and whiteouts that the working tree still has.
+        new_path: The lower path, in the new base, of what had a lower path in the old one; None if it is gone.
+    """
+
+    base: str
+    dropped: list[tuple[str, int, int]]
+    kept_back: list[str]
+    copied_up: list[str]
+    remaining: int
+    new_path: Callable[[str], str | None]
+
+
+class Settlement:
+    """One change of base, planned and carried out."""
+
+    def __init__(self, core: TreeCore, index: FrozenIndex | None, frozen: FrozenTree | None, lower: Lower) -> None:
+        self._core = core
+        self._index = index
+        self._frozen = frozen
+        self._lower = lower
+        self._stats: dict[str, LowerAttr | None] = {}
+        self._moved_files: dict[str, str] = {}
+        self._undo: list[tuple[Node, FileState | DirState, dict[str, Entry] | None, set[str] | None]] = []
+        self._places: dict[DirNode, str | None] = {}
+        self._vanished: list[FileNode] = []
+        self._converted: list[FileNode] = []
+        self.kept_back: list[str] = []
+        self.dropped: list[tuple[str, int, int]] = []
+        self.spools: list[int] = []
+        self.remaining: dict[Node, None] = {}
+
+    # Before the lock
+
+    def verify(self) -> None:
+        """Asks the new lower tree for every committed file; what it does not have as it was frozen stays."""
+        index = self._index
+        assert index is not None
+        missing: set[str] = set()
+        for files in index.files.values():
+            for file in files:
+                if file.is_natural or index.is_left(file.path):
+                    continue
+                attr = self._lower.stat(file.path)
+                if attr is None or attr.is_dir or attr.size != file.size:
+                    missing.add(file.path)
+        self.kept_back = sorted(missing)
+        index.left |= missing
+        for files in index.files.values():
+            for file in files:
+                if file.lower_path is not None and not index.is_left(file.path):
+                    self._moved_files.setdefault(file.lower_path, file.path)
+
+    # Under the lock: what must be rescued first
+
+    def rescue_files(self) -> list[FileNode]:
+        """Returns files of the tree whose bytes only the old base has."""
+        core = self._core
+        found = []
+        for node in core.by_ino.values():
+            if isinstance(node, FileNode) and node.flags & FROM_LOWER and node.parent is not None:
+                is_provided = self._committed_path(node) is not None or self._source(node) is not None
+                if not is_provided and (not self._is_natural(node) or self._is_left(node)):
+                    found.append(node)
+        return found
+
+    def rescue_dirs(self) -> list[DirNode]:
+        """Returns directories that show lower entries which only the old base has, and that somebody put there."""
+        found = []
+        for node in list(self._core.lower_dirs.values()):
+            if node.parent is None:
+                continue
+            frozen = self._index.dirs.get(node) if self._index is not None else None
+            is_left = frozen is not None and self._index is not None and self._index.is_left(frozen.path)
+            if (is_left or not node.is_natural) and self._place(node) is None and self._shows_lower(node):
+                found.append(node)
+        return found
+
+    def _shows_lower(self, node: DirNode) -> bool:
+        """Tells whether anything pure lower is to be seen in a directory or below it."""
+        waiting = [node]
+        for directory in waiting:
+            path = directory.lower_path
+            if path is not None and any(name not in directory.entries for name, _ in self._core.lower.list(path)):
+                return True
+            waiting.extend(
+                entry for entry in directory.entries.values() if isinstance(entry, DirNode) and entry.is_natural
+            )
+        return False
+
+    def _is_left(self, node: FileNode) -> bool:
+        index = self._index
+        return index is not None and any(index.is_left(file.path) for file in index.files.get(node, ()))
+
+    def _is_natural(self, node: FileNode) -> bool:
+        parent = node.parent
+        return (
+            node.extra is None
+            and parent is not None
+            and parent.lower_path is not None
+            and node.origin == join(parent.lower_path, node.name)
+        )
+
+    # Where things are in the new lower tree
+
+    def _stat(self, path: str) -> LowerAttr | None:
+        if path not in self._stats:
+            self._stats[path] = self._lower.stat(path)
+        return self._stats[path]
+
+    def new_path(self, lower_path: str) -> str | None:
+        """Returns where the new lower tree has what had a lower path in the old one."""
+        if self._index is None:
+            return lower_path
+        return self._moved_files.get(lower_path) or self._index.new_path(lower_path)
+
+    def _place(self, node: DirNode) -> str | None:
+        """Returns the new lower directory that belongs under a directory."""
+        if node in self._places:
+            return self._places[node]
+        frozen = self._index.dirs.get(node) if self._index is not None else None
+        if frozen is not None:
+            path: str | None = frozen.path
+        else:
+            path = None if node.lower_path is None else self.new_path(node.lower_path)
+        if path:
+            attr = self._stat(path)
+            path = path if attr is not None and attr.is_dir else None
+        self._places[node] = path
+        return path
+
+    def _committed_path(self, node: FileNode) -> str | None:
+        """Returns the path under which the new lower tree has the very content of a file."""
+        if self._index is None or self._frozen is None:
+            return None
+        files = self._index.files.get(node)
+        if files is None or node.flags & DIRTY:
+            return None
+        was = self._frozen.view.file_state(node)
+        same = was.spool_id == node.spool_id and was.flags & FROM_LOWER == node.flags & FROM_LOWER
+        if not same or (node.flags & FROM_LOWER and was.origin != node.origin):
+            return None
+        for file in files:
+            if not self._index.is_left(file.path) and self._has_file(file.path, node.size):
+                return file.path
+        return None
+
+    def _has_file(self, path: str, size: int) -> bool:
+        attr = self._stat(path)
+        return attr is not None and not attr.is_dir and attr.size == size
+
+    def _source(self, node: FileNode) -> str | None:
+        """Returns the new lower path with the content that a file takes from the old lower tree."""
+        assert node.origin is not None
+        path = self.new_path(node.origin)
+        if path is None:
+            return None
+        attr = self._stat(path)
+        if attr is None or attr.is_dir:
+            return None
+        if self._is_natural(node) and self._index is None:
+            return path  # follows the base, as the lower file itself would
+        if attr.size != node.size:
+            return None
+        if self._index is None:
+            old = self._core.lower.stat(node.origin)
+            if old is None or old.mtime_ns != attr.mtime_ns:
+                return None
+        return path
+
+    # Under the lock: the change
+
+    def apply(self) -> None:
+        """Changes the tree in memory; `undo` takes it back."""
+        core = self._core
+        order = [core.root]
+        for directory in order:
+            order.extend(entry for entry in directory.entries.values() if isinstance(entry, DirNode))
+        for directory in order:
+            self._place(directory)
+        files = [node for node in core.by_ino.values() if isinstance(node, FileNode) and node.parent is not None]
+        keep = {node: self._settle_file(node) for node in files}
+        for directory in reversed(order):
+            self._settle_dir(directory, keep)
+        self._collect()
+
+    def _settle_file(self, node: FileNode) -> bool:
+        """Gives a file its new content; returns whether the tree keeps it."""
+        path = self._committed_path(node)
+        if path is not None:
+            assert self._index is not None
+            committed = {file.path for file in self._index.files[node]}
+            places = [self._new_place(*link) for link in node.links()]
+            if node.io is None and all(place in committed for place in places):
+                self.spools.append(node.spool_id)
+                if path in places:
+                    self.dropped.append((path, node.ino, node.mtime_ns))
+                return False
+            self._save(node)
+            self.spools.append(node.spool_id)
+            node.spool_id = node.stamp = 0
+            node.origin = path
+            node.flags |= FROM_LOWER
+            self._converted.append(node)
+            return True
+        if not node.flags & FROM_LOWER:
+            if node.origin is not None:
+                self._save(node)
+                node.origin = self.new_path(node.origin)
+            return True
+        source = self._source(node)
+        if source is None:
+            self._vanished.append(node)
+            return False
+        self._save(node)
+        attr = self._stat(source)
+        assert attr is not None
+        if attr.size != node.size or (self._index is None and self._is_natural(node) and not node.flags & ATTRS):
+            node.size, node.mtime_ns = attr.size, attr.mtime_ns
+            node.ctime_ns = max(node.ctime_ns, attr.mtime_ns)
+        node.origin = source
+        return True
+
+    def _new_place(self, directory: DirNode, name: str) -> str | None:
+        place = self._places[directory]
+        return None if place is None else join(place, name)
+
+    def _settle_dir(self, directory: DirNode, keep: dict[FileNode, bool]) -> None:
+        place = self._places[directory]
+        entries: dict[str, Entry] = {}
+        for name, entry in directory.entries.items():
+            if entry is WHITEOUT:
+                is_kept = place is not None and self._stat(join(place, name)) is not None
+            elif isinstance(entry, DirNode):
+                is_kept = entry.parent is directory
+            else:
+                is_kept = keep[entry]
+            if is_kept:
+                entries[name] = entry
+        if place is not None:
+            for name in self._removed_since(directory):
+                if self._stat(join(place, name)) is not None:
+                    entries[name] = WHITEOUT
+        self._save(directory)
+        directory.entries = entries
+        directory.lower_path = place
+        directory.hidden = None if place is not None else set()
+        parent = directory.parent
+        if parent is None or entries or place is None or place != self._new_place(parent, directory.name):
+            return
+        # Says nothing any more that the new lower directory does not say itself.
+        self.dropped.append((place, directory.ino, directory.mtime_ns))
+        directory.parent = None
+
+    def _removed_since(self, directory: DirNode) -> Iterator[str]:
+        frozen = self._index.dirs.get(directory) if self._index is not None else None
+        if frozen is not None:
+            for name, entry in frozen.entries.items():
+                if entry is not WHITEOUT and name not in directory.entries:
+                    yield name
+
+    def _collect(self) -> None:
+        waiting: list[DirNode] = [self._core.root]
+        for directory in waiting:
+            self.remaining[directory] = None
+            for entry in directory.entries.values():
+                if isinstance(entry, DirNode):
+                    waiting.append(entry)
+                elif entry is not WHITEOUT:
+                    self.remaining[entry] = None
+
+    def _save(self, node: Node) -> None:
+        if isinstance(node, DirNode):
+            self._undo.append((node, node.state(), node.entries, node.hidden))
+        else:
+            self._undo.append((node, node.state(), None, None))
+
+    def undo(self) -> None:
+        """Takes `apply` back."""
+        for node, state, entries, hidden in reversed(self._undo):
+            if isinstance(node, DirNode):
+                assert isinstance(state, DirState)
+                assert entries is not None
+                node.restore(state)
+                node.entries, node.hidden = entries, hidden
+            else:
+                assert isinstance(state, FileState)
+                node.restore(state)
+
+    def rows(self) -> tuple[list[NodeRow], list[LinkRow]]:
+        """Returns the rows of the tree as it is after `apply`."""
+        core = self._core
+        nodes = [core.row(node) for node in self.remaining if not self.is_placeholder(node)]
+        links: list[LinkRow] = []
+        for directory in self.remaining:
+            if isinstance(directory, DirNode):
+                for name, entry in directory.entries.items():
+                    if entry is WHITEOUT:
+                        links.append((directory.id, name, 0))
+                    elif isinstance(entry, FileNode) and (entry.parent, entry.name) != (directory, name):
+                        links.append((directory.id, name, entry.id))
+        return nodes, links
+
+    def is_placeholder(self, node: Node) -> bool:
+        """Tells whether a node says only what the new lower tree says, and is there because it is open."""
+        return isinstance(node, FileNode) and node.flags & ~STORED == FROM_LOWER and self._is_natural(node)
+
+    # Under the lock: after the rows are written, nothing below may fail
+
+    def finish(self) -> None:
+        """Brings everything beside the nodes in line."""
+        core = self._core
+        old_lower = core.lower
+        orphans = [node for node in core.by_ino.values() if node.parent is None and node is not core.root]
+        core.by_ino = {node.ino: node for node in self.remaining}
+        core.lower_dirs = {
+            node.lower_path: node
+            for node in self.remaining
+            if isinstance(node, DirNode) and node.lower_path is not None
+        }
+        core.lower_files = {
+            node.origin: node for node in self.remaining if isinstance(node, FileNode) and node.origin is not None
+        }
+        for node in (*orphans, *self._vanished):
+            # Removed but still open: it goes on reading from the tree that has its bytes.
+            if isinstance(node, FileNode) and node.io is not None and node not in self.remaining:
+                node.parent = None
+                node.io.lower = node.io.lower or old_lower
+                core.by_ino[node.ino] = node
+        for node in self._converted:
+            if node.io is not None and node.io.file is not None:
+                node.io.file.retire()
+                node.io.file = None
+        core.soft = {node: None for node in core.soft if node in self.remaining}
+        for node in self.remaining:
+            if self.is_placeholder(node):
+                node.flags &= ~STORED
+            else:
+                node.flags |= STORED
+                if isinstance(node, FileNode) and not node.flags & DIRTY:
+                    core.behind.pop(node, None)
+        core.behind = {node: None for node in core.behind if core.by_ino.get(node.ino) is node}
+        self._finish_kept()
+        self._finish_handles()
+        core.lower = self._lower
+
+    def _finish_kept(self) -> None:
+        core, index = self._core, self._index
+        if index is not None:
+            moves = dict(self._moved_files)
+            moves |= {lower: frozen.path for lower, frozen in index.by_lower.items() if lower != frozen.path}
+            core.kept.settle({old: new for old, new in moves.items() if old != new}, _hidden_paths(index))
+        by_parent: dict[str, list[tuple[str, int, int]]] = {}
+        for path, ino, mtime_ns in self.dropped:
+            above, _, name = path.rpartition("/")
+            by_parent.setdefault(above, []).append((name, ino, mtime_ns))
+        for above, entries in by_parent.items():
+            core.kept.add(above, entries)
+
+    def _finish_handles(self) -> None:
+        core = self._core
+        handles, core.lower_handles = core.lower_handles, {}
+        for path, opened in handles.items():
+            new = self.new_path(path)
+            attr = None if new is None else self._lower.stat(new)
+            if new is not None and attr is not None and opened[0].attr is not None and attr.size == opened[0].attr.size:
+                core.lower_handles[new] = opened
+
+
+def _hidden_paths(index: FrozenIndex) -> Iterator[str]:
+    """Yields the old lower paths that the frozen tree did not show."""
+    for directory in index.dirs.values():
+        if directory.lower_path is not None:
+            for name, entry in directory.entries.items():
+                path = join(directory.lower_path, name)
+                if entry is WHITEOUT or entry.lower_path != path:
+                    yield path

@@ -1,0 +1,271 @@
+"""The bytes of a working tree: one spool file for each file that somebody wrote.
+
+    <state>/spool/<id >> 12>/<id>          both in hexadecimal
+
+Ids count upwards and are never used twice, so a spool file's id also tells whether it existed when the tree was
+frozen. Directories of 4096 consecutive files keep the file system's work local: on ext4, spreading the same files
+over 256 directories by their low bits made creation six times slower (290 µs instead of 45 µs).
+"""
+
+import contextlib
+import errno
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from icefs.errors import IcefsError, InvalidInputError, NoSpaceError, StorageError
+
+_BUCKET_BITS = 12
+_FICLONE = 0x40049409
+_COPY_BYTES = 1 << 20
+_NO_REFLINK = frozenset({errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOTTY, errno.ENOSYS})
+
+
+def disk_error(error: OSError, what: str) -> IcefsError:
+    """Returns the error to raise where the state directory's disk failed."""
+    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return NoSpaceError(
+            f"no space left on the disk of the working tree ({what})",
+            hint="free some space, or commit: what is committed leaves the working tree",
+        )
+    if error.errno == errno.EFBIG:
+        return InvalidInputError(f"the file would be too large ({what})", kind="io")
+    return StorageError(f"the working tree's disk failed ({what}): {error.strerror or error}", kind="io")
+
+
+class DiskIo:
+    """The system calls on spool files, in one place so that tests can make them fail."""
+
+    def create(self, path: str) -> int:
+        """Opens a file that must not exist yet, for reading and writing."""
+        return os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
+
+    def open(self, path: str) -> int:
+        """Opens a file for reading and writing."""
+        return os.open(path, os.O_RDWR | os.O_CLOEXEC)
+
+    def mkdir(self, path: str) -> None:
+        """Makes a directory."""
+        os.mkdir(path, 0o700)
+
+    def pread(self, fd: int, size: int, offset: int) -> bytes:
+        """Reads at an offset."""
+        return os.pread(fd, size, offset)
+
+    def pwrite(self, fd: int, data: bytes | bytearray | memoryview, offset: int) -> int:
+        """Writes at an offset; may write less."""
+        return os.pwrite(fd, data, offset)
+
+    def truncate(self, fd: int, size: int) -> None:
+        """Sets a file's size."""
+        os.ftruncate(fd, size)
+
+    def clone(self, source: int, target: int) -> bool:
+        """Makes an empty file share the blocks of another; False if the file system cannot."""
+        try:
+            fcntl.ioctl(target, _FICLONE, source)
+        except OSError as error:
+            if error.errno in _NO_REFLINK:
+                return False
+            raise
+        return True
+
+    def copy_range(self, source: int, target: int, size: int, offset: int) -> int:
+        """Copies bytes inside the kernel, to the same offset; may copy less."""
+        return os.copy_file_range(source, target, size, offset, offset)
+
+    def sync(self, fd: int) -> None:
+        """Waits until a file's bytes are on the disk."""
+        os.fdatasync(fd)
+
+    def sync_dir(self, path: str) -> None:
+        """Waits until a directory's entries are on the disk."""
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def unlink(self, path: str) -> None:
+        """Removes a file."""
+        os.unlink(path)
+
+
+class SpoolFile:
+    """An open spool file, shared by the handles of one node.
+
+    Concurrency: `users` counts the system calls under way outside the tree's lock; the descriptor is closed when
+    it is retired and the last of them has ended, so that none ever meets a descriptor number used again.
+
+    Attributes:
+        id: The spool id.
+        fd: The descriptor, open for reading and writing.
+        users: System calls under way.
+        retired: Nobody may start another one.
+        is_entry_synced: Whether the directory entry is known to be on the disk.
+    """
+
+    __slots__ = ("fd", "id", "is_entry_synced", "retired", "users")
+
+    def __init__(self, spool_id: int, fd: int) -> None:
+        self.id = spool_id
+        self.fd = fd
+        self.users = 0
+        self.retired = False
+        self.is_entry_synced = False
+
+    def retire(self) -> None:
+        """Closes the descriptor now, or as soon as nobody uses it."""
+        self.retired = True
+        if not self.users:
+            self._close()
+
+    def drop(self) -> None:
+        """Ends one use."""
+        self.users -= 1
+        if self.retired and not self.users:
+            self._close()
+
+    def _close(self) -> None:
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+
+class Spool:
+    """The spool files of one state directory.
+
+    Concurrency: methods may be called from any thread; each concerns one id that its caller owns.
+    """
+
+    def __init__(self, directory: Path, io: DiskIo) -> None:
+        self.directory = directory
+        self.io = io
+        self._base = os.fspath(directory)
+        self._new_buckets: set[int] = set()
+
+    def path(self, spool_id: int) -> str:
+        """Returns where a spool file is."""
+        return f"{self._base}/{spool_id >> _BUCKET_BITS:x}/{spool_id:x}"
+
+    def create(self, spool_id: int) -> SpoolFile:
+        """Makes an empty spool file.
+
+        Raises:
+            NoSpaceError: the disk is full.
+        """
+        path = self.path(spool_id)
+        try:
+            try:
+                return SpoolFile(spool_id, self.io.create(path))
+            except FileNotFoundError:
+                # The first of 4096: its bucket does not exist yet.
+                with contextlib.suppress(FileExistsError):
+                    self.io.mkdir(os.path.dirname(path))
+                self._new_buckets.add(spool_id >> _BUCKET_BITS)
+                return SpoolFile(spool_id, self.io.create(path))
+        except OSError as error:
+            raise disk_error(error, "creating a spool file") from error
+
+    def rename(self, file: SpoolFile, spool_id: int) -> None:
+        """Gives a spool file another id."""
+        try:
+            with contextlib.suppress(FileExistsError):
+                self.io.mkdir(os.path.dirname(self.path(spool_id)))
+                self._new_buckets.add(spool_id >> _BUCKET_BITS)
+            os.rename(self.path(file.id), self.path(spool_id))
+        except OSError as error:
+            raise disk_error(error, "renaming a spool file") from error
+        file.id = spool_id
+
+    def open(self, spool_id: int) -> SpoolFile:
+        """Opens a spool file."""
+        try:
+            return SpoolFile(spool_id, self.io.open(self.path(spool_id)))
+        except OSError as error:
+            raise disk_error(error, "opening a spool file") from error
+
+    def remove(self, spool_id: int) -> None:
+        """Removes a spool file; one that cannot be removed stays until the tree is opened again."""
+        try:
+            self.io.unlink(self.path(spool_id))
+        except OSError:
+            # Nothing refers to it any more; opening the tree sweeps it.
+            return
+
+    def stat(self, spool_id: int) -> os.stat_result | None:
+        """Returns the file's size and times, None if it does not exist."""
+        try:
+            return os.stat(self.path(spool_id))
+        except FileNotFoundError:
+            return None
+
+    def copy(self, source: SpoolFile, target: SpoolFile, size: int) -> None:
+        """Fills a new spool file with the first `size` bytes of another one; shares blocks where possible.
+
+        Raises:
+            NoSpaceError: the disk is full; the target's content is undefined.
+        """
+        try:
+            if self.io.clone(source.fd, target.fd):
+                self.io.truncate(target.fd, size)
+                return
+            done = 0
+            while done < size:
+                count = self._copy_some(source.fd, target.fd, min(_COPY_BYTES, size - done), done)
+                if not count:
+                    break
+                done += count
+            self.io.truncate(target.fd, size)
+        except OSError as error:
+            raise disk_error(error, "copying a spool file") from error
+
+    def _copy_some(self, source: int, target: int, size: int, offset: int) -> int:
+        try:
+            return self.io.copy_range(source, target, size, offset)
+        except OSError as error:
+            if error.errno not in _NO_REFLINK:
+                raise
+        data = self.io.pread(source, size, offset)
+        done = 0
+        while done < len(data):
+            done += self.io.pwrite(target, memoryview(data)[done:], offset + done)
+        return done
+
+    def sync(self, file: SpoolFile) -> None:
+        """Returns when the bytes of a spool file, and its directory entry, are on the disk.
+
+        fdatasync covers the bytes and the size; the entry needs its directory synced once, and a new bucket the
+        spool directory.
+        """
+        try:
+            self.io.sync(file.fd)
+            if not file.is_entry_synced:
+                bucket = file.id >> _BUCKET_BITS
+                self.io.sync_dir(f"{self._base}/{bucket:x}")
+                if bucket in self._new_buckets:
+                    self.io.sync_dir(self._base)
+                    self._new_buckets.discard(bucket)
+                file.is_entry_synced = True
+        except OSError as error:
+            raise disk_error(error, "fsync") from error
+
+    def scan(self) -> Iterator[int]:
+        """Yields the ids of all spool files there are; passes over names that are none."""
+        with os.scandir(self._base) as buckets:
+            names = [entry.name for entry in buckets if entry.is_dir(follow_symlinks=False)]
+        for name in names:
+            with os.scandir(f"{self._base}/{name}") as files:
+                for entry in files:
+                    spool_id = _parse_id(entry.name)
+                    if spool_id is not None and f"{spool_id >> _BUCKET_BITS:x}" == name:
+                        yield spool_id
+
+
+def _parse_id(name: str) -> int | None:
+    try:
+        value = int(name, 16)
+    except ValueError:
+        return None
+    return value if f"{value:x}" == name else None

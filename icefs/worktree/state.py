@@ -1,0 +1,156 @@
+"""State directories: where working trees are kept, who uses one, and which there are.
+
+    <state root>/<repository>-<branch>-<hash>/
+        info.json   for people, and for listing them
+        lock        locked (flock) by the one process that has the tree open
+        tree.db     journal
+        spool/      bytes
+
+The hash is of the repository's URL, the branch and, if given, the place; the words before it are for people.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final, Self
+
+from icefs.errors import SessionStateError, StorageError
+
+DATABASE_NAME: Final = "tree.db"
+SPOOL_NAME: Final = "spool"
+INFO_NAME: Final = "info.json"
+LOCK_NAME: Final = "lock"
+
+
+@dataclass(frozen=True, slots=True)
+class StateInfo:
+    """What is said of a state directory.
+
+    Attributes:
+        repository: The repository's URL, without secrets.
+        branch: The branch.
+        base: The snapshot that the tree stood on when it was last closed, or opened.
+        entries: The files, directories and whiteouts it had then; -1 while it is not known.
+    """
+
+    repository: str
+    branch: str
+    base: str
+    entries: int
+
+
+@dataclass(frozen=True, slots=True)
+class KnownState:
+    """A state directory that was found.
+
+    Attributes:
+        directory: Where it is.
+        info: What is said of it.
+        is_in_use: Whether a living process has it open.
+    """
+
+    directory: Path
+    info: StateInfo
+    is_in_use: bool
+
+
+def state_dir_for(state_root: Path, repository_url: str, branch: str, place: str = "") -> Path:
+    """Returns the state directory of a branch of a repository; the same one at every call.
+
+    Args:
+        state_root: Where all of them are.
+        repository_url: Identifies the repository.
+        branch: The branch's name.
+        place: Tells working trees of one branch apart, such as a mountpoint.
+    """
+    key = json.dumps([repository_url, branch, place])
+    digest = hashlib.sha256(key.encode()).hexdigest()[:16]
+    words = [re.sub(r"[^A-Za-z0-9._]+", "_", word).strip("._")[-40:] for word in (repository_url, branch)]
+    return state_root / "-".join([*(word for word in words if word), digest])
+
+
+def write_info(directory: Path, info: StateInfo) -> None:
+    """Writes `info.json`, whole or not at all."""
+    path = directory / f"{INFO_NAME}.new"
+    path.write_text(json.dumps(asdict(info), indent=2) + "\n")
+    path.replace(directory / INFO_NAME)
+
+
+def read_info(directory: Path) -> StateInfo | None:
+    """Reads `info.json`, None if there is none that can be understood."""
+    try:
+        facts = json.loads((directory / INFO_NAME).read_text())
+        return StateInfo(
+            str(facts["repository"]), str(facts["branch"]), str(facts["base"]), int(facts.get("entries", -1))
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def known_states(state_root: Path) -> Iterator[KnownState]:
+    """Yields the state directories under a root, by name."""
+    if not state_root.is_dir():
+        return
+    for directory in sorted(state_root.iterdir()):
+        info = read_info(directory)
+        if info is not None:
+            yield KnownState(directory, info, is_in_use(directory))
+
+
+def is_in_use(directory: Path) -> bool:
+    """Tells whether a living process has a state directory open."""
+    try:
+        with StateLock(directory, must_exist=True):
+            return False
+    except SessionStateError:
+        return True
+    except FileNotFoundError:
+        return False
+
+
+class StateLock:
+    """The lock of a state directory. It goes with the process that holds it, so a dead one's is simply free."""
+
+    def __init__(self, directory: Path, *, must_exist: bool = False) -> None:
+        """Takes the lock.
+
+        Raises:
+            SessionStateError: another process has it.
+            FileNotFoundError: there is no lock file, and it must exist.
+        """
+        path = directory / LOCK_NAME
+        flags = os.O_RDWR | os.O_CLOEXEC | (0 if must_exist else os.O_CREAT)
+        self._fd = os.open(path, flags, 0o600)
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            holder = os.pread(self._fd, 32, 0).decode(errors="replace").strip()
+            os.close(self._fd)
+            if not isinstance(error, BlockingIOError):
+                raise StorageError(f"cannot lock {path}: {error.strerror}", kind="io") from error
+            raise SessionStateError(
+                f"the working tree in {directory} is in use by process {holder or '?'}",
+                hint="unmount it there first, or give another --state-dir",
+                directory=str(directory),
+                pid=holder,
+            ) from None
+        if not must_exist:
+            os.ftruncate(self._fd, 0)
+            os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+
+    def release(self) -> None:
+        """Gives the lock back."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.release()

@@ -1,0 +1,84 @@
+"""A lower tree in a dictionary, and a registry of them by snapshot."""
+
+import os
+from collections.abc import Iterator, Mapping
+from itertools import count
+
+from icefs.worktree.lower import Lower, LowerAttr, join
+
+_ROOT_INO = 1
+
+
+class DictLower:
+    """Files by path. Directories exist where a file lies below them, as in an Icechunk tree.
+
+    Inode numbers come from a `Numbers` that several snapshots share, so that a path has one number for good.
+    """
+
+    def __init__(self, files: Mapping[str, bytes], numbers: "Numbers", mtimes: Mapping[str, int] | None = None) -> None:
+        self.files = dict(files)
+        self.numbers = numbers
+        self.mtimes = dict(mtimes or {})
+        self.listed: list[str] = []
+        self.reads: list[str] = []
+        self._names: dict[str, dict[str, bool]] = {"": {}}
+        for path in sorted(self.files):
+            above, name, is_dir = path.rpartition("/")[0], path.rpartition("/")[2], False
+            while name not in self._names.setdefault(above, {}) or above:
+                self._names[above][name] = is_dir
+                if not above:
+                    break
+                above, _, name = above.rpartition("/")
+                is_dir = True
+
+    def stat(self, path: str) -> LowerAttr | None:
+        if path in self.files:
+            return LowerAttr(self.numbers.of(path), False, len(self.files[path]), self.mtimes.get(path, 1_000))
+        if path in self._names:
+            return LowerAttr(self.numbers.of(path), True, 0, self.mtimes.get(path, 1_000))
+        return None
+
+    def list(self, path: str) -> Iterator[tuple[str, LowerAttr]]:
+        self.listed.append(path)
+        for name in self._names.get(path, {}):
+            attr = self.stat(join(path, name))
+            assert attr is not None
+            yield name, attr
+
+    def read(self, path: str, offset: int, size: int) -> bytes:
+        self.reads.append(path)
+        return self.files[path][offset : offset + size]
+
+    def copy_to(self, path: str, fd: int) -> None:
+        self.reads.append(path)
+        os.write(fd, self.files[path])
+
+
+class Numbers:
+    """Inode numbers of lower paths; those of upper nodes are drawn from far above."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, int] = {"": _ROOT_INO}
+        self._upper = count(1 << 40)
+
+    def of(self, path: str) -> int:
+        return self._known.setdefault(path, len(self._known) + _ROOT_INO)
+
+    def allocate(self) -> int:
+        return next(self._upper)
+
+
+class Snapshots:
+    """The lower trees of a make-believe repository."""
+
+    def __init__(self, files: Mapping[str, bytes] | None = None) -> None:
+        self.numbers = Numbers()
+        self.trees: dict[str, DictLower] = {}
+        self.add("base", files or {})
+
+    def add(self, snapshot_id: str, files: Mapping[str, bytes], mtimes: Mapping[str, int] | None = None) -> DictLower:
+        self.trees[snapshot_id] = tree = DictLower(files, self.numbers, mtimes)
+        return tree
+
+    def __call__(self, snapshot_id: str) -> Lower:
+        return self.trees[snapshot_id]
