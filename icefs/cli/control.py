@@ -1,9 +1,9 @@
-"""Commands that talk to a mount through its control files: `icefs status`."""
+"""Commands that talk to a mount through its control files: `icefs status` and `icefs refresh`."""
 
 import click
 
 from icefs.cli.mounts import require_mount
-from icefs.cli.options import json_option, print_json
+from icefs.cli.options import json_option, print_json, printable
 
 
 @click.command()
@@ -19,4 +19,23 @@ def status(path: str, as_json: bool) -> None:
     if as_json:
         print_json(mounted.read_json("status.json"))
     else:
-        click.echo(mounted.read_text("status"), nl=False)
+        click.echo(printable(mounted.read_text("status")), nl=False)
+
+
+@click.command()
+@click.argument("path", default=".")
+@json_option
+def refresh(path: str, as_json: bool) -> None:
+    """Let a mount look for new commits now.
+
+    Returns when the mount of PATH (by default of the current directory) shows what is in the repository now.
+    """
+    changes = require_mount(path).ask("refresh")
+    if as_json:
+        print_json(changes)
+        return
+    lines = [f"branch {name}: {old} -> {new}" for name, (old, new) in changes["moved"].items()]
+    for what, verb in (("new", "new"), ("deleted", "deleted")):
+        for kind, plural in (("branch", "branches"), ("tag", "tags")):
+            lines += [f"{kind} {name}: {verb}" for name in changes.get(f"{what}_{plural}", ())]
+    click.echo(printable("\n".join(lines or ["nothing new"])))

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from icefs.cli.options import human_time, iso, json_option, print_json
+from icefs.cli.options import human_time, iso, json_option, print_json, printable
 from icefs.cli.repos import DEFAULT_BRANCH, locate, open_repository
 from icefs.clock import to_datetime
 from icefs.engine.refs import Refs
@@ -36,7 +36,7 @@ def log(repo: str | None, ref: str | None, max_count: int | None, oneline: bool,
         return
     for number, info in enumerate(history):
         if oneline:
-            click.echo(f"{_headline(info, names)} {info.message.partition('\n')[0]}")
+            click.echo(f"{_headline(info, names)} {printable(info.message.partition('\n')[0])}")
         else:
             click.echo(("\n" if number else "") + _entry(info, names))
 
@@ -76,11 +76,11 @@ def describe_snapshot(info: SnapshotInfo, names: Names) -> dict[str, Any]:
 
 def _entry(info: SnapshotInfo, names: Names) -> str:
     lines = [f"snapshot {_headline(info, names)}", f"Date: {human_time(to_datetime(info.flushed_at))}"]
-    lines += [f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in info.metadata.items()]
-    return "\n".join([*lines, "", *(f"    {line}" for line in info.message.splitlines())])
+    lines += [printable(f"{key}: {json.dumps(value, ensure_ascii=False)}") for key, value in info.metadata.items()]
+    return "\n".join([*lines, "", *(f"    {line}" for line in printable(info.message).splitlines())])
 
 
 def _headline(info: SnapshotInfo, names: Names) -> str:
     here = names.branches.get(info.id, []) + [f"tag: {name}" for name in names.tags.get(info.id, [])]
     text = click.style(str(info.id), fg="yellow")
-    return f"{text} ({click.style(', '.join(here), bold=True)})" if here else text
+    return f"{text} ({click.style(printable(', '.join(here)), bold=True)})" if here else text

@@ -71,6 +71,7 @@ ERROR_TABLE: tuple[Row, ...] = (
     Row(errors.NotEmptyError, STATE, "choose an empty directory"),
     Row(errors.BadHandleError, FAILED, "open the file again"),
     Row(errors.CrossTreeError, USAGE, "copy instead"),
+    Row(errors.NotPermittedError, FORBIDDEN, "no mounted tree allows this"),
     Row(errors.TreeError, USAGE, "check the path"),
     Row(errors.NothingToCommitError, STATE, "change something first"),
     Row(errors.SessionStateError, STATE, "'icefs status' shows the present state"),

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from icefs.errors import EntryNotFoundError, FormatError, StaleError
+from icefs.errors import EntryNotFoundError, FormatError, IcefsError, StaleError
 
 CONTROL = ".icefs"
 FILESYSTEM_TYPE = "fuse.icefs"
@@ -43,6 +43,41 @@ class Mounted:
     root: Path
     tree: Path
     info: dict[str, Any]
+
+    @property
+    def repository(self) -> str:
+        """The location of the repository that is mounted; without secrets, which come from the environment."""
+        return str(self.info["repository"])
+
+    @property
+    def tree_info(self) -> dict[str, Any]:
+        """What the tree says of itself: `kind`, `name`, `snapshot` and more; nothing at the root of a repository."""
+        return parse_object(self.tree / CONTROL / "info.json")
+
+    @property
+    def ref(self) -> str | None:
+        """The id of the snapshot that the tree shows, or None at the root of a whole repository."""
+        return self.tree_info.get("snapshot")
+
+    def ask(self, operation: str, **arguments: Any) -> dict[str, Any]:
+        """Asks the daemon to do something with the tree, and returns its answer when it is done.
+
+        Raises:
+            IcefsError: what the daemon could not do, with its kind and hint.
+            OSError: the daemon could not be asked.
+        """
+        descriptor = os.open(self.tree / CONTROL / "rpc", os.O_RDWR)
+        try:
+            os.write(descriptor, json.dumps({"op": operation, **arguments}).encode())
+            answer = b"".join(iter(lambda: os.read(descriptor, 1 << 16), b""))
+        finally:
+            os.close(descriptor)
+        if not answer:
+            raise StaleError(f"the daemon gave no answer: process {self.info['pid']}", hint="look into its log file")
+        result: dict[str, Any] = json.loads(answer.splitlines()[-1])
+        if result.pop("type") == "error":
+            raise IcefsError(result["message"], kind=result["kind"], hint=result["hint"])
+        return result
 
     def read_text(self, name: str) -> str:
         """Reads a control file of the tree."""
@@ -80,7 +115,7 @@ def find_mount(path: str | os.PathLike[str]) -> Mounted | None:
     for directory in (start, *start.parents):
         control = directory / CONTROL / "info.json"
         try:
-            info = parse_info(control)
+            info = parse_object(control)
         except (FileNotFoundError, NotADirectoryError, PermissionError):
             continue
         except OSError as exc:
@@ -136,7 +171,7 @@ def _unescape(text: str) -> str:
     return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)
 
 
-def parse_info(path: Path) -> dict[str, Any]:
+def parse_object(path: Path) -> dict[str, Any]:
     """Reads a control file that holds a JSON object.
 
     Raises:

@@ -74,6 +74,17 @@ def human_time(moment: datetime) -> str:
     return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
+_CONTROL_CHARACTERS = dict.fromkeys((*range(0x20), *range(0x7F, 0xA0)), "\N{REPLACEMENT CHARACTER}") | {
+    0x0A: "\n",
+    0x09: "\t",
+}
+
+
+def printable(text: str) -> str:
+    """Takes from what a repository says what a terminal would obey; a pipe gets it as it is."""
+    return text.translate(_CONTROL_CHARACTERS) if sys.stdout.isatty() else text
+
+
 def print_json(value: Any) -> None:
     """Prints one JSON document."""
     click.echo(json.dumps(value, indent=2, ensure_ascii=False))
@@ -92,5 +103,5 @@ def print_rows(headers: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
 
     table = Table(*headers, box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for row in rows:
-        table.add_row(*map(Text, row))
+        table.add_row(*(Text(printable(cell)) for cell in row))
     Console().print(table)

@@ -1,5 +1,6 @@
 """`icefs ls` and `icefs cat`: what a version of a repository holds, without mounting it."""
 
+import contextlib
 import json
 import sys
 from itertools import chain
@@ -7,10 +8,10 @@ from typing import Any
 
 import click
 
-from icefs.cli.options import allow_virtual_option, json_option, print_json, print_rows
+from icefs.cli.options import allow_virtual_option, json_option, print_json, print_rows, printable
 from icefs.cli.repos import open_version
 from icefs.engine.session import Session
-from icefs.errors import ChunkNotFoundError, NodeNotFoundError
+from icefs.errors import ChunkNotFoundError, InvalidInputError, NodeNotFoundError
 from icefs.format.layout import chunk_key
 from icefs.format.manifest import ChunkRef, NativeRef, VirtualRef
 from icefs.format.snapshot import NodeSnapshot
@@ -57,7 +58,7 @@ def ls(repo: str | None, key: str, ref: str | None, is_long: bool, recursive: bo
         print_rows(("type", "shape", "chunks", "dtype", "name"), rows)
     else:
         for row in rows:
-            click.echo(row[-1])
+            click.echo(printable(row[-1]))
 
 
 @click.command()
@@ -74,7 +75,12 @@ def cat(repo: str, key: str, ref: str | None, allow_virtual: tuple[str, ...], as
     """
     session = open_version(repo, ref, allow_virtual=allow_virtual)
     reader = KeyReader(session)
-    found = reader.find(key)
+    try:
+        found = reader.find(key)
+    except InvalidInputError:
+        if session.get_node(f"/{normalize_key(key)}") is None:
+            raise
+        found = None  # a group or array, whose name need not look like a key
     if found is None:
         raise _no_such_key(reader, key)
     if as_json:
@@ -130,13 +136,16 @@ def _print_keys(session: Session, prefix: str, *, is_long: bool, as_json: bool) 
     batches = reader.list_batches(prefix)
     first = next((batch for batch in batches if batch), None)
     if first is None and prefix:
-        if reader.find(prefix) is None:
-            raise _no_such_key(reader, prefix)
-        first = [prefix]
+        with contextlib.suppress(InvalidInputError):  # what cannot be a key is missing like any other name
+            first = [prefix] if reader.find(prefix) is not None else None
+        if first is None:
+            raise NodeNotFoundError(
+                f"no such group, array or key in snapshot {session.snapshot_id}: {prefix}", key=prefix
+            )
     listing = chain([first or []], batches)
     if not (as_json or is_long):
         for keys in listing:
-            click.echo("\n".join(keys), nl=bool(keys))
+            click.echo(printable("\n".join(keys)), nl=bool(keys))
         return
     described = [
         describe_key(key, found) for keys in listing for key in keys if (found := reader.find(key)) is not None
@@ -149,9 +158,12 @@ def _print_keys(session: Session, prefix: str, *, is_long: bool, as_json: bool) 
 
 def _no_such_key(reader: KeyReader, key: str) -> NodeNotFoundError:
     """Says what a key that is missing could have been."""
+    key = normalize_key(key)
     at = f"in snapshot {reader.session.snapshot_id}: {key}"
-    if reader.session.get_node(f"/{normalize_key(key)}") is not None:
-        return NodeNotFoundError(f"a group or array is not a key {at}", hint=f"its metadata is {key}/zarr.json")
+    if reader.session.get_node(f"/{key}") is not None:
+        return NodeNotFoundError(
+            f"a group or array is not a key {at}", hint=f"its metadata is {node_prefix(f'/{key}')}zarr.json"
+        )
     if isinstance(reader.locate(key), tuple):
         return ChunkNotFoundError(f"the array has no such chunk {at}")
     return NodeNotFoundError(f"no such key {at}")

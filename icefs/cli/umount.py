@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from icefs.cli.mounts import CONTROL, FILESYSTEM_TYPE, absolute, mount_table, mounted_at, parse_info
+from icefs.cli.mounts import CONTROL, FILESYSTEM_TYPE, absolute, mount_table, mounted_at, parse_object
 from icefs.cli.options import json_option, print_json
 from icefs.errors import EntryNotFoundError, FormatError, InvalidInputError, SessionStateError, UnsupportedError
 
@@ -24,7 +24,7 @@ _ASK_TIMEOUT_S = 5.0
 @click.option("--timeout", type=float, default=60.0, show_default=True, help="Seconds to wait for the daemon to end.")
 @json_option
 def umount(mountpoint: str, lazy: bool, timeout: float, as_json: bool) -> None:
-    """Unmount MNT, and wait for its daemon to end.
+    """Unmount, and wait for the daemon to end.
 
     A mount whose daemon has died ("transport endpoint is not connected") is cleared away.
     """
@@ -75,7 +75,7 @@ def _ask_daemon(place: Path) -> tuple[int | None, bool]:
 
     def ask() -> None:
         try:
-            pid = parse_info(place / CONTROL / "info.json").get("pid")
+            pid = parse_object(place / CONTROL / "info.json").get("pid")
         except OSError as exc:
             answer.append((None, exc.errno == errno.ENOTCONN))
         except FormatError:

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from icefs.cli import mounts
-from icefs.cli.main import NOT_FOUND, main
+from icefs.cli.main import NOT_FOUND, STATE, main
 from icefs.cli.mounts import MountEntry, absolute, find_mount, mount_table, mounted_at, require_mount
 from icefs.errors import EntryNotFoundError, FormatError, StaleError
 
@@ -22,7 +22,7 @@ def mount(tmp_path):
     (tree / "group" / "array").mkdir(parents=True)
     for place, info in (
         (root, {"pid": os.getpid(), "repository": "file:///r", "mountpoint": str(root)}),
-        (tree, {"kind": "branch"}),
+        (tree, {"kind": "branch", "name": "main", "snapshot": "1CECHNKREP0F1RSTCMT0"}),
     ):
         (place / ".icefs").mkdir()
         (place / ".icefs/info.json").write_text(json.dumps(info))
@@ -108,6 +108,31 @@ def test_status_of_tree_and_root(mount, capsys):
     assert capsys.readouterr().out == "status of main\n"
     assert main(["status", "--json", str(mount)]) == 0
     assert json.loads(capsys.readouterr().out) == {"name": "mnt"}
+
+
+def test_a_path_in_a_tree_stands_for_its_repository_and_snapshot(mount, run, run_json, demo):
+    info = json.loads((mount / ".icefs/info.json").read_text()) | {"repository": demo}
+    (mount / ".icefs/info.json").write_text(json.dumps(info))
+    tree = mount / "branches/main"
+    assert run("log", "--oneline", tree / "group") == "1CECHNKREP0F1RSTCMT0 Repository initialized\n"
+    assert run("log", "--oneline", "-n", 1, tree, "warmer").endswith("(warmer) What if it were two degrees warmer?\n")
+    assert run("ls", tree) == ""
+    assert run("ls", f"{tree}@main") == "weather/\n"
+    assert [entry["name"] for entry in run_json("branch", "list", tree)] == ["main", "warmer"]
+    facts = run_json("info", tree)
+    assert (facts["repository"], facts["kind"], facts["snapshot"]) == (demo, "branch", "1CECHNKREP0F1RSTCMT0")
+
+
+def test_the_root_of_a_mount_stands_for_main(mount, run, demo):
+    info = json.loads((mount / ".icefs/info.json").read_text()) | {"repository": demo}
+    (mount / ".icefs/info.json").write_text(json.dumps(info))
+    assert run("log", "--oneline", "-n", 1, mount).endswith("Replace a broken day of temperature\n")
+    assert run("ls", mount) == "weather/\n"
+
+
+def test_refresh_without_an_answer(mount, fail):
+    (mount / ".icefs/rpc").touch()
+    assert fail(STATE, "refresh", mount).startswith("the daemon gave no answer: process ")
 
 
 def test_status_outside(tmp_path, capsys):
