@@ -13,45 +13,7 @@ fi
 say() { printf 'setup: %s\n' "$*" >&2; }
 die() { say "$*"; exit 1; }
 
-# 1. Debian packages.
-missing=()
-command -v fusermount3 >/dev/null || missing+=(fuse3)
-command -v gcc >/dev/null || missing+=(gcc libc6-dev)
-command -v pkg-config >/dev/null || missing+=(pkg-config)
-pkg-config --exists fuse3 2>/dev/null || missing+=(libfuse3-dev)
-if [ ${#missing[@]} -gt 0 ]; then
-    command -v apt-get >/dev/null ||
-        die "please install the FUSE 3 library with headers, fusermount3, pkg-config and gcc, then run this again"
-    if [ "$(id -u)" -eq 0 ]; then as_root=(); else
-        command -v sudo >/dev/null || die "as root, please run: apt-get install ${missing[*]}"
-        as_root=(sudo)
-    fi
-    say "installing Debian packages with ${as_root[*]:-root}: ${missing[*]}"
-    "${as_root[@]}" apt-get update -qq
-    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
-        "${missing[@]}" >/dev/null
-fi
-
-# 2. uv, from PATH or in a small environment of its own.
-if command -v uv >/dev/null; then
-    uv=uv
-else
-    uv=.cache/uv/bin/uv
-    if [ ! -x "$uv" ]; then
-        command -v python3 >/dev/null || die "please install python3 (any version), then run this again"
-        if ! python3 -c 'import ensurepip' 2>/dev/null; then
-            say "installing Debian package python3-venv"
-            if [ "$(id -u)" -eq 0 ]; then as_root=(); else as_root=(sudo); fi
-            "${as_root[@]}" apt-get update -qq
-            "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq python3-venv >/dev/null
-        fi
-        say "installing uv into .cache/uv"
-        python3 -m venv .cache/uv
-        .cache/uv/bin/pip install --quiet --disable-pip-version-check uv
-    fi
-fi
-
-# 3. A Python of at least 3.12: one that runs here already, else one that uv brings.
+# 1. A Python of at least 3.12 that runs here already; without one, uv brings it further down.
 python=
 candidates=(python3.13 python3.12 python3.14 python3)
 for dir in "${PYENV_ROOT:-$HOME/.pyenv}"/versions/*/bin; do
@@ -64,6 +26,45 @@ for candidate in "${candidates[@]}"; do
         break
     fi
 done
+
+# 2. Debian packages: FUSE itself, and what it takes to build pyfuse3.
+missing=()
+command -v fusermount3 >/dev/null || missing+=(fuse3)
+command -v gcc >/dev/null || missing+=(gcc libc6-dev)
+command -v pkg-config >/dev/null || missing+=(pkg-config)
+pkg-config --exists fuse3 2>/dev/null || missing+=(libfuse3-dev)
+if [ -n "$python" ]; then
+    headers=$("$python" -c 'import os, sysconfig; print(os.path.join(sysconfig.get_path("include"), "Python.h"))')
+    [ -e "$headers" ] || missing+=("$("$python" -c 'import sys; print("python%d.%d-dev" % sys.version_info[:2])')")
+fi
+if ! command -v uv >/dev/null && [ ! -x .cache/uv/bin/uv ]; then
+    python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
+fi
+if [ ${#missing[@]} -gt 0 ]; then
+    command -v apt-get >/dev/null ||
+        die "please install the FUSE 3 library with headers, fusermount3, pkg-config, gcc and Python's headers, then run this again"
+    as_root=()
+    if [ "$(id -u)" -ne 0 ]; then
+        command -v sudo >/dev/null || die "as root, please run: apt-get install ${missing[*]}"
+        as_root=(sudo)
+    fi
+    say "installing Debian packages ${as_root[*]:+with sudo }(${missing[*]})"
+    "${as_root[@]}" apt-get update -qq
+    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+        "${missing[@]}" >/dev/null
+fi
+
+# 3. uv, from PATH or in a small environment of its own.
+if command -v uv >/dev/null; then
+    uv=uv
+else
+    uv=.cache/uv/bin/uv
+    if [ ! -x "$uv" ]; then
+        say "installing uv into .cache/uv"
+        python3 -m venv .cache/uv
+        .cache/uv/bin/pip install --quiet --disable-pip-version-check uv
+    fi
+fi
 if [ -z "$python" ]; then
     say "no Python 3.12 or newer here; uv installs one into your home directory"
     python=3.13
