@@ -10,6 +10,7 @@ from icefs.api.credentials import AnyCredential, authorizations
 from icefs.api.session import Session
 from icefs.api.values import Diff, FeatureFlag, ManifestFileInfo, RepoStatus, SnapshotInfo, SpecVersion, Update
 from icefs.engine import repository as engine
+from icefs.engine.pickling import RepositoryState, repository_state, restore_repository
 from icefs.format.config import RepositoryConfig
 from icefs.format.ids import ManifestId, SnapshotId
 from icefs.storage.base import Storage
@@ -33,7 +34,7 @@ class Repository:
         return f"<icefs.Repository (v{self._engine.spec_version})>\nstorage: {self._engine.storage.url}\n"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Repository, (self._engine,)
+        return _restore, (repository_state(self._engine),)
 
     # Opening.
 
@@ -332,3 +333,7 @@ class Repository:
     inspect_repo_info_async = asynchronous(inspect_repo_info)
     inspect_manifest_async = asynchronous(inspect_manifest)
     inspect_transaction_log_async = asynchronous(inspect_transaction_log)
+
+
+def _restore(state: RepositoryState) -> Repository:
+    return Repository(restore_repository(state))

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from icefs.api.aio import DualIterator, asynchronous
 from icefs.api.values import ChunkType, Diff, SessionMode
+from icefs.engine.pickling import is_same_view, restore_session, session_state
 from icefs.engine.session import Session as EngineSession
 from icefs.errors import InvalidInputError
 from icefs.format.config import RepositoryConfig
@@ -70,7 +71,9 @@ class Session:
         # zarr-python takes half a second to import, and whoever only looks at refs does not need it.
         from icefs.api.store import IcechunkStore
 
-        return IcechunkStore(self._engine)
+        store = IcechunkStore(self._engine)
+        store._is_open = True
+        return store
 
     def status(self) -> Diff:
         """Returns the uncommitted changes."""
@@ -116,7 +119,7 @@ class Session:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Session):
             return NotImplemented
-        return self._engine == other._engine
+        return is_same_view(self._engine, other._engine)
 
     __hash__ = None  # type: ignore[assignment]  # a session changes
 
@@ -124,4 +127,8 @@ class Session:
         return f"<icefs.Session>\nread_only: {self.read_only}\nsnapshot_id: {self.snapshot_id}\nbranch: {self.branch}\n"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Session, (self._engine,)
+        return _restore, (session_state(self._engine),)
+
+
+def _restore(state: tuple[Any, ...]) -> Session:
+    return Session(restore_session(*state))

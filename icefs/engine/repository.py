@@ -180,6 +180,11 @@ class Repository:
         return type(self).open(self.storage, self.config if config is None else config, authorized)
 
     @property
+    def authorizations(self) -> Authorizations:
+        """The URL prefixes that virtual chunks may be followed into, with their credentials."""
+        return self._authorized
+
+    @property
     def authorized_virtual_container_prefixes(self) -> set[str]:
         """The URL prefixes that virtual chunks may be followed into."""
         return set(self._authorized)

@@ -8,12 +8,13 @@ zarr-python look for, skip the event loop altogether.
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
-from typing import TYPE_CHECKING, Literal, NoReturn, Self, override
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, override
 
 import zarr.abc.store
 from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, SuffixByteRequest
 from zarr.core.buffer import default_buffer_prototype
 
+from icefs.engine.pickling import is_same_view, restore_session, session_state
 from icefs.engine.session import Session
 from icefs.errors import ReadOnlyError
 from icefs.format.manifest import InlineRef
@@ -44,28 +45,32 @@ def _byte_range(request: ByteRequest | None) -> ByteRange | None:
     raise ValueError(f"Unexpected byte_range, got {request!r}")
 
 
+def _restore(cls: "type[IcechunkStore]", state: tuple[Any, ...], read_only: bool) -> "IcechunkStore":
+    return cls(restore_session(*state), read_only)
+
+
 class IcechunkStore(zarr.abc.store.Store):
     """A session as a zarr-python store; `Session.store` makes it.
 
-    Two stores are equal if they read the same snapshot of the same repository and both may, or may not, write.
+    Two stores are equal if they read the same snapshot of the same repository and neither writes, or if they share a
+    session.
     """
 
     def __init__(self, session: Session, read_only: bool | None = None) -> None:
         super().__init__(read_only=session.read_only or bool(read_only))
         self._session = session
         self._reader = KeyReader(session)
-        self._is_open = True
 
     @override
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, IcechunkStore):
             return NotImplemented
-        mine, theirs = self._session, other._session
-        if mine is not theirs and not (mine.read_only and theirs.read_only):
-            return False
-        return self.read_only == other.read_only and mine == theirs
+        return self.read_only == other.read_only and is_same_view(self._session, other._session)
 
     __hash__ = None  # type: ignore[assignment]  # as of zarr-python's own stores
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restore, (type(self), session_state(self._session), self.read_only)
 
     def __repr__(self) -> str:
         return (
@@ -76,9 +81,7 @@ class IcechunkStore(zarr.abc.store.Store):
     @override
     def with_read_only(self, read_only: bool = False) -> Self:
         """Returns a store of the same session that may write only if asked to and if the session may."""
-        store = type(self)(self._session, read_only)
-        store._is_open = False
-        return store
+        return type(self)(self._session, read_only)
 
     # Reading.
 
@@ -216,7 +219,22 @@ class IcechunkStore(zarr.abc.store.Store):
         self._refuse()
 
     @override
+    async def set_if_not_exists(self, key: str, value: "Buffer") -> None:
+        """Is refused, also for a key that exists."""
+        self._refuse()
+
+    @override
     async def delete(self, key: str) -> None:
+        """Is refused: the session only reads."""
+        self._refuse()
+
+    # zarr-python takes either all of these and get_sync, or none.
+
+    def set_sync(self, key: str, value: "Buffer") -> None:
+        """Is refused: the session only reads."""
+        self._refuse()
+
+    def delete_sync(self, key: str) -> None:
         """Is refused: the session only reads."""
         self._refuse()
 

@@ -1,0 +1,66 @@
+"""Repositories and sessions that are sent to other processes, and comparing them with what comes back.
+
+What is sent is where the repository is, how it was opened, and which snapshot is meant; the receiver opens it anew.
+Storage keeps its credentials when it is pickled, so what is pickled here is as secret as they are.
+"""
+
+import pickle
+import threading
+from typing import Any
+from weakref import WeakValueDictionary
+
+from icefs.engine.repository import Repository
+from icefs.engine.session import Session
+from icefs.errors import SessionStateError
+from icefs.format.ids import SnapshotId
+
+# A program may receive thousands of sessions of one repository: they share it, with its caches and connections, for
+# as long as any of them lives.
+_received: WeakValueDictionary[bytes, Repository] = WeakValueDictionary()
+_lock = threading.Lock()
+
+type RepositoryState = bytes
+"""What opens a repository, pickled."""
+
+
+def repository_state(repository: Repository) -> RepositoryState:
+    """Returns what opens a repository as it was opened here."""
+    return pickle.dumps((repository.storage, repository.config, repository.authorizations))
+
+
+def restore_repository(state: RepositoryState) -> Repository:
+    """Opens the repository that `repository_state` described; raises as `Repository.open`."""
+    with _lock:
+        repository = _received.get(state)
+        if repository is None:
+            storage, config, authorizations = pickle.loads(state)  # a part of what is being unpickled anyway
+            repository = _received[state] = Repository.open(storage, config, authorizations)
+        return repository
+
+
+def session_state(session: Session) -> tuple[Any, ...]:
+    """Returns what opens a read-only session.
+
+    Raises:
+        SessionStateError: the session writes: its changes are here and nowhere else.
+    """
+    if not session.read_only:
+        raise SessionStateError("a session that writes cannot be pickled", hint="pickle a read-only session")
+    return repository_state(session.repository), bytes(session.snapshot_id), session.branch
+
+
+def restore_session(state: RepositoryState, snapshot_id: bytes, branch: str | None) -> Session:
+    """Opens the session that `session_state` described; raises as `Repository.session_at`."""
+    return restore_repository(state).session_at(SnapshotId(snapshot_id), branch)
+
+
+def is_same_view(one: Session, other: Session) -> bool:
+    """Tells whether two sessions show the same: they are one, or read the same snapshot of the same repository."""
+    if one is other:
+        return True
+    return (
+        one.read_only
+        and other.read_only
+        and one.snapshot_id == other.snapshot_id
+        and one.repository.storage.url == other.repository.storage.url
+    )
