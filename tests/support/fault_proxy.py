@@ -140,6 +140,7 @@ class FaultProxy:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # else each answer waits 40 ms for an acknowledgement
     owner: FaultProxy
 
     def log_message(self, *_: Any) -> None:

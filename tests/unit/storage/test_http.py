@@ -47,6 +47,7 @@ class _Handler(BaseHTTPRequestHandler):
     """A careful web server: ranges, entity tags, conditions."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
     etag = '"v1"'
     seen: list[tuple[str, str, dict[str, str]]]
 

@@ -233,6 +233,13 @@ def test_a_deletion_while_we_write_is_noticed(storage, root):
     assert files_below(root) == set()
 
 
+def test_no_version_names_a_missing_object(storage, root):
+    for version in ("none", "", "None"):
+        with pytest.raises(PreconditionFailedError):
+            storage.put("repo", b"", if_match=version)
+    assert not root.exists()
+
+
 def test_a_backup_holds_the_version_that_was_asked_for(storage, root):
     version = storage.put("repo", b"base")
     (root / "repo#1").write_bytes(b"evil")

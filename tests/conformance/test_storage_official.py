@@ -1,0 +1,92 @@
+"""One directory, or one bucket, under both: what icefs writes and leaves there, the official library lives with."""
+
+import icechunk as ic
+import pytest
+
+from icefs.errors import ObjectNotFoundError, PreconditionFailedError
+from icefs.storage.local import LocalStorage
+from icefs.storage.local_files import LOCK_NAME
+from icefs.storage.s3 import S3Storage
+from tests.support.s3_server import ADMIN
+
+ic.set_logs_filter("off")
+
+
+@pytest.fixture
+def storage(tmp_path):
+    return LocalStorage(tmp_path / "repo-root")
+
+
+def official(storage):
+    return ic.local_filesystem_storage(str(storage.root))
+
+
+def test_what_icefs_leaves_in_a_root_does_not_make_it_unclean(storage):
+    storage.root.mkdir()
+    (storage.root / LOCK_NAME).touch()
+    (storage.root / "repo#123456789").write_bytes(b"a crashed writer's")
+    ic.Repository.create(official(storage))
+    assert {"repo", "snapshots/"} <= set(storage.list_dir())
+    assert not any("#" in info.key for info in storage.list_objects())
+
+
+def test_names_of_v1_refs(storage):
+    repository = ic.Repository.create(official(storage), spec_version=1)
+    for name in ("plain", "ünï ☃", 'a"#%*<>?[\\]^`{|}~b', "x#1", "%41"):
+        repository.create_branch(name, repository.lookup_branch("main"))
+        assert b"1CECHNKREP0F1RSTCMT0" in storage.get(f"refs/branch.{name}/ref.json").data
+        assert f"branch.{name}/" in set(storage.list_dir("refs/"))
+        assert f"refs/branch.{name}/ref.json" in {info.key for info in storage.list_objects("refs/")}
+        found = storage.get(f"refs/branch.{name}/ref.json")
+        storage.put(f"refs/branch.{name}/ref.json", found.data, if_match=found.version)
+        assert repository.lookup_branch(name) == "1CECHNKREP0F1RSTCMT0"
+    with pytest.raises(ObjectNotFoundError):
+        storage.get("refs/branch.other/ref.json")
+
+
+def test_each_sees_the_others_update(storage):
+    """`repo` is replaced by one and the other in turn, with backups by hard link, while a handle stays open."""
+    repository = ic.Repository.create(official(storage))
+    before = storage.get("repo")
+    repository.create_branch("theirs", repository.lookup_branch("main"))
+    with pytest.raises(PreconditionFailedError):
+        storage.put("repo", b"stale", if_match=before.version)
+    after = storage.get("repo")
+    # Going back to the older state is an update like any other.
+    storage.copy("repo", "overwritten/repo.icefs", if_match=after.version)
+    version = storage.put("repo", before.data, if_match=after.version)
+    assert set(repository.list_branches()) == {"main"}
+    repository.create_branch("again", repository.lookup_branch("main"))
+    assert storage.get("overwritten/repo.icefs").data == after.data
+    with pytest.raises(PreconditionFailedError):
+        storage.put("repo", b"stale", if_match=version)
+    assert set(ic.Repository.open(official(storage)).list_branches()) == {"main", "again"}
+
+
+def test_one_bucket_under_both(s3_server):
+    storage = S3Storage("icefs-tests", "official/repo", s3_server.options())
+    theirs = ic.s3_storage(
+        bucket="icefs-tests",
+        prefix="official/repo",
+        region="us-east-1",
+        endpoint_url=s3_server.endpoint_url,
+        allow_http=True,
+        access_key_id=ADMIN.access_key_id,
+        secret_access_key=ADMIN.secret_access_key,
+        force_path_style=True,
+    )
+    repository = ic.Repository.create(theirs)
+    before = storage.get("repo")
+    repository.create_branch("theirs", repository.lookup_branch("main"))
+    with pytest.raises(PreconditionFailedError):
+        storage.put("repo", b"stale", if_match=before.version)
+    after = storage.get("repo")
+    storage.copy("repo", "overwritten/repo.icefs", if_match=after.version)
+    with pytest.raises(PreconditionFailedError):
+        storage.copy("repo", "overwritten/repo.wrong", if_match=before.version)
+    storage.put("repo", before.data, if_match=after.version)
+    assert set(repository.list_branches()) == {"main"}
+    # The official client's own conditional update goes over our version.
+    repository.create_branch("again", repository.lookup_branch("main"))
+    assert set(ic.Repository.open(theirs).list_branches()) == {"main", "again"}
+    storage.close()
