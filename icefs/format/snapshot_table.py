@@ -114,7 +114,7 @@ class SnapshotTable(Mapping[SnapshotId, SnapshotInfo]):
             raise buffer.error("two snapshots have the same id")
         rank = np.empty(count, np.int64)
         rank[order] = np.arange(count)
-        parents = np.where(parents < 0, -1, rank[parents])[order]
+        parents = np.where(parents < 0, -1, rank[np.maximum(parents, 0)])[order]
         return cls(ids, parents, [None] * count, buffer, tables.positions[order]), rank
 
     @classmethod
