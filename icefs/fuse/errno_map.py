@@ -192,6 +192,24 @@ def silent_handler[S: HasBoundary, **P](
     return guarded
 
 
+async def in_background[R](what: str, work: Callable[[], Awaitable[R]]) -> R | None:
+    """Runs what nobody waits for; a failure is logged, and never ends the mount.
+
+    Returns:
+        The result, or None after a failure.
+    """
+    try:
+        return await work()
+    except errors.IcefsError as exc:
+        if not isinstance(exc, errors.InternalError):
+            logger.warning("%s: %s: %s", what, type(exc).__name__, exc)
+            return None
+        logger.exception("%s", what)
+    except Exception:
+        logger.exception("%s", what)
+    return None
+
+
 def _answer(operations: HasBoundary, name: str, number: int, exc: Exception, args: tuple[Any, ...]) -> int:
     """Logs a failure as loudly as its row says, and returns its errno. Never raises."""
     row = to_errno(exc)

@@ -32,13 +32,13 @@ class ControlFile:
         name: Its name.
         make: Called on the event loop's thread when the file is opened; returns what makes the content, in a worker
             thread.
-        connect: Opens a file that is read and written, given its inode number.
+        connect: Opens a file that is read and written, given its inode number and the flags of `open(2)`.
         target: Returns where a symbolic link leads.
     """
 
     name: str
     make: Callable[[], Callable[[], bytes]] | None = None
-    connect: Callable[[int], FileHandle] | None = None
+    connect: Callable[[int, int], FileHandle] | None = None
     target: Callable[[], str] | None = None
 
     @property
@@ -114,7 +114,7 @@ class ControlDir:
         file = self._file(slot)
         ino = self._fixed.ino(slot)
         if file.connect is not None:
-            return file.connect(ino)
+            return file.connect(ino, flags)
         if flags & (os.O_WRONLY | os.O_RDWR | os.O_TRUNC):
             raise ReadOnlyError(f"{self.path_of(slot)} cannot be written in a read-only tree", kind="read-only-store")
         data = self._made.pop(slot, None)

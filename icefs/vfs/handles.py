@@ -15,6 +15,11 @@ class BytesHandle(FileHandle):
         super().__init__(ino)
         self._data = data
 
+    @property
+    def size(self) -> int:
+        """The file's size."""
+        return len(self._data)
+
     def read_nowait(self, offset: int, size: int) -> bytes | memoryview:
         """Returns the bytes, copied only where a part is wanted of something long."""
         data = self._data
@@ -106,6 +111,10 @@ class HandleTable:
         """Returns the inode behind a number, for log lines; None if nothing is open so."""
         handle = self._files.get(fh) or self._dirs.get(fh)
         return None if handle is None else handle.ino
+
+    def file_of(self, ino: int) -> FileHandle | None:
+        """Returns an open file of an inode, if there is one; looks through all of them."""
+        return next((file for file in self._files.values() if file.ino == ino), None)
 
     def files(self) -> Iterator[FileHandle]:
         """Yields the open files."""

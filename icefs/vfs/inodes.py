@@ -69,7 +69,12 @@ class InodeSpace:
     def __init__(self) -> None:
         self._starts: list[int] = []
         self._ranges: list[Range] = []
+        self._of_tree: dict[int, list[Range]] = {}
+        self._dropped = 0
         self._next = _FIRST
+
+    def __len__(self) -> int:
+        return len(self._ranges) - self._dropped
 
     def reserve(self, size: int, tree: Tree, content: Any) -> Range:
         """Hands out `size` numbers that were never used before.
@@ -83,6 +88,7 @@ class InodeSpace:
         self._next += size
         self._starts.append(found.start)
         self._ranges.append(found)
+        self._of_tree.setdefault(id(tree), []).append(found)
         return found
 
     def reserve_root(self, tree: Tree, content: Any) -> Range:
@@ -101,15 +107,22 @@ class InodeSpace:
         return found if ino < found.end else None
 
     def drop(self, tree: Tree) -> None:
-        """Forgets all ranges of a tree that the kernel knows nothing of any more."""
-        self._ranges = [kept for kept in self._ranges if kept.tree is not tree]
-        self._starts = [kept.start for kept in self._ranges]
+        """Forgets all ranges of a tree that the kernel knows nothing of any more; the root's are kept."""
+        for one in self._of_tree.pop(id(tree), []):
+            one.end = one.start
+            one.content = None
+            self._dropped += 1
+        # Dropped ranges hold their places until they are half of all: taking each out at once would be quadratic.
+        if self._dropped * 2 > len(self._ranges):
+            self._ranges = [one for one in self._ranges if one.start < one.end]
+            self._starts = [one.start for one in self._ranges]
+            self._dropped = 0
 
     def check_invariants(self) -> None:
         """Raises AssertionError if a stated invariant does not hold; for tests."""
         assert self._starts == [one.start for one in self._ranges]
         for before, after in zip(self._ranges, self._ranges[1:], strict=False):
-            assert before.start < before.end <= after.start < after.end <= self._next
+            assert before.start <= before.end <= after.start <= after.end <= self._next
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,22 +193,16 @@ class BitLayout:
         )
 
     def pack_columns(self, columns: Sequence[U32]) -> I64:
-        """Packs many whole indices, given as one column per dimension; the depth is in the results."""
+        """Packs the leading coordinates of many indices, one column for each; the depth is in the results."""
         rows = len(columns[0]) if columns else 1
-        packed = np.full(rows, len(self.bits) << self.total_bits, np.int64)
-        for column, shift in zip(columns, self.shifts, strict=True):
+        packed = np.full(rows, len(columns) << self.total_bits, np.int64)
+        for column, shift in zip(columns, self.shifts, strict=False):
             packed |= column.astype(np.int64) << shift
         return packed
 
     def unpack_columns(self, numbers: I64) -> list[U32]:
-        """Returns the columns that `pack_columns` was given."""
+        """Returns the columns of whole indices that `pack_columns` was given."""
         return [
             (numbers >> shift & (1 << width) - 1).astype(np.uint32)
             for shift, width in zip(self.shifts, self.bits, strict=True)
         ]
-
-    def pack_children(self, prefix: Sequence[int], positions: U32) -> I64:
-        """Packs the indices `prefix + (position,)` for many positions, which must fit."""
-        base = self.pack(prefix) + (1 << self.total_bits)
-        shift = self.shifts[len(prefix)]
-        return base | positions.astype(np.int64) << shift

@@ -13,7 +13,7 @@ in a thread before asking again.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from icefs.errors import BadHandleError, NotADirectoryTreeError, ReadOnlyError, TreeError, UnsupportedError
@@ -83,6 +83,11 @@ class FileHandle(ABC):
 
     def __init__(self, ino: int) -> None:
         self.ino = ino
+
+    @property
+    def size(self) -> int:
+        """The size of the file that was opened; 0 for a stream."""
+        return 0
 
     @abstractmethod
     def read_nowait(self, offset: int, size: int) -> bytes | bytearray | memoryview | None:
@@ -178,6 +183,14 @@ class Tree(ABC):
         Raises:
             StaleError: the inode is gone.
         """
+
+    def getattr_open(self, file: FileHandle) -> Attr:
+        """Returns the attributes of a file that is open, and whose inode nothing else leads to any more.
+
+        Raises:
+            StaleError: they are not known.
+        """
+        return self.getattr(file.ino)
 
     def forget(self, ino: int, count: int) -> None:  # noqa: B027
         """Takes note that the kernel dropped `count` references to an inode."""
@@ -382,11 +395,11 @@ class Notifier(Protocol):
     which only the caller's event loop can finish.
     """
 
-    def invalidate_entry(self, parent: int, name: bytes) -> None:
-        """Makes the kernel look a name up again; what is open stays open."""
+    def invalidate_entries(self, entries: Iterable[tuple[int, bytes]]) -> None:
+        """Makes the kernel look names up again, given with their directories; what is open stays open."""
 
-    def invalidate_attr(self, ino: int) -> None:
-        """Makes the kernel ask for an inode's attributes again."""
+    def invalidate_attrs(self, inos: Iterable[int]) -> None:
+        """Makes the kernel ask for inodes' attributes again."""
 
     async def drain(self) -> None:
         """Returns when all that was asked for has been sent."""

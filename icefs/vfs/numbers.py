@@ -163,10 +163,10 @@ class ArrayNumbers:
         return self._table.number(prefix, epoch)
 
     def numbers(self, columns: Sequence[U32], epochs: npt.NDArray[np.uint32] | None, epoch: int) -> list[int]:
-        """Returns the numbers of many chunks.
+        """Returns the numbers of many chunks, or (of epoch 0) of many directories above chunks.
 
         Args:
-            columns: Their indices, one column per dimension.
+            columns: The coordinates of their indices or prefixes, one column for each.
             epochs: Their epochs, or None.
             epoch: The epoch of all of them where `epochs` is None.
         """
@@ -197,7 +197,7 @@ class ArrayNumbers:
 def _all_fit(layout: BitLayout, columns: Sequence[U32]) -> bool:
     return all(
         width == 32 or not len(column) or int(column.max()) < 1 << width
-        for width, column in zip(layout.bits, columns, strict=True)
+        for width, column in zip(layout.bits, columns, strict=False)
     )
 
 

@@ -51,6 +51,11 @@ class LocalChunkHandle(FileHandle):
         self._size = size
         self._nowait = True
 
+    @property
+    def size(self) -> int:
+        """The chunk's length."""
+        return self._size
+
     def read_nowait(self, offset: int, size: int) -> bytearray | bytes | None:
         """Reads what the page cache holds; None where the disk would have to be waited for."""
         size = min(size, self._size - offset)
@@ -192,15 +197,21 @@ class ChunkFetcher:
 class FetchedChunkHandle(FileHandle):
     """An open chunk that is fetched whole."""
 
-    __slots__ = ("_data", "_fetch", "_fetcher", "_flight", "_key")
+    __slots__ = ("_fetch", "_fetcher", "_flight", "_key", "_size")
 
-    def __init__(self, ino: int, fetcher: ChunkFetcher, key: Hashable, fetch: Callable[[], bytes]) -> None:
+    def __init__(self, ino: int, fetcher: ChunkFetcher, key: Hashable, fetch: Callable[[], bytes], size: int) -> None:
         super().__init__(ino)
         self._fetcher = fetcher
+        self._size = size
         self._key = key
         self._fetch = fetch
         # Held until release: a reader in small steps must not fetch again because others filled the memory.
         self._flight: _Flight | None = fetcher.start(key, fetch)
+
+    @property
+    def size(self) -> int:
+        """The chunk's length."""
+        return self._size
 
     def read_nowait(self, offset: int, size: int) -> bytes | memoryview | None:
         """Reads what has arrived."""
@@ -243,6 +254,11 @@ class BlockChunkHandle(FileHandle):
         self._read = read
         self._size = size
         self._last = -1
+
+    @property
+    def size(self) -> int:
+        """The chunk's length."""
+        return self._size
 
     def read_nowait(self, offset: int, size: int) -> bytes | memoryview | None:
         """Reads what lies in one block that is kept."""
@@ -323,7 +339,7 @@ class ChunkOpener:
                 return read_range(session, ref, start, end)
 
             return BlockChunkHandle(ino, self.fetcher, key, read, size)
-        handle = FetchedChunkHandle(ino, self.fetcher, key, lambda: read_range(session, ref, 0, size))
+        handle = FetchedChunkHandle(ino, self.fetcher, key, lambda: read_range(session, ref, 0, size), size)
         self._look_ahead(view, chunk_index, size)
         return handle
 

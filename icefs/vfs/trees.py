@@ -426,6 +426,20 @@ class SessionTree(Tree):
             return self._file_attr(place.file_path, self._require_node(place.file_path, ino))
         return self.control.getattr(place.slot)
 
+    def getattr_open(self, file: FileHandle) -> Attr:
+        """Returns the attributes of an open file that has been replaced: what they were in its epoch."""
+        found = self._context.space.find(file.ino)
+        content = None if found is None else found.content
+        epoch: int | None = None
+        if isinstance(content, ChunkRange):
+            epoch = content.epoch
+        elif isinstance(content, NodeNumbers):
+            key = content.key(file.ino)
+            epoch = None if key is None else key.epoch
+        if epoch is None:
+            raise self._stale(file.ino)
+        return self._attr(file.ino, self._file_mode, 1, file.size, epoch)
+
     def _require_node(self, path: str, ino: int) -> NodeSnapshot:
         info = self.dir_info(path)
         if info is None or info.node is None:

@@ -77,7 +77,5 @@ def test_columns_pack_like_single_indices(data):
     rows = data.draw(st.lists(st.tuples(*(st.integers(0, size - 1) for size in shape)), min_size=1, max_size=8))
     columns = [np.array(column, np.uint32) for column in zip(*rows, strict=True)]
     assert layout.pack_columns(columns).tolist() == [layout.pack(row) for row in rows]
-    prefix = rows[0][:-1]
-    children = np.array([row[-1] for row in rows], np.uint32)
-    expected = [layout.pack((*prefix, row[-1])) for row in rows]
-    assert layout.pack_children(prefix, children).tolist() == expected
+    parents = [layout.pack(row[:-1]) for row in rows]
+    assert layout.pack_columns(columns[:-1]).tolist() == (parents if len(shape) > 1 else parents[:1])

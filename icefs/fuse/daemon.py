@@ -1,0 +1,208 @@
+"""Starts daemons: in this process, or in one of their own that outlives the command.
+
+    spawn(options)  →  a new process, detached; returns when its mount answers, or raises what went wrong there
+    run(options)    →  in this process, until unmounted
+
+The new process is a fresh interpreter rather than a fork: it holds nothing of the command line's, and no thread of
+a calling program's. Options go in through its stdin as JSON; a pipe brings back one line, the error or "ready".
+Nothing heavy is imported here, so that the command has little to do before the daemon starts.
+"""
+
+import base64
+import errno
+import json
+import logging
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any, Final
+
+from icefs.errors import IcefsError, InternalError, StorageError
+from icefs.fuse.options import MountOptions
+
+_STATUS_FD: Final = "ICEFS_STATUS_FD"
+_MAX_LOG_BYTES: Final = 16 << 20
+_LOG_FORMAT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+
+def run(options: MountOptions, ready: Callable[[], None]) -> int:
+    """Mounts and serves in this process; returns the exit code when it was unmounted.
+
+    Args:
+        options: What to mount where.
+        ready: Called when the mount answers.
+
+    Raises:
+        IcefsError: it cannot be mounted; nothing is.
+    """
+    # numpy's linear algebra would start a thread for each processor, which nothing here uses.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    from icefs.fuse import serving  # pyfuse3, trio, numpy and the engine: most of a second that others save
+
+    options = options.resolved()
+    _set_up_logging(options)
+    serving.register_stack_dump()
+    prepared = serving.prepare(options)
+    try:
+        serving.serve(prepared, ready)
+    finally:
+        prepared.close()
+    return 0
+
+
+def spawn(options: MountOptions) -> int:
+    """Starts a daemon in the background.
+
+    Returns:
+        Its process id, once the mount answers.
+
+    Raises:
+        IcefsError: what the daemon raised; nothing is mounted.
+    """
+    options = options.resolved()
+    assert options.log_file is not None  # `resolved` chose one
+    log = _open_log(Path(options.log_file))
+    reader, writer = os.pipe()
+    with open(reader, "rb") as status, log:
+        try:
+            daemon = _start(options, log, writer)
+        finally:
+            os.close(writer)
+        line = status.readline()
+    if not line:
+        raise InternalError(
+            f"the daemon ended before its mount answered: {_last_line(options.log_file)}",
+            hint=f"see {options.log_file}",
+        )
+    told = json.loads(line)
+    if "error" in told:
+        daemon.wait()
+        error = pickle.loads(base64.b64decode(told["error"]))
+        raise error
+    _wait_until_it_answers(options.mountpoint, options.log_file)
+    daemon.returncode = 0  # it outlives us on purpose: no warning that it still runs
+    return daemon.pid
+
+
+def _start(options: MountOptions, log: IO[bytes], writer: int) -> "subprocess.Popen[bytes]":
+    root = str(Path(__file__).parents[2])
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")])),
+        _STATUS_FD: str(writer),
+    }
+    # The last two arguments are for whoever looks at `ps`.
+    daemon = subprocess.Popen(
+        [sys.executable, "-P", "-m", "icefs.fuse.daemon", _shown(options.repository), options.mountpoint],
+        stdin=subprocess.PIPE,
+        stdout=log,
+        stderr=log,
+        env=environment,
+        cwd="/",
+        pass_fds=[writer],
+        start_new_session=True,
+    )
+    assert daemon.stdin is not None  # it was asked for
+    with daemon.stdin as stdin:
+        stdin.write(options.to_json().encode())
+    return daemon
+
+
+def _shown(repository: str) -> str:
+    return repository.partition("?")[0].rpartition("@")[2] if "://" in repository else repository
+
+
+def _wait_until_it_answers(mountpoint: str, log_file: str) -> None:
+    try:
+        Path(mountpoint, ".icefs", "version").read_bytes()
+    except OSError as error:
+        raise StorageError(
+            f"the mount at {mountpoint} does not answer: {os.strerror(error.errno or errno.EIO)}",
+            hint=f"see {log_file}",
+        ) from error
+
+
+def _open_log(path: Path) -> IO[bytes]:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and path.stat().st_size > _MAX_LOG_BYTES:
+            path.replace(path.with_name(path.name + ".1"))
+        return path.open("ab", buffering=0)
+    except OSError as error:
+        raise StorageError(
+            f"cannot write the log file {path}: {os.strerror(error.errno or errno.EIO)}", hint="choose a --log-file"
+        ) from error
+
+
+def _last_line(log_file: str) -> str:
+    try:
+        lines = Path(log_file).read_text(errors="replace").strip().splitlines()
+    except OSError:
+        return "its log file cannot be read"
+    return lines[-1] if lines else "its log file is empty"
+
+
+def _set_up_logging(options: MountOptions) -> None:
+    """Logs to stderr, which is the log file of a daemon, and to a log file that was asked for in the foreground."""
+    handlers: list[logging.Handler] = [logging.StreamHandler()]
+    if options.foreground and options.log_file is not None:
+        handlers.append(logging.StreamHandler(_TextLog(_open_log(Path(options.log_file)))))
+    logging.basicConfig(level=options.log_level.upper(), format=_LOG_FORMAT, handlers=handlers, force=True)
+    # An interrupted request has nobody to reply to, which pyfuse3 reports as an error.
+    logging.getLogger("pyfuse3").addFilter(lambda record: "No such file or directory" not in record.getMessage())
+
+
+class _TextLog:
+    """Lets `logging` write text to an unbuffered binary file."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+
+    def write(self, text: str) -> int:
+        """Appends text."""
+        self._file.write(text.encode(errors="backslashreplace"))
+        return len(text)
+
+    def flush(self) -> None:
+        """Does nothing: the file is not buffered."""
+
+
+def main() -> int:
+    """Is the daemon: reads its options from stdin, reports through a pipe, and serves."""
+    status_fd = int(os.environ.pop(_STATUS_FD))
+    os.set_inheritable(status_fd, False)
+    options = MountOptions.from_json(sys.stdin.buffer.read())
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 0)
+    os.close(null)
+
+    reported: list[dict[str, Any]] = []
+
+    def report(value: dict[str, Any]) -> None:
+        reported.append(value)
+        os.write(status_fd, json.dumps(value).encode() + b"\n")
+        os.close(status_fd)
+
+    try:
+        return run(options, lambda: report({"ready": os.getpid()}))
+    except IcefsError as error:
+        if reported:
+            raise  # too late to tell the command: the log has it
+        report({"error": base64.b64encode(pickle.dumps(error)).decode()})
+        return 1
+
+
+def _die(*failure: Any) -> None:
+    """Ends the process after an unexpected exception, without waiting for worker threads that may hang."""
+    sys.__excepthook__(*failure)
+    os._exit(70)
+
+
+if __name__ == "__main__":
+    sys.excepthook = _die
+    code = main()
+    logging.shutdown()
+    os._exit(code)

@@ -1,0 +1,167 @@
+"""Checks a mountpoint before anything is mounted, and says what is wrong with it in words.
+
+`/proc/self/mountinfo` is asked first: a mountpoint whose daemon has died must not be touched.
+"""
+
+import errno
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from icefs.errors import InvalidInputError, StaleError, UnsupportedError
+
+MOUNT_TABLE: Final = Path("/proc/self/mountinfo")
+FUSE_DEVICE: Final = Path("/dev/fuse")
+FUSE_CONF: Final = Path("/etc/fuse.conf")
+FILESYSTEM_TYPE: Final = "fuse.icefs"
+_INSTALL: Final = "install it: apt install fuse3"
+
+
+class MountEntry(NamedTuple):
+    """One line of the kernel's mount table.
+
+    Attributes:
+        mountpoint: Where.
+        device: `major:minor`.
+        filesystem_type: `fuse.icefs` for ours.
+        source: What is mounted.
+    """
+
+    mountpoint: str
+    device: str
+    filesystem_type: str
+    source: str
+
+
+def mount_table() -> list[MountEntry]:
+    """Reads what this process sees mounted, oldest first."""
+    entries = []
+    for line in MOUNT_TABLE.read_text(errors="surrogateescape").splitlines():
+        before, _, after = line.partition(" - ")
+        fields = before.split(" ")
+        filesystem_type, source = after.split(" ")[:2]
+        entries.append(MountEntry(_unescape(fields[4]), fields[2], filesystem_type, _unescape(source)))
+    return entries
+
+
+def mounted_at(mountpoint: str) -> MountEntry | None:
+    """Returns what is mounted exactly at an absolute path; of several, the one on top."""
+    return next((entry for entry in reversed(mount_table()) if entry.mountpoint == mountpoint), None)
+
+
+def _unescape(text: str) -> str:
+    """Undoes the kernel's octal escapes of space, tab, newline and backslash."""
+    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)
+
+
+def check_fuse(*, allow_other: bool) -> None:
+    """Checks that this process can mount FUSE file systems.
+
+    Raises:
+        UnsupportedError: something is not installed, or not there.
+        InvalidInputError: `allow_other` is not allowed.
+    """
+    if not FUSE_DEVICE.exists():
+        raise UnsupportedError(
+            "FUSE is not available: there is no /dev/fuse",
+            hint="run 'modprobe fuse', or start the container with --device /dev/fuse",
+        )
+    if shutil.which("fusermount3") is None:
+        raise UnsupportedError("FUSE is not installed: there is no fusermount3", hint=_INSTALL)
+    if os.geteuid() == 0:
+        return
+    if not os.access(FUSE_DEVICE, os.R_OK | os.W_OK):
+        raise UnsupportedError(
+            "no permission to use FUSE: /dev/fuse cannot be opened", hint="ask for membership in the group of /dev/fuse"
+        )
+    if allow_other and not _user_allow_other():
+        raise InvalidInputError(
+            "--allow-other is not allowed to users", hint="add the line 'user_allow_other' to /etc/fuse.conf"
+        )
+
+
+def _user_allow_other() -> bool:
+    try:
+        lines = FUSE_CONF.read_text().splitlines()
+    except OSError:
+        return False
+    return any(line.split("#")[0].strip() == "user_allow_other" for line in lines)
+
+
+def check_mountpoint(mountpoint: str) -> None:
+    """Checks that a directory can become a mountpoint.
+
+    Raises:
+        InvalidInputError: it is missing, no directory, not empty, not ours, or a mountpoint already.
+        StaleError: a daemon has died there.
+    """
+    entry = mounted_at(mountpoint)
+    if entry is not None and entry.filesystem_type == FILESYSTEM_TYPE and _is_dead(mountpoint):
+        raise StaleError(
+            f"the daemon of an earlier mount has died here: {mountpoint}", hint=f"run 'icefs umount {mountpoint}' first"
+        )
+    if entry is not None:
+        raise InvalidInputError(
+            f"already a mountpoint, of {entry.source} ({entry.filesystem_type}): {mountpoint}",
+            hint=f"run 'icefs umount {mountpoint}' or choose another directory",
+        )
+    try:
+        entries = os.scandir(mountpoint)
+    except FileNotFoundError:
+        raise InvalidInputError(
+            f"the mountpoint does not exist: {mountpoint}", hint=f"run 'mkdir -p {mountpoint}'"
+        ) from None
+    except NotADirectoryError:
+        raise InvalidInputError(f"the mountpoint is not a directory: {mountpoint}", hint="choose a directory") from None
+    except PermissionError:
+        raise InvalidInputError(f"no permission to mount at {mountpoint}", hint="choose a directory of yours") from None
+    with entries:
+        if next(entries, None) is not None:
+            raise InvalidInputError(f"the mountpoint is not empty: {mountpoint}", hint="choose an empty directory")
+    if os.geteuid() != 0 and not os.access(mountpoint, os.W_OK):
+        raise InvalidInputError(f"no permission to mount at {mountpoint}", hint="choose a directory of yours")
+
+
+def check_apart(mountpoint: str, repository: str) -> None:
+    """Checks that a mountpoint and a local repository do not lie in each other.
+
+    Reading through the one would wait for the other, which waits for the first.
+
+    Raises:
+        InvalidInputError: they do.
+    """
+    one, other = os.path.realpath(mountpoint), os.path.realpath(repository)
+    if one == other or one.startswith(f"{other}/"):
+        raise InvalidInputError(
+            f"the mountpoint lies in the repository itself: {mountpoint}", hint="choose a directory outside of it"
+        )
+    if other.startswith(f"{one.rstrip('/')}/"):
+        raise InvalidInputError(
+            f"the mountpoint would hide the repository: {mountpoint}", hint="choose a directory beside it"
+        )
+
+
+def _is_dead(mountpoint: str) -> bool:
+    try:
+        os.stat(mountpoint)
+    except OSError as error:
+        return error.errno == errno.ENOTCONN
+    return False
+
+
+def raise_read_ahead(mountpoint: str, kilobytes: int) -> bool:
+    """Lets the kernel read larger pieces of this mount ahead; only root may, and nothing depends on it.
+
+    Returns:
+        Whether it was done.
+    """
+    entry = mounted_at(mountpoint)
+    if entry is None:
+        return False
+    try:
+        Path(f"/sys/class/bdi/{entry.device}/read_ahead_kb").write_text(str(kilobytes))
+    except OSError:
+        return False
+    return True

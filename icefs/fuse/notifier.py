@@ -1,0 +1,101 @@
+"""Tells the kernel what it must forget, from a thread of its own.
+
+Invalidating a name takes the lock of its directory in the kernel, so it waits for requests in flight there, which
+the event loop answers: sent from the loop's thread, the two would wait for each other for ever. Contents are never
+invalidated (an inode's never change), which keeps clear of the kernel's deadlock with reads in flight.
+"""
+
+import contextlib
+import errno
+import logging
+import queue
+import threading
+from collections.abc import Callable, Iterable
+from typing import Final
+
+import pyfuse3
+import trio
+
+logger = logging.getLogger(__name__)
+
+# The kernel did not know the name or inode; or the mount is going away.
+_NOTHING_TO_FORGET: Final = frozenset((errno.ENOENT, errno.ENOTDIR, errno.ENOTEMPTY, errno.ENODEV, errno.ENOTCONN))
+
+
+class KernelNotifier:
+    """Sends invalidations in the order in which they were asked for; implements `interface.Notifier`.
+
+    Attributes:
+        sent: How many the kernel took.
+    """
+
+    def __init__(self) -> None:
+        self.sent = 0
+        # Jobs, each of them a part of the work that may be cut short; None ends the thread.
+        self._queue: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._is_open = True
+
+    def start(self) -> None:
+        """Starts the thread; to be called when the file system is mounted."""
+        self._thread = threading.Thread(target=self._run, name="icefs-notify", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends the thread; to be called before the session is closed, after which there is nobody to notify."""
+        self._is_open = False
+        self._queue.put(None)
+        if self._thread is not None:
+            # A notification may wait for a request that nobody answers any more; then the thread is left behind.
+            self._thread.join(timeout=2)
+
+    def invalidate_entries(self, entries: Iterable[tuple[int, bytes]]) -> None:
+        """Makes the kernel look names up again."""
+        found = list(entries)
+
+        def send() -> None:
+            for parent, name in found:
+                self._send(pyfuse3.invalidate_entry, parent, name)
+
+        if found and self._is_open:
+            self._queue.put(send)
+
+    def invalidate_attrs(self, inos: Iterable[int]) -> None:
+        """Makes the kernel ask for attributes again."""
+        found = list(inos)
+
+        def send() -> None:
+            for ino in found:
+                self._send(pyfuse3.invalidate_inode, ino, True)
+
+        if found and self._is_open:
+            self._queue.put(send)
+
+    async def drain(self) -> None:
+        """Returns when all that was asked for has been sent."""
+        if self._thread is None or not self._is_open:
+            return
+        finished = trio.Event()
+        token = trio.lowlevel.current_trio_token()
+
+        def tell() -> None:
+            with contextlib.suppress(trio.RunFinishedError):
+                token.run_sync_soon(finished.set)
+
+        self._queue.put(tell)
+        await finished.wait()
+
+    def _run(self) -> None:
+        while (job := self._queue.get()) is not None:
+            job()
+
+    def _send[**P](self, notify: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:
+        if not self._is_open:
+            return
+        try:
+            notify(*args, **kwargs)
+        except OSError as error:
+            if error.errno not in _NOTHING_TO_FORGET:
+                logger.warning("the kernel refused to forget %s: %s", args, error)
+        else:
+            self.sent += 1

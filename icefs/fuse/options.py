@@ -1,0 +1,113 @@
+"""What a mount is asked to be: plain facts that travel from the command line to the daemon as JSON.
+
+Imports nothing heavy, since the command line needs it before it knows whether there is anything to do.
+"""
+
+import json
+import os
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Final, Self
+from urllib.parse import quote
+
+from icefs.errors import InvalidInputError
+
+LOG_LEVELS: Final = ("debug", "info", "warning", "error")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MountOptions:
+    """How to mount what where.
+
+    Attributes:
+        repository: The repository's location: a path or URL.
+        mountpoint: An empty directory.
+        branch: Shows this branch alone, at the mountpoint itself.
+        tag: Shows this tag alone.
+        snapshot: Shows the snapshot with this id alone.
+        as_of: With `branch`: shows what its tip was at this time, in microseconds since the epoch.
+        read_only: Refuses all writes, in branches too.
+        allow_other: Lets other users in.
+        uid: The owner of all files; None for whoever mounts.
+        gid: The group of all files; None for that of whoever mounts.
+        umask: Permission bits that are taken away.
+        poll_interval_s: How often branches and tags are looked at; 0 for never.
+        allow_virtual: The URL prefixes that virtual chunks may be followed into.
+        memory_bytes: How much of fetched chunks is kept in memory.
+        log_file: Where the daemon logs; None for a file under `$XDG_STATE_HOME`, or stderr in the foreground.
+        log_level: One of `LOG_LEVELS`.
+        fsname: What `mount` and `df` show as the source; None for the repository's location.
+        foreground: Stays attached to the terminal, and logs there.
+    """
+
+    repository: str
+    mountpoint: str
+    branch: str | None = None
+    tag: str | None = None
+    snapshot: str | None = None
+    as_of: int | None = None
+    read_only: bool = False
+    allow_other: bool = False
+    uid: int | None = None
+    gid: int | None = None
+    umask: int = 0
+    poll_interval_s: float = 5.0
+    allow_virtual: tuple[str, ...] = ()
+    memory_bytes: int = 128 << 20
+    log_file: str | None = None
+    log_level: str = "info"
+    fsname: str | None = None
+    foreground: bool = False
+
+    def __post_init__(self) -> None:
+        if sum(given is not None for given in (self.branch, self.tag, self.snapshot)) > 1:
+            raise InvalidInputError("give one of branch, tag and snapshot")
+        if self.as_of is not None and self.branch is None:
+            raise InvalidInputError("as-of goes with a branch", hint="add --branch main")
+        if self.log_level not in LOG_LEVELS:
+            raise InvalidInputError(f"unknown log level {self.log_level!r}", hint=f"one of {', '.join(LOG_LEVELS)}")
+        if not self.poll_interval_s >= 0:
+            raise InvalidInputError(f"a poll interval of {self.poll_interval_s} s")
+        if not 0 <= self.umask <= 0o777:
+            raise InvalidInputError(f"a umask of {self.umask:o}")
+
+    def resolved(self) -> Self:
+        """Returns the same with absolute paths, so that the daemon may leave the directory."""
+        log_file = self.log_file
+        if log_file is None and not self.foreground:
+            log_file = str(default_log_file(self.mountpoint))
+        repository = self.repository
+        if "://" not in repository and not repository.startswith("memory:"):
+            repository = _absolute(repository)
+        return replace(
+            self,
+            repository=repository,
+            mountpoint=_absolute(self.mountpoint),
+            log_file=None if log_file is None else _absolute(log_file),
+        )
+
+    def to_json(self) -> str:
+        """Writes the options down for the daemon."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Self:
+        """Reads what `to_json` wrote."""
+        values: dict[str, Any] = json.loads(text)
+        known = {field.name for field in fields(cls)}
+        chosen = {name: value for name, value in values.items() if name in known}
+        chosen["allow_virtual"] = tuple(chosen.get("allow_virtual", ()))
+        return cls(**chosen)
+
+
+def default_log_file(mountpoint: str) -> Path:
+    """Returns where the daemon of a mountpoint logs unless it is told otherwise."""
+    state = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
+    name = quote(_absolute(mountpoint).strip("/") or "root", safe="").replace("%2F", "-")
+    return Path(state, "icefs", "log", f"{name[-200:]}.log")
+
+
+def _absolute(path: str) -> str:
+    # The directory above is resolved, the name itself is not: it may be a mountpoint whose daemon is dead.
+    whole = os.path.abspath(os.path.expanduser(path))
+    return os.path.join(os.path.realpath(os.path.dirname(whole)), os.path.basename(whole))

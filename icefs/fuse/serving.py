@@ -1,0 +1,270 @@
+"""The daemon's life: opens the repository, mounts, answers until it is told to stop, unmounts.
+
+Whatever can be wrong with what was asked for is found out by `prepare`, before anything is mounted.
+"""
+
+import contextlib
+import faulthandler
+import gc
+import logging
+import os
+import resource
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from importlib.metadata import PackageNotFoundError, version
+from typing import Final
+
+import pyfuse3
+import trio
+
+from icefs.engine.refs import Refs
+from icefs.engine.repository import Repository
+from icefs.errors import StorageError
+from icefs.format.ids import SnapshotId
+from icefs.fuse import mountpoints
+from icefs.fuse.errno_map import OPERATIONS, in_background
+from icefs.fuse.notifier import KernelNotifier
+from icefs.fuse.operations import Operations
+from icefs.fuse.options import MountOptions
+from icefs.storage.base import Storage
+from icefs.storage.url import open_storage, redact
+from icefs.vfs.attrs import Ownership
+from icefs.vfs.core import FileSystem, MountRequest
+from icefs.vfs.stats import Stats
+
+logger = logging.getLogger(__name__)
+
+MIN_TASKS: Final = 4
+"""Idle tasks that wait for requests; with pyfuse3's default of 1 throughput is half of this."""
+
+MAX_TASKS: Final = 256
+"""Requests in flight; more than chunk fetches, so that a slow store does not keep names from being looked up."""
+
+READ_AHEAD_KB: Final = 1024
+"""How far the kernel reads ahead; a 1 MiB chunk is then one request instead of eight."""
+
+_GRACE_S: Final = 3.0
+_MAX_OPEN_FILES: Final = 1 << 16
+
+
+class Prepared:
+    """What was found out before mounting: everything that `serve` needs."""
+
+    def __init__(
+        self, options: MountOptions, storage: Storage, repository: Repository, refs: Refs, request: MountRequest
+    ) -> None:
+        self.options = options
+        self.storage = storage
+        self.repository = repository
+        self.refs = refs
+        self.request = request
+
+    def close(self) -> None:
+        """Gives back the repository's threads and connections."""
+        self.repository.close()
+        self.storage.close()
+
+
+def prepare(options: MountOptions) -> Prepared:
+    """Checks what was asked for and opens the repository.
+
+    Raises:
+        InvalidInputError: something about the mountpoint or the options.
+        UnsupportedError: FUSE is not there.
+        RepositoryNotFoundError, RefNotFoundError, SnapshotNotFoundError: nothing to mount.
+        StorageError, FormatError: the repository cannot be read.
+    """
+    mountpoints.check_fuse(allow_other=options.allow_other)
+    mountpoints.check_mountpoint(options.mountpoint)
+    storage = open_storage(options.repository)
+    with contextlib.ExitStack() as undo:
+        undo.callback(storage.close)
+        local = storage.local_file("repo")
+        if local is not None:
+            mountpoints.check_apart(options.mountpoint, str(local.parent))
+        authorized = dict.fromkeys(options.allow_virtual)
+        repository = Repository.open(storage, authorize_virtual_chunk_access=authorized)
+        undo.callback(repository.close)
+        refs = repository.refs()
+        request = _request(options, repository, refs)
+        undo.pop_all()
+    return Prepared(options, storage, repository, refs, request)
+
+
+def _request(options: MountOptions, repository: Repository, refs: Refs) -> MountRequest:
+    kind, name, snapshot_id = "", "", None
+    if options.branch is not None:
+        tip = refs.branch(options.branch)
+        if options.as_of is None:
+            kind, name, snapshot_id = "branch", options.branch, tip
+        else:
+            kind, snapshot_id = "snapshot", repository.resolve(branch=options.branch, as_of=options.as_of)
+    elif options.tag is not None:
+        kind, name, snapshot_id = "tag", options.tag, refs.tag(options.tag)
+    elif options.snapshot is not None:
+        kind, snapshot_id = "snapshot", SnapshotId.parse(options.snapshot)
+    if snapshot_id is not None:
+        repository.session_at(snapshot_id)  # what cannot be read shall not be mounted
+    ownership = Ownership(
+        os.getuid() if options.uid is None else options.uid,
+        os.getgid() if options.gid is None else options.gid,
+        options.umask,
+    )
+    facts = {
+        "version": program_version(),
+        "mountpoint": options.mountpoint,
+        "log_file": options.log_file,
+        "started_at": time.time(),
+        "options": {
+            "branch": options.branch,
+            "tag": options.tag,
+            "snapshot": options.snapshot,
+            "as_of": options.as_of,
+            "read_only": options.read_only,
+            "allow_other": options.allow_other,
+            "poll_interval_s": options.poll_interval_s,
+            "allow_virtual": [redact(prefix) for prefix in options.allow_virtual],
+            "memory_bytes": options.memory_bytes,
+        },
+    }
+    return MountRequest(ownership, kind, name, snapshot_id, options.memory_bytes, facts)
+
+
+def program_version() -> str:
+    """Returns icefs's own version."""
+    try:
+        return version("icefs")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def serve(prepared: Prepared, on_ready: Callable[[], None]) -> None:
+    """Mounts and answers until unmounted or told to stop by a signal.
+
+    Args:
+        prepared: What to serve; it is given back at the end.
+        on_ready: Called when the kernel's requests are answered.
+
+    Raises:
+        StorageError: the kernel or `fusermount3` refused to mount.
+    """
+    options = prepared.options
+    _raise_file_limit()
+    stats = Stats(OPERATIONS)
+    notifier = KernelNotifier()
+    fs = FileSystem(prepared.repository, prepared.refs, prepared.request, notifier, stats)
+    _mount(Operations(fs, stats), options)
+    logger.info(
+        "icefs %s serves %s at %s, process %d",
+        prepared.request.facts["version"],
+        redact(options.repository),
+        options.mountpoint,
+        os.getpid(),
+    )
+    try:
+        # What was made so far lives as long as the daemon: no collection need look at it again.
+        gc.collect()
+        gc.freeze()
+        trio.run(_main, fs, notifier, options, on_ready)
+    finally:
+        notifier.stop()
+        pyfuse3.close(unmount=True)
+        fs.close()
+        logger.info("unmounted %s", options.mountpoint)
+
+
+async def _main(fs: FileSystem, notifier: KernelNotifier, options: MountOptions, on_ready: Callable[[], None]) -> None:
+    async with trio.open_nursery() as nursery:
+        notifier.start()
+        nursery.start_soon(_obey_signals, nursery.cancel_scope)
+        if options.poll_interval_s > 0:
+            nursery.start_soon(_poll, fs, options.poll_interval_s)
+        nursery.start_soon(_tune, options.mountpoint)
+        nursery.start_soon(_call_when_running, on_ready)
+        await pyfuse3.main(min_tasks=MIN_TASKS, max_tasks=MAX_TASKS)
+        # Unmounted from outside, or told to stop and every request answered.
+        nursery.cancel_scope.cancel()
+
+
+async def _obey_signals(scope: trio.CancelScope) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+        async for number in signals:
+            logger.info("%s: unmounting", signal.Signals(number).name)
+            pyfuse3.terminate()
+            # Requests that wait for a slow store are not waited for.
+            await trio.sleep(_GRACE_S)
+            scope.cancel()
+
+
+async def _call_when_running(on_ready: Callable[[], None]) -> None:
+    await trio.lowlevel.checkpoint()
+    on_ready()
+
+
+async def _tune(mountpoint: str) -> None:
+    """Raises the read-ahead once the kernel has made the device known, which the first request does."""
+    if os.geteuid() != 0:
+        return
+    await trio.to_thread.run_sync(os.stat, mountpoint, abandon_on_cancel=True)
+    mountpoints.raise_read_ahead(mountpoint, READ_AHEAD_KB)
+
+
+async def _poll(fs: FileSystem, interval_s: float) -> None:
+    while True:
+        await trio.sleep(interval_s)
+        await in_background("following the refs", fs.refresh)
+
+
+def _mount(operations: Operations, options: MountOptions) -> None:
+    chosen = {"default_permissions", "subtype=icefs", f"fsname={_fsname(options)}"}
+    if options.allow_other:
+        chosen.add("allow_other")
+    with _captured_stderr() as told:
+        try:
+            pyfuse3.init(operations, options.mountpoint, chosen)
+        except RuntimeError as error:
+            reason = told() or str(error)
+            raise StorageError(f"cannot mount at {options.mountpoint}: {reason}") from error
+
+
+def _fsname(options: MountOptions) -> str:
+    name = options.fsname if options.fsname is not None else redact(options.repository)
+    # libfuse takes a comma for the end of the option, and pyfuse3 passes on ASCII alone.
+    return name.replace("\\", "\\\\").replace(",", "\\,").encode("ascii", "replace").decode()
+
+
+@contextlib.contextmanager
+def _captured_stderr() -> Iterator[Callable[[], str]]:
+    """Catches what libfuse and fusermount3 write to stderr, which is all that they say of a failure."""
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as file:
+        kept = os.dup(2)
+        try:
+            os.dup2(file.fileno(), 2)
+
+            def told() -> str:
+                file.seek(0)
+                return " ".join(file.read().decode(errors="replace").split())
+
+            yield told
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+
+
+def _raise_file_limit() -> None:
+    """Every open chunk of a local repository is an open file of the daemon."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MAX_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _MAX_OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def register_stack_dump() -> None:
+    """Lets SIGUSR1 write the stacks of all threads to stderr, which is the daemon's log file."""
+    faulthandler.enable()
+    faulthandler.register(signal.SIGUSR1)

@@ -1,0 +1,337 @@
+"""A branch as a tree that follows the branch's tip.
+
+When the tip moves, what changed is worked out in a thread (`plan_move`), and then taken over at once, between two
+requests (`BranchTree.move`). The kernel is told which names lead elsewhere now. It need not be told of contents:
+what changed has another inode number, and the old number is stale, which makes the kernel look the name up again
+even where a notification is late.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from icefs.engine.changes import Changes, compare
+from icefs.engine.chunks import ArrayChunks
+from icefs.engine.session import Session
+from icefs.errors import FormatError, InvalidInputError, StorageError
+from icefs.format.chunk_indices import pack_keys
+from icefs.format.ids import SnapshotId
+from icefs.format.snapshot import NodeSnapshot
+from icefs.vfs.history import History
+from icefs.vfs.numbers import ArrayNumbers, ChunkRange
+from icefs.vfs.trees import SessionTree
+from icefs.vfs.views import key_layout
+from icefs.zarr.keys import METADATA_NAME, ChunkKeyLayout
+
+type U32 = npt.NDArray[np.uint32]
+type Columns = tuple[U32, ...]
+type Entry = tuple[int, bytes]
+
+_METADATA: Final = METADATA_NAME.encode()
+MANY: Final = 100_000
+"""Beyond this many changed chunks of an array the kernel forgets the array's directory instead of each of them."""
+
+
+@dataclass(slots=True)
+class ArrayMove:
+    """What a move of the tip means to one array's keys.
+
+    Attributes:
+        before: The array before the move; None if it is new.
+        after: The array after the move; None if it is gone.
+        layout: How the keys were written before, or None if that is unknown.
+        changed: The chunks that changed, one column per dimension; None if any may have.
+        top_names: The names in the array's directory that may lead elsewhere, where that is all that is told.
+        gone_dirs: The directories above chunks that are gone, by the count of their coordinates, as columns.
+    """
+
+    before: NodeSnapshot | None
+    after: NodeSnapshot | None
+    layout: ChunkKeyLayout | None
+    changed: Columns | None = None
+    top_names: list[bytes] = field(default_factory=list)
+    gone_dirs: dict[int, Columns] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """What changes when a branch tree goes from one session to another.
+
+    Attributes:
+        session: The new one.
+        changes: How the keys differ.
+        arrays: The arrays whose chunks are concerned, by path.
+    """
+
+    session: Session
+    changes: Changes
+    arrays: Mapping[str, ArrayMove]
+
+
+def plan_move(old: Session, new: Session) -> Move:
+    """Works out what changes; in a worker thread.
+
+    Raises:
+        FormatError, StorageError: a manifest that must be compared cannot be read.
+    """
+    changes = compare(old, new)
+    arrays: dict[str, ArrayMove] = {}
+    for path in changes.new:
+        after = new.node(path)
+        if after.array is not None:
+            arrays[path] = ArrayMove(None, after, None)
+    for path in changes.deleted:
+        before = old.node(path)
+        if before.array is not None:
+            arrays[path] = _whole(old, before, None)
+    for path in changes.updated - changes.chunks.keys():
+        before, after = old.node(path), new.node(path)
+        if before.array is not None and after.array is not None and _layout(before) != _layout(after):
+            arrays[path] = _whole(old, before, after)
+    for path, indices in changes.chunks.items():
+        before, after = old.node(path), new.node(path)
+        if indices is None or before.array is None or after.array is None or _layout(before) != _layout(after):
+            one, other = (node if node.array is not None else None for node in (before, after))
+            arrays[path] = _whole(old, one, other) if one is not None else ArrayMove(None, other, None)
+        else:
+            arrays[path] = _detailed(old, new, before, after, indices.coords)
+    return Move(new, changes, arrays)
+
+
+def _layout(node: NodeSnapshot) -> ChunkKeyLayout | None:
+    with suppress(InvalidInputError):
+        return key_layout(node)
+    return None
+
+
+def _whole(old: Session, before: NodeSnapshot, after: NodeSnapshot | None) -> ArrayMove:
+    """Plans for an array of which nothing need be the same."""
+    move = ArrayMove(before, after, _layout(before))
+    layout = move.layout
+    if layout is None:
+        return move
+    if len(layout.widths) > 1 and layout.widths[0] == 0:
+        move.top_names = [b"c"]
+        return move
+    # Names that cannot be told because a manifest cannot be read were never told to the kernel either.
+    with suppress(FormatError, StorageError):
+        chunks = old.array_chunks(before)
+        if len(layout.widths) > 1:
+            move.top_names = layout.format_names(0, [chunks.children(())])
+        else:
+            move.top_names = [
+                name for batch in chunks.iter_batches(1 << 62) for name in layout.format_names(0, batch.coords)
+            ]
+    return move
+
+
+def _detailed(old: Session, new: Session, before: NodeSnapshot, after: NodeSnapshot, coords: Columns) -> ArrayMove:
+    """Plans for an array some of whose chunks changed."""
+    move = ArrayMove(before, after, _layout(before))
+    then, now = old.array_chunks(before), new.array_chunks(after)
+    # A transaction log may name chunks outside of both grids, which nobody ever saw.
+    inside = _inside(coords, then.grid_shape) | _inside(coords, now.grid_shape)
+    move.changed = tuple(column[inside] for column in coords)
+    if move.layout is not None:
+        if len(coords) and len(move.changed[0]) > MANY:
+            move.top_names = _whole(old, before, after).top_names
+        elif len(move.layout.widths) > 1:
+            move.gone_dirs = _gone_dirs(now, move.changed)
+    return move
+
+
+def _inside(coords: Columns, grid_shape: Sequence[int]) -> npt.NDArray[np.bool_]:
+    inside = np.ones(len(coords[0]) if coords else 1, np.bool_)
+    for column, size in zip(coords, grid_shape, strict=True):
+        inside &= column < size
+    return inside
+
+
+def _gone_dirs(chunks: ArrayChunks, changed: Columns) -> dict[int, Columns]:
+    """Returns the prefixes of changed chunks below which there is nothing any more."""
+    gone: dict[int, Columns] = {}
+    for depth in range(len(changed)):
+        prefixes = distinct(changed[:depth])
+        rows = zip(*(column.tolist() for column in prefixes), strict=True) if depth else [()]
+        missing = np.array([not chunks.has_prefix(row) for row in rows], np.bool_)
+        if missing.any():
+            gone[depth] = tuple(column[missing] for column in prefixes)
+    return gone
+
+
+def distinct(columns: Columns) -> Columns:
+    """Returns each row of columns once, sorted."""
+    if not columns:
+        return ()
+    _, first = np.unique(pack_keys(columns)[0], return_index=True)
+    return tuple(column[first] for column in columns)
+
+
+def ancestors(path: str) -> Iterator[str]:
+    """Yields a node's path and the paths of all directories above it."""
+    while path != "/":
+        yield path
+        path = path.rpartition("/")[0] or "/"
+    yield "/"
+
+
+class BranchTree(SessionTree):
+    """A branch without uncommitted changes.
+
+    Attributes:
+        problem: Why the tree does not show the tip, in words; None if it does.
+        tip: The branch's tip as last seen.
+    """
+
+    is_immutable = False
+
+    problem: str | None = None
+    tip: SnapshotId | None = None
+
+    @property
+    def is_untouched(self) -> bool:
+        """Whether nobody has looked below the root yet."""
+        return self.session is None and not len(self._nodes)
+
+    def restart(self, snapshot_id: SnapshotId, flushed_at: int) -> list[int]:
+        """Takes another tip where nobody has looked at the tree yet; returns inodes with new attributes."""
+        self.snapshot_id = snapshot_id
+        self.history = History(flushed_at)
+        return [self.root_ino]
+
+    def move(self, move: Move, open_inos: Iterable[int]) -> tuple[list[Entry], list[int]]:
+        """Takes over what was planned.
+
+        Args:
+            move: The plan, from the present session.
+            open_inos: The inodes that are open, of any tree.
+
+        Returns:
+            The names that lead elsewhere now, each with its directory; and the directories with new attributes.
+        """
+        changes = move.changes
+        entries = list(self._moved_nodes(move))
+        for path, array in move.arrays.items():
+            entries += self._moved_chunks(path, array)
+        entries += self._moved_open(move, open_inos)
+        epoch = self.history.begin(move.session.snapshot.flushed_at)
+        self.history.change_files(changes.new | changes.deleted | changes.updated, epoch)
+        touched = changes.new | changes.deleted | changes.updated | move.arrays.keys()
+        dirs = {above for path in touched for above in ancestors(path)}
+        self.history.change_dirs(dirs, epoch)
+        for array in move.arrays.values():
+            self._record(array, epoch)
+        self.unload()
+        self.snapshot_id = move.session.snapshot_id
+        self.session = move.session
+        attrs = [ino for path in dirs if (ino := self.known_dir(path)) is not None]
+        attrs += [ino for path, array in move.arrays.items() for ino in self._moved_chunk_dirs(path, array)]
+        return entries, attrs
+
+    def _record(self, move: ArrayMove, epoch: int) -> None:
+        before, after = move.before, move.after
+        if before is not None and (after is None or after.id != before.id):
+            self.history.forget_array(before.id)
+        if after is None:
+            return
+        if move.changed is None:
+            self.history.change_chunks(after.id).change_all(epoch)
+        elif not move.changed or len(move.changed[0]):
+            self.history.change_chunks(after.id).change(move.changed, epoch)
+
+    # What the kernel is told. All of this runs before the tree changes, and asks what the kernel may know from before.
+
+    def _moved_nodes(self, move: Move) -> Iterator[Entry]:
+        new = move.session
+        for path in move.changes.updated:
+            yield from self._entry(path, _METADATA)
+        for path in move.changes.new | move.changes.deleted:
+            yield from self._entry(path, _METADATA)
+            # Upwards as long as a directory came to be or ceased to be.
+            for place in ancestors(path):
+                is_dir = place == "/" or new.get_node(place) is not None or new.has_children(place)
+                if place == "/" or self.is_node_dir(place) == is_dir:
+                    break
+                parent, _, name = place.rpartition("/")
+                yield from self._entry(parent or "/", name.encode(errors="surrogatepass"))
+
+    def _entry(self, directory: str, name: bytes) -> Iterator[Entry]:
+        ino = self.known_dir(directory)
+        if ino is not None:
+            yield ino, name
+
+    def _moved_chunks(self, path: str, move: ArrayMove) -> Iterator[Entry]:
+        before, layout = move.before, move.layout
+        directory = self.known_dir(path)
+        numbers = None if before is None else self.known_numbers(path, before)
+        if directory is None or layout is None or numbers is None:
+            return  # nobody looked at its chunks
+        if move.after is not None and move.after.array is not None:
+            numbers.fit([dimension.num_chunks for dimension in move.after.array.shape])
+        if move.top_names:
+            yield from ((directory, name) for name in move.top_names)
+            return
+        if move.changed is None:
+            return
+        yield from _leaf_entries(numbers, layout, directory, move.changed)
+        for depth, prefixes in move.gone_dirs.items():
+            yield from _dir_entries(numbers, layout, directory, depth, prefixes)
+
+    def _moved_chunk_dirs(self, path: str, move: ArrayMove) -> list[int]:
+        before, layout = move.before, move.layout
+        numbers = None if before is None else self.known_numbers(path, before)
+        if layout is None or numbers is None or not move.changed or len(layout.widths) < 2 or move.top_names:
+            return []
+        inos: list[int] = []
+        for depth in range(len(move.changed)):
+            inos += numbers.numbers(distinct(move.changed[:depth]), None, 0)
+        return inos
+
+    def _moved_open(self, move: Move, open_inos: Iterable[int]) -> Iterator[Entry]:
+        """Yields the names of open chunks in directories that are dropped whole: dropping does not reach those."""
+        for ino in open_inos:
+            found = self._context.space.find(ino)
+            if found is None or found.tree is not self or not isinstance(found.content, ChunkRange):
+                continue
+            numbers, layout = found.content.numbers, found.content.layout
+            array = move.arrays.get(numbers.path)
+            directory = self.known_dir(numbers.path)
+            if array is None or array.layout is None or not array.top_names or layout is None or directory is None:
+                continue
+            columns = tuple(np.array([position], np.uint32) for position in layout.unpack(ino - found.start))
+            if len(columns) == array.layout.ndim:
+                yield from _leaf_entries(numbers, array.layout, directory, columns)
+
+
+def _leaf_entries(numbers: ArrayNumbers, layout: ChunkKeyLayout, directory: int, columns: Columns) -> Iterator[Entry]:
+    """Yields the names of chunks with their directories."""
+    level = len(layout.widths) - 1
+    width = layout.widths[level]
+    names = layout.format_names(level, columns[len(columns) - width :])
+    if level == 0:
+        return ((directory, name) for name in names)
+    above = columns[: len(columns) - width]
+    if above:
+        parents = numbers.numbers(above, None, 0)
+    else:
+        parents = [numbers.number((), 0) if layout.prefix else directory] * len(names)
+    return iter(zip(parents, names, strict=True))
+
+
+def _dir_entries(
+    numbers: ArrayNumbers, layout: ChunkKeyLayout, directory: int, depth: int, prefixes: Columns
+) -> Iterator[Entry]:
+    """Yields the names of directories above chunks, given by prefixes of `depth` coordinates, with their parents."""
+    lead = 1 if layout.prefix else 0
+    if depth == 0:
+        return iter([(directory, b"c")] if lead else [])
+    names = layout.format_names(depth - 1 + lead, prefixes[-1:])
+    if depth > 1:
+        parents = numbers.numbers(prefixes[:-1], None, 0)
+    else:
+        parents = [numbers.number((), 0) if lead else directory] * len(names)
+    return iter(zip(parents, names, strict=True))

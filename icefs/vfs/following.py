@@ -1,0 +1,158 @@
+"""Follows the repository's refs: new ones appear, deleted ones go, and branch trees move with their tips."""
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+import trio
+
+from icefs.engine.refs import Refs
+from icefs.engine.repository import Repository
+from icefs.errors import IcefsError
+from icefs.format.ids import SnapshotId
+from icefs.vfs.branches import BranchTree, Entry, plan_move
+from icefs.vfs.interface import Notifier
+from icefs.vfs.names import encode_ref
+from icefs.vfs.root import RootTree, fetch_times
+from icefs.vfs.threads import Threads
+from icefs.vfs.trees import SessionTree, open_session
+
+logger = logging.getLogger(__name__)
+
+_SHOWN: Final = 20
+
+
+class Follower:
+    """Keeps a mount's trees at the tips of their branches.
+
+    Concurrency: `refresh` holds `_lock`, so that two of them never interleave; what blocks runs in a thread. A
+    tree is changed between two awaits, and the kernel told afterwards.
+
+    Attributes:
+        refs: The refs as last seen.
+        problem: Why the refs could not be read the last time; None if they could.
+        moves: How many times a branch tree moved.
+    """
+
+    def __init__(
+        self,
+        repository: Repository,
+        threads: Threads,
+        notifier: Notifier,
+        refs: Refs,
+        root: RootTree | None,
+        single: SessionTree | None,
+        open_inos: Callable[[], Iterable[int]],
+    ) -> None:
+        self.refs = refs
+        self.problem: str | None = None
+        self.moves = 0
+        self.refreshed_at = time.time()
+        self._repository = repository
+        self._threads = threads
+        self._notifier = notifier
+        self._root = root
+        self._single = single
+        self._open_inos = open_inos
+        self._lock = trio.Lock()
+
+    async def refresh(self) -> dict[str, Any]:
+        """Reads the refs, takes over what changed, and returns when the kernel has been told.
+
+        Returns:
+            What changed, in JSON.
+
+        Raises:
+            StorageError, FormatError: the refs cannot be read; nothing was changed.
+        """
+        async with self._lock:
+            try:
+                refs = await self._threads.run(self._repository.refs)
+            except IcefsError as error:
+                self.problem = str(error)
+                raise
+            self.problem = None
+            self.refreshed_at = time.time()
+            old, self.refs = self.refs, refs
+            changed = _compare(old, refs)
+            moved = {}
+            if self._root is not None:
+                await self._update_root(self._root, refs, changed)
+            for tree in self._branch_trees():
+                tip = refs.branches.get(tree.name)
+                if tip is not None and tip != tree.snapshot_id:
+                    before = tree.snapshot_id
+                    if await self._move(tree, tip):
+                        moved[tree.name] = [str(before), str(tip)]
+                tree.tip = tip
+                if tip is None and tree is self._single:
+                    tree.problem = f"branch {tree.name} was deleted"
+            await self._notifier.drain()
+            return {**changed, "moved": moved}
+
+    def _branch_trees(self) -> list[BranchTree]:
+        if self._root is not None:
+            return list(self._root.branches.values())
+        return [self._single] if isinstance(self._single, BranchTree) else []
+
+    async def _update_root(self, root: RootTree, refs: Refs, changed: dict[str, list[str]]) -> None:
+        """Lets refs come and go."""
+        entries: list[Entry] = []
+        old = root.refs
+        root.refs = refs
+        for name in [name for name in root.branches if name not in refs.branches]:
+            root.branches.pop(name).is_gone = True
+            entries += _named(root.directory_ino("branches"), name)
+        for name in [name for name, tree in root.tags.items() if refs.tags.get(name) != tree.snapshot_id]:
+            root.tags.pop(name).is_gone = True
+            entries += _named(root.directory_ino("tags"), name)
+        touched = [kind for kind in ("branches", "tags") if changed[f"new_{kind}"] or changed[f"deleted_{kind}"]]
+        if old.version != refs.version:
+            touched.append("snapshots")
+        self._notifier.invalidate_entries(entries)
+        self._notifier.invalidate_attrs(root.touch(touched, time.time_ns()))
+
+    async def _move(self, tree: BranchTree, tip: SnapshotId) -> bool:
+        """Moves one tree to a new tip; where that cannot be read the tree stays, and says so."""
+        try:
+            if tree.is_untouched:
+                times = await self._threads.run(lambda: fetch_times(self._repository, [tip]))
+                if tree.is_untouched:
+                    self._notifier.invalidate_attrs(tree.restart(tip, times[tip] or 0))
+                    tree.problem = None
+                    return True
+            old = tree.session
+            if old is None:
+                old = await self._threads.run(lambda: open_session(self._repository, tree.snapshot_id))
+                tree.session = tree.session or old
+            session = tree.session
+            assert session is not None  # a branch tree never unloads by itself
+            move = await self._threads.run(lambda: plan_move(session, open_session(self._repository, tip)))
+        except IcefsError as error:
+            if tree.problem != str(error):
+                logger.warning("%s stays at %s: %s: %s", tree.label, tree.snapshot_id, type(error).__name__, error)
+            tree.problem = str(error)
+            return False
+        entries, attrs = tree.move(move, self._open_inos())
+        tree.problem = None
+        self.moves += 1
+        self._notifier.invalidate_entries(entries)
+        self._notifier.invalidate_attrs(attrs)
+        logger.info("%s moved to %s: %d names", tree.label or "the mount", tip, len(entries))
+        return True
+
+
+def _named(directory: int, name: str) -> list[Entry]:
+    text = encode_ref(name)
+    return [] if text is None else [(directory, text.encode())]
+
+
+def _compare(old: Refs, new: Refs) -> dict[str, list[str]]:
+    """Says which refs came and went, for people: not more than a screenful of each."""
+    pairs = {"branches": (old.branches, new.branches), "tags": (old.tags, new.tags)}
+    changed: dict[str, list[str]] = {}
+    for kind, (before, after) in pairs.items():
+        changed[f"new_{kind}"] = sorted(after.keys() - before.keys())[:_SHOWN]
+        changed[f"deleted_{kind}"] = sorted(before.keys() - after.keys())[:_SHOWN]
+    return changed

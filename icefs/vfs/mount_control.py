@@ -1,0 +1,186 @@
+"""Which files a mount's control directories have, and what makes their contents."""
+
+import os
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from icefs.storage.url import redact
+from icefs.vfs import reports
+from icefs.vfs.attrs import Ownership
+from icefs.vfs.control import ControlDir, ControlFile
+from icefs.vfs.rpc import Operation, RpcHandle
+from icefs.vfs.trees import SessionTree
+
+if TYPE_CHECKING:
+    # The file system owns this part of itself; it is named here for typing alone.
+    from icefs.vfs.core import FileSystem
+    from icefs.vfs.root import RootTree
+
+
+class MountControl:
+    """Makes control directories: one in each tree, one at the mount's root, and one that is both.
+
+    Facts are gathered on the event loop's thread and written down in a worker thread, where the history that goes
+    with them can be read.
+    """
+
+    def __init__(self, fs: "FileSystem", facts: Mapping[str, Any], ownership: Ownership) -> None:
+        self._fs = fs
+        self._facts = dict(facts)
+        self._ownership = ownership
+        self._started_ns = time.time_ns()
+
+    def for_tree(self, tree: SessionTree) -> ControlDir:
+        """Makes a tree's control directory, which is the mount's too where the tree is all there is."""
+        files = self._tree_files(tree)
+        if tree.label == "":
+            files += self._root_files(partial(self._tree_info, tree))
+        files.append(ControlFile("rpc", connect=partial(self._connect, self._operations(tree))))
+        return ControlDir(tree.fixed, files, self._ownership, self._started_ns)
+
+    def for_root(self, root: "RootTree") -> ControlDir:
+        """Makes the control directory at the root of a mount of a whole repository."""
+        files = [
+            _made("status", lambda: partial(_status_of_mount, self._mount_status())),
+            _made("status.json", lambda: partial(reports.to_json, self._mount_status())),
+            *self._root_files(dict),
+            ControlFile("rpc", connect=partial(self._connect, self._operations(None))),
+        ]
+        return ControlDir(root.fixed, files, self._ownership, self._started_ns)
+
+    # Trees.
+
+    def _tree_files(self, tree: SessionTree) -> list[ControlFile]:
+        repository = self._fs.repository
+
+        def status() -> Callable[[], dict[str, Any]]:
+            return partial(reports.tree_status, repository, tree_facts(tree), tree.snapshot_id)
+
+        def as_text() -> Callable[[], bytes]:
+            make = status()
+            return lambda: reports.status_text(make()).encode(errors="surrogatepass")
+
+        def as_json() -> Callable[[], bytes]:
+            make = status()
+            return lambda: reports.to_json(make())
+
+        files = [
+            _made("status", as_text),
+            _made("status.json", as_json),
+            _made("log", lambda: partial(reports.log_text, repository, tree.snapshot_id)),
+            _made("log.json", lambda: partial(reports.log_json, repository, tree.snapshot_id)),
+            _made("diff", lambda: bytes),
+            _made("diff.json", lambda: partial(reports.to_json, reports.NOTHING_STAGED)),
+            ControlFile("head", target=lambda: self._head(tree)),
+        ]
+        # Nothing was ever committed, discarded or rebased through a read-only tree.
+        files += [_made(name, lambda: partial(reports.to_json, None)) for name in ("commit", "discard", "rebase")]
+        if tree.label:
+            files.append(_made("info.json", lambda: partial(reports.to_json, self._tree_info(tree))))
+        return files
+
+    def _head(self, tree: SessionTree) -> str:
+        # Where there is no directory of snapshots the link leads nowhere, and still says which one it is.
+        return f"../../../snapshots/{tree.snapshot_id}" if tree.label else str(tree.snapshot_id)
+
+    def _tree_info(self, tree: SessionTree) -> dict[str, Any]:
+        return {**tree_facts(tree), "snapshot": str(tree.snapshot_id), "writable": False}
+
+    # The mount.
+
+    def _root_files(self, more: Callable[[], dict[str, Any]]) -> list[ControlFile]:
+        return [
+            _made("info.json", lambda: partial(reports.to_json, {**self._info(), **more()})),
+            _made("stats.json", lambda: partial(reports.to_json, self._fs.stats.as_json(self._fs.gauges()))),
+            _made("metrics", lambda: partial(str.encode, self._metrics(), errors="surrogatepass")),
+            _made("version", lambda: partial(str.encode, f"icefs {self._facts.get('version', '')}\n")),
+        ]
+
+    def _info(self) -> dict[str, Any]:
+        repository = self._fs.repository
+        return {
+            "pid": os.getpid(),
+            "repository": redact(repository.storage.url),
+            "spec_version": repository.spec_version,
+            **self._facts,
+        }
+
+    def _mount_status(self) -> dict[str, Any]:
+        fs, refs = self._fs, self._fs.follower.refs
+        return {
+            "kind": "repository",
+            "repository": redact(fs.repository.storage.url),
+            "mountpoint": self._facts.get("mountpoint"),
+            "branches": {name: str(tip) for name, tip in sorted(refs.branches.items())},
+            "tags": {name: str(tip) for name, tip in sorted(refs.tags.items())},
+            "trees": [
+                {**tree_facts(tree), "snapshot": str(tree.snapshot_id)}
+                for tree in (fs.root.branches.values() if fs.root is not None else ())
+            ],
+            "refreshed_at": fs.follower.refreshed_at,
+            "problem": fs.follower.problem,
+            "failures": len(fs.stats.failures),
+        }
+
+    def _metrics(self) -> str:
+        labels = {"mountpoint": str(self._facts.get("mountpoint", ""))}
+        return self._fs.stats.as_prometheus(self._fs.gauges(), labels)
+
+    # rpc.
+
+    def _connect(self, operations: Mapping[str, Operation], ino: int, flags: int) -> RpcHandle:
+        return RpcHandle(ino, operations, flags)
+
+    def _operations(self, tree: SessionTree | None) -> dict[str, Operation]:
+        """Returns what `rpc` can be asked for, in a tree or (None) at the root."""
+
+        async def ping(request: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
+            yield {"pid": os.getpid()}
+
+        async def refresh(request: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
+            changed = await self._fs.refresh()
+            yield {**changed, **({} if tree is None else {"snapshot": str(tree.snapshot_id)})}
+
+        async def info(request: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
+            yield {**self._info(), **({} if tree is None else self._tree_info(tree))}
+
+        async def status(request: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
+            if tree is None:
+                yield self._mount_status()
+                return
+            facts, snapshot_id = tree_facts(tree), tree.snapshot_id
+            yield await self._fs.in_thread(partial(reports.tree_status, self._fs.repository, facts, snapshot_id))
+
+        return {"ping": ping, "refresh": refresh, "info": info, "status": status}
+
+
+def tree_facts(tree: SessionTree) -> dict[str, Any]:
+    """Returns what a tree knows of itself without asking anybody."""
+    tip = getattr(tree, "tip", None)
+    return {
+        "kind": tree.kind,
+        "name": tree.name,
+        "tip": None if tip is None else str(tip),
+        "tip_moved": tip is not None and tip != tree.snapshot_id,
+        "problem": getattr(tree, "problem", None),
+    }
+
+
+def _made(name: str, make: Callable[[], Callable[[], bytes]]) -> ControlFile:
+    return ControlFile(name, make=make)
+
+
+def _status_of_mount(status: Mapping[str, Any]) -> bytes:
+    lines = [f"Repository {status['repository']}"]
+    for kind in ("branches", "tags"):
+        names = list(status[kind])
+        shown = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+        lines.append(f"{len(names)} {kind}: {shown}" if names else f"no {kind}")
+    lines += [f"branch {tree['name']}: {tree['problem']}" for tree in status["trees"] if tree["problem"]]
+    if status["problem"]:
+        lines.append(f"Refs cannot be read: {status['problem']}")
+    if status["failures"]:
+        lines.append(f"{status['failures']} recent failures, see .icefs/stats.json")
+    return ("\n".join(lines) + "\n").encode(errors="surrogatepass")

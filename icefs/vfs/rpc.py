@@ -1,0 +1,101 @@
+"""`rpc`: a control file for programs. Open it read-write, write one request, read the answer until it ends.
+
+    request    one JSON object: {"op": NAME, …}
+    answer     JSON objects, one a line: any number of {"type": "progress", …}, then one of
+               {"type": "result", …} and {"type": "error", "kind": …, "message": …, "hint": …}
+
+The request is carried out when the answer is first read; through a descriptor that only writes, by the write.
+"""
+
+import json
+import os
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any, Final
+
+from icefs.errors import IcefsError, InvalidInputError
+from icefs.vfs.interface import FileHandle
+
+MAX_REQUEST_BYTES: Final = 1 << 20
+
+type Answer = AsyncIterator[Mapping[str, Any]]
+type Operation = Callable[[Mapping[str, Any]], Answer]
+"""Carries out a request: yields progress (`type` "progress"), and last the result, without a `type`."""
+
+
+class RpcHandle(FileHandle):
+    """One conversation.
+
+    Concurrency: a conversation belongs to one process, which waits for each of its calls; two at once are answered
+    in turns without damage, and without sense.
+    """
+
+    __slots__ = ("_answer", "_operations", "_pending", "_request", "_runs_on_write")
+
+    direct_io = True
+    nonseekable = True
+
+    def __init__(self, ino: int, operations: Mapping[str, Operation], flags: int = os.O_RDWR) -> None:
+        super().__init__(ino)
+        self._operations = operations
+        self._runs_on_write = flags & os.O_ACCMODE == os.O_WRONLY
+        self._request = b""
+        self._answer: Answer | None = None
+        self._pending = b""
+
+    async def write(self, offset: int, data: bytes) -> int:
+        """Takes a request, or a part of one."""
+        if len(self._request) + len(data) > MAX_REQUEST_BYTES:
+            raise InvalidInputError(f"a request has at most {MAX_REQUEST_BYTES} bytes")
+        self._request += data
+        if self._runs_on_write:
+            while (await self._next_line()) is not None:
+                pass
+        return len(data)
+
+    def read_nowait(self, offset: int, size: int) -> bytes | None:
+        """Returns what of the answer is there."""
+        if not self._pending:
+            return None
+        data, self._pending = self._pending[:size], self._pending[size:]
+        return data
+
+    async def read(self, offset: int, size: int) -> bytes:
+        """Carries the request out as far as the next line of its answer; returns nothing after the last."""
+        if not self._pending:
+            self._pending = await self._next_line() or b""
+        return self.read_nowait(offset, size) or b""
+
+    async def _next_line(self) -> bytes | None:
+        if self._request:
+            request, self._request = self._request, b""
+            self._answer = self._carry_out(request)
+        if self._answer is None:
+            return None
+        line = await anext(self._answer, None)
+        if line is None:
+            self._answer = None
+            return None
+        return json.dumps(line, ensure_ascii=False, default=str).encode(errors="surrogatepass") + b"\n"
+
+    async def _carry_out(self, data: bytes) -> Answer:
+        try:
+            request = _parse(data)
+            operation = self._operations.get(request["op"])
+            if operation is None:
+                raise InvalidInputError(
+                    f"unknown operation {request['op']!r}", hint=f"known are {', '.join(self._operations)}"
+                )
+            async for line in operation(request):
+                yield line if "type" in line else {"type": "result", **line}
+        except IcefsError as error:
+            yield {"type": "error", "kind": error.kind, "message": error.message, "hint": error.hint}
+
+
+def _parse(data: bytes) -> dict[str, Any]:
+    try:
+        request = json.loads(data)
+    except ValueError as error:
+        raise InvalidInputError(f"the request is not JSON: {error}") from error
+    if not isinstance(request, dict) or not isinstance(request.get("op"), str):
+        raise InvalidInputError('the request is not an object with an "op"')
+    return request
