@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
+from icefs.engine.boxes import Box
 from icefs.engine.cache import WeightedCache
 from icefs.engine.workers import Workers
 from icefs.errors import FormatError, ObjectNotFoundError, RepositoryNotFoundError, SnapshotNotFoundError
@@ -31,7 +32,7 @@ _DEFAULT_CACHED_CHANGES: Final = 200_000
 # Every chunk of a native array larger than this is fetched in several requests, where requests go over a network.
 _PART_BYTES: Final = 12 << 20
 
-type _ClipKey = tuple[ManifestId, NodeId, tuple[tuple[int, int], ...]]
+type _ClipKey = tuple[ManifestId, NodeId, Box, tuple[Box, ...]]
 
 
 class AssetManager:

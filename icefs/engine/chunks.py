@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from icefs.engine.assets import AssetManager
+from icefs.engine.boxes import Box, Boxes, inside
 from icefs.errors import FormatError, InvalidInputError
 from icefs.format.ids import ManifestId
 from icefs.format.layout import manifest_key
@@ -25,13 +26,8 @@ from icefs.format.snapshot import NodeSnapshot
 
 type U32 = npt.NDArray[np.uint32]
 type U64 = npt.NDArray[np.uint64]
-type Box = tuple[tuple[int, int], ...]
-"""One half-open range of chunk indices per dimension."""
-
 _EMPTY_U32: Final = np.empty(0, np.uint32)
 _EMPTY_U64: Final = np.empty(0, np.uint64)
-# Up to this many manifests a loop in Python finds the one that holds an index faster than numpy does.
-_FEW_MANIFESTS: Final = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,29 +99,21 @@ class ArrayChunks:
         self.ndim = len(self.grid_shape)
         self._assets = assets
         self._ids: tuple[ManifestId, ...] = tuple(ref.manifest_id for ref in node.array.manifests)
-        # A manifest's extents, cut to the grid. `_cut[i]` says that cutting removed a part of the box.
-        self._boxes: list[Box] = []
-        self._cut: list[bool] = []
-        self._bad_extents: FormatError | None = None
-        for ref in node.array.manifests:
-            if len(ref.extents) != self.ndim:
-                self._bad_extents = self._error(
-                    f"extents of {len(ref.extents)} dimensions in the reference to manifest {ref.manifest_id}"
-                )
-                break
-            box = tuple((low, min(high, size)) for (low, high), size in zip(ref.extents, self.grid_shape, strict=True))
-            self._boxes.append(box)
-            self._cut.append(any(high > size for (_, high), size in zip(ref.extents, self.grid_shape, strict=True)))
+        # What is wrong with the extents is an error of the chunks, not of the node.
+        self._box_error: FormatError | None = None
+        try:
+            self._all_boxes = Boxes(self.grid_shape, [ref.extents for ref in node.array.manifests], name=node.path)
+        except FormatError as error:
+            self._box_error = error
+            self._all_boxes = Boxes(self.grid_shape, (), name=node.path)
         # Whether a manifest's columns need clipping; None until they were seen.
-        self._clips: list[bool | None] = [None] * len(self._boxes)
-        self._lows: npt.NDArray[np.int64] | None = None
-        self._highs: npt.NDArray[np.int64] | None = None
-        if len(self._boxes) > _FEW_MANIFESTS and self.ndim > 0:
-            bounds = np.array(self._boxes, np.int64)
-            self._lows, self._highs = bounds[:, :, 0].copy(), bounds[:, :, 1].copy()
+        self._clips: list[bool | None] = [None] * len(self._ids)
 
-    def _error(self, reason: str) -> FormatError:
-        return FormatError(f"array {self.node.path}: {reason}", file=self.node.path, reason=reason)
+    @property
+    def _boxes(self) -> Boxes:
+        if self._box_error is not None:
+            raise self._box_error
+        return self._all_boxes
 
     @property
     def manifest_ids(self) -> tuple[ManifestId, ...]:
@@ -148,12 +136,10 @@ class ArrayChunks:
         Raises:
             FormatError, StorageError: a manifest cannot be read.
         """
-        if self._bad_extents is not None:
-            raise self._bad_extents
         shared: set[tuple[ManifestId, Box]] = set()
-        if not self._has_overlaps() and not other._has_overlaps():
-            shared = set(zip(other._ids, other._boxes, strict=False))
-        mine = zip(self._ids, self._boxes, strict=True)
+        if not self._boxes.overlaps and not other._boxes.overlaps:
+            shared = set(zip(other._ids, other._boxes.boxes, strict=True))
+        mine = zip(self._ids, self._boxes.boxes, strict=True)
         which = [number for number, key in enumerate(mine) if key not in shared]
         parts = [refs for refs in self._load(which) if refs is not None]
         return ArrayRefs.concat(parts) if parts else None
@@ -201,25 +187,8 @@ class ArrayChunks:
         return None if row < 0 else (refs, row)
 
     def _manifest_of(self, chunk_index: Sequence[int]) -> int | None:
-        if self._bad_extents is not None:
-            raise self._bad_extents
-        if len(chunk_index) != self.ndim:
-            return None
-        if self._lows is None or self._highs is None:
-            for which, box in enumerate(self._boxes):
-                for position, (low, high) in zip(chunk_index, box, strict=True):
-                    if not low <= position < high:
-                        break
-                else:
-                    return which
-            return None
-        # Positions beyond int64 are beyond every grid.
-        if any(not 0 <= position < size for position, size in zip(chunk_index, self.grid_shape, strict=True)):
-            return None
-        where = np.array(chunk_index, np.int64)
-        inside = ((self._lows <= where) & (where < self._highs)).all(axis=1)
-        which = int(inside.argmax())
-        return which if inside[which] else None
+        boxes = self._boxes
+        return boxes.find(chunk_index) if len(chunk_index) == self.ndim else None
 
     # Loading manifests.
 
@@ -227,7 +196,7 @@ class ArrayChunks:
         """Returns the visible references of a manifest of the array, or None if it has none."""
         clips = self._clips[which]
         if clips:
-            key = (self._ids[which], self.node.id, self._boxes[which])
+            key = (self._ids[which], self.node.id, self._boxes.boxes[which], self._boxes.overlaps.get(which, ()))
             return self._assets.clipped.get(key, lambda: self._clip(which))
         refs = self._assets.fetch_manifest(self._ids[which]).arrays.get(self.node.id)
         if clips is None:
@@ -243,56 +212,25 @@ class ArrayChunks:
         return refs
 
     def _must_clip(self, which: int, refs: ArrayRefs) -> bool:
-        inside = all(
+        is_inside = all(
             low <= first and end <= high
-            for (low, high), (first, end) in zip(self._boxes[which], refs.bounding_box(), strict=True)
+            for (low, high), (first, end) in zip(self._boxes.boxes[which], refs.bounding_box(), strict=True)
         )
-        return not inside or bool(self._earlier_overlaps(which))
-
-    def _earlier_overlaps(self, which: int) -> list[int]:
-        """Returns the manifests that take precedence over this one somewhere; a sound array has none."""
-        box = self._boxes[which]
-        if self._lows is None or self._highs is None:
-            return [other for other in range(which) if _intersects(self._boxes[other], box)]
-        bounds = np.array(box, np.int64)
-        apart = (self._lows[:which] >= bounds[:, 1]) | (self._highs[:which] <= bounds[:, 0])
-        return [int(other) for other in np.flatnonzero(~apart.any(axis=1))]
-
-    def _has_overlaps(self) -> bool:
-        return any(self._earlier_overlaps(which) for which in range(1, len(self._boxes)))
+        return which in self._boxes.overlaps or not is_inside
 
     def _clip(self, which: int) -> tuple[ArrayRefs, int]:
         refs = self._assets.fetch_manifest(self._ids[which]).arrays[self.node.id]
-        visible = _inside(refs.coords, self._boxes[which], len(refs))
-        for other in self._earlier_overlaps(which):
-            visible &= ~_inside(refs.coords, self._boxes[other], len(refs))
+        visible = inside(refs.coords, self._boxes.boxes[which], len(refs))
+        for other in self._boxes.overlaps.get(which, ()):
+            visible &= ~inside(refs.coords, other, len(refs))
         clipped = refs.select(visible)
         return clipped, len(clipped) + 1
 
     def _matching(self, prefix: Sequence[int]) -> Iterator[ArrayRefs]:
         """Yields the columns of the manifests that may hold indices starting with `prefix`."""
-        for refs in self._load(self._manifests_below(prefix)):
+        for refs in self._load(self._boxes.below(prefix)):
             if refs is not None:
                 yield refs
-
-    def _manifests_below(self, prefix: Sequence[int]) -> list[int]:
-        """Returns the manifests that may hold indices starting with `prefix`."""
-        if self._bad_extents is not None:
-            raise self._bad_extents
-        if len(prefix) > self.ndim or any(
-            not 0 <= position < size for position, size in zip(prefix, self.grid_shape, strict=False)
-        ):
-            return []
-        if self._lows is None or self._highs is None:
-            return [
-                number
-                for number, box in enumerate(self._boxes)
-                if all(low <= position < high for position, (low, high) in zip(prefix, box, strict=False))
-            ]
-        where = np.array(prefix, np.int64)
-        lows, highs = self._lows[:, : len(prefix)], self._highs[:, : len(prefix)]
-        which: list[int] = np.flatnonzero(((lows <= where) & (where < highs)).all(axis=1)).tolist()
-        return which
 
     def _load(self, which: Sequence[int]) -> Iterator[ArrayRefs | None]:
         """Loads manifests in order: in this thread what is in memory, side by side what must be fetched."""
@@ -307,7 +245,7 @@ class ArrayChunks:
     def is_prefix_loaded(self, prefix: Sequence[int]) -> bool:
         """Tells whether listing what starts with `prefix` needs no request: all its manifests are in memory."""
         peek = self._assets.manifests.peek
-        return all(peek(self._ids[which]) is not None for which in self._manifests_below(prefix))
+        return all(peek(self._ids[which]) is not None for which in self._boxes.below(prefix))
 
     def has_prefix(self, prefix: Sequence[int]) -> bool:
         """Tells whether any chunk's index starts with `prefix`.
@@ -360,9 +298,8 @@ class ArrayChunks:
             return _EMPTY_U32, _EMPTY_U64
         if len(positions) == 1:
             return positions[0], lengths[0]
-        all_positions = np.concatenate(positions)
-        order = np.argsort(all_positions, kind="stable")
-        return all_positions[order], np.concatenate(lengths)[order]
+        distinct, first = np.unique(np.concatenate(positions), return_index=True)
+        return distinct, np.concatenate(lengths)[first]
 
     def iter_batches(self, max_rows: int = 100_000) -> Iterator[ChunkBatch]:
         """Yields all references, each once, in batches of at most `max_rows`; sorted within each manifest.
@@ -370,8 +307,6 @@ class ArrayChunks:
         Raises:
             FormatError, StorageError: a manifest cannot be read.
         """
-        if self._bad_extents is not None:
-            raise self._bad_extents
         for refs in self._load(range(len(self._boxes))):
             if refs is not None:
                 for start in range(0, len(refs), max_rows):
@@ -381,14 +316,3 @@ class ArrayChunks:
     def num_chunks(self) -> int:
         """How many chunks exist; loads all manifests, and raises as `iter_batches`."""
         return sum(len(batch) for batch in self.iter_batches(1 << 62))
-
-
-def _intersects(one: Box, other: Box) -> bool:
-    return all(low < high2 and low2 < high for (low, high), (low2, high2) in zip(one, other, strict=True))
-
-
-def _inside(coords: tuple[U32, ...], box: Box, rows: int) -> npt.NDArray[np.bool_]:
-    visible = np.ones(rows, np.bool_)
-    for column, (low, high) in zip(coords, box, strict=True):
-        visible &= (column >= low) & (column < high)
-    return visible

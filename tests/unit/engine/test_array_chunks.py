@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from icefs.engine.assets import AssetManager
+from icefs.engine.boxes import Boxes
 from icefs.engine.chunks import ArrayChunks
 from icefs.errors import FormatError, InvalidInputError, ObjectNotFoundError
 from icefs.format.ids import ManifestId
@@ -249,10 +250,49 @@ def test_a_huge_grid_costs_nothing():
     assert chunks.children(()).tolist() == [0, top - 1]
     assert chunks.leaves((0,) * 7)[0].tolist() == [0]
     assert chunks.num_chunks == 2
-    claims = [ManifestRef(ref.manifest_id, ((0, top),) * 8) for ref in chunks.node.array.manifests] * 2000
-    many = chunks_of(builder, builder.array_of("/b", 1, (top,) * 8, claims))
-    assert many.children(()).tolist() == [0, top - 1]
-    assert many.find((7,) * 8) is None
+
+
+def test_manifests_that_all_claim_everything_are_refused():
+    builder = RepoBuilder()
+    top = 2**32 - 1
+    manifest = builder.manifest(ArrayRefs.from_refs(node_id(1), 3, inline((0, 0, 0)).items()))
+    claims = [ManifestRef(manifest, ((0, top),) * 3)] * 5000
+    chunks = chunks_of(builder, builder.array_of("/a", 1, (top,) * 3, claims))
+    for call in (lambda: chunks.find((0, 0, 0)), lambda: chunks.children(()), lambda: chunks.num_chunks):
+        with pytest.raises(FormatError, match="overlap"):
+            call()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_overlaps_are_found_whatever_the_layout(seed):
+    rng = random.Random(seed)
+    boxes = []
+    for _ in range(rng.choice([3, 40])):
+        corner = [rng.randrange(30) for _ in range(2)]
+        boxes.append(tuple((low, low + rng.randrange(0, 4)) for low in corner))
+    found = Boxes((25, 25), boxes, name="/a")
+    cut = [{(i, j) for i in range(*box[0]) for j in range(*box[1])} for box in found.boxes]
+    expected = {}
+    for number, cells in enumerate(cut):
+        earlier = tuple(found.boxes[other] for other in range(number) if cells & cut[other])
+        if earlier:
+            expected[number] = earlier
+    assert found.overlaps == expected
+    for index in itertools.product(range(25), range(25)):
+        assert found.find(index) == next((number for number, cells in enumerate(cut) if index in cells), None)
+    for row in range(25):
+        holding = [number for number, box in enumerate(found.boxes) if box[0][0] <= row < box[0][1]]
+        assert found.below((row,)) == holding
+
+
+@pytest.mark.slow
+def test_many_manifests_in_a_sound_layout_are_compared_fast():
+    side = 100
+    boxes = [((i, i + 1), (j, j + 1)) for i in range(side) for j in range(side)]
+    random.Random(0).shuffle(boxes)
+    found = Boxes((side, side), boxes, name="/a")
+    assert found.overlaps == {}
+    assert found.boxes[found.find((99, 0))] == ((99, 100), (0, 1))
 
 
 def test_batches_are_columns():
