@@ -112,7 +112,7 @@ class ArrayChunks:
     @property
     def _boxes(self) -> Boxes:
         if self._box_error is not None:
-            raise self._box_error
+            raise self._box_error.with_traceback(None)  # which would grow with each raising
         return self._all_boxes
 
     @property

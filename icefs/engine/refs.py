@@ -66,7 +66,7 @@ def _look_up(kind: str, name: str, refs: Mapping[str, SnapshotId], broken: Mappi
     if snapshot_id is not None:
         return snapshot_id
     if name in broken:
-        raise broken[name]
+        raise broken[name].with_traceback(None)  # which would grow with each raising
     raise RefNotFoundError(f"there is no {kind} {name!r}", ref=name)
 
 

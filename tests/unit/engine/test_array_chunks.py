@@ -202,6 +202,17 @@ def test_where_extents_overlap_the_first_manifest_answers_alone(extra):
     assert sorted(batched(chunks)) == [(1,), (3,), (5,)]
 
 
+def test_what_one_snapshot_hides_another_may_show():
+    builder = RepoBuilder()
+    first = builder.manifest(ArrayRefs.from_refs(node_id(1), 1, inline((1,)).items()))
+    second = builder.manifest(ArrayRefs.from_refs(node_id(1), 1, inline((2,), (5,), (8,)).items()))
+    assets = AssetManager(builder.storage)
+    for hidden in (2, 5, 8, None):
+        claims = [] if hidden is None else [ManifestRef(first, ((hidden, hidden + 1),))]
+        node = builder.array_of("/a", 1, (9,), [*claims, ManifestRef(second, ((0, 9),))])
+        assert ArrayChunks(assets, node).leaves(())[0].tolist() == [at for at in (2, 5, 8) if at != hidden]
+
+
 def test_another_number_of_dimensions_is_an_error_of_the_array():
     builder = RepoBuilder()
     flat = builder.manifest(ArrayRefs.from_refs(node_id(1), 1, inline((0,)).items()))
