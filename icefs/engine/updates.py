@@ -141,8 +141,8 @@ def publish_commit(
         if is_rearrange:
             _check_flag(info, MOVE_NODE, "move_node")
         tip = info.branches.get(branch)
-        if tip == new.id:
-            # A write of ours whose answer was lost had gone through.
+        if new.id in info.snapshots:
+            # A write of ours whose answer was lost had gone through; others may have committed on top of it.
             return info
         if tip is None:
             raise RefNotFoundError(f"no branch {branch!r}", kind="branch-not-found", name=branch)
