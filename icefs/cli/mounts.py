@@ -1,6 +1,6 @@
 """Finds the mount that a path lies in, and reads its control files.
 
-Everything here is plain file access: a mount answers for itself through `.icefs`, and `/proc/self/mountinfo` tells
+Everything here is plain file access: a mount answers for itself through `.icefs`, and the kernel's mount table tells
 what is mounted where even when its daemon is dead. Nothing of the engine is imported, so that `icefs status` is
 quick.
 """
@@ -8,25 +8,14 @@ quick.
 import errno
 import json
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from icefs.errors import EntryNotFoundError, FormatError, IcefsError, StaleError
+from icefs.fuse.mountpoints import FILESYSTEM_TYPE, mount_table
 
 CONTROL = ".icefs"
-FILESYSTEM_TYPE = "fuse.icefs"
-MOUNT_TABLE = Path("/proc/self/mountinfo")
-
-
-@dataclass(frozen=True, slots=True)
-class MountEntry:
-    """One line of the kernel's mount table."""
-
-    mountpoint: Path
-    filesystem_type: str
-    source: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,33 +131,12 @@ def require_mount(path: str | os.PathLike[str]) -> Mounted:
     return mounted
 
 
-def mount_table() -> list[MountEntry]:
-    """Reads what this process sees mounted, oldest first."""
-    entries = []
-    for line in MOUNT_TABLE.read_text().splitlines():
-        before, _, after = line.partition(" - ")
-        mountpoint = _unescape(before.split(" ")[4])
-        filesystem_type, source = after.split(" ")[:2]
-        entries.append(MountEntry(Path(mountpoint), filesystem_type, _unescape(source)))
-    return entries
-
-
-def mounted_at(path: Path) -> MountEntry | None:
-    """Returns what is mounted exactly at an absolute path; of several mounts stacked there, the visible one."""
-    return next((entry for entry in reversed(mount_table()) if entry.mountpoint == path), None)
-
-
 def _dead(path: Path) -> StaleError:
-    mountpoints = {entry.mountpoint for entry in mount_table() if entry.filesystem_type == FILESYSTEM_TYPE}
+    mountpoints = {Path(entry.mountpoint) for entry in mount_table() if entry.filesystem_type == FILESYSTEM_TYPE}
     mountpoint = next((place for place in (path, *path.parents) if place in mountpoints), path)
     return StaleError(
         f"the daemon of the mount has ended: {mountpoint}", hint=f"run 'icefs umount {mountpoint}' and mount again"
     )
-
-
-def _unescape(text: str) -> str:
-    """Undoes the kernel's octal escapes of space, tab, newline and backslash."""
-    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)
 
 
 def parse_object(path: Path) -> dict[str, Any]:

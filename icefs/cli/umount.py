@@ -11,9 +11,10 @@ from pathlib import Path
 
 import click
 
-from icefs.cli.mounts import CONTROL, FILESYSTEM_TYPE, absolute, mount_table, mounted_at, parse_object
+from icefs.cli.mounts import CONTROL, absolute, parse_object
 from icefs.cli.options import json_option, print_json
 from icefs.errors import EntryNotFoundError, FormatError, InvalidInputError, SessionStateError, UnsupportedError
+from icefs.fuse.mountpoints import FILESYSTEM_TYPE, mount_table, mounted_at
 
 _ASK_TIMEOUT_S = 5.0
 
@@ -29,6 +30,8 @@ def umount(mountpoint: str, lazy: bool, timeout: float, as_json: bool) -> None:
     A mount whose daemon has died ("transport endpoint is not connected") is cleared away.
     """
     place = absolute(mountpoint)
+    with contextlib.suppress(OSError):  # the mount table knows where a link leads to
+        place = absolute(place.parent / place.readlink())
     _require_icefs_mount(place)
     pid, is_dead = _ask_daemon(place)
     with contextlib.ExitStack() as stack:
@@ -57,9 +60,9 @@ def umount(mountpoint: str, lazy: bool, timeout: float, as_json: bool) -> None:
 
 
 def _require_icefs_mount(place: Path) -> None:
-    entry = mounted_at(place)
+    entry = mounted_at(str(place))
     if entry is None:
-        above = [e.mountpoint for e in mount_table() if e.filesystem_type == FILESYSTEM_TYPE]
+        above = [Path(e.mountpoint) for e in mount_table() if e.filesystem_type == FILESYSTEM_TYPE]
         inside = next((parent for parent in place.parents if parent in above), None)
         raise EntryNotFoundError(
             f"not a mountpoint: {place}",

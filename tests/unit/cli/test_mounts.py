@@ -10,8 +10,9 @@ import pytest
 
 from icefs.cli import mounts
 from icefs.cli.main import NOT_FOUND, STATE, main
-from icefs.cli.mounts import MountEntry, absolute, find_mount, mount_table, mounted_at, require_mount
+from icefs.cli.mounts import find_mount, require_mount
 from icefs.errors import EntryNotFoundError, FormatError, StaleError
+from icefs.fuse.mountpoints import MountEntry
 
 
 @pytest.fixture
@@ -70,7 +71,7 @@ def test_a_control_file_that_is_none(mount):
 
 
 def test_a_dead_daemon_is_named_with_its_mountpoint(mount, monkeypatch):
-    monkeypatch.setattr(mounts, "mount_table", lambda: [MountEntry(mount, "fuse.icefs", "x")])
+    monkeypatch.setattr(mounts, "mount_table", lambda: [MountEntry(str(mount), "0:50", "fuse.icefs", "x")])
 
     def gone(self):
         raise OSError(errno.ENOTCONN, "Transport endpoint is not connected", str(self))
@@ -80,27 +81,6 @@ def test_a_dead_daemon_is_named_with_its_mountpoint(mount, monkeypatch):
         find_mount(mount / "branches")
     assert caught.value.message == f"the daemon of the mount has ended: {mount}"
     assert str(mount) in caught.value.hint
-
-
-def test_the_mount_table(tmp_path, monkeypatch):
-    table = tmp_path / "mountinfo"
-    table.write_text(
-        "22 1 0:21 / /proc rw,nosuid shared:5 - proc proc rw\n"
-        r"90 1 0:50 / /a\040b rw,nosuid - fuse.icefs s3://x/y\134z rw,user_id=0" + "\n"
-        r"91 1 0:51 / /a\040b rw - tmpfs none rw" + "\n"
-    )
-    monkeypatch.setattr(mounts, "MOUNT_TABLE", table)
-    assert [(str(e.mountpoint), e.filesystem_type, e.source) for e in mount_table()] == [
-        ("/proc", "proc", "proc"),
-        ("/a b", "fuse.icefs", "s3://x/y\\z"),
-        ("/a b", "tmpfs", "none"),
-    ]
-    assert mounted_at(absolute("/a b/")).filesystem_type == "tmpfs"
-    assert mounted_at(absolute("/nowhere")) is None
-
-
-def test_the_real_mount_table_has_proc():
-    assert mounted_at(absolute("/proc")).filesystem_type == "proc"
 
 
 def test_status_of_tree_and_root(mount, capsys):
@@ -151,4 +131,4 @@ def test_status_imports_nothing_heavy(mount):
     loaded = set(done.stdout.split())
     assert "icefs.cli.control" in loaded
     heavy = {"numpy", "rich", "zarr", "boto3", "trio", "pyfuse3", "zstandard", "msgpack", "flatbuffers", "yaml"}
-    assert not loaded & (heavy | {"icefs.engine", "icefs.format", "icefs.storage", "icefs.fuse", "asyncio"})
+    assert not loaded & (heavy | {"icefs.engine", "icefs.format", "icefs.storage", "icefs.vfs", "asyncio"})
