@@ -39,7 +39,8 @@ class IndexColumns:
             raise buffer.error("the chunk indices of an array differ in their number of dimensions")
         self._starts = np.zeros(len(self._counts), np.int64)
         self._columns: dict[int, list[Uint32Array]] = {}
-        for ndim in np.unique(self._dimensions).tolist():
+        # Not np.unique, whose first use imports numpy.ma: 60 ms that the first chunk of a mount would wait for.
+        for ndim in sorted(set(self._dimensions.tolist())):
             if ndim > MAX_DIMENSIONS:
                 raise buffer.error(f"a chunk index has {ndim} dimensions, more than {MAX_DIMENSIONS}")
             arrays = self._dimensions == ndim

@@ -14,6 +14,7 @@ from typing import ClassVar, Self
 from icefs.errors import InvalidInputError
 
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_PAIRS = [first + second for first in _ALPHABET for second in _ALPHABET]
 # Crockford's decoding aliases: I and L read as 1, O as 0.
 _VALUES = {char: value for value, char in enumerate(_ALPHABET)} | {"I": 1, "L": 1, "O": 0}
 
@@ -63,7 +64,10 @@ class ObjectId(bytes):
         bits = self.SIZE * 8
         length = -(-bits // 5)
         number = int.from_bytes(self, "big") << (length * 5 - bits)
-        return "".join(_ALPHABET[number >> shift & 31] for shift in range((length - 1) * 5, -1, -5))
+        odd = length & 1
+        # Two characters at a time: an id is written for each chunk file that is opened.
+        text = "".join([_PAIRS[number >> shift & 1023] for shift in range((length + odd - 2) * 5, -1, -10)])
+        return text[odd:]
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self})"

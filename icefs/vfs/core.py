@@ -74,7 +74,7 @@ class FileSystem:
         self._readers = Threads(max(4, min(32, repository.storage.capabilities.concurrency)), "icefs-read")
         self._fetches = Fetches(self._loaders)
         self.fetcher = ChunkFetcher(self._readers, max_bytes=request.memory_bytes)
-        self.opener = ChunkOpener(self.fetcher)
+        self.opener = ChunkOpener(self.fetcher, repository.storage)
         self._loaded: dict[SessionTree, None] = {}
         self.control = MountControl(self, request.facts, request.ownership)
         context = TreeContext(

@@ -102,10 +102,10 @@ class Follower:
         old = root.refs
         root.refs = refs
         for name in [name for name in root.branches if name not in refs.branches]:
-            root.branches.pop(name).is_gone = True
+            root.branches.pop(name).retire()
             entries += _named(root.directory_ino("branches"), name)
         for name in [name for name, tree in root.tags.items() if refs.tags.get(name) != tree.snapshot_id]:
-            root.tags.pop(name).is_gone = True
+            root.tags.pop(name).retire()
             entries += _named(root.directory_ino("tags"), name)
         touched = [kind for kind in ("branches", "tags") if changed[f"new_{kind}"] or changed[f"deleted_{kind}"]]
         if old.version != refs.version:

@@ -169,7 +169,10 @@ class BitLayout:
 
     def fits(self, prefix: Sequence[int]) -> bool:
         """Tells whether the leading coordinates of an index fit."""
-        return all(position >> width == 0 for position, width in zip(prefix, self.bits, strict=False))
+        for position, width in zip(prefix, self.bits, strict=False):  # a loop: this is asked for every lookup
+            if position >> width:
+                return False
+        return True
 
     def fits_grid(self, grid_shape: Sequence[int]) -> bool:
         """Tells whether every index of a grid fits."""

@@ -14,7 +14,10 @@ import trio
 
 from icefs.engine.session import Session
 from icefs.errors import InvalidObjectSizeError
+from icefs.format.ids import ChunkId
+from icefs.format.layout import chunk_key
 from icefs.format.manifest import ChunkRef, InlineRef, NativeRef, VirtualRef
+from icefs.storage.base import Storage
 from icefs.storage.local_files import open_object, storage_error
 from icefs.vfs.handles import BytesHandle
 from icefs.vfs.interface import FileHandle
@@ -309,8 +312,9 @@ class ChunkOpener:
     fetched ahead: one when the second of them is opened, then twice as many each time, up to `MAX_AHEAD`.
     """
 
-    def __init__(self, fetcher: ChunkFetcher) -> None:
+    def __init__(self, fetcher: ChunkFetcher, storage: Storage) -> None:
         self.fetcher = fetcher
+        self._chunk_dir = _chunk_dir(storage)
         self.opened_local = 0
         self.opened_remote = 0
         self._streaks: OrderedDict[int, tuple[Prefix, int]] = OrderedDict()
@@ -326,11 +330,9 @@ class ChunkOpener:
         if isinstance(ref, InlineRef):
             return BytesHandle(ino, ref.data)
         session = view.session
-        local = session.chunk_file(ref)
-        if local is not None:
+        if self._chunk_dir is not None and isinstance(ref, NativeRef):
             self.opened_local += 1
-            path, offset, length = local
-            return _open_local(os.fspath(path), offset, length, ino)
+            return _open_local(self._chunk_dir + str(ref.chunk_id), ref.offset_bytes, ref.length_bytes, ino)
         self.opened_remote += 1
         key, size = ref_key(ref), ref.length_bytes
         if size > min(WHOLE_CHUNK_BYTES, self.fetcher.max_bytes):
@@ -362,6 +364,16 @@ class ChunkOpener:
 
     def _prefetch(self, session: Session, ref: NativeRef | VirtualRef) -> None:
         self.fetcher.start(ref_key(ref), lambda: read_range(session, ref, 0, ref.length_bytes))
+
+
+def _chunk_dir(storage: Storage) -> str | None:
+    """Returns what the paths of local chunk files begin with; None where chunks are no local files.
+
+    The storage is asked once, not for each chunk: making a `Path` takes longer than opening the file.
+    """
+    example = ChunkId(bytes(ChunkId.SIZE))
+    path = storage.local_file(chunk_key(example))
+    return None if path is None else os.fspath(path).removesuffix(str(example))
 
 
 def read_range(session: Session, ref: ChunkRef, start: int, end: int) -> bytes:

@@ -50,6 +50,7 @@ from icefs.vfs.views import ArrayView
 from icefs.zarr.keys import METADATA_NAME
 
 MAX_NAME_BYTES: Final = 255
+_REMEMBERED: Final = 1024
 _WRITING: Final = os.O_WRONLY | os.O_RDWR | os.O_TRUNC
 
 
@@ -157,6 +158,9 @@ class SessionTree(Tree):
         self._nodes = NodeNumbers(context.space, self)
         self._numbers: dict[tuple[str, bytes], ArrayNumbers] = {}
         self._infos: dict[str, DirInfo] = {}
+        # What was looked up last, because it is opened next; and the directories that it was looked up in.
+        self._recent: dict[int, tuple[ArrayView, Prefix, ChunkRef]] = {}
+        self._chunk_dirs: dict[int, Place] = {}
         self._views: dict[str, ArrayView] = {}
         self._control: ControlDir | None = None
         writable = not self.is_immutable
@@ -199,11 +203,18 @@ class SessionTree(Tree):
             self.session = session
             self._context.on_loaded(self)
 
+    def retire(self) -> None:
+        """Ends the tree: what led here is no more."""
+        self.is_gone = True
+        self.unload()
+
     def unload(self) -> None:
         """Drops what can be loaded again; numbers stay."""
         self.session = None
         self._infos.clear()
         self._views.clear()
+        self._recent.clear()
+        self._chunk_dirs.clear()
 
     # Finding things.
 
@@ -366,8 +377,9 @@ class SessionTree(Tree):
 
     def lookup(self, parent: int, name: str) -> Attr:
         """Finds a name in a directory."""
-        place = self.locate(parent)
+        place = self._chunk_dirs.get(parent) or self.locate(parent)
         if place.view is not None:
+            self._remember_dir(parent, place.view, place)
             attr = self._lookup_chunk(place.view, place.view.level_below(place.prefix), place.prefix, name)
         elif place.dir_path is not None:
             attr = self._lookup_node(place.dir_path, name)
@@ -378,6 +390,15 @@ class SessionTree(Tree):
         if attr.ino:
             self.kernel_refs += 1
         return attr
+
+    def _remember_dir(self, ino: int, view: ArrayView, place: Place) -> None:
+        if ino in self._chunk_dirs:
+            return
+        if len(place.prefix) == view.chunks.ndim:
+            raise not_a_directory(self.path_of(ino))
+        if len(self._chunk_dirs) >= _REMEMBERED:
+            self._chunk_dirs.clear()
+        self._chunk_dirs[ino] = place
 
     def _lookup_node(self, path: str, name: str) -> Attr:
         if path == "/" and name == CONTROL_NAME:
@@ -403,7 +424,13 @@ class SessionTree(Tree):
             return self._absent
         if view.is_file(level):
             ref = view.find(index)
-            return self._absent if ref is None else self._chunk_attr(view, index, ref)
+            if ref is None:
+                return self._absent
+            attr = self._chunk_attr(view, index, ref)
+            if len(self._recent) >= _REMEMBERED:
+                self._recent.clear()
+            self._recent[attr.ino] = view, index, ref
+            return attr
         return self._chunk_dir_attr(view, index) if view.has_dir(index) else self._absent
 
     def getattr(self, ino: int) -> Attr:
@@ -461,6 +488,9 @@ class SessionTree(Tree):
 
     def open(self, ino: int, flags: int) -> FileHandle:
         """Opens a file for reading."""
+        recent = self._recent.get(ino)
+        if recent is not None and not flags & _WRITING and not self.is_gone:
+            return self._context.opener.open(*recent, ino)
         place = self.locate(ino)
         if place.view is not None and len(place.prefix) == place.view.chunks.ndim:
             if flags & _WRITING:

@@ -25,7 +25,7 @@ from icefs.zarr.keys import METADATA_NAME, ChunkKeyLayout, is_zarr_key
 type U32 = npt.NDArray[np.uint32]
 type U64 = npt.NDArray[np.uint64]
 
-_MEMO_SIZE: Final = 1024
+_MEMO_SIZE: Final = 256
 _MISSING: Final = object()
 
 
@@ -72,7 +72,7 @@ class ArrayView:
         widths = self.layout.widths if self.layout is not None else ()
         # In nested keys that begin with "c", a directory's level is one more than its count of coordinates.
         self._lead = 1 if len(widths) > 1 and widths[0] == 0 else 0
-        # The answers that were needed last. They keep references, never the columns that those came from.
+        # What was fetched for somebody who will ask again. References are kept, never the columns they came from.
         self._found: dict[Prefix, ChunkRef | None] = {}
         self._exists: dict[Prefix, bool] = {}
         self._listings: dict[tuple[int, Prefix], list[ChunkColumns]] = {}
@@ -129,9 +129,7 @@ class ArrayView:
             return found  # type: ignore[return-value]
         if not self.chunks.is_loaded(chunk_index):
             raise self._miss("find", chunk_index, self.chunks.find, self._remember_ref)
-        ref = self.chunks.find(chunk_index)
-        self._remember_ref(chunk_index, ref)
-        return ref
+        return self.chunks.find(chunk_index)
 
     def following(self, chunk_index: Prefix, count: int) -> list[tuple[Prefix, ChunkRef]]:
         """Returns the chunks that follow one in the order of their indices, as far as its manifest is in memory."""
@@ -153,9 +151,7 @@ class ArrayView:
             return True
         if not self.chunks.is_prefix_loaded(prefix):
             raise self._miss("has_prefix", prefix, self.chunks.has_prefix, self._remember_dir)
-        exists = self.chunks.has_prefix(prefix)
-        self._remember_dir(prefix, exists)
-        return exists
+        return self.chunks.has_prefix(prefix)
 
     def _surely_has_chunks(self) -> bool:
         """Tells whether the snapshot alone says that there are chunks: that spares a directory of arrays its manifests.
