@@ -17,7 +17,6 @@ from icefs.format.config_storage import (
     GcsStore,
     HttpStore,
     LocalFileSystemStore,
-    ObjectStoreConfig,
     S3CompatibleStore,
     S3Options,
     S3Store,
@@ -32,7 +31,6 @@ from icefs.storage.memory import MemoryStorage
 
 __all__ = [
     "ChecksumAlgorithm",
-    "ObjectStoreConfig",
     "S3Options",
     "Storage",
     "StorageConcurrencySettings",
