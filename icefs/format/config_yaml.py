@@ -162,8 +162,8 @@ def _is_block(tree: Any) -> bool:
 def _text(value: Any) -> str:
     if isinstance(value, str) and _UNQUOTED.fullmatch(value) and value.lower() not in _AMBIGUOUS:
         return str(value)
-    # JSON is YAML, but for DEL and the C1 controls, which it does not escape.
-    return re.sub("[\x7f-\x9f\ufeff\ufffe\uffff]", lambda found: f"\\u{ord(found[0]):04x}", _json(value))
+    # JSON is YAML, but for some controls and line breaks that it does not escape.
+    return re.sub("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]", lambda found: f"\\u{ord(found[0]):04x}", _json(value))
 
 
 def _json(value: Any) -> str:
