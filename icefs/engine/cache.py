@@ -105,11 +105,13 @@ class WeightedCache[K: Hashable, V]:
             if entry is not None:
                 self._weight -= entry[1]
 
-    def clear(self) -> None:
-        """Forgets everything that is kept; loads under way go on."""
+    def clear(self) -> list[V]:
+        """Forgets everything that is kept, and returns it; loads under way go on."""
         with self._lock:
+            values = [value for value, _ in self._entries.values()]
             self._entries.clear()
             self._weight = 0
+            return values
 
     def check_invariants(self) -> None:
         """Raises AssertionError if a stated invariant does not hold; for tests."""

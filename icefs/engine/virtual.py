@@ -41,7 +41,7 @@ from icefs.errors import (
 from icefs.format.config import VirtualChunkContainer
 from icefs.format.config_storage import HttpStore, LocalFileSystemStore, S3CompatibleStore, S3Store, TigrisStore
 from icefs.format.manifest import VirtualRef
-from icefs.storage.base import RangeReader
+from icefs.storage.base import RangeReader, Storage
 from icefs.storage.local import LocalStorage
 
 if TYPE_CHECKING:
@@ -251,8 +251,10 @@ class VirtualResolver:
         return self._readers.get(key, lambda: (_open_reader(container, location, authorization.credentials), 1))
 
     def close(self) -> None:
-        """Forgets all readers."""
-        self._readers.clear()
+        """Gives back the readers' connections; they are opened again if they are needed."""
+        for reader in self._readers.clear():
+            if isinstance(reader, Storage):
+                reader.close()
 
 
 def _authorization(prefix: str, credentials: ContainerCredentials | None) -> _Authorization:

@@ -1,4 +1,7 @@
 import os
+import threading
+from email.utils import formatdate
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
@@ -283,3 +286,58 @@ def test_a_large_remote_chunk_comes_in_parts(monkeypatch):
     assert sorted(asked)[0][0] == 7
     assert sorted(asked)[-1][1] == 7 + length
     assert len(asked) == 3
+
+
+class _WebServer(BaseHTTPRequestHandler):
+    """Serves DATA as /data/a%20b.bin, in ranges, with an entity tag and a time."""
+
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_):
+        pass
+
+    def do_GET(self):
+        if self.path != "/data/a%20b.bin":
+            self.send_response(404)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        start, end = (int(part) for part in self.headers["Range"].removeprefix("bytes=").split("-"))
+        modified = self.headers.get("If-Match", '"v1"') != '"v1"'
+        body = b"" if modified else DATA[start : end + 1]
+        self.send_response(412 if modified else 206)
+        self.send_header("ETag", '"v1"')
+        self.send_header("Last-Modified", formatdate(1_700_000_000, usegmt=True))
+        self.send_header("Content-Range", f"bytes {start}-{end}/{len(DATA)}")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+@pytest.fixture
+def web_url():
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _WebServer)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_reads_over_http(web_url):
+    virtual = resolver([container(f"{web_url}/data/", HttpStore())], [f"{web_url}/data/"])
+    url = f"{web_url}/data/a%20b.bin"
+    assert virtual.read(ref(url)) == DATA[10:30]
+    assert virtual.read(ref(f"{url}?query#fragment"), 1, 2) == DATA[11:12]
+    assert virtual.read(ref(url, etag="v1")) == DATA[10:30]
+    assert virtual.read(ref(url, last_modified=1_700_000_000)) == DATA[10:30]
+    for changed in ({"etag": "v2"}, {"last_modified": 1_699_999_999}):
+        with pytest.raises(ObjectModifiedError):
+            virtual.read(ref(url, **changed))
+    with pytest.raises(ObjectNotFoundError):
+        virtual.read(ref(f"{web_url}/data/gone"))
+    for elsewhere in (f"{web_url}/a%20b.bin", f"{web_url.replace('127.0.0.1', 'localhost')}/data/a%20b.bin"):
+        with pytest.raises(InvalidInputError):
+            virtual.read(ref(elsewhere))
+    virtual.close()
