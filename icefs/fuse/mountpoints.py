@@ -145,7 +145,7 @@ def check_apart(mountpoint: str, repository: str) -> None:
 
 def _is_dead(mountpoint: str) -> bool:
     try:
-        os.stat(mountpoint)
+        os.statvfs(mountpoint)  # stat would be answered from the kernel's cache
     except OSError as error:
         return error.errno == errno.ENOTCONN
     return False
