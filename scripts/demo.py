@@ -1,61 +1,63 @@
 """`make demo`: mounts a small repository, looks around in it with ordinary programs, and unmounts; a few seconds."""
 
+import os
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
 PROJECT = Path(__file__).resolve().parents[1]
 DEMO_REPOSITORY = PROJECT / "tests/conformance/data/demo-repo"
 ICEFS = Path(sys.executable).with_name("icefs")
 ARRAY = "weather/temperature"
+MOUNT = Path("mnt")
 
 
 def main() -> int:
-    """Runs the demo and cleans up after it, also when it fails or is interrupted."""
+    """Runs the demo in a directory of its own, and leaves nothing behind, also when it fails or is interrupted."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     workspace = Path(tempfile.mkdtemp(prefix="icefs-demo-"))
-    mountpoint = workspace / "mnt"
     try:
-        mountpoint.mkdir()
-        shutil.copytree(DEMO_REPOSITORY, workspace / "repo")
-        tour(workspace / "repo", mountpoint)
+        os.chdir(workspace)
+        os.environ["XDG_STATE_HOME"] = str(workspace / "state")  # the daemon's log
+        MOUNT.mkdir()
+        shutil.copytree(DEMO_REPOSITORY, "demo-repo")
+        tour()
     except (AssertionError, OSError, subprocess.CalledProcessError) as exc:
         print(f"demo: failed: {exc}", file=sys.stderr)
+        for log in Path("state").rglob("*.log"):
+            print(log.read_text(), file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
     finally:
-        if mountpoint.is_mount():
-            subprocess.run([ICEFS, "umount", "--lazy", mountpoint], check=False)
+        os.chdir("/")
+        if f" {workspace / MOUNT} " in Path("/proc/mounts").read_text():  # is_mount() is false for a dead one
+            subprocess.run([ICEFS, "umount", "--lazy", workspace / MOUNT], check=False)
         shutil.rmtree(workspace, ignore_errors=True)
     return 0
 
 
-def tour(repository: Path, mountpoint: Path) -> None:
+def tour() -> None:
     """Mounts, reads and unmounts, saying what it does."""
-    icefs("mount", repository, mountpoint)
-    trees = {name: mountpoint / kind / name for kind, name in REFS}
-    for name, tree in trees.items():
-        say(f"ls {tree.parent.name}/{name}/weather", listing(tree / "weather"))
-    snapshots = sorted((mountpoint / "snapshots").iterdir())
-    first = next(path for path in snapshots if not (path / "zarr.json").exists())
-    say(f"ls snapshots/ | wc -l; ls snapshots/{first.name}", f"{len(snapshots)}; it was empty then")
-    before = with_zarr_python(trees["main"] / ARRAY)
-    say(f"zarr-python: mean of branches/main/{ARRAY}", f"{before:.2f} °C")
-    after = with_tensorstore(trees["warmer"] / ARRAY)
-    say(f"tensorstore (C++): mean of branches/warmer/{ARRAY}", f"{after:.2f} °C")
-    assert abs(after - before - 2) < 0.001, "the branch 'warmer' is two degrees warmer"
-    icefs("log", "--oneline", trees["warmer"])
-    icefs("umount", mountpoint)
-    assert not mountpoint.is_mount(), "unmounted"
+    icefs("mount", "demo-repo", MOUNT)
+    main, warmer, tag = MOUNT / "branches/main", MOUNT / "branches/warmer", MOUNT / "tags/v1.0"
+    snapshot = MOUNT / "snapshots" / (tag / ".icefs/head").readlink().name
+    for directory in (MOUNT / "branches", main / "weather", tag / "weather", snapshot / "weather"):
+        say(f"ls {directory}", " ".join(sorted(path.name for path in directory.iterdir())))
+    now = with_zarr_python(main / ARRAY)
+    say(f"mean of {main / ARRAY}, by zarr-python", f"{now:.2f} °C")
+    what_if = with_tensorstore(warmer / ARRAY)
+    say(f"mean of {warmer / ARRAY}, by tensorstore (C++)", f"{what_if:.2f} °C")
+    assert abs(what_if - now - 2) < 0.001, "the branch 'warmer' is two degrees warmer"
+    icefs("log", "--oneline", warmer)
+    icefs("umount", MOUNT)
+    assert not MOUNT.is_mount(), "still mounted"
 
 
-REFS = (("branches", "main"), ("tags", "v1.0"), ("branches", "warmer"))
-
-
-def icefs(*arguments: Any) -> None:
+def icefs(*arguments: str | Path) -> None:
     """Runs an icefs command as a user would, and shows both the command and what it prints."""
     words = [str(argument) for argument in arguments]
     print("$ icefs", *words, flush=True)
@@ -65,11 +67,6 @@ def icefs(*arguments: Any) -> None:
 def say(what: str, result: str) -> None:
     """Narrates one step."""
     print(f"> {what}: {result}", flush=True)
-
-
-def listing(directory: Path) -> str:
-    """Lists a directory in one line."""
-    return " ".join(sorted(path.name + "/" * path.is_dir() for path in directory.iterdir()))
 
 
 def with_zarr_python(path: Path) -> float:
@@ -83,7 +80,9 @@ def with_tensorstore(path: Path) -> float:
     """Reads a whole array with tensorstore, which is C++, and returns its mean."""
     import tensorstore
 
-    store = tensorstore.open({"driver": "zarr3", "kvstore": {"driver": "file", "path": f"{path}/"}}, open=True).result()
+    store = tensorstore.open(
+        {"driver": "zarr3", "kvstore": {"driver": "file", "path": f"{path.resolve()}/"}}, open=True
+    ).result()
     return float(store.read().result().mean())
 
 

@@ -1,7 +1,7 @@
 """Reads what a user types for a repository: `REPO`, `REPO@REF`, or a path in a mount."""
 
+import os
 import re
-from pathlib import Path
 
 _SCHEME = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://|memory:", re.IGNORECASE)
 
@@ -37,11 +37,11 @@ def split_ref(text: str) -> tuple[str, str | None]:
 
 
 def _split_path(text: str) -> tuple[str, str | None]:
-    if Path(text).exists():
+    if os.path.exists(text):  # which, unlike Path.exists, says no of a place whose daemon is dead
         return text, None
     cut = len(text)
     while (cut := text.rfind("@", 0, cut)) > 0:
-        if text[cut + 1 :] and Path(text[:cut]).exists():
+        if text[cut + 1 :] and os.path.exists(text[:cut]):
             return text[:cut], text[cut + 1 :]
     cut = text.rfind("@")
     if cut > max(text.rfind("/"), 0) and text[cut + 1 :]:

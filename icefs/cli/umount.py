@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import threading
 from pathlib import Path
+from typing import NamedTuple
 
 import click
 
@@ -33,7 +34,7 @@ def umount(mountpoint: str, lazy: bool, timeout: float, as_json: bool) -> None:
     with contextlib.suppress(OSError):  # the mount table knows where a link leads to
         place = absolute(place.parent / place.readlink())
     _require_icefs_mount(place)
-    pid, is_dead = _ask_daemon(place)
+    pid, is_dead, is_silent = _ask_daemon(place)
     with contextlib.ExitStack() as stack:
         pidfd = None
         if pid is not None and not lazy:
@@ -43,7 +44,8 @@ def umount(mountpoint: str, lazy: bool, timeout: float, as_json: bool) -> None:
                 pidfd = os.pidfd_open(pid)
                 stack.callback(os.close, pidfd)
         _leave(place)
-        _unmount(place, lazy=lazy or is_dead)
+        # What a silent daemon owes to us, too, keeps the mount busy.
+        _unmount(place, lazy=lazy or is_dead or is_silent)
         if pidfd is not None and not _wait_for_end(pidfd, timeout):
             raise SessionStateError(
                 f"unmounted, but the daemon has not ended after {timeout:g} s: process {pid}",
@@ -55,6 +57,8 @@ def umount(mountpoint: str, lazy: bool, timeout: float, as_json: bool) -> None:
         click.echo(f"cleared away {place}, whose daemon had died")
     elif lazy:
         click.echo(f"detached {place}; its daemon ends when the last file in it is closed")
+    elif is_silent:
+        click.echo(f"unmounted {place}; its daemon did not answer, and may still be there")
     else:
         click.echo(f"unmounted {place}")
 
@@ -72,25 +76,32 @@ def _require_icefs_mount(place: Path) -> None:
         raise InvalidInputError(f"not an icefs mount but {entry.filesystem_type}: {place}", hint="use umount(8)")
 
 
-def _ask_daemon(place: Path) -> tuple[int | None, bool]:
-    """Returns the daemon's pid, None if it does not say, and whether it is dead."""
-    answer: list[tuple[int | None, bool]] = []
+class _Daemon(NamedTuple):
+    """What is known of a daemon: its process, if it says so, and whether it is dead or does not answer."""
+
+    pid: int | None = None
+    is_dead: bool = False
+    is_silent: bool = False
+
+
+def _ask_daemon(place: Path) -> _Daemon:
+    answer: list[_Daemon] = []
 
     def ask() -> None:
         try:
             pid = parse_object(place / CONTROL / "info.json").get("pid")
         except OSError as exc:
-            answer.append((None, exc.errno == errno.ENOTCONN))
+            answer.append(_Daemon(is_dead=exc.errno == errno.ENOTCONN))
         except FormatError:
-            answer.append((None, False))
+            answer.append(_Daemon())
         else:
-            answer.append((pid if isinstance(pid, int) else None, False))
+            answer.append(_Daemon(pid if isinstance(pid, int) else None))
 
     # A daemon that hangs would hang us too; a thread left behind does not keep the process from ending.
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     thread.join(_ASK_TIMEOUT_S)
-    return answer[0] if answer else (None, False)
+    return answer[0] if answer else _Daemon(is_silent=True)
 
 
 def _leave(place: Path) -> None:
