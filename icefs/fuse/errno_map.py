@@ -60,7 +60,6 @@ ERRNO_TABLE: Final[tuple[ErrnoRow, ...]] = (
     ErrnoRow(errors.NotEmptyError, errno.ENOTEMPTY, _QUIET),
     ErrnoRow(errors.BadHandleError, errno.EBADF, _NOTE),
     ErrnoRow(errors.CrossTreeError, errno.EXDEV, _QUIET),
-    ErrnoRow(errors.NotPermittedError, errno.EPERM, _QUIET),
     ErrnoRow(errors.NotPermittedError, errno.EPERM, _QUIET, "symlinks and device nodes: what link(2), mknod(2) say"),
     ErrnoRow(errors.TreeError, errno.EINVAL, _QUIET),
     ErrnoRow(errors.NothingToCommitError, errno.ENODATA, _NOTE),
