@@ -92,17 +92,17 @@ DIVERGENCES: dict[int, Divergence] = {
         "one meaning for one path",
     ),
     18: Divergence(
-        "a byte range that ends behind a chunk's end is an error; of zarr.json, it is cut",
+        "a byte range that ends behind a chunk's end is an error; behind that of zarr.json, a panic",
         "cut in both cases",
         "the Store contract of zarr-python; HTTP does the same",
     ),
     19: Divergence(
-        "the last n bytes of a zarr.json are all but the first n",
+        "the last n bytes of a zarr.json are all but the last n",
         "the last n bytes",
         "a bug there",
     ),
     20: Divergence(
-        "a byte range that ends before it starts, or starts behind zarr.json's end, panics or gives no bytes",
+        "a byte range that ends before it starts, or starts behind the end of zarr.json, panics",
         "invalid-byte-range",
         "as for chunks",
     ),

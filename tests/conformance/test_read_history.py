@@ -49,6 +49,7 @@ def _without_note(described: Facts) -> Facts:
 
 
 def test_refs(repo, content):
+    # Divergence 27: `content` has the names that refs were created with.
     assert repo.list_branches() == content.branches.keys()
     assert repo.list_tags() == content.tags.keys()
     assert {name: repo.lookup_branch(name) for name in content.branches} == content.branches
