@@ -7,11 +7,13 @@ and cannot be created. Everything that may go wrong is raised by the VFS and ans
 import errno
 import os
 from collections.abc import Sequence
+from stat import S_IFREG
 from typing import Any, Final
 
 import pyfuse3
 
 from icefs.errors import EntryNotFoundError, InvalidInputError, NameTooLongError, UnsupportedError
+from icefs.fuse.bare_entries import EntryBuffer, Listers
 from icefs.fuse.errno_map import Recorder, handler, silent_handler
 from icefs.vfs.attrs import ABSENT, BLOCK_SIZE, Attr, EntryRun
 from icefs.vfs.interface import AttrChanges, Vfs
@@ -81,7 +83,9 @@ class Operations(pyfuse3.Operations):
         super().__init__()
         self.recorder = recorder
         self._vfs = vfs
-        self._entry = pyfuse3.EntryAttributes()
+        self._buffer = EntryBuffer()
+        self._entry = self._buffer.entry
+        self._listers = Listers()
 
     def describe(self, operation: str, args: tuple[Any, ...]) -> str:
         """Says which path a request is about, for the log."""
@@ -105,7 +109,10 @@ class Operations(pyfuse3.Operations):
             text = name.decode()
         except UnicodeDecodeError:
             return fill(self._entry, ABSENT)
-        return fill(self._entry, await self._vfs.lookup(parent_inode, text))
+        attr = await self._vfs.lookup(parent_inode, text)
+        if attr.mode & S_IFREG:
+            self._listers.looked_up(ctx.pid)
+        return fill(self._entry, attr)
 
     @silent_handler
     def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
@@ -253,28 +260,34 @@ class Operations(pyfuse3.Operations):
     @handler
     async def opendir(self, inode: int, ctx: pyfuse3.RequestContext) -> int:
         """Opens a directory."""
-        return await self._vfs.opendir(inode)
+        fh = await self._vfs.opendir(inode)
+        self._listers.begin(fh, ctx.pid)
+        return fh
 
     @handler
     async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
-        """Fills the kernel's buffer with entries and their attributes, from position `start_id`."""
+        """Fills the kernel's buffer with entries, from position `start_id`; see `bare_entries` for their attributes."""
         position = start_id
+        wanted = self._buffer.node_id is None or self._listers.want_attributes(fh)
         while (run := await self._vfs.readdir(fh, position)) is not None:
             first = position - run.start
-            end = self._reply(token, run, first)
-            self._vfs.entered(fh, run, first, end)
+            # Directories are looked at by whoever lists a tree; files perhaps not.
+            is_full = wanted or not run.template.mode & S_IFREG
+            end = self._reply_full(token, fh, run, first) if is_full else self._reply_bare(token, run, first)
             position = run.start + end
             if end < len(run.names):
                 return
 
-    def _reply(self, token: pyfuse3.ReaddirToken, run: EntryRun, first: int) -> int:
-        """Sends the entries of a run until the buffer is full; returns where it stopped.
+    def _reply_full(self, token: pyfuse3.ReaddirToken, fh: int, run: EntryRun, first: int) -> int:
+        """Sends the entries of a run with their attributes until the buffer is full; returns where it stopped.
 
         This loop is most of the cost of a listing, so it sets what differs between entries and nothing else.
         """
         start, template, names, inos, sizes, mtimes_ns = run
-        entry = fill(self._entry, template)
+        entry, node_id = fill(self._buffer.entry, template), self._buffer.node_id
         reply = pyfuse3.readdir_reply
+        counted = first
+        bare_at = first + self._listers.next_bare(fh) if template.mode & S_IFREG and node_id is not None else -1
         for index in range(first, len(names)):
             entry.st_ino = inos[index]
             if sizes is not None:
@@ -283,13 +296,36 @@ class Operations(pyfuse3.Operations):
                 entry.st_blocks = -(-size // _SECTOR)
             if mtimes_ns is not None:
                 entry.st_mtime_ns = entry.st_ctime_ns = entry.st_atime_ns = mtimes_ns[index]
+            if index == bare_at and node_id is not None:
+                node_id.value = 0
             if not reply(token, names[index], entry, start + index + 1):
+                self._vfs.entered(fh, run, counted, index)
                 return index
+            if index == bare_at:
+                self._vfs.entered(fh, run, counted, index)
+                counted, bare_at = index + 1, index + self._listers.sent_bare(fh)
+        self._vfs.entered(fh, run, counted, len(names))
+        return len(names)
+
+    def _reply_bare(self, token: pyfuse3.ReaddirToken, run: EntryRun, first: int) -> int:
+        """Sends the entries of a run without attributes until the buffer is full; returns where it stopped."""
+        start, template, names, inos, _, _ = run
+        entry, node_id = fill(self._buffer.entry, template), self._buffer.node_id
+        assert node_id is not None  # without it, attributes are always wanted
+        reply = pyfuse3.readdir_reply
+        position = start + first
+        for name, ino in zip(names[first:] if first else names, inos[first:] if first else inos, strict=True):
+            entry.st_ino = ino
+            node_id.value = 0
+            position += 1
+            if not reply(token, name, entry, position):
+                return position - 1 - start
         return len(names)
 
     @handler
     async def releasedir(self, fh: int) -> None:
         """Gives an open directory back."""
+        self._listers.end(fh)
         await self._vfs.releasedir(fh)
 
     @handler
