@@ -100,7 +100,7 @@ class Session:
                 yield self.node(below)
 
     def children(self, path: str) -> list[str]:
-        """Returns the names directly below a path, of nodes and of ancestors of nodes alike, each once.
+        """Returns the sorted names directly below a path, of nodes and of ancestors of nodes alike.
 
         Icechunk holds nodes whose parents are no nodes; such a parent is listed too, while `get_node` of it
         returns None. Names that no directory can hold (empty, `.`, `..`, with a NUL) are left out. The cost is
@@ -118,7 +118,7 @@ class Session:
             else:
                 names[found[prefix:cut]] = None
                 at = bisect_left(paths, found[:cut] + _AFTER_SLASH, at, end)
-        return [name for name in names if name not in _NOT_NAMES and "\0" not in name]
+        return sorted(name for name in names if name not in _NOT_NAMES and "\0" not in name)
 
     def has_children(self, path: str) -> bool:
         """Tells whether any node lies below a path."""
