@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping
 from datetime import datetime
-from typing import Any, Self
+from typing import Any, Self, TypedDict
 
 from icefs.api.aio import DualIterator, asynchronous
 from icefs.api.credentials import AnyCredential, authorizations
@@ -16,8 +16,22 @@ from icefs.format.ids import ManifestId, SnapshotId
 from icefs.storage.base import Storage
 
 
-def _parsed(snapshot_id: str | None) -> SnapshotId | None:
-    return None if snapshot_id is None else SnapshotId.parse(snapshot_id)
+class _Version(TypedDict):
+    branch: str | None
+    tag: str | None
+    snapshot_id: SnapshotId | None
+
+
+def _version(branch: str | None, tag: str | None, snapshot_id: str | None) -> _Version:
+    """Returns the arguments that name a version, for the engine.
+
+    Raises:
+        ValueError: not exactly one was given.
+        InvalidInputError: the id is malformed.
+    """
+    if sum(given is not None for given in (branch, tag, snapshot_id)) != 1:
+        raise ValueError("give exactly one of a branch, a tag and a snapshot id")
+    return _Version(branch=branch, tag=tag, snapshot_id=None if snapshot_id is None else SnapshotId.parse(snapshot_id))
 
 
 class Repository:
@@ -170,7 +184,7 @@ class Repository:
         return self._ancestry(branch, tag, snapshot_id)
 
     def _ancestry(self, branch: str | None, tag: str | None, snapshot_id: str | None) -> DualIterator[SnapshotInfo]:
-        infos = self._engine.ancestry(branch=branch, tag=tag, snapshot_id=_parsed(snapshot_id))
+        infos = self._engine.ancestry(**_version(branch, tag, snapshot_id))
         return DualIterator(map(SnapshotInfo.of, infos))
 
     def log(self, ref: str = "main") -> list[SnapshotInfo]:
@@ -190,11 +204,12 @@ class Repository:
         """Returns what changed after one snapshot up to a later one of the same history.
 
         Raises:
-            InvalidInputError: the first is not an ancestor of the second, or not exactly one argument names each.
+            InvalidInputError: the first is not an ancestor of the second.
+            ValueError: not exactly one argument names each.
             RefNotFoundError, SnapshotNotFoundError: there is no such thing.
         """
-        old = self._engine.resolve(branch=from_branch, tag=from_tag, snapshot_id=_parsed(from_snapshot_id))
-        new = self._engine.resolve(branch=to_branch, tag=to_tag, snapshot_id=_parsed(to_snapshot_id))
+        old = self._engine.resolve(**_version(from_branch, from_tag, from_snapshot_id))
+        new = self._engine.resolve(**_version(to_branch, to_tag, to_snapshot_id))
         return Diff.of(self._engine.diff(old, new))
 
     def ops_log(self) -> Iterator[Update]:
@@ -237,8 +252,9 @@ class Repository:
         """
         if as_of is not None and as_of.tzinfo is None:
             raise TypeError("as_of needs a time zone")
-        session = self._engine.readonly_session(branch, tag=tag, snapshot_id=_parsed(snapshot_id), as_of=as_of)
-        return Session(session)
+        if as_of is not None and branch is None:
+            raise ValueError("as_of goes with a branch")
+        return Session(self._engine.readonly_session(**_version(branch, tag, snapshot_id), as_of=as_of))
 
     # What only spec version 2 has.
 

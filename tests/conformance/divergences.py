@@ -176,4 +176,9 @@ DIVERGENCES: dict[int, Divergence] = {
         "refused like every write",
         "a store that only reads should not depend on what it holds",
     ),
+    35: Divergence(
+        "in spec version 1, an id that no snapshot has is a StorageError: its file is missing",
+        "SnapshotNotFoundError, as in version 2",
+        "one question, one answer",
+    ),
 }
