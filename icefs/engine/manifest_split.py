@@ -27,54 +27,33 @@ from icefs.format.config_manifest import (
     SplitDimensionName,
 )
 from icefs.format.manifest import ArrayRefs
+from icefs.format.nodes import ManifestRef
 
 _U32_MAX: Final = 2**32 - 1
-
-_NO_ROWS: Final[Int64Array] = np.empty(0, np.int64)
 
 type BoxKey = tuple[int, ...]
 """Which box: the number of boxes before it along each axis."""
 
-type LoadManifests = Callable[[Sequence[int]], Iterable[ArrayRefs | None]]
-"""Fetches the references of manifests of an array, given their positions; None for one without any."""
-
 
 @dataclass(frozen=True, slots=True)
-class BoxRewrite:
-    """One manifest to write: what the references in (a part of) a split box become.
-
-    Nothing is copied or fetched before `refs` is called, so that a commit need hold no more than the few boxes that
-    it is working on.
+class OldManifest:
+    """A manifest of the array as it was.
 
     Attributes:
-        old: The positions of manifests that lie within the box, to be fetched.
-        parts: References of manifests that lie across several boxes, cut to this one.
-        sets: The references that were set, in all boxes, and the rows of those in this one.
-        deletes: The same for the chunks that were deleted.
+        ref: Where it is and what it answers for.
+        load: Returns the references that it answers for, or None if it has none of the array.
     """
 
-    old: Sequence[int]
-    parts: Sequence[ArrayRefs]
-    sets: tuple[ArrayRefs, Int64Array | None]
-    deletes: tuple[ChunkIndices, Int64Array | None]
-
-    def refs(self, load: LoadManifests) -> ArrayRefs:
-        """Fetches and joins the references; there may be none left."""
-        parts = [refs for refs in load(self.old) if refs is not None]
-        parts += self.parts
-        base = ArrayRefs.concat(parts) if parts else None
-        sets, rows = self.sets
-        updates = sets.select(rows if rows is not None else _NO_ROWS) if rows is None or len(rows) < len(sets) else sets
-        deletes, gone = self.deletes
-        return ArrayRefs.merge(base, updates, None if gone is None else deletes.select(gone))
+    ref: ManifestRef
+    load: Callable[[], ArrayRefs | None]
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The manifests of an array after a commit: old ones kept as they are, by position, and new ones to write."""
+    """The manifests of an array after a commit: old ones kept as they are, and references for new ones."""
 
-    kept: list[int]
-    rewrites: list[BoxRewrite]
+    kept: list[ManifestRef]
+    written: list[ArrayRefs]
 
 
 def keys_of(box: Box, sizes: Sequence[int]) -> BoxKey | None:
@@ -103,8 +82,7 @@ def split_rows(coords: Sequence[Uint32Array], count: int, sizes: Sequence[int]) 
 
 
 def plan(
-    old: Sequence[Box],
-    load: LoadManifests,
+    old: Iterable[OldManifest],
     changes: ChunkChanges | None,
     grid_shape: Sequence[int],
     sizes: Sequence[int],
@@ -117,59 +95,50 @@ def plan(
     A manifest is kept where nothing in its split box changed and it lies within one box and the grid. References
     outside of the grid, which a resize left behind, go with the manifests that are not kept.
 
-    A box in which something changed gets one manifest. In other boxes each old manifest is kept or cut by itself:
-    joining cuts could make a manifest whose extents enclose those of one that is kept, and hide its chunks.
-
     Args:
-        old: The extents of the array's manifests.
-        load: Fetches manifests by position.
+        old: The array's manifests.
         changes: The chunks that were set and deleted, or None.
         grid_shape: Chunks along each axis, as the array is now.
         sizes: Chunks along each axis of a split box.
         empty: References of the array with no rows.
-        rewrite: Keep nothing, and write one manifest for each box.
+        rewrite: Keep nothing.
     """
-    sets = inside_grid(changes.sets() if changes else empty, grid_shape)
+    sets = _inside_grid(changes.sets() if changes else empty, grid_shape)
     deletes = changes.deletes() if changes else ChunkIndices(empty.coords, 0)
     set_rows = dict(split_rows(sets.coords, len(sets), sizes))
     delete_rows = dict(split_rows(deletes.coords, len(deletes), sizes))
     touched = set_rows.keys() | delete_rows.keys()
 
-    kept: list[int] = []
-    whole: dict[BoxKey, list[int]] = {}
-    across: list[int] = []
-    for position, box in enumerate(old):
-        if any(low >= min(high, size) for (low, high), size in zip(box, grid_shape, strict=True)):
-            continue  # a resize left nothing of it
+    kept: list[ManifestRef] = []
+    sources: dict[BoxKey, list[ArrayRefs]] = {key: [] for key in touched}
+    for manifest in old:
+        box = manifest.ref.extents
         key = keys_of(box, sizes)
         inside = all(high <= size for (_, high), size in zip(box, grid_shape, strict=True))
-        if key is None or not inside:
-            across.append(position)
-        elif rewrite or key in touched:
-            whole.setdefault(key, []).append(position)
-        else:
-            kept.append(position)
-
-    cut: dict[BoxKey, list[ArrayRefs]] = {}
-    for refs in load(across):
+        if key is not None and inside and not rewrite and key not in touched:
+            kept.append(manifest.ref)
+            continue
+        refs = manifest.load()
         if refs is None:
             continue
-        visible = inside_grid(refs, grid_shape)
-        for key, rows in split_rows(visible.coords, len(visible), sizes):
-            cut.setdefault(key, []).append(visible if len(rows) == len(visible) else visible.select(rows))
+        refs = _inside_grid(refs, grid_shape)
+        for part_key, rows in split_rows(refs.coords, len(refs), sizes):
+            part = refs if len(rows) == len(refs) else refs.select(rows)
+            sources.setdefault(part_key, []).append(part)
 
-    rewrites: list[BoxRewrite] = []
-    for key in dict.fromkeys((*whole, *cut, *sorted(touched))):
-        changed = (sets, set_rows.get(key)), (deletes, delete_rows.get(key))
-        if rewrite or key in touched:
-            rewrites.append(BoxRewrite(whole.get(key, ()), cut.get(key, ()), *changed))
-        else:
-            rewrites.extend(BoxRewrite((), [part], *changed) for part in cut[key])
-    return Layout(kept, rewrites)
+    written = []
+    for key, parts in sources.items():
+        base = ArrayRefs.concat(parts) if parts else None
+        ours = set_rows.get(key)
+        updates = empty if ours is None else sets if len(ours) == len(sets) else sets.select(ours)
+        gone = delete_rows.get(key)
+        merged = ArrayRefs.merge(base, updates, None if gone is None else deletes.select(gone))
+        if len(merged):
+            written.append(merged)
+    return Layout(kept, written)
 
 
-def inside_grid(refs: ArrayRefs, grid_shape: Sequence[int]) -> ArrayRefs:
-    """Returns the references that are in a grid."""
+def _inside_grid(refs: ArrayRefs, grid_shape: Sequence[int]) -> ArrayRefs:
     if not len(refs):
         return refs
     if all(high <= size for (_, high), size in zip(refs.bounding_box(), grid_shape, strict=True)):
