@@ -144,6 +144,19 @@ class ArrayChunks:
         parts = [refs for refs in self._load(which) if refs is not None]
         return ArrayRefs.concat(parts) if parts else None
 
+    @property
+    def has_overlaps(self) -> bool:
+        """Whether extents overlap, which no known writer makes: then the order of the manifests matters."""
+        return bool(self._boxes.overlaps)
+
+    def manifest_refs(self, which: Sequence[int]) -> Iterator[ArrayRefs | None]:
+        """Yields what is visible of some manifests, given by their positions in `manifest_ids`; None for nothing.
+
+        Raises:
+            FormatError, StorageError: a manifest cannot be read.
+        """
+        return self._load(which)
+
     # Looking up one chunk.
 
     def find(self, chunk_index: Sequence[int]) -> ChunkRef | None:

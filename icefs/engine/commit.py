@@ -12,13 +12,14 @@ Up to 5 a crash leaves garbage, which collection removes; 6 is atomic. Nothing i
 Source: spec 2.1 "Algorithms"; format notes §7.9 to §7.12.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from icefs.engine.changeset import ChangeSet
-from icefs.engine.chunks import ArrayChunks, ChunkBatch
-from icefs.engine.manifest_split import Layout, OldManifest, plan, split_sizes
+from icefs.engine.chunks import ArrayChunks
+from icefs.engine.manifest_split import plan, split_sizes
 from icefs.errors import InternalError, StorageError
 from icefs.format.ids import ManifestId, SnapshotId
 from icefs.format.layout import manifest_key, snapshot_key, transaction_log_key
@@ -33,9 +34,6 @@ if TYPE_CHECKING:
     from icefs.engine.writing import WritableRepository
 
 _MAX_CLOCK_DRIFT_MICROS: Final = 600 * 1_000_000
-
-type _Pending = tuple[int, list[ManifestRef], ArrayRefs | None]
-"""A node's position, manifests that it keeps, and references for a new manifest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,42 +121,35 @@ def _write_manifests(
 ) -> tuple[list[NodeSnapshot], list[ManifestFileInfo]]:
     """Writes the manifests of all arrays that changed.
 
+    Only a few are in memory at a time: what is still to be done is planned as the workers get to it.
+
     Returns:
         All nodes of the new snapshot, and the manifest files that they refer to.
     """
-    nodes: list[NodeSnapshot] = []
-    kept: set[ManifestId] = set()
-    pending: list[_Pending] = []
-    for node in changes.nodes(base.nodes()):
-        position = len(nodes)
-        nodes.append(node)
-        if node.array is None:
-            continue
-        if not (rewrite or node.id in changes.updated or changes.chunks.get(node.id)):
-            kept.update(ref.manifest_id for ref in node.array.manifests)
-            continue
-        layout = _plan_array(repository, node, base, changes, rewrite=rewrite)
-        kept.update(ref.manifest_id for ref in layout.kept)
-        pending.append((position, layout.kept, None))
-        pending.extend((position, [], refs) for refs in layout.written)
-
-    def write(item: _Pending) -> tuple[list[ManifestRef], ManifestFileInfo | None]:
-        _, refs_kept, refs = item
-        if refs is None:
-            return refs_kept, None
-        ref, info = _write_manifest(repository, refs)
-        return [ref], info
-
+    nodes = list(changes.nodes(base.nodes()))
     manifests: dict[int, list[ManifestRef]] = {}
+    kept: dict[ManifestId, None] = {}
+
+    def planned() -> Iterator[_Rewrite]:
+        for position, node in enumerate(nodes):
+            if node.array is None:
+                continue
+            if not (rewrite or node.id in changes.updated or changes.chunks.get(node.id)):
+                kept.update(dict.fromkeys(ref.manifest_id for ref in node.array.manifests))
+                continue
+            refs, rewrites = _plan_array(repository, node, base, changes, rewrite=rewrite)
+            kept.update(dict.fromkeys(ref.manifest_id for ref in refs))
+            manifests[position] = refs
+            yield from (_Rewrite(position, load) for load in rewrites)
+
     files: list[ManifestFileInfo] = []
-    written = repository.assets.fetch_ahead(write, pending)
-    for (position, _, _), (refs, info) in zip(pending, written, strict=True):
-        manifests.setdefault(position, []).extend(refs)
-        if info is not None:
-            files.append(info)
+    for position, written in repository.assets.fetch_ahead(lambda item: _rewrite(repository, item), planned()):
+        if written is not None:
+            manifests[position].append(written[0])
+            files.append(written[1])
     for position, refs in manifests.items():
         array = nodes[position].array
-        assert array is not None
+        assert array is not None  # only arrays have manifests
         nodes[position] = replace(nodes[position], array=replace(array, manifests=tuple(refs)))
     for manifest_id in kept:
         known = base.manifest_files.get(manifest_id)
@@ -168,33 +159,46 @@ def _write_manifests(
     return nodes, files
 
 
+class _Rewrite(NamedTuple):
+    """A manifest to write: the node that it is for, by position, and what fetches its references."""
+
+    position: int
+    load: Callable[[], ArrayRefs]
+
+
 def _plan_array(
     repository: "WritableRepository", node: NodeSnapshot, base: Snapshot, changes: ChangeSet, *, rewrite: bool
-) -> Layout:
-    assert node.array is not None
+) -> tuple[list[ManifestRef], list[Callable[[], ArrayRefs]]]:
+    """Returns the manifests that an array keeps, and for each new one what fetches its references."""
+    assert node.array is not None  # for arrays only
     grid_shape = tuple(dimension.num_chunks for dimension in node.array.shape)
-    return plan(
-        _old_manifests(repository, base.node_by_id(node.id), len(grid_shape)),
+    before = base.node_by_id(node.id)
+    chunks = None
+    refs: Sequence[ManifestRef] = ()
+    if before is not None and before.array is not None and len(before.array.shape) == len(grid_shape):
+        chunks, refs = ArrayChunks(repository.assets, before), before.array.manifests
+    load = chunks.manifest_refs if chunks is not None else _no_manifests
+    layout = plan(
+        [ref.extents for ref in refs],
+        load,
         changes.chunks.get(node.id),
         grid_shape,
         split_sizes(repository.splitting, node.path, len(grid_shape), node.array.dimension_names),
         empty=ArrayRefs.empty(node.id, len(grid_shape)),
-        rewrite=rewrite,
+        rewrite=rewrite or (chunks is not None and chunks.has_overlaps),
     )
+    return [refs[position] for position in layout.kept], [partial(box.refs, load) for box in layout.rewrites]
 
 
-def _old_manifests(repository: "WritableRepository", node: NodeSnapshot | None, ndim: int) -> Iterator[OldManifest]:
-    if node is None or node.array is None or len(node.array.shape) != ndim:
-        return
-    for ref in node.array.manifests:
-        alone = replace(node, array=replace(node.array, manifests=(ref,)))
+def _no_manifests(_which: Sequence[int]) -> Iterator[ArrayRefs | None]:
+    return iter(())
 
-        def load(alone: NodeSnapshot = alone) -> ArrayRefs | None:
-            # Through ArrayChunks, so that what a manifest holds outside of its extents stays invisible.
-            batches: list[ChunkBatch] = list(ArrayChunks(repository.assets, alone).iter_batches(1 << 62))
-            return batches[0].refs if batches else None
 
-        yield OldManifest(ref, load)
+def _rewrite(
+    repository: "WritableRepository", item: _Rewrite
+) -> tuple[int, tuple[ManifestRef, ManifestFileInfo] | None]:
+    refs = item.load()
+    return item.position, _write_manifest(repository, refs) if len(refs) else None
 
 
 def _write_manifest(repository: "WritableRepository", refs: ArrayRefs) -> tuple[ManifestRef, ManifestFileInfo]:

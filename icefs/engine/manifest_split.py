@@ -27,33 +27,57 @@ from icefs.format.config_manifest import (
     SplitDimensionName,
 )
 from icefs.format.manifest import ArrayRefs
-from icefs.format.nodes import ManifestRef
 
 _U32_MAX: Final = 2**32 - 1
+
+_NO_ROWS: Final[Int64Array] = np.empty(0, np.int64)
 
 type BoxKey = tuple[int, ...]
 """Which box: the number of boxes before it along each axis."""
 
+type LoadManifests = Callable[[Sequence[int]], Iterable[ArrayRefs | None]]
+"""Fetches the references of manifests of an array, given their positions; None for one without any."""
+
 
 @dataclass(frozen=True, slots=True)
-class OldManifest:
-    """A manifest of the array as it was.
+class BoxRewrite:
+    """One manifest to write: what the references in (a part of) a split box become.
+
+    Nothing is copied or fetched before `refs` is called, so that a commit need hold no more than the few boxes that
+    it is working on.
 
     Attributes:
-        ref: Where it is and what it answers for.
-        load: Returns the references that it answers for, or None if it has none of the array.
+        grid_shape: Chunks along each axis.
+        old: The positions of manifests that lie within the box, to be fetched.
+        parts: References of manifests that lie across several boxes, cut to this one.
+        sets: The references that were set, in all boxes, and the rows of those in this one.
+        deletes: The same for the chunks that were deleted.
     """
 
-    ref: ManifestRef
-    load: Callable[[], ArrayRefs | None]
+    grid_shape: Sequence[int]
+    old: Sequence[int]
+    parts: Sequence[ArrayRefs]
+    sets: tuple[ArrayRefs, Int64Array]
+    deletes: tuple[ChunkIndices, Int64Array]
+
+    def refs(self, load: LoadManifests) -> ArrayRefs:
+        """Fetches and joins the references; there may be none left."""
+        parts = [inside_grid(refs, self.grid_shape) for refs in load(self.old) if refs is not None]
+        parts += self.parts
+        (sets, set_rows), (deletes, delete_rows) = self.sets, self.deletes
+        return ArrayRefs.merge(
+            ArrayRefs.concat(parts) if parts else None,
+            sets if len(set_rows) == len(sets) else sets.select(set_rows),
+            deletes.select(delete_rows),
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The manifests of an array after a commit: old ones kept as they are, and references for new ones."""
+    """The manifests of an array after a commit: old ones kept as they are, by position, and new ones to write."""
 
-    kept: list[ManifestRef]
-    written: list[ArrayRefs]
+    kept: list[int]
+    rewrites: list[BoxRewrite]
 
 
 def keys_of(box: Box, sizes: Sequence[int]) -> BoxKey | None:
@@ -82,7 +106,8 @@ def split_rows(coords: Sequence[Uint32Array], count: int, sizes: Sequence[int]) 
 
 
 def plan(
-    old: Iterable[OldManifest],
+    old: Sequence[Box],
+    load: LoadManifests,
     changes: ChunkChanges | None,
     grid_shape: Sequence[int],
     sizes: Sequence[int],
@@ -95,50 +120,62 @@ def plan(
     A manifest is kept where nothing in its split box changed and it lies within one box and the grid. References
     outside of the grid, which a resize left behind, go with the manifests that are not kept.
 
+    A box in which something changed gets one manifest. In other boxes each old manifest is kept or cut by itself:
+    joining cuts could make a manifest whose extents enclose those of one that is kept, and hide its chunks.
+
     Args:
-        old: The array's manifests.
+        old: The extents of the array's manifests.
+        load: Fetches manifests by position.
         changes: The chunks that were set and deleted, or None.
         grid_shape: Chunks along each axis, as the array is now.
         sizes: Chunks along each axis of a split box.
         empty: References of the array with no rows.
-        rewrite: Keep nothing.
+        rewrite: Keep nothing, and write one manifest for each box.
     """
-    sets = _inside_grid(changes.sets() if changes else empty, grid_shape)
+    sets = inside_grid(changes.sets() if changes else empty, grid_shape)
     deletes = changes.deletes() if changes else ChunkIndices(empty.coords, 0)
     set_rows = dict(split_rows(sets.coords, len(sets), sizes))
     delete_rows = dict(split_rows(deletes.coords, len(deletes), sizes))
     touched = set_rows.keys() | delete_rows.keys()
 
-    kept: list[ManifestRef] = []
-    sources: dict[BoxKey, list[ArrayRefs]] = {key: [] for key in touched}
-    for manifest in old:
-        box = manifest.ref.extents
-        key = keys_of(box, sizes)
-        inside = all(high <= size for (_, high), size in zip(box, grid_shape, strict=True))
-        if key is not None and inside and not rewrite and key not in touched:
-            kept.append(manifest.ref)
-            continue
-        refs = manifest.load()
-        if refs is None:
-            continue
-        refs = _inside_grid(refs, grid_shape)
-        for part_key, rows in split_rows(refs.coords, len(refs), sizes):
-            part = refs if len(rows) == len(refs) else refs.select(rows)
-            sources.setdefault(part_key, []).append(part)
+    kept: list[int] = []
+    whole: dict[BoxKey, list[int]] = {}
+    alone: list[int] = []
+    across: list[int] = []
+    for position, box in enumerate(old):
+        if any(low >= min(high, size) for (low, high), size in zip(box, grid_shape, strict=True)):
+            continue  # a resize left nothing of it
+        inside = tuple((low, min(high, size)) for (low, high), size in zip(box, grid_shape, strict=True))
+        key = keys_of(inside, sizes)
+        if key is None:
+            across.append(position)
+        elif rewrite or key in touched:
+            whole.setdefault(key, []).append(position)
+        elif inside == box:
+            kept.append(position)
+        else:
+            alone.append(position)
 
-    written = []
-    for key, parts in sources.items():
-        base = ArrayRefs.concat(parts) if parts else None
-        ours = set_rows.get(key)
-        updates = empty if ours is None else sets if len(ours) == len(sets) else sets.select(ours)
-        gone = delete_rows.get(key)
-        merged = ArrayRefs.merge(base, updates, None if gone is None else deletes.select(gone))
-        if len(merged):
-            written.append(merged)
-    return Layout(kept, written)
+    parts: dict[BoxKey, list[ArrayRefs]] = {}
+    for refs in load(across):
+        visible = inside_grid(empty if refs is None else refs, grid_shape)
+        for key, rows in split_rows(visible.coords, len(visible), sizes):
+            parts.setdefault(key, []).append(visible if len(rows) == len(visible) else visible.select(rows))
+
+    nothing = (empty, _NO_ROWS), (ChunkIndices(empty.coords, 0), _NO_ROWS)
+    rewrites = [BoxRewrite(grid_shape, [position], (), *nothing) for position in alone]
+    for key in sorted(whole.keys() | parts.keys() | touched):
+        if rewrite or key in touched:
+            set_here, deleted_here = set_rows.get(key, _NO_ROWS), delete_rows.get(key, _NO_ROWS)
+            changed = (sets, set_here), (deletes, deleted_here)
+            rewrites.append(BoxRewrite(grid_shape, whole.get(key, ()), parts.get(key, ()), *changed))
+        else:
+            rewrites.extend(BoxRewrite(grid_shape, (), [part], *nothing) for part in parts[key])
+    return Layout(kept, rewrites)
 
 
-def _inside_grid(refs: ArrayRefs, grid_shape: Sequence[int]) -> ArrayRefs:
+def inside_grid(refs: ArrayRefs, grid_shape: Sequence[int]) -> ArrayRefs:
+    """Returns the references that are in a grid."""
     if not len(refs):
         return refs
     if all(high <= size for (_, high), size in zip(refs.bounding_box(), grid_shape, strict=True)):

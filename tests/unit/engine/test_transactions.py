@@ -585,3 +585,24 @@ def test_many_processes_lose_no_update_of_a_local_repository(tmp_path: Path):
         process.communicate(timeout=60)
         assert process.returncode == 0
     assert len(WritableRepository.open(LocalStorage(root)).list_branches()) == 201
+
+
+def test_cuts_of_old_manifests_do_not_hide_those_that_are_kept():
+    """Boxes of 3 become boxes of 5: in [5, 10) the middle manifest stays, between cuts of its neighbours."""
+    repo = WritableRepository.create(MemoryStorage(), split_by(3))
+    session = repo.writable_session("main")
+    session.set_metadata("/a", array([12], [1]))
+    for index in range(12):
+        session.set_chunk("/a", (index,), bytes([index + 1]))
+    session.commit("by three")
+    session = repo.reopen(split_by(5)).writable_session("main")
+    session.set_chunk("/a", (0,), b"new")
+    session.commit("by five")
+    extents = sorted(ref.extents for ref in repo.readonly_session("main").node("/a").array.manifests)
+    assert extents == [((0, 5),), ((5, 6),), ((6, 9),), ((9, 10),), ((10, 12),)]
+    assert chunks_of(repo) == {(0,): b"new"} | {(index,): bytes([index + 1]) for index in range(1, 12)}
+
+
+def split_by(size: int) -> RepositoryConfig:
+    rule = (ManifestSplitCondition.AnyArray(), [(ManifestSplitDimCondition.Axis(0), size)])
+    return RepositoryConfig(manifest=ManifestConfig(splitting=ManifestSplittingConfig([rule])))
