@@ -181,4 +181,14 @@ DIVERGENCES: dict[int, Divergence] = {
         "SnapshotNotFoundError, as in version 2",
         "one question, one answer",
     ),
+    36: Divergence(
+        "a file whose compressed body is damaged, or an empty manifest, is a StorageError of kind io or object-store",
+        "FormatError, as for every other damage",
+        "the disk did nothing wrong, and trying again helps nobody",
+    ),
+    37: Divergence(
+        "gives what is left of a chunk object that is shorter than its reference says",
+        "invalid-object-size",
+        "wrong bytes are worse than an error",
+    ),
 }
