@@ -1,6 +1,7 @@
 """Damaged files, one kind at a time: both libraries refuse, icefs with an error that names the file."""
 
 import asyncio
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -89,7 +90,7 @@ def ask(opener: Callable[[GeneratedRepo], Any], generated: GeneratedRepo, questi
 def test_a_damaged_file(generated, tmp_path, where, version, how):
     whole = generated(f"split-manifests-v{version}")
     copy = replace(whole, path=tmp_path / "copy")
-    shutil.copytree(whole.path, copy.path)
+    shutil.copytree(whole.path, copy.path, copy_function=os.link)  # `damage` replaces files
     damage(copy.path, where, DAMAGES[how])
     official, ours = ask(open_official, copy, FILES[where]), ask(open_icefs, copy, FILES[where])
     assert isinstance(ours, IcefsError), ours
@@ -113,7 +114,7 @@ def test_a_damaged_file(generated, tmp_path, where, version, how):
 def test_what_does_not_need_the_damaged_file_still_reads(generated, tmp_path, where):
     whole = generated("split-manifests-v2")
     copy = replace(whole, path=tmp_path / "copy")
-    shutil.copytree(whole.path, copy.path)
+    shutil.copytree(whole.path, copy.path, copy_function=os.link)  # `damage` replaces files
     damage(copy.path, where, DAMAGES["zeros"])
     repo, sound = open_icefs(copy), open_icefs(whole)
     for other in FILES.keys() - {where}:
@@ -126,7 +127,7 @@ def test_what_does_not_need_the_damaged_file_still_reads(generated, tmp_path, wh
 def test_a_damaged_chunk(generated, tmp_path, data):
     whole = generated("split-manifests-v2")
     copy = replace(whole, path=tmp_path / "copy")
-    shutil.copytree(whole.path, copy.path)
+    shutil.copytree(whole.path, copy.path, copy_function=os.link)  # `damage` replaces files
     assert read_chunk(open_icefs(copy)) == b"resplit too"
     damage(copy.path, "chunks", lambda _: data)
     official, ours = ask(open_official, copy, read_chunk), ask(open_icefs, copy, read_chunk)
