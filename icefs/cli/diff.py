@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from icefs.cli.options import json_option, print_json, printable
+from icefs.cli.options import json_option, print_data, print_json
 from icefs.cli.repos import locate, open_repository
 from icefs.engine.diff import Diff
 
@@ -29,7 +29,7 @@ def diff(repo: str, old: str, new: str, with_chunks: bool, as_json: bool) -> Non
         print_json({"from": str(old_id), "to": str(new_id), **describe(changes)})
         return
     for line in summarise(changes, with_chunks=with_chunks):
-        click.echo(printable(line))
+        print_data(line)
 
 
 def describe(changes: Diff) -> dict[str, Any]:

@@ -9,6 +9,7 @@ Subcommands are imported when they are asked for, so that `icefs status` does no
 """
 
 import importlib
+import io
 import os
 import sys
 from typing import NamedTuple
@@ -16,7 +17,7 @@ from typing import NamedTuple
 import click
 
 from icefs import errors
-from icefs.cli.options import Settings, debug_option
+from icefs.cli.options import Settings, debug_option, harmless
 
 USAGE, NOT_FOUND, STATE, CONFLICT, FORBIDDEN, STORAGE, FORMAT, BUG = 2, 3, 4, 5, 6, 7, 8, 70
 FAILED = 1
@@ -175,6 +176,9 @@ def main(args: list[str] | None = None) -> int:
     """Runs one command line and returns the exit code; everything that goes wrong ends here."""
     arguments = sys.argv[1:] if args is None else args
     settings = Settings()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what the terminal's encoding lacks is no reason to fail
+            stream.reconfigure(errors="backslashreplace")
     try:
         if "_ICEFS_COMPLETE" in os.environ:  # a shell asks for completions
             icefs.main(arguments, prog_name="icefs")
@@ -223,7 +227,7 @@ def _report(exc: Exception, settings: Settings) -> int:
     code, line = describe(exc)
     if settings.debug:
         sys.__excepthook__(type(exc), exc, exc.__traceback__)
-    click.echo(f"icefs: {line}", err=True)
+    click.echo(f"icefs: {harmless(line)}", err=True)
     return code
 
 

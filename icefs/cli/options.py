@@ -82,7 +82,17 @@ _CONTROL_CHARACTERS = dict.fromkeys((*range(0x20), *range(0x7F, 0xA0)), "\N{REPL
 
 def printable(text: str) -> str:
     """Takes from what a repository says what a terminal would obey; a pipe gets it as it is."""
-    return text.translate(_CONTROL_CHARACTERS) if sys.stdout.isatty() else text
+    return harmless(text) if sys.stdout.isatty() else text
+
+
+def harmless(text: str) -> str:
+    """Takes out what a terminal would obey."""
+    return text.translate(_CONTROL_CHARACTERS)
+
+
+def print_data(text: str) -> None:
+    """Prints names from a repository: to a terminal made printable, to a pipe as they are."""
+    click.echo(printable(text), color=True)  # click would take what looks like colours out of a pipe
 
 
 def print_json(value: Any) -> None:
@@ -94,7 +104,7 @@ def print_rows(headers: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
     """Prints a table: aligned under headers on a terminal, else bare tab-separated lines for `cut` and `awk`."""
     if not sys.stdout.isatty():
         for row in rows:
-            click.echo("\t".join(row))
+            print_data("\t".join(row))
         return
     from rich import box  # 100 ms that a pipe does not pay
     from rich.console import Console

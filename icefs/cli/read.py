@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from icefs.cli.options import allow_virtual_option, json_option, print_json, print_rows, printable
+from icefs.cli.options import allow_virtual_option, json_option, print_data, print_json, print_rows
 from icefs.cli.repos import open_version
 from icefs.engine.session import Session
 from icefs.errors import ChunkNotFoundError, InvalidInputError, NodeNotFoundError
@@ -58,7 +58,7 @@ def ls(repo: str | None, key: str, ref: str | None, is_long: bool, recursive: bo
         print_rows(("type", "shape", "chunks", "dtype", "name"), rows)
     else:
         for row in rows:
-            click.echo(printable(row[-1]))
+            print_data(row[-1])
 
 
 @click.command()
@@ -145,7 +145,8 @@ def _print_keys(session: Session, prefix: str, *, is_long: bool, as_json: bool) 
     listing = chain([first or []], batches)
     if not (as_json or is_long):
         for keys in listing:
-            click.echo(printable("\n".join(keys)), nl=bool(keys))
+            if keys:
+                print_data("\n".join(keys))
         return
     described = [
         describe_key(key, found) for keys in listing for key in keys if (found := reader.find(key)) is not None

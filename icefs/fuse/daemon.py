@@ -18,9 +18,10 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import IO, Any, Final
 
-from icefs.errors import IcefsError, InternalError, StorageError
+from icefs.errors import IcefsError, InternalError, StorageError, UnsupportedError
 from icefs.fuse.options import MountOptions
 
 _STATUS_FD: Final = "ICEFS_STATUS_FD"
@@ -40,7 +41,7 @@ def run(options: MountOptions, ready: Callable[[], None]) -> int:
     """
     # numpy's linear algebra would start a thread for each processor, which nothing here uses.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    from icefs.fuse import serving  # pyfuse3, trio, numpy and the engine: most of a second that others save
+    serving = _import_serving()
 
     options = options.resolved()
     _set_up_logging(options)
@@ -51,6 +52,18 @@ def run(options: MountOptions, ready: Callable[[], None]) -> int:
     finally:
         prepared.close()
     return 0
+
+
+def _import_serving() -> ModuleType:
+    try:
+        from icefs.fuse import serving  # pyfuse3, trio, numpy and the engine: most of a second that others save
+    except ImportError as error:
+        if "fuse" not in str(error):
+            raise
+        raise UnsupportedError(
+            f"FUSE is not installed: {error}", hint="install it: apt install fuse3, and pip install pyfuse3"
+        ) from error
+    return serving
 
 
 def spawn(options: MountOptions) -> int:

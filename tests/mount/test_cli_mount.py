@@ -258,6 +258,17 @@ def test_no_permission(repo, place):
     assert not place.is_mount()
 
 
+def test_fuse_is_not_installed(repo, place, tmp_path, here, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setenv("PATH", str(tmp_path))
+        line = here("mount", repo, place, code=FAILED)
+        assert line == "FUSE is not installed: there is no fusermount3; install it: apt install fuse3"
+    (tmp_path / "pyfuse3.py").write_text("raise ImportError('libfuse3.so.3: cannot open shared object file')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    line = here("mount", repo, place, code=FAILED)
+    assert line.startswith("FUSE is not installed: libfuse3.so.3: cannot open shared object file; install it: ")
+
+
 # Unmounting
 
 

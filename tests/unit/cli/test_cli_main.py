@@ -55,6 +55,12 @@ def test_one_line_of_what_happened_to_what_and_what_to_do(failing, capsys):
     assert capsys.readouterr().err == "icefs: no such branch: x; try main\n"
 
 
+def test_what_a_terminal_would_obey_is_taken_out(failing, capsys):
+    failing(errors.RefNotFoundError("no such branch: \x1b[31mx", hint="y"))
+    main(["status"])
+    assert capsys.readouterr().err == "icefs: no such branch: \N{REPLACEMENT CHARACTER}[31mx; y\n"
+
+
 def test_an_error_without_hint_gets_the_one_of_its_class():
     assert describe(errors.UnreachableError("no answer: http://x")) == (
         cli.STORAGE,
