@@ -132,6 +132,12 @@ READ_SIDE: dict[str, Callable[[str, int], Row]] = {
     "find over a million chunks, vs. official list_prefix": lambda what, n: compare(
         what, on_icefs("find", "million", ""), official("official_list_prefix", "million"), 20, 1
     ),
+    "find over a million chunks in 10 000 directories, vs. official list_prefix": lambda what, n: compare(
+        what, on_icefs("find", "million-3d", ""), official("official_list_prefix", "million-3d"), 20, 1
+    ),
+    "find over a million chunks, of do-nothing": lambda what, n: compare(
+        what, on_icefs("find", "million", ""), on_null("find", 1000, 1000, 256), 0.6, n
+    ),
     "zarr-python, 1 GiB in 1 MiB chunks, vs. official store": lambda what, n: compare(
         what, on_icefs("zarr_read", "big", ""), official("official_zarr_read", "big"), 2, n
     ),
