@@ -25,16 +25,16 @@ type RepositoryState = bytes
 
 def repository_state(repository: Repository) -> RepositoryState:
     """Returns what opens a repository as it was opened here."""
-    return pickle.dumps((repository.storage, repository.config, repository.authorizations))
+    return pickle.dumps((type(repository), repository.storage, repository.config, repository.authorizations))
 
 
 def restore_repository(state: RepositoryState) -> Repository:
     """Opens the repository that `repository_state` described; raises as `Repository.open`."""
     with _lock:
-        repository = _received.get(state)
+        repository: Repository | None = _received.get(state)
         if repository is None:
-            storage, config, authorizations = pickle.loads(state)  # a part of what is being unpickled anyway
-            repository = _received[state] = Repository.open(storage, config, authorizations)
+            cls, *opening = pickle.loads(state)  # a part of what is being unpickled anyway
+            repository = _received[state] = cls.open(*opening)
         return repository
 
 

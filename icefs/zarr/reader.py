@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from icefs.engine.chunks import ArrayChunks
+from icefs.engine.edited_chunks import EditedChunks
 from icefs.engine.session import Session
 from icefs.errors import InvalidInputError, NodeNotFoundError
 from icefs.format.manifest import ChunkRef, InlineRef
@@ -77,8 +78,12 @@ class OpenArray:
     """An array whose keys are being read: its chunk references and how its keys are written."""
 
     path: str
-    chunks: ArrayChunks
+    chunks: ArrayChunks | EditedChunks
     layout: ChunkKeyLayout
+
+    def is_loaded(self, index: ChunkIndex) -> bool:
+        """Tells whether looking an index up surely needs no request."""
+        return isinstance(self.chunks, ArrayChunks) and self.chunks.is_loaded(index)
 
     def keys(self, columns: Sequence[Column], rows: int) -> list[str]:
         """Writes the keys of many chunks from the columns of their indices."""
@@ -115,9 +120,12 @@ class OpenArray:
 
 
 class KeyReader:
-    """Reads one session by key.
+    """Reads one session by key, with the changes that it has.
 
     Safe to use from any thread: the tables below only ever gain entries that any thread would compute alike.
+
+    INVARIANT: while the session can write, nothing of it is kept here; a session that stopped writing does not start
+        again.
     """
 
     def __init__(self, session: Session) -> None:
@@ -127,10 +135,14 @@ class KeyReader:
 
     # Finding what a key names.
 
-    def _is_node(self, path: str) -> bool:
-        if self._paths is None:
-            self._paths = frozenset(self.session.snapshot.paths)
-        return path in self._paths
+    def _node(self, path: str) -> NodeSnapshot | None:
+        if self.session.read_only:
+            # Most paths that are asked for are parts of chunk keys, where no node is: a set knows that at once.
+            if self._paths is None:
+                self._paths = frozenset(self.session.snapshot.paths)
+            if path not in self._paths:
+                return None
+        return self.session.get_node(path)
 
     def open_array(self, path: str) -> OpenArray | None:
         """Returns the array at a path; None if no node or a group is there."""
@@ -138,12 +150,13 @@ class KeyReader:
             return self._arrays[path]
         except KeyError:
             pass
-        node = self.session.get_node(path) if self._is_node(path) else None
+        keeps = self.session.read_only
+        node = self._node(path)
         opened = None
         if node is not None and node.array is not None:
-            chunks = self.session.array_chunks(node)
-            opened = OpenArray(path, chunks, ChunkKeyLayout.of_metadata(node.user_data, chunks.ndim))
-        if node is not None:  # what no node is at is not remembered: there is no end of such paths
+            layout = ChunkKeyLayout.of_metadata(node.user_data, len(node.array.shape))
+            opened = OpenArray(path, self.session.array_chunks(node), layout)
+        if node is not None and keeps:  # what no node is at is not remembered: there is no end of such paths
             self._arrays[path] = opened
         return opened
 
@@ -249,7 +262,7 @@ class KeyReader:
         prefix = normalize_key(prefix)
         path = f"/{prefix}"
         names = dict.fromkeys(self.session.children(path))
-        if self._is_node(path):
+        if self._node(path) is not None:
             names[METADATA_NAME] = None
         inside = self._directory_of_chunks(prefix)
         if inside is not None:

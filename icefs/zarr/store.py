@@ -103,7 +103,7 @@ class IcechunkStore(zarr.abc.store.Store):
         if isinstance(located, NodeSnapshot):
             return prototype.buffer.from_bytes(self._reader.read_found(located, key, wanted))
         opened, index = located
-        if opened.chunks.is_loaded(index):
+        if opened.is_loaded(index):
             ref = opened.chunks.find(index)
             if ref is None:
                 return None

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from icefs.engine.repository import Repository
+from icefs.engine.writing import WritableRepository
 from icefs.errors import FormatError, InvalidInputError, ObjectNotFoundError
 from icefs.format.layout import chunk_key
 from icefs.storage.memory import MemoryStorage
@@ -296,3 +297,29 @@ def test_a_million_keys_are_listed_without_a_loop_over_them(builder):
     reader = opened(builder)
     assert len(reader.list_directory("a/c")) == 1000
     assert isinstance(builder.storage, MemoryStorage)
+
+
+def test_a_session_that_writes_is_read_with_its_changes(builder):
+    builder.commit([group("/", 1), builder.array("/a", 2, (9,), inline((0,)))])
+    session = WritableRepository.open(builder.publish()).writable_session("main")
+    reader = KeyReader(session)
+    assert listed(reader) == ["a/c/0", "a/zarr.json", "zarr.json"]
+    session.set_metadata("/b", metadata_of((4, 4)))
+    session.set_chunk("/b", (1, 1), b"new")
+    session.set_chunk("/a", (0,), b"changed")
+    assert reader.read("b/1.1") == b"new"
+    assert reader.read("a/c/0") == b"changed"
+    assert listed(reader) == ["a/c/0", "a/zarr.json", "b/1.1", "b/zarr.json", "zarr.json"]
+    assert sorted(reader.list_directory("b")) == ["1.1", "zarr.json"]
+    session.delete_node("/b")
+    session.set_chunk_ref("/a", (0,), None)
+    assert listed(reader) == ["a/zarr.json", "zarr.json"]
+    assert reader.read("b/1.1") is reader.read("a/c/0") is None
+    assert reader.list_directory("a") == ["zarr.json"]
+
+
+def metadata_of(shape: tuple[int, ...]) -> bytes:
+    grid = {"name": "regular", "configuration": {"chunk_shape": [1] * len(shape)}}
+    encoding = {"name": "v2", "configuration": {"separator": "."}}
+    document = {"zarr_format": 3, "node_type": "array", "shape": shape, "chunk_grid": grid}
+    return json.dumps({**document, "chunk_key_encoding": encoding}).encode()
