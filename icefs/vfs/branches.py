@@ -47,6 +47,7 @@ class ArrayMove:
         changed: The chunks that changed, one column per dimension; None if any may have.
         top_names: The names in the array's directory that may lead elsewhere, where that is all that is told.
         gone_dirs: The directories above chunks that are gone, by the count of their coordinates, as columns.
+        among_nodes: Where nodes lie below the array: the chunks whose names may be in directories of those nodes.
     """
 
     before: NodeSnapshot | None
@@ -55,6 +56,7 @@ class ArrayMove:
     changed: Columns | None = None
     top_names: list[bytes] = field(default_factory=list)
     gone_dirs: dict[int, Columns] = field(default_factory=dict)
+    among_nodes: list[Columns] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +116,9 @@ def _whole(old: Session, before: NodeSnapshot, after: NodeSnapshot | None) -> Ar
     layout = move.layout
     if layout is None:
         return move
+    if old.has_children(before.path):
+        with suppress(FormatError, StorageError):
+            move.among_nodes = [batch.coords for batch in old.array_chunks(before).iter_batches(1 << 62)]
     if len(layout.widths) > 1 and layout.widths[0] == 0:
         move.top_names = [b"c"]
         return move
@@ -136,6 +141,8 @@ def _detailed(old: Session, new: Session, before: NodeSnapshot, after: NodeSnaps
     # A transaction log may name chunks outside of both grids, which nobody ever saw.
     inside = _inside(coords, then.grid_shape) | _inside(coords, now.grid_shape)
     move.changed = tuple(column[inside] for column in coords)
+    if old.has_children(before.path):
+        move.among_nodes = [move.changed]
     if move.layout is not None:
         if len(coords) and len(move.changed[0]) > MANY:
             move.top_names = _whole(old, before, after).top_names
@@ -270,6 +277,8 @@ class BranchTree(SessionTree):
         numbers = None if before is None else self.known_numbers(path, before)
         if directory is None or layout is None or numbers is None:
             return  # nobody looked at its chunks
+        for columns in move.among_nodes:
+            yield from self._entries_among_nodes(path, layout, columns)
         if move.after is not None and move.after.array is not None:
             numbers.fit([dimension.num_chunks for dimension in move.after.array.shape])
         if move.top_names:
@@ -280,6 +289,15 @@ class BranchTree(SessionTree):
         yield from _leaf_entries(numbers, layout, directory, move.changed)
         for depth, prefixes in move.gone_dirs.items():
             yield from _dir_entries(numbers, layout, directory, depth, prefixes)
+
+    def _entries_among_nodes(self, path: str, layout: ChunkKeyLayout, columns: Columns) -> Iterator[Entry]:
+        """Yields what lies above and at chunks in directories that are nodes as well, name by name."""
+        rows = zip(*(column.tolist() for column in columns), strict=True) if columns else [()]
+        for index in rows:
+            directory = path
+            for name in layout.format(index).split("/"):
+                yield from self._entry(directory, name.encode())
+                directory = f"{directory.rstrip('/')}/{name}"
 
     def _moved_chunk_dirs(self, path: str, move: ArrayMove) -> list[int]:
         before, layout = move.before, move.layout
