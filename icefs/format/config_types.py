@@ -29,8 +29,13 @@ class FieldType(NamedTuple):
     write: Callable[[Any, str], Any]
 
 
+def _untagged(value: Any) -> Any:
+    # A YAML tag on anything but a variant says nothing; the official parser ignores it.
+    return value.content if isinstance(value, Tagged) else value
+
+
 def _scalar(check: Callable[[Any, str], Any]) -> FieldType:
-    return FieldType(check, check)
+    return FieldType(lambda value, where: check(_untagged(value), where), check)
 
 
 def integer(low: int, high: int) -> FieldType:
@@ -83,6 +88,7 @@ def list_of(inner: FieldType) -> FieldType:
     """A list; any sequence when it is written."""
 
     def read(value: Any, where: str) -> list[Any]:
+        value = _untagged(value)
         if not isinstance(value, list):
             raise invalid(where, "a list", value)
         return [inner.read(item, f"{where}[{row}]") for row, item in enumerate(value)]
@@ -103,6 +109,7 @@ def map_of(inner: FieldType) -> FieldType:
     """A map from texts, written in their order."""
 
     def convert(function: Callable[[Any, str], Any], value: Any, where: str) -> dict[str, Any]:
+        value = _untagged(value)
         if not isinstance(value, Mapping):
             raise invalid(where, "a map", value)
         return {
@@ -126,6 +133,7 @@ def record(cls: type[Any], *table: Field) -> FieldType:
     """An object of a class, as a map of its fields; further entries of the map are ignored."""
 
     def read(value: Any, where: str) -> Any:
+        value = _untagged(value)
         if not isinstance(value, dict):
             raise invalid(where, "a map", value)
         values = {}
@@ -159,7 +167,7 @@ def split_variant(value: Any, where: str) -> tuple[str, Any]:
         return str(value), None
     if isinstance(value, Tagged):
         return value.tag, value.content
-    if isinstance(value, dict) and len(value) == 1:
+    if type(value) is dict and len(value) == 1:
         [(tag, content)] = value.items()
         return tag, content
     raise invalid(where, "a variant", value)

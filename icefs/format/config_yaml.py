@@ -2,8 +2,9 @@
 
 What a plain scalar means depends on what is asked for: `1` may be a number or a text, `no` is a text and no boolean.
 So plain scalars stay texts (`Plain`) until the configuration asks, as in the official library's parser. PyYAML only
-splits the text into events here: it constructs nothing. Aliases are refused, since no configuration has any and they
-make a tree of any size.
+splits the text into events here: it constructs nothing.
+
+Divergence 38: aliases are refused, since no writer of configurations makes any, and they make a tree of any size.
 
 Source: YAML 1.2 §10.3; format notes §7.6.
 """
@@ -57,8 +58,16 @@ class Tagged:
     content: Any
 
 
+class Map(dict[str, Any]):
+    """A map that YAML gave; unlike one that FlexBuffers gave, it is never a variant with its content."""
+
+    __slots__ = ()
+
+
 def load_yaml(data: bytes | memoryview, *, name: str) -> Any:
-    """Reads one document: dicts, lists, `Tagged` and texts, of which those without quotes are `Plain`.
+    """Reads one document: `Map`s, lists, `Tagged` and texts, of which those without quotes are `Plain`.
+
+    An empty document is an empty map.
 
     Raises:
         FormatError: it is no YAML, too large, too deep or has aliases (kind `config-deserialization`).
@@ -91,9 +100,11 @@ class _Reader:
     def document(self) -> Any:
         next(self._events)
         if isinstance(next(self._events), yaml.StreamEndEvent):
-            raise _Refused("it is empty")
+            return Map()
         found = self._node(next(self._events), 0)
         next(self._events)
+        if found == "" and isinstance(found, Plain):
+            found = Map()
         if not isinstance(next(self._events), yaml.StreamEndEvent):
             raise _Refused("it has several documents")
         return found
@@ -114,8 +125,8 @@ class _Reader:
             return found
         return Tagged(tag[1:], found)
 
-    def _mapping(self, depth: int) -> dict[str, Any]:
-        found: dict[str, Any] = {}
+    def _mapping(self, depth: int) -> Map:
+        found = Map()
         for event in self._until(yaml.MappingEndEvent):
             key = self._node(event, depth)
             if not isinstance(key, str):

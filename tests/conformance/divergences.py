@@ -191,4 +191,9 @@ DIVERGENCES: dict[int, Divergence] = {
         "invalid-object-size",
         "wrong bytes are worse than an error",
     ),
+    38: Divergence(
+        "follows aliases in config.yaml",
+        "refuses them",
+        "no writer of configurations makes any, and they make a tree of any size of a small file",
+    ),
 }
