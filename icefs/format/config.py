@@ -163,7 +163,8 @@ class RepositoryConfig(Mergeable):
 # Names that coordinate arrays usually have, one expression for each kind of coordinate (after cf-xarray's criteria).
 _COORDINATE_NAMES = (
     r"^\bt\b$|^(time|min|hour|day|week|month|year)[0-9]*$",
-    r"^(z|nav_lev|gdep|lv_|[o]*lev|bottom_top|sigma|h(ei)?ght|altitude|depth|isobaric|pres|isotherm)[a-z_]*[0-9]*$",
+    r"^(z|nav_lev|gdep|lv_|[o]*lev|bottom_top|sigma|h(ei)?ght|altitude|depth"
+    r"|isobaric|pres|isotherm)[a-z_]*[0-9]*$",  # codespell:ignore pres
     r"^(y|j|nlat|rlat|nj)$",
     r"^y?(nav_lat|lat|gphi)[a-z0-9]*$",
     r"^x?(nav_lon|lon|glam)[a-z0-9]*$",
