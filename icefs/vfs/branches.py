@@ -75,33 +75,40 @@ class Move:
 
 
 def plan_move(old: Session, new: Session) -> Move:
-    """Works out what changes; in a worker thread.
-
-    Raises:
-        FormatError, StorageError: a manifest that must be compared cannot be read.
-    """
+    """Works out what changes; in a worker thread. Nodes and manifests that cannot be read concern their array only."""
     changes = compare(old, new)
     arrays: dict[str, ArrayMove] = {}
-    for path in changes.new:
-        after = new.node(path)
-        if after.array is not None:
-            arrays[path] = ArrayMove(None, after, None)
-    for path in changes.deleted:
-        before = old.node(path)
-        if before.array is not None:
-            arrays[path] = _whole(old, before, None)
-    for path in changes.updated - changes.chunks.keys():
-        before, after = old.node(path), new.node(path)
-        if before.array is not None and after.array is not None and _layout(before) != _layout(after):
+    for path in changes.new | changes.deleted | changes.updated | changes.chunks.keys():
+        before, after = _array(old, path), _array(new, path)
+        if before is None:
+            if after is not None:
+                arrays[path] = ArrayMove(None, after, None)
+        elif after is None or _layout(before) != _layout(after):
             arrays[path] = _whole(old, before, after)
-    for path, indices in changes.chunks.items():
-        before, after = old.node(path), new.node(path)
-        if indices is None or before.array is None or after.array is None or _layout(before) != _layout(after):
-            one, other = (node if node.array is not None else None for node in (before, after))
-            arrays[path] = _whole(old, one, other) if one is not None else ArrayMove(None, other, None)
-        else:
-            arrays[path] = _detailed(old, new, before, after, indices.coords)
+        elif path in changes.chunks:
+            indices = changes.chunks[path]
+            arrays[path] = (
+                _whole(old, before, after) if indices is None else _detailed(old, new, before, after, indices.coords)
+            )
     return Move(new, changes, arrays)
+
+
+def _array(session: Session, path: str) -> NodeSnapshot | None:
+    """Returns the array at a path; None where there is none, or none that can be read."""
+    with suppress(FormatError):
+        node = session.get_node(path)
+        return node if node is not None and node.array is not None else None
+    return None
+
+
+def _has_dir(session: Session, path: str) -> bool:
+    """Tells whether a path is a directory of nodes; a node that cannot be read is there all the same."""
+    if path == "/" or session.has_children(path):
+        return True
+    try:
+        return session.get_node(path) is not None
+    except FormatError:
+        return True
 
 
 def _layout(node: NodeSnapshot) -> ChunkKeyLayout | None:
@@ -147,7 +154,10 @@ def _detailed(old: Session, new: Session, before: NodeSnapshot, after: NodeSnaps
         if len(coords) and len(move.changed[0]) > MANY:
             move.top_names = _whole(old, before, after).top_names
         elif len(move.layout.widths) > 1:
-            move.gone_dirs = _gone_dirs(now, move.changed)
+            try:
+                move.gone_dirs = _gone_dirs(now, move.changed)
+            except (FormatError, StorageError):  # whatever may be gone, the array's directory is looked at anew
+                move.top_names = _whole(old, before, after).top_names
     return move
 
 
@@ -253,15 +263,15 @@ class BranchTree(SessionTree):
     # What the kernel is told. All of this runs before the tree changes, and asks what the kernel may know from before.
 
     def _moved_nodes(self, move: Move) -> Iterator[Entry]:
-        new = move.session
+        old, new = self.session, move.session
+        assert old is not None  # the move was planned from it
         for path in move.changes.updated:
             yield from self._entry(path, _METADATA)
         for path in move.changes.new | move.changes.deleted:
             yield from self._entry(path, _METADATA)
             # Upwards as long as a directory came to be or ceased to be.
             for place in ancestors(path):
-                is_dir = place == "/" or new.get_node(place) is not None or new.has_children(place)
-                if place == "/" or self.is_node_dir(place) == is_dir:
+                if place == "/" or _has_dir(old, place) == _has_dir(new, place):
                     break
                 parent, _, name = place.rpartition("/")
                 yield from self._entry(parent or "/", name.encode(errors="surrogatepass"))

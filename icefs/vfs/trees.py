@@ -9,12 +9,14 @@ path reads like a chunk's, the node's directory wins, and shows the chunks of th
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from icefs.engine.repository import Repository
 from icefs.engine.session import Session
 from icefs.errors import (
+    FormatError,
     IsADirectoryTreeError,
     ObjectNotFoundError,
     ReadOnlyError,
@@ -242,7 +244,9 @@ class SessionTree(Tree):
             sources.append((self.view(node), 0, ()))
         names = path.split("/")[1:] if path != "/" else []
         for depth in range(len(names) - 1, -1, -1):
-            above = session.get_node("/" + "/".join(names[:depth]))
+            above = None
+            with suppress(FormatError):  # what stands above and cannot be read concerns only itself
+                above = session.get_node("/" + "/".join(names[:depth]))
             if above is None or above.array is None:
                 continue
             view = self.view(above)
@@ -515,15 +519,17 @@ class SessionTree(Tree):
     def opendir(self, ino: int) -> DirHandle:
         """Opens a directory."""
         place = self.locate(ino)
-        if place.view is not None and len(place.prefix) < place.view.chunks.ndim:
-            view, prefix = place.view, place.prefix
-            return Listing(ino, lambda: self._list_chunk_dir(view, prefix), self._note_entered)
-        if place.dir_path is not None:
-            path = place.dir_path
-            return Listing(ino, lambda: self._list_node_dir(path), self._note_entered)
-        if place.slot == CONTROL_SLOT:
-            return Listing(ino, lambda: self._list_control(), self._note_entered)
-        raise not_a_directory(f"{self._label}{self.path_of(ino)}")
+        is_chunk_dir = place.view is not None and len(place.prefix) < place.view.chunks.ndim
+        if not is_chunk_dir and place.dir_path is None and place.slot != CONTROL_SLOT:
+            raise not_a_directory(f"{self._label}{self.path_of(ino)}")
+        return Listing(ino, lambda: self._list(ino), self._note_entered)
+
+    def _list(self, ino: int) -> Sequence[Section]:
+        """Lists a directory as it is now."""
+        place = self.locate(ino)
+        if place.view is not None:
+            return self._list_chunk_dir(place.view, place.prefix)
+        return self._list_control() if place.dir_path is None else self._list_node_dir(place.dir_path)
 
     def _note_entered(self, run: EntryRun, first: int, end: int) -> None:
         dots = sum(name in (b".", b"..") for name in run.names[first : min(end, 2)]) if run.start == 0 else 0
