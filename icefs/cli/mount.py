@@ -11,7 +11,7 @@ import click
 
 from icefs.cli.fstab import fstab_option
 from icefs.cli.locations import split_ref
-from icefs.cli.options import Moment, allow_virtual_option, json_option, print_json
+from icefs.cli.options import allow_virtual_option, json_option, parse_moment, print_json
 from icefs.clock import to_micros
 from icefs.errors import InvalidInputError
 from icefs.fuse.daemon import run, spawn
@@ -19,40 +19,31 @@ from icefs.fuse.options import LOG_LEVELS, MountOptions
 from icefs.storage.url import redact
 
 
-class Account(click.ParamType[int]):
-    """A user or group, by number or name."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Looks a name up."""
-        if isinstance(value, int):
-            return value
-        if value.isascii() and value.isdigit():
-            return int(value)
-        try:
-            return pwd.getpwnam(value).pw_uid if self.name == "user" else grp.getgrnam(value).gr_gid
-        except KeyError:
-            self.fail(f"there is no {self.name} {value!r}", param, ctx)
+def parse_user(text: str) -> int:
+    """Reads a user by number or name."""
+    try:
+        return int(text) if text.isascii() and text.isdigit() else pwd.getpwnam(text).pw_uid
+    except KeyError:
+        raise click.BadParameter(f"there is no user {text!r}") from None
 
 
-class Umask(click.ParamType[int]):
-    """Permission bits in octal."""
+def parse_group(text: str) -> int:
+    """Reads a group by number or name."""
+    try:
+        return int(text) if text.isascii() and text.isdigit() else grp.getgrnam(text).gr_gid
+    except KeyError:
+        raise click.BadParameter(f"there is no group {text!r}") from None
 
-    name = "octal"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Parses the digits."""
-        if isinstance(value, int):
-            return value
-        try:
-            bits = int(value, 8)
-        except ValueError:
-            bits = -1
-        if not 0 <= bits <= 0o777:
-            self.fail(f"{value!r} is not an octal number such as 022", param, ctx)
-        return bits
+def parse_umask(text: str) -> int:
+    """Reads permission bits in octal."""
+    try:
+        bits = int(text, 8)
+    except ValueError:
+        bits = -1
+    if not 0 <= bits <= 0o777:
+        raise click.BadParameter(f"{text!r} is not an octal number such as 022")
+    return bits
 
 
 @click.command()
@@ -61,13 +52,15 @@ class Umask(click.ParamType[int]):
 @click.option("--branch", metavar="NAME", help="Show this branch alone, at MNT itself.")
 @click.option("--tag", metavar="NAME", help="Show this tag alone.")
 @click.option("--snapshot", metavar="ID", help="Show this snapshot alone.")
-@click.option("--as-of", type=Moment(), help="Show the branch (by default main) as it was then.")
+@click.option("--as-of", type=parse_moment, metavar="TIME", help="Show the branch (by default main) as it was then.")
 @click.option("--read-only", is_flag=True, help="Refuse all writes, in branches too.")
 @click.option("-f", "--foreground", is_flag=True, help="Stay in the foreground, and log there.")
 @click.option("--allow-other", is_flag=True, help="Let other users in.")
-@click.option("--uid", type=Account("user"), help="The owner of all files; by default you.")
-@click.option("--gid", type=Account("group"), help="The group of all files; by default yours.")
-@click.option("--umask", type=Umask(), default="000", show_default=True, help="Permissions to take away.")
+@click.option("--uid", type=parse_user, metavar="USER", help="The owner of all files; by default you.")
+@click.option("--gid", type=parse_group, metavar="GROUP", help="The group of all files; by default yours.")
+@click.option(
+    "--umask", type=parse_umask, metavar="OCTAL", default="000", show_default=True, help="Permissions to take away."
+)
 @click.option(
     "--poll-interval",
     type=click.FloatRange(min=0),

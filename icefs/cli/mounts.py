@@ -16,6 +16,8 @@ from icefs.errors import EntryNotFoundError, FormatError, IcefsError, StaleError
 from icefs.fuse.mountpoints import FILESYSTEM_TYPE, mount_table
 
 CONTROL = ".icefs"
+DEAD = frozenset((errno.ENOTCONN, errno.ECONNABORTED))
+"""What the kernel answers for a daemon that has ended; the second one while it is ending."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +96,7 @@ def find_mount(path: str | os.PathLike[str]) -> Mounted | None:
     try:
         start.stat()
     except OSError as exc:
-        if exc.errno == errno.ENOTCONN:
+        if exc.errno in DEAD:
             raise _dead(start) from None
         if exc.errno in (errno.ENOENT, errno.ENOTDIR):
             raise EntryNotFoundError(f"no such file or directory: {path}") from None
@@ -108,7 +110,7 @@ def find_mount(path: str | os.PathLike[str]) -> Mounted | None:
         except (FileNotFoundError, NotADirectoryError, PermissionError):
             continue
         except OSError as exc:
-            if exc.errno == errno.ENOTCONN:
+            if exc.errno in DEAD:
                 raise _dead(directory) from None
             raise
         tree = tree or directory

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import click
 
-from icefs.cli.mounts import CONTROL, absolute, parse_object
+from icefs.cli.mounts import CONTROL, DEAD, absolute, parse_object
 from icefs.cli.options import json_option, print_json
 from icefs.errors import EntryNotFoundError, FormatError, InvalidInputError, SessionStateError, UnsupportedError
 from icefs.fuse.mountpoints import FILESYSTEM_TYPE, mount_table, mounted_at
@@ -91,7 +91,7 @@ def _ask_daemon(place: Path) -> _Daemon:
         try:
             pid = parse_object(place / CONTROL / "info.json").get("pid")
         except OSError as exc:
-            answer.append(_Daemon(is_dead=exc.errno == errno.ENOTCONN))
+            answer.append(_Daemon(is_dead=exc.errno in DEAD))
         except FormatError:
             answer.append(_Daemon())
         else:

@@ -147,7 +147,7 @@ def _is_dead(mountpoint: str) -> bool:
     try:
         os.statvfs(mountpoint)  # stat would be answered from the kernel's cache
     except OSError as error:
-        return error.errno == errno.ENOTCONN
+        return error.errno in (errno.ENOTCONN, errno.ECONNABORTED)
     return False
 
 

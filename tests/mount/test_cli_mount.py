@@ -19,7 +19,7 @@ from tests.support.ci import require
 PROJECT = Path(__file__).resolve().parents[2]
 DEMO = PROJECT / "tests/conformance/data/demo-repo"
 ICEFS = Path(sys.executable).with_name("icefs")
-DEADLINE_S = 20
+DEADLINE_S = 60
 
 
 @pytest.fixture(scope="module", autouse=True)
