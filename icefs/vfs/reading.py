@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from icefs.engine.session import Session
-from icefs.errors import InvalidObjectSizeError
+from icefs.errors import FormatError, InvalidInputError, InvalidObjectSizeError, UnauthorizedContainerError
 from icefs.format.ids import ChunkId
 from icefs.format.layout import chunk_key
 from icefs.format.manifest import ChunkRef, InlineRef, NativeRef, VirtualRef
@@ -383,7 +383,15 @@ def read_range(session: Session, ref: ChunkRef, start: int, end: int) -> bytes:
         InvalidObjectSizeError: fewer bytes are there than the reference says.
         StorageError, UnauthorizedContainerError, FormatError: see `Session.read_chunk`.
     """
-    data = session.read_chunk(ref, start, end)
+    try:
+        data = session.read_chunk(ref, start, end)
+    except UnauthorizedContainerError:
+        raise
+    except InvalidInputError as error:
+        # The reader's arguments are sound; it is the reference that cannot be followed.
+        if error.kind == "no-container-for-virtual-chunk":
+            raise UnauthorizedContainerError(str(error), kind=error.kind, hint=error.hint) from error
+        raise FormatError(str(error), kind=error.kind, reason=str(error)) from error
     if len(data) != end - start:
         raise InvalidObjectSizeError(
             f"{len(data)} bytes came of a chunk that should have {end - start}",

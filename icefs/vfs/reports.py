@@ -41,7 +41,7 @@ def moment(flushed_at: int) -> str:
 def describe_snapshot(repository: Repository, snapshot_id: SnapshotId) -> dict[str, Any]:
     """Describes a snapshot in JSON; `flushed_at` and `message` are null where it cannot be read."""
     try:
-        info = repository.lookup_snapshot(snapshot_id)
+        info = repository.snapshot_info(snapshot_id)
     except IcefsError:
         try:  # a snapshot that no ref reaches is in its own file alone
             snapshot = repository.assets.fetch_snapshot(snapshot_id)

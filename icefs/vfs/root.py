@@ -10,6 +10,7 @@ from icefs.errors import (
     InvalidInputError,
     IsADirectoryTreeError,
     NotFoundError,
+    ObjectNotFoundError,
     StorageError,
     TreeError,
 )
@@ -285,14 +286,12 @@ def fetch_times(repository: Repository, snapshot_ids: Sequence[SnapshotId]) -> d
 
     def fetch(snapshot_id: SnapshotId) -> int | None:
         try:
-            return repository.lookup_snapshot(snapshot_id).flushed_at
-        except NotFoundError:
-            pass
-        except (FormatError, StorageError):
-            return 0
-        try:  # one that no ref reaches any more may have its file still
-            return repository.assets.fetch_snapshot(snapshot_id).flushed_at
-        except NotFoundError:
+            try:
+                return repository.snapshot_info(snapshot_id).flushed_at
+            except NotFoundError:
+                # One that no ref reaches any more may have its file still.
+                return repository.assets.fetch_snapshot(snapshot_id).flushed_at
+        except (NotFoundError, ObjectNotFoundError):
             return None
         except (FormatError, StorageError):
             return 0

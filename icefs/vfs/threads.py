@@ -23,7 +23,8 @@ class Threads:
         token = trio.lowlevel.current_trio_token()
 
         def report(future: "Future[T]") -> None:
-            # Nobody waits any more once the loop has ended.
+            if future.cancelled():
+                return  # by `close`: the mount is going away, and who waits with it
             with contextlib.suppress(trio.RunFinishedError):
                 token.run_sync_soon(done, future)
 
@@ -47,6 +48,16 @@ class Threads:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
+class _Running:
+    """Something that is being fetched."""
+
+    __slots__ = ("error", "finished")
+
+    def __init__(self) -> None:
+        self.finished = trio.Event()
+        self.error: Exception | None = None
+
+
 class Fetches:
     """Brings into memory what `NotInMemoryError` asks for, once for all who need the same.
 
@@ -56,7 +67,7 @@ class Fetches:
 
     def __init__(self, threads: Threads) -> None:
         self._threads = threads
-        self._running: dict[Hashable, tuple[trio.Event, list[BaseException]]] = {}
+        self._running: dict[Hashable, _Running] = {}
 
     def __len__(self) -> int:
         return len(self._running)
@@ -64,19 +75,18 @@ class Fetches:
     async def bring(self, missing: NotInMemoryError) -> None:
         """Returns when what is missing was loaded and stored; raises what loading it raised."""
         running = self._running.get(missing.key)
-        if running is None:
-            running = self._running[missing.key] = trio.Event(), []
-            self._threads.start(missing.load, lambda future: self._finish(missing, future))
-        event, errors = running
-        await event.wait()
-        if errors:
-            raise errors[0]
-
-    def _finish[T](self, missing: NotInMemoryError, future: "Future[T]") -> None:
-        event, errors = self._running.pop(missing.key)
-        error = future.exception()
-        if error is None:
-            missing.store(future.result())
-        else:
-            errors.append(error)
-        event.set()
+        if running is not None:
+            await running.finished.wait()
+            if running.error is not None:
+                raise running.error
+            return
+        running = self._running[missing.key] = _Running()
+        try:
+            missing.store(await self._threads.run(missing.load))
+        except Exception as error:
+            running.error = error
+            raise
+        finally:
+            # Whoever waited for a task that was cancelled asks again.
+            del self._running[missing.key]
+            running.finished.set()

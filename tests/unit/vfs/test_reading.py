@@ -1,0 +1,345 @@
+"""Reading chunks, wherever they are."""
+
+import os
+import threading
+
+import pytest
+import trio
+from hypothesis import given
+from hypothesis import strategies as st
+
+from icefs.errors import InvalidObjectSizeError, ObjectNotFoundError, UnauthorizedContainerError, UnreachableError
+from icefs.format.layout import chunk_key
+from icefs.format.manifest import NativeRef, VirtualRef
+from icefs.storage.local import LocalStorage
+from icefs.storage.memory import MemoryStorage
+from icefs.vfs import reading
+from icefs.vfs.handles import BytesHandle
+from icefs.vfs.reading import BlockChunkHandle, ChunkFetcher, FetchedChunkHandle, LocalChunkHandle
+from icefs.vfs.threads import Threads
+from tests.support.repo_builder import RepoBuilder
+from tests.support.vfs_driver import mounted
+
+
+@pytest.fixture
+async def threads():
+    pool = Threads(4, "test")
+    yield pool
+    pool.close()
+
+
+def counted(data=b"data", error=None):
+    calls = []
+
+    def fetch():
+        calls.append(threading.current_thread().name)
+        if error is not None:
+            raise error
+        return data
+
+    return fetch, calls
+
+
+async def test_bytes_are_fetched_once_for_all_who_want_them(threads):
+    fetcher = ChunkFetcher(threads, max_bytes=100)
+    gate = threading.Event()
+    calls = []
+
+    def fetch():
+        calls.append(1)
+        gate.wait(5)
+        return b"data"
+
+    got = []
+    async with trio.open_nursery() as nursery:
+        for _ in range(5):
+
+            async def want():
+                got.append(await fetcher.get("key", fetch))
+
+            nursery.start_soon(want)
+        await trio.testing.wait_all_tasks_blocked()
+        assert fetcher.in_flight == 1
+        gate.set()
+    assert got == [b"data"] * 5
+    assert len(calls) == 1
+    assert await fetcher.get("key", fetch) == b"data"
+    assert len(calls) == 1
+    assert (fetcher.hits, fetcher.misses, fetcher.fetched_bytes, fetcher.in_flight) == (1, 1, 4, 0)
+
+
+async def test_what_is_kept_is_bounded_and_the_oldest_goes_first(threads):
+    fetcher = ChunkFetcher(threads, max_bytes=10)
+    for key in "abc":
+        await fetcher.get(key, counted(b"1234")[0])
+        fetcher.check_invariants()
+    assert fetcher.get_nowait("a") is None
+    assert fetcher.get_nowait("b") == b"1234"
+    await fetcher.get("d", counted(b"1234")[0])
+    assert fetcher.get_nowait("c") is None
+    assert fetcher.get_nowait("b") == b"1234"
+    assert await fetcher.get("huge", counted(b"x" * 11)[0]) == b"x" * 11
+    assert fetcher.get_nowait("huge") is None
+    fetcher.check_invariants()
+
+
+async def test_a_failure_goes_to_all_who_wait_and_is_not_kept(threads):
+    fetcher = ChunkFetcher(threads, max_bytes=100)
+    for error in (UnreachableError("gone"), ZeroDivisionError("bug")):
+        fetch, calls = counted(error=error)
+        for _ in range(2):
+            with pytest.raises(type(error)):
+                await fetcher.get("key", fetch)
+        assert len(calls) == 2
+    assert await fetcher.get("key", counted()[0]) == b"data"
+
+
+async def test_a_chunk_is_on_its_way_as_soon_as_it_is_opened(threads):
+    fetcher = ChunkFetcher(threads, max_bytes=100)
+    fetch, calls = counted(b"0123456789")
+    handle = FetchedChunkHandle(5, fetcher, "key", fetch, 10)
+    assert handle.read_nowait(0, 4) is None
+    assert await handle.read(0, 100) == b"0123456789"
+    assert bytes(handle.read_nowait(3, 4)) == b"3456"
+    assert bytes(handle.read_nowait(8, 4)) == b"89"
+    assert bytes(handle.read_nowait(10, 4)) == b""
+    assert (handle.size, len(calls)) == (10, 1)
+    handle.release()
+
+
+async def test_a_read_after_a_failure_tries_again(threads):
+    fetcher = ChunkFetcher(threads, max_bytes=100)
+    outcomes = [UnreachableError("gone"), UnreachableError("gone"), b"data"]
+
+    def fetch():
+        outcome = outcomes.pop(0)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    handle = FetchedChunkHandle(5, fetcher, "key", fetch, 4)
+    with pytest.raises(UnreachableError):
+        await handle.read(0, 4)
+    with pytest.raises(UnreachableError):
+        await handle.read(0, 4)
+    assert await handle.read(0, 4) == b"data"
+
+
+async def test_an_open_chunk_keeps_its_bytes_while_others_push_them_out(threads):
+    fetcher = ChunkFetcher(threads, max_bytes=10)
+    fetch, calls = counted(b"01234567")
+    handle = FetchedChunkHandle(5, fetcher, "key", fetch, 8)
+    await handle.read(0, 1)
+    await fetcher.get("other", counted(b"01234567")[0])
+    assert fetcher.get_nowait("key") is None
+    assert bytes(handle.read_nowait(7, 1)) == b"7"
+    assert len(calls) == 1
+
+
+@given(st.integers(0, 60), st.lists(st.tuples(st.integers(0, 70), st.integers(1, 70)), min_size=1, max_size=6))
+async def test_blocks_make_up_the_chunk(size, reads):
+    monkeypatch = pytest.MonkeyPatch()
+    monkeypatch.setattr(reading, "BLOCK_BYTES", 16)
+    pool = Threads(2, "test")
+    try:
+        data = bytes(range(size))
+        asked = []
+
+        def read(start, end):
+            asked.append((start, end))
+            return data[start:end]
+
+        fetcher = ChunkFetcher(pool, max_bytes=1000)
+        handle = BlockChunkHandle(5, fetcher, "key", read, size)
+        for offset, length in reads:
+            expected = data[offset : offset + length]
+            ready = handle.read_nowait(offset, length)
+            assert ready is None or bytes(ready) == expected
+            assert bytes(await handle.read(offset, length)) == expected
+        assert len(set(asked)) == len(asked)
+        assert all(start % 16 == 0 and end <= size for start, end in asked)
+    finally:
+        pool.close()
+        monkeypatch.undo()
+
+
+async def test_a_forward_reader_has_the_next_block_fetched(threads, monkeypatch):
+    monkeypatch.setattr(reading, "BLOCK_BYTES", 10)
+    asked = []
+
+    def read(start, end):
+        asked.append(start)
+        return bytes(end - start)
+
+    handle = BlockChunkHandle(5, ChunkFetcher(threads, max_bytes=1000), "key", read, 100)
+    for offset in (0, 10, 20):
+        await handle.read(offset, 10)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+    assert sorted(asked) == [0, 10, 20, 30]
+    await handle.read(70, 10)
+    assert 80 not in asked
+
+
+# Local files.
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "chunk"
+    path.write_bytes(bytes(range(100)))
+    return path
+
+
+def opened(path, offset, size):
+    return LocalChunkHandle(5, os.open(path, os.O_RDONLY), str(path), offset, size)
+
+
+async def test_a_local_chunk_is_a_part_of_its_file(file):
+    handle = opened(file, 10, 50)
+    for offset, size in ((0, 50), (0, 1000), (5, 10), (49, 10), (50, 10), (60, 10), (0, 0)):
+        expected = bytes(range(10, 60))[offset : offset + size]
+        data = handle.read_nowait(offset, size)
+        if data is None:
+            data = await handle.read(offset, size)
+        assert bytes(data) == expected
+    assert handle.size == 50
+    fd = handle._fd
+    handle.release()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(fd)
+
+
+@pytest.mark.parametrize("error", [BlockingIOError(11, "cold"), OSError(95, "not supported"), OSError(22, "invalid")])
+async def test_where_the_disk_must_be_waited_for_a_thread_reads(file, error, monkeypatch):
+    handle = opened(file, 10, 50)
+    whole = os.preadv
+
+    def preadv(fd, buffers, offset, flags=0):
+        if flags:
+            raise error
+        assert threading.current_thread() is not threading.main_thread()
+        return whole(fd, [memoryview(buffers[0])[:7]], offset)
+
+    monkeypatch.setattr(os, "preadv", preadv)
+    assert handle.read_nowait(0, 50) is None
+    assert bytes(await handle.read(0, 50)) == bytes(range(10, 60))
+    handle.release()
+
+
+async def test_what_the_page_cache_holds_only_in_part_is_read_whole(file, monkeypatch):
+    handle = opened(file, 0, 100)
+    whole = os.preadv
+    monkeypatch.setattr(
+        os, "preadv", lambda fd, buffers, offset, flags=0: whole(fd, [memoryview(buffers[0])[:30]], offset)
+    )
+    assert handle.read_nowait(0, 100) is None
+    assert bytes(await handle.read(0, 100)) == bytes(range(100))
+    handle.release()
+
+
+async def test_a_file_that_shrinks_is_an_error_and_not_zeros(file):
+    handle = opened(file, 0, 100)
+    os.truncate(file, 60)
+    assert handle.read_nowait(0, 100) is None
+    with pytest.raises(InvalidObjectSizeError):
+        await handle.read(0, 100)
+    handle.release()
+
+
+@pytest.mark.parametrize("damage", ["missing", "short", "directory", "dangling"])
+async def test_a_damaged_chunk_file_is_an_error_at_open(tmp_path, damage):
+    builder = RepoBuilder(LocalStorage(tmp_path))
+    ref = builder.chunk(b"0123456789")
+    builder.commit([builder.array("/a", 1, (2,), {(0,): ref, (1,): builder.chunk(b"good")})])
+    storage = builder.publish()
+    path = storage.local_file(chunk_key(ref.chunk_id))
+    path.unlink()
+    if damage == "short":
+        path.write_bytes(b"012345678")
+    elif damage == "directory":
+        path.mkdir()
+    elif damage == "dangling":
+        path.symlink_to("nowhere")
+    async with mounted(storage, branch="main") as driver:
+        assert (await driver.walk("a/c/0")).size == 10
+        expected = InvalidObjectSizeError if damage == "short" else ObjectNotFoundError
+        with pytest.raises(expected):
+            await driver.read("a/c/0")
+        assert await driver.read("a/c/1") == b"good"
+        assert driver.fs.handles.open_files == 0
+
+
+# Whole trees.
+
+
+@pytest.mark.parametrize("storage", ["local", "memory"])
+async def test_native_chunks_at_offsets(storage, tmp_path):
+    builder = RepoBuilder(LocalStorage(tmp_path) if storage == "local" else MemoryStorage())
+    whole = builder.chunk(b"0123456789")
+    part = NativeRef(whole.chunk_id, 3, 4)
+    empty = NativeRef(whole.chunk_id, 10, 0)
+    builder.commit([builder.array("/a", 1, (3,), {(0,): whole, (1,): part, (2,): empty})])
+    async with mounted(builder.publish(), branch="main") as driver:
+        assert await driver.read("a/c/0") == b"0123456789"
+        assert await driver.read("a/c/1", step=3) == b"3456"
+        assert await driver.read("a/c/2") == b""
+        assert driver.fs.opener.opened_local == (3 if storage == "local" else 0)
+        driver.fs.fetcher.check_invariants()
+
+
+async def test_a_missing_object_is_an_error_at_read():
+    builder = RepoBuilder()
+    ref = builder.chunk(b"0123456789")
+    builder.commit([builder.array("/a", 1, (1,), {(0,): ref})])
+    storage = builder.publish()
+    storage.delete([chunk_key(ref.chunk_id)])
+    async with mounted(storage, branch="main") as driver:
+        with pytest.raises(ObjectNotFoundError):
+            await driver.read("a/c/0")
+
+
+async def test_a_virtual_chunk_that_nobody_allowed_is_refused(tmp_path):
+    (tmp_path / "data").write_bytes(b"0123456789")
+    builder = RepoBuilder()
+    ref = VirtualRef(f"file://{tmp_path}/data", 2, 5, None, 0)
+    builder.commit([builder.array("/a", 1, (1,), {(0,): ref})])
+    async with mounted(builder.publish(), branch="main") as driver:
+        assert (await driver.walk("a/c/0")).size == 5
+        with pytest.raises(UnauthorizedContainerError):
+            await driver.read("a/c/0")
+
+
+async def test_chunks_opened_in_order_have_the_next_ones_fetched():
+    builder = RepoBuilder()
+    refs = {(i,): builder.chunk(bytes([i]) * 10) for i in range(30)}
+    builder.commit([builder.array("/a", 1, (30,), refs)])
+    async with mounted(builder.publish(), branch="main") as driver:
+        fetched = []
+        original = driver.fs.repository.assets.read_chunk_object
+
+        def note(chunk_id, start, end):
+            fetched.append(chunk_id)
+            return original(chunk_id, start, end)
+
+        driver.fs.repository.assets.read_chunk_object = note
+        ids = [ref.chunk_id for ref in refs.values()]
+        await driver.read("a/c/0")
+        assert fetched == ids[:1]
+        for number in range(1, 5):
+            await driver.read(f"a/c/{number}")
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        assert set(fetched) == set(ids[:13])
+        assert len(fetched) == len(set(fetched))
+        before = len(fetched)
+        for number in (25, 3, 20):
+            await driver.read(f"a/c/{number}")
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        assert len(fetched) == before + 2
+
+
+def test_a_file_of_bytes_is_sent_without_a_copy_where_it_is_short():
+    data = b"0123456789"
+    handle = BytesHandle(5, data)
+    assert handle.read_nowait(0, 100) is data
+    assert bytes(handle.read_nowait(4, 3)) == b"456"
+    assert handle.size == 10
