@@ -7,6 +7,7 @@ million of them take what their references take.
 Source: spec 2.1 "Transaction log"; format notes §7.10.
 """
 
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -18,6 +19,7 @@ from icefs.format.chunk_indices import ChunkIndices, pack_keys
 from icefs.format.ids import NodeId, SnapshotId
 from icefs.format.manifest import ArrayRefs, ChunkRef
 from icefs.format.nodes import NodeSnapshot, NodeType
+from icefs.format.snapshot import Snapshot
 from icefs.format.transaction_log import Move, TransactionLog
 
 # Changes wait in a dictionary until they are this many (or a quarter of the columns), then become columns at once.
@@ -34,15 +36,24 @@ class Change(Enum):
 class ChunkChanges:
     """The chunks of one array that a session has set or deleted; the last change of a chunk counts.
 
-    Not safe for use from several threads; the session's lock guards it.
+    Concurrency: safe for use from several threads; `_lock` is held for the moment of each call, and longest (some
+    tenths of a second) where the latest changes join the columns.
 
     INVARIANT: an index in `_recent` overrides `_sets` and `_deletes`; one in `_sets` overrides `_deletes`.
+
+    Attributes:
+        node_id: The array.
+        ndim: How many dimensions its chunk indices have.
+        revision: Counts the changes.
+        is_given_up: Whether changes were dropped. If all were, a commit goes through all the same, without them.
     """
 
     def __init__(self, node_id: NodeId, ndim: int) -> None:
         self.node_id = node_id
         self.ndim = ndim
         self.revision = 0
+        self.is_given_up = False
+        self._lock = threading.RLock()
         self._recent: dict[tuple[int, ...], ChunkRef | None] = {}
         self._sets = ArrayRefs.empty(node_id, ndim)
         self._deletes = ChunkIndices([np.zeros(0, np.uint32)] * ndim, 0)
@@ -52,64 +63,84 @@ class ChunkChanges:
 
     def set(self, chunk_index: Sequence[int], ref: ChunkRef | None) -> None:
         """Sets a chunk's reference, or with None deletes the chunk."""
-        self.revision += 1
-        self._recent[tuple(chunk_index)] = ref
-        if len(self._recent) >= max(_CONSOLIDATE_AT, len(self._sets) // 4):
-            self._consolidate()
+        with self._lock:
+            self.revision += 1
+            self._recent[tuple(chunk_index)] = ref
+            if len(self._recent) >= max(_CONSOLIDATE_AT, len(self._sets) // 4):
+                self._consolidate()
 
     def set_many(self, refs: ArrayRefs) -> None:
         """Sets many references at once."""
-        self.revision += 1
-        self._consolidate()
-        self._sets = ArrayRefs.merge(self._sets, replace(refs, node_id=self.node_id))
+        with self._lock:
+            self.revision += 1
+            self._consolidate()
+            self._sets = ArrayRefs.merge(self._sets, replace(refs, node_id=self.node_id))
 
     def delete_many(self, indices: ChunkIndices) -> None:
         """Deletes many chunks at once."""
-        self.revision += 1
-        self._consolidate()
-        self._sets = ArrayRefs.merge(self._sets, ArrayRefs.empty(self.node_id, self.ndim), indices)
-        self._deletes = self._deletes.union(indices)
+        with self._lock:
+            self.revision += 1
+            self._consolidate()
+            self._sets = ArrayRefs.merge(self._sets, ArrayRefs.empty(self.node_id, self.ndim), indices)
+            self._deletes = self._deletes.union(indices)
 
     def drop(self, indices: ChunkIndices) -> None:
         """Forgets the changes of some chunks, as if they had not been made."""
-        self.revision += 1
-        self._consolidate()
-        self._sets = ArrayRefs.merge(self._sets, ArrayRefs.empty(self.node_id, self.ndim), indices)
-        self._deletes = difference(self._deletes, indices)
+        with self._lock:
+            self.revision += 1
+            self.is_given_up = True
+            self._consolidate()
+            self._sets = ArrayRefs.merge(self._sets, ArrayRefs.empty(self.node_id, self.ndim), indices)
+            self._deletes = difference(self._deletes, indices)
 
     def find(self, chunk_index: Sequence[int]) -> ChunkRef | Change:
         """Returns the reference that a chunk was given, or that it was deleted or left unchanged."""
         index = tuple(chunk_index)
-        if index in self._recent:
-            ref = self._recent[index]
-            return Change.DELETED if ref is None else ref
-        row = self._sets.find(index)
+        with self._lock:
+            recent = self._recent.get(index, Change.UNCHANGED)
+            sets, deletes = self._sets, self._deletes
+        if recent is not Change.UNCHANGED:
+            return Change.DELETED if recent is None else recent
+        row = sets.find(index)
         if row >= 0:
-            return self._sets.ref(row)
-        return Change.DELETED if self._deletes.find(index) >= 0 else Change.UNCHANGED
+            return sets.ref(row)
+        return Change.DELETED if deletes.find(index) >= 0 else Change.UNCHANGED
+
+    def state(self) -> tuple[int, ArrayRefs, ChunkIndices]:
+        """Returns the revision, the references that were set, and the chunks that were deleted, all of one moment."""
+        with self._lock:
+            return self.revision, self.sets(), self.deletes()
 
     def sets(self) -> ArrayRefs:
         """Returns the references that were set."""
-        self._consolidate()
-        return self._sets
+        with self._lock:
+            self._consolidate()
+            return self._sets
 
     def deletes(self) -> ChunkIndices:
         """Returns the chunks that were deleted and not set again."""
-        self._consolidate()
-        return difference(self._deletes, self._sets.indices)
+        with self._lock:
+            self._consolidate()
+            return difference(self._deletes, self._sets.indices)
 
     def touched(self) -> ChunkIndices:
         """Returns all chunks that were set or deleted."""
-        self._consolidate()
-        return self._sets.indices.union(self._deletes)
+        with self._lock:
+            self._consolidate()
+            return self._sets.indices.union(self._deletes)
 
     def copy(self) -> "ChunkChanges":
         """Returns changes of their own; the columns, which never change, are shared."""
         twin = ChunkChanges(self.node_id, self.ndim)
-        twin._recent, twin._sets, twin._deletes = dict(self._recent), self._sets, self._deletes
+        with self._lock:
+            # So that the two share everything: what is recent would have to be copied.
+            self._consolidate()
+            twin.is_given_up = self.is_given_up
+            twin._sets, twin._deletes = self._sets, self._deletes
         return twin
 
     def _consolidate(self) -> None:
+        """Turns the latest changes into columns; the lock is held."""
         if not self._recent:
             return
         recent, self._recent = self._recent, {}
@@ -139,6 +170,18 @@ def intersection(indices: ChunkIndices, other: ChunkIndices) -> ChunkIndices:
     return indices.select(np.isin(mine, theirs, assume_unique=True))
 
 
+def with_manifests_of(node: NodeSnapshot, base: NodeSnapshot | None) -> NodeSnapshot:
+    """Returns an array with the manifests that it has in a snapshot.
+
+    None are left where it has another number of dimensions there: no chunk of that one is a chunk of this.
+    """
+    if node.array is None:
+        return node
+    there = None if base is None else base.array
+    manifests = there.manifests if there is not None and len(there.shape) == len(node.array.shape) else ()
+    return replace(node, array=replace(node.array, manifests=manifests))
+
+
 @dataclass(frozen=True, slots=True)
 class NodeMove:
     """A node of the base that stands elsewhere now."""
@@ -149,6 +192,10 @@ class NodeMove:
 
 class ChangeSet:
     """The changes of one session, of nodes and of chunks.
+
+    Concurrency: the session's gate guards it, but for what `chunks` holds, which guards itself.
+
+    INVARIANT: there are either moves or other changes.
 
     Attributes:
         is_rearrange: Whether the session moves nodes; it can do nothing else then.
@@ -166,16 +213,20 @@ class ChangeSet:
         self.deleted: dict[str, NodeSnapshot] = {}
         self.chunks: dict[NodeId, ChunkChanges] = {}
         self.moves: dict[NodeId, NodeMove] = {}
+        self._moved_to: dict[str, NodeId] = {}
 
     def is_empty(self) -> bool:
         """Tells whether there is nothing to commit."""
-        return not (self.new or self.updated or self.deleted or self.moves or any(self.chunks.values()))
+        return not (self.new or self.updated or self.deleted or self.moves or self._changed_arrays())
+
+    def _changed_arrays(self) -> dict[NodeId, ChunkChanges]:
+        return {key: changes for key, changes in sorted(self.chunks.items()) if changes or changes.is_given_up}
 
     def copy(self) -> "ChangeSet":
         """Returns a change set of its own with the same changes."""
         twin = ChangeSet(is_rearrange=self.is_rearrange)
         twin.new, twin.updated, twin.deleted = dict(self.new), dict(self.updated), dict(self.deleted)
-        twin.moves = dict(self.moves)
+        twin.moves, twin._moved_to = dict(self.moves), dict(self._moved_to)
         twin.chunks = {node_id: changes.copy() for node_id, changes in self.chunks.items()}
         return twin
 
@@ -213,8 +264,33 @@ class ChangeSet:
         elif base is not None:
             self.deleted[node.path] = base
 
+    def move_nodes(self, moves: Sequence[NodeMove]) -> None:
+        """Records where nodes of the base stand now; one that is back where it was has not moved."""
+        for move in moves:
+            earlier = self.moves.pop(move.node.id, None)
+            if earlier is not None:
+                del self._moved_to[earlier.to_path]
+        for move in moves:
+            if move.node.path != move.to_path:
+                self.moves[move.node.id] = move
+                self._moved_to[move.to_path] = move.node.id
+
+    def rebased(self, base: Snapshot) -> "ChangeSet":
+        """Returns the same changes for another base, whose nodes have other manifests, and may have other metadata."""
+        twin = self.copy()
+        for node_id, node in self.updated.items():
+            twin.updated[node_id] = with_manifests_of(node, base.node_by_id(node_id))
+        for node_id, move in self.moves.items():
+            twin.moves[node_id] = NodeMove(base.node_by_id(node_id) or move.node, move.to_path)
+        return twin
+
     def current(self, base: NodeSnapshot | None, path: str) -> NodeSnapshot | None:
-        """Returns the node at a path, given the base's node there (edits only, not moves)."""
+        """Returns the node at a path, given the base's node there."""
+        if self.moves:
+            here = self._moved_to.get(path)
+            if here is not None:
+                return replace(self.moves[here].node, path=path)
+            return None if base is None or base.id in self.moves else base
         new = self.new.get(path)
         if new is not None:
             return new
@@ -247,7 +323,7 @@ class ChangeSet:
             Move(move.node.path, move.to_path, node_id, move.node.node_type) for node_id, move in self.moves.items()
         ]
         moves.sort(key=lambda move: move.to_path.split("/"))
-        touched = {node_id: changes.touched() for node_id, changes in sorted(self.chunks.items()) if changes}
+        touched = {node_id: changes.touched() for node_id, changes in self._changed_arrays().items()}
         return TransactionLog(
             id=snapshot_id,
             new_groups=ids(iter(self.new.values()), NodeType.GROUP),

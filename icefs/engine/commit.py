@@ -20,13 +20,14 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from icefs.engine.changeset import ChangeSet
 from icefs.engine.chunks import ArrayChunks
 from icefs.engine.manifest_split import plan, split_sizes
-from icefs.errors import InternalError, StorageError
+from icefs.errors import FormatError, InternalError
 from icefs.format.ids import ManifestId, SnapshotId
 from icefs.format.layout import manifest_key, snapshot_key, transaction_log_key
 from icefs.format.manifest import ArrayRefs
 from icefs.format.manifest_encode import encode_manifest
+from icefs.format.metadata_items import encode_items
 from icefs.format.nodes import ManifestFileInfo, ManifestRef, NodeSnapshot
-from icefs.format.snapshot import Snapshot
+from icefs.format.snapshot import Snapshot, parse_snapshot
 from icefs.format.snapshot_encode import encode_snapshot
 from icefs.format.transaction_log import encode_transaction_log, merge
 
@@ -44,6 +45,11 @@ class NewSnapshot:
     flushed_at: int
     message: str
     metadata: dict[str, Any]
+    data: bytes
+
+    def parse(self) -> Snapshot:
+        """Returns the snapshot, from the bytes that were written."""
+        return parse_snapshot(self.data, name=snapshot_key(self.id))
 
 
 def write_snapshot(
@@ -69,7 +75,9 @@ def write_snapshot(
 
     Raises:
         StorageError: something cannot be written; nothing is visible.
+        TypeError: the metadata hold something that is no JSON value.
     """
+    encode_items(metadata, repository.spec_version)  # before anything is written
     storage, level = repository.storage, repository.compression_level
     snapshot_id = SnapshotId.random()
     log = changes.transaction_log(snapshot_id)
@@ -96,7 +104,7 @@ def write_snapshot(
     storage.put(snapshot_key(snapshot_id), data)
     _check_clock(repository, snapshot_id, flushed_at)
     storage.sync()
-    return NewSnapshot(snapshot_id, flushed_at, message, metadata)
+    return NewSnapshot(snapshot_id, flushed_at, message, metadata, data)
 
 
 def _check_clock(repository: "WritableRepository", snapshot_id: SnapshotId, flushed_at: int) -> None:
@@ -105,7 +113,7 @@ def _check_clock(repository: "WritableRepository", snapshot_id: SnapshotId, flus
         return
     stored_at = repository.storage.head(snapshot_key(snapshot_id)).last_modified
     if abs(stored_at - flushed_at) > _MAX_CLOCK_DRIFT_MICROS:
-        raise StorageError(
+        raise FormatError(
             f"this machine's clock and that of {repository.storage.url} differ by "
             f"{abs(stored_at - flushed_at) // 1_000_000} seconds",
             kind="snapshot-timestamp",

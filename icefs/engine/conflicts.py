@@ -143,16 +143,44 @@ def detect(theirs: TransactionLog, their_session: Session, ours: ChangeSet, our_
     if theirs.moved_nodes:
         yield Conflict(ConflictType.MoveOperationCannotBeRebased)
         return
+    if ours.moves:
+        yield from _moves(their_session, ours, our_base)
+        return
     yield from _new_nodes(their_session, ours)
     yield from _updated_nodes(theirs, ours)
     yield from _changed_chunks(theirs, ours, our_base)
     yield from _deleted_nodes(theirs, their_session, ours)
 
 
+def _moves(their_session: Session, ours: ChangeSet, our_base: Session) -> Iterator[Conflict]:
+    """Yields our moves that do not fit what is there now.
+
+    Divergence 61: the official library looks at none of this, and may write a snapshot that has a path twice, or a
+    node whose parent is gone.
+    """
+    there = their_session.snapshot
+    after = {node.path: node for node in there.nodes() if node.id not in ours.moves}
+    targets = {move.to_path for move in ours.moves.values()}
+    sources = {move.node.path for move in ours.moves.values()}
+    for move in sorted(ours.moves.values(), key=lambda move: move.to_path):
+        now = there.node_by_id(move.node.id)
+        parent_path = move.to_path.rpartition("/")[0] or "/"
+        parent = after.get(parent_path)
+        is_kept = now is not None and now.path == move.node.path
+        if not is_kept or move.to_path in after or (parent_path not in targets and (not parent or parent.array)):
+            yield Conflict(ConflictType.MoveOperationCannotBeRebased, move.node.path, node_id=move.node.id)
+    for path, node in sorted(after.items()):
+        if our_base.snapshot.node_by_id(node.id) is None and not sources.isdisjoint(_ancestors(path)):
+            # Made below what we moved away: it would stay behind, without a parent.
+            yield Conflict(ConflictType.MoveOperationCannotBeRebased, path, node_id=node.id)
+
+
 def _new_nodes(their_session: Session, ours: ChangeSet) -> Iterator[Conflict]:
     for path in sorted(ours.new):
-        # A node that we deleted and made again replaces theirs; what they changed in it conflicts further down.
-        if path not in ours.deleted and their_session.get_node(path) is not None:
+        there, replaced = their_session.get_node(path), ours.deleted.get(path)
+        # A node that we deleted and made again replaces the old one; what they changed in that conflicts further
+        # down. Divergence 60: what they made anew in its place is not ours to replace.
+        if there is not None and (replaced is None or replaced.id != there.id):
             yield Conflict(ConflictType.NewNodeConflictsWithExistingNode, path)
     for path in sorted(ours.new):
         for ancestor in _ancestors(path):

@@ -7,6 +7,7 @@ import numpy as np
 
 from icefs.engine.changeset import Change, ChunkChanges
 from icefs.engine.chunks import U32, U64, ArrayChunks, ChunkBatch
+from icefs.engine.manifest_split import inside_grid
 from icefs.format.chunk_indices import ChunkIndices
 from icefs.format.manifest import ArrayRefs, ChunkKind, ChunkRef
 
@@ -19,7 +20,10 @@ class EditedChunks:
     Single chunks are looked up in the changes first. Listing joins the columns of the base with the changes, and
     keeps the result until the next change.
 
+    Concurrency: safe for use from several threads; each answer is that of one moment.
+
     Attributes:
+        node: The array.
         ndim: How many dimensions the array has.
         grid_shape: How many chunks the array has along each dimension.
     """
@@ -31,6 +35,10 @@ class EditedChunks:
         self.node = base.node
         self.ndim = base.ndim
         self.grid_shape = base.grid_shape
+
+    def shows(self, changes: ChunkChanges) -> bool:
+        """Tells whether these are the changes that it shows."""
+        return self._changes is changes
 
     def find(self, chunk_index: Sequence[int]) -> ChunkRef | None:
         """Returns the reference at an index, or None where the array has no chunk; raises as `ArrayChunks.find`."""
@@ -58,18 +66,13 @@ class EditedChunks:
         known = self._merged
         if known is not None and known[0] == self._changes.revision:
             return known[1]
-        revision = self._changes.revision
         parts = [batch.refs for batch in self._base.iter_batches(_ALL)]
-        empty = ArrayRefs.empty(self.node.id, self.ndim)
-        refs = ArrayRefs.merge(
-            ArrayRefs.concat(parts) if parts else None, self._changes.sets(), self._changes.deletes()
-        )
-        visible = np.ones(len(refs), np.bool_)
-        for column, size in zip(refs.coords, self.grid_shape, strict=True):
-            visible &= column < size
-        refs = refs if visible.all() else refs.select(visible)
-        self._merged = revision, refs if len(refs) else empty
-        return self._merged[1]
+        base = ArrayRefs.concat(parts) if parts else None
+        revision, sets, deletes = self._changes.state()
+        refs = inside_grid(ArrayRefs.merge(base, sets, deletes), self.grid_shape)
+        # Threads that come here at once may keep an older state than they could; the revision tells.
+        self._merged = revision, refs
+        return refs
 
     def has_prefix(self, prefix: Sequence[int]) -> bool:
         """Tells whether any chunk's index starts with `prefix`."""

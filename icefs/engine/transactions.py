@@ -7,26 +7,31 @@ The other's session stays as it was, to be rebased or given up.
 Source: format notes §2, §5 and §7.12; upstream icechunk/src/session.rs.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from icefs.engine import updates
 from icefs.engine.changeset import ChangeSet
 from icefs.engine.commit import write_snapshot
+from icefs.engine.compared_log import compared_log
 from icefs.engine.conflicts import Conflict, ConflictSolver
 from icefs.engine.session import Session
 from icefs.errors import (
     BranchMovedError,
+    IcefsError,
     NothingToCommitError,
     ObjectNotFoundError,
     RebaseFailedError,
     SessionStateError,
+    StorageError,
     UnsupportedError,
 )
 from icefs.format.ids import INITIAL_SNAPSHOT_ID, SnapshotId
 from icefs.format.repo_info import SnapshotInfo
 from icefs.format.snapshot import Snapshot
+from icefs.format.transaction_log import TransactionLog
 
 if TYPE_CHECKING:
     from icefs.engine.writable import WritableSession
@@ -76,14 +81,15 @@ def commit(
         SessionStateError: the session was committed already.
     """
     tries = rebase_tries if rebase_with is not None else 0
-    for attempt in range(tries + 1):
-        extra = {} if rebase_with is None else {"rebase_attempts": attempt}
-        try:
-            return _commit_once(session, message, metadata, extra, allow_empty, before_publish)
-        except BranchMovedError:
-            if rebase_with is None or attempt == tries:
-                raise
-            rebase(session, rebase_with)
+    with session.frozen():
+        for attempt in range(tries + 1):
+            extra = {} if rebase_with is None else {"rebase_attempts": attempt}
+            try:
+                return _commit_once(session, message, metadata, extra, allow_empty, before_publish)
+            except BranchMovedError:
+                if rebase_with is None or attempt == tries:
+                    raise
+                rebase(session, rebase_with)
     raise AssertionError("the last attempt returns or raises")
 
 
@@ -96,13 +102,10 @@ def _commit_once(
     before_publish: BeforePublish | None,
 ) -> SnapshotId:
     repository, branch = session.repository, _branch_of(session)
-    repository.check_online()
-    base, changes, revision = _what_to_commit(session, allow_empty=allow_empty)
-    if session.in_doubt is not None and session.in_doubt.revision == revision:
-        earlier = session.in_doubt.snapshot_id
-        if earlier in {info.id for info in _commits_since(session, branch)}:
-            session.committed(earlier)
-            return earlier
+    base, changes, revision = _start(session, allow_empty=allow_empty)
+    earlier = _settle(session, branch)
+    if earlier is not None:
+        return earlier
     # A tip that has moved already is found before anything is written; the publishing write checks again.
     updates.check_tip(repository, branch, base.id)
     new = write_snapshot(
@@ -110,13 +113,15 @@ def _commit_once(
     )
     if before_publish is not None:
         before_publish(new.id)
-    session.in_doubt = InDoubt(new.id, revision)
-    updates.publish_commit(repository, branch, base.id, new, is_rearrange=session.is_rearrange)
-    session.committed(new.id)
+    with _in_doubt(session, new.id, revision):
+        updates.publish_commit(repository, branch, base.id, new, is_rearrange=session.is_rearrange)
+    session.committed(new)
     return new.id
 
 
-def _what_to_commit(session: "WritableSession", *, allow_empty: bool) -> tuple[Snapshot, ChangeSet, int]:
+def _start(session: "WritableSession", *, allow_empty: bool) -> tuple[Snapshot, ChangeSet, int]:
+    """Takes what is to be committed, if the repository takes commits and there is anything."""
+    session.repository.check_online()
     with session.lock:
         base, changes, revision = session.snapshot, session.changes.copy(), session.revision
     if changes.is_empty() and not allow_empty:
@@ -124,6 +129,36 @@ def _what_to_commit(session: "WritableSession", *, allow_empty: bool) -> tuple[S
             "there is nothing to commit", hint="change something first, or allow an empty commit"
         )
     return base, changes, revision
+
+
+@contextmanager
+def _in_doubt(session: "WritableSession", snapshot_id: SnapshotId, revision: int) -> Iterator[None]:
+    """Remembers a snapshot while it is published, and further on if the store failed: it may have gone through."""
+    session.in_doubt = InDoubt(snapshot_id, revision)
+    try:
+        yield
+    except IcefsError as error:
+        if not isinstance(error, StorageError):
+            session.in_doubt = None
+        raise
+
+
+def _settle(session: "WritableSession", branch: str) -> SnapshotId | None:
+    """Finds out whether a commit went through whose answer was lost; the session is then what it would be after it.
+
+    Not if the session was changed since: then it is behind its branch, as it would be behind anybody's commit.
+    """
+    doubt, repository = session.in_doubt, session.repository
+    if doubt is None or doubt.revision != session.revision:
+        return None
+    if repository.spec_version > 1:
+        is_there = doubt.snapshot_id in repository.assets.fetch_repo_info()[0].snapshots
+    else:
+        is_there = any(info.id == doubt.snapshot_id for info in _history(session, branch))
+    if not is_there:
+        return None
+    session.committed(doubt.snapshot_id)
+    return doubt.snapshot_id
 
 
 def amend(
@@ -144,23 +179,27 @@ def amend(
             kind="unsupported-operation-for-version",
             hint="upgrade the repository with `icefs upgrade`",
         )
-    repository.check_online()
-    base, changes, _ = _what_to_commit(session, allow_empty=allow_empty)
-    if base.id == INITIAL_SNAPSHOT_ID:
-        raise SessionStateError(
-            "the first commit of a repository cannot be amended", kind="no-amend-for-initial-commit"
+    with session.frozen():
+        base, changes, revision = _start(session, allow_empty=allow_empty)
+        earlier = _settle(session, branch)
+        if earlier is not None:
+            return earlier
+        if base.id == INITIAL_SNAPSHOT_ID:
+            raise SessionStateError(
+                "the first commit of a repository cannot be amended", kind="no-amend-for-initial-commit"
+            )
+        if not session.is_rearrange and repository.assets.fetch_transaction_log(base.id).moved_nodes:
+            raise SessionStateError(
+                "a commit that moved nodes is amended by a rearrange session", kind="rearrange-session-only"
+            )
+        updates.check_tip(repository, branch, base.id)
+        new = write_snapshot(
+            repository, base, changes, message=message, metadata=_metadata(session, metadata, {}), merge_log_of=base.id
         )
-    if not session.is_rearrange and repository.assets.fetch_transaction_log(base.id).moved_nodes:
-        raise SessionStateError(
-            "a commit that moved nodes is amended by a rearrange session", kind="rearrange-session-only"
-        )
-    updates.check_tip(repository, branch, base.id)
-    new = write_snapshot(
-        repository, base, changes, message=message, metadata=_metadata(session, metadata, {}), merge_log_of=base.id
-    )
-    updates.publish_commit(repository, branch, base.id, new, is_rearrange=session.is_rearrange, amend=True)
-    session.committed(new.id)
-    return new.id
+        with _in_doubt(session, new.id, revision):
+            updates.publish_commit(repository, branch, base.id, new, is_rearrange=session.is_rearrange, amend=True)
+        session.committed(new)
+        return new.id
 
 
 def flush(session: "WritableSession", message: str, *, metadata: dict[str, Any] | None = None) -> SnapshotId:
@@ -169,14 +208,17 @@ def flush(session: "WritableSession", message: str, *, metadata: dict[str, Any] 
     Raises:
         SessionStateError: the session was committed already.
     """
-    _branch_of(session)
-    session.repository.check_online()
-    with session.lock:
-        base, changes = session.snapshot, session.changes.copy()
-    new = write_snapshot(session.repository, base, changes, message=message, metadata=_metadata(session, metadata, {}))
-    updates.publish_detached(session.repository, base.id, new)
-    session.committed(new.id)
-    return new.id
+    with session.frozen():
+        branch, repository = _branch_of(session), session.repository
+        base, changes, revision = _start(session, allow_empty=True)
+        earlier = _settle(session, branch)
+        if earlier is not None:
+            return earlier
+        new = write_snapshot(repository, base, changes, message=message, metadata=_metadata(session, metadata, {}))
+        with _in_doubt(session, new.id, revision):
+            updates.publish_detached(repository, base.id, new, is_rearrange=session.is_rearrange)
+        session.committed(new)
+        return new.id
 
 
 def _branch_of(session: "WritableSession") -> str:
@@ -201,53 +243,85 @@ def _metadata(
 
 
 def rebase(session: "WritableSession", solver: ConflictSolver) -> None:
-    """Puts a session's changes on top of its branch's present tip.
+    """Puts a session's changes on top of its branch's present tip; does nothing where the branch is gone.
 
     The commits in between are gone through from the oldest to the newest. After each the session stands on it, so
-    that a rebase which fails half-way leaves a session on the last commit without conflicts.
+    that a rebase which fails half-way leaves a session on the last commit without conflicts. Where the tip does not
+    descend from the session's base any more, or a transaction log is gone, the two snapshots are compared instead
+    (Divergence 62).
 
     Raises:
         RebaseFailedError: conflicts that the solver does not solve; `facts` has `snapshot` and `conflicts`.
-        SessionStateError: the session was committed already; or a transaction log of an expired commit is gone
-            (kind `rebase-tx-log-pruned`), without which conflicts would go unnoticed.
+        SessionStateError: the session was committed already; or it cannot be told what changed, because transaction
+            logs are gone, and what could be compared instead too (kind `rebase-tx-log-pruned`).
     """
     branch = _branch_of(session)
-    repository = session.repository
-    for info in _commits_since(session, branch):
-        theirs = repository.session_at(info.id)
-        with session.lock:
-            changes, our_base = session.changes, Session(repository, session.snapshot)
-            for log_id in (*info.pruned_ancestor_tx_logs, info.id):
-                try:
-                    log = repository.assets.fetch_transaction_log(log_id)
-                except ObjectNotFoundError as error:
-                    raise SessionStateError(
-                        f"the transaction log {log_id}, which commit {info.id} stands for, is gone",
-                        kind="rebase-tx-log-pruned",
-                        hint="make the changes again in a new session",
-                    ) from error
-                changes, conflicts = solver.solve(log, theirs, changes, our_base)
-                if conflicts:
-                    raise _rebase_failed(info, conflicts)
-            session.rebased(theirs.snapshot, changes)
+    with session.frozen():
+        if _settle(session, branch) is not None:
+            return
+        history = list(_history(session, branch))
+        if not history or history[0].id == session.snapshot_id:
+            return
+        for info, log_ids in _steps(history, session.snapshot_id):
+            logs = _fetch_logs(session, log_ids)
+            if logs is None:
+                break
+            _replay(session, solver, info, logs)
+        else:
+            if session.snapshot_id == history[0].id:
+                return
+        ours, theirs = Session(session.repository, session.snapshot), session.repository.session_at(history[0].id)
+        _replay(session, solver, history[0], [compared_log(ours, theirs)])
 
 
-def _commits_since(session: "WritableSession", branch: str) -> list[SnapshotInfo]:
-    """Returns the branch's commits after the session's base, the oldest first; none where the branch is gone."""
+def _history(session: "WritableSession", branch: str) -> Iterator[SnapshotInfo]:
+    """Yields a branch's commits, newest first, down to the session's base; none where the branch is gone."""
     repository = session.repository
     tip = repository.refs().branches.get(branch)
-    if tip is None:
-        return []
-    commits: list[SnapshotInfo] = []
-    for info in repository.ancestry(snapshot_id=tip):
-        if info.id == session.snapshot_id:
-            return commits[::-1]
-        commits.append(info)
-    raise SessionStateError(
-        f"snapshot {session.snapshot_id} is not in the history of branch {branch!r} any more",
-        kind="not-on-branch",
-        hint="the branch was reset or its history expired: make the changes again in a new session",
-    )
+    for info in () if tip is None else repository.ancestry(snapshot_id=tip):
+        yield info
+        if info.id == session.snapshot_id or session.snapshot_id in info.pruned_ancestor_tx_logs:
+            return
+
+
+def _steps(history: list[SnapshotInfo], base: SnapshotId) -> Iterator[tuple[SnapshotInfo, Sequence[SnapshotId]]]:
+    """Yields the commits after a base, the oldest first, and the transaction logs that each stands for.
+
+    The base itself may be among the commits that expired: the one after it then names their logs, the base's too.
+    Nothing is yielded where the base is in no way part of the history.
+    """
+    oldest = history[-1]
+    if oldest.id == base:
+        history = history[:-1]
+    elif base not in oldest.pruned_ancestor_tx_logs:
+        return
+    for info in reversed(history):
+        pruned = info.pruned_ancestor_tx_logs
+        if base in pruned:
+            pruned = pruned[pruned.index(base) + 1 :]
+        yield info, (*pruned, info.id)
+
+
+def _fetch_logs(session: "WritableSession", log_ids: Sequence[SnapshotId]) -> list[TransactionLog] | None:
+    """Fetches transaction logs; None where one is gone."""
+    try:
+        return session.repository.assets.fetch_all(session.repository.assets.fetch_transaction_log, log_ids)
+    except ObjectNotFoundError:
+        return None
+
+
+def _replay(
+    session: "WritableSession", solver: ConflictSolver, info: SnapshotInfo, logs: Iterable[TransactionLog]
+) -> None:
+    """Puts a session's changes on top of one commit."""
+    repository = session.repository
+    theirs = repository.session_at(info.id)
+    changes, our_base = session.changes, Session(repository, session.snapshot)
+    for log in logs:
+        changes, conflicts = solver.solve(log, theirs, changes, our_base)
+        if conflicts:
+            raise _rebase_failed(info, conflicts)
+    session.rebased(theirs.snapshot, changes)
 
 
 def _rebase_failed(info: SnapshotInfo, conflicts: list[Conflict]) -> RebaseFailedError:

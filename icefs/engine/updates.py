@@ -11,7 +11,7 @@ Source: format notes §7.4, §7.5, §7.6 and §7.12; upstream icechunk/src/asset
 import random
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from icefs.engine.commit import NewSnapshot
@@ -27,6 +27,7 @@ from icefs.errors import (
     UnsupportedError,
 )
 from icefs.format import repo_info_update as edits
+from icefs.format.config_storage import StorageRetriesSettings
 from icefs.format.ids import ChunkId, SnapshotId
 from icefs.format.layout import REPO_INFO, backup_key, backup_name
 from icefs.format.ops_log import CommitAmended
@@ -42,23 +43,22 @@ type Change = Callable[[RepoInfo, Stamp], RepoInfo]
 """Computes the next state from the present one; called again where somebody else was faster."""
 
 _IMMEDIATE_TRIES: Final = 5
-_DEFAULT_TRIES: Final = 100
-_FIRST_BACKOFF_S: Final = 0.05
-_LONGEST_BACKOFF_S: Final = 2.0
 
 MOVE_NODE, CREATE_TAG, DELETE_TAG = 3, 4, 5
 
 
 def update_repo_info(repository: "WritableRepository", change: Change, *, check_online: bool = True) -> RepoInfo:
-    """Applies a change to `repo` (spec 2).
+    """Applies a change to `repo` (spec 2), and returns the state that it led to.
 
     Raises:
         ReadOnlyError: the repository's status is not online.
         ConflictError: somebody else was faster every time (kind `update-attempts-exhausted`).
-        StorageError: `repo` cannot be written.
+        StorageError: `repo` cannot be written; or the answer was lost, and nobody can tell at the moment whether it was
+            (`facts["maybe_written"]`).
     """
     storage, assets = repository.storage, repository.assets
-    for attempt in range(1, _DEFAULT_TRIES + 1):
+    retries = Retries.of(repository.update_retries)
+    for attempt in range(1, retries.max_tries + 1):
         info, version = assets.fetch_repo_info()
         if check_online:
             repository.check_online(info)
@@ -72,28 +72,69 @@ def update_repo_info(repository: "WritableRepository", change: Change, *, check_
             storage.copy(REPO_INFO, backup_key(backup), if_match=version)
             # The publishing write: last, and alone. Before it nothing has happened, after it everything has.
             storage.put(REPO_INFO, data, if_match=version)
-        except PreconditionFailedError:
-            if attempt > _IMMEDIATE_TRIES:
-                longest = min(_LONGEST_BACKOFF_S, _FIRST_BACKOFF_S * 2 ** (attempt - _IMMEDIATE_TRIES))
-                time.sleep(longest * (0.5 + random.random() / 2))  # jitter, not cryptography
+        except PreconditionFailedError as error:
+            arrived = _state_after(repository, backup) if error.facts.get("maybe_written") else None
+            if arrived is not None:
+                return arrived
+            retries.wait(attempt)
             continue
         except StorageError as error:
-            if not error.facts.get("maybe_written") or not _has_arrived(repository, data):
+            arrived = _state_after(repository, backup) if error.facts.get("maybe_written") else None
+            if arrived is None:
                 raise
+            return arrived
         return changed
     raise ConflictError(
-        f"{storage.url} is being changed by others faster than this update can be made ({_DEFAULT_TRIES} tries)",
+        f"{storage.url} is being changed by others faster than this update can be made ({retries.max_tries} tries)",
         kind="update-attempts-exhausted",
         hint="try again when it is quieter",
     )
 
 
-def _has_arrived(repository: "WritableRepository", data: bytes) -> bool:
-    """Tells whether a write of `repo` whose answer was lost went through, as far as the store answers now."""
+def _state_after(repository: "WritableRepository", backup: str) -> RepoInfo | None:
+    """Returns the present state if an update is part of it whose answer was lost, or None.
+
+    The name of its backup tells, which nobody else uses: it stays in the ops log when others add to that.
+    """
     try:
-        return repository.storage.get(REPO_INFO).data == data
+        info, _ = repository.assets.fetch_repo_info()
     except StorageError:
-        return False
+        return None
+    is_there = info.repo_before_updates == backup or any(each.backup_path == backup for each in info.latest_updates)
+    return info if is_there else None
+
+
+@dataclass(frozen=True, slots=True)
+class Retries:
+    """How often to try an update that others were faster with, and how long to wait in between.
+
+    Attributes:
+        max_tries: How often.
+        first_ms: The first wait; each further one is twice as long.
+        longest_ms: The longest wait.
+    """
+
+    max_tries: int = 100
+    first_ms: int = 50
+    longest_ms: int = 30_000
+
+    @classmethod
+    def of(cls, config: StorageRetriesSettings | None) -> "Retries":
+        """Takes from a configuration what it says."""
+        default = cls()
+        if config is None:
+            return default
+        return cls(
+            max(1, config.max_tries or default.max_tries),
+            default.first_ms if config.initial_backoff_ms is None else config.initial_backoff_ms,
+            default.longest_ms if config.max_backoff_ms is None else config.max_backoff_ms,
+        )
+
+    def wait(self, attempt: int) -> None:
+        """Waits before another try; not before the first few."""
+        if attempt > _IMMEDIATE_TRIES and attempt < self.max_tries:
+            longest_ms = min(self.longest_ms, self.first_ms * 2 ** (attempt - _IMMEDIATE_TRIES - 1))
+            time.sleep(longest_ms / 1000 * (0.5 + random.random() / 2))  # jitter, not cryptography
 
 
 def check_tip(repository: "WritableRepository", branch: str, expected: SnapshotId) -> None:
@@ -102,10 +143,19 @@ def check_tip(repository: "WritableRepository", branch: str, expected: SnapshotI
     Raises:
         BranchMovedError: it does not.
         RefNotFoundError: it is gone.
+        FormatError: spec 1: its file is malformed.
     """
-    tip = repository.refs().branch(branch)
+    try:
+        tip = repository.refs().branch(branch)
+    except RefNotFoundError as error:
+        raise branch_gone(branch) from error
     if tip != expected:
         raise branch_moved(branch, expected, tip)
+
+
+def branch_gone(branch: str) -> RefNotFoundError:
+    """Makes the error for a branch that was deleted under whoever uses it."""
+    return RefNotFoundError(f"no branch {branch!r}", kind="branch-not-found", name=branch)
 
 
 def branch_moved(branch: str, expected: SnapshotId, actual: SnapshotId | None) -> BranchMovedError:
@@ -145,7 +195,7 @@ def publish_commit(
             # A write of ours whose answer was lost had gone through; others may have committed on top of it.
             return info
         if tip is None:
-            raise RefNotFoundError(f"no branch {branch!r}", kind="branch-not-found", name=branch)
+            raise branch_gone(branch)
         if tip != base:
             raise branch_moved(branch, base, tip)
         parent = info.snapshots[base]
@@ -159,13 +209,17 @@ def publish_commit(
     update_repo_info(repository, change)
 
 
-def publish_detached(repository: "WritableRepository", base: SnapshotId, new: NewSnapshot) -> None:
+def publish_detached(
+    repository: "WritableRepository", base: SnapshotId, new: NewSnapshot, *, is_rearrange: bool = False
+) -> None:
     """Makes a written snapshot known to the repository, without a branch; in spec 1 its file is all there is."""
     if repository.spec_version == 1:
         return
     entry = SnapshotInfo(new.id, base, new.flushed_at, new.message, new.metadata, ())
 
     def change(info: RepoInfo, stamp: Stamp) -> RepoInfo:
+        if is_rearrange:
+            _check_flag(info, MOVE_NODE, "move_node")
         return info if new.id in info.snapshots else edits.add_snapshot(info, entry, stamp, branch=None)
 
     update_repo_info(repository, change)
@@ -182,7 +236,7 @@ def create_branch(repository: "WritableRepository", name: str, snapshot_id: Snap
     check_ref_name(name)
     repository.lookup_snapshot(snapshot_id)
     try:
-        repository.storage.put(branch_key(name), encode_ref(snapshot_id), create_only=True)
+        _create_ref_v1(repository, branch_key(name), snapshot_id)
     except PreconditionFailedError as error:
         raise AlreadyExistsError(f"branch {name!r} exists already", kind="branch-already-exists", name=name) from error
 
@@ -197,15 +251,22 @@ def reset_branch(
         )
         return
     repository.lookup_snapshot(snapshot_id)
-    present = repository.lookup_branch(name)
-    if expected is not None and present != expected:
-        raise ConflictError(
-            f"branch {name!r} points at {present}, not at {expected}",
-            kind="branch-update-conflict",
-            expected_parent=str(expected),
-            actual_parent=str(present),
-        )
-    _move_branch_v1(repository, name, present, snapshot_id)
+    for attempt in range(1, Retries().max_tries + 1):
+        present = repository.lookup_branch(name)
+        if expected is not None and present != expected:
+            raise ConflictError(
+                f"branch {name!r} points at {present}, not at {expected}",
+                kind="branch-update-conflict",
+                expected_parent=str(expected),
+                actual_parent=str(present),
+            )
+        try:
+            _move_branch_v1(repository, name, present, snapshot_id)
+        except BranchMovedError:
+            Retries().wait(attempt)
+        else:
+            return
+    raise ConflictError(f"branch {name!r} moves too fast to be reset", kind="update-attempts-exhausted", name=name)
 
 
 def delete_branch(repository: "WritableRepository", name: str) -> None:
@@ -233,7 +294,7 @@ def create_tag(repository: "WritableRepository", name: str, snapshot_id: Snapsho
     repository.lookup_snapshot(snapshot_id)
     _check_tombstone(repository, name)
     try:
-        repository.storage.put(tag_key(name), encode_ref(snapshot_id), create_only=True)
+        _create_ref_v1(repository, tag_key(name), snapshot_id)
     except PreconditionFailedError as error:
         raise AlreadyExistsError(f"tag {name!r} exists already", kind="tag-already-exists", name=name) from error
 
@@ -271,12 +332,22 @@ def _check_flag(info: RepoInfo, flag: int, name: str) -> None:
         )
 
 
+def _create_ref_v1(repository: "WritableRepository", key: str, snapshot_id: SnapshotId) -> None:
+    """Writes a ref that is not there yet; raises PreconditionFailedError."""
+    data = encode_ref(snapshot_id)
+    try:
+        repository.storage.put(key, data, create_only=True)
+    except PreconditionFailedError as error:
+        if not error.facts.get("maybe_written") or repository.storage.get(key).data != data:
+            raise
+
+
 def _move_branch_v1(repository: "WritableRepository", name: str, expected: SnapshotId, target: SnapshotId) -> None:
     key = branch_key(name)
     try:
         present = repository.storage.get(key)
     except ObjectNotFoundError as error:
-        raise RefNotFoundError(f"no branch {name!r}", kind="branch-not-found", name=name) from error
+        raise branch_gone(name) from error
     tip = parse_ref(present.data, name=key)
     if tip != expected:
         raise branch_moved(name, expected, tip)

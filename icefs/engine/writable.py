@@ -7,22 +7,23 @@ After a successful commit, amend or flush the session is read-only, on no branch
 (official behaviour, format notes §2).
 """
 
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from icefs.engine import transactions
-from icefs.engine.changeset import ChangeSet, NodeMove
+from icefs.engine.changeset import ChangeSet, ChunkChanges, NodeMove, with_manifests_of
 from icefs.engine.chunks import ArrayChunks
+from icefs.engine.commit import NewSnapshot
 from icefs.engine.conflicts import ConflictSolver
 from icefs.engine.diff import Diff, build_named_diff
 from icefs.engine.edited_chunks import EditedChunks
+from icefs.engine.gate import Gate
 from icefs.engine.session import Session
 from icefs.errors import (
     AlreadyExistsError,
     InvalidInputError,
+    InvalidMetadataError,
     NodeNotFoundError,
     ReadOnlyError,
     SessionStateError,
@@ -31,18 +32,23 @@ from icefs.format.chunk_indices import ChunkIndices
 from icefs.format.ids import ChunkId, NodeId, SnapshotId
 from icefs.format.layout import chunk_key
 from icefs.format.manifest import ArrayRefs, ChunkRef, InlineRef, NativeRef
-from icefs.format.nodes import ArrayData, ManifestRef, NodeSnapshot, NodeType
+from icefs.format.nodes import ArrayData, NodeSnapshot, NodeType, is_canonical_path
 from icefs.format.snapshot import Snapshot
+from icefs.format.snapshot_encode import MAX_U32
 from icefs.format.zarr_json import ZarrMetadata, parse_zarr_json
 
 if TYPE_CHECKING:
     from icefs.engine.writing import WritableRepository
 
 
+_MAX_ARRAYS: Final = 256
+
+
 class WritableSession(Session):
     """One snapshot and changes to it.
 
-    Safe to use from several threads: `_write_lock` guards the change set, and is held across no request.
+    Concurrency: safe to use from several threads. `_gate` guards the base and the changes together. It is held for
+    moments only; while the session is committed or rebased, whoever wants to change it waits, and readers do not.
 
     Attributes:
         is_rearrange: Whether the session moves nodes, and can do nothing else.
@@ -60,7 +66,9 @@ class WritableSession(Session):
         self.revision = 0
         self.in_doubt: transactions.InDoubt | None = None
         self._changes = ChangeSet(is_rearrange=is_rearrange)
-        self._write_lock = threading.RLock()
+        self._gate = Gate()
+        # By node: as long as nothing but chunks changes, an array's chunks need not be put together again.
+        self._edited: dict[NodeId, tuple[NodeSnapshot, ArrayChunks, EditedChunks | None]] = {}
 
     @property
     def repository(self) -> "WritableRepository":
@@ -74,13 +82,18 @@ class WritableSession(Session):
 
     @property
     def lock(self) -> AbstractContextManager[bool]:
-        """Keeps other threads from changing the session."""
-        return self._write_lock
+        """Keeps other threads from changing the session, for a moment."""
+        return self._gate.lock
+
+    def frozen(self) -> AbstractContextManager[None]:
+        """Keeps other threads from changing the session for longer, while they can read it."""
+        return self._gate.frozen()
 
     @property
     def has_uncommitted_changes(self) -> bool:
         """Whether there is anything to commit."""
-        return not self._changes.is_empty()
+        with self.lock:
+            return not self._changes.is_empty()
 
     def discard_changes(self) -> None:
         """Forgets all uncommitted changes.
@@ -88,8 +101,8 @@ class WritableSession(Session):
         Raises:
             ReadOnlyError: the session is read-only.
         """
-        self._check_writable()
-        with self._write_lock:
+        with self._gate:
+            self._check_writable()
             self._changes = ChangeSet(is_rearrange=self.is_rearrange)
             self._nodes_changed()
 
@@ -97,14 +110,8 @@ class WritableSession(Session):
 
     def get_node(self, path: str) -> NodeSnapshot | None:
         """Returns the group or array at an absolute path, or None."""
-        changes = self._changes
-        if not changes.moves:
-            return changes.current(self.snapshot.node(path), path)
-        for move in changes.moves.values():
-            if move.to_path == path:
-                return replace(move.node, path=path)
-        node = self.snapshot.node(path)
-        return None if node is None or node.id in changes.moves else node
+        with self.lock:
+            return self._changes.current(self.snapshot.node(path), path)
 
     def node(self, path: str) -> NodeSnapshot:
         """Returns the group or array at an absolute path.
@@ -117,24 +124,47 @@ class WritableSession(Session):
             raise NodeNotFoundError(f"no node at {path} in the session on snapshot {self.snapshot_id}", path=path)
         return node
 
-    def current_nodes(self) -> Iterator[NodeSnapshot]:
-        """Yields all nodes as they are now, in no promised order."""
-        return self._changes.nodes(self.snapshot.nodes())
+    def current_nodes(self) -> list[NodeSnapshot]:
+        """Returns all nodes as they are now, in no promised order."""
+        with self.lock:
+            return list(self._changes.nodes(self.snapshot.nodes()))
 
     def _paths(self) -> Sequence[str]:
         return [node.path for node in self.current_nodes()]
 
+    def _below(self, path: str) -> tuple[list[str], int, int]:
+        with self.lock:  # so that a list of paths is not kept that was made before a change
+            return super()._below(path)
+
+    def list_nodes(self, path: str = "/") -> Iterator[NodeSnapshot]:
+        """Yields the node at `path`, if there is one, and all nodes below it, sorted by path, all of one moment."""
+        with self.lock:
+            return iter(list(super().list_nodes(path)))
+
     def array_chunks(self, array: str | NodeSnapshot) -> ArrayChunks | EditedChunks:  # type: ignore[override]
         """Returns the chunk references of an array, with the session's changes.
+
+        Changes made later show in what is returned only if there were some before; ask again.
 
         Raises:
             NodeNotFoundError: no node is at the path.
             InvalidInputError: the node is a group (kind `not-an-array`).
         """
-        node = self.node(array) if isinstance(array, str) else array
-        base = ArrayChunks(self.repository.assets, node)
-        changes = self._changes.chunks.get(node.id)
-        return EditedChunks(base, changes) if changes else base
+        with self.lock:
+            node = self.node(array) if isinstance(array, str) else array
+            changes = self._changes.chunks.get(node.id)
+            if changes is not None and changes.ndim != len(node.array.shape if node.array is not None else ()):
+                changes = None  # the caller's node is not what stands there now
+            known = self._edited.get(node.id)
+            if known is None or (known[0] is not node and known[0] != node):
+                known = node, ArrayChunks(self.repository.assets, node), None
+            _, base, edited = known
+            if changes and (edited is None or not edited.shows(changes)):
+                edited = EditedChunks(base, changes)
+            while len(self._edited) >= _MAX_ARRAYS:
+                del self._edited[next(iter(self._edited))]
+            self._edited[node.id] = node, base, edited
+            return edited if changes and edited is not None else base
 
     # Writing nodes.
 
@@ -146,10 +176,12 @@ class WritableSession(Session):
             AlreadyExistsError: an array is to replace a group, or the reverse.
             ReadOnlyError, SessionStateError: the session does not write.
         """
-        self._check_edits()
+        _check_path(path)
         name = f"{path.rstrip('/')}/zarr.json"
         metadata = parse_zarr_json(data, name=name, spec_version=self.repository.spec_version)
-        with self._write_lock:
+        array = array_data(metadata, name)
+        with self._gate:
+            self._check_edits()
             existing = self.get_node(path)
             if existing is not None and existing.node_type is not metadata.node_type:
                 raise AlreadyExistsError(
@@ -159,16 +191,9 @@ class WritableSession(Session):
                 )
             if existing is not None and existing.user_data == data:
                 return existing
-            manifests = existing.array.manifests if existing is not None and existing.array is not None else ()
-            node = NodeSnapshot(
-                NodeId.random() if existing is None else existing.id,
-                path,
-                data,
-                array_data(metadata, manifests),
-            )
-            if existing is not None and node.array is not None and existing.array is not None:
-                node = _forget_other_rank(node, existing.array)
-            base = self.snapshot.node_by_id(node.id) if existing is not None else None
+            node_id = NodeId.random() if existing is None else existing.id
+            base = None if existing is None else self.snapshot.node_by_id(node_id)
+            node = with_manifests_of(NodeSnapshot(node_id, path, bytes(data), array), base)
             self._changes.put_node(node, base)
             self._nodes_changed()
             return node
@@ -179,9 +204,9 @@ class WritableSession(Session):
         Raises:
             ReadOnlyError, SessionStateError: the session does not write.
         """
-        self._check_edits()
-        with self._write_lock:
-            for node in list(self.list_nodes(path)):
+        with self._gate:
+            self._check_edits()
+            for node in self.list_nodes(path):
                 self._changes.delete_node(node, self.snapshot.node_by_id(node.id))
             self._nodes_changed()
 
@@ -194,26 +219,23 @@ class WritableSession(Session):
             NodeNotFoundError: nothing is at `from_path`.
             AlreadyExistsError: something is at `to_path`.
         """
-        self._check_writable()
-        if not self.is_rearrange:
-            raise SessionStateError(
-                "nodes can be moved in a rearrange session only",
-                kind="non-rearrange-session",
-                hint="open one with `rearrange_session`",
-            )
         for path in (from_path, to_path):
-            if not path.startswith("/") or path == "/" or path.endswith("/"):
-                raise InvalidInputError(f"{path!r} is not the absolute path of a node", kind="invalid-path", path=path)
-        with self._write_lock:
+            _check_path(path)
+        with self._gate:
+            self._check_writable()
+            if not self.is_rearrange:
+                raise SessionStateError(
+                    "nodes can be moved in a rearrange session only",
+                    kind="non-rearrange-session",
+                    hint="open one with `rearrange_session`",
+                )
             self._check_move(from_path, to_path)
-            for node in list(self.list_nodes(from_path)):
-                moved_to = to_path + node.path[len(from_path) :]
+            moves = []
+            for node in self.list_nodes(from_path):
                 base = self.snapshot.node_by_id(node.id)
-                assert base is not None
-                if base.path == moved_to:
-                    self._changes.moves.pop(node.id, None)
-                else:
-                    self._changes.moves[node.id] = NodeMove(base, moved_to)
+                assert base is not None  # nothing is made in a rearrange session
+                moves.append(NodeMove(base, to_path + node.path[len(from_path) :]))
+            self._changes.move_nodes(moves)
             self._nodes_changed()
 
     def _check_move(self, from_path: str, to_path: str) -> None:
@@ -245,8 +267,10 @@ class WritableSession(Session):
                 the chunk is empty.
             StorageError: the chunk cannot be stored.
         """
-        self._check_edits()
-        self._array_for(path, chunk_index, len(data))
+        with self._gate:
+            self._check_edits()
+            self._array_for(path, chunk_index, len(data))
+        # Stored before it is referred to, and outside of the lock.
         self.set_chunk_ref(path, chunk_index, self.store_chunk(data))
 
     def store_chunk(self, data: bytes | memoryview) -> ChunkRef:
@@ -263,8 +287,8 @@ class WritableSession(Session):
         Raises:
             NodeNotFoundError, InvalidInputError: as `set_chunk`.
         """
-        self._check_edits()
-        with self._write_lock:
+        with self._gate:
+            self._check_edits()
             node = self._array_for(path, chunk_index, 1 if ref is None else ref.length_bytes)
             self.revision += 1
             self._changes.chunk_changes(node).set(chunk_index, ref)
@@ -275,10 +299,10 @@ class WritableSession(Session):
         Raises:
             NodeNotFoundError, InvalidInputError: as `set_chunk`.
         """
-        self._check_edits()
-        if not len(refs):
-            return
-        with self._write_lock:
+        with self._gate:
+            self._check_edits()
+            if not len(refs):
+                return
             last = tuple(high - 1 for _, high in refs.bounding_box())
             node = self._array_for(path, last, int(refs.lengths.min()))
             self.revision += 1
@@ -290,20 +314,27 @@ class WritableSession(Session):
         Raises:
             NodeNotFoundError, InvalidInputError: no array is at the path.
         """
-        self._check_edits()
-        with self._write_lock:
+        with self._gate:
+            self._check_edits()
             node = self._array(path)
-            if len(indices):
-                self.revision += 1
-                self._changes.chunk_changes(node).delete_many(indices)
+            if not len(indices):
+                return
+            self._array_for(path, tuple(high - 1 for _, high in indices.bounding_box()), 1)
+            self.revision += 1
+            self._changes.chunk_changes(node).delete_many(indices)
 
     def delete_chunks_below(self, path: str, prefix: Sequence[int]) -> None:
-        """Deletes all chunks whose index starts with `prefix`."""
-        self._check_edits()
-        with self._write_lock:
-            node = self._array(path)
-            edited = EditedChunks(ArrayChunks(self.repository.assets, node), self._changes.chunk_changes(node))
-            self.delete_chunks(path, edited.indices_below(prefix))
+        """Deletes all chunks whose index starts with `prefix`.
+
+        Raises:
+            NodeNotFoundError, InvalidInputError: no array is at the path.
+            FormatError, StorageError: it cannot be told which chunks there are.
+        """
+        chunks = self.array_chunks(path)
+        if isinstance(chunks, ArrayChunks):
+            chunks = EditedChunks(chunks, ChunkChanges(chunks.node.id, chunks.ndim))
+        # Fetched before the lock is taken; what others write meanwhile came later than this.
+        self.delete_chunks(path, chunks.indices_below(prefix))
 
     def _array(self, path: str) -> NodeSnapshot:
         node = self.node(path)
@@ -355,7 +386,7 @@ class WritableSession(Session):
 
     def status(self) -> Diff:
         """Returns the uncommitted changes."""
-        with self._write_lock:
+        with self.lock:
             log = self._changes.transaction_log(self.snapshot_id)
             names = {node.id: node.path for node in self.snapshot.nodes()}
             names |= {node.id: node.path for node in self.current_nodes()}
@@ -384,34 +415,56 @@ class WritableSession(Session):
 
     def rebased(self, snapshot: Snapshot, changes: ChangeSet) -> None:
         """Puts the session's changes on another base."""
-        with self._write_lock:
+        with self.lock:
             self.snapshot = snapshot
-            self._changes = changes
+            self._changes = changes.rebased(snapshot)
             self._nodes_changed()
 
-    def committed(self, snapshot_id: SnapshotId) -> None:
+    def committed(self, new: NewSnapshot | SnapshotId) -> None:
         """Turns the session into a read-only one of the snapshot that it has become."""
-        snapshot = self.repository.assets.fetch_snapshot(snapshot_id)
-        with self._write_lock:
+        assets = self.repository.assets
+        if isinstance(new, NewSnapshot):
+            # Not fetched again: the commit is made, and must not fail now.
+            snapshot = new.parse()
+            assets.snapshots.get(new.id, lambda: (snapshot, len(snapshot) + 1))
+        else:
+            snapshot = assets.fetch_snapshot(new)
+        with self.lock:
             self.rebased(snapshot, ChangeSet())
             self.read_only = True
             self.branch = None
-            self._arrays.clear()
+            self.in_doubt = None
+            self._edited.clear()
 
 
-def array_data(metadata: ZarrMetadata, manifests: tuple[ManifestRef, ...]) -> ArrayData | None:
-    """Turns parsed metadata into what a snapshot says of an array; None for a group."""
+def array_data(metadata: ZarrMetadata, name: str) -> ArrayData | None:
+    """Turns parsed metadata into what a snapshot says of an array, but for manifests; None for a group.
+
+    Raises:
+        InvalidMetadataError: more chunks along an axis than a chunk index can count.
+    """
     if metadata.node_type is NodeType.GROUP:
         return None
-    return ArrayData(metadata.dimensions(), metadata.dimension_names, manifests)
+    most = max(metadata.grid_shape, default=0)
+    if most > MAX_U32:
+        reason = f"{most} chunks along one dimension are too many"
+        raise InvalidMetadataError(f"{name}: {reason}", file=name, reason=reason)
+    return ArrayData(metadata.dimensions(), metadata.dimension_names, ())
 
 
-def _forget_other_rank(node: NodeSnapshot, old: ArrayData) -> NodeSnapshot:
-    """Drops the manifests of an array that has another number of dimensions now: none of its chunks is left."""
-    assert node.array is not None
-    if len(old.shape) == len(node.array.shape):
-        return node
-    return replace(node, array=replace(node.array, manifests=()))
+def _check_path(path: str) -> None:
+    """Refuses what is no path of a node.
+
+    Raises:
+        InvalidInputError: it is not absolute, or has an empty segment, `.` or `..`, a NUL or what is no Unicode (kind
+            `invalid-path`).
+    """
+    try:
+        is_valid = is_canonical_path(path) and b"\0" not in path.encode()
+    except UnicodeEncodeError:
+        is_valid = False
+    if not is_valid:
+        raise InvalidInputError(f"{path!r} is not the absolute path of a node", kind="invalid-path", path=path)
 
 
 def _article(node: NodeSnapshot) -> str:

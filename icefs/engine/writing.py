@@ -10,11 +10,12 @@ from icefs.engine.assets import AssetManager
 from icefs.engine.repository import Repository
 from icefs.engine.virtual import Authorizations
 from icefs.engine.writable import WritableSession
-from icefs.errors import ConflictError, InvalidInputError, PreconditionFailedError, ReadOnlyError
+from icefs.errors import ConflictError, InvalidInputError, ObjectNotFoundError, PreconditionFailedError, ReadOnlyError
 from icefs.format import repo_info_update as edits
 from icefs.format.config import RepositoryConfig
 from icefs.format.config_codec import encode_config, encode_config_yaml
 from icefs.format.config_manifest import ManifestSplittingConfig
+from icefs.format.config_storage import StorageRetriesSettings
 from icefs.format.ids import INITIAL_SNAPSHOT_ID, ChunkId, SnapshotId
 from icefs.format.layout import CONFIG_V1, REPO_INFO, backup_key, backup_name, snapshot_key, transaction_log_key
 from icefs.format.locations import LocationCompression
@@ -88,6 +89,9 @@ class WritableRepository(Repository):
                 kind="parent-directory-not-clean",
                 hint="choose another location, or open the repository that is there",
             )
+        if not check_clean_root and cls.exists(storage):
+            # Found out before the first snapshot's file, which has the same name in all repositories, is replaced.
+            raise _made_already(storage)
         now = clock()
         _write_first_snapshot(storage, version, now)
         storage.sync()
@@ -95,19 +99,15 @@ class WritableRepository(Repository):
         try:
             if version == 1:
                 if settings is not None:
-                    storage.put(CONFIG_V1, encode_config_yaml(settings), create_only=True)
-                storage.put(branch_key(MAIN_BRANCH), encode_ref(INITIAL_SNAPSHOT_ID), create_only=True)
+                    _create(storage, CONFIG_V1, encode_config_yaml(settings))
+                _create(storage, branch_key(MAIN_BRANCH), encode_ref(INITIAL_SNAPSHOT_ID))
             else:
                 first = SnapshotInfo(INITIAL_SNAPSHOT_ID, None, now, _FIRST_MESSAGE, _FIRST_METADATA, ())
                 encoded = None if settings is None else encode_config(settings)
                 info = edits.initial_repo_info(first, now=now, config=encoded)
-                storage.put(REPO_INFO, encode_repo_info(info), create_only=True)
+                _create(storage, REPO_INFO, encode_repo_info(info))
         except PreconditionFailedError as error:
-            raise ConflictError(
-                f"somebody else made a repository at {storage.url} at the same moment",
-                kind="repo-info-updated",
-                hint="open it",
-            ) from error
+            raise _made_already(storage) from error
         opened = cls.open(storage, config, authorize_virtual_chunk_access)
         opened.clock = clock
         return opened
@@ -130,6 +130,12 @@ class WritableRepository(Repository):
     def num_updates(self) -> int:
         """How many updates one `repo` file lists."""
         return self._effective.num_updates_per_repo_info_file or edits.DEFAULT_NUM_UPDATES
+
+    @property
+    def update_retries(self) -> StorageRetriesSettings | None:
+        """How often to try an update of `repo` that others were faster with."""
+        retries = self._effective.repo_update_retries
+        return None if retries is None else retries.default
 
     @property
     def splitting(self) -> ManifestSplittingConfig | None:
@@ -267,11 +273,11 @@ class WritableRepository(Repository):
             data = encode_config(self.config)
             updates.update_repo_info(self, lambda info, stamp: edits.set_config(info, data, stamp))
             return
-        known = self.storage.head(CONFIG_V1).version if self._has_config_v1() else None
+        try:
+            known = self.storage.head(CONFIG_V1).version
+        except ObjectNotFoundError:
+            known = None
         self._put_config_v1(known)
-
-    def _has_config_v1(self) -> bool:
-        return any(info.key == CONFIG_V1 for info in self.storage.list_objects() if "/" not in info.key)
 
     def _put_config_v1(self, known: StorageVersion | None) -> None:
         data = encode_config_yaml(self.config)
@@ -288,6 +294,20 @@ class WritableRepository(Repository):
                 kind="config-updated",
                 hint="look at theirs, then save again",
             ) from error
+
+
+def _made_already(storage: Storage) -> ConflictError:
+    return ConflictError(f"somebody else made a repository at {storage.url}", kind="repo-info-updated", hint="open it")
+
+
+def _create(storage: Storage, key: str, data: bytes) -> None:
+    """Writes an object that is not there yet; raises PreconditionFailedError."""
+    try:
+        storage.put(key, data, create_only=True)
+    except PreconditionFailedError as error:
+        # The answer to an earlier try may have been lost.
+        if not error.facts.get("maybe_written") or storage.get(key).data != data:
+            raise
 
 
 def _write_first_snapshot(storage: Storage, spec_version: int, now: int) -> None:

@@ -196,4 +196,25 @@ DIVERGENCES: dict[int, Divergence] = {
         "refuses them",
         "no writer of configurations makes any, and they make a tree of any size of a small file",
     ),
+    60: Divergence(
+        "an array that both sides deleted and made anew is no conflict, and comes to be in the snapshot twice",
+        "NewNodeConflictsWithExistingNode",
+        "what they made is not ours to replace",
+    ),
+    61: Divergence(
+        "moves are rebased over any commit without moves, and may leave a path twice, or a node without its parent",
+        "MoveOperationCannotBeRebased, with the path, where a move does not fit what is there now",
+        "nobody can read such a snapshot",
+    ),
+    62: Divergence(
+        "a rebase whose base is not in the branch's history any more replays all of that history; it fails where a "
+        "transaction log is gone, and may lose the changes",
+        "replays the logs since the base, if expiration kept them; otherwise compares the snapshots",
+        "conflicts are found that are there, and no others",
+    ),
+    63: Divergence(
+        "in spec version 1, a commit to a branch that was deleted is a commit-conflict",
+        "branch-not-found, as in version 2",
+        "rebasing does not help",
+    ),
 }

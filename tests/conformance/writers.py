@@ -18,7 +18,7 @@ import icechunk as ic
 from zarr.core.sync import sync
 
 from icefs.clock import system_clock
-from icefs.engine.conflicts import BasicConflictSolver, ConflictDetector, VersionSelection
+from icefs.engine.conflicts import BasicConflictSolver, ConflictDetector, ConflictType, VersionSelection
 from icefs.engine.writable import WritableSession
 from icefs.engine.writing import WritableRepository
 from icefs.errors import IcefsError
@@ -355,6 +355,11 @@ def outcome(action: Callable[[], Any]) -> Outcome:
         return type(error).__name__, None
 
 
+def official_kind(kind: ConflictType) -> Any:
+    """Returns the official library's member of the same name."""
+    return getattr(ic.ConflictType, kind.name)
+
+
 class ConflictFact(NamedTuple):
     """One conflict."""
 
@@ -369,11 +374,11 @@ def conflict_facts(error: Any) -> list[ConflictFact]:
     found = []
     for conflict in conflicts:
         chunks = conflict.conflicted_chunks
-        name = conflict.conflict_type.name if hasattr(conflict.conflict_type, "name") else str(conflict.conflict_type)
+        name = next(kind.name for kind in ConflictType if conflict.conflict_type in (kind, official_kind(kind)))
         found.append(
             ConflictFact(
-                name.rpartition(".")[2],
-                conflict.path,
+                name,
+                conflict.path or None,
                 None if chunks is None else frozenset(map(tuple, chunks)),
             )
         )
