@@ -26,7 +26,6 @@ from icefs.errors import (
     RebaseFailedError,
     SessionStateError,
     StorageError,
-    UnsupportedError,
 )
 from icefs.format.ids import INITIAL_SNAPSHOT_ID, SnapshotId
 from icefs.format.repo_info import SnapshotInfo
@@ -169,16 +168,11 @@ def amend(
     Raises:
         SessionStateError: the newest commit is the repository's first one, or it moved nodes and this session does
             not.
-        UnsupportedError: a repository of spec 1.
+        UnsupportedSpecVersionError: a repository of spec 1.
         NothingToCommitError, BranchMovedError: as `commit`.
     """
     repository, branch = session.repository, _branch_of(session)
-    if repository.spec_version == 1:
-        raise UnsupportedError(
-            "a repository of spec version 1 cannot amend commits",
-            kind="unsupported-operation-for-version",
-            hint="upgrade the repository with `icefs upgrade`",
-        )
+    updates.require_v2(repository, "amended commits")
     with session.frozen():
         base, changes, revision = _start(session, allow_empty=allow_empty)
         earlier = _settle(session, branch)

@@ -24,7 +24,7 @@ from icefs.errors import (
     RefNotFoundError,
     SessionStateError,
     StorageError,
-    UnsupportedError,
+    UnsupportedSpecVersionError,
 )
 from icefs.format import repo_info_update as edits
 from icefs.format.config_storage import StorageRetriesSettings
@@ -189,7 +189,7 @@ def publish_commit(
 
     def change(info: RepoInfo, stamp: Stamp) -> RepoInfo:
         if is_rearrange:
-            _check_flag(info, MOVE_NODE, "move_node")
+            check_flag(info, MOVE_NODE, "move_node")
         tip = info.branches.get(branch)
         if new.id in info.snapshots:
             # A write of ours whose answer was lost had gone through; others may have committed on top of it.
@@ -219,7 +219,7 @@ def publish_detached(
 
     def change(info: RepoInfo, stamp: Stamp) -> RepoInfo:
         if is_rearrange:
-            _check_flag(info, MOVE_NODE, "move_node")
+            check_flag(info, MOVE_NODE, "move_node")
         return info if new.id in info.snapshots else edits.add_snapshot(info, entry, stamp, branch=None)
 
     update_repo_info(repository, change)
@@ -246,6 +246,7 @@ def reset_branch(
 ) -> None:
     """Points a branch at another snapshot; raises RefNotFoundError, SnapshotNotFoundError, ConflictError."""
     if repository.spec_version == 2:
+        repository.lookup_branch(name)
         update_repo_info(
             repository, lambda info, stamp: edits.update_branch(info, name, snapshot_id, stamp, expected=expected)
         )
@@ -271,12 +272,12 @@ def reset_branch(
 
 def delete_branch(repository: "WritableRepository", name: str) -> None:
     """Deletes a branch; raises RefNotFoundError, SessionStateError for `main`."""
-    if repository.spec_version == 2:
-        update_repo_info(repository, lambda info, stamp: edits.delete_branch(info, name, stamp))
-        return
     if name == MAIN_BRANCH:
         raise SessionStateError(f"the branch {MAIN_BRANCH} cannot be deleted", kind="cannot-delete-main")
     repository.lookup_branch(name)
+    if repository.spec_version == 2:
+        update_repo_info(repository, lambda info, stamp: edits.delete_branch(info, name, stamp))
+        return
     repository.storage.delete([branch_key(name)])
 
 
@@ -285,7 +286,7 @@ def create_tag(repository: "WritableRepository", name: str, snapshot_id: Snapsho
     if repository.spec_version == 2:
 
         def change(info: RepoInfo, stamp: Stamp) -> RepoInfo:
-            _check_flag(info, CREATE_TAG, "create_tag")
+            check_flag(info, CREATE_TAG, "create_tag")
             return edits.add_tag(info, name, snapshot_id, stamp)
 
         update_repo_info(repository, change)
@@ -301,15 +302,15 @@ def create_tag(repository: "WritableRepository", name: str, snapshot_id: Snapsho
 
 def delete_tag(repository: "WritableRepository", name: str) -> None:
     """Deletes a tag, whose name cannot be used again; raises RefNotFoundError."""
+    repository.lookup_tag(name)
     if repository.spec_version == 2:
 
         def change(info: RepoInfo, stamp: Stamp) -> RepoInfo:
-            _check_flag(info, DELETE_TAG, "delete_tag")
+            check_flag(info, DELETE_TAG, "delete_tag")
             return edits.delete_tag(info, name, stamp)
 
         update_repo_info(repository, change)
         return
-    repository.lookup_tag(name)
     repository.storage.put(tombstone_key(name), b"")
 
 
@@ -325,7 +326,12 @@ def _check_tombstone(repository: "WritableRepository", name: str) -> None:
     )
 
 
-def _check_flag(info: RepoInfo, flag: int, name: str) -> None:
+def check_flag(info: RepoInfo, flag: int, name: str) -> None:
+    """Refuses what a feature flag has switched off.
+
+    Raises:
+        SessionStateError: the flag is off (kind `feature-flag-disabled`).
+    """
     if info.feature_flag(flag) is False:
         raise SessionStateError(
             f"the repository's feature flag {name} is off", kind="feature-flag-disabled", hint="switch it on first"
@@ -363,11 +369,9 @@ def require_v2(repository: "WritableRepository", what: str) -> None:
     """Refuses what spec 1 has no place for.
 
     Raises:
-        UnsupportedError: the repository is of spec 1.
+        UnsupportedSpecVersionError: the repository is of spec 1.
     """
     if repository.spec_version == 1:
-        raise UnsupportedError(
-            f"a repository of spec version 1 has no {what}",
-            kind="unsupported-spec-version",
-            hint="upgrade the repository with `icefs upgrade`",
+        raise UnsupportedSpecVersionError(
+            f"a repository of spec version 1 has no {what}", hint="upgrade the repository with `icefs upgrade`"
         )

@@ -240,14 +240,14 @@ class WritableSession(Session):
 
     def _check_move(self, from_path: str, to_path: str) -> None:
         self.node(from_path)
-        if to_path == from_path or to_path.startswith(from_path + "/"):
+        if from_path in ("/", to_path) or to_path.startswith(from_path + "/"):
             raise SessionStateError(
                 f"{from_path} cannot be moved into itself ({to_path})", kind="move-into-self-or-descendant"
             )
         if self.get_node(to_path) is not None:
             raise AlreadyExistsError(f"{to_path} exists already", kind="move-wont-overwrite", path=to_path)
         parent_path = to_path.rpartition("/")[0] or "/"
-        parent = self.get_node(parent_path)
+        parent = self.get_node(parent_path) if to_path != "/" else None
         if parent is None:
             raise SessionStateError(
                 f"{parent_path}, the parent of {to_path}, does not exist", kind="move-destination-parent-missing"

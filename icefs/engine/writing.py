@@ -186,11 +186,14 @@ class WritableRepository(Repository):
         """Opens a session that moves nodes, on the tip of a branch (spec 2).
 
         Raises:
-            UnsupportedError: the repository is of spec 1.
+            UnsupportedSpecVersionError: the repository is of spec 1.
             RefNotFoundError, ReadOnlyError: as `writable_session`.
+            SessionStateError: the feature flag `move_node` is off.
         """
         updates.require_v2(self, "moves of nodes")
-        self.check_online()
+        info, _ = self.assets.fetch_repo_info()
+        self.check_online(info)
+        updates.check_flag(info, updates.MOVE_NODE, "move_node")
         return self._session(branch, self.lookup_branch(branch), is_rearrange=True)
 
     def writable_session_at(

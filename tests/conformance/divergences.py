@@ -217,4 +217,15 @@ DIVERGENCES: dict[int, Divergence] = {
         "branch-not-found, as in version 2",
         "rebasing does not help",
     ),
+    64: Divergence(
+        "in spec version 1: a branch, or a repository, that exists already is a branch-update-conflict, a snapshot that "
+        "does not is object-not-found, and a tag that was deleted is tag-already-exists",
+        "the errors of version 2",
+        "one question, one answer",
+    ),
+    65: Divergence(
+        "a session that was committed can be flushed, which makes another snapshot of the same",
+        "commit-not-allowed, as for a commit or an amend",
+        "nobody means that",
+    ),
 }

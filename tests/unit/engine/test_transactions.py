@@ -24,7 +24,7 @@ from icefs.errors import (
     RefNotFoundError,
     SessionStateError,
     StorageError,
-    UnsupportedError,
+    UnsupportedSpecVersionError,
 )
 from icefs.format.chunk_indices import ChunkIndices
 from icefs.format.config import RepositoryConfig
@@ -397,9 +397,9 @@ def test_spec_1_has_no_amend_and_no_moves():
     commit_start(repo)
     session = repo.writable_session("main")
     session.set_chunk("/a", (1, 1), b"one")
-    with pytest.raises(UnsupportedError):
+    with pytest.raises(UnsupportedSpecVersionError):
         session.amend("no")
-    with pytest.raises(UnsupportedError):
+    with pytest.raises(UnsupportedSpecVersionError):
         repo.rearrange_session("main")
 
 
