@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from icefs.errors import IsADirectoryTreeError
+from icefs.worktree.content import Content
 from icefs.worktree.core import TreeCore
-from icefs.worktree.files import Files
 from icefs.worktree.nodes import ATTRS, STORED, Attr, DirNode, Where
 
 
@@ -29,7 +29,7 @@ class AttrChange:
     mtime_ns: int | None = None
 
 
-def set_attributes(core: TreeCore, files: Files, where: Where, change: AttrChange) -> Attr:
+def set_attributes(core: TreeCore, content: Content, where: Where, change: AttrChange) -> Attr:
     """Changes a node's attributes; they survive the death of this process when it returns.
 
     Those of a file that was created and not flushed yet go with its first flush.
@@ -44,7 +44,7 @@ def set_attributes(core: TreeCore, files: Files, where: Where, change: AttrChang
             if isinstance(node, DirNode):
                 raise IsADirectoryTreeError(f"{node.name!r} is a directory", name=node.name)
             # First, since it may let go of the lock for a while.
-            files.resize(op, node, change.size)
+            content.resize(op, node, change.size)
         if change == AttrChange(size=change.size):
             return node.attr()
         op.touch(node)

@@ -12,8 +12,8 @@ what was committed, or as it was.
 from collections.abc import Callable, Iterable
 
 from icefs.errors import SessionStateError
+from icefs.worktree.content import Content
 from icefs.worktree.core import Change, Lowered, TreeCore
-from icefs.worktree.files import Files
 from icefs.worktree.frozen import FrozenTree, View
 from icefs.worktree.journal import Intent
 from icefs.worktree.lower import Lower, join
@@ -30,9 +30,9 @@ class Commits:
     while they go through what has changed and write it in one transaction.
     """
 
-    def __init__(self, core: TreeCore, files: Files) -> None:
+    def __init__(self, core: TreeCore, content: Content) -> None:
         self._core = core
-        self._files = files
+        self._content = content
         self.recovered: FrozenTree | None = None
         self.intent: Intent | None = None
 
@@ -52,7 +52,7 @@ class Commits:
             self._quiesce()
             try:
                 for node in core.behind:
-                    self._files.store(op, node)
+                    self._content.store(op, node)
                 for directory in core.soft:
                     if directory.flags & STORED:
                         op.store[directory] = None
@@ -116,7 +116,7 @@ class Commits:
             # A row may refer to a spool file that only the view kept; it has to be brought up to date first.
             for node in core.behind:
                 if node.flags & STORED:
-                    self._files.store(op, node)
+                    self._content.store(op, node)
             if frozen.view.is_durable:
                 op.write = core.journal.thaw
             op.commit()
@@ -177,7 +177,7 @@ class Commits:
             # Copying takes time and the network; it happens without the lock, then everything is checked anew.
             copied_up += paths
             for node in files:
-                self._files.copy_up(node)
+                self._content.copy_up(node)
             for directory in directories:
                 self._rescue(directory, lower)
 
@@ -234,4 +234,4 @@ class Commits:
                     if entry.is_natural:
                         waiting.append(entry)
                 elif entry is not WHITEOUT:
-                    self._files.copy_up(entry)
+                    self._content.copy_up(entry)

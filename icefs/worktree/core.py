@@ -24,7 +24,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
-from icefs.errors import EntryNotFoundError, InternalError, NotADirectoryTreeError, StaleError
+from icefs.errors import EntryNotFoundError, NotADirectoryTreeError, StaleError
 from icefs.worktree.journal import Batch, Journal, NodeRow
 from icefs.worktree.kept import KeptAttrs
 from icefs.worktree.lower import Lower, LowerAttr, LowerFactory, join
@@ -379,6 +379,10 @@ class TreeCore:
             del self.by_ino[node.ino]
             del self.lower_files[lowered_path]
             node.parent = None
+            attr = self.lower_stat(lowered_path)
+            if attr is not None and (attr.ino, attr.mtime_ns) != (node.ino, node.mtime_ns):
+                # It was committed while it was open.
+                self.kept.add(parent.lower_path, [(node.name, node.ino, node.mtime_ns)])
 
     # Persisting
 
@@ -432,27 +436,6 @@ class TreeCore:
         """Refuses to work on a closed tree."""
         if self.is_closed:
             raise StaleError("the working tree was closed")
-
-    def check_invariants(self) -> None:
-        """Raises AssertionError if a stated invariant does not hold; for tests."""
-        with self.lock:
-            seen: dict[Node, None] = {}
-            _check_directory(self, self.root, seen)
-            open_orphans = {node for node in self.by_ino.values() if node.parent is None and node is not self.root}
-            for orphan in open_orphans:
-                assert isinstance(orphan, FileNode), orphan
-                assert orphan.io is not None, orphan
-            assert set(self.by_ino.values()) == set(seen) | open_orphans
-            assert len(self.by_ino) == len(seen) + len(open_orphans)
-            dirs = {node.lower_path: node for node in seen if isinstance(node, DirNode) and node.lower_path is not None}
-            assert self.lower_dirs == dirs
-            files = [node for node in self.by_ino.values() if isinstance(node, FileNode) and node.origin is not None]
-            assert self.lower_files.items() <= {(node.origin, node) for node in files}
-            assert {node for node in files if node.parent is not None} <= set(self.lower_files.values())
-            for node in seen:
-                if isinstance(node, FileNode) and node.flags & DIRTY:
-                    assert node in self.behind, node
-            assert self.spool_limit == max((view.limit for view in self.views), default=0)
 
 
 class Change:
@@ -552,38 +535,3 @@ class Change:
                     target[key] = old
             else:
                 target.restore(old)
-
-
-def _check_directory(core: TreeCore, directory: DirNode, seen: dict[Node, None]) -> None:
-    assert directory not in seen, f"{directory} is in two places"
-    seen[directory] = None
-    for name, entry in directory.entries.items():
-        if entry is WHITEOUT:
-            assert directory.lower_path is not None, f"{directory} has a whiteout for {name!r} and nothing to hide"
-        elif isinstance(entry, DirNode):
-            assert entry.parent is directory, entry
-            assert entry.name == name, entry
-            _check_directory(core, entry, seen)
-        else:
-            assert (directory, name) in entry.links(), entry
-            _check_file(core, entry)
-            seen[entry] = None
-        if entry is not WHITEOUT:
-            assert core.by_ino.get(entry.ino) is entry, entry
-            if entry.flags & STORED:
-                assert directory.flags & STORED, f"{entry} has a row, {directory} has none"
-
-
-def _check_file(core: TreeCore, node: FileNode) -> None:
-    if node.flags & FROM_LOWER:
-        assert node.origin is not None, node
-        assert node.spool_id == 0, node
-    elif not node.spool_id:
-        assert node.size == 0 or node.flags & LOST, node
-    assert node.id < core.next_id, node
-    assert node.spool_id < core.next_id, node
-    if node.extra is not None:
-        assert node.extra, node
-    for parent, name in node.links():
-        if parent.entries.get(name) is not node:
-            raise InternalError(f"{node} is not at {name!r} of {parent}")

@@ -9,8 +9,8 @@ Tables (schema version 1; `_SCHEMA` is the authority):
                  link has taken meanwhile may stay behind; the node wins.
     frozen_node, frozen_link
                  while a tree is frozen: the rows of `node` and `link` as they were at the freeze, for those that
-                 changed since (a NULL node: there was no such link). So current rows overlaid with these give the
-                 frozen tree back after a crash.
+                 changed since (kind -1: there was no such row; a NULL node: no such link). So current rows
+                 overlaid with these give the frozen tree back after a crash.
 
 Durability. The journal mode is WAL with `synchronous=NORMAL`: a transaction's frames are in the kernel when
 `apply` returns, so they survive the death of this process. `sync` makes them survive power loss by calling
@@ -81,7 +81,11 @@ _DELETE_NODE: Final = "delete from node where id = ?"
 _INSERT_LINK: Final = "insert or replace into link values (?, ?, ?)"
 _DELETE_LINK: Final = "delete from link where parent = ? and name = ?"
 _PURGE_LINKS: Final = "delete from link where parent = ?"
-_KEEP_NODE: Final = "insert or ignore into frozen_node select * from node where id = ?"
+_KEEP_NODE: Final = (
+    "insert or ignore into frozen_node select * from node where id = ?1"
+    " union all select ?1, 0, '', -1, 0, 0, 0, 0, 0, 0, 0, 0, 0, null, 0 where not exists"
+    " (select 1 from node where id = ?1)"
+)
 _KEEP_LINK: Final = (
     "insert or ignore into frozen_link values (?1, ?2, (select node from link where parent = ?1 and name = ?2))"
 )
@@ -244,7 +248,7 @@ class Journal:
         with _translated("reading the database"):
             nodes = self._execute(
                 "select * from node where id <= ?1 and id not in (select id from frozen_node)"
-                " union all select * from frozen_node order by id",
+                " union all select * from frozen_node where kind >= 0 order by id",
                 (self._frozen_limit,),
             )
             rows = [NodeRow(*row) for row in nodes]

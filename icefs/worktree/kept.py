@@ -60,6 +60,10 @@ class KeptAttrs:
         row = directory.find(name.encode())
         return None if row < 0 else KeptAttr(int(directory.inos[row]), int(directory.mtimes[row]))
 
+    def has_names(self, parent: str) -> bool:
+        """Tells whether anything is kept of the entries of one lower directory."""
+        return parent in self._directories
+
     def names_of(self, parent: str) -> dict[str, KeptAttr]:
         """Returns all that is kept of the entries of one lower directory."""
         directory = self._directories.get(parent)

@@ -13,7 +13,9 @@ class LowerAttr(NamedTuple):
     """What the lower tree says of one path.
 
     Attributes:
-        ino: Its inode number, the same one at every call.
+        ino: Its inode number, the same one at every call. It belongs to the content more than to the path: where
+            another snapshot has other content at the path, it has another number, since a working tree lets what
+            was renamed and committed keep the number it had.
         is_dir: Whether it is a directory.
         size: Bytes; exact. 0 for directories.
         mtime_ns: When its content last changed.

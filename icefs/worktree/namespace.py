@@ -21,7 +21,7 @@ from icefs.errors import (
 )
 from icefs.worktree.core import Change, Lowered, TreeCore
 from icefs.worktree.files import Files
-from icefs.worktree.lower import LowerAttr, join
+from icefs.worktree.lower import LowerAttr, is_below, join
 from icefs.worktree.nodes import STORED, WHITEOUT, DirNode, Entry, FileNode, Node, Perm, TreeEntry, Where
 from icefs.zarr.keys import V2_METADATA_NAMES
 
@@ -174,13 +174,13 @@ class Namespace:
         core = self._core
         with core.change() as op:
             found = core.resolve(where)
-            if isinstance(found, DirNode) or (isinstance(found, Lowered) and found.attr.is_dir):
-                raise NotPermittedError("a directory has one name only", where=where)
             if isinstance(found, FileNode) and found.parent is None:
                 raise EntryNotFoundError(f"{found.name!r} was removed", name=found.name)
             directory = core.directory(parent)
             if core.child(directory, name) is not None:
                 raise _exists(name)
+            if isinstance(found, DirNode) or (isinstance(found, Lowered) and found.attr.is_dir):
+                raise NotPermittedError("a directory has one name only", where=where)
             self._check_free_name(directory, name)
             above = core.materialise_dir(directory)
             node = core.materialise_where(where)
@@ -360,34 +360,33 @@ class Namespace:
                 raise EntryNotFoundError(f"no {new_name!r} in this directory", name=new_name)
             if source is target or (isinstance(source, Lowered) and source == target):
                 return
+            if self._contains(source, new_directory) or (
+                flags == RENAME_EXCHANGE and target is not None and self._contains(target, directory)
+            ):
+                raise InvalidInputError("a directory cannot be moved into itself", kind="invalid-path")
+            if target is not None and self._contains(target, directory):
+                raise NotEmptyError(f"the directory {new_name!r} is not empty", name=new_name)
             self._check_free_name(new_directory, new_name)
-            self._check_loop(source, new_directory)
             if flags == RENAME_EXCHANGE:
                 assert target is not None
                 self._check_free_name(directory, name)
-                self._check_loop(target, directory)
                 self._exchange(op, (directory, name, source), (new_directory, new_name, target))
                 return
             if target is not None:
                 self._check_replaceable(source, target, new_name)
             self._move(op, (directory, name, source), (new_directory, new_name, target))
 
-    def _check_loop(self, moved: Node | Lowered, into: DirNode | str) -> None:
-        """Refuses to move a directory below itself."""
-        if isinstance(moved, FileNode):
-            return
-        place: DirNode | None
-        if isinstance(into, DirNode):
-            place = into
-        else:
-            if isinstance(moved, Lowered) and (into == moved.path or into.startswith(f"{moved.path}/")):
-                raise InvalidInputError("a directory cannot be moved into itself", kind="invalid-path")
-            place = self._nearest(into)
-        while place is not None:
-            # A pure lower directory has no node above anything, so only nodes need to be looked for.
-            if place is moved:
-                raise InvalidInputError("a directory cannot be moved into itself", kind="invalid-path")
+    def _contains(self, found: Node | Lowered, directory: DirNode | str) -> bool:
+        """Tells whether a directory is what was found, or lies below it."""
+        if isinstance(found, FileNode):
+            return False
+        if isinstance(found, Lowered):
+            # What is below a pure lower directory is pure lower.
+            return isinstance(directory, str) and is_below(directory, found.path)
+        place: DirNode | None = directory if isinstance(directory, DirNode) else self._nearest(directory)
+        while place is not None and place is not found:
             place = place.parent
+        return place is not None
 
     def _nearest(self, path: str) -> DirNode:
         while True:

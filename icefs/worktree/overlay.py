@@ -3,7 +3,7 @@
 `WorkTree` is what the VFS talks to. Behind it:
 
     namespace   names: lookup, create, mkdir, link, unlink, rmdir, rename, listing
-    files       handles: open, read, write, truncate, flush, fsync, release
+    files       handles: open, read, write, truncate, flush, fsync, release; content has copy-up and sharing
     attributes  mode, owner, times, size
     commits     freeze, intent, complete, abandon, rebase; settle has the algorithm, frozen the views
     discard     dropping changes
@@ -30,10 +30,12 @@ from icefs.errors import NotPermittedError, SessionStateError
 from icefs.worktree.attributes import AttrChange, set_attributes
 from icefs.worktree.changes import TreeChange, list_changes
 from icefs.worktree.commits import Commits, OnSwitch
+from icefs.worktree.content import Content
 from icefs.worktree.core import Defaults, Lowered, TreeCore
 from icefs.worktree.discard import Discarded, discard, has_changes
 from icefs.worktree.files import Files
 from icefs.worktree.frozen import FrozenTree
+from icefs.worktree.invariants import check_invariants
 from icefs.worktree.journal import Intent, Journal
 from icefs.worktree.kept import KeptAttr
 from icefs.worktree.lower import LowerFactory
@@ -127,9 +129,10 @@ class WorkTree:
         if root is not None:
             core.root.ino = root.ino
             core.root.mtime_ns = core.root.ctime_ns = core.root.atime_ns = root.mtime_ns
-        self._files = Files(core)
+        self._content = Content(core)
+        self._files = Files(core, self._content)
         self._namespace = Namespace(core, self._files)
-        self._commits = Commits(core, self._files)
+        self._commits = Commits(core, self._content)
         if not meta:
             journal.settle(
                 [core.row(core.root)], [], repository=self.repository, branch=self.branch, base=base, closed=0
@@ -166,7 +169,7 @@ class WorkTree:
         core = self._core
         with core.change() as op:
             for node in core.behind:
-                self._files.store(op, node)
+                self._content.store(op, node)
             for directory in core.soft:
                 if directory.flags & STORED:
                     op.store[directory] = None
@@ -256,13 +259,19 @@ class WorkTree:
         with core.lock:
             core.kept.forget(paths)
 
+    def has_kept_in(self, path: str) -> bool:
+        """Tells whether entries of a lower directory have numbers or times of their own; see `kept_attrs`."""
+        core = self._core
+        with core.lock:
+            return core.kept.has_names(path)
+
     def statfs(self) -> os.statvfs_result:
         """Returns how full the disk of the state directory is."""
         return os.statvfs(self.directory)
 
     def check_invariants(self) -> None:
         """Raises AssertionError if a stated invariant does not hold; for tests."""
-        self._core.check_invariants()
+        check_invariants(self._core)
 
     # Names
 
@@ -335,13 +344,17 @@ class WorkTree:
 
     def set_attributes(self, where: Where, change: AttrChange) -> Attr:
         """Sets mode, owner, times or size."""
-        return set_attributes(self._core, self._files, where, change)
+        return set_attributes(self._core, self._content, where, change)
 
     # Open files
 
     def open(self, where: Where, flags: int) -> int:
         """Opens a file with the flags of `open(2)`; returns a handle."""
         return self._files.open(where, flags)
+
+    def is_local(self, handle: int) -> bool:
+        """Tells whether the bytes of an open file are on the local disk, so that reading them need not wait."""
+        return self._files.is_local(handle)
 
     def where_of(self, handle: int) -> Where:
         """Returns how to name an open file."""

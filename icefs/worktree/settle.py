@@ -159,7 +159,8 @@ class Settlement:
         self.kept_back = sorted(missing)
         index.left |= missing
         for files in index.files.values():
-            for file in files:
+            # A file that is also still at its own place has not moved.
+            for file in sorted(files, key=lambda file: not file.is_natural):
                 if file.lower_path is not None and not index.is_left(file.path):
                     self._moved_files.setdefault(file.lower_path, file.path)
 
@@ -195,9 +196,12 @@ class Settlement:
             path = directory.lower_path
             if path is not None and any(name not in directory.entries for name, _ in self._core.lower.list(path)):
                 return True
-            waiting.extend(
-                entry for entry in directory.entries.values() if isinstance(entry, DirNode) and entry.is_natural
-            )
+            for entry in directory.entries.values():
+                if isinstance(entry, DirNode):
+                    if entry.is_natural:
+                        waiting.append(entry)
+                elif entry is not WHITEOUT and entry.flags & FROM_LOWER and self._is_natural(entry):
+                    return True
         return False
 
     def _is_left(self, node: FileNode) -> bool:
@@ -252,10 +256,11 @@ class Settlement:
         same = was.spool_id == node.spool_id and was.flags & FROM_LOWER == node.flags & FROM_LOWER
         if not same or (node.flags & FROM_LOWER and was.origin != node.origin):
             return None
-        for file in files:
-            if not self._index.is_left(file.path) and self._has_file(file.path, node.size):
-                return file.path
-        return None
+        committed = [
+            file.path for file in files if not self._index.is_left(file.path) and self._has_file(file.path, node.size)
+        ]
+        first = None if node.parent is None else self._new_place(node.parent, node.name)
+        return first if first in committed else next(iter(committed), None)
 
     def _has_file(self, path: str, size: int) -> bool:
         attr = self._stat(path)
@@ -305,8 +310,11 @@ class Settlement:
             places = [self._new_place(*link) for link in node.links()]
             if node.io is None and all(place in committed for place in places):
                 self.spools.append(node.spool_id)
-                if path in places:
-                    self.dropped.append((path, node.ino, node.mtime_ns))
+                for place in places:
+                    # Names of one file become files of their own; one of them keeps the number, all keep the time.
+                    assert place is not None
+                    ino = node.ino if place == places[0] else self._core.new_ino()
+                    self.dropped.append((place, ino, node.mtime_ns))
                 return False
             self._save(node)
             self.spools.append(node.spool_id)
@@ -334,7 +342,7 @@ class Settlement:
         return True
 
     def _new_place(self, directory: DirNode, name: str) -> str | None:
-        place = self._places[directory]
+        place = self._place(directory)
         return None if place is None else join(place, name)
 
     def _settle_dir(self, directory: DirNode, keep: dict[FileNode, bool]) -> None:
@@ -382,6 +390,7 @@ class Settlement:
                     self.remaining[entry] = None
 
     def _save(self, node: Node) -> None:
+        self._core.keep_for_views(node)
         if isinstance(node, DirNode):
             self._undo.append((node, node.state(), node.entries, node.hidden))
         else:

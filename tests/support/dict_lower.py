@@ -1,7 +1,7 @@
 """A lower tree in a dictionary, and a registry of them by snapshot."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from itertools import count
 
 from icefs.worktree.lower import Lower, LowerAttr, join
@@ -12,11 +12,19 @@ _ROOT_INO = 1
 class DictLower:
     """Files by path. Directories exist where a file lies below them, as in an Icechunk tree.
 
-    Inode numbers come from a `Numbers` that several snapshots share, so that a path has one number for good.
+    Inode numbers come from a `Numbers` that several snapshots share: a path keeps its number while `epochs` says
+    the same of it.
     """
 
-    def __init__(self, files: Mapping[str, bytes], numbers: "Numbers", mtimes: Mapping[str, int] | None = None) -> None:
+    def __init__(
+        self,
+        files: Mapping[str, bytes],
+        numbers: "Numbers",
+        mtimes: Mapping[str, int] | None = None,
+        epochs: Mapping[str, int] | None = None,
+    ) -> None:
         self.files = dict(files)
+        self.epochs = dict(epochs or {})
         self.numbers = numbers
         self.mtimes = dict(mtimes or {})
         self.listed: list[str] = []
@@ -33,9 +41,9 @@ class DictLower:
 
     def stat(self, path: str) -> LowerAttr | None:
         if path in self.files:
-            return LowerAttr(self.numbers.of(path), False, len(self.files[path]), self.mtimes.get(path, 1_000))
+            return LowerAttr(self.numbers.of(path, self.epochs.get(path, 0)), False, len(self.files[path]), self.mtimes.get(path, 1_000))
         if path in self._names:
-            return LowerAttr(self.numbers.of(path), True, 0, self.mtimes.get(path, 1_000))
+            return LowerAttr(self.numbers.of(path, self.epochs.get(path, 0)), True, 0, self.mtimes.get(path, 1_000))
         return None
 
     def list(self, path: str) -> Iterator[tuple[str, LowerAttr]]:
@@ -58,11 +66,11 @@ class Numbers:
     """Inode numbers of lower paths; those of upper nodes are drawn from far above."""
 
     def __init__(self) -> None:
-        self._known: dict[str, int] = {"": _ROOT_INO}
+        self._known: dict[tuple[str, int], int] = {("", 0): _ROOT_INO}
         self._upper = count(1 << 40)
 
-    def of(self, path: str) -> int:
-        return self._known.setdefault(path, len(self._known) + _ROOT_INO)
+    def of(self, path: str, epoch: int) -> int:
+        return self._known.setdefault((path, epoch), len(self._known) + _ROOT_INO)
 
     def allocate(self) -> int:
         return next(self._upper)
@@ -76,8 +84,26 @@ class Snapshots:
         self.trees: dict[str, DictLower] = {}
         self.add("base", files or {})
 
-    def add(self, snapshot_id: str, files: Mapping[str, bytes], mtimes: Mapping[str, int] | None = None) -> DictLower:
-        self.trees[snapshot_id] = tree = DictLower(files, self.numbers, mtimes)
+    def add(
+        self,
+        snapshot_id: str,
+        files: Mapping[str, bytes],
+        mtimes: Mapping[str, int] | None = None,
+        *,
+        on: str = "",
+        changed: Collection[str] = (),
+    ) -> DictLower:
+        """Adds a snapshot.
+
+        Args:
+            snapshot_id: Its id.
+            files: All its files.
+            mtimes: When each changed.
+            on: The snapshot it was made from.
+            changed: The paths that it made or changed, which have other inode numbers therefore.
+        """
+        epochs = {**(self.trees[on].epochs if on else {}), **dict.fromkeys(changed, len(self.trees))}
+        self.trees[snapshot_id] = tree = DictLower(files, self.numbers, mtimes, epochs)
         return tree
 
     def __call__(self, snapshot_id: str) -> Lower:
