@@ -12,7 +12,6 @@ import resource
 import signal
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from typing import Final
@@ -20,6 +19,7 @@ from typing import Final
 import pyfuse3
 import trio
 
+from icefs.clock import system_clock, to_datetime
 from icefs.engine.refs import Refs
 from icefs.engine.repository import Repository
 from icefs.errors import StorageError
@@ -117,7 +117,7 @@ def _request(options: MountOptions, repository: Repository, refs: Refs) -> Mount
         "version": program_version(),
         "mountpoint": options.mountpoint,
         "log_file": options.log_file,
-        "started_at": time.time(),
+        "started_at": to_datetime(system_clock()).isoformat(),
         "options": {
             "branch": options.branch,
             "tag": options.tag,

@@ -95,13 +95,13 @@ def history(repository: Repository, snapshot_id: SnapshotId) -> Iterator[Snapsho
 
 
 def log_json(repository: Repository, snapshot_id: SnapshotId) -> bytes:
-    """Makes `log.json`."""
+    """Makes `log.json`, with the fields of `icefs log --json`."""
     return to_json(
         [
             {
-                "snapshot": str(info.id),
-                "parent": None if info.parent_id is None else str(info.parent_id),
-                "flushed_at": moment(info.flushed_at),
+                "id": str(info.id),
+                "parent_id": None if info.parent_id is None else str(info.parent_id),
+                "written_at": moment(info.flushed_at),
                 "message": info.message,
                 "metadata": dict(info.metadata),
             }

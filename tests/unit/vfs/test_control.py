@@ -71,8 +71,8 @@ async def test_a_tree_tells_its_history():
     async with mounted(repository().publish()) as driver:
         log = await read_json(driver, "branches/main/.icefs/log.json")
         assert [entry["message"] for entry in log] == ["second", "first\nwith details", "Repository initialized"]
-        assert log[0]["parent"] == log[1]["snapshot"] == str(snapshot_id(1))
-        assert log[2]["parent"] is None
+        assert log[0]["parent_id"] == log[1]["id"] == str(snapshot_id(1))
+        assert log[2]["parent_id"] is None
         lines = (await driver.read("branches/main/.icefs/log")).decode().splitlines()
         assert lines[1] == f"{snapshot_id(1)} 2023-11-14T22:13:21Z first"
 
