@@ -196,6 +196,11 @@ DIVERGENCES: dict[int, Divergence] = {
         "refuses them",
         "no writer of configurations makes any, and they make a tree of any size of a small file",
     ),
+    39: Divergence(
+        "flush of a read-only session writes a snapshot like its own",
+        "commit-not-allowed, as for commit and amend",
+        "there is nothing to write",
+    ),
     60: Divergence(
         "an array that both sides deleted and made anew is no conflict, and comes to be in the snapshot twice",
         "NewNodeConflictsWithExistingNode",
@@ -227,5 +232,10 @@ DIVERGENCES: dict[int, Divergence] = {
         "a session that was committed can be flushed, which makes another snapshot of the same",
         "commit-not-allowed, as for a commit or an amend",
         "nobody means that",
+    ),
+    66: Divergence(
+        "cannot upgrade a local repository with refs whose names are percent-encoded on the disk",
+        "upgrades it, with the names that the refs were created with",
+        "a bug there",
     ),
 }
