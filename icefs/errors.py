@@ -68,11 +68,31 @@ class ConflictError(IcefsError):
 
     default_kind = "commit-conflict"
 
+    @property
+    def expected_parent(self) -> str | None:
+        """The snapshot that the branch was expected to point at, if that is what the conflict is about."""
+        return self.facts.get("expected_parent")
+
+    @property
+    def actual_parent(self) -> str | None:
+        """The snapshot that the branch points at."""
+        return self.facts.get("actual_parent")
+
 
 class RebaseFailedError(ConflictError):
     """A rebase met conflicts that its solver does not solve; `facts["conflicts"]` lists them."""
 
     default_kind = "rebase-failed"
+
+    @property
+    def snapshot(self) -> str | None:
+        """The commit that the changes conflict with."""
+        return self.facts.get("snapshot")
+
+    @property
+    def conflicts(self) -> list[Any]:
+        """The conflicts."""
+        return list(self.facts.get("conflicts", ()))
 
 
 class BranchMovedError(ConflictError):

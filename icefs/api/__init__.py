@@ -1,13 +1,14 @@
 """The Python API, under the official library's names.
 
-`import icefs as ic` runs a reading program written for `import icechunk as ic`. Beside the official names there are
+`import icefs as ic` runs a program written for `import icechunk as ic`. Beside the official names there are
 `Repository.log` and `SnapshotInfo.commit_message`.
 """
 
 from typing import TYPE_CHECKING, Any
 
-from icefs.api import config, credentials, errors, storage, values
+from icefs.api import config, conflicts, credentials, errors, storage, values
 from icefs.api.config import *  # noqa: F403
+from icefs.api.conflicts import *  # noqa: F403
 from icefs.api.credentials import *  # noqa: F403
 from icefs.api.errors import *  # noqa: F403
 from icefs.api.repository import Repository
@@ -27,6 +28,7 @@ __all__ = [
     "spec_version",
     "supported_spec_versions",
     *config.__all__,
+    *conflicts.__all__,
     *credentials.__all__,
     *errors.__all__,
     *storage.__all__,

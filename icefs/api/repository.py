@@ -2,18 +2,24 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime
-from typing import Any, Self, TypedDict
+from typing import TYPE_CHECKING, Any, Self, TypedDict
 
 from icefs.api.aio import DualIterator, asynchronous
+from icefs.api.conflicts import ConflictSolver
 from icefs.api.credentials import AnyCredential, authorizations
 from icefs.api.session import Session
 from icefs.api.values import Diff, FeatureFlag, ManifestFileInfo, RepoStatus, SnapshotInfo, SpecVersion, Update
-from icefs.engine import repository as engine
 from icefs.engine.pickling import RepositoryState, repository_state, restore_repository
+from icefs.engine.writing import WritableRepository
+from icefs.errors import InvalidInputError
 from icefs.format.config import RepositoryConfig
 from icefs.format.ids import ManifestId, SnapshotId
 from icefs.storage.base import Storage
+
+if TYPE_CHECKING:
+    from icefs.api.store import IcechunkStore
 
 
 class _Version(TypedDict):
@@ -40,8 +46,8 @@ class Repository:
     Methods whose name ends in `_async` do what those without it do, as coroutines.
     """
 
-    def __init__(self, repository: engine.Repository) -> None:
-        """Takes the engine's repository; use `Repository.open`."""
+    def __init__(self, repository: WritableRepository) -> None:
+        """Takes the engine's repository; use `Repository.open` or `Repository.create`."""
         self._engine = repository
 
     def __repr__(self) -> str:
@@ -70,16 +76,39 @@ class Repository:
         Raises:
             RepositoryNotFoundError: nothing is there.
         """
-        return cls(engine.Repository.open(storage, config, authorizations(authorize_virtual_chunk_access)))
+        return cls(WritableRepository.open(storage, config, authorizations(authorize_virtual_chunk_access)))
 
     @classmethod
-    def create(cls, storage: Storage, *args: Any, **kwargs: Any) -> Self:
-        """Creates a repository.
+    def create(
+        cls,
+        storage: Storage,
+        config: RepositoryConfig | None = None,
+        authorize_virtual_chunk_access: Mapping[str, AnyCredential | None] | None = None,
+        spec_version: SpecVersion | int | None = None,
+        check_clean_root: bool = True,
+    ) -> Self:
+        """Creates a repository with the branch `main` and no nodes.
+
+        Args:
+            storage: Where to.
+            config: Persisted, if it is not the default.
+            authorize_virtual_chunk_access: As for `open`.
+            spec_version: 1 or 2; by default 2.
+            check_clean_root: Refuse a location that holds anything.
 
         Raises:
-            UnsupportedError: this version of icefs only reads.
+            InvalidInputError: something is there already (`parent-directory-not-clean`).
+            ConflictError: somebody else created one at the same moment.
         """
-        return cls(engine.Repository.create(storage, *args, **kwargs))
+        return cls(
+            WritableRepository.create(
+                storage,
+                config,
+                authorizations(authorize_virtual_chunk_access),
+                spec_version=None if spec_version is None else int(spec_version),
+                check_clean_root=check_clean_root,
+            )
+        )
 
     @classmethod
     def open_or_create(
@@ -87,22 +116,29 @@ class Repository:
         storage: Storage,
         config: RepositoryConfig | None = None,
         authorize_virtual_chunk_access: Mapping[str, AnyCredential | None] | None = None,
-        **kwargs: Any,
+        create_version: SpecVersion | int | None = None,
+        check_clean_root: bool = True,
     ) -> Self:
-        """Opens a repository if there is one, and creates it otherwise; raises as `open` and `create`."""
+        """Opens a repository if there is one, and creates it otherwise; arguments and errors as `open` and `create`."""
         return cls(
-            engine.Repository.open_or_create(storage, config, authorizations(authorize_virtual_chunk_access), **kwargs)
+            WritableRepository.open_or_create(
+                storage,
+                config,
+                authorizations(authorize_virtual_chunk_access),
+                create_version=None if create_version is None else int(create_version),
+                check_clean_root=check_clean_root,
+            )
         )
 
     @staticmethod
     def exists(storage: Storage, storage_settings: Any = None) -> bool:
         """Tells whether a repository of either spec version is at a location."""
-        return engine.Repository.exists(storage)
+        return WritableRepository.exists(storage)
 
     @staticmethod
     def fetch_spec_version(storage: Storage, storage_settings: Any = None) -> SpecVersion | None:
         """Returns the spec version of the repository at a location, or None where there is none."""
-        version = engine.Repository.fetch_spec_version(storage)
+        version = WritableRepository.fetch_spec_version(storage)
         return None if version is None else SpecVersion(version)
 
     @staticmethod
@@ -112,7 +148,7 @@ class Repository:
         Raises:
             RepositoryNotFoundError: no repository is there.
         """
-        return engine.Repository.fetch_config(storage)
+        return WritableRepository.fetch_config(storage)
 
     def reopen(
         self,
@@ -142,7 +178,54 @@ class Repository:
         """The URL prefixes that virtual chunks may be followed into."""
         return self._engine.authorized_virtual_container_prefixes
 
+    def save_config(self) -> None:
+        """Persists the configuration.
+
+        Raises:
+            ConflictError: somebody else changed it at the same moment (spec version 1).
+        """
+        self._engine.save_config()
+
+    def default_commit_metadata(self) -> dict[str, Any]:
+        """Returns what is joined with the metadata of every commit."""
+        return dict(self._engine.default_commit_metadata)
+
+    def set_default_commit_metadata(self, metadata: dict[str, Any]) -> None:
+        """Sets what is joined with the metadata of every commit of this object's sessions; the commit's own wins."""
+        self._engine.default_commit_metadata = dict(metadata)
+
     # Refs.
+
+    def create_branch(self, branch: str, snapshot_id: str) -> None:
+        """Creates a branch; raises AlreadyExistsError, SnapshotNotFoundError."""
+        self._engine.create_branch(branch, SnapshotId.parse(snapshot_id))
+
+    def reset_branch(self, branch: str, snapshot_id: str, *, from_snapshot_id: str | None = None) -> None:
+        """Points a branch at another snapshot; its history before that is lost.
+
+        Args:
+            branch: The branch.
+            snapshot_id: Its new tip.
+            from_snapshot_id: Where it must point now, if that matters.
+
+        Raises:
+            RefNotFoundError, SnapshotNotFoundError: there is no such thing.
+            ConflictError: it points elsewhere (`branch-update-conflict`).
+        """
+        expected = None if from_snapshot_id is None else SnapshotId.parse(from_snapshot_id)
+        self._engine.reset_branch(branch, SnapshotId.parse(snapshot_id), expected=expected)
+
+    def delete_branch(self, branch: str) -> None:
+        """Deletes a branch; raises RefNotFoundError, and SessionStateError for `main`."""
+        self._engine.delete_branch(branch)
+
+    def create_tag(self, tag: str, snapshot_id: str) -> None:
+        """Creates a tag; raises AlreadyExistsError (also for a deleted tag's name), SnapshotNotFoundError."""
+        self._engine.create_tag(tag, SnapshotId.parse(snapshot_id))
+
+    def delete_tag(self, tag: str) -> None:
+        """Deletes a tag, whose name cannot be used again; raises RefNotFoundError."""
+        self._engine.delete_tag(tag)
 
     def list_branches(self) -> set[str]:
         """Returns the names of all branches."""
@@ -256,6 +339,42 @@ class Repository:
             raise ValueError("as_of goes with a branch")
         return Session(self._engine.readonly_session(**_version(branch, tag, snapshot_id), as_of=as_of))
 
+    def writable_session(self, branch: str) -> Session:
+        """Opens a session that writes, on the tip of a branch.
+
+        Raises:
+            RefNotFoundError: there is no such branch.
+            ReadOnlyError: the repository's status is not online.
+        """
+        return Session(self._engine.writable_session(branch))
+
+    def rearrange_session(self, branch: str) -> Session:
+        """Opens a session that moves nodes and does nothing else, on the tip of a branch (spec version 2).
+
+        Raises:
+            RefNotFoundError, ReadOnlyError: as `writable_session`.
+            FormatError: the repository is of spec version 1.
+        """
+        return Session(self._engine.rearrange_session(branch))
+
+    @contextmanager
+    def transaction(
+        self,
+        branch: str,
+        *,
+        message: str,
+        metadata: dict[str, Any] | None = None,
+        rebase_with: ConflictSolver | None = None,
+        rebase_tries: int = 1000,
+    ) -> "Iterator[IcechunkStore]":
+        """Yields the store of a session that is committed when the block ends well; an exception leaves no commit.
+
+        Arguments and errors are those of `writable_session` and `Session.commit`.
+        """
+        session = self.writable_session(branch)
+        yield session.store
+        session.commit(message, metadata, rebase_with=rebase_with, rebase_tries=rebase_tries)
+
     # What only spec version 2 has.
 
     def get_metadata(self) -> dict[str, Any]:
@@ -266,6 +385,18 @@ class Repository:
     def metadata(self) -> dict[str, Any]:
         """The repository's own metadata."""
         return self.get_metadata()
+
+    def set_metadata(self, metadata: dict[str, Any]) -> None:
+        """Replaces the repository's own metadata."""
+        self._engine.set_metadata(metadata)
+
+    def update_metadata(self, metadata: dict[str, Any]) -> dict[str, Any]:
+        """Adds to the repository's own metadata, replacing members of the same name, and returns all of it."""
+        return dict(self._engine.update_metadata(metadata))
+
+    def set_status(self, status: RepoStatus) -> None:
+        """Sets whether the repository may be written to; allowed whatever it is now."""
+        self._engine.set_status(status.stored(self._engine.clock()))
 
     def get_status(self) -> RepoStatus:
         """Returns whether the repository is online; raises FormatError for spec version 1."""
@@ -289,6 +420,19 @@ class Repository:
     def disabled_feature_flags(self) -> list[FeatureFlag]:
         """Returns the feature flags that are off."""
         return [flag for flag in self.feature_flags() if not flag.enabled]
+
+    def set_feature_flag(self, name: str, setting: bool | None) -> None:
+        """Switches a feature on or off, or back to its default with None.
+
+        Raises:
+            InvalidInputError: there is no such flag (`invalid-feature-flag`).
+        """
+        known = {flag.name: flag.id for flag in self._engine.feature_flags()}
+        if name not in known:
+            raise InvalidInputError(
+                f"there is no feature flag {name!r}", kind="invalid-feature-flag", hint=f"one of {', '.join(known)}"
+            )
+        self._engine.set_feature_flag(known[name], setting)
 
     # Looking inside.
 
@@ -331,6 +475,18 @@ class Repository:
     fetch_spec_version_async = staticmethod(asynchronous(fetch_spec_version))
     fetch_config_async = staticmethod(asynchronous(fetch_config))
     reopen_async = asynchronous(reopen)
+    save_config_async = asynchronous(save_config)
+    create_branch_async = asynchronous(create_branch)
+    reset_branch_async = asynchronous(reset_branch)
+    delete_branch_async = asynchronous(delete_branch)
+    create_tag_async = asynchronous(create_tag)
+    delete_tag_async = asynchronous(delete_tag)
+    writable_session_async = asynchronous(writable_session)
+    rearrange_session_async = asynchronous(rearrange_session)
+    set_metadata_async = asynchronous(set_metadata)
+    update_metadata_async = asynchronous(update_metadata)
+    set_status_async = asynchronous(set_status)
+    set_feature_flag_async = asynchronous(set_feature_flag)
     list_branches_async = asynchronous(list_branches)
     lookup_branch_async = asynchronous(lookup_branch)
     list_tags_async = asynchronous(list_tags)
@@ -352,4 +508,6 @@ class Repository:
 
 
 def _restore(state: RepositoryState) -> Repository:
-    return Repository(restore_repository(state))
+    repository = restore_repository(state)
+    assert isinstance(repository, WritableRepository)  # that is what `Repository` holds
+    return Repository(repository)

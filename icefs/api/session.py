@@ -4,10 +4,12 @@ from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from icefs.api.aio import DualIterator, asynchronous
+from icefs.api.conflicts import ConflictSolver
 from icefs.api.values import ChunkType, Diff, SessionMode
 from icefs.engine.pickling import is_same_view, restore_session, session_state
 from icefs.engine.session import Session as EngineSession
-from icefs.errors import InvalidInputError
+from icefs.engine.writable import WritableSession
+from icefs.errors import InvalidInputError, ReadOnlyError, SessionStateError
 from icefs.format.config import RepositoryConfig
 
 if TYPE_CHECKING:
@@ -26,13 +28,15 @@ def _checked(path: str) -> str:
 
 
 class Session:
-    """A view of one snapshot of a repository.
+    """A view of one snapshot of a repository; one that writes also has changes, until it commits them.
+
+    After a commit the session is read-only, on no branch, and stands on the new snapshot.
 
     Two sessions are equal if they stand on the same snapshot of the same repository and have no changes.
     """
 
     def __init__(self, engine: EngineSession) -> None:
-        """Takes the engine's session; use `Repository.readonly_session`."""
+        """Takes the engine's session; use `Repository.readonly_session` or `writable_session`."""
         self._engine = engine
 
     @property
@@ -43,7 +47,9 @@ class Session:
     @property
     def mode(self) -> SessionMode:
         """What the session may change."""
-        return SessionMode.readonly
+        if not isinstance(self._engine, WritableSession) or self._engine.read_only:
+            return SessionMode.readonly
+        return SessionMode.rearrange if self._engine.is_rearrange else SessionMode.writable
 
     @property
     def snapshot_id(self) -> str:
@@ -112,6 +118,112 @@ class Session:
         """Returns the location of every virtual chunk, one for each chunk, as absolute URLs."""
         return list(self._engine.iter_virtual_chunk_locations())
 
+    # Writing.
+
+    def discard_changes(self) -> None:
+        """Forgets all uncommitted changes.
+
+        Raises:
+            ReadOnlyError: the session is read-only.
+        """
+        self._changing().discard_changes()
+
+    def move(self, from_path: str, to_path: str) -> None:
+        """Moves a node, with all below it; for rearrange sessions.
+
+        Raises:
+            SessionStateError: this is no rearrange session; the target lies below the source; or its parent does not
+                exist or is an array.
+            NodeNotFoundError: nothing is at `from_path`.
+            AlreadyExistsError: something is at `to_path`.
+            InvalidInputError: a path is not absolute.
+            ReadOnlyError: the session is read-only.
+        """
+        self._changing().move(_checked(from_path), _checked(to_path))
+
+    def commit(
+        self,
+        message: str,
+        metadata: dict[str, Any] | None = None,
+        *,
+        rebase_with: ConflictSolver | None = None,
+        rebase_tries: int = 1000,
+        allow_empty: bool = False,
+    ) -> str:
+        """Commits the changes to the branch.
+
+        Args:
+            message: The commit message.
+            metadata: Joined with the repository's default commit metadata.
+            rebase_with: Rebase with this solver where the branch has moved, and try again.
+            rebase_tries: How often.
+            allow_empty: Commit also where nothing changed.
+
+        Returns:
+            The id of the new snapshot.
+
+        Raises:
+            SessionStateError: nothing changed (`no-changes-to-commit`), or the session was committed already
+                (`commit-not-allowed`).
+            ConflictError: the branch has moved; the session is as it was, and can be rebased.
+            RebaseFailedError: the rebase met conflicts that the solver does not settle.
+        """
+        return str(
+            self._committing().commit(
+                message, metadata, rebase_with=rebase_with, rebase_tries=rebase_tries, allow_empty=allow_empty
+            )
+        )
+
+    def amend(self, message: str, *, metadata: dict[str, Any] | None = None, allow_empty: bool = False) -> str:
+        """Replaces the branch's newest commit by one that also has the changes, and returns its id (spec version 2).
+
+        Raises:
+            SessionStateError: nothing changed, the session was committed already, or the newest commit is the
+                repository's first.
+            ConflictError: the branch has moved.
+        """
+        return str(self._committing().amend(message, metadata=metadata, allow_empty=allow_empty))
+
+    def flush(self, message: str, *, metadata: dict[str, Any] | None = None) -> str:
+        """Writes the changes as a snapshot that no branch leads to, and returns its id.
+
+        Divergence 39: a session that only reads has nothing to flush.
+
+        Raises:
+            SessionStateError: the session was committed already.
+        """
+        return str(self._committing().flush(message, metadata=metadata))
+
+    def rebase(self, solver: ConflictSolver) -> None:
+        """Puts the changes on top of the branch's present tip.
+
+        Raises:
+            RebaseFailedError: there are conflicts that the solver does not settle; the session stands on the last
+                commit without any.
+            SessionStateError: the session was committed already.
+        """
+        self._committing().rebase(solver)
+
+    def _changing(self) -> WritableSession:
+        if not isinstance(self._engine, WritableSession):
+            raise ReadOnlyError("the session is read-only", kind="read-only-session", hint="open a writable session")
+        return self._engine
+
+    def _committing(self) -> WritableSession:
+        if not isinstance(self._engine, WritableSession) or self._engine.read_only:
+            raise SessionStateError(
+                "the session is read-only, and has nothing to commit",
+                kind="commit-not-allowed",
+                hint="open a new writable session",
+            )
+        return self._engine
+
+    discard_changes_async = asynchronous(discard_changes)
+    move_async = asynchronous(move)
+    commit_async = asynchronous(commit)
+    amend_async = asynchronous(amend)
+    flush_async = asynchronous(flush)
+    rebase_async = asynchronous(rebase)
     chunk_type_async = asynchronous(chunk_type)
     get_node_id_async = asynchronous(get_node_id)
     all_virtual_chunk_locations_async = asynchronous(all_virtual_chunk_locations)

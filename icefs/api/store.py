@@ -1,8 +1,19 @@
-"""The Zarr store under its official name and with an API session."""
+"""The Zarr store under its official name, with an API session, and with virtual chunks."""
 
+from collections.abc import Sequence
+from datetime import datetime
+from math import prod
 from typing import TYPE_CHECKING
 
+import numpy as np
+import numpy.typing as npt
+
+from icefs.api.aio import asynchronous
+from icefs.api.values import VirtualChunkSpec
+from icefs.errors import InvalidInputError, SessionStateError
 from icefs.zarr import store
+from icefs.zarr.virtual_refs import set_virtual_columns
+from icefs.zarr.writer import ChunkTarget
 
 if TYPE_CHECKING:
     from icefs.api.session import Session
@@ -13,7 +24,153 @@ class IcechunkStore(store.IcechunkStore):
 
     @property
     def session(self) -> "Session":
-        """The session that the store reads."""
+        """The session that the store reads and writes."""
         from icefs.api.session import Session  # the session makes stores, too
 
         return Session(self._session)
+
+    def sync_clear(self) -> None:
+        """Deletes everything."""
+        self._checked_writer().delete_directory("")
+
+    def set_virtual_ref(
+        self,
+        key: str,
+        location: str,
+        *,
+        offset: int,
+        length: int,
+        checksum: str | datetime | None = None,
+        validate_container: bool = True,
+    ) -> None:
+        """Makes a chunk refer to bytes of another object.
+
+        Args:
+            key: The chunk's.
+            location: The object's URL; `vcc://name/...` is relative to a named container.
+            offset: Where the chunk begins in the object.
+            length: How long it is.
+            checksum: The object's entity tag, or a time after which it was not modified.
+            validate_container: Refuse what no virtual chunk container of the configuration holds.
+
+        Raises:
+            InvalidInputError: the key or location is not valid, or no container holds it
+                (`no-container-for-virtual-chunk`).
+            NodeNotFoundError, ReadOnlyError: as for other chunks.
+            SessionStateError: it is the key of metadata, or the session moves nodes.
+        """
+        target = self._checked_writer().target(key)
+        if not isinstance(target, ChunkTarget):
+            raise SessionStateError(f"{key} is metadata, which cannot be virtual", kind="not-allowed")
+        refused = set_virtual_columns(
+            self._writable,
+            target.path,
+            [np.array([position], np.int64) for position in target.index],
+            [location],
+            [offset],
+            [length],
+            checksums=[checksum],
+            validate_containers=validate_container,
+        )
+        if refused:
+            raise InvalidInputError(
+                f"no virtual chunk container of the configuration holds {location}",
+                kind="no-container-for-virtual-chunk",
+                hint="add a container to the configuration and save it",
+                location=location,
+            )
+
+    def set_virtual_refs(
+        self, array_path: str, chunks: Sequence[VirtualChunkSpec], *, validate_containers: bool = True
+    ) -> list[tuple[int, ...]] | None:
+        """Makes many chunks of one array refer to bytes of other objects.
+
+        Args:
+            array_path: The array's path, with or without the slash at its start.
+            chunks: The chunks.
+            validate_containers: Leave out what no virtual chunk container of the configuration holds.
+
+        Returns:
+            The indices of the chunks that were left out; None if there are none.
+
+        Raises:
+            InvalidInputError, NodeNotFoundError, ReadOnlyError, SessionStateError: as `set_virtual_ref`; nothing is
+                set then.
+        """
+        self._checked_writer()
+        if len({len(chunk.index) for chunk in chunks}) > 1:
+            raise InvalidInputError("the chunk indices differ in length", kind="invalid-chunk-index")
+        refused = set_virtual_columns(
+            self._writable,
+            _absolute(array_path),
+            [np.array(column, np.int64) for column in zip(*(chunk.index for chunk in chunks), strict=True)],
+            [chunk.location for chunk in chunks],
+            [chunk.offset for chunk in chunks],
+            [chunk.length for chunk in chunks],
+            checksums=[
+                chunk.last_updated_at_checksum if chunk.etag_checksum is None else chunk.etag_checksum
+                for chunk in chunks
+            ],
+            validate_containers=validate_containers,
+        )
+        return refused or None
+
+    def set_virtual_refs_arr(
+        self,
+        array_path: str,
+        chunk_grid_shape: Sequence[int],
+        locations: Sequence[str],
+        offsets: npt.NDArray[np.uint64],
+        lengths: npt.NDArray[np.uint64],
+        *,
+        validate_containers: bool = True,
+        arr_offset: Sequence[int] | None = None,
+        checksum: str | datetime | None = None,
+    ) -> list[tuple[int, ...]] | None:
+        """Makes a box of chunks of one array refer to bytes of other objects.
+
+        Args:
+            array_path: The array's path, with or without the slash at its start.
+            chunk_grid_shape: The box's shape, in chunks.
+            locations: The objects' URLs, in C order; an empty one leaves its chunk as it is.
+            offsets: Where the chunks begin.
+            lengths: How long they are.
+            validate_containers: Leave out what no virtual chunk container of the configuration holds.
+            arr_offset: The index of the box's first chunk.
+            checksum: Of all the objects.
+
+        Returns:
+            The indices of the chunks that were left out; None if there are none.
+
+        Raises:
+            ValueError: the arguments do not fit together.
+            InvalidInputError, NodeNotFoundError, ReadOnlyError, SessionStateError: as `set_virtual_ref`; nothing is
+                set then.
+        """
+        self._checked_writer()
+        shape, first = tuple(chunk_grid_shape), tuple(arr_offset or (0,) * len(chunk_grid_shape))
+        if len(first) != len(shape):
+            raise ValueError(f"arr_offset has {len(first)} dimensions and chunk_grid_shape {len(shape)}")
+        if not len(locations) == len(offsets) == len(lengths) == prod(shape):
+            raise ValueError("locations, offsets, lengths and chunk_grid_shape differ in length")
+        rows = np.array([row for row, location in enumerate(locations) if location], np.int64)
+        coords = np.unravel_index(rows, shape) if shape else ()
+        refused = set_virtual_columns(
+            self._writable,
+            _absolute(array_path),
+            [column.astype(np.int64) + start for column, start in zip(coords, first, strict=True)],
+            [locations[row] for row in rows.tolist()],
+            np.asarray(offsets)[rows],
+            np.asarray(lengths)[rows],
+            checksums=[checksum] * len(rows),
+            validate_containers=validate_containers,
+        )
+        return refused or None
+
+    set_virtual_ref_async = asynchronous(set_virtual_ref)
+    set_virtual_refs_async = asynchronous(set_virtual_refs)
+    set_virtual_refs_arr_async = asynchronous(set_virtual_refs_arr)
+
+
+def _absolute(path: str) -> str:
+    return f"/{path.strip('/')}"

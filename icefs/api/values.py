@@ -1,12 +1,12 @@
 """The values that the API answers with, under their official names, with ids as text and times as datetimes."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import datetime
 from enum import IntEnum
 from typing import Any, ClassVar, Self, override
 
-from icefs.clock import to_datetime
+from icefs.clock import to_datetime, to_micros
 from icefs.engine.diff import Diff as EngineDiff
 from icefs.format import ops_log as formats
 from icefs.format.ids import ObjectId
@@ -74,6 +74,12 @@ class RepoStatus:
         availability = RepoAvailability(int(status.availability))
         return cls(availability, to_datetime(status.set_at), status.limited_availability_reason)
 
+    def stored(self, now: int) -> formats.RepoStatus:
+        """Returns what the repository's file says of it; `now`, in microseconds, is the time if none was given."""
+        set_at = now if self.set_at is None else to_micros(self.set_at)
+        availability = formats.RepoAvailability(int(self.availability))
+        return formats.RepoStatus(availability, set_at, self.limited_availability_reason)
+
 
 @dataclass(frozen=True, slots=True)
 class SnapshotInfo:
@@ -109,6 +115,22 @@ class ManifestFileInfo:
     def of(cls, info: FormatManifestFileInfo) -> Self:
         """Converts what the snapshot's file says."""
         return cls(str(info.id), info.size_bytes, info.num_chunk_refs)
+
+
+@dataclass(frozen=True, slots=True)
+class VirtualChunkSpec:
+    """A virtual chunk: its index in the array's grid, and the bytes of another object that it is.
+
+    At most one of the checksums says which version of the object is meant: its entity tag, or a time after which it
+    was not modified.
+    """
+
+    index: Sequence[int]
+    location: str
+    offset: int
+    length: int
+    etag_checksum: str | None = None
+    last_updated_at_checksum: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -349,4 +371,5 @@ __all__ = [
     "SpecVersion",
     "Update",
     "UpdateType",
+    "VirtualChunkSpec",
 ]

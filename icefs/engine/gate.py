@@ -46,6 +46,11 @@ class Gate:
     ) -> None:
         self.lock.release()
 
+    @property
+    def is_frozen(self) -> bool:
+        """Whether anybody has the session frozen, as of now."""
+        return self._frozen_by is not None
+
     @contextmanager
     def frozen(self) -> Iterator[None]:
         """Lets nobody else change the session meanwhile; the same thread may freeze it again inside."""

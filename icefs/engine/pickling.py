@@ -19,6 +19,13 @@ from icefs.format.ids import SnapshotId
 _received: WeakValueDictionary[bytes, Repository] = WeakValueDictionary()
 _lock = threading.Lock()
 
+
+class WritableSessionPickledError(SessionStateError, ValueError):
+    """A session that writes was to be pickled; a `ValueError` too, which is what the official library raises."""
+
+    default_kind = "pickle"
+
+
 type RepositoryState = bytes
 """What opens a repository, pickled."""
 
@@ -42,10 +49,12 @@ def session_state(session: Session) -> tuple[Any, ...]:
     """Returns what opens a read-only session.
 
     Raises:
-        SessionStateError: the session writes: its changes are here and nowhere else.
+        WritableSessionPickledError: the session writes: its changes are here and nowhere else.
     """
     if not session.read_only:
-        raise SessionStateError("a session that writes cannot be pickled", hint="pickle a read-only session")
+        raise WritableSessionPickledError(
+            "a session that writes cannot be pickled", hint="commit first, or pickle a read-only session"
+        )
     return repository_state(session.repository), bytes(session.snapshot_id), session.branch
 
 

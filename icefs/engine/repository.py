@@ -21,7 +21,6 @@ from icefs.errors import (
     RefNotFoundError,
     RepositoryNotFoundError,
     SnapshotNotFoundError,
-    UnsupportedError,
     UnsupportedSpecVersionError,
 )
 from icefs.format.config import RepositoryConfig
@@ -118,34 +117,6 @@ class Repository:
             merged = merged.merge(config)
         assets.set_cache_limits(merged)
         return cls(storage, spec_version, merged, assets, authorize_virtual_chunk_access)
-
-    @classmethod
-    def create(cls, storage: Storage, *_args: object, **_kwargs: object) -> Self:
-        """Is refused: this version of icefs reads repositories, and does not make them.
-
-        Raises:
-            UnsupportedError: always.
-        """
-        raise UnsupportedError(
-            f"icefs cannot create repositories yet ({storage.url})", hint="create it with the icechunk library"
-        )
-
-    @classmethod
-    def open_or_create(
-        cls,
-        storage: Storage,
-        config: RepositoryConfig | None = None,
-        authorize_virtual_chunk_access: Authorizations | None = None,
-        **create_options: object,
-    ) -> Self:
-        """Opens a repository if there is one, and makes it otherwise.
-
-        Raises:
-            UnsupportedError: there is none; see `create`.
-        """
-        if cls.exists(storage):
-            return cls.open(storage, config, authorize_virtual_chunk_access)
-        return cls.create(storage, config, authorize_virtual_chunk_access, **create_options)
 
     @staticmethod
     def exists(storage: Storage) -> bool:

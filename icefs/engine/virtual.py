@@ -180,6 +180,14 @@ class VirtualResolver:
                     return container.url_prefix + rest
         raise _no_container(location)
 
+    def has_container(self, location: str) -> bool:
+        """Tells whether a container of the configuration holds a location; none holds what is no location."""
+        try:
+            parsed = Location.parse(self.expand(location))
+        except ValueError:  # InvalidInputError is one
+            return False
+        return any(parsed.is_below(container.prefix) for container in self._containers)
+
     def read(self, ref: VirtualRef, start: int = 0, end: int | None = None) -> bytes:
         """Reads the bytes `[start, end)` of a virtual chunk, all of it by default.
 

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Final
 
 from icefs.engine import transactions
-from icefs.engine.changeset import ChangeSet, ChunkChanges, NodeMove, with_manifests_of
+from icefs.engine.changeset import Change, ChangeSet, ChunkChanges, NodeMove, with_manifests_of
 from icefs.engine.chunks import ArrayChunks
 from icefs.engine.commit import NewSnapshot
 from icefs.engine.conflicts import ConflictSolver
@@ -88,6 +88,11 @@ class WritableSession(Session):
     def frozen(self) -> AbstractContextManager[None]:
         """Keeps other threads from changing the session for longer, while they can read it."""
         return self._gate.frozen()
+
+    @property
+    def is_frozen(self) -> bool:
+        """Whether somebody who wants to change the session has to wait, as of now."""
+        return self._gate.is_frozen
 
     @property
     def has_uncommitted_changes(self) -> bool:
@@ -168,8 +173,13 @@ class WritableSession(Session):
 
     # Writing nodes.
 
-    def set_metadata(self, path: str, data: bytes) -> NodeSnapshot:
+    def set_metadata(self, path: str, data: bytes, *, overwrite: bool = True) -> NodeSnapshot:
         """Makes a group or array, or rewrites its zarr.json; the bytes are kept as they are.
+
+        Args:
+            path: The node's.
+            data: What its zarr.json holds.
+            overwrite: Also where a node is at the path already; otherwise that one stays as it is.
 
         Raises:
             InvalidMetadataError: `data` is no metadata of a Zarr v3 node that Icechunk can hold.
@@ -183,6 +193,8 @@ class WritableSession(Session):
         with self._gate:
             self._check_edits()
             existing = self.get_node(path)
+            if existing is not None and not overwrite:
+                return existing
             if existing is not None and existing.node_type is not metadata.node_type:
                 raise AlreadyExistsError(
                     f"{path} is {_article(existing)} and cannot become another kind of node",
@@ -268,10 +280,15 @@ class WritableSession(Session):
             StorageError: the chunk cannot be stored.
         """
         with self._gate:
-            self._check_edits()
-            self._array_for(path, chunk_index, len(data))
+            self.check_chunk(path, chunk_index, len(data))
         # Stored before it is referred to, and outside of the lock.
         self.set_chunk_ref(path, chunk_index, self.store_chunk(data))
+
+    def check_chunk(self, path: str, chunk_index: Sequence[int], length_bytes: int) -> None:
+        """Refuses what `set_chunk` would refuse of a chunk of that length; waits for no commit."""
+        with self.lock:
+            self._check_edits()
+            self._array_for(path, chunk_index, length_bytes)
 
     def store_chunk(self, data: bytes | memoryview) -> ChunkRef:
         """Puts a chunk's bytes where a reference can name them, and returns the reference."""
@@ -281,8 +298,16 @@ class WritableSession(Session):
         self.repository.storage.put(chunk_key(chunk_id), data)
         return NativeRef(chunk_id, 0, len(data))
 
-    def set_chunk_ref(self, path: str, chunk_index: Sequence[int], ref: ChunkRef | None) -> None:
+    def set_chunk_ref(
+        self, path: str, chunk_index: Sequence[int], ref: ChunkRef | None, *, overwrite: bool = True
+    ) -> None:
         """Sets the reference to a chunk, whose bytes are stored already; None deletes the chunk.
+
+        Args:
+            path: The array's.
+            chunk_index: The chunk's.
+            ref: The reference.
+            overwrite: Also where this session set the chunk already; otherwise that one stays as it is.
 
         Raises:
             NodeNotFoundError, InvalidInputError: as `set_chunk`.
@@ -290,8 +315,11 @@ class WritableSession(Session):
         with self._gate:
             self._check_edits()
             node = self._array_for(path, chunk_index, 1 if ref is None else ref.length_bytes)
+            changes = self._changes.chunk_changes(node)
+            if not overwrite and not isinstance(changes.find(chunk_index), Change):
+                return
             self.revision += 1
-            self._changes.chunk_changes(node).set(chunk_index, ref)
+            changes.set(chunk_index, ref)
 
     def set_chunk_refs(self, path: str, refs: ArrayRefs) -> None:
         """Sets many references at once; those outside of the array's grid are refused together.

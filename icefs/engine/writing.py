@@ -56,7 +56,7 @@ class WritableRepository(Repository):
         self._effective = config.effective()
 
     @classmethod
-    def create(  # type: ignore[override]
+    def create(
         cls,
         storage: Storage,
         config: RepositoryConfig | None = None,
@@ -111,6 +111,27 @@ class WritableRepository(Repository):
         opened = cls.open(storage, config, authorize_virtual_chunk_access)
         opened.clock = clock
         return opened
+
+    @classmethod
+    def open_or_create(
+        cls,
+        storage: Storage,
+        config: RepositoryConfig | None = None,
+        authorize_virtual_chunk_access: Authorizations | None = None,
+        *,
+        create_version: int | None = None,
+        check_clean_root: bool = True,
+    ) -> Self:
+        """Opens a repository if there is one, and makes it otherwise; raises as `open` and `create`."""
+        if cls.exists(storage):
+            return cls.open(storage, config, authorize_virtual_chunk_access)
+        return cls.create(
+            storage,
+            config,
+            authorize_virtual_chunk_access,
+            spec_version=create_version,
+            check_clean_root=check_clean_root,
+        )
 
     # Settings that writing needs, with their defaults.
 

@@ -246,7 +246,7 @@ class KeyReader:
         nodes = list(self.session.list_nodes(f"/{prefix}"))
         for start in range(0, len(nodes), max_rows):
             yield [metadata_key(node.path) for node in nodes[start : start + max_rows]]
-        inside = self._directory_of_chunks(prefix)
+        inside = self.directory_of_chunks(prefix)
         if inside is not None and inside[2]:
             above, index, _ = inside
             for columns, lengths in above.batches_below(index, max_rows):
@@ -264,7 +264,7 @@ class KeyReader:
         names = dict.fromkeys(self.session.children(path))
         if self._node(path) is not None:
             names[METADATA_NAME] = None
-        inside = self._directory_of_chunks(prefix)
+        inside = self.directory_of_chunks(prefix)
         if inside is not None:
             opened, index, level = inside
             names |= dict.fromkeys(opened.names(index, level))
@@ -283,13 +283,13 @@ class KeyReader:
             opened = self.open_array(node.path)
             if opened is not None:
                 total += sum(int(lengths.sum()) for _, lengths in opened.batches_below((), _ALL_ROWS))
-        inside = self._directory_of_chunks(prefix)
+        inside = self.directory_of_chunks(prefix)
         if inside is not None and inside[2]:
             above, index, _ = inside
             total += sum(int(lengths.sum()) for _, lengths in above.batches_below(index, _ALL_ROWS))
         return total
 
-    def _directory_of_chunks(self, prefix: str) -> tuple[OpenArray, ChunkIndex, int] | None:
+    def directory_of_chunks(self, prefix: str) -> tuple[OpenArray, ChunkIndex, int] | None:
         """Finds the array that may have chunk keys in the directory `prefix`.
 
         Returns:

@@ -4,25 +4,33 @@ Reading is the engine's, which is synchronous. What is in memory already (metada
 manifests that are loaded) is answered at once on the event loop; everything else runs on the repository's workers,
 so that zarr-python's concurrent requests run side by side. The `*_sync` methods, which newer versions of
 zarr-python look for, skip the event loop altogether.
+
+Writing changes the session, in memory and at once; only the bytes of chunks that are not inline are stored first, on
+the repository's workers. While the session is committed, writers wait, on threads that are not the repository's: the
+commit needs those.
 """
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, override
 
+import numpy as np
 import zarr.abc.store
 from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, SuffixByteRequest
-from zarr.core.buffer import default_buffer_prototype
+from zarr.core.buffer import Buffer, default_buffer_prototype
 
 from icefs.engine.pickling import is_same_view, restore_session, session_state
 from icefs.engine.session import Session
+from icefs.engine.writable import WritableSession
 from icefs.errors import ReadOnlyError
 from icefs.format.manifest import InlineRef
 from icefs.format.snapshot import NodeSnapshot
+from icefs.zarr.keys import parse_metadata_key
 from icefs.zarr.reader import ByteRange, KeyReader
+from icefs.zarr.writer import KeyWriter, MetadataTarget
 
 if TYPE_CHECKING:
-    from zarr.core.buffer import Buffer, BufferPrototype
+    from zarr.core.buffer import BufferPrototype
 
 
 class ReadOnlyStoreError(ReadOnlyError, ValueError):
@@ -45,6 +53,17 @@ def _byte_range(request: ByteRequest | None) -> ByteRange | None:
     raise ValueError(f"Unexpected byte_range, got {request!r}")
 
 
+def _bytes(value: Buffer) -> bytes | memoryview:
+    """Returns a value's bytes, without copying them where they are in one piece.
+
+    Raises:
+        TypeError: it is no buffer.
+    """
+    if not isinstance(value, Buffer):
+        raise TypeError(f"a value is a zarr Buffer, not {type(value).__name__}")
+    return memoryview(np.ascontiguousarray(value.as_numpy_array())).cast("B") if len(value) else b""
+
+
 def _restore(cls: "type[IcechunkStore]", state: tuple[Any, ...], read_only: bool) -> "IcechunkStore":
     return cls(restore_session(*state), read_only)
 
@@ -60,6 +79,7 @@ class IcechunkStore(zarr.abc.store.Store):
         super().__init__(read_only=session.read_only or bool(read_only))
         self._session = session
         self._reader = KeyReader(session)
+        self._writer = KeyWriter(session, self._reader) if isinstance(session, WritableSession) else None
 
     @override
     def __eq__(self, other: object) -> bool:
@@ -86,9 +106,7 @@ class IcechunkStore(zarr.abc.store.Store):
     # Reading.
 
     @override
-    async def get(
-        self, key: str, prototype: "BufferPrototype", byte_range: ByteRequest | None = None
-    ) -> "Buffer | None":
+    async def get(self, key: str, prototype: "BufferPrototype", byte_range: ByteRequest | None = None) -> Buffer | None:
         """Returns the bytes of a key's value, or a range of them; None if the key is missing.
 
         A range that ends behind the value's end is cut there, a suffix longer than the value is all of it.
@@ -115,13 +133,13 @@ class IcechunkStore(zarr.abc.store.Store):
     @override
     async def get_partial_values(
         self, prototype: "BufferPrototype", key_ranges: Iterable[tuple[str, ByteRequest | None]]
-    ) -> "list[Buffer | None]":
+    ) -> list[Buffer | None]:
         """Returns what `get` does for each key and range, reading side by side."""
         return await asyncio.gather(*(self.get(key, prototype, byte_range) for key, byte_range in key_ranges))
 
     def get_sync(
         self, key: str, *, prototype: "BufferPrototype | None" = None, byte_range: ByteRequest | None = None
-    ) -> "Buffer | None":
+    ) -> Buffer | None:
         """Returns what `get` does, on the calling thread."""
         data = self._reader.read(key, _byte_range(byte_range))
         return None if data is None else (prototype or default_buffer_prototype()).buffer.from_bytes(data)
@@ -205,8 +223,17 @@ class IcechunkStore(zarr.abc.store.Store):
 
     @override
     def _check_writable(self) -> None:
-        if self.read_only:
+        self._checked_writer()
+
+    def _checked_writer(self) -> KeyWriter:
+        """Returns what writes.
+
+        Raises:
+            ReadOnlyStoreError: the store, or by now the session, only reads.
+        """
+        if self.read_only or self._writer is None or self._session.read_only:
             self._refuse()
+        return self._writer
 
     def _refuse(self) -> NoReturn:
         raise ReadOnlyStoreError(
@@ -214,29 +241,103 @@ class IcechunkStore(zarr.abc.store.Store):
         )
 
     @override
-    async def set(self, key: str, value: "Buffer") -> None:
-        """Is refused: the session only reads."""
-        self._refuse()
+    async def set(self, key: str, value: Buffer) -> None:
+        """Sets a node's metadata or a chunk; the bytes are kept as they are.
+
+        Nodes need no parents, and make none. Chunks need their array.
+
+        Raises:
+            InvalidInputError: no Zarr hierarchy, or not the array, has such a key; the metadata is invalid; or the
+                chunk is empty.
+            NodeNotFoundError: there is no array that the chunk could belong to.
+            AlreadyExistsError: an array would replace a group, or the reverse.
+            ReadOnlyError, SessionStateError: the store, or the session, does not write such things.
+            StorageError: the chunk cannot be stored.
+        """
+        await self._set(key, value, overwrite=True)
 
     @override
-    async def set_if_not_exists(self, key: str, value: "Buffer") -> None:
-        """Is refused, also for a key that exists."""
-        self._refuse()
+    async def set_if_not_exists(self, key: str, value: Buffer) -> None:
+        """Does what `set` does where the key does not exist, and nothing where it does; others cannot come between.
+
+        Divergence 34: a store that only reads refuses it, also for a key that exists.
+        """
+        self._check_writable()
+        if await self._run(self._reader.exists, key):
+            return
+        await self._set(key, value, overwrite=False)
+
+    async def _set(self, key: str, value: Buffer, *, overwrite: bool) -> None:
+        writer, session, data = self._checked_writer(), self._writable, _bytes(value)
+        target = writer.target(key)
+        if isinstance(target, MetadataTarget):
+            await self._change(session.set_metadata, target.path, bytes(data), overwrite=overwrite)
+            return
+        # Nothing is stored for a chunk that is refused, and nothing is referred to that is not stored.
+        session.check_chunk(target.path, target.index, len(data))
+        if len(data) <= session.repository.inline_threshold_bytes:
+            ref = session.store_chunk(data)
+        else:
+            ref = await self._run(session.store_chunk, data)
+        await self._change(session.set_chunk_ref, target.path, target.index, ref, overwrite=overwrite)
+
+    @override
+    async def _set_many(self, values: Iterable[tuple[str, Buffer]]) -> None:
+        """Sets many keys, first all metadata in their order, then the chunks side by side."""
+        chunks = []
+        for key, value in values:
+            if parse_metadata_key(key) is None:
+                chunks.append((key, value))
+            else:
+                await self.set(key, value)
+        await asyncio.gather(*(self.set(key, value) for key, value in chunks))
 
     @override
     async def delete(self, key: str) -> None:
-        """Is refused: the session only reads."""
-        self._refuse()
+        """Deletes a chunk, or with a node's metadata the node and all below it; nothing where there is none.
+
+        Raises:
+            InvalidInputError: no Zarr hierarchy has such a key.
+            ReadOnlyError, SessionStateError: the store, or the session, does not write such things.
+        """
+        await self._change(self._checked_writer().delete, key)
+
+    @override
+    async def delete_dir(self, prefix: str) -> None:
+        """Deletes all nodes and chunks whose keys lie below a directory; raises as `delete`."""
+        await asyncio.to_thread(self._checked_writer().delete_directory, prefix)
+
+    @override
+    async def clear(self) -> None:
+        """Deletes everything."""
+        await self.delete_dir("")
 
     # zarr-python takes either all of these and get_sync, or none.
 
-    def set_sync(self, key: str, value: "Buffer") -> None:
-        """Is refused: the session only reads."""
-        self._refuse()
+    def set_sync(self, key: str, value: Buffer) -> None:
+        """Does what `set` does, on the calling thread."""
+        writer, session, data = self._checked_writer(), self._writable, _bytes(value)
+        target = writer.target(key)
+        if isinstance(target, MetadataTarget):
+            session.set_metadata(target.path, bytes(data))
+        else:
+            session.set_chunk(target.path, target.index, data)
 
     def delete_sync(self, key: str) -> None:
-        """Is refused: the session only reads."""
-        self._refuse()
+        """Does what `delete` does, on the calling thread."""
+        self._checked_writer().delete(key)
+
+    @property
+    def _writable(self) -> WritableSession:
+        assert isinstance(self._session, WritableSession)
+        return self._session
+
+    async def _change[**P](self, function: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
+        """Changes the session: at once, or on a thread that can wait where it is being committed."""
+        if self._writable.is_frozen:
+            await asyncio.to_thread(function, *args, **kwargs)
+        else:
+            function(*args, **kwargs)
 
     async def _run[**P, R](self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Runs something that may do I/O on the repository's workers."""

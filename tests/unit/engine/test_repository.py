@@ -12,7 +12,6 @@ from icefs.errors import (
     RefNotFoundError,
     RepositoryNotFoundError,
     SnapshotNotFoundError,
-    UnsupportedError,
     UnsupportedSpecVersionError,
 )
 from icefs.format.config import CachingConfig, RepositoryConfig
@@ -312,15 +311,6 @@ def test_configuration_is_defaults_then_what_is_persisted_then_what_is_passed():
         assert repository.config.caching == CachingConfig(num_chunk_refs=1234)
         assert repository.assets.manifests.max_weight == 1234
         assert Repository.fetch_config(history(spec_version).publish()) is None
-
-
-def test_creating_is_for_another_version_of_icefs():
-    storage = MemoryStorage()
-    for call in (Repository.create, Repository.open_or_create):
-        with pytest.raises(UnsupportedError):
-            call(storage)
-    assert list(storage.list_objects()) == []
-    assert Repository.open_or_create(history().publish()).spec_version == 2
 
 
 def test_what_spec_1_does_not_have():
