@@ -210,6 +210,15 @@ class BranchTree(SessionTree):
     tip: SnapshotId | None = None
 
     @property
+    def is_pinned(self) -> bool:
+        """Whether the tree stays where it is, whatever the tip does."""
+        return False
+
+    async def take_over(self, move: Move, open_inos: Iterable[int]) -> tuple[list[Entry], list[int]] | None:
+        """Takes over what was planned, as `move` does; None if the tree has to stay after all."""
+        return self.move(move, open_inos)
+
+    @property
     def is_untouched(self) -> bool:
         """Whether nobody has looked below the root yet."""
         return self.session is None and not len(self._nodes)

@@ -7,10 +7,12 @@ read, write, …      →  the handle answers
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
 from icefs.engine.refs import Refs
 from icefs.engine.repository import Repository
+from icefs.engine.writing import WritableRepository
 from icefs.errors import CrossTreeError, InternalError, StaleError
 from icefs.format.ids import SnapshotId
 from icefs.vfs.attrs import BLOCK_SIZE, Attr, EntryRun, FsStats, Ownership
@@ -25,6 +27,7 @@ from icefs.vfs.root import RootTree, fetch_times
 from icefs.vfs.stats import Stats
 from icefs.vfs.threads import Fetches, Threads
 from icefs.vfs.trees import SessionTree, SnapshotTree, TreeContext
+from icefs.vfs.working import WorkingSettings, WorkingTree
 
 _MAX_LOADED: Final = 128
 _MAX_TRIES: Final = 100
@@ -43,6 +46,7 @@ class MountRequest:
         snapshot_id: What the tree shows; None for the whole repository.
         memory_bytes: How much of chunks that were fetched is kept.
         facts: What `info.json` tells of the mount beside what the file system knows itself.
+        state_root: Where working trees are kept; None for a mount that only reads.
     """
 
     ownership: Ownership
@@ -51,6 +55,7 @@ class MountRequest:
     snapshot_id: SnapshotId | None = None
     memory_bytes: int = 128 << 20
     facts: Mapping[str, Any] = field(default_factory=dict)
+    state_root: Path | None = None
 
 
 class FileSystem:
@@ -60,7 +65,7 @@ class FileSystem:
     whatever it found may be gone after one.
     """
 
-    wants_flush = False
+    wants_flush: bool
 
     def __init__(
         self, repository: Repository, refs: Refs, request: MountRequest, notifier: Notifier, stats: Stats
@@ -69,12 +74,15 @@ class FileSystem:
         self.repository = repository
         self.stats = stats
         self.handles = HandleTable()
+        self.wants_flush = request.state_root is not None
         self.space = InodeSpace()
         self._loaders = Threads(_LOADERS, "icefs-load")
         self._readers = Threads(max(4, min(32, repository.storage.capabilities.concurrency)), "icefs-read")
         self._fetches = Fetches(self._loaders)
         self.fetcher = ChunkFetcher(self._readers, max_bytes=request.memory_bytes)
         self.opener = ChunkOpener(self.fetcher, repository.storage)
+        self._writers = Threads(_LOADERS, "icefs-write")
+        self._working: list[WorkingTree] = []
         self._loaded: dict[SessionTree, None] = {}
         self.control = MountControl(self, request.facts, request.ownership)
         context = TreeContext(
@@ -85,6 +93,7 @@ class FileSystem:
             self.control.for_tree,
             self._drop_tree,
             self._note_loaded,
+            self._branch_maker(request, notifier),
         )
         self.root: RootTree | None = None
         self.single: SessionTree | None = None
@@ -92,11 +101,28 @@ class FileSystem:
             self.root = RootTree(context, refs, self.control.for_root, time.time_ns())
         else:
             self.single = _single_tree(context, request)
-        self.follower = Follower(repository, self._loaders, notifier, refs, self.root, self.single, self._open_inos)
+        self.follower = Follower(repository, self._loaders, notifier, refs, self.root, self.single, self.open_inos)
+
+    def _branch_maker(self, request: MountRequest, notifier: Notifier) -> Callable[..., BranchTree] | None:
+        """Returns what makes branches that can be written to; None in a mount that only reads."""
+        if request.state_root is None or not isinstance(self.repository, WritableRepository):
+            return None
+        place = str(request.facts.get("mountpoint", ""))
+        settings = WorkingSettings(self.repository, request.state_root, place, self._writers, notifier)
+
+        def make(*args: Any, **options: Any) -> BranchTree:
+            tree = WorkingTree(settings, *args, **options)
+            self._working.append(tree)
+            return tree
+
+        return make
 
     def close(self) -> None:
-        """Gives back what is open; nothing is asked afterwards."""
+        """Gives back what is open, and closes working trees; nothing is asked afterwards."""
         self.handles.release_all()
+        for tree in self._working:
+            tree.close_work()
+        self._writers.close()
         self._loaders.close()
         self._readers.close()
 
@@ -152,7 +178,8 @@ class FileSystem:
         self.space.drop(tree)
         self._loaded.pop(tree, None)
 
-    def _open_inos(self) -> list[int]:
+    def open_inos(self) -> list[int]:
+        """Returns the inodes that are open."""
         return [file.ino for file in self.handles.files()]
 
     async def _after[R](self, missing: NotInMemoryError, question: Callable[[], R]) -> R:
@@ -358,7 +385,9 @@ def _single_tree(context: TreeContext, request: MountRequest) -> SessionTree:
     snapshot_id = request.snapshot_id
     assert snapshot_id is not None  # a single tree shows one
     times = fetch_times(context.repository, [snapshot_id])
-    make: type[SessionTree] = BranchTree if request.kind == "branch" else SnapshotTree
+    make: Callable[..., SessionTree] = SnapshotTree
+    if request.kind == "branch":
+        make = context.make_branch or BranchTree
     tree = make(
         context, request.kind, request.name, snapshot_id, times[snapshot_id] or 0, label="", parent_ino=0, is_root=True
     )

@@ -81,7 +81,7 @@ class Follower:
                 await self._update_root(self._root, refs, changed)
             for tree in self._branch_trees():
                 tip = refs.branches.get(tree.name)
-                if tip is not None and tip != tree.snapshot_id:
+                if tip is not None and tip != tree.snapshot_id and not tree.is_pinned:
                     before = tree.snapshot_id
                     if await self._move(tree, tip):
                         moved[tree.name] = [str(before), str(tip)]
@@ -134,7 +134,10 @@ class Follower:
                 logger.warning("%s stays at %s: %s: %s", tree.label, tree.snapshot_id, type(error).__name__, error)
             tree.problem = str(error)
             return False
-        entries, attrs = tree.move(move, self._open_inos())
+        taken = await tree.take_over(move, self._open_inos())
+        if taken is None:
+            return False
+        entries, attrs = taken
         tree.problem = None
         self.moves += 1
         self._notifier.invalidate_entries(entries)

@@ -12,6 +12,8 @@ from icefs.vfs.attrs import Ownership
 from icefs.vfs.control import ControlDir, ControlFile
 from icefs.vfs.rpc import Operation, RpcHandle
 from icefs.vfs.trees import SessionTree
+from icefs.vfs.working import WorkingTree
+from icefs.vfs.working_control import WorkingControl
 
 if TYPE_CHECKING:
     # The file system owns this part of itself; it is named here for typing alone.
@@ -35,9 +37,15 @@ class MountControl:
     def for_tree(self, tree: SessionTree) -> ControlDir:
         """Makes a tree's control directory, which is the mount's too where the tree is all there is."""
         files = self._tree_files(tree)
+        operations = self._operations(tree)
+        if isinstance(tree, WorkingTree):
+            working = WorkingControl(tree, self._fs.open_inos)
+            own = working.files()
+            files = [own.get(file.name, file) for file in files]
+            operations |= working.operations()
         if tree.label == "":
             files += self._root_files(partial(self._tree_info, tree))
-        files.append(ControlFile("rpc", connect=partial(self._connect, self._operations(tree))))
+        files.append(ControlFile("rpc", connect=partial(self._connect, operations)))
         return ControlDir(tree.fixed, files, self._ownership, self._started_ns)
 
     def for_root(self, root: "RootTree") -> ControlDir:
@@ -86,7 +94,7 @@ class MountControl:
         return f"../../../snapshots/{tree.snapshot_id}" if tree.label else str(tree.snapshot_id)
 
     def _tree_info(self, tree: SessionTree) -> dict[str, Any]:
-        return {**tree_facts(tree), "snapshot": str(tree.snapshot_id), "writable": False}
+        return {**tree_facts(tree), "snapshot": str(tree.snapshot_id), "writable": isinstance(tree, WorkingTree)}
 
     # The mount.
 

@@ -136,7 +136,8 @@ class RootTree(Tree):
     def _branch_tree(self, name: str, tip: SnapshotId) -> BranchTree:
         tree = self.branches.get(name)
         if tree is None:
-            tree = BranchTree(
+            make = self._context.make_branch or BranchTree
+            tree = make(
                 self._context,
                 "branch",
                 name,

@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from icefs.engine.repository import Repository
 from icefs.engine.session import Session
@@ -51,6 +51,9 @@ from icefs.vfs.reading import ChunkOpener
 from icefs.vfs.views import ArrayView
 from icefs.zarr.keys import METADATA_NAME
 
+if TYPE_CHECKING:
+    from icefs.vfs.branches import BranchTree
+
 MAX_NAME_BYTES: Final = 255
 _REMEMBERED: Final = 1024
 _WRITING: Final = os.O_WRONLY | os.O_RDWR | os.O_TRUNC
@@ -68,6 +71,7 @@ class TreeContext:
         make_control: Makes a tree's control directory.
         on_unused: Is told of an immutable tree that the kernel has forgotten altogether.
         on_loaded: Is told of an immutable tree whose session was loaded.
+        make_branch: Makes the tree of a branch that can be written to; None where none can be.
     """
 
     space: InodeSpace
@@ -77,6 +81,7 @@ class TreeContext:
     make_control: "Callable[[SessionTree], ControlDir]"
     on_unused: "Callable[[SessionTree], None]"
     on_loaded: "Callable[[SessionTree], None]"
+    make_branch: "Callable[..., BranchTree] | None" = None
 
 
 class DirInfo(NamedTuple):

@@ -1,0 +1,312 @@
+"""From a working tree to a commit: freeze, stage, upload, publish, settle. In a worker thread.
+
+    freeze → stage → upload → manifests … snapshot → intent recorded → published → the tree stands on it
+                │                                                        │
+                └ anything wrong: abandoned, the tree is as before       └ outcome unknown: asked of the history
+
+Writers wait for the freeze alone.
+"""
+
+import logging
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from icefs.engine.conflicts import BasicConflictSolver, ConflictDetector, ConflictSolver, VersionSelection
+from icefs.engine.session import Session
+from icefs.engine.writable import WritableSession
+from icefs.engine.writing import WritableRepository
+from icefs.errors import InvalidInputError, NothingToCommitError, StorageError, UnsupportedError
+from icefs.format.ids import SnapshotId
+from icefs.format.manifest import ArrayRefs, ChunkRef, InlineRef
+from icefs.vfs.branches import Entry, plan_move
+from icefs.vfs.trees import open_session
+from icefs.worktree.frozen import FrozenTree
+from icefs.worktree.overlay import WorkTree
+from icefs.worktree.settle import SettleResult
+from icefs.worktree.staging import Source, Staged, deletions, reused_ref, stage
+from icefs.zarr.reader import KeyReader
+
+if TYPE_CHECKING:
+    from icefs.vfs.working import WorkingTree
+
+logger = logging.getLogger(__name__)
+
+_SHOWN: Final = 20
+_UPLOADS: Final = 8
+_BATCH: Final = 4096
+
+type Progress = Callable[[int, int], None]
+"""Is told how many chunks are stored, of how many."""
+
+
+@dataclass(frozen=True, slots=True)
+class CommitRequest:
+    """What to commit, and how.
+
+    Attributes:
+        message: The commit message.
+        metadata: The commit's metadata.
+        rebase: `ours`, `theirs` or `fail` to rebase where others have committed; None to fail then.
+        allow_empty: Commit also where nothing changed.
+        skip_invalid: Leave out what cannot be committed.
+    """
+
+    message: str
+    metadata: dict[str, Any] = field(default_factory=dict)
+    rebase: str | None = None
+    allow_empty: bool = False
+    skip_invalid: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """What a commit did.
+
+    Attributes:
+        snapshot_id: The new snapshot.
+        facts: What is told of it, in JSON.
+        entries: The names that lead elsewhere, for the kernel.
+        attrs: The inodes with other attributes, for the kernel.
+    """
+
+    snapshot_id: SnapshotId
+    facts: dict[str, Any]
+    entries: list[Entry]
+    attrs: list[int]
+
+
+def solver_for(name: str) -> ConflictSolver:
+    """Returns what solves conflicts in the way of that name.
+
+    Raises:
+        InvalidInputError: there is no such way.
+    """
+    if name == "fail":
+        return ConflictDetector()
+    if name == "ours":
+        return BasicConflictSolver(VersionSelection.UseOurs)
+    if name == "theirs":
+        raise UnsupportedError(
+            "a working tree cannot give way to others' chunks yet", hint="discard the chunks, then rebase with ours"
+        )
+    raise InvalidInputError(f"no way to rebase is called {name!r}", hint="one of ours, fail")
+
+
+def commit(
+    tree: "WorkingTree", work: WorkTree, request: CommitRequest, open_inos: Iterable[int], progress: Progress
+) -> Committed:
+    """Commits a working tree.
+
+    Raises:
+        NothingToCommitError: nothing changed.
+        InvalidInputError: some files cannot be committed; `facts["invalid"]` lists them (kind `invalid-tree`).
+        BranchMovedError, RebaseFailedError: others have committed; the tree is as it was.
+        StorageError: the store failed; the tree is as it was, or the commit's outcome is not known yet.
+    """
+    solver = None if request.rebase is None else solver_for(request.rebase)
+    repository = tree.settings.repository
+    if work.pending_intent is not None:
+        resolve(tree, work, open_inos)
+    frozen = work.freeze()
+    session: WritableSession | None = None
+    try:
+        base = open_session(repository, SnapshotId.parse(frozen.base))
+        staged = stage(frozen, base)
+        _check(staged, request)
+        session = repository.writable_session_at(tree.name, base.snapshot_id)
+        apply_staged(staged, frozen, base, session, progress)
+        writing = session
+        snapshot_id = writing.commit(
+            request.message,
+            request.metadata or None,
+            rebase_with=solver,
+            allow_empty=request.allow_empty,
+            before_publish=lambda new: work.record_intent(frozen, str(new), frozen.base, staged.left),
+        )
+    except BaseException as error:
+        published = _published(repository, tree.name, session, error)
+        if published is None:
+            work.abandon(frozen)
+            raise
+        snapshot_id = published
+    return _settle(tree, work, frozen, staged, snapshot_id, open_inos)
+
+
+def _check(staged: Staged, request: CommitRequest) -> None:
+    if staged.invalid and not request.skip_invalid:
+        shown = [f"{path} {reason}" for path, reason in staged.invalid[:3]]
+        more = f"; and {len(staged.invalid) - 3} more" if len(staged.invalid) > 3 else ""
+        raise InvalidInputError(
+            f"{len(staged.invalid)} files cannot be committed: {'; '.join(shown)}{more}",
+            kind="invalid-tree",
+            hint="correct or remove them",
+            invalid=[list(one) for one in staged.invalid],
+        )
+    if staged.is_empty and not request.allow_empty:
+        raise NothingToCommitError("there is nothing to commit", hint="change something first")
+
+
+def _published(
+    repository: WritableRepository, branch: str, session: WritableSession | None, error: BaseException
+) -> SnapshotId | None:
+    """Finds out whether a commit went through whose answer was lost."""
+    if session is None or session.in_doubt is None or not isinstance(error, StorageError):
+        return None
+    snapshot_id = session.in_doubt.snapshot_id
+    return snapshot_id if is_in_history(repository, branch, snapshot_id) else None
+
+
+def is_in_history(repository: WritableRepository, branch: str, snapshot_id: SnapshotId) -> bool:
+    """Tells whether a branch has a snapshot among its commits."""
+    return any(info.id == snapshot_id for info in repository.ancestry(branch=branch))
+
+
+def apply_staged(
+    staged: Staged, frozen: FrozenTree, base: Session, session: WritableSession, progress: Progress
+) -> None:
+    """Does to a session what is staged; chunks are stored in parallel."""
+    for path in staged.deleted:
+        session.delete_node(path)
+    for path, data in staged.nodes.items():
+        session.set_metadata(path, data)
+    reader = KeyReader(base)
+    total = sum(len(array.sets) for array in staged.arrays.values())
+    done = 0
+
+    def store(source: Source) -> ChunkRef:
+        return reused_ref(base, reader, source) or session.store_chunk(frozen.read(source))
+
+    with ThreadPoolExecutor(_UPLOADS, thread_name_prefix="icefs-upload") as pool:
+        for path, array in staged.arrays.items():
+            deletes = deletions(array)
+            if deletes is not None:
+                session.delete_chunks(path, deletes)
+            indices = list(array.sets)
+            refs: list[ChunkRef] = []
+            for start in range(0, len(indices), _BATCH):
+                refs += pool.map(store, [array.sets[index] for index in indices[start : start + _BATCH]])
+                done += len(indices[start : start + _BATCH])
+                progress(done, total)
+            if refs:
+                pairs = list(zip(indices, refs, strict=True))
+                session.set_chunk_refs(path, ArrayRefs.from_refs(session.node(path).id, len(indices[0]), pairs))
+
+
+def _settle(
+    tree: "WorkingTree",
+    work: WorkTree,
+    frozen: FrozenTree,
+    staged: Staged,
+    snapshot_id: SnapshotId,
+    open_inos: Iterable[int],
+) -> Committed:
+    """Puts the tree on the snapshot that it became."""
+    before = tree.next_number
+    told = _Switch(tree, snapshot_id, open_inos)
+    result = work.complete(frozen, str(snapshot_id), staged.left, told)
+    # A file that had several names is several files now.
+    entries = list(_new_names(work, result, before))
+    facts = {
+        "snapshot": str(snapshot_id),
+        "nodes": len(staged.nodes) + len(staged.deleted),
+        "chunks": sum(len(array.sets) + len(array.deletes) for array in staged.arrays.values()),
+        "untracked": staged.untracked[:_SHOWN],
+        "kept_back": result.kept_back[:_SHOWN],
+        "remaining": result.remaining,
+    }
+    return Committed(snapshot_id, facts, entries, told.attrs)
+
+
+def _new_names(work: WorkTree, result: SettleResult, before: int) -> Iterable[Entry]:
+    for path, ino, _ in result.dropped:
+        if ino >= before:
+            above, _, name = path.rpartition("/")
+            where = work.where_is(above)
+            if where is not None:
+                yield work.getattr(where).ino, name.encode()
+
+
+class _Switch:
+    """Moves the branch tree at the moment when the working tree changes its base."""
+
+    def __init__(self, tree: "WorkingTree", snapshot_id: SnapshotId, open_inos: Iterable[int]) -> None:
+        old = tree.session
+        assert old is not None  # a working tree stands on one
+        self._tree = tree
+        self._move = plan_move(old, open_session(tree.settings.repository, snapshot_id))
+        self._open_inos = list(open_inos)
+        self.entries: list[Entry] = []
+        self.attrs: list[int] = []
+
+    def __call__(self, result: SettleResult) -> None:
+        self.entries, self.attrs = self._tree.move(self._move, self._open_inos)
+
+
+def resolve(tree: "WorkingTree", work: WorkTree, open_inos: Iterable[int]) -> None:
+    """Finds out what became of a commit that a daemon died in, and completes or abandons it."""
+    intent = work.pending_intent
+    assert intent is not None
+    snapshot_id = SnapshotId.parse(intent.snapshot_id)
+    if is_in_history(tree.settings.repository, tree.name, snapshot_id):
+        work.complete_recovered(_Switch(tree, snapshot_id, open_inos))
+        logger.info("%s: the commit %s had gone through", tree.label, snapshot_id)
+    else:
+        work.abandon_recovered()
+        logger.info("%s: the commit %s had not gone through", tree.label, snapshot_id)
+
+
+def recover(tree: "WorkingTree", work: WorkTree, session: Session) -> None:
+    """Brings a working tree that was just opened to where it can be worked with; in a worker thread."""
+    if work.pending_intent is not None:
+        resolve(tree, work, ())
+    if not work.recovery.is_new:
+        logger.info("%s has the working tree of %s", tree.label or "the mount", session.snapshot_id)
+
+
+def rebase_tree(
+    tree: "WorkingTree", work: WorkTree, how: str, open_inos: Iterable[int]
+) -> tuple[SnapshotId, list[Entry], list[int]]:
+    """Puts a working tree's changes on the branch's tip.
+
+    Returns:
+        The tip, the names that lead elsewhere now, and the inodes with other attributes.
+
+    Raises:
+        RebaseFailedError: what is staged conflicts with what others have committed; the tree is as it was.
+        InvalidInputError: files that cannot be committed cannot be compared either.
+    """
+    solver = solver_for(how)
+    repository = tree.settings.repository
+    tip = repository.lookup_branch(tree.name)
+    if str(tip) == work.base:
+        return tip, [], []
+    view = work.view()
+    try:
+        base = open_session(repository, SnapshotId.parse(view.base))
+        staged = stage(view, base)
+        session = repository.writable_session_at(tree.name, base.snapshot_id)
+        _pretend(staged, session)
+        session.rebase(solver)
+    finally:
+        work.release_view(view)
+    switch = _Switch(tree, tip, open_inos)
+    work.rebase_to(str(tip), switch)
+    return tip, switch.entries, switch.attrs
+
+
+def _pretend(staged: Staged, session: WritableSession) -> None:
+    """Does to a session what is staged, as far as conflicts depend on it: no chunk is stored."""
+    for path in staged.deleted:
+        session.delete_node(path)
+    for path, data in staged.nodes.items():
+        session.set_metadata(path, data)
+    for path, array in staged.arrays.items():
+        deletes = deletions(array)
+        if deletes is not None:
+            session.delete_chunks(path, deletes)
+        if array.sets:
+            node, ndim = session.node(path), len(next(iter(array.sets)))
+            refs = ArrayRefs.from_refs(node.id, ndim, [(index, InlineRef(b"?")) for index in array.sets])
+            session.set_chunk_refs(path, refs)

@@ -1,0 +1,635 @@
+"""A branch that can be written to: the branch tree, with a working tree over it from the first write on.
+
+    nothing was ever written    BranchTree answers
+    a working tree is open      it answers, and asks the branch tree for what nobody changed (`lower`)
+
+A working tree stays open once it is there, also when a commit has left nothing in it: it keeps the inode numbers
+and times that programs have seen. While it has changes the branch stays at their base; without, it follows its tip.
+
+Concurrency: requests run on the event loop's thread, operations of the working tree mostly too. They hold its lock
+for as long as it takes to write a row to the database; what may take longer runs in a thread.
+"""
+
+import os
+import stat
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import trio
+
+from icefs.engine.session import Session
+from icefs.engine.writing import WritableRepository
+from icefs.errors import EntryNotFoundError, NotPermittedError, ReadOnlyError, StaleError
+from icefs.format.ids import SnapshotId
+from icefs.format.zarr_json import parse_zarr_json
+from icefs.storage.url import redact
+from icefs.vfs.attrs import ABSENT, FOREVER_S, Attr
+from icefs.vfs.branches import BranchTree, Entry, Move
+from icefs.vfs.committing import recover
+from icefs.vfs.control import CONTROL_NAME
+from icefs.vfs.history import History
+from icefs.vfs.interface import AttrChanges, Caller, DirHandle, FileHandle, Notifier, NotInMemoryError
+from icefs.vfs.listing import Listing, NamedEntries, Section
+from icefs.vfs.lower import Guarded, TreeLower
+from icefs.vfs.numbers import CONTROL_SLOT
+from icefs.vfs.overlay_handles import OverlayHandle
+from icefs.vfs.threads import Threads
+from icefs.vfs.trees import Place, TreeContext, open_session
+from icefs.worktree.attributes import AttrChange
+from icefs.worktree.journal import Journal
+from icefs.worktree.lower import Lower
+from icefs.worktree.nodes import Attr as NodeAttr
+from icefs.worktree.nodes import Perm, TreeEntry, Where
+from icefs.worktree.overlay import TreeOptions, WorkTree
+from icefs.worktree.state import DATABASE_NAME, state_dir_for
+from icefs.zarr.keys import METADATA_NAME, metadata_key, node_prefix
+
+_UPPER_NUMBERS: Final = 1 << 40
+_CONTROL_NUMBERS: Final = 256
+_MAX_TRIES: Final = 100
+_WRITING: Final = os.O_WRONLY | os.O_RDWR | os.O_TRUNC
+
+
+@dataclass(frozen=True, slots=True)
+class WorkingSettings:
+    """What writable branches of a mount share.
+
+    Attributes:
+        repository: What commits go to.
+        state_root: Where working trees are kept.
+        place: Tells the working trees of one branch apart: the mountpoint.
+        threads: For what may wait.
+        notifier: How the kernel is told.
+    """
+
+    repository: WritableRepository
+    state_root: Path
+    place: str
+    threads: Threads
+    notifier: Notifier
+
+
+class WorkingTree(BranchTree):
+    """A branch that can be written to.
+
+    Attributes:
+        work: The working tree; None while nothing was ever written.
+        settings: What it shares with the mount's other branches.
+        last_commit: What became of the last commit, in JSON.
+        last_rebase: What became of the last rebase.
+        last_discard: What became of the last discard.
+        is_committing: Whether a commit, discard or rebase is under way.
+    """
+
+    def __init__(self, settings: WorkingSettings, context: TreeContext, *args: Any, **options: Any) -> None:
+        super().__init__(context, *args, **options)
+        self.settings = settings
+        self.work: WorkTree | None = None
+        self.last_commit: dict[str, Any] | None = None
+        self.last_rebase: dict[str, Any] | None = None
+        self.last_discard: dict[str, Any] | None = None
+        self.is_committing = False
+        self.guarded = Guarded()
+        self._upper = context.space.reserve(_UPPER_NUMBERS, self, None)
+        self._next_upper = self._upper.start
+        self._busy = 0
+        self._moving: trio.Event | None = None
+        self.state_directory = state_dir_for(
+            settings.state_root, redact(settings.repository.storage.url), self.name, settings.place
+        )
+        self._has_state = (self.state_directory / DATABASE_NAME).exists()
+        self._state_pending = self._has_state
+
+    # The working tree's life.
+
+    @property
+    def next_number(self) -> int:
+        """The inode number that will be given next."""
+        return self._next_upper
+
+    def _allocate(self) -> int:
+        with self.guarded.lock:
+            self._next_upper += 1
+            return self._next_upper - 1
+
+    def lower_for(self, snapshot_id: str) -> Lower:
+        """Returns the lower tree of a snapshot; may fetch it."""
+        session = self.session
+        if session is None or str(session.snapshot_id) != snapshot_id:
+            session = open_session(self.settings.repository, SnapshotId.parse(snapshot_id))
+        return TreeLower(self, self.guarded, session)
+
+    def _open_work(self, session: Session) -> WorkTree:
+        """Opens the working tree; in a worker thread."""
+        owner = self._context.ownership
+
+        def perm(mode: int) -> Perm:
+            return Perm(stat.S_IMODE(mode), owner.uid, owner.gid)
+
+        work = WorkTree(
+            self.state_directory,
+            TreeOptions(
+                lower_for=self.lower_for,
+                allocate_ino=self._allocate,
+                repository=redact(self.settings.repository.storage.url),
+                branch=self.name,
+                base=str(session.snapshot_id),
+                file=perm(self._file_mode),
+                directory=perm(self._dir_mode),
+            ),
+        )
+        try:
+            recover(self, work, session)
+        except BaseException:
+            work.close()
+            raise
+        return work
+
+    def _require_work(self) -> WorkTree:
+        if self.is_gone:
+            raise StaleError(f"{self._label} is gone", path=self._label)
+        if self.work is None and self._has_state:
+            self._has_state = False
+            raise NotInMemoryError((id(self), "state"), self._load_base, self._stand_on)
+        if self.work is None:
+            session = self._require_session()
+            raise NotInMemoryError((id(self), "work"), lambda: self._open_work(session), self.take_work)
+        return self.work
+
+    def _load_base(self) -> Session | None:
+        """Opens the snapshot that the working tree on the disk stands on; in a worker thread."""
+        journal = Journal(self.state_directory / DATABASE_NAME)
+        try:
+            base = journal.meta().get("base")
+        finally:
+            journal.close()
+        return None if base is None else open_session(self.settings.repository, SnapshotId.parse(str(base)))
+
+    def _stand_on(self, session: Session | None) -> None:
+        """Goes back to where the working tree was left; nobody has looked at the branch yet."""
+        if session is not None and session.snapshot_id != self.snapshot_id:
+            self.unload()
+            self.snapshot_id = session.snapshot_id
+            self.history = History(session.snapshot.flushed_at)
+            self.session = session
+        self._state_pending = True
+
+    def take_work(self, work: WorkTree) -> None:
+        """Takes over an opened working tree."""
+        self.work = work
+        self._state_pending = False
+
+    def close_work(self) -> None:
+        """Closes the working tree, at the end of the mount."""
+        if self.work is not None:
+            self.work.close()
+            self.work = None
+
+    def retire(self) -> None:
+        """Ends the tree; what was not committed stays in the state directory."""
+        super().retire()
+        self.close_work()
+
+    @property
+    def is_pinned(self) -> bool:
+        """Whether the tree stays where it is, because there are changes over it."""
+        work = self.work
+        if self._state_pending:
+            return True
+        return work is not None and (
+            self._busy > 0 or self.is_committing or work.pending_intent is not None or work.has_changes()
+        )
+
+    # How operations run.
+
+    async def may_write(self) -> None:
+        """Waits while the branch moves."""
+        while self._moving is not None:
+            await self._moving.wait()
+
+    async def in_thread[T](self, function: Callable[[], T]) -> T:
+        """Runs what may wait in a thread; the branch does not move meanwhile."""
+        self._busy += 1
+        try:
+            return await self.settings.threads.run(function)
+        finally:
+            self._busy -= 1
+
+    async def change[T](self, operation: Callable[[WorkTree], T], *, may_wait: bool = False) -> T:
+        """Runs an operation of the working tree, opened if there is none."""
+        for _ in range(_MAX_TRIES):
+            await self.may_write()
+            try:
+                work = self._require_work()
+                if may_wait:
+                    return await self.in_thread(lambda: operation(work))  # noqa: B023  (it is awaited here)
+                return operation(work)
+            except NotInMemoryError as missing:
+                value = await self.in_thread(missing.load)
+                if self.work is None or not isinstance(value, WorkTree):
+                    with self.guarded.lock:
+                        missing.store(value)
+                elif value is not self.work:
+                    value.close()
+        raise StaleError(f"{self._label}: what was fetched is always gone again")
+
+    # Names of things.
+
+    def _is_control(self, ino: int) -> bool:
+        return CONTROL_SLOT <= ino - self.fixed.start < _CONTROL_NUMBERS
+
+    def where(self, ino: int) -> Where:
+        """Returns how the working tree names what the kernel knows by a number.
+
+        Raises:
+            StaleError: it is no longer there.
+        """
+        work = self.work
+        if work is None or work.knows(ino):
+            return ino
+        return self.guarded.call(lambda: self._lower_path(ino))
+
+    def _lower_path(self, ino: int) -> str:
+        place = self.locate(ino)
+        if place.dir_path is not None:
+            return place.dir_path[1:]
+        if place.file_path is not None:
+            return metadata_key(place.file_path)
+        if place.view is None:
+            raise self._stale(ino)
+        return node_prefix(place.view.node.path) + place.view.path_of(place.prefix)
+
+    def _find_lower(self, path: str) -> Place | None:
+        above, _, name = path.rpartition("/")
+        if name == METADATA_NAME:
+            info = self.dir_info(f"/{above}")
+            if info is not None and info.node is not None:
+                return Place(file_path=f"/{above}")
+        if self.is_node_dir(f"/{path}"):
+            return Place(dir_path=f"/{path}")
+        names = [name]
+        while True:
+            info = self.dir_info(f"/{above}")
+            if info is not None and info.node is not None and info.node.array is not None:
+                view = self.view(info.node)
+                prefix = None if view.layout is None else view.layout.parse_prefix(names)
+                if prefix is not None:
+                    is_there = view.find(prefix) is not None if len(names) == view.depth else view.has_dir(prefix)
+                    if is_there:
+                        return Place(view=view, prefix=prefix)
+            if not above:
+                return None
+            above, _, part = above.rpartition("/")
+            names.insert(0, part)
+
+    def lower_attr(self, path: str) -> Attr | None:
+        """Returns the attributes of a path of the snapshot that the tree stands on."""
+        place = self._find_lower(path) if path else Place(dir_path="/")
+        if place is None:
+            return None
+        if place.dir_path is not None:
+            return self.dir_attr(place.dir_path)
+        if place.file_path is not None:
+            info = self.dir_info(place.file_path)
+            assert info is not None
+            assert info.node is not None
+            return self._file_attr(place.file_path, info.node)
+        view = place.view
+        assert view is not None
+        if len(place.prefix) < view.chunks.ndim:
+            return self._chunk_dir_attr(view, place.prefix)
+        ref = view.find(place.prefix)
+        return None if ref is None else self._chunk_attr(view, place.prefix, ref)
+
+    def lower_sections(self, path: str) -> list[Section]:
+        """Lists a directory of the snapshot that the tree stands on, without dots."""
+        place = self._find_lower(path) if path else Place(dir_path="/")
+        if place is None:
+            return []
+        if place.dir_path is not None:
+            sections = self._list_node_dir(place.dir_path)
+        elif place.view is not None:
+            sections = self._list_chunk_dir(place.view, place.prefix)
+        else:
+            return []
+        return [section for section in sections[1:] if len(section)]
+
+    def _kernel_attr(self, attr: NodeAttr) -> Attr:
+        return Attr(
+            attr.ino,
+            attr.mode,
+            2 if attr.is_dir else attr.nlink,
+            attr.uid,
+            attr.gid,
+            attr.size,
+            attr.mtime_ns,
+            attr.ctime_ns,
+            attr.atime_ns,
+            FOREVER_S,
+            FOREVER_S,
+        )
+
+    def _entered(self, entry: TreeEntry) -> Attr:
+        self.kernel_refs += 1
+        return self._kernel_attr(entry.attr)
+
+    # Reading.
+
+    def path_of(self, ino: int) -> str:
+        """Returns the path of an inode below the tree's root, for log lines."""
+        work = self.work
+        if work is None or self._is_control(ino):
+            return super().path_of(ino)
+        try:
+            return f"/{work.path_of(self.where(ino))}"
+        except (NotInMemoryError, StaleError, EntryNotFoundError):
+            return f"inode {ino}"
+
+    def _check_state(self) -> None:
+        # A working tree that was left here before is opened with the first look at the branch.
+        if self._state_pending and self.work is None:
+            self._require_work()
+
+    def lookup(self, parent: int, name: str) -> Attr:
+        """Finds a name in a directory."""
+        if self._state_pending and not self._is_control(parent) and name != CONTROL_NAME:
+            self._check_state()
+        work = self.work
+        if work is None or self._is_control(parent) or (name == CONTROL_NAME and parent == self.root_ino):
+            with self.guarded.lock:
+                return super().lookup(parent, name)
+        entry = work.lookup(self.where(parent), name)
+        return ABSENT if entry is None else self._entered(entry)
+
+    def getattr(self, ino: int) -> Attr:
+        """Returns attributes."""
+        work = self.work
+        if work is None or self._is_control(ino):
+            with self.guarded.lock:
+                return super().getattr(ino)
+        return self._kernel_attr(work.getattr(self.where(ino)))
+
+    def getattr_open(self, file: FileHandle) -> Attr:
+        """Returns the attributes of an open file that nothing else leads to any more."""
+        if isinstance(file, OverlayHandle) and self.work is not None:
+            return self._kernel_attr(self.work.getattr_handle(file.number))
+        return super().getattr_open(file)
+
+    def open(self, ino: int, flags: int) -> FileHandle:
+        """Opens a file."""
+        if self._is_control(ino) or (self.work is None and not flags & _WRITING):
+            with self.guarded.lock:
+                return super().open(ino, flags)
+        work = self._require_work()
+        where = self.where(ino)
+        lower = None
+        if isinstance(where, str) and not flags & _WRITING:
+            lower = self.guarded.call(lambda: self._open_lower(where, flags))
+        try:
+            number = work.open(where, flags)
+        except BaseException:
+            if lower is not None:
+                lower.release()
+            raise
+        return OverlayHandle(self, work, ino, number, flags & ~os.O_CREAT, lower)
+
+    def _open_lower(self, path: str, flags: int) -> FileHandle | None:
+        attr = self.lower_attr(path)
+        return None if attr is None or attr.is_dir else super().open(attr.ino, flags)
+
+    def opendir(self, ino: int) -> DirHandle:
+        """Opens a directory."""
+        if not self._is_control(ino):
+            self._check_state()
+        if self.work is None or self._is_control(ino):
+            with self.guarded.lock:
+                return super().opendir(ino)
+        self.work.dir_view(self.where(ino))  # refuses what is no directory
+        return Listing(ino, lambda: self._list_working(ino), self._note_entered)
+
+    def _list_working(self, ino: int) -> Sequence[Section]:
+        work = self._require_work()
+        where = self.where(ino)
+        own = self._kernel_attr(work.getattr(where))
+        parent = self._parent_ino
+        if own.ino != self.root_ino:
+            above = work.where_is(work.path_of(where).rpartition("/")[0])
+            parent = own.ino if above is None else work.getattr(above).ino
+        dots = NamedEntries(own, [(b".", own.ino, 0, own.mtime_ns), (b"..", parent, 0, own.mtime_ns)])
+        view = work.dir_view(where)
+        if not view.hides and view.lower_path is not None and not work.has_kept_in(view.lower_path):
+            path = view.lower_path
+            return [dots, *self.guarded.call(lambda: self.lower_sections(path))]
+        groups: dict[tuple[int, int, int, int], list[tuple[bytes, int, int, int]]] = {}
+        for name, (_, attr) in work.list_dir(where):
+            row = name.encode(errors="surrogatepass"), attr.ino, attr.size, attr.mtime_ns
+            groups.setdefault((attr.mode, attr.nlink, attr.uid, attr.gid), []).append(row)
+        # Listings tell one time only, so the kernel asks again before it shows the others.
+        blank = own._replace(attr_timeout_s=0.0)
+        return [
+            dots,
+            *(
+                NamedEntries(blank._replace(mode=mode, nlink=nlink, uid=uid, gid=gid, ino=0), rows)
+                for (mode, nlink, uid, gid), rows in groups.items()
+            ),
+        ]
+
+    def _xattrs(self, ino: int) -> dict[str, bytes]:
+        work = self.work
+        if work is None or self._is_control(ino):
+            return super()._xattrs(ino)
+        where = self.where(ino)
+        if not isinstance(where, str):
+            return {}
+        path = where
+
+        def ask() -> dict[str, bytes]:
+            attr = self.lower_attr(path)
+            return {} if attr is None else BranchTree._xattrs(self, attr.ino)
+
+        return self.guarded.call(ask)
+
+    # Writing.
+
+    async def setattr(self, ino: int, changes: AttrChanges, handle: FileHandle | None, caller: Caller) -> Attr:
+        """Changes attributes, truncation included."""
+        if self._is_control(ino):
+            return self.control.getattr(ino - self.fixed.start)  # the shell truncates before it writes
+
+        def change(work: WorkTree) -> Attr:
+            size = changes.size
+            if size is not None and isinstance(handle, OverlayHandle) and handle.is_writable:
+                attr = work.truncate(handle.number, size)
+                size = None
+            rest = AttrChange(changes.mode, changes.uid, changes.gid, size, changes.atime_ns, changes.mtime_ns)
+            if rest != AttrChange() or changes.size is None:
+                attr = work.set_attributes(self.where(ino), rest)
+            return self._kernel_attr(attr)
+
+        return await self.change(change, may_wait=bool(changes.size))
+
+    async def create(self, parent: int, name: str, mode: int, flags: int, caller: Caller) -> tuple[FileHandle, Attr]:
+        """Creates and opens a regular file."""
+        self._refuse_in_control(parent)
+        perm = Perm(mode & 0o7777, caller.uid, caller.gid)
+
+        def create(work: WorkTree) -> tuple[FileHandle, Attr]:
+            entry, number = work.create(self.where(parent), name, perm, flags | os.O_CREAT)
+            handle = OverlayHandle(self, work, entry.attr.ino, number, flags | os.O_CREAT, None)
+            return handle, self._entered(entry)
+
+        return await self.change(create)
+
+    async def mknod(self, parent: int, name: str, mode: int, rdev: int, caller: Caller) -> Attr:
+        """Creates a regular file."""
+        self._refuse_in_control(parent)
+        perm = Perm(mode & 0o7777, caller.uid, caller.gid)
+        return await self.change(
+            lambda work: self._entered(work.mknod(self.where(parent), name, perm, stat.S_IFMT(mode)))
+        )
+
+    async def mkdir(self, parent: int, name: str, mode: int, caller: Caller) -> Attr:
+        """Creates a directory."""
+        self._refuse_in_control(parent)
+        perm = Perm(mode & 0o7777, caller.uid, caller.gid)
+        return await self.change(lambda work: self._entered(work.mkdir(self.where(parent), name, perm)))
+
+    async def unlink(self, parent: int, name: str) -> None:
+        """Removes a file."""
+        self._refuse_in_control(parent)
+        await self.change(lambda work: work.unlink(self.where(parent), name))
+
+    async def rmdir(self, parent: int, name: str) -> None:
+        """Removes an empty directory."""
+        self._refuse_in_control(parent)
+        if name == CONTROL_NAME and parent == self.root_ino:
+            raise NotPermittedError("the control directory cannot be removed")
+        await self.change(lambda work: work.rmdir(self.where(parent), name))
+
+    async def symlink(self, parent: int, name: str, target: str, caller: Caller) -> Attr:
+        """Refuses: no Icechunk repository holds symbolic links."""
+        raise NotPermittedError("a mounted branch has no symbolic links", name=name)
+
+    async def rename(self, old_parent: int, old_name: str, new_parent: int, new_name: str, flags: int) -> None:
+        """Renames within the tree."""
+        self._refuse_in_control(old_parent)
+        self._refuse_in_control(new_parent)
+        if new_name == METADATA_NAME and old_name != METADATA_NAME:
+            await self.change(lambda work: self._check_metadata(work, self._child(work, old_parent, old_name)))
+        await self.change(
+            lambda work: work.rename(self.where(old_parent), old_name, self.where(new_parent), new_name, flags)
+        )
+
+    def _child(self, work: WorkTree, parent: int, name: str) -> Where:
+        entry = work.lookup(self.where(parent), name)
+        if entry is None:
+            raise EntryNotFoundError(f"no {name!r} in this directory", name=name)
+        return entry.where
+
+    async def link(self, ino: int, new_parent: int, new_name: str) -> Attr:
+        """Gives a file another name."""
+        self._refuse_in_control(new_parent)
+        self._refuse_in_control(ino)
+        attr = await self.change(
+            lambda work: self._entered(work.link(self.where(ino), self.where(new_parent), new_name))
+        )
+        if new_name == METADATA_NAME:
+            await self.change(lambda work: self._check_metadata(work, attr.ino))
+        return attr
+
+    async def fsyncdir(self, ino: int) -> None:
+        """Makes all names durable."""
+        if self.work is not None and not self._is_control(ino):
+            await self.in_thread(self.work.fsync_dir)
+
+    def _refuse_in_control(self, ino: int) -> None:
+        if self._is_control(ino):
+            raise ReadOnlyError("the control directory cannot be changed", kind="read-only-store")
+
+    # What a file must be.
+
+    async def check_written(self, number: int) -> None:
+        """Checks a file that was written and is closed: a `zarr.json` must be one.
+
+        Raises:
+            InvalidMetadataError: it is none.
+        """
+
+        def check(work: WorkTree) -> None:
+            where = work.where_of(number)
+            try:
+                name = work.path_of(where).rpartition("/")[2]
+            except (EntryNotFoundError, StaleError):
+                return
+            if name == METADATA_NAME:
+                self._check_metadata(work, where)
+
+        await self.change(check)
+
+    def _check_metadata(self, work: WorkTree, where: Where) -> None:
+        attr = work.getattr(where)
+        if attr.is_dir:
+            return
+        path = work.path_of(where)
+        number = work.open(where, os.O_RDONLY)
+        try:
+            data = work.read(number, 0, attr.size)
+        finally:
+            work.release(number)
+        parse_zarr_json(data, name=path, spec_version=self.settings.repository.spec_version)
+
+    # Following the tip, and going where a commit or rebase has led.
+
+    def move(self, move: Move, open_inos: Iterable[int]) -> tuple[list[Entry], list[int]]:
+        """Takes over what was planned; with a working tree only from within a change of its base."""
+        with self.guarded.lock:
+            return super().move(move, open_inos)
+
+    async def take_over(self, move: Move, open_inos: Iterable[int]) -> tuple[list[Entry], list[int]] | None:
+        """Follows the branch; None if there are changes meanwhile, and the tree stays."""
+        work = self.work
+        if work is None:
+            return self.move(move, open_inos)
+        if self.is_pinned or self._moving is not None:
+            return None
+        self._moving = trio.Event()
+        told: list[tuple[list[Entry], list[int]]] = []
+        inos = list(open_inos)
+
+        def switch() -> None:
+            work.rebase_to(str(move.session.snapshot_id), lambda _: told.append(self.move(move, inos)))
+            work.forget_kept(self._changed_paths(move))
+
+        try:
+            await self.settings.threads.run(switch)
+        finally:
+            self._moving.set()
+            self._moving = None
+        entries, attrs = told[0]
+        return self.translated(entries), attrs
+
+    def _changed_paths(self, move: Move) -> list[str]:
+        changes = move.changes
+        paths = [metadata_key(path) for path in changes.new | changes.deleted | changes.updated]
+        # Of an array whose chunks changed no number is kept: the branch tree has new ones for what changed.
+        paths += [path[1:] for path in move.arrays]
+        return paths
+
+    def translated(self, entries: Sequence[Entry]) -> list[Entry]:
+        """Gives directories the numbers by which the kernel knows them, where those are not the branch tree's."""
+        work = self.work
+        if work is None:
+            return list(entries)
+        known: dict[int, int] = {}
+        for ino, _ in entries:
+            if ino not in known:
+                known[ino] = ino
+                try:
+                    where = work.where_is(self.guarded.call(lambda: self._lower_path(ino)))  # noqa: B023
+                    if where is not None:
+                        known[ino] = work.getattr(where).ino
+                except (StaleError, NotInMemoryError):
+                    continue
+        return [(known[ino], name) for ino, name in entries]
