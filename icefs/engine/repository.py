@@ -252,11 +252,8 @@ class Repository:
         try:
             return self.lookup_snapshot(SnapshotId.parse(ref)).id
         except (InvalidInputError, SnapshotNotFoundError):
-            refs = self.refs(refresh=False)
-        snapshot_id = refs.branches.get(ref) or refs.tags.get(ref)
-        if snapshot_id is None:
             refs = self.refs()
-            snapshot_id = refs.branches.get(ref) or refs.tags.get(ref)
+        snapshot_id = refs.branches.get(ref) or refs.tags.get(ref)
         if snapshot_id is None:
             raise RefNotFoundError(f"{ref!r} is no snapshot, branch or tag of {self.storage.url}", ref=ref)
         return snapshot_id
