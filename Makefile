@@ -7,13 +7,16 @@ STAMP := $(VENV)/.setup-stamp
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo fmt lint types test unit conformance mount s3 check bench golden clean
+.PHONY: help setup setup-tests demo fmt lint types test unit conformance mount s3 check bench clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
 
 setup: ## Install what icefs needs into .venv (asks Debian for FUSE, uv for Python)
 	@bash scripts/setup.sh
+
+setup-tests:
+	@bash scripts/setup.sh tests
 
 demo: setup ## Mount a repository and look around, narrated
 	@$(BIN)/python scripts/demo.py
@@ -30,19 +33,19 @@ lint: setup ## ruff, formatting, layers, spelling
 types: setup ## mypy --strict
 	@$(BIN)/mypy
 
-test: setup ## All tests (FUSE and an S3 server are started by the tests)
+test: setup-tests ## All tests (FUSE and an S3 server are started by the tests)
 	@$(PYTEST)
 
 unit: setup ## Tests without kernel and network
 	@$(PYTEST) tests/unit tests/property
 
-conformance: setup ## Tests against the official library
+conformance: setup-tests ## Tests against the official library
 	@$(PYTEST) tests/conformance
 
-mount: setup ## Tests on real mounts
+mount: setup-tests ## Tests on real mounts
 	@$(PYTEST) tests/mount
 
-s3: setup ## Tests against a real S3 server
+s3: setup-tests ## Tests against a real S3 server
 	@$(PYTEST) tests/s3
 
 check: lint types test ## Everything CI runs

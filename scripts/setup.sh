@@ -1,11 +1,16 @@
 #!/usr/bin/env bash
 # Makes .venv/bin/icefs work on a bare Debian or Ubuntu machine: the packages that pyfuse3 needs to build and
 # run, a Python of at least 3.12, and the locked dependencies. Quick when there is nothing to do.
+#
+#   scripts/setup.sh          what icefs needs
+#   scripts/setup.sh tests    also the programs that the tests try on mounts
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+for_tests=no
+[ "${1:-}" = tests ] && for_tests=yes
 stamp=.venv/.setup-stamp
-if [ -x .venv/bin/icefs ] && [ "$stamp" -nt uv.lock ] && [ "$stamp" -nt pyproject.toml ] &&
+if { [ "$for_tests" = no ] || command -v rsync >/dev/null; } && [ -x .venv/bin/icefs ] && [ "$stamp" -nt uv.lock ] && [ "$stamp" -nt pyproject.toml ] &&
     [ "$stamp" -nt scripts/setup.sh ] && command -v fusermount3 >/dev/null; then
     exit 0
 fi
@@ -33,6 +38,7 @@ command -v fusermount3 >/dev/null || missing+=(fuse3)
 command -v gcc >/dev/null || missing+=(gcc libc6-dev)
 command -v pkg-config >/dev/null || missing+=(pkg-config)
 pkg-config --exists fuse3 2>/dev/null || missing+=(libfuse3-dev)
+[ "$for_tests" = no ] || command -v rsync >/dev/null || missing+=(rsync)
 if [ -n "$python" ]; then
     headers=$("$python" -c 'import os, sysconfig; print(os.path.join(sysconfig.get_path("include"), "Python.h"))')
     [ -e "$headers" ] || missing+=("$("$python" -c 'import sys; print("python%d.%d-dev" % sys.version_info[:2])')")
