@@ -181,7 +181,7 @@ class Session:
         Raises:
             InvalidInputError: a `vcc://` location names a container that the configuration does not have.
         """
-        for node in self.snapshot.nodes():
+        for node in self.list_nodes():
             if node.array is None:
                 continue
             for batch in self.array_chunks(node).iter_batches():
