@@ -125,7 +125,12 @@ def _start(options: MountOptions, log: IO[bytes], writer: int) -> "subprocess.Po
 
 
 def _shown(repository: str) -> str:
-    return repository.partition("?")[0].rpartition("@")[2] if "://" in repository else repository
+    """Returns a location without what could be secret."""
+    scheme, separator, rest = repository.partition("://")
+    if not separator:
+        return repository
+    authority, slash, path = rest.partition("?")[0].partition("/")
+    return f"{scheme}://{authority.rpartition('@')[2]}{slash}{path}"
 
 
 def _wait_until_it_answers(mountpoint: str, log_file: str) -> None:

@@ -39,9 +39,10 @@ def test_a_damaged_manifest(repo):
     readable."""
     for manifest in (repo / "manifests").iterdir():
         data = manifest.read_bytes()
-        for damage in (b"", data[: len(data) // 2], data[:60] + b"\xff" * 40, b"\0" * len(data)):
-            manifest.write_bytes(damage)
-            with mounted(repo, branch="main", may_complain=True) as mount:
+        with mounted(repo, branch="main", may_complain=True) as mount:
+            # Nothing remembers a failure, so one mount sees all kinds of damage, and the repair.
+            for damage in (b"", data[: len(data) // 2], data[:60] + b"\xff" * 40, b"\0" * len(data)):
+                manifest.write_bytes(damage)
                 broken = [name for name in ("one", "two") if not os.path.lexists(mount / name / "c/0")]
                 assert len(broken) == 1
                 for name in ("one", "two"):
@@ -52,10 +53,10 @@ def test_a_damaged_manifest(repo):
                         fails(errno.EIO, os.listdir, mount / name / "c")
                     else:
                         assert (mount / name / "c/1").read_bytes() == BIG[1:]
-                assert any(manifest.name in line for line in mount.complaints())
-                assert manifest.name in mount.control("stats.json")["failures"][0]["message"]
-                assert mount.is_alive()
-        manifest.write_bytes(data)
+                assert manifest.name in mount.control("stats.json")["failures"][-1]["message"]
+            assert any(manifest.name in line for line in mount.complaints())
+            manifest.write_bytes(data)
+            assert all((mount / name / "c/0").read_bytes() == BIG for name in ("one", "two"))
 
 
 def test_a_damaged_chunk(repo):

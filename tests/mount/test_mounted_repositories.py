@@ -64,8 +64,13 @@ def test_the_fixtures(name):
                 assert [entry["message"] for entry in log] == history
 
 
-# The oddities are for the engine's own tests: keys that are no files, or names that no directory holds.
-READABLE = [name for name in generate.NAMES if not name.startswith(("hostile-names", "many-nodes", "long-ops-log"))]
+# What is no file of a directory, or takes long, is for the engine's own tests; so is version 1 where it differs in the
+# encoding of the files alone.
+LEFT_OUT = ("hostile-names", "many-nodes", "long-ops-log")
+VERSION_1 = ("history-v1", "expired-v1", "virtual-v1", "names-v1")
+READABLE = [
+    name for name in generate.NAMES if not name.startswith(LEFT_OUT) and (name.endswith("v2") or name in VERSION_1)
+]
 
 
 @pytest.mark.parametrize("name", READABLE)

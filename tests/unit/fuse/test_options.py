@@ -1,0 +1,64 @@
+import os
+
+import pytest
+
+from icefs.errors import InvalidInputError
+from icefs.fuse.options import MountOptions, default_log_file
+
+
+def make(**options):
+    return MountOptions(**{"repository": "repo", "mountpoint": "mnt", **options})
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"branch": "a", "tag": "b"},
+        {"tag": "a", "snapshot": "b"},
+        {"as_of": 5},
+        {"as_of": 5, "tag": "t"},
+        {"log_level": "loud"},
+        {"poll_interval_s": -1.0},
+        {"poll_interval_s": float("nan")},
+        {"umask": 0o1000},
+    ],
+)
+def test_what_makes_no_sense_is_refused(options):
+    with pytest.raises(InvalidInputError):
+        make(**options)
+
+
+def test_options_travel_as_json():
+    options = make(branch="b", as_of=5, allow_virtual=("s3://a/", "file:///b/"), umask=0o22, uid=3)
+    assert MountOptions.from_json(options.to_json()) == options
+    assert MountOptions.from_json(make().to_json().encode()) == make()
+
+
+def test_paths_become_absolute_and_urls_stay(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    real = os.path.realpath(tmp_path)
+    options = make(log_file="here.log").resolved()
+    assert (options.repository, options.mountpoint) == (f"{real}/repo", f"{real}/mnt")
+    assert options.log_file == f"{real}/here.log"
+    for url in ("s3://bucket/prefix?region=x", "file:///repo", "memory:name", "https://host/x"):
+        assert make(repository=url).resolved().repository == url
+    assert options.resolved() == options
+
+
+def test_the_name_of_a_mountpoint_is_not_resolved(tmp_path):
+    # It may be a mount whose daemon is dead, which must not be touched.
+    (tmp_path / "target").mkdir()
+    (tmp_path / "link").symlink_to("target")
+    assert make(mountpoint=str(tmp_path / "link")).resolved().mountpoint == os.path.realpath(tmp_path) + "/link"
+    assert make(mountpoint=str(tmp_path / "link/inner")).resolved().mountpoint.endswith("/target/inner")
+
+
+def test_each_mountpoint_has_a_log_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    assert default_log_file("/mnt/data") == tmp_path / "icefs/log/mnt-data.log"
+    assert default_log_file("/") == tmp_path / "icefs/log/root.log"
+    assert default_log_file("/mnt/ü%") == tmp_path / "icefs/log/mnt-%C3%BC%25.log"
+    assert len(default_log_file("/" + "x" * 1000).name) < 255
+    assert make(mountpoint="/mnt/data").resolved().log_file == str(tmp_path / "icefs/log/mnt-data.log")
+    assert make(mountpoint="/mnt/data", foreground=True).resolved().log_file is None
