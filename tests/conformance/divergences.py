@@ -223,7 +223,8 @@ DIVERGENCES: dict[int, Divergence] = {
         "rebasing does not help",
     ),
     64: Divergence(
-        "in spec version 1: a branch, or a repository, that exists already is a branch-update-conflict, a snapshot that "
+        "in spec version 1: a branch, or a repository, that exists already is a branch-update-conflict, a snapshot "
+        "that "
         "does not is object-not-found, and a tag that was deleted is tag-already-exists",
         "the errors of version 2",
         "one question, one answer",

@@ -474,7 +474,7 @@ class OverlayMachine(RuleBasedStateMachine):
             else:
                 tree.abandon_recovered()
         assert tree.pending_intent is None
-        after = {path: entry for path, entry in self.driver.walk()}
+        after = dict(self.driver.walk())
         for path, (where, attr) in after.items():
             if attr.is_dir or isinstance(where, str):
                 assert (attr.mode, attr.size) == (before[path].mode, before[path].size) or published

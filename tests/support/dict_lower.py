@@ -40,11 +40,10 @@ class DictLower:
                 is_dir = True
 
     def stat(self, path: str) -> LowerAttr | None:
+        ino, mtime_ns = self.numbers.of(path, self.epochs.get(path, 0)), self.mtimes.get(path, 1_000)
         if path in self.files:
-            return LowerAttr(self.numbers.of(path, self.epochs.get(path, 0)), False, len(self.files[path]), self.mtimes.get(path, 1_000))
-        if path in self._names:
-            return LowerAttr(self.numbers.of(path, self.epochs.get(path, 0)), True, 0, self.mtimes.get(path, 1_000))
-        return None
+            return LowerAttr(ino, False, len(self.files[path]), mtime_ns)
+        return LowerAttr(ino, True, 0, mtime_ns) if path in self._names else None
 
     def list(self, path: str) -> Iterator[tuple[str, LowerAttr]]:
         self.listed.append(path)
