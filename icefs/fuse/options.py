@@ -33,6 +33,7 @@ class MountOptions:
         umask: Permission bits that are taken away.
         poll_interval_s: How often branches and tags are looked at; 0 for never.
         allow_virtual: The URL prefixes that virtual chunks may be followed into.
+        state_dir: Where the working trees of branches are kept; None for a mount that only reads.
         memory_bytes: How much of fetched chunks is kept in memory.
         log_file: Where the daemon logs; None for a file under `$XDG_STATE_HOME`, or stderr in the foreground.
         log_level: One of `LOG_LEVELS`.
@@ -53,6 +54,7 @@ class MountOptions:
     umask: int = 0
     poll_interval_s: float = 5.0
     allow_virtual: tuple[str, ...] = ()
+    state_dir: str | None = None
     memory_bytes: int = 128 << 20
     log_file: str | None = None
     log_level: str = "info"
@@ -84,6 +86,7 @@ class MountOptions:
             repository=repository,
             mountpoint=_absolute(self.mountpoint),
             log_file=None if log_file is None else _absolute(log_file),
+            state_dir=None if self.state_dir is None else _absolute(self.state_dir),
         )
 
     def to_json(self) -> str:

@@ -14,6 +14,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Final
 
 import pyfuse3
@@ -22,6 +23,7 @@ import trio
 from icefs.clock import system_clock, to_datetime
 from icefs.engine.refs import Refs
 from icefs.engine.repository import Repository
+from icefs.engine.writing import WritableRepository
 from icefs.errors import StorageError
 from icefs.format.ids import SnapshotId
 from icefs.fuse import mountpoints
@@ -86,7 +88,8 @@ def prepare(options: MountOptions) -> Prepared:
         if local is not None:
             mountpoints.check_apart(options.mountpoint, str(local.parent))
         authorized = dict.fromkeys(options.allow_virtual)
-        repository = Repository.open(storage, authorize_virtual_chunk_access=authorized)
+        kind = WritableRepository if _is_writable(options) else Repository
+        repository = kind.open(storage, authorize_virtual_chunk_access=authorized)
         undo.callback(repository.close)
         refs = repository.refs()
         request = _request(options, repository, refs)
@@ -130,7 +133,12 @@ def _request(options: MountOptions, repository: Repository, refs: Refs) -> Mount
             "memory_bytes": options.memory_bytes,
         },
     }
-    return MountRequest(ownership, kind, name, snapshot_id, options.memory_bytes, facts)
+    state_root = Path(options.state_dir) if options.state_dir is not None and _is_writable(options) else None
+    return MountRequest(ownership, kind, name, snapshot_id, options.memory_bytes, facts, state_root)
+
+
+def _is_writable(options: MountOptions) -> bool:
+    return not options.read_only and options.state_dir is not None
 
 
 def program_version() -> str:

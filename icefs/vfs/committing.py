@@ -167,10 +167,7 @@ def apply_staged(
     staged: Staged, frozen: FrozenTree, base: Session, session: WritableSession, progress: Progress
 ) -> None:
     """Does to a session what is staged; chunks are stored in parallel."""
-    for path in staged.deleted:
-        session.delete_node(path)
-    for path, data in staged.nodes.items():
-        session.set_metadata(path, data)
+    _apply_nodes(staged, session)
     reader = KeyReader(base)
     total = sum(len(array.sets) for array in staged.arrays.values())
     done = 0
@@ -180,9 +177,6 @@ def apply_staged(
 
     with ThreadPoolExecutor(_UPLOADS, thread_name_prefix="icefs-upload") as pool:
         for path, array in staged.arrays.items():
-            deletes = deletions(array)
-            if deletes is not None:
-                session.delete_chunks(path, deletes)
             indices = list(array.sets)
             refs: list[ChunkRef] = []
             for start in range(0, len(indices), _BATCH):
@@ -192,6 +186,19 @@ def apply_staged(
             if refs:
                 pairs = list(zip(indices, refs, strict=True))
                 session.set_chunk_refs(path, ArrayRefs.from_refs(session.node(path).id, len(indices[0]), pairs))
+
+
+def _apply_nodes(staged: Staged, session: WritableSession) -> None:
+    """Does everything but write chunks."""
+    for path in staged.deleted:
+        session.delete_node(path)
+    # While the old grid holds: what lies outside of the new one could not be deleted, and would come back with it.
+    for path, array in staged.arrays.items():
+        deletes = deletions(array)
+        if deletes is not None:
+            session.delete_chunks(path, deletes)
+    for path, data in staged.nodes.items():
+        session.set_metadata(path, data)
 
 
 def _settle(
@@ -298,14 +305,8 @@ def rebase_tree(
 
 def _pretend(staged: Staged, session: WritableSession) -> None:
     """Does to a session what is staged, as far as conflicts depend on it: no chunk is stored."""
-    for path in staged.deleted:
-        session.delete_node(path)
-    for path, data in staged.nodes.items():
-        session.set_metadata(path, data)
+    _apply_nodes(staged, session)
     for path, array in staged.arrays.items():
-        deletes = deletions(array)
-        if deletes is not None:
-            session.delete_chunks(path, deletes)
         if array.sets:
             node, ndim = session.node(path), len(next(iter(array.sets)))
             refs = ArrayRefs.from_refs(node.id, ndim, [(index, InlineRef(b"?")) for index in array.sets])

@@ -86,10 +86,14 @@ class TreeLower:
         return self._guarded.call(lambda: self._stat(path))
 
     def _stat(self, path: str) -> LowerAttr | None:
-        if self._tree.session is not self.session:
+        if not self._is_shown():
             return self._stat_unnumbered(path)
         attr = self._tree.lower_attr(path)
         return None if attr is None else LowerAttr(attr.ino, attr.is_dir, attr.size, attr.mtime_ns)
+
+    def _is_shown(self) -> bool:
+        shown = self._tree.session
+        return shown is not None and shown.snapshot_id == self.session.snapshot_id
 
     def _stat_unnumbered(self, path: str) -> LowerAttr | None:
         found = self._find(path) if path else None
@@ -106,7 +110,7 @@ class TreeLower:
 
     def list(self, path: str) -> Iterator[tuple[str, LowerAttr]]:
         """Yields the entries of a directory."""
-        if self._tree.session is not self.session:
+        if not self._is_shown():
             for name in self._reader.list_directory(path):
                 attr = self._stat_unnumbered(join(path, name))
                 if attr is not None:

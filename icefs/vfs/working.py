@@ -613,8 +613,12 @@ class WorkingTree(BranchTree):
     def _changed_paths(self, move: Move) -> list[str]:
         changes = move.changes
         paths = [metadata_key(path) for path in changes.new | changes.deleted | changes.updated]
-        # Of an array whose chunks changed no number is kept: the branch tree has new ones for what changed.
-        paths += [path[1:] for path in move.arrays]
+        for path, array in move.arrays.items():
+            if array.changed is None or array.layout is None or array.top_names:
+                paths.append(path[1:])  # no number in the whole array is kept
+                continue
+            rows = zip(*(column.tolist() for column in array.changed), strict=True) if array.changed else [()]
+            paths += [node_prefix(path) + array.layout.format(row) for row in rows]
         return paths
 
     def translated(self, entries: Sequence[Entry]) -> list[Entry]:
