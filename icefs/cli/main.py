@@ -108,7 +108,6 @@ class Lazy(NamedTuple):
 
 
 COMMANDS: dict[str, Lazy] = {
-    "init": Lazy("icefs.cli.init", "init", "Make an empty repository."),
     "mount": Lazy("icefs.cli.mount", "mount", "Mount a repository as a file system."),
     "umount": Lazy("icefs.cli.umount", "umount", "Unmount, and wait for the daemon to end."),
     "status": Lazy("icefs.cli.control", "status", "Show the state of a mounted tree."),

@@ -17,9 +17,11 @@ import pytest
 import zarr
 
 from icefs.cli.mounts import require_mount
+from icefs.engine.writing import WritableRepository
 from icefs.fuse.daemon import spawn
 from icefs.fuse.mountpoints import mounted_at
 from icefs.fuse.options import MountOptions
+from icefs.storage.url import open_storage
 from tests.support.ci import require
 
 ICEFS = Path(sys.executable).with_name("icefs")
@@ -38,7 +40,7 @@ def state(tmp_path, monkeypatch):
 
 @pytest.fixture
 def repo(tmp_path):
-    icefs("init", tmp_path / "repo")
+    WritableRepository.create(open_storage(str(tmp_path / "repo"))).close()
     return tmp_path / "repo"
 
 
