@@ -169,6 +169,7 @@ def _set_up_logging(options: MountOptions) -> None:
     if options.foreground and options.log_file is not None:
         handlers.append(logging.StreamHandler(_TextLog(_open_log(Path(options.log_file)))))
     logging.basicConfig(level=options.log_level.upper(), format=_LOG_FORMAT, handlers=handlers, force=True)
+    logging.getLogger("botocore").setLevel(logging.WARNING)  # it tells where it found credentials
     # An interrupted request has nobody to reply to, which pyfuse3 reports as an error.
     logging.getLogger("pyfuse3").addFilter(lambda record: "No such file or directory" not in record.getMessage())
 

@@ -24,7 +24,8 @@ def describe(repository: Repository, snapshot_id: SnapshotId, ref: ChunkRef | No
         values["kind"] = ref.kind.name.lower()
         values["length"] = str(ref.length_bytes)
         if isinstance(ref, NativeRef):
-            values["location"] = f"{redact(repository.storage.url).rstrip('/')}/{chunk_key(ref.chunk_id)}"
+            place, question, query = redact(repository.storage.url).partition("?")
+            values["location"] = f"{place.rstrip('/')}/{chunk_key(ref.chunk_id)}{question}{query}"
             values["offset"] = str(ref.offset_bytes)
         elif not isinstance(ref, InlineRef):
             values["location"] = redact(ref.location)
