@@ -157,7 +157,8 @@ class ArrayNumbers:
         """Returns the number of a chunk of an epoch, or (with epoch 0) of a directory above chunks."""
         for which, layout in enumerate(self._layouts):
             if layout.fits(prefix):
-                return self._start(which, epoch) + layout.pack(prefix)
+                start = self._starts.get((which, epoch))
+                return (self._start(which, epoch) if start is None else start) + layout.pack(prefix)
         if self._table is None:
             raise ValueError(f"the chunk index {prefix} lies outside the grid of {self.path}")
         return self._table.number(prefix, epoch)

@@ -47,7 +47,7 @@ class LocalChunkHandle(FileHandle):
 
     def __init__(self, ino: int, fd: int, path: str, offset: int, size: int) -> None:
         """Takes over a file descriptor; the chunk is `[offset, offset + size)` of its file, which is long enough."""
-        super().__init__(ino)
+        self.ino = ino
         self._fd = fd
         self._path = path
         self._offset = offset

@@ -5,9 +5,10 @@ level, the count of components before it, and a prefix, the coordinates in them.
 raises `NotInMemoryError` with what to fetch: a manifest is never decoded on the event loop's thread.
 """
 
+from collections import deque
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import Final
+from typing import ClassVar, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -15,17 +16,18 @@ import numpy.typing as npt
 from icefs.engine.chunks import ArrayChunks, ChunkBatch
 from icefs.engine.session import Session
 from icefs.errors import FormatError, InvalidInputError
-from icefs.format.manifest import ChunkRef
+from icefs.format.manifest import ArrayRefs, ChunkRef
 from icefs.format.snapshot import NodeSnapshot
 from icefs.format.zarr_json import chunk_key_encoding_of
 from icefs.vfs.interface import NotInMemoryError
 from icefs.vfs.numbers import ArrayNumbers, Prefix
-from icefs.zarr.keys import METADATA_NAME, ChunkKeyLayout, is_zarr_key
+from icefs.zarr.keys import METADATA_NAME, ChunkKeyLayout, is_zarr_key, parse_coordinate
 
 type U32 = npt.NDArray[np.uint32]
 type U64 = npt.NDArray[np.uint64]
 
 _MEMO_SIZE: Final = 256
+_WARM: Final = 4
 _MISSING: Final = object()
 
 
@@ -57,6 +59,8 @@ class ArrayView:
         numbers: Its inode numbers.
     """
 
+    _warm: ClassVar[deque["ArrayView"]] = deque()
+
     def __init__(self, session: Session, node: NodeSnapshot, numbers: ArrayNumbers) -> None:
         self.session = session
         self.node = node
@@ -72,6 +76,8 @@ class ArrayView:
         widths = self.layout.widths if self.layout is not None else ()
         # In nested keys that begin with "c", a directory's level is one more than its count of coordinates.
         self._lead = 1 if len(widths) > 1 and widths[0] == 0 else 0
+        self._is_nested = len(widths) > 1
+        self._columns: ArrayRefs | None = None
         # What was fetched for somebody who will ask again. References are kept, never the columns they came from.
         self._found: dict[Prefix, ChunkRef | None] = {}
         self._exists: dict[Prefix, bool] = {}
@@ -110,6 +116,9 @@ class ArrayView:
             return None
         if level >= len(layout.widths):
             return None
+        if self._is_nested and level >= self._lead:
+            position = parse_coordinate(name)  # what `parse_component` comes to, where most lookups are
+            return None if position is None else (*prefix, position)
         part = layout.parse_component(level, name)
         return None if part is None else prefix + part
 
@@ -124,12 +133,32 @@ class ArrayView:
             NotInMemoryError: its manifest is not in memory.
             FormatError, StorageError: its manifest cannot be read.
         """
+        columns = self._columns
+        if columns is not None:
+            row = columns.find(chunk_index)
+            return None if row < 0 else columns.ref(row)
         found = self._found.get(chunk_index, _MISSING)
         if found is not _MISSING:
             return found  # type: ignore[return-value]
         if not self.chunks.is_loaded(chunk_index):
             raise self._miss("find", chunk_index, self.chunks.find, self._remember_ref)
-        return self.chunks.find(chunk_index)
+        located = self.chunks.locate(chunk_index)
+        if located is None:
+            return None
+        if len(self.chunks.manifest_ids) == 1:
+            self._keep_columns(located[0])
+        return located[0].ref(located[1])
+
+    def _keep_columns(self, columns: ArrayRefs) -> None:
+        """Keeps the columns of an array that has one manifest, which halves the cost of finding a chunk.
+
+        A few arrays' only: beyond them it is the engine's cache that bounds what is in memory.
+        """
+        self._columns = columns
+        warm = ArrayView._warm
+        warm.append(self)
+        if len(warm) > _WARM:
+            warm.popleft()._columns = None
 
     def following(self, chunk_index: Prefix, count: int) -> list[tuple[Prefix, ChunkRef]]:
         """Returns the chunks that follow one in the order of their indices, as far as its manifest is in memory."""
