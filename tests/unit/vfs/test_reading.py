@@ -343,3 +343,19 @@ def test_a_file_of_bytes_is_sent_without_a_copy_where_it_is_short():
     assert handle.read_nowait(0, 100) is data
     assert bytes(handle.read_nowait(4, 3)) == b"456"
     assert handle.size == 10
+
+
+async def test_somebody_else_may_own_the_files(tmp_path, monkeypatch):
+    builder = RepoBuilder(LocalStorage(tmp_path))
+    builder.commit([builder.array("/a", 1, (1,), {(0,): builder.chunk(b"0123456789")})])
+    storage = builder.publish()
+    whole = os.open
+
+    def open_file(path, flags, *args, **kwargs):
+        if flags & os.O_NOATIME:
+            raise PermissionError(1, "not the owner", path)
+        return whole(path, flags, *args, **kwargs)
+
+    async with mounted(storage, branch="main") as driver:
+        monkeypatch.setattr(os, "open", open_file)
+        assert await driver.read("a/c/0") == b"0123456789"
