@@ -444,6 +444,9 @@ class SessionTree(Tree):
 
     def getattr(self, ino: int) -> Attr:
         """Returns attributes."""
+        recent = self._recent.get(ino)
+        if recent is not None and not self.is_gone:
+            return self._chunk_attr(*recent)
         place = self.locate(ino)
         if place.view is not None:
             view, prefix = place.view, place.prefix
