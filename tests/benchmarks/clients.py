@@ -14,10 +14,14 @@ from pathlib import Path
 
 
 def _shuffled_files(directory: str) -> list[str]:
-    """Returns the paths `directory`/i/j of the small-chunk grid in a fixed random order, without listing."""
+    """Goes to a directory; returns the paths i/j of the small-chunk grid in a fixed random order, without listing.
+
+    Relative ones, as the two sides' directories lie differently deep.
+    """
     from tests.benchmarks.repos import SMALL_GRID
 
-    paths = [f"{directory}/{i}/{j}" for i in range(SMALL_GRID[0]) for j in range(SMALL_GRID[1])]
+    os.chdir(directory)
+    paths = [f"{i}/{j}" for i in range(SMALL_GRID[0]) for j in range(SMALL_GRID[1])]
     random.Random(1).shuffle(paths)
     return paths
 
@@ -57,7 +61,8 @@ def cold_stat(directory: str) -> float:
 def _big_files(directory: str) -> list[str]:
     from tests.benchmarks.repos import BIG_CHUNKS
 
-    return [f"{directory}/{i}" for i in range(BIG_CHUNKS)]
+    os.chdir(directory)
+    return [str(i) for i in range(BIG_CHUNKS)]
 
 
 def _read_all(paths: list[str]) -> None:
