@@ -144,12 +144,18 @@ def merge(snapshot_id: SnapshotId, logs: Sequence[TransactionLog]) -> Transactio
 
     Lists and chunks are plain unions, so that a node may be in several of them. Moves are chained: a node moved twice
     went from where it was first to where it is last, and one that is back where it was did not move.
+
+    Where the number of an array's dimensions changed in between, the newest log's chunks count: indices of another
+    shape are no chunks of the array any more.
     """
     moves: dict[NodeId, Move] = {}
     parts: dict[NodeId, list[ChunkIndices]] = {}
     for log in logs:
         for node_id, chunks in log.updated_chunks.items():
-            parts.setdefault(node_id, []).append(chunks)
+            sets = parts.setdefault(node_id, [])
+            if len(chunks) and any(len(earlier) and earlier.ndim != chunks.ndim for earlier in sets):
+                sets.clear()
+            sets.append(chunks)
         for move in log.moved_nodes:
             first = moves.get(move.node_id, move)
             moves[move.node_id] = Move(first.from_path, move.to_path, first.node_id, first.node_type)

@@ -82,12 +82,12 @@ _INSERT_LINK: Final = "insert or replace into link values (?, ?, ?)"
 _DELETE_LINK: Final = "delete from link where parent = ? and name = ?"
 _PURGE_LINKS: Final = "delete from link where parent = ?"
 _KEEP_NODE: Final = (
-    "insert or ignore into frozen_node select * from node where id = ?1"
-    " union all select ?1, 0, '', -1, 0, 0, 0, 0, 0, 0, 0, 0, 0, null, 0 where not exists"
-    " (select 1 from node where id = ?1)"
+    "insert or ignore into frozen_node select * from node where id = ?"
+    " union all select ?, 0, '', -1, 0, 0, 0, 0, 0, 0, 0, 0, 0, null, 0 where not exists"
+    " (select 1 from node where id = ?)"
 )
 _KEEP_LINK: Final = (
-    "insert or ignore into frozen_link values (?1, ?2, (select node from link where parent = ?1 and name = ?2))"
+    "insert or ignore into frozen_link values (?, ?, (select node from link where parent = ? and name = ?))"
 )
 _KEEP_LINKS: Final = "insert or ignore into frozen_link select parent, name, node from link where parent = ?"
 
@@ -247,7 +247,7 @@ class Journal:
         """Reads the rows as they were at the freeze."""
         with _translated("reading the database"):
             nodes = self._execute(
-                "select * from node where id <= ?1 and id not in (select id from frozen_node)"
+                "select * from node where id <= ? and id not in (select id from frozen_node)"
                 " union all select * from frozen_node where kind >= 0 order by id",
                 (self._frozen_limit,),
             )
@@ -301,9 +301,9 @@ class Journal:
         ids = [row.id for row in batch.nodes]
         kept = [node_id for node_id in (*ids, *batch.dead) if node_id <= limit and node_id not in self._kept]
         for node_id in kept:
-            execute(_KEEP_NODE, (node_id,))
+            execute(_KEEP_NODE, (node_id, node_id, node_id))
         for parent, name, _ in batch.links:
-            execute(_KEEP_LINK, (parent, name))
+            execute(_KEEP_LINK, (parent, name, parent, name))
         for parent in batch.purged:
             execute(_KEEP_LINKS, (parent,))
         return kept

@@ -245,22 +245,28 @@ class Settlement:
         self._places[node] = path
         return path
 
-    def _committed_path(self, node: FileNode) -> str | None:
-        """Returns the path under which the new lower tree has the very content of a file."""
+    def _committed_paths(self, node: FileNode) -> list[str]:
+        """Returns the paths under which the new lower tree has the very content of a file."""
         if self._index is None or self._frozen is None:
-            return None
+            return []
         files = self._index.files.get(node)
         if files is None or node.flags & DIRTY:
-            return None
+            return []
         was = self._frozen.view.file_state(node)
         same = was.spool_id == node.spool_id and was.flags & FROM_LOWER == node.flags & FROM_LOWER
         if not same or (node.flags & FROM_LOWER and was.origin != node.origin):
-            return None
-        committed = [
+            return []
+        return [
             file.path for file in files if not self._index.is_left(file.path) and self._has_file(file.path, node.size)
         ]
-        first = None if node.parent is None else self._new_place(node.parent, node.name)
-        return first if first in committed else next(iter(committed), None)
+
+    def _committed_path(self, node: FileNode) -> str | None:
+        """Returns the one of these paths that the file takes its content from: its own place if it can be."""
+        committed = self._committed_paths(node)
+        if not committed or node.parent is None:
+            return None
+        first = self._new_place(node.parent, node.name)
+        return first if first in committed else committed[0]
 
     def _has_file(self, path: str, size: int) -> bool:
         attr = self._stat(path)
@@ -305,8 +311,7 @@ class Settlement:
         """Gives a file its new content; returns whether the tree keeps it."""
         path = self._committed_path(node)
         if path is not None:
-            assert self._index is not None
-            committed = {file.path for file in self._index.files[node]}
+            committed = self._committed_paths(node)
             places = [self._new_place(*link) for link in node.links()]
             if node.io is None and all(place in committed for place in places):
                 self.spools.append(node.spool_id)

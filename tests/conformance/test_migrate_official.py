@@ -164,10 +164,13 @@ def test_upgrading_what_is_of_version_2(tmp_path):
 def test_committing_on_top_of_an_upgraded_repository(tmp_path):
     """Its snapshots and manifests are of version 1, what is written now is of version 2."""
     create(tmp_path / "repo", 1)
-    first: Callable[..., object] = lambda s: (  # noqa: E731
-        s.node("/a", array_json([8, 8], [2, 2])), s.chunks("/a", {(0, 0): b"zero", (3, 3): b"x" * 600})
-    )  # fmt: skip
-    EngineRepo(tmp_path / "repo").write(first, "first")
+    EngineRepo(tmp_path / "repo").write(
+        lambda s: (
+            s.node("/a", array_json([8, 8], [2, 2])),
+            s.chunks("/a", {(0, 0): b"zero", (3, 3): b"x" * 600}),
+        ),
+        "first",
+    )
     theirs(tmp_path / "repo")
     pair = Pair.of(tmp_path / "repo", tmp_path / "pair")
     pair.run(lambda repo: repo.write(lambda s: s.chunk("/a", (1, 1), b"one"), "second"))

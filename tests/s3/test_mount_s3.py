@@ -44,8 +44,7 @@ def test_a_mounted_bucket(place, s3_server, s3_storage, s3_prefix):
         assert gauges["chunk_fetched_bytes_total"] == COUNT * len(CHUNK)
         assert gauges["chunk_memory_hits_total"] >= COUNT // 2
         readers = [
-            subprocess.Popen([sys.executable, "-c", f"open({str(mount / 'a/c/7')!r}, 'rb').read()"])
-            for _ in range(4)
+            subprocess.Popen([sys.executable, "-c", f"open({str(mount / 'a/c/7')!r}, 'rb').read()"]) for _ in range(4)
         ]
         assert [reader.wait(30) for reader in readers] == [0] * 4
         info = json.dumps(mount.control("info.json"))

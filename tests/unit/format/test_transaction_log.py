@@ -177,13 +177,13 @@ def test_merging_chains_moves() -> None:
     )
 
 
-def test_chunks_of_different_dimensions_do_not_join() -> None:
+def test_of_chunks_of_different_dimensions_the_newest_count() -> None:
     logs = [
         TransactionLog(SNAPSHOT, updated_chunks={IDS[0]: ChunkIndices.from_indices(ndim, [(0,) * ndim])})
         for ndim in (1, 2)
     ]
-    with pytest.raises(InvalidInputError, match="dimensions"):
-        merge(SNAPSHOT, logs)
+    assert merge(SNAPSHOT, logs) == logs[1]
+    assert merge(SNAPSHOT, [*logs, logs[0]]) == logs[0]
     empty = TransactionLog(SNAPSHOT, updated_chunks={IDS[0]: ChunkIndices([])})
     assert merge(SNAPSHOT, [empty, logs[1], empty]) == logs[1]
 

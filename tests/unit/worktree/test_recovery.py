@@ -1,0 +1,314 @@
+"""What is there after the process died, and what is said about it."""
+
+import contextlib
+import os
+import signal
+import sqlite3
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from icefs.errors import SessionStateError, StorageError, UnsupportedSpecVersionError
+from icefs.worktree import journal
+from icefs.worktree.overlay import WorkTree
+from tests.support.dict_lower import Snapshots
+from tests.support.forked import Child
+from tests.support.tree_driver import Driver, open_tree, options
+
+LOWER = {"a/zarr.json": b"{}", "a/c/0": b"chunk 0", "a/c/1": b"chunk 1", "b/zarr.json": b"b"}
+
+
+@pytest.fixture
+def snapshots() -> Snapshots:
+    return Snapshots(LOWER)
+
+
+def die_after(directory: Path, snapshots: Snapshots, work: Callable[[Driver], None]) -> None:
+    """Does some work in a process that is then killed."""
+
+    def child(report: Callable[[str], None]) -> None:
+        driver = open_tree(directory, snapshots)
+        work(driver)
+        report("done")
+        signal.pause()
+
+    process = Child(child)
+    assert process.lines(1) == ["done"]
+    process.kill()
+    process.wait()
+
+
+def test_everything_closed_or_renamed_is_there(tmp_path: Path, snapshots: Snapshots) -> None:
+    def work(driver: Driver) -> None:
+        driver.write("a/c/0", b"new chunk 0")
+        driver.write("a/c/7.partial", b"chunk 7")
+        driver.rename("a/c/7.partial", "a/c/7")
+        driver.unlink("a/c/1")
+        driver.rename("b", "renamed")
+        driver.mkdir("empty")
+        driver.link("a/zarr.json", "empty/linked")
+        driver.chmod("empty", 0o700)
+        driver.utime("a/c/7", 11, 12)
+        driver.open("never closed", os.O_WRONLY | os.O_CREAT)
+
+    die_after(tmp_path, snapshots, work)
+    driver = open_tree(tmp_path, snapshots)
+    assert driver.files() == {
+        "a/zarr.json": b"{}",
+        "a/c/0": b"new chunk 0",
+        "a/c/7": b"chunk 7",
+        "renamed/zarr.json": b"b",
+        "empty/linked": b"{}",
+    }
+    assert driver.stat("empty").mode == 0o040700
+    assert (driver.stat("a/c/7").atime_ns, driver.stat("a/c/7").mtime_ns) == (11, 12)
+    assert driver.stat("empty/linked").ino == driver.stat("a/zarr.json").ino
+    assert driver.stat("empty/linked").nlink == 2
+    assert not driver.tree.recovery.is_new
+    assert driver.tree.recovery.entries == 10
+    assert driver.tree.recovery.rewritten == []
+    driver.tree.check_invariants()
+    driver.tree.close()
+
+
+def test_a_file_that_was_being_written_has_what_was_written(tmp_path: Path, snapshots: Snapshots) -> None:
+    times = []
+
+    def work(driver: Driver) -> None:
+        driver.write("closed", b"1234")
+        handle = driver.open("closed", os.O_RDWR)
+        driver.tree.write(handle, 0, b"ABCDEFGH")
+        other = driver.open("renamed while open.partial", os.O_RDWR | os.O_CREAT)
+        driver.tree.write(other, 0, b"first")
+        driver.rename("renamed while open.partial", "renamed while open")
+        driver.tree.write(other, 5, b" second")
+        lower = driver.open("a/c/0", os.O_RDWR)
+        driver.tree.write(lower, 0, b"CH")
+
+    die_after(tmp_path, snapshots, work)
+    driver = open_tree(tmp_path, snapshots)
+    assert driver.read("closed") == b"ABCDEFGH"
+    assert driver.stat("closed").size == 8
+    times.append(driver.stat("closed").mtime_ns)
+    assert driver.read("renamed while open") == b"first second"
+    assert driver.read("a/c/0") == b"chunk 0", "never flushed: as it was before"
+    assert sorted(driver.tree.recovery.rewritten) == ["closed", "renamed while open"]
+    assert driver.tree.recovery.swept == 1
+    driver.tree.close()
+    driver = open_tree(tmp_path, snapshots)
+    assert driver.tree.recovery.rewritten == []
+    assert driver.stat("closed").mtime_ns == times[0]
+    driver.tree.close()
+
+
+def test_a_file_removed_while_open_is_swept(tmp_path: Path, snapshots: Snapshots) -> None:
+    def work(driver: Driver) -> None:
+        driver.write("x", b"bytes")
+        driver.open("x", os.O_RDONLY)
+        driver.unlink("x")
+
+    die_after(tmp_path, snapshots, work)
+    driver = open_tree(tmp_path, snapshots)
+    assert not driver.exists("x")
+    assert driver.tree.recovery.swept == 1
+    driver.tree.close()
+
+
+def test_lost_bytes_are_reported_and_can_be_replaced(tmp_path: Path, snapshots: Snapshots) -> None:
+    driver = open_tree(tmp_path, snapshots)
+    for name in ("one", "two", "three"):
+        driver.write(name, b"bytes")
+    driver.tree.close()
+    for path in list((tmp_path / "spool").rglob("*")):
+        if path.is_file():
+            path.unlink()
+    driver = open_tree(tmp_path, snapshots)
+    assert sorted(driver.tree.recovery.lost) == ["one", "three", "two"]
+    assert driver.stat("one").size == 5
+    with pytest.raises(StorageError, match="were gone"):
+        driver.read("one")
+    with pytest.raises(StorageError):
+        driver.write("one", b"x", os.O_WRONLY)
+    assert [change.is_lost for change in driver.tree.changes()] == [True, True, True]
+    driver.write("one", b"written anew")
+    driver.unlink("two")
+    driver.rename("three", "four")
+    driver.tree.check_invariants()
+    driver.tree.close()
+    driver = open_tree(tmp_path, snapshots)
+    assert driver.tree.recovery.lost == ["four"]
+    assert driver.read("one") == b"written anew"
+    driver.tree.close()
+
+
+def test_a_shorter_spool_file_is_reported(tmp_path: Path, snapshots: Snapshots) -> None:
+    driver = open_tree(tmp_path, snapshots)
+    driver.write("one", b"0123456789")
+    driver.tree.close()
+    spooled = next(path for path in (tmp_path / "spool").rglob("*") if path.is_file())
+    os.truncate(spooled, 4)
+    driver = open_tree(tmp_path, snapshots)
+    assert driver.tree.recovery.rewritten == ["one"]
+    assert driver.read("one") == b"0123"
+    driver.tree.close()
+
+
+def test_foreign_files_in_the_spool_are_left_alone(tmp_path: Path, snapshots: Snapshots) -> None:
+    open_tree(tmp_path, snapshots).tree.close()
+    (tmp_path / "spool" / "0").mkdir()
+    (tmp_path / "spool" / "0" / "README").write_text("mine")
+    (tmp_path / "spool" / "0" / "00ff").write_text("not canonical")
+    (tmp_path / "spool" / "0" / "ff").write_text("an orphan")
+    driver = open_tree(tmp_path, snapshots)
+    assert driver.tree.recovery.swept == 1
+    driver.write("x", b"1")
+    driver.tree.close()
+    assert sorted(path.name for path in (tmp_path / "spool" / "0").iterdir())[:2] == ["00ff", "101"]
+
+
+def test_one_process_at_a_time(tmp_path: Path, snapshots: Snapshots) -> None:
+    driver = open_tree(tmp_path, snapshots)
+    with pytest.raises(SessionStateError, match=f"in use by process {os.getpid()}"):
+        open_tree(tmp_path, snapshots)
+    driver.write("x", b"1")
+    driver.tree.close()
+    die_after(tmp_path, snapshots, lambda driver: driver.write("y", b"2"))
+    driver = open_tree(tmp_path, snapshots)
+    assert driver.read("x") + driver.read("y") == b"12"
+    driver.tree.close()
+
+
+def test_a_tree_of_another_branch_or_repository_is_refused(tmp_path: Path, snapshots: Snapshots) -> None:
+    open_tree(tmp_path, snapshots).tree.close()
+    for changed in ({"branch": "dev"}, {"repository": "memory:other"}):
+        with pytest.raises(SessionStateError, match="holds the working tree of branch main"):
+            WorkTree(tmp_path, replace(options(snapshots), **changed))
+    open_tree(tmp_path, snapshots).tree.close()
+
+
+def test_the_base_of_an_existing_tree_counts(tmp_path: Path, snapshots: Snapshots) -> None:
+    open_tree(tmp_path, snapshots).tree.close()
+    snapshots.add("newer", {"x": b""})
+    tree = WorkTree(tmp_path, replace(options(snapshots), base="newer"))
+    assert tree.base == "base"
+    tree.close()
+
+
+def test_a_newer_schema_is_refused_and_left_alone(tmp_path: Path, snapshots: Snapshots) -> None:
+    open_tree(tmp_path, snapshots).tree.close()
+    with contextlib.closing(sqlite3.connect(tmp_path / "tree.db")) as db:
+        db.execute("pragma user_version = 99")
+    before = (tmp_path / "tree.db").read_bytes()
+    with pytest.raises(UnsupportedSpecVersionError, match="newer icefs"):
+        open_tree(tmp_path, snapshots)
+    assert (tmp_path / "tree.db").read_bytes() == before
+
+
+def test_an_older_schema_is_migrated_step_by_step(
+    tmp_path: Path, snapshots: Snapshots, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver = open_tree(tmp_path, snapshots)
+    driver.write("x", b"kept")
+    driver.tree.close()
+    done: list[int] = []
+
+    def step(version: int) -> journal.Migration:
+        def migrate(db: sqlite3.Connection) -> None:
+            done.append(version)
+            db.execute(f"create table added_in_{version + 1} (x)")
+
+        return migrate
+
+    monkeypatch.setattr(journal, "SCHEMA_VERSION", 3)
+    monkeypatch.setitem(journal.MIGRATIONS, 1, step(1))
+    monkeypatch.setitem(journal.MIGRATIONS, 2, step(2))
+    driver = open_tree(tmp_path, snapshots)
+    assert driver.read("x") == b"kept"
+    driver.tree.close()
+    assert done == [1, 2]
+    open_tree(tmp_path, snapshots).tree.close()
+    assert done == [1, 2]
+
+
+def test_a_failed_migration_changes_nothing(
+    tmp_path: Path, snapshots: Snapshots, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_tree(tmp_path, snapshots).tree.close()
+
+    def broken(db: sqlite3.Connection) -> None:
+        db.execute("create table half_done (x)")
+        db.execute("no sql at all")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(journal, "SCHEMA_VERSION", 2)
+        patch.setitem(journal.MIGRATIONS, 1, broken)
+        with pytest.raises(StorageError):
+            open_tree(tmp_path, snapshots)
+    with contextlib.closing(sqlite3.connect(tmp_path / "tree.db")) as db:
+        assert db.execute("select count(*) from sqlite_master where name = 'half_done'").fetchone() == (0,)
+        assert db.execute("pragma user_version").fetchone() == (1,)
+    open_tree(tmp_path, snapshots).tree.close()
+
+
+def test_a_damaged_database_is_one_clear_error(tmp_path: Path, snapshots: Snapshots) -> None:
+    open_tree(tmp_path, snapshots).tree.close()
+    (tmp_path / "tree.db").write_bytes(b"no database" * 1000)
+    with pytest.raises(StorageError, match="database"):
+        open_tree(tmp_path, snapshots)
+    assert (tmp_path / "tree.db").read_bytes() == b"no database" * 1000
+
+
+def test_rows_without_their_directory_are_an_error_and_stay(tmp_path: Path, snapshots: Snapshots) -> None:
+    driver = open_tree(tmp_path, snapshots)
+    driver.mkdir("d")
+    driver.write("d/x", b"1")
+    driver.tree.close()
+    with contextlib.closing(sqlite3.connect(tmp_path / "tree.db")) as db:
+        db.execute("delete from node where name = 'd'")
+        db.commit()
+    with pytest.raises(StorageError, match="damaged"):
+        open_tree(tmp_path, snapshots)
+    assert any(path.is_file() for path in (tmp_path / "spool").rglob("*"))
+
+
+def test_fsync_reaches_the_disk_in_order(tmp_path: Path, snapshots: Snapshots) -> None:
+    """The bytes, the spool directory, then the log with the row that refers to them."""
+    calls: list[str] = []
+    opts = options(snapshots)
+
+    class Io(type(opts.io)):  # type: ignore[misc]
+        def sync(self, fd: int) -> None:
+            calls.append("data")
+            super().sync(fd)
+
+        def sync_dir(self, path: str) -> None:
+            calls.append(f"dir {Path(path).name}")
+            super().sync_dir(path)
+
+    class Log(journal.Journal):
+        def apply(self, batch: journal.Batch) -> None:
+            calls.append("row")
+            super().apply(batch)
+
+        def sync(self) -> None:
+            calls.append("log")
+            super().sync()
+
+    driver = Driver(WorkTree(tmp_path, replace(opts, io=Io(), open_journal=Log)))
+    calls.clear()
+    handle = driver.open("x", os.O_WRONLY | os.O_CREAT)
+    driver.tree.write(handle, 0, b"1")
+    driver.tree.fsync(handle)
+    assert calls == ["data", "dir 0", "dir spool", "row", "log"]
+    calls.clear()
+    driver.tree.write(handle, 1, b"2")
+    driver.tree.fsync(handle)
+    assert calls == ["data", "row", "log"]
+    driver.close(handle)
+    calls.clear()
+    driver.mkdir("d")
+    driver.tree.fsync_dir()
+    assert calls[-1] == "log"
+    driver.tree.close()
