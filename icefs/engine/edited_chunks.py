@@ -7,6 +7,7 @@ import numpy as np
 
 from icefs.engine.changeset import Change, ChunkChanges
 from icefs.engine.chunks import U32, U64, ArrayChunks, ChunkBatch
+from icefs.engine.manifest_split import inside_grid
 from icefs.format.chunk_indices import ChunkIndices
 from icefs.format.manifest import ArrayRefs, ChunkKind, ChunkRef
 
@@ -68,7 +69,7 @@ class EditedChunks:
         parts = [batch.refs for batch in self._base.iter_batches(_ALL)]
         base = ArrayRefs.concat(parts) if parts else None
         revision, sets, deletes = self._changes.state()
-        refs = ArrayRefs.merge(base, sets, deletes)
+        refs = inside_grid(ArrayRefs.merge(base, sets, deletes), self.grid_shape)
         # Threads that come here at once may keep an older state than they could; the revision tells.
         self._merged = revision, refs
         return refs

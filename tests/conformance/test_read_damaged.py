@@ -79,7 +79,7 @@ def damage(path: Path, where: str, how: Callable[[bytes], bytes | None]) -> None
 def ask(opener: Callable[[GeneratedRepo], Any], generated: GeneratedRepo, question: Callable[[Any], Any]) -> Any:
     try:
         return question(opener(generated))
-    except Exception as error:  # noqa: BLE001  (the official library has errors outside of its tree)
+    except Exception as error:
         return error
 
 

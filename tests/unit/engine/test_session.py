@@ -232,7 +232,7 @@ def test_threads_read_the_same_session():
             for index in grid[offset:] + grid[:offset]:
                 assert session.read_chunk(session.chunk_ref("/a", index)) == str(index).encode()
             assert session.array_chunks("/a").children(()).tolist() == list(range(12))
-        except Exception as error:  # noqa: BLE001 - told by the main thread
+        except Exception as error:
             failures.append(error)
 
     threads = [threading.Thread(target=read, args=(17 * number,)) for number in range(6)]
