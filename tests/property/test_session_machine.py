@@ -489,4 +489,6 @@ class SessionMachine(RuleBasedStateMachine):
 
 
 TestSessionMachine = SessionMachine.TestCase
-TestSessionMachine.settings = settings(stateful_step_count=40)
+TestSessionMachine.settings = settings(
+    max_examples=max(10, settings.default.max_examples * 2 // 5), stateful_step_count=40
+)
