@@ -60,7 +60,13 @@ LOWER = {
 
 NAMES = ["zarr.json", "c", "0", "1", "x.partial", ".zgroup", "a", "b"]
 LONG_NAME = "n" * 256
-PATHS = st.lists(st.sampled_from(NAMES), min_size=1, max_size=3).map("/".join) | st.sampled_from(sorted(LOWER))
+# A path is text, the number of something that exists, or a name in a directory of that number.
+type PathLike = str | int | tuple[int, str]
+PATHS = (
+    st.lists(st.sampled_from(NAMES), min_size=1, max_size=3).map("/".join)
+    | st.integers(0, 30)
+    | st.tuples(st.integers(0, 10), st.sampled_from(NAMES))
+)
 DATA = st.sampled_from([b"", b"x", b"some bytes", b"longer than a chunk was"])
 OFFSETS = st.sampled_from([0, 1, 7, 30])
 OPEN_FLAGS = st.sampled_from(
@@ -142,6 +148,23 @@ class OverlayMachine(RuleBasedStateMachine):
             for name in names:
                 os.chmod(os.path.join(directory, name), 0o644)
 
+    def text(self, path: PathLike) -> str:
+        """Returns the path that a strategy means."""
+        if isinstance(path, str):
+            return path
+        found = [("", "")]
+        for directory, dirs, names in os.walk(self.model):
+            at = os.path.relpath(directory, self.model)
+            found += [
+                (kind, os.path.normpath(f"{at}/{name}")) for kind, of in (("d", dirs), ("f", names)) for name in of
+            ]
+        if isinstance(path, int):
+            found = sorted(path for kind, path in found if kind)
+            return found[path % len(found)] if found else "a"
+        dirs = sorted(path for kind, path in found if kind != "f")
+        above = dirs[path[0] % len(dirs)]
+        return f"{above}/{path[1]}" if above else path[1]
+
     def real(self, path: str) -> str:
         return f"{self.model}/{path}"
 
@@ -168,19 +191,23 @@ class OverlayMachine(RuleBasedStateMachine):
     # Names
 
     @rule(path=PATHS)
-    def mkdir(self, path: str) -> None:
+    def mkdir(self, path: PathLike) -> None:
+        path = self.text(path)
         self.both_unless_reserved(path, lambda: self.driver.mkdir(path), lambda: os.mkdir(self.real(path), 0o755))
 
     @rule(path=PATHS)
-    def rmdir(self, path: str) -> None:
+    def rmdir(self, path: PathLike) -> None:
+        path = self.text(path)
         self.both(lambda: self.driver.rmdir(path), lambda: os.rmdir(self.real(path)))
 
     @rule(path=PATHS)
-    def unlink(self, path: str) -> None:
+    def unlink(self, path: PathLike) -> None:
+        path = self.text(path)
         self.both(lambda: self.driver.unlink(path), lambda: os.unlink(self.real(path)))
 
     @rule(old=PATHS, new=PATHS, flags=st.sampled_from([0, 0, 0, RENAME_NOREPLACE, RENAME_EXCHANGE]))
-    def rename(self, old: str, new: str, flags: int) -> None:
+    def rename(self, old: PathLike, new: PathLike, flags: int) -> None:
+        old, new = self.text(old), self.text(new)
         if is_reserved(old) and not is_reserved(new):
             new = old
         self.both_unless_reserved(
@@ -190,19 +217,23 @@ class OverlayMachine(RuleBasedStateMachine):
         )
 
     @rule(old=PATHS, new=PATHS)
-    def link(self, old: str, new: str) -> None:
+    def link(self, old: PathLike, new: PathLike) -> None:
+        old, new = self.text(old), self.text(new)
         self.both_unless_reserved(
             new, lambda: self.driver.link(old, new), lambda: os.link(self.real(old), self.real(new))
         )
 
     @rule(path=PATHS)
-    def name_too_long(self, path: str) -> None:
+    def name_too_long(self, path: PathLike) -> None:
+        path = self.text(path)
         path = f"{path}/{LONG_NAME}"
         self.both(lambda: self.driver.stat(path), lambda: os.stat(self.real(path)))
         self.both(lambda: self.driver.mkdir(path), lambda: os.mkdir(self.real(path)))
 
     @rule(path=PATHS)
-    def rmtree(self, path: str) -> None:
+    def rmtree(self, path: PathLike) -> None:
+        path = self.text(path)
+
         def tree() -> None:
             if not self.driver.stat(path).is_dir:
                 raise errors.NotADirectoryTreeError(path)
@@ -226,7 +257,8 @@ class OverlayMachine(RuleBasedStateMachine):
     # Whole files
 
     @rule(path=PATHS, data=DATA)
-    def write_file(self, path: str, data: bytes) -> None:
+    def write_file(self, path: PathLike, data: bytes) -> None:
+        path = self.text(path)
         self.changing(path)
         self.both_unless_reserved(path, lambda: self.driver.write(path, data), lambda: self.write_model(path, data))
 
@@ -239,8 +271,9 @@ class OverlayMachine(RuleBasedStateMachine):
             os.close(fd)
 
     @rule(path=PATHS, data=DATA)
-    def write_by_rename(self, path: str, data: bytes) -> None:
+    def write_by_rename(self, path: PathLike, data: bytes) -> None:
         """As zarr-python writes."""
+        path = self.text(path)
         temporary = f"{path.rpartition('/')[0]}/tmp.partial".lstrip("/")
 
         def tree() -> None:
@@ -262,16 +295,19 @@ class OverlayMachine(RuleBasedStateMachine):
         self.both_unless_reserved(path, tree, model)
 
     @rule(path=PATHS, size=OFFSETS)
-    def truncate(self, path: str, size: int) -> None:
+    def truncate(self, path: PathLike, size: int) -> None:
+        path = self.text(path)
         self.changing(path)
         self.both(lambda: self.driver.truncate(path, size), lambda: os.truncate(self.real(path), size))
 
     @rule(path=PATHS, mode=st.sampled_from([0o600, 0o644, 0o755]))
-    def chmod(self, path: str, mode: int) -> None:
+    def chmod(self, path: PathLike, mode: int) -> None:
+        path = self.text(path)
         self.both(lambda: self.driver.chmod(path, mode), lambda: os.chmod(self.real(path), mode))
 
     @rule(path=PATHS, time_ns=st.integers(1, 2_000_000))
-    def utime(self, path: str, time_ns: int) -> None:
+    def utime(self, path: PathLike, time_ns: int) -> None:
+        path = self.text(path)
         self.changing(path)
         done = self.both(
             lambda: self.driver.utime(path, time_ns + 1, time_ns),
@@ -285,7 +321,8 @@ class OverlayMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: len(self.opened) < 4)
     @rule(path=PATHS, flags=OPEN_FLAGS)
-    def open(self, path: str, flags: int) -> None:
+    def open(self, path: PathLike, flags: int) -> None:
+        path = self.text(path)
         if flags & os.O_TRUNC:
             self.changing(path)
         if is_reserved(path) and flags & os.O_CREAT:
