@@ -10,7 +10,8 @@ shows. pyfuse3 sets both through `st_ino`. Here the node id is set alone, where 
 `pyfuse3.EntryAttributes`; `EntryBuffer` checks once that it is where it is expected, and does without if it is not.
 
 Who wants attributes is found out by trying (`Listers`): of the files that a process lists, most come with attributes
-and a few without; if it never looks any of those up, it gets no more attributes, until it does look something up.
+and a few without; if it never looks any of those up, the directories that it lists next come without attributes,
+until it does look something up. A process that looks them up is tried less and less.
 """
 
 import ctypes
@@ -19,9 +20,12 @@ from typing import Final
 import pyfuse3
 
 SPARSE: Final = 16
-"""Of the entries that come with attributes, every one of so many comes without, to see whether it is asked for."""
+"""So many entries with attributes come between two without, at first."""
 
+_SPARSEST: Final = 4096
 _PATIENCE: Final = 4
+# fts(3), which is in find, du, rm and chmod, reads up to 100 000 names before it looks at the first.
+_LARGE: Final = 1 << 17
 _MAX_PROCESSES: Final = 256
 
 # Behind the object's header (count and type) comes a `struct fuse_entry_param`: u64 ino, u64 generation, struct stat.
@@ -62,48 +66,82 @@ def _find_node_id(entry: pyfuse3.EntryAttributes) -> ctypes.c_uint64 | None:
     return node_id if found else None
 
 
-class Listers:
-    """What the processes that list directories do with what they are sent.
+class Lister:
+    """What a process does with what it is sent.
 
-    A process wants attributes as long as it looks up some of the few files that it was sent without, before
-    `_PATIENCE` more of those were sent.
+    Attributes:
+        ignored: How many bare entries it was sent since it looked a file up.
+        gap: How many entries lie between two bare ones.
+        until_bare: How many entries come before the next bare one.
     """
 
-    __slots__ = ("_by_handle", "_ignored")
+    __slots__ = ("gap", "ignored", "until_bare")
 
     def __init__(self) -> None:
-        self._by_handle: dict[int, int] = {}
-        # By process: how many bare entries it was sent since it looked a file up.
-        self._ignored: dict[int, int] = {}
+        self.ignored = 0
+        self.gap = SPARSE
+        self.until_bare = 1
+
+    @property
+    def wants_attributes(self) -> bool:
+        """Whether it may still want attributes."""
+        return self.ignored < _PATIENCE
+
+
+class OpenListing:
+    """A directory that is open.
+
+    Attributes:
+        lister: Who reads it.
+        is_full: Whether its entries bring their attributes. That is settled when it is opened, since many a program
+            reads a directory to its end before it looks at the first name; and once more in a very large one.
+    """
+
+    __slots__ = ("_sent", "is_full", "lister")
+
+    def __init__(self, lister: Lister) -> None:
+        self.lister = lister
+        self.is_full = lister.wants_attributes
+        self._sent = 0
+
+    def sent(self, count: int) -> None:
+        """Takes note that entries were sent."""
+        self._sent += count
+        if self._sent >= _LARGE:
+            self._sent = 0
+            self.is_full = self.lister.wants_attributes
+
+
+class Listers:
+    """The processes that list directories, and the directories that they have open."""
+
+    __slots__ = ("_by_pid", "_open")
+
+    def __init__(self) -> None:
+        self._open: dict[int, OpenListing] = {}
+        self._by_pid: dict[int, Lister] = {}
 
     def begin(self, fh: int, pid: int) -> None:
         """Takes note that a process opened a directory."""
-        self._by_handle[fh] = pid
-        if pid not in self._ignored:
-            if len(self._ignored) >= _MAX_PROCESSES:
-                del self._ignored[next(iter(self._ignored))]
-            self._ignored[pid] = 0
+        lister = self._by_pid.get(pid)
+        if lister is None:
+            if len(self._by_pid) >= _MAX_PROCESSES:
+                del self._by_pid[next(iter(self._by_pid))]
+            lister = self._by_pid[pid] = Lister()
+        self._open[fh] = OpenListing(lister)
 
     def end(self, fh: int) -> None:
         """Takes note that a directory was closed."""
-        self._by_handle.pop(fh, None)
+        self._open.pop(fh, None)
 
     def looked_up(self, pid: int) -> None:
         """Takes note that a process looked a file up."""
-        if pid in self._ignored:
-            self._ignored[pid] = 0
+        lister = self._by_pid.get(pid)
+        if lister is not None:
+            lister.ignored = 0
+            lister.gap = min(2 * lister.gap, _SPARSEST)
 
-    def want_attributes(self, fh: int) -> bool:
-        """Tells whether the process behind a handle may want attributes."""
-        return self._ignored.get(self._by_handle.get(fh, 0), 0) < _PATIENCE
-
-    def next_bare(self, fh: int) -> int:
-        """Returns how many entries with attributes come before the first bare one of a run."""
-        return min(SPARSE - 1, self._ignored.get(self._by_handle.get(fh, 0), 0) + 1)
-
-    def sent_bare(self, fh: int) -> int:
-        """Takes note that a bare entry was sent; returns how far behind it the next one is."""
-        pid = self._by_handle.get(fh, 0)
-        if pid in self._ignored:
-            self._ignored[pid] += 1
-        return SPARSE
+    def of(self, fh: int) -> OpenListing:
+        """Returns the listing of an open directory."""
+        found = self._open.get(fh)
+        return OpenListing(Lister()) if found is None else found

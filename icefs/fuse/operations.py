@@ -13,7 +13,7 @@ from typing import Any, Final
 import pyfuse3
 
 from icefs.errors import EntryNotFoundError, InvalidInputError, NameTooLongError, UnsupportedError
-from icefs.fuse.bare_entries import EntryBuffer, Listers
+from icefs.fuse.bare_entries import EntryBuffer, Lister, Listers
 from icefs.fuse.errno_map import Recorder, handler, silent_handler
 from icefs.vfs.attrs import ABSENT, BLOCK_SIZE, Attr, EntryRun
 from icefs.vfs.interface import AttrChanges, Vfs
@@ -268,17 +268,21 @@ class Operations(pyfuse3.Operations):
     async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
         """Fills the kernel's buffer with entries, from position `start_id`; see `bare_entries` for their attributes."""
         position = start_id
-        wanted = self._buffer.node_id is None or self._listers.want_attributes(fh)
+        listing = self._listers.of(fh)
+        is_full = listing.is_full or self._buffer.node_id is None
         while (run := await self._vfs.readdir(fh, position)) is not None:
             first = position - run.start
             # Directories are looked at by whoever lists a tree; files perhaps not.
-            is_full = wanted or not run.template.mode & S_IFREG
-            end = self._reply_full(token, fh, run, first) if is_full else self._reply_bare(token, run, first)
+            if is_full or not run.template.mode & S_IFREG:
+                end = self._reply_full(token, fh, listing.lister, run, first)
+            else:
+                end = self._reply_bare(token, run, first)
+            listing.sent(end - first)
             position = run.start + end
             if end < len(run.names):
                 return
 
-    def _reply_full(self, token: pyfuse3.ReaddirToken, fh: int, run: EntryRun, first: int) -> int:
+    def _reply_full(self, token: pyfuse3.ReaddirToken, fh: int, lister: Lister, run: EntryRun, first: int) -> int:
         """Sends the entries of a run with their attributes until the buffer is full; returns where it stopped.
 
         This loop is most of the cost of a listing, so it sets what differs between entries and nothing else.
@@ -286,9 +290,9 @@ class Operations(pyfuse3.Operations):
         start, template, names, inos, sizes, mtimes_ns = run
         entry, node_id = fill(self._buffer.entry, template), self._buffer.node_id
         reply = pyfuse3.readdir_reply
-        counted = first
-        bare_at = first + self._listers.next_bare(fh) if template.mode & S_IFREG and node_id is not None else -1
-        for index in range(first, len(names)):
+        tries = bool(template.mode & S_IFREG) and node_id is not None
+        counted, bare_at, end = first, first + lister.until_bare if tries else -1, len(names)
+        for index in range(first, end):
             entry.st_ino = inos[index]
             if sizes is not None:
                 size = sizes[index]
@@ -299,19 +303,22 @@ class Operations(pyfuse3.Operations):
             if index == bare_at and node_id is not None:
                 node_id.value = 0
             if not reply(token, names[index], entry, start + index + 1):
-                self._vfs.entered(fh, run, counted, index)
-                return index
+                end = index
+                break
             if index == bare_at:
                 self._vfs.entered(fh, run, counted, index)
-                counted, bare_at = index + 1, index + self._listers.sent_bare(fh)
-        self._vfs.entered(fh, run, counted, len(names))
-        return len(names)
+                counted, bare_at = index + 1, index + lister.gap
+                lister.ignored += 1
+        self._vfs.entered(fh, run, counted, end)
+        if tries:
+            lister.until_bare = bare_at - end
+        return end
 
     def _reply_bare(self, token: pyfuse3.ReaddirToken, run: EntryRun, first: int) -> int:
         """Sends the entries of a run without attributes until the buffer is full; returns where it stopped."""
         start, template, names, inos, _, _ = run
         entry, node_id = fill(self._buffer.entry, template), self._buffer.node_id
-        assert node_id is not None  # without it, attributes are always wanted
+        assert node_id is not None  # without it, attributes are always sent
         reply = pyfuse3.readdir_reply
         position = start + first
         for name, ino in zip(names[first:] if first else names, inos[first:] if first else inos, strict=True):

@@ -1,8 +1,15 @@
 """Directory entries without attributes, and who is sent them."""
 
 import ctypes
+from types import SimpleNamespace
+
+import pyfuse3
+import pytest
 
 from icefs.fuse.bare_entries import SPARSE, EntryBuffer, Listers, _find_node_id
+from icefs.fuse.operations import Operations
+from icefs.vfs.attrs import EntryRun
+from tests.support.fake_vfs import FILE, FakeRecorder, FakeVfs
 
 
 def test_the_node_id_is_found_and_can_be_set_alone():
@@ -22,31 +29,133 @@ def test_an_object_that_looks_otherwise_is_left_alone():
     assert _find_node_id(Other()) is None
 
 
+def sent_bare(lister, count=1):
+    lister.ignored += count
+
+
 def test_a_process_that_looks_nothing_up_gets_no_more_attributes():
     listers = Listers()
     listers.begin(1, pid=10)
     listers.begin(2, pid=20)
-    while listers.want_attributes(1):
-        assert 0 < listers.next_bare(1) < SPARSE
-        listers.sent_bare(1)
-        listers.sent_bare(2)
-        listers.looked_up(20)
-    assert listers.want_attributes(2)
+    assert listers.of(1).is_full
+    sent_bare(listers.of(1).lister, 4)
+    sent_bare(listers.of(2).lister, 4)
+    listers.looked_up(20)
+    # A program may read a directory to its end before it looks at the first name.
+    assert listers.of(1).is_full
     listers.end(1)
     listers.begin(3, pid=10)
-    assert not listers.want_attributes(3)  # it is the same process
+    assert not listers.of(3).is_full
+    listers.begin(4, pid=20)
+    assert listers.of(4).is_full
     listers.looked_up(10)
-    assert listers.want_attributes(3)
+    listers.begin(5, pid=10)
+    assert listers.of(5).is_full
+
+
+def test_a_very_large_directory_is_settled_once_more():
+    listers = Listers()
+    listers.begin(1, pid=10)
+    listing = listers.of(1)
+    sent_bare(listing.lister, 100)
+    listing.sent((1 << 17) - 1)
+    assert listing.is_full
+    listing.sent(1)
+    assert not listing.is_full
+    listers.looked_up(10)
+    listing.sent(1 << 17)
+    assert listing.is_full
+
+
+def test_a_process_that_looks_up_is_tried_less_and_less():
+    listers = Listers()
+    listers.begin(1, pid=10)
+    lister = listers.of(1).lister
+    gaps = [lister.gap]
+    for _ in range(12):
+        listers.looked_up(10)
+        gaps.append(lister.gap)
+    assert gaps[0] == SPARSE
+    assert gaps == sorted(gaps)
+    assert gaps[-1] == 4096
+
+
+def test_a_handle_that_nobody_opened_gets_attributes():
+    assert Listers().of(99).is_full
 
 
 def test_only_the_latest_processes_are_remembered():
     listers = Listers()
     for pid in range(1000):
         listers.begin(pid, pid)
-        for _ in range(9):
-            listers.sent_bare(pid)
+        sent_bare(listers.of(pid).lister, 9)
         listers.end(pid)
     listers.begin(5000, pid=999)
     listers.begin(5001, pid=1)
-    assert not listers.want_attributes(5000)
-    assert listers.want_attributes(5001)
+    assert not listers.of(5000).is_full
+    assert listers.of(5001).is_full
+
+
+class Kernel:
+    """Takes entries a bufferful at a time, and counts those without attributes."""
+
+    def __init__(self, monkeypatch, operations, room):
+        self.operations = operations
+        self.room = room
+        monkeypatch.setattr(pyfuse3, "readdir_reply", self._reply)
+
+    def _reply(self, token, name, entry, next_id):
+        if self.left == 0:
+            return False
+        self.left -= 1
+        self.position = next_id
+        self.names.append(name)
+        self.bare.extend([name] if entry.st_ino == 0 else [])
+        return True
+
+    async def list(self, fh):
+        self.names, self.bare, self.position, before = [], [], 0, -1
+        while self.position != before:
+            before, self.left = self.position, self.room
+            await self.operations.readdir(fh, self.position, None)
+        return self.names
+
+
+FILES = EntryRun(0, FILE, [b"%d" % i for i in range(1000)], list(range(100, 1100)))
+
+
+@pytest.fixture
+def operations():
+    vfs = FakeVfs()
+    vfs.runs = [FILES]
+    return Operations(vfs, FakeRecorder())
+
+
+async def listed(operations, kernel, pid, fh=3):
+    operations._vfs.answers["opendir"] = fh
+    await operations.opendir(2, SimpleNamespace(pid=pid))
+    assert await kernel.list(fh) == FILES.names
+    entered = sum(args[2] - args[1] for name, args in operations._vfs.calls if name == "entered")
+    operations._vfs.calls.clear()
+    await operations.releasedir(fh)
+    # Every entry that brings attributes is a reference of the kernel, and no other.
+    assert entered == len(FILES.names) - len(kernel.bare)
+    return len(kernel.bare)
+
+
+@pytest.mark.parametrize("room", [1, 7, 100, 5000])
+async def test_names_alone_are_soon_listed_without_attributes(operations, monkeypatch, room):
+    kernel = Kernel(monkeypatch, operations, room)
+    assert [await listed(operations, kernel, pid=7) for _ in range(3)] == [63, 1000, 1000]
+
+
+@pytest.mark.parametrize("room", [1, 7, 100, 5000])
+async def test_who_looks_names_up_is_hardly_asked_to(operations, monkeypatch, room):
+    kernel = Kernel(monkeypatch, operations, room)
+    counts = []
+    for _ in range(20):
+        counts.append(await listed(operations, kernel, pid=7))
+        for name in kernel.bare:
+            await operations.lookup(2, name, SimpleNamespace(pid=7))
+    assert counts[0] == 63
+    assert sum(counts[1:]) <= 6
