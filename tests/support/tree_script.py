@@ -319,5 +319,5 @@ def _check_uncertain(step: Step | None, before: Model, after: Model, files: dict
             continue
         # A write that was cut off leaves a part of its bytes, over what was there or over nothing.
         old, found = before.files.get(path, b""), files[path]
-        written = len(os.path.commonprefix([step.data, found]))
+        written = len(os.path.commonprefix([step.data, found]))  # noqa: RUF071  (bytes, not paths)
         assert found in {old, found[:written], found[:written] + old[written:]}, (step, len(found), written)
