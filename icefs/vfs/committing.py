@@ -8,8 +8,7 @@ Writers wait for the freeze alone.
 """
 
 import logging
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,14 +18,14 @@ from icefs.engine.writable import WritableSession
 from icefs.engine.writing import WritableRepository
 from icefs.errors import InvalidInputError, NothingToCommitError, StorageError, UnsupportedError
 from icefs.format.ids import SnapshotId
-from icefs.format.manifest import ArrayRefs, ChunkRef, InlineRef
+from icefs.format.manifest import ArrayRefs, InlineRef
 from icefs.vfs.branches import Entry, plan_move
 from icefs.vfs.trees import open_session
 from icefs.worktree.frozen import FrozenTree
 from icefs.worktree.overlay import WorkTree
 from icefs.worktree.settle import SettleResult
-from icefs.worktree.staging import Source, Staged, deletions, reused_ref, stage
-from icefs.zarr.reader import KeyReader
+from icefs.worktree.staging import Staged, deletions, stage
+from icefs.worktree.uploads import ArrayUpload, Progress, upload_chunks
 
 if TYPE_CHECKING:
     from icefs.vfs.working import WorkingTree
@@ -34,11 +33,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _SHOWN: Final = 20
-_UPLOADS: Final = 8
-_BATCH: Final = 4096
-
-type Progress = Callable[[int, int], None]
-"""Is told how many chunks are stored, of how many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,24 +162,13 @@ def apply_staged(
 ) -> None:
     """Does to a session what is staged; chunks are stored in parallel."""
     _apply_nodes(staged, session)
-    reader = KeyReader(base)
-    total = sum(len(array.sets) for array in staged.arrays.values())
-    done = 0
-
-    def store(source: Source) -> ChunkRef:
-        return reused_ref(base, reader, source) or session.store_chunk(frozen.read(source))
-
-    with ThreadPoolExecutor(_UPLOADS, thread_name_prefix="icefs-upload") as pool:
-        for path, array in staged.arrays.items():
-            indices = list(array.sets)
-            refs: list[ChunkRef] = []
-            for start in range(0, len(indices), _BATCH):
-                refs += pool.map(store, [array.sets[index] for index in indices[start : start + _BATCH]])
-                done += len(indices[start : start + _BATCH])
-                progress(done, total)
-            if refs:
-                pairs = list(zip(indices, refs, strict=True))
-                session.set_chunk_refs(path, ArrayRefs.from_refs(session.node(path).id, len(indices[0]), pairs))
+    arrays = [
+        ArrayUpload(path, session.node(path).id, list(array.sets.items()))
+        for path, array in staged.arrays.items()
+        if array.sets
+    ]
+    for path, refs in upload_chunks(arrays, frozen, base, session, progress):
+        session.set_chunk_refs(path, refs)
 
 
 def _apply_nodes(staged: Staged, session: WritableSession) -> None:
