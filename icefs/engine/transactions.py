@@ -161,7 +161,12 @@ def _settle(session: "WritableSession", branch: str) -> SnapshotId | None:
 
 
 def amend(
-    session: "WritableSession", message: str, *, metadata: dict[str, Any] | None = None, allow_empty: bool = False
+    session: "WritableSession",
+    message: str,
+    *,
+    metadata: dict[str, Any] | None = None,
+    allow_empty: bool = False,
+    before_publish: BeforePublish | None = None,
 ) -> SnapshotId:
     """Replaces the branch's newest commit by one that also has the session's changes (spec 2).
 
@@ -190,6 +195,8 @@ def amend(
         new = write_snapshot(
             repository, base, changes, message=message, metadata=_metadata(session, metadata, {}), merge_log_of=base.id
         )
+        if before_publish is not None:
+            before_publish(new.id)
         with _in_doubt(session, new.id, revision):
             updates.publish_commit(repository, branch, base.id, new, is_rearrange=session.is_rearrange, amend=True)
         session.committed(new)

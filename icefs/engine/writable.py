@@ -400,9 +400,9 @@ class WritableSession(Session):
         """Commits the changes to the branch."""
         return transactions.commit(self, message, metadata, **options)
 
-    def amend(self, message: str, *, metadata: dict[str, Any] | None = None, allow_empty: bool = False) -> SnapshotId:
+    def amend(self, message: str, metadata: dict[str, Any] | None = None, **options: Any) -> SnapshotId:
         """Replaces the branch's newest commit by one that also has the changes (spec 2)."""
-        return transactions.amend(self, message, metadata=metadata, allow_empty=allow_empty)
+        return transactions.amend(self, message, metadata=metadata, **options)
 
     def flush(self, message: str, *, metadata: dict[str, Any] | None = None) -> SnapshotId:
         """Writes the changes as a snapshot that no branch leads to."""

@@ -8,7 +8,7 @@ Writers wait for the freeze alone.
 """
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,7 +16,7 @@ from icefs.engine.conflicts import BasicConflictSolver, ConflictDetector, Confli
 from icefs.engine.session import Session
 from icefs.engine.writable import WritableSession
 from icefs.engine.writing import WritableRepository
-from icefs.errors import InvalidInputError, NothingToCommitError, StorageError, UnsupportedError
+from icefs.errors import BranchMovedError, InvalidInputError, NothingToCommitError, StorageError, UnsupportedError
 from icefs.format.ids import SnapshotId
 from icefs.format.manifest import ArrayRefs, InlineRef
 from icefs.vfs.branches import Entry, plan_move
@@ -40,18 +40,20 @@ class CommitRequest:
     """What to commit, and how.
 
     Attributes:
-        message: The commit message.
-        metadata: The commit's metadata.
+        message: The commit message; None, with `amend`, for that of the commit that is replaced.
+        metadata: The commit's metadata; with `amend`, joined with that of the commit that is replaced.
         rebase: `ours`, `theirs` or `fail` to rebase where others have committed; None to fail then.
         allow_empty: Commit also where nothing changed.
         skip_invalid: Leave out what cannot be committed.
+        amend: Replace the branch's newest commit, which the tree must stand on.
     """
 
-    message: str
+    message: str | None
     metadata: dict[str, Any] = field(default_factory=dict)
     rebase: str | None = None
     allow_empty: bool = False
     skip_invalid: bool = False
+    amend: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +91,22 @@ def solver_for(name: str) -> ConflictSolver:
 
 
 def commit(
-    tree: "WorkingTree", work: WorkTree, request: CommitRequest, open_inos: Iterable[int], progress: Progress
+    tree: "WorkingTree",
+    work: WorkTree,
+    request: CommitRequest,
+    open_inos: Iterable[int],
+    progress: Progress,
+    before_publish: Callable[[], None] = lambda: None,
 ) -> Committed:
     """Commits a working tree.
+
+    Args:
+        tree: The branch.
+        work: Its working tree.
+        request: What to commit, and how.
+        open_inos: The inodes that are open.
+        progress: Is told how far the uploads are; what it raises ends the commit, and the tree is as it was.
+        before_publish: Called right before the commit may become visible; what it raises ends the commit, too.
 
     Raises:
         NothingToCommitError: nothing changed.
@@ -111,14 +126,21 @@ def commit(
         _check(staged, request)
         session = repository.writable_session_at(tree.name, base.snapshot_id)
         apply_staged(staged, frozen, base, session, progress)
-        writing = session
-        snapshot_id = writing.commit(
-            request.message,
-            request.metadata or None,
-            rebase_with=solver,
-            allow_empty=request.allow_empty,
-            before_publish=lambda new: work.record_intent(frozen, str(new), frozen.base, staged.left),
-        )
+
+        def announce(new: SnapshotId) -> None:
+            before_publish()
+            work.record_intent(frozen, str(new), frozen.base, staged.left)
+
+        if request.amend:
+            snapshot_id = _amend(session, request, announce)
+        else:
+            snapshot_id = session.commit(
+                request.message or "",
+                request.metadata or None,
+                rebase_with=solver,
+                allow_empty=request.allow_empty,
+                before_publish=announce,
+            )
     except BaseException as error:
         published = _published(repository, tree.name, session, error)
         if published is None:
@@ -126,6 +148,21 @@ def commit(
             raise
         snapshot_id = published
     return _settle(tree, work, frozen, staged, snapshot_id, open_inos)
+
+
+def _amend(session: WritableSession, request: CommitRequest, announce: Callable[[SnapshotId], None]) -> SnapshotId:
+    """Replaces the newest commit; says plainly that this cannot be where that is somebody else's by now."""
+    replaced = session.snapshot
+    message = replaced.message if request.message is None else request.message
+    metadata = {key: value for key, value in replaced.metadata.items() if key != "__icechunk"} | request.metadata
+    try:
+        return session.amend(message, metadata or None, allow_empty=request.allow_empty, before_publish=announce)
+    except BranchMovedError as error:
+        raise BranchMovedError(
+            f"{replaced.id} is not the newest commit of {session.branch!r} any more; amending would lose the newest",
+            hint="rebase, then commit without amending",
+            **error.facts,
+        ) from error
 
 
 def _check(staged: Staged, request: CommitRequest) -> None:
