@@ -4,6 +4,7 @@ A client sees a directory and nothing else, so that the same one measures icefs,
 plain files; the `official_…` ones use the official library instead.
 """
 
+import json
 import os
 import random
 import subprocess
@@ -11,6 +12,8 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+from tests.benchmarks import write_clients
 
 
 def _shuffled_files(directory: str) -> list[str]:
@@ -154,15 +157,21 @@ CLIENTS: dict[str, Callable[[str], float]] = {
         open_read_close, warm_stat, cold_stat, sequential_read, warm_read, find, zarr_read, official_zarr_read,
         official_list_prefix,
     )
-}  # fmt: skip
+} | write_clients.CLIENTS  # fmt: skip
+
+
+def run_all(name: str, argument: Path | str) -> list[float]:
+    """Runs a client in a process of its own; returns the figures that it printed, its seconds last."""
+    command = [sys.executable, "-m", "tests.benchmarks.clients", name, str(argument)]
+    root = Path(__file__).parents[2]
+    done = subprocess.run(command, cwd=root, check=True, stdout=subprocess.PIPE, text=True)
+    *others, seconds = done.stdout.splitlines()
+    return [*(figure for line in others for figure in json.loads(line).values()), float(seconds)]
 
 
 def run(name: str, argument: Path | str) -> float:
     """Runs a client in a process of its own and returns its seconds."""
-    command = [sys.executable, "-m", "tests.benchmarks.clients", name, str(argument)]
-    root = Path(__file__).parents[2]
-    done = subprocess.run(command, cwd=root, check=True, stdout=subprocess.PIPE, text=True)
-    return float(done.stdout.split()[-1])
+    return run_all(name, argument)[-1]
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@ event loop with the same number of workers as icefs, so that the difference betw
 
     python -m tests.benchmarks.null_fs MOUNTPOINT DIRS FILES SIZE
 
-With WRITE=1 in the environment files can be created, written and renamed; the bytes are thrown away.
+Files and directories can be made, written and renamed beside those; names are kept in memory, and bytes are thrown
+away but for how many they were.
 """
 
 import errno
@@ -18,6 +19,7 @@ import trio
 
 FOREVER = 1e9
 _FIRST_FILE = 1 << 32
+_FIRST_MADE = 1 << 48
 
 
 class NullOperations(pyfuse3.Operations):
@@ -27,15 +29,16 @@ class NullOperations(pyfuse3.Operations):
         super().__init__()
         self.dirs, self.files, self.size = dirs, files, size
         self.zeros = bytes(max(size, 1))
-        self.created: dict[bytes, int] = {}
-        self.next_ino = 1 << 48
+        self.created: dict[tuple[int, bytes], int] = {}
+        self.sizes: dict[int, int] = {}
+        self.next_ino = _FIRST_MADE
 
     def _attr(self, ino: int) -> pyfuse3.EntryAttributes:
         attr = pyfuse3.EntryAttributes()
         attr.st_ino = ino
-        is_file = ino >= _FIRST_FILE
+        is_file = _FIRST_FILE <= ino < _FIRST_MADE or ino in self.sizes
         attr.st_mode = stat.S_IFREG | 0o644 if is_file else stat.S_IFDIR | 0o755
-        attr.st_size = self.size if is_file else 0
+        attr.st_size = self.sizes.get(ino, self.size) if is_file else 0
         attr.st_nlink = 1
         attr.entry_timeout = attr.attr_timeout = FOREVER
         return attr
@@ -47,15 +50,16 @@ class NullOperations(pyfuse3.Operations):
         return self._attr(ino)
 
     async def lookup(self, parent, name, ctx=None):
+        made = self.created.get((parent, name))
+        if made is not None:
+            return self._attr(made)
         try:
             number = int(name)
         except ValueError:
-            if name in self.created:
-                return self._attr(self.created[name])
             raise pyfuse3.FUSEError(errno.ENOENT) from None
         if parent == pyfuse3.ROOT_INODE and number < self.dirs:
             return self._attr(2 + number)
-        if number < self.files:
+        if 2 <= parent < _FIRST_FILE and number < self.files:
             return self._attr(_FIRST_FILE + (parent - 2) * self.files + number)
         raise pyfuse3.FUSEError(errno.ENOENT)
 
@@ -72,21 +76,30 @@ class NullOperations(pyfuse3.Operations):
     async def open(self, ino, flags, ctx):
         return pyfuse3.FileInfo(fh=ino, keep_cache=True)
 
-    async def create(self, parent, name, mode, flags, ctx):
+    def _make(self, parent: int, name: bytes) -> int:
         self.next_ino += 1
-        self.created[name] = self.next_ino
-        return pyfuse3.FileInfo(fh=self.next_ino), self._attr(self.next_ino)
+        self.created[parent, name] = self.next_ino
+        return self.next_ino
+
+    async def create(self, parent, name, mode, flags, ctx):
+        ino = self._make(parent, name)
+        self.sizes[ino] = 0
+        return pyfuse3.FileInfo(fh=ino), self._attr(ino)
+
+    async def mkdir(self, parent, name, mode, ctx):
+        return self._attr(self._make(parent, name))
 
     async def rename(self, parent_old, name_old, parent_new, name_new, flags, ctx):
-        self.created[name_new] = self.created.pop(name_old)
+        self.created[parent_new, name_new] = self.created.pop((parent_old, name_old))
 
     async def unlink(self, parent, name, ctx):
-        self.created.pop(name, None)
+        self.created.pop((parent, name), None)
 
     async def read(self, fh, offset, size):
         return self.zeros if offset == 0 and size >= self.size else self.zeros[offset : offset + size]
 
     async def write(self, fh, offset, data):
+        self.sizes[fh] = max(self.sizes.get(fh, 0), offset + len(data))
         return len(data)
 
     async def release(self, fh):

@@ -5,6 +5,8 @@ import os
 import shutil
 from pathlib import Path
 
+os.environ.setdefault("ICECHUNK_LOG", "error")  # or it warns of each local repository
+
 import icechunk
 import numpy as np
 import zarr
@@ -65,7 +67,27 @@ def _million_repo(path: Path, grid: tuple[int, ...]) -> None:
     session.commit("a million chunks")
 
 
+def _empty_repo(path: Path) -> None:
+    _create(path)
+    # The first directory that is written to.
+    session = icechunk.Repository.open(icechunk.local_filesystem_storage(str(path))).writable_session("main")
+    zarr.create_array(session.store, name="a", shape=(SMALL_GRID[0] ** 2,), chunks=(1,), dtype="u1", compressors=None)
+    session.commit("an array without chunks")
+
+
+def _staged_repo(path: Path) -> None:
+    """The small chunks, and an array without any that 100 000 can be written to."""
+    _chunks_repo(path, (SMALL_GRID[0] * 64, SMALL_GRID[1] * 64), (64, 64))
+    session = icechunk.Repository.open(icechunk.local_filesystem_storage(str(path))).writable_session("main")
+    zarr.create_array(
+        session.store, name="staged", shape=(100 * 32, 1000 * 32), chunks=(32, 32), dtype="u1", compressors=None
+    )
+    session.commit("an array without chunks")
+
+
 _RECIPES = {
+    "empty": _empty_repo,
+    "staged": _staged_repo,
     "small": lambda path: _chunks_repo(path, (SMALL_GRID[0] * 64, SMALL_GRID[1] * 64), (64, 64)),
     "big": lambda path: _chunks_repo(path, (BIG_CHUNKS * BIG_CHUNK_BYTES,), (BIG_CHUNK_BYTES,)),
     **{name: lambda path, grid=grid: _million_repo(path, grid) for name, grid in MILLION_GRIDS.items()},
