@@ -14,13 +14,14 @@ Durability: a plain `put` or `copy` is visible to every reader when it returns, 
 written through the same storage before, then itself, and only then returns.
 """
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from icefs.errors import InvalidInputError, InvalidObjectSizeError
+from icefs.errors import InvalidInputError, InvalidObjectSizeError, StorageError
 
 type Version = str
 """Names one version of one object; opaque, comparable for equality only."""
@@ -92,6 +93,27 @@ def range_end(size_bytes: int, start: int, end: int | None, *, name: str) -> int
             expected_bytes=wanted,
         )
     return size_bytes if end is None else end
+
+
+def read_file(path: str, start: int = 0, size: int | None = None) -> bytes:
+    """Reads a local file that is to become an object: all of it, or `size` bytes from `start` on.
+
+    Raises:
+        StorageError: it cannot be read, or is shorter.
+    """
+    try:
+        with open(path, "rb", buffering=0) as file:
+            wanted = os.fstat(file.fileno()).st_size if size is None else size
+            if start:
+                file.seek(start)
+            data = file.read(wanted)
+            while len(data) < wanted and (more := file.read(wanted - len(data))):
+                data += more
+    except OSError as error:
+        raise StorageError(f"cannot read {path}: {error.strerror or error}", kind="io", path=path) from error
+    if len(data) != wanted:
+        raise StorageError(f"{path} became shorter while it was read", kind="io", path=path)
+    return data
 
 
 def _is_unicode(text: str) -> bool:
@@ -207,6 +229,21 @@ class Storage(ABC):
             NoSpaceError: the disk or a quota is full; nothing was written.
             UnreachableError: `facts["maybe_written"]` tells whether a conditional write may have happened.
         """
+
+    def put_file(self, key: str, path: str, *, is_final: bool = False) -> Version:
+        """Writes a whole object from a local file, as a `put` without conditions does.
+
+        Args:
+            key: The object's key.
+            path: The file; nobody changes its bytes during the call.
+            is_final: Nobody ever changes its bytes again, so that a store in the file system may keep the file itself
+                under a second name. It may get another mode and modification time.
+
+        Raises:
+            StorageError: as `put`; or the file cannot be read.
+            ReadOnlyError, NoSpaceError: as `put`.
+        """
+        return self.put(key, read_file(path))
 
     @abstractmethod
     def copy(self, source: str, target: str, *, if_match: Version | None = None) -> None:

@@ -10,7 +10,6 @@ What the disk promises here, and what not:
 - Symbolic links are followed, as the official library follows them.
 """
 
-import errno
 import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -30,6 +29,8 @@ from icefs.storage.base import (
     range_end,
 )
 from icefs.storage.local_files import (
+    NO_LINKS,
+    Adoption,
     PendingWrites,
     decode_name,
     discard,
@@ -39,13 +40,11 @@ from icefs.storage.local_files import (
     open_object,
     read_exactly,
     stage,
+    stage_file,
     staged_name,
     storage_error,
     version_of,
 )
-
-# File systems without hard links; a file that may not be linked (fs.protected_hardlinks); too many links.
-_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
 
 
 class LocalStorage(Storage):
@@ -73,6 +72,7 @@ class LocalStorage(Storage):
         self._durable = durable
         self._lock_timeout_s = lock_timeout_s
         self._pending = PendingWrites(str(self.root))
+        self._adoption = Adoption()
 
     def __reduce__(self) -> tuple[Callable[..., "LocalStorage"], tuple[str, bool, float]]:
         return (_reopen, (str(self.root), self._durable, self._lock_timeout_s))
@@ -144,6 +144,29 @@ class LocalStorage(Storage):
             self._pending.add(path)
         return version
 
+    @override
+    def put_file(self, key: str, path: str, *, is_final: bool = False) -> Version:
+        target = self._path(key)
+        try:
+            try:
+                version = self._take(path, target, is_final=is_final)
+            except FileNotFoundError:
+                os.stat(path)
+                self._make_directory(os.path.dirname(target))
+                version = self._take(path, target, is_final=is_final)
+        except OSError as error:
+            raise storage_error(error, f"copy {path} to", target, writing=True) from error
+        if self._durable:
+            self._pending.add(target)
+        return version
+
+    def _take(self, path: str, target: str, *, is_final: bool) -> Version:
+        version = self._adoption.adopt(path, target) if is_final else None
+        if version is None:
+            staged, version = stage_file(target, path)
+            self._rename(staged, target)
+        return version
+
     def _stage(self, path: str, data: bytes | memoryview, *, durable: bool) -> tuple[str, Version]:
         try:
             return stage(path, data, durable=durable)
@@ -181,7 +204,7 @@ class LocalStorage(Storage):
             except FileExistsError:
                 raise _precondition_failed(path, "there is an object already") from None
             except OSError as error:
-                if error.errno not in _NO_LINKS:
+                if error.errno not in NO_LINKS:
                     raise
                 with exclusive(self._root, timeout_s=self._lock_timeout_s):
                     if os.path.lexists(path):
@@ -244,7 +267,7 @@ class LocalStorage(Storage):
                 self._make_directory(os.path.dirname(target))
                 os.link(source, staged)
         except OSError as error:
-            if error.errno not in _NO_LINKS:
+            if error.errno not in NO_LINKS:
                 raise
             fd, status = open_object(source)
             try:

@@ -19,7 +19,7 @@ import re
 import stat
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from urllib.parse import quote, unquote
 
@@ -48,6 +48,10 @@ _PLAIN = re.compile(f"[{re.escape(_SAFE)}]*", re.ASCII)
 # What is kept of a long name in front of `#<digits>`: a file name has at most 255 bytes.
 _STAGED_NAME_MAX = 200
 _READ_CHUNK = 1 << 30
+_COPY_CHUNK = 1 << 20
+
+# File systems without hard links; a file that may not be linked (fs.protected_hardlinks); too many links.
+NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -166,13 +170,53 @@ def stage(path: str, data: bytes | memoryview, *, durable: bool) -> tuple[str, V
     Raises:
         OSError: as open(2), write(2), fsync(2); nothing is left behind.
     """
+
+    def fill(fd: int) -> None:
+        view = memoryview(data).cast("B")
+        while len(view):
+            view = view[os.write(fd, view[:_READ_CHUNK]) :]
+
+    return _stage(path, fill, durable=durable)
+
+
+def stage_file(path: str, source: str) -> tuple[str, Version]:
+    """Copies a file to a new file beside `path`, inside the kernel where that can be; else as `stage`."""
+
+    def fill(fd: int) -> None:
+        from_fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            left = os.fstat(from_fd).st_size
+            while left:
+                copied = _copy_some(from_fd, fd, min(left, _READ_CHUNK))
+                if not copied:
+                    raise OSError(errno.EIO, "the file became shorter while it was read", source)
+                left -= copied
+        finally:
+            os.close(from_fd)
+
+    return _stage(path, fill, durable=False)
+
+
+def _copy_some(source: int, target: int, size: int) -> int:
+    """Copies bytes from where one file stands to where the other does; returns how many."""
+    try:
+        return os.copy_file_range(source, target, size)
+    except OSError as error:
+        if error.errno not in (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM):
+            raise
+    data = memoryview(os.read(source, min(size, _COPY_CHUNK)))
+    done = 0
+    while done < len(data):
+        done += os.write(target, data[done:])
+    return done
+
+
+def _stage(path: str, fill: Callable[[int], None], *, durable: bool) -> tuple[str, Version]:
     staged = staged_name(path)
     fd = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
         try:
-            view = memoryview(data).cast("B")
-            while len(view):
-                view = view[os.write(fd, view[:_READ_CHUNK]) :]
+            fill(fd)
             # The kernel's own time stamps are several milliseconds apart: two versions could share one.
             now_ns = time.time_ns()
             os.utime(fd, ns=(now_ns, now_ns))
@@ -185,6 +229,71 @@ def stage(path: str, data: bytes | memoryview, *, durable: bool) -> tuple[str, V
         discard(staged)
         raise
     return staged, version
+
+
+class Adoption:
+    """Takes files over as objects by a second name (hard link), where that makes the same of them as a copy would.
+
+    It does not in a directory that gives new files a group or access rights of its own, on another file system, or
+    for a file that is somebody else's. Safe for threads: what is known of a directory is only ever added.
+    """
+
+    def __init__(self) -> None:
+        self._devices: dict[str, int] = {}
+        self._mode: int | None = None
+
+    def adopt(self, source: str, path: str) -> Version | None:
+        """Links `source` to `path`, over what is there; None if it has to be copied.
+
+        Raises:
+            OSError: as stat(2), link(2); ENOENT also where the directory of `path` is missing.
+        """
+        directory = path.rpartition("/")[0]
+        device = self._devices.get(directory)
+        if device is None:
+            device = self._devices[directory] = _linkable_device(directory)
+        status = os.stat(source)
+        if status.st_dev != device:
+            return None
+        if self._mode is None:
+            self._mode = 0o666 & ~_umask()
+        try:
+            now_ns = time.time_ns()
+            os.utime(source, ns=(now_ns, now_ns))
+            os.chmod(source, self._mode)
+            try:
+                os.link(source, path)
+            except FileExistsError:
+                staged = staged_name(path)
+                os.link(source, staged)
+                os.rename(staged, path)
+                discard(staged)  # renaming one link over another does nothing
+        except OSError as error:
+            if error.errno in NO_LINKS:
+                return None
+            raise
+        return version_of(os.stat(path))
+
+
+def _linkable_device(directory: str) -> int:
+    """Returns the device of a directory, -1 if files that are linked into it differ from new ones."""
+    status = os.stat(directory)
+    if status.st_mode & stat.S_ISGID and status.st_gid != os.getegid():
+        return -1
+    try:
+        os.getxattr(directory, "system.posix_acl_default")
+    except OSError as error:
+        return status.st_dev if error.errno in (errno.ENODATA, errno.EOPNOTSUPP) else -1
+    return -1
+
+
+def _umask() -> int:
+    # The system call that tells the mask also sets it, for all threads.
+    with open("/proc/self/status") as file:
+        for line in file:
+            if line.startswith("Umask:"):
+                return int(line.split()[1], 8)
+    return 0o077  # unknown: only the owner may read
 
 
 def discard(staged: str) -> None:

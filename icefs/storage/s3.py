@@ -8,6 +8,7 @@ own earlier try, the object is looked up and its write-id tells whose write is t
 Source: format notes §7.11; upstream design document 017.
 """
 
+import os
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -42,6 +43,7 @@ from icefs.storage.base import (
     check_prefix,
     check_range,
     range_end,
+    read_file,
 )
 from icefs.storage.retry import Retrier
 from icefs.storage.s3_client import (
@@ -249,6 +251,20 @@ class S3Storage(Storage):
             return self._publish(name, data, {"IfMatch": _quoted(if_match)}, if_match)
         return self._send(name, data, {}, self._new_write_id(), None)
 
+    @override
+    def put_file(self, key: str, path: str, *, is_final: bool = False) -> Version:
+        name = self._name(key)
+        try:
+            size_bytes = os.stat(path).st_size
+        except OSError as error:
+            raise StorageError(f"cannot read {path}: {error.strerror}", kind="io", path=path) from error
+        if size_bytes < self.options.multipart_threshold_bytes:
+            return self._send(name, read_file(path, 0, size_bytes), {}, self._new_write_id(), None)
+        # Each part is read when it is sent: a file larger than the memory goes through, too.
+        return self._send_parts(
+            name, size_bytes, lambda start, end: read_file(path, start, end - start), {}, self._new_write_id(), None
+        )
+
     def _publish(
         self, name: str, data: bytes | memoryview, condition: dict[str, Any], expected: Version | None
     ) -> Version:
@@ -303,7 +319,12 @@ class S3Storage(Storage):
         on_failure: Callable[[StorageError], None] | None,
     ) -> Version:
         if len(data) >= self.options.multipart_threshold_bytes:
-            return self._send_parts(name, memoryview(data).cast("B"), condition, write_id, on_failure)
+            view = memoryview(data).cast("B")
+
+            def part(start: int, end: int) -> bytes:
+                return bytes(view[start:end])
+
+            return self._send_parts(name, len(view), part, condition, write_id, on_failure)
         body = bytes(data)
         metadata = {_WRITE_ID: write_id} if condition else {}
         response = self._run(
@@ -319,7 +340,8 @@ class S3Storage(Storage):
     def _send_parts(
         self,
         name: str,
-        data: memoryview,
+        size_bytes: int,
+        read: Callable[[int, int], bytes],
         condition: dict[str, Any],
         write_id: str,
         on_failure: Callable[[StorageError], None] | None,
@@ -331,10 +353,10 @@ class S3Storage(Storage):
             lambda client: client.create_multipart_upload(**target, Metadata={_WRITE_ID: write_id}),
         )["UploadId"]
         # A service takes at most 10 000 parts.
-        part_bytes = max(self.options.multipart_part_bytes, -(-len(data) // 10_000))
+        part_bytes = max(self.options.multipart_part_bytes, -(-size_bytes // 10_000))
 
         def send(number: int) -> dict[str, Any]:
-            body = bytes(data[(number - 1) * part_bytes : number * part_bytes])
+            body = read((number - 1) * part_bytes, min(number * part_bytes, size_bytes))
             response = self._run(
                 "write", name, lambda client: client.upload_part(**target, PartNumber=number, Body=body)
             )
@@ -350,7 +372,7 @@ class S3Storage(Storage):
 
         try:
             with ThreadPoolExecutor(_PART_THREADS, thread_name_prefix="icefs-part") as pool:
-                parts = list(pool.map(send, range(1, -(-len(data) // part_bytes) + 1)))
+                parts = list(pool.map(send, range(1, -(-size_bytes // part_bytes) + 1)))
             response = self._run(
                 "write",
                 name,

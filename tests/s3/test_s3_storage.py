@@ -243,13 +243,16 @@ def test_foreign_objects_have_names_of_their_own(s3_server, s3_storage, s3_prefi
         s3_storage.read_range("odd ~name%41+.nc", 2, 2, if_match_etag="0" * 32)
 
 
-def test_large_objects_go_in_parts(s3_server, s3_prefix):
+def test_large_objects_go_in_parts(s3_server, s3_prefix, tmp_path):
     options = s3_server.options(multipart_threshold_bytes=6 * MIB, multipart_part_bytes=5 * MIB)
     storage = S3Storage(BUCKET, s3_prefix, options)
     data = bytes(range(256)) * (11 * MIB // 256) + b"tail"
     version = storage.put("chunks/A", data)
     assert version.endswith("-3")
     assert storage.get("chunks/A").data == data
+    (tmp_path / "file").write_bytes(data)
+    assert storage.put_file("chunks/B", str(tmp_path / "file")).endswith("-3")
+    assert storage.get("chunks/B").data == data
     created = storage.put("repo", memoryview(data), create_only=True)
     with pytest.raises(PreconditionFailedError):
         storage.put("repo", data, create_only=True)

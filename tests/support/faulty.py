@@ -173,6 +173,10 @@ class FaultyStorage(Storage):
         with self._call("put", key, conditional=create_only or if_match is not None):
             return self.inner.put(key, data, if_match=if_match, create_only=create_only)
 
+    def put_file(self, key: str, path: str, *, is_final: bool = False) -> Version:
+        with self._call("put", key):
+            return self.inner.put_file(key, path, is_final=is_final)
+
     def copy(self, source: str, target: str, *, if_match: Version | None = None) -> None:
         with self._call("copy", source):
             self.inner.copy(source, target, if_match=if_match)

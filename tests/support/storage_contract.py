@@ -7,6 +7,7 @@ place, an `other` fixture: a second storage on the same objects. Decorators of s
 import pickle
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
@@ -317,6 +318,50 @@ class StorageContract:
         assert set(storage.list_dir("chunks/")) == {key.rpartition("/")[2] for key in keys}
         assert storage.delete(iter(keys)) == []
         assert list(storage.list_objects("chunks/")) == []
+
+    # --- from files ---
+
+    @pytest.fixture
+    def source(self, tmp_path_factory) -> Path:
+        return tmp_path_factory.mktemp("source")
+
+    @pytest.mark.parametrize("is_final", [False, True])
+    @pytest.mark.parametrize("size", [0, 1, 100_000, 6_000_000])
+    def test_a_file_becomes_an_object(self, storage, other, source, size, is_final):
+        path, data = source / "file", bytes(range(251)) * (size // 251) + bytes(size % 251)
+        path.write_bytes(data)
+        version = storage.put_file("chunks/A", str(path), is_final=is_final)
+        found = other.get("chunks/A")
+        assert (found.data == data, found.version) == (True, version)
+        path.unlink()
+        assert other.get("chunks/A").data == data
+        storage.sync()
+
+    def test_a_file_replaces_an_object(self, storage, other, source):
+        path = source / "file"
+        path.write_bytes(b"one")
+        first = storage.put_file("d/A", str(path), is_final=True)
+        second = storage.put_file("d/A", str(path), is_final=True)
+        assert other.get("d/A").data == b"one"
+        assert [info.key for info in other.list_objects()] == ["d/A"]
+        (source / "other").write_bytes(b"another")
+        third = storage.put_file("d/A", str(source / "other"), is_final=True)
+        assert other.get("d/A").data == b"another"
+        assert third not in (first, second)
+        assert path.read_bytes() == b"one"
+
+    def test_a_file_that_is_not_final_may_change(self, storage, other, source):
+        path = source / "file"
+        path.write_bytes(b"before")
+        storage.put_file("d/A", str(path))
+        path.write_bytes(b"after")
+        assert other.get("d/A").data == b"before"
+
+    def test_a_file_that_cannot_be_read_is_an_error(self, storage, source):
+        for is_final in (False, True):
+            with pytest.raises(StorageError, match="missing"):
+                storage.put_file("d/A", str(source / "missing"), is_final=is_final)
+        assert list(storage.list_objects()) == []
 
     # --- deleting ---
 

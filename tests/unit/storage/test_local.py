@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -523,3 +524,69 @@ def test_the_root_is_absolute(tmp_path, monkeypatch):
     storage.put("a", b"1")
     assert (tmp_path / "there" / "a").read_bytes() == b"1"
     assert storage.url == str(tmp_path / "there")
+
+
+# --- files that become objects ---
+
+
+@pytest.fixture
+def spooled(tmp_path):
+    path = tmp_path / "spooled"
+    path.write_bytes(b"bytes")
+    path.chmod(0o600)
+    os.utime(path, (1, 1))
+    return path
+
+
+def test_a_final_file_is_kept_itself(storage, root, spooled):
+    before = time.time()
+    storage.put_file("chunks/A", str(spooled), is_final=True)
+    status = (root / "chunks/A").stat()
+    assert status.st_ino == spooled.stat().st_ino
+    # Collectors go by the age of an object, and other users may read what the umask lets them.
+    assert status.st_mtime >= before - 1
+    storage.put("chunks/B", b"bytes")
+    assert status.st_mode == (root / "chunks/B").stat().st_mode
+    assert [path.name for path in sorted((root / "chunks").iterdir())] == ["A", "B"]
+
+
+def test_a_file_that_may_change_is_copied(storage, root, spooled):
+    storage.put_file("chunks/A", str(spooled))
+    assert (root / "chunks/A").stat().st_ino != spooled.stat().st_ino
+    assert (spooled.stat().st_mode & 0o777, spooled.stat().st_mtime) == (0o600, 1)
+
+
+def test_a_directory_with_a_group_of_its_own_gets_copies(storage, root, spooled, monkeypatch):
+    (root / "chunks").mkdir(parents=True)
+    (root / "chunks").chmod(0o2755)
+    monkeypatch.setattr(os, "getegid", lambda: (root / "chunks").stat().st_gid + 1)
+    storage.put_file("chunks/A", str(spooled), is_final=True)
+    assert (root / "chunks/A").stat().st_ino != spooled.stat().st_ino
+
+
+@pytest.mark.parametrize("code", [errno.EXDEV, errno.EPERM, errno.EMLINK])
+def test_a_file_that_cannot_be_linked_is_copied(storage, root, spooled, monkeypatch, code):
+    def link(*paths):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "link", link)
+    storage.put_file("chunks/A", str(spooled), is_final=True)
+    assert (root / "chunks/A").read_bytes() == b"bytes"
+    assert len(list((root / "chunks").iterdir())) == 1
+
+
+def test_a_file_of_another_file_system_is_copied(storage, root, spooled, monkeypatch):
+    def copy_file_range(*arguments):
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+
+    monkeypatch.setattr(os, "copy_file_range", copy_file_range)
+    storage.put_file("chunks/A", str(spooled))
+    assert (root / "chunks/A").read_bytes() == b"bytes"
+
+
+def test_adopted_files_are_made_durable(storage, root, spooled, monkeypatch):
+    synced = []
+    monkeypatch.setattr(local_files, "fsync_path", synced.append)
+    storage.put_file("chunks/A", str(spooled), is_final=True)
+    storage.sync()
+    assert {str(root / "chunks/A"), str(root / "chunks")} <= set(synced)
