@@ -54,6 +54,12 @@ def parse_umask(text: str) -> int:
 @click.option("--snapshot", metavar="ID", help="Show this snapshot alone.")
 @click.option("--as-of", type=parse_moment, metavar="TIME", help="Show the branch (by default main) as it was then.")
 @click.option("--read-only", is_flag=True, help="Refuse all writes, in branches too.")
+@click.option(
+    "--state-dir",
+    type=click.Path(file_okay=False),
+    metavar="DIR",
+    help="Where uncommitted changes are kept; by default under $XDG_STATE_HOME.",
+)
 @click.option("-f", "--foreground", is_flag=True, help="Stay in the foreground, and log there.")
 @click.option("--allow-other", is_flag=True, help="Let other users in.")
 @click.option("--uid", type=parse_user, metavar="USER", help="The owner of all files; by default you.")
@@ -87,7 +93,8 @@ def mount(
     """Mount a repository as a file system.
 
     MNT, an empty directory, then holds branches/NAME, tags/NAME and snapshots/ID: trees of Zarr keys, readable by
-    any program. With --branch, --tag, --snapshot or --as-of it is that one tree.
+    any program. With --branch, --tag, --snapshot or --as-of it is that one tree. Branches can be written to; 'icefs
+    commit' makes a snapshot of what was written.
     """
     if split_ref(repository)[1] is not None:
         raise InvalidInputError(

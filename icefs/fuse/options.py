@@ -33,7 +33,7 @@ class MountOptions:
         umask: Permission bits that are taken away.
         poll_interval_s: How often branches and tags are looked at; 0 for never.
         allow_virtual: The URL prefixes that virtual chunks may be followed into.
-        state_dir: Where the working trees of branches are kept; None for a mount that only reads.
+        state_dir: Where the working trees of branches are kept; None for the default place under `$XDG_STATE_HOME`.
         memory_bytes: How much of fetched chunks is kept in memory.
         log_file: Where the daemon logs; None for a file under `$XDG_STATE_HOME`, or stderr in the foreground.
         log_level: One of `LOG_LEVELS`.
@@ -73,11 +73,20 @@ class MountOptions:
         if not 0 <= self.umask <= 0o777:
             raise InvalidInputError(f"a umask of {self.umask:o}")
 
+    @property
+    def is_writable(self) -> bool:
+        """Whether anything that is shown can be written to: branches, unless all writes are refused."""
+        is_fixed = self.tag is not None or self.snapshot is not None or self.as_of is not None
+        return not self.read_only and not is_fixed
+
     def resolved(self) -> Self:
         """Returns the same with absolute paths, so that the daemon may leave the directory."""
         log_file = self.log_file
         if log_file is None and not self.foreground:
             log_file = str(default_log_file(self.mountpoint))
+        state_dir = self.state_dir
+        if state_dir is None and self.is_writable:
+            state_dir = str(default_state_dir())
         repository = self.repository
         if "://" not in repository and not repository.startswith("memory:"):
             repository = _absolute(repository)
@@ -86,7 +95,7 @@ class MountOptions:
             repository=repository,
             mountpoint=_absolute(self.mountpoint),
             log_file=None if log_file is None else _absolute(log_file),
-            state_dir=None if self.state_dir is None else _absolute(self.state_dir),
+            state_dir=None if state_dir is None else _absolute(state_dir),
         )
 
     def to_json(self) -> str:
@@ -105,9 +114,17 @@ class MountOptions:
 
 def default_log_file(mountpoint: str) -> Path:
     """Returns where the daemon of a mountpoint logs unless it is told otherwise."""
-    state = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
     name = quote(_absolute(mountpoint).strip("/") or "root", safe="").replace("%2F", "-")
-    return Path(state, "icefs", "log", f"{name[-200:]}.log")
+    return _state_home() / "log" / f"{name[-200:]}.log"
+
+
+def default_state_dir() -> Path:
+    """Returns where working trees are kept unless a mount is told otherwise."""
+    return _state_home() / "trees"
+
+
+def _state_home() -> Path:
+    return Path(os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state"), "icefs")
 
 
 def _absolute(path: str) -> str:

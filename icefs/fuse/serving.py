@@ -88,7 +88,8 @@ def prepare(options: MountOptions) -> Prepared:
         if local is not None:
             mountpoints.check_apart(options.mountpoint, str(local.parent))
         authorized = dict.fromkeys(options.allow_virtual)
-        kind = WritableRepository if _is_writable(options) else Repository
+        is_writable = options.is_writable and storage.capabilities.is_writable
+        kind = WritableRepository if is_writable else Repository
         repository = kind.open(storage, authorize_virtual_chunk_access=authorized)
         undo.callback(repository.close)
         refs = repository.refs()
@@ -131,14 +132,12 @@ def _request(options: MountOptions, repository: Repository, refs: Refs) -> Mount
             "poll_interval_s": options.poll_interval_s,
             "allow_virtual": [redact(prefix) for prefix in options.allow_virtual],
             "memory_bytes": options.memory_bytes,
+            "state_dir": options.state_dir,
         },
     }
-    state_root = Path(options.state_dir) if options.state_dir is not None and _is_writable(options) else None
+    assert options.state_dir is not None or not options.is_writable  # `resolved` chose one
+    state_root = Path(options.state_dir) if options.state_dir is not None and options.is_writable else None
     return MountRequest(ownership, kind, name, snapshot_id, options.memory_bytes, facts, state_root)
-
-
-def _is_writable(options: MountOptions) -> bool:
-    return not options.read_only and options.state_dir is not None
 
 
 def program_version() -> str:

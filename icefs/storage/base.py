@@ -157,11 +157,13 @@ class Capabilities:
         conditional_update: Whether `put(if_match=…)` is atomic against every other client of the store.
         local_files: Whether `local_file` names files that can be opened directly.
         concurrency: How many requests are worth having in flight.
+        is_writable: Whether it stores anything at all.
     """
 
     conditional_update: bool
     local_files: bool
     concurrency: int
+    is_writable: bool = True
 
 
 class Storage(ABC):

@@ -92,7 +92,7 @@ class HttpStorage(Storage):
         self._url = urlunsplit((parts.scheme, parts.netloc, parts.path.rstrip("/"), "", ""))
         self.options = options if options is not None else HttpOptions()
         self.capabilities = Capabilities(
-            conditional_update=False, local_files=False, concurrency=self.options.concurrency
+            conditional_update=False, local_files=False, concurrency=self.options.concurrency, is_writable=False
         )
         self._retrier = retrier if retrier is not None else Retrier(self.options.retry)
         self._pool = _make_pool(self._url, self.options)

@@ -264,11 +264,17 @@ def test_harmless_calls(tree):
     assert told.f_blocks > 0
 
 
-def test_writing(mount):
-    """Nothing can be changed yet: every write, creation, removal, rename and change of attributes is EROFS. Renames and
-    links from one tree to another are EXDEV."""
-    snapshot = mount.control("log.json", "tags/v1")[0]["id"]
-    roots = [mount / name for name in ("tags/v1", "branches/main", f"snapshots/{snapshot}")]
+@pytest.mark.parametrize("read_only", [True, False])
+def test_what_is_read_only(repo, read_only):
+    """In tags and snapshots, at the root, and in branches of a mount that only reads, every write, creation, removal,
+    rename and change of attributes is EROFS. Renames and links from one tree to another are EXDEV."""
+    with mounted(repo, read_only=read_only) as mount:
+        snapshot = mount.control("log.json", "tags/v1")[0]["id"]
+        places = ["tags/v1", f"snapshots/{snapshot}", *(["branches/main"] if read_only else [])]
+        assert_read_only(mount, [mount / place for place in places])
+
+
+def assert_read_only(mount, roots):
     refused = errno.EROFS if os.geteuid() == 0 else None
     for root in [*roots, mount.path]:
         name = "a" if root != mount.path else "tags"

@@ -137,7 +137,7 @@ def mounted(repository: str | os.PathLike[str], *, may_complain: bool = False, *
     with scratch_directory() as scratch:
         place, log = Path(scratch, "mnt"), Path(scratch, "log")
         place.mkdir()
-        chosen = {"poll_interval_s": 0.0, "log_file": str(log), **options}
+        chosen = {"poll_interval_s": 0.0, "log_file": str(log), "state_dir": str(Path(scratch, "trees")), **options}
         pid = spawn(MountOptions(repository=os.fspath(repository), mountpoint=str(place), **chosen))
         mount = Mount(place, pid, log)
         assert os.path.ismount(place)

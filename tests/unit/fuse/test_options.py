@@ -62,3 +62,11 @@ def test_each_mountpoint_has_a_log_of_its_own(tmp_path, monkeypatch):
     assert len(default_log_file("/" + "x" * 1000).name) < 255
     assert make(mountpoint="/mnt/data").resolved().log_file == str(tmp_path / "icefs/log/mnt-data.log")
     assert make(mountpoint="/mnt/data", foreground=True).resolved().log_file is None
+
+
+def test_what_can_be_written_to_has_a_state_directory(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    assert make().resolved().state_dir == make(branch="b").resolved().state_dir == str(tmp_path / "icefs/trees")
+    for fixed in ({"read_only": True}, {"tag": "t"}, {"snapshot": "s"}, {"branch": "b", "as_of": 5}):
+        options = make(**fixed).resolved()
+        assert (options.is_writable, options.state_dir) == (False, None)
