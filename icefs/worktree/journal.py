@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from icefs.errors import IcefsError, NoSpaceError, StorageError, UnsupportedSpecVersionError
+from icefs.worktree.reserve import RESERVE_BYTES, RESERVE_NAME, Reserve
 
 SCHEMA_VERSION: Final = 1
 
@@ -138,12 +139,14 @@ class Batch:
         dead: Ids of rows to delete.
         links: Links and whiteouts to set, or with None to delete.
         purged: Ids of directories whose links and whiteouts all go.
+        is_last: The tree is about to be closed; the space that is kept back may be used.
     """
 
     nodes: list[NodeRow] = field(default_factory=list)
     dead: list[int] = field(default_factory=list)
     links: list[tuple[int, str, int | None]] = field(default_factory=list)
     purged: list[int] = field(default_factory=list)
+    is_last: bool = False
 
 
 class Loaded(NamedTuple):
@@ -156,8 +159,12 @@ class Loaded(NamedTuple):
 class Journal:
     """The open database of one state directory."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, reserve_bytes: int = RESERVE_BYTES) -> None:
         """Opens or creates the database.
+
+        Args:
+            path: The file; the log and the reserve are beside it.
+            reserve_bytes: How much space to keep back for what makes room (see `reserve`).
 
         Raises:
             UnsupportedSpecVersionError: a newer icefs wrote it.
@@ -175,6 +182,7 @@ class Journal:
                 self._db.close()
                 raise
         self._wal_fd = os.open(f"{path}-wal", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._reserve = Reserve(path.with_name(RESERVE_NAME), reserve_bytes)
 
     def _prepare(self) -> None:
         self._execute("pragma page_size = 1024")  # a small transaction writes few bytes: 6 µs instead of 8
@@ -227,8 +235,23 @@ class Journal:
 
     def set_meta(self, **values: str | int | None) -> None:
         """Sets keys of `meta`; None removes one."""
-        with _translated("writing the database"), self._transaction():
-            self._write_meta(values)
+        self._in_reserve(lambda: self._write_meta(values))
+
+    def _in_reserve[T](self, write: Callable[[], T]) -> T:
+        """Does one transaction, in the space that is kept back for it if there is no other."""
+        while True:
+            try:
+                with _translated("writing the database"), self._transaction():
+                    result = write()
+                break
+            except NoSpaceError:
+                if not self._reserve.release():
+                    raise
+                # Folding the log into the database makes room, too, where it works.
+                with contextlib.suppress(sqlite3.Error):
+                    self._execute("pragma wal_checkpoint(truncate)")
+        self._reserve.refill()
+        return result
 
     def _write_meta(self, values: Mapping[str, str | int | None]) -> None:
         for key, value in values.items():
@@ -262,24 +285,36 @@ class Journal:
     def apply(self, batch: Batch) -> None:
         """Writes one operation's changes; when this returns, they survive the death of the process.
 
+        What removes nodes may use the space that is kept back, since it makes room.
+
         Raises:
             NoSpaceError: the disk is full; nothing was changed.
             StorageError: the database failed; nothing was changed.
         """
         limit = self._frozen_limit
+        is_needed = bool(batch.dead or batch.purged or batch.is_last)
         if len(batch.nodes) + len(batch.dead) + len(batch.links) + len(batch.purged) == 1 and not limit:
             # One statement is its own transaction, which saves BEGIN and COMMIT.
             try:
                 self._write(batch)
             except sqlite3.Error as error:
-                raise _database_error(error, "writing the database") from error
-            return
-        kept: list[int] = []
-        with _translated("writing the database"), self._transaction():
-            if limit:
-                kept = self._keep_frozen(batch, limit)
-            self._write(batch)
+                if not is_needed:
+                    raise _database_error(error, "writing the database") from error
+            else:
+                if is_needed and not self._reserve.is_full:
+                    self._reserve.refill()
+                return
+        if is_needed:
+            kept = self._in_reserve(lambda: self._keep_and_write(batch, limit))
+        else:
+            with _translated("writing the database"), self._transaction():
+                kept = self._keep_and_write(batch, limit)
         self._kept.update(kept)
+
+    def _keep_and_write(self, batch: Batch, limit: int) -> list[int]:
+        kept = self._keep_frozen(batch, limit) if limit else []
+        self._write(batch)
+        return kept
 
     def _write(self, batch: Batch) -> None:
         execute = self._execute
@@ -315,18 +350,20 @@ class Journal:
             batch: Changes that belong to the frozen tree.
             limit: The largest node id there is; larger ones are made after the freeze.
         """
-        with _translated("writing the database"), self._transaction():
+
+        def write() -> None:
             self._write(batch)
             self._execute("delete from frozen_node")
             self._execute("delete from frozen_link")
             self._write_meta({"frozen": limit, "intent": None})
+
+        self._in_reserve(write)
         self._frozen_limit = limit
         self._kept = set()
 
     def record_intent(self, intent: Intent) -> None:
         """Notes that the frozen tree is about to be published; survives power loss when this returns."""
-        with _translated("writing the database"), self._transaction():
-            self._write_meta({"intent": json.dumps(intent._asdict())})
+        self._in_reserve(lambda: self._write_meta({"intent": json.dumps(intent._asdict())}))
         self.sync()
 
     def intent(self) -> Intent | None:
@@ -349,9 +386,12 @@ class Journal:
 
     def thaw(self, batch: Batch) -> None:
         """Writes changes, forgets the frozen rows and the intent."""
-        with _translated("writing the database"), self._transaction():
+
+        def write() -> None:
             self._write(batch)
             self._forget_frozen()
+
+        self._in_reserve(write)
         self._thawed()
 
     def thaw_unpublished(self) -> None:
@@ -364,13 +404,17 @@ class Journal:
         This is what makes a commit's end atomic: before it the tree is as it was, after it the tree stands on the
         new base.
         """
-        with _translated("writing the database"), self._transaction():
+        links = list(links)
+
+        def write() -> None:
             self._execute("delete from node")
             self._execute("delete from link")
             self._db.executemany(_INSERT_NODE, nodes)
             self._db.executemany(_INSERT_LINK, links)
             self._forget_frozen()
             self._write_meta(meta)
+
+        self._in_reserve(write)
         self._thawed()
 
     def _forget_frozen(self) -> None:

@@ -19,14 +19,15 @@ Everything is synchronous and may be called from any thread; `core` says what th
 not wait should call from a thread: a write may wait for a freeze or a copy-up, and the lower tree may be remote.
 """
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
 
-from icefs.errors import NotPermittedError, SessionStateError
+from icefs.errors import NoSpaceError, NotPermittedError, SessionStateError
 from icefs.worktree.attributes import AttrChange, set_attributes
 from icefs.worktree.changes import TreeChange, list_changes
 from icefs.worktree.commits import Commits, OnSwitch
@@ -165,7 +166,27 @@ class WorkTree:
         """Writes what is not written yet and gives the state directory free; open handles are lost.
 
         An unresolved freeze stays as it is: without an intent the next `open` abandons it.
+
+        Raises:
+            NoSpaceError, StorageError: not all could be written. The tree is closed all the same, and is found as
+                after the death of the process: with all that was flushed.
         """
+        core = self._core
+        try:
+            self._write_all()
+            core.journal.set_meta(closed=1)
+            with contextlib.suppress(NoSpaceError):  # it is for people to read, and says less than the database
+                self._write_info(sum(1 for _ in core.journal.load().nodes) - 1)
+        finally:
+            with core.lock:
+                core.is_closed = True
+                for opened in core.by_ino.values():
+                    if isinstance(opened, FileNode) and opened.io is not None and opened.io.file is not None:
+                        opened.io.file.retire()
+            core.journal.close()
+            self._lock.release()
+
+    def _write_all(self) -> None:
         core = self._core
         with core.change() as op:
             for node in core.behind:
@@ -173,17 +194,8 @@ class WorkTree:
             for directory in core.soft:
                 if directory.flags & STORED:
                     op.store[directory] = None
+            op.write = lambda batch: core.journal.apply(replace(batch, is_last=True))
             op.commit()
-            core.is_closed = True
-            for opened in core.by_ino.values():
-                if isinstance(opened, FileNode) and opened.io is not None and opened.io.file is not None:
-                    opened.io.file.retire()
-        try:
-            core.journal.set_meta(closed=1)
-            self._write_info(sum(1 for _ in core.journal.load().nodes) - 1)
-        finally:
-            core.journal.close()
-            self._lock.release()
 
     def __enter__(self) -> Self:
         return self

@@ -9,6 +9,7 @@
 The hash is of the repository's URL, the branch and, if given, the place; the words before it are for people.
 """
 
+import contextlib
 import fcntl
 import hashlib
 import json
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from icefs.errors import SessionStateError, StorageError
+from icefs.worktree.spool import disk_error
 
 DATABASE_NAME: Final = "tree.db"
 SPOOL_NAME: Final = "spool"
@@ -75,10 +77,19 @@ def state_dir_for(state_root: Path, repository_url: str, branch: str, place: str
 
 
 def write_info(directory: Path, info: StateInfo) -> None:
-    """Writes `info.json`, whole or not at all."""
+    """Writes `info.json`, whole or not at all.
+
+    Raises:
+        NoSpaceError: the disk is full.
+    """
     path = directory / f"{INFO_NAME}.new"
-    path.write_text(json.dumps(asdict(info), indent=2) + "\n")
-    path.replace(directory / INFO_NAME)
+    try:
+        path.write_text(json.dumps(asdict(info), indent=2) + "\n")
+        path.replace(directory / INFO_NAME)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            path.unlink()
+        raise disk_error(error, f"writing {path}") from error
 
 
 def read_info(directory: Path) -> StateInfo | None:
