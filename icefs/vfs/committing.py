@@ -20,7 +20,7 @@ from icefs.errors import BranchMovedError, InvalidInputError, NothingToCommitErr
 from icefs.format.ids import SnapshotId
 from icefs.format.manifest import ArrayRefs, InlineRef
 from icefs.vfs.branches import Entry, plan_move
-from icefs.vfs.trees import open_session
+from icefs.vfs.places import open_session
 from icefs.worktree.frozen import FrozenTree
 from icefs.worktree.overlay import WorkTree
 from icefs.worktree.settle import SettleResult

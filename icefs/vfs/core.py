@@ -22,11 +22,12 @@ from icefs.vfs.handles import HandleTable
 from icefs.vfs.inodes import InodeSpace
 from icefs.vfs.interface import AttrChanges, Caller, FileHandle, Notifier, NotInMemoryError, Tree
 from icefs.vfs.mount_control import MountControl
+from icefs.vfs.places import TreeContext
 from icefs.vfs.reading import ChunkFetcher, ChunkOpener
 from icefs.vfs.root import RootTree, fetch_times
 from icefs.vfs.stats import Stats
 from icefs.vfs.threads import Fetches, Threads
-from icefs.vfs.trees import SessionTree, SnapshotTree, TreeContext
+from icefs.vfs.trees import SessionTree, SnapshotTree
 from icefs.vfs.working import WorkingSettings, WorkingTree
 
 _MAX_LOADED: Final = 128

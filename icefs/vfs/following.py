@@ -14,9 +14,10 @@ from icefs.format.ids import SnapshotId
 from icefs.vfs.branches import BranchTree, Entry, plan_move
 from icefs.vfs.interface import Notifier
 from icefs.vfs.names import encode_ref
+from icefs.vfs.places import open_session
 from icefs.vfs.root import RootTree, fetch_times
 from icefs.vfs.threads import Threads
-from icefs.vfs.trees import SessionTree, open_session
+from icefs.vfs.trees import SessionTree
 
 logger = logging.getLogger(__name__)
 

@@ -22,7 +22,8 @@ from icefs.vfs.interface import DirHandle, FileHandle, NotInMemoryError, Tree, n
 from icefs.vfs.listing import Listing, NamedEntries, Section
 from icefs.vfs.names import decode_ref, encode_ref
 from icefs.vfs.numbers import CONTROL_SLOT, ROOT_SLOT, reserve_fixed
-from icefs.vfs.trees import SessionTree, SnapshotTree, TreeContext
+from icefs.vfs.places import TreeContext
+from icefs.vfs.trees import SessionTree, SnapshotTree
 
 _BRANCHES, _TAGS, _SNAPSHOTS = 250, 251, 252
 _DIRECTORIES: Final = {"branches": _BRANCHES, "tags": _TAGS, "snapshots": _SNAPSHOTS}

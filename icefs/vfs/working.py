@@ -35,8 +35,8 @@ from icefs.vfs.listing import Listing, NamedEntries, Section
 from icefs.vfs.lower import Guarded, TreeLower
 from icefs.vfs.numbers import CONTROL_SLOT
 from icefs.vfs.overlay_handles import OverlayHandle
+from icefs.vfs.places import Place, TreeContext, open_session
 from icefs.vfs.threads import Threads
-from icefs.vfs.trees import Place, TreeContext, open_session
 from icefs.worktree.attributes import AttrChange
 from icefs.worktree.journal import Journal
 from icefs.worktree.lower import Lower
@@ -347,15 +347,29 @@ class WorkingTree(BranchTree):
         except (NotInMemoryError, StaleError, EntryNotFoundError):
             return f"inode {ino}"
 
-    def _check_state(self) -> None:
-        # A working tree that was left here before is opened with the first look at the branch.
-        if self._state_pending and self.work is None:
+    @property
+    def has_left_work(self) -> bool:
+        """Whether a working tree that was left here before waits to be opened."""
+        return self._state_pending and self.work is None
+
+    def open_left_work(self) -> None:
+        """Opens the working tree that was left here before, as the first look at the branch does.
+
+        Raises:
+            NotInMemoryError: it is opened in a thread.
+        """
+        if self.has_left_work:
             self._require_work()
+
+    async def look(self) -> None:
+        """Opens the working tree that was left here before, if there is one."""
+        if self.has_left_work:
+            await self.change(lambda work: None)
 
     def lookup(self, parent: int, name: str) -> Attr:
         """Finds a name in a directory."""
         if self._state_pending and not self._is_control(parent) and name != CONTROL_NAME:
-            self._check_state()
+            self.open_left_work()
         work = self.work
         if work is None or self._is_control(parent) or (name == CONTROL_NAME and parent == self.root_ino):
             with self.guarded.lock:
@@ -402,7 +416,7 @@ class WorkingTree(BranchTree):
     def opendir(self, ino: int) -> DirHandle:
         """Opens a directory."""
         if not self._is_control(ino):
-            self._check_state()
+            self.open_left_work()
         if self.work is None or self._is_control(ino):
             with self.guarded.lock:
                 return super().opendir(ino)

@@ -15,7 +15,7 @@ from icefs.vfs.control import ControlFile
 from icefs.vfs.handles import DirectBytesHandle
 from icefs.vfs.interface import FileHandle
 from icefs.vfs.rpc import Operation
-from icefs.vfs.trees import open_session
+from icefs.vfs.places import open_session
 from icefs.vfs.working import WorkingTree
 from icefs.worktree.staging import Staged, stage
 
