@@ -5,10 +5,11 @@ happen outside of it: `SpoolFile.users` keeps the descriptor open meanwhile, `Op
 `TreeCore.writers` let a freeze wait. An appending write stays under the lock, since its place depends on the size.
 """
 
+import contextlib
 import os
 from typing import TYPE_CHECKING
 
-from icefs.errors import BadHandleError, InvalidInputError, IsADirectoryTreeError
+from icefs.errors import BadHandleError, InvalidInputError, IsADirectoryTreeError, NoSpaceError
 from icefs.worktree.content import MAX_SIZE_BYTES, Content, check_there
 from icefs.worktree.core import Change, Lowered, TreeCore
 from icefs.worktree.nodes import (
@@ -37,15 +38,17 @@ class Handle:
         path: The lower path, and `lower` and `attr` what it was when it was opened.
         readable: Open for reading.
         writable: Open for writing.
+        has_work: Opened to write or to create.
         appends: Every write goes to the end.
     """
 
-    __slots__ = ("appends", "attr", "lower", "node", "path", "readable", "writable")
+    __slots__ = ("appends", "attr", "has_work", "lower", "node", "path", "readable", "writable")
 
     def __init__(self, flags: int) -> None:
         access = flags & os.O_ACCMODE
         self.readable = access != os.O_WRONLY
         self.writable = access != os.O_RDONLY
+        self.has_work = self.writable or bool(flags & os.O_CREAT)
         self.appends = bool(flags & os.O_APPEND)
         self.node: FileNode | None = None
         self.path = ""
@@ -154,10 +157,15 @@ class Files:
             NoSpaceError: the disk is full; the file stays as it is, and may be flushed again.
         """
         core = self._core
-        with core.change() as op:
-            node = self._handle(number).node
-            if node is not None:
-                self._content.store(op, node)
+        handle = self._handle(number)
+        try:
+            with core.change() as op:
+                if handle.node is not None:
+                    self._content.store(op, handle.node)
+        except NoSpaceError:
+            if handle.has_work:
+                raise
+            # Whoever only reads a file is not to blame for what others could not write.
 
     def fsync(self, number: int) -> None:
         """Makes an open file survive power loss: its bytes, its attributes, and its name.
@@ -187,23 +195,27 @@ class Files:
 
     def release(self, number: int) -> None:
         """Gives a handle back, when no request on it is under way. The bytes of a removed file go with the last."""
+        # Of a full disk the flush before has told; the row is written with the next one, or when the tree is closed.
+        with contextlib.suppress(NoSpaceError), self._core.change() as op:
+            self._release(op, number)
+
+    def _release(self, op: Change, number: int) -> None:
         core = self._core
-        with core.change() as op:
-            handle = self._handle(number)
-            del self._handles[number]
-            node = handle.node
-            if node is None:
-                handles = core.lower_handles.get(handle.path, [])
-                if handle in handles:  # not if the file was removed or replaced meanwhile
-                    handles.remove(handle)
-                    if not handles:
-                        del core.lower_handles[handle.path]
-                return
-            io = node.io
-            assert io is not None
-            io.handles -= 1
-            if not io.handles:
-                self._content.close_node(op, node)
+        handle = self._handle(number)
+        del self._handles[number]
+        node = handle.node
+        if node is None:
+            handles = core.lower_handles.get(handle.path, [])
+            if handle in handles:  # not if the file was removed or replaced meanwhile
+                handles.remove(handle)
+                if not handles:
+                    del core.lower_handles[handle.path]
+            return
+        io = node.io
+        assert io is not None
+        io.handles -= 1
+        if not io.handles:
+            self._content.close_node(op, node)
 
     # Reading and writing
 
