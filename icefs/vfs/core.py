@@ -28,7 +28,8 @@ from icefs.vfs.root import RootTree, fetch_times
 from icefs.vfs.stats import Stats
 from icefs.vfs.threads import Fetches, Threads
 from icefs.vfs.trees import SessionTree, SnapshotTree
-from icefs.vfs.working import WorkingSettings, WorkingTree
+from icefs.vfs.working import WorkingTree
+from icefs.vfs.working_base import WorkingSettings
 
 _MAX_LOADED: Final = 128
 _MAX_TRIES: Final = 100
