@@ -14,13 +14,15 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import fields
-from datetime import UTC, datetime
+from email.utils import formatdate, parsedate_to_datetime
+from functools import partial
 from itertools import batched
 from operator import methodcaller
 from typing import Any, override
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 from botocore.exceptions import ClientError
+from urllib3 import BaseHTTPResponse
 
 from icefs.clock import to_micros
 from icefs.errors import (
@@ -48,17 +50,22 @@ from icefs.storage.base import (
 from icefs.storage.retry import Retrier
 from icefs.storage.s3_client import (
     CLIENT_ERRORS,
+    SKEWED,
     ClientHolder,
     S3Client,
     S3Credentials,
     S3Options,
     is_passing,
+    region_told,
     s3_error,
 )
+from icefs.storage.s3_requests import ListPage, S3Requests, parse_list
 
 __all__ = ["S3Credentials", "S3Options", "S3Storage"]
 
 _WRITE_ID = "icechunkwriteid"
+# What the arguments of botocore's methods become on the wire.
+_CONDITION_HEADERS = {"IfMatch": "if-match", "IfNoneMatch": "if-none-match"}
 _DELETE_BATCH = 1000
 _PART_THREADS = 4
 # How often a conflict is not believed while the object is still the one to be replaced (AWS: 409).
@@ -88,6 +95,8 @@ class S3Storage(Storage):
         self._retrier = retrier if retrier is not None else Retrier(self.options.retry)
         self._new_write_id = new_write_id
         self._payer: dict[str, Any] = {"RequestPayer": "requester"} if self.options.requester_pays else {}
+        self._lean_payer = {"x-amz-request-payer": "requester"} if self.options.requester_pays else {}
+        self._requests: S3Requests | None = None
 
     def __reduce__(self) -> tuple[Callable[..., "S3Storage"], tuple[str, str, S3Options]]:
         return (S3Storage, (self.bucket, self.prefix, self.options))
@@ -115,20 +124,52 @@ class S3Storage(Storage):
         on_failure: Callable[[StorageError], None] | None = None,
     ) -> T:
         """Sends requests about an object of the full name `name` until there is an answer."""
+        return self._run_lean(verb, name, lambda requests: operation(requests.connection.client), on_failure=on_failure)
+
+    def _run_lean[T](
+        self,
+        verb: str,
+        name: str,
+        operation: Callable[[S3Requests], T],
+        *,
+        on_failure: Callable[[StorageError], None] | None = None,
+    ) -> T:
+        """Does as `_run` with requests that do not go through botocore."""
 
         def once() -> T:
-            client = self._clients.get()
+            requests = self._get_requests()
             try:
-                return operation(client)
+                return operation(requests)
             except CLIENT_ERRORS as error:
                 where = f"s3://{self.bucket}/{name}"
+                client = requests.connection.client
                 action = f"{verb} {where if where.isprintable() else ascii(where)}"
                 failure = s3_error(error, action=action, endpoint=client.meta.endpoint_url)
-                if failure.facts.get("expired") and self._clients.renew(client):
+                if isinstance(failure, StorageError) and self._is_remedied(requests, error, failure):
                     failure.is_transient = True
                 raise failure from error
 
         return self._retrier.run(once, on_failure=on_failure)
+
+    def _get_requests(self) -> S3Requests:
+        connection = self._clients.connection()
+        requests = self._requests
+        if requests is None or requests.connection is not connection:
+            # Two threads may do this at once; what one of them made is then used by that thread alone, once.
+            requests = self._requests = S3Requests(connection, self.bucket, self.options)
+        return requests
+
+    def _is_remedied(self, requests: S3Requests, error: Exception, failure: StorageError) -> bool:
+        """Removes the cause of a failure, where that can be done from here; tells whether to try again."""
+        client = requests.connection.client
+        if failure.facts.get("expired"):
+            return self._clients.renew(client)
+        if not isinstance(error, ClientError):
+            return False
+        if failure.facts.get("code") in SKEWED:
+            return requests.adjust_clock(error)
+        region = region_told(error) if failure.facts.get("status") in (301, 307, 400) else None
+        return region is not None and self._clients.move(client, region)
 
     # --- reading ---
 
@@ -137,79 +178,72 @@ class S3Storage(Storage):
         check_range(start, end)
         return self._get(self._name(key), start, end, {})
 
-    def _get(self, name: str, start: int, end: int | None, conditions: dict[str, Any]) -> Object:
+    def _get(self, name: str, start: int, end: int | None, conditions: dict[str, str]) -> Object:
         if end == start:
             return self._get_nothing(name, start, end, conditions)
-        ranged = start > 0 or end is not None
-        arguments = dict(conditions)
-        if ranged:
-            arguments["Range"] = f"bytes={start}-" if end is None else f"bytes={start}-{end - 1}"
+        headers = {**conditions, **self._lean_payer}
+        if start > 0 or end is not None:
+            headers["range"] = f"bytes={start}-" if end is None else f"bytes={start}-{end - 1}"
 
-        def once(client: S3Client) -> Object | None:
+        def once(requests: S3Requests) -> Object | None:
             try:
-                response = client.get_object(Bucket=self.bucket, Key=name, **arguments, **self._payer)
+                with requests.send("GET", name, headers) as response:
+                    return self._receive(response, name, start, end)
             except ClientError as error:
                 if _status(error) == 416:
                     return None
                 raise
-            return self._receive(response, name, start, end)
 
-        found = self._run("read", name, once)
+        found = self._run_lean("read", name, once)
         return found if found is not None else self._get_nothing(name, start, end, conditions)
 
-    def _get_nothing(self, name: str, start: int, end: int | None, conditions: dict[str, Any]) -> Object:
+    def _get_nothing(self, name: str, start: int, end: int | None, conditions: dict[str, str]) -> Object:
         """Reads a range that HTTP cannot express, for it has no bytes; or finds that it lies beyond the end."""
-        response = self._head(name, conditions)
-        range_end(response["ContentLength"], start, end, name=f"s3://{self.bucket}/{name}")
-        return Object(b"", _version(response["ETag"]))
+        told = self._head(name, conditions)
+        range_end(_length(told, name), start, end, name=f"s3://{self.bucket}/{name}")
+        return Object(b"", _version(told["etag"]))
 
-    def _receive(self, response: Any, name: str, start: int, end: int | None) -> Object:
+    def _receive(self, response: BaseHTTPResponse, name: str, start: int, end: int | None) -> Object:
         where = f"s3://{self.bucket}/{name}"
-        body = response["Body"]
-        try:
-            length = size = int(response["ContentLength"])
-            content_range = response.get("ContentRange")
-            if content_range is not None:
-                size = int(content_range.rpartition("/")[2])
-            end = range_end(size, start, end, name=where)
-            data: bytes = body.read()
-        finally:
-            body.close()
+        told = response.headers
+        length = size = _length(told, name)
+        content_range = told.get("content-range") if response.status == 206 else None
+        if content_range is not None:
+            size = int(content_range.rpartition("/")[2])
+        end = range_end(size, start, end, name=where)
+        data: bytes = response.read()
         if content_range is None:
             data = data[start:end]  # A service that does not know ranges sends everything.
         if len(data) != end - start:
             raise UnreachableError(f"{where} came with {len(data)} bytes instead of {end - start} (of {length})")
-        return Object(data, _version(response["ETag"]))
+        return Object(data, _version(told["etag"]))
 
     @override
     def get_if_changed(self, key: str, known: Version | None) -> Object | None:
         name = self._name(key)
-        condition: dict[str, Any] = {} if known is None else {"IfNoneMatch": _quoted(known)}
+        headers = {**self._lean_payer, **({} if known is None else {"if-none-match": _quoted(known)})}
 
-        def once(client: S3Client) -> Object | None:
+        def once(requests: S3Requests) -> Object | None:
             try:
-                response = client.get_object(Bucket=self.bucket, Key=name, **condition, **self._payer)
+                with requests.send("GET", name, headers) as response:
+                    return self._receive(response, name, 0, None)
             except ClientError as error:
                 if _status(error) == 304:
                     return None
                 raise
-            return self._receive(response, name, 0, None)
 
-        return self._run("read", name, once)
+        return self._run_lean("read", name, once)
 
-    def _head(self, name: str, conditions: dict[str, Any]) -> Any:
-        return self._run(
-            "read",
-            name,
-            lambda client: client.head_object(Bucket=self.bucket, Key=name, **conditions, **self._payer),
-        )
+    def _head(self, name: str, conditions: dict[str, str]) -> Any:
+        """Returns the headers of an object."""
+        headers = {**conditions, **self._lean_payer}
+        return self._run_lean("read", name, lambda requests: requests.read("HEAD", name, headers)[0])
 
     @override
     def head(self, key: str) -> ObjectInfo:
-        response = self._head(self._name(key), {})
-        return ObjectInfo(
-            key, response["ContentLength"], to_micros(response["LastModified"]), _version(response["ETag"])
-        )
+        told = self._head(self._name(key), {})
+        modified = to_micros(parsedate_to_datetime(told["last-modified"]))
+        return ObjectInfo(key, _length(told, key), modified, _version(told["etag"]))
 
     def read_range(
         self,
@@ -224,11 +258,11 @@ class S3Storage(Storage):
         check_range(start, end)
         if not key:
             raise InvalidInputError("an empty name cannot name an object")
-        conditions: dict[str, Any] = {}
+        conditions: dict[str, str] = {}
         if if_match_etag is not None:
-            conditions["IfMatch"] = _quoted(if_match_etag)
+            conditions["if-match"] = _quoted(if_match_etag)
         if if_unmodified_since_s is not None:
-            conditions["IfUnmodifiedSince"] = datetime.fromtimestamp(if_unmodified_since_s, UTC)
+            conditions["if-unmodified-since"] = formatdate(if_unmodified_since_s, usegmt=True)
         name = self._base + key
         try:
             return self._get(name, start, end, conditions).data
@@ -305,10 +339,10 @@ class S3Storage(Storage):
     def _find(self, name: str) -> tuple[Version | None, str | None]:
         """Returns the version and write-id of what is there now."""
         try:
-            response = self._head(name, {})
+            told = self._head(name, {})
         except ObjectNotFoundError:
             return None, None
-        return _version(response["ETag"]), response.get("Metadata", {}).get(_WRITE_ID)
+        return _version(told["etag"]), told.get(f"x-amz-meta-{_WRITE_ID}")
 
     def _send(
         self,
@@ -326,16 +360,14 @@ class S3Storage(Storage):
 
             return self._send_parts(name, len(view), part, condition, write_id, on_failure)
         body = bytes(data)
-        metadata = {_WRITE_ID: write_id} if condition else {}
-        response = self._run(
-            "write",
-            name,
-            lambda client: client.put_object(
-                Bucket=self.bucket, Key=name, Body=body, Metadata=metadata, **condition, **self._payer
-            ),
-            on_failure=on_failure,
+        headers = {_CONDITION_HEADERS[what]: value for what, value in condition.items()} | self._lean_payer
+        headers["content-type"] = "application/octet-stream"
+        if condition:
+            headers[f"x-amz-meta-{_WRITE_ID}"] = write_id
+        told, _ = self._run_lean(
+            "write", name, lambda requests: requests.read("PUT", name, headers, body=body), on_failure=on_failure
         )
-        return _version(response["ETag"])
+        return _version(told["etag"])
 
     def _send_parts(
         self,
@@ -418,32 +450,32 @@ class S3Storage(Storage):
     def list_objects(self, prefix: str = "") -> Iterator[ObjectInfo]:
         check_prefix(prefix)
         for page in self._pages(prefix):
-            for item in page.get("Contents", ()):
-                key = item["Key"][len(self._base) :]
+            for name, size, modified, etag in page.objects:
+                key = name[len(self._base) :]
                 if _is_key(key):
-                    yield ObjectInfo(key, item["Size"], to_micros(item["LastModified"]), _version(item["ETag"]))
+                    yield ObjectInfo(key, size, modified, _version(etag))
 
     @override
     def list_dir(self, prefix: str = "") -> Iterator[str]:
         check_prefix(prefix)
         skipped = len(self._base) + len(prefix)
-        for page in self._pages(prefix, Delimiter="/"):
-            for item in page.get("CommonPrefixes", ()):
-                if _is_key(item["Prefix"][skipped:-1]):
-                    yield item["Prefix"][skipped:]
-            for item in page.get("Contents", ()):
-                if _is_key(item["Key"][skipped:]):
-                    yield item["Key"][skipped:]
+        for page in self._pages(prefix, delimiter="/"):
+            for below in page.prefixes:
+                if _is_key(below[skipped:-1]):
+                    yield below[skipped:]
+            for name, _, _, _ in page.objects:
+                if _is_key(name[skipped:]):
+                    yield name[skipped:]
 
-    def _pages(self, prefix: str, **arguments: Any) -> Iterator[Any]:
+    def _pages(self, prefix: str, **more: str) -> Iterator[ListPage]:
         name = self._base + prefix
-        arguments |= {"Bucket": self.bucket, "Prefix": name, **self._payer}
+        parameters = {"list-type": "2", "encoding-type": "url", "prefix": name, **more}
         while True:
-            page = self._run("list", name, lambda client: client.list_objects_v2(**arguments))
+            page = self._run_lean("list", name, partial(_list_page, parameters, self._lean_payer))
             yield page
-            if not page.get("IsTruncated"):
+            if page.next_token is None:
                 return
-            arguments["ContinuationToken"] = page["NextContinuationToken"]
+            parameters["continuation-token"] = page.next_token
 
     @override
     def delete(self, keys: Iterable[str]) -> list[str]:
@@ -503,11 +535,25 @@ class S3Storage(Storage):
     @override
     def close(self) -> None:
         self._retrier.close()
+        if self._requests is not None:
+            self._requests.close()
         self._clients.close()
+
+
+def _list_page(parameters: dict[str, str], headers: dict[str, str], requests: S3Requests) -> ListPage:
+    query = urlencode(sorted(parameters.items()), quote_via=quote, safe="-_.~")
+    return parse_list(requests.read("GET", "", headers, query=query)[1])
 
 
 def _version(etag: str) -> Version:
     return etag.strip('"')
+
+
+def _length(told: Any, name: str) -> int:
+    text = told.get("content-length", "")
+    if not text.isdecimal():
+        raise UnreachableError(f"{name}: the service does not say how long it is")
+    return int(text)
 
 
 def _quoted(version: Version) -> str:

@@ -1,13 +1,14 @@
 """How to reach an S3 service, and what its errors mean.
 
-botocore does signing, credentials and endpoints; its own retries are off, for `retry` knows better what may be
-repeated. botocore is used directly: boto3 on top of it would add 0.15 s to every start and nothing that is needed.
+botocore does credentials and endpoints, and sends what is rarely asked (`s3_requests` sends the rest); its own
+retries are off, for `retry` knows better what may be repeated. botocore is used directly: boto3 on top of it would
+add 0.15 s to every start and nothing that is needed.
 """
 
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -16,7 +17,7 @@ import botocore
 import botocore.session
 from botocore import exceptions as boto_errors
 from botocore.config import Config
-from botocore.credentials import CredentialProvider, RefreshableCredentials
+from botocore.credentials import CredentialProvider, Credentials, RefreshableCredentials
 from botocore.loaders import create_loader
 from botocore.parsers import ResponseParserError
 
@@ -100,6 +101,33 @@ class S3Options:
             raise InvalidInputError(f"the endpoint_url {self.endpoint_url!r} does not start with http:// or https://")
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Connection:
+    """A client, and what it was made from.
+
+    Attributes:
+        client: botocore's client.
+        credentials: Where its keys come from, refreshed when they are about to expire; None if there are none.
+        is_anonymous: Whether requests go unsigned.
+        ca_bundle: The file with the authorities to trust, if the AWS configuration names one.
+    """
+
+    client: S3Client
+    credentials: Any
+    is_anonymous: bool
+    ca_bundle: str | None
+
+    def frozen_credentials(self) -> Any:
+        """Returns the keys as they are now (`access_key`, `secret_key`, `token`).
+
+        Raises:
+            BotoCoreError: there are none, or they could not be refreshed.
+        """
+        if self.credentials is None:
+            raise boto_errors.NoCredentialsError
+        return self.credentials.get_frozen_credentials()
+
+
 class ClientHolder:
     """Makes a client when it is first needed, and another one when credentials expired on the disk.
 
@@ -111,47 +139,67 @@ class ClientHolder:
         self._options = options
         self._monotonic = monotonic
         self._lock = threading.Lock()
-        self._client: S3Client | None = None
+        self._connection: Connection | None = None
         self._renewed_at = float("-inf")
 
     def get(self) -> S3Client:
-        """Returns the client.
+        """Returns the client; raises as `connection`."""
+        return self.connection().client
+
+    def connection(self) -> Connection:
+        """Returns the client with what it was made from.
 
         Raises:
             InvalidInputError: the options, or the AWS configuration, are not valid.
             AccessDeniedError: there are no credentials.
         """
-        client = self._client
-        if client is None:
+        connection = self._connection
+        if connection is None:
             with self._lock:
-                client = self._client
-                if client is None:
-                    client = self._client = make_client(self._options)
-        return client
+                connection = self._connection
+                if connection is None:
+                    connection = self._connection = connect(self._options)
+        return connection
 
     def renew(self, stale: S3Client) -> bool:
         """Makes the next `get` read the AWS configuration again; tells whether another try makes sense."""
         if self._options.credentials is not None or self._options.anonymous:
             return False
         with self._lock:
-            if self._client is not stale:
+            if self._connection is None or self._connection.client is not stale:
                 return True
             now = self._monotonic()
             if now - self._renewed_at < _RENEWAL_PAUSE_S:
                 return False
             self._renewed_at = now
-            self._client = None
+            self._connection = None
+            return True
+
+    def move(self, stale: S3Client, region: str) -> bool:
+        """Makes the next `get` talk to another region; tells whether that is news."""
+        with self._lock:
+            if self._connection is None or self._connection.client is not stale:
+                return True
+            if self._options.region == region:
+                return False
+            self._options = replace(self._options, region=region)
+            self._connection = None
             return True
 
     def close(self) -> None:
         """Closes the client's connections."""
         with self._lock:
-            if self._client is not None:
-                self._client.close()
+            if self._connection is not None:
+                self._connection.client.close()
 
 
 def make_client(options: S3Options) -> S3Client:
-    """Makes an S3 client.
+    """Makes an S3 client; raises as `connect`."""
+    return connect(options).client
+
+
+def connect(options: S3Options) -> Connection:
+    """Makes an S3 client; sends nothing but what finding credentials takes.
 
     Raises:
         InvalidInputError: the options, or the AWS configuration, are not valid.
@@ -172,11 +220,20 @@ def make_client(options: S3Options) -> S3Client:
         if options.endpoint_url is None and options.force_path_style is None and not _is_aws(endpoint.hostname or ""):
             # The environment names a service of its own (AWS_ENDPOINT_URL).
             client = _create(session, options, path_style=True)
+        credentials = None if options.anonymous else _credentials(session, options)
+        ca_bundle = session.get_config_variable("ca_bundle")
     except (*CLIENT_ERRORS, ValueError) as error:
         if isinstance(error, IcefsError):
             raise
         raise _configuration_error(error) from error
-    return client
+    return Connection(client, credentials, options.anonymous, ca_bundle)
+
+
+def _credentials(session: botocore.session.Session, options: S3Options) -> Any:
+    if isinstance(options.credentials, S3Credentials):
+        keys = options.credentials
+        return Credentials(keys.access_key_id, keys.secret_access_key, keys.session_token)
+    return session.get_credentials()
 
 
 def _is_aws(host: str) -> bool:
@@ -285,6 +342,8 @@ _ERRORS: dict[str, tuple[type[StorageError], str | None]] = {
     "XMinioStorageFull": (NoSpaceError, None),
     "InsufficientStorage": (NoSpaceError, None),
 }
+SKEWED: Final = ("RequestTimeTooSkewed", "RequestExpired")
+"""The error codes of requests that were signed at another time than the service's."""
 _EXPIRED = ("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "InvalidToken")
 _THROTTLED = (
     "SlowDown",
@@ -318,6 +377,13 @@ _STATUSES: dict[int, type[StorageError]] = {
 def is_passing(code: str) -> bool:
     """Tells whether an error code of one key in a bulk request is worth another try."""
     return code in _THROTTLED or code in ("InternalError", "RequestTimeout")
+
+
+def region_told(error: boto_errors.ClientError) -> str | None:
+    """Returns the region that a bucket is in, where a service says that it is another than the one that was asked."""
+    response: Mapping[str, Any] = error.response
+    region = response.get("Error", {}).get("Region")
+    return region if isinstance(region, str) and region else None
 
 
 def s3_error(error: Exception, *, action: str, endpoint: str) -> IcefsError:

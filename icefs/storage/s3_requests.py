@@ -1,0 +1,423 @@
+"""The S3 requests that are sent by the thousand: reading, writing, asking, listing.
+
+botocore finds the credentials, the endpoint and how the bucket is addressed; it is asked once, with a request that
+is not sent. From then on a request is put together here, signed (Signature Version 4) and sent through urllib3,
+which takes a quarter of botocore's time: 0.25 ms of processor time instead of 1 to 2 ms, so that a thread-bound
+program reads four times as many small chunks a second.
+
+What goes wrong is raised as botocore raises it, so that there is one place that translates it (`s3_client`).
+
+Source: AWS "Signature Version 4 signing process"; "Amazon S3 API Reference".
+"""
+
+import hashlib
+import hmac
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from functools import partial
+from typing import Any, Final, cast
+from urllib.parse import quote, unquote_plus, urlsplit
+from urllib.request import getproxies, proxy_bypass
+from xml.etree import ElementTree
+
+import urllib3
+from botocore import exceptions as boto_errors
+from botocore.awsrequest import AWSResponse, HTTPHeaders
+from botocore.httpsession import get_cert_path
+from botocore.parsers import ResponseParserError
+from urllib3 import exceptions as http_errors
+
+from icefs.clock import to_micros
+from icefs.errors import UnsupportedError
+from icefs.storage.s3_client import Connection, S3Options
+
+type Headers = Mapping[str, str]
+
+_EMPTY_SHA256: Final = hashlib.sha256(b"").hexdigest()
+_UNRESERVED: Final = "-_.~"
+_USER_AGENT: Final = "icefs"
+# A list of a thousand long keys is a megabyte; an error is a few hundred bytes.
+_MAX_ERROR_BYTES: Final = 1 << 20
+_MAX_LIST_BYTES: Final = 64 << 20
+_CODE = re.compile(rb"<Code>\s*([A-Za-z0-9_.-]{1,128})\s*</Code>")
+_REGION = re.compile(r"[a-z0-9-]{1,64}")
+_REGION_IN_BODY = re.compile(rb"<Region>\s*([a-z0-9-]{1,64})\s*</Region>")
+# Services refuse what was signed more than 15 minutes away from their own time.
+_MIN_SKEW_S: Final = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """Where a bucket is, as botocore says it.
+
+    Attributes:
+        base_url: Everything before an object's name, with a slash at its end.
+        host: The Host header.
+        base_path: The path of `base_url`, encoded.
+        origin: What a request line has before the path: nothing, unless a proxy reads it.
+        region: What requests are signed for.
+        service: The service's name in signatures.
+        is_signed: Whether requests are signed at all.
+    """
+
+    base_url: str
+    host: str
+    base_path: str
+    origin: str
+    region: str
+    service: str
+    is_signed: bool
+
+
+class S3Requests:
+    """Sends requests to one bucket.
+
+    Safe for threads: `_lock` guards the making of what lasts (target, pool), which is read without it.
+    """
+
+    def __init__(self, connection: Connection, bucket: str, options: S3Options) -> None:
+        self.connection = connection
+        self._bucket = bucket
+        self._options = options
+        self._lock = threading.Lock()
+        self._target: _Target | None = None
+        self._pool: urllib3.HTTPConnectionPool | None = None
+        self._key: tuple[tuple[str, str, str], bytes] = (("", "", ""), b"")
+        self._stamp: tuple[int, str] = (0, "")
+        self._skew_s = 0.0
+
+    # Sending.
+
+    @contextmanager
+    def send(
+        self, method: str, name: str, headers: Headers, *, query: str = "", body: bytes = b""
+    ) -> Iterator[urllib3.BaseHTTPResponse]:
+        """Sends a request about an object, or (with an empty name) the bucket; gives the answer with its body unread.
+
+        Args:
+            method: Of HTTP.
+            name: The object's full name.
+            headers: What to send besides what all requests have; the names in lower case.
+            query: Encoded, its parameters sorted.
+            body: What to send.
+
+        Raises:
+            ClientError: the service answered with anything but success.
+            BotoCoreError: it could not be reached, or broke off.
+        """
+        target = self._target or self._find_target()
+        pool = self._pool or self._make_pool(target)
+        path = target.base_path + quote(name, safe="/" + _UNRESERVED)
+        url = target.origin + (f"{path}?{query}" if query else path)
+        sent = self._signed(target, method, path, query, headers, body)
+        try:
+            response = pool.urlopen(
+                method,
+                url,
+                body=body or None,
+                headers=sent,
+                retries=False,
+                redirect=False,
+                assert_same_host=False,
+                preload_content=False,
+                decode_content=False,
+            )
+            try:
+                if response.status >= 300:
+                    raise self._answer_error(response, method)
+                yield response
+                if response.length_remaining in (0, None):
+                    response.release_conn()
+            finally:
+                # A connection with something left to read cannot be used again.
+                if response.connection is not None:
+                    response.close()
+        except http_errors.HTTPError as error:
+            raise _transport_error(error, target.base_url) from error
+
+    def read(
+        self, method: str, name: str, headers: Headers, *, query: str = "", body: bytes = b""
+    ) -> tuple[Any, bytes]:
+        """Sends a request whose answer is small; returns the answer's headers and body."""
+        with self.send(method, name, headers, query=query, body=body) as response:
+            data = read_bounded(response, _MAX_LIST_BYTES)
+            return response.headers, data
+
+    def close(self) -> None:
+        """Closes the connections."""
+        with self._lock:
+            pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.close()
+
+    # Where to.
+
+    def _find_target(self) -> _Target:
+        with self._lock:
+            if self._target is None:
+                self._target = ask_botocore(self.connection, self._bucket)
+            return self._target
+
+    def _make_pool(self, target: _Target) -> urllib3.HTTPConnectionPool:
+        with self._lock:
+            if self._pool is None:
+                self._pool = _connect(target, self.connection, self._options)
+            return self._pool
+
+    # Signing.
+
+    def _signed(
+        self, target: _Target, method: str, path: str, query: str, headers: Headers, body: bytes
+    ) -> dict[str, str]:
+        sent = {"host": target.host, "user-agent": _USER_AGENT, "accept-encoding": "identity", **headers}
+        if method in ("PUT", "POST"):
+            sent["content-length"] = str(len(body))
+        if not target.is_signed:
+            return sent
+        keys = self.connection.frozen_credentials()
+        moment, date = self._now()
+        sent["x-amz-date"] = moment
+        payload = hashlib.sha256(body).hexdigest() if body else _EMPTY_SHA256
+        sent["x-amz-content-sha256"] = payload
+        if keys.token:
+            sent["x-amz-security-token"] = keys.token
+        names = sorted(name for name in sent if name.startswith("x-amz-") or name in _SIGNED)
+        canonical = "\n".join(
+            (
+                method,
+                path,
+                query,
+                *(f"{name}:{' '.join(sent[name].split())}" for name in names),
+                "",
+                ";".join(names),
+                payload,
+            )
+        )
+        scope = f"{date}/{target.region}/{target.service}/aws4_request"
+        to_sign = f"AWS4-HMAC-SHA256\n{moment}\n{scope}\n{hashlib.sha256(canonical.encode()).hexdigest()}"
+        signature = hmac.digest(self._signing_key(keys.secret_key, date, target), to_sign.encode(), "sha256").hex()
+        sent["Authorization"] = (
+            f"AWS4-HMAC-SHA256 Credential={keys.access_key}/{scope}, "
+            f"SignedHeaders={';'.join(names)}, Signature={signature}"
+        )
+        return sent
+
+    def _signing_key(self, secret: str, date: str, target: _Target) -> bytes:
+        """Returns the key of a day, which is the same for all requests of it."""
+        known, key = self._key
+        wanted = secret, date, target.region
+        if known != wanted:
+            key = ("AWS4" + secret).encode()
+            for part in (date, target.region, target.service, "aws4_request"):
+                key = hmac.digest(key, part.encode(), "sha256")
+            self._key = wanted, key
+        return key
+
+    def _now(self) -> tuple[str, str]:
+        second = int(time.time() + self._skew_s)
+        known, text = self._stamp
+        if known != second:
+            text = datetime.fromtimestamp(second, UTC).strftime("%Y%m%dT%H%M%SZ")
+            self._stamp = second, text
+        return text, text[:8]
+
+    # What went wrong.
+
+    def _answer_error(self, response: urllib3.BaseHTTPResponse, method: str) -> boto_errors.ClientError:
+        status = response.status
+        data = b"" if status == 304 or method == "HEAD" else read_bounded(response, _MAX_ERROR_BYTES)
+        found = _CODE.search(data)
+        code = found[1].decode() if found is not None else str(status)
+        headers = {name.lower(): value for name, value in response.headers.items()}
+        told: dict[str, Any] = {
+            "Error": {"Code": code},
+            "ResponseMetadata": {"HTTPStatusCode": status, "HTTPHeaders": headers},
+        }
+        if status in (301, 307, 400):
+            region = headers.get("x-amz-bucket-region", "")
+            in_body = _REGION_IN_BODY.search(data)
+            if not region and in_body is not None:
+                region = in_body[1].decode()
+            if _REGION.fullmatch(region):
+                told["Error"]["Region"] = region
+        return boto_errors.ClientError(cast("Any", told), method)
+
+    def adjust_clock(self, error: boto_errors.ClientError) -> bool:
+        """Takes over the time of a service that says that a request's is wrong; tells whether that changes anything."""
+        text = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date", "")
+        try:
+            skew_s = parsedate_to_datetime(text).timestamp() - time.time()
+        except ValueError:
+            return False
+        changes = abs(skew_s - self._skew_s) > _MIN_SKEW_S
+        self._skew_s = skew_s
+        return changes
+
+
+_SIGNED: Final = frozenset(("host", "content-type", "content-md5", "range", "if-match", "if-none-match"))
+
+
+def read_bounded(response: urllib3.BaseHTTPResponse, most: int) -> bytes:
+    """Reads an answer's body.
+
+    Raises:
+        ResponseStreamingError: it is longer than anything that is expected.
+    """
+    data: bytes = response.read(most + 1) if response.length_remaining is None else response.read()
+    if len(data) > most:
+        raise boto_errors.ResponseStreamingError(error=f"an answer of more than {most} bytes")
+    return data
+
+
+def ask_botocore(connection: Connection, bucket: str) -> _Target:
+    """Lets botocore put a request together that is not sent, which tells where the bucket is.
+
+    Raises:
+        BotoCoreError: the bucket's name, or the configuration, is not valid.
+        UnsupportedError: requests must be signed in a way that icefs does not know.
+    """
+    client = connection.client
+    seen: dict[str, Any] = {}
+
+    def note_signing(signing_name: str, region_name: str, signature_version: Any, **_: Any) -> None:
+        seen.update(service=signing_name, region=region_name, version=signature_version)
+
+    def note_request(request: Any, **_: Any) -> AWSResponse:
+        seen["url"] = request.url
+        return AWSResponse(request.url, 200, HTTPHeaders(), _NoBody())
+
+    events = client.meta.events
+    handlers = [("before-sign.s3.HeadObject", note_signing), ("before-send.s3.HeadObject", note_request)]
+    for event, handler in handlers:
+        events.register_first(event, handler)
+    try:
+        client.head_object(Bucket=bucket, Key="k")
+    finally:
+        for event, handler in handlers:
+            events.unregister(event, handler)
+    parts = urlsplit(seen["url"])
+    version = seen.get("version")
+    if version not in (None, "s3v4", "v4") and not connection.is_anonymous:
+        raise UnsupportedError(
+            f"requests to the bucket {bucket} would have to be signed by {version}",
+            hint="choose Signature Version 4 (s3v4) in the AWS configuration",
+        )
+    path = parts.path.removesuffix("k")
+    return _Target(
+        f"{parts.scheme}://{parts.netloc}{path}",
+        _host(parts.scheme, parts.netloc),
+        path,
+        f"http://{parts.netloc}" if parts.scheme == "http" and _proxy(seen["url"]) is not None else "",
+        seen.get("region") or "us-east-1",
+        seen.get("service") or "s3",
+        not connection.is_anonymous,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ListPage:
+    """A page of a listing.
+
+    Attributes:
+        objects: Name, size, time of last modification in microseconds, and entity tag of each object.
+        prefixes: The common prefixes.
+        next_token: What to ask for the next page with; None after the last.
+    """
+
+    objects: list[tuple[str, int, int, str]]
+    prefixes: list[str]
+    next_token: str | None
+
+
+def parse_list(data: bytes) -> ListPage:
+    """Reads the answer to ListObjectsV2.
+
+    Raises:
+        ResponseParserError: it is none.
+    """
+    try:
+        root = ElementTree.fromstring(data)
+        for element in root.iter():
+            element.tag = element.tag.rpartition("}")[2]  # some services leave the name space out
+        read = unquote_plus if root.findtext("EncodingType") == "url" else str
+        objects = [
+            (
+                read(item.findtext("Key", "")),
+                int(item.findtext("Size", "")),
+                to_micros(datetime.fromisoformat(item.findtext("LastModified", ""))),
+                item.findtext("ETag", ""),
+            )
+            for item in root.findall("Contents")
+        ]
+        prefixes = [read(item.findtext("Prefix", "")) for item in root.findall("CommonPrefixes")]
+    except (ElementTree.ParseError, ValueError) as error:
+        raise ResponseParserError(f"the answer to a listing cannot be read: {type(error).__name__}") from error
+    token = root.findtext("NextContinuationToken")
+    return ListPage(objects, prefixes, token if root.findtext("IsTruncated") == "true" and token else None)
+
+
+class _NoBody:
+    """The body of the answer that botocore gets instead of one."""
+
+    def stream(self, **_: Any) -> Iterator[bytes]:
+        yield from ()
+
+
+def _host(scheme: str, netloc: str) -> str:
+    standard = {"http": ":80", "https": ":443"}[scheme]
+    return netloc.removesuffix(standard)
+
+
+def _proxy(url: str) -> str | None:
+    parts = urlsplit(url)
+    return None if proxy_bypass(parts.hostname or "") else getproxies().get(parts.scheme)
+
+
+def _connect(target: _Target, connection: Connection, options: S3Options) -> urllib3.HTTPConnectionPool:
+    parts = urlsplit(target.base_url)
+    proxy = _proxy(target.base_url)
+    make: Callable[..., urllib3.PoolManager] = (
+        partial(urllib3.ProxyManager, proxy) if proxy is not None else urllib3.PoolManager
+    )
+    secure: dict[str, Any] = {}
+    if parts.scheme == "https":
+        secure = {"cert_reqs": "CERT_REQUIRED", "ca_certs": connection.ca_bundle or get_cert_path(True)}
+    manager = make(
+        # One more connection than threads use, so that none is thrown away when they change hands.
+        maxsize=options.concurrency + 1,
+        timeout=urllib3.Timeout(connect=options.connect_timeout_s, read=options.read_timeout_s),
+        socket_options=_socket_options(),
+        **secure,
+    )
+    pool: urllib3.HTTPConnectionPool = manager.connection_from_url(target.base_url)
+    return pool
+
+
+def _socket_options() -> list[tuple[int, int, int]]:
+    import socket  # for two constants
+
+    return [(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1), (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
+
+
+def _named(error: Exception | None) -> Any:
+    return type(error).__name__
+
+
+def _transport_error(error: http_errors.HTTPError, url: str) -> boto_errors.BotoCoreError:
+    """Returns what botocore would have raised; without the cause's text, which may repeat a request's headers."""
+    reason = error.reason if isinstance(error, http_errors.MaxRetryError) else error
+    if isinstance(reason, http_errors.SSLError):
+        return boto_errors.SSLError(endpoint_url=url, error=_named(reason))
+    if isinstance(reason, http_errors.ProxyError):
+        return boto_errors.ProxyConnectionError(proxy_url="the proxy", error=_named(reason))
+    if isinstance(reason, http_errors.ConnectTimeoutError | http_errors.NewConnectionError):
+        return boto_errors.EndpointConnectionError(endpoint_url=url, error=_named(reason))
+    if isinstance(reason, http_errors.ReadTimeoutError):
+        return boto_errors.ReadTimeoutError(endpoint_url=url, error=_named(reason))
+    return boto_errors.ConnectionClosedError(endpoint_url=url, request=None, error=_named(reason))
