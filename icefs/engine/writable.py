@@ -7,7 +7,7 @@ After a successful commit, amend or flush the session is read-only, on no branch
 (official behaviour, format notes §2).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Final
 
@@ -222,6 +222,56 @@ class WritableSession(Session):
                 self._changes.delete_node(node, self.snapshot.node_by_id(node.id))
             self._nodes_changed()
 
+    def delete_nodes(self, paths: Iterable[str]) -> None:
+        """Deletes exactly the nodes at some paths, not those below them: Icechunk holds nodes without parents.
+
+        Raises:
+            ReadOnlyError, SessionStateError: the session does not write.
+        """
+        with self._gate:
+            self._check_edits()
+            for path in paths:
+                node = self.get_node(path)
+                if node is not None:
+                    self._changes.delete_node(node, self.snapshot.node_by_id(node.id))
+            self._nodes_changed()
+
+    def move_nodes(self, moves: Mapping[str, str]) -> None:
+        """Moves nodes one by one and at once, each without what is below it (rearrange sessions of spec 2 only).
+
+        So two nodes can change places, which a sequence of `move` can say only by way of a third place.
+
+        Args:
+            moves: The new path of each node, by the path that it has.
+
+        Raises:
+            SessionStateError: the session is no rearrange session; or a node would be left without a group above it.
+            NodeNotFoundError: nothing is at one of the paths.
+            AlreadyExistsError: something is at a new path, and stays there.
+        """
+        for path in (*moves.keys(), *moves.values()):
+            _check_path(path)
+        with self._gate:
+            self._check_writable()
+            self._check_rearranges()
+            planned = []
+            for from_path, to_path in moves.items():
+                base = self.snapshot.node_by_id(self.node(from_path).id)
+                assert base is not None  # nothing is made in a rearrange session
+                planned.append(NodeMove(base, to_path))
+            after = {node.path: node for node in self.current_nodes() if node.path not in moves}
+            stays = len(after)
+            after |= {move.to_path: move.node for move in planned}
+            if len(after) < stays + len(planned):
+                raise AlreadyExistsError("two nodes cannot have one path", kind="move-wont-overwrite", moves=moves)
+            for path in moves.values():
+                parent = after.get(path.rpartition("/")[0] or "/")
+                if path == "/" or parent is None or parent.array is not None:
+                    kind = "move-destination-parent-" + ("missing" if parent is None else "not-group")
+                    raise SessionStateError(f"{path} has no group above it", kind=kind, path=path)
+            self._changes.move_nodes(planned)
+            self._nodes_changed()
+
     def move(self, from_path: str, to_path: str) -> None:
         """Moves a node with all below it (rearrange sessions of spec 2 only).
 
@@ -235,12 +285,7 @@ class WritableSession(Session):
             _check_path(path)
         with self._gate:
             self._check_writable()
-            if not self.is_rearrange:
-                raise SessionStateError(
-                    "nodes can be moved in a rearrange session only",
-                    kind="non-rearrange-session",
-                    hint="open one with `rearrange_session`",
-                )
+            self._check_rearranges()
             self._check_move(from_path, to_path)
             moves = []
             for node in self.list_nodes(from_path):
@@ -435,6 +480,14 @@ class WritableSession(Session):
                 "a rearrange session moves nodes and does nothing else",
                 kind="rearrange-session-only",
                 hint="make other changes in a writable session",
+            )
+
+    def _check_rearranges(self) -> None:
+        if not self.is_rearrange:
+            raise SessionStateError(
+                "nodes can be moved in a rearrange session only",
+                kind="non-rearrange-session",
+                hint="open one with `rearrange_session`",
             )
 
     def _nodes_changed(self) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from icefs.engine.conflicts import BasicConflictSolver, ConflictDetector, ConflictSolver, VersionSelection
 from icefs.engine.session import Session
+from icefs.engine.updates import MOVE_NODE
 from icefs.engine.writable import WritableSession
 from icefs.engine.writing import WritableRepository
 from icefs.errors import BranchMovedError, InvalidInputError, NothingToCommitError, StorageError, UnsupportedError
@@ -24,7 +25,7 @@ from icefs.vfs.places import open_session
 from icefs.worktree.frozen import FrozenTree
 from icefs.worktree.overlay import WorkTree
 from icefs.worktree.settle import SettleResult
-from icefs.worktree.staging import Staged, deletions, stage
+from icefs.worktree.staging import Staged, stage
 from icefs.worktree.uploads import ArrayUpload, Progress, upload_chunks
 
 if TYPE_CHECKING:
@@ -124,7 +125,7 @@ def commit(
         base = open_session(repository, SnapshotId.parse(frozen.base))
         staged = stage(frozen, base)
         _check(staged, request)
-        session = repository.writable_session_at(tree.name, base.snapshot_id)
+        session = _session_for(staged, repository, tree.name, base)
         apply_staged(staged, frozen, base, session, progress)
 
         def announce(new: SnapshotId) -> None:
@@ -208,17 +209,34 @@ def apply_staged(
         session.set_chunk_refs(path, refs)
 
 
+def _session_for(staged: Staged, repository: WritableRepository, branch: str, base: Session) -> WritableSession:
+    """Opens the session that what is staged needs: if it is nothing but renames, one that moves nodes, with their ids.
+
+    Where the repository does not have moves, nodes are deleted and made again.
+    """
+    is_rearrange = bool(staged.moves) and _has_moves(repository)
+    return repository.writable_session_at(branch, base.snapshot_id, is_rearrange=is_rearrange)
+
+
+def _has_moves(repository: WritableRepository) -> bool:
+    return repository.spec_version > 1 and repository.assets.fetch_repo_info()[0].feature_flag(MOVE_NODE) is not False
+
+
 def _apply_nodes(staged: Staged, session: WritableSession) -> None:
-    """Does everything but write chunks."""
-    for path in staged.deleted:
-        session.delete_node(path)
+    """Does everything but write chunks that have files of their own."""
+    if session.is_rearrange:
+        session.move_nodes(dict(staged.moves))
+        return
+    session.delete_nodes(staged.gone)
     # While the old grid holds: what lies outside of the new one could not be deleted, and would come back with it.
     for path, array in staged.arrays.items():
-        deletes = deletions(array)
-        if deletes is not None:
-            session.delete_chunks(path, deletes)
+        if len(array.deletes):
+            session.delete_chunks(path, array.deletes)
     for path, data in staged.nodes.items():
         session.set_metadata(path, data)
+    for path, array in staged.arrays.items():
+        if array.reused is not None:
+            session.set_chunk_refs(path, array.reused)
 
 
 def _settle(
@@ -238,7 +256,7 @@ def _settle(
     facts = {
         "snapshot": str(snapshot_id),
         "nodes": len(staged.nodes) + len(staged.deleted),
-        "chunks": sum(len(array.sets) + len(array.deletes) for array in staged.arrays.values()),
+        "chunks": 0 if staged.moves else staged.num_chunks,
         "untracked": staged.untracked[:_SHOWN],
         "kept_back": result.kept_back[:_SHOWN],
         "remaining": result.remaining,
@@ -313,7 +331,7 @@ def rebase_tree(
     try:
         base = open_session(repository, SnapshotId.parse(view.base))
         staged = stage(view, base)
-        session = repository.writable_session_at(tree.name, base.snapshot_id)
+        session = _session_for(staged, repository, tree.name, base)
         _pretend(staged, session)
         session.rebase(solver)
     finally:

@@ -3,76 +3,33 @@
 Nodes come from `zarr.json` files, chunks from files under the keys of their arrays, deletions from whiteouts and
 from what stands in the place of something else. Bytes that are still those of a file of the base, under whatever
 name, are committed as the base's own reference. Other names are untracked.
+
+    differences   the upper entries of the tree, by directory
+    places        which array the names in a directory are chunks of
+    renames       renamed directories of the base, as columns
+    staged        the result
+
+Only files that were written, or renamed one by one, are looked at one by one.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from dataclasses import replace
 
+from icefs.engine.changeset import difference
 from icefs.engine.session import Session
 from icefs.errors import InvalidInputError, InvalidMetadataError
-from icefs.format.chunk_indices import ChunkIndices
-from icefs.format.manifest import ChunkRef
+from icefs.format.manifest import ArrayRefs, ChunkRef
 from icefs.format.nodes import NodeSnapshot, NodeType
 from icefs.format.zarr_json import ZarrMetadata, parse_zarr_json
 from icefs.worktree.core import Lowered
-from icefs.worktree.frozen import FrozenDir, FrozenFile, FrozenTree
-from icefs.worktree.nodes import WHITEOUT
-from icefs.zarr.keys import METADATA_NAME, ChunkIndex, ChunkKeyLayout, is_zarr_key, split_candidates
+from icefs.worktree.differences import differences
+from icefs.worktree.frozen import FrozenFile, FrozenTree
+from icefs.worktree.places import BaseChunks, GridArray, Place, Places
+from icefs.worktree.renames import RenamedChunks, RenamedFile, Renames
+from icefs.worktree.staged import Invalid, Source, Staged, StagedArray, source_size
+from icefs.zarr.keys import METADATA_NAME, ChunkIndex, ChunkKeyLayout, is_zarr_key, metadata_key
 from icefs.zarr.reader import KeyReader
 
-type Source = FrozenFile | Lowered
-
-
-class Invalid(NamedTuple):
-    """A file that cannot be committed, and why."""
-
-    path: str
-    reason: str
-
-
-@dataclass(slots=True)
-class StagedArray:
-    """The chunks of one array.
-
-    Attributes:
-        sets: The files of chunks that were written, by index.
-        deletes: The chunks that are gone.
-    """
-
-    sets: dict[ChunkIndex, Source] = field(default_factory=dict)
-    deletes: dict[ChunkIndex, None] = field(default_factory=dict)
-
-
-@dataclass(slots=True)
-class Staged:
-    """What a commit of a frozen tree would do.
-
-    Attributes:
-        deleted: The paths of base nodes that are deleted, none below another one of them.
-        nodes: The `zarr.json` of nodes that are made or rewritten, by path, parents first.
-        made: Those of `nodes` that the base does not have, or has as another one.
-        arrays: The chunks that change, by array.
-        untracked: Paths that are no Zarr keys of the hierarchy.
-        invalid: Files that ought to be part of it and cannot.
-    """
-
-    deleted: list[str] = field(default_factory=list)
-    nodes: dict[str, bytes] = field(default_factory=dict)
-    made: set[str] = field(default_factory=set)
-    arrays: dict[str, StagedArray] = field(default_factory=dict)
-    untracked: list[str] = field(default_factory=list)
-    invalid: list[Invalid] = field(default_factory=list)
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether there is nothing to commit."""
-        return not (self.deleted or self.nodes or self.arrays)
-
-    @property
-    def left(self) -> list[str]:
-        """The paths that stay in the working tree."""
-        return sorted({*self.untracked, *(path for path, _ in self.invalid)})
+__all__ = ["Invalid", "Source", "Staged", "StagedArray", "reused_ref", "stage"]
 
 
 def stage(frozen: FrozenTree, base: Session) -> Staged:
@@ -84,180 +41,6 @@ def stage(frozen: FrozenTree, base: Session) -> Staged:
     return _Staging(frozen, base).run()
 
 
-class _Staging:
-    def __init__(self, frozen: FrozenTree, base: Session) -> None:
-        self._frozen = frozen
-        self._base = base
-        self._reader = KeyReader(base)
-        self._files: dict[str, Source] = {}
-        self._hidden: list[str] = []
-        self._metadata: dict[str, ZarrMetadata] = {}
-        self._gone: set[str] = set()
-        self._staged = Staged()
-
-    def run(self) -> Staged:
-        """Goes through the tree, then through what was found."""
-        self._collect(self._frozen.root)
-        self._stage_deletions()
-        for path in sorted(self._files, key=lambda path: path.count("/")):
-            if path == METADATA_NAME or path.endswith(f"/{METADATA_NAME}"):
-                self._stage_metadata(path)
-        self._check_orphans()
-        for path in self._hidden:
-            self._stage_chunk_deletions(path)
-        for path, source in self._files.items():
-            if path != METADATA_NAME and not path.endswith(f"/{METADATA_NAME}"):
-                self._stage_file(path, source)
-        staged = self._staged
-        for array in staged.arrays.values():
-            for index in array.sets:
-                array.deletes.pop(index, None)
-        staged.arrays = {path: array for path, array in staged.arrays.items() if array.sets or array.deletes}
-        return staged
-
-    # What differs, by path.
-
-    def _collect(self, directory: FrozenDir) -> None:
-        for name, entry in directory.entries.items():
-            path = f"{directory.path}/{name}" if directory.path else name
-            if entry is WHITEOUT:
-                self._hidden.append(path)
-            elif isinstance(entry, FrozenFile):
-                if not entry.is_natural:
-                    self._files[path] = entry
-                    self._hide_other(path, is_dir=False)
-            elif entry.is_natural:
-                self._collect(entry)
-            else:
-                self._hide_other(path, is_dir=True)
-                self._collect_all(path, entry)
-
-    def _hide_other(self, path: str, *, is_dir: bool) -> None:
-        """Notes what of the base stands behind something new; a file over a file is only rewritten."""
-        attr = self._frozen.lower.stat(path)
-        if attr is not None and (is_dir or attr.is_dir):
-            self._hidden.append(path)
-
-    def _collect_all(self, path: str, directory: FrozenDir | Lowered) -> None:
-        """Takes everything in a directory that the base does not have at this place."""
-        for name, entry in self._frozen.list(directory):
-            below = f"{path}/{name}"
-            if isinstance(entry, FrozenDir) or (isinstance(entry, Lowered) and entry.attr.is_dir):
-                self._collect_all(below, entry)
-            else:
-                self._files[below] = entry
-
-    # Nodes.
-
-    def _stage_deletions(self) -> None:
-        for path in self._hidden:
-            if path == METADATA_NAME or path.endswith(f"/{METADATA_NAME}"):
-                node = f"/{path[: -len(METADATA_NAME)].rstrip('/')}"
-                if self._base.get_node(node) is not None:
-                    self._gone.add(node)
-            else:
-                self._gone.update(node.path for node in self._base.list_nodes(f"/{path}"))
-
-    def _stage_metadata(self, path: str) -> None:
-        node_path = f"/{path[: -len(METADATA_NAME)].rstrip('/')}"
-        data = self._frozen.read(self._files[path])
-        version = self._base.repository.spec_version
-        try:
-            metadata = parse_zarr_json(data, name=path, spec_version=version)
-        except InvalidMetadataError as error:
-            self._staged.invalid.append(Invalid(path, error.message))
-            return
-        known = None if node_path in self._gone else self._base.get_node(node_path)
-        if known is not None and known.node_type is not metadata.node_type:
-            self._gone.update(node.path for node in self._base.list_nodes(node_path) if node.path == node_path)
-            known = None
-        self._metadata[node_path] = metadata
-        if known is None or known.user_data != data:
-            self._staged.nodes[node_path] = data
-        if known is None:
-            self._staged.made.add(node_path)
-
-    def _check_orphans(self) -> None:
-        """Lists the deleted nodes, the topmost of them; deleting a node deletes what is below it, too."""
-        for path in sorted(self._gone):
-            if any(path == above or path.startswith(f"{above.rstrip('/')}/") for above in self._staged.deleted[-1:]):
-                continue
-            survivors = [node.path for node in self._base.list_nodes(path) if node.path not in self._gone]
-            if survivors:
-                reason = f"was removed, but {survivors[0]} below it was not"
-                self._staged.invalid.append(Invalid(f"{path}/{METADATA_NAME}".lstrip("/"), reason))
-                continue
-            self._staged.deleted.append(path)
-
-    def _array(self, path: str) -> tuple[ChunkKeyLayout, tuple[int, ...]] | None:
-        """Returns how the keys of the array at a path are written, and its grid; None if no array will be there."""
-        metadata = self._metadata.get(path)
-        if metadata is not None:
-            if metadata.node_type is NodeType.GROUP:
-                return None
-            try:
-                return ChunkKeyLayout.of(metadata.chunk_key_encoding, len(metadata.grid_shape)), metadata.grid_shape
-            except InvalidInputError:
-                return None
-        node: NodeSnapshot | None = None if path in self._gone else self._base.get_node(path)
-        if node is None or node.array is None:
-            return None
-        layout = ChunkKeyLayout.of_metadata(node.user_data, len(node.array.shape))
-        return layout, tuple(dimension.num_chunks for dimension in node.array.shape)
-
-    # Chunks.
-
-    def _stage_chunk_deletions(self, path: str) -> None:
-        for node_path, relative in split_candidates(path):
-            if node_path in self._gone:
-                continue
-            node = self._base.get_node(node_path)
-            if node is None or node.array is None:
-                continue
-            layout = ChunkKeyLayout.of_metadata(node.user_data, len(node.array.shape))
-            prefix = layout.parse_prefix(relative.split("/"))
-            if prefix is None or self._array(node_path) is None:
-                continue
-            deletes = self._staged.arrays.setdefault(node_path, StagedArray()).deletes
-            deletes.update(dict.fromkeys(self._indices_below(node, prefix)))
-            return
-
-    def _indices_below(self, node: NodeSnapshot, prefix: ChunkIndex) -> Iterator[ChunkIndex]:
-        chunks = self._base.array_chunks(node)
-        if len(prefix) == chunks.ndim:
-            if chunks.find(prefix) is not None:
-                yield prefix
-            return
-        for batch in chunks.iter_batches(1 << 62):
-            rows = zip(*(column.tolist() for column in batch.coords), strict=True)
-            yield from (row for row in rows if row[: len(prefix)] == prefix)
-
-    def _stage_file(self, path: str, source: Source) -> None:
-        staged = self._staged
-        for node_path, relative in split_candidates(path):
-            array = self._array(node_path)
-            if array is None:
-                continue
-            layout, grid = array
-            index = layout.parse(relative)
-            if index is None:
-                continue
-            size = source.attr.size if isinstance(source, Lowered) else source.size
-            if not all(position < count for position, count in zip(index, grid, strict=True)):
-                staged.invalid.append(Invalid(path, f"is outside of the grid {list(grid)} of {node_path}"))
-            elif not size:
-                staged.invalid.append(Invalid(path, "is empty; no chunk of an Icechunk array is"))
-            elif isinstance(source, FrozenFile) and source.is_lost:
-                staged.invalid.append(Invalid(path, "its bytes were lost"))
-            else:
-                staged.arrays.setdefault(node_path, StagedArray()).sets[index] = source
-            return
-        if is_zarr_key(path):
-            staged.invalid.append(Invalid(path, "has the name of a chunk, but there is no array that it is one of"))
-        else:
-            staged.untracked.append(path)
-
-
 def reused_ref(base: Session, reader: KeyReader, source: Source) -> ChunkRef | None:
     """Returns the base's own reference to the bytes of a file; None if they have to be stored."""
     lower_path = source.path if isinstance(source, Lowered) else source.lower_path
@@ -267,9 +50,297 @@ def reused_ref(base: Session, reader: KeyReader, source: Source) -> ChunkRef | N
     return None if isinstance(found, NodeSnapshot) else found
 
 
-def deletions(array: StagedArray) -> ChunkIndices | None:
-    """Returns the deleted chunks of an array as columns."""
-    if not array.deletes:
+class _Staging:
+    def __init__(self, frozen: FrozenTree, base: Session) -> None:
+        self._frozen = frozen
+        self._base = base
+        self._paths = frozenset(base.snapshot.paths)
+        self._chunks = BaseChunks(base)
+        self._base_places = Places(self._base_array)
+        self._places = Places(self._array)
+        self._metadata: dict[str, ZarrMetadata] = {}
+        self._gone: set[str] = set()
+        self._staged = Staged()
+        self._found = differences(frozen.root)
+        self._renames = Renames(base, self._chunks, self._found.regions, self._base_places)
+        self._whole: dict[str, str] = {}
+
+    def run(self) -> Staged:
+        """Goes through nodes, then through chunks, of which nodes decide."""
+        staged = self._staged
+        self._stage_deletions()
+        self._stage_nodes()
+        self._check_removed()
+        for directory, names in self._found.hidden.items():
+            self._hide_chunks(directory, names)
+        for directory, files in self._found.files.items():
+            self._stage_files(directory, files)
+        self._relayout()
+        self._stage_renamed_chunks()
+        for array in staged.arrays.values():
+            array.settle()
+        staged.arrays = {path: array for path, array in staged.arrays.items() if array}
+        staged.gone = sorted(self._gone)
+        self._find_moves()
+        return staged
+
+    # Nodes.
+
+    def _known(self, path: str) -> NodeSnapshot | None:
+        """Returns the base's node at a path, unless it is gone."""
+        return self._base.get_node(path) if path in self._paths and path not in self._gone else None
+
+    def _stage_deletions(self) -> None:
+        for directory, names in self._found.hidden.items():
+            for name in names:
+                path = f"{directory}/{name}" if directory else name
+                if name == METADATA_NAME:
+                    self._gone.update({f"/{directory}"} & self._paths)
+                elif self._has_nodes(path):
+                    self._gone.update(node.path for node in self._base.list_nodes(f"/{path}"))
+        for directory, files in self._found.files.items():
+            for name, _ in files:
+                path = f"{directory}/{name}" if directory else name
+                if self._has_nodes(path):
+                    self._gone.update(node.path for node in self._base.list_nodes(f"/{path}"))
+        # A directory that was moved away, and back to its place below something new, has not moved.
+        self._gone.difference_update(path for path, node in self._renames.nodes.items() if path == node.path)
+
+    def _has_nodes(self, path: str) -> bool:
+        return f"/{path}" in self._paths or self._base.has_children(f"/{path}")
+
+    def _stage_nodes(self) -> None:
+        data = {path: node.user_data for path, node in self._renames.nodes.items()}
+        lost = []
+        for path, file in self._found.metadata.items():
+            if file.is_lost:
+                lost.append(Invalid(metadata_key(path), "its bytes were lost"))
+            else:
+                data[path] = self._frozen.read(file)
+        self._staged.invalid += lost
+        for path in sorted(data, key=lambda path: (path.count("/") if path != "/" else 0, path)):
+            self._stage_node(path, data[path])
+
+    def _stage_node(self, path: str, data: bytes) -> None:
+        key = metadata_key(path)
+        try:
+            metadata = parse_zarr_json(data, name=key, spec_version=self._base.repository.spec_version)
+        except InvalidMetadataError as error:
+            self._staged.invalid.append(Invalid(key, error.message))
+            return
+        known = self._known(path)
+        if known is not None and known.node_type is not metadata.node_type:
+            below = [node.path for node in self._base.list_nodes(path) if self._known(node.path) and node.path != path]
+            if below and metadata.node_type is NodeType.ARRAY:
+                self._staged.invalid.append(Invalid(key, f"makes an array of a group that has {below[0]} below it"))
+                return
+            self._gone.add(path)
+            known = None
+        self._metadata[path] = metadata
+        if known is None or known.user_data != data:
+            self._staged.nodes[path] = data
+        if known is None:
+            self._staged.made.add(path)
+
+    def _check_removed(self) -> None:
+        """Looks at nodes whose `zarr.json` was removed, but not the directory.
+
+        Icechunk needs no parents: a group may go and its members stay, to be read by their paths. An array is its
+        `zarr.json` and its chunks; while some of these are still to be seen, somebody would lose them.
+        """
+        staged = self._staged
+        for directory, names in self._found.hidden.items():
+            path = f"/{directory}"
+            if METADATA_NAME not in names or path not in self._gone or path in staged.nodes:
+                continue
+            node = self._base.node(path)
+            if node.array is None:
+                if any(below.path not in self._gone for below in self._base.list_nodes(path)):
+                    staged.implicit.append(path)
+                continue
+            rest = len(self._chunks.refs(node)) - len(self._chunks.below(node, self._hidden_prefixes(node)))
+            if rest:
+                self._gone.discard(path)
+                reason = f"was removed, but {rest} chunks of the array were not; remove {directory} to delete the array"
+                staged.invalid.append(Invalid(metadata_key(path), reason))
+
+    def _hidden_prefixes(self, node: NodeSnapshot) -> list[ChunkIndex]:
+        found = []
+        for directory, names in self._found.hidden.items():
+            for place in self._base_places.of(directory):
+                if place.array.path == node.path:
+                    found += [index for name in names if (index := place.read(name)) is not None]
+        return found
+
+    # Arrays.
+
+    def _base_array(self, path: str) -> GridArray | None:
+        node = self._base.get_node(path) if path in self._paths else None
+        return None if node is None else _grid_array(node)
+
+    def _array(self, path: str) -> GridArray | None:
+        """Returns the array that will be at a path, None if none will."""
+        metadata = self._metadata.get(path)
+        if metadata is None:
+            node = self._known(path)
+            return None if node is None else _grid_array(node)
+        if metadata.node_type is NodeType.GROUP:
+            return None
+        try:
+            layout = ChunkKeyLayout.of(metadata.chunk_key_encoding, len(metadata.grid_shape))
+        except InvalidInputError:
+            return None
+        return GridArray(path, layout, metadata.grid_shape)
+
+    def _staged_array(self, path: str, ndim: int) -> StagedArray:
+        return self._staged.arrays.setdefault(path, StagedArray(ndim))
+
+    # Chunks.
+
+    def _hide_chunks(self, directory: str, names: list[str]) -> None:
+        """Notes the chunks of the base that are not to be seen any more."""
+        found: dict[str, list[ChunkIndex]] = {}
+        places = self._base_places.of(directory)
+        for name in names if places else ():
+            for place in places:
+                index = place.read(name)
+                if index is not None and self._known(place.array.path) is not None:
+                    found.setdefault(place.array.path, []).append(index)
+                    break
+        for path, prefixes in found.items():
+            self._delete(path, prefixes)
+
+    def _delete(self, path: str, prefixes: list[ChunkIndex]) -> None:
+        node, array = self._base.node(path), self._array(path)
+        assert node.array is not None  # only arrays have places
+        if array is not None and len(array.grid_shape) == len(node.array.shape):
+            staged = self._staged_array(path, len(array.grid_shape))
+            staged.deletes = self._chunks.below(node, prefixes).union(staged.deletes)
+
+    def _stage_files(self, directory: str, files: list[tuple[str, FrozenFile]]) -> None:
+        # A file where the base has a directory of chunks.
+        above = [place for place in self._base_places.of(directory) if not place.is_leaf]
+        if above:
+            self._hide_chunks(directory, [name for name, _ in files if any(p.read(name) is not None for p in above)])
+        places = [place for place in self._places.of(directory) if place.is_leaf]
+        for name, file in files:
+            self._stage_file(places, directory, name, file)
+
+    def _stage_file(self, places: list[Place], directory: str, name: str, source: Source) -> None:
+        for place in places:
+            index = place.read(name)
+            if index is None:
+                continue
+            reason = None
+            array = place.array
+            for position, count in zip(index, array.grid_shape, strict=True):
+                if position >= count:
+                    reason = f"is outside of the grid {list(array.grid_shape)} of {array.path}"
+            if reason is None and not source_size(source):
+                reason = "is empty; no chunk of an Icechunk array is"
+            if reason is None and isinstance(source, FrozenFile) and source.is_lost:
+                reason = "its bytes were lost"
+            if reason is None:
+                self._staged_array(array.path, len(index)).sets[index] = source
+            else:
+                self._staged.invalid.append(Invalid(f"{directory}/{name}" if directory else name, reason))
+            return
+        path = f"{directory}/{name}" if directory else name
+        if is_zarr_key(path):
+            reason = "has the name of a chunk, but there is no array that it is one of"
+            self._staged.invalid.append(Invalid(path, reason))
+        else:
+            self._staged.untracked.append(path)
+
+    def _stage_renamed_chunks(self) -> None:
+        parts: dict[str, list[ArrayRefs]] = {}
+        for found in self._renames.chunks(self._places, self._has_array_below):
+            if isinstance(found, Invalid):
+                self._staged.invalid.append(found)
+            elif isinstance(found, RenamedFile):
+                places = [place for place in self._places.of(found.directory) if place.is_leaf]
+                self._stage_file(places, found.directory, found.name, found.lowered)
+            elif len(found.refs):
+                self._take_over(found, parts)
+        for path, refs in parts.items():
+            alike = [replace(part, node_id=refs[0].node_id) for part in refs]
+            self._staged_array(path, refs[0].ndim).reused = ArrayRefs.concat(alike)
+
+    def _take_over(self, found: RenamedChunks, parts: dict[str, list[ArrayRefs]]) -> None:
+        source = found.source.path
+        if found.is_same and source == found.target and self._known(source) is not None:
+            # Back in its place: nothing of it was deleted.
+            array = self._staged_array(source, found.refs.ndim)
+            array.deletes = difference(array.deletes, found.refs.indices)
+            return
+        parts.setdefault(found.target, []).append(found.refs)
+        if found.is_same and len(found.refs) == len(self._chunks.refs(found.source)):
+            self._whole[source] = found.target
+
+    def _has_array_below(self, path: str) -> bool:
+        stem = f"{path.rstrip('/')}/"
+        if any(one.startswith(stem) and m.node_type is NodeType.ARRAY for one, m in self._metadata.items()):
+            return True
+        if not self._base.has_children(path):
+            return False
+        return any(node.path != path and self._array(node.path) for node in self._base.list_nodes(path))
+
+    def _relayout(self) -> None:
+        """Drops the chunks of arrays whose `zarr.json` names chunks otherwise now: their files are no chunks."""
+        for path in self._staged.nodes:
+            known, array = self._known(path), self._array(path)
+            before = None if known is None else _grid_array(known)
+            if before is not None and array is not None and before.layout != array.layout:
+                self._delete(path, [()])
+
+    # Renames as moves.
+
+    def _find_moves(self) -> None:
+        """Works out whether the renames are all there is, and could be told as moves."""
+        staged = self._staged
+        moved = {
+            node.path: path
+            for path, node in self._renames.nodes.items()
+            if node.path in self._gone and path in staged.made and staged.nodes[path] == node.user_data
+        }
+        staged.renames = sorted(pair for pair in moved.items() if not _came_along(*pair, moved))
+        if not moved or len(set(moved.values())) != len(moved) or "/" in moved:
+            return
+        is_all = moved.keys() == self._gone and set(moved.values()) == set(staged.nodes) == staged.made
+        if is_all and self._chunks_moved(moved) and all(self._is_in_group(path) for path in moved.values()):
+            staged.moves = sorted(moved.items())
+
+    def _chunks_moved(self, moved: dict[str, str]) -> bool:
+        sources = {target: source for source, target in moved.items()}
+        for path, array in self._staged.arrays.items():
+            source = sources.get(path)
+            if source is None or array.sets or len(array.deletes) or self._whole.get(source) != path:
+                return False
+            if array.reused is None or len(array.reused) != len(self._chunks.refs(self._base.node(source))):
+                return False
+        for source, target in moved.items():
+            node = self._base.node(source)
+            if node.array is not None and target not in self._staged.arrays and len(self._chunks.refs(node)):
+                return False
+        return True
+
+    def _is_in_group(self, path: str) -> bool:
+        above = path.rpartition("/")[0] or "/"
+        metadata = self._metadata.get(above)
+        if metadata is not None:
+            return metadata.node_type is NodeType.GROUP
+        known = self._known(above)
+        return known is not None and known.array is None
+
+
+def _came_along(source: str, target: str, moved: dict[str, str]) -> bool:
+    """Tells whether a node is elsewhere only because the one above it is."""
+    above, _, name = source.rpartition("/")
+    return above in moved and target == f"{moved[above]}/{name}"
+
+
+def _grid_array(node: NodeSnapshot) -> GridArray | None:
+    if node.array is None:
         return None
-    indices = list(array.deletes)
-    return ChunkIndices.from_indices(len(indices[0]), indices)
+    layout = ChunkKeyLayout.of_metadata(node.user_data, len(node.array.shape))
+    return GridArray(node.path, layout, tuple(dimension.num_chunks for dimension in node.array.shape))

@@ -1,0 +1,197 @@
+"""A working tree over a repository, without a kernel: files are written, renamed, committed and read back."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from icefs.engine.session import Session
+from icefs.engine.writing import WritableRepository
+from icefs.format.ids import SnapshotId
+from icefs.storage.base import Storage
+from icefs.vfs.committing import CommitRequest, Committed, commit
+from icefs.vfs.lower import Guarded, TreeLower
+from icefs.vfs.places import open_session
+from icefs.worktree.lower import LowerAttr
+from icefs.worktree.nodes import Perm
+from icefs.worktree.overlay import TreeOptions, WorkTree
+from icefs.worktree.staged import Staged
+from icefs.worktree.staging import stage
+from icefs.zarr.reader import KeyReader
+
+PERM = Perm(0o644, 0, 0)
+
+
+def group() -> bytes:
+    return json.dumps({"zarr_format": 3, "node_type": "group", "attributes": {}}).encode()
+
+
+def array(shape: tuple[int, ...], chunks: tuple[int, ...], *, encoding: str = "default", separator: str = "/") -> bytes:
+    return json.dumps(
+        {
+            "zarr_format": 3,
+            "node_type": "array",
+            "shape": shape,
+            "data_type": "uint8",
+            "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": chunks}},
+            "chunk_key_encoding": {"name": encoding, "configuration": {"separator": separator}},
+            "fill_value": 0,
+            "codecs": [{"name": "bytes"}],
+            "attributes": {},
+        }
+    ).encode()
+
+
+class NumberedLower(TreeLower):
+    """Gives each path a number of its own."""
+
+    def __init__(self, numbers: dict[str, int], session: Session) -> None:
+        super().__init__(SimpleNamespace(session=None), Guarded(), session)  # type: ignore[arg-type]
+        self._numbers = numbers
+
+    def stat(self, path: str) -> LowerAttr | None:
+        attr = super().stat(path)
+        return None if attr is None else self._numbered(path, attr)
+
+    def _numbered(self, path: str, attr: LowerAttr) -> LowerAttr:
+        return attr._replace(ino=self._numbers.setdefault(path, len(self._numbers) + 1), mtime_ns=1)
+
+    def list(self, path: str) -> Any:
+        for name, attr in super().list(path):
+            yield name, self._numbered(f"{path}/{name}" if path else name, attr)
+
+
+class Bench:
+    """A branch's working tree and what commits it."""
+
+    def __init__(self, directory: Path, storage: Storage, *, spec_version: int = 2) -> None:
+        self.repository = WritableRepository.create(storage, spec_version=spec_version)
+        self.name = "main"
+        self.label = "main"
+        self.settings = SimpleNamespace(repository=self.repository)
+        self._numbers: dict[str, int] = {}
+        self._next = 1 << 40
+        self._directory = directory
+        self.open()
+
+    def open(self) -> None:
+        self.work = WorkTree(
+            self._directory,
+            TreeOptions(
+                lower_for=lambda snapshot_id: NumberedLower(self._numbers, self._session(snapshot_id)),
+                allocate_ino=self._allocate,
+                repository="bench",
+                branch="main",
+                base=str(self.repository.lookup_branch("main")),
+                file=PERM,
+                directory=PERM,
+            ),
+        )
+
+    def _session(self, snapshot_id: str) -> Session:
+        return open_session(self.repository, SnapshotId.parse(snapshot_id))
+
+    def _allocate(self) -> int:
+        self._next += 1
+        return self._next
+
+    # What `committing` asks of a branch.
+
+    @property
+    def next_number(self) -> int:
+        return self._next
+
+    @property
+    def session(self) -> Session:
+        return self._session(self.work.base)
+
+    def move(self, move: Any, open_inos: Any) -> tuple[list[Any], list[int]]:
+        return [], []
+
+    def commit(self, message: str = "a commit", **options: Any) -> Committed:
+        done = commit(self, self.work, CommitRequest(message, **options), (), lambda _: None)  # type: ignore[arg-type]
+        self.work.check_invariants()
+        return done
+
+    # Files.
+
+    def where(self, path: str) -> Any:
+        found = self.work.where_is(path)
+        assert found is not None, path
+        return found
+
+    def _split(self, path: str) -> tuple[Any, str]:
+        above, _, name = path.rpartition("/")
+        return self.where(above), name
+
+    def mkdir(self, path: str) -> None:
+        above = ""
+        for name in path.split("/"):
+            below = f"{above}/{name}" if above else name
+            if self.work.where_is(below) is None:
+                self.work.mkdir(self.where(above), name, PERM)
+            above = below
+
+    def write(self, path: str, data: bytes) -> None:
+        above = path.rpartition("/")[0]
+        if above:
+            self.mkdir(above)
+        _, handle = self.work.create(*self._split(path), PERM, os.O_WRONLY | os.O_TRUNC | os.O_CREAT)
+        self.work.write(handle, 0, data)
+        self.work.flush(handle)
+        self.work.release(handle)
+
+    def write_all(self, files: Mapping[str, bytes]) -> None:
+        for path, data in files.items():
+            self.write(path, data)
+
+    def remove(self, path: str) -> None:
+        """Removes a file, or a directory with what is in it."""
+        if not self.work.getattr(self.where(path)).is_dir:
+            self.work.unlink(*self._split(path))
+            return
+        for name, _ in list(self.work.list_dir(self.where(path))):
+            self.remove(f"{path}/{name}")
+        self.work.rmdir(*self._split(path))
+
+    def rename(self, old: str, new: str, flags: int = 0) -> None:
+        self.work.rename(*self._split(old), *self._split(new), flags)
+
+    def read(self, path: str) -> bytes:
+        where = self.where(path)
+        handle = self.work.open(where, os.O_RDONLY)
+        try:
+            return self.work.read(handle, 0, self.work.getattr(where).size)
+        finally:
+            self.work.release(handle)
+
+    def tree(self, path: str = "") -> dict[str, bytes]:
+        """Returns all files of the tree."""
+        found: dict[str, bytes] = {}
+        for name, entry in list(self.work.list_dir(self.where(path))):
+            below = f"{path}/{name}" if path else name
+            found |= self.tree(below) if entry.attr.is_dir else {below: self.read(below)}
+        return found
+
+    # What is staged and committed.
+
+    def staged(self) -> Staged:
+        view = self.work.view()
+        try:
+            return stage(view, self.session)
+        finally:
+            self.work.release_view(view)
+
+    def committed(self) -> dict[str, bytes]:
+        """Returns all keys of the branch's tip."""
+        reader = KeyReader(self._session(str(self.repository.lookup_branch("main"))))
+        keys = [key for batch in reader.list_batches() for key in batch]
+        return {key: bytes(reader.read(key) or b"") for key in keys}
+
+    def ids(self) -> dict[str, str]:
+        """Returns the ids of the nodes at the branch's tip."""
+        return {
+            node.path: str(node.id) for node in self._session(str(self.repository.lookup_branch("main"))).list_nodes()
+        }

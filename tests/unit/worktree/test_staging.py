@@ -1,0 +1,241 @@
+"""Working trees against plain dictionaries: what is committed is what the files say."""
+
+import pytest
+
+from icefs.errors import InvalidInputError
+from icefs.storage.memory import MemoryStorage
+from icefs.worktree.namespace import RENAME_EXCHANGE
+from tests.support.staging_bench import Bench, array, group
+
+FILES = {
+    "zarr.json": group(),
+    "g/zarr.json": group(),
+    "g/a/zarr.json": array((40, 40), (10, 10)),
+    **{f"g/a/c/{i}/{j}": bytes([i, j]) * (300 if (i + j) % 2 else 5) for i in range(4) for j in range(4)},
+    "g/dots/zarr.json": array((4, 4), (2, 2), separator="."),
+    **{f"g/dots/c.{i}.{j}": bytes([i, j, 1]) for i in range(2) for j in range(2)},
+    "s/zarr.json": array((), ()),
+    "s/c": b"scalar",
+    "v/zarr.json": array((40, 40), (10, 10), encoding="v2"),
+    **{f"v/{i}/{j}": bytes([9, i, j]) for i in range(4) for j in range(2)},
+}
+
+
+@pytest.fixture(params=[2, 1], ids=["v2", "v1"])
+def bench(request, tmp_path):
+    bench = Bench(tmp_path / "tree", MemoryStorage(), spec_version=request.param)
+    bench.write_all(FILES)
+    bench.commit("first")
+    assert bench.committed() == FILES
+    yield bench
+    bench.work.close()
+
+
+def moved(files, *pairs):
+    """Renames directories of a dictionary, all at once."""
+    result = {}
+    for path, data in files.items():
+        for old, new in pairs:
+            if path == old or path.startswith(f"{old}/"):
+                path = new + path[len(old) :]
+                break
+        result[path] = data
+    return result
+
+
+def check(bench, expected, *, untracked=()):
+    """Commits, and compares the commit and the tree after it with what is expected."""
+    assert bench.tree() == expected
+    objects = len(list(bench.repository.storage.list_objects("chunks/")))
+    staged = bench.staged()
+    bench.commit()
+    keys = {key: data for key, data in expected.items() if key not in untracked}
+    assert bench.committed() == keys
+    assert bench.tree() == expected
+    assert bench.work.has_changes() == bool(untracked)
+    return staged, len(list(bench.repository.storage.list_objects("chunks/"))) - objects
+
+
+RENAMES = {
+    "array": [("g/a", "g/b")],
+    "group": [("g", "h")],
+    "into another group": [("v", "g/v")],
+    "out of a group": [("g/a", "a"), ("g/dots", "dots")],
+    "array and the group it was in": [("g/a", "a"), ("g", "h")],
+}
+
+
+@pytest.mark.parametrize("pairs", RENAMES.values(), ids=RENAMES)
+def test_renames_alone_are_moves(bench, pairs):
+    before = bench.ids()
+    for old, new in pairs:
+        bench.rename(old, new)
+    staged, stored = check(bench, moved(FILES, *pairs))
+    assert stored == 0
+    assert sorted(staged.renames) == sorted((f"/{old}", f"/{new}") for old, new in pairs)
+    assert staged.moves
+    after = bench.ids()
+    kept = moved(before, *((f"/{o}", f"/{n}") for o, n in pairs))
+    assert (after == kept) == (bench.repository.spec_version == 2)
+    if bench.repository.spec_version == 2:
+        log = bench.repository.assets.fetch_transaction_log(bench.session.snapshot_id)
+        assert {(move.from_path, move.to_path) for move in log.moved_nodes} == set(staged.moves)
+
+
+def test_chains_and_swaps_of_renames_are_moves_of_their_ends(bench):
+    before = bench.ids()
+    bench.rename("v", "w")
+    bench.rename("w", "g/x")
+    bench.rename("g", "h")
+    bench.rename("h/x", "v2")
+    bench.rename("h/a", "h/dots", RENAME_EXCHANGE)
+    expected = moved(FILES, ("v", "v2"), ("g/a", "h/dots"), ("g/dots", "h/a"), ("g", "h"))
+    staged, stored = check(bench, expected)
+    assert stored == 0
+    assert staged.moves
+    if bench.repository.spec_version == 2:
+        after = bench.ids()
+        assert (after["/h/dots"], after["/h/a"], after["/v2"]) == (before["/g/a"], before["/g/dots"], before["/v"])
+
+
+def test_there_and_back_is_no_change(bench):
+    bench.rename("g", "h")
+    bench.rename("h/a", "x")
+    bench.rename("x", "h/a")
+    bench.rename("h", "g")
+    assert bench.staged().is_empty
+
+
+def test_renames_with_other_changes_reuse_references(bench):
+    bench.rename("g/a", "moved")
+    bench.write("moved/c/1/1", b"new bytes" * 100)
+    bench.remove("moved/c/2")
+    bench.remove("moved/c/3/3")
+    bench.write("new/zarr.json", group())
+    bench.rename("v", "new/v")
+    expected = moved(FILES, ("g/a", "moved"), ("v", "new/v"))
+    expected["moved/c/1/1"] = b"new bytes" * 100
+    expected["new/zarr.json"] = group()
+    for j in range(4):
+        del expected[f"moved/c/2/{j}"]
+    del expected["moved/c/3/3"]
+    staged, stored = check(bench, expected)
+    assert stored == 1
+    assert not staged.moves
+    assert staged.renames == [("/g/a", "/moved"), ("/v", "/new/v")]
+    assert len(staged.arrays["/moved"].sets) == 1
+
+
+def test_a_rename_over_what_was_removed(bench):
+    bench.remove("v")
+    bench.rename("g/a", "v")
+    expected = {path: data for path, data in FILES.items() if not path.startswith("v/")}
+    staged, stored = check(bench, moved(expected, ("g/a", "v")))
+    assert (stored, staged.moves) == (0, [])
+
+
+def test_directories_of_chunks_are_renamed(bench):
+    bench.rename("g/a/c/0", "g/a/c/t")
+    bench.rename("g/a/c/1", "g/a/c/0")
+    bench.rename("g/a/c/t", "g/a/c/1")
+    bench.remove("v/0")
+    bench.rename("g/a/c/3", "v/0")
+    expected = moved(FILES, ("g/a/c/0", "g/a/c/1"), ("g/a/c/1", "g/a/c/0"))
+    expected = moved({k: d for k, d in expected.items() if not k.startswith("v/0/")}, ("g/a/c/3", "v/0"))
+    staged, stored = check(bench, expected)
+    assert (stored, staged.moves) == (0, [])
+    assert not any(one.sets for one in staged.arrays.values())
+
+
+def test_directories_of_chunks_with_other_names_are_read_by_name(bench):
+    bench.remove("g/dots/c.0.0")
+    bench.write("d/zarr.json", array((40, 40), (10, 10), separator="."))
+    bench.rename("g/a/c/0/1", "d/c.3.3")
+    bench.write("g/a/zarr.json", array((40, 40), (10, 10), encoding="v2"))
+    for name in "0123":
+        bench.rename(f"g/a/c/{name}", f"g/a/{name}")
+    bench.work.rmdir(bench.where("g/a"), "c")
+    expected = moved(FILES, ("g/a/c/0/1", "d/c.3.3"), *((f"g/a/c/{n}", f"g/a/{n}") for n in "0123"))
+    del expected["g/dots/c.0.0"]
+    expected |= {
+        "d/zarr.json": array((40, 40), (10, 10), separator="."),
+        "g/a/zarr.json": array((40, 40), (10, 10), encoding="v2"),
+    }
+    _, stored = check(bench, expected)
+    assert stored == 0
+
+
+def test_removed_subtrees(bench):
+    bench.remove("g/a/c/1")
+    bench.remove("g/a/c/2/3")
+    bench.remove("v")
+    staged, _ = check(
+        bench, {k: d for k, d in FILES.items() if not k.startswith(("g/a/c/1/", "v/")) and k != "g/a/c/2/3"}
+    )
+    assert staged.deleted == ["/v"]
+    assert list(staged.arrays["/g/a"].deletes) == [(1, 0), (1, 1), (1, 2), (1, 3), (2, 3)]
+
+
+def test_a_group_whose_metadata_is_removed_leaves_its_members(bench):
+    bench.remove("g/zarr.json")
+    before = bench.ids()
+    staged, _ = check(bench, {path: data for path, data in FILES.items() if path != "g/zarr.json"})
+    assert (staged.deleted, staged.implicit) == (["/g"], ["/g"])
+    assert bench.ids() == {path: node_id for path, node_id in before.items() if path != "/g"}
+
+
+def test_an_array_whose_metadata_alone_is_removed_is_no_deletion(bench):
+    bench.remove("g/a/zarr.json")
+    with pytest.raises(InvalidInputError, match="16 chunks of the array were not; remove g/a to delete the array"):
+        bench.commit()
+    bench.remove("g/a")
+    staged, _ = check(bench, {path: data for path, data in FILES.items() if not path.startswith("g/a/")})
+    assert staged.deleted == ["/g/a"]
+
+
+def test_a_renamed_directory_of_chunks_without_array_is_refused_as_one(bench):
+    bench.mkdir("aside")
+    bench.rename("g/a/c", "aside/c")
+    with pytest.raises(InvalidInputError, match="aside/c holds 16 chunks, but there is no array"):
+        bench.commit()
+    bench.rename("aside/c", "g/a/c")
+    assert bench.staged().is_empty
+
+
+def test_an_array_that_is_resized_and_moved_loses_what_is_outside(bench):
+    bench.rename("g/a", "b")
+    bench.write("b/zarr.json", array((20, 40), (10, 10)))
+    bench.commit()
+    expected = {path: data for path, data in moved(FILES, ("g/a", "b")).items() if not path.startswith("b/c/")}
+    expected |= {f"b/c/{i}/{j}": FILES[f"g/a/c/{i}/{j}"] for i in range(2) for j in range(4)}
+    expected["b/zarr.json"] = array((20, 40), (10, 10))
+    assert bench.committed() == expected == bench.tree()
+
+
+def test_a_node_of_another_kind_replaces_one(bench):
+    bench.remove("g/a")
+    bench.write("g/a/zarr.json", group())
+    bench.write("g/a/b/zarr.json", array((4,), (2,)))
+    bench.write("g/a/b/c/0", b"x")
+    expected = {path: data for path, data in FILES.items() if not path.startswith("g/a/")}
+    expected |= {"g/a/zarr.json": group(), "g/a/b/zarr.json": array((4,), (2,)), "g/a/b/c/0": b"x"}
+    check(bench, expected)
+
+
+def test_a_replaced_array_does_not_keep_old_chunks(bench):
+    bench.remove("g/a")
+    bench.write("g/a/zarr.json", array((40, 40), (10, 10)))
+    bench.write("g/a/c/0/0", b"new")
+    expected = {path: data for path, data in FILES.items() if not path.startswith("g/a/")}
+    check(bench, expected | {"g/a/zarr.json": array((40, 40), (10, 10)), "g/a/c/0/0": b"new"})
+
+
+def test_a_directory_goes_back_under_something_new(bench):
+    bench.mkdir("fresh")
+    bench.rename("g/a", "fresh/a")
+    bench.rename("g", "old")
+    bench.rename("fresh", "g")
+    bench.write("g/zarr.json", group())
+    expected = moved({k: d for k, d in FILES.items() if not k.startswith("g/a/")}, ("g", "old"))
+    expected |= {path: data for path, data in FILES.items() if path.startswith("g/a/")} | {"g/zarr.json": group()}
+    check(bench, expected)
