@@ -48,6 +48,7 @@ class ArrayMove:
         top_names: The names in the array's directory that may lead elsewhere, where that is all that is told.
         gone_dirs: The directories above chunks that are gone, by the count of their coordinates, as columns.
         among_nodes: Where nodes lie below the array: the chunks whose names may be in directories of those nodes.
+        cut_names: The names in the array's directory below which chunks may lie that the grid no longer reaches.
     """
 
     before: NodeSnapshot | None
@@ -57,6 +58,7 @@ class ArrayMove:
     top_names: list[bytes] = field(default_factory=list)
     gone_dirs: dict[int, Columns] = field(default_factory=dict)
     among_nodes: list[Columns] = field(default_factory=list)
+    cut_names: list[bytes] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +92,9 @@ def plan_move(old: Session, new: Session) -> Move:
             arrays[path] = (
                 _whole(old, before, after) if indices is None else _detailed(old, new, before, after, indices.coords)
             )
+        elif _is_cut(before, after):
+            nothing = tuple(np.empty(0, np.uint32) for _ in _chunk_counts(before))
+            arrays[path] = _detailed(old, new, before, after, nothing)
     return Move(new, changes, arrays)
 
 
@@ -99,6 +104,16 @@ def _array(session: Session, path: str) -> NodeSnapshot | None:
         node = session.get_node(path)
         return node if node is not None and node.array is not None else None
     return None
+
+
+def _chunk_counts(node: NodeSnapshot) -> list[int]:
+    """Returns how many chunks an array has room for in each dimension."""
+    return [] if node.array is None else [dimension.num_chunks for dimension in node.array.shape]
+
+
+def _is_cut(before: NodeSnapshot, after: NodeSnapshot) -> bool:
+    """Tells whether chunks that were within the grid may be outside of it now; no transaction log tells of them."""
+    return any(now < then for then, now in zip(_chunk_counts(before), _chunk_counts(after), strict=False))
 
 
 def _has_dir(session: Session, path: str) -> bool:
@@ -158,6 +173,9 @@ def _detailed(old: Session, new: Session, before: NodeSnapshot, after: NodeSnaps
                 move.gone_dirs = _gone_dirs(now, move.changed)
             except (FormatError, StorageError):  # whatever may be gone, the array's directory is looked at anew
                 move.top_names = _whole(old, before, after).top_names
+    if _is_cut(before, after):
+        whole = _whole(old, before, after)
+        move.cut_names, move.among_nodes = whole.top_names, whole.among_nodes
     return move
 
 
@@ -299,7 +317,8 @@ class BranchTree(SessionTree):
         for columns in move.among_nodes:
             yield from self._entries_among_nodes(path, layout, columns)
         if move.after is not None and move.after.array is not None:
-            numbers.fit([dimension.num_chunks for dimension in move.after.array.shape])
+            numbers.fit(_chunk_counts(move.after))
+        yield from ((directory, name) for name in move.cut_names)
         if move.top_names:
             yield from ((directory, name) for name in move.top_names)
             return

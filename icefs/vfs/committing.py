@@ -20,7 +20,7 @@ from icefs.engine.writing import WritableRepository
 from icefs.errors import BranchMovedError, InvalidInputError, NothingToCommitError, StorageError, UnsupportedError
 from icefs.format.ids import SnapshotId
 from icefs.format.manifest import ArrayRefs, InlineRef
-from icefs.vfs.branches import Entry, plan_move
+from icefs.vfs.branches import Entry, Move, plan_move
 from icefs.vfs.places import open_session
 from icefs.worktree.frozen import FrozenTree
 from icefs.worktree.overlay import WorkTree
@@ -252,7 +252,7 @@ def _settle(
     told = _Switch(tree, snapshot_id, open_inos)
     result = work.complete(frozen, str(snapshot_id), staged.left, told)
     # A file that had several names is several files now.
-    entries = list(_new_names(work, result, before))
+    entries = [*_new_names(work, result, before), *_cut_names(work, told.move)]
     facts = {
         "snapshot": str(snapshot_id),
         "nodes": len(staged.nodes) + len(staged.deleted),
@@ -262,6 +262,15 @@ def _settle(
         "remaining": result.remaining,
     }
     return Committed(snapshot_id, facts, entries, told.attrs)
+
+
+def _cut_names(work: WorkTree, move: Move) -> Iterable[Entry]:
+    """Yields the names below which chunks were that lie outside of their array's grid now, and are gone."""
+    for path, array in move.arrays.items():
+        where = work.where_is(path[1:]) if array.cut_names else None
+        if where is not None:
+            ino = work.getattr(where).ino
+            yield from ((ino, name) for name in array.cut_names)
 
 
 def _new_names(work: WorkTree, result: SettleResult, before: int) -> Iterable[Entry]:
@@ -280,13 +289,13 @@ class _Switch:
         old = tree.session
         assert old is not None  # a working tree stands on one
         self._tree = tree
-        self._move = plan_move(old, open_session(tree.settings.repository, snapshot_id))
+        self.move = plan_move(old, open_session(tree.settings.repository, snapshot_id))
         self._open_inos = list(open_inos)
         self.entries: list[Entry] = []
         self.attrs: list[int] = []
 
     def __call__(self, result: SettleResult) -> None:
-        self.entries, self.attrs = self._tree.move(self._move, self._open_inos)
+        self.entries, self.attrs = self._tree.move(self.move, self._open_inos)
 
 
 def resolve(tree: "WorkingTree", work: WorkTree, open_inos: Iterable[int]) -> None:

@@ -153,6 +153,21 @@ async def test_an_array_that_grows_keeps_the_numbers_it_gave():
         driver.fs.space.check_invariants()
 
 
+async def test_chunks_that_a_smaller_grid_leaves_outside_are_forgotten_and_the_others_stay():
+    """Nothing but the array's zarr.json changed, as far as the history tells."""
+    builder = RepoBuilder()
+    builder.commit([builder.array("/a", 1, (4, 2), inline((0, 0), (3, 1)))])
+    async with mounted(builder.publish(), branch="main") as driver:
+        directory, kept = await driver.walk("a"), await driver.walk("a/c/0/0")
+        await driver.walk("a/c/3/1")
+        builder.commit([builder.array("/a", 1, (2, 2), inline((0, 0), (3, 1)))])
+        builder.publish()
+        await driver.fs.refresh()
+        assert (directory.ino, b"c") in driver.notifier.entries
+        assert await driver.listdir("a/c") == ["0"]
+        assert await driver.walk("a/c/0/0") == kept
+
+
 async def test_a_tip_that_cannot_be_read_leaves_the_tree_where_it_is(caplog):
     builder = RepoBuilder()
     builder.commit([builder.array("/a", 1, (2,), inline((0,)))])
