@@ -1,9 +1,9 @@
 """Where a file's bytes are, and what it takes to change them.
 
 A node's bytes come from one of three places: nothing (size 0), the lower file at its `origin`, or a spool file.
-Writing needs a *private* spool file: one that no frozen view refers to. Where there is none, one is made, filled
-from the lower file (copy-up) or from the shared spool file (a reflink where the disk can), unless the bytes are to
-be thrown away.
+Writing needs a *private* spool file: one that no frozen view refers to, nor the object store. Where there is none,
+one is made, filled from the lower file (copy-up) or from the shared spool file (a reflink where the disk can), unless
+the bytes are to be thrown away.
 
 Concurrency: everything is called with the tree's lock held, except `read_spool`, `write_spool` and `copy_up`.
 Making content private releases the lock while it copies: `OpenState.busy` makes other writers of the node wait,
@@ -51,6 +51,7 @@ class Content:
         if io is None or not io.writers:
             node.flags &= ~DIRTY
         op.store[node] = None
+        self._release_superseded(op, node)
 
     def close_node(self, op: Change, node: FileNode) -> None:
         """Ends what a node had while it was open. The lock is held."""
@@ -68,6 +69,7 @@ class Content:
             if node.origin is not None and core.lower_files.get(node.origin) is node:
                 del core.lower_files[node.origin]
             core.release_spool(op, node.spool_id)
+            self._release_superseded(op, node)
         else:
             core.forget_placeholder(node)
 
@@ -168,17 +170,26 @@ class Content:
         node.flags &= ~(FROM_LOWER | LOST)
 
     def _let_go(self, node: FileNode) -> None:
-        """Gives up a spool file that a view shares, or an empty lost one."""
-        if node.spool_id:
-            # Only a shared file is ever replaced, and a view's release removes what nothing else refers to.
-            self._core.deferred.append(node.spool_id)
+        """Gives up a spool file that is shared, or an empty lost one."""
+        core = self._core
+        if 0 < node.spool_id <= core.spool_limit:
+            # A view's release removes what nothing else refers to.
+            core.deferred.append(node.spool_id)
+        elif node.spool_id:
+            core.superseded.setdefault(node, []).append(node.spool_id)
         io = node.io
         if io is not None and io.file is not None:
             io.file.retire()
             io.file = None
 
+    def _release_superseded(self, op: Change, node: FileNode) -> None:
+        """Lets go of spool files that a node's row will not name any more once the operation is written."""
+        if node in self._core.superseded:
+            op.spools += [spool_id for spool_id in self._core.superseded.pop(node) if spool_id != node.spool_id]
+
     def _is_shared(self, node: FileNode) -> bool:
-        return 0 < node.spool_id <= self._core.spool_limit or bool(node.flags & LOST)
+        core, spool_id = self._core, node.spool_id
+        return 0 < spool_id <= core.spool_limit or spool_id in core.final or bool(node.flags & LOST)
 
     def _wait_for_turn(self, node: FileNode) -> None:
         """Waits until neither a freeze nor a copy of this node is under way. The lock is held."""

@@ -77,7 +77,8 @@ class TreeCore:
     INVARIANT: every linked DIRTY file is in `behind`; so is every file that was created and has no row yet.
     INVARIANT: a node with a row in the database has a parent with a row.
     INVARIANT: ids of nodes and spool files are below `next_id` and never used twice.
-    INVARIANT: every spool file with an id up to `spool_limit` keeps its bytes; a writer makes a new one first.
+    INVARIANT: every spool file with an id up to `spool_limit`, or in `final`, keeps its bytes; a writer makes a new
+        one first.
 
     Attributes:
         lock: Protects all of this.
@@ -91,7 +92,10 @@ class TreeCore:
         behind: Files whose rows are missing, or older than their content.
         views: The frozen views that somebody holds.
         spool_limit: The largest spool id that a view may refer to, 0 if there is no view.
+        final: Spool files whose bytes are, or may be, part of the object store: by a second name, or under a chunk id
+            that is remembered.
         deferred: Spool files that nothing but a view may refer to.
+        superseded: Spool files that a file no longer has its bytes in, but that its row still names.
         writers: Writes under way outside the lock.
         is_freezing: New writers wait.
     """
@@ -126,7 +130,9 @@ class TreeCore:
         self.kept = KeptAttrs()
         self.views: list[View] = []
         self.spool_limit = 0
+        self.final: set[int] = set()
         self.deferred: list[int] = []
+        self.superseded: dict[FileNode, list[int]] = {}
         self.writers = 0
         self.is_freezing = False
         self.is_closed = False
@@ -483,6 +489,7 @@ class Change:
                 raise
             for spool_id in self.spools:
                 (core.deferred if spool_id <= core.spool_limit else garbage).append(spool_id)
+            core.final.difference_update(garbage)
         finally:
             core.lock.release()
         for spool_id in garbage:

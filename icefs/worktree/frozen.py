@@ -10,7 +10,7 @@ a commit whose outcome was not learnt before a crash can be completed or abandon
 at a time; views for `status` and `diff` are only in memory.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -220,6 +220,11 @@ class FrozenTree:
             is_lost=bool(state.flags & LOST),
             is_alias=is_alias,
         )
+
+    def keep_final(self, spool_ids: Iterable[int]) -> None:
+        """Has nobody ever write to some of the tree's spool files again, also when the tree is given back."""
+        with self._core.lock:
+            self._core.final.update(spool_ids)
 
     def walk(self) -> Iterator[tuple[str, FrozenEntry]]:
         """Yields everything but the root with its path: a directory before what is in it, names sorted."""

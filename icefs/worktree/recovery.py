@@ -8,6 +8,8 @@ shorter than the row; this cannot be told from the other case, and is reported i
 
 - A row whose spool file is missing stays in the tree, is LOST, and is reported: reading it fails, writing it anew
   heals it.
+- A spool file with a second name was made an object by a commit that did not come to its end. Nobody writes to it
+  any more, and its mtime is the object's.
 - A spool file without a row belongs to a file that was never flushed, or was removed; it is deleted.
 - A directory is as new as its newest entry, if that changed after the directory's row was written.
 """
@@ -154,7 +156,12 @@ class Loader:
             if found is None:
                 node.flags |= LOST
                 self.recovery.lost.append(core.path_of(node))
-            elif found.st_mtime_ns != node.stamp or found.st_size != node.size:
+                continue
+            is_linked = found.st_nlink > 1
+            if is_linked:
+                # A commit that failed had made it an object; an object is not written to, and has its own mtime.
+                core.final.add(node.spool_id)
+            if (found.st_mtime_ns != node.stamp and not is_linked) or found.st_size != node.size:
                 if node.stamp or found.st_size != node.size:
                     self.recovery.rewritten.append(core.path_of(node))
                 node.size = found.st_size

@@ -1,22 +1,42 @@
-"""The bytes of staged chunks on their way into the object store, and the references that come of them."""
+"""The bytes of staged chunks on their way into the object store, and the references that come of them.
 
+    bytes that the base has         its own reference
+    up to the inline threshold      into the manifest
+    small                           into objects that they share (see `packing`)
+    else                            an object of its own: on the same disk, the spool file itself (hard link)
+
+Nothing here makes anything visible; what is stored for a commit that fails is garbage.
+"""
+
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import batched, islice
 from typing import Final, NamedTuple
+
+import numpy as np
 
 from icefs.engine.session import Session
 from icefs.engine.writable import WritableSession
-from icefs.format.ids import NodeId
-from icefs.format.manifest import ArrayRefs, ChunkRef
+from icefs.errors import StorageError
+from icefs.format.chunk_refs import ByteArray, ChunkKind, Uint64Array
+from icefs.format.ids import ChunkId, NodeId
+from icefs.format.layout import chunk_key
+from icefs.format.manifest import ArrayRefs, ChunkRef, InlineRef, NativeRef, VirtualRef
 from icefs.worktree.core import Lowered
-from icefs.worktree.frozen import FrozenTree
+from icefs.worktree.frozen import FrozenFile, FrozenTree
+from icefs.worktree.packing import DEFAULT_PACK_BYTES, is_packed, plan_packs
 from icefs.worktree.staging import Source, reused_ref
 from icefs.zarr.keys import ChunkIndex
 from icefs.zarr.reader import KeyReader
 
-_UPLOADS: Final = 8
-_BATCH: Final = 4096
+_MAX_THREADS: Final = 16
+# What a thread does at a time where it does not wait for a network: enough that handing it over costs little,
+# little enough that progress shows.
+_BATCH: Final = 64
+_BATCH_BYTES: Final = 8 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +74,24 @@ class ArrayUpload(NamedTuple):
     chunks: Sequence[tuple[ChunkIndex, Source]]
 
 
+@dataclass(frozen=True, slots=True)
+class UploadOptions:
+    """How chunks are stored.
+
+    Attributes:
+        pack_bytes: How large an object may become that small chunks share; 0 gives each its own.
+    """
+
+    pack_bytes: int = DEFAULT_PACK_BYTES
+
+
 def upload_chunks(
-    arrays: Iterable[ArrayUpload], frozen: FrozenTree, base: Session, session: WritableSession, progress: Progress
+    arrays: Iterable[ArrayUpload],
+    frozen: FrozenTree,
+    base: Session,
+    session: WritableSession,
+    progress: Progress,
+    options: UploadOptions | None = None,
 ) -> Iterator[tuple[str, ArrayRefs]]:
     """Stores chunks in parallel; bytes that the base has are not stored again.
 
@@ -65,28 +101,241 @@ def upload_chunks(
     Raises:
         StorageError: the store, or the disk of the working tree, failed.
     """
-    arrays = list(arrays)
-    reader = KeyReader(base)
-    total = sum(len(array.chunks) for array in arrays)
-    total_bytes = sum(_size(source) for array in arrays for _, source in array.chunks)
-    done = done_bytes = 0
+    columns = [_Columns(array) for array in arrays]
+    uploads = _Uploads(columns, frozen, session, options or UploadOptions())
+    uploads.plan(base)
+    uploads.run(progress)
+    for column in columns:
+        yield column.path, column.refs()
 
-    def store(source: Source) -> ChunkRef:
-        return reused_ref(base, reader, source) or session.store_chunk(frozen.read(source))
 
-    with ThreadPoolExecutor(_UPLOADS, thread_name_prefix="icefs-upload") as pool:
-        for array in arrays:
-            refs: list[ChunkRef] = []
-            for start in range(0, len(array.chunks), _BATCH):
-                batch = [source for _, source in array.chunks[start : start + _BATCH]]
-                refs += pool.map(store, batch)
-                done += len(batch)
-                done_bytes += sum(map(_size, batch))
-                progress(UploadProgress(done, total, done_bytes, total_bytes))
-            indices = [index for index, _ in array.chunks]
-            pairs = list(zip(indices, refs, strict=True))
-            yield array.path, ArrayRefs.from_refs(array.node_id, len(indices[0]), pairs)
+class _Columns:
+    """The references to an array's chunks as they come into being: rows in chunk order.
+
+    Concurrency: threads write to rows of their own.
+    """
+
+    def __init__(self, array: ArrayUpload) -> None:
+        chunks = sorted(array.chunks, key=_index)
+        count, ndim = len(chunks), len(chunks[0][0])
+        self.path = array.path
+        self.sources = [source for _, source in chunks]
+        self.sizes = [_size(source) for source in self.sources]
+        self.kinds: ByteArray = np.full(count, ChunkKind.NATIVE, np.uint8)
+        self.offsets: Uint64Array = np.zeros(count, np.uint64)
+        self.chunk_ids: ByteArray = np.zeros((count, ChunkId.SIZE), np.uint8)
+        self.inline: dict[int, bytes] = {}
+        self.virtual: dict[int, VirtualRef] = {}
+        self._node_id = array.node_id
+        self._coords = [np.fromiter((index[axis] for index, _ in chunks), np.int64, count) for axis in range(ndim)]
+
+    def set(self, row: int, ref: ChunkRef) -> None:
+        """Takes over a reference that there is already."""
+        self.kinds[row] = ref.kind
+        self.sizes[row] = ref.length_bytes
+        if isinstance(ref, InlineRef):
+            self.inline[row] = ref.data
+        else:
+            self.offsets[row] = ref.offset_bytes
+            if isinstance(ref, NativeRef):
+                self.chunk_ids[row] = np.frombuffer(ref.chunk_id, np.uint8)
+            else:
+                self.virtual[row] = ref
+
+    def store_at(self, rows: Sequence[int], chunk_id: bytes, offsets: Sequence[int]) -> None:
+        """Says that rows are stored in one object."""
+        self.chunk_ids[rows] = np.frombuffer(chunk_id, np.uint8)
+        self.offsets[rows] = offsets
+
+    def refs(self) -> ArrayRefs:
+        """Returns the references, now that all of them are known."""
+        inline = [self.inline[row] for row in sorted(self.inline)]
+        virtual = [self.virtual[row] for row in sorted(self.virtual)]
+        self.kinds[list(self.inline)] = ChunkKind.INLINE
+        return ArrayRefs.from_columns(
+            self._node_id,
+            self._coords,
+            kinds=self.kinds,
+            lengths=np.array(self.sizes, np.uint64),
+            offsets=self.offsets,
+            chunk_ids=self.chunk_ids,
+            inline=inline,
+            locations=[ref.location for ref in virtual],
+            etags=[ref.etag for ref in virtual],
+            last_modified=[ref.last_modified for ref in virtual],
+        )
+
+
+class _Row(NamedTuple):
+    """A chunk to be stored."""
+
+    columns: _Columns
+    number: int
+
+    @property
+    def source(self) -> Source:
+        return self.columns.sources[self.number]
+
+    @property
+    def size(self) -> int:
+        return self.columns.sizes[self.number]
+
+
+@dataclass(slots=True)
+class _Plan:
+    """What is to be done: the rows by what becomes of them."""
+
+    inline: list[_Row] = field(default_factory=list)
+    packed: list[_Row] = field(default_factory=list)
+    own: list[_Row] = field(default_factory=list)
+
+
+class _Uploads:
+    def __init__(
+        self, columns: list[_Columns], frozen: FrozenTree, session: WritableSession, options: UploadOptions
+    ) -> None:
+        self._columns = columns
+        self._frozen = frozen
+        self._storage = session.repository.storage
+        self._inline_bytes = session.repository.inline_threshold_bytes
+        self._pack_bytes = options.pack_bytes
+        self._plan = _Plan()
+        self._total = sum(len(column.sizes) for column in columns)
+        self._total_bytes = sum(sum(column.sizes) for column in columns)
+        self._done = self._done_bytes = 0
+
+    def plan(self, base: Session) -> None:
+        """Decides what becomes of each chunk."""
+        reader = KeyReader(base)
+        plan = self._plan
+        for columns in self._columns:
+            for number, (source, size) in enumerate(zip(columns.sources, columns.sizes, strict=True)):
+                reused = reused_ref(base, reader, source)
+                if reused is not None:
+                    columns.set(number, reused)
+                    self._done += 1
+                    self._done_bytes += size
+                elif size <= self._inline_bytes:
+                    plan.inline.append(_Row(columns, number))
+                elif is_packed(size, self._pack_bytes):
+                    plan.packed.append(_Row(columns, number))
+                else:
+                    plan.own.append(_Row(columns, number))
+
+    def _tasks(self) -> Iterator[Callable[[], Sequence[_Row]]]:
+        """Yields what threads are to do; each returns the rows that it has stored."""
+        plan = self._plan
+        ids = os.urandom(ChunkId.SIZE * len(plan.own))
+        if self._storage.capabilities.local_files:
+            sources = [row.source for row in plan.own]
+            self._frozen.keep_final(source.spool_id for source in sources if isinstance(source, FrozenFile))
+        batch = _BATCH if self._storage.capabilities.local_files else 1
+        for start, end in _batches([row.size for row in plan.own], batch):
+            yield partial(self._store_own, plan.own[start:end], ids[ChunkId.SIZE * start : ChunkId.SIZE * end])
+        for start, end in plan_packs([row.size for row in plan.packed], self._pack_bytes):
+            yield partial(self._store_pack, plan.packed[start:end])
+        for rows in batched(plan.inline, _BATCH):
+            yield partial(self._store_inline, rows)
+
+    def _store_own(self, rows: Sequence[_Row], ids: bytes) -> Sequence[_Row]:
+        for position, row in enumerate(rows):
+            chunk_id = ChunkId(ids[ChunkId.SIZE * position : ChunkId.SIZE * (position + 1)])
+            path = _spool_path(row.source)
+            if path is None:
+                self._storage.put(chunk_key(chunk_id), self._read(row))
+            else:
+                self._check_size(row, _file_size(path))
+                self._storage.put_file(chunk_key(chunk_id), path, is_final=True)
+            row.columns.chunk_ids[row.number] = np.frombuffer(chunk_id, np.uint8)
+        return rows
+
+    def _store_pack(self, rows: Sequence[_Row]) -> Sequence[_Row]:
+        chunk_id = ChunkId.random()
+        offset = 0
+        parts = []
+        for row in rows:
+            parts.append(self._read(row))
+            row.columns.chunk_ids[row.number] = np.frombuffer(chunk_id, np.uint8)
+            row.columns.offsets[row.number] = offset
+            offset += row.size
+        self._storage.put(chunk_key(chunk_id), b"".join(parts))
+        return rows
+
+    def _store_inline(self, rows: Sequence[_Row]) -> Sequence[_Row]:
+        for row in rows:
+            row.columns.inline[row.number] = self._read(row)
+        return rows
+
+    def _read(self, row: _Row) -> bytes:
+        data = self._frozen.read(row.source)
+        self._check_size(row, len(data))
+        return data
+
+    def _check_size(self, row: _Row, size: int) -> None:
+        if size != row.size:
+            path = row.source.path
+            raise StorageError(
+                f"{path!r} has {size} bytes on the working tree's disk, and had {row.size} when it was written",
+                kind="io",
+                hint="write the file again, or remove it",
+                path=path,
+            )
+
+    def run(self, progress: Progress) -> None:
+        """Does what is planned; ends early with the first error."""
+        self._tell(progress)
+        threads = min(_MAX_THREADS, self._storage.capabilities.concurrency)
+        tasks = self._tasks()
+        with ThreadPoolExecutor(threads, thread_name_prefix="icefs-upload") as pool:
+            # Few are waiting at a time, so that an error, or the caller's end, does not wait for all.
+            running: set[Future[Sequence[_Row]]] = {pool.submit(task) for task in islice(tasks, 2 * threads)}
+            try:
+                while running:
+                    done, running = wait(running, return_when=FIRST_COMPLETED)
+                    for future in done:
+                        rows = future.result()
+                        self._done += len(rows)
+                        self._done_bytes += sum(row.size for row in rows)
+                    running |= {pool.submit(task) for task in islice(tasks, len(done))}
+                    self._tell(progress)
+            except BaseException:
+                for future in running:
+                    future.cancel()
+                raise
+
+    def _tell(self, progress: Progress) -> None:
+        progress(UploadProgress(self._done, self._total, self._done_bytes, self._total_bytes))
+
+
+def _batches(sizes: Sequence[int], most: int) -> Iterator[tuple[int, int]]:
+    """Divides chunks of objects of their own among threads' turns; yields half-open ranges."""
+    start = filled = 0
+    for position, size in enumerate(sizes):
+        if position > start and (position - start == most or filled + size > _BATCH_BYTES):
+            yield start, position
+            start, filled = position, 0
+        filled += size
+    if start < len(sizes):
+        yield start, len(sizes)
+
+
+def _index(chunk: tuple[ChunkIndex, Source]) -> ChunkIndex:
+    return chunk[0]
 
 
 def _size(source: Source) -> int:
     return source.attr.size if isinstance(source, Lowered) else source.size
+
+
+def _spool_path(source: Source) -> str | None:
+    """Returns the file that has exactly a source's bytes, if there is one."""
+    if isinstance(source, Lowered) or source.lower_path is not None or source.is_lost:
+        return None
+    return source.spool_path
+
+
+def _file_size(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except OSError as error:
+        raise StorageError(f"cannot read {path}: {error.strerror}", kind="io", path=path) from error

@@ -1,0 +1,102 @@
+"""Chunk files in a working tree, and the session that they are to be stored in."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from icefs.engine.writing import WritableRepository
+from icefs.format.ids import NodeId
+from icefs.format.layout import chunk_key
+from icefs.format.manifest import ArrayRefs, InlineRef, NativeRef
+from icefs.storage.base import Storage
+from icefs.worktree.frozen import FrozenFile
+from icefs.worktree.uploads import ArrayUpload, Progress, UploadOptions, UploadProgress, upload_chunks
+from tests.support.dict_lower import Snapshots
+from tests.support.tree_driver import open_tree
+
+type Chunks = Mapping[tuple[int, ...], bytes]
+
+
+def path_of(index: tuple[int, ...]) -> str:
+    return "a/c/" + "/".join(map(str, index))
+
+
+@dataclass
+class StagedChunks:
+    """A tree over nothing, with an array `/a`, and a repository to store its chunks in."""
+
+    storage: Storage
+    directory: Path
+    told: list[UploadProgress] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.repository = WritableRepository.create(self.storage)
+        self.snapshots = Snapshots({})
+        self.driver = open_tree(self.directory, self.snapshots)
+        self.driver.mkdir("a")
+        self.driver.mkdir("a/c")
+
+    def write(self, chunks: Chunks) -> None:
+        for index, data in chunks.items():
+            path = path_of(index)
+            above = path.rpartition("/")[0]
+            if not self.driver.exists(above):
+                self.driver.mkdir(above)
+            self.driver.write(path, data)
+
+    def store(
+        self, chunks: Chunks, options: UploadOptions | None = None, progress: Progress | None = None
+    ) -> ArrayRefs:
+        """Stores chunks that were written, as a commit does that fails afterwards."""
+        return self.store_paths({index: path_of(index) for index in chunks}, options, progress)
+
+    def store_paths(
+        self,
+        paths: Mapping[tuple[int, ...], str],
+        options: UploadOptions | None = None,
+        progress: Progress | None = None,
+    ) -> ArrayRefs:
+        """Stores files as chunks."""
+        session = self.repository.writable_session("main")
+        frozen = self.driver.tree.freeze()
+        try:
+            sources = []
+            for index, path in paths.items():
+                found = frozen.find(path)
+                assert isinstance(found, FrozenFile), path
+                sources.append((index, found))
+            upload = ArrayUpload("/a", NodeId.random(), sources)
+            self.told.clear()
+            base = self.repository.readonly_session(branch="main")
+            told = progress or self.told.append
+            ((path, refs),) = upload_chunks([upload], frozen, base, session, told, options)
+            assert path == "/a"
+            return refs
+        finally:
+            self.driver.tree.abandon(frozen)
+
+    def reopen(self) -> None:
+        """Closes the tree, and opens it again."""
+        self.close()
+        self.driver = open_tree(self.directory, self.snapshots)
+
+    def stored(self, refs: ArrayRefs) -> dict[tuple[int, ...], bytes]:
+        """Reads what references say."""
+        found = {}
+        for row in range(len(refs)):
+            ref = refs.ref(row)
+            if isinstance(ref, InlineRef):
+                found[refs.index(row)] = ref.data
+            else:
+                assert isinstance(ref, NativeRef)
+                start, end = ref.offset_bytes, ref.offset_bytes + ref.length_bytes
+                found[refs.index(row)] = self.storage.get(chunk_key(ref.chunk_id), start=start, end=end).data
+        return found
+
+    def objects(self) -> dict[str, int]:
+        """Returns the sizes of all chunk objects."""
+        return {info.key: info.size_bytes for info in self.storage.list_objects("chunks/")}
+
+    def close(self) -> None:
+        self.driver.tree.check_invariants()
+        self.driver.tree.close()
