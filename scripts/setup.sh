@@ -10,7 +10,22 @@ cd "$(dirname "$0")/.."
 for_tests=no
 [ "${1:-}" = tests ] && for_tests=yes
 stamp=.venv/.setup-stamp
-if { [ "$for_tests" = no ] || command -v rsync >/dev/null; } && [ -x .venv/bin/icefs ] && [ "$stamp" -nt uv.lock ] && [ "$stamp" -nt pyproject.toml ] &&
+# Programs that write to mounts in tests: Debian packages of those names, and a library for JavaScript. What comes
+# from PyPI, node and rclone among it, is among the locked dependencies.
+programs=(git rsync unzip)
+zarrita_lock=tests/support/zarrita/package-lock.json
+zarrita=.cache/zarrita
+
+missing_programs() {
+    for program in "${programs[@]}"; do
+        command -v "$program" >/dev/null || printf '%s\n' "$program"
+    done
+}
+tests_are_ready() {
+    [ -z "$(missing_programs)" ] && cmp -s "$zarrita_lock" "$zarrita/installed-lock.json"
+}
+
+if { [ "$for_tests" = no ] || tests_are_ready; } && [ -x .venv/bin/icefs ] && [ "$stamp" -nt uv.lock ] && [ "$stamp" -nt pyproject.toml ] &&
     [ "$stamp" -nt scripts/setup.sh ] && command -v fusermount3 >/dev/null; then
     exit 0
 fi
@@ -38,7 +53,9 @@ command -v fusermount3 >/dev/null || missing+=(fuse3)
 command -v gcc >/dev/null || missing+=(gcc libc6-dev)
 command -v pkg-config >/dev/null || missing+=(pkg-config)
 pkg-config --exists fuse3 2>/dev/null || missing+=(libfuse3-dev)
-[ "$for_tests" = no ] || command -v rsync >/dev/null || missing+=(rsync)
+if [ "$for_tests" = yes ]; then
+    while read -r program; do missing+=("$program"); done < <(missing_programs)
+fi
 if [ -n "$python" ]; then
     headers=$("$python" -c 'import os, sysconfig; print(os.path.join(sysconfig.get_path("include"), "Python.h"))')
     [ -e "$headers" ] || missing+=("$("$python" -c 'import sys; print("python%d.%d-dev" % sys.version_info[:2])')")
@@ -79,5 +96,15 @@ fi
 # 4. The environment, exactly as locked.
 [ -x .venv/bin/python ] || say "making .venv"
 "$uv" sync --quiet --locked --python "$python"
+
+# 5. zarrita.js, exactly as locked, in a directory of its own.
+if [ "$for_tests" = yes ] && ! cmp -s "$zarrita_lock" "$zarrita/installed-lock.json"; then
+    say "installing zarrita.js into $zarrita"
+    mkdir -p "$zarrita"
+    cp "${zarrita_lock%/*}/package.json" "$zarrita_lock" "$zarrita/"
+    npm="$PWD/.venv/bin/npm"
+    (cd "$zarrita" && "$npm" ci --ignore-scripts --no-audit --no-fund --loglevel=error >/dev/null)
+    cp "$zarrita_lock" "$zarrita/installed-lock.json"
+fi
 touch "$stamp"
 say "done: .venv/bin/icefs"
