@@ -7,7 +7,7 @@ between.
 
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from icefs.worktree.frozen import FrozenTree
@@ -61,11 +61,13 @@ class Model:
             case "write" | "replace" | "overwrite":
                 files[step.path] = step.data
                 if step.kind == "replace":
-                    files.pop(_temporary(step.path), None)  # of a replacement that was killed
-                    linked -= {step.path, _temporary(step.path)}
+                    files.pop(temporary_of(step.path), None)  # of a replacement that was killed
+                    linked -= {step.path, temporary_of(step.path)}
             case "patch":
                 old = files[step.path]
                 files[step.path] = step.data + old[len(step.data) :]
+            case "append":
+                files[step.path] += step.data
             case "truncate":
                 files[step.path] = files[step.path][:2]
             case "unlink":
@@ -105,7 +107,8 @@ class Model:
         return {path: data for path, data in self.frozen.items() if not path.endswith(UNTRACKED)}
 
 
-def _temporary(path: str) -> str:
+def temporary_of(path: str) -> str:
+    """Returns the name under which what replaces a file is written first."""
     return f"{path}.temporary"
 
 
@@ -122,29 +125,53 @@ def start(files: dict[str, bytes]) -> Model:
     return Model(files, frozenset(dirs), base_files=files)
 
 
-def make_script(model: Model, rng: random.Random, length: int) -> list[tuple[Step, Model]]:
-    """Draws steps, each with the model after it."""
+COMMITTING = (
+    "write", "write", "replace", "replace", "overwrite", "patch", "truncate", "unlink", "mkdir", "rmdir", "link",
+    "rename", "rename", "commit", "commit",
+)  # fmt: skip
+NAMES = ("0", "1", "2", "zarr.json", "x.partial", "c", "d")
+SIZES = (0, 1, 10, 5000)
+
+
+def make_script(
+    model: Model,
+    rng: random.Random,
+    length: int,
+    *,
+    kinds: Sequence[str] = COMMITTING,
+    names: Sequence[str] = NAMES,
+    sizes: Sequence[int] = SIZES,
+) -> list[tuple[Step, Model]]:
+    """Draws steps, each with the model after it.
+
+    Args:
+        model: Where to start.
+        rng: Where chance comes from.
+        length: How many steps.
+        kinds: Of which kinds, each as often as it is named.
+        names: What files and directories are called.
+        sizes: How much is written at once.
+    """
     script = []
     while len(script) < length:
-        step = _draw(model, rng)
+        step = _draw(model, rng, kinds, names, sizes)
         if step is not None:
             model = model.after(step)
             script.append((step, model))
     return script
 
 
-def _draw(model: Model, rng: random.Random) -> Step | None:
+def _draw(
+    model: Model, rng: random.Random, kinds: Sequence[str], names: Sequence[str], sizes: Sequence[int]
+) -> Step | None:
     dirs = ["", *sorted(model.dirs)]
     files = sorted(model.files)
-    name = rng.choice(["0", "1", "2", "zarr.json", "x.partial", "c", "d"])
+    name = rng.choice(names)
     above = rng.choice(dirs)
     path = f"{above}/{name}" if above else name
-    data = rng.randbytes(rng.choice([0, 1, 10, 5000]))
+    data = rng.randbytes(rng.choice(sizes))
     is_free = path not in model.files and path not in model.dirs and path.count("/") < 4
-    kind = rng.choice([
-        "write", "write", "replace", "replace", "overwrite", "patch", "truncate", "unlink", "mkdir", "rmdir", "link",
-        "rename", "rename", "commit", "commit",
-    ])  # fmt: skip
+    kind = rng.choice(kinds)
     own = [path for path in files if path not in model.linked]
     if kind == "commit":
         return _draw_commit(model, rng)
@@ -152,7 +179,7 @@ def _draw(model: Model, rng: random.Random) -> Step | None:
         return Step(kind, path, data=data)
     if kind == "replace" and path not in model.dirs and path.count("/") < 4:
         return Step(kind, path, data=data)
-    if kind in {"overwrite", "patch", "truncate"} and own:
+    if kind in {"overwrite", "patch", "append", "truncate"} and own:
         return Step(kind, rng.choice(own), data=data)
     if kind == "unlink" and len(files) > 3:
         return Step(kind, rng.choice(files))
@@ -199,8 +226,10 @@ class Player:
                 driver.write(step.path, step.data)
             case "patch":
                 driver.write(step.path, step.data, os.O_WRONLY)
+            case "append":
+                driver.write(step.path, step.data, os.O_WRONLY | os.O_APPEND)
             case "replace":
-                temporary = _temporary(step.path)
+                temporary = temporary_of(step.path)
                 if driver.exists(temporary):
                     driver.unlink(temporary)
                 driver.write(temporary, step.data)
@@ -272,6 +301,16 @@ def check_after_kill(driver: Driver, before: Model, step: Step | None, after: Mo
     now = replace(now, frozen=None, intent="", published=False, commits=max(model.commits for model in candidates))
     assert tree.base == now.base
     files, dirs = content(driver)
+    return check_content(files, dirs, now, before, step, after)
+
+
+def check_content(
+    files: dict[str, bytes], dirs: frozenset[str], now: Model, before: Model, step: Step | None, after: Model
+) -> Model:
+    """Checks the files and directories of a tree whose process was killed after `before`, while it did `step`.
+
+    `now` is `before`, with a commit resolved. Returns the model of what is there.
+    """
     allowed = _allowed(now, step, after)
     comparable = [_without_uncertain(model, step) for model in allowed]
     found = {path: data for path, data in files.items() if path not in _uncertain(step)}
@@ -302,8 +341,8 @@ def _uncertain(step: Step | None) -> set[str]:
     if step is None:
         return set()
     if step.kind == "replace":
-        return {_temporary(step.path)}
-    return {step.path} if step.kind in {"write", "overwrite", "patch"} else set()
+        return {temporary_of(step.path)}
+    return {step.path} if step.kind in {"write", "overwrite", "patch", "append"} else set()
 
 
 def _without_uncertain(model: Model, step: Step | None) -> Model:
@@ -319,5 +358,9 @@ def _check_uncertain(step: Step | None, before: Model, after: Model, files: dict
             continue
         # A write that was cut off leaves a part of its bytes, over what was there or over nothing.
         old, found = before.files.get(path, b""), files[path]
+        if step.kind == "append":
+            assert (old + step.data).startswith(found), (step, len(found))
+            assert len(found) >= len(old), (step, len(found))
+            continue
         written = len(os.path.commonprefix([step.data, found]))  # noqa: RUF071  (bytes, not paths)
         assert found in {old, found[:written], found[:written] + old[written:]}, (step, len(found), written)
