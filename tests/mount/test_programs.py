@@ -1,8 +1,7 @@
 """Programs that know nothing of Icechunk read a mount: libraries in Python and C++, and what a shell has."""
 
 import hashlib
-import os
-import shutil
+import json
 import subprocess
 import sys
 import tarfile
@@ -17,8 +16,8 @@ import pytest
 import xarray as xr
 import zarr
 
-from tests.support.ci import require
 from tests.support.mounting import mounted
+from tests.support.programs import files_of, find_program, run, run_zarrita
 
 TEMPERATURE = np.random.default_rng(1).normal(280, 10, (12, 30, 40)).astype("f4")
 IMAGE = np.arange(64 * 96, dtype="u2").reshape(64, 96)
@@ -53,21 +52,6 @@ def tree() -> Iterator[Path]:
         _write(Path(scratch, "repo"))
         with mounted(Path(scratch, "repo"), branch="main") as mount:
             yield mount.path
-
-
-def files_of(root: Path) -> dict[str, bytes]:
-    found = {}
-    for directory, _, names in os.walk(root):
-        for name in names:
-            path = Path(directory, name)
-            found[str(path.relative_to(root))] = path.read_bytes()
-    return found
-
-
-def run(*command: object, cwd: Path | None = None) -> str:
-    return subprocess.run(
-        [str(part) for part in command], cwd=cwd, check=True, stdout=subprocess.PIPE, text=True
-    ).stdout
 
 
 def test_zarr_python(tree):
@@ -124,6 +108,63 @@ def test_gdal(tree):
     assert not list(tree.glob("**/*.aux.xml"))
 
 
+def test_zarrita(tree):
+    """It takes the length of what it asked for on trust: ranges of shards, and many at a time."""
+    told = json.loads(
+        run_zarrita(
+            """
+            const root = zarr.root(new FileSystemStore(args[0]));
+            const told = { title: (await zarr.open(root.resolve("weather"), { kind: "group" })).attrs.title };
+            for (const name of ["weather/temperature", "image", "sharded"]) {
+                const array = await zarr.open(root.resolve(name), { kind: "array" });
+                const { data, shape } = await zarr.get(array);
+                told[name] = { shape, data: Array.from(data) };
+            }
+            const sharded = await zarr.open(root.resolve("sharded"), { kind: "array" });
+            told.part = Array.from((await zarr.get(sharded, [zarr.slice(5, 50), zarr.slice(7, 80)])).data);
+            told.scalar = await zarr.get(await zarr.open(root.resolve("scalar"), { kind: "array" }));
+            told.missing = await zarr.open(root.resolve("nowhere")).then(() => "found", (error) => error.name);
+            console.log(JSON.stringify(told));
+            """,
+            tree,
+        )
+    )
+    assert told.pop("title") == "a year"
+    assert told.pop("missing") == "NotFoundError"
+    assert told.pop("scalar") == 2.5
+    np.testing.assert_array_equal(np.reshape(told.pop("part"), (45, 73)), IMAGE[5:50, 7:80])
+    expected = {"weather/temperature": TEMPERATURE, "image": IMAGE, "sharded": IMAGE}
+    assert told.keys() == expected.keys()
+    for name, array in told.items():
+        np.testing.assert_array_equal(np.reshape(array["data"], array["shape"]).astype("f4"), expected[name])
+
+
+def test_zarrista_and_the_zarrs_codec_pipeline(tree):
+    from zarrista import Array
+    from zarrista.store import FilesystemStore
+
+    for name, expected in (("weather/temperature", TEMPERATURE), ("sharded", IMAGE)):
+        found = Array.open(FilesystemStore(tree / name), "/")
+        np.testing.assert_array_equal(np.asarray(found[:]), expected)
+        with zarr.config.set({"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"}):
+            np.testing.assert_array_equal(zarr.open_array(tree / name, mode="r")[:], expected)
+
+
+def test_z5(tree):
+    import z5py
+
+    with z5py.File(tree, "r") as file:
+        np.testing.assert_array_equal(file["weather/temperature"][:], TEMPERATURE)
+        np.testing.assert_array_equal(file["sharded"][:], IMAGE)
+
+
+def test_rclone(tree, tmp_path):
+    rclone = find_program("rclone")
+    run(rclone, "copy", tree, tmp_path / "copy", "--config", "")
+    assert files_of(tmp_path / "copy") == files_of(tree)
+    run(rclone, "check", tree, tmp_path / "copy", "--config", "")
+
+
 def test_cp(tree, tmp_path):
     run("cp", "-r", tree, tmp_path / "copy")
     assert files_of(tmp_path / "copy") == files_of(tree)
@@ -134,11 +175,11 @@ def test_cp(tree, tmp_path):
 
 
 def test_rsync(tree, tmp_path):
-    require(shutil.which("rsync") is not None, "rsync")
-    run("rsync", "-a", f"{tree}/", tmp_path / "copy/")
+    rsync = find_program("rsync")
+    run(rsync, "-a", f"{tree}/", tmp_path / "copy/")
     assert files_of(tmp_path / "copy") == files_of(tree)
     # Nothing changed, so a second run finds nothing to do: sizes and times are as they were.
-    assert run("rsync", "-ai", f"{tree}/", tmp_path / "copy/") == ""
+    assert run(rsync, "-ai", f"{tree}/", tmp_path / "copy/") == ""
 
 
 def test_tar(tree, tmp_path):
