@@ -1,27 +1,58 @@
-"""`icefs diff`: what changed between two versions of a repository."""
+"""`icefs diff`: what changed between two versions of a repository, or is not committed yet in a mounted branch."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from icefs.cli.options import json_option, print_data, print_json
-from icefs.cli.repos import locate, open_repository
-from icefs.engine.diff import Diff
+from icefs.cli.mounts import require_mount
+from icefs.cli.options import json_option, print_data, print_json, print_painted
+from icefs.errors import InvalidInputError
+from icefs.vfs.status_text import SHOWN, diff_lines
+
+if TYPE_CHECKING:
+    from icefs.engine.diff import Diff
+
+_ALL = 1 << 62
 
 
 @click.command()
-@click.argument("repo", metavar="PATH|REPO")
-@click.argument("old", metavar="REF1")
-@click.argument("new", metavar="REF2")
-@click.option("--chunks", "with_chunks", is_flag=True, help="List every chunk, not only how many.")
+@click.argument("where", metavar="[PATH|REPO] [REF1 REF2]", nargs=-1)
+@click.option("--chunks", "with_chunks", is_flag=True, help="List every chunk.")
 @json_option
-def diff(repo: str, old: str, new: str, with_chunks: bool, as_json: bool) -> None:
-    """Show what changed between two versions.
+def diff(where: tuple[str, ...], with_chunks: bool, as_json: bool) -> None:
+    """Show what changed between two versions, or what is not committed yet.
+
+    Without versions: what differs in a mounted branch from the snapshot that it stands on, with the sizes of
+    each chunk before and after; + is a new chunk, ~ one that was rewritten, - a deleted one.
 
     From REF1, which is older, to REF2, which is later in the same history: groups and arrays that were added (A),
     deleted (D) or moved (R), whose metadata was written (M), and chunks that were set or deleted (C).
     """
+    if len(where) > 3:
+        raise InvalidInputError(f"too many arguments: {where[3]}", hint="give a path, or two versions")
+    if len(where) < 2:
+        _show_uncommitted(where[0] if where else ".", with_chunks=with_chunks, as_json=as_json)
+    else:
+        *repo, old, new = where
+        _show_between(repo[0] if repo else None, old, new, with_chunks=with_chunks, as_json=as_json)
+
+
+def _show_uncommitted(path: str, *, with_chunks: bool, as_json: bool) -> None:
+    mounted = require_mount(path)
+    if mounted.tree_info.get("kind") is None:
+        raise InvalidInputError(f"not in a branch, but at the root of a mount: {path}", hint="give a path in a branch")
+    facts = mounted.read_json("diff.json")
+    if as_json:
+        print_json(facts)
+    else:
+        print_painted(diff_lines(facts, _ALL if with_chunks else SHOWN))
+
+
+def _show_between(repo: str | None, old: str, new: str, *, with_chunks: bool, as_json: bool) -> None:
+    from icefs.cli.repos import locate, open_repository  # the engine, which a diff of a mount does without
+    from icefs.engine.diff import Diff
+
     repository = open_repository(locate(repo).location)
     old_id, new_id = repository.resolve_ref(old), repository.resolve_ref(new)
     changes = Diff.empty() if old_id == new_id else repository.diff(old_id, new_id)
@@ -32,7 +63,7 @@ def diff(repo: str, old: str, new: str, with_chunks: bool, as_json: bool) -> Non
         print_data(line)
 
 
-def describe(changes: Diff) -> dict[str, Any]:
+def describe(changes: "Diff") -> dict[str, Any]:
     """Describes a diff for programs; paths have no leading slash."""
     named = ("new_groups", "new_arrays", "deleted_groups", "deleted_arrays", "updated_groups", "updated_arrays")
     return {
@@ -44,7 +75,7 @@ def describe(changes: Diff) -> dict[str, Any]:
     }
 
 
-def summarise(changes: Diff, *, with_chunks: bool) -> Iterator[str]:
+def summarise(changes: "Diff", *, with_chunks: bool) -> Iterator[str]:
     """Yields the lines for people: a letter and a path, sorted by path; moves come first, as they happened."""
     for move in reversed(changes.moved_nodes):
         yield f"R  {_key(move.from_path)} -> {_key(move.to_path)}"

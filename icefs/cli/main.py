@@ -108,15 +108,19 @@ class Lazy(NamedTuple):
 
 
 COMMANDS: dict[str, Lazy] = {
+    "init": Lazy("icefs.cli.init", "init", "Make an empty repository, with the branch main."),
     "mount": Lazy("icefs.cli.mount", "mount", "Mount a repository as a file system."),
     "umount": Lazy("icefs.cli.umount", "umount", "Unmount, and wait for the daemon to end."),
     "status": Lazy("icefs.cli.control", "status", "Show the state of a mounted tree."),
+    "diff": Lazy("icefs.cli.diff", "diff", "Show what changed between two versions, or what is not committed yet."),
+    "commit": Lazy("icefs.cli.committing", "commit", "Commit the changes in a mounted branch."),
+    "discard": Lazy("icefs.cli.committing", "discard", "Drop uncommitted changes, at PATH or all of the branch."),
+    "rebase": Lazy("icefs.cli.committing", "rebase", "Put the changes on top of what others have committed."),
     "refresh": Lazy("icefs.cli.control", "refresh", "Let a mount look for new commits now."),
     "info": Lazy("icefs.cli.info", "info", "Show facts about a repository or a mount."),
     "log": Lazy("icefs.cli.history", "log", "Show the history of a branch, tag or snapshot."),
-    "diff": Lazy("icefs.cli.diff", "diff", "Show what changed between two versions."),
-    "branch": Lazy("icefs.cli.refs", "branch", "List branches."),
-    "tag": Lazy("icefs.cli.refs", "tag", "List tags."),
+    "branch": Lazy("icefs.cli.refs", "branch", "List, create, delete and reset branches."),
+    "tag": Lazy("icefs.cli.refs", "tag", "List, create and delete tags."),
     "ls": Lazy("icefs.cli.read", "ls", "List groups, arrays and chunks."),
     "cat": Lazy("icefs.cli.read", "cat", "Write the bytes of a Zarr key to standard output."),
     "inspect": Lazy("icefs.cli.info", "inspect", "Show a file of the repository as JSON."),
@@ -225,6 +229,8 @@ def _report(exc: Exception, settings: Settings) -> int:
     if isinstance(exc, BrokenPipeError):
         return PIPE_CLOSED
     code, line = describe(exc)
+    if isinstance(exc, errors.SessionStateError) and exc.kind == "commit-cancelled":
+        code = INTERRUPTED
     if settings.debug:
         sys.__excepthook__(type(exc), exc, exc.__traceback__)
     click.echo(f"icefs: {harmless(line)}", err=True)

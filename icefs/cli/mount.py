@@ -11,9 +11,10 @@ import click
 
 from icefs.cli.fstab import fstab_option
 from icefs.cli.locations import split_ref
-from icefs.cli.options import allow_virtual_option, json_option, parse_moment, print_json
+from icefs.cli.mounts import require_mount
+from icefs.cli.options import allow_virtual_option, harmless, json_option, parse_moment, print_json, printable
 from icefs.clock import to_micros
-from icefs.errors import InvalidInputError
+from icefs.errors import IcefsError, InvalidInputError
 from icefs.fuse.daemon import run, spawn
 from icefs.fuse.options import LOG_LEVELS, MountOptions
 from icefs.storage.url import redact
@@ -110,17 +111,32 @@ def mount(
         **others,
     ).resolved()
     if not foreground:
-        _announce(options, spawn(options), as_json=as_json)
+        pid = spawn(options)
+        _announce(options, pid, _uncommitted(options), as_json=as_json)
         return
-    code = run(options, lambda: _announce(options, os.getpid(), as_json=as_json))
+    code = run(options, lambda: _announce(options, os.getpid(), [], as_json=as_json))
     click.get_current_context().exit(code)
 
 
-def _announce(options: MountOptions, pid: int, *, as_json: bool) -> None:
+def _uncommitted(options: MountOptions) -> list[str]:
+    """Returns the branches for which an earlier mount left changes."""
+    if not options.is_writable:
+        return []
+    try:
+        answer = require_mount(options.mountpoint).ask("uncommitted")
+    except (IcefsError, OSError) as error:
+        click.echo(f"icefs: warning: what an earlier mount left cannot be looked at: {harmless(str(error))}", err=True)
+        return []
+    return [branch["name"] for branch in answer["branches"]]
+
+
+def _announce(options: MountOptions, pid: int, uncommitted: list[str], *, as_json: bool) -> None:
     repository = redact(options.repository)
     if as_json:
         facts = {"repository": repository, "mountpoint": options.mountpoint, "pid": pid, "log_file": options.log_file}
-        print_json(facts)
+        print_json({**facts, "uncommitted": uncommitted})
     else:
         click.echo(f"mounted {repository} at {options.mountpoint}; unmount it with 'icefs umount {options.mountpoint}'")
+        for name in uncommitted:
+            click.echo(printable(f"branch {name} has uncommitted changes from before: 'icefs status' shows them"))
     sys.stdout.flush()  # in the foreground, whoever started us waits for this line

@@ -8,10 +8,12 @@ quick.
 import errno
 import json
 import os
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from icefs import errors
 from icefs.errors import EntryNotFoundError, FormatError, IcefsError, StaleError
 from icefs.fuse.mountpoints import FILESYSTEM_TYPE, mount_table
 
@@ -50,25 +52,35 @@ class Mounted:
         """The id of the snapshot that the tree shows, or None at the root of a whole repository."""
         return self.tree_info.get("snapshot")
 
-    def ask(self, operation: str, **arguments: Any) -> dict[str, Any]:
+    def ask(
+        self, operation: str, *, on_progress: Callable[[dict[str, Any]], None] | None = None, **arguments: Any
+    ) -> dict[str, Any]:
         """Asks the daemon to do something with the tree, and returns its answer when it is done.
 
+        Args:
+            operation: What to do.
+            on_progress: Is told how far it is, again and again.
+            arguments: What else the request says.
+
         Raises:
-            IcefsError: what the daemon could not do, with its kind and hint.
+            IcefsError: what the daemon could not do; the error that it raised itself.
             OSError: the daemon could not be asked.
         """
         descriptor = os.open(self.tree / CONTROL / "rpc", os.O_RDWR)
         try:
             os.write(descriptor, json.dumps({"op": operation, **arguments}).encode())
-            answer = b"".join(iter(lambda: os.read(descriptor, 1 << 16), b""))
+            for line in _lines(descriptor):
+                answer: dict[str, Any] = json.loads(line)
+                kind = answer.pop("type")
+                if kind == "error":
+                    raise _raised(answer)
+                if kind == "result":
+                    return answer
+                if on_progress is not None:
+                    on_progress(answer)
         finally:
             os.close(descriptor)
-        if not answer:
-            raise StaleError(f"the daemon gave no answer: process {self.info['pid']}", hint="look into its log file")
-        result: dict[str, Any] = json.loads(answer.splitlines()[-1])
-        if result.pop("type") == "error":
-            raise IcefsError(result["message"], kind=result["kind"], hint=result["hint"])
-        return result
+        raise StaleError(f"the daemon gave no answer: process {self.info['pid']}", hint="look into its log file")
 
     def read_text(self, name: str) -> str:
         """Reads a control file of the tree."""
@@ -77,6 +89,23 @@ class Mounted:
     def read_json(self, name: str) -> Any:
         """Reads a JSON control file of the tree."""
         return _parse(self.tree / CONTROL / name)
+
+
+def _lines(descriptor: int) -> Iterator[bytes]:
+    rest = b""
+    while data := os.read(descriptor, 1 << 16):
+        *whole, rest = (rest + data).split(b"\n")
+        yield from whole
+    if rest:
+        yield rest
+
+
+def _raised(answer: dict[str, Any]) -> IcefsError:
+    """Makes the error again that the daemon raised, so that it means the same exit code."""
+    error = getattr(errors, str(answer.pop("error", "")), IcefsError)
+    if not (isinstance(error, type) and issubclass(error, IcefsError)):
+        error = IcefsError
+    return error(answer.pop("message"), kind=answer.pop("kind"), hint=answer.pop("hint"), **answer)
 
 
 def absolute(path: str | os.PathLike[str]) -> Path:
@@ -131,6 +160,21 @@ def require_mount(path: str | os.PathLike[str]) -> Mounted:
             f"not in an icefs mount: {absolute(path)}", hint="give a path in a mount, or 'icefs mount' a repository"
         )
     return mounted
+
+
+def require_place(path: str | os.PathLike[str]) -> tuple[Mounted, str]:
+    """Like `require_mount`, for a place that need not exist (any more).
+
+    Returns:
+        The mount, and where the place is in its tree, without a leading slash.
+    """
+    place = absolute(path)
+    above = place
+    while not os.path.lexists(above) and above != above.parent:
+        above = above.parent
+    mounted = require_mount(above)
+    where = above.resolve() / place.relative_to(above)
+    return mounted, "" if where == mounted.tree else str(where.relative_to(mounted.tree))
 
 
 def _dead(path: Path) -> StaleError:

@@ -1,8 +1,9 @@
 """What several commands share: their settings, options and argument types. Imports nothing heavy."""
 
 import json
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -91,6 +92,22 @@ def print_data(text: str) -> None:
 def print_json(value: Any) -> None:
     """Prints one JSON document."""
     click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+_COLOURS = {"staged": "green", "untracked": "yellow", "invalid": "red", "notice": "cyan"}
+
+
+def has_colours() -> bool:
+    """Tells whether standard output is for eyes that want colours."""
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def print_painted(lines: Iterable[tuple[str, str]]) -> None:
+    """Prints lines that have roles: in colours on a terminal, plain in a pipe."""
+    coloured = has_colours()
+    for role, text in lines:
+        colour = _COLOURS.get(role) if coloured else None
+        click.echo(click.style(printable(text), fg=colour) if colour else printable(text), color=True)
 
 
 def print_rows(headers: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:

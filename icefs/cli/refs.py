@@ -1,22 +1,29 @@
-"""`icefs branch list` and `icefs tag list`."""
+"""`icefs branch` and `icefs tag`: lists, makes, deletes and moves refs."""
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 
 import click
 
-from icefs.cli.options import json_option, print_json, print_rows
-from icefs.cli.repos import locate, open_repository
+from icefs.cli.options import json_option, print_json, print_rows, printable
+from icefs.cli.repos import DEFAULT_BRANCH, Source, locate, open_repository, open_writable
+from icefs.engine.writing import WritableRepository
+from icefs.errors import IcefsError
 from icefs.format.ids import SnapshotId
+
+_repo_option = click.option(
+    "--repo", metavar="PATH|REPO", help="The repository, or a path in its mount; by default the current directory."
+)
 
 
 @click.group()
 def branch() -> None:
-    """List branches."""
+    """List, create, delete and reset branches."""
 
 
 @click.group()
 def tag() -> None:
-    """List tags."""
+    """List, create and delete tags."""
 
 
 @branch.command("list")
@@ -46,3 +53,114 @@ def _print_refs(refs: Mapping[str, SnapshotId], *, as_json: bool) -> None:
         print_json([{"name": name, "snapshot_id": str(refs[name])} for name in sorted(refs)])
     else:
         print_rows(("name", "snapshot"), [(name, str(refs[name])) for name in sorted(refs)])
+
+
+# Changes.
+
+
+@contextlib.contextmanager
+def _changing(repo: str | None) -> Iterator[tuple[WritableRepository, Source]]:
+    """Opens a repository for a change, which its mount, where we came through one, then shows at once."""
+    source = locate(repo)
+    yield open_writable(source.location), source
+    if source.mounted is not None:
+        # The change is made whether or not the mount answers; it looks by itself in a moment.
+        with contextlib.suppress(IcefsError, OSError):
+            source.mounted.ask("refresh")
+
+
+def _resolve(repository: WritableRepository, source: Source, ref: str | None) -> SnapshotId:
+    """Returns the snapshot that was asked for; by default that of the mounted tree, or the tip of main."""
+    return repository.resolve_ref(ref or source.ref or DEFAULT_BRANCH)
+
+
+def _tell(facts: Mapping[str, str], text: str, *, as_json: bool) -> None:
+    if as_json:
+        print_json(facts)
+    else:
+        click.echo(printable(text))
+
+
+@branch.command("create")
+@click.argument("name")
+@click.argument("ref", required=False)
+@_repo_option
+@json_option
+def create_branch(name: str, ref: str | None, repo: str | None, as_json: bool) -> None:
+    """Create the branch NAME at REF: a snapshot id, branch or tag.
+
+    REF defaults to the snapshot of the mounted tree, and outside of a mount to the branch main.
+    """
+    with _changing(repo) as (repository, source):
+        snapshot_id = _resolve(repository, source, ref)
+        repository.create_branch(name, snapshot_id)
+    _tell(_facts(name, snapshot_id), f"created branch {name} at {snapshot_id}", as_json=as_json)
+
+
+@branch.command("delete")
+@click.argument("name")
+@_repo_option
+@json_option
+def delete_branch(name: str, repo: str | None, as_json: bool) -> None:
+    """Delete the branch NAME; its snapshots stay."""
+    with _changing(repo) as (repository, _):
+        snapshot_id = repository.lookup_branch(name)
+        repository.delete_branch(name)
+    text = (
+        f"deleted branch {name}, which was at {snapshot_id}; 'icefs branch create {name} {snapshot_id}' brings it back"
+    )
+    _tell(_facts(name, snapshot_id), text, as_json=as_json)
+
+
+@branch.command("reset")
+@click.argument("name")
+@click.argument("ref")
+@_repo_option
+@json_option
+def reset_branch(name: str, ref: str, repo: str | None, as_json: bool) -> None:
+    """Point the branch NAME at REF: a snapshot id, branch or tag.
+
+    Fails if somebody commits to the branch at the same moment.
+    """
+    with _changing(repo) as (repository, _):
+        before = repository.lookup_branch(name)
+        snapshot_id = repository.resolve_ref(ref)
+        repository.reset_branch(name, snapshot_id, expected=before)
+    text = f"branch {name} is at {snapshot_id}; it was at {before}: 'icefs branch reset {name} {before}' brings it back"
+    _tell({**_facts(name, snapshot_id), "previous_id": str(before)}, text, as_json=as_json)
+
+
+@tag.command("create")
+@click.argument("name")
+@click.argument("ref", required=False)
+@_repo_option
+@json_option
+def create_tag(name: str, ref: str | None, repo: str | None, as_json: bool) -> None:
+    """Create the tag NAME at REF: a snapshot id, branch or tag.
+
+    REF defaults to the snapshot of the mounted tree, and outside of a mount to the branch main.
+    """
+    with _changing(repo) as (repository, source):
+        snapshot_id = _resolve(repository, source, ref)
+        repository.create_tag(name, snapshot_id)
+    _tell(_facts(name, snapshot_id), f"created tag {name} at {snapshot_id}", as_json=as_json)
+
+
+@tag.command("delete")
+@click.argument("name")
+@_repo_option
+@json_option
+def delete_tag(name: str, repo: str | None, as_json: bool) -> None:
+    """Delete the tag NAME; its snapshot stays. The name cannot be used again, which is part of the format."""
+    with _changing(repo) as (repository, _):
+        snapshot_id = repository.lookup_tag(name)
+        repository.delete_tag(name)
+    text = (
+        f"deleted tag {name}, which was at {snapshot_id}; its name cannot be used again, but another can: "
+        f"'icefs tag create NAME {snapshot_id}'"
+    )
+    _tell(_facts(name, snapshot_id), text, as_json=as_json)
+
+
+def _facts(name: str, snapshot_id: SnapshotId) -> dict[str, str]:
+    return {"name": name, "snapshot_id": str(snapshot_id)}

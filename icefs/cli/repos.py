@@ -12,8 +12,10 @@ from icefs.cli.mounts import Mounted, absolute, find_mount
 from icefs.cli.options import harmless
 from icefs.engine.repository import Repository
 from icefs.engine.session import Session
+from icefs.engine.writing import WritableRepository
 from icefs.errors import EntryNotFoundError, InvalidInputError
 from icefs.format.layout import REFS_V1, REPO_INFO
+from icefs.storage.base import Storage
 from icefs.storage.url import open_storage
 
 DEFAULT_BRANCH = "main"
@@ -66,10 +68,20 @@ def open_repository(location: str, allow_virtual: tuple[str, ...] = ()) -> Repos
         location: As a user writes it.
         allow_virtual: URL prefixes of containers that virtual chunks may be followed into.
     """
+    stack, storage = _open_storage(location)
+    return stack.enter_context(Repository.open(storage, authorize_virtual_chunk_access=dict.fromkeys(allow_virtual)))
+
+
+def open_writable(location: str) -> WritableRepository:
+    """Opens a repository like `open_repository`, to change it."""
+    stack, storage = _open_storage(location)
+    return stack.enter_context(WritableRepository.open(storage))
+
+
+def _open_storage(location: str) -> tuple[contextlib.ExitStack, Storage]:
     _show_warnings()
     stack = click.get_current_context().with_resource(contextlib.ExitStack())
-    storage = stack.enter_context(contextlib.closing(open_storage(location)))
-    return stack.enter_context(Repository.open(storage, authorize_virtual_chunk_access=dict.fromkeys(allow_virtual)))
+    return stack, stack.enter_context(contextlib.closing(open_storage(location)))
 
 
 class _WarningLines(logging.Handler):

@@ -7,14 +7,23 @@ import select
 import shutil
 import subprocess
 import threading
+from dataclasses import asdict
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import click
 
+from icefs.cli.leaving import Outcome, end_changes
 from icefs.cli.mounts import CONTROL, DEAD, absolute, parse_object
-from icefs.cli.options import json_option, print_json
-from icefs.errors import EntryNotFoundError, FormatError, InvalidInputError, SessionStateError, UnsupportedError
+from icefs.cli.options import json_option, print_json, printable
+from icefs.errors import (
+    EntryNotFoundError,
+    FormatError,
+    InvalidInputError,
+    SessionStateError,
+    StaleError,
+    UnsupportedError,
+)
 from icefs.fuse.mountpoints import FILESYSTEM_TYPE, mount_table, mounted_at
 
 _ASK_TIMEOUT_S = 5.0
@@ -23,18 +32,44 @@ _ASK_TIMEOUT_S = 5.0
 @click.command()
 @click.argument("mountpoint", metavar="MNT")
 @click.option("--lazy", is_flag=True, help="Detach now, even if busy; the daemon ends when the last file is closed.")
+@click.option("--commit", "committing", is_flag=True, help="Commit all changes first; unmount only if that worked.")
+@click.option("-m", "--message", multiple=True, help="The message of --commit.")
+@click.option("--discard", "discarding", is_flag=True, help="Drop all uncommitted changes first.")
 @click.option("--timeout", type=float, default=60.0, show_default=True, help="Seconds to wait for the daemon to end.")
 @json_option
-def umount(mountpoint: str, lazy: bool, timeout: float, as_json: bool) -> None:
+def umount(
+    mountpoint: str,
+    lazy: bool,
+    committing: bool,
+    message: tuple[str, ...],
+    discarding: bool,
+    timeout: float,
+    as_json: bool,
+) -> None:
     """Unmount, and wait for the daemon to end.
 
-    A mount whose daemon has died ("transport endpoint is not connected") is cleared away.
+    Uncommitted changes are kept, and are there again when the repository is mounted at the same place; unless
+    --commit or --discard says otherwise. A mount whose daemon has died ("transport endpoint is not connected") is
+    cleared away.
     """
+    if committing and discarding:
+        raise click.UsageError("--commit and --discard exclude each other")
+    if bool(message) != committing:
+        raise click.UsageError("--commit needs a message: -m MESSAGE" if committing else "-m goes with --commit")
     place = absolute(mountpoint)
     with contextlib.suppress(OSError):  # the mount table knows where a link leads to
         place = absolute(place.parent / place.readlink())
     _require_icefs_mount(place)
-    pid, is_dead, is_silent = _ask_daemon(place)
+    daemon = _ask_daemon(place)
+    pid, is_dead, is_silent = daemon.pid, daemon.is_dead, daemon.is_silent
+    outcome = Outcome()
+    if daemon.info is not None:
+        outcome = end_changes(place, daemon.info, "\n\n".join(message) if committing else None, discarding=discarding)
+    elif committing or discarding:
+        raise StaleError(
+            f"the daemon of the mount does not answer, so nothing can be committed or discarded: {place}",
+            hint=f"run 'icefs umount {place}' and mount again: the changes are kept",
+        )
     with contextlib.ExitStack() as stack:
         pidfd = None
         if pid is not None and not lazy:
@@ -52,8 +87,12 @@ def umount(mountpoint: str, lazy: bool, timeout: float, as_json: bool) -> None:
                 hint="wait for it, or look into its log file",
             )
     if as_json:
-        print_json({"mountpoint": str(place), "pid": pid, "was_dead": is_dead, "lazy": lazy})
-    elif is_dead:
+        facts = {"mountpoint": str(place), "pid": pid, "was_dead": is_dead, "lazy": lazy}
+        print_json({**facts, **asdict(outcome)})
+        return
+    for line in outcome.lines():
+        click.echo(printable(line))
+    if is_dead:
         click.echo(f"cleared away {place}, whose daemon had died")
     elif lazy:
         click.echo(f"detached {place}; its daemon ends when the last file in it is closed")
@@ -61,6 +100,8 @@ def umount(mountpoint: str, lazy: bool, timeout: float, as_json: bool) -> None:
         click.echo(f"unmounted {place}; its daemon did not answer, and may still be there")
     else:
         click.echo(f"unmounted {place}")
+    if outcome.come_back is not None:
+        click.echo(printable(f"come back to them with: {outcome.come_back}"))
 
 
 def _require_icefs_mount(place: Path) -> None:
@@ -79,6 +120,7 @@ def _require_icefs_mount(place: Path) -> None:
 class _Daemon(NamedTuple):
     """What is known of a daemon: its process, if it says so, and whether it is dead or does not answer."""
 
+    info: dict[str, Any] | None = None
     pid: int | None = None
     is_dead: bool = False
     is_silent: bool = False
@@ -89,13 +131,14 @@ def _ask_daemon(place: Path) -> _Daemon:
 
     def ask() -> None:
         try:
-            pid = parse_object(place / CONTROL / "info.json").get("pid")
+            info = parse_object(place / CONTROL / "info.json")
         except OSError as exc:
             answer.append(_Daemon(is_dead=exc.errno in DEAD))
         except FormatError:
             answer.append(_Daemon())
         else:
-            answer.append(_Daemon(pid if isinstance(pid, int) else None))
+            pid = info.get("pid")
+            answer.append(_Daemon(info, pid if isinstance(pid, int) else None))
 
     # A daemon that hangs would hang us too; a thread left behind does not keep the process from ending.
     thread = threading.Thread(target=ask, daemon=True)

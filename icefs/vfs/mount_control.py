@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 from icefs.storage.url import redact
 from icefs.vfs import reports
 from icefs.vfs.attrs import Ownership
+from icefs.vfs.branches import BranchTree
 from icefs.vfs.control import ControlDir, ControlFile
+from icefs.vfs.names import encode_ref
 from icefs.vfs.rpc import Operation, RpcHandle
-from icefs.vfs.trees import SessionTree
+from icefs.vfs.trees import SessionTree, tree_facts
 from icefs.vfs.working import WorkingTree
 from icefs.vfs.working_control import WorkingControl
 
@@ -68,7 +70,7 @@ class MountControl:
 
         def as_text() -> Callable[[], bytes]:
             make = status()
-            return lambda: reports.status_text(make()).encode(errors="surrogatepass")
+            return lambda: reports.status_text(make())
 
         def as_json() -> Callable[[], bytes]:
             make = status()
@@ -80,7 +82,7 @@ class MountControl:
             _made("log", lambda: partial(reports.log_text, repository, tree.snapshot_id)),
             _made("log.json", lambda: partial(reports.log_json, repository, tree.snapshot_id)),
             _made("diff", lambda: bytes),
-            _made("diff.json", lambda: partial(reports.to_json, reports.NOTHING_STAGED)),
+            _made("diff.json", lambda: partial(reports.to_json, reports.tree_diff(tree.snapshot_id))),
             ControlFile("head", target=lambda: self._head(tree)),
         ]
         # Nothing was ever committed, discarded or rebased through a read-only tree.
@@ -124,13 +126,20 @@ class MountControl:
             "branches": {name: str(tip) for name, tip in sorted(refs.branches.items())},
             "tags": {name: str(tip) for name, tip in sorted(refs.tags.items())},
             "trees": [
-                {**tree_facts(tree), "snapshot": str(tree.snapshot_id)}
-                for tree in (fs.root.branches.values() if fs.root is not None else ())
+                {**tree_facts(tree), "snapshot": str(tree.snapshot_id), "has_changes": _has_changes(tree)}
+                for tree in self._branches()
             ],
             "refreshed_at": fs.follower.refreshed_at,
             "problem": fs.follower.problem,
             "failures": len(fs.stats.failures),
         }
+
+    def _branches(self) -> list[BranchTree]:
+        """Returns the branches that somebody has looked at, or the one that is all there is."""
+        fs = self._fs
+        if fs.root is not None:
+            return list(fs.root.branches.values())
+        return [fs.single] if isinstance(fs.single, BranchTree) else []
 
     def _metrics(self) -> str:
         labels = {"mountpoint": str(self._facts.get("mountpoint", ""))}
@@ -161,19 +170,39 @@ class MountControl:
             facts, snapshot_id = tree_facts(tree), tree.snapshot_id
             yield await self._fs.in_thread(partial(reports.tree_status, self._fs.repository, facts, snapshot_id))
 
-        return {"ping": ping, "refresh": refresh, "info": info, "status": status}
+        async def uncommitted(request: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
+            yield {"branches": await self._uncommitted()}
+
+        operations: dict[str, Operation] = {"ping": ping, "refresh": refresh, "info": info, "status": status}
+        if tree is None or tree.label == "":
+            operations["uncommitted"] = uncommitted
+        return operations
+
+    async def _uncommitted(self) -> list[dict[str, Any]]:
+        """Lists the branches with changes, also those that nobody has looked at since the mount began."""
+        fs = self._fs
+        if fs.root is not None:
+            # Each branch's tree is made, which finds out whether a working tree was left for it.
+            directory = fs.root.directory_ino("branches")
+            for name in fs.follower.refs.branches:
+                text = encode_ref(name)
+                if text is not None and name not in fs.root.branches:
+                    fs.forget((await fs.lookup(directory, text)).ino, 1)
+        found: list[dict[str, Any]] = []
+        for tree in self._branches():
+            if isinstance(tree, WorkingTree):
+                await tree.look()
+                if _has_changes(tree):
+                    path = tree.label or "."
+                    found.append({"name": tree.name, "path": path, "base": str(tree.snapshot_id)})
+        return sorted(found, key=lambda branch: branch["name"])
 
 
-def tree_facts(tree: SessionTree) -> dict[str, Any]:
-    """Returns what a tree knows of itself without asking anybody."""
-    tip = getattr(tree, "tip", None)
-    return {
-        "kind": tree.kind,
-        "name": tree.name,
-        "tip": None if tip is None else str(tip),
-        "tip_moved": tip is not None and tip != tree.snapshot_id,
-        "problem": getattr(tree, "problem", None),
-    }
+def _has_changes(tree: BranchTree) -> bool:
+    """Tells whether there is anything uncommitted; a working tree that waits to be opened is taken to have some."""
+    if not isinstance(tree, WorkingTree):
+        return False
+    return tree.has_left_work or (tree.work is not None and tree.work.has_changes())
 
 
 def _made(name: str, make: Callable[[], Callable[[], bytes]]) -> ControlFile:
@@ -186,6 +215,7 @@ def _status_of_mount(status: Mapping[str, Any]) -> bytes:
         names = list(status[kind])
         shown = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
         lines.append(f"{len(names)} {kind}: {shown}" if names else f"no {kind}")
+    lines += [f"branch {tree['name']}: uncommitted changes" for tree in status["trees"] if tree["has_changes"]]
     lines += [f"branch {tree['name']}: {tree['problem']}" for tree in status["trees"] if tree["problem"]]
     if status["problem"]:
         lines.append(f"Refs cannot be read: {status['problem']}")

@@ -11,18 +11,13 @@ from icefs.engine.repository import Repository
 from icefs.errors import IcefsError
 from icefs.format.ids import SnapshotId
 from icefs.format.repo_info import SnapshotInfo
+from icefs.vfs.staged_report import NOTHING_STAGED
+from icefs.vfs.status_text import status_lines, to_text
 
 MAX_LOG: Final = 100_000
 """Histories are told up to this many snapshots."""
 
-NOTHING_STAGED: Final[Mapping[str, list[str]]] = {
-    name: []
-    for name in (
-        "new_groups", "new_arrays", "deleted_groups", "deleted_arrays", "updated_groups", "updated_arrays",
-        "updated_chunks", "moved_nodes",
-    )
-}  # fmt: skip
-"""A diff without changes, in JSON."""
+_MAX_AHEAD: Final = 10_000
 
 
 def to_json(value: Any) -> bytes:
@@ -65,25 +60,35 @@ def tree_status(repository: Repository, facts: Mapping[str, Any], snapshot_id: S
     """
     return {
         **facts,
+        "tip_ahead": _ahead(repository, facts, snapshot_id),
         **describe_snapshot(repository, snapshot_id),
         "writable": False,
+        "uploading": None,
         "staged": NOTHING_STAGED,
         "untracked": [],
+        "invalid": [],
     }
 
 
-def status_text(status: Mapping[str, Any]) -> str:
+def tree_diff(snapshot_id: SnapshotId) -> dict[str, Any]:
+    """Makes the `diff.json` of a tree without changes."""
+    return {"from": str(snapshot_id), "to": None, **NOTHING_STAGED, "metadata": {}, "untracked": [], "invalid": []}
+
+
+def _ahead(repository: Repository, facts: Mapping[str, Any], snapshot_id: SnapshotId) -> int | None:
+    """Counts the commits from a tree's snapshot to its branch's tip; None where these are not of one history."""
+    if not facts["tip_moved"]:
+        return 0
+    try:
+        history = repository.ancestry(snapshot_id=SnapshotId.parse(facts["tip"]))
+        return next((n for n, info in enumerate(islice(history, _MAX_AHEAD)) if info.id == snapshot_id), None)
+    except IcefsError:
+        return None
+
+
+def status_text(status: Mapping[str, Any]) -> bytes:
     """Makes a tree's `status`, from its `status.json`."""
-    kind, name = status["kind"], status["name"]
-    lines = [f"On {kind} {name}" if name else f"On {kind}"]
-    about = [text for text in (status["flushed_at"], status["message"] and status["message"].split("\n")[0]) if text]
-    lines.append(f"Base snapshot {status['snapshot']}" + (f" ({', '.join(about)})" if about else ""))
-    if status.get("problem"):
-        lines.append(f"Not following the tip: {status['problem']}")
-    elif status.get("tip_moved"):
-        lines.append(f"The tip has moved to {status['tip']}")
-    lines.append("Nothing staged; this tree is read-only")
-    return "\n".join(lines) + "\n"
+    return to_text(status_lines(status)).encode(errors="surrogatepass")
 
 
 def history(repository: Repository, snapshot_id: SnapshotId) -> Iterator[SnapshotInfo]:

@@ -2,9 +2,10 @@
 
     request    one JSON object: {"op": NAME, …}
     answer     JSON objects, one a line: any number of {"type": "progress", …}, then one of
-               {"type": "result", …} and {"type": "error", "kind": …, "message": …, "hint": …}
+               {"type": "result", …} and {"type": "error", "error": …, "kind": …, "message": …, "hint": …}
 
-The request is carried out when the answer is first read; through a descriptor that only writes, by the write.
+The request is carried out when the answer is first read; through a descriptor that only writes, by the write. Whoever
+closes the descriptor before the end of an answer takes the request back, where that is still possible.
 """
 
 import json
@@ -12,14 +13,39 @@ import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, Final
 
+from icefs.engine.conflicts import Conflict
 from icefs.errors import IcefsError, InvalidInputError
 from icefs.vfs.interface import FileHandle
 
 MAX_REQUEST_BYTES: Final = 1 << 20
+_TOLD: Final = frozenset(("invalid", "snapshot", "path", "commits", "conflicts", "expected_parent", "actual_parent"))
 
 type Answer = AsyncIterator[Mapping[str, Any]]
 type Operation = Callable[[Mapping[str, Any]], Answer]
-"""Carries out a request: yields progress (`type` "progress"), and last the result, without a `type`."""
+"""Carries out a request: yields progress (`type` "progress"), and last the result, without a `type`.
+
+An answer may have a method `abandon`, which takes the request back and is called when nobody will ask for the rest.
+"""
+
+
+def error_facts(error: IcefsError) -> dict[str, Any]:
+    """Describes an error in JSON; the facts that concern a user's data come along."""
+    facts = {key: value for key, value in error.facts.items() if key in _TOLD}
+    if "conflicts" in facts:
+        facts["conflicts"] = [_conflict(conflict) for conflict in facts["conflicts"]]
+    return {
+        "error": type(error).__name__,
+        "kind": error.kind,
+        "message": error.message,
+        "hint": error.hint,
+        **facts,
+    }
+
+
+def _conflict(conflict: Any) -> Any:
+    if not isinstance(conflict, Conflict):
+        return conflict
+    return {"type": conflict.conflict_type.name, "path": conflict.path, "chunks": conflict.conflicted_chunks}
 
 
 class RpcHandle(FileHandle):
@@ -29,7 +55,7 @@ class RpcHandle(FileHandle):
     in turns without damage, and without sense.
     """
 
-    __slots__ = ("_answer", "_operations", "_pending", "_request", "_runs_on_write")
+    __slots__ = ("_answer", "_operations", "_pending", "_request", "_running", "_runs_on_write")
 
     direct_io = True
     nonseekable = True
@@ -40,6 +66,7 @@ class RpcHandle(FileHandle):
         self._runs_on_write = flags & os.O_ACCMODE == os.O_WRONLY
         self._request = b""
         self._answer: Answer | None = None
+        self._running: Answer | None = None
         self._pending = b""
 
     async def write(self, offset: int, data: bytes) -> int:
@@ -65,6 +92,12 @@ class RpcHandle(FileHandle):
             self._pending = await self._next_line() or b""
         return self.read_nowait(offset, size) or b""
 
+    def release(self) -> None:
+        """Takes a request back whose answer was not read to its end."""
+        abandon = getattr(self._running, "abandon", None)
+        if abandon is not None:
+            abandon()
+
     async def _next_line(self) -> bytes | None:
         if self._request:
             request, self._request = self._request, b""
@@ -85,10 +118,12 @@ class RpcHandle(FileHandle):
                 raise InvalidInputError(
                     f"unknown operation {request['op']!r}", hint=f"known are {', '.join(self._operations)}"
                 )
-            async for line in operation(request):
+            self._running = operation(request)
+            async for line in self._running:
                 yield line if "type" in line else {"type": "result", **line}
         except IcefsError as error:
-            yield {"type": "error", "kind": error.kind, "message": error.message, "hint": error.hint}
+            yield {"type": "error", **error_facts(error)}
+        self._running = None
 
 
 def _parse(data: bytes) -> dict[str, Any]:

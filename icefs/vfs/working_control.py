@@ -1,289 +1,274 @@
-"""The control files of a branch that can be written to: commit, discard, rebase, and what is staged."""
+"""What can be asked of a writable branch, through control files and through `rpc`: commit, discard, rebase, status."""
 
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from concurrent.futures import Future
+from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
-import trio
-
-from icefs.errors import IcefsError, InvalidInputError, NothingToCommitError, SessionStateError
+from icefs.errors import IcefsError, InternalError, InvalidInputError, NothingToCommitError, SessionStateError
 from icefs.format.ids import SnapshotId
 from icefs.vfs import reports
-from icefs.vfs.committing import CommitRequest, Committed, commit, rebase_tree
+from icefs.vfs.command_files import CommandHandle, command_text
+from icefs.vfs.committing import CommitRequest, commit, rebase_tree
 from icefs.vfs.control import ControlFile
-from icefs.vfs.handles import DirectBytesHandle
 from icefs.vfs.interface import FileHandle
-from icefs.vfs.rpc import Operation
+from icefs.vfs.jobs import Answer, Job, progress_json
 from icefs.vfs.places import open_session
+from icefs.vfs.rpc import Operation, error_facts
+from icefs.vfs.staged_report import StagedReport
+from icefs.vfs.status_text import diff_lines, to_text
+from icefs.vfs.trees import tree_facts
 from icefs.vfs.working import WorkingTree
-from icefs.worktree.staging import Staged, stage
+from icefs.worktree.overlay import WorkTree
+from icefs.worktree.staging import stage
 
-_SHOWN = 50
+_SHOWN: Final = 50
 
-type Carry = Callable[[str], Awaitable[None]]
-
-
-class CommandHandle(FileHandle):
-    """An open control file that does something with what is written to it, at once."""
-
-    __slots__ = ("_carry",)
-
-    direct_io = True
-    nonseekable = True
-
-    def __init__(self, ino: int, carry: Carry) -> None:
-        super().__init__(ino)
-        self._carry = carry
-
-    def read_nowait(self, offset: int, size: int) -> bytes:
-        """Reads nothing."""
-        return b""
-
-    async def write(self, offset: int, data: bytes) -> int:
-        """Does what is asked; its failure is the write's, so that the shell's `echo` fails."""
-        await self._carry(data.decode(errors="replace").strip())
-        return len(data)
+type Result = dict[str, Any]
+type Work = Callable[[WorkTree, Job[Result]], Result]
 
 
 class WorkingControl:
-    """What can be asked of a writable branch, through files and through `rpc`."""
+    """The control of one branch.
+
+    A commit, a discard or a rebase is a `Job`: begun here on the event loop's thread, one at a time, and brought to
+    its end there whether or not anybody still waits for it.
+    """
 
     def __init__(self, tree: WorkingTree, open_inos: Callable[[], Iterable[int]]) -> None:
         self._tree = tree
         self._open_inos = open_inos
-        self._lock = trio.Lock()
+        self._job: Job[Result] | None = None
 
     # Files.
 
     def files(self) -> dict[str, ControlFile]:
         """Returns the files that differ from a read-only tree's, by name."""
         return {
-            "status": ControlFile("status", make=lambda: self._as_text()),
-            "status.json": ControlFile("status.json", make=lambda: partial(reports.to_json, self.facts())),
-            "diff": ControlFile("diff", make=lambda: self._diff_text),
-            "diff.json": ControlFile("diff.json", make=lambda: lambda: reports.to_json(self._diff())),
-            "commit": ControlFile("commit", connect=partial(self._connect, self._commit_text, "last_commit")),
-            "rebase": ControlFile("rebase", connect=partial(self._connect, self._rebase_text, "last_rebase")),
-            "discard": ControlFile("discard", connect=partial(self._connect, self._discard_text, "last_discard")),
+            "status": self._made("status", lambda: reports.status_text(self.status())),
+            "status.json": self._made("status.json", lambda: reports.to_json(self.status())),
+            "diff": self._made("diff", lambda: to_text(diff_lines(self.diff())).encode(errors="surrogatepass")),
+            "diff.json": self._made("diff.json", lambda: reports.to_json(self.diff())),
+            "commit": self._command("commit", self._commit_text),
+            "rebase": self._command("rebase", self._rebase_text),
+            "discard": self._command("discard", self._discard_text),
         }
 
-    def _connect(self, carry: Carry, result: str, ino: int, flags: int) -> FileHandle:
-        if flags & os.O_ACCMODE == os.O_RDONLY:
-            return DirectBytesHandle(ino, reports.to_json(getattr(self._tree, result, None)))
-        return CommandHandle(ino, carry)
+    def _made(self, name: str, make: Callable[[], bytes]) -> ControlFile:
+        def begin() -> Callable[[], bytes]:
+            self._tree.open_left_work()
+            return make
 
-    async def _commit_text(self, message: str) -> None:
-        if not message:
-            raise InvalidInputError("a commit needs a message", hint='echo "message" > .icefs/commit')
-        await self.commit(CommitRequest(message))
+        return ControlFile(name, make=begin)
 
-    async def _rebase_text(self, how: str) -> None:
-        await self.rebase(how)
+    def _command(self, name: str, carry: Callable[[bytes], Any]) -> ControlFile:
+        def connect(ino: int, flags: int) -> FileHandle:
+            if flags & os.O_ACCMODE != os.O_RDONLY:
+                self._tree.open_left_work()
+            return CommandHandle(ino, flags, carry, lambda: getattr(self._tree, f"last_{name}"))
 
-    async def _discard_text(self, path: str) -> None:
-        if not path:
-            raise InvalidInputError("what is to be discarded?", hint="write 'yes' for everything, or a path")
-        await self.discard("" if path == "yes" else path)
+        return ControlFile(name, connect=connect)
 
-    # What is staged.
+    async def _commit_text(self, data: bytes) -> None:
+        with self._recording("last_commit"):
+            message = command_text(data)
+            if not message:
+                raise InvalidInputError("a commit needs a message", hint='echo "message" > .icefs/commit')
+            job = await self.begin_commit(CommitRequest(message))
+        await job.wait()
 
-    def _staged(self) -> Staged:
-        """Looks at the working tree; in a worker thread."""
-        work = self._tree.work
-        if work is None:
-            return Staged()
+    async def _rebase_text(self, data: bytes) -> None:
+        with self._recording("last_rebase"):
+            job = self.begin_rebase(command_text(data))
+        await job.wait()
+
+    async def _discard_text(self, data: bytes) -> None:
+        with self._recording("last_discard"):
+            path = command_text(data)
+            if not path:
+                raise InvalidInputError("what is to be discarded?", hint="write 'yes' for everything, or a path")
+            job = self.begin_discard("" if path == "yes" else path)
+        await job.wait()
+
+    @contextmanager
+    def _recording(self, name: str) -> Any:
+        """Leaves the reason for reading why something was not even begun."""
+        try:
+            yield
+        except IcefsError as error:
+            if not self._tree.is_committing:
+                setattr(self._tree, name, {"ok": False, **error_facts(error)})
+            raise
+
+    # What is staged; in a worker thread.
+
+    def _report(self, work: WorkTree) -> StagedReport:
         view = work.view()
         try:
-            return stage(view, open_session(self._tree.settings.repository, SnapshotId.parse(view.base)))
+            base = open_session(self._tree.settings.repository, SnapshotId.parse(view.base))
+            return StagedReport(stage(view, base), base)
         finally:
             work.release_view(view)
 
-    def facts(self) -> Mapping[str, Any]:
-        """Returns what `status.json` tells; made in a worker thread when it is looked at."""
-        return self._status()
-
-    def _status(self) -> dict[str, Any]:
-        tree = self._tree
-        tip = tree.tip
-        status = reports.tree_status(
-            tree.settings.repository,
-            {
-                "kind": tree.kind,
-                "name": tree.name,
-                "tip": None if tip is None else str(tip),
-                "tip_moved": tip is not None and tip != tree.snapshot_id,
-                "problem": tree.problem,
-            },
-            tree.snapshot_id,
-        )
-        staged = self._staged()
+    def status(self) -> dict[str, Any]:
+        """Makes `status.json`."""
+        tree, job = self._tree, self._job
+        status = reports.tree_status(tree.settings.repository, tree_facts(tree), tree.snapshot_id)
         status["writable"] = True
-        status["staged"] = _summary(staged)
-        status["untracked"] = staged.untracked
-        status["invalid"] = [{"path": path, "reason": reason} for path, reason in staged.invalid]
+        if job is not None:
+            status["uploading"] = progress_json(job.progress)
+        if tree.work is not None:
+            report = self._report(tree.work)
+            status["staged"] = report.summary
+            status |= _left_out(report)
         return status
 
-    def _as_text(self) -> Callable[[], bytes]:
-        return lambda: status_text(self._status()).encode(errors="surrogatepass")
-
-    def _diff(self) -> dict[str, Any]:
-        staged = self._staged()
-        summary = _summary(staged)
-        summary["updated_chunks"] = {
-            path: {"written": sorted(array.sets), "deleted": sorted(array.deletes)}
-            for path, array in staged.arrays.items()
-        }
-        return summary
-
-    def _diff_text(self) -> bytes:
-        staged = self._staged()
-        lines = [f"deleted  {path}" for path in staged.deleted]
-        lines += [f"{'new    ' if path in staged.made else 'changed'}  {path}" for path in staged.nodes]
-        for path, array in sorted(staged.arrays.items()):
-            lines += [f"chunk written  {path} {list(index)}" for index in sorted(array.sets)]
-            lines += [f"chunk deleted  {path} {list(index)}" for index in sorted(array.deletes)]
-        return "".join(f"{line}\n" for line in lines).encode(errors="surrogatepass")
+    def diff(self) -> dict[str, Any]:
+        """Makes `diff.json`."""
+        tree = self._tree
+        if tree.work is None:
+            return reports.tree_diff(tree.snapshot_id)
+        report = self._report(tree.work)
+        return {"from": tree.work.base, "to": None, **report.details(), **_left_out(report)}
 
     # What is done.
 
-    async def commit(self, request: CommitRequest) -> dict[str, Any]:
-        """Commits, and leaves what became of it for reading."""
+    async def begin_commit(self, request: CommitRequest) -> Job[Result]:
+        """Begins a commit."""
         tree = self._tree
-
-        async def run() -> dict[str, Any]:
-            work = tree.work
-            if work is None and not request.allow_empty:
+        if request.amend and request.rebase is not None:
+            raise InvalidInputError("a commit cannot both rebase and amend", hint="rebase first")
+        if tree.work is None:
+            if not request.allow_empty:
                 raise NothingToCommitError("there is nothing to commit", hint="change something first")
-            if work is None:
-                work = await tree.change(lambda opened: opened)
-            inos = list(self._open_inos())
-            done: Committed = await tree.in_thread(lambda: commit(tree, work, request, inos, lambda *_: None))
-            notifier = tree.settings.notifier
-            notifier.invalidate_entries(tree.translated(done.entries))
-            notifier.invalidate_attrs(done.attrs)
+            await tree.change(lambda opened: opened)
+        inos = list(self._open_inos())
+
+        def run(work: WorkTree, job: Job[Result]) -> Result:
+            done = commit(tree, work, request, inos, job.report, job.commit_point)
+            self._tell_kernel(tree.translated(done.entries), done.attrs)
             tree.tip = done.snapshot_id
             return done.facts
 
-        return await self._recorded("last_commit", run)
+        return self._begin("last_commit", run)
 
-    async def discard(self, path: str) -> dict[str, Any]:
-        """Drops changes."""
-        tree = self._tree
+    def begin_discard(self, path: str) -> Job[Result]:
+        """Begins to drop changes at a path and below it; at the empty path, all of them."""
 
-        async def run() -> dict[str, Any]:
-            work = tree.work
-            if work is None:
-                return {"discarded": 0}
-            dropped = await tree.in_thread(lambda: work.discard(path))
-            notifier = tree.settings.notifier
-            notifier.invalidate_entries([(ino, name.encode(errors="surrogatepass")) for ino, name in dropped.entries])
-            notifier.invalidate_attrs([*dropped.inos, *(ino for ino, _ in dropped.entries)])
+        def run(work: WorkTree, job: Job[Result]) -> Result:
+            dropped = work.discard(path)
+            entries = [(ino, name.encode(errors="surrogatepass")) for ino, name in dropped.entries]
+            self._tell_kernel(entries, [*dropped.inos, *(ino for ino, _ in dropped.entries)])
             return {"discarded": len(dropped.paths), "paths": dropped.paths[:_SHOWN]}
 
-        return await self._recorded("last_discard", run)
+        return self._begin("last_discard", run, nothing={"discarded": 0, "paths": []})
 
-    async def rebase(self, how: str) -> dict[str, Any]:
-        """Puts the changes on the branch's tip."""
+    def begin_rebase(self, how: str) -> Job[Result]:
+        """Begins to put the changes on the branch's tip."""
         tree = self._tree
+        inos = list(self._open_inos())
 
-        async def run() -> dict[str, Any]:
-            work = tree.work
-            if work is None:
-                return {"snapshot": str(tree.snapshot_id), "moved": False}
-            inos = list(self._open_inos())
-            tip, entries, attrs = await tree.in_thread(lambda: rebase_tree(tree, work, how, inos))
-            notifier = tree.settings.notifier
-            notifier.invalidate_entries(tree.translated(entries))
-            notifier.invalidate_attrs(attrs)
+        def run(work: WorkTree, job: Job[Result]) -> Result:
+            before = work.base
+            tip, entries, attrs = rebase_tree(tree, work, how, inos)
+            self._tell_kernel(tree.translated(entries), attrs)
             tree.tip = tip
-            return {"snapshot": str(tip), "moved": bool(entries or attrs)}
+            return {"snapshot": str(tip), "moved": str(tip) != before}
 
-        return await self._recorded("last_rebase", run)
+        return self._begin("last_rebase", run, nothing={"snapshot": str(tree.snapshot_id), "moved": False})
 
-    async def _recorded(self, name: str, run: Callable[[], Awaitable[dict[str, Any]]]) -> dict[str, Any]:
+    def _tell_kernel(self, entries: list[tuple[int, bytes]], attrs: list[int]) -> None:
+        notifier = self._tree.settings.notifier
+        notifier.invalidate_entries(entries)
+        notifier.invalidate_attrs(attrs)
+
+    def _begin(self, name: str, work: Work, nothing: Result | None = None) -> Job[Result]:
+        """Begins a job; `nothing` is its result where there is no working tree."""
         tree = self._tree
         if tree.is_committing:
-            raise SessionStateError("a commit of this branch is under way", kind="commit-not-allowed")
-        async with self._lock:
-            tree.is_committing = True
-            try:
-                result = await run()
-            except IcefsError as error:
+            raise SessionStateError(
+                "a commit, discard or rebase of this branch is under way",
+                kind="commit-not-allowed",
+                hint="wait for its end: 'icefs status' shows how far it is",
+            )
+        job = Job[Result]()
+
+        def run() -> Result:
+            opened = tree.work
+            if opened is None:
+                assert nothing is not None  # whoever cannot do without has opened one
+                return nothing
+            return work(opened, job)
+
+        def finish(outcome: Future[Result]) -> None:
+            tree.is_committing = False
+            self._job = None
+            error = outcome.exception()
+            if error is None:
+                setattr(tree, name, {"ok": True, **outcome.result()})
+            elif isinstance(error, IcefsError):
                 setattr(tree, name, {"ok": False, **error_facts(error)})
-                raise
-            finally:
-                tree.is_committing = False
-        setattr(tree, name, {"ok": True, **result})
-        return result
+            else:  # a bug, which whoever waits reports
+                setattr(tree, name, {"ok": False, **error_facts(InternalError(f"{type(error).__name__}: {error}"))})
+
+        tree.is_committing = True
+        self._job = job if name == "last_commit" else None
+        job.start(tree.settings.threads, run, finish)
+        return job
 
     # rpc.
 
     def operations(self) -> dict[str, Operation]:
         """Returns what `rpc` can be asked for in this tree beside what it can in any."""
 
-        async def do_commit(request: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
-            message = request.get("message")
-            metadata = request.get("metadata") or {}
-            if not isinstance(message, str) or not isinstance(metadata, dict):
-                raise InvalidInputError("a commit needs a message")
-            asked = CommitRequest(
-                message,
-                metadata,
-                request.get("rebase"),
-                bool(request.get("allow_empty")),
-                bool(request.get("skip_invalid")),
-            )
-            yield await self.commit(asked)
+        async def cancel(request: Mapping[str, Any]) -> AsyncIterator[Result]:
+            yield {"cancelled": self._job is not None and self._job.cancel()}
 
-        async def do_discard(request: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
-            yield await self.discard(str(request.get("path") or ""))
+        async def status(request: Mapping[str, Any]) -> AsyncIterator[Result]:
+            await self._tree.look()
+            yield await self._tree.in_thread(self.status)
 
-        async def do_rebase(request: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
-            yield await self.rebase(str(request.get("how") or "fail"))
+        return {
+            "commit": lambda request: Answer(partial(self._ask_commit, request)),
+            "discard": lambda request: Answer(partial(self._ask_discard, request)),
+            "rebase": lambda request: Answer(partial(self._ask_rebase, request)),
+            "cancel": cancel,
+            "status": status,
+        }
 
-        async def status(request: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
-            yield await self._tree.in_thread(self._status)
+    async def _ask_commit(self, request: Mapping[str, Any]) -> Job[Result]:
+        message, metadata = request.get("message"), request.get("metadata") or {}
+        amend = bool(request.get("amend"))
+        if not isinstance(metadata, dict):
+            raise InvalidInputError("a commit's metadata is an object")
+        if not isinstance(message, str) and not (message is None and amend):
+            raise InvalidInputError("a commit needs a message")
+        await self._tree.look()
+        asked = CommitRequest(
+            message,
+            metadata,
+            request.get("rebase"),
+            # A commit that gets another message is another one.
+            bool(request.get("allow_empty")) or (amend and bool(message is not None or metadata)),
+            bool(request.get("skip_invalid")),
+            amend,
+        )
+        return await self.begin_commit(asked)
 
-        return {"commit": do_commit, "discard": do_discard, "rebase": do_rebase, "status": status}
+    async def _ask_discard(self, request: Mapping[str, Any]) -> Job[Result]:
+        await self._tree.look()
+        return self.begin_discard(str(request.get("path") or ""))
+
+    async def _ask_rebase(self, request: Mapping[str, Any]) -> Job[Result]:
+        await self._tree.look()
+        return self.begin_rebase(str(request.get("how") or "fail"))
 
 
-def error_facts(error: IcefsError) -> dict[str, Any]:
-    """Describes an error in JSON."""
-    facts = {key: value for key, value in error.facts.items() if key in ("invalid", "snapshot", "path", "commits")}
-    if "conflicts" in error.facts:
-        facts["conflicts"] = [str(conflict) for conflict in error.facts["conflicts"]]
+def _left_out(report: StagedReport) -> dict[str, Any]:
+    staged = report.staged
     return {
-        "error": type(error).__name__,
-        "kind": error.kind,
-        "message": error.message,
-        "hint": error.hint,
-        **facts,
+        "untracked": sorted(staged.untracked),
+        "invalid": [{"path": path, "reason": reason} for path, reason in sorted(staged.invalid)],
     }
-
-
-def _summary(staged: Staged) -> dict[str, Any]:
-    made = [path for path in staged.nodes if path in staged.made]
-    return {
-        "new_nodes": made,
-        "updated_nodes": [path for path in staged.nodes if path not in staged.made],
-        "deleted_nodes": staged.deleted,
-        "chunks": {
-            path: {"written": len(array.sets), "deleted": len(array.deletes)} for path, array in staged.arrays.items()
-        },
-    }
-
-
-def status_text(status: Mapping[str, Any]) -> str:
-    """Makes a writable branch's `status`, from its `status.json`."""
-    lines = reports.status_text(status).splitlines()[:-1]
-    staged = status["staged"]
-    for key, word in (("new_nodes", "new"), ("updated_nodes", "changed"), ("deleted_nodes", "deleted")):
-        lines += [f"  {word:8}{path}" for path in staged[key][:_SHOWN]]
-    for path, counts in staged["chunks"].items():
-        lines.append(f"  chunks  {path}: {counts['written']} written, {counts['deleted']} deleted")
-    if not any(staged.values()):
-        lines.append("Nothing staged")
-    lines += [f"  untracked  {path}" for path in status["untracked"][:_SHOWN]]
-    lines += [f"  invalid  {one['path']} {one['reason']}" for one in status["invalid"][:_SHOWN]]
-    return "\n".join(lines) + "\n"

@@ -63,7 +63,9 @@ async def test_a_tree_says_what_it_shows():
         assert (info["kind"], info["name"], info["snapshot"], info["writable"]) == ("tag", "t", tip, False)
         assert "pid" not in info
         assert await driver.read("tags/t/.icefs/diff") == b""
-        assert not any((await read_json(driver, "tags/t/.icefs/diff.json")).values())
+        diff = await read_json(driver, "tags/t/.icefs/diff.json")
+        assert diff.pop("from") == str(snapshot_id(2))
+        assert not any(diff.values())
         assert await read_json(driver, "branches/main/.icefs/commit") is None
 
 

@@ -1,0 +1,101 @@
+"""What becomes of uncommitted changes when a mount ends: they are kept, committed or discarded."""
+
+import shlex
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from icefs.cli.committing import run_commit
+from icefs.cli.mounts import Mounted
+from icefs.errors import IcefsError
+
+_PATIENCE_S = 5.0
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What became of them.
+
+    Attributes:
+        uncommitted: The branches whose changes are kept.
+        committed: The snapshots that were made, by branch.
+        discarded: How many changes were dropped, by branch.
+        come_back: The command that mounts what is kept again.
+    """
+
+    uncommitted: list[str] = field(default_factory=list)
+    committed: dict[str, str] = field(default_factory=dict)
+    discarded: dict[str, int] = field(default_factory=dict)
+    come_back: str | None = None
+
+    def lines(self) -> Iterator[str]:
+        """Yields what is said of it, but for the way back."""
+        for name, snapshot in self.committed.items():
+            yield f"committed {snapshot} to branch {name}"
+        for name, count in self.discarded.items():
+            yield f"dropped {count} changes of branch {name}"
+        for name in self.uncommitted:
+            yield f"branch {name} keeps uncommitted changes"
+
+
+def end_changes(place: Path, info: dict[str, Any], message: str | None, *, discarding: bool) -> Outcome:
+    """Commits (with a message), discards or lists what is not committed in a mount.
+
+    Raises:
+        IcefsError: something could not be committed or discarded; the mount is as it was.
+    """
+    outcome = Outcome()
+    if not info.get("writable", True) or (info.get("options") or {}).get("read_only"):
+        return outcome
+    is_asked = message is not None or discarding
+    for branch in _uncommitted(Mounted(place, place, info), must_know=is_asked):
+        name, tree = branch["name"], Mounted(place, place / branch["path"], info)
+        if message is not None:
+            outcome.committed[name] = run_commit(tree, message=message)["snapshot"]
+        elif discarding:
+            outcome.discarded[name] = tree.ask("discard", path="")["discarded"]
+        else:
+            outcome.uncommitted.append(name)
+    if outcome.uncommitted:
+        outcome.come_back = mount_command(place, info)
+    return outcome
+
+
+def _uncommitted(mount: Mounted, *, must_know: bool) -> list[dict[str, Any]]:
+    """Asks which branches have changes. A daemon that does not say so keeps nobody from unmounting."""
+    answer: list[list[dict[str, Any]]] = []
+    failure: list[IcefsError | OSError] = []
+
+    def ask() -> None:
+        try:
+            answer.append(mount.ask("uncommitted")["branches"])
+        except (IcefsError, OSError) as error:
+            failure.append(error)
+
+    # A daemon that hangs would hang us too; a thread left behind does not keep the process from ending.
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(None if must_know else _PATIENCE_S)
+    if must_know and failure:
+        raise failure[0]
+    return answer[0] if answer else []
+
+
+def mount_command(place: Path, info: dict[str, Any]) -> str:
+    """Returns the command line that makes a mount again, and finds its working trees."""
+    from icefs.fuse.options import default_state_dir  # not needed by an unmounting that leaves nothing behind
+
+    options = info.get("options") or {}
+    words = ["icefs", "mount", str(info["repository"]), str(place)]
+    if options.get("branch") is not None:
+        words += ["--branch", options["branch"]]
+    state_dir = options.get("state_dir")
+    if state_dir is not None and state_dir != str(default_state_dir()):
+        words += ["--state-dir", state_dir]
+    if options.get("allow_other"):
+        words.append("--allow-other")
+    for prefix in options.get("allow_virtual") or ():
+        words += ["--allow-virtual", prefix]
+    return shlex.join(words)

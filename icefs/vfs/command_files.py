@@ -1,0 +1,80 @@
+"""Control files that do what is written to them: `commit`, `discard`, `rebase`.
+
+A shell's `echo` learns of a failure from its `write` alone, so a command is carried out by the write that ends it and
+not at `close`. Long messages come in several writes, of whole pages but for the last: a write of whole pages that
+does not end a line is the beginning of something, and waits for the rest, or for `close`.
+"""
+
+import os
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+from icefs.errors import InvalidInputError
+from icefs.vfs.interface import FileHandle
+from icefs.vfs.reports import to_json
+
+MAX_COMMAND_BYTES: Final = 1 << 20
+_PAGE: Final = 4096
+
+type Carry = Callable[[bytes], Awaitable[Any]]
+type Outcome = Callable[[], Any]
+
+
+class CommandHandle(FileHandle):
+    """An open control file that does what is written to it, and tells what became of it to whoever reads.
+
+    Concurrency: a handle belongs to one program, which waits for each of its calls.
+    """
+
+    __slots__ = ("_carry", "_outcome", "_pending", "_unread")
+
+    direct_io = True
+    nonseekable = True
+
+    def __init__(self, ino: int, flags: int, carry: Carry, outcome: Outcome) -> None:
+        """Takes what is done with a command, and what returns the outcome of the last one, in JSON."""
+        super().__init__(ino)
+        self._carry = carry
+        self._outcome = outcome
+        self._pending = b""
+        self._unread: bytes | None = None
+        if flags & os.O_ACCMODE == os.O_RDONLY:
+            self._unread = to_json(outcome())  # as it was when it was opened
+
+    def read_nowait(self, offset: int, size: int) -> bytes:
+        """Reads the outcome."""
+        if self._unread is None:
+            self._unread = to_json(self._outcome())
+        data, self._unread = self._unread[:size], self._unread[size:]
+        return data
+
+    async def write(self, offset: int, data: bytes) -> int:
+        """Takes a command, or a part of one; the failure of a command is the write's."""
+        self._pending += data
+        if data.endswith(b"\n") or len(data) % _PAGE or len(self._pending) > MAX_COMMAND_BYTES:
+            await self._carry_out()
+        return len(data)
+
+    async def flush(self) -> None:
+        """Carries out what was not known to be complete."""
+        if self._pending:
+            await self._carry_out()
+
+    async def _carry_out(self) -> None:
+        data, self._pending = self._pending, b""
+        self._unread = None
+        await self._carry(data)
+
+
+def command_text(data: bytes) -> str:
+    """Decodes a command; white space around it does not count.
+
+    Raises:
+        InvalidInputError: it is too long, or no UTF-8.
+    """
+    if len(data) > MAX_COMMAND_BYTES:
+        raise InvalidInputError(f"this is longer than {MAX_COMMAND_BYTES} bytes", hint="write something shorter")
+    try:
+        return data.decode().strip()
+    except UnicodeDecodeError as error:
+        raise InvalidInputError(f"this is no UTF-8: {error.reason}", hint="write text in UTF-8") from error

@@ -1,0 +1,128 @@
+"""What is staged, in JSON: by node and chunk counts for `status`, down to the chunk indices for `diff`.
+
+Paths are those of nodes, with a leading slash. A node is listed once: as new, updated, deleted or renamed; what only
+came along with a renamed group is not listed at all.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final
+
+from icefs.engine.chunks import ArrayChunks
+from icefs.engine.session import Session
+from icefs.format.nodes import NodeSnapshot
+from icefs.worktree.staged import Staged, StagedArray, source_size
+
+NOTHING_STAGED: Final[Mapping[str, Any]] = {
+    "new_nodes": [],
+    "updated_nodes": [],
+    "deleted_nodes": [],
+    "renamed_nodes": [],
+    "chunks": {},
+}
+"""The staged part of a status without changes."""
+
+
+class StagedReport:
+    """Describes what is staged over a base.
+
+    Attributes:
+        staged: What is described.
+        summary: For `status`.
+    """
+
+    def __init__(self, staged: Staged, base: Session) -> None:
+        """Looks up which chunks were there before.
+
+        Raises:
+            FormatError, StorageError: manifests of the base cannot be read.
+        """
+        self.staged = staged
+        self._base = base
+        self._origins = {target: source for source, target in staged.renames}
+        self.summary: dict[str, Any] = {**self._nodes(), "chunks": dict(self._chunks(self._count))}
+
+    def details(self) -> dict[str, Any]:
+        """Returns the same for `diff`: each chunk with its sizes, and each node's zarr.json with its."""
+        nodes = self._nodes()
+        metadata = {
+            path: {"old_bytes": self._old_size(path), "new_bytes": len(self.staged.nodes[path])}
+            for path in sorted([*nodes["new_nodes"], *nodes["updated_nodes"]])
+        }
+        return {**nodes, "metadata": metadata, "chunks": dict(self._chunks(self._list))}
+
+    # Nodes.
+
+    def _origin(self, path: str) -> str:
+        """Returns where a node was in the base."""
+        above = path
+        while above:
+            if above in self._origins:
+                return self._origins[above] + path[len(above) :]
+            above = above.rpartition("/")[0]
+        return path
+
+    def _node_before(self, path: str) -> NodeSnapshot | None:
+        origin = self._origin(path)
+        if origin == path and path in self.staged.made:
+            return None
+        return self._base.get_node(origin)
+
+    def _old_size(self, path: str) -> int | None:
+        node = self._node_before(path)
+        return None if node is None else len(node.user_data)
+
+    def _nodes(self) -> dict[str, Any]:
+        staged = self.staged
+        new, updated = [], []
+        for path, data in staged.nodes.items():
+            before = self._node_before(path)
+            if before is None:
+                new.append(path)
+            elif before.user_data != data:
+                updated.append(path)
+        left = {source for source, _ in staged.renames}
+        return {
+            "new_nodes": sorted(new),
+            "updated_nodes": sorted(updated),
+            "deleted_nodes": [path for path in staged.deleted if path not in left],
+            "renamed_nodes": [{"from": source, "to": target} for source, target in sorted(staged.renames)],
+        }
+
+    # Chunks.
+
+    def _chunks(self, describe: "Describe") -> Iterable[tuple[str, dict[str, Any]]]:
+        for path, array in sorted(self.staged.arrays.items()):
+            node = self._node_before(path)
+            before = None if node is None or node.array is None else self._base.array_chunks(node)
+            came_along = self._origin(path) != path
+            described = describe(array, before, came_along)
+            if any(described.values()):
+                yield path, described
+
+    @staticmethod
+    def _count(array: StagedArray, before: ArrayChunks | None, came_along: bool) -> dict[str, Any]:
+        rewritten = 0 if before is None else sum(before.length(index) is not None for index in array.sets)
+        moved = 0 if came_along or array.reused is None else len(array.reused)
+        return {"written": len(array.sets) + moved, "rewritten": rewritten, "deleted": len(array.deletes)}
+
+    @staticmethod
+    def _list(array: StagedArray, before: ArrayChunks | None, came_along: bool) -> dict[str, Any]:
+        def old(index: tuple[int, ...]) -> int | None:
+            return None if before is None else before.length(index)
+
+        written: list[dict[str, Any]] = [
+            {"index": list(index), "old_bytes": old(index), "new_bytes": source_size(source)}
+            for index, source in sorted(array.sets.items())
+        ]
+        if array.reused is not None and not came_along:
+            lengths = array.reused.lengths.tolist()
+            written += [
+                {"index": list(index), "old_bytes": old(index), "new_bytes": length}
+                for index, length in zip(array.reused.indices, lengths, strict=True)
+            ]
+            written.sort(key=lambda row: row["index"])
+        deleted = [{"index": list(index), "old_bytes": old(index), "new_bytes": None} for index in array.deletes]
+        return {"written": written, "deleted": deleted}
+
+
+type Describe = Callable[[StagedArray, ArrayChunks | None, bool], dict[str, Any]]

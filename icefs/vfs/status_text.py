@@ -1,0 +1,161 @@
+"""`status` and `diff` for people, made of their JSON: lines, each with the role that says how it is painted.
+
+Imports nothing heavy: the command line makes the same text as the daemon, in colour.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any, Final
+
+type Line = tuple[str, str]
+"""A role (`plain`, `notice`, `staged`, `untracked` or `invalid`) and a text without a newline at its end."""
+
+SHOWN: Final = 50
+"""How many paths, or chunks of one array, are listed before "and N more"."""
+
+_MARKS: Final = {"new": "+", "rewritten": "~", "deleted": "-"}
+
+
+def to_text(lines: Iterable[Line]) -> str:
+    """Joins lines without colours."""
+    return "".join(f"{text}\n" for _, text in lines)
+
+
+# Status.
+
+
+def status_lines(status: Mapping[str, Any]) -> Iterator[Line]:
+    """Yields a tree's `status`."""
+    yield from _where(status)
+    if not status["writable"]:
+        yield "plain", "Nothing staged; this tree is read-only"
+        return
+    staged, untracked, invalid = status["staged"], status["untracked"], status["invalid"]
+    if any(staged.values()):
+        yield "plain", "Staged for the next commit:"
+        yield from _staged(staged)
+    if invalid:
+        yield "plain", "Cannot be committed as they are:"
+        yield from _some("invalid", [f"  {one['path']}: {one['reason']}" for one in invalid])
+    if untracked:
+        yield "plain", "Untracked, not part of any commit:"
+        yield from _some("untracked", [f"  {path}" for path in untracked])
+    if not any(staged.values()):
+        yield "plain", "Nothing to commit"
+
+
+def _where(status: Mapping[str, Any]) -> Iterator[Line]:
+    kind, name = status["kind"], status["name"]
+    yield "plain", f"On {kind} {name}" if name else f"On {kind}"
+    message = (status["message"] or "").partition("\n")[0]
+    about = ", ".join(text for text in (status["flushed_at"], message) if text)
+    yield "plain", f"Base snapshot {status['snapshot']}" + (f" ({about})" if about else "")
+    if status.get("problem"):
+        yield "notice", f"Not following the tip: {status['problem']}"
+    elif status.get("tip_moved"):
+        ahead = status.get("tip_ahead")
+        by = "" if ahead is None else f" by {_count(ahead, 'commit')}"
+        hint = "; 'icefs rebase' puts the changes on top of it" if status["writable"] else ""
+        yield "notice", f"The tip has moved{by} to {status['tip']}{hint}"
+    progress = status.get("uploading")
+    if progress is not None:
+        yield "notice", f"A commit is under way: {progress_text(progress)}"
+
+
+def progress_text(progress: Mapping[str, Any]) -> str:
+    """Says how far an upload is."""
+    files, total = progress["files"], progress["total_files"]
+    if not total:
+        return "looking at what is staged"
+    return f"{files} of {total} chunks, {size_text(progress['bytes'])} of {size_text(progress['total_bytes'])} stored"
+
+
+def _staged(staged: Mapping[str, Any]) -> Iterator[Line]:
+    for key, word in (("new_nodes", "new"), ("updated_nodes", "updated"), ("deleted_nodes", "deleted")):
+        yield from _some("staged", [f"  {word:9}{path}" for path in staged[key]])
+    yield from _some("staged", [f"  renamed  {one['from']} -> {one['to']}" for one in staged["renamed_nodes"]])
+    yield from _some("staged", [f"  chunks   {path}: {_counts(counts)}" for path, counts in staged["chunks"].items()])
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    rewritten, deleted = counts["rewritten"], counts["deleted"]
+    new = counts["written"] - rewritten
+    parts = [f"{n} {word}" for n, word in ((new, "new"), (rewritten, "rewritten"), (deleted, "deleted")) if n]
+    return ", ".join(parts)
+
+
+def _some(role: str, texts: Sequence[str]) -> Iterator[Line]:
+    for text in texts[:SHOWN]:
+        yield role, text
+    if len(texts) > SHOWN:
+        yield role, f"  … and {len(texts) - SHOWN} more"
+
+
+# Diff.
+
+
+def diff_lines(diff: Mapping[str, Any], shown: int = SHOWN) -> Iterator[Line]:
+    """Yields a working tree's `diff`: nodes and chunks with their sizes before and after."""
+    for one in diff["renamed_nodes"]:
+        yield "staged", f"renamed  {one['from']} -> {one['to']}"
+    for path in diff["deleted_nodes"]:
+        yield "staged", f"deleted  {path}"
+    paths = sorted(diff["metadata"].keys() | diff["chunks"].keys())
+    new = set(diff["new_nodes"])
+    for path in paths:
+        sizes = diff["metadata"].get(path)
+        word = "new" if path in new else "changed"
+        about = "" if sizes is None else f"  zarr.json {_sizes(sizes)}"
+        yield "staged", f"{word:9}{path}{about}"
+        if path in diff["chunks"]:
+            yield from _chunk_lines(diff["chunks"][path], shown)
+    for path in diff["untracked"][:shown]:
+        yield "untracked", f"untracked  {path}"
+    for one in diff["invalid"][:shown]:
+        yield "invalid", f"invalid  {one['path']}: {one['reason']}"
+    for key in ("untracked", "invalid"):
+        if len(diff[key]) > shown:
+            yield "plain", f"… and {len(diff[key]) - shown} more {key}"
+
+
+def _chunk_lines(changes: Mapping[str, Sequence[Mapping[str, Any]]], shown: int) -> Iterator[Line]:
+    rows = [*changes["written"], *changes["deleted"]]
+    for row in islice(rows, shown):
+        mark = _MARKS[_kind(row)]
+        yield "staged", f"  {mark} {'/'.join(map(str, row['index'])) or 'scalar'}  {_sizes(row)}"
+    rest = rows[shown:]
+    if rest:
+        kinds = [_kind(row) for row in rest]
+        counts = ", ".join(f"{kinds.count(kind)} {kind}" for kind in _MARKS if kind in kinds)
+        yield "staged", f"  … and {len(rest)} more: {counts}"
+
+
+def _kind(row: Mapping[str, Any]) -> str:
+    if row["new_bytes"] is None:
+        return "deleted"
+    return "new" if row["old_bytes"] is None else "rewritten"
+
+
+def _sizes(row: Mapping[str, Any]) -> str:
+    old, new = row["old_bytes"], row["new_bytes"]
+    if old is None or new is None:
+        known = new if old is None else old
+        return "" if known is None else size_text(known)
+    return f"{size_text(old)} -> {size_text(new)}"
+
+
+# Words.
+
+
+def size_text(size_bytes: int) -> str:
+    """Writes a size for people."""
+    size = float(size_bytes)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024:
+            return f"{size_bytes} B" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} TiB"
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}{'s' * (number != 1)}"
