@@ -7,6 +7,8 @@ from typing import Any, Self
 from icefs.clock import Clock, system_clock
 from icefs.engine import updates
 from icefs.engine.assets import AssetManager
+from icefs.engine.expiration import ExpirationRequest, Expired, expire
+from icefs.engine.garbage import GarbageSummary, Progress, collect_garbage
 from icefs.engine.repository import Repository
 from icefs.engine.virtual import Authorizations
 from icefs.engine.writable import WritableSession
@@ -286,6 +288,18 @@ class WritableRepository(Repository):
         """Switches a feature on or off, or back to its default with None (spec 2)."""
         updates.require_v2(self, "feature flags")
         updates.update_repo_info(self, lambda info, stamp: edits.set_feature_flag(info, flag, setting, stamp))
+
+    # Upkeep.
+
+    def expire_snapshots(self, request: ExpirationRequest) -> Expired:
+        """Takes old snapshots out of the history; see `expiration.expire`."""
+        return expire(self, request)
+
+    def garbage_collect(
+        self, older_than: int, *, dry_run: bool = False, progress: Progress = lambda what, count: None
+    ) -> GarbageSummary:
+        """Deletes what nothing needs and was stored before a cutoff; see `garbage.collect_garbage`."""
+        return collect_garbage(self, older_than, dry_run=dry_run, progress=progress)
 
     def save_config(self) -> None:
         """Persists the present configuration.

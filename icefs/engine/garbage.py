@@ -1,0 +1,260 @@
+"""Garbage collection: deletes the objects of a repository that nothing needs any more.
+
+    keep    what the history of any ref needs, and what snapshots need that are younger than the cutoff
+    delete  every other snapshot, transaction log, manifest and chunk object that was stored before the cutoff
+
+The cutoff protects writers: what a commit has stored and not yet published is younger, provided that no session is
+open for longer than that. First `repo` forgets the snapshots that go (spec 2), then objects are deleted; interrupted
+in between, the rest is garbage still, and the next run finds it. Backups in `overwritten/` are never touched.
+
+Source: format notes §5; upstream icechunk/src/ops/gc.rs.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from icefs.engine import updates
+from icefs.engine.ancestry import walk_v1
+from icefs.engine.expiration import collapse
+from icefs.errors import ConflictError, InvalidInputError
+from icefs.format import repo_info_update as edits
+from icefs.format.chunk_refs import ChunkKind
+from icefs.format.ids import INITIAL_SNAPSHOT_ID, ChunkId, ManifestId, ObjectId, SnapshotId
+from icefs.format.layout import CHUNKS, MANIFESTS, SNAPSHOTS, TRANSACTIONS
+from icefs.format.manifest import Manifest
+from icefs.format.ops_log import GCRan
+from icefs.format.repo_info import RepoInfo
+from icefs.format.repo_info_update import Stamp
+from icefs.format.snapshot_table import SnapshotInfo
+from icefs.storage.base import ObjectInfo
+
+if TYPE_CHECKING:
+    from icefs.engine.writing import WritableRepository
+
+_DELETE_BATCH: Final = 1000
+_MAX_TRIES: Final = 10
+
+type Progress = Callable[[str, int], None]
+"""Is told what is under way, and how many of it are done."""
+
+
+@dataclass(slots=True)
+class GarbageSummary:
+    """What a garbage collection deleted, or with a dry run would delete.
+
+    Attributes:
+        bytes_deleted: The size of all objects.
+        chunks_deleted: Chunk objects; a packed one counts once.
+        manifests_deleted: Manifests.
+        snapshots_deleted: Snapshots.
+        attributes_deleted: Always 0: the format reserves such files, and nobody writes any.
+        transaction_logs_deleted: Transaction logs.
+        objects_failed_to_delete: Objects that the store would not delete; the next run tries again.
+    """
+
+    bytes_deleted: int = 0
+    chunks_deleted: int = 0
+    manifests_deleted: int = 0
+    snapshots_deleted: int = 0
+    attributes_deleted: int = 0
+    transaction_logs_deleted: int = 0
+    objects_failed_to_delete: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the numbers by name."""
+        return asdict(self)
+
+
+class _ChunkIds:
+    """The ids of the chunk objects that are kept, as sorted fixed-width strings: 12 bytes for each."""
+
+    def __init__(self) -> None:
+        self._parts: list[np.ndarray[Any, np.dtype[np.bytes_]]] = []
+        self._sorted: np.ndarray[Any, np.dtype[np.bytes_]] = np.zeros(0, "S12")
+
+    def add(self, manifest: Manifest) -> None:
+        for refs in manifest.arrays.values():
+            native = refs.chunk_ids[refs.kinds == ChunkKind.NATIVE]
+            if len(native):
+                self._parts.append(np.unique(np.ascontiguousarray(native).view("S12").reshape(-1)))
+
+    def seal(self) -> None:
+        if self._parts:
+            self._sorted = np.unique(np.concatenate(self._parts))
+            self._parts.clear()
+
+    def __contains__(self, chunk_id: object) -> bool:
+        # numpy drops trailing zero bytes of fixed-width strings, on both sides alike.
+        wanted = np.frombuffer(chunk_id, "S12")[0] if isinstance(chunk_id, bytes) else b""
+        row = int(np.searchsorted(self._sorted, wanted))
+        return row < len(self._sorted) and bool(self._sorted[row] == wanted)
+
+
+class _RepoMoved(Exception):
+    """The repository changed in a way that makes what was found out worthless."""
+
+
+def collect_garbage(
+    repository: "WritableRepository",
+    older_than: int,
+    *,
+    dry_run: bool = False,
+    progress: Progress = lambda what, count: None,
+) -> GarbageSummary:
+    """Deletes what nothing needs and was stored before a cutoff.
+
+    Args:
+        repository: Where.
+        older_than: The cutoff, in microseconds since the epoch, compared with the store's own times.
+        dry_run: Delete nothing.
+        progress: Is told how far it is.
+
+    Raises:
+        ReadOnlyError: the repository's status is not online.
+        ConflictError: others changed the repository every time.
+        FormatError, StorageError: something that is needed cannot be read, so that nobody knows what it needs; nothing
+            was deleted. Or deleting failed halfway; what is needed is still there.
+    """
+    repository.check_online()
+    for _ in range(_MAX_TRIES):
+        try:
+            return _Collection(repository, older_than, dry_run=dry_run, progress=progress).run()
+        except _RepoMoved:
+            continue
+    raise ConflictError(
+        f"{repository.storage.url} is being changed by others faster than garbage can be found",
+        kind="repo-info-updated",
+        hint="try again when it is quieter",
+    )
+
+
+class _Collection:
+    def __init__(self, repository: "WritableRepository", older_than: int, *, dry_run: bool, progress: Progress) -> None:
+        self._repository = repository
+        self._older_than = older_than
+        self._dry_run = dry_run
+        self._progress = progress
+        self._snapshots: set[SnapshotId] = set()
+        self._manifests: set[ManifestId] = set()
+        self._chunks = _ChunkIds()
+        self._summary = GarbageSummary()
+
+    def run(self) -> GarbageSummary:
+        info = None
+        if self._repository.spec_version == 2:
+            info = self._find_snapshots()
+        else:
+            self._find_snapshots_v1()
+        self._find_manifests_and_chunks()
+        logs = set(self._snapshots)
+        if info is not None:
+            dropped = info.snapshots.keys() - self._snapshots
+            if not self._dry_run:
+                info = self._forget(dropped)
+                logs |= self._snapshots
+            for each in info.snapshots.values():
+                logs.update(each.pruned_ancestor_tx_logs)
+        summary = self._summary
+        summary.snapshots_deleted = self._delete(SNAPSHOTS, SnapshotId, self._snapshots)
+        summary.transaction_logs_deleted = self._delete(TRANSACTIONS, SnapshotId, logs)
+        summary.manifests_deleted = self._delete(MANIFESTS, ManifestId, self._manifests)
+        summary.chunks_deleted = self._delete(CHUNKS, ChunkId, self._chunks)
+        return summary
+
+    # What is needed.
+
+    def _find_snapshots(self) -> RepoInfo:
+        # Listed before `repo` is read: a snapshot that is in `repo` and not in the list is newer than the list.
+        old = {each for each, info in self._objects(SNAPSHOTS, SnapshotId) if info.last_modified < self._older_than}
+        info, _ = self._repository.assets.fetch_repo_info()
+        self._snapshots.update(each for each in info.snapshots if each not in old)
+        seen: set[int] = set()
+        for tip in {*info.branches.values(), *info.tags.values()}:
+            for row in info.snapshots.ancestry_rows(tip):
+                if row in seen:
+                    break
+                seen.add(row)
+        self._snapshots.update(info.snapshots.id_at(row) for row in seen)
+        return info
+
+    def _find_snapshots_v1(self) -> None:
+        refs = self._repository.refs()
+        broken = [*refs.broken_branches.values(), *refs.broken_tags.values()]
+        if broken:
+            raise broken[0]  # it may lead anywhere
+        for tip in {*refs.branches.values(), *refs.tags.values()}:
+            for each in walk_v1(self._repository.assets, tip):
+                if each.id in self._snapshots:
+                    break
+                self._snapshots.add(each.id)
+
+    def _find_manifests_and_chunks(self) -> None:
+        assets = self._repository.assets
+        for count, snapshot in enumerate(assets.fetch_ahead(assets.fetch_snapshot, sorted(self._snapshots)), 1):
+            self._manifests.update(snapshot.manifest_files)
+            self._progress("snapshots read", count)
+        for count, manifest in enumerate(assets.fetch_ahead(assets.fetch_manifest, sorted(self._manifests)), 1):
+            self._chunks.add(manifest)
+            self._progress("manifests read", count)
+        self._chunks.seal()
+
+    # What goes.
+
+    def _forget(self, dropped: "Iterable[SnapshotId]") -> RepoInfo:
+        """Takes snapshots out of `repo`; those that came since are kept."""
+        gone = frozenset(dropped)
+
+        def change(info: RepoInfo, stamp: Stamp) -> RepoInfo:
+            replacements: list[SnapshotInfo] = []
+            for snapshot_id in info.snapshots:
+                parent = info.snapshots.parent_of(snapshot_id)
+                if snapshot_id in gone:
+                    continue
+                is_new = snapshot_id not in self._snapshots
+                if parent in gone:
+                    if is_new:
+                        raise _RepoMoved
+                    replacements.append(self._reparented(info, info.snapshots[snapshot_id]))
+                self._snapshots.add(snapshot_id)
+            if not gone.isdisjoint((*info.branches.values(), *info.tags.values())):
+                raise _RepoMoved
+            present = gone & info.snapshots.keys()
+            return edits.rewrite_snapshots(info, GCRan(), stamp, drop=present, replacements=replacements)
+
+        return updates.update_repo_info(self._repository, change)
+
+    def _reparented(self, info: RepoInfo, edited: SnapshotInfo) -> SnapshotInfo:
+        parent, logs = collapse(info, edited, lambda ancestor: ancestor.id in self._snapshots)
+        return replace(edited, parent_id=parent or INITIAL_SNAPSHOT_ID, pruned_ancestor_tx_logs=logs)
+
+    def _objects[Id: ObjectId](self, directory: str, kind: type[Id]) -> Iterator[tuple[Id, ObjectInfo]]:
+        """Yields the objects of a directory whose names are ids; others are nobody's business here."""
+        for info in self._repository.storage.list_objects(f"{directory}/"):
+            try:
+                object_id = kind.parse(info.key.removeprefix(f"{directory}/"))
+            except InvalidInputError:
+                continue
+            yield object_id, info
+
+    def _delete(self, directory: str, kind: type[ObjectId], kept: "set[Any] | _ChunkIds") -> int:
+        deleted = 0
+        batch: list[ObjectInfo] = []
+        for object_id, info in self._objects(directory, kind):
+            if info.last_modified < self._older_than and object_id not in kept:
+                batch.append(info)
+            if len(batch) >= _DELETE_BATCH:
+                deleted += self._delete_batch(batch)
+                self._progress(f"{directory} deleted", deleted)
+                batch = []
+        return deleted + self._delete_batch(batch)
+
+    def _delete_batch(self, batch: list[ObjectInfo]) -> int:
+        failed: set[str] = set()
+        if batch and not self._dry_run:
+            failed.update(self._repository.storage.delete([info.key for info in batch]))
+        self._summary.objects_failed_to_delete += len(failed)
+        self._summary.bytes_deleted += sum(info.size_bytes for info in batch if info.key not in failed)
+        return len(batch) - len(failed)
