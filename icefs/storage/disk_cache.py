@@ -1,0 +1,562 @@
+"""What was read from afar, kept in files on this machine: for immutable bytes only.
+
+    DIRECTORY/v1/lock       held (flock) while room is reserved or made
+    DIRECTORY/v1/usage      the boot it is of, and how many bytes are taken: never fewer than there are
+    DIRECTORY/v1/tmp/       files that are being written; their names begin with the room that they have reserved
+    DIRECTORY/v1/ab/cd…     entries, by the digest of their key
+
+    an entry    8  magic            16  digest of the key      8 for each block: its checksum
+                8  length           8   checksum of the header  then the bytes
+
+Any number of threads and processes use one directory at once, and any of them may be killed at any moment: an entry
+appears by a rename, its room is reserved before it is written, and room counted for what never appeared is found out
+when the directory is next looked through, which is when it is full. There is no index to go wrong. Nothing is
+synced: what a power failure leaves of an entry does not fit its checksums, and is dropped when it is read.
+
+What was used longest ago goes first; use is noted in the files' modification times, to the minute. The cache takes
+no more than its limit, and leaves the disk a reserve: where there is no room, nothing is kept and nothing fails.
+"""
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import itertools
+import os
+import queue
+import stat
+import struct
+import threading
+import time
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from icefs.errors import InvalidInputError, StorageError
+
+BLOCK_BYTES: Final = 128 << 10
+"""What a checksum covers."""
+
+DEFAULT_CACHE_BYTES: Final = 10 << 30
+"""How large a cache grows unless it is told otherwise."""
+
+_MAGIC: Final = b"icefsC\0\1"
+_HEADER: Final = struct.Struct("<8sQ16s8s")
+_USAGE: Final = struct.Struct("<36sQI")
+# One read brings the header of any entry below 260 MiB or so, and the whole of a small one.
+_FIRST_READ_BYTES: Final = 16 << 10
+_PAGE_BYTES: Final = 4096
+_MAX_RESERVE_BYTES: Final = 2 << 30
+_KEEP_AFTER_EVICTION: Final = 0.9
+_STALE_TEMPORARY_S: Final = 600.0
+_TOUCH_S: Final = 60.0
+_MAX_QUEUED_BYTES: Final = 64 << 20
+# After the disk refused a write, it is left alone for a while.
+_PAUSE_AFTER_ERROR_S: Final = 10.0
+_ROW_WORDS: Final = 64
+
+
+class DamagedEntryError(Exception):
+    """An entry does not hold what was written to it; never leaves the readers of the cache."""
+
+
+@dataclass(slots=True)
+class CacheCounters:
+    """What a cache has done in this process.
+
+    Attributes:
+        hits: Entries that were found.
+        misses: Entries that were not.
+        stored: Entries that were written.
+        refused: Entries that were not written: no room, or the disk refused.
+        damaged: Entries that were dropped because they were not what was written.
+        evicted: Entries that made room.
+    """
+
+    hits: int = 0
+    misses: int = 0
+    stored: int = 0
+    refused: int = 0
+    damaged: int = 0
+    evicted: int = 0
+
+
+class CachedFile:
+    """An entry, open for reading; every block is checked when it is read.
+
+    Attributes:
+        size: How many bytes it holds.
+    """
+
+    __slots__ = ("_cache", "_digest", "_fd", "_nowait", "_offset", "_sums", "size")
+
+    def __init__(self, cache: "DiskCache", digest: bytes, fd: int, size: int, offset: int, sums: bytes) -> None:
+        """Takes over a file descriptor."""
+        self._cache = cache
+        self._digest = digest
+        self._fd = fd
+        self._offset = offset
+        self._sums = sums
+        self._nowait = True
+        self.size = size
+
+    def read(self, offset: int, size: int, *, nowait: bool = False) -> bytearray | memoryview | None:
+        """Reads a range that ends at the entry's end at the latest.
+
+        Returns:
+            None where `nowait` is asked for and the disk would have to be waited for.
+
+        Raises:
+            DamagedEntryError: the entry is not what was written; it has been dropped.
+        """
+        first, last = offset // BLOCK_BYTES, -(-(offset + size) // BLOCK_BYTES)
+        start, end = first * BLOCK_BYTES, min(last * BLOCK_BYTES, self.size)
+        data = bytearray(end - start)
+        if nowait and not self._nowait:
+            return None
+        try:
+            got = os.preadv(self._fd, [data], self._offset + start, os.RWF_NOWAIT if nowait else 0)
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            if nowait:
+                self._nowait = False  # this file system cannot say
+                return None
+            raise self._damaged() from error
+        if got != len(data):
+            if nowait:
+                return None
+            got += self._read_on(data, start, got)
+        if got != len(data) or checksums(data) != self._sums[first * 8 : last * 8]:
+            raise self._damaged()
+        return (
+            data if start == offset and len(data) == size else memoryview(data)[offset - start : offset - start + size]
+        )
+
+    def _read_on(self, data: bytearray, start: int, got: int) -> int:
+        more = 0
+        while got + more < len(data):
+            step = os.preadv(self._fd, [memoryview(data)[got + more :]], self._offset + start + got + more)
+            if step == 0:
+                break
+            more += step
+        return more
+
+    def _damaged(self) -> DamagedEntryError:
+        self._cache.drop_damaged(self._digest)
+        return DamagedEntryError(self._digest.hex())
+
+    def close(self) -> None:
+        """Closes the file."""
+        os.close(self._fd)
+
+
+class DiskCache:
+    """A directory of immutable byte strings under keys; see the module.
+
+    Concurrency: all methods may be called from any thread. `_lock` guards the lock file within the process, and is
+    held together with it while room is reserved or made, which takes microseconds, or the time to look through the
+    directory. Reading takes no lock. A thread of the cache's own writes what `put_soon` is given.
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        max_bytes: int = DEFAULT_CACHE_BYTES,
+        *,
+        reserve_bytes: int | None = None,
+        touch_s: float = _TOUCH_S,
+    ) -> None:
+        """Opens or makes a cache.
+
+        Args:
+            directory: Where it is; made if needed, with access for its owner alone.
+            max_bytes: What it grows to.
+            reserve_bytes: How much of the disk stays free; None for a twentieth, at most 2 GiB.
+            touch_s: How exactly it is known what was used last.
+
+        Raises:
+            InvalidInputError: others could write to the directory.
+            StorageError: it cannot be made.
+        """
+        self.max_bytes = max_bytes
+        self.counters = CacheCounters()
+        self.directory = Path(directory)
+        self._root = os.path.join(os.fspath(directory), "v1")
+        self._touch_s = touch_s
+        self._lock = threading.Lock()
+        self._names = itertools.count()
+        self._paused_until = 0.0
+        self._queue: queue.SimpleQueue[tuple[bytes, bytes] | None] = queue.SimpleQueue()
+        self._queued_bytes = 0
+        self._queue_lock = threading.Condition()
+        self._writer: threading.Thread | None = None
+        try:
+            for place in (os.fspath(directory), self._root, os.path.join(self._root, "tmp")):
+                os.makedirs(place, mode=0o700, exist_ok=True)
+            _check_private(os.fspath(directory))
+            _check_private(self._root)
+            self._lock_fd = os.open(os.path.join(self._root, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._usage_fd = os.open(os.path.join(self._root, "usage"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            disk = os.statvfs(self._root)
+        except OSError as error:
+            raise StorageError(
+                f"the cache directory {directory} cannot be used: {error.strerror}", hint="choose another --cache-dir"
+            ) from error
+        everything = disk.f_blocks * disk.f_frsize
+        self._reserve_bytes = min(everything // 20, _MAX_RESERVE_BYTES) if reserve_bytes is None else reserve_bytes
+        self._boot = _boot_id()
+
+    def view(self, namespace: str) -> "CacheView":
+        """Returns the part of the cache that belongs to one repository."""
+        return CacheView(self, namespace)
+
+    # Reading.
+
+    def _path(self, digest: bytes) -> str:
+        name = digest.hex()
+        return f"{self._root}/{name[:2]}/{name[2:]}"
+
+    def open(self, digest: bytes, *, nowait: bool = False) -> CachedFile | bytes | None:
+        """Opens an entry, or returns all of a small one.
+
+        Args:
+            digest: Of the key.
+            nowait: Return None rather than wait for the disk.
+        """
+        try:
+            fd = os.open(self._path(digest), os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return None
+        try:
+            found = self._open(digest, fd, os.RWF_NOWAIT if nowait else 0)
+        except DamagedEntryError:
+            os.close(fd)
+            self.drop_damaged(digest)
+            return None
+        except OSError:
+            os.close(fd)
+            return None  # it would have to be waited for, or it cannot be read at all
+        if not isinstance(found, CachedFile):
+            os.close(fd)
+        self.counters.hits += 1
+        return found
+
+    def _open(self, digest: bytes, fd: int, flags: int) -> CachedFile | bytes:
+        buffer = bytearray(_FIRST_READ_BYTES)
+        got = os.preadv(fd, [buffer], 0, flags)
+        status = os.fstat(fd)
+        if got < min(len(buffer), status.st_size) and flags:
+            raise BlockingIOError(errno.EAGAIN, "only a part is in memory")
+        if got < _HEADER.size:
+            raise DamagedEntryError
+        magic, size, named, header_sum = _HEADER.unpack_from(buffer)
+        offset = _HEADER.size + 8 * -(-size // BLOCK_BYTES)
+        if magic != _MAGIC or named != digest or status.st_size != offset + size:
+            raise DamagedEntryError
+        head = bytes(memoryview(buffer)[:offset]) if offset <= got else os.pread(fd, offset, 0)
+        sums = head[_HEADER.size :]
+        if len(head) != offset or header_sum != _header_sum(size, digest, sums):
+            raise DamagedEntryError
+        now = time.time()
+        if now - status.st_mtime > self._touch_s:
+            with contextlib.suppress(OSError):
+                os.utime(fd, (now, now))
+        if offset + size <= got:
+            data = bytes(memoryview(buffer)[offset : offset + size])
+            if checksums(data) != sums:
+                raise DamagedEntryError
+            return data
+        return CachedFile(self, digest, fd, size, offset, sums)
+
+    def get(self, digest: bytes) -> bytes | bytearray | memoryview | None:
+        """Returns the bytes of an entry, or None where there is none."""
+        found = self.open(digest)
+        if not isinstance(found, CachedFile):
+            self.counters.misses += found is None
+            return found
+        try:
+            return found.read(0, found.size)
+        except DamagedEntryError:
+            return None
+        finally:
+            found.close()
+
+    def drop(self, digest: bytes) -> None:
+        """Forgets an entry."""
+        with contextlib.suppress(OSError):
+            os.unlink(self._path(digest))
+
+    def drop_damaged(self, digest: bytes) -> None:
+        """Forgets an entry that is not what was written."""
+        self.counters.damaged += 1
+        self.drop(digest)
+
+    # Writing.
+
+    def put(self, digest: bytes, data: bytes | bytearray | memoryview) -> bool:
+        """Keeps bytes; tells whether there was room. Never raises for what the disk says."""
+        sums = checksums(data)
+        head = _HEADER.pack(_MAGIC, len(data), digest, _header_sum(len(data), digest, sums)) + sums
+        size = _rounded(len(head) + len(data))
+        path = self._path(digest)
+        if os.path.exists(path):
+            return True
+        temporary = None
+        try:
+            if size > self.max_bytes // 2 or time.monotonic() < self._paused_until:
+                self.counters.refused += 1
+                return False
+            temporary = self._reserve(size)
+            if temporary is None:
+                # The disk is full of other things: looking for room each time would find none each time.
+                self.counters.refused += 1
+                self._paused_until = time.monotonic() + _PAUSE_AFTER_ERROR_S
+                return False
+            _write(temporary, head, data)
+            _rename(temporary, path)
+        except OSError:
+            self.counters.refused += 1
+            self._paused_until = time.monotonic() + _PAUSE_AFTER_ERROR_S
+            if temporary is not None:
+                with contextlib.suppress(OSError):
+                    os.unlink(temporary)
+            return False
+        self.counters.stored += 1
+        return True
+
+    def put_soon(self, digest: bytes, data: bytes) -> None:
+        """Keeps bytes, in a thread of the cache's own unless that has too much to do already."""
+        weight = len(data) + _PAGE_BYTES
+        with self._queue_lock:
+            is_queued = self._queued_bytes + weight <= _MAX_QUEUED_BYTES
+            if is_queued:
+                self._queued_bytes += weight
+                self._queue.put((digest, data))
+                if self._writer is None:
+                    self._writer = threading.Thread(target=self._write_queued, name="icefs-cache", daemon=True)
+                    self._writer.start()
+        if not is_queued:
+            self.put(digest, data)
+
+    def _write_queued(self) -> None:
+        while (entry := self._queue.get()) is not None:
+            digest, data = entry
+            self.put(digest, data)
+            with self._queue_lock:
+                self._queued_bytes -= len(data) + _PAGE_BYTES
+                self._queue_lock.notify_all()
+
+    def flush(self) -> None:
+        """Returns when what was given to `put_soon` has been written."""
+        with self._queue_lock:
+            self._queue_lock.wait_for(lambda: self._queued_bytes == 0)
+
+    def close(self) -> None:
+        """Writes what is waiting and ends the thread; the cache is not used afterwards."""
+        with self._queue_lock:
+            writer, self._writer = self._writer, None
+        if writer is not None:
+            self._queue.put(None)
+            writer.join()
+        os.close(self._lock_fd)
+        os.close(self._usage_fd)
+
+    # Room.
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        with self._lock:
+            fcntl.flock(self._lock_fd, fcntl.LOCK_EX)
+            try:
+                yield
+            finally:
+                fcntl.flock(self._lock_fd, fcntl.LOCK_UN)
+
+    def _reserve(self, size: int) -> str | None:
+        """Takes room, making it if needed; returns the path of a new empty file for it, or None if there is none."""
+        with self._locked():
+            used = self._read_usage()
+            if used is None or used + size > self.max_bytes:
+                used = self._make_room(int(self.max_bytes * _KEEP_AFTER_EVICTION) - size)
+            short = self._reserve_bytes + size - self._free_bytes()
+            if short > 0:
+                used = self._make_room(max(0, used - short - size))
+                if self._free_bytes() < self._reserve_bytes + size:
+                    return None
+            if used + size > self.max_bytes:
+                return None
+            # In this order: who is killed in between leaves room counted that is free, never the reverse.
+            self._write_usage(used + size)
+            name = f"{self._root}/tmp/{size}-{os.getpid()}-{next(self._names)}-{os.urandom(4).hex()}"
+            os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+            return name
+
+    def _free_bytes(self) -> int:
+        disk = os.statvfs(self._root)
+        return disk.f_bavail * disk.f_frsize
+
+    def _read_usage(self) -> int | None:
+        """Returns how much is taken; None where nobody knows, as after a power failure."""
+        data = os.pread(self._usage_fd, _USAGE.size, 0)
+        if len(data) != _USAGE.size:
+            return None
+        boot, used, _ = _USAGE.unpack(data)
+        return used if data == self._usage_record(used) and boot == self._boot else None
+
+    def _usage_record(self, used: int) -> bytes:
+        return _USAGE.pack(self._boot, used, zlib.crc32(used.to_bytes(8, "little"), zlib.crc32(self._boot)))
+
+    def _write_usage(self, used: int) -> None:
+        os.pwrite(self._usage_fd, self._usage_record(used), 0)
+
+    def _make_room(self, most: int) -> int:
+        """Drops what was used longest ago until at most so many bytes are taken; returns how many are."""
+        used = self._temporaries()  # first: one that becomes an entry meanwhile is counted twice, and not missed
+        entries = list(self._entries())
+        used += sum(size for _, size, _ in entries)
+        if used > most:
+            entries.sort()
+            for _, size, path in entries:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(path)
+                    self.counters.evicted += 1
+                used -= size
+                if used <= most:
+                    break
+        self._write_usage(used)
+        return used
+
+    def _temporaries(self) -> int:
+        used, now = 0, time.time()
+        with os.scandir(os.path.join(self._root, "tmp")) as found:
+            for entry in found:
+                reserved = entry.name.partition("-")[0]
+                with contextlib.suppress(FileNotFoundError):
+                    if now - entry.stat().st_mtime > _STALE_TEMPORARY_S:
+                        os.unlink(entry.path)
+                    elif reserved.isdecimal():
+                        used += int(reserved)
+        return used
+
+    def _entries(self) -> Iterator[tuple[float, int, str]]:
+        for number in range(256):
+            with contextlib.suppress(FileNotFoundError), os.scandir(f"{self._root}/{number:02x}") as found:
+                for entry in found:
+                    with contextlib.suppress(FileNotFoundError):
+                        status = entry.stat(follow_symlinks=False)
+                        yield status.st_mtime, _rounded(status.st_size), entry.path
+
+    def used_bytes(self) -> int:
+        """Returns how much is taken on the disk; looking through the directory."""
+        return self._temporaries() + sum(size for _, size, _ in self._entries())
+
+
+class CacheView:
+    """The part of a cache that belongs to one repository: keys of other repositories cannot meet its own."""
+
+    def __init__(self, cache: DiskCache, namespace: str) -> None:
+        self.cache = cache
+        self._hash = hashlib.blake2b(namespace.encode() + b"\0", digest_size=16)
+
+    def digest(self, key: str, start: int = 0, end: int | None = None) -> bytes:
+        """Returns what names the bytes `[start, end)` of an object."""
+        name = self._hash.copy()
+        name.update((key if end is None else f"{key}\0{start}-{end}").encode())
+        return name.digest()
+
+    def open(self, key: str, start: int, end: int) -> CachedFile | bytes | None:
+        """Opens what is kept of a range, if it can be had without waiting; see `DiskCache.open`."""
+        found = self.cache.open(self.digest(key, start, end), nowait=True)
+        if isinstance(found, CachedFile) and found.size != end - start:
+            found.close()
+            return None
+        return found
+
+    def get(self, key: str, start: int = 0, end: int | None = None) -> bytes | None:
+        """Returns the bytes of a range (of a whole object, without one) that are kept, or None."""
+        data = self.cache.get(self.digest(key, start, end))
+        if data is None or (end is not None and len(data) != end - start):
+            return None
+        return data if isinstance(data, bytes) else bytes(data)
+
+    def put(self, key: str, data: bytes, start: int = 0, end: int | None = None) -> None:
+        """Keeps the bytes of a range, soon."""
+        self.cache.put_soon(self.digest(key, start, end), data)
+
+    def has(self, key: str, start: int = 0, end: int | None = None) -> bool:
+        """Tells whether a range is kept, as far as can be told without reading it."""
+        return os.path.exists(self.cache._path(self.digest(key, start, end)))
+
+
+def checksums(data: bytes | bytearray | memoryview) -> bytes:
+    """Returns eight bytes for each block of `BLOCK_BYTES`.
+
+    Sums over the rows and over the columns of the block as a matrix of words, so that neither wrong bytes nor
+    displaced ones fit. That runs at the speed of memory, four times as fast as a CRC; against intent it is no help,
+    and need not be: who can write to the directory could as well write to the program.
+    """
+    sums = []
+    for start in range(0, len(data), BLOCK_BYTES):
+        block = memoryview(data)[start : start + BLOCK_BYTES]
+        even = len(block) // (_ROW_WORDS * 8) * (_ROW_WORDS * 8)
+        words = np.frombuffer(block[:even], np.uint64).reshape(-1, _ROW_WORDS)
+        rows, columns = words.sum(axis=1).tobytes(), words.sum(axis=0).tobytes()
+        sums.append(struct.pack("<II", zlib.crc32(rows, len(block)), zlib.crc32(block[even:], zlib.crc32(columns))))
+    return b"".join(sums)
+
+
+def _header_sum(size: int, digest: bytes, sums: bytes) -> bytes:
+    return hashlib.blake2b(size.to_bytes(8, "little") + digest + sums, digest_size=8).digest()
+
+
+def _rounded(size: int) -> int:
+    return -(-size // _PAGE_BYTES) * _PAGE_BYTES
+
+
+def _write(path: str, head: bytes, data: bytes | bytearray | memoryview) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        parts = [memoryview(head), memoryview(data)]
+        written = os.writev(fd, parts)
+        while written < len(head) + len(data):
+            whole = b"".join(parts)
+            step = os.write(fd, whole[written:])
+            if step == 0:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            written += step
+    finally:
+        os.close(fd)
+
+
+def _rename(temporary: str, path: str) -> None:
+    try:
+        os.rename(temporary, path)
+    except FileNotFoundError:
+        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+        os.rename(temporary, path)
+
+
+def _check_private(directory: str) -> None:
+    status = os.stat(directory)
+    if status.st_uid != os.geteuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise InvalidInputError(
+            f"others than you can write to the cache directory {directory}",
+            hint="choose a --cache-dir that is yours alone, or chmod it to 700",
+        )
+
+
+def _boot_id() -> bytes:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_bytes().strip()[:36].ljust(36, b"\0")
+    except OSError:
+        return b"?" * 36
+
+
+def default_cache_dir() -> Path:
+    """Returns where the cache is unless a mount is told otherwise."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "icefs")
