@@ -74,7 +74,7 @@ class FrozenIndex:
 
     def is_left(self, path: str) -> bool:
         """Tells whether a path, or one it lies below, was not committed."""
-        while path:
+        while path and self.left:
             if path in self.left:
                 return True
             path = path.rpartition("/")[0]
@@ -153,8 +153,7 @@ class Settlement:
             for file in files:
                 if file.is_natural or index.is_left(file.path):
                     continue
-                attr = self._lower.stat(file.path)
-                if attr is None or attr.is_dir or attr.size != file.size:
+                if not self._has_file(file.path, file.size):
                     missing.add(file.path)
         self.kept_back = sorted(missing)
         index.left |= missing
@@ -262,7 +261,9 @@ class Settlement:
 
     def _committed_path(self, node: FileNode) -> str | None:
         """Returns the one of these paths that the file takes its content from: its own place if it can be."""
-        committed = self._committed_paths(node)
+        return self._chosen(node, self._committed_paths(node))
+
+    def _chosen(self, node: FileNode, committed: list[str]) -> str | None:
         if not committed or node.parent is None:
             return None
         first = self._new_place(node.parent, node.name)
@@ -309,9 +310,9 @@ class Settlement:
 
     def _settle_file(self, node: FileNode) -> bool:
         """Gives a file its new content; returns whether the tree keeps it."""
-        path = self._committed_path(node)
+        committed = self._committed_paths(node)
+        path = self._chosen(node, committed)
         if path is not None:
-            committed = self._committed_paths(node)
             places = [self._new_place(*link) for link in node.links()]
             if node.io is None and all(place in committed for place in places):
                 self.spools.append(node.spool_id)

@@ -193,7 +193,10 @@ class _Staging:
         return GridArray(path, layout, metadata.grid_shape)
 
     def _staged_array(self, path: str, ndim: int) -> StagedArray:
-        return self._staged.arrays.setdefault(path, StagedArray(ndim))
+        found = self._staged.arrays.get(path)
+        if found is None:
+            found = self._staged.arrays[path] = StagedArray(ndim)
+        return found
 
     # Chunks.
 
