@@ -1,5 +1,6 @@
 """The working tree over a branch: its life, how operations run in it, and the lower tree that it stands on."""
 
+import random
 import stat
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 _UPPER_NUMBERS: Final = 1 << 40
 _CONTROL_NUMBERS: Final = 256
 _MAX_TRIES: Final = 100
+_FILES_AHEAD: Final = 64
+_FIRST_ID_BITS: Final = 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +125,8 @@ class WorkingBase(BranchTree):
                 base=str(session.snapshot_id),
                 file=perm(self._file_mode),
                 directory=perm(self._dir_mode),
+                files_ahead=_FILES_AHEAD,
+                first_id=1 + random.getrandbits(_FIRST_ID_BITS) << 12,
             ),
         )
         try:

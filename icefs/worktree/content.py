@@ -19,6 +19,7 @@ from icefs.worktree.core import Change, TreeCore
 from icefs.worktree.lower import Lower
 from icefs.worktree.nodes import DIRTY, FROM_LOWER, LOST, FileNode, OpenState
 from icefs.worktree.spool import SpoolFile, disk_error
+from icefs.worktree.spool_ahead import SpoolAhead
 
 MAX_SIZE_BYTES: Final = 2**63 - 1
 
@@ -26,9 +27,11 @@ MAX_SIZE_BYTES: Final = 2**63 - 1
 class Content:
     """The bytes of a tree's files."""
 
-    def __init__(self, core: TreeCore) -> None:
+    def __init__(self, core: TreeCore, files_ahead: int = 0) -> None:
+        """Takes the tree's state, and how many spool files to make ahead for whoever writes many."""
         self._core = core
         self._spool = core.spool
+        self.ahead = SpoolAhead(core.spool, core.take_id, files_ahead)
 
     # Rows
 
@@ -207,7 +210,7 @@ class Content:
             if node.spool_id and not self._is_shared(node):
                 return self.file_of(node)
             if not node.size:
-                file = self._spool.create(self._core.take_id())
+                file = self.ahead.take(self._core.spool_limit) or self._spool.create(self._core.take_id())
                 self._install(node, file)
                 return file
             copy = self._copy(node)

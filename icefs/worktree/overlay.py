@@ -32,7 +32,7 @@ from icefs.worktree.attributes import AttrChange, set_attributes
 from icefs.worktree.changes import TreeChange, list_changes
 from icefs.worktree.commits import Commits, OnSwitch
 from icefs.worktree.content import Content
-from icefs.worktree.core import Defaults, Lowered, TreeCore
+from icefs.worktree.core import ROOT_ID, Defaults, Lowered, TreeCore
 from icefs.worktree.discard import Discarded, discard, has_changes
 from icefs.worktree.files import Files
 from icefs.worktree.frozen import FrozenTree
@@ -63,6 +63,8 @@ class TreeOptions:
         now_ns: The clock.
         io: The system calls on spool files.
         open_journal: Opens the database.
+        files_ahead: How many spool files are made ahead for whoever writes many files.
+        first_id: The smallest id that is given from now on; `spool` says why trees do not all begin with the same.
     """
 
     lower_for: LowerFactory
@@ -75,6 +77,8 @@ class TreeOptions:
     now_ns: Callable[[], int] = time.time_ns
     io: DiskIo = field(default_factory=DiskIo)
     open_journal: Callable[[Path], Journal] = Journal
+    files_ahead: int = 0
+    first_id: int = ROOT_ID + 1
 
 
 class WorkTree:
@@ -127,10 +131,11 @@ class WorkTree:
             defaults=Defaults(options.file, options.directory),
         )
         core.base = base
+        core.next_id = options.first_id
         if root is not None:
             core.root.ino = root.ino
             core.root.mtime_ns = core.root.ctime_ns = core.root.atime_ns = root.mtime_ns
-        self._content = Content(core)
+        self._content = Content(core, options.files_ahead)
         self._files = Files(core, self._content)
         self._namespace = Namespace(core, self._files)
         self._commits = Commits(core, self._content)
@@ -183,6 +188,7 @@ class WorkTree:
                 for opened in core.by_ino.values():
                     if isinstance(opened, FileNode) and opened.io is not None and opened.io.file is not None:
                         opened.io.file.retire()
+                self._content.ahead.close()
             core.journal.close()
             self._lock.release()
 
