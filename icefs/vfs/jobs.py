@@ -31,8 +31,10 @@ class Job[T]:
         progress: What was reported last.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, then: Callable[[], Awaitable[None]] | None = None) -> None:
+        """Takes what whoever waits for the end waits for as well."""
         self.progress = UploadProgress(0, 0, 0, 0)
+        self._then = then
         self._lock = threading.Lock()
         self._is_cancelled = False
         self._is_past = False
@@ -93,6 +95,8 @@ class Job[T]:
     async def wait(self) -> T:
         """Returns what the work returned, or raises what it raised."""
         await self._ended.wait()
+        if self._then is not None:
+            await self._then()
         assert self._outcome is not None  # set before the event
         return self._outcome.result()
 

@@ -193,7 +193,8 @@ class WorkingControl:
                 kind="commit-not-allowed",
                 hint="wait for its end: 'icefs status' shows how far it is",
             )
-        job = Job[Result]()
+        # Whoever waits finds everything as the job left it: the kernel has forgotten what is otherwise now.
+        job = Job[Result](tree.settings.notifier.drain)
 
         def run() -> Result:
             opened = tree.work

@@ -1,0 +1,96 @@
+"""Whoever waits for a commit, a rebase or a discard finds the tree as it left it, however slow the kernel is told."""
+
+import os
+import subprocess
+
+import icechunk
+import pytest
+import zarr
+
+from icefs.engine.writing import WritableRepository
+from icefs.fuse.options import MountOptions
+from icefs.storage.url import open_storage
+from tests.support.mounting import Mount, run_daemon, scratch_directory
+
+SLOW = """
+import time
+from icefs.fuse.notifier import KernelNotifier
+
+real_send = KernelNotifier._send
+def send(self, notify, *args, **kwargs):
+    time.sleep(0.1)
+    real_send(self, notify, *args, **kwargs)
+KernelNotifier._send = send
+"""
+
+
+@pytest.fixture
+def place(tmp_path):
+    """A mounted branch of a daemon that takes its time to tell the kernel of changes."""
+    WritableRepository.create(open_storage(str(tmp_path / "repo"))).close()
+    with scratch_directory() as scratch:
+        place, log = tmp_path / "mnt", tmp_path / "log"
+        place.mkdir()
+        options = MountOptions(
+            repository=str(tmp_path / "repo"), mountpoint=str(place), branch="main", poll_interval_s=0,
+            state_dir=scratch, foreground=True,
+        )  # fmt: skip
+        daemon = run_daemon(SLOW, options, log)
+        try:
+            zarr.open_group(place, mode="a").create_array("a", shape=(4,), chunks=(1,), dtype="i1")[:] = 1
+            commit(place)
+            yield place
+        finally:
+            subprocess.run(["fusermount3", "-u", place], check=True)
+            assert daemon.wait(timeout=30) == 0, log.read_text()
+
+
+def commit(place):
+    (place / ".icefs/commit").write_text("a commit\n")
+
+
+def ask(place, **request):
+    return Mount(place, 0, place).rpc(request)[-1]
+
+
+@pytest.mark.parametrize("how", ["file", "rpc"])
+def test_what_a_commit_takes_away_is_gone(place, how):
+    assert (place / "a/c/3").exists()
+    metadata = (place / "a/zarr.json").read_text()
+    (place / "a/zarr.json").write_text(metadata.replace("4", "2", 1))
+    if how == "file":
+        commit(place)
+    else:
+        assert ask(place, op="commit", message="smaller")["type"] == "result"
+    assert not (place / "a/c/3").exists()
+    assert (place / "a/c/1").exists()
+
+
+@pytest.mark.parametrize("how", ["file", "rpc"])
+def test_what_a_discard_takes_away_is_gone_and_what_it_brings_back_is_there(place, how):
+    (place / "a/c/3").unlink()
+    (place / "new").mkdir()
+    (place / "new/file").write_text("x")
+    assert not (place / "a/c/3").exists()
+    if how == "file":
+        (place / ".icefs/discard").write_text("yes")
+    else:
+        assert ask(place, op="discard")["type"] == "result"
+    assert (place / "a/c/3").exists()
+    assert not (place / "new/file").exists()
+    assert not (place / "new").exists()
+
+
+def test_what_a_rebase_brings_is_there(place):
+    os.stat(place / "a/c/0")
+    session = icechunk.Repository.open(icechunk.local_filesystem_storage(str(place.parent / "repo"))).writable_session(
+        "main"
+    )
+    group = zarr.open_group(session.store, mode="a")
+    del group["a"]
+    group.create_group("b")
+    session.commit("theirs")
+    (place / "notes.txt").write_text("keeps the branch where it is")
+    (place / ".icefs/rebase").write_text("fail")
+    assert (place / "b/zarr.json").exists()
+    assert not (place / "a/c/0").exists()
