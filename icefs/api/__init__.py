@@ -6,7 +6,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from icefs.api import config, conflicts, credentials, errors, storage, values
+from icefs.api import config, conflicts, credentials, errors, storage, upkeep, values
 from icefs.api.config import *  # noqa: F403
 from icefs.api.conflicts import *  # noqa: F403
 from icefs.api.credentials import *  # noqa: F403
@@ -14,6 +14,7 @@ from icefs.api.errors import *  # noqa: F403
 from icefs.api.repository import Repository
 from icefs.api.session import Session
 from icefs.api.storage import *  # noqa: F403
+from icefs.api.upkeep import *  # noqa: F403
 from icefs.api.values import *  # noqa: F403
 from icefs.api.values import SpecVersion
 
@@ -32,6 +33,7 @@ __all__ = [
     *credentials.__all__,
     *errors.__all__,
     *storage.__all__,
+    *upkeep.__all__,
     *values.__all__,
 ]
 

@@ -10,6 +10,7 @@ from icefs.api.aio import DualIterator, asynchronous
 from icefs.api.conflicts import ConflictSolver
 from icefs.api.credentials import AnyCredential, authorizations
 from icefs.api.session import Session
+from icefs.api.upkeep import Upkeep
 from icefs.api.values import Diff, FeatureFlag, ManifestFileInfo, RepoStatus, SnapshotInfo, SpecVersion, Update
 from icefs.engine.pickling import RepositoryState, repository_state, restore_repository
 from icefs.engine.writing import WritableRepository
@@ -40,7 +41,7 @@ def _version(branch: str | None, tag: str | None, snapshot_id: str | None) -> _V
     return _Version(branch=branch, tag=tag, snapshot_id=None if snapshot_id is None else SnapshotId.parse(snapshot_id))
 
 
-class Repository:
+class Repository(Upkeep):
     """An Icechunk repository.
 
     Methods whose name ends in `_async` do what those without it do, as coroutines.

@@ -10,7 +10,9 @@ Source: format notes §2, §5 and §7.12; upstream icechunk/src/session.rs.
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from datetime import UTC, datetime
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final
 
 from icefs.engine import updates
 from icefs.engine.changeset import ChangeSet
@@ -27,6 +29,7 @@ from icefs.errors import (
     SessionStateError,
     StorageError,
 )
+from icefs.format.config_codec import splitting_to_json
 from icefs.format.ids import INITIAL_SNAPSHOT_ID, SnapshotId
 from icefs.format.repo_info import SnapshotInfo
 from icefs.format.snapshot import Snapshot
@@ -34,6 +37,8 @@ from icefs.format.transaction_log import TransactionLog
 
 if TYPE_CHECKING:
     from icefs.engine.writable import WritableSession
+
+_MAX_TOLD: Final = 100
 
 type BeforePublish = Callable[[SnapshotId], None]
 """Called with the new snapshot's id right before the write that makes it visible."""
@@ -75,7 +80,8 @@ def commit(
 
     Raises:
         NothingToCommitError: nothing changed.
-        BranchMovedError: the branch has other commits now; the session is as it was.
+        BranchMovedError: the branch has other commits now, listed in `facts["commits"]`, newest first; the session is
+            as it was.
         RebaseFailedError: the rebase met conflicts; the session stands on the last commit without any.
         SessionStateError: the session was committed already.
     """
@@ -85,8 +91,9 @@ def commit(
             extra = {} if rebase_with is None else {"rebase_attempts": attempt}
             try:
                 return _commit_once(session, message, metadata, extra, allow_empty, before_publish)
-            except BranchMovedError:
+            except BranchMovedError as error:
                 if rebase_with is None or attempt == tries:
+                    error.facts["commits"] = _told(_history(session, _branch_of(session)), session.snapshot_id)
                     raise
                 rebase(session, rebase_with)
     raise AssertionError("the last attempt returns or raises")
@@ -99,6 +106,7 @@ def _commit_once(
     icechunk_metadata: dict[str, Any],
     allow_empty: bool,
     before_publish: BeforePublish | None,
+    rewrite: bool = False,
 ) -> SnapshotId:
     repository, branch = session.repository, _branch_of(session)
     base, changes, revision = _start(session, allow_empty=allow_empty)
@@ -108,7 +116,12 @@ def _commit_once(
     # A tip that has moved already is found before anything is written; the publishing write checks again.
     updates.check_tip(repository, branch, base.id)
     new = write_snapshot(
-        repository, base, changes, message=message, metadata=_metadata(session, metadata, icechunk_metadata)
+        repository,
+        base,
+        changes,
+        message=message,
+        metadata=_metadata(session, metadata, icechunk_metadata),
+        rewrite_manifests=rewrite,
     )
     if before_publish is not None:
         before_publish(new.id)
@@ -167,6 +180,8 @@ def amend(
     metadata: dict[str, Any] | None = None,
     allow_empty: bool = False,
     before_publish: BeforePublish | None = None,
+    rewrite: bool = False,
+    icechunk_metadata: dict[str, Any] | None = None,
 ) -> SnapshotId:
     """Replaces the branch's newest commit by one that also has the session's changes (spec 2).
 
@@ -193,7 +208,13 @@ def amend(
             )
         updates.check_tip(repository, branch, base.id)
         new = write_snapshot(
-            repository, base, changes, message=message, metadata=_metadata(session, metadata, {}), merge_log_of=base.id
+            repository,
+            base,
+            changes,
+            message=message,
+            metadata=_metadata(session, metadata, icechunk_metadata or {}),
+            merge_log_of=base.id,
+            rewrite_manifests=rewrite,
         )
         if before_publish is not None:
             before_publish(new.id)
@@ -201,6 +222,28 @@ def amend(
             updates.publish_commit(repository, branch, base.id, new, is_rearrange=session.is_rearrange, amend=True)
         session.committed(new)
         return new.id
+
+
+def rewrite_manifests(
+    session: "WritableSession", message: str, *, metadata: dict[str, Any] | None = None, replace_tip: bool = False
+) -> SnapshotId:
+    """Commits all manifests anew, divided as the repository's configuration says now, and whatever else has changed.
+
+    Args:
+        session: The session; read-only afterwards.
+        message: The commit message.
+        metadata: Joined with the repository's default commit metadata.
+        replace_tip: Amend the branch's newest commit instead of adding one (spec 2).
+
+    Raises:
+        BranchMovedError, SessionStateError, UnsupportedSpecVersionError: as `commit` and `amend`.
+    """
+    splitting = session.repository.splitting
+    told = {} if splitting is None else {"splitting_config": splitting_to_json(splitting)}
+    if replace_tip:
+        return amend(session, message, metadata=metadata, allow_empty=True, rewrite=True, icechunk_metadata=told)
+    with session.frozen():
+        return _commit_once(session, message, metadata, told, True, None, rewrite=True)
 
 
 def flush(session: "WritableSession", message: str, *, metadata: dict[str, Any] | None = None) -> SnapshotId:
@@ -252,7 +295,8 @@ def rebase(session: "WritableSession", solver: ConflictSolver) -> None:
     (Divergence 62).
 
     Raises:
-        RebaseFailedError: conflicts that the solver does not solve; `facts` has `snapshot` and `conflicts`.
+        RebaseFailedError: conflicts that the solver does not solve; `facts` has `snapshot`, `conflicts`, and as
+            `commits` all that came in between, newest first.
         SessionStateError: the session was committed already; or it cannot be told what changed, because transaction
             logs are gone, and what could be compared instead too (kind `rebase-tx-log-pruned`).
     """
@@ -263,16 +307,17 @@ def rebase(session: "WritableSession", solver: ConflictSolver) -> None:
         history = list(_history(session, branch))
         if not history or history[0].id == session.snapshot_id:
             return
+        commits = _told(history, session.snapshot_id)
         for info, log_ids in _steps(history, session.snapshot_id):
             logs = _fetch_logs(session, log_ids)
             if logs is None:
                 break
-            _replay(session, solver, info, logs)
+            _replay(session, solver, info, logs, commits)
         else:
             if session.snapshot_id == history[0].id:
                 return
         ours, theirs = Session(session.repository, session.snapshot), session.repository.session_at(history[0].id)
-        _replay(session, solver, history[0], [compared_log(ours, theirs)])
+        _replay(session, solver, history[0], [compared_log(ours, theirs)], commits)
 
 
 def _history(session: "WritableSession", branch: str) -> Iterator[SnapshotInfo]:
@@ -312,7 +357,11 @@ def _fetch_logs(session: "WritableSession", log_ids: Sequence[SnapshotId]) -> li
 
 
 def _replay(
-    session: "WritableSession", solver: ConflictSolver, info: SnapshotInfo, logs: Iterable[TransactionLog]
+    session: "WritableSession",
+    solver: ConflictSolver,
+    info: SnapshotInfo,
+    logs: Iterable[TransactionLog],
+    commits: list[dict[str, str]],
 ) -> None:
     """Puts a session's changes on top of one commit."""
     repository = session.repository
@@ -321,11 +370,23 @@ def _replay(
     for log in logs:
         changes, conflicts = solver.solve(log, theirs, changes, our_base)
         if conflicts:
-            raise _rebase_failed(info, conflicts)
+            raise _rebase_failed(info, conflicts, commits)
     session.rebased(theirs.snapshot, changes)
 
 
-def _rebase_failed(info: SnapshotInfo, conflicts: list[Conflict]) -> RebaseFailedError:
+def _told(history: Iterable[SnapshotInfo], base: SnapshotId) -> list[dict[str, str]]:
+    """Describes the newest commits after a base, for programs and people."""
+    return [
+        {
+            "id": str(info.id),
+            "message": info.message,
+            "written_at": datetime.fromtimestamp(info.flushed_at / 1e6, UTC).isoformat(),
+        }
+        for info in islice((info for info in history if info.id != base), _MAX_TOLD)
+    ]
+
+
+def _rebase_failed(info: SnapshotInfo, conflicts: list[Conflict], commits: list[dict[str, str]]) -> RebaseFailedError:
     listed = "; ".join(str(conflict) for conflict in conflicts[:5])
     more = f" and {len(conflicts) - 5} more" if len(conflicts) > 5 else ""
     return RebaseFailedError(
@@ -333,4 +394,5 @@ def _rebase_failed(info: SnapshotInfo, conflicts: list[Conflict]) -> RebaseFaile
         hint="choose a side with --ours or --theirs, or undo the changes that conflict",
         snapshot=str(info.id),
         conflicts=conflicts,
+        commits=commits,
     )

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Self
 
 from icefs.clock import Clock, system_clock
-from icefs.engine import updates
+from icefs.engine import transactions, updates
 from icefs.engine.assets import AssetManager
 from icefs.engine.expiration import ExpirationRequest, Expired, expire
 from icefs.engine.garbage import GarbageSummary, Progress, collect_garbage
@@ -300,6 +300,13 @@ class WritableRepository(Repository):
     ) -> GarbageSummary:
         """Deletes what nothing needs and was stored before a cutoff; see `garbage.collect_garbage`."""
         return collect_garbage(self, older_than, dry_run=dry_run, progress=progress)
+
+    def rewrite_manifests(
+        self, message: str, *, branch: str, metadata: dict[str, Any] | None = None, replace_tip: bool = False
+    ) -> SnapshotId:
+        """Commits a branch's manifests anew, divided as the configuration says; see `transactions`."""
+        session = self.writable_session(branch)
+        return transactions.rewrite_manifests(session, message, metadata=metadata, replace_tip=replace_tip)
 
     def save_config(self) -> None:
         """Persists the present configuration.

@@ -94,6 +94,12 @@ def encode_config(config: RepositoryConfig) -> bytes:
     return encode_flexbuffer(_as_maps(_write(config)))
 
 
+def splitting_to_json(splitting: ManifestSplittingConfig) -> Any:
+    """Returns how manifests are split as JSON, in the shape in which official commits tell it."""
+    tree = _as_maps(_write(RepositoryConfig(manifest=ManifestConfig(splitting=splitting))))
+    return tree["manifest"]["splitting"]
+
+
 def parse_config_yaml(data: bytes | memoryview, *, name: str = "config.yaml") -> RepositoryConfig:
     """Reads the configuration file of a repository of spec version 1.
 
