@@ -12,7 +12,15 @@ import click
 from icefs.cli.fstab import fstab_option
 from icefs.cli.locations import split_ref
 from icefs.cli.mounts import require_mount
-from icefs.cli.options import allow_virtual_option, harmless, json_option, parse_moment, print_json, printable
+from icefs.cli.options import (
+    allow_virtual_option,
+    harmless,
+    json_option,
+    parse_moment,
+    parse_size,
+    print_json,
+    printable,
+)
 from icefs.clock import to_micros
 from icefs.errors import IcefsError, InvalidInputError
 from icefs.fuse.daemon import run, spawn
@@ -77,6 +85,14 @@ def parse_umask(text: str) -> int:
     help="How often to look for new commits; 0 for never.",
 )
 @allow_virtual_option
+@click.option(
+    "--pack-size",
+    type=parse_size,
+    metavar="SIZE",
+    default="8M",
+    show_default=True,
+    help="How large objects may become that small chunks of a commit share; 0 gives each chunk its own.",
+)
 @click.option("--log-file", type=click.Path(dir_okay=False), help="Where the daemon logs.")
 @click.option("--log-level", type=click.Choice(LOG_LEVELS), default="info", show_default=True, help="How much it logs.")
 @fstab_option

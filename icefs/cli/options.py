@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -47,6 +48,19 @@ allow_virtual_option = click.option(
     multiple=True,
     help="Follow virtual chunks into this container (repeatable).",
 )
+
+
+def parse_size(text: str) -> int:
+    """Reads a number of bytes, as `0`, `512k`, `8M` or `1.5GiB`; units are powers of 1024.
+
+    Raises:
+        click.BadParameter: it is none.
+    """
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) *(?:([kmgt])(?:i?b)?|b)?", text.strip(), re.ASCII | re.IGNORECASE)
+    if found is None:
+        raise click.BadParameter(f"{text!r} is not a size such as 512k, 8M or 1.5GiB")
+    number, unit = found.groups()
+    return int(float(number) * 1024 ** " kmgt".index((unit or " ").lower()))
 
 
 def parse_moment(text: str) -> datetime:

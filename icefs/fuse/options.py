@@ -13,6 +13,8 @@ from urllib.parse import quote
 from icefs.errors import InvalidInputError
 
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
+MAX_PACK_SIZE: Final = 1 << 30
+"""Objects that chunks share are put together in memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +36,7 @@ class MountOptions:
         poll_interval_s: How often branches and tags are looked at; 0 for never.
         allow_virtual: The URL prefixes that virtual chunks may be followed into.
         state_dir: Where the working trees of branches are kept; None for the default place under `$XDG_STATE_HOME`.
+        pack_size: How many bytes an object may have that small chunks of a commit share; 0 gives each its own.
         memory_bytes: How much of fetched chunks is kept in memory.
         log_file: Where the daemon logs; None for a file under `$XDG_STATE_HOME`, or stderr in the foreground.
         log_level: One of `LOG_LEVELS`.
@@ -55,6 +58,7 @@ class MountOptions:
     poll_interval_s: float = 5.0
     allow_virtual: tuple[str, ...] = ()
     state_dir: str | None = None
+    pack_size: int = 8 << 20
     memory_bytes: int = 128 << 20
     log_file: str | None = None
     log_level: str = "info"
@@ -70,6 +74,8 @@ class MountOptions:
             raise InvalidInputError(f"unknown log level {self.log_level!r}", hint=f"one of {', '.join(LOG_LEVELS)}")
         if not self.poll_interval_s >= 0:
             raise InvalidInputError(f"a poll interval of {self.poll_interval_s} s")
+        if not 0 <= self.pack_size <= MAX_PACK_SIZE:
+            raise InvalidInputError(f"a pack size of {self.pack_size} bytes", hint=f"at most {MAX_PACK_SIZE}")
         if not 0 <= self.umask <= 0o777:
             raise InvalidInputError(f"a umask of {self.umask:o}")
 

@@ -36,6 +36,7 @@ from icefs.storage.url import open_storage, redact
 from icefs.vfs.attrs import Ownership
 from icefs.vfs.core import FileSystem, MountRequest
 from icefs.vfs.stats import Stats
+from icefs.worktree.uploads import UploadOptions
 
 logger = logging.getLogger(__name__)
 
@@ -133,11 +134,13 @@ def _request(options: MountOptions, repository: Repository, refs: Refs) -> Mount
             "allow_virtual": [redact(prefix) for prefix in options.allow_virtual],
             "memory_bytes": options.memory_bytes,
             "state_dir": options.state_dir,
+            "pack_size": options.pack_size,
         },
     }
     assert options.state_dir is not None or not options.is_writable  # `resolved` chose one
     state_root = Path(options.state_dir) if options.state_dir is not None and options.is_writable else None
-    return MountRequest(ownership, kind, name, snapshot_id, options.memory_bytes, facts, state_root)
+    uploads = UploadOptions(pack_bytes=options.pack_size)
+    return MountRequest(ownership, kind, name, snapshot_id, options.memory_bytes, facts, state_root, uploads)
 
 
 def program_version() -> str:

@@ -26,7 +26,7 @@ from icefs.worktree.frozen import FrozenTree
 from icefs.worktree.overlay import WorkTree
 from icefs.worktree.settle import SettleResult
 from icefs.worktree.staging import Staged, stage
-from icefs.worktree.uploads import ArrayUpload, Progress, upload_chunks
+from icefs.worktree.uploads import ArrayUpload, Progress, UploadOptions, upload_chunks
 
 if TYPE_CHECKING:
     from icefs.vfs.working import WorkingTree
@@ -126,7 +126,7 @@ def commit(
         staged = stage(frozen, base)
         _check(staged, request)
         session = _session_for(staged, repository, tree.name, base)
-        apply_staged(staged, frozen, base, session, progress)
+        apply_staged(staged, frozen, base, session, progress, tree.settings.uploads)
 
         def announce(new: SnapshotId) -> None:
             before_publish()
@@ -196,7 +196,12 @@ def is_in_history(repository: WritableRepository, branch: str, snapshot_id: Snap
 
 
 def apply_staged(
-    staged: Staged, frozen: FrozenTree, base: Session, session: WritableSession, progress: Progress
+    staged: Staged,
+    frozen: FrozenTree,
+    base: Session,
+    session: WritableSession,
+    progress: Progress,
+    uploads: UploadOptions,
 ) -> None:
     """Does to a session what is staged; chunks are stored in parallel."""
     _apply_nodes(staged, session)
@@ -205,7 +210,7 @@ def apply_staged(
         for path, array in staged.arrays.items()
         if array.sets
     ]
-    for path, refs in upload_chunks(arrays, frozen, base, session, progress):
+    for path, refs in upload_chunks(arrays, frozen, base, session, progress, uploads):
         session.set_chunk_refs(path, refs)
 
 

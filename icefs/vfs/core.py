@@ -30,6 +30,7 @@ from icefs.vfs.threads import Fetches, Threads
 from icefs.vfs.trees import SessionTree, SnapshotTree
 from icefs.vfs.working import WorkingTree
 from icefs.vfs.working_base import WorkingSettings
+from icefs.worktree.uploads import UploadOptions
 
 _MAX_LOADED: Final = 128
 _MAX_TRIES: Final = 100
@@ -49,6 +50,7 @@ class MountRequest:
         memory_bytes: How much of chunks that were fetched is kept.
         facts: What `info.json` tells of the mount beside what the file system knows itself.
         state_root: Where working trees are kept; None for a mount that only reads.
+        uploads: How chunks are stored.
     """
 
     ownership: Ownership
@@ -58,6 +60,7 @@ class MountRequest:
     memory_bytes: int = 128 << 20
     facts: Mapping[str, Any] = field(default_factory=dict)
     state_root: Path | None = None
+    uploads: UploadOptions = field(default_factory=UploadOptions)
 
 
 class FileSystem:
@@ -110,7 +113,7 @@ class FileSystem:
         if request.state_root is None or not isinstance(self.repository, WritableRepository):
             return None
         place = str(request.facts.get("mountpoint", ""))
-        settings = WorkingSettings(self.repository, request.state_root, place, self._writers, notifier)
+        settings = WorkingSettings(self.repository, request.state_root, place, self._writers, notifier, request.uploads)
 
         def make(*args: Any, **options: Any) -> BranchTree:
             tree = WorkingTree(settings, *args, **options)

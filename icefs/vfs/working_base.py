@@ -27,6 +27,7 @@ from icefs.worktree.nodes import Attr as NodeAttr
 from icefs.worktree.nodes import Perm, TreeEntry, Where
 from icefs.worktree.overlay import TreeOptions, WorkTree
 from icefs.worktree.state import DATABASE_NAME, state_dir_for
+from icefs.worktree.uploads import UploadOptions
 from icefs.zarr.keys import METADATA_NAME, metadata_key, node_prefix
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ class WorkingSettings:
         place: Tells the working trees of one branch apart: the mountpoint.
         threads: For what may wait.
         notifier: How the kernel is told.
+        uploads: How chunks are stored.
     """
 
     repository: WritableRepository
@@ -56,6 +58,7 @@ class WorkingSettings:
     place: str
     threads: Threads
     notifier: Notifier
+    uploads: UploadOptions
 
 
 class WorkingBase(BranchTree):

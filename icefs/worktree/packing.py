@@ -5,7 +5,8 @@ travel together: one object holds many, and each reference says where in it its 
 finds them side by side.
 
 Larger chunks have objects of their own: nothing would be won for them, and an object is kept for as long as any of
-its chunks is referred to.
+its chunks is referred to. On a disk a chunk is large sooner: to link a file costs as much as to copy 64 KiB (50 us).
+Below that both cost the same, and a repository with a thousandth of the files is quicker to copy, list and collect.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,18 +14,25 @@ from typing import Final
 
 DEFAULT_PACK_BYTES: Final = 8 << 20
 _LEAST_CHUNKS: Final = 8
+_LINKED_BYTES: Final = 64 << 10
 
 
-def is_packed(size_bytes: int, pack_bytes: int) -> bool:
-    """Tells whether a chunk is small enough to share an object of up to `pack_bytes`; 0 stands for no sharing."""
-    return size_bytes * _LEAST_CHUNKS < pack_bytes
+def packed_below(pack_bytes: int, *, is_local: bool) -> int:
+    """Returns the size from which on a chunk has an object of its own.
+
+    Args:
+        pack_bytes: How large an object may become that chunks share; 0 for no sharing.
+        is_local: Whether a file can become an object by a link.
+    """
+    least = -(-pack_bytes // _LEAST_CHUNKS)
+    return min(least, _LINKED_BYTES) if is_local else least
 
 
 def plan_packs(sizes: Sequence[int], pack_bytes: int) -> Iterator[tuple[int, int]]:
     """Divides chunks, in the order given, among objects; yields the half-open range of each.
 
     Args:
-        sizes: The chunks' sizes in bytes, each small enough by `is_packed`.
+        sizes: The chunks' sizes in bytes, each below `packed_below`.
         pack_bytes: What an object may have.
     """
     start = filled = 0

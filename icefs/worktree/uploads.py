@@ -27,7 +27,7 @@ from icefs.format.layout import chunk_key
 from icefs.format.manifest import ArrayRefs, ChunkRef, InlineRef, NativeRef, VirtualRef
 from icefs.worktree.core import Lowered
 from icefs.worktree.frozen import FrozenFile, FrozenTree
-from icefs.worktree.packing import DEFAULT_PACK_BYTES, is_packed, plan_packs
+from icefs.worktree.packing import DEFAULT_PACK_BYTES, packed_below, plan_packs
 from icefs.worktree.staging import Source, reused_ref
 from icefs.zarr.keys import ChunkIndex
 from icefs.zarr.reader import KeyReader
@@ -208,6 +208,7 @@ class _Uploads:
         """Decides what becomes of each chunk."""
         reader = KeyReader(base)
         plan = self._plan
+        packed = packed_below(self._pack_bytes, is_local=self._storage.capabilities.local_files)
         for columns in self._columns:
             for number, (source, size) in enumerate(zip(columns.sources, columns.sizes, strict=True)):
                 reused = reused_ref(base, reader, source)
@@ -217,7 +218,7 @@ class _Uploads:
                     self._done_bytes += size
                 elif size <= self._inline_bytes:
                     plan.inline.append(_Row(columns, number))
-                elif is_packed(size, self._pack_bytes):
+                elif size < packed:
                     plan.packed.append(_Row(columns, number))
                 else:
                     plan.own.append(_Row(columns, number))

@@ -21,6 +21,8 @@ def make(**options):
         {"poll_interval_s": -1.0},
         {"poll_interval_s": float("nan")},
         {"umask": 0o1000},
+        {"pack_size": -1},
+        {"pack_size": 1 << 31},
     ],
 )
 def test_what_makes_no_sense_is_refused(options):

@@ -11,7 +11,7 @@ from icefs.format.manifest import ChunkKind, InlineRef, NativeRef
 from icefs.storage.base import Storage
 from icefs.storage.local import LocalStorage
 from icefs.storage.memory import MemoryStorage
-from icefs.worktree.packing import is_packed, plan_packs
+from icefs.worktree.packing import packed_below, plan_packs
 from icefs.worktree.uploads import UploadOptions, UploadProgress
 from tests.support.faulty import FaultyStorage
 from tests.support.hex_storage import HexStorage
@@ -103,8 +103,9 @@ def test_large_chunks_have_objects_of_their_own(staged: StagedChunks) -> None:
     refs = staged.store(chunks)
     assert staged.stored(refs) == chunks
     ids = [bytes(chunk_id) for chunk_id in refs.chunk_ids]
-    assert len(set(ids)) == 3
-    assert ids[1] == ids[2]
+    is_local = staged.storage.capabilities.local_files  # where the third one is large, too
+    assert len(set(ids)) == (4 if is_local else 3)
+    assert is_local or ids[1] == ids[2]
 
 
 def test_a_scalar_array_has_one_chunk(staged: StagedChunks) -> None:
@@ -124,7 +125,7 @@ def test_progress_tells_files_and_bytes(staged: StagedChunks) -> None:
     assert staged.told[0] == UploadProgress(0, 500, 0, total)
     assert staged.told[-1] == UploadProgress(500, 500, total, total)
     assert staged.told == sorted(staged.told, key=lambda told: told.files)
-    assert len(staged.told) > 2
+    assert len(staged.told) > 1
 
 
 def test_what_progress_raises_ends_the_upload(staged: StagedChunks) -> None:
@@ -261,9 +262,10 @@ def test_packs_are_filled_in_order(sizes: list[int], expected: list[tuple[int, i
 
 
 def test_which_chunks_are_packed() -> None:
-    assert is_packed((1 << 20) - 1, 8 << 20)
-    assert not is_packed(1 << 20, 8 << 20)
-    assert not is_packed(1, 0)
+    assert packed_below(8 << 20, is_local=False) == 1 << 20
+    assert packed_below(8 << 20, is_local=True) == 64 * KIB
+    assert packed_below(1000, is_local=True) == 125
+    assert packed_below(0, is_local=True) == packed_below(0, is_local=False) == 0
 
 
 def test_inline_chunks_make_no_request(open_staged: Callable[[Storage], StagedChunks]) -> None:
