@@ -204,16 +204,20 @@ class Place:
 
     def clear(self) -> int:
         """Waits until the daemon has ended and takes its dead mount away; returns the exit code."""
-        code = self.nursery.wait(self.daemon)
-        self.daemon = 0
+        daemon, self.daemon = self.daemon, 0
+        code = self.nursery.wait(daemon)
         subprocess.run(["fusermount3", "-uz", self.path], check=False, capture_output=True)
         return code
 
     def unmount(self) -> None:
         """Unmounts in order."""
+        assert self.leave() == 0, self.log.read_text()
+
+    def leave(self) -> int:
+        """Unmounts; returns the daemon's exit code."""
         subprocess.run(["fusermount3", "-u", self.path], check=True)
-        assert self.nursery.wait(self.daemon) == 0, self.log.read_text()
-        self.daemon = 0
+        daemon, self.daemon = self.daemon, 0
+        return self.nursery.wait(daemon)
 
     def control(self, name: str) -> Any:
         """Reads a JSON control file."""

@@ -3,6 +3,8 @@
 import errno
 import os
 import random
+import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -103,3 +105,40 @@ def content_of(root: Path) -> tuple[dict[str, bytes], frozenset[str]]:
 
 def _fail(error: OSError) -> None:
     raise error
+
+
+VALUES = 12
+
+
+def count_up(report: Callable[[], None], chunks: str, told: str, start: int) -> None:
+    """Sets one chunk after the other of an array of integers, each a chunk, to a number that grows with each step.
+
+    Every second one is written in place, the others are written to another name and renamed.
+    """
+    del report
+    with open(told, "ab", buffering=0) as notes:
+        for step in range(start, start + 5000):
+            path = Path(chunks, str(step % VALUES))
+            data = (VALUES + step).to_bytes(8, "little")
+            try:
+                if step % 2:
+                    Path(f"{path}.partial").write_bytes(data)
+                    os.replace(f"{path}.partial", path)
+                else:
+                    fd = os.open(path, os.O_WRONLY | os.O_CREAT)
+                    try:
+                        os.write(fd, data)
+                    finally:
+                        os.close(fd)
+            except OSError as error:
+                if error.errno not in DEAD:
+                    raise
+                return
+            notes.write(b"%d\n" % step)
+
+
+def kill_at(report: Callable[[], None], pid: int, moment: float) -> None:
+    """Kills a process at a moment of the monotonic clock."""
+    del report
+    time.sleep(max(0.0, moment - time.monotonic()))
+    os.kill(pid, signal.SIGKILL)
