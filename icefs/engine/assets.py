@@ -6,7 +6,7 @@ time: nothing remembers an error.
 """
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
 from icefs.engine.boxes import Box
@@ -21,6 +21,7 @@ from icefs.format.repo_info import RepoInfo, parse_repo_info
 from icefs.format.snapshot import Snapshot, parse_snapshot
 from icefs.format.transaction_log import TransactionLog, parse_transaction_log
 from icefs.storage.base import Storage, Version
+from icefs.storage.disk_cache import CachedFile, CacheView, DiskCache
 
 _MAX_WORKERS: Final = 32
 # Fifteen million references, the official default, are most of a gigabyte. Four million are what one big array has.
@@ -29,8 +30,11 @@ _BYTES_PER_REF: Final = 64
 _DEFAULT_CACHED_NODES: Final = 500_000
 # The official default keeps no transaction log; walking a history twice (log, then diff) wants some.
 _DEFAULT_CACHED_CHANGES: Final = 200_000
-# Every chunk of a native array larger than this is fetched in several requests, where requests go over a network.
-_PART_BYTES: Final = 12 << 20
+# What is larger than two of these is fetched in several requests side by side, where requests go over a network.
+_PART_BYTES: Final = 4 << 20
+# Neighbours in one object are fetched together up to this size, and over a gap of this one.
+_MAX_RUN_BYTES: Final = 4 << 20
+_MAX_GAP_BYTES: Final = 16 << 10
 
 type _ClipKey = tuple[ManifestId, NodeId, Box, tuple[Box, ...]]
 
@@ -43,8 +47,13 @@ class AssetManager:
     request.
     """
 
-    def __init__(self, storage: Storage, workers: Workers | None = None) -> None:
+    def __init__(self, storage: Storage, workers: Workers | None = None, cache: DiskCache | None = None) -> None:
+        """Takes the storage, and a disk cache for what is read from it, which is closed with the manager."""
         self.storage = storage
+        self.disk_cache = cache
+        # Expiration rewrites the snapshots of spec 1 in place.
+        self.snapshots_change = False
+        self._view: CacheView | None = None
         self.workers = workers or Workers(min(_MAX_WORKERS, max(2, storage.capabilities.concurrency)))
         self.snapshots: WeightedCache[SnapshotId, Snapshot] = WeightedCache(_DEFAULT_CACHED_NODES)
         self.manifests: WeightedCache[ManifestId, Manifest] = WeightedCache(_DEFAULT_CACHED_REFS)
@@ -108,7 +117,8 @@ class AssetManager:
 
         def load() -> tuple[Snapshot, int]:
             key = snapshot_key(snapshot_id)
-            snapshot = parse_snapshot(self._read(key), name=key)
+            data = self._read(key) if self.snapshots_change else self._read_immutable(key)
+            snapshot = parse_snapshot(data, name=key)
             return snapshot, len(snapshot) + 1
 
         return self.snapshots.get(snapshot_id, load)
@@ -128,7 +138,7 @@ class AssetManager:
 
         def load() -> tuple[Manifest, int]:
             key = manifest_key(manifest_id)
-            manifest = parse_manifest(self._read(key), name=key)
+            manifest = parse_manifest(self._read_immutable(key), name=key)
             # Inline data and locations take memory too, which counts as so many native references.
             return manifest, max(manifest.num_chunk_refs, manifest.nbytes // _BYTES_PER_REF) + 1
 
@@ -144,7 +154,7 @@ class AssetManager:
 
         def load() -> tuple[TransactionLog, int]:
             key = transaction_log_key(snapshot_id)
-            log = parse_transaction_log(self._read(key), name=key)
+            log = parse_transaction_log(self._read_immutable(key), name=key)
             return log, 1 + sum(len(chunks) for chunks in log.updated_chunks.values())
 
         return self.transaction_logs.get(snapshot_id, load)
@@ -164,7 +174,49 @@ class AssetManager:
             ObjectNotFoundError: there is no such object.
             InvalidObjectSizeError: it is shorter than `end`.
         """
-        key = chunk_key(chunk_id)
+        key, view = chunk_key(chunk_id), self._cache_view()
+        if view is None:
+            return self._fetch_range(key, start, end)
+        data = view.get(key, start, end)
+        if data is None:
+            data = self._fetch_range(key, start, end)
+            view.put(key, data, start, end)
+        return data
+
+    def read_chunk_ranges(self, chunk_id: ChunkId, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        """Reads several ranges `[start, end)` of a chunk object; near ones come in one request.
+
+        Raises:
+            ObjectNotFoundError: there is no such object.
+            InvalidObjectSizeError: it is shorter than the end of one of them.
+        """
+        key, view = chunk_key(chunk_id), self._cache_view()
+        found: dict[tuple[int, int], bytes] = {}
+        for start, end in () if view is None else ranges:
+            data = view.get(key, start, end) if view is not None else None
+            if data is not None:
+                found[start, end] = data
+        runs = coalesce([span for span in ranges if span not in found])
+        fetched = self.fetch_ahead(lambda run: self._fetch_range(key, run[0][0], max(end for _, end in run)), runs)
+        for run, data in zip(runs, fetched, strict=True):
+            base = run[0][0]
+            for start, end in run:
+                part = found[start, end] = data[start - base : end - base]
+                if view is not None:
+                    view.put(key, part, start, end)
+        return [found[span] for span in ranges]
+
+    def open_cached(self, chunk_id: ChunkId, start: int, end: int) -> CachedFile | bytes | None:
+        """Opens what the disk cache keeps of a range, where that needs no waiting."""
+        view = self._view  # made by whoever first fetched something
+        return None if view is None else view.open(chunk_key(chunk_id), start, end)
+
+    def is_cached(self, chunk_id: ChunkId, start: int, end: int) -> bool:
+        """Tells whether the disk cache keeps a range."""
+        view = self._cache_view()
+        return view is not None and view.has(chunk_key(chunk_id), start, end)
+
+    def _fetch_range(self, key: str, start: int, end: int) -> bytes:
         if end - start <= 2 * _PART_BYTES or self.storage.capabilities.local_files:
             return self.storage.get(key, start=start, end=end).data
         parts = range(start, end, _PART_BYTES)
@@ -178,11 +230,42 @@ class AssetManager:
     def _read(self, key: str) -> bytes:
         return self.storage.get(key).data
 
+    def _read_immutable(self, key: str) -> bytes:
+        view = self._cache_view()
+        if view is None:
+            return self._read(key)
+        data = view.get(key)
+        if data is None:
+            data = self._read(key)
+            view.put(key, data)
+        return data
+
+    def _cache_view(self) -> CacheView | None:
+        if self._view is None and self.disk_cache is not None:
+            self._view = self.disk_cache.view(self.storage.identity)
+        return self._view
+
     def close(self) -> None:
         """Ends the workers and forgets what is cached; the storage is its opener's to close."""
         self.workers.close()
         for cache in (self.snapshots, self.manifests, self.clipped, self.transaction_logs):
             cache.clear()
+        if self.disk_cache is not None:
+            self.disk_cache.close()
+
+
+def coalesce(ranges: Iterable[tuple[int, int]]) -> list[list[tuple[int, int]]]:
+    """Groups ranges that are worth one request, in order."""
+    runs: list[list[tuple[int, int]]] = []
+    reach = 0
+    for start, end in sorted(set(ranges)):
+        if runs and start - reach <= _MAX_GAP_BYTES and max(reach, end) - runs[-1][0][0] <= _MAX_RUN_BYTES:
+            runs[-1].append((start, end))
+            reach = max(reach, end)
+        else:
+            runs.append([(start, end)])
+            reach = end
+    return runs
 
 
 def repository_not_found(storage: Storage) -> RepositoryNotFoundError:

@@ -30,6 +30,7 @@ from icefs.format.layout import CONFIG_V1, REPO_INFO
 from icefs.format.repo_info import RepoInfo, RepoStatus, SnapshotInfo, Update
 from icefs.format.snapshot import ManifestFileInfo
 from icefs.storage.base import Storage
+from icefs.storage.disk_cache import DiskCache
 
 _FLAGS: Final = (("move_node", 3, True), ("create_tag", 4, True), ("delete_tag", 5, True))
 
@@ -97,6 +98,8 @@ class Repository:
         storage: Storage,
         config: RepositoryConfig | None = None,
         authorize_virtual_chunk_access: Authorizations | None = None,
+        *,
+        cache: DiskCache | None = None,
     ) -> Self:
         """Opens a repository of either spec version.
 
@@ -105,13 +108,15 @@ class Repository:
             config: Overrides what is persisted, field by field.
             authorize_virtual_chunk_access: The URL prefixes of the containers that virtual chunks may be followed
                 into, each with its credentials, or None for those of the environment.
+            cache: Where to keep what is read from afar; closed with the repository.
 
         Raises:
             RepositoryNotFoundError: nothing is there.
             FormatError: `repo` or `config.yaml` is malformed.
         """
-        assets = AssetManager(storage)
+        assets = AssetManager(storage, cache=cache)
         persisted, spec_version = _fetch_config(assets)
+        assets.snapshots_change = spec_version == 1
         merged = RepositoryConfig() if persisted is None else persisted
         if config is not None:
             merged = merged.merge(config)

@@ -15,6 +15,7 @@ from icefs.format.ids import SnapshotId
 from icefs.format.layout import chunk_key
 from icefs.format.manifest import ChunkKind, ChunkRef, InlineRef, NativeRef, VirtualRef
 from icefs.format.snapshot import NodeSnapshot, Snapshot
+from icefs.storage.disk_cache import CachedFile
 
 if TYPE_CHECKING:
     from icefs.engine.repository import Repository
@@ -218,6 +219,20 @@ class Session:
             offset = ref.offset_bytes
             return self.repository.assets.read_chunk_object(ref.chunk_id, offset + start, offset + end)
         return self.repository.virtual.read(ref, start, end)
+
+    def read_chunks(self, refs: Sequence[NativeRef]) -> list[bytes]:
+        """Reads native chunks that lie in one object, whole; near ones come in one request; raises as `read_chunk`."""
+        assert len({ref.chunk_id for ref in refs}) == 1
+        for ref in refs:
+            if ref.offset_bytes + ref.length_bytes > _MAX_OFFSET:
+                self.read_chunk(ref)
+        ranges = [(ref.offset_bytes, ref.offset_bytes + ref.length_bytes) for ref in refs]
+        return self.repository.assets.read_chunk_ranges(refs[0].chunk_id, ranges)
+
+    def open_cached(self, ref: NativeRef) -> CachedFile | bytes | None:
+        """Opens what the disk cache keeps of a native chunk; None unless that can be had without waiting."""
+        start = ref.offset_bytes
+        return self.repository.assets.open_cached(ref.chunk_id, start, start + ref.length_bytes)
 
     def chunk_file(self, ref: ChunkRef) -> tuple[Path, int, int] | None:
         """Returns the local file, offset and length of a native chunk, for callers that open files themselves.

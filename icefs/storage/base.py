@@ -179,6 +179,11 @@ class Storage(ABC):
     def url(self) -> str:
         """The location as a user writes it, without secrets."""
 
+    @property
+    def identity(self) -> str:
+        """What tells the location from every other one, whatever the environment says; may ask for credentials."""
+        return self.url
+
     @abstractmethod
     def get(self, key: str, *, start: int = 0, end: int | None = None) -> Object:
         """Reads the bytes `[start, end)` of an object.

@@ -111,6 +111,11 @@ class S3Storage(Storage):
                 shown[option.name] = "true" if value is True else str(value)
         return f"s3://{self.bucket}/{self.prefix}" + (f"?{urlencode(shown, safe='/:')}" if shown else "")
 
+    @property
+    @override
+    def identity(self) -> str:
+        return f"s3 {self._clients.get().meta.endpoint_url} {self.bucket}/{self.prefix}"
+
     def _name(self, key: str) -> str:
         check_key(key)
         return self._base + key

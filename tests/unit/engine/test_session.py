@@ -215,8 +215,8 @@ def test_large_native_chunks_come_in_parts_where_requests_are_slow():
 
     builder.storage.get = noting
     assert session.read_chunk(NativeRef(native.chunk_id, 5, len(data) - 5)) == data[5:]
-    assert len(asked) == 3
-    assert max(end - start for start, end in asked) <= 12 << 20
+    assert len(asked) == 8
+    assert max(end - start for start, end in asked) <= 4 << 20
 
 
 def test_threads_read_the_same_session():
