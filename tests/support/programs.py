@@ -92,15 +92,17 @@ class Branch:
     """A mounted branch that can be written to, and a plain directory beside it.
 
     Attributes:
-        mount: The mount.
+        mount: The mount, of the branch alone or of the whole repository.
+        tree: Where the branch is in the mount.
         path: Where the branch is.
         plain: The plain directory.
         repo: The repository.
     """
 
-    def __init__(self, mount: Mount, plain: Path, repo: Path) -> None:
+    def __init__(self, mount: Mount, tree: str, plain: Path, repo: Path) -> None:
         self.mount = mount
-        self.path = mount.path
+        self.tree = tree
+        self.path = mount.path / tree
         self.plain = plain
         self.repo = repo
         self._commits = 0
@@ -118,14 +120,22 @@ class Branch:
         """Reads every key below a node of what is committed with the official library, by its path in there."""
         return {key.removeprefix(f"{name}/"): data for key, data in read_keys(self.session().store, name).items()}
 
+    def control(self, name: str) -> Any:
+        """Reads a JSON control file of the branch."""
+        return self.mount.control(name, self.tree)
+
+    def rpc(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Asks the branch for something and returns the last it says."""
+        return self.mount.rpc(request, self.tree)[-1]
+
     def commit(self, message: str = "a commit") -> dict[str, Any]:
         """Commits, in turn through the control file and through `rpc`."""
         self._commits += 1
         if self._commits % 2:
             (self.path / ".icefs/commit").write_text(f"{message}\n")
-            done = self.mount.control("commit")
+            done = self.control("commit")
         else:
-            done = self.mount.rpc({"op": "commit", "message": message})[-1]
+            done = self.rpc({"op": "commit", "message": message})
         assert done.get("ok", done.get("type") == "result"), done
         return dict(done)
 
@@ -155,7 +165,7 @@ class Branch:
         assert files_of(self.path / name) == plain
         committed = {_official_key(path): data for path, data in plain.items() if path not in untracked}
         assert self.committed_files(name) == committed
-        assert not any(self.mount.control("status.json")["staged"].values())
+        assert not any(self.control("status.json")["staged"].values())
 
     def look(self, name: str) -> dict[str, tuple[int, int, int, int]]:
         """Looks at the numbers, sizes, times and modes of all files below a name."""
@@ -176,7 +186,7 @@ class Branch:
         shutil.rmtree(self.plain / name, ignore_errors=True)
         if (self.path / name).exists():
             shutil.rmtree(self.path / name)
-            if any(self.mount.control("status.json")["staged"].values()):
+            if any(self.control("status.json")["staged"].values()):
                 self.commit(f"{name} removed")
         assert not (self.path / name).exists()
 
@@ -192,11 +202,13 @@ def read_keys(store: icechunk.IcechunkStore, prefix: str) -> dict[str, bytes]:
     from zarr.core.buffer import default_buffer_prototype
     from zarr.core.sync import sync
 
+    below = f"{prefix}/" if prefix else ""
+
     async def read() -> dict[str, bytes]:
         found: dict[str, bytes] = {}
-        if not await store.exists(f"{prefix}/zarr.json"):
+        if not await store.exists(f"{below}zarr.json"):
             return found
-        async for key in store.list_prefix(f"{prefix}/"):
+        async for key in store.list_prefix(below):
             data = await store.get(key, default_buffer_prototype())
             assert data is not None, key
             found[key] = data.to_bytes()
@@ -206,17 +218,21 @@ def read_keys(store: icechunk.IcechunkStore, prefix: str) -> dict[str, bytes]:
 
 
 @contextlib.contextmanager
-def writable_branch() -> Iterator[Branch]:
-    """Makes a repository with a group at its root, mounts its branch main, and unmounts it again."""
+def writable_branch(*, whole: bool = False) -> Iterator[Branch]:
+    """Makes a repository with a group at its root, mounts its branch main, and unmounts it again.
+
+    Args:
+        whole: Mount the whole repository, with the branch in `branches/main`.
+    """
     with scratch_directory() as scratch:
         repo, plain = Path(scratch, "repo"), Path(scratch, "plain")
         WritableRepository.create(open_storage(str(repo))).close()
         plain.mkdir()
-        with mounted(repo, branch="main", state_dir=str(Path(scratch, "state"))) as mount:
-            branch = Branch(mount, plain, repo)
-            zarr.open_group(mount.path, mode="a")
+        with mounted(repo, branch=None if whole else "main", state_dir=str(Path(scratch, "state"))) as mount:
+            branch = Branch(mount, "branches/main" if whole else "", plain, repo)
+            zarr.open_group(branch.path, mode="a")
             zarr.open_group(plain, mode="w")
             branch.commit("the root")
             yield branch
-            left = mount.control("status.json")
+            left = branch.control("status.json")
             assert not left["untracked"] + left["invalid"], left

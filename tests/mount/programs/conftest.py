@@ -8,9 +8,9 @@ from tests.support.programs import writable_branch  # noqa: E402
 
 
 @pytest.fixture(scope="module")
-def shared_branch():
-    """A mounted branch that can be written to."""
-    with writable_branch() as branch:
+def shared_branch(request):
+    """A mounted branch that can be written to; modules say with `WHOLE` whether the whole repository is mounted."""
+    with writable_branch(whole=getattr(request.module, "WHOLE", False)) as branch:
         yield branch
 
 
@@ -18,5 +18,5 @@ def shared_branch():
 def branch(shared_branch):
     """The module's branch; what a failed test has left uncommitted in it is discarded."""
     yield shared_branch
-    if any(shared_branch.mount.control("status.json")[key] for key in ("untracked", "invalid")):
+    if any(shared_branch.control("status.json")[key] for key in ("untracked", "invalid")):
         (shared_branch.path / ".icefs/discard").write_text("yes")

@@ -1,6 +1,7 @@
 """zarr-python, xarray and dask write to a mounted branch as they do to any directory."""
 
 import asyncio
+import errno
 import shutil
 import warnings
 from functools import partial
@@ -12,7 +13,7 @@ import pytest
 import xarray as xr
 import zarr
 
-from tests.support.programs import start_python, wait_all
+from tests.support.programs import files_of, start_python, wait_all
 
 A = np.random.default_rng(1).normal(size=(40, 50)).astype("f4")
 ZSTD = zarr.codecs.ZstdCodec(level=1)
@@ -91,6 +92,23 @@ def test_local_store_sets_if_not_exists_by_linking(branch):
     assert branch.official("link/a/b").attrs["of"] == "one"
     assert branch.official("link/a/c/a").attrs["of"] == "two"
     assert all(path.stat().st_nlink == 1 for path in (branch.path / "link").rglob("zarr.json"))
+
+
+def test_the_root_of_a_mounted_branch_cannot_be_made_anew_but_nothing_is_lost(branch):
+    """Mode `w` removes the directory, and no mountpoint can be removed; what it had removed until then comes back."""
+    zarr.open_group(branch.path, mode="a").create_array("kept", shape=(3,), chunks=(1,), dtype="i1")[:] = 1
+    branch.commit("kept")
+    before = files_of(branch.path)
+    with pytest.raises(OSError) as failure:
+        zarr.open_group(branch.path, mode="w")
+    assert failure.value.errno == errno.EBUSY
+    (branch.path / ".icefs/discard").write_text("yes")
+    assert files_of(branch.path) == before
+    for path in branch.path.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    zarr.open_group(branch.path, mode="a", attributes={"new": True})
+    branch.commit("a new root")
+    assert files_of(branch.path) == {"zarr.json": branch.committed_files("")["zarr.json"]}
 
 
 def dataset(start=0, steps=4, scale=1.0):
