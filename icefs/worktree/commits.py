@@ -11,7 +11,7 @@ what was committed, or as it was.
 
 from collections.abc import Callable, Iterable
 
-from icefs.errors import SessionStateError
+from icefs.errors import NoSpaceError, SessionStateError
 from icefs.worktree.content import Content
 from icefs.worktree.core import Change, Lowered, TreeCore
 from icefs.worktree.frozen import FrozenTree, View
@@ -109,6 +109,18 @@ class Commits:
 
     def release(self, frozen: FrozenTree) -> None:
         """Gives a view back; of a commit, abandons it. The tree is as if it had not been frozen."""
+        try:
+            self._release(frozen)
+        except NoSpaceError:
+            if frozen.view.is_durable:
+                raise
+            # What is behind stays so, and what its rows refer to goes with the next view.
+            core = self._core
+            with core.lock:
+                core.views.remove(frozen.view)
+                core.spool_limit = max((view.limit for view in core.views), default=0)
+
+    def _release(self, frozen: FrozenTree) -> None:
         core = self._core
         with core.change() as op:
             if frozen.view not in core.views:
