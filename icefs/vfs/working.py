@@ -29,6 +29,7 @@ from icefs.vfs.listing import Listing, NamedEntries, Section
 from icefs.vfs.overlay_handles import OverlayHandle
 from icefs.vfs.working_base import WorkingBase
 from icefs.worktree.attributes import AttrChange
+from icefs.worktree.namespace import RENAME_EXCHANGE
 from icefs.worktree.nodes import Perm, Where
 from icefs.worktree.overlay import WorkTree
 from icefs.zarr.keys import METADATA_NAME, metadata_key, node_prefix
@@ -109,7 +110,7 @@ class WorkingTree(WorkingBase):
         if isinstance(where, str) and not flags & _WRITING:
             lower = self.guarded.call(lambda: self._open_lower(where, flags))
         try:
-            number = work.open(where, flags)
+            number = work.open(where, flags & ~os.O_APPEND)
         except BaseException:
             if lower is not None:
                 lower.release()
@@ -197,7 +198,7 @@ class WorkingTree(WorkingBase):
         perm = Perm(mode & 0o7777, caller.uid, caller.gid)
 
         def create(work: WorkTree) -> tuple[FileHandle, Attr]:
-            entry, number = work.create(self.where(parent), name, perm, flags | os.O_CREAT)
+            entry, number = work.create(self.where(parent), name, perm, (flags | os.O_CREAT) & ~os.O_APPEND)
             handle = OverlayHandle(self, work, entry.attr.ino, number, flags | os.O_CREAT, None)
             return handle, self._entered(entry)
 
@@ -237,8 +238,10 @@ class WorkingTree(WorkingBase):
         """Renames within the tree."""
         self._refuse_in_control(old_parent)
         self._refuse_in_control(new_parent)
-        if new_name == METADATA_NAME and old_name != METADATA_NAME:
+        if new_name == METADATA_NAME != old_name:
             await self.change(lambda work: self._check_metadata(work, self._child(work, old_parent, old_name)))
+        if old_name == METADATA_NAME != new_name and flags & RENAME_EXCHANGE:
+            await self.change(lambda work: self._check_metadata(work, self._child(work, new_parent, new_name)))
         await self.change(
             lambda work: work.rename(self.where(old_parent), old_name, self.where(new_parent), new_name, flags)
         )
@@ -253,12 +256,11 @@ class WorkingTree(WorkingBase):
         """Gives a file another name."""
         self._refuse_in_control(new_parent)
         self._refuse_in_control(ino)
-        attr = await self.change(
+        if new_name == METADATA_NAME:
+            await self.change(lambda work: self._check_metadata(work, self.where(ino)))
+        return await self.change(
             lambda work: self._entered(work.link(self.where(ino), self.where(new_parent), new_name))
         )
-        if new_name == METADATA_NAME:
-            await self.change(lambda work: self._check_metadata(work, attr.ino))
-        return attr
 
     async def fsyncdir(self, ino: int) -> None:
         """Makes all names durable."""
