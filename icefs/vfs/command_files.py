@@ -1,8 +1,9 @@
 """Control files that do what is written to them: `commit`, `discard`, `rebase`.
 
 A shell's `echo` learns of a failure from its `write` alone, so a command is carried out by the write that ends it and
-not at `close`. Long messages come in several writes, of whole pages but for the last: a write of whole pages that
-does not end a line is the beginning of something, and waits for the rest, or for `close`.
+not at `close`. Long texts come in several writes, of whole pages but for the last: a write of whole pages that does
+not end a line is the beginning of something, and waits for the rest, or for `close`. And bash writes each line by
+itself; so a command is told what was written through the same descriptor before it, which it may continue.
 """
 
 import os
@@ -16,7 +17,9 @@ from icefs.vfs.reports import to_json
 MAX_COMMAND_BYTES: Final = 1 << 20
 _PAGE: Final = 4096
 
-type Carry = Callable[[bytes], Awaitable[Any]]
+type Carry = Callable[[bytes, bytes], Awaitable[Any]]
+"""Carries out a command, given all that was written, and how it begins with what was carried out already."""
+
 type Outcome = Callable[[], Any]
 
 
@@ -26,7 +29,7 @@ class CommandHandle(FileHandle):
     Concurrency: a handle belongs to one program, which waits for each of its calls.
     """
 
-    __slots__ = ("_carry", "_outcome", "_pending", "_unread")
+    __slots__ = ("_carried", "_carry", "_is_too_long", "_outcome", "_pending", "_unread")
 
     direct_io = True
     nonseekable = True
@@ -36,7 +39,9 @@ class CommandHandle(FileHandle):
         super().__init__(ino)
         self._carry = carry
         self._outcome = outcome
+        self._carried = b""
         self._pending = b""
+        self._is_too_long = False
         self._unread: bytes | None = None
         if flags & os.O_ACCMODE == os.O_RDONLY:
             self._unread = to_json(outcome())  # as it was when it was opened
@@ -50,8 +55,11 @@ class CommandHandle(FileHandle):
 
     async def write(self, offset: int, data: bytes) -> int:
         """Takes a command, or a part of one; the failure of a command is the write's."""
+        if self._is_too_long:
+            raise _too_long()  # the rest of something long is nothing by itself
         self._pending += data
-        if data.endswith(b"\n") or len(data) % _PAGE or len(self._pending) > MAX_COMMAND_BYTES:
+        self._is_too_long = len(self._carried) + len(self._pending) > MAX_COMMAND_BYTES
+        if data.endswith(b"\n") or len(data) % _PAGE or self._is_too_long:
             await self._carry_out()
         return len(data)
 
@@ -61,9 +69,14 @@ class CommandHandle(FileHandle):
             await self._carry_out()
 
     async def _carry_out(self) -> None:
-        data, self._pending = self._pending, b""
-        self._unread = None
-        await self._carry(data)
+        before, data = self._carried, self._carried + self._pending
+        self._pending, self._unread = b"", None
+        await self._carry(data, before)
+        self._carried = data
+
+
+def _too_long() -> InvalidInputError:
+    return InvalidInputError(f"this is longer than {MAX_COMMAND_BYTES} bytes", hint="write something shorter")
 
 
 def command_text(data: bytes) -> str:
@@ -73,7 +86,7 @@ def command_text(data: bytes) -> str:
         InvalidInputError: it is too long, or no UTF-8.
     """
     if len(data) > MAX_COMMAND_BYTES:
-        raise InvalidInputError(f"this is longer than {MAX_COMMAND_BYTES} bytes", hint="write something shorter")
+        raise _too_long()
     try:
         return data.decode().strip()
     except UnicodeDecodeError as error:

@@ -7,10 +7,17 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, Final
 
-from icefs.errors import IcefsError, InternalError, InvalidInputError, NothingToCommitError, SessionStateError
+from icefs.errors import (
+    BranchMovedError,
+    IcefsError,
+    InternalError,
+    InvalidInputError,
+    NothingToCommitError,
+    SessionStateError,
+)
 from icefs.format.ids import SnapshotId
 from icefs.vfs import reports
-from icefs.vfs.command_files import CommandHandle, command_text
+from icefs.vfs.command_files import Carry, CommandHandle, command_text
 from icefs.vfs.committing import CommitRequest, commit, rebase_tree
 from icefs.vfs.control import ControlFile
 from icefs.vfs.interface import FileHandle
@@ -63,7 +70,7 @@ class WorkingControl:
 
         return ControlFile(name, make=begin)
 
-    def _command(self, name: str, carry: Callable[[bytes], Any]) -> ControlFile:
+    def _command(self, name: str, carry: Carry) -> ControlFile:
         def connect(ino: int, flags: int) -> FileHandle:
             if flags & os.O_ACCMODE != os.O_RDONLY:
                 self._tree.open_left_work()
@@ -71,22 +78,37 @@ class WorkingControl:
 
         return ControlFile(name, connect=connect)
 
-    async def _commit_text(self, data: bytes) -> None:
+    async def _commit_text(self, data: bytes, before: bytes) -> None:
         with self._recording("last_commit"):
             message = command_text(data)
             if not message:
                 raise InvalidInputError("a commit needs a message", hint='echo "message" > .icefs/commit')
-            job = await self.begin_commit(CommitRequest(message))
+            if not before:
+                job = await self.begin_commit(CommitRequest(message))
+            elif message == command_text(before):
+                return  # an empty line, after which there may be more
+            else:
+                job = await self._begin_longer_message(message)
         await job.wait()
 
-    async def _rebase_text(self, data: bytes) -> None:
+    async def _begin_longer_message(self, message: str) -> Job[Result]:
+        """Gives the commit that was just made through the same descriptor more lines of its message."""
+        last = self._tree.last_commit or {}
+        if self._tree.work is None or self._tree.work.base != last.get("snapshot"):
+            raise BranchMovedError(
+                f"the commit has the first lines of its message only, for others have committed on top: {message!r}",
+                hint="write a message of several lines in one piece, as 'icefs commit' does",
+            )
+        return await self.begin_commit(CommitRequest(message, allow_empty=True, amend=True))
+
+    async def _rebase_text(self, data: bytes, before: bytes) -> None:
         with self._recording("last_rebase"):
-            job = self.begin_rebase(command_text(data))
+            job = self.begin_rebase(command_text(data[len(before) :]))
         await job.wait()
 
-    async def _discard_text(self, data: bytes) -> None:
+    async def _discard_text(self, data: bytes, before: bytes) -> None:
         with self._recording("last_discard"):
-            path = command_text(data)
+            path = command_text(data[len(before) :])
             if not path:
                 raise InvalidInputError("what is to be discarded?", hint="write 'yes' for everything, or a path")
             job = self.begin_discard("" if path == "yes" else path)
