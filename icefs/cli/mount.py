@@ -86,6 +86,20 @@ def parse_umask(text: str) -> int:
 )
 @allow_virtual_option
 @click.option(
+    "--cache-dir",
+    type=click.Path(file_okay=False),
+    metavar="DIR",
+    help="Where to keep what was read from a remote store; by default under $XDG_CACHE_HOME.",
+)
+@click.option(
+    "--cache-size",
+    type=parse_size,
+    metavar="SIZE",
+    default="10G",
+    show_default=True,
+    help="How much of it to keep; what was used longest ago goes. 0 keeps nothing.",
+)
+@click.option(
     "--pack-size",
     type=parse_size,
     metavar="SIZE",

@@ -38,6 +38,8 @@ class MountOptions:
         state_dir: Where the working trees of branches are kept; None for the default place under `$XDG_STATE_HOME`.
         pack_size: How many bytes an object may have that small chunks of a commit share; 0 gives each its own.
         memory_bytes: How much of fetched chunks is kept in memory.
+        cache_dir: Where what was read from afar is kept; None for the default place under `$XDG_CACHE_HOME`.
+        cache_size: How much of it is kept there; 0 for nothing.
         log_file: Where the daemon logs; None for a file under `$XDG_STATE_HOME`, or stderr in the foreground.
         log_level: One of `LOG_LEVELS`.
         fsname: What `mount` and `df` show as the source; None for the repository's location.
@@ -60,6 +62,8 @@ class MountOptions:
     state_dir: str | None = None
     pack_size: int = 8 << 20
     memory_bytes: int = 128 << 20
+    cache_dir: str | None = None
+    cache_size: int = 0
     log_file: str | None = None
     log_level: str = "info"
     fsname: str | None = None
@@ -102,6 +106,7 @@ class MountOptions:
             mountpoint=_absolute(self.mountpoint),
             log_file=None if log_file is None else _absolute(log_file),
             state_dir=None if state_dir is None else _absolute(state_dir),
+            cache_dir=None if self.cache_dir is None else _absolute(self.cache_dir),
         )
 
     def to_json(self) -> str:

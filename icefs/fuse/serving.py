@@ -24,7 +24,7 @@ from icefs.clock import system_clock, to_datetime
 from icefs.engine.refs import Refs
 from icefs.engine.repository import Repository
 from icefs.engine.writing import WritableRepository
-from icefs.errors import StorageError
+from icefs.errors import IcefsError, StorageError
 from icefs.format.ids import SnapshotId
 from icefs.fuse import mountpoints
 from icefs.fuse.errno_map import OPERATIONS, in_background
@@ -32,6 +32,7 @@ from icefs.fuse.notifier import KernelNotifier
 from icefs.fuse.operations import Operations
 from icefs.fuse.options import MountOptions
 from icefs.storage.base import Storage
+from icefs.storage.disk_cache import DiskCache, default_cache_dir
 from icefs.storage.url import open_storage, redact
 from icefs.vfs.attrs import Ownership
 from icefs.vfs.core import FileSystem, MountRequest
@@ -91,12 +92,28 @@ def prepare(options: MountOptions) -> Prepared:
         authorized = dict.fromkeys(options.allow_virtual)
         is_writable = options.is_writable and storage.capabilities.is_writable
         kind = WritableRepository if is_writable else Repository
-        repository = kind.open(storage, authorize_virtual_chunk_access=authorized)
+        cache = _open_cache(options, storage)
+        if cache is not None:
+            undo.callback(cache.close)
+        repository = kind.open(storage, authorize_virtual_chunk_access=authorized, cache=cache)
         undo.callback(repository.close)
         refs = repository.refs()
         request = _request(options, repository, refs)
         undo.pop_all()
     return Prepared(options, storage, repository, refs, request)
+
+
+def _open_cache(options: MountOptions, storage: Storage) -> DiskCache | None:
+    """Opens the disk cache; None where there is no use for one, or where nobody asked for the place it cannot have."""
+    if options.cache_size <= 0 or storage.capabilities.local_files:
+        return None
+    try:
+        return DiskCache(options.cache_dir or default_cache_dir(), options.cache_size)
+    except IcefsError as error:
+        if options.cache_dir is not None:
+            raise
+        logger.warning("nothing is kept on the disk: %s", error)
+        return None
 
 
 def _request(options: MountOptions, repository: Repository, refs: Refs) -> MountRequest:
@@ -133,6 +150,8 @@ def _request(options: MountOptions, repository: Repository, refs: Refs) -> Mount
             "poll_interval_s": options.poll_interval_s,
             "allow_virtual": [redact(prefix) for prefix in options.allow_virtual],
             "memory_bytes": options.memory_bytes,
+            "cache_dir": options.cache_dir,
+            "cache_size": options.cache_size,
             "state_dir": options.state_dir,
             "pack_size": options.pack_size,
         },

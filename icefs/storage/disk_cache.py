@@ -363,8 +363,10 @@ class DiskCache:
         if writer is not None:
             self._queue.put(None)
             writer.join()
-        os.close(self._lock_fd)
-        os.close(self._usage_fd)
+        with self._lock:
+            descriptors, self._lock_fd, self._usage_fd = {self._lock_fd, self._usage_fd}, -1, -1
+        for descriptor in descriptors - {-1}:
+            os.close(descriptor)
 
     # Room.
 
