@@ -300,7 +300,8 @@ class _Switch:
         self.attrs: list[int] = []
 
     def __call__(self, result: SettleResult) -> None:
-        self.entries, self.attrs = self._tree.move(self.move, self._open_inos)
+        self.entries, attrs = self._tree.move(self.move, self._open_inos)
+        self.attrs = [*attrs, *result.changed_attrs]
 
 
 def resolve(tree: "WorkingTree", work: WorkTree, open_inos: Iterable[int]) -> None:

@@ -223,7 +223,13 @@ class Commits:
                 self.recovered = self.intent = None
         entries = sum(len(node.entries) for node in settlement.remaining if isinstance(node, DirNode))
         result = SettleResult(
-            new_base, settlement.dropped, settlement.kept_back, copied_up, entries, settlement.new_path
+            new_base,
+            settlement.dropped,
+            settlement.changed_attrs,
+            settlement.kept_back,
+            copied_up,
+            entries,
+            settlement.new_path,
         )
         if on_switch is not None:
             on_switch(result)

@@ -108,6 +108,7 @@ class SettleResult:
     Attributes:
         base: The snapshot that the tree stands on now.
         dropped: (path, ino, mtime_ns) of every file and directory that the snapshot provides now.
+        changed_attrs: Inode numbers of those whose mode, owner or number of links is not what it was.
         kept_back: Paths that were said to be committed but that the new snapshot does not have as they were frozen;
             they stay in the tree.
         copied_up: Paths whose bytes were saved from the old base.
@@ -117,6 +118,7 @@ class SettleResult:
 
     base: str
     dropped: list[tuple[str, int, int]]
+    changed_attrs: list[int]
     kept_back: list[str]
     copied_up: list[str]
     remaining: int
@@ -139,6 +141,7 @@ class Settlement:
         self._converted: list[FileNode] = []
         self.kept_back: list[str] = []
         self.dropped: list[tuple[str, int, int]] = []
+        self.changed_attrs: list[int] = []
         self.spools: list[int] = []
         self.remaining: dict[Node, None] = {}
 
@@ -316,6 +319,8 @@ class Settlement:
             places = [self._new_place(*link) for link in node.links()]
             if node.io is None and all(place in committed for place in places):
                 self.spools.append(node.spool_id)
+                if node.extra is not None or node.perm != self._core.defaults.file:
+                    self.changed_attrs.append(node.ino)
                 for place in places:
                     # Names of one file become files of their own; one of them keeps the number, all keep the time.
                     assert place is not None
@@ -376,6 +381,8 @@ class Settlement:
             return
         # Says nothing any more that the new lower directory does not say itself.
         self.dropped.append((place, directory.ino, directory.mtime_ns))
+        if directory.perm != self._core.defaults.directory:
+            self.changed_attrs.append(directory.ino)
         directory.parent = None
 
     def _removed_since(self, directory: DirNode) -> Iterator[str]:
