@@ -32,6 +32,7 @@ from icefs.worktree.attributes import AttrChange
 from icefs.worktree.namespace import RENAME_EXCHANGE
 from icefs.worktree.nodes import Perm, Where
 from icefs.worktree.overlay import WorkTree
+from icefs.worktree.settle import SettleResult
 from icefs.zarr.keys import METADATA_NAME, metadata_key, node_prefix
 
 _WRITING: Final = os.O_WRONLY | os.O_RDWR | os.O_TRUNC
@@ -321,8 +322,12 @@ class WorkingTree(WorkingBase):
         told: list[tuple[list[Entry], list[int]]] = []
         inos = list(open_inos)
 
+        def on_switch(result: SettleResult) -> None:
+            entries, attrs = self.move(move, inos)
+            told.append((entries, [*attrs, *result.changed_attrs]))
+
         def switch() -> None:
-            work.rebase_to(str(move.session.snapshot_id), lambda _: told.append(self.move(move, inos)))
+            work.rebase_to(str(move.session.snapshot_id), on_switch)
             work.forget_kept(self._changed_paths(move))
 
         try:
