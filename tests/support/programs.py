@@ -167,8 +167,8 @@ class Branch:
         assert self.committed_files(name) == committed
         assert not any(self.control("status.json")["staged"].values())
 
-    def look(self, name: str) -> dict[str, tuple[int, int, int, int]]:
-        """Looks at the numbers, sizes, times and modes of all files below a name."""
+    def look(self, name: str) -> dict[str, tuple[int, int, int]]:
+        """Looks at the numbers, sizes and times of all files below a name; modes are no part of a commit."""
         found = {}
         for path in (self.path / name).rglob("*"):
             if path.is_file():
@@ -177,7 +177,6 @@ class Branch:
                     stat.st_ino,
                     stat.st_size,
                     stat.st_mtime_ns,
-                    stat.st_mode,
                 )
         return found
 

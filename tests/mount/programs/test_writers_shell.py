@@ -1,5 +1,6 @@
 """What a shell has, at work on a mounted branch: trees copied, unpacked, synchronised, moved, edited and removed."""
 
+import hashlib
 import os
 import re
 import shutil
@@ -268,6 +269,48 @@ def test_dd(branch, sources):
     expected[3:5] = 0
     np.testing.assert_array_equal(branch.official("dd/plain")[10:20, 10:20], expected)
     np.testing.assert_array_equal(branch.official("dd/plain")[20:30, 20:30], A[20:30, 20:30])
+
+
+@pytest.mark.parametrize(
+    "commands",
+    [
+        ["rsync -aHAX --partial-dir=.partial {source}/ {path}/"],
+        ["rsync -a --delay-updates {source}/ {path}/", "rsync -a --delay-updates --delete-delay {other}/ {path}/"],
+        ["cp --preserve=all -r {source} {path} && chmod -R u+rwX,g-w {path} && chown -R 0:0 {path}"],
+        ["mkdir {path} && tar cf - -C {source} . | tar --xattrs -xpf - -C {path}"],
+        ["install -D -m 600 {source}/zarr.json {path}/zarr.json", "cp -r {source}/plain {path}"],
+        ["cp -r {source} {path}", "mv {path}/plain {path}/t; mv {path}/g/sharded {path}/plain; mv {path}/t {path}/h"],
+        ["cp -r {source} {path}", "rm -r {path}/g && cp -r {path}/plain {path}/g"],
+        ["cp -r {source} {path}", "rm -r {path}/plain && cp -r {path}/g {path}/plain"],
+        ["cp -r {source} {path}", "mv {path}/plain {scratch} && mv {scratch} {path}/back"],
+        ["cp -r {source} {path}", ": > {path}/plain/c/0/0; cp {other}/plain/c/0/1 {path}/plain/c/0/0"],
+    ],
+    ids=lambda commands: " ".join(commands[-1].split()[:2]),
+)
+def test_what_is_typed_into_a_shell(branch, sources, tmp_path, commands):
+    find_program("rsync")
+    places = {"source": sources / "one", "other": sources / "two", "scratch": tmp_path / "scratch"}
+    name = f"shell-{hashlib.sha256(str(commands).encode()).hexdigest()[:8]}"
+    branch.do(name, *(lambda path, text=text: run("sh", "-ec", text.format(path=path, **places)) for text in commands))
+
+
+def test_names_of_one_file_are_files_of_their_own_after_the_commit(branch, sources):
+    """Icechunk has no hard links: until the commit they are one file, which is stored for each name."""
+    place = branch.path / "linked"
+    run("cp", "-r", sources / "one", place)
+    run("cp", "-al", place / "plain", place / "again")
+    chunk, again = place / "plain/c/0/0", place / "again/c/0/0"
+    assert chunk.stat().st_nlink == 2
+    assert chunk.stat().st_ino == again.stat().st_ino
+    branch.commit("linked")
+    assert chunk.stat().st_nlink == again.stat().st_nlink == 1
+    assert chunk.stat().st_ino != again.stat().st_ino
+    run("dd", "if=/dev/zero", f"of={again}", "bs=400", "count=1", "conv=notrunc")
+    branch.commit("one of them")
+    group = branch.official("linked")
+    np.testing.assert_array_equal(group["plain"][:], A)
+    assert not group["again"][:10, :10].any()
+    np.testing.assert_array_equal(group["again"][10:], A[10:])
 
 
 def test_git_checks_out_into_a_branch(branch, sources, tmp_path):
