@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from icefs.vfs.interface import FileHandle
 from icefs.worktree.overlay import WorkTree
+from icefs.zarr.keys import METADATA_NAME
 
 if TYPE_CHECKING:
     from icefs.vfs.working import WorkingTree
@@ -23,7 +24,7 @@ class OverlayHandle(FileHandle):
         is_writable: Whether it was opened for writing.
     """
 
-    __slots__ = ("_is_warm", "_lower", "_tree", "_work", "_wrote", "is_writable", "number")
+    __slots__ = ("_lower", "_tree", "_work", "_wrote", "is_writable", "number")
 
     def __init__(
         self, tree: "WorkingTree", work: WorkTree, ino: int, number: int, flags: int, lower: FileHandle | None
@@ -35,8 +36,6 @@ class OverlayHandle(FileHandle):
         self._tree = tree
         self._work = work
         self._lower = lower
-        # The first write to a file of the base copies it.
-        self._is_warm = bool(flags & (os.O_TRUNC | os.O_CREAT))
         self._wrote = bool(flags & os.O_TRUNC)
 
     @property
@@ -66,11 +65,11 @@ class OverlayHandle(FileHandle):
         """Writes bytes."""
         await self._tree.may_write()
         self._wrote = True
-        if self._is_warm:
-            return self._work.write(self.number, offset, data)
-        count = await self._tree.in_thread(lambda: self._work.write(self.number, offset, data))
-        self._is_warm = True
-        return count
+        work = self._work
+        if work.is_ready(self.number):
+            return work.write(self.number, offset, data)
+        # The first write to a file of the base, or after a freeze, copies it.
+        return await self._tree.in_thread(lambda: work.write(self.number, offset, data))
 
     async def flush(self) -> None:
         """Makes what was written survive the death of the daemon.
@@ -83,7 +82,8 @@ class OverlayHandle(FileHandle):
         self._work.flush(self.number)
         if self._wrote:
             self._wrote = False
-            await self._tree.check_written(self.number)
+            if self._work.name_of(self.number) == METADATA_NAME:
+                await self._tree.check_metadata(self.number)
 
     async def fsync(self) -> None:
         """Makes what was written survive power loss."""

@@ -274,23 +274,13 @@ class WorkingTree(WorkingBase):
 
     # What a file must be.
 
-    async def check_written(self, number: int) -> None:
-        """Checks a file that was written and is closed: a `zarr.json` must be one.
+    async def check_metadata(self, number: int) -> None:
+        """Checks a `zarr.json` that was written and is closed.
 
         Raises:
             InvalidMetadataError: it is none.
         """
-
-        def check(work: WorkTree) -> None:
-            where = work.where_of(number)
-            try:
-                name = work.path_of(where).rpartition("/")[2]
-            except (EntryNotFoundError, StaleError):
-                return
-            if name == METADATA_NAME:
-                self._check_metadata(work, where)
-
-        await self.change(check)
+        await self.change(lambda work: self._check_metadata(work, work.where_of(number)))
 
     def _check_metadata(self, work: WorkTree, where: Where) -> None:
         attr = work.getattr(where)

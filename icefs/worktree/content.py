@@ -190,6 +190,10 @@ class Content:
         if node in self._core.superseded:
             op.spools += [spool_id for spool_id in self._core.superseded.pop(node) if spool_id != node.spool_id]
 
+    def is_private(self, node: FileNode) -> bool:
+        """Tells whether a file's bytes can be changed without copying them first."""
+        return not node.size or (bool(node.spool_id) and not self._is_shared(node))
+
     def _is_shared(self, node: FileNode) -> bool:
         core, spool_id = self._core, node.spool_id
         return 0 < spool_id <= core.spool_limit or spool_id in core.final or bool(node.flags & LOST)

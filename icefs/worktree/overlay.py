@@ -236,6 +236,8 @@ class WorkTree:
     def knows(self, ino: int) -> bool:
         """Tells whether an inode number is (or was, before a commit) the tree's, and so may be used as a `Where`."""
         core = self._core
+        if ino in core.by_ino:
+            return True
         with core.lock:
             return ino in core.by_ino or core.kept.path_of(ino) is not None
 
@@ -373,6 +375,14 @@ class WorkTree:
     def is_local(self, handle: int) -> bool:
         """Tells whether the bytes of an open file are on the local disk, so that reading them need not wait."""
         return self._files.is_local(handle)
+
+    def is_ready(self, handle: int) -> bool:
+        """Tells whether writing to an open file need not wait for a copy or a freeze, as far as one can tell."""
+        return self._files.is_ready(handle)
+
+    def name_of(self, handle: int) -> str | None:
+        """Returns the name of an open file, None if it has none or nobody has changed it."""
+        return self._files.name(handle)
 
     def where_of(self, handle: int) -> Where:
         """Returns how to name an open file."""

@@ -9,6 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from queue import SimpleQueue
 from typing import Final
 
 from icefs.errors import IcefsError
@@ -23,10 +24,10 @@ _QUICK_NS: Final = 50_000_000
 class SpoolAhead:
     """Keeps empty spool files ready while many are wanted.
 
-    INVARIANT: `_ready` holds files that nothing refers to; with `_asked` ids under way they are at most `count`.
+    INVARIANT: `_ready` holds files that nothing refers to; with those under way they are at most `count`.
 
     Concurrency: `take` and `close` are called with the tree's lock held. A thread of its own makes files and removes
-    those that a freeze has made useless; it touches `_ready`, whose operations are atomic, and `_orders`.
+    those that a freeze has made useless; what it shares, `_ready` and `_orders`, has atomic operations.
     """
 
     def __init__(self, spool: Spool, take_id: Callable[[], int], count: int) -> None:
@@ -41,8 +42,7 @@ class SpoolAhead:
         self._take_id = take_id
         self._count = count
         self._ready: deque[SpoolFile] = deque()
-        self._orders: deque[int | SpoolFile] = deque()
-        self._wake = threading.Semaphore(0)
+        self._orders: SimpleQueue[list[int] | SpoolFile | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
         self._asked = 0
         self._made = 0
@@ -65,34 +65,37 @@ class SpoolAhead:
                 break
             self._order(file)
             file = None
-        if self._streak >= _STREAK and len(ready) + self._asked - self._made <= self._count // 2:
-            for _ in range(self._count // 2):
-                self._order(self._take_id())
+        half = self._count // 2
+        if self._streak >= _STREAK and len(ready) + self._asked - self._made <= half:
+            # One order for many, as waking a thread takes as long as making a file.
+            self._asked += half
+            self._order([self._take_id() for _ in range(half)])
         return file
 
-    def _order(self, order: "int | SpoolFile") -> None:
+    def _order(self, order: "list[int] | SpoolFile") -> None:
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="icefs-spool", daemon=True)
             self._thread.start()
-        if isinstance(order, int):
-            self._asked += 1
-        self._orders.append(order)
-        self._wake.release()
+        self._orders.put(order)
 
     def _run(self) -> None:
-        while True:
-            self._wake.acquire()
-            if self._is_closed:
-                return
-            order = self._orders.popleft()
+        while (order := self._orders.get()) is not None:
             if isinstance(order, SpoolFile):
                 self._remove(order)
-                continue
+            else:
+                self._make(order)
+
+    def _make(self, ids: list[int]) -> None:
+        for number, spool_id in enumerate(ids):
+            if self._is_closed:
+                return
             try:
-                self._ready.append(self._spool.create(order))
+                self._ready.append(self._spool.create(spool_id))
             except IcefsError:
                 # Whoever wants a file now makes it, and learns what is wrong: a full disk, mostly.
                 self._streak = -_STREAK
+                self._made += len(ids) - number
+                return
             self._made += 1
 
     def _remove(self, file: SpoolFile) -> None:
@@ -103,9 +106,7 @@ class SpoolAhead:
         """Removes what nobody wanted; nothing is taken afterwards."""
         self._is_closed = True
         if self._thread is not None:
-            self._wake.release()
+            self._orders.put(None)
             self._thread.join()
-        for file in [*self._ready, *(order for order in self._orders if isinstance(order, SpoolFile))]:
-            self._remove(file)
-        self._ready.clear()
-        self._orders.clear()
+        while self._ready:
+            self._remove(self._ready.popleft())

@@ -163,7 +163,7 @@ def staged_commit(mountpoint: str) -> float:
         with open(f"a/c/{number % 64}/{number // 64 % 64}", "rb", buffering=0) as file:
             file.read()
 
-    reader, writer = _Probe(read), _Probe(lambda number: _write_file(f"others/{number}", data))
+    reader, writer = _Probe(read), _Probe(lambda number: _write_file(f"others/{number}.txt", data))
     reader.start()
     writer.start()
     seconds = _commit(".")
