@@ -10,10 +10,10 @@ Source: format notes §2, §5 and §7.12; upstream icechunk/src/session.rs.
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
+from icefs.clock import to_datetime
 from icefs.engine import updates
 from icefs.engine.changeset import ChangeSet
 from icefs.engine.commit import write_snapshot
@@ -380,7 +380,7 @@ def _told(history: Iterable[SnapshotInfo], base: SnapshotId) -> list[dict[str, s
         {
             "id": str(info.id),
             "message": info.message,
-            "written_at": datetime.fromtimestamp(info.flushed_at / 1e6, UTC).isoformat(),
+            "written_at": to_datetime(info.flushed_at).isoformat(),
         }
         for info in islice((info for info in history if info.id != base), _MAX_TOLD)
     ]

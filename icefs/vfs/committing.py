@@ -12,21 +12,22 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from icefs.engine.conflicts import BasicConflictSolver, ConflictDetector, ConflictSolver, VersionSelection
 from icefs.engine.session import Session
 from icefs.engine.updates import MOVE_NODE
 from icefs.engine.writable import WritableSession
 from icefs.engine.writing import WritableRepository
-from icefs.errors import BranchMovedError, InvalidInputError, NothingToCommitError, StorageError, UnsupportedError
+from icefs.errors import BranchMovedError, InvalidInputError, NothingToCommitError, SessionStateError, StorageError
 from icefs.format.ids import SnapshotId
 from icefs.format.manifest import ArrayRefs, InlineRef
 from icefs.vfs.branches import Entry, Move, plan_move
 from icefs.vfs.places import open_session
+from icefs.worktree.commits import TreeChangedError
 from icefs.worktree.frozen import FrozenTree
 from icefs.worktree.overlay import WorkTree
 from icefs.worktree.settle import SettleResult
 from icefs.worktree.staging import Staged, stage
 from icefs.worktree.uploads import ArrayUpload, Progress, UploadOptions, upload_chunks
+from icefs.worktree.yielding import TreeSolver, revealed
 
 if TYPE_CHECKING:
     from icefs.vfs.working import WorkingTree
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _SHOWN: Final = 20
+_REBASE_TRIES: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,23 +76,6 @@ class Committed:
     attrs: list[int]
 
 
-def solver_for(name: str) -> ConflictSolver:
-    """Returns what solves conflicts in the way of that name.
-
-    Raises:
-        InvalidInputError: there is no such way.
-    """
-    if name == "fail":
-        return ConflictDetector()
-    if name == "ours":
-        return BasicConflictSolver(VersionSelection.UseOurs)
-    if name == "theirs":
-        raise UnsupportedError(
-            "a working tree cannot give way to others' chunks yet", hint="discard the chunks, then rebase with ours"
-        )
-    raise InvalidInputError(f"no way to rebase is called {name!r}", hint="one of ours, fail")
-
-
 def commit(
     tree: "WorkingTree",
     work: WorkTree,
@@ -115,7 +100,7 @@ def commit(
         BranchMovedError, RebaseFailedError: others have committed; the tree is as it was.
         StorageError: the store failed; the tree is as it was, or the commit's outcome is not known yet.
     """
-    solver = None if request.rebase is None else solver_for(request.rebase)
+    solver = None if request.rebase is None else TreeSolver(request.rebase)
     repository = tree.settings.repository
     if work.pending_intent is not None:
         resolve(tree, work, open_inos)
@@ -143,12 +128,28 @@ def commit(
                 before_publish=announce,
             )
     except BaseException as error:
-        published = _published(repository, tree.name, session, error)
+        try:
+            published = _published(repository, tree.name, session, error)
+        except StorageError as unreadable:
+            work.leave_pending(frozen)
+            raise _in_doubt(session, unreadable) from error
         if published is None:
             work.abandon(frozen)
             raise
         snapshot_id = published
-    return _settle(tree, work, frozen, staged, snapshot_id, open_inos)
+    return _settle(tree, work, frozen, staged, snapshot_id, open_inos, solver)
+
+
+def _in_doubt(session: WritableSession | None, error: StorageError) -> StorageError:
+    assert session is not None  # there is a doubt
+    assert session.in_doubt is not None
+    snapshot_id = str(session.in_doubt.snapshot_id)
+    return StorageError(
+        f"the store does not tell whether the commit {snapshot_id} was made: {error.message}",
+        kind="commit-in-doubt",
+        hint="nothing is lost; it is found out when the store answers again, with the next commit or refresh",
+        snapshot=snapshot_id,
+    )
 
 
 def _amend(session: WritableSession, request: CommitRequest, announce: Callable[[SnapshotId], None]) -> SnapshotId:
@@ -251,13 +252,18 @@ def _settle(
     staged: Staged,
     snapshot_id: SnapshotId,
     open_inos: Iterable[int],
+    solver: TreeSolver | None,
 ) -> Committed:
     """Puts the tree on the snapshot that it became."""
     before = tree.next_number
     told = _Switch(tree, snapshot_id, open_inos)
-    result = work.complete(frozen, str(snapshot_id), staged.left, told)
+    yielded = [] if solver is None else list(solver.paths(told.move.session))
+    result = work.complete(frozen, str(snapshot_id), staged.left, told, yielded)
     # A file that had several names is several files now.
     entries = [*_new_names(work, result, before), *_cut_names(work, told.move)]
+    if solver is not None and solver.was_needed:
+        entries += [*told.entries, *_names_above(work, yielded)]
+        work.forget_kept(tree.changed_paths(_their_part(tree, told, frozen.base, snapshot_id)))
     facts = {
         "snapshot": str(snapshot_id),
         "nodes": len(staged.nodes) + len(staged.deleted),
@@ -267,6 +273,28 @@ def _settle(
         "remaining": result.remaining,
     }
     return Committed(snapshot_id, facts, entries, told.attrs)
+
+
+def _their_part(tree: "WorkingTree", told: "_Switch", base: str, snapshot_id: SnapshotId) -> Move:
+    """Works out what came in between when a commit was rebased; numbers and times of that are not those of before."""
+    repository = tree.settings.repository
+    parent = repository.snapshot_info(snapshot_id).parent_id
+    if parent is None or str(parent) == base:
+        return told.move
+    return plan_move(open_session(repository, SnapshotId.parse(base)), open_session(repository, parent))
+
+
+def _names_above(work: WorkTree, paths: Iterable[str]) -> Iterable[Entry]:
+    """Yields names that were hidden, or led to the tree's own files, with those of the directories above them."""
+    seen: set[str] = set()
+    for path in paths:
+        while path and path not in seen:
+            seen.add(path)
+            above, _, name = path.rpartition("/")
+            where = work.where_is(above)
+            if where is not None:
+                yield work.getattr(where).ino, name.encode(errors="surrogatepass")
+            path = above
 
 
 def _cut_names(work: WorkTree, move: Move) -> Iterable[Entry]:
@@ -318,9 +346,15 @@ def resolve(tree: "WorkingTree", work: WorkTree, open_inos: Iterable[int]) -> No
 
 
 def recover(tree: "WorkingTree", work: WorkTree, session: Session) -> None:
-    """Brings a working tree that was just opened to where it can be worked with; in a worker thread."""
+    """Brings a working tree that was just opened to where it can be worked with; in a worker thread.
+
+    Where the store does not answer, a commit in doubt stays so; the tree can be read and written all the same.
+    """
     if work.pending_intent is not None:
-        resolve(tree, work, ())
+        try:
+            resolve(tree, work, ())
+        except StorageError as error:
+            logger.warning("%s: cannot find out yet whether the last commit was made: %s", tree.label, error)
     if not work.recovery.is_new:
         logger.info("%s has the working tree of %s", tree.label or "the mount", session.snapshot_id)
 
@@ -335,25 +369,48 @@ def rebase_tree(
 
     Raises:
         RebaseFailedError: what is staged conflicts with what others have committed; the tree is as it was.
-        InvalidInputError: files that cannot be committed cannot be compared either.
+        SessionStateError: the tree changes faster than it can be compared; it is as it was (kind `tree-changed`).
+        StorageError: the store failed; the tree is as it was.
     """
-    solver = solver_for(how)
+    if work.pending_intent is not None:
+        resolve(tree, work, open_inos)
+    for _ in range(_REBASE_TRIES):
+        tip = tree.settings.repository.lookup_branch(tree.name)
+        if str(tip) == work.base:
+            return tip, [], []
+        view = work.view()
+        try:
+            session, yielded = _compare(tree, view, TreeSolver(how))
+        finally:
+            work.release_view(view)
+        tip = session.snapshot_id
+        switch = _Switch(tree, tip, open_inos)
+        try:
+            work.rebase_to(str(tip), switch, view.revision, yielded)
+        except TreeChangedError:
+            continue  # what was written since has to be compared, too
+        work.forget_kept(tree.changed_paths(switch.move))
+        return tip, [*switch.entries, *_names_above(work, yielded)], switch.attrs
+    raise SessionStateError(
+        "files of the working tree change all the time, so they cannot be compared with others' commits",
+        kind="tree-changed",
+        hint="pause the programs that write, or commit with a rebase: that works on the tree of one moment",
+    )
+
+
+def _compare(tree: "WorkingTree", view: FrozenTree, solver: TreeSolver) -> tuple[WritableSession, list[str]]:
+    """Rebases what is staged, without storing it.
+
+    Returns:
+        The changes on the branch's tip, and the paths at which the tree gives way.
+    """
     repository = tree.settings.repository
-    tip = repository.lookup_branch(tree.name)
-    if str(tip) == work.base:
-        return tip, [], []
-    view = work.view()
-    try:
-        base = open_session(repository, SnapshotId.parse(view.base))
-        staged = stage(view, base)
-        session = _session_for(staged, repository, tree.name, base)
-        _pretend(staged, session)
-        session.rebase(solver)
-    finally:
-        work.release_view(view)
-    switch = _Switch(tree, tip, open_inos)
-    work.rebase_to(str(tip), switch)
-    return tip, switch.entries, switch.attrs
+    base = open_session(repository, SnapshotId.parse(view.base))
+    staged = stage(view, base)
+    session = _session_for(staged, repository, tree.name, base)
+    _pretend(staged, session)
+    session.rebase(solver)
+    return session, [*solver.paths(session), *revealed(view, session)]
 
 
 def _pretend(staged: Staged, session: WritableSession) -> None:

@@ -318,7 +318,7 @@ class WorkingTree(WorkingBase):
 
         def switch() -> None:
             work.rebase_to(str(move.session.snapshot_id), on_switch)
-            work.forget_kept(self._changed_paths(move))
+            work.forget_kept(self.changed_paths(move))
 
         try:
             await self.settings.threads.run(switch)
@@ -328,7 +328,8 @@ class WorkingTree(WorkingBase):
         entries, attrs = told[0]
         return self.translated(entries), attrs
 
-    def _changed_paths(self, move: Move) -> list[str]:
+    def changed_paths(self, move: Move) -> list[str]:
+        """Returns the lower paths at and below which a move shows other content."""
         changes = move.changes
         paths = [metadata_key(path) for path in changes.new | changes.deleted | changes.updated]
         for path, array in move.arrays.items():

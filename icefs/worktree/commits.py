@@ -23,6 +23,12 @@ from icefs.worktree.settle import FrozenIndex, Settlement, SettleResult
 type OnSwitch = Callable[[SettleResult], None]
 
 
+class TreeChangedError(SessionStateError):
+    """The working tree is not what it was compared as; compare it again."""
+
+    default_kind = "tree-changed"
+
+
 class Commits:
     """Views of a tree, and changes of its base.
 
@@ -150,8 +156,22 @@ class Commits:
 
     # Changing the base
 
+    def leave_pending(self, frozen: FrozenTree) -> None:
+        """Keeps the frozen tree of a commit whose outcome cannot be learnt now, with the intent that was recorded."""
+        core = self._core
+        with core.lock:
+            self._check_durable(frozen)
+            intent = core.journal.intent()
+            assert intent is not None  # it was recorded before anything was published
+            self.add_recovered(frozen, intent)
+
     def complete(
-        self, frozen: FrozenTree, new_base: str, left: Iterable[str], on_switch: OnSwitch | None
+        self,
+        frozen: FrozenTree,
+        new_base: str,
+        left: Iterable[str],
+        on_switch: OnSwitch | None,
+        yielded: Iterable[str] = (),
     ) -> SettleResult:
         """Puts the tree on the snapshot that the frozen tree became."""
         core = self._core
@@ -159,27 +179,44 @@ class Commits:
             core.check_open()
             self._check_durable(frozen)
         lower = core.lower_for(new_base)
-        settlement = Settlement(core, FrozenIndex.of(frozen, frozenset(left)), frozen, lower)
+        settlement = Settlement(core, FrozenIndex.of(frozen, frozenset(left)), frozen, lower, yielded)
         settlement.verify()
         return self._settle(settlement, new_base, frozen.view, on_switch)
 
-    def rebase_to(self, new_base: str, on_switch: OnSwitch | None) -> SettleResult:
-        """Puts the tree, with all its changes, on another snapshot."""
+    def rebase_to(
+        self, new_base: str, on_switch: OnSwitch | None, expected: int | None = None, yielded: Iterable[str] = ()
+    ) -> SettleResult:
+        """Puts the tree, with all its changes but those at `yielded`, on another snapshot.
+
+        Raises:
+            TreeChangedError: the tree's revision is not `expected` any more, also because bytes that only the old
+                base has had to be copied; nothing else was changed.
+        """
         core = self._core
         lower = core.lower_for(new_base)
-        with core.lock:
-            core.check_open()
-            if core.views:
-                raise SessionStateError("the branch cannot change its base while a commit or status is under way")
-        return self._settle(Settlement(core, None, None, lower), new_base, None, on_switch)
+        self._check_unfrozen()
+        return self._settle(Settlement(core, None, None, lower, yielded), new_base, None, on_switch, expected)
+
+    def _check_unfrozen(self) -> None:
+        if any(view.is_durable for view in self._core.views):
+            raise SessionStateError(
+                "the branch cannot change its base while a commit is under way", kind="commit-not-allowed"
+            )
 
     def _settle(
-        self, settlement: Settlement, new_base: str, view: View | None, on_switch: OnSwitch | None
+        self,
+        settlement: Settlement,
+        new_base: str,
+        view: View | None,
+        on_switch: OnSwitch | None,
+        expected: int | None = None,
     ) -> SettleResult:
         core = self._core
         copied_up: list[str] = []
         while True:
             with core.change() as op:
+                if expected is not None and core.revision != expected:
+                    raise TreeChangedError("the working tree changed while it was compared with others' commits")
                 files = settlement.rescue_files()
                 directories = settlement.rescue_dirs()
                 if not files and not directories:
@@ -203,8 +240,8 @@ class Commits:
         on_switch: OnSwitch | None,
     ) -> SettleResult:
         core = self._core
-        if view is None and core.views:
-            raise SessionStateError("the branch cannot change its base while a commit or status is under way")
+        if view is None:
+            self._check_unfrozen()
         if view is not None and view not in core.views:
             raise SessionStateError("the view was given back already")
         settlement.apply()
@@ -216,6 +253,7 @@ class Commits:
             raise
         settlement.finish()
         core.base = new_base
+        core.revision += 1
         op.spools.extend(spool_id for spool_id in settlement.spools if spool_id)
         if view is not None:
             self._remove_view(op, view)

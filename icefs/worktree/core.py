@@ -98,6 +98,7 @@ class TreeCore:
         superseded: Spool files that a file no longer has its bytes in, but that its row still names.
         writers: Writes under way outside the lock.
         is_freezing: New writers wait.
+        revision: Counts what may change what the tree shows; the same number means the same tree.
     """
 
     def __init__(
@@ -136,6 +137,7 @@ class TreeCore:
         self.writers = 0
         self.is_freezing = False
         self.is_closed = False
+        self.revision = 0
         self._allocate = allocate
         self._perms: dict[Perm, Perm] = {}
         self.root = DirNode(ROOT_ID, 0, self.perm(*defaults.directory), 0, "")
@@ -171,6 +173,7 @@ class TreeCore:
 
     def content_time(self, node: FileNode) -> None:
         """Gives a file new times because its content changes."""
+        self.revision += 1
         now = self.tick(node)
         if now == node.mtime_ns:
             now += 1
@@ -178,6 +181,7 @@ class TreeCore:
 
     def mark_behind(self, node: FileNode) -> None:
         """Notes that a file's content is newer than its row."""
+        self.revision += 1
         if not node.flags & DIRTY:
             node.flags |= DIRTY
             self.behind[node] = None
@@ -497,6 +501,7 @@ class Change:
 
     def touch(self, node: Node) -> None:
         """Must be called before a node changes in this operation."""
+        self.core.revision += 1
         self._undo.append((node, None, node.state()))
         if self.core.views:
             self.core.keep_for_views(node)

@@ -147,6 +147,7 @@ class FrozenTree:
 
     Attributes:
         base: The snapshot that it stands on.
+        revision: The tree's own at that moment; together with `base` it tells whether anything has changed since.
         lower: The lower tree.
         view: The former states; for the working tree.
     """
@@ -155,6 +156,7 @@ class FrozenTree:
         self._core = core
         self.view = view
         self.base = core.base
+        self.revision = core.revision
         self.lower: Lower = core.lower
         self._root: FrozenDir | None = None
 

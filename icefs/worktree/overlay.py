@@ -452,7 +452,12 @@ class WorkTree:
         self._commits.record_intent(frozen, snapshot_id, base, left)
 
     def complete(
-        self, frozen: FrozenTree, new_base: str, left: Iterable[str] = (), on_switch: OnSwitch | None = None
+        self,
+        frozen: FrozenTree,
+        new_base: str,
+        left: Iterable[str] = (),
+        on_switch: OnSwitch | None = None,
+        yielded: Iterable[str] = (),
     ) -> SettleResult:
         """Puts the tree on the snapshot that `frozen` became; what was committed and not changed since is dropped.
 
@@ -461,11 +466,16 @@ class WorkTree:
             new_base: The snapshot.
             left: The paths of `frozen` that were not committed (untracked, invalid), with all below them.
             on_switch: Called with the result while the tree is still locked, for tables that must change with it.
+            yielded: The paths of `frozen` at which the snapshot has what others wrote, which is to be seen instead.
 
         Raises:
             NoSpaceError: the disk is full; the tree is still frozen on the old base, and this can be called again.
         """
-        return self._commits.complete(frozen, new_base, left, on_switch)
+        return self._commits.complete(frozen, new_base, left, on_switch, yielded)
+
+    def leave_pending(self, frozen: FrozenTree) -> None:
+        """Keeps a frozen tree of which nobody can tell at present whether it was published; see `pending_intent`."""
+        self._commits.leave_pending(frozen)
 
     def abandon(self, frozen: FrozenTree) -> None:
         """Gives a frozen tree back whose commit failed; the working tree is as if it had not been frozen."""
@@ -473,7 +483,7 @@ class WorkTree:
 
     @property
     def pending_intent(self) -> Intent | None:
-        """A commit that was about to be published when the tree was last open, and whose outcome is not known.
+        """A commit that was about to be published, in this process or one before, and whose outcome is not known.
 
         Until it is resolved, nothing can be committed or discarded; files can be read and written.
         """
@@ -495,9 +505,30 @@ class WorkTree:
             raise SessionStateError("there is no commit to be resolved")
         return frozen, intent
 
-    def rebase_to(self, new_base: str, on_switch: OnSwitch | None = None) -> SettleResult:
-        """Puts the tree, with all its changes, on another snapshot."""
-        return self._commits.rebase_to(new_base, on_switch)
+    @property
+    def revision(self) -> int:
+        """Changes whenever the tree may show something else than before."""
+        return self._core.revision
+
+    def rebase_to(
+        self,
+        new_base: str,
+        on_switch: OnSwitch | None = None,
+        expected: int | None = None,
+        yielded: Iterable[str] = (),
+    ) -> SettleResult:
+        """Puts the tree, with all its changes, on another snapshot.
+
+        Args:
+            new_base: The snapshot.
+            on_switch: As for `complete`.
+            expected: The revision that the tree must still have.
+            yielded: Paths at which the new base is to be seen, also where the tree has changed or removed them.
+
+        Raises:
+            TreeChangedError: the tree has another revision; it stays on its base.
+        """
+        return self._commits.rebase_to(new_base, on_switch, expected, yielded)
 
     def discard(self, path: str = "") -> Discarded:
         """Drops all changes at a path of the merged tree and below it; without a path all there are."""

@@ -9,8 +9,10 @@ what of the new lower tree belongs under it:
 - A directory that was pure lower at the freeze stands over the lower directory at the path it had then.
 - A committed file whose content did not change since is dropped; if it is open, or has further names, it stays as a
   node whose bytes are the new lower file's.
-- A whiteout stays where the new lower directory has the name. A name that was committed and has been removed since
-  gets one.
+- A whiteout stays where the new lower directory has the name, but for one that was committed: what is there then was
+  put there by others. A name that was committed and has been removed since gets one.
+- At a path that is *yielded* the new snapshot is to be seen: a file there that did not change since goes, and so does
+  what hides it.
 
 Nothing that is only in the old base, and that the tree still shows, may be lost: before the change, `rescue` lists
 the files whose bytes must be copied up.
@@ -19,7 +21,7 @@ Concurrency: `Settlement` is used under the tree's lock, except that it asks the
 before (`verify`).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from icefs.worktree.core import TreeCore
@@ -128,7 +130,16 @@ class SettleResult:
 class Settlement:
     """One change of base, planned and carried out."""
 
-    def __init__(self, core: TreeCore, index: FrozenIndex | None, frozen: FrozenTree | None, lower: Lower) -> None:
+    def __init__(
+        self,
+        core: TreeCore,
+        index: FrozenIndex | None,
+        frozen: FrozenTree | None,
+        lower: Lower,
+        yielded: Iterable[str] = (),
+    ) -> None:
+        self._yielded = frozenset(yielded)
+        self._above_yielded = frozenset(above for path in self._yielded for above in _ancestors(path))
         self._core = core
         self._index = index
         self._frozen = frozen
@@ -154,7 +165,7 @@ class Settlement:
         missing: set[str] = set()
         for files in index.files.values():
             for file in files:
-                if file.is_natural or index.is_left(file.path):
+                if file.is_natural or index.is_left(file.path) or file.path in self._yielded:
                     continue
                 if not self._has_file(file.path, file.size):
                     missing.add(file.path)
@@ -175,7 +186,8 @@ class Settlement:
         for node in core.by_ino.values():
             if isinstance(node, FileNode) and node.flags & FROM_LOWER and node.parent is not None:
                 is_provided = self._committed_path(node) is not None or self._source(node) is not None
-                if not is_provided and (not self._is_natural(node) or self._is_left(node)):
+                is_own = not self._is_natural(node) or self._is_left(node)
+                if not is_provided and is_own and not self._yields(node):
                     found.append(node)
         return found
 
@@ -259,8 +271,27 @@ class Settlement:
         if not same or (node.flags & FROM_LOWER and was.origin != node.origin):
             return []
         return [
-            file.path for file in files if not self._index.is_left(file.path) and self._has_file(file.path, node.size)
+            file.path
+            for file in files
+            if not (file.path in self._yielded or self._index.is_left(file.path))
+            and self._has_file(file.path, node.size)
         ]
+
+    def _yields(self, node: FileNode) -> bool:
+        """Tells whether a file gives way to what others wrote: under all names that it has."""
+        if not self._yielded or node.parent is None:
+            return False
+        if self._index is None or self._frozen is None:
+            return all(join(directory.path(), name) in self._yielded for directory, name in node.links())
+        files = self._index.files.get(node)
+        if files is None or not all(file.path in self._yielded for file in files) or node.flags & DIRTY:
+            return False
+        was = self._frozen.view.file_state(node)
+        return (was.spool_id, was.origin, was.flags & FROM_LOWER) == (
+            node.spool_id,
+            node.origin,
+            node.flags & FROM_LOWER,
+        )
 
     def _committed_path(self, node: FileNode) -> str | None:
         """Returns the one of these paths that the file takes its content from: its own place if it can be."""
@@ -313,6 +344,11 @@ class Settlement:
 
     def _settle_file(self, node: FileNode) -> bool:
         """Gives a file its new content; returns whether the tree keeps it."""
+        if self._yields(node):
+            self._vanished.append(node)
+            if node.io is None:
+                self.spools.append(node.spool_id)
+            return False
         committed = self._committed_paths(node)
         path = self._chosen(node, committed)
         if path is not None:
@@ -361,11 +397,11 @@ class Settlement:
         entries: dict[str, Entry] = {}
         for name, entry in directory.entries.items():
             if entry is WHITEOUT:
-                is_kept = place is not None and self._stat(join(place, name)) is not None
-            elif isinstance(entry, DirNode):
-                is_kept = entry.parent is directory
-            else:
-                is_kept = keep[entry]
+                opened = None if place is None else self._whiteout(directory, place, name)
+                if opened is not None:
+                    entries[name] = opened
+                continue
+            is_kept = entry.parent is directory if isinstance(entry, DirNode) else keep[entry]
             if is_kept:
                 entries[name] = entry
         if place is not None:
@@ -384,6 +420,36 @@ class Settlement:
         if directory.perm != self._core.defaults.directory:
             self.changed_attrs.append(directory.ino)
         directory.parent = None
+
+    def _whiteout(self, directory: DirNode, place: str, name: str) -> Entry | None:
+        """Returns what becomes of a whiteout: itself, nothing, or a directory of which some names are to be seen."""
+        if self._stat(join(place, name)) is None or self._was_committed(directory, name):
+            return None
+        path = join(directory.path(), name)
+        if path in self._yielded:
+            return None
+        return self._opened(directory, name, join(place, name), path) if path in self._above_yielded else WHITEOUT
+
+    def _was_committed(self, directory: DirNode, name: str) -> bool:
+        frozen = self._index.dirs.get(directory) if self._index is not None else None
+        if self._index is None or frozen is None or frozen.entries.get(name) is not WHITEOUT:
+            return False
+        return not self._index.is_left(join(frozen.path, name))
+
+    def _opened(self, parent: DirNode, name: str, place: str, path: str) -> DirNode:
+        """Makes a directory that hides everything of a lower one but what is yielded."""
+        core = self._core
+        attr = self._stat(place)
+        mtime_ns = 0 if attr is None else max(attr.mtime_ns, 0)
+        node = DirNode(core.take_id(), core.new_ino(), core.perm(*core.defaults.directory), mtime_ns, place)
+        node.parent, node.name, node.hidden = parent, name, None
+        for below, _ in self._lower.list(place):
+            inner = join(path, below)
+            if inner in self._above_yielded:
+                node.entries[below] = self._opened(node, below, join(place, below), inner)
+            elif inner not in self._yielded:
+                node.entries[below] = WHITEOUT
+        return node
 
     def _removed_since(self, directory: DirNode) -> Iterator[str]:
         frozen = self._index.dirs.get(directory) if self._index is not None else None
@@ -499,6 +565,12 @@ class Settlement:
             attr = None if new is None else self._lower.stat(new)
             if new is not None and attr is not None and opened[0].attr is not None and attr.size == opened[0].attr.size:
                 core.lower_handles[new] = opened
+
+
+def _ancestors(path: str) -> Iterator[str]:
+    while path:
+        path = path.rpartition("/")[0]
+        yield path
 
 
 def _hidden_paths(index: FrozenIndex) -> Iterator[str]:

@@ -11,7 +11,7 @@ from icefs.engine.session import Session
 from icefs.engine.writing import WritableRepository
 from icefs.format.ids import SnapshotId
 from icefs.storage.base import Storage
-from icefs.vfs.committing import CommitRequest, Committed, commit
+from icefs.vfs.committing import CommitRequest, Committed, commit, rebase_tree
 from icefs.vfs.lower import Guarded, TreeLower
 from icefs.vfs.places import open_session
 from icefs.worktree.lower import LowerAttr
@@ -19,7 +19,9 @@ from icefs.worktree.nodes import Perm
 from icefs.worktree.overlay import TreeOptions, WorkTree
 from icefs.worktree.staged import Staged
 from icefs.worktree.staging import stage
+from icefs.worktree.uploads import UploadOptions
 from icefs.zarr.reader import KeyReader
+from icefs.zarr.writer import KeyWriter, MetadataTarget
 
 PERM = Perm(0o644, 0, 0)
 
@@ -70,7 +72,7 @@ class Bench:
         self.repository = WritableRepository.create(storage, spec_version=spec_version)
         self.name = "main"
         self.label = "main"
-        self.settings = SimpleNamespace(repository=self.repository)
+        self.settings = SimpleNamespace(repository=self.repository, uploads=UploadOptions())
         self._numbers: dict[str, int] = {}
         self._next = 1 << 40
         self._directory = directory
@@ -114,6 +116,28 @@ class Bench:
         done = commit(self, self.work, CommitRequest(message, **options), (), lambda _: None)  # type: ignore[arg-type]
         self.work.check_invariants()
         return done
+
+    def changed_paths(self, move: Any) -> list[str]:
+        return [""]
+
+    def rebase(self, how: str) -> SnapshotId:
+        tip, _, _ = rebase_tree(self, self.work, how, ())  # type: ignore[arg-type]
+        self.work.check_invariants()
+        return tip
+
+    def theirs(self, changes: Mapping[str, bytes | None], message: str = "theirs") -> None:
+        """Commits beside the working tree: keys and their values, None to delete."""
+        session = self.repository.writable_session("main")
+        writer = KeyWriter(session, KeyReader(session))
+        for key, data in changes.items():
+            target = writer.target(key)
+            if data is None:
+                writer.delete(key)
+            elif isinstance(target, MetadataTarget):
+                session.set_metadata(target.path, data)
+            else:
+                session.set_chunk(target.path, target.index, data)
+        session.commit(message)
 
     # Files.
 

@@ -1,0 +1,232 @@
+"""Working trees and others' commits: what is refused, what gives way, and what the tree shows afterwards."""
+
+import pytest
+
+from icefs.errors import BranchMovedError, RebaseFailedError, SessionStateError, StorageError
+from icefs.storage.memory import MemoryStorage
+from icefs.vfs import committing
+from tests.support.faulty import FaultyStorage
+from tests.support.staging_bench import Bench, array, group
+
+FILES = {
+    "zarr.json": group(),
+    "a/zarr.json": array((40, 40), (10, 10)),
+    **{f"a/c/{i}/{j}": bytes([i, j]) for i in range(4) for j in range(4) if (i, j) != (3, 3)},
+    "b/zarr.json": array((4,), (2,)),
+    "b/c/0": b"b0",
+}
+
+
+@pytest.fixture
+def storage():
+    return FaultyStorage(MemoryStorage())
+
+
+@pytest.fixture
+def bench(tmp_path, storage):
+    bench = Bench(tmp_path / "tree", storage)
+    bench.write_all(FILES)
+    bench.commit("first")
+    yield bench
+    bench.work.close()
+
+
+def check(bench, expected):
+    """Compares the tree, then what becomes of it when it is committed."""
+    assert bench.tree() == expected
+    if not bench.staged().is_empty:
+        bench.commit("last")
+    assert bench.committed() == expected == bench.tree()
+    assert not bench.work.has_changes()
+
+
+def without(files, *prefixes):
+    return {path: data for path, data in files.items() if not path.startswith(prefixes)}
+
+
+def test_a_moved_branch_is_refused_with_the_commits_in_between(bench):
+    bench.write("a/c/0/0", b"ours")
+    bench.theirs({"b/c/1": b"1"}, "one")
+    bench.theirs({"b/c/1": b"2"}, "two")
+    with pytest.raises(BranchMovedError) as caught:
+        bench.commit()
+    assert [told["message"] for told in caught.value.facts["commits"]] == ["two", "one"]
+    assert set(caught.value.facts["commits"][0]) == {"id", "message", "written_at"}
+    assert bench.read("a/c/0/0") == b"ours"
+    bench.rebase("fail")
+    check(bench, FILES | {"a/c/0/0": b"ours", "b/c/1": b"2"})
+
+
+def test_conflicts_name_node_and_chunks_and_the_commits(bench):
+    bench.write_all({"a/c/0/0": b"ours", "a/c/1/1": b"ours", "a/c/2/2": b"ours"})
+    bench.theirs({"b/c/1": b"1"}, "one")
+    bench.theirs({"a/c/0/0": b"theirs", "a/c/2/2": b"theirs"}, "two")
+    tree = bench.tree()
+    for attempt in (lambda: bench.rebase("fail"), lambda: bench.commit(rebase="fail")):
+        with pytest.raises(RebaseFailedError) as caught:
+            attempt()
+        [conflict] = caught.value.conflicts
+        assert (conflict.conflict_type.name, conflict.path) == ("ChunkDoubleUpdate", "/a")
+        assert conflict.conflicted_chunks == [[0, 0], [2, 2]]
+        assert [told["message"] for told in caught.value.facts["commits"]] == ["two", "one"]
+        assert bench.tree() == tree
+
+
+@pytest.mark.parametrize("at_once", [False, True], ids=["rebase", "commit"])
+@pytest.mark.parametrize("how", ["ours", "theirs"])
+def test_chunks_of_both_sides(bench, how, at_once):
+    bench.write_all({"a/c/0/0": b"ours", "a/c/1/1": b"OU", "a/c/3/3": b"new", "b/c/1": b"b1"})
+    bench.remove("a/c/2/2")
+    bench.remove("a/c/2/3")
+    theirs = {"a/c/0/0": b"theirs", "a/c/1/1": b"TH", "a/c/2/2": b"back", "a/c/3/3": b"theirs", "a/c/3/0": None}
+    bench.theirs(theirs)
+    expected = without(FILES, "a/c/2/3", "a/c/3/0") | {"b/c/1": b"b1"}
+    if how == "theirs":
+        expected |= {key: data for key, data in theirs.items() if data is not None}
+    else:
+        expected |= {"a/c/0/0": b"ours", "a/c/1/1": b"OU", "a/c/3/3": b"new"}
+        del expected["a/c/2/2"]
+    if at_once:
+        bench.commit(rebase=how)
+        assert not bench.work.has_changes()
+    else:
+        bench.rebase(how)
+    check(bench, expected)
+
+
+def test_what_they_delete_and_we_write(bench):
+    bench.write("a/c/0/0", b"ours")
+    bench.theirs({"a/c/0/0": None})
+    bench.rebase("theirs")
+    assert bench.staged().is_empty
+    check(bench, without(FILES, "a/c/0/0"))
+
+
+@pytest.mark.parametrize("how", ["fail", "ours", "theirs"])
+@pytest.mark.parametrize("at_once", [False, True], ids=["rebase", "commit"])
+def test_what_they_add_below_a_directory_that_we_removed_is_seen(bench, how, at_once):
+    bench.remove("a/c/3")
+    bench.theirs({"a/c/3/3": b"added"})
+    if at_once:
+        bench.commit(rebase=how)
+    else:
+        bench.rebase(how)
+    check(bench, without(FILES, "a/c/3/") | {"a/c/3/3": b"added"})
+
+
+def test_a_removed_directory_gives_way_chunk_by_chunk(bench):
+    bench.remove("a/c/3")
+    bench.theirs({"a/c/3/1": b"theirs"})
+    with pytest.raises(RebaseFailedError):
+        bench.rebase("fail")
+    bench.rebase("theirs")
+    check(bench, without(FILES, "a/c/3/") | {"a/c/3/1": b"theirs"})
+
+
+def test_a_removed_array_does_not_give_way_to_chunks_unless_ours_counts(bench):
+    bench.remove("a")
+    bench.theirs({"a/c/3/1": b"theirs"})
+    tree = bench.tree()
+    for how in ("fail", "theirs"):
+        with pytest.raises(RebaseFailedError) as caught:
+            bench.rebase(how)
+        assert [conflict.conflict_type.name for conflict in caught.value.conflicts] == ["DeleteOfUpdatedArray"]
+    assert bench.tree() == tree
+    bench.rebase("ours")
+    check(bench, without(FILES, "a/"))
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "conflict"),
+    [
+        ({"n/zarr.json": group()}, {"n/zarr.json": array((4,), (2,))}, "NewNodeConflictsWithExistingNode"),
+        ({"b/n/zarr.json": group()}, {"b/zarr.json": array((8,), (2,))}, "NewNodeInInvalidGroup"),
+        ({"b/zarr.json": array((6,), (2,))}, {"b/zarr.json": array((8,), (2,))}, "ZarrMetadataDoubleUpdate"),
+        ({"b/zarr.json": array((6,), (2,))}, {"b/zarr.json": None}, "ZarrMetadataUpdateOfDeletedArray"),
+        ({"zarr.json": group() + b" "}, {"zarr.json": group() + b"  "}, "ZarrMetadataDoubleUpdate"),
+        ({"b/c/1": b"1"}, {"b/zarr.json": None}, "ChunksUpdatedInDeletedArray"),
+        ({"b/c/1": b"1"}, {"b/zarr.json": array((8,), (2,))}, "ChunksUpdatedInUpdatedArray"),
+        ({"a/zarr.json": None, "a/c": None}, {"a/zarr.json": array((80, 40), (10, 10))}, "DeleteOfUpdatedArray"),
+    ],
+)
+def test_other_conflicts_leave_the_tree_alone(bench, ours, theirs, conflict):
+    for path, data in ours.items():
+        bench.write(path, data) if data is not None else bench.remove(path)
+    bench.theirs(theirs)
+    tree = bench.tree()
+    with pytest.raises(RebaseFailedError) as caught:
+        bench.rebase("fail")
+    assert conflict in [one.conflict_type.name for one in caught.value.conflicts]
+    assert bench.tree() == tree
+
+
+def test_moves_conflict_with_moves_only(bench):
+    bench.rename("a", "moved")
+    bench.theirs({"b/c/1": b"1"})
+    bench.rebase("fail")
+    assert bench.staged().moves == [("/a", "/moved")]
+    session = bench.repository.rearrange_session("main")
+    session.move("/b", "/c")
+    session.commit("a move")
+    with pytest.raises(RebaseFailedError, match="MoveOperationCannotBeRebased"):
+        bench.commit(rebase="ours")
+    assert "moved/zarr.json" in bench.tree()
+
+
+def test_what_is_written_between_the_comparison_and_the_rebase_is_compared_too(bench, monkeypatch):
+    bench.write("a/c/0/0", b"ours")
+    bench.theirs({"a/c/1/1": b"theirs"})
+    compare, written = committing._compare, []
+
+    def write_after(*arguments):
+        found = compare(*arguments)
+        if not written:
+            written.append(bench.write("a/c/1/1", b"late"))
+        return found
+
+    monkeypatch.setattr(committing, "_compare", write_after)
+    with pytest.raises(RebaseFailedError):
+        bench.rebase("fail")
+    assert bench.read("a/c/1/1") == b"late"
+    bench.rebase("ours")
+    check(bench, FILES | {"a/c/0/0": b"ours", "a/c/1/1": b"late"})
+
+
+def test_a_tree_that_is_never_quiet_is_not_rebased(bench, monkeypatch):
+    bench.write("a/c/0/0", b"ours")
+    bench.theirs({"a/c/1/1": b"theirs"})
+    compare = committing._compare
+
+    def write_after(*arguments):
+        found = compare(*arguments)
+        bench.write("a/c/2/2", b"again")
+        return found
+
+    monkeypatch.setattr(committing, "_compare", write_after)
+    with pytest.raises(SessionStateError, match="change all the time"):
+        bench.rebase("fail")
+    monkeypatch.undo()
+    bench.rebase("fail")
+    check(bench, FILES | {"a/c/0/0": b"ours", "a/c/2/2": b"again", "a/c/1/1": b"theirs"})
+
+
+@pytest.mark.parametrize("was_made", [True, False])
+def test_a_commit_in_doubt_is_found_out_later(bench, storage, was_made):
+    bench.write("a/c/0/0", b"ours")
+    reading = ("get", "get_if_changed", "head", "copy", "list_objects", "list_dir")
+    storage.interfere(lambda: storage.fail(methods=reading, times=None), methods="put", keys="repo")
+    if was_made:
+        storage.lose_answer(methods="put", keys="repo")
+    else:
+        storage.fail(methods="put", keys="repo", times=None)
+    with pytest.raises(StorageError) as caught:
+        bench.commit("doubtful")
+    assert caught.value.kind == "commit-in-doubt"
+    assert bench.work.pending_intent.snapshot_id == caught.value.facts["snapshot"]
+    bench.write("b/c/1", b"later")
+    assert bench.read("a/c/0/0") == b"ours"
+    storage.clear()
+    bench.commit("next")
+    messages = [info.message for info in bench.repository.ancestry(branch="main")]
+    assert messages == (["next", "doubtful"] if was_made else ["next"]) + ["first", "Repository initialized"]
+    check(bench, FILES | {"a/c/0/0": b"ours", "b/c/1": b"later"})
