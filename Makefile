@@ -18,7 +18,7 @@ setup: ## Install what icefs needs into .venv (asks Debian for FUSE, uv for Pyth
 setup-tests:
 	@bash scripts/setup.sh tests
 
-demo: setup ## Mount a repository and look around, narrated
+demo: setup ## Write, commit, look back and settle a conflict, narrated
 	@$(BIN)/python scripts/demo.py
 
 fmt: setup ## Format the code

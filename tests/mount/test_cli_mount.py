@@ -367,16 +367,3 @@ def test_a_daemon_that_does_not_end(repo, place, monkeypatch, capsys):
     finally:
         os.kill(pid, signal.SIGCONT)
     wait_until(lambda: not is_alive(pid))
-
-
-def test_the_demo(tmp_path, monkeypatch):
-    (tmp_path / "tmp").mkdir()
-    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
-    done = subprocess.run(
-        [sys.executable, PROJECT / "scripts/demo.py"], capture_output=True, text=True, check=False, timeout=60
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    assert len(done.stdout.splitlines()) == 16
-    assert "zarr-python: -1.00" in done.stdout
-    assert "tensorstore (C++): 1.00" in done.stdout
-    assert list((tmp_path / "tmp").iterdir()) == []
