@@ -26,7 +26,7 @@ from icefs.worktree.lower import Lower
 from icefs.worktree.nodes import Attr as NodeAttr
 from icefs.worktree.nodes import Perm, TreeEntry, Where
 from icefs.worktree.overlay import TreeOptions, WorkTree
-from icefs.worktree.state import DATABASE_NAME, state_dir_for
+from icefs.worktree.state import DATABASE_NAME, StateLock, state_dir_for
 from icefs.worktree.uploads import UploadOptions
 from icefs.zarr.keys import METADATA_NAME, metadata_key, node_prefix
 
@@ -146,7 +146,6 @@ class WorkingBase(BranchTree):
         if self.is_gone:
             raise StaleError(f"{self._label} is gone", path=self._label)
         if self.work is None and self._has_state:
-            self._has_state = False
             raise NotInMemoryError((id(self), "state"), self._load_base, self._stand_on)
         if self.work is None:
             session = self._require_session()
@@ -155,11 +154,12 @@ class WorkingBase(BranchTree):
 
     def _load_base(self) -> Session | None:
         """Opens the snapshot that the working tree on the disk stands on; in a worker thread."""
-        journal = Journal(self.state_directory / DATABASE_NAME)
-        try:
-            base = journal.meta().get("base")
-        finally:
-            journal.close()
+        with StateLock(self.state_directory):  # SQLite would wait for whoever has it open, and not say who it is
+            journal = Journal(self.state_directory / DATABASE_NAME)
+            try:
+                base = journal.meta().get("base")
+            finally:
+                journal.close()
         return None if base is None else open_session(self.settings.repository, SnapshotId.parse(str(base)))
 
     def _stand_on(self, session: Session | None) -> None:
@@ -169,6 +169,7 @@ class WorkingBase(BranchTree):
             self.snapshot_id = session.snapshot_id
             self.history = History(session.snapshot.flushed_at)
             self.session = session
+        self._has_state = False
         self._state_pending = True
 
     def take_work(self, work: WorkTree) -> None:

@@ -45,7 +45,7 @@ from icefs.worktree.nodes import STORED, Attr, FileNode, Perm, TreeEntry, Where
 from icefs.worktree.recovery import Loader, Recovery
 from icefs.worktree.settle import SettleResult
 from icefs.worktree.spool import DiskIo, Spool
-from icefs.worktree.state import DATABASE_NAME, SPOOL_NAME, StateInfo, StateLock, read_info, write_info
+from icefs.worktree.state import DATABASE_NAME, SPOOL_NAME, StateInfo, StateLock, make_directory, read_info, write_info
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,12 +97,12 @@ class WorkTree:
         Raises:
             SessionStateError: another process has it open, or it belongs to another repository or branch.
             UnsupportedSpecVersionError: a newer icefs wrote it.
+            NoSpaceError, AccessDeniedError: the directory cannot be written to.
             StorageError: its database is damaged.
         """
         self.directory = directory
         self.repository, self.branch = options.repository, options.branch
-        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        (directory / SPOOL_NAME).mkdir(exist_ok=True, mode=0o700)
+        make_directory(directory / SPOOL_NAME, options.io)
         self._lock = StateLock(directory)
         try:
             journal = options.open_journal(directory / DATABASE_NAME)

@@ -10,6 +10,7 @@ The hash is of the repository's URL, the branch and, if given, the place; the wo
 """
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -20,13 +21,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final, Self
 
-from icefs.errors import SessionStateError, StorageError
-from icefs.worktree.spool import disk_error
+from icefs.errors import AccessDeniedError, IcefsError, SessionStateError, StorageError
+from icefs.worktree.spool import DiskIo, disk_error
 
 DATABASE_NAME: Final = "tree.db"
 SPOOL_NAME: Final = "spool"
 INFO_NAME: Final = "info.json"
 LOCK_NAME: Final = "lock"
+
+_DENIED: Final = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +77,37 @@ def state_dir_for(state_root: Path, repository_url: str, branch: str, place: str
     digest = hashlib.sha256(key.encode()).hexdigest()[:16]
     words = [re.sub(r"[^A-Za-z0-9._]+", "_", word).strip("._")[-40:] for word in (repository_url, branch)]
     return state_root / "-".join([*(word for word in words if word), digest])
+
+
+def make_directory(path: Path, io: DiskIo) -> None:
+    """Makes a directory with all above it, so that they survive power loss.
+
+    Raises:
+        NoSpaceError: the disk is full.
+        AccessDeniedError: nothing can be written there.
+    """
+    try:
+        missing = []
+        while not path.is_dir():
+            missing.append(path)
+            path = path.parent
+        for directory in reversed(missing):
+            directory.mkdir(exist_ok=True, mode=0o700)
+            io.sync_dir(os.fspath(directory.parent))
+    except OSError as error:
+        raise unusable(path, error) from error
+
+
+def unusable(directory: Path, error: OSError) -> IcefsError:
+    """Returns the error to raise where a state directory cannot be used."""
+    if error.errno in _DENIED:
+        return AccessDeniedError(
+            f"nothing can be written to {directory}, where working trees are kept: {error.strerror}",
+            hint="give another --state-dir",
+            kind="io",
+            directory=str(directory),
+        )
+    return disk_error(error, f"opening {directory}")
 
 
 def write_info(directory: Path, info: StateInfo) -> None:
@@ -136,7 +170,12 @@ class StateLock:
         """
         path = directory / LOCK_NAME
         flags = os.O_RDWR | os.O_CLOEXEC | (0 if must_exist else os.O_CREAT)
-        self._fd = os.open(path, flags, 0o600)
+        try:
+            self._fd = os.open(path, flags, 0o600)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise unusable(directory, error) from error
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -151,8 +190,9 @@ class StateLock:
                 pid=holder,
             ) from None
         if not must_exist:
-            os.ftruncate(self._fd, 0)
-            os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+            with contextlib.suppress(OSError):  # on a full disk nobody is told who has the lock
+                os.ftruncate(self._fd, 0)
+                os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
 
     def release(self) -> None:
         """Gives the lock back."""
