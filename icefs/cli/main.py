@@ -123,6 +123,13 @@ COMMANDS: dict[str, Lazy] = {
     "tag": Lazy("icefs.cli.refs", "tag", "List, create and delete tags."),
     "ls": Lazy("icefs.cli.read", "ls", "List groups, arrays and chunks."),
     "cat": Lazy("icefs.cli.read", "cat", "Write the bytes of a Zarr key to standard output."),
+    "stats": Lazy("icefs.cli.upkeep", "stats", "Show how many bytes chunks take, by array or of all versions."),
+    "fsck": Lazy("icefs.cli.upkeep", "fsck", "Check that a repository is whole, and mend it."),
+    "expire": Lazy("icefs.cli.upkeep", "expire", "Take old snapshots out of the history."),
+    "gc": Lazy("icefs.cli.upkeep", "gc", "Delete objects that nothing needs."),
+    "rewrite-manifests": Lazy("icefs.cli.upkeep", "rewrite_manifests", "Write a branch's manifests anew."),
+    "upgrade": Lazy("icefs.cli.upkeep", "upgrade", "Bring a repository of spec version 1 to version 2."),
+    "config": Lazy("icefs.cli.config", "config", "Show and change the saved configuration."),
     "inspect": Lazy("icefs.cli.info", "inspect", "Show a file of the repository as JSON."),
 }
 

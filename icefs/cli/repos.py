@@ -78,6 +78,11 @@ def open_writable(location: str) -> WritableRepository:
     return stack.enter_context(WritableRepository.open(storage))
 
 
+def open_storage_of(location: str) -> Storage:
+    """Opens the store of a repository that may be too damaged to be opened itself."""
+    return _open_storage(location)[1]
+
+
 def _open_storage(location: str) -> tuple[contextlib.ExitStack, Storage]:
     _show_warnings()
     stack = click.get_current_context().with_resource(contextlib.ExitStack())

@@ -10,7 +10,7 @@ PAGE = (PROJECT / "icefs/cli/JSON.md").read_text()
 DOCUMENTED = {
     command: re.findall(r"(?m)^\| `(\w+)` \|", section)
     for heading, section in re.findall(r"(?ms)^## (.+?)\n(.*?)(?=^## |\Z)", PAGE)
-    for command in re.findall(r"`icefs ([a-z ]+)`", heading)
+    for command in re.findall(r"`icefs ([a-z -]+)`", heading)
 }
 
 

@@ -168,7 +168,7 @@ def test_completion_names_the_commands(monkeypatch):
     code = "import sys; from icefs.cli.main import main; sys.exit(main())"
     done = subprocess.run(
         [sys.executable, "-c", code],
-        env={"_ICEFS_COMPLETE": "bash_complete", "COMP_WORDS": "icefs sta", "COMP_CWORD": "1"},
+        env={"_ICEFS_COMPLETE": "bash_complete", "COMP_WORDS": "icefs statu", "COMP_CWORD": "1"},
         capture_output=True,
         text=True,
         check=False,
