@@ -100,6 +100,14 @@ def parse_umask(text: str) -> int:
     help="How much of it to keep; what was used longest ago goes. 0 keeps nothing.",
 )
 @click.option(
+    "--upload-after",
+    type=click.FloatRange(min=0),
+    default=5.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Upload chunks to a remote store once they have not changed for so long; 0 for not before the commit.",
+)
+@click.option(
     "--pack-size",
     type=parse_size,
     metavar="SIZE",
@@ -117,6 +125,7 @@ def mount(
     as_of: datetime | None,
     branch: str | None,
     poll_interval: float,
+    upload_after: float,
     foreground: bool,
     as_json: bool,
     **others: Any,
@@ -137,6 +146,7 @@ def mount(
         branch="main" if as_of is not None and branch is None else branch,
         as_of=None if as_of is None else to_micros(as_of),
         poll_interval_s=poll_interval,
+        upload_after_s=upload_after,
         foreground=foreground,
         **others,
     ).resolved()

@@ -37,6 +37,8 @@ class MountOptions:
         allow_virtual: The URL prefixes that virtual chunks may be followed into.
         state_dir: Where the working trees of branches are kept; None for the default place under `$XDG_STATE_HOME`.
         pack_size: How many bytes an object may have that small chunks of a commit share; 0 gives each its own.
+        upload_after_s: How long a file must not have changed before it is uploaded in the background to a remote
+            store; 0 for not before the commit.
         memory_bytes: How much of fetched chunks is kept in memory.
         cache_dir: Where what was read from afar is kept; None for the default place under `$XDG_CACHE_HOME`.
         cache_size: How much of it is kept there; 0 for nothing.
@@ -61,6 +63,7 @@ class MountOptions:
     allow_virtual: tuple[str, ...] = ()
     state_dir: str | None = None
     pack_size: int = 8 << 20
+    upload_after_s: float = 5.0
     memory_bytes: int = 128 << 20
     cache_dir: str | None = None
     cache_size: int = 0
@@ -78,6 +81,8 @@ class MountOptions:
             raise InvalidInputError(f"unknown log level {self.log_level!r}", hint=f"one of {', '.join(LOG_LEVELS)}")
         if not self.poll_interval_s >= 0:
             raise InvalidInputError(f"a poll interval of {self.poll_interval_s} s")
+        if not self.upload_after_s >= 0:
+            raise InvalidInputError(f"uploads after {self.upload_after_s} s")
         if not 0 <= self.pack_size <= MAX_PACK_SIZE:
             raise InvalidInputError(f"a pack size of {self.pack_size} bytes", hint=f"at most {MAX_PACK_SIZE}")
         if not 0 <= self.umask <= 0o777:

@@ -154,11 +154,12 @@ def _request(options: MountOptions, repository: Repository, refs: Refs) -> Mount
             "cache_size": options.cache_size,
             "state_dir": options.state_dir,
             "pack_size": options.pack_size,
+            "upload_after_s": options.upload_after_s,
         },
     }
     assert options.state_dir is not None or not options.is_writable  # `resolved` chose one
     state_root = Path(options.state_dir) if options.state_dir is not None and options.is_writable else None
-    uploads = UploadOptions(pack_bytes=options.pack_size)
+    uploads = UploadOptions(options.pack_size, options.upload_after_s or None)
     return MountRequest(ownership, kind, name, snapshot_id, options.memory_bytes, facts, state_root, uploads)
 
 

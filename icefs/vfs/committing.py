@@ -21,6 +21,7 @@ from icefs.format.ids import SnapshotId
 from icefs.format.manifest import ArrayRefs, InlineRef
 from icefs.vfs.branches import Entry, Move, plan_move
 from icefs.vfs.places import open_session
+from icefs.worktree.background import BackgroundUploads
 from icefs.worktree.commits import TreeChangedError
 from icefs.worktree.frozen import FrozenTree
 from icefs.worktree.overlay import WorkTree
@@ -111,7 +112,7 @@ def commit(
         staged = stage(frozen, base)
         _check(staged, request)
         session = _session_for(staged, repository, tree.name, base)
-        apply_staged(staged, frozen, base, session, progress, tree.settings.uploads)
+        apply_staged(staged, frozen, base, session, progress, tree.settings.uploads, work.uploads)
 
         def announce(new: SnapshotId) -> None:
             before_publish()
@@ -203,6 +204,7 @@ def apply_staged(
     session: WritableSession,
     progress: Progress,
     uploads: UploadOptions,
+    background: BackgroundUploads | None,
 ) -> None:
     """Does to a session what is staged; chunks are stored in parallel."""
     _apply_nodes(staged, session)
@@ -211,7 +213,7 @@ def apply_staged(
         for path, array in staged.arrays.items()
         if array.sets
     ]
-    for path, refs in upload_chunks(arrays, frozen, base, session, progress, uploads):
+    for path, refs in upload_chunks(arrays, frozen, base, session, progress, uploads, background):
         session.set_chunk_refs(path, refs)
 
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from datetime import UTC
 from itertools import islice
 from typing import Any, Final
@@ -13,6 +14,7 @@ from icefs.format.ids import SnapshotId
 from icefs.format.repo_info import SnapshotInfo
 from icefs.vfs.staged_report import NOTHING_STAGED
 from icefs.vfs.status_text import status_lines, to_text
+from icefs.worktree.background import BackgroundUploads
 
 MAX_LOG: Final = 100_000
 """Histories are told up to this many snapshots."""
@@ -64,10 +66,16 @@ def tree_status(repository: Repository, facts: Mapping[str, Any], snapshot_id: S
         **describe_snapshot(repository, snapshot_id),
         "writable": False,
         "uploading": None,
+        "background": None,
         "staged": NOTHING_STAGED,
         "untracked": [],
         "invalid": [],
     }
+
+
+def background_facts(uploads: BackgroundUploads | None) -> dict[str, Any] | None:
+    """Describes background uploads in JSON; None where there are none."""
+    return None if uploads is None else asdict(uploads.state)
 
 
 def tree_diff(snapshot_id: SnapshotId) -> dict[str, Any]:

@@ -60,6 +60,14 @@ def _where(status: Mapping[str, Any]) -> Iterator[Line]:
     progress = status.get("uploading")
     if progress is not None:
         yield "notice", f"A commit is under way: {progress_text(progress)}"
+    background = status.get("background")
+    if background is not None and (background["pending"] or background["error"]):
+        yield (
+            "plain",
+            f"Waiting for upload: {_count(background['pending'], 'chunk')}, " + size_text(background["pending_bytes"]),
+        )
+        if background["error"]:
+            yield "notice", f"The last upload failed: {background['error']}"
 
 
 def progress_text(progress: Mapping[str, Any]) -> str:

@@ -134,6 +134,8 @@ class WorkingBase(BranchTree):
         )
         try:
             self._recover(work, session)
+            repository = self.settings.repository
+            work.start_uploads(repository.storage, repository.inline_threshold_bytes, self.settings.uploads)
         except BaseException:
             work.close()
             raise

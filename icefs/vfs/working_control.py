@@ -142,6 +142,7 @@ class WorkingControl:
         if job is not None:
             status["uploading"] = progress_json(job.progress)
         if tree.work is not None:
+            status["background"] = reports.background_facts(tree.work.uploads)
             report = self._report(tree.work)
             status["staged"] = report.summary
             status |= _left_out(report)

@@ -75,6 +75,8 @@ class Content:
             self._release_superseded(op, node)
         else:
             core.forget_placeholder(node)
+            if core.on_closed is not None and node.spool_id:
+                core.on_closed(node)
 
     # Spool files
 

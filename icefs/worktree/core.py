@@ -99,6 +99,7 @@ class TreeCore:
         writers: Writes under way outside the lock.
         is_freezing: New writers wait.
         revision: Counts what may change what the tree shows; the same number means the same tree.
+        on_closed: Is told of every file with bytes of its own that nobody has open any more; holds the lock.
     """
 
     def __init__(
@@ -138,6 +139,7 @@ class TreeCore:
         self.is_freezing = False
         self.is_closed = False
         self.revision = 0
+        self.on_closed: Callable[[FileNode], None] | None = None
         self._allocate = allocate
         self._perms: dict[Perm, Perm] = {}
         self.root = DirNode(ROOT_ID, 0, self.perm(*defaults.directory), 0, "")

@@ -28,7 +28,9 @@ from pathlib import Path
 from typing import Self
 
 from icefs.errors import NoSpaceError, NotPermittedError, SessionStateError
+from icefs.storage.base import Storage
 from icefs.worktree.attributes import AttrChange, set_attributes
+from icefs.worktree.background import BackgroundUploads
 from icefs.worktree.changes import TreeChange, list_changes
 from icefs.worktree.commits import Commits, OnSwitch
 from icefs.worktree.content import Content
@@ -42,10 +44,12 @@ from icefs.worktree.kept import KeptAttr
 from icefs.worktree.lower import LowerFactory
 from icefs.worktree.namespace import DirView, Namespace
 from icefs.worktree.nodes import STORED, Attr, FileNode, Perm, TreeEntry, Where
+from icefs.worktree.packing import UploadOptions
 from icefs.worktree.recovery import Loader, Recovery
 from icefs.worktree.settle import SettleResult
 from icefs.worktree.spool import DiskIo, Spool
 from icefs.worktree.state import DATABASE_NAME, SPOOL_NAME, StateInfo, StateLock, make_directory, read_info, write_info
+from icefs.worktree.upload_log import LOG_NAME, UploadLog
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +93,7 @@ class WorkTree:
         repository: The repository that it belongs to.
         branch: The branch that it belongs to.
         recovery: What was found when it was opened.
+        uploads: What uploads chunks in the background; None for nothing.
     """
 
     def __init__(self, directory: Path, options: TreeOptions) -> None:
@@ -104,6 +109,7 @@ class WorkTree:
         self.repository, self.branch = options.repository, options.branch
         make_directory(directory / SPOOL_NAME, options.io)
         self._lock = StateLock(directory)
+        self.uploads: BackgroundUploads | None = None
         try:
             journal = options.open_journal(directory / DATABASE_NAME)
             try:
@@ -177,6 +183,8 @@ class WorkTree:
                 after the death of the process: with all that was flushed.
         """
         core = self._core
+        if self.uploads is not None:
+            self.uploads.close()
         try:
             self._write_all()
             core.journal.set_meta(closed=1)
@@ -191,6 +199,21 @@ class WorkTree:
                 self._content.ahead.close()
             core.journal.close()
             self._lock.release()
+
+    def start_uploads(self, storage: Storage, inline_bytes: int, options: UploadOptions) -> None:
+        """Begins to upload chunks in the background, if the store is remote and the options want it.
+
+        Args:
+            storage: Where the repository is.
+            inline_bytes: Up to which size chunks are not uploaded at all.
+            options: How.
+
+        Raises:
+            StorageError: the record of uploads cannot be written.
+        """
+        if options.quiet_s is not None and not storage.capabilities.local_files:
+            log = UploadLog(self.directory / LOG_NAME)
+            self.uploads = BackgroundUploads(self._core, storage, inline_bytes, options, log)
 
     def _write_all(self) -> None:
         core = self._core

@@ -10,11 +10,26 @@ Below that both cost the same, and a repository with a thousandth of the files i
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 DEFAULT_PACK_BYTES: Final = 8 << 20
+DEFAULT_QUIET_S: Final = 5.0
 _LEAST_CHUNKS: Final = 8
 _LINKED_BYTES: Final = 64 << 10
+
+
+@dataclass(frozen=True, slots=True)
+class UploadOptions:
+    """How chunks are stored.
+
+    Attributes:
+        pack_bytes: How large an object may become that small chunks share; 0 gives each its own.
+        quiet_s: How long a file must not have changed before it is uploaded in the background; None for never.
+    """
+
+    pack_bytes: int = DEFAULT_PACK_BYTES
+    quiet_s: float | None = DEFAULT_QUIET_S
 
 
 def packed_below(pack_bytes: int, *, is_local: bool) -> int:

@@ -9,7 +9,7 @@ Nothing here makes anything visible; what is stored for a commit that fails is g
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import partial
@@ -25,18 +25,23 @@ from icefs.format.chunk_refs import ByteArray, ChunkKind, Uint64Array
 from icefs.format.ids import ChunkId, NodeId
 from icefs.format.layout import chunk_key
 from icefs.format.manifest import ArrayRefs, ChunkRef, InlineRef, NativeRef, VirtualRef
+from icefs.worktree.background import BackgroundUploads
 from icefs.worktree.core import Lowered
 from icefs.worktree.frozen import FrozenFile, FrozenTree
-from icefs.worktree.packing import DEFAULT_PACK_BYTES, packed_below, plan_packs
+from icefs.worktree.packing import UploadOptions, packed_below, plan_packs
 from icefs.worktree.staging import Source, reused_ref
+from icefs.worktree.upload_log import Stored
 from icefs.zarr.keys import ChunkIndex
 from icefs.zarr.reader import KeyReader
+
+__all__ = ["ArrayUpload", "Progress", "UploadOptions", "UploadProgress", "upload_chunks"]
 
 _MAX_THREADS: Final = 16
 # What a thread does at a time where it does not wait for a network: enough that handing it over costs little,
 # little enough that progress shows.
 _BATCH: Final = 64
 _BATCH_BYTES: Final = 8 << 20
+_BEAT_S: Final = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,17 +79,6 @@ class ArrayUpload(NamedTuple):
     chunks: Sequence[tuple[ChunkIndex, Source]]
 
 
-@dataclass(frozen=True, slots=True)
-class UploadOptions:
-    """How chunks are stored.
-
-    Attributes:
-        pack_bytes: How large an object may become that small chunks share; 0 gives each its own.
-    """
-
-    pack_bytes: int = DEFAULT_PACK_BYTES
-
-
 def upload_chunks(
     arrays: Iterable[ArrayUpload],
     frozen: FrozenTree,
@@ -92,8 +86,9 @@ def upload_chunks(
     session: WritableSession,
     progress: Progress,
     options: UploadOptions | None = None,
+    background: BackgroundUploads | None = None,
 ) -> Iterator[tuple[str, ArrayRefs]]:
-    """Stores chunks in parallel; bytes that the base has are not stored again.
+    """Stores chunks in parallel; bytes that the store has are not stored again.
 
     Yields:
         Each array's path, and the references to the chunks.
@@ -102,9 +97,12 @@ def upload_chunks(
         StorageError: the store, or the disk of the working tree, failed.
     """
     columns = [_Columns(array) for array in arrays]
-    uploads = _Uploads(columns, frozen, session, options or UploadOptions())
-    uploads.plan(base)
-    uploads.run(progress)
+    uploads = _Uploads(columns, frozen, session, options or UploadOptions(), background)
+    if background is None:
+        uploads.run(base, {}, progress)
+    else:
+        with background.paused(lambda: uploads.tell(progress)) as stored:
+            uploads.run(base, background.trusted(stored), progress)
     for column in columns:
         yield column.path, column.refs()
 
@@ -192,26 +190,32 @@ class _Plan:
 
 class _Uploads:
     def __init__(
-        self, columns: list[_Columns], frozen: FrozenTree, session: WritableSession, options: UploadOptions
+        self,
+        columns: list[_Columns],
+        frozen: FrozenTree,
+        session: WritableSession,
+        options: UploadOptions,
+        background: BackgroundUploads | None,
     ) -> None:
         self._columns = columns
         self._frozen = frozen
         self._storage = session.repository.storage
         self._inline_bytes = session.repository.inline_threshold_bytes
         self._pack_bytes = options.pack_bytes
+        self._background = background
         self._plan = _Plan()
         self._total = sum(len(column.sizes) for column in columns)
         self._total_bytes = sum(sum(column.sizes) for column in columns)
         self._done = self._done_bytes = 0
 
-    def plan(self, base: Session) -> None:
+    def _make_plan(self, base: Session, stored: Mapping[int, Stored]) -> None:
         """Decides what becomes of each chunk."""
         reader = KeyReader(base)
         plan = self._plan
         packed = packed_below(self._pack_bytes, is_local=self._storage.capabilities.local_files)
         for columns in self._columns:
             for number, (source, size) in enumerate(zip(columns.sources, columns.sizes, strict=True)):
-                reused = reused_ref(base, reader, source)
+                reused = _stored_ref(stored, source, size) or reused_ref(base, reader, source)
                 if reused is not None:
                     columns.set(number, reused)
                     self._done += 1
@@ -227,8 +231,9 @@ class _Uploads:
         """Yields what threads are to do; each returns the rows that it has stored."""
         plan = self._plan
         ids = os.urandom(ChunkId.SIZE * len(plan.own))
-        if self._storage.capabilities.local_files:
-            sources = [row.source for row in plan.own]
+        if self._storage.capabilities.local_files or self._background is not None:
+            # A file that is linked, or whose upload is remembered, stays as it is.
+            sources = [row.source for row in (*plan.own, *plan.packed)]
             self._frozen.keep_final(source.spool_id for source in sources if isinstance(source, FrozenFile))
         batch = _BATCH if self._storage.capabilities.local_files else 1
         for start, end in _batches([row.size for row in plan.own], batch):
@@ -248,6 +253,7 @@ class _Uploads:
                 self._check_size(row, _file_size(path))
                 self._storage.put_file(chunk_key(chunk_id), path, is_final=True)
             row.columns.chunk_ids[row.number] = np.frombuffer(chunk_id, np.uint8)
+            self._remember([row], chunk_id)
         return rows
 
     def _store_pack(self, rows: Sequence[_Row]) -> Sequence[_Row]:
@@ -260,7 +266,21 @@ class _Uploads:
             row.columns.offsets[row.number] = offset
             offset += row.size
         self._storage.put(chunk_key(chunk_id), b"".join(parts))
+        self._remember(rows, chunk_id)
         return rows
+
+    def _remember(self, rows: Sequence[_Row], chunk_id: ChunkId) -> None:
+        """Lets the next commit know, should this one fail."""
+        if self._background is not None:
+            sources = [(row, row.source) for row in rows]
+            self._background.remember_files(
+                [
+                    (source.spool_id, source.spool_path, row.size, int(row.columns.offsets[row.number]))
+                    for row, source in sources
+                    if isinstance(source, FrozenFile) and source.spool_path is not None and source.lower_path is None
+                ],
+                chunk_id,
+            )
 
     def _store_inline(self, rows: Sequence[_Row]) -> Sequence[_Row]:
         for row in rows:
@@ -282,9 +302,10 @@ class _Uploads:
                 path=path,
             )
 
-    def run(self, progress: Progress) -> None:
-        """Does what is planned; ends early with the first error."""
-        self._tell(progress)
+    def run(self, base: Session, stored: Mapping[int, Stored], progress: Progress) -> None:
+        """Stores what is not stored; ends early with the first error."""
+        self._make_plan(base, stored)
+        self.tell(progress)
         threads = min(_MAX_THREADS, self._storage.capabilities.concurrency)
         tasks = self._tasks()
         with ThreadPoolExecutor(threads, thread_name_prefix="icefs-upload") as pool:
@@ -292,19 +313,20 @@ class _Uploads:
             running: set[Future[Sequence[_Row]]] = {pool.submit(task) for task in islice(tasks, 2 * threads)}
             try:
                 while running:
-                    done, running = wait(running, return_when=FIRST_COMPLETED)
+                    done, running = wait(running, _BEAT_S, FIRST_COMPLETED)
                     for future in done:
                         rows = future.result()
                         self._done += len(rows)
                         self._done_bytes += sum(row.size for row in rows)
                     running |= {pool.submit(task) for task in islice(tasks, len(done))}
-                    self._tell(progress)
+                    self.tell(progress)
             except BaseException:
                 for future in running:
                     future.cancel()
                 raise
 
-    def _tell(self, progress: Progress) -> None:
+    def tell(self, progress: Progress) -> None:
+        """Says how far it is; also now and then while nothing happens, so that the caller can end it."""
         progress(UploadProgress(self._done, self._total, self._done_bytes, self._total_bytes))
 
 
@@ -318,6 +340,14 @@ def _batches(sizes: Sequence[int], most: int) -> Iterator[tuple[int, int]]:
         filled += size
     if start < len(sizes):
         yield start, len(sizes)
+
+
+def _stored_ref(stored: Mapping[int, Stored], source: Source, size: int) -> NativeRef | None:
+    """Returns where the bytes of a file were stored before; None if they were not."""
+    if not stored or not isinstance(source, FrozenFile) or source.lower_path is not None or source.is_lost:
+        return None
+    found = stored.get(source.spool_id)
+    return None if found is None or found.size != size else NativeRef(found.chunk_id, found.offset, size)
 
 
 def _index(chunk: tuple[ChunkIndex, Source]) -> ChunkIndex:

@@ -1,6 +1,7 @@
 """Chunk files in a working tree, and the session that they are to be stored in."""
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,10 +10,13 @@ from icefs.format.ids import NodeId
 from icefs.format.layout import chunk_key
 from icefs.format.manifest import ArrayRefs, InlineRef, NativeRef
 from icefs.storage.base import Storage
+from icefs.worktree.background import UploadState
 from icefs.worktree.frozen import FrozenFile
 from icefs.worktree.uploads import ArrayUpload, Progress, UploadOptions, UploadProgress, upload_chunks
 from tests.support.dict_lower import Snapshots
 from tests.support.tree_driver import open_tree
+
+DEADLINE_S = 20
 
 type Chunks = Mapping[tuple[int, ...], bytes]
 
@@ -44,6 +48,19 @@ class StagedChunks:
                 self.driver.mkdir(above)
             self.driver.write(path, data)
 
+    def start_uploads(self, options: UploadOptions) -> None:
+        """Begins to upload in the background."""
+        self.driver.tree.start_uploads(self.storage, self.repository.inline_threshold_bytes, options)
+
+    def wait_for(self, condition: Callable[[UploadState], bool]) -> UploadState:
+        """Waits until background uploads stand so."""
+        assert self.driver.tree.uploads is not None
+        deadline = time.monotonic() + DEADLINE_S
+        while not condition(state := self.driver.tree.uploads.state):
+            assert time.monotonic() < deadline, state
+            time.sleep(0.005)
+        return state
+
     def store(
         self, chunks: Chunks, options: UploadOptions | None = None, progress: Progress | None = None
     ) -> ArrayRefs:
@@ -69,15 +86,16 @@ class StagedChunks:
             self.told.clear()
             base = self.repository.readonly_session(branch="main")
             told = progress or self.told.append
-            ((path, refs),) = upload_chunks([upload], frozen, base, session, told, options)
+            ((path, refs),) = upload_chunks([upload], frozen, base, session, told, options, self.driver.tree.uploads)
             assert path == "/a"
             return refs
         finally:
             self.driver.tree.abandon(frozen)
 
-    def reopen(self) -> None:
+    def reopen(self, *, was_closed: bool = False) -> None:
         """Closes the tree, and opens it again."""
-        self.close()
+        if not was_closed:
+            self.close()
         self.driver = open_tree(self.directory, self.snapshots)
 
     def stored(self, refs: ArrayRefs) -> dict[tuple[int, ...], bytes]:

@@ -22,6 +22,7 @@ def make(**options):
         {"poll_interval_s": float("nan")},
         {"umask": 0o1000},
         {"pack_size": -1},
+        {"upload_after_s": -1.0},
         {"pack_size": 1 << 31},
     ],
 )

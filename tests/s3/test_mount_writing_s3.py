@@ -1,0 +1,119 @@
+"""Writing to a mounted bucket: packed objects, uploads before the commit, and a daemon that dies in between."""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import icechunk
+import numpy as np
+import pytest
+import zarr
+
+from icefs.engine.writing import WritableRepository
+from icefs.fuse.daemon import spawn
+from icefs.fuse.mountpoints import mounted_at
+from icefs.fuse.options import MountOptions
+from icefs.storage.s3 import S3Storage
+from tests.support.mounting import Mount, mounted, require_fuse
+from tests.support.s3_server import SeaweedServer
+
+SHAPE, CHUNKS = (60, 25_600), (1, 1280)  # 1200 chunks of 10 KiB
+DATA = np.random.default_rng(5).random(SHAPE)
+
+
+@pytest.fixture
+def place(s3_server: SeaweedServer, s3_storage: S3Storage, s3_prefix: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    WritableRepository.create(s3_storage)
+    for name, value in s3_server.environment().items():
+        monkeypatch.setenv(name, value)
+    return f"s3://icefs-tests/{s3_prefix}?endpoint_url={s3_server.endpoint_url}"
+
+
+def chunk_objects(storage: S3Storage) -> list[int]:
+    return [info.size_bytes for info in storage.list_objects("chunks/")]
+
+
+def background(mount: Mount, condition: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+    deadline = time.monotonic() + 30
+    while not condition(state := mount.control("status.json")["background"]):
+        assert time.monotonic() < deadline, state
+        time.sleep(0.05)
+    return state
+
+
+def write(mount: Mount, chunks: tuple[int, int]) -> None:
+    group = zarr.open_group(str(mount.path), mode="a")
+    array = group.create_array(
+        "a", shape=SHAPE, chunks=chunks, dtype="f8", compressors=None, filters=None, fill_value=0
+    )
+    array[:] = DATA
+
+
+def official(s3_server: SeaweedServer, s3_prefix: str) -> np.ndarray:
+    keys = s3_server.environment()
+    storage = icechunk.s3_storage(
+        bucket="icefs-tests",
+        prefix=s3_prefix,
+        endpoint_url=s3_server.endpoint_url,
+        region="us-east-1",
+        allow_http=True,
+        force_path_style=True,
+        access_key_id=keys["AWS_ACCESS_KEY_ID"],
+        secret_access_key=keys["AWS_SECRET_ACCESS_KEY"],
+    )
+    repo = icechunk.Repository.open(storage)
+    return zarr.open_group(repo.readonly_session("main").store, mode="r")["a"][:]
+
+
+def test_many_small_chunks_cost_few_requests(
+    place: str, s3_server: SeaweedServer, s3_storage: S3Storage, s3_prefix: str, tmp_path: Path
+) -> None:
+    with mounted(place, branch="main", state_dir=str(tmp_path / "state"), pack_size=1 << 20) as mount:
+        write(mount, CHUNKS)
+        (mount.path / ".icefs/commit").write_text("packed")
+        np.testing.assert_array_equal(zarr.open_array(str(mount / "a"))[:], DATA)
+    sizes = chunk_objects(s3_storage)
+    assert sum(sizes) == DATA.nbytes
+    assert len(sizes) == -(-1200 // 102)
+    np.testing.assert_array_equal(official(s3_server, s3_prefix), DATA)
+
+
+def test_uploads_outlive_the_daemon(
+    place: str, s3_server: SeaweedServer, s3_storage: S3Storage, s3_prefix: str, tmp_path: Path
+) -> None:
+    require_fuse()
+    at, log = tmp_path / "mnt", tmp_path / "log"
+    at.mkdir()
+    options = MountOptions(
+        repository=place,
+        mountpoint=str(at),
+        branch="main",
+        state_dir=str(tmp_path / "state"),
+        log_file=str(log),
+        poll_interval_s=0,
+        pack_size=0,
+        upload_after_s=0.2,
+    )
+    expected = DATA.copy()
+    try:
+        mount = Mount(at, spawn(options), log)
+        write(mount, (10, 2560))  # 60 chunks of 200 KiB
+        assert background(mount, lambda state: state["stored"] == 60)["error"] is None
+        assert len(chunk_objects(s3_storage)) == 60
+        os.kill(mount.pid, signal.SIGKILL)
+        mount.wait()
+        subprocess.run(["fusermount3", "-uz", at], check=True)
+        mount = Mount(at, spawn(options), log)
+        background(mount, lambda state: (state["stored"], state["pending"]) == (60, 0))
+        zarr.open_array(str(at / "a"))[0, 0] = expected[0, 0] = 0.5
+        (at / ".icefs/commit").write_text("late")
+        assert mount.unmount() == 0
+    finally:
+        if mounted_at(str(at)) is not None:
+            subprocess.run(["fusermount3", "-uz", at], check=True)
+    assert 60 <= len(chunk_objects(s3_storage)) <= 61
+    np.testing.assert_array_equal(official(s3_server, s3_prefix), expected)
