@@ -17,13 +17,14 @@ from icefs.errors import CrossTreeError, InternalError, StaleError
 from icefs.format.ids import SnapshotId
 from icefs.vfs.attrs import BLOCK_SIZE, Attr, EntryRun, FsStats, Ownership
 from icefs.vfs.branches import BranchTree
+from icefs.vfs.fetching import ChunkFetcher
 from icefs.vfs.following import Follower
 from icefs.vfs.handles import HandleTable
 from icefs.vfs.inodes import InodeSpace
 from icefs.vfs.interface import AttrChanges, Caller, FileHandle, Notifier, NotInMemoryError, Tree
 from icefs.vfs.mount_control import MountControl
 from icefs.vfs.places import TreeContext
-from icefs.vfs.reading import ChunkFetcher, ChunkOpener
+from icefs.vfs.reading import ChunkOpener
 from icefs.vfs.root import RootTree, fetch_times
 from icefs.vfs.stats import Stats
 from icefs.vfs.threads import Fetches, Threads
@@ -153,6 +154,7 @@ class FileSystem:
             "chunk_fetched_bytes_total": self.fetcher.fetched_bytes,
             "chunks_opened_local_total": self.opener.opened_local,
             "chunks_opened_remote_total": self.opener.opened_remote,
+            "chunks_opened_cached_total": self.opener.opened_cached,
             "branch_moves_total": self.follower.moves,
             "manifest_refs": self.repository.assets.manifests.weight,
         }

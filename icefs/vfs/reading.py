@@ -1,34 +1,37 @@
 """Reading chunks: local files directly, everything else as whole chunks fetched ahead of the first read.
 
 A chunk in a local repository is a file, opened when the chunk is and read where the page cache allows without a
-thread. Any other chunk (an object store, a virtual reference) is fetched whole, starting when it is opened, once
-for all who want it; what was fetched stays in a bounded memory. Chunks too large for that are fetched in blocks.
+thread; so is one that the disk cache keeps. Any other chunk (an object store, a virtual reference) is fetched whole,
+starting when it is opened, once for all who want it; what was fetched stays in a bounded memory. Chunks too large
+for that are fetched in blocks. Whoever goes through an array has the next chunks fetched ahead (`lookahead`), and
+neighbours that share an object in one request.
 """
 
 import errno
 import os
 import stat
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Hashable, Sequence
+from functools import partial
+from typing import Final
 
 import trio
 
+from icefs.engine.assets import coalesce
 from icefs.engine.session import Session
 from icefs.errors import FormatError, InvalidInputError, InvalidObjectSizeError, UnauthorizedContainerError
 from icefs.format.ids import ChunkId
 from icefs.format.layout import chunk_key
 from icefs.format.manifest import ChunkRef, InlineRef, NativeRef, VirtualRef
 from icefs.storage.base import Storage
+from icefs.storage.disk_cache import CachedFile, DamagedEntryError
 from icefs.storage.local_files import open_object, storage_error
+from icefs.vfs.fetching import ChunkFetcher, Flight
 from icefs.vfs.handles import BytesHandle
 from icefs.vfs.interface import FileHandle
+from icefs.vfs.lookahead import Walk, Walks
 from icefs.vfs.numbers import Prefix
-from icefs.vfs.threads import Threads
 from icefs.vfs.views import ArrayView
-
-if TYPE_CHECKING:
-    from concurrent.futures import Future
 
 WHOLE_CHUNK_BYTES: Final = 64 << 20
 """Larger chunks (shards, mostly) are fetched block by block."""
@@ -36,10 +39,13 @@ WHOLE_CHUNK_BYTES: Final = 64 << 20
 BLOCK_BYTES: Final = 8 << 20
 """The size of those blocks."""
 
-MAX_AHEAD: Final = 16
-"""How many chunks are fetched ahead of a sequential reader, at most."""
+MAX_AHEAD: Final = 64
+"""How many chunks are fetched ahead of a sequential reader, at most, where each is a request."""
 
-_MAX_STREAKS: Final = 64
+_MAX_PACKED_AHEAD: Final = 1024
+_PACKED_AHEAD_BYTES: Final = 256 << 10
+_MAX_PACKED_AHEAD_BYTES: Final = 8 << 20
+_MAX_ARRAYS: Final = 64
 
 
 class LocalChunkHandle(FileHandle):
@@ -108,97 +114,6 @@ class LocalChunkHandle(FileHandle):
         os.close(self._fd)
 
 
-class _Flight:
-    """Bytes on their way, for all who wait for them."""
-
-    __slots__ = ("data", "done", "error")
-
-    def __init__(self) -> None:
-        self.done = trio.Event()
-        self.data: bytes | None = None
-        self.error: BaseException | None = None
-
-
-class ChunkFetcher:
-    """Fetches bytes in threads, each once at a time, and keeps what was used last.
-
-    Concurrency: on the event loop's thread alone; only the fetching itself runs in worker threads, and touches
-    nothing here.
-
-    INVARIANT: `held_bytes` is the sum of the lengths of what is kept, and at most `max_bytes`.
-    """
-
-    def __init__(self, threads: Threads, *, max_bytes: int) -> None:
-        self.max_bytes = max_bytes
-        self.held_bytes = 0
-        self.hits = 0
-        self.misses = 0
-        self.fetched_bytes = 0
-        self._threads = threads
-        self._kept: OrderedDict[Hashable, bytes] = OrderedDict()
-        self._flights: dict[Hashable, _Flight] = {}
-
-    @property
-    def in_flight(self) -> int:
-        """How many fetches are under way."""
-        return len(self._flights)
-
-    def get_nowait(self, key: Hashable) -> bytes | None:
-        """Returns what is kept under a key."""
-        data = self._kept.get(key)
-        if data is not None:
-            self._kept.move_to_end(key)
-        return data
-
-    def start(self, key: Hashable, fetch: Callable[[], bytes]) -> _Flight:
-        """Begins to fetch what is neither kept nor under way, and returns what to wait for."""
-        flight = self._flights.get(key)
-        if flight is not None:
-            return flight
-        flight = _Flight()
-        data = self.get_nowait(key)
-        if data is not None:
-            self.hits += 1
-            flight.data = data
-            flight.done.set()
-            return flight
-        self.misses += 1
-        self._flights[key] = flight
-        self._threads.start(fetch, lambda future: self._land(key, flight, future))
-        return flight
-
-    async def get(self, key: Hashable, fetch: Callable[[], bytes]) -> bytes:
-        """Returns the bytes of a key; what `fetch` raises goes to all who wait, and is not kept."""
-        flight = self.start(key, fetch)
-        await flight.done.wait()
-        if flight.error is not None:
-            raise flight.error
-        assert flight.data is not None  # a flight that is done has one of the two
-        return flight.data
-
-    def _land(self, key: Hashable, flight: _Flight, future: "Future[bytes]") -> None:
-        del self._flights[key]
-        flight.error = future.exception()
-        if flight.error is None:
-            flight.data = data = future.result()
-            self.fetched_bytes += len(data)
-            self._keep(key, data)
-        flight.done.set()
-
-    def _keep(self, key: Hashable, data: bytes) -> None:
-        if len(data) > self.max_bytes:
-            return
-        self._kept[key] = data
-        self.held_bytes += len(data)
-        while self.held_bytes > self.max_bytes:
-            _, dropped = self._kept.popitem(last=False)
-            self.held_bytes -= len(dropped)
-
-    def check_invariants(self) -> None:
-        """Raises AssertionError if a stated invariant does not hold; for tests."""
-        assert self.held_bytes == sum(map(len, self._kept.values())) <= self.max_bytes
-
-
 class FetchedChunkHandle(FileHandle):
     """An open chunk that is fetched whole."""
 
@@ -211,7 +126,7 @@ class FetchedChunkHandle(FileHandle):
         self._key = key
         self._fetch = fetch
         # Held until release: a reader in small steps must not fetch again because others filled the memory.
-        self._flight: _Flight | None = fetcher.start(key, fetch)
+        self._flight: Flight | None = fetcher.start(key, fetch)
 
     @property
     def size(self) -> int:
@@ -244,6 +159,59 @@ class FetchedChunkHandle(FileHandle):
         self._flight = None
 
 
+class CachedChunkHandle(FileHandle):
+    """An open chunk that the disk cache keeps; one that is damaged there is fetched after all."""
+
+    __slots__ = ("_fall_back", "_fetched", "_file")
+
+    def __init__(self, ino: int, file: CachedFile, fall_back: Callable[[], FetchedChunkHandle]) -> None:
+        """Takes over an entry of the cache; `fall_back` opens the chunk in the store."""
+        self.ino = ino
+        self._file = file
+        self._fall_back = fall_back
+        self._fetched: FetchedChunkHandle | None = None
+
+    @property
+    def size(self) -> int:
+        """The chunk's length."""
+        return self._file.size
+
+    def read_nowait(self, offset: int, size: int) -> bytes | bytearray | memoryview | None:
+        """Reads what the page cache holds."""
+        if self._fetched is not None:
+            return self._fetched.read_nowait(offset, size)
+        size = min(size, self._file.size - offset)
+        if size <= 0:
+            return b""
+        try:
+            return self._file.read(offset, size, nowait=True)
+        except DamagedEntryError:
+            self._fetched = self._fall_back()
+            return None
+
+    async def read(self, offset: int, size: int) -> bytes | bytearray | memoryview:
+        """Reads, in a thread if it must."""
+        data = self.read_nowait(offset, size)
+        if data is not None:
+            return data
+        if self._fetched is None:
+            most = min(size, self._file.size - offset)
+            try:
+                data = await trio.to_thread.run_sync(self._file.read, offset, most, abandon_on_cancel=False)
+            except DamagedEntryError:
+                self._fetched = self._fall_back()
+        if self._fetched is not None:
+            return await self._fetched.read(offset, size)
+        assert data is not None  # whoever waits gets it
+        return data
+
+    def release(self) -> None:
+        """Closes the file."""
+        self._file.close()
+        if self._fetched is not None:
+            self._fetched.release()
+
+
 class BlockChunkHandle(FileHandle):
     """An open chunk that is fetched in blocks, because it is large."""
 
@@ -259,6 +227,10 @@ class BlockChunkHandle(FileHandle):
         self._read = read
         self._size = size
         self._last = -1
+
+    def begin(self) -> None:
+        """Begins to fetch the first block."""
+        self._fetcher.start((self._key, 0), self._fetch_block(0))
 
     @property
     def size(self) -> int:
@@ -310,8 +282,8 @@ def ref_key(ref: NativeRef | VirtualRef) -> Hashable:
 class ChunkOpener:
     """Opens chunks, each in the way that suits where it is.
 
-    Whoever opens the chunks of an array one after the other in the order of their indices gets the next ones
-    fetched ahead: one when the second of them is opened, then twice as many each time, up to `MAX_AHEAD`.
+    Whoever goes through the chunks of an array gets the next ones fetched ahead: one when the walk is recognised,
+    then twice as many each time, up to `MAX_AHEAD`, and within a share of the memory.
     """
 
     def __init__(self, fetcher: ChunkFetcher, storage: Storage) -> None:
@@ -319,7 +291,8 @@ class ChunkOpener:
         self._chunk_dir = _chunk_dir(storage)
         self.opened_local = 0
         self.opened_remote = 0
-        self._streaks: OrderedDict[int, tuple[Prefix, int]] = OrderedDict()
+        self.opened_cached = 0
+        self._walks: OrderedDict[tuple[int, int], Walks] = OrderedDict()
 
     def open(self, view: ArrayView, chunk_index: Prefix, ref: ChunkRef, ino: int) -> FileHandle:
         """Opens the chunk of a reference.
@@ -331,41 +304,111 @@ class ChunkOpener:
         """
         if isinstance(ref, InlineRef):
             return BytesHandle(ino, ref.data)
-        session = view.session
         if self._chunk_dir is not None and isinstance(ref, NativeRef):
             self.opened_local += 1
             return _open_local(self._chunk_dir + str(ref.chunk_id), ref.offset_bytes, ref.length_bytes, ino)
+        session, key, size = view.session, ref_key(ref), ref.length_bytes
+        if isinstance(ref, NativeRef) and not self.fetcher.is_known(key):
+            found = session.open_cached(ref)
+            if found is not None:
+                self.opened_cached += 1
+                return self._open_cached(session, ref, ino, found)
         self.opened_remote += 1
-        key, size = ref_key(ref), ref.length_bytes
         if size > min(WHOLE_CHUNK_BYTES, self.fetcher.max_bytes):
 
             def read(start: int, end: int) -> bytes:
                 return read_range(session, ref, start, end)
 
-            return BlockChunkHandle(ino, self.fetcher, key, read, size)
-        handle = FetchedChunkHandle(ino, self.fetcher, key, lambda: read_range(session, ref, 0, size), size)
-        self._look_ahead(view, chunk_index, size)
+            blocks = BlockChunkHandle(ino, self.fetcher, key, read, size)
+            blocks.begin()
+            return blocks
+        handle = self._open_fetched(session, ref, ino)
+        self._look_ahead(view, chunk_index, ref)
         return handle
 
-    def _look_ahead(self, view: ArrayView, chunk_index: Prefix, size: int) -> None:
-        expected, streak = self._streaks.pop(id(view), ((), 0))
-        following = view.following(chunk_index, MAX_AHEAD)
-        if not following:
-            return
-        streak = streak + 1 if expected == chunk_index else 0
-        self._streaks[id(view)] = following[0][0], streak
-        if len(self._streaks) > _MAX_STREAKS:
-            self._streaks.popitem(last=False)
-        if streak == 0:
-            return
-        # What is fetched ahead must not push out what was fetched ahead before it was read.
-        room = max(1, self.fetcher.max_bytes // 4 // max(1, size))
-        for _, ref in following[: min(1 << streak - 1, MAX_AHEAD, room)]:
-            if not isinstance(ref, InlineRef) and ref.length_bytes <= WHOLE_CHUNK_BYTES:
-                self._prefetch(view.session, ref)
+    def _open_fetched(self, session: Session, ref: NativeRef | VirtualRef, ino: int) -> FetchedChunkHandle:
+        size = ref.length_bytes
+        return FetchedChunkHandle(ino, self.fetcher, ref_key(ref), lambda: read_range(session, ref, 0, size), size)
 
-    def _prefetch(self, session: Session, ref: NativeRef | VirtualRef) -> None:
-        self.fetcher.start(ref_key(ref), lambda: read_range(session, ref, 0, ref.length_bytes))
+    def _open_cached(self, session: Session, ref: NativeRef, ino: int, found: CachedFile | bytes) -> FileHandle:
+        if isinstance(found, bytes):
+            return BytesHandle(ino, found)
+        return CachedChunkHandle(ino, found, lambda: self._open_fetched(session, ref, ino))
+
+    def _look_ahead(self, view: ArrayView, chunk_index: Prefix, ref: NativeRef | VirtualRef) -> None:
+        key = id(view), view.chunks.ndim
+        walks = self._walks.get(key)
+        if walks is None:
+            walks = self._walks[key] = Walks()
+            if len(self._walks) > _MAX_ARRAYS:
+                self._walks.popitem(last=False)
+        else:
+            self._walks.move_to_end(key)
+        walk = walks.note(chunk_index)
+        if walk is None or walk.streak == 1:
+            following = view.following(chunk_index, 1)
+            walks.next_in_order = following[0][0] if following else None
+        if walk is None:
+            return
+        wanted = self._window(walks, walk, ref)
+        count = wanted - len(walk.foreseen)
+        if count <= 0 or count * 2 < wanted:
+            return  # in few large steps rather than one by one, so that neighbours can be fetched together
+        upcoming = _upcoming(view, walk, count)
+        walks.foresee(walk, [index for index, _ in upcoming])
+        self._prefetch(view.session, [found for _, found in upcoming])
+
+    def _window(self, walks: Walks, walk: Walk, ref: NativeRef | VirtualRef) -> int:
+        """Returns how many chunks to be ahead of a walk."""
+        size = max(1, ref.length_bytes)
+        doubled = 1 << min(walk.streak - 1, 10)
+        wanted = min(doubled, MAX_AHEAD)
+        if isinstance(ref, NativeRef) and size <= _PACKED_AHEAD_BYTES and ref.offset_bytes > 0:
+            # Neighbours in one object are one request, however many they are.
+            room = min(_PACKED_AHEAD_BYTES * doubled**2, _MAX_PACKED_AHEAD_BYTES)
+            wanted = max(wanted, min(room // size, _MAX_PACKED_AHEAD))
+        # What is fetched ahead must not push out what was fetched ahead before it was read.
+        room = self.fetcher.max_bytes // 2 // (1 + len(walks)) // size
+        return min(wanted, max(1, room))
+
+    def _prefetch(self, session: Session, refs: Sequence[ChunkRef]) -> None:
+        packed: dict[ChunkId, dict[tuple[int, int], NativeRef]] = {}
+        for ref in refs:
+            if (
+                isinstance(ref, InlineRef)
+                or ref.length_bytes > WHOLE_CHUNK_BYTES
+                or self.fetcher.is_known(ref_key(ref))
+            ):
+                continue
+            if isinstance(ref, NativeRef):
+                span = ref.offset_bytes, ref.offset_bytes + ref.length_bytes
+                packed.setdefault(ref.chunk_id, {})[span] = ref
+            else:
+                self.fetcher.start(ref_key(ref), partial(read_range, session, ref, 0, ref.length_bytes))
+        for spans in packed.values():
+            for run in coalesce(spans):
+                together = [spans[span] for span in run]
+                if len(together) == 1:
+                    ref = together[0]
+                    self.fetcher.start(ref_key(ref), partial(read_range, session, ref, 0, ref.length_bytes))
+                else:
+                    self.fetcher.start_many(
+                        [ref_key(ref) for ref in together], partial(read_together, session, together)
+                    )
+
+
+def _upcoming(view: ArrayView, walk: Walk, count: int) -> list[tuple[Prefix, ChunkRef]]:
+    """Returns the next chunks of a walk, as far as it is known without waiting where they are."""
+    if walk.step is None:
+        return view.following(walk.front, count)
+    found: list[tuple[Prefix, ChunkRef]] = []
+    for index in walk.next_indices(count, view.chunks.grid_shape):
+        if not view.chunks.is_loaded(index):
+            break
+        ref = view.find(index)
+        if ref is not None:
+            found.append((index, ref))
+    return found
 
 
 def _chunk_dir(storage: Storage) -> str | None:
@@ -401,6 +444,19 @@ def read_range(session: Session, ref: ChunkRef, start: int, end: int) -> bytes:
             actual_bytes=len(data),
         )
     return data
+
+
+def read_together(session: Session, refs: Sequence[NativeRef]) -> list[bytes]:
+    """Reads chunks that share an object, exactly; blocks; raises as `read_range`."""
+    parts = session.read_chunks(refs)
+    for ref, data in zip(refs, parts, strict=True):
+        if len(data) != ref.length_bytes:
+            raise InvalidObjectSizeError(
+                f"{len(data)} bytes came of a chunk that should have {ref.length_bytes}",
+                expected_bytes=ref.length_bytes,
+                actual_bytes=len(data),
+            )
+    return parts
 
 
 def _open_local(path: str, offset: int, length: int, ino: int) -> LocalChunkHandle:

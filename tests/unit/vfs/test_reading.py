@@ -14,8 +14,9 @@ from icefs.format.manifest import NativeRef, VirtualRef
 from icefs.storage.local import LocalStorage
 from icefs.storage.memory import MemoryStorage
 from icefs.vfs import reading
+from icefs.vfs.fetching import ChunkFetcher
 from icefs.vfs.handles import BytesHandle
-from icefs.vfs.reading import BlockChunkHandle, ChunkFetcher, FetchedChunkHandle, LocalChunkHandle
+from icefs.vfs.reading import BlockChunkHandle, FetchedChunkHandle, LocalChunkHandle
 from icefs.vfs.threads import Threads
 from tests.support.repo_builder import RepoBuilder
 from tests.support.vfs_driver import mounted
