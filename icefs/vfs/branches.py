@@ -236,6 +236,10 @@ class BranchTree(SessionTree):
         """Takes over what was planned, as `move` does; None if the tree has to stay after all."""
         return self.move(move, open_inos)
 
+    async def find_out(self, open_inos: Iterable[int]) -> tuple[list[Entry], list[int]] | None:
+        """Finds out what became of a commit that is in doubt; None where nothing has changed by that."""
+        return None
+
     @property
     def is_untouched(self) -> bool:
         """Whether nobody has looked below the root yet."""

@@ -334,17 +334,26 @@ class _Switch:
         self.attrs = [*attrs, *result.changed_attrs]
 
 
-def resolve(tree: "WorkingTree", work: WorkTree, open_inos: Iterable[int]) -> None:
-    """Finds out what became of a commit that a daemon died in, and completes or abandons it."""
+def resolve(tree: "WorkingTree", work: WorkTree, open_inos: Iterable[int]) -> tuple[list[Entry], list[int]]:
+    """Finds out what became of a commit in doubt, and completes or abandons it.
+
+    Returns:
+        The names that lead elsewhere now, and the inodes with other attributes.
+
+    Raises:
+        StorageError: the store does not tell; the commit stays in doubt.
+    """
     intent = work.pending_intent
     assert intent is not None
     snapshot_id = SnapshotId.parse(intent.snapshot_id)
     if is_in_history(tree.settings.repository, tree.name, snapshot_id):
-        work.complete_recovered(_Switch(tree, snapshot_id, open_inos))
+        switch = _Switch(tree, snapshot_id, open_inos)
+        work.complete_recovered(switch)
         logger.info("%s: the commit %s had gone through", tree.label, snapshot_id)
-    else:
-        work.abandon_recovered()
-        logger.info("%s: the commit %s had not gone through", tree.label, snapshot_id)
+        return switch.entries, switch.attrs
+    work.abandon_recovered()
+    logger.info("%s: the commit %s had not gone through", tree.label, snapshot_id)
+    return [], []
 
 
 def recover(tree: "WorkingTree", work: WorkTree, session: Session) -> None:

@@ -81,6 +81,7 @@ class Follower:
             if self._root is not None:
                 await self._update_root(self._root, refs, changed)
             for tree in self._branch_trees():
+                await self._find_out(tree)
                 tip = refs.branches.get(tree.name)
                 if tip is not None and tip != tree.snapshot_id and not tree.is_pinned:
                     before = tree.snapshot_id
@@ -91,6 +92,17 @@ class Follower:
                     tree.problem = f"branch {tree.name} was deleted"
             await self._notifier.drain()
             return {**changed, "moved": moved}
+
+    async def _find_out(self, tree: BranchTree) -> None:
+        """Lets a tree ask again for the outcome of a commit."""
+        try:
+            changed = await tree.find_out(self._open_inos())
+        except IcefsError as error:
+            logger.warning("%s: the outcome of a commit is not known yet: %s", tree.label or "the mount", error)
+            return
+        if changed is not None:
+            self._notifier.invalidate_entries(changed[0])
+            self._notifier.invalidate_attrs(changed[1])
 
     def _branch_trees(self) -> list[BranchTree]:
         if self._root is not None:

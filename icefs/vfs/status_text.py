@@ -57,6 +57,8 @@ def _where(status: Mapping[str, Any]) -> Iterator[Line]:
         by = "" if ahead is None else f" by {_count(ahead, 'commit')}"
         hint = "; 'icefs rebase' puts the changes on top of it" if status["writable"] else ""
         yield "notice", f"The tip has moved{by} to {status['tip']}{hint}"
+    if status.get("pending_commit"):
+        yield "notice", f"It is not known yet whether the commit {status['pending_commit']} was made; asked again soon"
     progress = status.get("uploading")
     if progress is not None:
         yield "notice", f"A commit is under way: {progress_text(progress)}"

@@ -22,7 +22,7 @@ from icefs.errors import EntryNotFoundError, NotPermittedError, ReadOnlyError, S
 from icefs.format.zarr_json import parse_zarr_json
 from icefs.vfs.attrs import ABSENT, Attr
 from icefs.vfs.branches import BranchTree, Entry, Move
-from icefs.vfs.committing import recover
+from icefs.vfs.committing import recover, resolve
 from icefs.vfs.control import CONTROL_NAME
 from icefs.vfs.interface import AttrChanges, Caller, DirHandle, FileHandle, NotInMemoryError
 from icefs.vfs.listing import Listing, NamedEntries, Section
@@ -326,6 +326,23 @@ class WorkingTree(WorkingBase):
             self._moving.set()
             self._moving = None
         entries, attrs = told[0]
+        return self.translated(entries), attrs
+
+    async def find_out(self, open_inos: Iterable[int]) -> tuple[list[Entry], list[int]] | None:
+        """Finds out what became of a commit that is in doubt; None where nothing has changed by that.
+
+        Raises:
+            StorageError: the store does not tell.
+        """
+        work = self.work
+        if work is None or work.pending_intent is None or self.is_committing:
+            return None
+        self.is_committing = True
+        inos = list(open_inos)
+        try:
+            entries, attrs = await self.in_thread(lambda: resolve(self, work, inos))
+        finally:
+            self.is_committing = False
         return self.translated(entries), attrs
 
     def changed_paths(self, move: Move) -> list[str]:

@@ -29,7 +29,7 @@ from icefs.vfs.status_text import diff_lines, to_text
 from icefs.vfs.trees import tree_facts
 from icefs.vfs.working import WorkingTree
 from icefs.worktree.overlay import WorkTree
-from icefs.worktree.staging import stage
+from icefs.worktree.staging import staged_now
 
 _SHOWN: Final = 50
 
@@ -48,6 +48,7 @@ class WorkingControl:
         self._tree = tree
         self._open_inos = open_inos
         self._job: Job[Result] | None = None
+        self._known_report: StagedReport | None = None
 
     # Files.
 
@@ -127,18 +128,21 @@ class WorkingControl:
     # What is staged; in a worker thread.
 
     def _report(self, work: WorkTree) -> StagedReport:
-        view = work.view()
-        try:
-            base = open_session(self._tree.settings.repository, SnapshotId.parse(view.base))
-            return StagedReport(stage(view, base), base)
-        finally:
-            work.release_view(view)
+        repository = self._tree.settings.repository
+        now = staged_now(work, lambda base: open_session(repository, SnapshotId.parse(base)))
+        known = self._known_report
+        if known is None or known.staged is not now.staged:
+            known = self._known_report = StagedReport(now.staged, now.base)
+        return known
 
     def status(self) -> dict[str, Any]:
         """Makes `status.json`."""
         tree, job = self._tree, self._job
         status = reports.tree_status(tree.settings.repository, tree_facts(tree), tree.snapshot_id)
         status["writable"] = True
+        intent = None if tree.work is None else tree.work.pending_intent
+        if intent is not None:
+            status["pending_commit"] = intent.snapshot_id
         if job is not None:
             status["uploading"] = progress_json(job.progress)
         if tree.work is not None:

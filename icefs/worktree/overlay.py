@@ -25,7 +25,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from icefs.errors import NoSpaceError, NotPermittedError, SessionStateError
 from icefs.storage.base import Storage
@@ -50,6 +50,9 @@ from icefs.worktree.settle import SettleResult
 from icefs.worktree.spool import DiskIo, Spool
 from icefs.worktree.state import DATABASE_NAME, SPOOL_NAME, StateInfo, StateLock, make_directory, read_info, write_info
 from icefs.worktree.upload_log import LOG_NAME, UploadLog
+
+if TYPE_CHECKING:
+    from icefs.worktree.staged import StagedAt
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,10 +93,11 @@ class WorkTree:
 
     Attributes:
         directory: Its state directory.
+        uploads: What uploads chunks in the background; None for nothing.
         repository: The repository that it belongs to.
         branch: The branch that it belongs to.
         recovery: What was found when it was opened.
-        uploads: What uploads chunks in the background; None for nothing.
+        staged: What was staged when somebody last looked (`staging.staged_now`).
     """
 
     def __init__(self, directory: Path, options: TreeOptions) -> None:
@@ -106,6 +110,7 @@ class WorkTree:
             StorageError: its database is damaged.
         """
         self.directory = directory
+        self.staged: StagedAt | None = None
         self.repository, self.branch = options.repository, options.branch
         make_directory(directory / SPOOL_NAME, options.io)
         self._lock = StateLock(directory)

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from icefs.engine.changeset import difference
+from icefs.engine.session import Session
 from icefs.format.chunk_indices import ChunkIndices
 from icefs.format.manifest import ArrayRefs
 from icefs.worktree.core import Lowered
@@ -127,6 +128,20 @@ class Staged:
     def left(self) -> list[str]:
         """The paths that stay in the working tree."""
         return sorted({*self.untracked, *(path for path, _ in self.invalid)})
+
+
+class StagedAt(NamedTuple):
+    """What was staged at one moment.
+
+    Attributes:
+        base: The snapshot that the tree stood on.
+        revision: The tree's.
+        staged: What was staged.
+    """
+
+    base: Session
+    revision: int
+    staged: Staged
 
 
 def topmost(paths: Iterable[str]) -> list[str]:

@@ -12,6 +12,7 @@ name, are committed as the base's own reference. Other names are untracked.
 Only files that were written, or renamed one by one, are looked at one by one.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from icefs.engine.changeset import difference
@@ -23,13 +24,14 @@ from icefs.format.zarr_json import ZarrMetadata, parse_zarr_json
 from icefs.worktree.core import Lowered
 from icefs.worktree.differences import differences
 from icefs.worktree.frozen import FrozenFile, FrozenTree
+from icefs.worktree.overlay import WorkTree
 from icefs.worktree.places import BaseChunks, GridArray, Place, Places
 from icefs.worktree.renames import RenamedChunks, RenamedFile, Renames
-from icefs.worktree.staged import Invalid, Source, Staged, StagedArray, source_size
+from icefs.worktree.staged import Invalid, Source, Staged, StagedArray, StagedAt, source_size
 from icefs.zarr.keys import METADATA_NAME, ChunkIndex, ChunkKeyLayout, is_zarr_key, metadata_key
 from icefs.zarr.reader import KeyReader
 
-__all__ = ["Invalid", "Source", "Staged", "StagedArray", "reused_ref", "stage"]
+__all__ = ["Invalid", "Source", "Staged", "StagedArray", "StagedAt", "reused_ref", "stage", "staged_now"]
 
 
 def stage(frozen: FrozenTree, base: Session) -> Staged:
@@ -39,6 +41,28 @@ def stage(frozen: FrozenTree, base: Session) -> Staged:
         StorageError, FormatError: the base, or bytes of the working tree, cannot be read.
     """
     return _Staging(frozen, base).run()
+
+
+def staged_now(work: WorkTree, open_base: Callable[[str], Session]) -> StagedAt:
+    """Works out what a working tree changes in its base, or returns that where nothing changed since it was asked.
+
+    Args:
+        work: The tree; may be written to meanwhile.
+        open_base: Opens a snapshot by its id.
+
+    Raises:
+        StorageError, FormatError: as `stage`.
+    """
+    known = work.staged
+    if known is not None and (str(known.base.snapshot_id), known.revision) == (work.base, work.revision):
+        return known
+    view = work.view()
+    try:
+        base = open_base(view.base)
+        known = work.staged = StagedAt(base, view.revision, stage(view, base))
+    finally:
+        work.release_view(view)
+    return known
 
 
 def reused_ref(base: Session, reader: KeyReader, source: Source) -> ChunkRef | None:

@@ -82,7 +82,7 @@ class Bench:
         self.work = WorkTree(
             self._directory,
             TreeOptions(
-                lower_for=lambda snapshot_id: NumberedLower(self._numbers, self._session(snapshot_id)),
+                lower_for=lambda snapshot_id: NumberedLower(self._numbers, self.open_base(snapshot_id)),
                 allocate_ino=self._allocate,
                 repository="bench",
                 branch="main",
@@ -92,7 +92,7 @@ class Bench:
             ),
         )
 
-    def _session(self, snapshot_id: str) -> Session:
+    def open_base(self, snapshot_id: str) -> Session:
         return open_session(self.repository, SnapshotId.parse(snapshot_id))
 
     def _allocate(self) -> int:
@@ -107,7 +107,7 @@ class Bench:
 
     @property
     def session(self) -> Session:
-        return self._session(self.work.base)
+        return self.open_base(self.work.base)
 
     def move(self, move: Any, open_inos: Any) -> tuple[list[Any], list[int]]:
         return [], []
@@ -210,12 +210,12 @@ class Bench:
 
     def committed(self) -> dict[str, bytes]:
         """Returns all keys of the branch's tip."""
-        reader = KeyReader(self._session(str(self.repository.lookup_branch("main"))))
+        reader = KeyReader(self.open_base(str(self.repository.lookup_branch("main"))))
         keys = [key for batch in reader.list_batches() for key in batch]
         return {key: bytes(reader.read(key) or b"") for key in keys}
 
     def ids(self) -> dict[str, str]:
         """Returns the ids of the nodes at the branch's tip."""
         return {
-            node.path: str(node.id) for node in self._session(str(self.repository.lookup_branch("main"))).list_nodes()
+            node.path: str(node.id) for node in self.open_base(str(self.repository.lookup_branch("main"))).list_nodes()
         }

@@ -5,6 +5,7 @@ import pytest
 from icefs.errors import InvalidInputError
 from icefs.storage.memory import MemoryStorage
 from icefs.worktree.namespace import RENAME_EXCHANGE
+from icefs.worktree.staging import staged_now
 from tests.support.staging_bench import Bench, array, group
 
 FILES = {
@@ -239,3 +240,22 @@ def test_a_directory_goes_back_under_something_new(bench):
     expected = moved({k: d for k, d in FILES.items() if not k.startswith("g/a/")}, ("g", "old"))
     expected |= {path: data for path, data in FILES.items() if path.startswith("g/a/")} | {"g/zarr.json": group()}
     check(bench, expected)
+
+
+def test_what_is_staged_is_worked_out_once_for_each_state_of_the_tree(bench):
+    def now():
+        return staged_now(bench.work, bench.open_base).staged
+
+    bench.write("g/a/c/0/0", b"new")
+    first = now()
+    bench.tree()
+    assert now() is first
+    bench.write("g/a/c/0/0", b"newer")
+    second = now()
+    assert second is not first
+    bench.rename("g/a", "b")
+    third = now()
+    assert third is not second
+    assert third.renames == [("/g/a", "/b")]
+    bench.commit()
+    assert now().is_empty
