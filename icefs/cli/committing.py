@@ -1,7 +1,9 @@
 """`icefs commit`, `icefs discard` and `icefs rebase`: what becomes of the changes in a mounted branch."""
 
+import contextlib
 import json
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -9,11 +11,12 @@ import click
 from icefs.cli.mounts import Mounted, require_mount, require_place
 from icefs.cli.options import json_option, print_json, printable
 from icefs.cli.progress import CommitProgress
-from icefs.errors import InvalidInputError
+from icefs.errors import ConflictError, InvalidInputError, RebaseFailedError
 from icefs.vfs.status_text import status_lines, to_text
 
 _WAYS = ("ours", "theirs", "fail")
 _MARK = "# "
+_SHOWN = 5
 
 
 def parse_metadata(pairs: tuple[str, ...]) -> dict[str, Any]:
@@ -66,8 +69,40 @@ def commit(
 
 def run_commit(mounted: Mounted, **request: Any) -> dict[str, Any]:
     """Commits, showing progress where it takes long."""
-    with CommitProgress(mounted) as progress:
+    with explaining(), CommitProgress(mounted) as progress:
         return mounted.ask("commit", on_progress=progress, **request)
+
+
+@contextlib.contextmanager
+def explaining() -> Iterator[None]:
+    """Lets the line of a conflict name the commits that came in between, and the chunks."""
+    try:
+        yield
+    except ConflictError as error:
+        raise type(error)(explain(error), kind=error.kind, hint=error.hint, **error.facts) from error
+
+
+def explain(error: ConflictError) -> str:
+    """Says what a conflict is about, as far as there is room for it in one line."""
+    commits = [f"{one['id']} ({one['message'].partition('\n')[0]})" for one in error.facts.get("commits") or ()]
+    if isinstance(error, RebaseFailedError):
+        conflicts = [_conflict_text(one) for one in error.conflicts if isinstance(one, dict)]
+        whose = next((text for text in commits if text.startswith(str(error.snapshot))), error.snapshot)
+        return f"commit {whose} conflicts with these changes: {_some(conflicts, '; ')}" if conflicts else error.message
+    return f"{error.message}; others have committed {_some(commits, ', ')}" if commits else error.message
+
+
+def _conflict_text(conflict: dict[str, Any]) -> str:
+    text = f"{conflict['type']} at {conflict['path']}" if conflict["path"] else str(conflict["type"])
+    if not conflict["chunks"]:
+        return text
+    chunks = ["/".join(map(str, index)) or "scalar" for index in conflict["chunks"]]
+    return f"{text}, chunk{'s' * (len(chunks) > 1)} {_some(chunks, ', ')}"
+
+
+def _some(texts: list[str], separator: str) -> str:
+    more = f" and {len(texts) - _SHOWN} more" if len(texts) > _SHOWN else ""
+    return separator.join(texts[:_SHOWN]) + more
 
 
 def describe_commit(answer: dict[str, Any]) -> None:
@@ -135,7 +170,8 @@ def rebase(path: str, how: str, as_json: bool) -> None:
 
     Where that fails, the changes stay as they are, on the snapshot that they were made on.
     """
-    answer = require_mount(path).ask("rebase", how=how)
+    with explaining():
+        answer = require_mount(path).ask("rebase", how=how)
     if as_json:
         print_json(answer)
     else:

@@ -67,6 +67,7 @@ def tree_status(repository: Repository, facts: Mapping[str, Any], snapshot_id: S
         "writable": False,
         "uploading": None,
         "background": None,
+        "pending_commit": None,
         "staged": NOTHING_STAGED,
         "untracked": [],
         "invalid": [],

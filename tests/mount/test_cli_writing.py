@@ -172,7 +172,8 @@ def test_conflicts(mine, branch, icefs):
     icefs("commit", "-m", "x", branch)
     zarr.open_array(str(branch / "a"))[0] = 100
     mine.commit_theirs(slice(40, 50), 7)
-    assert icefs("commit", "-m", "y", branch, code=CONFLICT)
+    theirs = mine.history()[0].id
+    assert f"; others have committed {theirs} (theirs); " in icefs("commit", "-m", "y", branch, code=CONFLICT)
     assert "amend" in icefs("commit", "--amend", branch, code=CONFLICT)
     assert "rebase" in icefs("commit", "--amend", "--rebase", "ours", branch, code=USAGE)
     icefs("refresh", branch)
@@ -186,8 +187,13 @@ def test_conflicts(mine, branch, icefs):
 
     zarr.open_array(str(branch / "a"))[0] = 101
     mine.commit_theirs(slice(0, 10), 8)
-    assert "/a" in icefs("rebase", branch, code=CONFLICT)
-    assert "/a" in icefs("commit", "--rebase", "fail", "-m", "z", branch, code=CONFLICT)
+    theirs = mine.history()[0].id
+    why = f"commit {theirs} (theirs) conflicts with these changes: ChunkDoubleUpdate at /a, chunk 0; "
+    assert icefs("rebase", branch, code=CONFLICT).startswith(why)
+    assert icefs("commit", "--rebase", "fail", "-m", "z", branch, code=CONFLICT).startswith(why)
+    told = json.loads((branch / ".icefs/commit").read_text())
+    assert [one["id"] for one in told["commits"]] == [theirs]
+    assert told["conflicts"] == [{"type": "ChunkDoubleUpdate", "path": "/a", "chunks": [[0]]}]
     assert zarr.open_array(str(branch / "a"))[0] == 101
     icefs("commit", "--rebase", "ours", "-m", "z", branch)
     assert [info.message for info in mine.history()][:4] == ["z", "theirs", "y", "theirs"]
