@@ -235,3 +235,32 @@ def test_an_answer_that_is_lost_commits_once(place: Place) -> None:
         commit(place, "again")
     place.unmount()
     assert committed(place)[0] == [MESSAGE, "the array", "Repository initialized"]
+
+
+@pytest.mark.parametrize("is_remounted", [False, True])
+def test_an_outcome_that_is_not_known_is_found_out_later(place: Place, is_remounted: bool) -> None:
+    """The storage publishes, and is gone; the commit fails, the tree works on, and the next commit knows."""
+    place.mount("tests.support.killing_points:lose_published_answer", 30)
+    change_much(place)
+    before = content_of(place.path)
+    with pytest.raises(OSError, match=rf"\[Errno {errno.EIO}\]"):
+        commit(place)
+    told = place.control("commit")
+    assert not told["ok"]
+    assert told["kind"] == "commit-in-doubt"
+    (place.path / "a/c/0").write_bytes((77).to_bytes(8, "little"))
+    if is_remounted:
+        place.kill()
+        place.clear()
+        place.mount()
+    for _ in range(40):  # as long as the storage cannot be reached
+        with contextlib.suppress(OSError):
+            commit(place, "the next one")
+            break
+    files, dirs = content_of(place.path)
+    assert dirs == before[1]
+    assert files == {**before[0], "a/c/0": (77).to_bytes(8, "little")}
+    place.unmount()
+    messages, values = committed(place)
+    assert messages == ["the next one", MESSAGE, "the array", "Repository initialized"]
+    assert values[0] == 77
