@@ -11,7 +11,7 @@ what was committed, or as it was.
 
 from collections.abc import Callable, Iterable
 
-from icefs.errors import NoSpaceError, SessionStateError
+from icefs.errors import NoSpaceError, SessionStateError, StorageError
 from icefs.worktree.content import Content
 from icefs.worktree.core import Change, Lowered, TreeCore
 from icefs.worktree.frozen import FrozenTree, View
@@ -180,8 +180,14 @@ class Commits:
             self._check_durable(frozen)
         lower = core.lower_for(new_base)
         settlement = Settlement(core, FrozenIndex.of(frozen, frozenset(left)), frozen, lower, yielded)
-        settlement.verify()
-        return self._settle(settlement, new_base, frozen.view, on_switch)
+        try:
+            settlement.verify()
+            return self._settle(settlement, new_base, frozen.view, on_switch)
+        except StorageError:
+            # It was published, so it must not be committed again: the next commit, or daemon, completes it.
+            if core.journal.intent() is not None:
+                self.leave_pending(frozen)
+            raise
 
     def rebase_to(
         self, new_base: str, on_switch: OnSwitch | None, expected: int | None = None, yielded: Iterable[str] = ()

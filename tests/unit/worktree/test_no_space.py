@@ -135,9 +135,11 @@ def test_a_commit_that_cannot_be_completed_can_be_completed_later(tmp_path: Path
         driver.tree.complete(frozen, "next")
     assert state(driver) == before
     assert driver.tree.base == "base"
+    assert driver.tree.pending_intent is not None
     driver.tree.check_invariants()
     fuse.mend()
-    driver.tree.complete(frozen, "next")
+    driver.tree.complete_recovered()
+    assert driver.tree.pending_intent is None
     assert driver.tree.base == "next"
     assert driver.files() == {**files, "a/c/1": b"meanwhile"}
     driver.tree.check_invariants()
