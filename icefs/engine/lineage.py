@@ -1,0 +1,187 @@
+"""Which commits changed a node, and which one changed each of its chunks last, from transaction logs.
+
+A snapshot never changes, and so neither does what its history says: answers are kept (`lineage_cache`), and an
+answer for a later snapshot needs only the logs that came since.
+
+Where a log is gone that a snapshot stands for (expired, and collected), whatever no later commit changed counts as
+changed by that snapshot: a time that is too late, never one that is too early.
+"""
+
+from collections.abc import Iterator
+from typing import Final
+
+import numpy as np
+
+from icefs.engine.lineage_cache import LineageCache
+from icefs.engine.lineage_values import Lineage, OwnerArray, Touch
+from icefs.engine.repository import Repository
+from icefs.errors import ObjectNotFoundError
+from icefs.format.chunk_indices import ChunkIndices, pack_keys
+from icefs.format.ids import INITIAL_SNAPSHOT_ID, NodeId, SnapshotId
+from icefs.format.repo_info import SnapshotInfo
+from icefs.format.transaction_log import TransactionLog
+
+# A lineage this much shorter than the history is not kept: the next one is as quick to find out.
+_WORTH_KEEPING: Final = 4
+
+
+class Lineages:
+    """Finds out what the history of a repository says of its nodes.
+
+    Concurrency: all methods may be called from any thread.
+    """
+
+    def __init__(self, repository: Repository, cache: LineageCache | None = None) -> None:
+        """Takes a repository, and where answers are kept; that is closed by whoever opened it."""
+        self._repository = repository
+        self._cache = cache
+
+    def lineage(self, snapshot_id: SnapshotId, node_id: NodeId) -> Lineage:
+        """Returns which commits changed a node, up to a snapshot that has it.
+
+        Raises:
+            SnapshotNotFoundError: there is no such snapshot.
+            FormatError, StorageError: its history cannot be read.
+        """
+        known = None if self._cache is None else self._cache.lineage(snapshot_id, node_id)
+        if known is not None:
+            return known
+        builder = _Builder(node_id)
+        cached = set() if self._cache is None else self._cache.snapshots_of(node_id)
+        steps = 0
+        for info, logs in self._logs(snapshot_id):
+            if self._cache is not None and info.id in cached:
+                earlier = self._cache.lineage(info.id, node_id)
+                if earlier is not None:
+                    found = builder.onto(earlier)
+                    break
+            steps += 1
+            if builder.add(info, logs):
+                found = builder.result(info)
+                break
+        else:
+            found = builder.result(info)
+        if self._cache is not None and steps > _WORTH_KEEPING:
+            self._cache.keep_lineage(snapshot_id, node_id, found)
+        return found
+
+    def _logs(self, snapshot_id: SnapshotId) -> Iterator[tuple[SnapshotInfo, list[TransactionLog] | None]]:
+        """Yields a snapshot and its ancestors, newest first, with the logs that each stands for, newest first."""
+        assets = self._repository.assets
+        ancestry = self._repository.ancestry(snapshot_id=snapshot_id)
+        return assets.fetch_ahead(lambda info: (info, self._logs_of(info)), ancestry)
+
+    def _logs_of(self, info: SnapshotInfo) -> list[TransactionLog] | None:
+        """Returns the logs that a snapshot stands for, newest first; None if one is gone."""
+        logs = []
+        for snapshot_id in (info.id, *reversed(info.pruned_ancestor_tx_logs)):
+            try:
+                logs.append(self._repository.assets.fetch_transaction_log(snapshot_id))
+            except ObjectNotFoundError:
+                if snapshot_id != INITIAL_SNAPSHOT_ID:
+                    return None
+        return logs
+
+    # What commits touched.
+
+    def touches(self, snapshot_id: SnapshotId) -> Iterator[tuple[SnapshotInfo, dict[NodeId, Touch]]]:
+        """Yields a snapshot and its ancestors, newest first, each with what it did to which nodes.
+
+        Raises:
+            SnapshotNotFoundError: there is no such snapshot (at once).
+            FormatError, StorageError: its history cannot be read.
+        """
+        ancestry = self._repository.ancestry(snapshot_id=snapshot_id)
+        return self._repository.assets.fetch_ahead(lambda info: (info, self._touched(info)), ancestry)
+
+    def _touched(self, info: SnapshotInfo) -> dict[NodeId, Touch]:
+        known = None if self._cache is None else self._cache.touches(info.id)
+        if known is not None:
+            return known
+        found: dict[NodeId, Touch] = {}
+        for log in self._logs_of(info) or ():
+            for name, word in _WORDS:
+                for node_id in getattr(log, name):
+                    found[node_id] = found.get(node_id, Touch()).with_word(word)
+            for move in log.moved_nodes:
+                found[move.node_id] = found.get(move.node_id, Touch()).with_word("moved")
+            for node_id, chunks in log.updated_chunks.items():
+                if len(chunks):
+                    touch = found.get(node_id, Touch())
+                    found[node_id] = Touch(touch.words, touch.num_chunks + len(chunks))
+        if self._cache is not None:
+            self._cache.keep_touches(info.id, found)
+        return found
+
+
+_WORDS: Final = (
+    ("new_groups", "new"),
+    ("new_arrays", "new"),
+    ("updated_groups", "metadata"),
+    ("updated_arrays", "metadata"),
+    ("deleted_groups", "deleted"),
+    ("deleted_arrays", "deleted"),
+)
+
+
+class _Builder:
+    """Collects what commits did to one node, from the newest on."""
+
+    def __init__(self, node_id: NodeId) -> None:
+        self._node_id = node_id
+        self._commits: list[tuple[SnapshotId, int]] = []
+        self._metadata: int | None = None
+        self._parts: list[tuple[ChunkIndices, OwnerArray]] = []
+        self._is_complete = True
+
+    def add(self, info: SnapshotInfo, logs: list[TransactionLog] | None) -> bool:
+        """Takes a commit; returns whether nothing earlier counts any more."""
+        if logs is None:
+            self._is_complete = False
+            return True
+        node, number = self._node_id, len(self._commits)
+        is_touched = False
+        for log in logs:
+            is_new = node in log.new_arrays or node in log.new_groups
+            if is_new or node in log.updated_arrays or node in log.updated_groups:
+                self._metadata = number if self._metadata is None else self._metadata
+                is_touched = True
+            chunks = log.updated_chunks.get(node)
+            if chunks is not None and len(chunks):
+                self._parts.append((chunks, np.full(len(chunks), number, np.uint32)))
+                is_touched = True
+            if is_new:
+                return True
+        if is_touched:
+            self._commits.append((info.id, info.flushed_at))
+        return False
+
+    def result(self, last: SnapshotInfo) -> Lineage:
+        """Ends at the commit that counts for whatever no later one changed."""
+        number = len(self._commits)
+        self._commits.append((last.id, last.flushed_at))
+        return self._build(number if self._metadata is None else self._metadata, number)
+
+    def onto(self, earlier: Lineage) -> Lineage:
+        """Ends where an earlier answer goes on."""
+        shift = len(self._commits)
+        self._commits += earlier.commits
+        if len(earlier.chunks):
+            self._parts.append((earlier.chunks, earlier.owners + np.uint32(shift)))
+        self._is_complete = earlier.is_complete
+        metadata = earlier.metadata + shift if self._metadata is None else self._metadata
+        return self._build(metadata, earlier.rest + shift)
+
+    def _build(self, metadata: int, rest: int) -> Lineage:
+        # Where the number of dimensions changed, the newest counts: indices of another shape are no chunks any more.
+        parts = [part for part in self._parts if part[0].ndim == self._parts[0][0].ndim]
+        chunks, owners = ChunkIndices([]), np.zeros(0, np.uint32)
+        if parts and not parts[0][0].ndim:
+            chunks, owners = parts[0][0], parts[0][1][:1]
+        elif parts:
+            columns = [np.concatenate(column) for column in zip(*(part[0].coords for part in parts), strict=True)]
+            # The first of equal ones is the newest.
+            _, first = np.unique(pack_keys(columns)[0], return_index=True)
+            chunks = ChunkIndices([column[first] for column in columns])
+            owners = np.concatenate([part[1] for part in parts])[first]
+        return Lineage(tuple(self._commits), metadata, chunks, owners, rest, self._is_complete)

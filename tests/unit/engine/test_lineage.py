@@ -1,0 +1,178 @@
+"""Which commit changed what last: against a plain account, with and without what was kept."""
+
+import json
+import random
+import sqlite3
+
+import numpy as np
+import pytest
+
+from icefs.clock import system_clock
+from icefs.engine.expiration import ExpirationRequest
+from icefs.engine.lineage import Lineages
+from icefs.engine.lineage_cache import LineageCache
+from icefs.engine.writing import WritableRepository
+from icefs.format.chunk_indices import ChunkIndices
+from icefs.storage.memory import MemoryStorage
+
+GROUP = b'{"zarr_format":3,"node_type":"group","attributes":{}}'
+LATER = 10**15
+
+
+def array(shape, **attributes):
+    grid = {"name": "regular", "configuration": {"chunk_shape": [1] * len(shape)}}
+    document = {
+        "zarr_format": 3, "node_type": "array", "shape": shape, "chunk_grid": grid, "attributes": attributes
+    }  # fmt: skip
+    return json.dumps(document).encode()
+
+
+class Story:
+    """A repository, and an account of who changed what last."""
+
+    def __init__(self, spec_version=2):
+        self.repo = WritableRepository.create(MemoryStorage(), spec_version=spec_version)
+        self.owner = {}
+        self.metadata = {}
+        self.touched = []
+
+    def commit(self, chunks=(), metadata=(), deleted=()):
+        session = self.repo.writable_session("main")
+        for path, document in metadata:
+            session.set_metadata(path, document)
+        for path, index in chunks:
+            session.set_chunk(path, index, b"x")
+        for path, index in deleted:
+            session.delete_chunks(path, ChunkIndices.from_indices(len(index), [index]))
+        tip = session.commit(f"number {len(self.touched)}")
+        self.metadata.update({path: tip for path, _ in metadata})
+        for path, index in (*chunks, *deleted):
+            self.owner[path, index] = tip
+        self.touched.append((tip, {path for path, _ in (*metadata, *chunks, *deleted)}))
+        return tip
+
+    def check(self, lineages):
+        session = self.repo.readonly_session("main")
+        for path, changed_by in self.metadata.items():
+            found = lineages.lineage(session.snapshot_id, session.node(path).id)
+            assert found.is_complete
+            assert found.commits[found.metadata][0] == changed_by
+            mine = {index: tip for (where, index), tip in self.owner.items() if where == path}
+            assert {index: found.commits[found.owner(index)][0] for index in mine} == mine
+            if mine:
+                indices = ChunkIndices.from_indices(len(next(iter(mine))), mine)
+                owners = found.owners_of(indices)
+                assert [found.commits[owner][0] for owner in owners] == [mine[index] for index in indices]
+            expected = [tip for tip, paths in reversed(self.touched) if path in paths]
+            assert [commit for commit, _ in found.commits] == expected
+
+
+def tell(seed, spec_version=2, length=12):
+    rng = random.Random(seed)
+    story = Story(spec_version)
+    story.commit(metadata=[("/", GROUP), ("/a", array([4, 4])), ("/scalar", array([]))])
+    for number in range(length):
+        chunks = [("/a", (rng.randrange(4), rng.randrange(4))) for _ in range(rng.randrange(4))]
+        chunks = list(dict.fromkeys(chunks))
+        metadata = [("/a", array([4, 4], number=number))] if rng.random() < 0.2 else []
+        if number == 5:
+            metadata.append(("/late", array([9])))
+        if rng.random() < 0.3:
+            chunks.append(("/scalar", ()))
+        deleted = []
+        if chunks and rng.random() < 0.2 and chunks[-1][1]:
+            present = [key for key in story.owner if key[0] == "/a" and key not in chunks]
+            deleted = present[:1]
+        if not (chunks or metadata or deleted):
+            chunks = [("/a", (0, 0))]
+        story.commit(chunks, metadata, [key for key in deleted if key not in chunks])
+    return story
+
+
+@pytest.mark.parametrize("spec_version", [2, 1])
+@pytest.mark.parametrize("seed", range(8))
+def test_owners_are_those_of_the_account(seed, spec_version, tmp_path):
+    story = tell(seed, spec_version)
+    story.check(Lineages(story.repo))
+    with LineageCache(tmp_path / "history.db") as cache:
+        lineages = Lineages(story.repo, cache)
+        for _ in range(2):
+            story.check(lineages)
+        for number in range(6):  # what was kept is built upon
+            story.commit([("/a", (number % 4, 1))])
+            story.check(lineages)
+    with LineageCache(tmp_path / "history.db") as cache:
+        story.check(Lineages(story.repo, cache))
+
+
+def test_what_is_kept_needs_no_log(tmp_path):
+    story = tell(3)
+    tip = story.repo.lookup_branch("main")
+    with LineageCache(tmp_path / "history.db") as cache:
+        story.check(Lineages(story.repo, cache))
+        told = [(info.id, touched) for info, touched in Lineages(story.repo, cache).touches(tip)]
+    storage = story.repo.storage
+    storage.delete([info.key for info in storage.list_objects("transactions/")])
+    again = WritableRepository.open(storage)
+    story.repo = again
+    with LineageCache(tmp_path / "history.db") as cache:
+        story.check(Lineages(again, cache))
+        assert [(info.id, touched) for info, touched in Lineages(again, cache).touches(tip)] == told
+
+
+def test_touches_name_what_was_done():
+    story = Story()
+    first = story.commit([("/a", (1,))], [("/", GROUP), ("/a", array([9]))])
+    second = story.commit([("/a", (1,)), ("/a", (2,))], [("/a", array([9], more=1))])
+    session = story.repo.readonly_session("main")
+    node = session.node("/a").id
+    told = {info.id: touched.get(node) for info, touched in Lineages(story.repo).touches(second)}
+    assert (told[first].words, told[first].num_chunks) == (("new",), 1)
+    assert (told[second].words, told[second].num_chunks) == (("metadata",), 2)
+
+
+def test_expired_commits_count_for_the_one_that_stands_for_them():
+    story = tell(5)
+    tip = story.commit([("/a", (3, 3))])
+    story.repo.expire_snapshots(ExpirationRequest(system_clock() + LATER))
+    session = story.repo.readonly_session("main")
+    node = session.node("/a").id
+    found = Lineages(story.repo).lineage(tip, node)
+    assert [commit for commit, _ in found.commits] == [tip]
+    assert found.is_complete
+    assert len(found.chunks) > 3
+    storage = story.repo.storage
+    storage.delete([info.key for info in storage.list_objects("transactions/") if str(tip) not in info.key])
+    found = Lineages(WritableRepository.open(storage)).lineage(tip, node)
+    assert [commit for commit, _ in found.commits] == [tip]
+    assert not found.is_complete
+
+
+@pytest.mark.parametrize("damage", ["bytes", "empty", "version", "value", "directory"])
+def test_a_damaged_database_is_made_anew(tmp_path, damage, caplog):
+    story = tell(1)
+    path = tmp_path / "cache/history.db"
+    with LineageCache(path) as cache:
+        story.check(Lineages(story.repo, cache))
+    rng = np.random.default_rng(1)
+    match damage:
+        case "bytes":
+            path.write_bytes(rng.bytes(path.stat().st_size))
+        case "empty":
+            path.write_bytes(b"")
+        case "directory":
+            path.unlink()
+            path.mkdir()
+        case _:
+            connection = sqlite3.connect(path)
+            if damage == "version":
+                connection.execute("pragma user_version = 99")
+            else:
+                connection.execute("update lineages set value = ?", (b"nonsense",))
+                connection.execute("update touches set value = ?", (b"nonsense",))
+                connection.commit()
+            connection.close()
+    with LineageCache(path) as cache:
+        for _ in range(2):
+            story.check(Lineages(story.repo, cache))
+            assert len(list(Lineages(story.repo, cache).touches(story.repo.lookup_branch("main")))) == 14
