@@ -4,6 +4,7 @@ lookup, getattr, …  →  the tree of the inode answers at once, or says what t
 read, write, …      →  the handle answers
 """
 
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -81,6 +82,7 @@ class FileSystem:
         self.stats = stats
         self.handles = HandleTable()
         self.wants_flush = request.state_root is not None
+        self._state_root = request.state_root
         self.space = InodeSpace()
         self._loaders = Threads(_LOADERS, "icefs-load")
         self._readers = Threads(max(4, min(32, repository.storage.capabilities.concurrency)), "icefs-read")
@@ -250,7 +252,14 @@ class FileSystem:
         return True
 
     async def statfs(self) -> FsStats:
-        """Describes a large file system without a free block."""
+        """Describes the disk that changes are kept on; on a read-only mount a large one without a free block."""
+        place = self._state_root
+        if place is not None:
+            while not place.exists():  # made with the first change
+                place = place.parent
+            disk = os.statvfs(place)
+            blocks, free = (count * disk.f_frsize // BLOCK_SIZE for count in (disk.f_blocks, disk.f_bavail))
+            return FsStats(blocks, free, disk.f_files, disk.f_favail)
         return FsStats(_PEBIBYTE // BLOCK_SIZE, 0, 1 << 40, 0)
 
     # Files.

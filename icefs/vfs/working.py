@@ -18,7 +18,7 @@ from typing import Final
 import trio
 
 from icefs.engine.session import Session
-from icefs.errors import EntryNotFoundError, NotPermittedError, ReadOnlyError, StaleError
+from icefs.errors import EntryNotFoundError, NotPermittedError, ReadOnlyError, StaleError, UnsupportedError
 from icefs.format.zarr_json import parse_zarr_json
 from icefs.vfs.attrs import ABSENT, Attr
 from icefs.vfs.branches import BranchTree, Entry, Move
@@ -93,6 +93,10 @@ class WorkingTree(WorkingBase):
             with self.guarded.lock:
                 return super().getattr(ino)
         return self._kernel_attr(work.getattr(self.where(ino)))
+
+    def root_attr(self) -> Attr:
+        """Returns the attributes of the root directory."""
+        return super().root_attr() if self.work is None else self.getattr(self.root_ino)
 
     def getattr_open(self, file: FileHandle) -> Attr:
         """Returns the attributes of an open file that nothing else leads to any more."""
@@ -234,6 +238,10 @@ class WorkingTree(WorkingBase):
     async def symlink(self, parent: int, name: str, target: str, caller: Caller) -> Attr:
         """Refuses: no Icechunk repository holds symbolic links."""
         raise NotPermittedError("a mounted branch has no symbolic links", name=name)
+
+    async def setxattr(self, ino: int, name: str, value: bytes) -> None:
+        """Refuses, as file systems do that have none: programs that copy files take no offence."""
+        raise UnsupportedError("extended attributes cannot be set", name=name)
 
     async def rename(self, old_parent: int, old_name: str, new_parent: int, new_name: str, flags: int) -> None:
         """Renames within the tree."""

@@ -189,7 +189,8 @@ def test_extended_attributes(tree, mount):
     fails(errno.ENODATA, os.getxattr, tree / "zarr.json", "user.other")
     fails(errno.EOPNOTSUPP, os.getxattr, tree / "zarr.json", "system.posix_acl_access")
     fails(errno.EOPNOTSUPP, os.setxattr, tree / "zarr.json", "system.posix_acl_access", b"\2\0\0\0")
-    fails(errno.EROFS, os.setxattr, tree / "zarr.json", "user.x", b"")
+    refused = errno.EROFS if tree.parent.name == "tags" else errno.EOPNOTSUPP
+    fails(refused, os.setxattr, tree / "zarr.json", "user.x", b"")
 
 
 def test_reading(tree):
@@ -260,7 +261,7 @@ def test_harmless_calls(tree):
         os.close(fd)
         assert os.access(tree / name, os.R_OK)
     told = os.statvfs(tree)
-    assert (told.f_namemax, told.f_bavail) == (255, 0)
+    assert told.f_namemax == 255
     assert told.f_blocks > 0
 
 
