@@ -32,6 +32,7 @@ from icefs.worktree.overlay import WorkTree
 from icefs.worktree.staging import staged_now
 
 _SHOWN: Final = 50
+_WAYS: Final = ("ours", "theirs", "fail")
 
 type Result = dict[str, Any]
 type Work = Callable[[WorkTree, Job[Result]], Result]
@@ -194,6 +195,8 @@ class WorkingControl:
 
     def begin_rebase(self, how: str) -> Job[Result]:
         """Begins to put the changes on the branch's tip."""
+        if how not in _WAYS:
+            raise InvalidInputError(f"no way to rebase is called {how!r}", hint=f"one of {', '.join(_WAYS)}")
         tree = self._tree
         inos = list(self._open_inos())
 
