@@ -12,8 +12,10 @@ from icefs.vfs.attrs import Ownership
 from icefs.vfs.branches import BranchTree
 from icefs.vfs.control import ControlDir, ControlFile
 from icefs.vfs.names import encode_ref
+from icefs.vfs.places import open_session
 from icefs.vfs.rpc import Operation, RpcHandle
 from icefs.vfs.trees import SessionTree, tree_facts
+from icefs.vfs.warmup import warm_up
 from icefs.vfs.working import WorkingTree
 from icefs.vfs.working_control import WorkingControl
 
@@ -174,6 +176,8 @@ class MountControl:
             yield {"branches": await self._uncommitted()}
 
         operations: dict[str, Operation] = {"ping": ping, "refresh": refresh, "info": info, "status": status}
+        if tree is not None:
+            operations["warmup"] = lambda request: self._warm_up(tree, request)
         if tree is None or tree.label == "":
             operations["uncommitted"] = uncommitted
         return operations
@@ -196,6 +200,12 @@ class MountControl:
                     path = tree.label or "."
                     found.append({"name": tree.name, "path": path, "base": str(tree.snapshot_id)})
         return sorted(found, key=lambda branch: branch["name"])
+
+    async def _warm_up(self, tree: SessionTree, request: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
+        repository, snapshot_id = self._fs.repository, tree.snapshot_id
+        session = await self._fs.in_thread(lambda: open_session(repository, snapshot_id))
+        async for line in warm_up(session, request):
+            yield line
 
 
 def _has_changes(tree: BranchTree) -> bool:
