@@ -205,20 +205,28 @@ class WorkTree:
             core.journal.close()
             self._lock.release()
 
-    def start_uploads(self, storage: Storage, inline_bytes: int, options: UploadOptions) -> None:
+    def start_uploads(
+        self,
+        storage: Storage,
+        inline_bytes: int,
+        options: UploadOptions,
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         """Begins to upload chunks in the background, if the store is remote and the options want it.
 
         Args:
             storage: Where the repository is.
             inline_bytes: Up to which size chunks are not uploaded at all.
             options: How.
+            monotonic: The clock that tells how long a file has been quiet.
 
         Raises:
             StorageError: the record of uploads cannot be written.
         """
         if options.quiet_s is not None and not storage.capabilities.local_files:
             log = UploadLog(self.directory / LOG_NAME)
-            self.uploads = BackgroundUploads(self._core, storage, inline_bytes, options, log)
+            self.uploads = BackgroundUploads(self._core, storage, inline_bytes, options, log, monotonic=monotonic)
 
     def _write_all(self) -> None:
         core = self._core

@@ -48,9 +48,10 @@ class StagedChunks:
                 self.driver.mkdir(above)
             self.driver.write(path, data)
 
-    def start_uploads(self, options: UploadOptions) -> None:
+    def start_uploads(self, options: UploadOptions, monotonic: Callable[[], float] = time.monotonic) -> None:
         """Begins to upload in the background."""
-        self.driver.tree.start_uploads(self.storage, self.repository.inline_threshold_bytes, options)
+        inline_bytes = self.repository.inline_threshold_bytes
+        self.driver.tree.start_uploads(self.storage, inline_bytes, options, monotonic=monotonic)
 
     def wait_for(self, condition: Callable[[UploadState], bool]) -> UploadState:
         """Waits until background uploads stand so."""

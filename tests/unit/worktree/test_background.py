@@ -64,9 +64,15 @@ def test_quiet_chunks_are_stored_before_the_commit(staged: StagedChunks) -> None
 
 
 def test_a_chunk_rewritten_before_its_upload_costs_one_request(staged: StagedChunks) -> None:
-    staged.start_uploads(UploadOptions(pack_bytes=0, quiet_s=0.5))
+    now_s = 0.0
+    staged.start_uploads(UploadOptions(pack_bytes=0, quiet_s=5), lambda: now_s)
     for number in range(5):
         staged.write({(0,): b"%d" % number * 1000})
+        now_s += 4.9
+    now_s += 0.2
+    assert staged.driver.tree.uploads is not None
+    with staged.driver.tree.uploads.paused(lambda: None):
+        pass  # and looks at the clock again
     staged.wait_for(lambda state: state.stored == 1)
     check(staged, {(0,): b"4" * 1000})
     assert puts(staged) == 1
@@ -215,7 +221,10 @@ def test_a_store_that_is_away_keeps_nobody_from_writing(
     assert puts(staged) == 11
 
 
-def test_back_off_is_bounded_and_requests_stay_few(staged: StagedChunks, storage: FaultyStorage) -> None:
+def test_requests_to_a_store_that_is_away_stay_few(
+    staged: StagedChunks, storage: FaultyStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(background, "_FIRST_BACKOFF_S", 60.0)
     away = storage.fail(methods="put", keys="chunks/", times=None)
     staged.start_uploads(SOON)
     staged.write(several(10, 2000))
