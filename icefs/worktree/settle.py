@@ -146,6 +146,7 @@ class Settlement:
         self._lower = lower
         self._stats: dict[str, LowerAttr | None] = {}
         self._moved_files: dict[str, str] = {}
+        self._provided: dict[FileNode, str] = {}
         self._undo: list[tuple[Node, FileState | DirState, dict[str, Entry] | None, set[str] | None]] = []
         self._places: dict[DirNode, str | None] = {}
         self._vanished: list[FileNode] = []
@@ -171,6 +172,15 @@ class Settlement:
                     missing.add(file.path)
         self.kept_back = sorted(missing)
         index.left |= missing
+        # What the lock need not be held for: whoever wants to read or write waits for it.
+        self._provided = {
+            node: files[0].path
+            for node, files in index.files.items()
+            if len(files) == 1
+            and not files[0].is_natural
+            and not index.is_left(files[0].path)
+            and files[0].path not in self._yielded
+        }
         for files in index.files.values():
             # A file that is also still at its own place has not moved.
             for file in sorted(files, key=lambda file: not file.is_natural):
@@ -344,6 +354,10 @@ class Settlement:
 
     def _settle_file(self, node: FileNode) -> bool:
         """Gives a file its new content; returns whether the tree keeps it."""
+        if node in self._provided and self._is_unchanged(node):
+            self.spools.append(node.spool_id)
+            self.dropped.append((self._provided[node], node.ino, node.mtime_ns))
+            return False
         if self._yields(node):
             self._vanished.append(node)
             if node.io is None:
@@ -387,6 +401,18 @@ class Settlement:
             node.ctime_ns = max(node.ctime_ns, attr.mtime_ns)
         node.origin = source
         return True
+
+    def _is_unchanged(self, node: FileNode) -> bool:
+        """Tells whether a file that the new lower tree has is closed, and just what and where it was when frozen."""
+        assert self._frozen is not None
+        return (
+            node.io is None
+            and node not in self._frozen.view.files
+            and not node.flags & DIRTY
+            and node.extra is None
+            and node.parent is not None
+            and self._new_place(node.parent, node.name) == self._provided[node]
+        )
 
     def _new_place(self, directory: DirNode, name: str) -> str | None:
         place = self._place(directory)
