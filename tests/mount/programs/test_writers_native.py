@@ -208,7 +208,8 @@ def acquire(path):
         ]
         return aqz.ArraySettings(output_key=key, data_type=aqz.DataType.UINT16, dimensions=dimensions)
 
-    settings = aqz.StreamSettings(store_path=str(path), version=aqz.ZarrVersion.V3, overwrite=True, max_threads=2)
+    # With one thread: the order of chunks in a shard is that of the threads otherwise.
+    settings = aqz.StreamSettings(store_path=str(path), version=aqz.ZarrVersion.V3, overwrite=True, max_threads=1)
     settings.arrays = [array("plain", 1), array("sharded", 2)]
     return aqz.ZarrStream(settings)
 
