@@ -16,10 +16,11 @@ from icefs.errors import InvalidInputError
 @click.argument("path", default=".")
 @json_option
 def warmup(path: str, as_json: bool) -> None:
-    """Fetch the chunks at and below PATH into the disk cache.
+    """Fetch chunks into the disk cache.
 
-    PATH is a directory or chunk in a mounted tree of a repository on a remote store; what is in the cache already is
-    not fetched again. Later mounts with the same --cache-dir read it without asking the store.
+    PATH is a directory or chunk in a mounted tree of a repository on a remote store. Of the chunks at and below it,
+    what is in the cache already is not fetched again. Later mounts with the same --cache-dir read it without asking
+    the store.
     """
     mounted = require_mount(path)
     if "snapshot" not in mounted.ask("info"):
