@@ -1,5 +1,6 @@
 """`icefs diff`: what changed between two versions of a repository, or is not committed yet in a mounted branch."""
 
+import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +20,9 @@ _ALL = 1 << 62
 @click.command()
 @click.argument("where", metavar="[PATH|REPO] [REF1 REF2]", nargs=-1)
 @click.option("--chunks", "with_chunks", is_flag=True, help="List every chunk.")
+@click.option("--map/--no-map", "with_map", default=None, help="Draw where chunks changed; by default on a terminal.")
 @json_option
-def diff(where: tuple[str, ...], with_chunks: bool, as_json: bool) -> None:
+def diff(where: tuple[str, ...], with_chunks: bool, with_map: bool | None, as_json: bool) -> None:
     """Show what changed between two versions, or what is not committed yet.
 
     Without versions: what differs in a mounted branch from the snapshot that it stands on, with the sizes of
@@ -35,7 +37,8 @@ def diff(where: tuple[str, ...], with_chunks: bool, as_json: bool) -> None:
         _show_uncommitted(where[0] if where else ".", with_chunks=with_chunks, as_json=as_json)
     else:
         *repo, old, new = where
-        _show_between(repo[0] if repo else None, old, new, with_chunks=with_chunks, as_json=as_json)
+        shows_map = sys.stdout.isatty() if with_map is None else with_map
+        _show_between(repo[0] if repo else None, old, new, with_chunks=with_chunks, with_map=shows_map, as_json=as_json)
 
 
 def _show_uncommitted(path: str, *, with_chunks: bool, as_json: bool) -> None:
@@ -49,7 +52,7 @@ def _show_uncommitted(path: str, *, with_chunks: bool, as_json: bool) -> None:
         print_painted(diff_lines(facts, _ALL if with_chunks else SHOWN))
 
 
-def _show_between(repo: str | None, old: str, new: str, *, with_chunks: bool, as_json: bool) -> None:
+def _show_between(repo: str | None, old: str, new: str, *, with_chunks: bool, with_map: bool, as_json: bool) -> None:
     from icefs.cli.repos import locate, open_repository  # the engine, which a diff of a mount does without
     from icefs.engine.diff import Diff
 
@@ -61,6 +64,11 @@ def _show_between(repo: str | None, old: str, new: str, *, with_chunks: bool, as
         return
     for line in summarise(changes, with_chunks=with_chunks):
         print_data(line)
+    if with_map:
+        from icefs.cli.diff_map import map_lines
+
+        for line in map_lines(repository.session_at(old_id), repository.session_at(new_id), changes):
+            click.echo(line)
 
 
 def describe(changes: "Diff") -> dict[str, Any]:

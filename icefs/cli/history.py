@@ -1,36 +1,74 @@
 """`icefs log`: the history of a branch, tag or snapshot."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
 import click
 
+from icefs.cli.graph import graph_lines
 from icefs.cli.options import human_time, iso, json_option, print_json, printable
 from icefs.cli.repos import DEFAULT_BRANCH, locate, open_repository
 from icefs.clock import to_datetime
 from icefs.engine.refs import Refs
+from icefs.engine.repository import Repository
+from icefs.errors import NodeNotFoundError
 from icefs.format.ids import SnapshotId
 from icefs.format.repo_info import SnapshotInfo
+from icefs.zarr.keys import normalize_key
 
 
-@click.command()
+class _LogCommand(click.Command):
+    """Takes what stands behind `--` as the path to follow, as git does."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parses the command line."""
+        if "--" in args:
+            cut = args.index("--")
+            if len(args) > cut + 2:
+                raise click.UsageError("one path can be followed at a time", ctx)
+            args = [*args[:cut], *(f"--follow={path}" for path in args[cut + 1 :])]
+        return super().parse_args(ctx, args)
+
+
+@click.command(cls=_LogCommand)
 @click.argument("repo", metavar="[PATH|REPO]", required=False)
-@click.argument("ref", required=False)
+@click.argument("ref", metavar="[REF] [-- NODE]", required=False)
 @click.option("-n", "--max-count", type=click.IntRange(min=0), metavar="N", help="Show at most N snapshots.")
+@click.option("--follow", metavar="NODE", help="Show only commits that touched this group or array; as '-- NODE'.")
+@click.option("--graph", is_flag=True, help="Draw the branches and tags beside it; all of them without REF.")
 @click.option("--oneline", is_flag=True, help="One line for each snapshot.")
 @json_option
-def log(repo: str | None, ref: str | None, max_count: int | None, oneline: bool, as_json: bool) -> None:
+def log(
+    repo: str | None,
+    ref: str | None,
+    max_count: int | None,
+    follow: str | None,
+    graph: bool,
+    oneline: bool,
+    as_json: bool,
+) -> None:
     """Show the history of a branch, tag or snapshot.
 
-    Newest first. REF defaults to the branch main, and in a mounted tree to that tree's version.
+    Newest first. REF defaults to the branch main, and in a mounted tree to that tree's version. A node is followed
+    through renames, a group with all that is below it.
     """
     source = locate(repo, ref)
     repository = open_repository(source.location)
-    history = islice(repository.log(source.ref if source.ref is not None else DEFAULT_BRANCH), max_count)
     names = Names.of(repository.refs(refresh=False))
+    if graph:
+        if as_json or follow is not None:
+            raise click.UsageError("--graph goes with neither --json nor a path")
+        for line in islice(graph_lines(repository, names, None if source.ref is None else source.ref), max_count):
+            click.echo(line)
+        return
+    version = source.ref if source.ref is not None else DEFAULT_BRANCH
+    history: Iterator[SnapshotInfo] = repository.log(version)
+    if follow is not None:
+        history = _touching(repository, repository.resolve_ref(version), follow)
+    history = islice(history, max_count)
     if as_json:
         print_json([describe_snapshot(info, names) for info in history])
         return
@@ -39,6 +77,21 @@ def log(repo: str | None, ref: str | None, max_count: int | None, oneline: bool,
             click.echo(f"{_headline(info, names)} {printable(info.message.partition('\n')[0])}")
         else:
             click.echo(("\n" if number else "") + _entry(info, names))
+
+
+def _touching(repository: Repository, snapshot_id: SnapshotId, path: str) -> Iterator[SnapshotInfo]:
+    """Yields the commits that touched a node, or anything below it."""
+    from icefs.cli.lineages import open_lineage_cache
+    from icefs.engine.lineage import Lineages
+
+    session = repository.session_at(snapshot_id)
+    wanted = {node.id for node in session.list_nodes("/" + normalize_key(path.strip("/")))}
+    if not wanted:
+        raise NodeNotFoundError(f"nothing at {path} in {snapshot_id}", path=path)
+    with open_lineage_cache(repository) as cache:
+        for info, touched in Lineages(repository, cache).touches(snapshot_id):
+            if not wanted.isdisjoint(touched):
+                yield info
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +125,11 @@ def describe_snapshot(info: SnapshotInfo, names: Names) -> dict[str, Any]:
         "branches": names.branches.get(info.id, []),
         "tags": names.tags.get(info.id, []),
     }
+
+
+def describe_commit(info: SnapshotInfo) -> dict[str, Any]:
+    """Describes a snapshot in a few words, for programs."""
+    return {"id": str(info.id), "written_at": iso(to_datetime(info.flushed_at)), "message": info.message}
 
 
 def _entry(info: SnapshotInfo, names: Names) -> str:

@@ -1,0 +1,99 @@
+"""`icefs blame`: which commit changed each chunk of an array last."""
+
+import os
+from typing import Any
+
+import click
+import numpy as np
+
+from icefs.cli.chunk_map import cell, draw, scale
+from icefs.cli.history import describe_commit
+from icefs.cli.lineages import open_lineage_cache
+from icefs.cli.mounts import absolute
+from icefs.cli.options import human_time, json_option, print_json, printable
+from icefs.cli.read import ref_option
+from icefs.cli.repos import DEFAULT_BRANCH, locate, open_repository
+from icefs.clock import to_datetime
+from icefs.engine.lineage import Lineages
+from icefs.errors import InvalidInputError, NodeNotFoundError
+from icefs.format.chunk_indices import ChunkIndices
+from icefs.zarr.keys import normalize_key
+
+_SHOWN = 35
+
+
+@click.command()
+@click.argument("where", metavar="PATH | REPO NODE")
+@click.argument("node_path", metavar="", required=False)
+@ref_option
+@json_option
+def blame(where: str, node_path: str | None, ref: str | None, as_json: bool) -> None:
+    """Show which commit changed each chunk of an array last.
+
+    PATH is an array in a mounted tree; NODE is one in REPO or REPO@REF. The picture has a cell for each chunk, or
+    block of chunks, with the number of its newest commit in the list below.
+    """
+    source = locate(where, ref)
+    if node_path is None and source.mounted is not None:
+        node_path = os.path.relpath(absolute(where).resolve(), source.mounted.tree.resolve())
+    if node_path is None:
+        raise InvalidInputError(f"which array of {where}?", hint="icefs blame REPO NODE")
+    repository = open_repository(source.location)
+    snapshot_id = repository.resolve_ref(source.ref or DEFAULT_BRANCH)
+    session = repository.session_at(snapshot_id)
+    path = "/" + normalize_key(node_path.strip("/")).removeprefix(".")
+    node = session.get_node(path)
+    if node is None or node.array is None:
+        raise NodeNotFoundError(f"no array at {path} in {snapshot_id}", path=path)
+    with open_lineage_cache(repository) as cache:
+        lineage = Lineages(repository, cache).lineage(snapshot_id, node.id)
+    parts = [batch.coords for batch in session.array_chunks(node).iter_batches()]
+    ndim = len(node.array.shape)
+    count = 1 if parts and not ndim else sum(len(part[0]) for part in parts) if ndim else 0
+    columns = (
+        [np.concatenate([part[axis] for part in parts]) for axis in range(ndim)]
+        if parts
+        else [np.zeros(0, np.uint32)] * ndim
+    )
+    owners = lineage.owners_of(ChunkIndices(columns, count))
+    infos = {owner: repository.lookup_snapshot(lineage.commits[owner][0]) for owner in np.unique(owners).tolist()}
+    grid = [dimension.num_chunks for dimension in node.array.shape]
+    metadata = repository.lookup_snapshot(lineage.commits[lineage.metadata][0])
+    counts = {owner: int((owners == owner).sum()) for owner in infos}
+    if as_json:
+        rows = zip(*(column.tolist() for column in columns), strict=True) if ndim else [()] * count
+        print_json(
+            {
+                "path": path.lstrip("/"),
+                "snapshot_id": str(snapshot_id),
+                "grid_shape": grid,
+                "metadata": describe_commit(metadata),
+                "commits": [{**describe_commit(info), "num_chunks": counts[owner]} for owner, info in infos.items()],
+                "chunks": [
+                    {"index": list(index), "commit": str(infos[owner].id)}
+                    for index, owner in zip(rows, owners.tolist(), strict=True)
+                ],
+            }
+        )
+        return
+    order = {owner: rank for rank, owner in enumerate(infos, 1)}
+    ranks = np.array([order[owner] for owner in owners.tolist()], np.int64)
+    if count:
+        for line in draw(columns, ranks, grid):
+            click.echo(f"  {line}")
+    note = scale(grid)
+    click.echo(
+        f"{path}: {count:,} chunks in a grid of {' x '.join(map(str, grid)) or 'one'}{f' ({note})' if note else ''}"
+    )
+    for owner, info in list(infos.items())[:_SHOWN]:
+        click.echo(f"  {cell(order[owner])}  {_commit(info)}  {counts[owner]:,} chunks")
+    if len(infos) > _SHOWN:
+        click.echo(f"  {cell(_SHOWN + 1)}  {len(infos) - _SHOWN} older commits")
+    click.echo(f"  zarr.json  {_commit(metadata)}")
+    if not lineage.is_complete:
+        click.echo("  some transaction logs are gone: older commits cannot be told apart", err=True)
+
+
+def _commit(info: Any) -> str:
+    message = printable(info.message.partition("\n")[0])
+    return f"{click.style(str(info.id), fg='yellow')}  {human_time(to_datetime(info.flushed_at))}  {message}"
