@@ -29,12 +29,13 @@ _MAX_LOG_BYTES: Final = 16 << 20
 _LOG_FORMAT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
-def run(options: MountOptions, ready: Callable[[], None]) -> int:
+def run(options: MountOptions, ready: Callable[[], None], reread: Callable[[], MountOptions] | None = None) -> int:
     """Mounts and serves in this process; returns the exit code when it was unmounted.
 
     Args:
         options: What to mount where.
         ready: Called when the mount answers.
+        reread: Reads the configuration again at a SIGHUP, which without it ends the mount.
 
     Raises:
         IcefsError: it cannot be mounted; nothing is.
@@ -48,7 +49,7 @@ def run(options: MountOptions, ready: Callable[[], None]) -> int:
     serving.register_stack_dump()
     prepared = serving.prepare(options)
     try:
-        serving.serve(prepared, ready)
+        serving.serve(prepared, ready, reread)
     finally:
         prepared.close()
     return 0

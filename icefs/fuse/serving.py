@@ -7,6 +7,7 @@ import contextlib
 import faulthandler
 import gc
 import logging
+import math
 import os
 import resource
 import signal
@@ -15,7 +16,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pyfuse3
 import trio
@@ -31,6 +32,7 @@ from icefs.fuse.errno_map import OPERATIONS, in_background
 from icefs.fuse.notifier import KernelNotifier
 from icefs.fuse.operations import Operations
 from icefs.fuse.options import MountOptions
+from icefs.fuse.service import Knobs, Service, ServiceManager, obey_signals
 from icefs.storage.base import Storage
 from icefs.storage.disk_cache import DiskCache, default_cache_dir
 from icefs.storage.url import open_storage, redact
@@ -58,13 +60,20 @@ class Prepared:
     """What was found out before mounting: everything that `serve` needs."""
 
     def __init__(
-        self, options: MountOptions, storage: Storage, repository: Repository, refs: Refs, request: MountRequest
+        self,
+        options: MountOptions,
+        storage: Storage,
+        repository: Repository,
+        refs: Refs,
+        request: MountRequest,
+        cache: DiskCache | None,
     ) -> None:
         self.options = options
         self.storage = storage
         self.repository = repository
         self.refs = refs
         self.request = request
+        self.cache = cache
 
     def close(self) -> None:
         """Gives back the repository's threads and connections."""
@@ -100,7 +109,7 @@ def prepare(options: MountOptions) -> Prepared:
         refs = repository.refs()
         request = _request(options, repository, refs)
         undo.pop_all()
-    return Prepared(options, storage, repository, refs, request)
+    return Prepared(options, storage, repository, refs, request, cache)
 
 
 def _open_cache(options: MountOptions, storage: Storage) -> DiskCache | None:
@@ -135,7 +144,7 @@ def _request(options: MountOptions, repository: Repository, refs: Refs) -> Mount
         os.getgid() if options.gid is None else options.gid,
         options.umask,
     )
-    facts = {
+    facts: dict[str, Any] = {
         "version": program_version(),
         "mountpoint": options.mountpoint,
         "log_file": options.log_file,
@@ -155,7 +164,9 @@ def _request(options: MountOptions, repository: Repository, refs: Refs) -> Mount
             "state_dir": options.state_dir,
             "pack_size": options.pack_size,
             "upload_after_s": options.upload_after_s,
+            "log_level": options.log_level,
         },
+        "service": {"reloads": 0, "needs_restart": [], "problem": None},
     }
     assert options.state_dir is not None or not options.is_writable  # `resolved` chose one
     state_root = Path(options.state_dir) if options.state_dir is not None and options.is_writable else None
@@ -171,12 +182,13 @@ def program_version() -> str:
         return "unknown"
 
 
-def serve(prepared: Prepared, on_ready: Callable[[], None]) -> None:
+def serve(prepared: Prepared, on_ready: Callable[[], None], reread: Callable[[], MountOptions] | None = None) -> None:
     """Mounts and answers until unmounted or told to stop by a signal.
 
     Args:
         prepared: What to serve; it is given back at the end.
         on_ready: Called when the kernel's requests are answered.
+        reread: Reads the configuration again at a SIGHUP; without it SIGHUP ends the mount.
 
     Raises:
         StorageError: the kernel or `fusermount3` refused to mount.
@@ -186,6 +198,8 @@ def serve(prepared: Prepared, on_ready: Callable[[], None]) -> None:
     stats = Stats(OPERATIONS)
     notifier = KernelNotifier()
     fs = FileSystem(prepared.repository, prepared.refs, prepared.request, notifier, stats)
+    manager = ServiceManager.from_environment()
+    service = Service(manager, fs, Knobs(options, prepared.cache, prepared.request.facts), reread)
     _mount(Operations(fs, stats), options)
     logger.info(
         "icefs %s serves %s at %s, process %d",
@@ -198,40 +212,33 @@ def serve(prepared: Prepared, on_ready: Callable[[], None]) -> None:
         # What was made so far lives as long as the daemon: no collection need look at it again.
         gc.collect()
         gc.freeze()
-        trio.run(_main, fs, notifier, options, on_ready)
+        trio.run(_main, fs, notifier, service, on_ready)
     finally:
+        service.stopping("unmounting")
         notifier.stop()
         pyfuse3.close(unmount=True)
         fs.close()
+        manager.close()
         logger.info("unmounted %s", options.mountpoint)
 
 
-async def _main(fs: FileSystem, notifier: KernelNotifier, options: MountOptions, on_ready: Callable[[], None]) -> None:
+async def _main(fs: FileSystem, notifier: KernelNotifier, service: Service, on_ready: Callable[[], None]) -> None:
     async with trio.open_nursery() as nursery:
-        notifier.start()
-        nursery.start_soon(_obey_signals, nursery.cancel_scope)
-        if options.poll_interval_s > 0:
-            nursery.start_soon(_poll, fs, options.poll_interval_s)
-        nursery.start_soon(_tune, options.mountpoint)
-        nursery.start_soon(_call_when_running, on_ready)
-        await pyfuse3.main(min_tasks=MIN_TASKS, max_tasks=MAX_TASKS)
-        # Unmounted from outside, or told to stop and every request answered.
-        nursery.cancel_scope.cancel()
 
-
-async def _obey_signals(scope: trio.CancelScope) -> None:
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
-        async for number in signals:
-            logger.info("%s: unmounting", signal.Signals(number).name)
+        async def stop() -> None:
             pyfuse3.terminate()
             # Requests that wait for a slow store are not waited for.
             await trio.sleep(_GRACE_S)
-            scope.cancel()
+            nursery.cancel_scope.cancel()
 
-
-async def _call_when_running(on_ready: Callable[[], None]) -> None:
-    await trio.lowlevel.checkpoint()
-    on_ready()
+        notifier.start()
+        nursery.start_soon(obey_signals, service, stop)
+        nursery.start_soon(_poll, fs, service.knobs)
+        nursery.start_soon(_tune, service.knobs.options.mountpoint)
+        nursery.start_soon(service.run, on_ready)
+        await pyfuse3.main(min_tasks=MIN_TASKS, max_tasks=MAX_TASKS)
+        # Unmounted from outside, or told to stop and every request answered.
+        nursery.cancel_scope.cancel()
 
 
 async def _tune(mountpoint: str) -> None:
@@ -242,10 +249,15 @@ async def _tune(mountpoint: str) -> None:
     mountpoints.raise_read_ahead(mountpoint, READ_AHEAD_KB)
 
 
-async def _poll(fs: FileSystem, interval_s: float) -> None:
+async def _poll(fs: FileSystem, knobs: Knobs) -> None:
+    last = trio.current_time()
     while True:
-        await trio.sleep(interval_s)
-        await in_background("following the refs", fs.refresh)
+        interval_s = knobs.options.poll_interval_s
+        if interval_s > 0 and trio.current_time() >= last + interval_s:
+            await in_background("following the refs", fs.refresh)
+            last = trio.current_time()
+            continue
+        await knobs.wait_for_turn(last + interval_s if interval_s > 0 else math.inf)
 
 
 def _mount(operations: Operations, options: MountOptions) -> None:

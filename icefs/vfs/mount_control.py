@@ -173,7 +173,7 @@ class MountControl:
             yield await self._fs.in_thread(partial(reports.tree_status, self._fs.repository, facts, snapshot_id))
 
         async def uncommitted(request: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
-            yield {"branches": await self._uncommitted()}
+            yield {"branches": await self.uncommitted()}
 
         operations: dict[str, Operation] = {"ping": ping, "refresh": refresh, "info": info, "status": status}
         if tree is not None:
@@ -182,7 +182,7 @@ class MountControl:
             operations["uncommitted"] = uncommitted
         return operations
 
-    async def _uncommitted(self) -> list[dict[str, Any]]:
+    async def uncommitted(self) -> list[dict[str, Any]]:
         """Lists the branches with changes, also those that nobody has looked at since the mount began."""
         fs = self._fs
         if fs.root is not None:

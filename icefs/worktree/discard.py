@@ -143,14 +143,23 @@ def _is_in_place(node: Node) -> bool:
 
 def has_changes(core: TreeCore) -> bool:
     """Tells whether the tree shows anything else than its lower tree, times and modes aside."""
+    return count_changes(core, 1) > 0
+
+
+def count_changes(core: TreeCore, limit: int) -> int:
+    """Counts the names that lead elsewhere than in the lower tree, new directories among them, up to a limit."""
+    count = 0
     with core.lock:
         waiting = [core.root]
         for directory in waiting:
             for name, entry in directory.entries.items():
-                if isinstance(entry, DirNode) and entry.is_natural:
+                if isinstance(entry, DirNode):
                     waiting.append(entry)
-                    continue
-                place = None if directory.lower_path is None else join(directory.lower_path, name)
-                if not (isinstance(entry, FileNode) and entry.flags & FROM_LOWER and entry.origin == place):
-                    return True
-    return False
+                    count += not entry.is_natural
+                else:
+                    place = None if directory.lower_path is None else join(directory.lower_path, name)
+                    is_lower = isinstance(entry, FileNode) and bool(entry.flags & FROM_LOWER) and entry.origin == place
+                    count += not is_lower
+                if count >= limit:
+                    return limit
+    return count

@@ -35,7 +35,7 @@ from icefs.worktree.changes import TreeChange, list_changes
 from icefs.worktree.commits import Commits, OnSwitch
 from icefs.worktree.content import Content
 from icefs.worktree.core import ROOT_ID, Defaults, Lowered, TreeCore
-from icefs.worktree.discard import Discarded, discard, has_changes
+from icefs.worktree.discard import Discarded, count_changes, discard, has_changes
 from icefs.worktree.files import Files
 from icefs.worktree.frozen import FrozenTree
 from icefs.worktree.invariants import check_invariants
@@ -260,6 +260,10 @@ class WorkTree:
     def has_changes(self) -> bool:
         """Tells whether the tree shows anything else than its base, times and modes aside."""
         return has_changes(self._core)
+
+    def count_changes(self, limit: int) -> int:
+        """Counts the names that lead elsewhere than in the base, up to a limit."""
+        return count_changes(self._core, limit)
 
     def changes(self) -> Iterator[TreeChange]:
         """Yields what differs from the base: a directory before what is in it, names sorted."""
