@@ -168,9 +168,9 @@ def test_completion_names_the_commands(monkeypatch):
     code = "import sys; from icefs.cli.main import main; sys.exit(main())"
     done = subprocess.run(
         [sys.executable, "-c", code],
-        env={"_ICEFS_COMPLETE": "bash_complete", "COMP_WORDS": "icefs statu", "COMP_CWORD": "1"},
+        env={"_ICEFS_COMPLETE": "bash_complete", "COMP_WORDS": "icefs umo", "COMP_CWORD": "1"},
         capture_output=True,
         text=True,
         check=False,
     )
-    assert done.stdout == "plain,status\n"
+    assert done.stdout == "plain,umount\n"
