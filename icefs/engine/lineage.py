@@ -15,7 +15,7 @@ import numpy as np
 from icefs.engine.lineage_cache import LineageCache
 from icefs.engine.lineage_values import Lineage, OwnerArray, Touch
 from icefs.engine.repository import Repository
-from icefs.errors import ObjectNotFoundError
+from icefs.errors import FormatError, ObjectNotFoundError
 from icefs.format.chunk_indices import ChunkIndices, pack_keys
 from icefs.format.ids import INITIAL_SNAPSHOT_ID, NodeId, SnapshotId
 from icefs.format.repo_info import SnapshotInfo
@@ -72,11 +72,13 @@ class Lineages:
         return assets.fetch_ahead(lambda info: (info, self._logs_of(info)), ancestry)
 
     def _logs_of(self, info: SnapshotInfo) -> list[TransactionLog] | None:
-        """Returns the logs that a snapshot stands for, newest first; None if one is gone."""
+        """Returns the logs that a snapshot stands for, newest first; None if one is gone or malformed."""
         logs = []
         for snapshot_id in (info.id, *reversed(info.pruned_ancestor_tx_logs)):
             try:
                 logs.append(self._repository.assets.fetch_transaction_log(snapshot_id))
+            except FormatError:
+                return None
             except ObjectNotFoundError:
                 if snapshot_id != INITIAL_SNAPSHOT_ID:
                     return None
@@ -91,15 +93,24 @@ class Lineages:
             SnapshotNotFoundError: there is no such snapshot (at once).
             FormatError, StorageError: its history cannot be read.
         """
+        return ((info, touched or {}) for info, touched in self.touches_or_gaps(snapshot_id))
+
+    def touches_or_gaps(self, snapshot_id: SnapshotId) -> Iterator[tuple[SnapshotInfo, dict[NodeId, Touch] | None]]:
+        """Yields what `touches` does, but None for a snapshot whose logs are not all there; raises as that."""
         ancestry = self._repository.ancestry(snapshot_id=snapshot_id)
         return self._repository.assets.fetch_ahead(lambda info: (info, self._touched(info)), ancestry)
 
-    def _touched(self, info: SnapshotInfo) -> dict[NodeId, Touch]:
-        known = None if self._cache is None else self._cache.touches(info.id)
+    def _touched(self, info: SnapshotInfo) -> dict[NodeId, Touch] | None:
+        # Expiration lets a snapshot stand for the logs of others, too.
+        key = b"".join((info.id, *info.pruned_ancestor_tx_logs))
+        known = None if self._cache is None else self._cache.touches(key)
         if known is not None:
             return known
+        logs = self._logs_of(info)
+        if logs is None:
+            return None  # and not kept: they may be put back
         found: dict[NodeId, Touch] = {}
-        for log in self._logs_of(info) or ():
+        for log in logs:
             for name, word in _WORDS:
                 for node_id in getattr(log, name):
                     found[node_id] = found.get(node_id, Touch()).with_word(word)
@@ -110,7 +121,7 @@ class Lineages:
                     touch = found.get(node_id, Touch())
                     found[node_id] = Touch(touch.words, touch.num_chunks + len(chunks))
         if self._cache is not None:
-            self._cache.keep_touches(info.id, found)
+            self._cache.keep_touches(key, found)
         return found
 
 

@@ -1,6 +1,6 @@
 """Answers about histories, kept in a small database on this machine.
 
-    touches   what one commit did to which nodes
+    touches   what one commit, or all that a snapshot stands for, did to which nodes
     lineages  which commits changed one node, up to one snapshot; the few newest of each node
 
 Snapshots never change, so that answers are never wrong, only unused; the database may be deleted at any time. One
@@ -8,7 +8,9 @@ that cannot be read is made anew, and one that cannot be written is done without
 """
 
 import contextlib
+import hashlib
 import logging
+import os
 import sqlite3
 import threading
 from collections.abc import Callable
@@ -26,7 +28,7 @@ from icefs.format.ids import NodeId, SnapshotId
 
 _log = logging.getLogger(__name__)
 
-_VERSION: Final = 1
+_VERSION: Final = 2
 _KEPT_PER_NODE: Final = 4
 _MAX_VALUE_BYTES: Final = 1 << 30
 _SCHEMA: Final = """
@@ -35,6 +37,13 @@ create table if not exists lineages (
     number integer primary key, snapshot blob not null, node blob not null, value blob not null, unique (node, snapshot)
 );
 """
+
+
+def default_cache_path(repository_url: str) -> Path:
+    """Returns where answers about a repository's history are kept on this machine."""
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    digest = hashlib.sha256(repository_url.encode()).hexdigest()[:24]
+    return Path(home, "icefs", "history", f"{digest}.db")
 
 
 class LineageCache:
@@ -108,11 +117,11 @@ class LineageCache:
 
     # What commits touched.
 
-    def touches(self, snapshot_id: SnapshotId) -> dict[NodeId, Touch] | None:
-        """Returns what a commit did to which nodes; None if that is not kept."""
+    def touches(self, key: bytes) -> dict[NodeId, Touch] | None:
+        """Returns what logs say that was done to which nodes, given the ids of all of them; None if not kept."""
 
         def read() -> dict[NodeId, Touch] | None:
-            value = self._value("select value from touches where snapshot = ?", snapshot_id)
+            value = self._value("select value from touches where snapshot = ?", key)
             if value is None:
                 return None
             with _damage():
@@ -120,13 +129,13 @@ class LineageCache:
 
         return self._guard(read, None)
 
-    def keep_touches(self, snapshot_id: SnapshotId, touches: dict[NodeId, Touch]) -> None:
-        """Keeps what a commit did."""
+    def keep_touches(self, key: bytes, touches: dict[NodeId, Touch]) -> None:
+        """Keeps what logs say that was done."""
         value = _pack([(bytes(node), touch.words, touch.num_chunks) for node, touch in touches.items()])
 
         def write() -> None:
             if self._connection is not None:
-                self._connection.execute("insert or replace into touches values (?, ?)", (bytes(snapshot_id), value))
+                self._connection.execute("insert or replace into touches values (?, ?)", (key, value))
 
         self._guard(write, None)
 
