@@ -16,6 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from tests.benchmarks.read_side import READ_SIDE
+from tests.benchmarks.remote_side import REMOTE_SIDE
 from tests.benchmarks.write_side import WRITE_SIDE
 
 
@@ -43,7 +44,7 @@ def main() -> None:
     tempfile.tempdir = os.environ.get("TMPDIR")
     rows = []
     print(f"\n{machine()}\n\n| what | icefs | other | ratio | target | |\n|---|---:|---:|---:|---:|---|")
-    for what, measure in (READ_SIDE | WRITE_SIDE).items():
+    for what, measure in (READ_SIDE | WRITE_SIDE | REMOTE_SIDE).items():
         if arguments.only not in what:
             continue
         row = measure(what, arguments.rounds)
@@ -51,7 +52,8 @@ def main() -> None:
         theirs = "" if row.theirs is None else f"{row.theirs:.3g}"
         ratio = "" if row.ratio is None else f"{row.ratio:.2f}×"
         print(
-            f"| {what} | {row.ours:.3g} | {theirs} | {ratio} | {row.target} | {'✓' if row.met else '✗'} |", flush=True
+            f"| {row.what} | {row.ours:.3g} | {theirs} | {ratio} | {row.target} | {'✓' if row.met else '✗'} |",
+            flush=True,
         )
     if arguments.json:
         arguments.json.write_text(json.dumps({"machine": machine(), "rows": [asdict(row) for row in rows]}, indent=1))

@@ -14,18 +14,19 @@ ICEFS = Path(sys.executable).with_name("icefs")
 
 
 @contextlib.contextmanager
-def icefs_mount(repository: Path, *, state_dir: Path | None = None) -> Iterator[Path]:
+def icefs_mount(repository: Path | str, *options: str, state_dir: Path | None = None) -> Iterator[Path]:
     """Mounts branch `main` of a repository with `icefs mount`; the mount is fresh, so everything is cold.
 
     Args:
         repository: What to mount.
+        options: More options of the command.
         state_dir: Where its working tree goes; None for a mount that only reads.
     """
     with tempfile.TemporaryDirectory(prefix="icefs-bench-") as scratch:
         mountpoint = Path(scratch) / "mnt"
         mountpoint.mkdir()
         how = ["--read-only"] if state_dir is None else ["--state-dir", state_dir]
-        command = [ICEFS, "mount", repository, mountpoint, "--branch", "main", *how]
+        command = [ICEFS, "mount", repository, mountpoint, "--branch", "main", *how, *options]
         environment = os.environ | {"XDG_STATE_HOME": str(Path(scratch) / "state")}
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment)
         try:
