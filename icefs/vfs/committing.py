@@ -421,7 +421,7 @@ def _compare(tree: "WorkingTree", view: FrozenTree, solver: TreeSolver) -> tuple
     session = _session_for(staged, repository, tree.name, base)
     _pretend(staged, session)
     session.rebase(solver)
-    return session, [*solver.paths(session), *revealed(view, session)]
+    return session, [*solver.paths(session), *revealed(view, session, frozenset(staged.left))]
 
 
 def _pretend(staged: Staged, session: WritableSession) -> None:

@@ -7,7 +7,7 @@ new base is to be seen instead of the tree's own change:
 - what others put below a directory that was removed here: only what was there at that time was removed.
 """
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import TYPE_CHECKING
 
 from icefs.engine.changeset import ChangeSet, difference
@@ -79,15 +79,18 @@ class TreeSolver:
                 yield from (prefix + layout.format(index) for index in indices)
 
 
-def revealed(view: FrozenTree, session: WritableSession) -> Iterator[str]:
+def revealed(view: FrozenTree, session: WritableSession, left: Container[str] = ()) -> Iterator[str]:
     """Yields the paths that the tree's whiteouts hide, and that its changes, after a rebase, do not delete.
 
     Args:
         view: The tree that the changes are those of.
         session: The changes, on their new base.
+        left: Paths of the tree that are no part of the changes, and stay as they are.
     """
     reader = KeyReader(session)
     for path in _whiteouts(view.root):
+        if path in left:
+            continue
         attr = view.lower.stat(path)
         if attr is None or not attr.is_dir:
             if reader.find(path) is not None:

@@ -173,6 +173,21 @@ def test_moves_conflict_with_moves_only(bench):
     assert "moved/zarr.json" in bench.tree()
 
 
+@pytest.mark.parametrize("how", ["ours", "theirs", "fail"])
+def test_a_removal_that_cannot_be_committed_stays_over_a_rebase(bench, how):
+    """An array's `zarr.json` alone was removed: no part of a commit, and no reason to show the file again."""
+    bench.remove("a/zarr.json")
+    bench.write("b/c/0", b"ours")
+    [invalid] = bench.staged().invalid
+    bench.theirs({"b/c/1": b"theirs"})
+    expected = without(FILES, "a/zarr.json") | {"b/c/0": b"ours", "b/c/1": b"theirs"}
+    bench.rebase(how)
+    assert bench.tree() == expected
+    assert bench.staged().invalid == [invalid]
+    bench.commit(skip_invalid=True)
+    assert bench.tree() == expected
+
+
 def test_what_is_written_between_the_comparison_and_the_rebase_is_compared_too(bench, monkeypatch):
     bench.write("a/c/0/0", b"ours")
     bench.theirs({"a/c/1/1": b"theirs"})
