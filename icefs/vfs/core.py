@@ -120,6 +120,8 @@ class FileSystem:
 
         def make(*args: Any, **options: Any) -> BranchTree:
             tree = WorkingTree(settings, *args, **options)
+            # Branches come and go while a mount lives for months.
+            self._working = [one for one in self._working if one.work is not None or not one.is_gone]
             self._working.append(tree)
             return tree
 

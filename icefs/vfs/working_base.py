@@ -26,8 +26,9 @@ from icefs.worktree.lower import Lower
 from icefs.worktree.nodes import Attr as NodeAttr
 from icefs.worktree.nodes import Perm, TreeEntry, Where
 from icefs.worktree.overlay import TreeOptions, WorkTree
-from icefs.worktree.state import DATABASE_NAME, StateLock, state_dir_for
+from icefs.worktree.state import DATABASE_NAME, StateLock, remove_state, state_dir_for
 from icefs.worktree.uploads import UploadOptions
+from icefs.worktree.versions import check_version
 from icefs.zarr.keys import METADATA_NAME, metadata_key, node_prefix
 
 if TYPE_CHECKING:
@@ -156,6 +157,7 @@ class WorkingBase(BranchTree):
 
     def _load_base(self) -> Session | None:
         """Opens the snapshot that the working tree on the disk stands on; in a worker thread."""
+        check_version(self.state_directory)
         with StateLock(self.state_directory):  # SQLite would wait for whoever has it open, and not say who it is
             journal = Journal(self.state_directory / DATABASE_NAME)
             try:
@@ -186,9 +188,13 @@ class WorkingBase(BranchTree):
             self.work = None
 
     def retire(self) -> None:
-        """Ends the tree; what was not committed stays in the state directory."""
+        """Ends the tree; what was not committed stays in the state directory, which otherwise goes."""
         super().retire()
+        work = self.work
+        is_empty = work is not None and work.pending_intent is None and not work.has_changes()
         self.close_work()
+        if is_empty:
+            remove_state(self.state_directory)
 
     @property
     def is_pinned(self) -> bool:

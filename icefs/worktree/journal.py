@@ -1,6 +1,6 @@
 """The database of a working tree: what survives the daemon.
 
-Tables (schema version 1; `_SCHEMA` is the authority):
+Tables (`_SCHEMA` is the authority, `versions` tells how they came to be):
 
     meta         key → value: repository, branch, base, and while a commit is under way
                  `frozen` (the largest id of the frozen view) and `intent` (JSON: snapshot_id, base, left)
@@ -25,6 +25,7 @@ Concurrency: the caller's lock serialises everything but `sync`.
 
 import contextlib
 import json
+import logging
 import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -32,10 +33,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from icefs.errors import IcefsError, NoSpaceError, StorageError, UnsupportedSpecVersionError
+from icefs.errors import IcefsError, NoSpaceError, StorageError
+from icefs.worktree import versions
 from icefs.worktree.reserve import RESERVE_BYTES, RESERVE_NAME, Reserve
+from icefs.worktree.spool import disk_error
 
-SCHEMA_VERSION: Final = 1
+logger = logging.getLogger(__name__)
 
 _SCHEMA: Final = """
 create table meta (key text primary key, value) without rowid;
@@ -71,11 +74,6 @@ create table frozen_link (
     primary key (parent, name)
 ) without rowid;
 """
-
-type Migration = Callable[[sqlite3.Connection], None]
-
-MIGRATIONS: Final[dict[int, Migration]] = {}
-"""From each older schema version, the step to the next one. Runs inside one transaction."""
 
 _INSERT_NODE: Final = "insert or replace into node values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _DELETE_NODE: Final = "delete from node where id = ?"
@@ -188,34 +186,34 @@ class Journal:
         self._execute("pragma page_size = 1024")  # a small transaction writes few bytes: 6 µs instead of 8
         self._execute("pragma locking_mode = exclusive")
         version = self._execute("pragma user_version").fetchone()[0]
-        if version > SCHEMA_VERSION:
-            raise UnsupportedSpecVersionError(
-                f"{self.path.parent} was written by a newer icefs (schema {version}, this one knows {SCHEMA_VERSION})",
-                hint="use the icefs that wrote it, or another --state-dir",
-                file=str(self.path),
-            )
+        if version > versions.STATE_VERSION:
+            raise versions.too_new(self.path.parent, version)
         self._execute("pragma journal_mode = wal")
         self._execute("pragma synchronous = normal")
         self._execute("pragma wal_autocheckpoint = 8192")
         self._execute("pragma journal_size_limit = 67108864")
         self._execute("pragma secure_delete = off")
         self._execute("pragma temp_store = memory")
-        if version < SCHEMA_VERSION:
+        if version < versions.STATE_VERSION:
             self._migrate(version)
         frozen = self.meta().get("frozen")
         self._frozen_limit = int(frozen) if frozen is not None else 0
 
     def _migrate(self, version: int) -> None:
+        if version:
+            logger.info("%s: migrating from version %d to %d", self.path.parent, version, versions.STATE_VERSION)
+            try:
+                versions.announce(self.path.parent)
+            except OSError as error:
+                raise disk_error(error, f"migrating {self.path.parent}") from error
         with self._transaction():
-            if version == 0:
+            if version:
+                versions.migrate(self._db, version)
+            else:
                 for statement in _SCHEMA.split(";\n"):
                     if statement.strip():
                         self._execute(statement)
-                version = SCHEMA_VERSION
-            while version < SCHEMA_VERSION:
-                MIGRATIONS[version](self._db)
-                version += 1
-            self._execute(f"pragma user_version = {SCHEMA_VERSION}")
+            self._execute(f"pragma user_version = {versions.STATE_VERSION}")
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:

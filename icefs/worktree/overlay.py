@@ -50,6 +50,7 @@ from icefs.worktree.settle import SettleResult
 from icefs.worktree.spool import DiskIo, Spool
 from icefs.worktree.state import DATABASE_NAME, SPOOL_NAME, StateInfo, StateLock, make_directory, read_info, write_info
 from icefs.worktree.upload_log import LOG_NAME, UploadLog
+from icefs.worktree.versions import check_version
 
 if TYPE_CHECKING:
     from icefs.worktree.staged import StagedAt
@@ -112,6 +113,7 @@ class WorkTree:
         self.directory = directory
         self.staged: StagedAt | None = None
         self.repository, self.branch = options.repository, options.branch
+        check_version(directory)
         make_directory(directory / SPOOL_NAME, options.io)
         self._lock = StateLock(directory)
         self.uploads: BackgroundUploads | None = None

@@ -1,7 +1,7 @@
 """State directories: where working trees are kept, who uses one, and which there are.
 
     <state root>/<repository>-<branch>-<hash>/
-        info.json   for people, and for listing them
+        info.json   for people, and for listing them; and the version (see `versions`)
         lock        locked (flock) by the one process that has the tree open
         tree.db     journal
         spool/      bytes
@@ -16,6 +16,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,10 +24,10 @@ from typing import Final, Self
 
 from icefs.errors import AccessDeniedError, IcefsError, SessionStateError, StorageError
 from icefs.worktree.spool import DiskIo, disk_error
+from icefs.worktree.versions import INFO_NAME, STATE_VERSION, VERSION_KEY
 
 DATABASE_NAME: Final = "tree.db"
 SPOOL_NAME: Final = "spool"
-INFO_NAME: Final = "info.json"
 LOCK_NAME: Final = "lock"
 
 _DENIED: Final = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
@@ -118,7 +119,7 @@ def write_info(directory: Path, info: StateInfo) -> None:
     """
     path = directory / f"{INFO_NAME}.new"
     try:
-        path.write_text(json.dumps(asdict(info), indent=2) + "\n")
+        path.write_text(json.dumps({VERSION_KEY: STATE_VERSION, **asdict(info)}, indent=2) + "\n")
         path.replace(directory / INFO_NAME)
     except OSError as error:
         with contextlib.suppress(OSError):
@@ -145,6 +146,17 @@ def known_states(state_root: Path) -> Iterator[KnownState]:
         info = read_info(directory)
         if info is not None:
             yield KnownState(directory, info, is_in_use(directory))
+
+
+def remove_state(directory: Path) -> None:
+    """Removes a state directory with all that is in it, unless somebody has it open.
+
+    Where that does not work, it stays, and is found as after the death of the process.
+    """
+    with contextlib.suppress(SessionStateError, OSError), StateLock(directory, must_exist=True):
+        # What lists state directories looks for this one first.
+        (directory / INFO_NAME).unlink(missing_ok=True)
+        shutil.rmtree(directory)
 
 
 def is_in_use(directory: Path) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from icefs.errors import SessionStateError, StorageError, UnsupportedSpecVersionError
+from icefs.errors import SessionStateError, StorageError
 from icefs.worktree import journal
 from icefs.worktree.overlay import WorkTree
 from tests.support.dict_lower import Snapshots
@@ -194,62 +194,6 @@ def test_the_base_of_an_existing_tree_counts(tmp_path: Path, snapshots: Snapshot
     tree = WorkTree(tmp_path, replace(options(snapshots), base="newer"))
     assert tree.base == "base"
     tree.close()
-
-
-def test_a_newer_schema_is_refused_and_left_alone(tmp_path: Path, snapshots: Snapshots) -> None:
-    open_tree(tmp_path, snapshots).tree.close()
-    with contextlib.closing(sqlite3.connect(tmp_path / "tree.db")) as db:
-        db.execute("pragma user_version = 99")
-    before = (tmp_path / "tree.db").read_bytes()
-    with pytest.raises(UnsupportedSpecVersionError, match="newer icefs"):
-        open_tree(tmp_path, snapshots)
-    assert (tmp_path / "tree.db").read_bytes() == before
-
-
-def test_an_older_schema_is_migrated_step_by_step(
-    tmp_path: Path, snapshots: Snapshots, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    driver = open_tree(tmp_path, snapshots)
-    driver.write("x", b"kept")
-    driver.tree.close()
-    done: list[int] = []
-
-    def step(version: int) -> journal.Migration:
-        def migrate(db: sqlite3.Connection) -> None:
-            done.append(version)
-            db.execute(f"create table added_in_{version + 1} (x)")
-
-        return migrate
-
-    monkeypatch.setattr(journal, "SCHEMA_VERSION", 3)
-    monkeypatch.setitem(journal.MIGRATIONS, 1, step(1))
-    monkeypatch.setitem(journal.MIGRATIONS, 2, step(2))
-    driver = open_tree(tmp_path, snapshots)
-    assert driver.read("x") == b"kept"
-    driver.tree.close()
-    assert done == [1, 2]
-    open_tree(tmp_path, snapshots).tree.close()
-    assert done == [1, 2]
-
-
-def test_a_failed_migration_changes_nothing(
-    tmp_path: Path, snapshots: Snapshots, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    open_tree(tmp_path, snapshots).tree.close()
-
-    def broken(db: sqlite3.Connection) -> None:
-        db.execute("create table half_done (x)")
-        db.execute("no sql at all")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(journal, "SCHEMA_VERSION", 2)
-        patch.setitem(journal.MIGRATIONS, 1, broken)
-        with pytest.raises(StorageError):
-            open_tree(tmp_path, snapshots)
-    with contextlib.closing(sqlite3.connect(tmp_path / "tree.db")) as db:
-        assert db.execute("select count(*) from sqlite_master where name = 'half_done'").fetchone() == (0,)
-        assert db.execute("pragma user_version").fetchone() == (1,)
-    open_tree(tmp_path, snapshots).tree.close()
 
 
 def test_a_damaged_database_is_one_clear_error(tmp_path: Path, snapshots: Snapshots) -> None:
