@@ -7,13 +7,14 @@ from typing import Any
 
 import click
 
-from icefs.cli.options import json_option, print_json, printable
+from icefs.cli.options import harmless, json_option, print_json, printable
 from icefs.cli.repos import locate, open_writable
 from icefs.engine.writing import WritableRepository
 from icefs.errors import FormatError, InvalidInputError
 from icefs.format.config import RepositoryConfig
 from icefs.format.config_codec import encode_config, parse_config
 from icefs.format.flexbuffer import decode_flexbuffer, encode_flexbuffer
+from icefs.storage.url import redact
 
 _repo_option = click.option(
     "--repo", metavar="PATH|REPO", help="The repository, or a path in its mount; by default the current directory."
@@ -79,6 +80,27 @@ def set_(settings: tuple[str, ...], unset: tuple[str, ...], repo: str | None, dr
         print_json(_tree(changed))
     else:
         click.echo("would save the configuration" if dry_run else "saved the configuration")
+
+
+@config.command("check")
+@click.argument("file", metavar="FILE")
+@json_option
+def check(file: str, as_json: bool) -> None:
+    """Check the configuration file of a service, such as /etc/icefs/NAME.toml; see 'icefs serve --help'."""
+    from icefs.cli.service_config import check_config, find_config  # with all of `icefs mount`
+
+    path = find_config(file)
+    options, problems = check_config(path.read_bytes())
+    if as_json:
+        found = [problem._asdict() for problem in problems]
+        print_json({"file": str(path), "ok": options is not None, "problems": found})
+    elif options is not None:
+        shown = f"{path}: ok: {redact(options.repository)} at {options.mountpoint}"
+        click.echo(printable(shown))
+    for problem in problems if not as_json else []:
+        click.echo(harmless(f"icefs: {problem.text(path)}"), err=True)
+    if options is None:
+        click.get_current_context().exit(2)
 
 
 def _saved(repository: WritableRepository) -> RepositoryConfig:

@@ -111,6 +111,8 @@ COMMANDS: dict[str, Lazy] = {
     "init": Lazy("icefs.cli.init", "init", "Make an empty repository, with the branch main."),
     "mount": Lazy("icefs.cli.mount", "mount", "Mount a repository as a file system."),
     "umount": Lazy("icefs.cli.umount", "umount", "Unmount, and wait for the daemon to end."),
+    "serve": Lazy("icefs.cli.serve", "serve", "Serve the mount of a configuration file, as a service."),
+    "install-units": Lazy("icefs.cli.install_units", "install_units", "Install systemd's units and mount(8)'s helper."),
     "status": Lazy("icefs.cli.control", "status", "Show the state of a mounted tree."),
     "diff": Lazy("icefs.cli.diff", "diff", "Show what changed between two versions, or what is not committed yet."),
     "commit": Lazy("icefs.cli.committing", "commit", "Commit the changes in a mounted branch."),

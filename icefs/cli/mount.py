@@ -136,17 +136,13 @@ def mount(
     any program. With --branch, --tag, --snapshot or --as-of it is that one tree. Branches can be written to; 'icefs
     commit' makes a snapshot of what was written.
     """
-    if split_ref(repository)[1] is not None:
-        raise InvalidInputError(
-            f"a mount takes a repository without @REF: {repository}", hint="name the version with --branch or --tag"
-        )
-    options = MountOptions(
-        repository=repository,
-        mountpoint=mountpoint,
-        branch="main" if as_of is not None and branch is None else branch,
-        as_of=None if as_of is None else to_micros(as_of),
-        poll_interval_s=poll_interval,
-        upload_after_s=upload_after,
+    options = mount_options(
+        repository,
+        mountpoint,
+        as_of=as_of,
+        branch=branch,
+        poll_interval=poll_interval,
+        upload_after=upload_after,
         foreground=foreground,
         **others,
     ).resolved()
@@ -156,6 +152,36 @@ def mount(
         return
     code = run(options, lambda: _announce(options, os.getpid(), [], as_json=as_json))
     click.get_current_context().exit(code)
+
+
+def mount_options(
+    repository: str,
+    mountpoint: str,
+    *,
+    as_of: datetime | None,
+    branch: str | None,
+    poll_interval: float,
+    upload_after: float,
+    **others: Any,
+) -> MountOptions:
+    """Makes a mount's options from the values of the command's.
+
+    Raises:
+        InvalidInputError: they do not go together.
+    """
+    if split_ref(repository)[1] is not None:
+        raise InvalidInputError(
+            f"a mount takes a repository without @REF: {repository}", hint="name the version with --branch or --tag"
+        )
+    return MountOptions(
+        repository=repository,
+        mountpoint=mountpoint,
+        branch="main" if as_of is not None and branch is None else branch,
+        as_of=None if as_of is None else to_micros(as_of),
+        poll_interval_s=poll_interval,
+        upload_after_s=upload_after,
+        **others,
+    )
 
 
 def _uncommitted(options: MountOptions) -> list[str]:

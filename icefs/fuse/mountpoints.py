@@ -7,6 +7,7 @@ import errno
 import os
 import re
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -149,6 +150,32 @@ def _is_dead(mountpoint: str) -> bool:
     except OSError as error:
         return error.errno in (errno.ENOTCONN, errno.ECONNABORTED)
     return False
+
+
+def clear_dead_mounts(mountpoint: str) -> int:
+    """Takes down mounts of icefs whose daemons have died; a living one, and what is not ours, is left alone.
+
+    Returns:
+        How many there were.
+
+    Raises:
+        StaleError: one of them cannot be taken down.
+    """
+    count = 0
+    while (
+        (entry := mounted_at(mountpoint)) is not None
+        and entry.filesystem_type == FILESYSTEM_TYPE
+        and _is_dead(mountpoint)
+    ):
+        done = subprocess.run(["fusermount3", "-uz", "--", mountpoint], capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise StaleError(
+                f"the daemon of an earlier mount has died here, and it cannot be cleared away: {mountpoint}:"
+                f" {done.stderr.strip()}",
+                hint=f"as root, run 'umount -l {mountpoint}'",
+            )
+        count += 1
+    return count
 
 
 def raise_read_ahead(mountpoint: str, kilobytes: int) -> bool:

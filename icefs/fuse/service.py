@@ -158,7 +158,7 @@ class Service:
             reread: Reads the configuration again; None where there is none, and SIGHUP means the end.
         """
         self.knobs = knobs
-        self.can_reload = reread is not None
+        self.can_reload = knobs.facts["service"]["can_reload"] = reread is not None
         self._manager = manager
         self._fs = fs
         self._reread = reread

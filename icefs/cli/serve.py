@@ -1,0 +1,116 @@
+"""`icefs serve`: the mount that a configuration file describes, in the foreground; what the systemd units run."""
+
+import logging
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from icefs.cli.mounts import CONTROL, parse_object
+from icefs.cli.options import json_option, print_json, printable
+from icefs.cli.service_config import find_config, load_config
+from icefs.errors import InvalidInputError, SessionStateError, StaleError
+from icefs.fuse.daemon import run
+from icefs.fuse.mountpoints import clear_dead_mounts
+from icefs.storage.url import redact
+
+logger = logging.getLogger(__name__)
+
+_RELOAD_DEADLINE_S: Final = 30.0
+_POLL_S: Final = 0.05
+
+
+@click.command()
+@click.argument("config", metavar="NAME|FILE")
+@click.option("--reload", "reloading", is_flag=True, help="Let the service that runs read the file again.")
+@json_option
+def serve(config: str, reloading: bool, as_json: bool) -> None:
+    r"""Serve the mount of a configuration file, as a service.
+
+    NAME is that of ~/.config/icefs/NAME.toml or /etc/icefs/NAME.toml. The keys are the long options of 'icefs
+    mount', repository and mountpoint:
+
+    \b
+        repository = "s3://bucket/era5?region=eu-west-1"
+        mountpoint = "/mnt/era5"
+        branch = "main"
+        cache-size = "50G"
+
+    It stays in the foreground. A mountpoint that is missing is made; one whose daemon has died is cleared first.
+    Under systemd it says when the mount answers, how it is, and that it lives. SIGHUP, or --reload, takes over
+    another log level, cache size or poll interval.
+    """
+    path = find_config(config)
+    options = load_config(path)
+    if reloading:
+        _reload(Path(options.mountpoint), as_json=as_json)
+        return
+    if clear_dead_mounts(options.mountpoint):
+        click.echo(f"cleared away {options.mountpoint}, whose daemon had died", err=True)
+    _make_mountpoint(options.mountpoint)
+
+    def ready() -> None:
+        repository = redact(options.repository)
+        if as_json:
+            print_json({"repository": repository, "mountpoint": options.mountpoint, "pid": os.getpid()})
+        else:
+            click.echo(printable(f"mounted {repository} at {options.mountpoint}"))
+        sys.stdout.flush()  # whoever started us may wait for this line
+
+    code = run(options, ready, lambda: load_config(path))
+    click.get_current_context().exit(code)
+
+
+def _make_mountpoint(mountpoint: str) -> None:
+    try:
+        os.makedirs(mountpoint, exist_ok=True)
+    except FileExistsError:
+        return  # not a directory: the mount says so
+    except OSError as error:
+        raise InvalidInputError(
+            f"the mountpoint cannot be made: {mountpoint}: {error.strerror}", hint=f"run 'mkdir -p {mountpoint}'"
+        ) from error
+
+
+def _reload(mountpoint: Path, *, as_json: bool) -> None:
+    """Asks the daemon to read its configuration again, and waits until it did.
+
+    Raises:
+        StaleError: there is no daemon.
+        SessionStateError: it does not reload, or could not.
+    """
+    before = _service(mountpoint)
+    if not before["can_reload"]:
+        raise SessionStateError(
+            f"this mount is no service, and has no configuration to reload: {mountpoint}",
+            hint="unmount it, and start the service",
+        )
+    os.kill(before["pid"], signal.SIGHUP)
+    deadline = time.monotonic() + _RELOAD_DEADLINE_S
+    while (after := _service(mountpoint))["reloads"] == before["reloads"]:
+        if time.monotonic() > deadline:
+            raise SessionStateError(
+                f"the service has not reloaded after {_RELOAD_DEADLINE_S:g} s: process {before['pid']}",
+                hint="look into its log",
+            )
+        time.sleep(_POLL_S)
+    if after["problem"] is not None:
+        raise SessionStateError(f"not reloaded: {after['problem']}", hint="correct the file and reload again")
+    waiting = [name.replace("_", "-") for name in after["needs_restart"]]
+    if as_json:
+        print_json({"mountpoint": str(mountpoint), "pid": after["pid"], "needs_restart": waiting})
+    else:
+        what = ", ".join(waiting)
+        click.echo(f"reloaded; these changes wait for a restart: {what}" if waiting else "reloaded")
+
+
+def _service(mountpoint: Path) -> dict[str, Any]:
+    try:
+        info = parse_object(mountpoint / CONTROL / "info.json")
+    except FileNotFoundError:
+        raise StaleError(f"nothing is mounted at {mountpoint}", hint="start the service") from None
+    return {"pid": info["pid"], **info.get("service", {"can_reload": False})}
