@@ -95,6 +95,12 @@ class AssetManager:
             assert known is not None  # an unconditional request always answers with an object
             return known
 
+    def remember_repo_info(self, info: RepoInfo, version: Version, *, replaces: Version) -> None:
+        """Takes over a repo info that was just written, unless another one has been read since."""
+        with self._repo_lock:
+            if self._repo is not None and self._repo[1] == replaces:
+                self._repo = info, version
+
     def fetch_repo_info_backup(self, name: str) -> RepoInfo:
         """Reads an earlier state of `repo`, by the name that an update's `backup_path` gives.
 

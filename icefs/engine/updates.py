@@ -71,7 +71,7 @@ def update_repo_info(repository: "WritableRepository", change: Change, *, check_
         try:
             storage.copy(REPO_INFO, backup_key(backup), if_match=version)
             # The publishing write: last, and alone. Before it nothing has happened, after it everything has.
-            storage.put(REPO_INFO, data, if_match=version)
+            written = storage.put(REPO_INFO, data, if_match=version)
         except PreconditionFailedError as error:
             arrived = _state_after(repository, backup) if error.facts.get("maybe_written") else None
             if arrived is not None:
@@ -83,6 +83,7 @@ def update_repo_info(repository: "WritableRepository", change: Change, *, check_
             if arrived is None:
                 raise
             return arrived
+        assets.remember_repo_info(changed, written, replaces=version)
         return changed
     raise ConflictError(
         f"{storage.url} is being changed by others faster than this update can be made ({retries.max_tries} tries)",
