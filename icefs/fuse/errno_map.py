@@ -14,6 +14,7 @@ from typing import Any, Concatenate, Final, NamedTuple, Protocol
 import pyfuse3
 
 from icefs import errors
+from icefs.vfs.stats import Subject
 
 logger = logging.getLogger(__name__)
 
@@ -118,15 +119,11 @@ def to_errno(exc: BaseException) -> ErrnoRow:
 class Recorder(Protocol):
     """Where requests are counted and failures remembered."""
 
-    def record(self, operation: int, elapsed_ns: int) -> None:
+    def record(self, operation: int, started_ns: int, elapsed_ns: int, error: int, subject: Subject) -> None:
         """Counts one request that was answered, well or not."""
 
-    def record_failure(self, operation: int, error: BaseException, row_errno: int, level: int, where: str) -> bool:
-        """Remembers a failure.
-
-        Returns:
-            Whether it is worth a log line: not if the same one was logged a moment ago.
-        """
+    def record_failure(self, operation: int, error: BaseException, row_errno: int, level: int, where: str) -> None:
+        """Remembers a failure."""
 
 
 class HasBoundary(Protocol):
@@ -147,6 +144,31 @@ OPERATIONS: Final[tuple[str, ...]] = (
 
 _NUMBERS: Final = {name: number for number, name in enumerate(OPERATIONS)}
 
+type _Describe = Callable[[tuple[Any, ...], Any], Subject]
+
+
+def _named(args: tuple[Any, ...], result: object) -> Subject:
+    return args[0], args[1], 0
+
+
+def _plain(args: tuple[Any, ...], result: object) -> Subject:
+    return args[0], None, 0
+
+
+# What the access log keeps of a request and its answer, which is None after a failure. No buffers, for they are large;
+# paths are found out by whoever reads the log.
+_SUBJECTS: Final[dict[str, _Describe]] = {
+    **dict.fromkeys(("lookup", "mknod", "mkdir", "unlink", "rmdir", "symlink", "setxattr", "getxattr"), _named),
+    "rename": lambda args, result: (args[0], args[1] + b" -> " + args[3], 0),
+    "link": lambda args, result: (args[1], args[2], 0),
+    "open": lambda args, result: (args[0], result and result.fh, 0),
+    "create": lambda args, result: (args[0], args[1] if result is None else (args[1], result[0].fh), 0),
+    "opendir": lambda args, result: (args[0], result, 0),
+    "read": lambda args, result: (args[0], None, 0 if result is None else len(result)),
+    "write": lambda args, result: (args[0], None, result or 0),
+    "statfs": lambda args, result: (0, None, 0),
+}
+
 
 def handler[S: HasBoundary, **P, R](
     function: Callable[Concatenate[S, P], Awaitable[R]],
@@ -157,18 +179,22 @@ def handler[S: HasBoundary, **P, R](
     """
     name = getattr(function, "__name__", "")
     number = _NUMBERS[name]
+    subject: _Describe = _SUBJECTS.get(name, _plain)
 
     @functools.wraps(function)
     async def guarded(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
         started = perf_counter_ns()
         try:
-            return await function(self, *args, **kwargs)
-        except pyfuse3.FUSEError:
-            raise  # said on purpose, by the adapter itself
+            result = await function(self, *args, **kwargs)
+        except pyfuse3.FUSEError as exc:  # said on purpose, by the adapter itself
+            self.recorder.record(number, started, perf_counter_ns() - started, exc.errno, subject(args, None))
+            raise
         except Exception as exc:  # noqa: BLE001  (the boundary that keeps the mount up)
-            raise pyfuse3.FUSEError(_answer(self, name, number, exc, args)) from None
-        finally:
-            self.recorder.record(number, perf_counter_ns() - started)
+            code = _answer(self, name, number, exc, args)
+            self.recorder.record(number, started, perf_counter_ns() - started, code, subject(args, None))
+            raise pyfuse3.FUSEError(code) from None
+        self.recorder.record(number, started, perf_counter_ns() - started, 0, subject(args, result))
+        return result
 
     guarded.__is_handler__ = True  # type: ignore[attr-defined]
     return guarded
@@ -216,10 +242,10 @@ def _answer(operations: HasBoundary, name: str, number: int, exc: Exception, arg
     exc = unwrap(exc)  # type: ignore[assignment]
     try:
         where = operations.describe(name, args) if row.level >= logging.INFO else ""
-        if operations.recorder.record_failure(number, exc, row.errno, row.level, where):
-            code = errno.errorcode.get(row.errno, str(row.errno))
-            trace = exc if row.level >= logging.ERROR else None
-            logger.log(row.level, "%s %s: %s: %s: %s", name, where, code, type(exc).__name__, exc, exc_info=trace)
+        operations.recorder.record_failure(number, exc, row.errno, row.level, where)
+        code = errno.errorcode.get(row.errno, str(row.errno))
+        trace = exc if row.level >= logging.ERROR else None
+        logger.log(row.level, "%s %s: %s: %s: %s", name, where, code, type(exc).__name__, exc, exc_info=trace)
     except Exception:
         # A failure to describe a failure must not become the end of the mount.
         logger.exception("%s: while reporting %r", name, exc)

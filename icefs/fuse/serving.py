@@ -35,6 +35,7 @@ from icefs.fuse.options import MountOptions
 from icefs.fuse.service import Knobs, Service, ServiceManager, obey_signals
 from icefs.storage.base import Storage
 from icefs.storage.disk_cache import DiskCache, default_cache_dir
+from icefs.storage.metered import MeteredStorage, StoreMeter
 from icefs.storage.url import open_storage, redact
 from icefs.vfs.attrs import Ownership
 from icefs.vfs.core import FileSystem, MountRequest
@@ -92,7 +93,7 @@ def prepare(options: MountOptions) -> Prepared:
     """
     mountpoints.check_fuse(allow_other=options.allow_other)
     mountpoints.check_mountpoint(options.mountpoint)
-    storage = open_storage(options.repository)
+    storage = MeteredStorage(open_storage(options.repository), StoreMeter())
     with contextlib.ExitStack() as undo:
         undo.callback(storage.close)
         local = storage.local_file("repo")
@@ -235,6 +236,7 @@ async def _main(fs: FileSystem, notifier: KernelNotifier, service: Service, on_r
         nursery.start_soon(obey_signals, service, stop)
         nursery.start_soon(_poll, fs, service.knobs)
         nursery.start_soon(_tune, service.knobs.options.mountpoint)
+        nursery.start_soon(fs.observer.run)
         nursery.start_soon(service.run, on_ready)
         await pyfuse3.main(min_tasks=MIN_TASKS, max_tasks=MAX_TASKS)
         # Unmounted from outside, or told to stop and every request answered.

@@ -16,14 +16,18 @@ from icefs.engine.repository import Repository
 from icefs.engine.writing import WritableRepository
 from icefs.errors import CrossTreeError, InternalError, StaleError
 from icefs.format.ids import SnapshotId
+from icefs.storage.base import Storage
+from icefs.storage.metered import MeteredStorage, StoreMeter
 from icefs.vfs.attrs import BLOCK_SIZE, Attr, EntryRun, FsStats, Ownership
 from icefs.vfs.branches import BranchTree
+from icefs.vfs.counters import Outcomes
 from icefs.vfs.fetching import ChunkFetcher
 from icefs.vfs.following import Follower
 from icefs.vfs.handles import HandleTable
 from icefs.vfs.inodes import InodeSpace
 from icefs.vfs.interface import AttrChanges, Caller, FileHandle, Notifier, NotInMemoryError, Tree
 from icefs.vfs.mount_control import MountControl
+from icefs.vfs.observing import Observer
 from icefs.vfs.places import TreeContext
 from icefs.vfs.reading import ChunkOpener
 from icefs.vfs.root import RootTree, fetch_times
@@ -92,6 +96,8 @@ class FileSystem:
         self._writers = Threads(_LOADERS, "icefs-write")
         self._working: list[WorkingTree] = []
         self._loaded: dict[SessionTree, None] = {}
+        self.outcomes = Outcomes()
+        self.observer = Observer(self, _meter_of(repository.storage), request.facts)
         self.control = MountControl(self, request.facts, request.ownership)
         context = TreeContext(
             self.space,
@@ -116,7 +122,9 @@ class FileSystem:
         if request.state_root is None or not isinstance(self.repository, WritableRepository):
             return None
         place = str(request.facts.get("mountpoint", ""))
-        settings = WorkingSettings(self.repository, request.state_root, place, self._writers, notifier, request.uploads)
+        settings = WorkingSettings(
+            self.repository, request.state_root, place, self._writers, notifier, request.uploads, self.outcomes
+        )
 
         def make(*args: Any, **options: Any) -> BranchTree:
             tree = WorkingTree(settings, *args, **options)
@@ -161,6 +169,15 @@ class FileSystem:
             "chunks_opened_cached_total": self.opener.opened_cached,
             "branch_moves_total": self.follower.moves,
             "manifest_refs": self.repository.assets.manifests.weight,
+        }
+
+    def queues(self) -> dict[str, int]:
+        """Returns how many tasks run or wait, by what works on them."""
+        return {
+            "load": self._loaders.pending,
+            "read": self._readers.pending,
+            "write": self._writers.pending,
+            "fetch": len(self._fetches) + self.fetcher.in_flight,
         }
 
     # Trees.
@@ -397,6 +414,11 @@ class FileSystem:
         """Returns the path of what is open."""
         ino = self.handles.ino_of(fh)
         return f"handle {fh}" if ino is None else self.describe_inode(ino)
+
+
+def _meter_of(storage: Storage) -> StoreMeter:
+    """Returns who counts a storage's requests, or who would if anybody did."""
+    return storage.meter if isinstance(storage, MeteredStorage) else StoreMeter()
 
 
 def _single_tree(context: TreeContext, request: MountRequest) -> SessionTree:

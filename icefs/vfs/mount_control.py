@@ -8,12 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 from icefs.storage.url import redact
 from icefs.vfs import reports
+from icefs.vfs.access_log import as_text, recent_accesses
 from icefs.vfs.attrs import Ownership
 from icefs.vfs.branches import BranchTree
 from icefs.vfs.control import ControlDir, ControlFile
 from icefs.vfs.names import encode_ref
+from icefs.vfs.observing import Look
+from icefs.vfs.observing_rpc import observing_operations
 from icefs.vfs.places import open_session
 from icefs.vfs.rpc import Operation, RpcHandle
+from icefs.vfs.stats import RING
 from icefs.vfs.trees import SessionTree, tree_facts
 from icefs.vfs.warmup import warm_up
 from icefs.vfs.working import WorkingTree
@@ -103,10 +107,12 @@ class MountControl:
     # The mount.
 
     def _root_files(self, more: Callable[[], dict[str, Any]]) -> list[ControlFile]:
+        observer = self._fs.observer
         return [
             _made("info.json", lambda: partial(reports.to_json, {**self._info(), **more()})),
-            _made("stats.json", lambda: partial(reports.to_json, self._fs.stats.as_json(self._fs.gauges()))),
-            _made("metrics", lambda: partial(str.encode, self._metrics(), errors="surrogatepass")),
+            _made("stats.json", lambda: partial(self._stats, observer.look())),
+            _made("metrics", lambda: partial(self._metrics, observer.look())),
+            _made("accesslog", lambda: partial(as_text, recent_accesses(self._fs.stats, self._fs, RING))),
             _made("version", lambda: partial(str.encode, f"icefs {self._facts.get('version', '')}\n")),
         ]
 
@@ -143,9 +149,11 @@ class MountControl:
             return list(fs.root.branches.values())
         return [fs.single] if isinstance(fs.single, BranchTree) else []
 
-    def _metrics(self) -> str:
-        labels = {"mountpoint": str(self._facts.get("mountpoint", ""))}
-        return self._fs.stats.as_prometheus(self._fs.gauges(), labels)
+    def _stats(self, look: Look) -> bytes:
+        return reports.to_json(self._fs.observer.as_json(look))
+
+    def _metrics(self, look: Look) -> bytes:
+        return self._fs.observer.as_prometheus(look).encode(errors="backslashreplace")
 
     # rpc.
 
@@ -179,7 +187,7 @@ class MountControl:
         if tree is not None:
             operations["warmup"] = lambda request: self._warm_up(tree, request)
         if tree is None or tree.label == "":
-            operations["uncommitted"] = uncommitted
+            operations |= {"uncommitted": uncommitted, **observing_operations(self._fs)}
         return operations
 
     async def uncommitted(self) -> list[dict[str, Any]]:

@@ -13,9 +13,13 @@ class Threads:
     """A bounded pool whose results are handed to the event loop.
 
     A result is a `Future`, so that an exception is a result as well, and never ends the loop.
+
+    Attributes:
+        pending: How many functions run, or wait for a thread or for the event loop.
     """
 
     def __init__(self, max_workers: int, name: str) -> None:
+        self.pending = 0
         self._pool = ThreadPoolExecutor(max_workers, thread_name_prefix=name)
 
     def start[T](self, function: Callable[[], T], done: "Callable[[Future[T]], None]") -> None:
@@ -26,8 +30,13 @@ class Threads:
             if future.cancelled():
                 return  # by `close`: the mount is going away, and who waits with it
             with contextlib.suppress(trio.RunFinishedError):
-                token.run_sync_soon(done, future)
+                token.run_sync_soon(finish, future)
 
+        def finish(future: "Future[T]") -> None:
+            self.pending -= 1
+            done(future)
+
+        self.pending += 1
         self._pool.submit(function).add_done_callback(report)
 
     async def run[T](self, function: Callable[[], T]) -> T:

@@ -14,6 +14,7 @@ from icefs.format.ids import SnapshotId
 from icefs.storage.url import redact
 from icefs.vfs.attrs import FOREVER_S, Attr
 from icefs.vfs.branches import BranchTree
+from icefs.vfs.counters import Outcomes
 from icefs.vfs.history import History
 from icefs.vfs.interface import Notifier, NotInMemoryError
 from icefs.vfs.listing import Section
@@ -52,6 +53,7 @@ class WorkingSettings:
         threads: For what may wait.
         notifier: How the kernel is told.
         uploads: How chunks are stored.
+        outcomes: Counts what becomes of commits.
     """
 
     repository: WritableRepository
@@ -60,6 +62,7 @@ class WorkingSettings:
     threads: Threads
     notifier: Notifier
     uploads: UploadOptions
+    outcomes: Outcomes
 
 
 class WorkingBase(BranchTree):

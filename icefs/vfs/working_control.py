@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
 from functools import partial
+from time import perf_counter_ns
 from typing import Any, Final
 
 from icefs.errors import (
@@ -233,10 +234,13 @@ class WorkingControl:
                 return nothing
             return work(opened, job)
 
+        started = perf_counter_ns()
+
         def finish(outcome: Future[Result]) -> None:
             tree.is_committing = False
             self._job = None
             error = outcome.exception()
+            tree.settings.outcomes.add(name.removeprefix("last_"), perf_counter_ns() - started, error)
             if error is None:
                 setattr(tree, name, {"ok": True, **outcome.result()})
             elif isinstance(error, IcefsError):

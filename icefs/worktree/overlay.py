@@ -547,6 +547,13 @@ class WorkTree:
             raise SessionStateError("there is no commit to be resolved")
         return frozen, intent
 
+    def own_content(self) -> tuple[int, int]:
+        """Returns how many files have content of their own, and how many bytes that is."""
+        with self._core.lock:
+            nodes = list(self._core.by_ino.values())
+        sizes = [node.size for node in nodes if isinstance(node, FileNode) and node.parent and node.spool_id]
+        return len(sizes), sum(sizes)
+
     @property
     def revision(self) -> int:
         """Changes whenever the tree may show something else than before."""

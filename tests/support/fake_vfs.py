@@ -86,19 +86,20 @@ class FakeVfs:
 
 
 class FakeRecorder:
-    """Implements `icefs.fuse.errno_map.Recorder`; everything is news."""
+    """Implements `icefs.fuse.errno_map.Recorder`."""
 
     def __init__(self) -> None:
         self.requests: list[int] = []
+        self.accesses: list[tuple[int, int, tuple]] = []
         self.failures: list[tuple[int, BaseException, int, int, str]] = []
 
-    def record(self, operation, elapsed_ns):
+    def record(self, operation, started_ns, elapsed_ns, error, subject):
         assert elapsed_ns >= 0
         self.requests.append(operation)
+        self.accesses.append((operation, error, subject))
 
     def record_failure(self, operation, error, row_errno, level, where):
         self.failures.append((operation, error, row_errno, level, where))
-        return True
 
 
 class FakeNotifier:

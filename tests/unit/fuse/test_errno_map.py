@@ -111,7 +111,7 @@ class Guarded:
     async def read(self, fh):
         if self.error is not None:
             raise self.error
-        return fh
+        return b"abc"
 
     @silent_handler
     def forget(self, pairs):
@@ -120,8 +120,8 @@ class Guarded:
 
 async def test_an_answer_passes_and_is_counted():
     guarded = Guarded()
-    assert await guarded.read(3) == 3
-    assert guarded.recorder.requests == [OPERATIONS.index("read")]
+    assert await guarded.read(3) == b"abc"
+    assert guarded.recorder.accesses == [(OPERATIONS.index("read"), 0, (3, None, 3))]
 
 
 @pytest.mark.parametrize("cls", CONCRETE, ids=lambda cls: cls.__name__)
@@ -133,7 +133,7 @@ async def test_every_error_becomes_its_errno(cls):
     assert caught.value.errno == EXPECTED[cls.__name__]
     [(operation, error, number, _, _)] = guarded.recorder.failures
     assert (OPERATIONS[operation], error, number) == ("read", guarded.error, EXPECTED[cls.__name__])
-    assert len(guarded.recorder.requests) == 1
+    assert guarded.recorder.accesses == [(OPERATIONS.index("read"), EXPECTED[cls.__name__], (3, None, 0))]
 
 
 @pytest.mark.parametrize("bug", [ZeroDivisionError("x"), RecursionError(), AssertionError(), StopAsyncIteration()])

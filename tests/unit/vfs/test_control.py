@@ -13,7 +13,7 @@ from tests.support.vfs_driver import mounted
 
 TREE_FILES = ["commit", "diff", "diff.json", "discard", "head", "info.json", "log", "log.json"]
 TREE_FILES += ["rebase", "rpc", "status", "status.json"]
-ROOT_FILES = ["info.json", "metrics", "rpc", "stats.json", "status", "status.json", "version"]
+ROOT_FILES = ["accesslog", "info.json", "metrics", "rpc", "stats.json", "status", "status.json", "version"]
 
 
 def repository():
@@ -110,12 +110,13 @@ async def test_the_mount_says_what_it_is():
 
 async def test_counters():
     async with mounted(repository().publish()) as driver:
-        driver.fs.stats.record(0, 1500)
+        driver.fs.stats.record(0, 0, 1500, 0, (1, b"a", 0))
         stats = await read_json(driver, ".icefs/stats.json")
         assert stats["operations"]["lookup"]["count"] == 1
         assert stats["gauges"]["open_files"] == 0
         text = (await driver.read(".icefs/metrics")).decode()
-        assert 'icefs_request_duration_seconds_count{operation="lookup",mountpoint="/mnt"} 1' in text
+        assert 'icefs_operations_total{op="lookup",mountpoint="/mnt"} 1' in text
+        assert 'icefs_operation_duration_seconds_count{op="lookup",mountpoint="/mnt"} 1' in text
         assert 'icefs_branch_moves_total{mountpoint="/mnt"} 0' in text
 
 

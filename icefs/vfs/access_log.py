@@ -1,0 +1,106 @@
+"""The access log: the last requests, with the paths that they were about.
+
+The ring of `Stats` holds numbers, for a path costs more than most requests. Paths are found out when somebody looks:
+of an inode that is gone since, or a handle that was opened too long ago, the number is all there is to tell.
+"""
+
+import logging
+import time
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from time import perf_counter_ns
+from typing import Any, Protocol
+
+from icefs.vfs.stats import Access, Detail, Stats, errno_name
+
+logger = logging.getLogger(__name__)
+
+_BY_HANDLE = frozenset(("read", "write", "flush", "release", "fsync", "readdir", "releasedir", "fsyncdir"))
+_PATHLESS = frozenset(("statfs",))
+_ATTRIBUTES = frozenset(("setxattr", "getxattr"))
+
+
+class Describes(Protocol):
+    """Who knows which path an inode has."""
+
+    def describe_inode(self, ino: int) -> str:
+        """Returns the path of an inode below the mountpoint; never raises."""
+
+    def describe_handle(self, fh: int) -> str:
+        """Returns the path of what is open; never raises."""
+
+
+def recent_accesses(stats: Stats, paths: Describes, limit: int) -> list[dict[str, Any]]:
+    """Describes the last requests, oldest first; on the event loop's thread."""
+    accesses = list(stats.recent)
+    shown = accesses[max(0, len(accesses) - limit) :]
+    handles = dict(_opened(stats, accesses))
+    offset_ns = time.time_ns() - perf_counter_ns()
+    return [_facts(stats, paths, handles, access, offset_ns) for access in shown]
+
+
+def _opened(stats: Stats, accesses: Iterable[Access]) -> Iterator[tuple[int, int]]:
+    """Yields the handles that were opened, with their inodes."""
+    for operation, _, _, error, (where, detail, _) in accesses:
+        if error == 0 and isinstance(detail, int) and stats.operations[operation] in ("open", "opendir"):
+            yield detail, where
+
+
+def _facts(stats: Stats, paths: Describes, handles: dict[int, int], access: Access, offset_ns: int) -> dict[str, Any]:
+    operation, started_ns, elapsed_ns, error, (where, detail, size) = access
+    name = stats.operations[operation]
+    return {
+        "time": _moment(started_ns + offset_ns),
+        "op": name,
+        "path": _path(name, paths, handles, where, detail),
+        "bytes": size,
+        "us": round(elapsed_ns / 1000, 1),
+        "result": "ok" if error == 0 else errno_name(error),
+    }
+
+
+def _path(operation: str, paths: Describes, handles: dict[int, int], where: int, detail: Detail) -> str:
+    if operation in _PATHLESS:
+        return "/"
+    if operation in _BY_HANDLE:
+        ino = handles.get(where)
+        return paths.describe_handle(where) if ino is None else paths.describe_inode(ino)
+    path = paths.describe_inode(where)
+    name = detail[0] if isinstance(detail, tuple) else detail
+    if not isinstance(name, bytes):
+        return path
+    text = name.decode(errors="backslashreplace")
+    return f"{path} {text}" if operation in _ATTRIBUTES else f"{path.rstrip('/')}/{text}"
+
+
+def _moment(time_ns: int) -> str:
+    moment = datetime.fromtimestamp(time_ns / 1e9, UTC)
+    return moment.isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
+
+
+def as_text(accesses: Iterable[dict[str, Any]]) -> bytes:
+    """Writes accesses one a line: time, operation, result, duration, bytes, path."""
+    lines = [
+        f"{one['time']} {one['op']:<10} {one['result']:<8} {one['us']:>10.1f} us {one['bytes']:>9} {one['path']}\n"
+        for one in accesses
+    ]
+    return "".join(lines).encode(errors="backslashreplace")
+
+
+def log_accesses(stats: Stats, paths: Describes, *, enabled: bool) -> None:
+    """Begins or ends to log each request, at level DEBUG; costs as much as the log does."""
+    remember = stats.recent.append
+    if not enabled:
+        stats.on_access = remember
+        return
+
+    def log(access: Access) -> None:
+        remember(access)
+        operation, _, elapsed_ns, error, (where, detail, size) = access
+        name = stats.operations[operation]
+        result = "ok" if error == 0 else errno_name(error)
+        logger.debug(
+            "%s %s: %s, %d bytes, %.1f us", name, _path(name, paths, {}, where, detail), result, size, elapsed_ns / 1000
+        )
+
+    stats.on_access = log

@@ -1,0 +1,103 @@
+"""A store whose requests are counted is the same store."""
+
+import threading
+
+import pytest
+
+from icefs.errors import ObjectNotFoundError, PreconditionFailedError
+from icefs.storage.local import LocalStorage
+from icefs.storage.memory import MemoryStorage
+from icefs.storage.metered import MeteredStorage, StoreMeter
+from tests.support.storage_contract import StorageContract
+
+
+class TestMeteredMemory(StorageContract):
+    @pytest.fixture
+    def storage(self):
+        return MeteredStorage(MemoryStorage(), StoreMeter())
+
+
+class TestMeteredLocal(StorageContract):
+    @pytest.fixture
+    def storage(self, tmp_path):
+        return MeteredStorage(LocalStorage(tmp_path), StoreMeter())
+
+
+@pytest.fixture
+def storage():
+    return MeteredStorage(MemoryStorage(), StoreMeter())
+
+
+def test_each_kind_of_request_is_counted(storage, tmp_path):
+    file = tmp_path / "file"
+    file.write_bytes(b"12345")
+    version = storage.put("chunks/A", b"123")
+    storage.put_file("chunks/B", str(file))
+    storage.get("chunks/A", start=1)
+    storage.get_if_changed("chunks/A", version)
+    storage.head("chunks/B")
+    storage.copy("chunks/A", "manifests/C")
+    assert len(list(storage.list_objects("chunks/"))) == 2
+    assert len(list(storage.list_dir())) == 2
+    storage.read_range("chunks/B", 1, 3)
+    storage.delete(["chunks/A", "chunks/B"])
+    counts = storage.meter.counts()
+    assert {op: timing.count for op, timing in counts.timings.items()} == {
+        "get": 2,
+        "head": 1,
+        "put": 2,
+        "copy": 1,
+        "list": 2,
+        "delete": 1,
+        "read_range": 1,
+    }
+    assert counts.objects[("put", "chunks")] == 2
+    assert counts.objects[("copy", "manifests")] == 1
+    assert (counts.written_bytes, counts.read_bytes, counts.in_flight) == (8, 2 + 2, 0)
+    assert counts.errors == {}
+    assert all(timing.total_ns > 0 for timing in counts.timings.values())
+
+
+def test_failures_are_counted_by_kind(storage):
+    for _ in range(2):
+        with pytest.raises(ObjectNotFoundError):
+            storage.get("chunks/A")
+    storage.put("repo", b"")
+    with pytest.raises(PreconditionFailedError):
+        storage.put("repo", b"x", create_only=True)
+    counts = storage.meter.counts()
+    assert sum(counts.errors.values()) == 3
+    assert {op for op, _ in counts.errors} == {"get", "put"}
+    assert counts.timings["get"].count == 2
+    assert (counts.written_bytes, counts.in_flight) == (0, 0)
+
+
+def test_a_listing_that_is_not_finished_is_counted_when_it_is_let_go(storage):
+    for name in "abc":
+        storage.put(name, b"")
+    listing = storage.list_objects()
+    next(listing)
+    assert storage.meter.counts().in_flight == 1
+    listing.close()
+    counts = storage.meter.counts()
+    assert (counts.in_flight, counts.timings["list"].count) == (0, 1)
+
+
+def test_the_kinds_of_objects_are_bounded(storage):
+    for number in range(1000):
+        storage.put(f"{number}/x", b"")
+    assert len(storage.meter.counts().objects) <= 32 * 7 + 1
+
+
+def test_threads_count_together(storage):
+    def write():
+        for _ in range(300):
+            storage.put("a", b"12")
+
+    threads = [threading.Thread(target=write) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    counts = storage.meter.counts()
+    assert (counts.timings["put"].count, counts.written_bytes, counts.in_flight) == (1200, 2400, 0)
