@@ -45,6 +45,7 @@ from icefs.worktree.nodes import (
     Where,
 )
 from icefs.worktree.spool import Spool
+from icefs.worktree.spool_removal import SpoolRemovals
 
 if TYPE_CHECKING:
     from icefs.worktree.files import Handle
@@ -99,6 +100,7 @@ class TreeCore:
         writers: Writes under way outside the lock.
         is_freezing: New writers wait.
         revision: Counts what may change what the tree shows; the same number means the same tree.
+        removals: Removes the spool files that nothing refers to.
         on_closed: Is told of every file with bytes of its own that nobody has open any more; holds the lock.
     """
 
@@ -115,6 +117,7 @@ class TreeCore:
     ) -> None:
         self.journal = journal
         self.spool = spool
+        self.removals = SpoolRemovals(spool)
         self.lower = lower
         self.lower_for = lower_for
         self.now_ns = now_ns
@@ -498,8 +501,8 @@ class Change:
             core.final.difference_update(garbage)
         finally:
             core.lock.release()
-        for spool_id in garbage:
-            core.spool.remove(spool_id)
+        if garbage:
+            core.removals.remove(garbage)
 
     def touch(self, node: Node) -> None:
         """Must be called before a node changes in this operation."""

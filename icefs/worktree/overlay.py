@@ -204,6 +204,7 @@ class WorkTree:
                     if isinstance(opened, FileNode) and opened.io is not None and opened.io.file is not None:
                         opened.io.file.retire()
                 self._content.ahead.close()
+            core.removals.close()
             core.journal.close()
             self._lock.release()
 

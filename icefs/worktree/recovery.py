@@ -221,10 +221,12 @@ class Loader:
         held: set[int] = set()
         for view in core.views:
             held |= {state.spool_id for state in view.files.values()}
+        dead: list[int] = []
         for spool_id in core.spool.scan():
             core.next_id = max(core.next_id, spool_id + 1)
             if spool_id in held and spool_id not in live:
                 core.deferred.append(spool_id)
             elif spool_id not in live:
-                core.spool.remove(spool_id)
-                self.recovery.swept += 1
+                dead.append(spool_id)
+        self.recovery.swept = len(dead)
+        core.removals.remove(dead)
