@@ -15,10 +15,11 @@ from icefs.errors import NoSpaceError, SessionStateError, StorageError
 from icefs.worktree.content import Content
 from icefs.worktree.core import Change, Lowered, TreeCore
 from icefs.worktree.frozen import FrozenTree, View
+from icefs.worktree.frozen_index import FrozenIndex
 from icefs.worktree.journal import Intent
 from icefs.worktree.lower import Lower, join
 from icefs.worktree.nodes import STORED, WHITEOUT, DirNode
-from icefs.worktree.settle import FrozenIndex, Settlement, SettleResult
+from icefs.worktree.settle import Settlement, SettleResult
 
 type OnSwitch = Callable[[SettleResult], None]
 
@@ -223,8 +224,9 @@ class Commits:
             with core.change() as op:
                 if expected is not None and core.revision != expected:
                     raise TreeChangedError("the working tree changed while it was compared with others' commits")
-                files = settlement.rescue_files()
-                directories = settlement.rescue_dirs()
+                left_files, left_directories = settlement.rescue_left()
+                files = [*settlement.rescue_files(), *left_files]
+                directories = [*settlement.rescue_dirs(), *left_directories]
                 if not files and not directories:
                     return self._switch(op, settlement, new_base, view, copied_up, on_switch)
                 paths = [*map(core.path_of, files), *map(core.path_of, directories)]

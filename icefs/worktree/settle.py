@@ -22,10 +22,12 @@ before (`verify`).
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from icefs.worktree.core import TreeCore
-from icefs.worktree.frozen import FrozenDir, FrozenFile, FrozenTree
+from icefs.errors import StaleError
+from icefs.worktree.core import Lowered, TreeCore
+from icefs.worktree.frozen import FrozenTree
+from icefs.worktree.frozen_index import FrozenIndex
 from icefs.worktree.journal import LinkRow, NodeRow
 from icefs.worktree.lower import Lower, LowerAttr, join
 from icefs.worktree.nodes import (
@@ -41,66 +43,6 @@ from icefs.worktree.nodes import (
     FileState,
     Node,
 )
-
-type Paths = frozenset[str]
-
-
-@dataclass(slots=True)
-class FrozenIndex:
-    """Where everything of a frozen tree was.
-
-    Attributes:
-        dirs: The frozen directories by node.
-        files: The names of each file.
-        by_lower: The frozen directories by lower path.
-        left: Which paths were not committed.
-    """
-
-    dirs: dict[DirNode, FrozenDir] = field(default_factory=dict)
-    files: dict[FileNode, list[FrozenFile]] = field(default_factory=dict)
-    by_lower: dict[str, FrozenDir] = field(default_factory=dict)
-    left: Paths = frozenset()
-
-    @classmethod
-    def of(cls, frozen: FrozenTree, left: Paths) -> "FrozenIndex":
-        """Walks the frozen tree once."""
-        index = cls(left=left)
-        for directory in (frozen.root, *(entry for _, entry in frozen.walk() if isinstance(entry, FrozenDir))):
-            index.dirs[directory.node] = directory
-            if directory.lower_path is not None:
-                index.by_lower[directory.lower_path] = directory
-        for _, entry in frozen.walk():
-            if isinstance(entry, FrozenFile):
-                index.files.setdefault(entry.node, []).append(entry)
-        return index
-
-    def is_left(self, path: str) -> bool:
-        """Tells whether a path, or one it lies below, was not committed."""
-        while path and self.left:
-            if path in self.left:
-                return True
-            path = path.rpartition("/")[0]
-        return "" in self.left
-
-    def new_path(self, lower_path: str) -> str | None:
-        """Returns where a lower path was in the merged tree, None if it was not to be seen."""
-        above, below = lower_path, ""
-        while True:
-            directory = self.by_lower.get(above)
-            if directory is not None:
-                break
-            if not above:
-                return None
-            above, _, name = above.rpartition("/")
-            below = join(name, below) if below else name
-        if not below:
-            return directory.path
-        entry = directory.entries.get(below.partition("/")[0])
-        if entry is None:
-            return join(directory.path, below)
-        if isinstance(entry, FrozenFile) and entry.lower_path == lower_path:
-            return entry.path
-        return None
 
 
 @dataclass(slots=True)
@@ -151,6 +93,7 @@ class Settlement:
         self._places: dict[DirNode, str | None] = {}
         self._vanished: list[FileNode] = []
         self._converted: list[FileNode] = []
+        self._left_lower: list[str] = []
         self.kept_back: list[str] = []
         self.dropped: list[tuple[str, int, int]] = []
         self.changed_attrs: list[int] = []
@@ -172,6 +115,7 @@ class Settlement:
                     missing.add(file.path)
         self.kept_back = sorted(missing)
         index.left |= missing
+        self._left_lower = list(self._find_left_lower())
         # What the lock need not be held for: whoever wants to read or write waits for it.
         self._provided = {
             node: files[0].path
@@ -186,6 +130,16 @@ class Settlement:
             for file in sorted(files, key=lambda file: not file.is_natural):
                 if file.lower_path is not None and not index.is_left(file.path):
                     self._moved_files.setdefault(file.lower_path, file.path)
+
+    def _find_left_lower(self) -> Iterator[str]:
+        """Yields the lower paths of what was not committed of a renamed directory."""
+        assert self._frozen is not None
+        assert self._index is not None
+        for path in self._index.left:
+            found = self._frozen.find(path)
+            lower_path = found.path if isinstance(found, Lowered) else getattr(found, "lower_path", None)
+            if lower_path is not None and lower_path != path:
+                yield lower_path
 
     # Under the lock: what must be rescued first
 
@@ -212,6 +166,23 @@ class Settlement:
             if (is_left or not node.is_natural) and self._place(node) is None and self._shows_lower(node):
                 found.append(node)
         return found
+
+    def rescue_left(self) -> tuple[list[FileNode], list[DirNode]]:
+        """Returns files and directories that only the old base has, in directories that the new one has otherwise."""
+        core = self._core
+        files: list[FileNode] = []
+        dirs: list[DirNode] = []
+        for lower_path in self._left_lower:
+            try:
+                node = core.materialise_where(lower_path)
+            except StaleError:  # removed since
+                continue
+            if isinstance(node, DirNode):
+                if self._shows_lower(node):
+                    dirs.append(node)
+            elif node.flags & FROM_LOWER and node.parent is not None:
+                files.append(node)
+        return files, dirs
 
     def _shows_lower(self, node: DirNode) -> bool:
         """Tells whether anything pure lower is to be seen in a directory or below it."""
