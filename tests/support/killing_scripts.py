@@ -64,6 +64,7 @@ class PathPlayer:
                 self._write(path, step.data, os.O_APPEND)
             case "replace":
                 temporary = self._root / temporary_of(step.path)
+                temporary.unlink(missing_ok=True)  # an earlier kill may have left it, and it may have other names
                 self._write(temporary, step.data, os.O_CREAT | os.O_TRUNC)
                 temporary.replace(path)
             case "truncate":

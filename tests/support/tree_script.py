@@ -354,9 +354,8 @@ def _check_uncertain(step: Step | None, before: Model, after: Model, files: dict
     for path in _uncertain(step):
         assert step is not None
         if path not in files:
-            # A temporary file that an earlier kill had left is gone where it was renamed, and nowhere else.
-            is_renamed = step.kind == "replace" and files.get(step.path) == step.data
-            assert path not in before.files or step.kind == "write" or is_renamed, step
+            # A temporary file that an earlier kill had left is removed first.
+            assert path not in before.files or step.kind in {"write", "replace"}, step
             continue
         # A write that was cut off leaves a part of its bytes, over what was there or over nothing.
         old, found = before.files.get(path, b""), files[path]
