@@ -127,6 +127,8 @@ COMMANDS: dict[str, Lazy] = {
     "tag": Lazy("icefs.cli.refs", "tag", "List, create and delete tags."),
     "ls": Lazy("icefs.cli.read", "ls", "List groups, arrays and chunks."),
     "cat": Lazy("icefs.cli.read", "cat", "Write the bytes of a Zarr key to standard output."),
+    "import": Lazy("icefs.cli.transfer", "import_", "Import a directory of Zarr v3 as one commit."),
+    "export": Lazy("icefs.cli.transfer", "export", "Export a version as plain files of Zarr v3."),
     "stats": Lazy("icefs.cli.upkeep", "stats", "Show how many bytes chunks take, by array or of all versions."),
     "fsck": Lazy("icefs.cli.upkeep", "fsck", "Check that a repository is whole, and mend it."),
     "expire": Lazy("icefs.cli.upkeep", "expire", "Take old snapshots out of the history."),

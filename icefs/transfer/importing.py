@@ -1,0 +1,314 @@
+"""A directory of Zarr v3 becomes one commit.
+
+    scan → refuse what cannot be → store chunks (resumable) → nodes and references into a session → commit
+
+Nodes keep the bytes of their zarr.json. Without `overwrite` no node of the branch is changed. With it, a node of the
+directory replaces the one at its path: of an array exactly the directory's chunks remain. Nodes that the directory
+does not have stay.
+"""
+
+import contextlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from icefs.engine.changes import compare_refs
+from icefs.engine.changeset import difference
+from icefs.engine.conflicts import ConflictDetector
+from icefs.engine.session import Session
+from icefs.engine.writable import WritableSession
+from icefs.engine.writing import WritableRepository
+from icefs.errors import AlreadyExistsError, InvalidInputError, StorageError
+from icefs.format.chunk_indices import pack_keys
+from icefs.format.ids import SnapshotId
+from icefs.format.manifest import ArrayRefs
+from icefs.format.nodes import NodeSnapshot, NodeType, is_canonical_path
+from icefs.format.zarr_json import parse_zarr_json
+from icefs.transfer.ledger import Ledger, ledger_path
+from icefs.transfer.scan import Scanned, scan_directory
+from icefs.transfer.storing import ArrayRows, ChunkStore, Progress, Transferred
+from icefs.worktree.packing import DEFAULT_PACK_BYTES
+from icefs.worktree.staged import Invalid
+
+_GROUP: Final = json.dumps({"attributes": {}, "zarr_format": 3, "node_type": "group"}, indent=2).encode()
+_SHOWN: Final = 3
+
+
+@dataclass(frozen=True, slots=True)
+class ImportRequest:
+    """What to import, where to, and how.
+
+    Attributes:
+        source: The directory.
+        state_dir: Where what was stored is remembered.
+        branch: The branch to commit to.
+        path: The node that the directory becomes.
+        message: The commit message.
+        metadata: The commit's metadata.
+        overwrite: Replace nodes that exist.
+        skip_invalid: Leave out what cannot be imported.
+        dry_run: Only find out what would be done.
+        pack_bytes: How large an object may become that small chunks share; 0 gives each its own.
+    """
+
+    source: str
+    state_dir: Path
+    branch: str = "main"
+    path: str = "/"
+    message: str = ""
+    metadata: dict[str, Any] | None = None
+    overwrite: bool = False
+    skip_invalid: bool = False
+    dry_run: bool = False
+    pack_bytes: int = DEFAULT_PACK_BYTES
+
+
+@dataclass(slots=True)
+class Imported:
+    """What an import did, or would do.
+
+    Attributes:
+        snapshot_id: The commit; None of a dry run, or where nothing was to be changed.
+        is_repeated: Whether an earlier run had made that commit already.
+        nodes: How many groups and arrays the directory has.
+        chunks: How many chunks.
+        bytes: How many bytes they have.
+        stored_chunks: How many of them were stored now, outside of manifests.
+        stored_bytes: Their bytes.
+        replaced: The paths of nodes that existed and were replaced.
+        invalid: What cannot be imported, and was left out.
+        untracked: Files that are no Zarr keys.
+    """
+
+    snapshot_id: SnapshotId | None = None
+    is_repeated: bool = False
+    nodes: int = 0
+    chunks: int = 0
+    bytes: int = 0
+    stored_chunks: int = 0
+    stored_bytes: int = 0
+    replaced: list[str] = field(default_factory=list)
+    invalid: list[Invalid] = field(default_factory=list)
+    untracked: list[str] = field(default_factory=list)
+
+
+def import_directory(
+    repository: WritableRepository, request: ImportRequest, progress: Progress = lambda done: None
+) -> Imported:
+    """Imports a directory of Zarr v3 as one commit.
+
+    Run again after it was interrupted, it stores only what is missing.
+
+    Args:
+        repository: Where to.
+        request: What, and how.
+        progress: Is told how far it is; what it raises ends the import, and the repository is as it was.
+
+    Raises:
+        EntryNotFoundError, UnsupportedError, StorageError: as `scan_directory`.
+        InvalidInputError: some files cannot be imported; `facts["invalid"]` lists them (kind `invalid-tree`). Or the
+            path is none.
+        AlreadyExistsError: nodes of the directory exist, and `overwrite` is off; or an array is above the path.
+        SessionStateError: files changed while they were read; or the same import is under way elsewhere.
+        RebaseFailedError: others have changed the same nodes meanwhile.
+        StorageError: the store failed.
+    """
+    if not is_canonical_path(request.path):
+        raise InvalidInputError(f"{request.path!r} is not the absolute path of a node", kind="invalid-path")
+    repository.check_online()
+    base = repository.session_at(repository.lookup_branch(request.branch))
+    scanned = scan_directory(request.source, spec_version=repository.spec_version)
+    result = Imported(
+        nodes=len(scanned.nodes),
+        chunks=scanned.num_chunks,
+        bytes=scanned.chunk_bytes,
+        invalid=scanned.invalid,
+        untracked=scanned.untracked,
+    )
+    if scanned.invalid and not request.skip_invalid:
+        raise _invalid(scanned.invalid)
+    run = _Import(repository, request, scanned, base, result)
+    if request.dry_run:
+        run.check_nodes()
+        return result
+    with Ledger(ledger_path(request.state_dir, repository.storage.url, request.source)) as ledger:
+        if not request.overwrite and run.was_done(ledger):
+            return result
+        run.check_nodes()
+        run.run(ledger, progress)
+    return result
+
+
+class _Import:
+    def __init__(
+        self, repository: WritableRepository, request: ImportRequest, scanned: Scanned, base: Session, result: Imported
+    ) -> None:
+        self._repository = repository
+        self._request = request
+        self._scanned = scanned
+        self._base = base
+        self._result = result
+
+    def _target(self, path: str) -> str:
+        """Returns where a node of the directory goes."""
+        above = self._request.path.rstrip("/")
+        return f"{above}{path}".rstrip("/") or "/"
+
+    @property
+    def _what(self) -> str:
+        return json.dumps([self._request.branch, self._request.path])
+
+    def was_done(self, ledger: Ledger) -> bool:
+        """Tells whether an earlier run committed just this, and was interrupted before it could say so, or was not."""
+        noted = ledger.last_commit(self._scanned.fingerprint(), self._what)
+        if noted is None:
+            return False
+        found = SnapshotId.parse(noted)
+        if not self._is_in_history(found):
+            return False
+        self._result.snapshot_id, self._result.is_repeated = found, True
+        return True
+
+    def _is_in_history(self, snapshot_id: SnapshotId) -> bool:
+        return any(info.id == snapshot_id for info in self._repository.ancestry(branch=self._request.branch))
+
+    def check_nodes(self) -> None:
+        """Refuses what would replace something without being asked to."""
+        above = self._request.path
+        while above != "/":
+            above = above.rpartition("/")[0] or "/"
+            node = self._base.get_node(above)
+            if node is not None and node.array is not None:
+                raise AlreadyExistsError(
+                    f"{above} is an array, and nothing can be imported below it",
+                    path=above,
+                    hint="choose another --path",
+                )
+        there = {}
+        for path, data in self._scanned.nodes.items():
+            node = self._base.get_node(self._target(path))
+            if node is not None and not (node.array is None and node.user_data == data):
+                there[node.path] = node
+        self._result.replaced = sorted(there)
+        if there and not self._request.overwrite:
+            more = f" and {len(there) - 1} more" if len(there) > 1 else ""
+            raise AlreadyExistsError(
+                f"{min(there)}{more} exists already in branch {self._request.branch!r}",
+                paths=sorted(there),
+                hint="choose another --path, or replace what is there with --overwrite",
+            )
+
+    def run(self, ledger: Ledger, progress: Progress) -> None:
+        """Stores and commits."""
+        store = ChunkStore(self._repository, ledger, self._request.pack_bytes, progress)
+        rows = [ArrayRows(files, ledger.array(path)) for path, files in self._scanned.arrays.items()]
+        store.reuse(rows, lambda path: self._base_refs(self._target(path)))
+        try:
+            store.run(rows)
+        finally:
+            self._take_counts(store.done)
+        session = self._repository.writable_session_at(self._request.branch, self._base.snapshot_id)
+        self._apply(session, rows)
+        if not session.has_uncommitted_changes:
+            return  # all that is there is just what the directory has
+        self._result.snapshot_id = self._commit(session, ledger)
+
+    def _take_counts(self, done: Transferred) -> None:
+        self._result.stored_chunks, self._result.stored_bytes = done.stored_files, done.stored_bytes
+
+    def _base_refs(self, path: str) -> ArrayRefs | None:
+        node = self._base.get_node(path)
+        return None if node is None or node.array is None else _refs(self._base, node)
+
+    def _apply(self, session: WritableSession, rows: Sequence[ArrayRows]) -> None:
+        for above in _groups_above(self._request.path):
+            if session.get_node(above) is None:
+                session.set_metadata(above, _GROUP)
+        for path, data in self._scanned.nodes.items():
+            target = self._target(path)
+            known = session.get_node(target)
+            if known is not None and known.node_type is not _node_type(data):
+                session.delete_node(target)
+            session.set_metadata(target, data)
+        for array in rows:
+            node = session.node(self._target(array.files.path))
+            _set_chunks(session, node, array.refs(node.id))
+
+    def _commit(self, session: WritableSession, ledger: Ledger) -> SnapshotId:
+        fingerprint = self._scanned.fingerprint()
+
+        def note(new: SnapshotId) -> None:
+            ledger.about_to_commit(str(new), fingerprint, self._what)
+
+        try:
+            return session.commit(
+                self._request.message or f"import {self._request.source}",
+                self._request.metadata,
+                rebase_with=ConflictDetector(),
+                before_publish=note,
+            )
+        except StorageError as error:
+            if session.in_doubt is None:
+                raise
+            # The store's answer was lost. If it does not answer now either, the next run finds out.
+            made = session.in_doubt.snapshot_id
+            error.hint = "run it again: it finds out whether the commit was made"
+            with contextlib.suppress(StorageError):
+                if self._is_in_history(made):
+                    return made
+            raise
+
+
+def _set_chunks(session: WritableSession, node: NodeSnapshot, refs: ArrayRefs) -> None:
+    """Lets an array have just these chunks, changing no more than is different."""
+    there = _refs(session, node)
+    if there is None or not len(there):
+        session.set_chunk_refs(node.path, refs)
+        return
+    if not refs.ndim:
+        if not len(refs):
+            session.set_chunk_ref(node.path, (), None)
+        elif refs.ref(0) != there.ref(0):
+            session.set_chunk_refs(node.path, refs)
+        return
+    if not len(refs):
+        session.delete_chunks(node.path, there.indices)
+        return
+    changed = compare_refs(there, refs)
+    if len(changed):
+        session.delete_chunks(node.path, difference(changed, refs.indices))
+        mine, others = pack_keys(refs.coords, changed.coords)
+        session.set_chunk_refs(node.path, refs.select(np.isin(mine, others)))
+
+
+def _refs(session: Session, node: NodeSnapshot) -> ArrayRefs | None:
+    """Returns all references of an array in one set."""
+    batches = list(session.array_chunks(node).iter_batches(1 << 62))
+    parts = [batch.refs for batch in batches if len(batch)]
+    return ArrayRefs.concat(parts) if parts else None
+
+
+def _groups_above(path: str) -> list[str]:
+    """Returns the paths above a node, the root first."""
+    names = path.split("/")[1:-1] if path != "/" else []
+    found = ["/" + "/".join(names[:depth]) for depth in range(len(names) + 1)]
+    return found if path != "/" else []
+
+
+def _node_type(data: bytes) -> NodeType:
+    return parse_zarr_json(data, name="zarr.json").node_type
+
+
+def _invalid(invalid: Sequence[Invalid]) -> InvalidInputError:
+    shown = [f"{path} {reason}" for path, reason in invalid[:_SHOWN]]
+    more = f"; and {len(invalid) - _SHOWN} more" if len(invalid) > _SHOWN else ""
+    return InvalidInputError(
+        f"{len(invalid)} files cannot be imported: {'; '.join(shown)}{more}",
+        kind="invalid-tree",
+        hint="correct or remove them, or leave them out with --skip-invalid",
+        invalid=[list(one) for one in invalid],
+    )
