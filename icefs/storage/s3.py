@@ -138,8 +138,9 @@ class S3Storage(Storage):
         operation: Callable[[S3Requests], T],
         *,
         on_failure: Callable[[StorageError], None] | None = None,
+        conflicts_pass: bool = False,
     ) -> T:
-        """Does as `_run` with requests that do not go through botocore."""
+        """Does as `_run` with requests that do not go through botocore; `conflicts_pass` tries again after a 409."""
 
         def once() -> T:
             requests = self._get_requests()
@@ -151,6 +152,8 @@ class S3Storage(Storage):
                 action = f"{verb} {where if where.isprintable() else ascii(where)}"
                 failure = s3_error(error, action=action, endpoint=client.meta.endpoint_url)
                 if isinstance(failure, StorageError) and self._is_remedied(requests, error, failure):
+                    failure.is_transient = True
+                if conflicts_pass and failure.facts.get("status") == 409:
                     failure.is_transient = True
                 raise failure from error
 
@@ -370,7 +373,12 @@ class S3Storage(Storage):
         if condition:
             headers[f"x-amz-meta-{_WRITE_ID}"] = write_id
         told, _ = self._run_lean(
-            "write", name, lambda requests: requests.read("PUT", name, headers, body=body), on_failure=on_failure
+            "write",
+            name,
+            lambda requests: requests.read("PUT", name, headers, body=body),
+            on_failure=on_failure,
+            # Where nothing was asked for, it is another request for the object that is under way (OperationAborted).
+            conflicts_pass=not condition,
         )
         return _version(told["etag"])
 

@@ -414,6 +414,14 @@ def test_a_spurious_conflict_is_not_believed(shaky, proxy):
         shaky.put("repo", b"three", if_match=shaky.head("repo").version)
 
 
+def test_a_write_without_a_condition_meets_no_conflict(shaky, proxy):
+    """AWS answers 409 (OperationAborted) to any write while a conditional one is under way."""
+    plan = proxy.plan("conflict", method="PUT", times=3)
+    shaky.put("chunks/A", b"one")
+    assert plan.fired == 3
+    assert shaky.get("chunks/A").data == b"one"
+
+
 def test_a_lost_answer_to_the_end_of_a_multipart_upload(s3_server, s3_prefix, proxy):
     options = s3_server.options(
         endpoint_url=proxy.endpoint_url, retry=FAST, multipart_threshold_bytes=MIB, multipart_part_bytes=5 * MIB

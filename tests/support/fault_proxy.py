@@ -9,6 +9,7 @@ Requests are passed on with their own Host header, so their signatures stay vali
 
 import contextlib
 import http.client
+import select
 import threading
 import time
 from collections.abc import Callable
@@ -27,6 +28,10 @@ FAULTS = {
     "conflict": "409 ConditionalRequestConflict, and nothing happened",
     "expire": "400 ExpiredToken, and nothing happened",
     "hide": "404 NoSuchBucket, and nothing happened",
+    "mismatch": "412 PreconditionFailed, and nothing happened",
+    "deny": "403 AccessDenied, and nothing happened",
+    "hang": "the request is not passed on, and nothing is ever answered",
+    "stall": "the request is passed on, and nothing is ever answered",
     "act": "an action runs after the request was carried out and before the connection ends without an answer",
 }
 _ANSWERS = {
@@ -36,7 +41,10 @@ _ANSWERS = {
     "conflict": (409, "ConditionalRequestConflict"),
     "expire": (400, "ExpiredToken"),
     "hide": (404, "NoSuchBucket"),
+    "mismatch": (412, "PreconditionFailed"),
+    "deny": (403, "AccessDenied"),
 }
+_CONDITIONS = {"if-match", "if-none-match", "x-amz-copy-source-if-match"}
 
 
 @dataclass
@@ -49,7 +57,16 @@ class Plan:
     skip: int
     times: int | None
     action: Callable[[], object] | None
+    conditional: bool = False
     fired: int = 0
+
+    def is_about(self, request: "Request") -> bool:
+        """Tells whether a request is one of those that are counted."""
+        return (
+            self.method in (None, request.method)
+            and self.path in request.path
+            and (not self.conditional or request.is_conditional_write)
+        )
 
 
 @dataclass(frozen=True)
@@ -59,6 +76,12 @@ class Request:
     method: str
     path: str
     headers: dict[str, str]
+
+    @property
+    def is_conditional_write(self) -> bool:
+        """Whether it writes on a condition."""
+        names = {name.lower() for name in self.headers}
+        return self.method == "PUT" and not names.isdisjoint(_CONDITIONS)
 
 
 class FaultProxy:
@@ -71,6 +94,7 @@ class FaultProxy:
         self._lock = threading.Lock()
         self.delay_s = delay_s
         self.requests: list[Request] = []
+        self.is_closed = False
 
     def plan(
         self,
@@ -81,10 +105,14 @@ class FaultProxy:
         skip: int = 0,
         times: int | None = 1,
         action: Callable[[], object] | None = None,
+        conditional: bool = False,
     ) -> Plan:
-        """Plans a fault for requests of the method whose path contains `path`, after the first `skip` of them."""
+        """Plans a fault for requests of the method whose path contains `path`, after the first `skip` of them.
+
+        With `conditional`, writes on a condition alone are counted.
+        """
         assert fault in FAULTS
-        plan = Plan(fault, method, path, skip, times, action)
+        plan = Plan(fault, method, path, skip, times, action, conditional)
         with self._lock:
             self._plans.append(plan)
         return plan
@@ -109,6 +137,7 @@ class FaultProxy:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.is_closed = True
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
@@ -117,7 +146,7 @@ class FaultProxy:
         with self._lock:
             self.requests.append(request)
             for plan in self._plans:
-                if plan.method not in (None, request.method) or plan.path not in request.path:
+                if not plan.is_about(request):
                     continue
                 if plan.skip:
                     plan.skip -= 1
@@ -159,17 +188,27 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(status, [("Content-Type", "application/xml"), ("Retry-After", "1")], xml)
         elif fault == "refuse":
             self.close_connection = True
+        elif fault == "hang":
+            self._say_nothing()
         else:
             status, headers, data = self.owner.forward(request, body)
             if plan is not None and plan.action is not None:
                 plan.action()
             if fault in ("lose", "act"):
                 self.close_connection = True
+            elif fault == "stall":
+                self._say_nothing()
             elif fault == "truncate":
                 self._answer(status, headers, data[: len(data) // 2], length=len(data))
                 self.close_connection = True
             else:
                 self._answer(status, headers, data)
+
+    def _say_nothing(self) -> None:
+        """Waits until the client gives up."""
+        while not self.owner.is_closed and not select.select([self.connection], [], [], 0.1)[0]:
+            pass
+        self.close_connection = True
 
     def _answer(self, status: int, headers: list[tuple[str, str]], data: bytes, *, length: int | None = None) -> None:
         self.send_response_only(status)
