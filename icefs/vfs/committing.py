@@ -38,6 +38,13 @@ logger = logging.getLogger(__name__)
 _SHOWN: Final = 20
 _REBASE_TRIES: Final = 20
 
+type Tell = Callable[[list[Entry], list[int]], None]
+"""Is told of the names that lead elsewhere now, and of the inodes with other attributes."""
+
+
+def _tell_nobody(entries: list[Entry], attrs: list[int]) -> None:
+    """Is for trees that no kernel knows."""
+
 
 @dataclass(frozen=True, slots=True)
 class CommitRequest:
@@ -84,6 +91,7 @@ def commit(
     open_inos: Iterable[int],
     progress: Progress,
     before_publish: Callable[[], None] = lambda: None,
+    tell: Tell = _tell_nobody,
 ) -> Committed:
     """Commits a working tree.
 
@@ -94,6 +102,8 @@ def commit(
         open_inos: The inodes that are open.
         progress: Is told how far the uploads are; what it raises ends the commit, and the tree is as it was.
         before_publish: Called right before the commit may become visible; what it raises ends the commit, too.
+        tell: Is told what an earlier commit has changed whose outcome was not known before, whatever becomes of this
+            one.
 
     Raises:
         NothingToCommitError: nothing changed.
@@ -104,7 +114,7 @@ def commit(
     solver = None if request.rebase is None else TreeSolver(request.rebase)
     repository = tree.settings.repository
     if work.pending_intent is not None:
-        resolve(tree, work, open_inos)
+        tell(*resolve(tree, work, open_inos))
     frozen = work.freeze()
     session: WritableSession | None = None
     try:
@@ -262,7 +272,7 @@ def _settle(
     yielded = [] if solver is None else list(solver.paths(told.move.session))
     result = work.complete(frozen, str(snapshot_id), staged.left, told, yielded)
     # A file that had several names is several files now.
-    entries = [*_new_names(work, result, before), *_cut_names(work, told.move)]
+    entries = [*_new_names(work, result, before), *_cut_names(work, told.move), *_renamed(result)]
     if solver is not None and solver.was_needed:
         entries += [*told.entries, *_names_above(work, yielded)]
         work.forget_kept(tree.changed_paths(_their_part(tree, told, frozen.base, snapshot_id)))
@@ -308,6 +318,11 @@ def _cut_names(work: WorkTree, move: Move) -> Iterable[Entry]:
             yield from ((ino, name) for name in array.cut_names)
 
 
+def _renamed(result: SettleResult) -> Iterable[Entry]:
+    """Yields the names of directories that were renamed: what lies below has other numbers in the new base."""
+    return ((ino, name.encode(errors="surrogatepass")) for ino, name in result.renamed)
+
+
 def _new_names(work: WorkTree, result: SettleResult, before: int) -> Iterable[Entry]:
     for path, ino, _ in result.dropped:
         if ino >= before:
@@ -347,10 +362,12 @@ def resolve(tree: "WorkingTree", work: WorkTree, open_inos: Iterable[int]) -> tu
     assert intent is not None
     snapshot_id = SnapshotId.parse(intent.snapshot_id)
     if is_in_history(tree.settings.repository, tree.name, snapshot_id):
+        before = tree.next_number
         switch = _Switch(tree, snapshot_id, open_inos)
-        work.complete_recovered(switch)
+        result = work.complete_recovered(switch)
         logger.info("%s: the commit %s had gone through", tree.label, snapshot_id)
-        return switch.entries, switch.attrs
+        entries = [*_new_names(work, result, before), *_cut_names(work, switch.move), *_renamed(result)]
+        return [*switch.entries, *entries], switch.attrs
     work.abandon_recovered()
     logger.info("%s: the commit %s had not gone through", tree.label, snapshot_id)
     return [], []
@@ -371,7 +388,7 @@ def recover(tree: "WorkingTree", work: WorkTree, session: Session) -> None:
 
 
 def rebase_tree(
-    tree: "WorkingTree", work: WorkTree, how: str, open_inos: Iterable[int]
+    tree: "WorkingTree", work: WorkTree, how: str, open_inos: Iterable[int], tell: Tell = _tell_nobody
 ) -> tuple[SnapshotId, list[Entry], list[int]]:
     """Puts a working tree's changes on the branch's tip.
 
@@ -384,7 +401,7 @@ def rebase_tree(
         StorageError: the store failed; the tree is as it was.
     """
     if work.pending_intent is not None:
-        resolve(tree, work, open_inos)
+        tell(*resolve(tree, work, open_inos))
     for _ in range(_REBASE_TRIES):
         tip = tree.settings.repository.lookup_branch(tree.name)
         if str(tip) == work.base:

@@ -17,6 +17,7 @@ from icefs.errors import (
     SessionStateError,
 )
 from icefs.format.ids import SnapshotId
+from icefs.log_context import in_branch
 from icefs.vfs import reports
 from icefs.vfs.command_files import Carry, CommandHandle, command_text
 from icefs.vfs.committing import CommitRequest, commit, rebase_tree
@@ -176,8 +177,8 @@ class WorkingControl:
         inos = list(self._open_inos())
 
         def run(work: WorkTree, job: Job[Result]) -> Result:
-            done = commit(tree, work, request, inos, job.report, job.commit_point)
-            self._tell_kernel(tree.translated(done.entries), done.attrs)
+            done = commit(tree, work, request, inos, job.report, job.commit_point, self._tell_kernel)
+            self._tell_kernel(done.entries, done.attrs)
             tree.tip = done.snapshot_id
             return done.facts
 
@@ -203,8 +204,8 @@ class WorkingControl:
 
         def run(work: WorkTree, job: Job[Result]) -> Result:
             before = work.base
-            tip, entries, attrs = rebase_tree(tree, work, how, inos)
-            self._tell_kernel(tree.translated(entries), attrs)
+            tip, entries, attrs = rebase_tree(tree, work, how, inos, self._tell_kernel)
+            self._tell_kernel(entries, attrs)
             tree.tip = tip
             return {"snapshot": str(tip), "moved": str(tip) != before}
 
@@ -212,7 +213,7 @@ class WorkingControl:
 
     def _tell_kernel(self, entries: list[tuple[int, bytes]], attrs: list[int]) -> None:
         notifier = self._tree.settings.notifier
-        notifier.invalidate_entries(entries)
+        notifier.invalidate_entries(self._tree.translated(entries))
         notifier.invalidate_attrs(attrs)
 
     def _begin(self, name: str, work: Work, nothing: Result | None = None) -> Job[Result]:
@@ -250,7 +251,7 @@ class WorkingControl:
 
         tree.is_committing = True
         self._job = job if name == "last_commit" else None
-        job.start(tree.settings.threads, run, finish)
+        job.start(tree.settings.threads, in_branch(tree.name, run), finish)
         return job
 
     # rpc.

@@ -275,6 +275,7 @@ class Commits:
             settlement.kept_back,
             copied_up,
             entries,
+            settlement.renamed,
             settlement.new_path,
         )
         if on_switch is not None:

@@ -57,6 +57,8 @@ class SettleResult:
             they stay in the tree.
         copied_up: Paths whose bytes were saved from the old base.
         remaining: The number of files, directories and whiteouts that the working tree still has.
+        renamed: (number of the directory above, name) of every directory that was renamed: what lies below it, and
+            is the new base's, has the numbers that it has there.
         new_path: The lower path, in the new base, of what had a lower path in the old one; None if it is gone.
     """
 
@@ -66,6 +68,7 @@ class SettleResult:
     kept_back: list[str]
     copied_up: list[str]
     remaining: int
+    renamed: list[tuple[int, str]]
     new_path: Callable[[str], str | None]
 
 
@@ -99,6 +102,7 @@ class Settlement:
         self.changed_attrs: list[int] = []
         self.spools: list[int] = []
         self.remaining: dict[Node, None] = {}
+        self.renamed: list[tuple[int, str]] = []
 
     # Before the lock
 
@@ -312,6 +316,12 @@ class Settlement:
     def apply(self) -> None:
         """Changes the tree in memory; `undo` takes it back."""
         core = self._core
+        if self._index is not None:
+            self.renamed = [
+                (node.parent.ino, node.name)
+                for node, frozen in self._index.dirs.items()
+                if frozen.is_redirect and node.parent is not None
+            ]
         order = [core.root]
         for directory in order:
             order.extend(entry for entry in directory.entries.values() if isinstance(entry, DirNode))

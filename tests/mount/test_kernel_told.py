@@ -94,3 +94,32 @@ def test_what_a_rebase_brings_is_there(place):
     (place / ".icefs/rebase").write_text("fail")
     assert (place / "b/zarr.json").exists()
     assert not (place / "a/c/0").exists()
+
+
+@pytest.mark.parametrize("is_new", [False, True], ids=["move", "new group"])
+def test_what_lies_in_a_renamed_directory_has_one_number_after_a_commit(place, is_new):
+    """It is the new snapshot's, in listings and for those who have looked at it before."""
+    if is_new:
+        (place / "g").mkdir()
+        (place / "g/zarr.json").write_text('{"zarr_format": 3, "node_type": "group"}')
+    target = place / ("g/b" if is_new else "b")
+    (place / "a").rename(target)
+    before = [path for path, _ in numbers(place)]
+    commit(place)
+    assert [path for path, _ in numbers(place)] == before
+    for path, number in numbers(place):
+        assert os.stat(path).st_ino == number, path
+    for path in target.rglob("*"):
+        assert path.is_dir() or path.read_bytes()
+    (target / "c/1").write_bytes(b"2")
+    commit(place)
+    assert (target / "c/1").read_bytes() == b"2"
+
+
+def numbers(place):
+    """Yields what lies below a directory, with its number in the listing."""
+    for entry in sorted(os.scandir(place), key=lambda entry: entry.name):
+        os.stat(entry.path)
+        yield entry.path, entry.inode()
+        if entry.is_dir():
+            yield from numbers(entry.path)
