@@ -1,6 +1,7 @@
 """`icefs install-units`: puts systemd's units and the helpers of mount(8) and umount(8) in place, and says so."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -122,7 +123,7 @@ def _unit(name: str) -> str:
     if source is None:
         raise EntryNotFoundError(f"the units are not there: {package}/systemd", hint="install icefs again")
     program = _quoted(str(_program("icefs")))
-    return _MARK + source.read_text().replace("=icefs ", f"={program} ")
+    return _MARK + re.sub(r"(?m)^(Exec\w+=)icefs ", lambda found: f"{found[1]}{program} ", source.read_text())
 
 
 def _quoted(path: str) -> str:

@@ -15,7 +15,6 @@ from icefs.cli.options import json_option, print_json, printable
 from icefs.cli.service_config import find_config, load_config
 from icefs.errors import InvalidInputError, SessionStateError, StaleError
 from icefs.fuse.daemon import run
-from icefs.fuse.mountpoints import clear_dead_mounts
 from icefs.storage.url import redact
 
 logger = logging.getLogger(__name__)
@@ -49,8 +48,6 @@ def serve(config: str, reloading: bool, as_json: bool) -> None:
     if reloading:
         _reload(Path(options.mountpoint), as_json=as_json)
         return
-    if clear_dead_mounts(options.mountpoint):
-        click.echo(f"cleared away {options.mountpoint}, whose daemon had died", err=True)
     _make_mountpoint(options.mountpoint)
 
     def ready() -> None:
@@ -69,7 +66,7 @@ def _make_mountpoint(mountpoint: str) -> None:
     try:
         os.makedirs(mountpoint, exist_ok=True)
     except FileExistsError:
-        return  # not a directory: the mount says so
+        return  # not a directory, or a mount whose daemon has died: the mount sees to it
     except OSError as error:
         raise InvalidInputError(
             f"the mountpoint cannot be made: {mountpoint}: {error.strerror}", hint=f"run 'mkdir -p {mountpoint}'"

@@ -117,7 +117,6 @@ def _start(options: MountOptions, log: IO[bytes], writer: int) -> "subprocess.Po
         env=environment,
         cwd="/",
         pass_fds=[writer],
-        start_new_session=True,
     )
     assert daemon.stdin is not None  # it was asked for
     with daemon.stdin as stdin:
@@ -206,8 +205,14 @@ def main() -> int:
         os.write(status_fd, json.dumps(value).encode() + b"\n")
         os.close(status_fd)
 
+    def ready() -> None:
+        # A session of our own only now: systemd's automounts let nobody but the process group that they have started
+        # reach the mountpoint before it is mounted.
+        os.setsid()
+        report({"ready": os.getpid()})
+
     try:
-        return run(options, lambda: report({"ready": os.getpid()}))
+        return run(options, ready)
     except IcefsError as error:
         if reported:
             raise  # too late to tell the command: the log has it

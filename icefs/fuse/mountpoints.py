@@ -17,6 +17,7 @@ MOUNT_TABLE: Final = Path("/proc/self/mountinfo")
 FUSE_DEVICE: Final = Path("/dev/fuse")
 FUSE_CONF: Final = Path("/etc/fuse.conf")
 FILESYSTEM_TYPE: Final = "fuse.icefs"
+AUTOMOUNT_TYPE: Final = "autofs"
 _INSTALL: Final = "install it: apt install fuse3"
 
 
@@ -103,6 +104,8 @@ def check_mountpoint(mountpoint: str) -> None:
         raise StaleError(
             f"the daemon of an earlier mount has died here: {mountpoint}", hint=f"run 'icefs umount {mountpoint}' first"
         )
+    if entry is not None and entry.filesystem_type == AUTOMOUNT_TYPE:
+        return  # what waits for this very mount; to look into it would wait for the mount as well
     if entry is not None:
         raise InvalidInputError(
             f"already a mountpoint, of {entry.source} ({entry.filesystem_type}): {mountpoint}",

@@ -87,11 +87,14 @@ def prepare(options: MountOptions) -> Prepared:
 
     Raises:
         InvalidInputError: something about the mountpoint or the options.
+        StaleError: a daemon has died there, and its mount cannot be cleared away.
         UnsupportedError: FUSE is not there.
         RepositoryNotFoundError, RefNotFoundError, SnapshotNotFoundError: nothing to mount.
         StorageError, FormatError: the repository cannot be read.
     """
     mountpoints.check_fuse(allow_other=options.allow_other)
+    if mountpoints.clear_dead_mounts(options.mountpoint):
+        logger.info("cleared away %s, whose daemon had died", options.mountpoint)
     mountpoints.check_mountpoint(options.mountpoint)
     storage = MeteredStorage(open_storage(options.repository), StoreMeter())
     with contextlib.ExitStack() as undo:

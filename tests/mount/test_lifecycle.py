@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from icefs.errors import InvalidInputError, RefNotFoundError, StaleError
+from icefs.errors import InvalidInputError, RefNotFoundError
 from icefs.fuse.daemon import spawn
 from icefs.fuse.mountpoints import mounted_at
 from icefs.fuse.options import MountOptions
@@ -44,7 +44,7 @@ def test_a_mount_answers_as_soon_as_it_is_there(repo):
         assert mounted_at(str(mount.path)) is None
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_unmounts(repo, number):
     with mounted(repo, branch="main") as mount:
         fd = os.open(mount / "zarr.json", os.O_RDONLY)
@@ -67,15 +67,25 @@ def test_a_busy_mount_is_not_unmounted(repo):
         assert mount.unmount() == 0
 
 
-def test_a_daemon_that_is_killed_leaves_a_mount_that_can_be_cleared_away(repo):
+def test_a_mount_that_is_detached_lives_until_its_last_file_is_closed(repo):
+    with mounted(repo, branch="main") as mount:
+        with open(mount / "a/c/0", "rb", buffering=0) as file:
+            subprocess.run(["umount", "-l", mount.path], check=True)
+            assert mounted_at(str(mount.path)) is None
+            assert file.read() == CHUNK
+            assert mount.is_alive()
+        assert mount.wait() == 0
+
+
+@pytest.mark.parametrize("healed_by", ["umount", "mount"])
+def test_a_daemon_that_is_killed_leaves_a_mount_that_is_healed(repo, healed_by):
     with mounted(repo, branch="main") as mount:
         os.kill(mount.pid, signal.SIGKILL)
         assert mount.wait() == -signal.SIGKILL
         fails(errno.ENOTCONN, os.listdir, mount.path)
         options = MountOptions(repository=str(repo), mountpoint=str(mount.path), log_file=str(mount.log))
-        with pytest.raises(StaleError, match="has died here"):
-            spawn(options)
-        subprocess.run(["fusermount3", "-u", mount.path], check=True)
+        if healed_by == "umount":
+            subprocess.run(["fusermount3", "-u", mount.path], check=True)
         pid = spawn(options)
         again = Mount(mount.path, pid, mount.log)
         assert (mount / "branches/main/zarr.json").read_bytes() == GROUP

@@ -1,0 +1,261 @@
+"""The units under a real systemd: it boots, they start, are killed, hang, reload and stop."""
+
+import json
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from tests.support.mounting import wait_until
+from tests.support.systemd_machine import PROJECT, Machine, require_systemd
+
+PREPARE = f"""
+export PATH=$PATH:{PROJECT}/.venv/bin HOME=/root
+icefs init /srv/demo
+icefs init /srv/fstab
+icefs install-units > /var/log/installed
+icefs install-units >> /var/log/installed
+cat > /etc/icefs/demo.toml <<END
+repository = "/srv/demo"
+mountpoint = "/mnt/demo"
+poll-interval = 0.2
+allow-other = true
+END
+mkdir -p /etc/systemd/system/icefs@demo.service.d
+printf '[Service]\\nWatchdogSec=3\\n' > /etc/systemd/system/icefs@demo.service.d/quick.conf
+systemctl enable icefs@demo
+cat > /etc/fstab <<END
+/srv/fstab /mnt/boot icefs branch=main,ro,_netdev 0 0
+/srv/fstab /mnt/auto icefs noauto,branch=main,state-dir=/var/lib/auto,_netdev,x-systemd.automount 0 0
+END
+mkdir -p /home/ada/.config/icefs
+"""
+UNIT = "icefs@demo"
+GROUP = '{"zarr_format":3,"node_type":"group","attributes":{}}'
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory):
+    require_systemd()
+    with tempfile.NamedTemporaryFile(prefix="icefs-outside-") as outside:
+        with Machine(tmp_path_factory.mktemp("machine")) as machine:
+            machine.prepare(PREPARE)
+            machine.boot()
+            assert not machine.succeeds(f"test -e {outside.name}"), "it shares the real /tmp"
+            yield machine
+        assert Path(outside.name).exists(), "it emptied the real /tmp"
+
+
+@pytest.fixture
+def service(machine):
+    """The unit of the demo repository, running, and its branch without changes."""
+    machine.run(f"systemctl start {UNIT}")
+    machine.run("icefs discard --all /mnt/demo/branches/main")
+    return machine
+
+
+def main_pid(machine):
+    return int(machine.show(UNIT, "MainPID"))
+
+
+def status(machine):
+    return machine.show(UNIT, "StatusText")
+
+
+def is_mounted(machine, place):
+    return machine.succeeds(f"findmnt --mountpoint {place}")
+
+
+def info(machine, place="/mnt/demo"):
+    return json.loads(machine.run(f"cat {place}/.icefs/info.json"))
+
+
+def test_it_starts_at_boot_with_the_mounts_of_fstab(machine):
+    assert machine.run("systemctl is-system-running").strip() == "running", machine.run("systemctl --failed")
+    assert machine.show(UNIT, "ActiveState") == "active"
+    assert machine.run("ls /mnt/demo").split() == ["branches", "snapshots", "tags"]
+    assert machine.show("mnt-boot.mount", "ActiveState") == "active"
+    assert machine.show("remote-fs.target", "ActiveState") == "active"
+    assert machine.run("findmnt --noheadings --output SOURCE,FSTYPE /mnt/boot").split() == ["/srv/fstab", "fuse.icefs"]
+    assert not machine.succeeds("touch /mnt/boot/x")
+
+
+def test_what_was_installed_was_said(machine):
+    told = machine.run("cat /var/log/installed").splitlines()
+    assert "installed /etc/systemd/system/icefs@.service" in told
+    assert "kept /etc/systemd/system/icefs@.service" in told  # the second time
+    assert machine.succeeds("test -x /sbin/mount.icefs")
+    verified = machine.run(f"systemd-analyze verify {UNIT}.service")
+    assert "icefs" not in verified, verified
+    exposure = float(machine.run(f"systemd-analyze security --no-pager {UNIT} | tail -1").split()[-3])
+    assert exposure < 5.5
+
+
+def test_started_means_that_the_mount_answers_and_the_status_line_is_kept_current(service):
+    service.run(f"systemctl restart {UNIT} && ls /mnt/demo/branches/main")
+    tip = json.loads(service.run("icefs log --json /srv/demo"))[0]["id"]
+    assert status(service) == f"/srv/demo: main {tip[:8]}"
+    service.run(f"echo '{GROUP}' > /mnt/demo/branches/main/zarr.json")
+    wait_until(lambda: status(service).endswith("(1 uncommitted change)"), "a status with a change")
+    assert 'Status: "/srv/demo: main' in service.run(f"systemctl status --no-pager {UNIT}")
+    service.run("icefs commit /mnt/demo/branches/main -m first; icefs tag create v1 main --repo /mnt/demo")
+    tip = json.loads(service.run("icefs log --json /srv/demo"))[0]["id"]
+    wait_until(lambda: status(service) == f"/srv/demo: main {tip[:8]}, 1 tag", "a status with the new tip")
+
+
+def test_a_daemon_that_is_killed_comes_back_with_what_was_not_committed(service):
+    service.run("echo kept > /mnt/demo/branches/main/notes")
+    for _ in range(2):
+        before = main_pid(service)
+        service.run(f"systemctl kill --signal=KILL {UNIT}")
+        wait_until(
+            lambda pid=before: main_pid(service) not in (0, pid) and service.show(UNIT, "ActiveState") == "active",
+            "a new daemon",
+        )
+        assert service.run("cat /mnt/demo/branches/main/notes").strip() == "kept"
+        wait_until(lambda: "(1 uncommitted change)" in status(service), "a status with the change")
+        assert service.run("findmnt --noheadings /mnt/demo").count("/mnt/demo") == 1  # the stale mount is gone
+
+
+def test_between_death_and_restart_the_mount_is_no_empty_directory(service):
+    service.run(f"systemctl kill --signal=KILL {UNIT} && sleep 0.2")
+    assert "not connected" in service.run("ls /mnt/demo", check=False)
+    wait_until(lambda: service.succeeds("ls /mnt/demo/branches/main"), "a new daemon")
+
+
+def test_the_watchdog_ends_a_daemon_whose_event_loop_is_stuck(service):
+    before = main_pid(service)
+    service.run("echo kept > /mnt/demo/branches/main/notes")
+    service.run(f"kill -STOP {before}")
+    wait_until(lambda: main_pid(service) not in (0, before), "a restart by the watchdog")
+    wait_until(lambda: service.show(UNIT, "ActiveState") == "active", "a new daemon")
+    told = service.journal(UNIT)
+    assert "Watchdog timeout" in told
+    assert "Fatal Python error: Aborted" in told  # with the stacks of all threads
+    assert service.run("cat /mnt/demo/branches/main/notes").strip() == "kept"
+
+
+def test_a_reload_takes_over_what_can_be_changed(service):
+    config = service.run("cat /etc/icefs/demo.toml")
+
+    def write(text):
+        service.run(f"cat > /etc/icefs/demo.toml <<'END'\n{text}\nEND")
+
+    try:
+        write(config.replace("0.2", "0.1") + 'log-level = "debug"\ncache-size = "1G"\nbranch = "main"')
+        pid = main_pid(service)
+        service.run(f"systemctl reload {UNIT}")
+        found = info(service)
+        assert (found["options"]["poll_interval_s"], found["options"]["log_level"]) == (0.1, "debug")
+        assert found["service"]["needs_restart"] == ["branch", "cache_size"]  # a local repository has no cache
+        assert "these changes wait for a restart: branch, cache-size" in service.journal(UNIT)
+        write(config + "poll-intervall = 3")
+        assert "failed" in service.run(f"systemctl reload {UNIT} 2>&1", check=False)
+        assert "/etc/icefs/demo.toml:5: poll-intervall: unknown key; did you mean poll-interval?" in service.journal()
+        assert (main_pid(service), service.show(UNIT, "ActiveState")) == (pid, "active")
+        # The signal alone does the same; whoever sends it is not told, but the log is.
+        service.run(f"kill -HUP {pid}")
+        wait_until(lambda: "not reloaded" in service.journal(UNIT), "a refusal")
+        assert "poll-intervall" in info(service)["service"]["problem"]
+    finally:
+        write(config)
+    service.run(f"systemctl reload {UNIT}")
+    assert info(service)["options"]["log_level"] == "info"
+
+
+def test_stop_unmounts_and_waits_also_what_is_busy(service):
+    service.run("echo kept > /mnt/demo/branches/main/notes")
+    pid = main_pid(service)
+    service.run("systemd-run --quiet --unit=holder --working-directory=/mnt/demo/branches/main sleep 60")
+    wait_until(lambda: service.show("holder", "SubState") == "running", "a process in the mount")
+    service.run(f"systemctl stop {UNIT}")
+    assert not service.succeeds(f"test -e /proc/{pid}")
+    assert not is_mounted(service, "/mnt/demo")
+    assert service.show(UNIT, "Result") == "success"
+    service.run("systemctl stop holder")
+    service.run(f"systemctl start {UNIT}")
+    assert service.run("cat /mnt/demo/branches/main/notes").strip() == "kept"
+
+
+def test_umount_ends_the_service_and_is_no_failure(service):
+    service.run("umount /mnt/demo")
+    wait_until(lambda: service.show(UNIT, "ActiveState") == "inactive", "the end of the service")
+    assert service.show(UNIT, "Result") == "success"
+
+
+def test_a_wrong_configuration_fails_once_and_says_where(machine):
+    machine.run("printf 'repository = \"/srv/demo\"\\nmountpoint = 7\\n' > /etc/icefs/bad.toml")
+    assert not machine.succeeds("systemctl start icefs@bad")
+    assert "/etc/icefs/bad.toml:2: mountpoint: must be a text" in machine.journal("icefs@bad")
+    assert (machine.show("icefs@bad", "ActiveState"), machine.show("icefs@bad", "NRestarts")) == ("failed", "0")
+
+
+def test_mount8_and_umount8(machine):
+    machine.run(
+        "mkdir -p /mnt/hand && mount -t icefs /srv/fstab /mnt/hand -o branch=main,state-dir=/var/lib/hand,_netdev"
+    )
+    pid = info(machine, "/mnt/hand")["pid"]
+    machine.run(f"echo '{GROUP}' > /mnt/hand/zarr.json")
+    machine.run("umount /mnt/hand")
+    assert not machine.succeeds(f"test -e /proc/{pid}")  # it has ended when umount returns
+    machine.run("mount -t icefs /srv/fstab /mnt/hand -o branch=main,state-dir=/var/lib/hand")
+    assert machine.run("cat /mnt/hand/zarr.json").strip() == GROUP
+    machine.run("umount -l /mnt/hand")
+    assert "unknown mount option: nonsense" in machine.run(
+        "mount -t icefs /srv/fstab /mnt/hand -o nonsense=1; test $? = 1", check=False
+    )
+    assert machine.run("mount -t icefs /srv/none /mnt/hand 2>&1; echo $?", check=False).split()[-1] == "32"
+
+
+def test_fstab_lines_through_their_units(machine):
+    machine.run("systemctl stop mnt-boot.mount")
+    assert not is_mounted(machine, "/mnt/boot")
+    machine.run("mount -a && mount -a")
+    assert machine.run("findmnt --noheadings /mnt/boot").count("fuse.icefs") == 1
+    assert machine.show("mnt-boot.mount", "ActiveState") == "active"
+    machine.run("umount /mnt/boot")
+    wait_until(lambda: machine.show("mnt-boot.mount", "ActiveState") == "inactive", "the end of the unit")
+
+
+def test_an_automount_mounts_at_the_first_access(machine):
+    machine.run("systemctl start mnt-auto.automount")
+    assert machine.show("mnt-auto.mount", "ActiveState") == "inactive"
+    machine.run("echo kept > /mnt/auto/notes")
+    assert machine.show("mnt-auto.mount", "ActiveState") == "active"
+    machine.run("systemctl stop mnt-auto.mount")
+    assert machine.run("cat /mnt/auto/notes").strip() == "kept"
+    machine.run("systemctl stop mnt-auto.automount mnt-auto.mount")
+
+
+USER_MANAGER = """
+[Service]
+Type=notify
+User=ada
+RuntimeDirectory=user/4711
+Environment=XDG_RUNTIME_DIR=/run/user/4711 HOME=/home/ada
+ExecStart=/lib/systemd/systemd --user
+Delegate=yes
+"""
+
+
+def test_the_user_unit_mounts_for_its_user(machine):
+    def as_ada(command, *, check=True):
+        ada = "setpriv --reuid=4711 --regid=4711 --clear-groups env HOME=/home/ada XDG_RUNTIME_DIR=/run/user/4711"
+        return machine.run(f"{ada} sh -ec '{command}'", check=check)
+
+    machine.run("chown -R ada:ada /home/ada")
+    as_ada("icefs init /home/ada/repo; mkdir -p /home/ada/mnt")
+    machine.run(f"cat > /run/systemd/system/ada.service <<'END'{USER_MANAGER}END\nsystemctl daemon-reload")
+    machine.run("systemctl start ada")
+    told = as_ada("icefs install-units --user")
+    assert "installed /home/ada/.config/systemd/user/icefs@.service" in told
+    assert "systemd has read its units again" in told
+    as_ada('printf "repository = \\"~/repo\\"\\nmountpoint = \\"~/mnt\\"\\n" > ~/.config/icefs/mine.toml')
+    as_ada("systemctl --user start icefs@mine; echo kept > ~/mnt/branches/main/notes")
+    assert 'Status: "/home/ada/repo: main' in as_ada("systemctl --user status --no-pager icefs@mine")
+    as_ada("systemctl --user kill --signal=KILL icefs@mine")
+    wait_until(lambda: as_ada("cat ~/mnt/branches/main/notes", check=False) == "kept\n", "a new daemon")
+    as_ada('systemctl --user stop icefs@mine; test -z "$(ls ~/mnt)"')
+    machine.run("systemctl stop ada")
