@@ -24,7 +24,7 @@ from icefs.cli.options import (
 from icefs.clock import to_micros
 from icefs.errors import IcefsError, InvalidInputError
 from icefs.fuse.daemon import run, spawn
-from icefs.fuse.options import LOG_LEVELS, MountOptions
+from icefs.fuse.options import LOG_FORMATS, LOG_LEVELS, MountOptions
 from icefs.storage.url import redact
 
 
@@ -117,6 +117,10 @@ def parse_umask(text: str) -> int:
 )
 @click.option("--log-file", type=click.Path(dir_okay=False), help="Where the daemon logs.")
 @click.option("--log-level", type=click.Choice(LOG_LEVELS), default="info", show_default=True, help="How much it logs.")
+@click.option("--log-format", type=click.Choice(LOG_FORMATS), default="text", show_default=True, help="How it logs.")
+@click.option(
+    "--metrics", metavar="[HOST:]PORT", help="Serve /metrics for Prometheus, and /healthz; by default to this machine."
+)
 @fstab_option
 @json_option
 def mount(

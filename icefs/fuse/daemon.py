@@ -22,11 +22,11 @@ from types import ModuleType
 from typing import IO, Any, Final
 
 from icefs.errors import IcefsError, InternalError, StorageError, UnsupportedError
+from icefs.fuse import logs
 from icefs.fuse.options import MountOptions
 
 _STATUS_FD: Final = "ICEFS_STATUS_FD"
 _MAX_LOG_BYTES: Final = 16 << 20
-_LOG_FORMAT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
 def run(options: MountOptions, ready: Callable[[], None], reread: Callable[[], MountOptions] | None = None) -> int:
@@ -165,28 +165,16 @@ def _last_line(log_file: str) -> str:
 
 def _set_up_logging(options: MountOptions) -> None:
     """Logs to stderr, which is the log file of a daemon, and to a log file that was asked for in the foreground."""
-    handlers: list[logging.Handler] = [logging.StreamHandler()]
     if options.foreground and options.log_file is not None:
-        handlers.append(logging.StreamHandler(_TextLog(_open_log(Path(options.log_file)))))
-    logging.basicConfig(level=options.log_level.upper(), format=_LOG_FORMAT, handlers=handlers, force=True)
-    logging.getLogger("botocore").setLevel(logging.WARNING)  # it tells where it found credentials
-    # An interrupted request has nobody to reply to, which pyfuse3 reports as an error.
-    logging.getLogger("pyfuse3").addFilter(lambda record: "No such file or directory" not in record.getMessage())
-
-
-class _TextLog:
-    """Lets `logging` write text to an unbuffered binary file."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-
-    def write(self, text: str) -> int:
-        """Appends text."""
-        self._file.write(text.encode(errors="backslashreplace"))
-        return len(text)
-
-    def flush(self) -> None:
-        """Does nothing: the file is not buffered."""
+        _open_log(Path(options.log_file)).close()
+    logs.set_up(
+        level=options.log_level,
+        kind=options.log_format,
+        mount=options.mountpoint,
+        branch=options.branch,
+        log_file=options.log_file,
+        foreground=options.foreground,
+    )
 
 
 def main() -> int:

@@ -14,6 +14,7 @@ from typing import Any, Concatenate, Final, NamedTuple, Protocol
 import pyfuse3
 
 from icefs import errors
+from icefs.fuse.logs import branch_in
 from icefs.vfs.stats import Subject
 
 logger = logging.getLogger(__name__)
@@ -245,7 +246,10 @@ def _answer(operations: HasBoundary, name: str, number: int, exc: Exception, arg
         operations.recorder.record_failure(number, exc, row.errno, row.level, where)
         code = errno.errorcode.get(row.errno, str(row.errno))
         trace = exc if row.level >= logging.ERROR else None
-        logger.log(row.level, "%s %s: %s: %s: %s", name, where, code, type(exc).__name__, exc, exc_info=trace)
+        about = {"branch": branch_in(where)}
+        logger.log(
+            row.level, "%s %s: %s: %s: %s", name, where, code, type(exc).__name__, exc, exc_info=trace, extra=about
+        )
     except Exception:
         # A failure to describe a failure must not become the end of the mount.
         logger.exception("%s: while reporting %r", name, exc)

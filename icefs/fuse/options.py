@@ -13,6 +13,7 @@ from urllib.parse import quote
 from icefs.errors import InvalidInputError
 
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
+LOG_FORMATS: Final = ("text", "json")
 MAX_PACK_SIZE: Final = 1 << 30
 """Objects that chunks share are put together in memory."""
 
@@ -44,6 +45,8 @@ class MountOptions:
         cache_size: How much of it is kept there; 0 for nothing.
         log_file: Where the daemon logs; None for a file under `$XDG_STATE_HOME`, or stderr in the foreground.
         log_level: One of `LOG_LEVELS`.
+        log_format: One of `LOG_FORMATS`.
+        metrics: Where metrics are served over HTTP, as HOST:PORT; None for nowhere.
         fsname: What `mount` and `df` show as the source; None for the repository's location.
         foreground: Stays attached to the terminal, and logs there.
     """
@@ -69,6 +72,8 @@ class MountOptions:
     cache_size: int = 0
     log_file: str | None = None
     log_level: str = "info"
+    log_format: str = "text"
+    metrics: str | None = None
     fsname: str | None = None
     foreground: bool = False
 
@@ -79,6 +84,10 @@ class MountOptions:
             raise InvalidInputError("as-of goes with a branch", hint="add --branch main")
         if self.log_level not in LOG_LEVELS:
             raise InvalidInputError(f"unknown log level {self.log_level!r}", hint=f"one of {', '.join(LOG_LEVELS)}")
+        if self.log_format not in LOG_FORMATS:
+            raise InvalidInputError(f"unknown log format {self.log_format!r}", hint=f"one of {', '.join(LOG_FORMATS)}")
+        if self.metrics is not None:
+            parse_address(self.metrics)
         if not self.poll_interval_s >= 0:
             raise InvalidInputError(f"a poll interval of {self.poll_interval_s} s")
         if not self.upload_after_s >= 0:
@@ -126,6 +135,18 @@ class MountOptions:
         chosen = {name: value for name, value in values.items() if name in known}
         chosen["allow_virtual"] = tuple(chosen.get("allow_virtual", ()))
         return cls(**chosen)
+
+
+def parse_address(text: str) -> tuple[str, int]:
+    """Reads HOST:PORT, [HOST]:PORT, or a port of this machine alone.
+
+    Raises:
+        InvalidInputError: it is none.
+    """
+    host, _, port = text.rpartition(":")
+    if not (port.isascii() and port.isdigit() and int(port) < 1 << 16):
+        raise InvalidInputError(f"{text!r} is no address to serve metrics at", hint="give HOST:PORT, or PORT")
+    return host.removeprefix("[").removesuffix("]") or "127.0.0.1", int(port)
 
 
 def default_log_file(mountpoint: str) -> Path:

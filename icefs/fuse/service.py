@@ -29,6 +29,7 @@ from icefs.storage.disk_cache import DiskCache
 from icefs.storage.url import redact
 from icefs.vfs.branches import BranchTree
 from icefs.vfs.core import FileSystem
+from icefs.vfs.observing_rpc import set_level
 from icefs.vfs.working import WorkingTree
 
 logger = logging.getLogger(__name__)
@@ -211,6 +212,7 @@ class Service:
         try:
             wanted = await trio.to_thread.run_sync(self._reread)
             changed, waiting = self.knobs.turn(wanted)
+            set_level(self._fs, self.knobs.options.log_level)
         except IcefsError as error:
             logger.error("not reloaded: %s", error)
             service["problem"] = str(error)

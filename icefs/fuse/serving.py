@@ -11,6 +11,7 @@ import math
 import os
 import resource
 import signal
+import socket
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -27,8 +28,9 @@ from icefs.engine.repository import Repository
 from icefs.engine.writing import WritableRepository
 from icefs.errors import IcefsError, StorageError
 from icefs.format.ids import SnapshotId
-from icefs.fuse import mountpoints
+from icefs.fuse import logs, mountpoints
 from icefs.fuse.errno_map import OPERATIONS, in_background
+from icefs.fuse.metrics_http import listen, serve_metrics
 from icefs.fuse.notifier import KernelNotifier
 from icefs.fuse.operations import Operations
 from icefs.fuse.options import MountOptions
@@ -39,6 +41,7 @@ from icefs.storage.metered import MeteredStorage, StoreMeter
 from icefs.storage.url import open_storage, redact
 from icefs.vfs.attrs import Ownership
 from icefs.vfs.core import FileSystem, MountRequest
+from icefs.vfs.observing_rpc import set_level
 from icefs.vfs.stats import Stats
 from icefs.worktree.uploads import UploadOptions
 
@@ -68,6 +71,7 @@ class Prepared:
         refs: Refs,
         request: MountRequest,
         cache: DiskCache | None,
+        listener: socket.socket | None,
     ) -> None:
         self.options = options
         self.storage = storage
@@ -75,9 +79,12 @@ class Prepared:
         self.refs = refs
         self.request = request
         self.cache = cache
+        self.listener = listener
 
     def close(self) -> None:
         """Gives back the repository's threads and connections."""
+        if self.listener is not None:
+            self.listener.close()
         self.repository.close()
         self.storage.close()
 
@@ -112,8 +119,9 @@ def prepare(options: MountOptions) -> Prepared:
         undo.callback(repository.close)
         refs = repository.refs()
         request = _request(options, repository, refs)
+        listener = None if options.metrics is None else listen(options.metrics)
         undo.pop_all()
-    return Prepared(options, storage, repository, refs, request, cache)
+    return Prepared(options, storage, repository, refs, request, cache, listener)
 
 
 def _open_cache(options: MountOptions, storage: Storage) -> DiskCache | None:
@@ -169,6 +177,7 @@ def _request(options: MountOptions, repository: Repository, refs: Refs) -> Mount
             "pack_size": options.pack_size,
             "upload_after_s": options.upload_after_s,
             "log_level": options.log_level,
+            "metrics": options.metrics,
         },
         "service": {"can_reload": False, "reloads": 0, "needs_restart": [], "problem": None},
     }
@@ -203,6 +212,7 @@ def serve(prepared: Prepared, on_ready: Callable[[], None], reread: Callable[[],
     notifier = KernelNotifier()
     fs = FileSystem(prepared.repository, prepared.refs, prepared.request, notifier, stats)
     manager = ServiceManager.from_environment()
+    set_level(fs, options.log_level)
     service = Service(manager, fs, Knobs(options, prepared.cache, prepared.request.facts), reread)
     _mount(Operations(fs, stats), options)
     logger.info(
@@ -216,7 +226,7 @@ def serve(prepared: Prepared, on_ready: Callable[[], None], reread: Callable[[],
         # What was made so far lives as long as the daemon: no collection need look at it again.
         gc.collect()
         gc.freeze()
-        trio.run(_main, fs, notifier, service, on_ready)
+        trio.run(_main, fs, notifier, service, prepared.listener, on_ready)
     finally:
         service.stopping("unmounting")
         notifier.stop()
@@ -226,7 +236,13 @@ def serve(prepared: Prepared, on_ready: Callable[[], None], reread: Callable[[],
         logger.info("unmounted %s", options.mountpoint)
 
 
-async def _main(fs: FileSystem, notifier: KernelNotifier, service: Service, on_ready: Callable[[], None]) -> None:
+async def _main(
+    fs: FileSystem,
+    notifier: KernelNotifier,
+    service: Service,
+    listener: socket.socket | None,
+    on_ready: Callable[[], None],
+) -> None:
     async with trio.open_nursery() as nursery:
 
         async def stop() -> None:
@@ -239,7 +255,9 @@ async def _main(fs: FileSystem, notifier: KernelNotifier, service: Service, on_r
         nursery.start_soon(obey_signals, service, stop)
         nursery.start_soon(_poll, fs, service.knobs)
         nursery.start_soon(_tune, service.knobs.options.mountpoint)
-        nursery.start_soon(fs.observer.run)
+        nursery.start_soon(fs.observer.run, logs.tick)
+        if listener is not None:
+            nursery.start_soon(serve_metrics, listener, fs)
         nursery.start_soon(service.run, on_ready)
         await pyfuse3.main(min_tasks=MIN_TASKS, max_tasks=MAX_TASKS)
         # Unmounted from outside, or told to stop and every request answered.

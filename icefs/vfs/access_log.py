@@ -19,6 +19,8 @@ _BY_HANDLE = frozenset(("read", "write", "flush", "release", "fsync", "readdir",
 _PATHLESS = frozenset(("statfs",))
 _ATTRIBUTES = frozenset(("setxattr", "getxattr"))
 
+type _Opened = tuple[int, bytes | None]
+
 
 class Describes(Protocol):
     """Who knows which path an inode has."""
@@ -39,14 +41,18 @@ def recent_accesses(stats: Stats, paths: Describes, limit: int) -> list[dict[str
     return [_facts(stats, paths, handles, access, offset_ns) for access in shown]
 
 
-def _opened(stats: Stats, accesses: Iterable[Access]) -> Iterator[tuple[int, int]]:
-    """Yields the handles that were opened, with their inodes."""
+def _opened(stats: Stats, accesses: Iterable[Access]) -> Iterator[tuple[int, _Opened]]:
+    """Yields the handles that were opened, with their inodes, or with the directory and name of a new file."""
     for operation, _, _, error, (where, detail, _) in accesses:
         if error == 0 and isinstance(detail, int) and stats.operations[operation] in ("open", "opendir"):
-            yield detail, where
+            yield detail, (where, None)
+        elif isinstance(detail, tuple):
+            yield detail[1], (where, detail[0])
 
 
-def _facts(stats: Stats, paths: Describes, handles: dict[int, int], access: Access, offset_ns: int) -> dict[str, Any]:
+def _facts(
+    stats: Stats, paths: Describes, handles: dict[int, _Opened], access: Access, offset_ns: int
+) -> dict[str, Any]:
     operation, started_ns, elapsed_ns, error, (where, detail, size) = access
     name = stats.operations[operation]
     return {
@@ -59,12 +65,14 @@ def _facts(stats: Stats, paths: Describes, handles: dict[int, int], access: Acce
     }
 
 
-def _path(operation: str, paths: Describes, handles: dict[int, int], where: int, detail: Detail) -> str:
+def _path(operation: str, paths: Describes, handles: dict[int, _Opened], where: int, detail: Detail) -> str:
     if operation in _PATHLESS:
         return "/"
     if operation in _BY_HANDLE:
-        ino = handles.get(where)
-        return paths.describe_handle(where) if ino is None else paths.describe_inode(ino)
+        opened = handles.get(where)
+        if opened is None:
+            return paths.describe_handle(where)
+        where, detail = opened
     path = paths.describe_inode(where)
     name = detail[0] if isinstance(detail, tuple) else detail
     if not isinstance(name, bytes):
@@ -94,13 +102,17 @@ def log_accesses(stats: Stats, paths: Describes, *, enabled: bool) -> None:
         stats.on_access = remember
         return
 
+    handles: dict[int, _Opened] = {}
+
     def log(access: Access) -> None:
         remember(access)
+        handles.update(_opened(stats, [access]))
         operation, _, elapsed_ns, error, (where, detail, size) = access
         name = stats.operations[operation]
         result = "ok" if error == 0 else errno_name(error)
-        logger.debug(
-            "%s %s: %s, %d bytes, %.1f us", name, _path(name, paths, {}, where, detail), result, size, elapsed_ns / 1000
-        )
+        path = _path(name, paths, handles, where, detail)
+        logger.debug("%s %s: %s, %d bytes, %.1f us", name, path, result, size, elapsed_ns / 1000)
+        if name in ("release", "releasedir"):
+            handles.pop(where, None)
 
     stats.on_access = log

@@ -98,7 +98,8 @@ class Follower:
         try:
             changed = await tree.find_out(self._open_inos())
         except IcefsError as error:
-            logger.warning("%s: the outcome of a commit is not known yet: %s", tree.label or "the mount", error)
+            what, about = tree.label or "the mount", {"branch": tree.name}
+            logger.warning("%s: the outcome of a commit is not known yet: %s", what, error, extra=about)
             return
         if changed is not None:
             self._notifier.invalidate_entries(changed[0])
@@ -144,7 +145,8 @@ class Follower:
             move = await self._threads.run(lambda: plan_move(session, open_session(self._repository, tip)))
         except IcefsError as error:
             if tree.problem != str(error):
-                logger.warning("%s stays at %s: %s: %s", tree.label, tree.snapshot_id, type(error).__name__, error)
+                facts = tree.label, tree.snapshot_id, type(error).__name__, error
+                logger.warning("%s stays at %s: %s: %s", *facts, extra={"branch": tree.name})
             tree.problem = str(error)
             return False
         taken = await tree.take_over(move, self._open_inos())
@@ -155,7 +157,8 @@ class Follower:
         self.moves += 1
         self._notifier.invalidate_entries(entries)
         self._notifier.invalidate_attrs(attrs)
-        logger.info("%s moved to %s: %d names", tree.label or "the mount", tip, len(entries))
+        what, about = tree.label or "the mount", {"branch": tree.name}
+        logger.info("%s moved to %s: %d names", what, tip, len(entries), extra=about)
         return True
 
 

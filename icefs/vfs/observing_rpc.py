@@ -47,9 +47,12 @@ def observing_operations(fs: "FileSystem") -> dict[str, Operation]:
         if level is not None:
             if level not in LEVELS:
                 raise InvalidInputError(f"unknown log level {level!r}", hint=f"one of {', '.join(LEVELS)}")
+            # Said while the one or the other level lets it through.
+            is_louder = LEVELS.index(level) < LEVELS.index("warning")
+            if is_louder:
+                set_level(fs, level)
+            logger.info("the log level is %s now; it was %s", level, before)
             set_level(fs, level)
-            loudest = max(logging.INFO, logging.getLogger().level)
-            logger.log(loudest, "the log level is %s now; it was %s", level, before)
         yield {"level": get_level(), "before": before}
 
     return {"stats": stats, "accesses": accesses, "log-level": log_level}

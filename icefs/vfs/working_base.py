@@ -11,6 +11,7 @@ from icefs.engine.session import Session
 from icefs.engine.writing import WritableRepository
 from icefs.errors import StaleError
 from icefs.format.ids import SnapshotId
+from icefs.log_context import in_branch
 from icefs.storage.url import redact
 from icefs.vfs.attrs import FOREVER_S, Attr
 from icefs.vfs.branches import BranchTree
@@ -220,7 +221,7 @@ class WorkingBase(BranchTree):
         """Runs what may wait in a thread; the branch does not move meanwhile."""
         self._busy += 1
         try:
-            return await self.settings.threads.run(function)
+            return await self.settings.threads.run(in_branch(self.name, function))
         finally:
             self._busy -= 1
 

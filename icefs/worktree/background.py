@@ -25,6 +25,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from contextvars import copy_context
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -133,7 +134,9 @@ class BackgroundUploads:
         self._recover()
         with core.lock:
             core.on_closed = self._note
-        self._scheduler = threading.Thread(target=self._schedule, name="icefs-uploads", daemon=True)
+        # In a context like this one, which says for the log what branch it is.
+        run = copy_context().run
+        self._scheduler = threading.Thread(target=run, args=(self._schedule,), name="icefs-uploads", daemon=True)
         self._scheduler.start()
 
     # What there is to do
@@ -245,7 +248,8 @@ class BackgroundUploads:
             return left_s if due_s is None else min(left_s, due_s)
         while self._workers < min(_WORKERS, len(self._waiting) + len(self._running)):
             self._workers += 1
-            threading.Thread(target=self._work, name="icefs-upload-bg", daemon=True).start()
+            run = copy_context().run
+            threading.Thread(target=run, args=(self._work,), name="icefs-upload-bg", daemon=True).start()
         return due_s
 
     def _next(self) -> Sequence[_Item] | None:

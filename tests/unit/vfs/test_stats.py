@@ -61,6 +61,7 @@ def test_the_access_log_tells_paths_sizes_and_results():
     stats.record(1, 0, 2000, 0, (77, None, 4096))  # its handle was opened within the log
     stats.record(1, 0, 2000, errno.EIO, (78, None, 0))  # this one before
     stats.record(3, 0, 2000, 0, (6, (b"new", 79), 0))
+    stats.record(1, 0, 2000, 0, (79, None, 1))
     stats.record(0, 0, 2000, errno.ENOENT, (1, b"\xff", 0))
     stats.record(4, 0, 2000, 0, (0, None, 0))
     told = [
@@ -72,6 +73,7 @@ def test_the_access_log_tells_paths_sizes_and_results():
         ("read", "/i5", 4096, 2.0, "ok"),
         ("read", "handle 78", 0, 2.0, "EIO"),
         ("create", "/i6/new", 0, 2.0, "ok"),
+        ("read", "/i6/new", 1, 2.0, "ok"),
         ("lookup", "/i1/\\xff", 0, 2.0, "ENOENT"),
         ("statfs", "/", 0, 2.0, "ok"),
     ]
