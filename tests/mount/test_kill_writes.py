@@ -17,7 +17,7 @@ WRITERS = 2
 ROUNDS = rounds(16)
 
 
-@pytest.mark.timeout(120 + 2 * ROUNDS)
+@pytest.mark.timeout(120 + 6 * ROUNDS)
 def test_what_was_closed_survives_a_daemon_killed_at_random_moments() -> None:
     """Two programs create, rewrite, append, truncate, rename, link and remove; each knows how far it was told it is.
 
