@@ -9,6 +9,7 @@ from typing import Any
 
 from icefs.cli.committing import run_commit
 from icefs.cli.mounts import Mounted
+from icefs.cli.options import human_bytes
 from icefs.errors import IcefsError
 
 _PATIENCE_S = 5.0
@@ -22,12 +23,15 @@ class Outcome:
         uncommitted: The branches whose changes are kept.
         committed: The snapshots that were made, by branch.
         discarded: How many changes were dropped, by branch.
+        uploads: By branch whose changes are kept: how many of its files are in the store already (`stored`), and how
+            many are on their way (`pending`), with their bytes, and why the last upload failed (`error`).
         come_back: The command that mounts what is kept again.
     """
 
     uncommitted: list[str] = field(default_factory=list)
     committed: dict[str, str] = field(default_factory=dict)
     discarded: dict[str, int] = field(default_factory=dict)
+    uploads: dict[str, dict[str, Any]] = field(default_factory=dict)
     come_back: str | None = None
 
     def lines(self) -> Iterator[str]:
@@ -38,6 +42,20 @@ class Outcome:
             yield f"dropped {count} changes of branch {name}"
         for name in self.uncommitted:
             yield f"branch {name} keeps uncommitted changes"
+            if name in self.uploads:
+                yield from _upload_lines(self.uploads[name])
+
+
+def _upload_lines(uploads: dict[str, Any]) -> Iterator[str]:
+    """Yields how far the uploads had come, and what becomes of the rest."""
+    stored = f"{uploads['stored']} files ({human_bytes(uploads['stored_bytes'])}) are in the store already"
+    if not uploads["pending"]:
+        yield f"  {stored}"
+        return
+    pending = f"{uploads['pending']} files ({human_bytes(uploads['pending_bytes'])}) were still being uploaded"
+    yield f"  {pending}, {stored}; the rest goes on when it is mounted again"
+    if uploads["error"]:
+        yield f"  the last upload failed: {uploads['error']}"
 
 
 def end_changes(place: Path, info: dict[str, Any], message: str | None, *, discarding: bool) -> Outcome:
@@ -58,6 +76,9 @@ def end_changes(place: Path, info: dict[str, Any], message: str | None, *, disca
             outcome.discarded[name] = tree.ask("discard", path="")["discarded"]
         else:
             outcome.uncommitted.append(name)
+            uploads = branch.get("background")
+            if uploads is not None and (uploads["pending"] or uploads["stored"]):
+                outcome.uploads[name] = uploads
     if outcome.uncommitted:
         outcome.come_back = mount_command(place, info)
     return outcome

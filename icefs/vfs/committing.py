@@ -148,7 +148,22 @@ def commit(
             work.abandon(frozen)
             raise
         snapshot_id = published
-    return _settle(tree, work, frozen, staged, snapshot_id, open_inos, solver)
+    try:
+        return _settle(tree, work, frozen, staged, snapshot_id, open_inos, solver)
+    except StorageError as error:
+        if work.pending_intent is None:
+            work.leave_pending(frozen)
+        raise _unsettled(snapshot_id, error) from error
+
+
+def _unsettled(snapshot_id: SnapshotId, error: StorageError) -> StorageError:
+    """Makes the error for a commit that was made, and that the tree cannot take over at present."""
+    return type(error)(
+        f"the commit {snapshot_id} was made, but the working tree cannot be put on it yet: {error.message}",
+        kind=error.kind,
+        hint="nothing is lost; the next commit, or refresh, does that",
+        **error.facts | {"snapshot": str(snapshot_id)},
+    )
 
 
 def _in_doubt(session: WritableSession | None, error: StorageError) -> StorageError:
@@ -270,12 +285,15 @@ def _settle(
     before = tree.next_number
     told = _Switch(tree, snapshot_id, open_inos)
     yielded = [] if solver is None else list(solver.paths(told.move.session))
+    is_rebased = solver is not None and solver.was_needed
+    # Asked before the tree is moved: from then on, nothing may fail.
+    theirs = _their_part(tree, told, frozen.base, snapshot_id) if is_rebased else told.move
     result = work.complete(frozen, str(snapshot_id), staged.left, told, yielded)
     # A file that had several names is several files now.
     entries = [*_new_names(work, result, before), *_cut_names(work, told.move), *_renamed(result)]
-    if solver is not None and solver.was_needed:
+    if is_rebased:
         entries += [*told.entries, *_names_above(work, yielded)]
-        work.forget_kept(tree.changed_paths(_their_part(tree, told, frozen.base, snapshot_id)))
+        work.forget_kept(tree.changed_paths(theirs))
     facts = {
         "snapshot": str(snapshot_id),
         "nodes": len(staged.nodes) + len(staged.deleted),

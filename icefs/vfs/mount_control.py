@@ -206,7 +206,10 @@ class MountControl:
                 await tree.look()
                 if _has_changes(tree):
                     path = tree.label or "."
-                    found.append({"name": tree.name, "path": path, "base": str(tree.snapshot_id)})
+                    uploads = None if tree.work is None else reports.background_facts(tree.work.uploads)
+                    found.append(
+                        {"name": tree.name, "path": path, "base": str(tree.snapshot_id), "background": uploads}
+                    )
         return sorted(found, key=lambda branch: branch["name"])
 
     async def _warm_up(self, tree: SessionTree, request: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:

@@ -179,9 +179,9 @@ class Commits:
         with core.lock:
             core.check_open()
             self._check_durable(frozen)
-        lower = core.lower_for(new_base)
-        settlement = Settlement(core, FrozenIndex.of(frozen, frozenset(left)), frozen, lower, yielded)
         try:
+            lower = core.lower_for(new_base)
+            settlement = Settlement(core, FrozenIndex.of(frozen, frozenset(left)), frozen, lower, yielded)
             settlement.verify()
             return self._settle(settlement, new_base, frozen.view, on_switch)
         except StorageError:
