@@ -55,6 +55,10 @@ _KEEP_AFTER_EVICTION: Final = 0.9
 _STALE_TEMPORARY_S: Final = 600.0
 _TOUCH_S: Final = 60.0
 _MAX_QUEUED_BYTES: Final = 64 << 20
+# Making files takes more of the processor than fetching what they hold: it waits until nothing has come for a while,
+# or for this much.
+_MAX_DEFERRED_BYTES: Final = 32 << 20
+_QUIET_S: Final = 0.1
 # After the disk refused a write, it is left alone for a while.
 _PAUSE_AFTER_ERROR_S: Final = 10.0
 _ROW_WORDS: Final = 64
@@ -193,6 +197,8 @@ class DiskCache:
         self._paused_until = 0.0
         self._queue: queue.SimpleQueue[tuple[bytes, bytes] | None] = queue.SimpleQueue()
         self._queued_bytes = 0
+        self._queued_at = 0.0
+        self._flushing = 0
         self._queue_lock = threading.Condition()
         self._writer: threading.Thread | None = None
         try:
@@ -336,7 +342,10 @@ class DiskCache:
             is_queued = self._queued_bytes + weight <= _MAX_QUEUED_BYTES
             if is_queued:
                 self._queued_bytes += weight
+                self._queued_at = time.monotonic()
                 self._queue.put((digest, data))
+                if self._queued_bytes > _MAX_DEFERRED_BYTES:
+                    self._queue_lock.notify_all()
                 if self._writer is None:
                     self._writer = threading.Thread(target=self._write_queued, name="icefs-cache", daemon=True)
                     self._writer.start()
@@ -346,20 +355,34 @@ class DiskCache:
     def _write_queued(self) -> None:
         while (entry := self._queue.get()) is not None:
             digest, data = entry
+            self._wait_for_quiet()
             self.put(digest, data)
             with self._queue_lock:
                 self._queued_bytes -= len(data) + _PAGE_BYTES
                 self._queue_lock.notify_all()
 
+    def _wait_for_quiet(self) -> None:
+        with self._queue_lock:
+            while not self._flushing and self._queued_bytes <= _MAX_DEFERRED_BYTES:
+                left_s = self._queued_at + _QUIET_S - time.monotonic()
+                if left_s <= 0:
+                    return
+                self._queue_lock.wait(left_s)
+
     def flush(self) -> None:
         """Returns when what was given to `put_soon` has been written."""
         with self._queue_lock:
+            self._flushing += 1
+            self._queue_lock.notify_all()
             self._queue_lock.wait_for(lambda: self._queued_bytes == 0)
+            self._flushing -= 1
 
     def close(self) -> None:
         """Writes what is waiting and ends the thread; the cache is not used afterwards."""
         with self._queue_lock:
             writer, self._writer = self._writer, None
+            self._flushing += 1
+            self._queue_lock.notify_all()
         if writer is not None:
             self._queue.put(None)
             writer.join()
