@@ -67,6 +67,8 @@ _WRITE_ID = "icechunkwriteid"
 # What the arguments of botocore's methods become on the wire.
 _CONDITION_HEADERS = {"IfMatch": "if-match", "IfNoneMatch": "if-none-match"}
 _DELETE_BATCH = 1000
+# What services answer to what they do not know.
+_LACKING = ("NotImplemented", "MethodNotAllowed")
 _PART_THREADS = 4
 # How often a conflict is not believed while the object is still the one to be replaced (AWS: 409).
 _SPURIOUS_CONFLICTS = 5
@@ -97,6 +99,7 @@ class S3Storage(Storage):
         self._payer: dict[str, Any] = {"RequestPayer": "requester"} if self.options.requester_pays else {}
         self._lean_payer = {"x-amz-request-payer": "requester"} if self.options.requester_pays else {}
         self._requests: S3Requests | None = None
+        self._lacks_copies = False
 
     def __reduce__(self) -> tuple[Callable[..., "S3Storage"], tuple[str, str, S3Options]]:
         return (S3Storage, (self.bucket, self.prefix, self.options))
@@ -444,18 +447,21 @@ class S3Storage(Storage):
     @override
     def copy(self, source: str, target: str, *, if_match: Version | None = None) -> None:
         from_name, to_name = self._name(source), self._name(target)
-        condition: dict[str, Any] = {} if if_match is None else {"CopySourceIfMatch": _quoted(if_match)}
-        self._run(
-            "copy",
-            from_name,
-            lambda client: client.copy_object(
-                Bucket=self.bucket,
-                Key=to_name,
-                CopySource={"Bucket": self.bucket, "Key": from_name},
-                **condition,
-                **self._payer,
-            ),
-        )
+        if not self._lacks_copies:
+            condition: dict[str, Any] = {} if if_match is None else {"CopySourceIfMatch": _quoted(if_match)}
+            origin = {"Bucket": self.bucket, "Key": from_name}
+            arguments = {"Bucket": self.bucket, "Key": to_name, "CopySource": origin, **condition, **self._payer}
+            try:
+                self._run("copy", from_name, methodcaller("copy_object", **arguments))
+            except StorageError as error:
+                if error.facts.get("code") not in _LACKING:
+                    raise
+                self._lacks_copies = True
+            else:
+                return
+        # Through here, for a service that knows no such copies; the bytes are those of the version all the same.
+        conditions = {} if if_match is None else {"if-match": _quoted(if_match)}
+        self._send(to_name, self._get(from_name, 0, None, conditions).data, {}, self._new_write_id(), None)
 
     # --- listing and deleting ---
 
@@ -526,7 +532,7 @@ class S3Storage(Storage):
         try:
             self._run("delete from", self._base, once)
         except StorageError as error:
-            if error.facts.get("code") in ("NotImplemented", "MissingContentMD5", "MethodNotAllowed"):
+            if error.facts.get("code") in (*_LACKING, "MissingContentMD5"):
                 return self._delete_singly(keys)  # Google's and some older services.
             if not error.facts.get("some"):
                 raise

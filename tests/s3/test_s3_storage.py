@@ -525,6 +525,23 @@ def test_keys_of_a_bulk_deletion_fail_one_by_one(s3_storage):
     assert asked == [["a", "b", "c"], ["a"]]
 
 
+def test_copies_on_a_condition_that_a_store_lacks(shaky, proxy):
+    """The bytes go through the client then; what is copied is still the version that was asked for."""
+    plan = proxy.plan("lack", header="x-amz-copy-source", times=None)
+    version = shaky.put("repo", b"one")
+    shaky.copy("repo", "backup-1", if_match=version)
+    changed = shaky.put("repo", b"two", if_match=version)
+    with pytest.raises(PreconditionFailedError):
+        shaky.copy("repo", "backup-2", if_match=version)
+    shaky.copy("repo", "backup-3", if_match=changed)
+    shaky.copy("repo", "backup-4")
+    assert plan.fired == 1
+    found = {info.key: shaky.get(info.key).data for info in shaky.list_objects()}
+    assert found == {"repo": b"two", "backup-1": b"one", "backup-3": b"two", "backup-4": b"two"}
+    with pytest.raises(ObjectNotFoundError):
+        shaky.copy("gone", "backup-5")
+
+
 def test_unused_storage_sends_nothing(s3_server, proxy):
     storage = S3Storage(BUCKET, "x", s3_server.options(endpoint_url=proxy.endpoint_url))
     assert storage.url.startswith(f"s3://{BUCKET}/x")

@@ -30,6 +30,7 @@ FAULTS = {
     "hide": "404 NoSuchBucket, and nothing happened",
     "mismatch": "412 PreconditionFailed, and nothing happened",
     "deny": "403 AccessDenied, and nothing happened",
+    "lack": "501 NotImplemented, and nothing happened",
     "hang": "the request is not passed on, and nothing is ever answered",
     "stall": "the request is passed on, and nothing is ever answered",
     "act": "an action runs after the request was carried out and before the connection ends without an answer",
@@ -43,6 +44,7 @@ _ANSWERS = {
     "hide": (404, "NoSuchBucket"),
     "mismatch": (412, "PreconditionFailed"),
     "deny": (403, "AccessDenied"),
+    "lack": (501, "NotImplemented"),
 }
 _CONDITIONS = {"if-match", "if-none-match", "x-amz-copy-source-if-match"}
 
@@ -58,6 +60,7 @@ class Plan:
     times: int | None
     action: Callable[[], object] | None
     conditional: bool = False
+    header: str | None = None
     fired: int = 0
 
     def is_about(self, request: "Request") -> bool:
@@ -66,6 +69,7 @@ class Plan:
             self.method in (None, request.method)
             and self.path in request.path
             and (not self.conditional or request.is_conditional_write)
+            and (self.header is None or self.header in {name.lower() for name in request.headers})
         )
 
 
@@ -106,13 +110,14 @@ class FaultProxy:
         times: int | None = 1,
         action: Callable[[], object] | None = None,
         conditional: bool = False,
+        header: str | None = None,
     ) -> Plan:
         """Plans a fault for requests of the method whose path contains `path`, after the first `skip` of them.
 
-        With `conditional`, writes on a condition alone are counted.
+        With `conditional`, writes on a condition alone are counted; with `header`, requests that have it.
         """
         assert fault in FAULTS
-        plan = Plan(fault, method, path, skip, times, action, conditional)
+        plan = Plan(fault, method, path, skip, times, action, conditional, header)
         with self._lock:
             self._plans.append(plan)
         return plan
