@@ -165,7 +165,8 @@ class KeyTimes:
             self._is_at_end, self._walk = True, None
             return
         info, touched = found
-        self._rest = info.flushed_at
+        if info.parent_id is not None:  # the first snapshot has no nodes
+            self._rest = info.flushed_at
         if touched is None:
             self._is_at_end, self._walk = True, None
             return

@@ -3,8 +3,8 @@
 A snapshot never changes, and so neither does what its history says: answers are kept (`lineage_cache`), and an
 answer for a later snapshot needs only the logs that came since.
 
-Where a log is gone that a snapshot stands for (expired, and collected), whatever no later commit changed counts as
-changed by that snapshot: a time that is too late, never one that is too early.
+Where a log is gone that a snapshot stands for (expired, and collected), or malformed, whatever no later commit changed
+counts as changed by that snapshot: a time that is too late, never one that is too early.
 """
 
 from collections.abc import Iterator
@@ -49,7 +49,10 @@ class Lineages:
         builder = _Builder(node_id)
         cached = set() if self._cache is None else self._cache.snapshots_of(node_id)
         steps = 0
+        last: SnapshotInfo | None = None
         for info, logs in self._logs(snapshot_id):
+            if info.parent_id is not None or last is None:
+                last = info  # the first snapshot has no nodes
             if self._cache is not None and info.id in cached:
                 earlier = self._cache.lineage(info.id, node_id)
                 if earlier is not None:
@@ -60,7 +63,9 @@ class Lineages:
                 found = builder.result(info)
                 break
         else:
-            found = builder.result(info)
+            # No log tells of its making: expiration in spec 1 does not say which logs a snapshot stands for.
+            assert last is not None  # a history has a snapshot
+            found = builder.result(last, is_complete=False)
         if self._cache is not None and steps > _WORTH_KEEPING:
             self._cache.keep_lineage(snapshot_id, node_id, found)
         return found
@@ -167,8 +172,9 @@ class _Builder:
             self._commits.append((info.id, info.flushed_at))
         return False
 
-    def result(self, last: SnapshotInfo) -> Lineage:
+    def result(self, last: SnapshotInfo, *, is_complete: bool = True) -> Lineage:
         """Ends at the commit that counts for whatever no later one changed."""
+        self._is_complete &= is_complete
         number = len(self._commits)
         self._commits.append((last.id, last.flushed_at))
         return self._build(number if self._metadata is None else self._metadata, number)

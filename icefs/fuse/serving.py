@@ -23,6 +23,7 @@ import pyfuse3
 import trio
 
 from icefs.clock import system_clock, to_datetime
+from icefs.engine.lineage_cache import default_cache_path
 from icefs.engine.refs import Refs
 from icefs.engine.repository import Repository
 from icefs.engine.writing import WritableRepository
@@ -184,7 +185,17 @@ def _request(options: MountOptions, repository: Repository, refs: Refs) -> Mount
     assert options.state_dir is not None or not options.is_writable  # `resolved` chose one
     state_root = Path(options.state_dir) if options.state_dir is not None and options.is_writable else None
     uploads = UploadOptions(options.pack_size, options.upload_after_s or None)
-    return MountRequest(ownership, kind, name, snapshot_id, options.memory_bytes, facts, state_root, uploads)
+    return MountRequest(
+        ownership,
+        kind,
+        name,
+        snapshot_id,
+        options.memory_bytes,
+        facts,
+        state_root,
+        uploads,
+        history_cache=default_cache_path(repository.storage.url),
+    )
 
 
 def program_version() -> str:

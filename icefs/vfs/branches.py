@@ -21,7 +21,6 @@ from icefs.errors import FormatError, InvalidInputError, StorageError
 from icefs.format.chunk_indices import pack_keys
 from icefs.format.ids import SnapshotId
 from icefs.format.snapshot import NodeSnapshot
-from icefs.vfs.history import History
 from icefs.vfs.numbers import ArrayNumbers, ChunkRange
 from icefs.vfs.trees import SessionTree
 from icefs.vfs.views import key_layout
@@ -248,7 +247,7 @@ class BranchTree(SessionTree):
     def restart(self, snapshot_id: SnapshotId, flushed_at: int) -> list[int]:
         """Takes another tip where nobody has looked at the tree yet; returns inodes with new attributes."""
         self.snapshot_id = snapshot_id
-        self.history = History(flushed_at)
+        self._begin_history(snapshot_id, flushed_at)
         return [self.root_ino]
 
     def move(self, move: Move, open_inos: Iterable[int]) -> tuple[list[Entry], list[int]]:

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from icefs.engine.lineage import Lineages
+from icefs.engine.lineage_cache import LineageCache
 from icefs.engine.refs import Refs
 from icefs.engine.repository import Repository
 from icefs.engine.writing import WritableRepository
@@ -57,6 +59,7 @@ class MountRequest:
         facts: What `info.json` tells of the mount beside what the file system knows itself.
         state_root: Where working trees are kept; None for a mount that only reads.
         uploads: How chunks are stored.
+        history_cache: Where answers about the repository's history are kept; None keeps none.
     """
 
     ownership: Ownership
@@ -67,6 +70,7 @@ class MountRequest:
     facts: Mapping[str, Any] = field(default_factory=dict)
     state_root: Path | None = None
     uploads: UploadOptions = field(default_factory=UploadOptions)
+    history_cache: Path | None = None
 
 
 class FileSystem:
@@ -99,6 +103,7 @@ class FileSystem:
         self.outcomes = Outcomes()
         self.observer = Observer(self, _meter_of(repository.storage), request.facts)
         self.control = MountControl(self, request.facts, request.ownership)
+        self._history_cache = None if request.history_cache is None else LineageCache(request.history_cache)
         context = TreeContext(
             self.space,
             request.ownership,
@@ -108,6 +113,7 @@ class FileSystem:
             self._drop_tree,
             self._note_loaded,
             self._branch_maker(request, notifier),
+            Lineages(repository, self._history_cache),
         )
         self.root: RootTree | None = None
         self.single: SessionTree | None = None
@@ -143,6 +149,8 @@ class FileSystem:
         self._writers.close()
         self._loaders.close()
         self._readers.close()
+        if self._history_cache is not None:
+            self._history_cache.close()
 
     async def refresh(self) -> dict[str, Any]:
         """Takes over what others did to the repository's refs; see `Follower.refresh`."""

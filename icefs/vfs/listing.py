@@ -11,8 +11,9 @@ from typing import Final
 
 import numpy as np
 
-from icefs.vfs.attrs import Attr, EntryRun
-from icefs.vfs.history import ChunkEpochs, History
+from icefs.engine.key_times import ChunkTimes
+from icefs.vfs.attrs import NANOSECONDS, Attr, EntryRun
+from icefs.vfs.history import U32, ChunkEpochs, History
 from icefs.vfs.interface import DirHandle
 from icefs.vfs.numbers import Prefix
 from icefs.vfs.views import ArrayView, ChunkColumns
@@ -62,6 +63,7 @@ class ChunkEntries(Section):
         part: ChunkColumns,
         template: Attr,
         history: History,
+        first: ChunkTimes | None = None,
     ) -> None:
         self._view = view
         self._level = level
@@ -69,6 +71,7 @@ class ChunkEntries(Section):
         self._part = part
         self._template = template
         self._history = history
+        self._first = first
 
     def __len__(self) -> int:
         return self._part.count
@@ -87,10 +90,21 @@ class ChunkEntries(Section):
         each = None if epochs is None else epochs.of_all(whole)
         inos = view.numbers.numbers(whole, each, since)
         sizes = np.minimum(part.lengths[first:end], MAX_SIZE).tolist()
-        times = None if each is None else self._history.times_ns(each)
+        return EntryRun(start, self._template, names, inos, sizes, self._times(whole, each, since, len(names)))
+
+    def _times(self, columns: Sequence[U32], each: U32 | None, since: int, count: int) -> list[int] | None:
+        """Returns the chunks' times; None where all have the template's."""
+        history, first = self._history, self._first
         if each is None and since:
-            times = [self._history.time_ns(since)] * len(names)
-        return EntryRun(start, self._template, names, inos, sizes, times)
+            return [history.time_ns(since)] * count
+        own = None if first is None else first.of_all(columns, count)
+        if each is None:
+            return None if own is None else (own * NANOSECONDS).tolist()
+        times = history.times_ns(each)
+        if first is not None:
+            for row in np.flatnonzero(each == 0).tolist():
+                times[row] = (first.uniform if own is None else int(own[row])) * NANOSECONDS
+        return times
 
     def _dirs(self, names: list[bytes], first: int, end: int, start: int, epochs: ChunkEpochs | None) -> EntryRun:
         if self._part.columns:

@@ -8,13 +8,15 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+from icefs.engine.lineage import Lineages
 from icefs.engine.repository import Repository
 from icefs.engine.session import Session
 from icefs.errors import FormatError, ObjectNotFoundError, SnapshotNotFoundError, StaleError
 from icefs.format.ids import SnapshotId
 from icefs.format.manifest import ChunkRef
 from icefs.format.snapshot import NodeSnapshot
-from icefs.vfs.attrs import ABSENT, ABSENT_FOREVER, FOREVER_S, Attr, Ownership
+from icefs.vfs.attrs import ABSENT, ABSENT_FOREVER, FOREVER_S, NANOSECONDS, Attr, Ownership
+from icefs.vfs.first_times import FirstTimes
 from icefs.vfs.history import History
 from icefs.vfs.inodes import InodeSpace
 from icefs.vfs.interface import NotInMemoryError, Tree
@@ -54,6 +56,7 @@ class TreeContext:
         on_unused: Is told of an immutable tree that the kernel has forgotten altogether.
         on_loaded: Is told of an immutable tree whose session was loaded.
         make_branch: Makes the tree of a branch that can be written to; None where none can be.
+        lineages: Tells when keys changed last; None gives them the times of their snapshots.
     """
 
     space: InodeSpace
@@ -64,6 +67,7 @@ class TreeContext:
     on_unused: "Callable[[SessionTree], None]"
     on_loaded: "Callable[[SessionTree], None]"
     make_branch: "Callable[..., BranchTree] | None" = None
+    lineages: Lineages | None = None
 
 
 class DirInfo(NamedTuple):
@@ -124,6 +128,7 @@ class PlacedTree(Tree):
         name: The name of the ref; empty for a snapshot.
         snapshot_id: What is shown.
         history: When what changed.
+        first_times: When it had changed before that.
         root_ino: The number of the root directory.
         kernel_refs: How many references to inodes of this tree the kernel holds.
         is_gone: Whether the ref that led here is no more; everything in the tree is stale then.
@@ -148,11 +153,11 @@ class PlacedTree(Tree):
         self.kind = kind
         self.name = name
         self.snapshot_id = snapshot_id
-        self.history = History(flushed_at)
         self.kernel_refs = 0
         self.is_gone = False
         self.session: Session | None = None
         self._context = context
+        self._begin_history(snapshot_id, flushed_at)
         self._label = label
         self._fixed = reserve_fixed(context.space, self, is_root=is_root)
         self.root_ino = self._fixed.root_ino
@@ -179,6 +184,12 @@ class PlacedTree(Tree):
     def fixed(self) -> FixedNumbers:
         """The numbers of the root and of the control directory."""
         return self._fixed
+
+    def _begin_history(self, snapshot_id: SnapshotId, flushed_at: int) -> None:
+        """Begins with a snapshot: nobody has looked at the tree yet."""
+        self.history = History(flushed_at)
+        self.first_times = FirstTimes(self._context.lineages, snapshot_id, flushed_at)
+        self._file_times: dict[str, int] = {}
 
     # The session.
 
@@ -330,9 +341,10 @@ class PlacedTree(Tree):
 
     # Attributes.
 
-    def _attr(self, ino: int, mode: int, nlink: int, size: int, epoch: int) -> Attr:
+    def _attr(self, ino: int, mode: int, nlink: int, size: int, epoch: int, first_ns: int | None = None) -> Attr:
+        """Makes attributes; `first_ns` is the time of a file that has not changed since the mount looks."""
         owner = self._context.ownership
-        time_ns = self.history.time_ns(epoch)
+        time_ns = self.history.time_ns(epoch) if first_ns is None else first_ns
         return Attr(ino, mode, nlink, owner.uid, owner.gid, size, time_ns, time_ns, time_ns, FOREVER_S, FOREVER_S)
 
     def dir_attr(self, path: str) -> Attr:
@@ -343,12 +355,18 @@ class PlacedTree(Tree):
     def _file_attr(self, path: str, node: NodeSnapshot) -> Attr:
         epoch = self.history.file_epoch(path)
         ino = self._nodes.number(NodeKey(path, epoch))
-        return self._attr(ino, self._file_mode, 1, len(node.user_data), epoch)
+        first_ns = None
+        if not epoch:
+            first_ns = self._file_times.get(path)
+            if first_ns is None:
+                first_ns = self._file_times[path] = self.first_times.metadata_ns(node.id)
+        return self._attr(ino, self._file_mode, 1, len(node.user_data), epoch, first_ns)
 
     def _chunk_attr(self, view: ArrayView, chunk_index: Prefix, ref: ChunkRef) -> Attr:
         epoch = self._chunk_epoch(view, chunk_index)
         ino = view.numbers.number(chunk_index, epoch)
-        return self._attr(ino, self._file_mode, 1, min(ref.length_bytes, MAX_SIZE), epoch)
+        first_ns = None if epoch else self.first_times.chunks(view.node.id).of(chunk_index) * NANOSECONDS
+        return self._attr(ino, self._file_mode, 1, min(ref.length_bytes, MAX_SIZE), epoch, first_ns)
 
     def _chunk_dir_attr(self, view: ArrayView, prefix: Prefix) -> Attr:
         epochs = self.history.chunks(view.node.id)

@@ -13,7 +13,7 @@ from typing import Any, Final
 from icefs.errors import IsADirectoryTreeError, ReadOnlyError, StaleError, TreeError
 from icefs.format.snapshot import NodeSnapshot
 from icefs.vfs import xattrs
-from icefs.vfs.attrs import Attr, EntryRun
+from icefs.vfs.attrs import NANOSECONDS, Attr, EntryRun
 from icefs.vfs.control import CONTROL_NAME, ControlDir
 from icefs.vfs.handles import BytesHandle
 from icefs.vfs.interface import DirHandle, FileHandle, NotInMemoryError, not_a_directory
@@ -143,14 +143,19 @@ class SessionTree(PlacedTree):
         found = self._context.space.find(file.ino)
         content = None if found is None else found.content
         epoch: int | None = None
+        first_ns: int | None = None
         if isinstance(content, ChunkRange):
             epoch = content.epoch
+            if not epoch and found is not None and content.layout is not None:
+                chunk_index = content.layout.unpack(file.ino - found.start)
+                first_ns = self.first_times.known_chunk_ns(content.numbers.node_id, chunk_index)
         elif isinstance(content, NodeNumbers):
             key = content.key(file.ino)
             epoch = None if key is None else key.epoch
+            first_ns = None if epoch or key is None else self._file_times.get(key.path)
         if epoch is None:
             raise self._stale(file.ino)
-        return self._attr(file.ino, self._file_mode, 1, file.size, epoch)
+        return self._attr(file.ino, self._file_mode, 1, file.size, epoch, first_ns)
 
     def _require_node(self, path: str, ino: int) -> NodeSnapshot:
         info = self.dir_info(path)
@@ -249,9 +254,14 @@ class SessionTree(PlacedTree):
 
     def _list_chunks(self, view: ArrayView, level: int, prefix: Prefix) -> list[Section]:
         parts = view.listing(level, prefix)
-        is_file = view.is_file(level)
-        template = self._attr(0, self._file_mode if is_file else self._dir_mode, 1 if is_file else 2, 0, 0)
-        return [ChunkEntries(view, level, prefix, part, template, self.history) for part in parts]
+        if not view.is_file(level):
+            template = self._attr(0, self._dir_mode, 2, 0, 0)
+            return [ChunkEntries(view, level, prefix, part, template, self.history) for part in parts]
+        epochs = self.history.chunks(view.node.id)
+        first = self.first_times.chunks(view.node.id) if parts and (epochs is None or not epochs.since) else None
+        first_ns = None if first is None else first.uniform * NANOSECONDS
+        template = self._attr(0, self._file_mode, 1, 0, 0, first_ns)
+        return [ChunkEntries(view, level, prefix, part, template, self.history, first) for part in parts]
 
     def _list_control(self) -> Sequence[Section]:
         control = self.control

@@ -16,7 +16,6 @@ from icefs.storage.url import redact
 from icefs.vfs.attrs import FOREVER_S, Attr
 from icefs.vfs.branches import BranchTree
 from icefs.vfs.counters import Outcomes
-from icefs.vfs.history import History
 from icefs.vfs.interface import Notifier, NotInMemoryError
 from icefs.vfs.listing import Section
 from icefs.vfs.lower import Guarded, TreeLower
@@ -175,7 +174,7 @@ class WorkingBase(BranchTree):
         if session is not None and session.snapshot_id != self.snapshot_id:
             self.unload()
             self.snapshot_id = session.snapshot_id
-            self.history = History(session.snapshot.flushed_at)
+            self._begin_history(session.snapshot_id, session.snapshot.flushed_at)
             self.session = session
         self._has_state = False
         self._state_pending = True

@@ -85,9 +85,10 @@ def test_only_an_array_that_several_commits_wrote_needs_its_logs_chunks(monkeypa
     assert [node for _, node in asked] == [session.node("/b").id]
 
 
+@pytest.mark.parametrize("spec_version", [1, 2])
 @pytest.mark.parametrize("damage", ["deleted", "garbage"])
-def test_what_logs_no_longer_tell_is_of_the_snapshot_that_stands_for_them(damage, tmp_path):
-    story = tell(5)
+def test_what_logs_no_longer_tell_is_of_the_snapshot_that_stands_for_them(damage, spec_version, tmp_path):
+    story = tell(5, spec_version)
     tip = story.commit([("/a", (3, 3))])
     with LineageCache(tmp_path / "before.db") as cache:
         check(story, cache)  # what is kept of it from before must not be taken for the whole
@@ -140,7 +141,7 @@ def test_many_nodes_take_one_walk():
     faulty.clear()
     for path, tip in story.metadata.items():
         assert times.metadata(session.node(path).id) == when(story.repo, tip)
-    assert len([call for call in faulty.calls if call.key.startswith("transactions/")]) == 7
+    assert len([call for call in faulty.calls if call.key.startswith("transactions/")]) <= 7
 
 
 def test_a_repository_without_commits():

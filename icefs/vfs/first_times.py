@@ -1,0 +1,63 @@
+"""When the keys of a tree changed last, before the mount began to look: the times of the commits that did it.
+
+A tag or snapshot has no other times. A branch has them for whatever has not changed since it was first looked at.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from icefs.engine.key_times import ChunkTimes, KeyTimes
+from icefs.engine.lineage import Lineages
+from icefs.format.ids import NodeId, SnapshotId
+from icefs.vfs.attrs import NANOSECONDS
+from icefs.vfs.interface import NotInMemoryError
+
+type I64 = npt.NDArray[np.int64]
+type U32 = npt.NDArray[np.uint32]
+
+
+class FirstTimes:
+    """The times of the keys of one snapshot, in nanoseconds; found out per node, when one is asked for.
+
+    Belongs to the event loop's thread; what reads the history runs in another one.
+    """
+
+    def __init__(self, lineages: Lineages | None, snapshot_id: SnapshotId, flushed_at: int) -> None:
+        """Takes a snapshot and when it was written, in microseconds; without lineages that is the time of all keys."""
+        self._times = None if lineages is None else KeyTimes(lineages, snapshot_id, flushed_at)
+        self._uniform = ChunkTimes(flushed_at)
+
+    def metadata_ns(self, node_id: NodeId) -> int:
+        """Returns the time of a node's `zarr.json`.
+
+        Raises:
+            NotInMemoryError: the history has to be read.
+        """
+        times = self._times
+        if times is None:
+            return self._uniform.uniform * NANOSECONDS
+        found = times.known_metadata(node_id)
+        if found is None:
+            raise NotInMemoryError((id(times), "metadata", node_id), lambda: times.metadata(node_id), _kept)
+        return found * NANOSECONDS
+
+    def chunks(self, node_id: NodeId) -> ChunkTimes:
+        """Returns the times of an array's chunks, in microseconds; raises as `metadata_ns`."""
+        times = self._times
+        if times is None:
+            return self._uniform
+        found = times.known_chunks(node_id)
+        if found is None:
+            raise NotInMemoryError((id(times), "chunks", node_id), lambda: times.chunks(node_id), _kept)
+        return found
+
+    def known_chunk_ns(self, node_id: NodeId, chunk_index: Sequence[int]) -> int | None:
+        """Returns the time of a chunk if it can be told without reading."""
+        found = self._uniform if self._times is None else self._times.known_chunks(node_id)
+        return None if found is None else found.of(chunk_index) * NANOSECONDS
+
+
+def _kept(times: object) -> None:
+    """Takes what was loaded: it is kept where it was found out."""
