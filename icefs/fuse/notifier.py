@@ -1,8 +1,8 @@
 """Tells the kernel what it must forget, from a thread of its own.
 
 Invalidating a name takes the lock of its directory in the kernel, so it waits for requests in flight there, which
-the event loop answers: sent from the loop's thread, the two would wait for each other for ever. Contents are never
-invalidated (an inode's never change), which keeps clear of the kernel's deadlock with reads in flight.
+the event loop answers: sent from the loop's thread, the two would wait for each other for ever. Invalidating contents
+waits for the reads in flight, and for dirty pages of mappings to be written; the loop answers these meanwhile, too.
 """
 
 import contextlib
@@ -70,6 +70,12 @@ class KernelNotifier:
 
         if found and self._is_open:
             self._queue.put(send)
+
+    async def drop_pages(self, ino: int) -> None:
+        """Returns when the kernel has dropped what it cached of a file's content; requests are answered meanwhile."""
+        if self._is_open:
+            self._queue.put(lambda: self._send(pyfuse3.invalidate_inode, ino))
+            await self.drain()
 
     async def drain(self) -> None:
         """Returns when all that was asked for has been sent."""

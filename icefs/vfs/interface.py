@@ -401,6 +401,9 @@ class Notifier(Protocol):
     def invalidate_attrs(self, inos: Iterable[int]) -> None:
         """Makes the kernel ask for inodes' attributes again."""
 
+    async def drop_pages(self, ino: int) -> None:
+        """Returns when the kernel has dropped what it cached of a file's content; requests are answered meanwhile."""
+
     async def drain(self) -> None:
         """Returns when all that was asked for has been sent."""
 

@@ -13,7 +13,7 @@ for as long as it takes to write a row to the database; what may take longer run
 import os
 import stat
 from collections.abc import Iterable, Sequence
-from typing import Final
+from typing import Any, Final
 
 import trio
 
@@ -26,8 +26,8 @@ from icefs.vfs.committing import recover, resolve
 from icefs.vfs.control import CONTROL_NAME
 from icefs.vfs.interface import AttrChanges, Caller, DirHandle, FileHandle, NotInMemoryError
 from icefs.vfs.listing import Listing, NamedEntries, Section
-from icefs.vfs.overlay_handles import OverlayHandle
-from icefs.vfs.working_base import WorkingBase
+from icefs.vfs.overlay_handles import DirectWriters, OverlayHandle
+from icefs.vfs.working_base import WorkingBase, WorkingSettings
 from icefs.worktree.attributes import AttrChange
 from icefs.worktree.namespace import RENAME_EXCHANGE
 from icefs.worktree.nodes import Perm, Where
@@ -39,7 +39,15 @@ _WRITING: Final = os.O_WRONLY | os.O_RDWR | os.O_TRUNC
 
 
 class WorkingTree(WorkingBase):
-    """A branch that can be written to."""
+    """A branch that can be written to.
+
+    Attributes:
+        direct: The files that are written past the kernel's page cache.
+    """
+
+    def __init__(self, settings: WorkingSettings, *args: Any, **options: Any) -> None:
+        super().__init__(settings, *args, **options)
+        self.direct = DirectWriters(settings.notifier)
 
     def _recover(self, work: WorkTree, session: Session) -> None:
         recover(self, work, session)
@@ -120,6 +128,7 @@ class WorkingTree(WorkingBase):
             if lower is not None:
                 lower.release()
             raise
+        self.direct.opened(ino)
         return OverlayHandle(self, work, ino, number, flags & ~os.O_CREAT, lower)
 
     def _open_lower(self, path: str, flags: int) -> FileHandle | None:
@@ -204,7 +213,12 @@ class WorkingTree(WorkingBase):
 
         def create(work: WorkTree) -> tuple[FileHandle, Attr]:
             entry, number = work.create(self.where(parent), name, perm, (flags | os.O_CREAT) & ~os.O_APPEND)
-            handle = OverlayHandle(self, work, entry.attr.ino, number, flags | os.O_CREAT, None)
+            ino = entry.attr.ino
+            handle = OverlayHandle(self, work, ino, number, flags | os.O_CREAT, None)
+            if flags & os.O_ACCMODE == os.O_WRONLY and work.is_fresh(number):
+                handle.direct_io = self.direct.begin(ino)
+            else:
+                self.direct.opened(ino)
             return handle, self._entered(entry)
 
         return await self.change(create)

@@ -16,6 +16,7 @@ from icefs.worktree.core import Change, Lowered, TreeCore
 from icefs.worktree.nodes import (
     FROM_LOWER,
     LOST,
+    STORED,
     Attr,
     DirNode,
     FileNode,
@@ -163,6 +164,13 @@ class Files:
         """Tells whether the bytes of an open file are in a spool file, or there are none. Takes no lock."""
         node = self._handle(number).node
         return node is not None and not node.flags & (FROM_LOWER | LOST)
+
+    def is_fresh(self, number: int) -> bool:
+        """Tells whether an open file was made by opening it, and by nobody else since. Takes no lock."""
+        node = self._handle(number).node
+        if node is None or node.io is None:
+            return False
+        return node.io.handles == 1 and not (node.flags & STORED or node.size or node.spool_id or node.origin)
 
     def flush(self, number: int) -> None:
         """Makes an open file survive the death of this process; for every `close(2)` of a descriptor.

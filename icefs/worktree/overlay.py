@@ -423,6 +423,10 @@ class WorkTree:
         """Tells whether writing to an open file need not wait for a copy or a freeze, as far as one can tell."""
         return self._files.is_ready(handle)
 
+    def is_fresh(self, handle: int) -> bool:
+        """Tells whether an open file was made by opening it, so that nobody else can have seen any of it."""
+        return self._files.is_fresh(handle)
+
     def name_of(self, handle: int) -> str | None:
         """Returns the name of an open file, None if it has none or nobody has changed it."""
         return self._files.name(handle)

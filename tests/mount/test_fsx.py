@@ -51,6 +51,17 @@ def test_random_reads_and_writes(station, tree, key, direct):
     exerciser.check()
 
 
+def test_past_the_page_cache(station, tree):
+    """Who makes a file and only writes to it does so past the kernel's page cache, which the others read through."""
+    path = station.place / tree / "a/c/2"
+    exerciser = Exerciser(path, b"", SEED, direct=True, makes_it=True)
+    exerciser.run(OPERATIONS // 3, check_every=50)
+    exerciser.close_maker()
+    exerciser.run(OPERATIONS // 10)
+    exerciser.close()
+    exerciser.check()
+
+
 def test_commits_in_between(station, tree):
     """The file stays open over commits, each of which has what the file held at the time."""
     path = station.place / tree / "a/c/0"

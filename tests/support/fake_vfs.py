@@ -108,6 +108,7 @@ class FakeNotifier:
     def __init__(self) -> None:
         self.entries: list[tuple[int, bytes]] = []
         self.attrs: list[int] = []
+        self.dropped: list[int] = []
         self.drained = 0
 
     def invalidate_entries(self, entries):
@@ -115,6 +116,9 @@ class FakeNotifier:
 
     def invalidate_attrs(self, inos):
         self.attrs += inos
+
+    async def drop_pages(self, ino):
+        self.dropped.append(ino)
 
     async def drain(self):
         self.drained += 1

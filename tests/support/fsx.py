@@ -19,7 +19,8 @@ class Exerciser:
         content: What the file holds.
     """
 
-    def __init__(self, path: Path, content: bytes, seed: int, *, direct: bool = False) -> None:
+    def __init__(self, path: Path, content: bytes, seed: int, *, direct: bool = False, makes_it: bool = False) -> None:
+        """Takes a file and what it holds; with `makes_it` there is none yet, and who makes it goes on writing."""
         self.path = path
         self.content = bytearray(content)
         self.log: list[str] = []
@@ -28,6 +29,7 @@ class Exerciser:
         # Two that read and write, one that appends, and perhaps one past the page cache.
         self._flags = [os.O_RDWR, os.O_RDWR, os.O_RDWR | os.O_APPEND] + [os.O_RDWR | os.O_DIRECT] * direct
         self._fds: list[int] = []
+        self._maker = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644) if makes_it else -1
         self._open()
         self._operations: list[tuple[int, Callable[[], str]]] = [
             (30, self._pwrite),
@@ -52,6 +54,13 @@ class Exerciser:
         for fd in self._fds:
             os.close(fd)
         self._fds = []
+        self.close_maker()
+
+    def close_maker(self) -> None:
+        """Closes the descriptor of who made the file."""
+        if self._maker >= 0:
+            os.close(self._maker)
+            self._maker = -1
 
     def run(self, count: int, check_every: int = 200) -> None:
         """Does so many operations; looks at the whole file now and then."""
@@ -101,7 +110,10 @@ class Exerciser:
         offset, size = self._place()
         data = self._random.randbytes(size)
         which = self._random.choice([at for at, flags in enumerate(self._flags) if not flags & os.O_APPEND])
-        if self._flags[which] & os.O_DIRECT:
+        if self._maker >= 0 and self._random.random() < 0.5:
+            assert os.pwrite(self._maker, data, offset) == size
+            which = -1
+        elif self._flags[which] & os.O_DIRECT:
             offset -= offset % _PAGE
             size = -(-size // _PAGE) * _PAGE
             data = self._random.randbytes(size)

@@ -41,6 +41,15 @@ async def test_the_kernel_is_told_in_order_and_from_another_thread(told, notifie
     assert notifier.sent == 3
 
 
+async def test_pages_are_dropped_before_anything_else_happens(told, notifier, monkeypatch):
+    monkeypatch.setattr(pyfuse3, "invalidate_inode", lambda ino: told.append((ino, threading.current_thread().name)))
+    await notifier.drop_pages(7)
+    assert told == [(7, "icefs-notify")]
+    notifier.stop()
+    await notifier.drop_pages(8)
+    assert told == [(7, "icefs-notify")]
+
+
 async def test_what_the_kernel_does_not_know_needs_no_forgetting(told, notifier, caplog):
     notifier.invalidate_entries([(1, b"unknown"), (1, b"refused"), (1, b"known")])
     await notifier.drain()
