@@ -99,6 +99,10 @@ ERROR_TABLE: tuple[Row, ...] = (
 )
 
 
+COMPLETING = "_ICEFS_COMPLETE"
+"""The variable with which a shell asks what the Tab key could mean."""
+
+
 class Lazy(NamedTuple):
     """Where a subcommand is, and its one line for the list of commands, which is shown without importing it."""
 
@@ -137,6 +141,8 @@ COMMANDS: dict[str, Lazy] = {
     "upgrade": Lazy("icefs.cli.upkeep", "upgrade", "Bring a repository of spec version 1 to version 2."),
     "config": Lazy("icefs.cli.config", "config", "Show and change the saved configuration."),
     "inspect": Lazy("icefs.cli.info", "inspect", "Show a file of the repository as JSON."),
+    "help": Lazy("icefs.cli.help", "show_help", "Show help on a topic or a command, or write manual pages."),
+    "completion": Lazy("icefs.cli.help", "completion", "Print a script that lets a shell complete commands."),
 }
 
 
@@ -154,6 +160,8 @@ class LazyGroup(click.Group):
             return None
         command = getattr(importlib.import_module(lazy.module), lazy.attribute)
         assert isinstance(command, click.Command)
+        if COMPLETING in os.environ:
+            importlib.import_module("icefs.cli.completing").prepare(command, cmd_name)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -197,7 +205,7 @@ def main(args: list[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):  # what the terminal's encoding lacks is no reason to fail
             stream.reconfigure(errors="backslashreplace")
     try:
-        if "_ICEFS_COMPLETE" in os.environ:  # a shell asks for completions
+        if COMPLETING in os.environ:  # a shell asks for completions
             icefs.main(arguments, prog_name="icefs")
         with icefs.make_context("icefs", list(arguments), obj=settings) as ctx:
             icefs.invoke(ctx)

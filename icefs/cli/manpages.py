@@ -1,0 +1,234 @@
+"""Help as text and as manual pages, from one source: the commands themselves, and the Markdown in `topics/`.
+
+Of Markdown there is what the topics need: a heading, paragraphs, lists whose items may begin with a term and a colon,
+tables, and fenced code.
+"""
+
+import re
+from collections.abc import Iterator
+from importlib import resources
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import click
+
+from icefs.cli.main import COMMANDS, EXIT_CODES, icefs
+
+TOPICS: Final = (
+    "layout",
+    "writing",
+    "commits",
+    "conflicts",
+    "s3",
+    "caching",
+    "services",
+    "fstab",
+    "troubleshooting",
+    "exit-codes",
+    "json",
+    "environment",
+)
+
+_WIDTH: Final = 100
+_SPANS: Final = re.compile(r"`([^`]+)`")
+_TERM: Final = re.compile(r"^((?:`[^`]+`)(?:, `[^`]+`)*): (.*)$", re.DOTALL)
+
+
+class Block(NamedTuple):
+    """A piece of a topic.
+
+    Attributes:
+        kind: `title`, `heading`, `text`, `item`, `row` or `code`.
+        text: What it says; code keeps its lines, everything else is one line.
+    """
+
+    kind: str
+    text: str
+
+
+def topic_source(name: str) -> str:
+    """Returns a topic in Markdown; `name` is one of `TOPICS`."""
+    if name == "exit-codes":
+        items = [f"- `{code}`: {meaning}" for code, meaning in EXIT_CODES.items()]
+        return "\n".join(["# What the exit code of a command means", "", *items, ""])
+    if name == "json":
+        return resources.files("icefs.cli").joinpath("JSON.md").read_text()
+    return resources.files("icefs.cli").joinpath("topics", f"{name}.md").read_text()
+
+
+def topic_title(name: str) -> str:
+    """Returns a topic's title."""
+    return plain(topic_source(name).partition("\n")[0].removeprefix("# "))
+
+
+def blocks(source: str) -> Iterator[Block]:
+    """Yields the pieces of a topic."""
+    kind, lines = "", list[str]()
+    is_code = False
+    for line in [*source.splitlines(), ""]:
+        if line.startswith("```"):
+            if is_code:
+                yield Block("code", "\n".join(lines))
+            elif lines:
+                yield Block(kind, " ".join(lines))
+            is_code, kind, lines = not is_code, "", []
+        elif is_code:
+            lines.append(line)
+        elif not line.strip() or line.startswith(("#", "- ", "|")):
+            if lines:
+                yield Block(kind, " ".join(lines))
+            kind, lines = "", []
+            if line.startswith("# "):
+                yield Block("title", line[2:])
+            elif line.startswith("#"):
+                yield Block("heading", line.lstrip("# "))
+            elif line.startswith("- "):
+                kind, lines = "item", [line[2:]]
+            elif line.startswith("|") and not set(line) <= set("|-: "):
+                yield Block("row", " | ".join(cell.strip() for cell in line.strip("|").split(" | ")))
+        else:
+            kind, lines = kind or "text", [*lines, line.strip()]
+
+
+def plain(text: str) -> str:
+    """Takes the marks out of a text."""
+    return _SPANS.sub(r"\1", text).replace("**", "")
+
+
+def topic_text(name: str) -> str:
+    """Returns a topic for the terminal."""
+    parts: list[str] = []
+    before = ""
+    for block in blocks(topic_source(name)):
+        if before and not (block.kind == before and block.kind in {"item", "row"}):
+            parts.append("")
+        before = block.kind
+        if block.kind in {"title", "heading"}:
+            parts.append(plain(block.text).upper() if block.kind == "heading" else plain(block.text))
+        elif block.kind == "code":
+            parts += [f"    {line}".rstrip() for line in block.text.splitlines()]
+        elif block.kind == "item":
+            parts.append(click.wrap_text(plain(block.text), _WIDTH, "  - ", "    "))
+        elif block.kind == "row":
+            parts.append(click.wrap_text(plain(block.text.replace(" | ", ": ", 1)), _WIDTH, "  ", "      "))
+        else:
+            parts.append(click.wrap_text(plain(block.text), _WIDTH))
+    return "\n".join(parts)
+
+
+# Manual pages.
+
+
+def _roff(text: str) -> str:
+    """Writes text so that roff takes nothing in it for a request."""
+    escaped = text.replace("\\", "\\e").replace("-", "\\-")
+    return "\n".join(f"\\&{line}" if line.startswith((".", "'")) else line for line in escaped.split("\n"))
+
+
+def _spans(text: str) -> str:
+    """Writes text with `code` in bold."""
+    parts = _SPANS.split(text.replace("**", ""))
+    return _guard(
+        "".join(f"\\fB{_roff(part)}\\fR" if number % 2 else _escape(part) for number, part in enumerate(parts))
+    )
+
+
+def _escape(text: str) -> str:
+    return text.replace("\\", "\\e")
+
+
+def _guard(text: str) -> str:
+    return f"\\&{text}" if text.startswith((".", "'")) else text
+
+
+def _head(name: str, section: int, summary: str) -> list[str]:
+    return [f'.TH "{name.upper()}" "{section}" "" "icefs" "icefs"', ".SH NAME", f"{_roff(name)} \\- {_escape(summary)}"]
+
+
+def topic_page(name: str) -> str:
+    """Returns a topic as a manual page of section 7."""
+    lines = _head(f"icefs-{name}", 7, topic_title(name))
+    lines.append(".SH DESCRIPTION")
+    for block in blocks(topic_source(name)):
+        if block.kind == "heading":
+            lines += [".SH " + _escape(plain(block.text)).upper()]
+        elif block.kind == "code":
+            lines += [".PP", ".nf", ".RS 4", _roff(block.text), ".RE", ".fi"]
+        elif block.kind == "text":
+            lines += [".PP", _spans(block.text)]
+        elif block.kind == "row":
+            term, _, rest = block.text.partition(" | ")
+            lines += [".TP", _spans(term), _spans(rest or "\\&")]
+        elif block.kind == "item":
+            found = _TERM.match(block.text)
+            lines += [".TP", _spans(found[1]), _spans(found[2])] if found else [".IP \\(bu 2", _spans(block.text)]
+    lines += _see_also()
+    return "\n".join(lines) + "\n"
+
+
+def _see_also() -> list[str]:
+    return [".SH SEE ALSO", ", ".join(["\\fBicefs\\fR(1)", *(f"\\fBicefs\\-{_roff(name)}\\fR(7)" for name in TOPICS)])]
+
+
+def command_page(name: str) -> str:
+    """Returns a command, with the commands in it, as a manual page of section 1."""
+    root = click.Context(icefs, info_name="icefs")
+    command = icefs.get_command(root, name)
+    assert command is not None  # it is in the table
+    lines = _head(f"icefs-{name}", 1, COMMANDS[name].summary.rstrip("."))
+    context = click.Context(command, info_name=name, parent=root)
+    if isinstance(command, click.Group):
+        for inner in command.list_commands(context):
+            one = command.get_command(context, inner)
+            assert one is not None
+            lines.append(f'.SH "{_escape(context.command_path.upper())} {inner.upper()}"')
+            lines += _command(one, click.Context(one, info_name=inner, parent=context), ".SS ")
+    else:
+        lines += _command(command, context, ".SH ")
+    lines += _see_also()
+    return "\n".join(lines) + "\n"
+
+
+def _command(command: click.Command, context: click.Context, heading: str) -> list[str]:
+    usage = " ".join(command.collect_usage_pieces(context))
+    lines = [f"{heading}SYNOPSIS", f"\\fB{_roff(context.command_path)}\\fR {_roff(usage)}", f"{heading}DESCRIPTION"]
+    for paragraph in (command.help or "").split("\n\n"):
+        lines += [".PP", _guard(_escape(" ".join(paragraph.split())))]
+    rows = [record for one in command.get_params(context) if (record := one.get_help_record(context)) is not None]
+    if rows:
+        lines.append(f"{heading}OPTIONS")
+        for term, text in rows:
+            lines += [".TP", f"\\fB{_roff(term)}\\fR", _guard(_escape(" ".join(text.split()))) or "\\&"]
+    return lines
+
+
+def main_page() -> str:
+    """Returns the page icefs(1)."""
+    lines = _head("icefs", 1, "Icechunk repositories as files")
+    lines += [".SH SYNOPSIS", "\\fBicefs\\fR COMMAND [ARGUMENTS]", ".SH DESCRIPTION"]
+    for paragraph in (icefs.help or "").split("\n\n"):
+        lines += [".PP", _guard(_escape(" ".join(paragraph.split())))]
+    lines.append(".SH COMMANDS")
+    for name, lazy in COMMANDS.items():
+        lines += [".TP", f"\\fBicefs\\-{_roff(name)}\\fR(1)", _escape(lazy.summary)]
+    lines.append(".SH TOPICS")
+    for name in TOPICS:
+        lines += [".TP", f"\\fBicefs\\-{_roff(name)}\\fR(7)", _escape(topic_title(name))]
+    lines.append(".SH EXIT STATUS")
+    for code, meaning in EXIT_CODES.items():
+        lines += [".TP", f"\\fB{code}\\fR", _escape(meaning)]
+    return "\n".join(lines) + "\n"
+
+
+def write_pages(directory: Path) -> list[Path]:
+    """Writes all manual pages to `man1` and `man7` in a directory, as `man` looks for them; returns their paths."""
+    pages = {"man1/icefs.1": main_page()}
+    pages |= {f"man1/icefs-{name}.1": command_page(name) for name in COMMANDS}
+    pages |= {f"man7/icefs-{name}.7": topic_page(name) for name in TOPICS}
+    written = []
+    for name, text in pages.items():
+        path = directory / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        written.append(path)
+    return written

@@ -1,0 +1,137 @@
+"""Help: every topic and command, as text, JSON and manual pages that roff has nothing to say against."""
+
+import json
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from icefs.cli import manpages
+from icefs.cli.main import COMMANDS, EXIT_CODES, NOT_FOUND, USAGE, main
+from icefs.cli.manpages import TOPICS, Block, blocks
+from tests.support.ci import require
+
+
+def told(capsys, *arguments):
+    assert main([*arguments]) == 0
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    return captured.out
+
+
+def test_help_lists_topics_and_commands(capsys):
+    text = told(capsys, "help")
+    for name in (*TOPICS, *COMMANDS):
+        assert re.search(rf"^  {name}\s", text, re.MULTILINE), name
+
+
+@pytest.mark.parametrize("name", TOPICS)
+def test_each_topic_is_text_without_marks(capsys, name):
+    text = told(capsys, "help", name)
+    assert len(text) > 200
+    assert "`" not in text
+    assert max(map(len, text.splitlines())) <= 130
+    value = json.loads(told(capsys, "help", "--json", name))
+    assert value["kind"] == "topic"
+    assert value["name"] == name
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_command_has_the_help_that_it_prints_itself(capsys, name):
+    asked = told(capsys, "help", name)
+    assert asked.startswith(f"Usage: icefs {name}")
+    assert asked.strip() == told(capsys, name, "--help").strip()
+
+
+def test_commands_in_groups_and_wrong_words(capsys):
+    assert told(capsys, "help", "branch", "delete").startswith("Usage: icefs branch delete")
+    assert main(["help", "nonsense"]) == USAGE
+    assert capsys.readouterr().err == (
+        "icefs: no help on 'nonsense': neither a topic nor a command; 'icefs help' lists both\n"
+    )
+    assert main(["help", "status", "more"]) == USAGE
+
+
+def test_exit_codes_are_those_of_the_table(capsys):
+    text = told(capsys, "help", "exit-codes")
+    for code, meaning in EXIT_CODES.items():
+        assert f"{code}: {meaning}" in " ".join(text.split())
+    assert str(NOT_FOUND) in text
+
+
+def test_topics_name_only_commands_and_options_that_exist(capsys):
+    """A command that was renamed is renamed in the topics, too."""
+    options = {
+        option
+        for name in COMMANDS
+        for option in re.findall(r"--[a-z-]+", told(capsys, name, "--help") + inner_help(capsys, name))
+    }
+    for name in TOPICS:
+        if name == "json":
+            continue
+        source = manpages.topic_source(name)
+        code = "\n".join([*re.findall(r"`(icefs [^`]+)`", source), *re.findall(r"^icefs .*$", source, re.MULTILINE)])
+        for command in re.findall(r"^icefs\s([a-z-]+)\b", code, re.MULTILINE):
+            assert command in COMMANDS, (name, command)
+        foreign = {"--now"}  # systemctl's
+        assert set(re.findall(r"--[a-z-]+", source)) <= options | foreign, name
+
+
+def inner_help(capsys, name):
+    inner = re.findall(r"^  ([a-z]+) ", told(capsys, name, "--help").partition("Commands:")[2], re.MULTILINE)
+    return "".join(told(capsys, name, one, "--help") for one in inner)
+
+
+def test_manual_pages_are_good_roff(tmp_path, capsys):
+    require(shutil.which("groff") is not None, "groff, from Debian's groff-base")
+    told(capsys, "help", "--man", str(tmp_path))
+    pages = sorted(tmp_path.rglob("*.[17]"))
+    assert len(pages) == 1 + len(COMMANDS) + len(TOPICS)
+    done = subprocess.run(
+        ["groff", "-man", "-ww", "-Tutf8", "-P-cbou", *map(str, pages)], capture_output=True, text=True, check=True
+    )
+    assert done.stderr == ""
+    assert done.stdout.count("NAME") >= len(pages)
+    shown = subprocess.run(
+        ["groff", "-man", "-Tascii", "-P-cbou", str(tmp_path / "man1/icefs-commit.1")],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    for option in ("--amend", "--meta", "--rebase", "--skip-invalid"):
+        assert option in shown
+    topic = subprocess.run(
+        ["groff", "-man", "-Tascii", "-P-cbou", str(tmp_path / "man7/icefs-layout.7")],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert "MNT/branches/NAME/     a branch: read and write" in topic
+    assert ".icefs/            control files of the mount" in topic
+
+
+def test_pages_are_written_as_json_says(tmp_path, capsys):
+    value = json.loads(told(capsys, "help", "--man", str(tmp_path), "--json"))
+    assert str(tmp_path / "man1/icefs.1") in value["pages"]
+
+
+def test_what_roff_would_take_for_a_request_is_text():
+    page = manpages.topic_page("layout")
+    for line in page.splitlines():
+        if line.startswith((".", "'")):
+            assert line.split()[0] in {".TH", ".SH", ".PP", ".nf", ".fi", ".RS", ".RE", ".TP", ".IP"}, line
+
+
+def test_blocks_of_markdown():
+    source = "# T\n\none\ntwo\n- `a`: x\n  y\n- z\n\n```\n.c\n\n d\n```\n## H\n| a | b |\n|---|---|\n| `c` | d |\n"
+    assert list(blocks(source)) == [
+        Block("title", "T"),
+        Block("text", "one two"),
+        Block("item", "`a`: x y"),
+        Block("item", "z"),
+        Block("code", ".c\n\n d"),
+        Block("heading", "H"),
+        Block("row", "a | b"),
+        Block("row", "`c` | d"),
+    ]
