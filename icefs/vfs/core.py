@@ -129,7 +129,14 @@ class FileSystem:
             return None
         place = str(request.facts.get("mountpoint", ""))
         settings = WorkingSettings(
-            self.repository, request.state_root, place, self._writers, notifier, request.uploads, self.outcomes
+            self.repository,
+            request.state_root,
+            place,
+            self._writers,
+            self._fetches,
+            notifier,
+            request.uploads,
+            self.outcomes,
         )
 
         def make(*args: Any, **options: Any) -> BranchTree:

@@ -21,7 +21,7 @@ from icefs.vfs.listing import Section
 from icefs.vfs.lower import Guarded, TreeLower
 from icefs.vfs.numbers import CONTROL_SLOT
 from icefs.vfs.places import Place, TreeContext, open_session
-from icefs.vfs.threads import Threads
+from icefs.vfs.threads import Fetches, Threads
 from icefs.worktree.journal import Journal
 from icefs.worktree.lower import Lower
 from icefs.worktree.nodes import Attr as NodeAttr
@@ -51,6 +51,7 @@ class WorkingSettings:
         state_root: Where working trees are kept.
         place: Tells the working trees of one branch apart: the mountpoint.
         threads: For what may wait.
+        fetches: For what is not in memory; those of the whole mount.
         notifier: How the kernel is told.
         uploads: How chunks are stored.
         outcomes: Counts what becomes of commits.
@@ -60,6 +61,7 @@ class WorkingSettings:
     state_root: Path
     place: str
     threads: Threads
+    fetches: Fetches
     notifier: Notifier
     uploads: UploadOptions
     outcomes: Outcomes
@@ -234,13 +236,22 @@ class WorkingBase(BranchTree):
                     return await self.in_thread(lambda: operation(work))  # noqa: B023  (it is awaited here)
                 return operation(work)
             except NotInMemoryError as missing:
-                value = await self.in_thread(missing.load)
-                if self.work is None or not isinstance(value, WorkTree):
-                    with self.guarded.lock:
-                        missing.store(value)
-                elif value is not self.work:
-                    value.close()
+                await self._bring(missing)
         raise StaleError(f"{self._label}: what was fetched is always gone again")
+
+    async def _bring(self, missing: NotInMemoryError) -> None:
+        """Fetches what is missing, together with whoever else needs it: a state directory is opened but once."""
+
+        def store(value: Any) -> None:
+            with self.guarded.lock:
+                missing.store(value)
+
+        self._busy += 1
+        try:
+            load = in_branch(self.name, missing.load)
+            await self.settings.fetches.bring(NotInMemoryError(missing.key, load, store))
+        finally:
+            self._busy -= 1
 
     # Names of things.
 

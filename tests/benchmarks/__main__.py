@@ -17,6 +17,7 @@ from pathlib import Path
 
 from tests.benchmarks.read_side import READ_SIDE
 from tests.benchmarks.remote_side import REMOTE_SIDE
+from tests.benchmarks.remote_writes import REMOTE_WRITES
 from tests.benchmarks.write_side import WRITE_SIDE
 
 
@@ -44,7 +45,7 @@ def main() -> None:
     tempfile.tempdir = os.environ.get("TMPDIR")
     rows = []
     print(f"\n{machine()}\n\n| what | icefs | other | ratio | target | |\n|---|---:|---:|---:|---:|---|")
-    for what, measure in (READ_SIDE | WRITE_SIDE | REMOTE_SIDE).items():
+    for what, measure in (READ_SIDE | WRITE_SIDE | REMOTE_SIDE | REMOTE_WRITES).items():
         if arguments.only not in what:
             continue
         row = measure(what, arguments.rounds)

@@ -6,7 +6,7 @@
 
 It does not read what it passes on: a request is what a client sends after an answer, and is held up before it goes
 on. `python -m tests.support.delay_proxy PORT MILLISECONDS` prints the port that it listens on, and for each line of
-its input how many requests and bytes there were since the last.
+its input how many requests and bytes there were since the last; a line with a number changes the latency first.
 """
 
 import contextlib
@@ -24,11 +24,12 @@ _PIECE = 1 << 18
 
 
 class _Counts:
-    def __init__(self) -> None:
+    def __init__(self, delay_s: float) -> None:
+        self.delay_s = delay_s
         self.requests = self.sent = self.received = 0
 
 
-def _relay(client: socket.socket, port: int, delay_s: float, counts: _Counts) -> None:
+def _relay(client: socket.socket, port: int, counts: _Counts) -> None:
     with client, socket.create_connection(("127.0.0.1", port)) as server:
         for end in (client, server):
             end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -51,7 +52,7 @@ def _relay(client: socket.socket, port: int, delay_s: float, counts: _Counts) ->
                 if answered[0]:
                     answered[0] = False
                     counts.requests += 1
-                    time.sleep(delay_s)
+                    time.sleep(counts.delay_s)
                 counts.sent += len(data)
                 server.sendall(data)
             server.shutdown(socket.SHUT_WR)
@@ -59,17 +60,19 @@ def _relay(client: socket.socket, port: int, delay_s: float, counts: _Counts) ->
 
 
 def _serve(port: int, delay_s: float) -> None:
-    counts = _Counts()
+    counts = _Counts(delay_s)
     listener = socket.create_server(("127.0.0.1", 0), backlog=256)
     print(listener.getsockname()[1], flush=True)
 
     def accept() -> None:
         while True:
             client, _ = listener.accept()
-            threading.Thread(target=_relay, args=(client, port, delay_s, counts), daemon=True).start()
+            threading.Thread(target=_relay, args=(client, port, counts), daemon=True).start()
 
     threading.Thread(target=accept, daemon=True).start()
-    for _ in sys.stdin:
+    for line in sys.stdin:
+        if line.strip():
+            counts.delay_s = float(line)
         print(json.dumps([counts.requests, counts.sent, counts.received]), flush=True)
         counts.requests = counts.sent = counts.received = 0
 
@@ -93,9 +96,16 @@ class DelayProxy:
         self._process.wait(timeout=10)
         self._process.stdout.close()
 
+    def set_delay(self, delay_s: float) -> None:
+        """Changes the latency, and begins to count anew."""
+        self._ask(str(delay_s))
+
     def take_counts(self) -> tuple[int, int, int]:
         """Returns how many requests, bytes sent and bytes received there were since the last time."""
-        self._process.stdin.write("\n")
+        return self._ask("")
+
+    def _ask(self, line: str) -> tuple[int, int, int]:
+        self._process.stdin.write(line + "\n")
         self._process.stdin.flush()
         requests, sent, received = json.loads(self._process.stdout.readline())
         return requests, sent, received

@@ -1,0 +1,117 @@
+"""Writing from afar, against the official library: many small chunks, and the commit of them.
+
+No array library is in between, as most of the time would be its own: one side writes files, the other sets the same
+keys in the official library's store, as many at once as it is given; both then commit. Further away there are fewer
+chunks, or the official library's side would take minutes. `ICEFS_BENCH_REMOTE_CHUNKS` is how many there are.
+"""
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.benchmarks import mounts
+from tests.benchmarks.far_store import Counts, far_away, location, run, server, told
+from tests.benchmarks.rows import Row, compare
+
+CHUNK_BYTES = 10 << 10
+COUNT = int(os.environ.get("ICEFS_BENCH_REMOTE_CHUNKS", "10000"))
+COUNTS = {0: COUNT, 20: COUNT // 2, 100: COUNT // 5}
+_MIN_FEWER_REQUESTS = 50
+
+_CREATE = """
+import icechunk
+session = icechunk.Repository.create(official()).writable_session("main")
+zarr.create_array(session.store, name="a", shape=(COUNT * SIZE,), chunks=(SIZE,), dtype="u1", compressors=None,
+                  filters=None)
+session.commit("an array without chunks")
+told()
+"""
+_DATA = """
+import numpy
+pool = numpy.random.default_rng(1).integers(0, 255, SIZE + COUNT, dtype="u1").tobytes()
+"""
+_OFFICIAL = f"""
+import icechunk
+from zarr.core.buffer import default_buffer_prototype
+{_DATA}
+session = icechunk.Repository.open(official()).writable_session("main")
+make = default_buffer_prototype().buffer.from_bytes
+async def one(number, turns):
+    async with turns:
+        await session.store.set(f"a/c/{{number}}", make(pool[number : number + SIZE]))
+async def all():
+    turns = asyncio.Semaphore(64)
+    await asyncio.gather(*(one(number, turns) for number in range(COUNT)))
+start = time.perf_counter()
+asyncio.run(all())
+session.commit("chunks")
+told(time.perf_counter() - start)
+"""
+_MOUNT = f"""
+{_DATA}
+directory = prefix + "/a/c"
+start = time.perf_counter()
+os.makedirs(directory, exist_ok=True)
+for number in range(COUNT):
+    with open(f"{{directory}}/{{number}}", "wb", buffering=0) as file:
+        file.write(pool[number : number + SIZE])
+with open(prefix + "/.icefs/commit", "w") as file:
+    file.write("chunks")
+told(time.perf_counter() - start)
+"""
+_CHECK = f"""
+import icechunk
+{_DATA}
+array = zarr.open_array(icechunk.Repository.open(official()).readonly_session("main").store, path="a", mode="r")
+for number in (0, COUNT // 2, COUNT - 1):
+    assert array[number * SIZE : (number + 1) * SIZE].tobytes() == pool[number : number + SIZE], number
+told()
+"""
+
+
+def write_far(what: str, rounds: int, delay_ms: int) -> Row:
+    """Writes chunks into a new repository and commits them."""
+    constants = {"COUNT": COUNTS[delay_ms], "SIZE": CHUNK_BYTES}
+    names = iter(range(2 * rounds))
+    ours_counts: list[Counts] = []
+    their_counts: list[Counts] = []
+
+    def new() -> str:
+        prefix = f"write-{delay_ms}-{next(names)}"
+        run(_CREATE, prefix, server().endpoint_url, **constants)
+        return prefix
+
+    def ours() -> float:
+        prefix = new()
+        proxy = far_away(delay_ms)
+        with (
+            tempfile.TemporaryDirectory(prefix="icefs-bench-") as state,
+            mounts.icefs_mount(location(prefix), "--cache-size", "0", state_dir=Path(state)) as mountpoint,
+        ):
+            (seconds,) = run(_MOUNT, mountpoint, "", **constants)
+        ours_counts.append(proxy.take_counts())
+        run(_CHECK, prefix, server().endpoint_url, **constants)
+        return seconds
+
+    def theirs() -> float:
+        prefix = new()
+        proxy = far_away(delay_ms)
+        (seconds,) = run(_OFFICIAL, prefix, proxy.endpoint_url, **constants)
+        their_counts.append(proxy.take_counts())
+        return seconds
+
+    row = compare(what, ours, theirs, 5, rounds)
+    requests, their_requests = ours_counts[-1][0], their_counts[-1][0]
+    counted = f"{told('icefs', ours_counts[-1])}; {told('official', their_counts[-1])}"
+    is_met = row.met and their_requests >= _MIN_FEWER_REQUESTS * requests
+    target = f"{row.target}, ≥ {_MIN_FEWER_REQUESTS}× fewer requests"
+    return Row(f"{what} ({counted})", row.ours, row.theirs, row.ratio, target, is_met)
+
+
+REMOTE_WRITES: dict[str, Callable[[str, int], Row]] = {
+    f"S3 at {delay_ms} ms, {count} chunks of 10 KiB written and committed, vs. official store": (
+        lambda what, n, delay_ms=delay_ms: write_far(what, min(n, 2) if delay_ms == 0 else 1, delay_ms)
+    )
+    for delay_ms, count in COUNTS.items()
+}
