@@ -6,7 +6,8 @@ what changed has another inode number, and the old number is stale, which makes 
 even where a notification is late.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
@@ -21,6 +22,7 @@ from icefs.errors import FormatError, InvalidInputError, StorageError
 from icefs.format.chunk_indices import pack_keys
 from icefs.format.ids import SnapshotId
 from icefs.format.snapshot import NodeSnapshot
+from icefs.vfs.inodes import Range
 from icefs.vfs.numbers import ArrayNumbers, ChunkRange
 from icefs.vfs.trees import SessionTree
 from icefs.vfs.views import key_layout
@@ -31,6 +33,7 @@ type Columns = tuple[U32, ...]
 type Entry = tuple[int, bytes]
 
 _METADATA: Final = METADATA_NAME.encode()
+_TIDY_AT: Final = 200
 MANY: Final = 100_000
 """Beyond this many changed chunks of an array the kernel forgets the array's directory instead of each of them."""
 
@@ -225,11 +228,63 @@ class BranchTree(SessionTree):
 
     problem: str | None = None
     tip: SnapshotId | None = None
+    _tidy_at: int = _TIDY_AT
 
     @property
     def is_pinned(self) -> bool:
         """Whether the tree stays where it is, whatever the tip does."""
         return False
+
+    def used_numbers(self) -> Iterable[int] | None:
+        """Returns the numbers, beside those of open files, that lead to what they always did; None to ask later."""
+        return ()
+
+    def tidy(self, open_inos: Iterable[int]) -> None:
+        """Forgets the numbers of what was replaced long ago, once there are many: a mount lives for months.
+
+        Every move of the tip gives a range of numbers to each array with new chunks. Where all chunks of a range
+        have been replaced or deleted since, its numbers are stale anyhow. Called between two requests.
+        """
+        space = self._context.space
+        ranges = space.ranges_of(self)
+        if len(ranges) + len(self._nodes) < self._tidy_at:
+            return
+        others = self.used_numbers()
+        if others is None:
+            return
+        used = {*open_inos, *others}
+        ordered = sorted(used)
+        gone = {id(numbers): key for key, numbers in self._numbers.items() if not self._has_array(*key)}
+        over = [one for one in ranges if self._is_over(one, gone) and not _is_any_in(ordered, one)]
+        for one in over:
+            numbers: ArrayNumbers = one.content.numbers
+            numbers.forget(one.content.epoch)
+            if id(numbers) in gone and numbers.is_unused:
+                self._numbers.pop(gone[id(numbers)], None)
+        space.drop_ranges(self, over)
+        self._nodes.forget(lambda key: key.epoch != self.history.file_epoch(key.path), used)
+        self._tidy_at = max(_TIDY_AT, 2 * (len(ranges) - len(over) + len(self._nodes)))
+
+    def _has_array(self, path: str, node_id: bytes) -> bool:
+        if self.session is None:
+            return True
+        try:
+            node = self.session.get_node(path)
+        except FormatError:  # a node that cannot be read is there all the same
+            return True
+        return node is not None and bytes(node.id) == node_id
+
+    def _is_over(self, one: Range, gone: Container[int]) -> bool:
+        """Tells whether a range is one of chunks that all have other numbers now, or of an array that is gone."""
+        content = one.content
+        if not isinstance(content, ChunkRange) or content.layout is None:
+            return False
+        if id(content.numbers) in gone:
+            return True
+        if not content.epoch:  # the directories have numbers of it, too
+            return False
+        epochs = self.history.chunks(content.numbers.node_id)
+        return epochs is None or content.epoch not in epochs.live()
 
     async def take_over(self, move: Move, open_inos: Iterable[int]) -> tuple[list[Entry], list[int]] | None:
         """Takes over what was planned, as `move` does; None if the tree has to stay after all."""
@@ -364,6 +419,12 @@ class BranchTree(SessionTree):
             columns = tuple(np.array([position], np.uint32) for position in layout.unpack(ino - found.start))
             if len(columns) == array.layout.ndim:
                 yield from _leaf_entries(numbers, array.layout, directory, columns)
+
+
+def _is_any_in(ordered: Sequence[int], one: Range) -> bool:
+    """Tells whether any of some ordered numbers lies in a range."""
+    at = bisect_left(ordered, one.start)
+    return at < len(ordered) and ordered[at] < one.end
 
 
 def _leaf_entries(numbers: ArrayNumbers, layout: ChunkKeyLayout, directory: int, columns: Columns) -> Iterator[Entry]:

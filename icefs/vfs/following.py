@@ -56,6 +56,7 @@ class Follower:
         self._root = root
         self._single = single
         self._open_inos = open_inos
+        self._retired: list[BranchTree] = []
         self._lock = trio.Lock()
 
     async def refresh(self) -> dict[str, Any]:
@@ -80,6 +81,7 @@ class Follower:
             moved = {}
             if self._root is not None:
                 await self._update_root(self._root, refs, changed)
+            self._forget_retired()
             for tree in self._branch_trees():
                 await self._find_out(tree)
                 tip = refs.branches.get(tree.name)
@@ -88,6 +90,7 @@ class Follower:
                     if await self._move(tree, tip):
                         moved[tree.name] = [str(before), str(tip)]
                 tree.tip = tip
+                tree.tidy(self._open_inos())
                 if tip is None and tree is self._single:
                     tree.problem = f"branch {tree.name} was deleted"
             await self._notifier.drain()
@@ -105,6 +108,16 @@ class Follower:
             self._notifier.invalidate_entries(changed[0])
             self._notifier.invalidate_attrs(changed[1])
 
+    def _forget_retired(self) -> None:
+        """Forgets the numbers of branches that are gone, once none of their files is open."""
+        if not self._retired:
+            return
+        space = self._retired[0].space
+        opened = {id(found.tree) for ino in self._open_inos() if (found := space.find(ino)) is not None}
+        for tree in [tree for tree in self._retired if id(tree) not in opened]:
+            space.drop(tree)
+            self._retired.remove(tree)
+
     def _branch_trees(self) -> list[BranchTree]:
         if self._root is not None:
             return list(self._root.branches.values())
@@ -116,7 +129,9 @@ class Follower:
         old = root.refs
         root.refs = refs
         for name in [name for name in root.branches if name not in refs.branches]:
-            root.branches.pop(name).retire()
+            tree = root.branches.pop(name)
+            tree.retire()
+            self._retired.append(tree)
             entries += _named(root.directory_ino("branches"), name)
         for name in [name for name, tree in root.tags.items() if refs.tags.get(name) != tree.snapshot_id]:
             root.tags.pop(name).retire()

@@ -82,6 +82,10 @@ class ChunkEpochs:
         row = int(self._keys.searchsorted(key))
         return int(self._epochs[row]) if row < len(self._keys) and self._keys[row] == key else self.since
 
+    def live(self) -> set[int]:
+        """Returns the epochs that chunks may be of."""
+        return {0, self.since, *np.unique(self._epochs).tolist()}
+
     def of_all(self, columns: Sequence[U32]) -> npt.NDArray[np.uint32] | None:
         """Returns the epochs of many chunks, given as one column per dimension; None if all are of `since`."""
         layout = self._layout

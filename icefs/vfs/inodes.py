@@ -16,9 +16,11 @@ content changes gets a number from another range. So what a number stands for ne
 still remembers of it.
 """
 
+import threading
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Final
 
 import numpy as np
@@ -64,17 +66,20 @@ class InodeSpace:
 
     INVARIANT: the ranges are disjoint and sorted by `start`.
     INVARIANT: no number is ever handed out twice, also not after its range was dropped.
+
+    Concurrency: `find` may be called at any time; a lock serialises everything that changes something, since
+    commits number things in worker threads.
     """
 
     def __init__(self) -> None:
-        self._starts: list[int] = []
-        self._ranges: list[Range] = []
+        self._table: tuple[list[int], list[Range]] = ([], [])  # the starts, and the ranges
         self._of_tree: dict[int, list[Range]] = {}
         self._dropped = 0
         self._next = _FIRST
+        self._lock = threading.Lock()
 
     def __len__(self) -> int:
-        return len(self._ranges) - self._dropped
+        return len(self._table[1]) - self._dropped
 
     def reserve(self, size: int, tree: Tree, content: Any) -> Range:
         """Hands out `size` numbers that were never used before.
@@ -82,46 +87,69 @@ class InodeSpace:
         Raises:
             InternalError: there are none left; that takes thousands of the largest arrays.
         """
-        if size > _END - self._next:
-            raise InternalError("no inode numbers are left in this mount")
-        found = Range(self._next, self._next + size, tree, content)
-        self._next += size
-        self._starts.append(found.start)
-        self._ranges.append(found)
-        self._of_tree.setdefault(id(tree), []).append(found)
+        with self._lock:
+            if size > _END - self._next:
+                raise InternalError("no inode numbers are left in this mount")
+            found = Range(self._next, self._next + size, tree, content)
+            self._next += size
+            starts, ranges = self._table
+            ranges.append(found)
+            starts.append(found.start)  # last: from now on it is found
+            self._of_tree.setdefault(id(tree), []).append(found)
         return found
 
     def reserve_root(self, tree: Tree, content: Any) -> Range:
         """Hands out the numbers below all others, the root's among them; once."""
         found = Range(ROOT_INO, _FIRST, tree, content)
-        self._starts.insert(0, found.start)
-        self._ranges.insert(0, found)
+        with self._lock:
+            starts, ranges = self._table
+            self._table = [found.start, *starts], [found, *ranges]
         return found
 
     def find(self, ino: int) -> Range | None:
         """Returns the range that a number lies in, or None if it was dropped or never handed out."""
-        index = bisect_right(self._starts, ino) - 1
+        starts, ranges = self._table
+        index = bisect_right(starts, ino) - 1
         if index < 0:
             return None
-        found = self._ranges[index]
+        found = ranges[index]
         return found if ino < found.end else None
+
+    def ranges_of(self, tree: Tree) -> list[Range]:
+        """Returns the ranges of a tree, but for the root's."""
+        with self._lock:
+            return list(self._of_tree.get(id(tree), ()))
 
     def drop(self, tree: Tree) -> None:
         """Forgets all ranges of a tree that the kernel knows nothing of any more; the root's are kept."""
-        for one in self._of_tree.pop(id(tree), []):
+        with self._lock:
+            self._drop(self._of_tree.pop(id(tree), []))
+
+    def drop_ranges(self, tree: Tree, which: Iterable[Range]) -> None:
+        """Forgets some ranges of a tree: whoever still asks for one of their numbers is told that it is gone."""
+        with self._lock:
+            gone = {one.start for one in which}
+            own = self._of_tree.get(id(tree), [])
+            self._of_tree[id(tree)] = [one for one in own if one.start not in gone]
+            self._drop([one for one in own if one.start in gone])
+
+    def _drop(self, which: Iterable[Range]) -> None:
+        for one in which:
             one.end = one.start
             one.content = None
             self._dropped += 1
+        ranges = self._table[1]
         # Dropped ranges hold their places until they are half of all: taking each out at once would be quadratic.
-        if self._dropped * 2 > len(self._ranges):
-            self._ranges = [one for one in self._ranges if one.start < one.end]
-            self._starts = [one.start for one in self._ranges]
+        if self._dropped * 2 > len(ranges):
+            kept = [one for one in ranges if one.start < one.end]
+            self._table = [one.start for one in kept], kept
             self._dropped = 0
 
     def check_invariants(self) -> None:
         """Raises AssertionError if a stated invariant does not hold; for tests."""
-        assert self._starts == [one.start for one in self._ranges]
-        for before, after in zip(self._ranges, self._ranges[1:], strict=False):
+        starts, ranges = self._table
+        assert starts == [one.start for one in ranges]
+        for before, after in pairwise(ranges):
             assert before.start <= before.end <= after.start <= after.end <= self._next
 
 

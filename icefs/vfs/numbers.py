@@ -1,6 +1,6 @@
 """The inode numbers of one tree: a table for its directories and metadata files, arithmetic for its chunks."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -50,12 +50,14 @@ class NodeNumbers:
     """The numbers of a tree's directories and metadata files, given when they are first asked for.
 
     INVARIANT: `_slots[_keys[slot]] == slot` for every slot.
+    INVARIANT: no slot is given twice, also not after its key was forgotten.
     """
 
     def __init__(self, space: InodeSpace, tree: Tree) -> None:
         self._range = space.reserve(_TABLE_SIZE, tree, self)
         self._slots: dict[NodeKey, int] = {}
-        self._keys: list[NodeKey] = []
+        self._keys: dict[int, NodeKey] = {}
+        self._next = 0
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -64,8 +66,10 @@ class NodeNumbers:
         """Returns the number of a directory or file."""
         slot = self._slots.get(key)
         if slot is None:
-            slot = self._slots[key] = len(self._keys)
-            self._keys.append(key)
+            slot = self._next
+            self._next += 1
+            self._keys[slot] = key
+            self._slots[key] = slot
         return self._range.start + slot
 
     def known(self, key: NodeKey) -> int | None:
@@ -75,13 +79,19 @@ class NodeNumbers:
 
     def key(self, ino: int) -> NodeKey | None:
         """Returns what a number of the range stands for, or None if it was not given yet."""
-        slot = ino - self._range.start
-        return self._keys[slot] if slot < len(self._keys) else None
+        return self._keys.get(ino - self._range.start)
+
+    def forget(self, is_over: Callable[[NodeKey], bool], used: Container[int]) -> None:
+        """Forgets the metadata files of which `is_over` says that they are no more, unless their number is used."""
+        start = self._range.start
+        for slot, key in list(self._keys.items()):
+            if key.epoch is not None and start + slot not in used and is_over(key):
+                del self._keys[slot], self._slots[key]
 
     def check_invariants(self) -> None:
         """Raises AssertionError if a stated invariant does not hold; for tests."""
         assert len(self._slots) == len(self._keys)
-        assert all(self._slots[key] == slot for slot, key in enumerate(self._keys))
+        assert all(self._slots[key] == slot < self._next for slot, key in self._keys.items())
 
 
 class ChunkRange(NamedTuple):
@@ -185,6 +195,16 @@ class ArrayNumbers:
             packed += starts[inverse]
         numbers: list[int] = packed.tolist()
         return numbers
+
+    @property
+    def is_unused(self) -> bool:
+        """Whether no number was given, or none is remembered."""
+        return not self._starts and self._table is None
+
+    def forget(self, epoch: int) -> None:
+        """Forgets the range of an epoch, which is dropped; should there be need of one again, it is another."""
+        for key in [key for key in self._starts if key[1] == epoch]:
+            del self._starts[key]
 
     def _start(self, which: int, epoch: int) -> int:
         start = self._starts.get((which, epoch))

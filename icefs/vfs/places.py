@@ -181,6 +181,11 @@ class PlacedTree(Tree):
         return self._label
 
     @property
+    def space(self) -> InodeSpace:
+        """Where the tree's numbers come from."""
+        return self._context.space
+
+    @property
     def fixed(self) -> FixedNumbers:
         """The numbers of the root and of the control directory."""
         return self._fixed

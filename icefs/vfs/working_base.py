@@ -2,7 +2,7 @@
 
 import random
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -200,6 +200,12 @@ class WorkingBase(BranchTree):
         self.close_work()
         if is_empty:
             remove_state(self.state_directory)
+
+    def used_numbers(self) -> Iterable[int] | None:
+        """Returns the numbers that files kept over commits."""
+        if self.is_committing or self._moving is not None:
+            return None
+        return () if self.work is None else self.work.used_numbers()
 
     @property
     def is_pinned(self) -> bool:

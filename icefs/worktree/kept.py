@@ -177,6 +177,11 @@ class KeptAttrs:
         self.forget([path])
         return attr, below
 
+    def numbers(self) -> Iterator[int]:
+        """Yields every inode number."""
+        for directory in self._directories.values():
+            yield from directory.inos.tolist()
+
     def paths(self) -> Iterator[tuple[str, KeptAttr]]:
         """Yields everything, by directory."""
         for parent in self._directories:

@@ -255,6 +255,11 @@ class WorkTree:
         """The snapshot that the tree stands on."""
         return self._core.base
 
+    def used_numbers(self) -> list[int]:
+        """Returns the inode numbers that the tree answers for: of its nodes, and of what was committed."""
+        with self._core.lock:
+            return [*self._core.by_ino, *self._core.kept.numbers()]
+
     @property
     def root_ino(self) -> int:
         """The inode number of the root."""
