@@ -108,6 +108,11 @@ class TreeLower:
         except InvalidInputError:  # what no hierarchy can have as a key, this one has not
             return None
 
+    def content(self, path: str) -> object:
+        """Returns the reference to a chunk, or the bytes of a `zarr.json`; None where there is no file."""
+        found = self._find(path) if path else None
+        return found.user_data if isinstance(found, NodeSnapshot) else found
+
     def list(self, path: str) -> Iterator[tuple[str, LowerAttr]]:
         """Yields the entries of a directory."""
         if not self._is_shown():

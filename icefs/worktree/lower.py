@@ -38,6 +38,9 @@ class Lower(Protocol):
     def stat(self, path: str) -> LowerAttr | None:
         """Returns the attributes of `path`, None if nothing is there. The root is always a directory."""
 
+    def content(self, path: str) -> object:
+        """Returns something that is equal for two files of any snapshots only if their bytes are; None for no file."""
+
     def list(self, path: str) -> Iterable[tuple[str, LowerAttr]]:
         """Yields the entries of a directory, in any order but the same at every call; lazily if there are many."""
 

@@ -31,7 +31,6 @@ from icefs.worktree.frozen_index import FrozenIndex
 from icefs.worktree.journal import LinkRow, NodeRow
 from icefs.worktree.lower import Lower, LowerAttr, join
 from icefs.worktree.nodes import (
-    ATTRS,
     DIRTY,
     FROM_LOWER,
     STORED,
@@ -97,6 +96,7 @@ class Settlement:
         self._vanished: list[FileNode] = []
         self._converted: list[FileNode] = []
         self._left_lower: list[str] = []
+        self._still_open: dict[str, str] = {}
         self.kept_back: list[str] = []
         self.dropped: list[tuple[str, int, int]] = []
         self.changed_attrs: list[int] = []
@@ -260,6 +260,7 @@ class Settlement:
             for file in files
             if not (file.path in self._yielded or self._index.is_left(file.path))
             and self._has_file(file.path, node.size)
+            and not (file.is_natural and not self._is_same(file.path, file.path))
         ]
 
     def _yields(self, node: FileNode) -> bool:
@@ -292,6 +293,10 @@ class Settlement:
         attr = self._stat(path)
         return attr is not None and not attr.is_dir and attr.size == size
 
+    def _is_same(self, old: str, new: str) -> bool:
+        """Tells whether the new lower tree has at a path what the old one has at another."""
+        return self._core.lower.content(old) == self._lower.content(new)
+
     def _source(self, node: FileNode) -> str | None:
         """Returns the new lower path with the content that a file takes from the old lower tree."""
         assert node.origin is not None
@@ -301,14 +306,8 @@ class Settlement:
         attr = self._stat(path)
         if attr is None or attr.is_dir:
             return None
-        if self._is_natural(node) and self._index is None:
-            return path  # follows the base, as the lower file itself would
-        if attr.size != node.size:
+        if attr.size != node.size or not self._is_same(node.origin, path):
             return None
-        if self._index is None:
-            old = self._core.lower.stat(node.origin)
-            if old is None or old.mtime_ns != attr.mtime_ns:
-                return None
         return path
 
     # Under the lock: the change
@@ -322,6 +321,7 @@ class Settlement:
                 for node, frozen in self._index.dirs.items()
                 if frozen.is_redirect and node.parent is not None
             ]
+        self._still_open = dict(self._find_still_open())
         order = [core.root]
         for directory in order:
             order.extend(entry for entry in directory.entries.values() if isinstance(entry, DirNode))
@@ -332,6 +332,13 @@ class Settlement:
         for directory in reversed(order):
             self._settle_dir(directory, keep)
         self._collect()
+
+    def _find_still_open(self) -> Iterator[tuple[str, str]]:
+        """Yields the lower paths of open files, with the new ones, that have the same content there."""
+        for path, opened in self._core.lower_handles.items():
+            new, lower = self.new_path(path), opened[0].lower
+            if new is not None and lower is not None and lower.content(opened[0].path) == self._lower.content(new):
+                yield path, new
 
     def _settle_file(self, node: FileNode) -> bool:
         """Gives a file its new content; returns whether the tree keeps it."""
@@ -375,11 +382,6 @@ class Settlement:
             self._vanished.append(node)
             return False
         self._save(node)
-        attr = self._stat(source)
-        assert attr is not None
-        if attr.size != node.size or (self._index is None and self._is_natural(node) and not node.flags & ATTRS):
-            node.size, node.mtime_ns = attr.size, attr.mtime_ns
-            node.ctime_ns = max(node.ctime_ns, attr.mtime_ns)
         node.origin = source
         return True
 
@@ -568,10 +570,8 @@ class Settlement:
         core = self._core
         handles, core.lower_handles = core.lower_handles, {}
         for path, opened in handles.items():
-            new = self.new_path(path)
-            attr = None if new is None else self._lower.stat(new)
-            if new is not None and attr is not None and opened[0].attr is not None and attr.size == opened[0].attr.size:
-                core.lower_handles[new] = opened
+            if path in self._still_open:
+                core.lower_handles[self._still_open[path]] = opened
 
 
 def _ancestors(path: str) -> Iterator[str]:

@@ -45,6 +45,9 @@ class DictLower:
             return LowerAttr(ino, False, len(self.files[path]), mtime_ns)
         return LowerAttr(ino, True, 0, mtime_ns) if path in self._names else None
 
+    def content(self, path: str) -> bytes | None:
+        return self.files.get(path)
+
     def list(self, path: str) -> Iterator[tuple[str, LowerAttr]]:
         self.listed.append(path)
         for name in self._names.get(path, {}):

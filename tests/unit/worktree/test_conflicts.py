@@ -1,5 +1,7 @@
 """Working trees and others' commits: what is refused, what gives way, and what the tree shows afterwards."""
 
+import os
+
 import pytest
 
 from icefs.errors import BranchMovedError, RebaseFailedError, SessionStateError, StorageError
@@ -171,6 +173,30 @@ def test_moves_conflict_with_moves_only(bench):
     with pytest.raises(RebaseFailedError, match="MoveOperationCannotBeRebased"):
         bench.commit(rebase="ours")
     assert "moved/zarr.json" in bench.tree()
+
+
+@pytest.mark.parametrize("data", [b"b1", b"longer"], ids=["as long", "longer"])
+@pytest.mark.parametrize("flags", [os.O_RDONLY, os.O_RDWR], ids=["ro", "rw"])
+@pytest.mark.parametrize("at_once", [False, True], ids=["rebase", "commit"])
+def test_what_is_open_stays_what_it_was_when_others_replace_it(bench, data, flags, at_once):
+    """As a file does whose name another one takes: what the kernel knows of an inode number never changes."""
+    handle = bench.work.open(bench.where("b/c/0"), flags)
+    bench.theirs({"b/c/0": data, "a/c/3/3": b"theirs"})
+    if at_once:
+        bench.write("a/c/0/0", b"ours")
+        bench.commit(rebase="fail")
+    else:
+        bench.rebase("fail")
+    assert bench.read("b/c/0") == data
+    assert bench.work.read(handle, 0, 100) == b"b0"
+    if flags:
+        bench.work.write(handle, 1, b"!")
+        assert bench.work.read(handle, 0, 100) == b"b!"
+    bench.write("b/c/0", b"mine")
+    assert bench.work.read(handle, 0, 100) == (b"b!" if flags else b"b0")
+    bench.work.flush(handle)
+    bench.work.release(handle)
+    check(bench, bench.committed() | {"b/c/0": b"mine"})
 
 
 @pytest.mark.parametrize("how", ["ours", "theirs", "fail"])
