@@ -58,6 +58,8 @@ class MountRequest:
         memory_bytes: How much of chunks that were fetched is kept.
         facts: What `info.json` tells of the mount beside what the file system knows itself.
         state_root: Where working trees are kept; None for a mount that only reads.
+        state_directory: The state directory of the one branch that is shown, where it is known; None for the one that
+            belongs to repository, branch and mountpoint.
         uploads: How chunks are stored.
         history_cache: Where answers about the repository's history are kept; None keeps none.
     """
@@ -71,6 +73,7 @@ class MountRequest:
     state_root: Path | None = None
     uploads: UploadOptions = field(default_factory=UploadOptions)
     history_cache: Path | None = None
+    state_directory: Path | None = None
 
 
 class FileSystem:
@@ -137,6 +140,7 @@ class FileSystem:
             notifier,
             request.uploads,
             self.outcomes,
+            request.state_directory,
         )
 
         def make(*args: Any, **options: Any) -> BranchTree:

@@ -55,6 +55,7 @@ class WorkingSettings:
         notifier: How the kernel is told.
         uploads: How chunks are stored.
         outcomes: Counts what becomes of commits.
+        state_directory: The state directory itself, where it is known.
     """
 
     repository: WritableRepository
@@ -65,6 +66,7 @@ class WorkingSettings:
     notifier: Notifier
     uploads: UploadOptions
     outcomes: Outcomes
+    state_directory: Path | None = None
 
 
 class WorkingBase(BranchTree):
@@ -92,7 +94,7 @@ class WorkingBase(BranchTree):
         self._next_upper = self._upper.start
         self._busy = 0
         self._moving: trio.Event | None = None
-        self.state_directory = state_dir_for(
+        self.state_directory = settings.state_directory or state_dir_for(
             settings.state_root, redact(settings.repository.storage.url), self.name, settings.place
         )
         self._has_state = (self.state_directory / DATABASE_NAME).exists()
@@ -131,6 +133,7 @@ class WorkingBase(BranchTree):
                 allocate_ino=self._allocate,
                 repository=redact(self.settings.repository.storage.url),
                 branch=self.name,
+                place=self.settings.place,
                 base=str(session.snapshot_id),
                 file=perm(self._file_mode),
                 directory=perm(self._dir_mode),

@@ -65,6 +65,7 @@ class TreeOptions:
         allocate_ino: Returns an inode number that no lower tree uses, another one at every call.
         repository: Identifies the repository; a tree of another one is refused. Without secrets.
         branch: The branch.
+        place: Where it is mounted, for people; empty where that is not known.
         base: The snapshot that a new tree stands on; an existing one has its own.
         file: Mode and owner of what the lower tree provides.
         directory: The same for directories.
@@ -87,6 +88,7 @@ class TreeOptions:
     open_journal: Callable[[Path], Journal] = Journal
     files_ahead: int = 0
     first_id: int = ROOT_ID + 1
+    place: str = ""
 
 
 class WorkTree:
@@ -112,7 +114,7 @@ class WorkTree:
         """
         self.directory = directory
         self.staged: StagedAt | None = None
-        self.repository, self.branch = options.repository, options.branch
+        self.repository, self.branch, self._place = options.repository, options.branch, options.place
         check_version(directory)
         make_directory(directory / SPOOL_NAME, options.io)
         self._lock = StateLock(directory)
@@ -178,7 +180,9 @@ class WorkTree:
             )
 
     def _write_info(self, entries: int) -> None:
-        write_info(self.directory, StateInfo(self.repository, self.branch, self._core.base, entries))
+        known = read_info(self.directory) if not self._place else None
+        place = self._place if known is None else known.place
+        write_info(self.directory, StateInfo(self.repository, self.branch, self._core.base, entries, place))
 
     def close(self) -> None:
         """Writes what is not written yet and gives the state directory free; open handles are lost.

@@ -42,12 +42,14 @@ class StateInfo:
         branch: The branch.
         base: The snapshot that the tree stood on when it was last closed, or opened.
         entries: The files, directories and whiteouts it had then; -1 while it is not known.
+        place: Where it was mounted; empty where that is not known.
     """
 
     repository: str
     branch: str
     base: str
     entries: int
+    place: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +134,11 @@ def read_info(directory: Path) -> StateInfo | None:
     try:
         facts = json.loads((directory / INFO_NAME).read_text())
         return StateInfo(
-            str(facts["repository"]), str(facts["branch"]), str(facts["base"]), int(facts.get("entries", -1))
+            str(facts["repository"]),
+            str(facts["branch"]),
+            str(facts["base"]),
+            int(facts.get("entries", -1)),
+            str(facts.get("place", "")),
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None

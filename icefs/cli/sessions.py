@@ -1,0 +1,375 @@
+"""`icefs sessions`: the working trees of this machine, mounted or left behind, and what becomes of the latter."""
+
+import contextlib
+import os
+import sqlite3
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from icefs.cli.committing import describe_commit, explaining, parse_metadata
+from icefs.cli.mounts import CONTROL, Mounted, parse_object
+from icefs.cli.options import harmless, human_bytes, json_option, print_json, print_rows, printable
+from icefs.errors import EntryNotFoundError, IcefsError, InvalidInputError, SessionStateError
+from icefs.fuse.mountpoints import FILESYSTEM_TYPE, mount_table
+from icefs.fuse.options import default_state_dir
+from icefs.worktree.state import (
+    DATABASE_NAME,
+    LOCK_NAME,
+    KnownState,
+    StateLock,
+    is_in_use,
+    known_states,
+    remove_state,
+)
+
+_WAYS = ("ours", "theirs", "fail")
+_MIN_ID = 4
+_UNITS = ((86400, "d"), (3600, "h"), (60, "min"))
+_SHOWN = 20
+_STATE_DIR = "icefs.sessions.state_dir"
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A working tree, as far as it can be told without opening it.
+
+    Attributes:
+        id: What names it here: the end of its directory's name.
+        directory: Its state directory.
+        repository: Where it belongs to, without secrets.
+        branch: The branch.
+        base: The snapshot that it stands on.
+        mountpoint: Where it is, or was, mounted; None where that is not known.
+        state: `mounted`, or `orphaned`: no living process has it.
+        pid: The process that has it.
+        num_changes: How many names differ from the base, more or less; None where that cannot be told.
+        size_bytes: What it takes on the disk.
+        changed_at: When it changed last, in seconds since the epoch.
+    """
+
+    id: str
+    directory: Path
+    repository: str
+    branch: str
+    base: str
+    mountpoint: str | None
+    state: str
+    pid: int | None
+    num_changes: int | None
+    size_bytes: int
+    changed_at: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Describes it in JSON."""
+        return {
+            "id": self.id,
+            "repository": self.repository,
+            "branch": self.branch,
+            "state": self.state,
+            "mountpoint": self.mountpoint,
+            "pid": self.pid,
+            "base": self.base,
+            "num_changes": self.num_changes,
+            "size_bytes": self.size_bytes,
+            "changed_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.changed_at)),
+            "age_s": round(max(0.0, time.time() - self.changed_at)),
+            "directory": str(self.directory),
+        }
+
+
+def find_sessions(state_root: Path) -> list[Session]:
+    """Lists the working trees under a state root."""
+    return [_describe(state) for state in known_states(state_root)]
+
+
+def _describe(state: KnownState) -> Session:
+    directory, info = state.directory, state.info
+    size_bytes, changed_at = _usage(directory)
+    mountpoint = info.place or None
+    count = _count_mounted(mountpoint, info.branch) if state.is_in_use else _count_left(directory)
+    return Session(
+        directory.name.rpartition("-")[2],
+        directory,
+        info.repository,
+        info.branch,
+        info.base,
+        mountpoint,
+        "mounted" if state.is_in_use else "orphaned",
+        _holder(directory) if state.is_in_use else None,
+        count,
+        size_bytes,
+        changed_at,
+    )
+
+
+def _usage(directory: Path) -> tuple[int, float]:
+    """Returns how many bytes files take, and when the newest of them that holds changes was written."""
+    total, newest = 0, 0.0
+    for place, _, names in os.walk(directory):
+        for name in names:
+            with contextlib.suppress(OSError):  # it goes while we look
+                status = os.lstat(os.path.join(place, name))
+                total += status.st_blocks * 512
+                if name != LOCK_NAME:
+                    newest = max(newest, status.st_mtime)
+    return total, newest
+
+
+def _holder(directory: Path) -> int | None:
+    try:
+        return int((directory / LOCK_NAME).read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def _count_left(directory: Path) -> int | None:
+    """Counts the rows of a tree that nobody has open, without changing anything; None if it cannot be read."""
+    try:
+        with (
+            StateLock(directory, must_exist=True),
+            contextlib.closing(
+                sqlite3.connect(f"{(directory / DATABASE_NAME).as_uri()}?mode=ro", uri=True)
+            ) as database,
+        ):
+            # The root is a row, too; a name that was removed is a link to nothing.
+            [(count,)] = database.execute(
+                "select (select count(*) from node) - 1 + (select count(*) from link where node = 0)"
+            ).fetchall()
+            return max(0, int(count))
+    except (IcefsError, OSError, sqlite3.Error):
+        return None
+
+
+def _count_mounted(mountpoint: str | None, branch: str) -> int | None:
+    """Asks the mount; None where it is not known, or in another namespace, or does not answer."""
+    if mountpoint is None or not any(
+        entry.mountpoint == mountpoint and entry.filesystem_type == FILESYSTEM_TYPE for entry in mount_table()
+    ):
+        return None
+    try:
+        place = Path(mountpoint)
+        stats = Mounted(place, place, parse_object(place / CONTROL / "info.json")).ask("stats")
+    except (IcefsError, OSError):
+        return None
+    found = stats["branches"].get(branch)
+    return None if found is None else int(found["staged_files"])
+
+
+state_dir_option = click.option(
+    "--state-dir",
+    type=click.Path(file_okay=False),
+    metavar="DIR",
+    help="Where working trees are kept; by default under $XDG_STATE_HOME.",
+)
+repo_option = click.option(
+    "--repo", metavar="REPO", help="The repository, where its location needs more than the working tree remembers."
+)
+dry_run_option = click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
+
+
+def _root(state_dir: str | None) -> Path:
+    return default_state_dir() if state_dir is None else Path(state_dir).absolute()
+
+
+def _find(identity: str, state_dir: str | None) -> Session:
+    """Finds a working tree by the beginning of its id, or by its directory's name."""
+    root = _root(state_dir)
+    name = identity.rstrip("/").rpartition("/")[2]
+    states = [
+        state
+        for state in known_states(root)
+        if state.directory.name == name
+        or (len(name) >= _MIN_ID and state.directory.name.rpartition("-")[2].startswith(name))
+    ]
+    if not states:
+        raise EntryNotFoundError(f"there is no working tree {identity!r} in {root}", hint="'icefs sessions' lists them")
+    if len(states) > 1:
+        raise InvalidInputError(f"{len(states)} working trees begin with {identity!r}", hint="give more of the id")
+    return _describe(states[0])
+
+
+def _require_free(session: Session) -> None:
+    if is_in_use(session.directory):
+        where = session.mountpoint or f"process {session.pid}"
+        raise SessionStateError(
+            f"the working tree {session.id} is mounted: {where}",
+            hint=f"use 'icefs commit' or 'icefs discard' there, or 'icefs umount {session.mountpoint or 'MNT'}' first",
+        )
+
+
+@click.group(invoke_without_command=True)
+@state_dir_option
+@json_option
+@click.pass_context
+def sessions(ctx: click.Context, state_dir: str | None, as_json: bool) -> None:
+    """List working trees; commit, discard or export one without mounting it.
+
+    A working tree holds what was written to a mounted branch and is not committed. It is left behind when the mount
+    ends ('icefs umount' keeps it) or its daemon dies, and found again by a mount of the same branch at the same place.
+    """
+    ctx.meta[_STATE_DIR] = state_dir
+    if ctx.invoked_subcommand is not None:
+        return
+    found = find_sessions(_root(state_dir))
+    if as_json:
+        print_json([session.to_json() for session in found])
+        return
+    print_rows(
+        ("id", "state", "branch", "changes", "size", "age", "base", "repository", "mountpoint"),
+        [
+            (
+                one.id,
+                one.state,
+                one.branch,
+                "?" if one.num_changes is None else str(one.num_changes),
+                human_bytes(one.size_bytes),
+                _age(time.time() - one.changed_at),
+                one.base,
+                one.repository,
+                one.mountpoint or "?",
+            )
+            for one in found
+        ],
+    )
+
+
+def _age(seconds: float) -> str:
+    for length, unit in _UNITS:
+        if seconds >= length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{max(0.0, seconds):.0f} s"
+
+
+@sessions.command("commit")
+@click.argument("identity", metavar="ID")
+@click.option("-m", "--message", required=True, help="The commit message.")
+@click.option("--meta", multiple=True, metavar="KEY=VALUE", help="Metadata; the value is JSON, or else text.")
+@click.option("--rebase", type=click.Choice(_WAYS), help="Where others have committed, put the changes on top of that.")
+@click.option("--skip-invalid", is_flag=True, help="Leave out files that cannot be committed.")
+@repo_option
+@dry_run_option
+@state_dir_option
+@json_option
+def commit_session(
+    identity: str,
+    message: str,
+    meta: tuple[str, ...],
+    rebase: str | None,
+    skip_invalid: bool,
+    repo: str | None,
+    dry_run: bool,
+    state_dir: str | None,
+    as_json: bool,
+) -> None:
+    """Commit what is in a working tree that is not mounted. What is not committed stays in it."""
+    from icefs.vfs.committing import CommitRequest  # the engine, which a list of sessions does not need
+    from icefs.vfs.headless import commit_left, list_left
+
+    session = _find(identity, _given(state_dir))
+    _require_free(session)
+    repository = _open(session, repo)
+    if dry_run:
+        status = list_left(repository, session.directory)
+        facts = {key: status[key] for key in ("staged", "untracked", "invalid", "tip_moved")}
+        if as_json:
+            print_json({"id": session.id, "branch": session.branch, "dry_run": True, **facts})
+        else:
+            from icefs.vfs.status_text import status_lines, to_text
+
+            click.echo(printable(to_text(status_lines(status))), nl=False)
+        return
+    with explaining():
+        answer = commit_left(
+            repository,
+            session.directory,
+            CommitRequest(message, parse_metadata(meta), rebase, skip_invalid=skip_invalid),
+        )
+    if _count_left(session.directory) == 0:
+        remove_state(session.directory)
+    if as_json:
+        print_json({"id": session.id, "branch": session.branch, "dry_run": False, **answer})
+    else:
+        describe_commit(answer)
+
+
+@sessions.command("discard")
+@click.argument("identity", metavar="ID")
+@dry_run_option
+@state_dir_option
+@json_option
+def discard_session(identity: str, dry_run: bool, state_dir: str | None, as_json: bool) -> None:
+    """Give up what is in a working tree that is not mounted, all of it and for good."""
+    session = _find(identity, _given(state_dir))
+    _require_free(session)
+    if not dry_run:
+        remove_state(session.directory)
+        if session.directory.exists():
+            raise SessionStateError(
+                f"the working tree could not be removed: {session.directory}",
+                hint="see who uses it, and its permissions",
+            )
+    facts = {**session.to_json(), "dry_run": dry_run}
+    if as_json:
+        print_json(facts)
+        return
+    count = "?" if session.num_changes is None else session.num_changes
+    verb = "would drop" if dry_run else "dropped"
+    click.echo(printable(f"{verb} {count} changes of branch {session.branch}: {human_bytes(session.size_bytes)}"))
+
+
+@sessions.command("export")
+@click.argument("identity", metavar="ID")
+@click.argument("target", metavar="DIR", type=click.Path(file_okay=False))
+@repo_option
+@dry_run_option
+@state_dir_option
+@json_option
+def export_session(
+    identity: str, target: str, repo: str | None, dry_run: bool, state_dir: str | None, as_json: bool
+) -> None:
+    """Write the changed files of a working tree that is not mounted to a directory; the working tree stays.
+
+    DIR is made, or empty. What was deleted is listed.
+    """
+    from icefs.cli.steps import steps
+    from icefs.vfs.headless import export_left
+
+    session = _find(identity, _given(state_dir))
+    _require_free(session)
+    place = Path(target).absolute()
+    if place.exists() and any(place.iterdir()):
+        raise InvalidInputError(f"not an empty directory: {place}", hint="name one that does not exist yet")
+    if not dry_run:
+        place.mkdir(parents=True, exist_ok=True)
+    with steps() as progress:
+        done = export_left(_open(session, repo), session.directory, None if dry_run else place, progress)
+    if as_json:
+        facts = {"files": done.files, "directories": done.directories, "deleted": done.deleted, "lost": done.lost}
+        print_json({"id": session.id, "directory": str(place), **facts, "bytes": done.num_bytes, "dry_run": dry_run})
+    else:
+        verb = "would write" if dry_run else "wrote"
+        click.echo(f"{verb} {len(done.files)} files, {human_bytes(done.num_bytes)}, to {harmless(str(place))}")
+        for path in done.deleted[:_SHOWN]:
+            click.echo(printable(f"deleted  {path}"))
+        if len(done.deleted) > _SHOWN:
+            click.echo(f"and {len(done.deleted) - _SHOWN} more that are deleted: see --json")
+    if done.lost:
+        raise SessionStateError(
+            f"{len(done.lost)} files were lost with the power, or the disk: {', '.join(done.lost[:3])}",
+            hint="the others were exported",
+        )
+
+
+def _given(state_dir: str | None) -> str | None:
+    """Returns the state directory that was given to the command, or before it."""
+    return state_dir if state_dir is not None else click.get_current_context().meta.get(_STATE_DIR)
+
+
+def _open(session: Session, repo: str | None) -> Any:
+    from icefs.cli.repos import open_writable
+
+    return open_writable(session.repository if repo is None else repo)
