@@ -129,7 +129,6 @@ class Knobs:
             changed.append(name)
             self.options = replace(self.options, **{name: value})
             self.facts["options"][name] = value
-        logging.getLogger().setLevel(self.options.log_level.upper())
         if self.cache is not None:
             self.cache.max_bytes = self.options.cache_size
         self._turned.set()
@@ -140,7 +139,8 @@ class Knobs:
 class Service:
     """A mount as a service: tells how it is, and reloads.
 
-    Concurrency: everything runs on the event loop's thread, but what `reread` and `is_ready` wait for.
+    Concurrency: everything runs on the event loop's thread, but what waits: reading the
+    configuration again, and counting what is not committed.
     """
 
     def __init__(
@@ -213,7 +213,7 @@ class Service:
             wanted = await trio.to_thread.run_sync(self._reread)
             changed, waiting = self.knobs.turn(wanted)
             set_level(self._fs, self.knobs.options.log_level)
-        except IcefsError as error:
+        except (IcefsError, OSError) as error:
             logger.error("not reloaded: %s", error)
             service["problem"] = str(error)
         else:

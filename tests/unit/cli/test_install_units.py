@@ -1,0 +1,110 @@
+"""Putting units and helpers in place, below a prefix; and what mount(8)'s helpers make of their arguments."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from icefs.cli import mount_helper
+from icefs.cli.install_units import HELPERS, UNIT
+from icefs.cli.main import STATE, USAGE, main
+
+BIN = Path(sys.executable).parent
+
+
+def install(*arguments):
+    assert main(["install-units", *map(str, arguments)]) == 0
+
+
+def tree(root):
+    return sorted(str(path.relative_to(root)) for path in root.rglob("*") if not path.is_dir() or path.is_symlink())
+
+
+def test_everything_is_put_in_place_said_and_removed_again(tmp_path, capsys):
+    unit = tmp_path / "etc/systemd/system" / UNIT
+    install("--prefix", tmp_path, "--dry-run")
+    assert f"would be installed {unit}\n" in capsys.readouterr().out
+    assert tree(tmp_path) == []
+    install("--prefix", tmp_path)
+    told = capsys.readouterr().out
+    expected = [f"etc/systemd/system/{UNIT}", *(place.removeprefix("/") for place in HELPERS)]
+    assert tree(tmp_path) == sorted(expected)
+    assert [f"installed {tmp_path}/{place}" in told for place in expected] == [True] * 5
+    assert told.endswith("next: write /etc/icefs/NAME.toml, then run 'systemctl enable --now icefs@NAME'\n")
+    assert (tmp_path / "etc/icefs").is_dir()
+    text = unit.read_text()
+    assert f"ExecStart={BIN}/icefs serve /etc/icefs/%i.toml\n" in text
+    assert "Description=icefs mount %i\n" in text
+    assert os.readlink(tmp_path / "usr/sbin/mount.icefs") == str(BIN / "mount.icefs")
+    unit.write_text(text + "# an older version\n")
+    install("--prefix", tmp_path, "--json")
+    actions = json.loads(capsys.readouterr().out)["actions"]
+    assert [action["action"] for action in actions] == ["replaced", *["kept"] * 5]
+    install("--prefix", tmp_path, "--uninstall")
+    assert tree(tmp_path) == []
+    assert (tmp_path / "etc/icefs").is_dir()  # configuration is not ours to remove
+
+
+@pytest.mark.parametrize("place", [f"etc/systemd/system/{UNIT}", "usr/sbin/mount.icefs"])
+def test_what_somebody_else_put_there_is_not_touched(tmp_path, capsys, place):
+    other = tmp_path / place
+    other.parent.mkdir(parents=True)
+    other.write_text("mine")
+    assert main(["install-units", "--prefix", str(tmp_path)]) == STATE
+    assert f"not ours: {other}" in capsys.readouterr().err
+    assert tree(tmp_path) == [place]
+    install("--prefix", tmp_path, "--uninstall")
+    assert other.read_text() == "mine"
+
+
+def test_the_user_unit_goes_to_the_user(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    monkeypatch.setenv("PATH", "/nowhere")  # no systemctl
+    install("--user")
+    assert tree(tmp_path) == [f"systemd/user/{UNIT}"]
+    assert "systemctl --user enable" in capsys.readouterr().out
+    assert main(["install-units", "--user", "--prefix", "/x"]) == USAGE
+
+
+@pytest.fixture
+def ran(monkeypatch):
+    commands = []
+    monkeypatch.setattr(mount_helper, "icefs", lambda command: commands.append(command) or 0)
+    return commands
+
+
+def test_mount_as_mount8_asks_for_it(ran):
+    assert mount_helper.mount(["/r", "/m", "-n", "-o", "rw,branch=main", "-t", "icefs"]) == 0
+    assert mount_helper.mount(["/r", "/m", "-s", "-v", "-o", "ro,_netdev", "-o", "uid=7"]) == 0
+    assert mount_helper.mount(["/r", "/m", "-r"]) == 0
+    assert ran == [
+        ["mount", "-o", "rw,branch=main", "--", "/r", "/m"],
+        ["mount", "-o", "ro,_netdev", "-o", "uid=7", "--", "/r", "/m"],
+        ["mount", "--read-only", "--", "/r", "/m"],
+    ]
+
+
+def test_a_rehearsal_mounts_nothing(ran):
+    assert mount_helper.mount(["/r", "/m", "-f"]) == 0
+    assert ran == []
+
+
+def test_umount_as_umount8_asks_for_it(ran):
+    for arguments in (["/m"], ["/m", "-l"], ["/m", "-f", "-n", "-t", "fuse.icefs"]):
+        assert mount_helper.umount(arguments) == 0
+    assert ran == [["umount", "--", "/m"], *[["umount", "--lazy", "--", "/m"]] * 2]
+
+
+@pytest.mark.parametrize(("code", "expected"), [(0, 0), (USAGE, 1), (3, 32), (7, 32), (70, 32)])
+def test_exit_codes_are_those_of_mount8(monkeypatch, code, expected):
+    monkeypatch.setattr(mount_helper, "icefs", lambda command: code)
+    assert mount_helper.mount(["/r", "/m"]) == expected
+
+
+@pytest.mark.parametrize("arguments", [[], ["/r"], ["/r", "/m", "/x"], ["/r", "/m", "-N", "7"], ["/r", "/m", "-z"]])
+def test_a_wrong_call_is_one_line(ran, capsys, arguments):
+    assert mount_helper.mount(arguments) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+    assert ran == []
