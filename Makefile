@@ -7,7 +7,7 @@ STAMP := $(VENV)/.setup-stamp
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-tests demo fmt lint types test unit conformance mount s3 check bench clean
+.PHONY: help setup setup-tests demo fmt lint types test unit conformance mount s3 check bench man clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -53,5 +53,8 @@ check: lint types test ## Everything CI runs
 bench: setup ## Measure, against a do-nothing file system and the official library
 	@$(BIN)/python -m tests.benchmarks
 
+man: setup ## Write the manual pages to man/ ('man -M man icefs' shows the first)
+	@$(BIN)/icefs help --man man
+
 clean: ## Remove caches and the virtual environment
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .demo
+	rm -rf $(VENV) man .mypy_cache .ruff_cache .pytest_cache .hypothesis .demo

@@ -12,7 +12,7 @@ for_tests=no
 stamp=.venv/.setup-stamp
 # Programs that write to mounts in tests: Debian packages of those names, and a library for JavaScript. What comes
 # from PyPI, node and rclone among it, is among the locked dependencies.
-programs=(git rsync unzip)
+programs=(git rsync unzip groff zsh fish)
 zarrita_lock=tests/support/zarrita/package-lock.json
 zarrita=.cache/zarrita
 

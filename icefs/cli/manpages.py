@@ -161,7 +161,7 @@ def topic_page(name: str) -> str:
             lines += [".TP", _spans(term), _spans(rest or "\\&")]
         elif block.kind == "item":
             found = _TERM.match(block.text)
-            lines += [".TP", _spans(found[1]), _spans(found[2])] if found else [".IP \\(bu 2", _spans(block.text)]
+            lines += [".TP", _spans(found[1]), _spans(found[2])] if found else ['.IP "\\-" 2', _spans(block.text)]
     lines += _see_also()
     return "\n".join(lines) + "\n"
 
