@@ -1,6 +1,7 @@
 """How a mount begins, what it survives, and how it ends."""
 
 import errno
+import json
 import os
 import signal
 import subprocess
@@ -215,3 +216,47 @@ def test_no_exception_in_a_handler_ends_the_mount(repo, tmp_path):
     waiter.join(10)
     assert not waiter.is_alive()
     assert mounted_at(str(place)) is None
+
+
+SLOW_JOURNAL = """
+import time
+from icefs.worktree.journal import Journal
+
+meta = Journal.meta
+def slow_meta(self):
+    time.sleep(0.3)
+    return meta(self)
+Journal.meta = slow_meta
+"""
+
+
+def test_a_working_tree_that_was_left_is_opened_once_for_all_who_ask(repo, tmp_path):
+    place = tmp_path / "mnt"
+    place.mkdir()
+    options = MountOptions(
+        repository=str(repo), mountpoint=str(place), branch="main", state_dir=str(tmp_path / "trees"), foreground=True
+    )
+
+    def serve(program):
+        return run_daemon(program, options, tmp_path / "log")
+
+    daemon = serve("")
+    (place / "notes").write_text("kept")
+    daemon.send_signal(signal.SIGTERM)
+    assert daemon.wait(20) == 0
+    daemon = serve(SLOW_JOURNAL)
+    found = []
+    # Opened before, for the kernel looks names up in a directory one after the other.
+    rpc = os.open(place / ".icefs/rpc", os.O_RDWR)
+    try:
+        reader = threading.Thread(target=lambda: found.append((place / "notes").read_text()))
+        reader.start()
+        time.sleep(0.1)  # it waits for the journal now
+        os.write(rpc, b'{"op": "uncommitted"}')
+        assert json.loads(os.read(rpc, 1 << 16))["type"] == "result"
+        reader.join(20)
+        assert found == ["kept"]
+    finally:
+        os.close(rpc)
+        daemon.send_signal(signal.SIGTERM)
+        assert daemon.wait(20) == 0

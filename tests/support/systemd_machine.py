@@ -31,7 +31,8 @@ def require_systemd() -> None:
     """Skips the test where no systemd can be booted; fails it in CI."""
     require(os.geteuid() == 0, "root, to boot a systemd in namespaces of its own")
     require(Path("/lib/systemd/systemd").exists(), "systemd (the Debian package)")
-    require(_cgroup_root() is not None, "cgroup2")
+    above = _cgroup_root()
+    require(above is not None and os.access(above, os.W_OK), "a cgroup2 that can be written to")
     tried = subprocess.run(["unshare", *_NAMESPACES, "--fork", "true"], capture_output=True, text=True, check=False)
     require(tried.returncode == 0, f"namespaces: {tried.stderr.strip()}")
 
