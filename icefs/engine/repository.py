@@ -31,6 +31,7 @@ from icefs.format.repo_info import RepoInfo, RepoStatus, SnapshotInfo, Update
 from icefs.format.snapshot import ManifestFileInfo
 from icefs.storage.base import Storage
 from icefs.storage.disk_cache import DiskCache
+from icefs.storage.metered import MeteredStorage
 
 _FLAGS: Final = (("move_node", 3, True), ("create_tag", 4, True), ("delete_tag", 5, True))
 
@@ -86,7 +87,10 @@ class Repository:
         self.assets = assets
         self._authorized = dict(authorize_virtual_chunk_access or {})
         self.virtual = VirtualResolver(
-            (config.virtual_chunk_containers or {}).values(), self._authorized, assets.workers
+            (config.virtual_chunk_containers or {}).values(),
+            self._authorized,
+            assets.workers,
+            storage.meter if isinstance(storage, MeteredStorage) else None,
         )
         self._refs_v1 = RefsV1(assets) if spec_version == 1 else None
 

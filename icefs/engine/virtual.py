@@ -43,6 +43,7 @@ from icefs.format.config_storage import HttpStore, LocalFileSystemStore, S3Compa
 from icefs.format.manifest import VirtualRef
 from icefs.storage.base import RangeReader, Storage
 from icefs.storage.local import LocalStorage
+from icefs.storage.metered import MeteredStorage, StoreMeter
 
 if TYPE_CHECKING:
     from icefs.storage.s3_client import S3Credentials
@@ -145,7 +146,11 @@ class VirtualResolver:
     """
 
     def __init__(
-        self, containers: Iterable[VirtualChunkContainer], authorized: Authorizations, workers: Workers
+        self,
+        containers: Iterable[VirtualChunkContainer],
+        authorized: Authorizations,
+        workers: Workers,
+        meter: StoreMeter | None = None,
     ) -> None:
         """Takes the containers of a configuration, leaving out, with a warning, those that cannot be used.
 
@@ -163,6 +168,7 @@ class VirtualResolver:
         self._authorized = [_authorization(prefix, credentials) for prefix, credentials in authorized.items()]
         self._authorized.sort(key=lambda authorization: len(authorization.prefix.path), reverse=True)
         self._workers = workers
+        self._meter = meter
         self._readers: WeightedCache[tuple[str, str, str], RangeReader] = WeightedCache(_MAX_READERS)
 
     def expand(self, location: str) -> str:
@@ -256,7 +262,14 @@ class VirtualResolver:
     def _reader(self, container: _Container, location: Location, authorization: _Authorization) -> RangeReader:
         bucket = location.authority
         key = (container.url_prefix, f"{location.scheme}://{bucket}", authorization.prefix.path)
-        return self._readers.get(key, lambda: (_open_reader(container, location, authorization.credentials), 1))
+
+        def load() -> tuple[RangeReader, int]:
+            reader = _open_reader(container, location, authorization.credentials)
+            if self._meter is not None and isinstance(reader, Storage):
+                reader = MeteredStorage(reader, self._meter, "virtual")
+            return reader, 1
+
+        return self._readers.get(key, load)
 
     def close(self) -> None:
         """Gives back the readers' connections; they are opened again if they are needed."""

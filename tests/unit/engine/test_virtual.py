@@ -19,6 +19,7 @@ from icefs.errors import (
 from icefs.format.config import S3Options, VirtualChunkContainer
 from icefs.format.config_storage import AzureStore, GcsStore, HttpStore, LocalFileSystemStore, S3Store
 from icefs.format.manifest import VirtualRef
+from icefs.storage.metered import StoreMeter
 
 DATA = bytes(range(100))
 
@@ -341,3 +342,16 @@ def test_reads_over_http(web_url):
         with pytest.raises(InvalidInputError):
             virtual.read(ref(elsewhere))
     virtual.close()
+
+
+def test_requests_for_virtual_chunks_are_counted(data_dir):
+    meter = StoreMeter()
+    prefix = data_dir.as_uri() + "/"
+    virtual = VirtualResolver([container(prefix)], {prefix: None}, Workers(1), meter)
+    assert virtual.read(ref(prefix + "file.bin")) == DATA[10:30]
+    with pytest.raises(ObjectNotFoundError):
+        virtual.read(ref(prefix + "nothing"))
+    virtual.close()
+    counts = meter.counts()
+    assert counts.objects == {("read_range", "virtual"): 2}
+    assert (counts.read_bytes, sum(counts.errors.values())) == (20, 1)

@@ -1,0 +1,94 @@
+"""What is told of a mount of a bucket: requests to the store, no secrets in the log, the doctor."""
+
+import json
+from email.utils import formatdate
+from time import time
+
+import pytest
+
+from icefs.cli import checks
+from icefs.cli.main import main
+from tests.conformance.official import GROUP, array_json, commit, create
+from tests.support.mounting import mounted
+
+KEYS = {"zarr.json": GROUP, "a/zarr.json": array_json((2 << 12,), (1 << 12,)), "a/c/0": bytes(1 << 12)}
+
+
+@pytest.fixture
+def place(s3_server, s3_storage, s3_prefix, tmp_path, monkeypatch):
+    commit(create(tmp_path / "repo", 2), "first", KEYS)
+    for path in (tmp_path / "repo").rglob("*"):
+        if path.is_file():
+            s3_storage.put(path.relative_to(tmp_path / "repo").as_posix(), path.read_bytes())
+    for name, value in s3_server.environment().items():
+        monkeypatch.setenv(name, value)
+    return f"s3://icefs-tests/{s3_prefix}?endpoint_url={s3_server.endpoint_url}"
+
+
+def test_requests_to_a_bucket_are_counted_and_the_log_has_no_secrets(place, s3_server, capsys, tmp_path):
+    secret = s3_server.environment()["AWS_SECRET_ACCESS_KEY"]
+    key = s3_server.environment()["AWS_ACCESS_KEY_ID"]
+    options = {"log_level": "debug", "may_complain": True, "state_dir": str(tmp_path / "trees"), "upload_after_s": 0.0}
+    with mounted(place, branch="main", **options) as mount:
+        assert (mount / "a/c/0").read_bytes() == KEYS["a/c/0"]
+        (mount / "a/c/1").write_bytes(b"\1" * (1 << 12))
+        store = mount.control("stats.json")["store"]
+        assert store["requests"]["get"]["count"] >= 3
+        assert store["read_bytes"] > 1 << 12
+        metrics = (mount / ".icefs/metrics").read_text()
+        assert 'icefs_store_requests_total{op="get",object="chunks"' in metrics
+        log = mount.log.read_text()
+        assert "DEBUG" in log
+        assert secret not in log
+        assert key not in log
+    capsys.readouterr()
+    assert main(["sessions", "--state-dir", str(tmp_path / "trees"), "--json"]) == 0
+    [session] = json.loads(capsys.readouterr().out)
+    assert session["state"] == "orphaned"
+    command = ["sessions", "commit", session["id"], "-m", "left", "--repo", place]
+    assert main([*command, "--state-dir", str(tmp_path / "trees")]) == 0, capsys.readouterr()
+    capsys.readouterr()
+    assert main(["log", place, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["message"] == "left"
+
+
+def test_the_doctor_of_a_bucket(place, s3_server, monkeypatch, capsys):
+    def doctor(location, code):
+        capsys.readouterr()
+        assert main(["doctor", location, "--json"]) == code
+        told = json.loads(capsys.readouterr().out)["checks"]
+        return {one["check"]: one for one in told if one["check"] not in ("mounts", "versions", "fuse")}
+
+    told = doctor(place, 0)
+    assert {told[name]["status"] for name in ("endpoint", "credentials", "latency", "clock", "repository")} == {"ok"}
+    nothing = place.replace("/test/", "/nothing-here/")
+    assert "there is no repository" in doctor(nothing, 1)["store"]["message"]
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong" * 8)
+    assert doctor(place, 1)["credentials"]["status"] == "problem"
+    gone = place.replace(s3_server.endpoint_url, "http://127.0.0.1:9")
+    assert doctor(gone, 1)["endpoint"]["status"] == "problem"
+
+
+@pytest.mark.parametrize(("skew", "status"), [(0, "ok"), (300, "warning"), (3600, "problem")])
+def test_a_clock_that_differs_from_the_stores(monkeypatch, skew, status):
+    class Answer:
+        def getheader(self, name):
+            assert name == "Date"
+            return formatdate(time() - skew, usegmt=True)
+
+    class Connection:
+        def __init__(self, *_, **__):
+            pass
+
+        def request(self, *_):
+            pass
+
+        def getresponse(self):
+            return Answer()
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr(checks, "HTTPConnection", Connection)
+    [finding] = checks._check_clock("s3", "bucket", {"endpoint_url": "http://h"})
+    assert finding.status == status
