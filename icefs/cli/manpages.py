@@ -23,6 +23,7 @@ TOPICS: Final = (
     "caching",
     "services",
     "fstab",
+    "monitoring",
     "troubleshooting",
     "exit-codes",
     "json",
