@@ -58,8 +58,11 @@ def update_repo_info(repository: "WritableRepository", change: Change, *, check_
     """
     storage, assets = repository.storage, repository.assets
     retries = Retries.of(repository.update_retries)
+    in_doubt: list[str] = []
     for attempt in range(1, retries.max_tries + 1):
         info, version = assets.fetch_repo_info()
+        if any(_has_update(info, backup) for backup in in_doubt):
+            return info
         if check_online:
             repository.check_online(info)
         now = edits.next_timestamp(info, repository.clock())
@@ -73,9 +76,12 @@ def update_repo_info(repository: "WritableRepository", change: Change, *, check_
             # The publishing write: last, and alone. Before it nothing has happened, after it everything has.
             written = storage.put(REPO_INFO, data, if_match=version)
         except PreconditionFailedError as error:
-            arrived = _state_after(repository, backup) if error.facts.get("maybe_written") else None
-            if arrived is not None:
-                return arrived
+            if error.facts.get("maybe_written"):
+                # The next look at `repo` tells; here already, for this may have been the last try.
+                arrived = _state_after(repository, backup)
+                if arrived is not None:
+                    return arrived
+                in_doubt.append(backup)
             retries.wait(attempt)
             continue
         except StorageError as error:
@@ -101,8 +107,11 @@ def _state_after(repository: "WritableRepository", backup: str) -> RepoInfo | No
         info, _ = repository.assets.fetch_repo_info()
     except StorageError:
         return None
-    is_there = info.repo_before_updates == backup or any(each.backup_path == backup for each in info.latest_updates)
-    return info if is_there else None
+    return info if _has_update(info, backup) else None
+
+
+def _has_update(info: RepoInfo, backup: str) -> bool:
+    return info.repo_before_updates == backup or any(each.backup_path == backup for each in info.latest_updates)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from icefs.errors import (
     IcefsError,
     InvalidInputError,
     NothingToCommitError,
+    PreconditionFailedError,
     ReadOnlyError,
     RebaseFailedError,
     RefNotFoundError,
@@ -527,6 +528,19 @@ def test_a_fault_at_any_call_leaves_the_old_or_the_new_state(spec_version, fault
                         for position in range(len(batch)):
                             session.read_chunk(batch.ref(position))
     assert hit > 5
+
+
+def test_an_own_update_is_recognised_also_when_the_first_look_fails(repo2):
+    """Ours arrived, others wrote on top, and `repo` could not be read right then: what is there is ours all the same."""
+    commit_start(repo2)
+    storage = FaultyStorage(repo2.storage)
+    slow = WritableRepository.open(storage)
+    tip = repo2.lookup_branch("main")
+    storage.lose_answer(methods="put", keys="repo", error=lambda call: PreconditionFailedError("x", maybe_written=True))
+    storage.interfere(lambda: storage.fail(methods=("get", "get_if_changed"), keys="repo"), methods="put", keys="repo")
+    slow.create_tag("ours", tip)
+    assert repo2.lookup_tag("ours") == tip
+    assert [type(update.kind).__name__ for update in repo2.ops_log()].count("TagCreated") == 1
 
 
 def test_a_commit_in_between_is_noticed_at_the_last_write(repo):
