@@ -531,7 +531,7 @@ def test_a_fault_at_any_call_leaves_the_old_or_the_new_state(spec_version, fault
 
 
 def test_an_own_update_is_recognised_also_when_the_first_look_fails(repo2):
-    """Ours arrived, others wrote on top, and `repo` could not be read right then: what is there is ours all the same."""
+    """Ours arrived, its answer was lost, and `repo` could not be read right then; it is ours all the same."""
     commit_start(repo2)
     storage = FaultyStorage(repo2.storage)
     slow = WritableRepository.open(storage)
