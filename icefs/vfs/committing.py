@@ -435,8 +435,8 @@ def rebase_tree(
             work.rebase_to(str(tip), switch, view.revision, yielded)
         except TreeChangedError:
             continue  # what was written since has to be compared, too
-        work.forget_kept(tree.changed_paths(switch.move))
-        return tip, [*switch.entries, *_names_above(work, yielded)], switch.attrs
+        attrs = [*switch.attrs, *work.forget_kept(tree.changed_paths(switch.move))]
+        return tip, [*switch.entries, *_names_above(work, yielded)], attrs
     raise SessionStateError(
         "files of the working tree change all the time, so they cannot be compared with others' commits",
         kind="tree-changed",

@@ -340,7 +340,7 @@ class WorkingTree(WorkingBase):
 
         def switch() -> None:
             work.rebase_to(str(move.session.snapshot_id), on_switch)
-            work.forget_kept(self.changed_paths(move))
+            told[0][1].extend(work.forget_kept(self.changed_paths(move)))
 
         try:
             await self.settings.threads.run(switch)

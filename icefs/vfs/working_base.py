@@ -212,12 +212,16 @@ class WorkingBase(BranchTree):
 
     @property
     def is_pinned(self) -> bool:
-        """Whether the tree stays where it is, because there are changes over it."""
+        """Whether the tree stays where it is, because there are changes over it, or may be at any moment."""
         work = self.work
         if self._state_pending:
             return True
         return work is not None and (
-            self._busy > 0 or self.is_committing or work.pending_intent is not None or work.has_changes()
+            self._busy > 0
+            or self.is_committing
+            or work.pending_intent is not None
+            or work.is_open_for_writing()
+            or work.has_changes()
         )
 
     # How operations run.

@@ -282,6 +282,25 @@ class Commits:
             on_switch(result)
         return result
 
+    def forget_kept(self, paths: Iterable[str]) -> list[int]:
+        """Forgets what is kept of lower paths and below them, because somebody else changed their content.
+
+        The directories above get another time. Returns the inode numbers of those that have one of their own.
+        """
+        core = self._core
+        changed = list(paths)
+        above: set[str] = set()
+        for path in changed:
+            while path and (path := path.rpartition("/")[0]) not in above:
+                above.add(path)
+        with core.lock:
+            core.kept.forget(changed)
+            lower = core.lower
+            known = [path for path in above if path in core.lower_dirs or core.kept.get(path) is not None]
+        times = {path: attr.mtime_ns for path in known if (attr := lower.stat(path)) is not None}  # may fetch
+        with core.lock:
+            return [ino for path, time_ns in times.items() if (ino := core.renew_dir(path, time_ns)) is not None]
+
     def _rescue(self, directory: DirNode, lower: Lower) -> None:
         """Gives everything that a directory shows bytes of its own."""
         core = self._core

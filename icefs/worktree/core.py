@@ -399,6 +399,21 @@ class TreeCore:
                 # It was committed while it was open.
                 self.kept.add(parent.lower_path, [(node.name, node.ino, node.mtime_ns)])
 
+    def renew_dir(self, path: str, time_ns: int) -> int | None:
+        """Gives a lower directory whose time is the tree's a later one; returns its number, None if it is not."""
+        node = self.lower_dirs.get(path)
+        if node is not None:
+            self.keep_for_views(node)
+            node.mtime_ns = node.ctime_ns = max(time_ns, self.tick(node), node.mtime_ns + 1)
+            self.soft[node] = None
+            return node.ino
+        kept = self.kept.get(path)
+        if kept is None:
+            return None
+        above, _, name = path.rpartition("/")
+        self.kept.add(above, [(name, kept.ino, max(time_ns, kept.mtime_ns + 1))])
+        return kept.ino
+
     # Persisting
 
     def row(self, node: Node) -> NodeRow:

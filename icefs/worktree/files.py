@@ -72,6 +72,13 @@ class Files:
     def __len__(self) -> int:
         return len(self._handles)
 
+    def has_writers(self) -> bool:
+        """Tells whether any file that has a name is open for writing. The lock is held."""
+        return any(
+            handle.writable and handle.node is not None and handle.node.parent is not None
+            for handle in self._handles.values()
+        )
+
     # Opening and closing
 
     def open(self, where: Where, flags: int) -> int:

@@ -325,17 +325,20 @@ class WorkTree:
         with core.lock:
             return core.kept.get(path)
 
-    def forget_kept(self, paths: Iterable[str]) -> None:
-        """Forgets what is kept of lower paths and below them, because somebody else changed their content."""
-        core = self._core
-        with core.lock:
-            core.kept.forget(paths)
+    def forget_kept(self, paths: Iterable[str]) -> list[int]:
+        """Forgets what is kept of what others changed; returns the numbers of directories with another time."""
+        return self._commits.forget_kept(paths)
 
     def has_kept_in(self, path: str) -> bool:
         """Tells whether entries of a lower directory have numbers or times of their own; see `kept_attrs`."""
         core = self._core
         with core.lock:
             return core.kept.has_names(path)
+
+    def is_open_for_writing(self) -> bool:
+        """Tells whether any file is open for writing that has a name: whoever has it may be about to write."""
+        with self._core.lock:
+            return self._files.has_writers()
 
     def statfs(self) -> os.statvfs_result:
         """Returns how full the disk of the state directory is."""

@@ -96,6 +96,49 @@ def test_what_a_rebase_brings_is_there(place):
     assert not (place / "a/c/0").exists()
 
 
+@pytest.mark.parametrize("is_changed", [False, True], ids=["committed here", "with a mode of its own"])
+def test_directories_have_another_time_when_others_add_something(place, is_changed):
+    if is_changed:
+        (place / "a").chmod(0o700)
+    before = {name: os.stat(place / name) for name in ("", "a", "a/c")}
+    session = theirs(place)
+    group = zarr.open_group(session.store, mode="a")
+    group["a"].resize((5,))
+    group["a"][4:] = 5
+    session.commit("theirs")
+    assert ask(place, op="refresh")["moved"]
+    for name, then in before.items():
+        now = os.stat(place / name)
+        assert now.st_mtime_ns > then.st_mtime_ns, name
+        assert now.st_ino == then.st_ino, name
+    assert (place / "a/c/4").exists()
+
+
+def test_a_branch_stays_while_a_file_is_open_for_writing(place):
+    before = (place / "a/c/0").read_bytes()
+    fd = os.open(place / "a/c/0", os.O_RDWR)
+    try:
+        session = theirs(place)
+        zarr.open_group(session.store, mode="a")["a"][:] = 5
+        session.commit("theirs")
+        assert not ask(place, op="refresh")["moved"]
+        os.pwrite(fd, b"7", 0)
+    finally:
+        os.close(fd)
+    assert not ask(place, op="refresh")["moved"]
+    mine = b"7" + before[1:]
+    assert (place / "a/c/0").read_bytes() == mine
+    assert ask(place, op="commit", message="mine")["kind"] == "commit-conflict"
+    assert ask(place, op="commit", message="mine", rebase="ours")["type"] == "result"
+    assert (place / "a/c/0").read_bytes() == mine
+    assert (place / "a/c/1").read_bytes() not in {mine, before}
+
+
+def theirs(place):
+    repository = icechunk.Repository.open(icechunk.local_filesystem_storage(str(place.parent / "repo")))
+    return repository.writable_session("main")
+
+
 @pytest.mark.parametrize("is_new", [False, True], ids=["move", "new group"])
 def test_what_lies_in_a_renamed_directory_has_one_number_after_a_commit(place, is_new):
     """It is the new snapshot's, in listings and for those who have looked at it before."""
