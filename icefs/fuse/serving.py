@@ -57,6 +57,9 @@ MAX_TASKS: Final = 256
 READ_AHEAD_KB: Final = 1024
 """How far the kernel reads ahead; a 1 MiB chunk is then one request instead of eight."""
 
+SWITCH_INTERVAL_S: Final = 0.0005
+"""How long a thread that computes, as a commit's does, keeps the event loop waiting: at each system call it makes."""
+
 _GRACE_S: Final = 3.0
 _MAX_OPEN_FILES: Final = 1 << 16
 
@@ -237,6 +240,7 @@ def serve(prepared: Prepared, on_ready: Callable[[], None], reread: Callable[[],
         # What was made so far lives as long as the daemon: no collection need look at it again.
         gc.collect()
         gc.freeze()
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
         trio.run(_main, fs, notifier, service, prepared.listener, on_ready)
     finally:
         service.stopping("unmounting")
