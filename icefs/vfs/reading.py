@@ -384,17 +384,16 @@ class ChunkOpener:
                 span = ref.offset_bytes, ref.offset_bytes + ref.length_bytes
                 packed.setdefault(ref.chunk_id, {})[span] = ref
             else:
-                self.fetcher.start(ref_key(ref), partial(read_range, session, ref, 0, ref.length_bytes))
+                self.fetcher.start_ahead([ref_key(ref)], partial(read_alone, session, ref))
         for spans in packed.values():
             for run in coalesce(spans):
                 together = [spans[span] for span in run]
-                if len(together) == 1:
-                    ref = together[0]
-                    self.fetcher.start(ref_key(ref), partial(read_range, session, ref, 0, ref.length_bytes))
-                else:
-                    self.fetcher.start_many(
-                        [ref_key(ref) for ref in together], partial(read_together, session, together)
-                    )
+                fetch = (
+                    partial(read_alone, session, together[0])
+                    if len(together) == 1  # which may be so large that it comes in parts
+                    else partial(read_together, session, together)
+                )
+                self.fetcher.start_ahead([ref_key(ref) for ref in together], fetch)
 
 
 def _upcoming(view: ArrayView, walk: Walk, count: int) -> list[tuple[Prefix, ChunkRef]]:
@@ -444,6 +443,11 @@ def read_range(session: Session, ref: ChunkRef, start: int, end: int) -> bytes:
             actual_bytes=len(data),
         )
     return data
+
+
+def read_alone(session: Session, ref: NativeRef | VirtualRef) -> list[bytes]:
+    """Reads one chunk, as `read_together` reads several."""
+    return [read_range(session, ref, 0, ref.length_bytes)]
 
 
 def read_together(session: Session, refs: Sequence[NativeRef]) -> list[bytes]:

@@ -16,10 +16,12 @@ class Threads:
 
     Attributes:
         pending: How many functions run, or wait for a thread or for the event loop.
+        is_closed: Whether it takes no more work.
     """
 
     def __init__(self, max_workers: int, name: str) -> None:
         self.pending = 0
+        self.is_closed = False
         self._pool = ThreadPoolExecutor(max_workers, thread_name_prefix=name)
 
     def start[T](self, function: Callable[[], T], done: "Callable[[Future[T]], None]") -> None:
@@ -54,6 +56,7 @@ class Threads:
 
     def close(self) -> None:
         """Takes no more work; what runs is left to end by itself."""
+        self.is_closed = True
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 

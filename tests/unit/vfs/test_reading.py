@@ -2,6 +2,7 @@
 
 import os
 import threading
+from types import SimpleNamespace
 
 import pytest
 import trio
@@ -360,3 +361,73 @@ async def test_somebody_else_may_own_the_files(tmp_path, monkeypatch):
     async with mounted(storage, branch="main") as driver:
         monkeypatch.setattr(os, "open", open_file)
         assert await driver.read("a/c/0") == b"0123456789"
+
+
+async def _eventually(condition):
+    with trio.fail_after(5):
+        while not condition():  # noqa: ASYNC110 - what is waited for happens in threads
+            await trio.sleep(0.001)
+
+
+async def test_what_is_fetched_ahead_waits_its_turn_until_it_is_wanted():
+    pool = Threads(32, "test")
+    fetcher = ChunkFetcher(pool, max_bytes=1000)
+    gate, begun = threading.Event(), []
+
+    def fetch(number):
+        begun.append(number)
+        gate.wait(5)
+        return [bytes([number]), bytes([number + 100])]
+
+    try:
+        for number in range(20):
+            fetcher.start_ahead([("a", number), ("b", number)], lambda number=number: fetch(number))
+            fetcher.check_invariants()
+        await _eventually(lambda: len(begun) == fetcher.max_ahead < 20)
+        assert begun == list(range(fetcher.max_ahead))
+        wanted = fetcher.start(("b", 19), lambda: b"never called")
+        fetcher.check_invariants()
+        await _eventually(lambda: 19 in begun)
+        gate.set()
+        await wanted.done.wait()
+        assert wanted.data == bytes([119])
+        await _eventually(lambda: fetcher.in_flight == 0)
+        assert sorted(begun) == list(range(20))
+        assert fetcher.get_nowait(("a", 13)) == bytes([13])
+        fetcher.check_invariants()
+    finally:
+        gate.set()
+        pool.close()
+
+
+async def test_more_is_fetched_ahead_at_a_time_from_further_away(monkeypatch):
+    clock = SimpleNamespace(perf_counter=iter([0.0, 0.0, 0.0, 0.02, 0.0, 5.0]).__next__)
+    monkeypatch.setattr("icefs.vfs.fetching.time", clock)
+    pool = Threads(1, "test")
+    fetcher = ChunkFetcher(pool, max_bytes=1000)
+    try:
+        seen = [fetcher.max_ahead]
+        for number in (2, 1, 0):
+            fetcher._seconds.clear()
+            fetcher.start_ahead([number], lambda: [b"data"])
+            await _eventually(lambda: fetcher.in_flight == 0)
+            seen.append(fetcher.max_ahead)
+        assert seen == [8, 4, 20, 32]
+    finally:
+        pool.close()
+
+
+async def test_a_fetch_ahead_that_fails_lets_the_next_one_begin(threads):
+    fetcher = ChunkFetcher(threads, max_bytes=100)
+
+    def fail():
+        raise UnreachableError("gone")
+
+    for number in range(12):
+        fetcher.start_ahead([number], fail)
+    flight = fetcher.start(11, fail)
+    await _eventually(lambda: fetcher.in_flight == 0)
+    assert isinstance(flight.error, UnreachableError)
+    fetch, calls = counted()
+    assert await fetcher.get(3, fetch) == b"data"
+    assert len(calls) == 1
