@@ -123,7 +123,7 @@ def _unit(name: str) -> str:
     if source is None:
         raise EntryNotFoundError(f"the units are not there: {package}/systemd", hint="install icefs again")
     program = _quoted(str(_program("icefs")))
-    return _MARK + re.sub(r"(?m)^(Exec\w+=)icefs ", lambda found: f"{found[1]}{program} ", source.read_text())
+    return _MARK + re.sub(r"(?m)^(Exec\w+=-?)icefs ", lambda found: f"{found[1]}{program} ", source.read_text())
 
 
 def _quoted(path: str) -> str:

@@ -15,6 +15,7 @@ from icefs.cli.options import json_option, print_json, printable
 from icefs.cli.service_config import find_config, load_config
 from icefs.errors import InvalidInputError, SessionStateError, StaleError
 from icefs.fuse.daemon import run
+from icefs.fuse.mountpoints import clear_dead_mounts
 from icefs.storage.url import redact
 
 logger = logging.getLogger(__name__)
@@ -26,8 +27,9 @@ _POLL_S: Final = 0.05
 @click.command()
 @click.argument("config", metavar="NAME|FILE")
 @click.option("--reload", "reloading", is_flag=True, help="Let the service that runs read the file again.")
+@click.option("--after-stop", is_flag=True, hidden=True, help="Clear away what a daemon left that had to be killed.")
 @json_option
-def serve(config: str, reloading: bool, as_json: bool) -> None:
+def serve(config: str, reloading: bool, after_stop: bool, as_json: bool) -> None:
     r"""Serve the mount of a configuration file, as a service.
 
     NAME is that of ~/.config/icefs/NAME.toml or /etc/icefs/NAME.toml. The keys are the long options of 'icefs
@@ -43,10 +45,16 @@ def serve(config: str, reloading: bool, as_json: bool) -> None:
     Under systemd it says when the mount answers, how it is, and that it lives. SIGHUP, or --reload, takes over
     another log level, cache size or poll interval.
     """
+    if after_stop and os.environ.get("SERVICE_RESULT") != "timeout":
+        return  # ended by itself; or crashed, and the dead mount stays until it is mounted again: see the unit
     path = find_config(config)
     options = load_config(path)
     if reloading:
         _reload(Path(options.mountpoint), as_json=as_json)
+        return
+    if after_stop:
+        if clear_dead_mounts(options.mountpoint):
+            click.echo(f"cleared away {options.mountpoint}, whose daemon had to be killed")
         return
     _make_mountpoint(options.mountpoint)
 

@@ -169,6 +169,20 @@ def test_stop_unmounts_and_waits_also_what_is_busy(service):
     assert service.run("cat /mnt/demo/branches/main/notes").strip() == "kept"
 
 
+def test_stop_unmounts_also_where_the_daemon_has_to_be_killed(service):
+    drop_in = "/run/systemd/system/icefs@demo.service.d"
+    service.run(
+        f"mkdir -p {drop_in} && printf '[Service]\\nKillSignal=SIGURG\\nTimeoutStopSec=1\\n' > {drop_in}/deaf.conf"
+    )
+    try:
+        service.run(f"systemctl daemon-reload && systemctl stop {UNIT}")
+        assert service.show(UNIT, "Result") == "timeout"
+        assert not is_mounted(service, "/mnt/demo")
+        assert "cleared away /mnt/demo, whose daemon had to be killed" in service.journal(UNIT)
+    finally:
+        service.run(f"rm {drop_in}/deaf.conf && systemctl daemon-reload && systemctl reset-failed {UNIT}")
+
+
 def test_umount_ends_the_service_and_is_no_failure(service):
     service.run("umount /mnt/demo")
     wait_until(lambda: service.show(UNIT, "ActiveState") == "inactive", "the end of the service")
