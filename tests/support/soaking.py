@@ -16,6 +16,7 @@ import random
 import struct
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -107,6 +108,8 @@ class Client:
         self.known = Known()
         self.others = 0
         self.refs = 0
+        self.place = ""
+        self.trail: deque[str] = deque(maxlen=3000)
 
     # Counting, and the watchdog.
 
@@ -115,7 +118,9 @@ class Client:
         started = time.monotonic()
         BEAT.pack_into(self._beat, 0, started, self.done, name.encode())
         try:
-            return action()
+            result = action()
+            self.trail.append(f"{name} {self.place}{told(result)}")
+            return result
         finally:
             took = time.monotonic() - started
             self.done += 1
@@ -139,6 +144,7 @@ class Client:
     # Paths.
 
     def at(self, area: Area, path: str = "") -> str:
+        self.place = f"{area.branch}/{path}"
         return os.path.normpath(f"{self.root}/branches/{area.branch}/{area.top}/{path}")
 
     def tree(self, branch: str) -> str:
@@ -514,6 +520,15 @@ class Client:
             assert not wrong, wrong
 
 
+def told(result: Any) -> str:
+    """Returns what an operation told, for the trail."""
+    if isinstance(result, bytes):
+        return f": {len(result)} bytes"
+    if isinstance(result, dict) and "type" in result:
+        return ": " + json.dumps({name: value for name, value in result.items() if name != "paths"})
+    return f": {result}" if isinstance(result, str | bool) else ""
+
+
 def walk(top: str) -> Iterator[tuple[str, bytes]]:
     """Yields every file below a directory, by path."""
     for above, _, names in os.walk(top):
@@ -529,7 +544,11 @@ def main() -> None:
     client.run(client.task.warmup)
     print("warm", flush=True)
     sys.stdin.readline()
-    client.run(client.task.operations)
+    try:
+        client.run(client.task.operations)
+    except BaseException:
+        print(*client.trail, sep="\n", file=sys.stderr)
+        raise
     while client.known.theirs is not None:
         client.commit_own()
     client.commit_own()
