@@ -89,7 +89,7 @@ class Observer:
         self._fs = fs
         self._meter = meter
         self._facts = facts
-        self._staged: dict[str, tuple[int, int, int]] = {}
+        self._staged: dict[WorkTree, tuple[int, int, int]] = {}
 
     async def run(self, on_tick: Callable[[], None] = lambda: None) -> None:
         """Measures how late the event loop is, for as long as the mount is there; calls `on_tick` now and then."""
@@ -137,10 +137,12 @@ class Observer:
     # In a worker thread.
 
     def _count(self, look: Look) -> None:
+        before, now = self._staged, {}
         for branch in look.branches:
-            known = self._staged.get(branch.name)
+            known = before.get(branch.work)
             if known is None or known[0] != branch.revision:
-                known = self._staged[branch.name] = branch.revision, *branch.work.own_content()
+                known = branch.revision, *branch.work.own_content()
+            now[branch.work] = known
             branch.files, branch.num_bytes = known[1:]
             uploads = branch.work.uploads
             if uploads is not None:
@@ -151,6 +153,7 @@ class Observer:
                     "stored_files": state.stored,
                     "stored_bytes": state.stored_bytes,
                 }
+        self._staged = now
 
     def as_json(self, look: Look) -> dict[str, Any]:
         """Makes `stats.json`."""

@@ -13,8 +13,10 @@ import pytest
 
 from icefs.cli.main import CONFLICT, NOT_FOUND, STATE, USAGE, main
 from icefs.engine.writing import WritableRepository
+from icefs.fuse import mountpoints
 from icefs.storage.local import LocalStorage
 from tests.support.mounting import mounted, scratch_directory
+from tests.support.own_mounts import own_mount_table
 from tests.support.zarr_documents import ARRAY
 from tests.unit.cli.conftest import PROJECT
 
@@ -226,7 +228,8 @@ def test_a_session_whose_branch_has_moved_says_so_and_can_be_rebased(repo, tmp_p
     assert run_json("sessions", *options) == []
 
 
-def test_the_doctor_finds_what_is_wrong(repo, tmp_path, run, run_json):
+def test_the_doctor_finds_what_is_wrong(repo, tmp_path, run, run_json, monkeypatch):
+    monkeypatch.setattr(mountpoints, "mount_table", own_mount_table)
     places = ("--state-dir", tmp_path / "trees", "--cache-dir", tmp_path / "cache")
 
     def findings(told, status):
@@ -250,7 +253,8 @@ def test_the_doctor_finds_what_is_wrong(repo, tmp_path, run, run_json):
     assert findings(told, "problem")[0][0] == "repository"
 
 
-def test_the_doctor_finds_dead_mounts_and_asks_living_ones(repo, tmp_path, run, run_json):
+def test_the_doctor_finds_dead_mounts_and_asks_living_ones(repo, tmp_path, run, run_json, monkeypatch):
+    monkeypatch.setattr(mountpoints, "mount_table", own_mount_table)
     places = ("--state-dir", tmp_path / "trees", "--cache-dir", tmp_path / "cache")
     with mounted(repo, branch="main") as mount:
         write_array(mount.path)

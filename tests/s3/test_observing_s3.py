@@ -8,8 +8,10 @@ import pytest
 
 from icefs.cli import checks
 from icefs.cli.main import main
+from icefs.fuse import mountpoints
 from tests.conformance.official import GROUP, array_json, commit, create
 from tests.support.mounting import mounted
+from tests.support.own_mounts import own_mount_table
 
 KEYS = {"zarr.json": GROUP, "a/zarr.json": array_json((2 << 12,), (1 << 12,)), "a/c/0": bytes(1 << 12)}
 
@@ -53,6 +55,8 @@ def test_requests_to_a_bucket_are_counted_and_the_log_has_no_secrets(place, s3_s
 
 
 def test_the_doctor_of_a_bucket(place, s3_server, monkeypatch, capsys):
+    monkeypatch.setattr(mountpoints, "mount_table", own_mount_table)
+
     def doctor(location, code):
         capsys.readouterr()
         assert main(["doctor", location, "--json"]) == code
