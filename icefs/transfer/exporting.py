@@ -131,7 +131,8 @@ def export_session(
         StorageError: the store does not answer, or the directory cannot be written.
         NoSpaceError: the disk is full.
     """
-    if session.get_node(request.node) is None and not session.has_children(request.node):
+    top = request.node
+    if top != "/" and session.get_node(top) is None and not session.has_children(top):
         raise NodeNotFoundError(f"no group or array at {request.node} in {session.snapshot_id}", path=request.node)
     wanted = Marker(session.repository.storage.url, request.node, str(session.snapshot_id))
     target = Target(request.target)
@@ -239,14 +240,27 @@ class _Export:
         assert node.array is not None  # the caller looked
         layout = ChunkKeyLayout.of_metadata(node.user_data, len(node.array.shape))
         times = None
-        for batch in self._session.array_chunks(node).iter_batches(1 << 62):
-            refs = batch.refs
+        for refs in self._all_refs(node, prefix):
             times = times or self._times.chunks(node.id)
             rows = np.arange(len(refs))
             if self._session.has_children(node.path):
                 rows = self._not_hidden(node, layout, refs)
             each = times.of_all(refs.coords, len(refs))
             self._parts.append(_Part(prefix, layout, refs, each, times.uniform, rows))
+
+    def _all_refs(self, node: NodeSnapshot, prefix: str) -> list[ArrayRefs]:
+        """Returns an array's references; those in a damaged manifest are noted, and left out."""
+        chunks = self._session.array_chunks(node)
+        numbers = range(len(chunks.manifest_ids))
+        with contextlib.suppress(*_OF_ONE_FILE):  # one by one it shows which of them it is
+            return [refs for refs in chunks.manifest_refs(numbers) if refs is not None]
+        found: list[ArrayRefs] = []
+        for number in numbers:
+            try:
+                found += [refs for refs in chunks.manifest_refs([number]) if refs is not None]
+            except _OF_ONE_FILE as error:
+                self.result.failed.append(Problem(prefix or node.path, error.message))
+        return found
 
     def _not_hidden(self, node: NodeSnapshot, layout: ChunkKeyLayout, refs: ArrayRefs) -> I64:
         """Leaves out chunks whose names are those of nodes below the array, or of their chunks, as a mount does."""

@@ -134,15 +134,30 @@ def test_sizes(tree):
 
 
 def test_times(mount):
-    """`st_mtime` is the time of the commit in which a path last changed as far as the mount has seen, and is the same
-    for as long as the content is."""
+    """`st_mtime` of a file in a tag, a snapshot, or a branch as it is first seen, is the time of the commit that
+    changed it last, and is the same for as long as the content is. A directory has the time of the snapshot."""
     [first, _] = mount.control("log.json", "tags/v1")
     for root in ("tags/v1", "branches/main"):
         for name in ("", "a", "a/c/0/1", "zarr.json", "a/c"):
-            found = os.stat(mount / root / name)
-            told = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(found.st_mtime))
-            assert f"{told}.{found.st_mtime_ns // 1000 % 1_000_000:06}Z" == first["written_at"]
-            assert os.stat(mount / root / name).st_mtime_ns == found.st_mtime_ns
+            assert _written_at(mount / root / name) == first["written_at"]
+            assert _written_at(mount / root / name) == first["written_at"]
+
+
+def test_times_of_several_commits(tmp_path):
+    official = create(tmp_path / "repo", 2)
+    commit(official, "first", {"a/zarr.json": array_json((4,), (1,)), "a/c/0": b"0", "a/c/1": b"1"})
+    official.create_tag("v2", commit(official, "second", {"a/c/1": b"2"}))
+    with mounted(tmp_path / "repo") as mount:
+        [second, first, _] = [entry["written_at"] for entry in mount.control("log.json", "tags/v2")]
+        expected = {"": second, "a": second, "a/c": second, "a/zarr.json": first, "a/c/0": first, "a/c/1": second}
+        for root in ("tags/v2", "branches/main"):
+            assert {name: _written_at(mount / root / name) for name in expected} == expected
+
+
+def _written_at(path):
+    found = os.stat(path)
+    told = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(found.st_mtime))
+    return f"{told}.{found.st_mtime_ns // 1000 % 1_000_000:06}Z"
 
 
 def test_inode_numbers(tree):

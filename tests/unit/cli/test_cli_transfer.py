@@ -1,0 +1,114 @@
+"""`icefs import` and `icefs export` as they are typed; and killed in the middle."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from icefs.engine.writing import WritableRepository
+from icefs.format.layout import chunk_key
+from icefs.storage.local import LocalStorage
+from tests.unit.cli.test_cli_json import DOCUMENTED
+from tests.unit.transfer.test_exporting import files
+from tests.unit.transfer.test_importing import array, few, read, write
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    write(tmp_path / "z", few())
+    return tmp_path
+
+
+def test_there_and_back(place, run, run_json, fail):
+    run("init", place / "repo")
+    assert run("import", place / "z", place / "repo", "--dry-run").startswith("would import 6 groups and arrays")
+    done = run_json("import", place / "z", place / "repo", "--path", "a/b", "-m", "from afar", "--meta", "by=ada")
+    assert list(done) == DOCUMENTED["import"]
+    assert (done["chunks"], done["repeated"], done["dry_run"]) == (len(few()) - 6, False, False)
+    [newest, *_] = run_json("log", place / "repo")
+    assert (newest["id"], newest["message"]) == (done["snapshot_id"], "from afar")
+    assert newest["metadata"]["by"] == "ada"
+    assert run("import", place / "z", place / "repo", "--path", "a/b").startswith("imported already")
+    (place / "z/scalar/c").write_bytes(b"other" * 200)
+    assert "--overwrite" in fail(4, "import", place / "z", place / "repo", "--path", "a/b")
+    assert run("import", place / "z", place / "repo", "--path", "a/b", "--overwrite", "--json")
+
+    told = run_json("export", place / "repo", place / "out", "a/b")
+    assert list(told) == DOCUMENTED["export"]
+    assert files(place / "out") == few() | {"scalar/c": b"other" * 200}
+    assert "wrote 0 of" in run("export", place / "repo", place / "out", "a/b")
+    assert "would write 1 of" in run("export", f"{place}/repo@{done['snapshot_id']}", place / "out", "a/b", "--dry-run")
+    assert "--force" in fail(4, "export", place / "repo", place / "z")
+    assert fail(3, "export", place / "repo", place / "other", "nothing").startswith("no group or array")
+
+
+def test_zarr_v2_is_refused(place, run, fail):
+    run("init", place / "repo")
+    write(place / "v2", {".zgroup": b"{}"})
+    assert "Zarr v2" in fail(1, "import", place / "v2", place / "repo")
+
+
+def test_a_chunk_that_is_gone(place, run, capsysbinary):
+    from icefs.cli.main import main
+
+    run("init", place / "repo")
+    run("import", place / "z", place / "repo")
+    repo = WritableRepository.open(LocalStorage(place / "repo"))
+    ref = repo.readonly_session("main").chunk_ref("/big", (1,))
+    repo.storage.delete([chunk_key(ref.chunk_id)])
+    assert main(["export", str(place / "repo"), str(place / "out"), "--json"]) == 7
+    told = json.loads(capsysbinary.readouterr().out)
+    assert [problem["path"] for problem in told["failed"]] == ["big/c/1"]
+    assert files(place / "out") == {key: data for key, data in few().items() if key != "big/c/1"}
+
+
+def test_killed_and_run_again(place, run, run_json):
+    """Whatever was stored before a `kill -9` was remembered, and the repository is as it was until the end."""
+    keys = {"zarr.json": array([300])} | {f"c/{number}": os.urandom(70_000) for number in range(300)}
+    write(place / "many", keys)
+    run("init", place / "repo")
+    program = """
+import os, signal, sys
+from icefs.transfer import storing
+from icefs.transfer.ledger import Ledger
+storing._NOTE_EVERY_S = 0.0
+add, left = Ledger.add, [int(sys.argv.pop(1))]
+def add_and_die(ledger, rows):
+    add(ledger, rows)
+    left[0] -= 1
+    if not left[0]:
+        os.kill(os.getpid(), signal.SIGKILL)
+Ledger.add = add_and_die
+from icefs.cli.main import main
+sys.exit(main(sys.argv[1:]))
+"""
+    command = [sys.executable, "-c", program]
+    for number in (1, 2):
+        arguments = [str(number), "import", place / "many", place / "repo"]
+        died = subprocess.run([*command, *arguments], stdout=subprocess.DEVNULL, check=False)
+        assert died.returncode == -signal.SIGKILL
+        repo = WritableRepository.open(LocalStorage(place / "repo"))
+        assert len(list(repo.ancestry(branch="main"))) == 1
+    done = run_json("import", place / "many", place / "repo")
+    repo = WritableRepository.open(LocalStorage(place / "repo"))
+    assert read(repo) == keys
+    assert len(list(repo.ancestry(branch="main"))) == 2
+    assert done["stored_chunks"] < 300
+
+    for delay in (0.0, 0.1):
+        child = subprocess.Popen([*command, "0", "export", place / "repo", place / "out"], stdout=subprocess.DEVNULL)
+        while child.poll() is None and not (place / "out/zarr.json").exists():
+            pass
+        time.sleep(delay)
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+        assert all(data == keys[path] for path, data in files(place / "out").items())
+    run("export", place / "repo", place / "out")
+    assert files(place / "out") == keys
+    assert not (place / "out/.icefs-export.tmp").exists()
