@@ -325,11 +325,11 @@ class WorkingTree(WorkingBase):
 
     async def take_over(self, move: Move, open_inos: Iterable[int]) -> tuple[list[Entry], list[int]] | None:
         """Follows the branch; None if there are changes meanwhile, and the tree stays."""
+        if self.is_pinned or self._moving is not None:
+            return None
         work = self.work
         if work is None:
             return self.move(move, open_inos)
-        if self.is_pinned or self._moving is not None:
-            return None
         self._moving = trio.Event()
         told: list[tuple[list[Entry], list[int]]] = []
         inos = list(open_inos)

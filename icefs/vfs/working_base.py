@@ -214,14 +214,11 @@ class WorkingBase(BranchTree):
     def is_pinned(self) -> bool:
         """Whether the tree stays where it is, because there are changes over it, or may be at any moment."""
         work = self.work
-        if self._state_pending:
+        # Busy: a working tree that is being opened will stand on what the branch shows now.
+        if self._state_pending or self._busy > 0:
             return True
         return work is not None and (
-            self._busy > 0
-            or self.is_committing
-            or work.pending_intent is not None
-            or work.is_open_for_writing()
-            or work.has_changes()
+            self.is_committing or work.pending_intent is not None or work.is_open_for_writing() or work.has_changes()
         )
 
     # How operations run.

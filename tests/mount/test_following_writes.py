@@ -1,0 +1,61 @@
+"""A branch that others commit to just when somebody begins to write to it."""
+
+import subprocess
+import threading
+import time
+
+from icefs.engine.writing import WritableRepository
+from icefs.fuse.options import MountOptions
+from icefs.storage.local import LocalStorage
+from tests.conformance.official import GROUP, array_json
+from tests.support.mounting import Mount, require_fuse, run_daemon, scratch_directory
+
+SLOW = """
+import time
+from icefs.vfs.working_base import WorkingBase
+real_open = WorkingBase._open_work
+def open_work(self, session):
+    time.sleep(0.8)
+    return real_open(self, session)
+WorkingBase._open_work = open_work
+"""
+
+
+def test_a_branch_does_not_move_while_its_working_tree_is_opened(tmp_path):
+    require_fuse()
+    repository = WritableRepository.create(LocalStorage(str(tmp_path / "repo")))
+    with repository.transaction("main", message="start") as session:
+        session.set_metadata("/", GROUP)
+        session.set_metadata("/a", array_json((9,), (1,)))
+    with scratch_directory() as scratch:
+        place, log = tmp_path / "mnt", tmp_path / "log"
+        place.mkdir()
+        options = MountOptions(
+            repository=str(tmp_path / "repo"), mountpoint=str(place), branch="main", poll_interval_s=0.05,
+            state_dir=scratch, foreground=True,
+        )  # fmt: skip
+        daemon = run_daemon(SLOW, options, log)
+        mount = Mount(place, daemon.pid, log)
+        try:
+            made: list[str] = []
+
+            def make() -> None:
+                (place / "a/c").mkdir(exist_ok=True)
+                (place / "a/c/2").write_bytes(b"2")
+                made.append("2")
+
+            writer = threading.Thread(target=make)
+            writer.start()
+            time.sleep(0.2)  # the working tree is being opened
+            with repository.transaction("main", message="theirs") as session:
+                session.set_chunk("/a", (1,), b"1")
+            writer.join(30)
+            assert made == ["2"]
+            status = mount.control("status.json")
+            assert mount.control("diff.json")["from"] == status["snapshot"]
+            told = mount.rpc({"op": "commit", "message": "ours", "rebase": "fail"})[-1]
+            assert told["type"] == "result", told
+            assert sorted(path.name for path in (place / "a/c").iterdir()) == ["1", "2"]
+        finally:
+            subprocess.run(["fusermount3", "-u", place], check=True)
+            assert daemon.wait(timeout=30) == 0, log.read_text()
