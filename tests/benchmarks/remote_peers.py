@@ -6,6 +6,7 @@ the store when the time ends: after the commit, the upload (rclone without its o
 JuiceFS keeps its names in SQLite on the local disk, and so has the shorter way to a listing.
 """
 
+import atexit
 import contextlib
 import functools
 import os
@@ -183,6 +184,7 @@ def _juicefs(*arguments: str) -> list[str]:
 def _juicefs_volume() -> str:
     keys = server().environment()
     directory = tempfile.mkdtemp(prefix="icefs-bench-juicefs-")
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
     meta = f"sqlite3://{directory}/meta.db"
     command = [
         *_juicefs("format", "--storage", "s3", "--bucket", f"{relay().endpoint_url}/{BUCKET}"),
