@@ -19,6 +19,7 @@ from tests.benchmarks.read_side import READ_SIDE
 from tests.benchmarks.remote_peers import REMOTE_PEERS
 from tests.benchmarks.remote_side import REMOTE_SIDE
 from tests.benchmarks.remote_writes import REMOTE_WRITES
+from tests.benchmarks.transfer_side import TRANSFER_SIDE
 from tests.benchmarks.write_side import WRITE_SIDE
 
 
@@ -46,7 +47,7 @@ def main() -> None:
     tempfile.tempdir = os.environ.get("TMPDIR")
     rows = []
     print(f"\n{machine()}\n\n| what | icefs | other | ratio | target | |\n|---|---:|---:|---:|---:|---|")
-    for what, measure in (READ_SIDE | WRITE_SIDE | REMOTE_SIDE | REMOTE_WRITES | REMOTE_PEERS).items():
+    for what, measure in (READ_SIDE | WRITE_SIDE | TRANSFER_SIDE | REMOTE_SIDE | REMOTE_WRITES | REMOTE_PEERS).items():
         if arguments.only not in what:
             continue
         row = measure(what, arguments.rounds)
