@@ -25,6 +25,8 @@ HOW = ("official", "engine", "official", "mount", "official", "engine", "officia
 COMMITS = int(os.environ.get("ICEFS_TEST_ROUNDS", "4"))
 """How many commits each writer makes; 25 is what the project promises."""
 
+pytestmark = pytest.mark.timeout(120 if COMMITS < 10 else 900)
+
 
 @pytest.fixture
 def place(s3_server: SeaweedServer, s3_prefix: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
