@@ -338,7 +338,10 @@ class _Export:
         writer = _Writer(self._session, self._root, staging, has_files=has_files)
         done = Transferred(0, self.result.files, 0, self.result.bytes)
         progress(done)
-        threads = min(_MAX_THREADS, self._session.repository.storage.capabilities.concurrency)
+        capabilities = self._session.repository.storage.capabilities
+        threads = min(_MAX_THREADS, capabilities.concurrency)
+        if capabilities.local_files:  # nothing is waited for, and more threads than processors take longer
+            threads = min(threads, max(2, os.cpu_count() or 2))
         tasks = self._tasks(writer)
         running: set[Future[_Outcome]] = set()
         with ThreadPoolExecutor(threads, thread_name_prefix="icefs-export") as pool:
