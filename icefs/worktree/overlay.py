@@ -180,8 +180,7 @@ class WorkTree:
             )
 
     def _write_info(self, entries: int) -> None:
-        known = read_info(self.directory) if not self._place else None
-        place = self._place if known is None else known.place
+        place = self._place or getattr(read_info(self.directory), "place", "")
         write_info(self.directory, StateInfo(self.repository, self.branch, self._core.base, entries, place))
 
     def close(self) -> None:
