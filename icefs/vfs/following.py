@@ -69,6 +69,8 @@ class Follower:
             StorageError, FormatError: the refs cannot be read; nothing was changed.
         """
         async with self._lock:
+            # A tree that commits while the refs are read stands on a tip that they may not know yet.
+            stood = {tree: tree.snapshot_id for tree in self._branch_trees()}
             try:
                 refs = await self._threads.run(self._repository.refs)
             except IcefsError as error:
@@ -85,7 +87,8 @@ class Follower:
             for tree in self._branch_trees():
                 await self._find_out(tree)
                 tip = refs.branches.get(tree.name)
-                if tip is not None and tip != tree.snapshot_id and not tree.is_pinned:
+                is_behind = tip is not None and tip != tree.snapshot_id == stood.get(tree, tree.snapshot_id)
+                if tip is not None and is_behind and not tree.is_pinned:
                     before = tree.snapshot_id
                     if await self._move(tree, tip):
                         moved[tree.name] = [str(before), str(tip)]
@@ -158,6 +161,8 @@ class Follower:
             session = tree.session
             assert session is not None  # a branch tree never unloads by itself
             move = await self._threads.run(lambda: plan_move(session, open_session(self._repository, tip)))
+            if tree.session is not session:
+                return False  # it has committed meanwhile, and the plan is not about where it stands now
         except IcefsError as error:
             if tree.problem != str(error):
                 facts = tree.label, tree.snapshot_id, type(error).__name__, error

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -293,3 +294,44 @@ def test_a_branch_that_is_deleted_leaves_no_state_but_what_was_not_committed(pla
     gauges = mount.control("stats.json")["gauges"]
     assert gauges["inode_ranges"] < 20
     assert mount.unmount() == 0
+
+
+SLOW_PLANS = """
+import time
+from icefs.vfs import following
+plan_move = following.plan_move
+def slow_plan(*args):
+    time.sleep(1.5)
+    return plan_move(*args)
+following.plan_move = slow_plan
+"""
+
+
+def test_a_commit_while_the_mount_works_out_what_others_did(place):
+    """What was planned from where the tree stood before is not done to a tree that stands elsewhere."""
+    options = replace(place.options, foreground=True, log_file=None)
+    daemon = run_daemon(SLOW_PLANS, options, place.log)
+    mount = Mount(place.mountpoint, daemon.pid, place.log)
+    try:
+        os.listdir(place.mountpoint / "a")
+        place.path(0).parent.mkdir()
+        place.path(0).write_bytes(b"first")
+        assert mount.rpc({"op": "commit", "message": "first"})[-1]["type"] == "result"
+        commit(open_repository(place), "theirs", {"b/zarr.json": GROUP})
+        refresh = threading.Thread(target=mount.refresh)
+        refresh.start()
+        time.sleep(0.4)
+        place.path(1).write_bytes(b"mine")
+        answer = mount.rpc({"op": "commit", "message": "mine", "rebase": "fail"})[-1]
+        assert answer["type"] == "result", answer
+        refresh.join()
+        assert "moved to" not in place.log.read_text()
+        head = os.readlink(place.mountpoint / ".icefs/head")
+        assert head.endswith(answer["snapshot"])
+        assert (place.path(0).read_bytes(), place.path(1).read_bytes()) == (b"first", b"mine")
+        assert sorted(os.listdir(place.mountpoint)) == ["a", "b", "zarr.json"]
+        subprocess.run(["fusermount3", "-u", place.mountpoint], check=True)
+        assert daemon.wait(30) == 0
+    finally:
+        daemon.kill()
+        daemon.wait()
