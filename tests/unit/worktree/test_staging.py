@@ -116,10 +116,15 @@ def test_files_of_a_renamed_directory_that_cannot_be_committed_stay(bench):
     bench.write("h/a/zarr.json", FILES["g/a/zarr.json"])
     bench.write("w/zarr.json", FILES["v/zarr.json"])
     bench.commit()
-    assert bench.committed() == bench.tree() == expected | {
-        "h/a/zarr.json": FILES["g/a/zarr.json"],
-        "w/zarr.json": FILES["v/zarr.json"],
-    }
+    assert (
+        bench.committed()
+        == bench.tree()
+        == expected
+        | {
+            "h/a/zarr.json": FILES["g/a/zarr.json"],
+            "w/zarr.json": FILES["v/zarr.json"],
+        }
+    )
     assert not bench.work.has_changes()
 
 
