@@ -21,7 +21,8 @@ from icefs.errors import InvalidInputError
 def show_help(ctx: click.Context, words: tuple[str, ...], man_dir: str | None, as_json: bool) -> None:
     """Show help on a topic or a command, or write manual pages.
 
-    Without a word it lists what there is. With --man it writes the same as manual pages, to man1 and man7 in DIR: 'man -M DIR icefs-commit' shows one.
+    Without a word it lists what there is. With --man it writes the same as manual pages, to man1 and man7 in DIR:
+    'man -M DIR icefs-commit' shows one.
     """
     if man_dir is not None:
         pages = [str(path) for path in write_pages(Path(man_dir))]

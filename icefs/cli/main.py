@@ -125,7 +125,7 @@ COMMANDS: dict[str, Lazy] = {
     "refresh": Lazy("icefs.cli.control", "refresh", "Let a mount look for new commits now."),
     "top": Lazy("icefs.cli.top", "top", "Show live what a mount does."),
     "log-level": Lazy("icefs.cli.top", "log_level", "Show or change how much the daemon of a mount logs."),
-    "sessions": Lazy("icefs.cli.sessions", "sessions", "List working trees; commit, discard or export one without mounting it."),
+    "sessions": Lazy("icefs.cli.sessions", "sessions", "List working trees; commit, discard or export one unmounted."),
     "doctor": Lazy("icefs.cli.doctor", "doctor", "Find out why something does not work."),
     "warmup": Lazy("icefs.cli.warmup", "warmup", "Fetch chunks into the disk cache."),
     "info": Lazy("icefs.cli.info", "info", "Show facts about a repository or a mount."),

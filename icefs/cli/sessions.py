@@ -206,7 +206,7 @@ def _require_free(session: Session) -> None:
 @json_option
 @click.pass_context
 def sessions(ctx: click.Context, state_dir: str | None, as_json: bool) -> None:
-    """List working trees; commit, discard or export one without mounting it.
+    """List working trees; commit, discard or export one unmounted.
 
     A working tree holds what was written to a mounted branch and is not committed. It is left behind when the mount
     ends ('icefs umount' keeps it) or its daemon dies, and found again by a mount of the same branch at the same place.

@@ -18,7 +18,14 @@ from typing import Any, Final
 import trio
 
 from icefs.engine.session import Session
-from icefs.errors import EntryNotFoundError, NotPermittedError, ReadOnlyError, StaleError, UnsupportedError
+from icefs.errors import (
+    EntryNotFoundError,
+    NotPermittedError,
+    ReadOnlyError,
+    SessionStateError,
+    StaleError,
+    UnsupportedError,
+)
 from icefs.format.zarr_json import parse_zarr_json
 from icefs.vfs.attrs import ABSENT, Attr
 from icefs.vfs.branches import BranchTree, Entry, Move
@@ -344,6 +351,8 @@ class WorkingTree(WorkingBase):
 
         try:
             await self.settings.threads.run(switch)
+        except SessionStateError:
+            return None  # a commit has begun meanwhile
         finally:
             self._moving.set()
             self._moving = None

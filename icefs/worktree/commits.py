@@ -196,6 +196,7 @@ class Commits:
         """Puts the tree, with all its changes but those at `yielded`, on another snapshot.
 
         Raises:
+            SessionStateError: a commit is under way (kind `commit-not-allowed`).
             TreeChangedError: the tree's revision is not `expected` any more, also because bytes that only the old
                 base has had to be copied; nothing else was changed.
         """
@@ -222,6 +223,8 @@ class Commits:
         copied_up: list[str] = []
         while True:
             with core.change() as op:
+                if view is None:
+                    self._check_unfrozen()  # a commit may have begun since the last look
                 if expected is not None and core.revision != expected:
                     raise TreeChangedError("the working tree changed while it was compared with others' commits")
                 left_files, left_directories = settlement.rescue_left()
