@@ -23,6 +23,8 @@ def check_invariants(core: TreeCore) -> None:
         for node in seen:
             if isinstance(node, FileNode) and node.flags & DIRTY:
                 assert node in core.behind, node
+        numbers = list(core.kept.numbers())
+        assert len(numbers) == len(set(numbers)), "a kept number leads to two paths"
         assert core.spool_limit == max((view.limit for view in core.views), default=0)
 
 

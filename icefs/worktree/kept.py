@@ -5,7 +5,8 @@ it instead of the working tree. A million committed files cost some thirty bytes
 names per directory, with the two numbers beside it.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -155,10 +156,12 @@ class KeptAttrs:
         """
         if not self._directories:
             return
+        hidden = sorted(set(gone))
         taken = [
-            (new, self._take(old)) for old, new in sorted(moves.items(), key=lambda move: len(move[0]), reverse=True)
+            (new, self._take(old, hidden))
+            for old, new in sorted(moves.items(), key=lambda move: len(move[0]), reverse=True)
         ]
-        self.forget(gone)
+        self.forget(hidden)
         for new, (attr, below) in taken:
             if attr is not None:
                 parent, _, name = new.rpartition("/")
@@ -167,15 +170,29 @@ class KeptAttrs:
                 self._directories[join(new, relative) if relative else new] = directory
         self._by_ino = None
 
-    def _take(self, path: str) -> tuple[KeptAttr | None, dict[str, _Directory]]:
+    def _take(self, path: str, hidden: Sequence[str]) -> tuple[KeptAttr | None, dict[str, _Directory]]:
+        """Takes out a path and what is below it, but for what is hidden (paths in order) of the latter."""
         attr = self.get(path)
-        below = {
-            parent[len(path) + 1 :]: directory
-            for parent, directory in self._directories.items()
-            if is_below(parent, path)
+        below = KeptAttrs()
+        below._directories = {
+            parent: directory for parent, directory in self._directories.items() if is_below(parent, path)
         }
         self.forget([path])
-        return attr, below
+        if below:
+            below.forget(hidden[bisect_left(hidden, f"{path}/") : bisect_left(hidden, f"{path}0")])
+        return attr, {parent[len(path) + 1 :]: directory for parent, directory in below._directories.items()}
+
+    def forget_numbers(self, inos: Sequence[int]) -> None:
+        """Forgets whatever has one of these numbers: a number leads to one path."""
+        if not self._directories or not inos:
+            return
+        wanted = np.array(inos, np.uint64)
+        for parent, directory in list(self._directories.items()):
+            rows = np.isin(directory.inos, wanted)
+            if rows.any():
+                kept = ~rows
+                self._set(parent, _Directory(directory.names[kept], directory.inos[kept], directory.mtimes[kept]))
+        self._by_ino = None
 
     def numbers(self) -> Iterator[int]:
         """Yields every inode number."""

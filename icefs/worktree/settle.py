@@ -559,6 +559,7 @@ class Settlement:
             moves = dict(self._moved_files)
             moves |= {lower: frozen.path for lower, frozen in index.by_lower.items() if lower != frozen.path}
             core.kept.settle({old: new for old, new in moves.items() if old != new}, _hidden_paths(index))
+        core.kept.forget_numbers([ino for _, ino, _ in self.dropped])
         by_parent: dict[str, list[tuple[str, int, int]]] = {}
         for path, ino, mtime_ns in self.dropped:
             above, _, name = path.rpartition("/")
