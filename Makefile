@@ -5,6 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup-stamp
 PYTEST := $(BIN)/python -m pytest
+# Tests wait for mounts and servers most of the time: more of them at once than there are processors.
+PYTEST_ALL := $(PYTEST) -n $(shell expr $$(nproc) + 1) --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-tests demo fmt lint types test unit conformance mount s3 check bench man clean
@@ -34,7 +36,7 @@ types: setup ## mypy --strict
 	@$(BIN)/mypy
 
 test: setup-tests ## All tests (FUSE and an S3 server are started by the tests)
-	@$(PYTEST)
+	@$(PYTEST_ALL)
 
 unit: setup ## Tests without kernel and network
 	@$(PYTEST) tests/unit tests/property
