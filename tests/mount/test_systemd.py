@@ -217,10 +217,11 @@ def test_mount8_and_umount8(machine):
 
 def test_fstab_lines_through_their_units(machine):
     machine.run("systemctl stop mnt-boot.mount")
-    assert not is_mounted(machine, "/mnt/boot")
+    wait_until(lambda: not is_mounted(machine, "/mnt/boot"), "the unmount")
     machine.run("mount -a -O _netdev && mount -a -O _netdev")
     assert machine.run("findmnt --noheadings /mnt/boot").count("fuse.icefs") == 1
-    assert machine.show("mnt-boot.mount", "ActiveState") == "active"
+    # systemd reads the mount table in its own time.
+    wait_until(lambda: machine.show("mnt-boot.mount", "ActiveState") == "active", "the unit")
     machine.run("umount /mnt/boot")
     wait_until(lambda: machine.show("mnt-boot.mount", "ActiveState") == "inactive", "the end of the unit")
 
