@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes .venv/bin/icefs work on a bare Debian or Ubuntu machine: the packages that pyfuse3 needs to build and
-# run, a Python of at least 3.12, and the locked dependencies. Quick when there is nothing to do.
+# Makes .venv/bin/icefs work on a bare Debian or Ubuntu machine: FUSE, what the benchmarks' pyfuse3 needs to build, a
+# Python of at least 3.12, and the locked dependencies. Quick when there is nothing to do.
 #
 #   scripts/setup.sh          what icefs needs
 #   scripts/setup.sh tests    also the programs that the tests try on mounts
@@ -49,7 +49,7 @@ for candidate in "${candidates[@]}"; do
     fi
 done
 
-# 2. Debian packages: FUSE itself, and what it takes to build pyfuse3.
+# 2. Debian packages: FUSE itself, and what it takes to build pyfuse3, which the benchmarks compare with.
 missing=()
 command -v fusermount3 >/dev/null || missing+=(fuse3)
 command -v gcc >/dev/null || missing+=(gcc libc6-dev)

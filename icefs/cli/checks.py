@@ -70,7 +70,7 @@ def examine(check: str, look: Callable[[], Iterator[Finding]]) -> Iterator[Findi
 
 def check_versions() -> Iterator[Finding]:
     """Tells the versions of everything that a mount is made of."""
-    for name in ("icefs", "pyfuse3", "trio"):
+    for name in ("icefs", "trio"):
         try:
             yield Finding("versions", OK, f"{name} {version(name)}")
         except PackageNotFoundError:

@@ -1,23 +1,16 @@
-"""Directory entries without attributes, which pyfuse3 does not offer.
+"""Who is sent directory entries without attributes.
 
-pyfuse3 answers every listing with READDIRPLUS: each entry brings its attributes, and the kernel makes an inode and a
-dentry of it. For a program that wants to `stat` what it lists that saves a request an entry; for one that only wants
-names (`find -type f`, most Zarr listers) it is most of the time that a large directory takes: a million entries list
-in a quarter of it without.
-
-The protocol has a way to say "no attributes for this one": a node id of 0, beside the inode number that `readdir(3)`
-shows. pyfuse3 sets both through `st_ino`. Here the node id is set alone, where libfuse keeps it, in the memory of a
-`pyfuse3.EntryAttributes`; `EntryBuffer` checks once that it is where it is expected, and does without if it is not.
+READDIRPLUS answers a listing with the attributes of each entry, and the kernel makes an inode and a dentry of it. For
+a program that wants to `stat` what it lists that saves a request an entry; for one that only wants names (`find -type
+f`, most Zarr listers) it is most of the time that a large directory takes: a million entries list in a quarter of it
+without. The protocol has a way to say "no attributes for this one": a node id of 0 (`entries.EntryBuffer.add_bare`).
 
 Who wants attributes is found out by trying (`Listers`): of the files that a process lists, most come with attributes
 and a few without; if it never looks any of those up, the directories that it lists next come without attributes,
 until it does look something up. A process that looks them up is tried less and less.
 """
 
-import ctypes
 from typing import Final
-
-import pyfuse3
 
 SPARSE: Final = 16
 """So many entries with attributes come between two without, at first."""
@@ -27,43 +20,6 @@ _PATIENCE: Final = 4
 # fts(3), which is in find, du, rm and chmod, reads up to 100 000 names before it looks at the first.
 _LARGE: Final = 1 << 17
 _MAX_PROCESSES: Final = 256
-
-# Behind the object's header (count and type) comes a `struct fuse_entry_param`: u64 ino, u64 generation, struct stat.
-_NODE_ID_AT: Final = 16
-# `st_ino` is the second member of `struct stat`, which is the third of `struct fuse_entry_param`.
-_STAT_INO_AT: Final = _NODE_ID_AT + 16 + 8
-_PROBE: Final = 0x1CEC_0FFE_E000_0001
-
-
-class EntryBuffer:
-    """An `EntryAttributes` whose node id can be set by itself.
-
-    Attributes:
-        entry: The attributes that are sent.
-        node_id: Where the node id is kept (`.value`), or None where it could not be found.
-    """
-
-    __slots__ = ("entry", "node_id")
-
-    def __init__(self) -> None:
-        self.entry = pyfuse3.EntryAttributes()
-        self.node_id = _find_node_id(self.entry)
-
-
-def _find_node_id(entry: pyfuse3.EntryAttributes) -> ctypes.c_uint64 | None:
-    """Finds the node id in an entry's memory; None if anything there is not as expected."""
-    if type(entry).__basicsize__ < _STAT_INO_AT + 8:
-        return None
-    node_id = ctypes.c_uint64.from_address(id(entry) + _NODE_ID_AT)
-    stat_ino = ctypes.c_uint64.from_address(id(entry) + _STAT_INO_AT)
-    entry.st_ino = _PROBE
-    if node_id.value != _PROBE or stat_ino.value != _PROBE:
-        return None
-    node_id.value = _PROBE + 1
-    # The property reads the node id back, so it is that; and the number that readdir shows has not moved.
-    found = entry.st_ino == _PROBE + 1 and stat_ino.value == _PROBE
-    entry.st_ino = _PROBE
-    return node_id if found else None
 
 
 class Lister:

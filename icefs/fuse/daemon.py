@@ -18,10 +18,9 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import IO, Any, Final
 
-from icefs.errors import IcefsError, InternalError, StorageError, UnsupportedError
+from icefs.errors import IcefsError, InternalError, StorageError
 from icefs.fuse import logs
 from icefs.fuse.options import MountOptions
 
@@ -42,7 +41,7 @@ def run(options: MountOptions, ready: Callable[[], None], reread: Callable[[], M
     """
     # numpy's linear algebra would start a thread for each processor, which nothing here uses.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    serving = _import_serving()
+    from icefs.fuse import serving  # trio, numpy and the engine: most of a second that others save
 
     options = options.resolved()
     _set_up_logging(options)
@@ -53,18 +52,6 @@ def run(options: MountOptions, ready: Callable[[], None], reread: Callable[[], M
     finally:
         prepared.close()
     return 0
-
-
-def _import_serving() -> ModuleType:
-    try:
-        from icefs.fuse import serving  # pyfuse3, trio, numpy and the engine: most of a second that others save
-    except ImportError as error:
-        if "fuse" not in str(error):
-            raise
-        raise UnsupportedError(
-            f"FUSE is not installed: {error}", hint="install it: apt install fuse3, and pip install pyfuse3"
-        ) from error
-    return serving
 
 
 def spawn(options: MountOptions) -> int:

@@ -1,7 +1,7 @@
 """The one place where an exception becomes an errno, and the boundary that every handler runs behind.
 
-pyfuse3 ends the whole mount when a handler raises anything but `FUSEError`. Code below this module raises what
-happened; `ERRNO_TABLE` says what the kernel is told about it, and how loud the log is.
+Code below this module raises what happened; `ERRNO_TABLE` says what the kernel is told about it, and how loud the log
+is. A handler raises nothing but `FuseError`.
 """
 
 import errno
@@ -11,13 +11,23 @@ from collections.abc import Awaitable, Callable, Coroutine
 from time import perf_counter_ns
 from typing import Any, Concatenate, Final, NamedTuple, Protocol
 
-import pyfuse3
-
 from icefs import errors
 from icefs.fuse.logs import branch_in
 from icefs.vfs.stats import Subject
 
 logger = logging.getLogger(__name__)
+
+
+class FuseError(Exception):
+    """The answer to a request that fails.
+
+    Attributes:
+        errno: What the system call fails with.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(errno.errorcode.get(number, str(number)))
+        self.errno = number
 
 
 class ErrnoRow(NamedTuple):
@@ -174,7 +184,7 @@ _SUBJECTS: Final[dict[str, _Describe]] = {
 def handler[S: HasBoundary, **P, R](
     function: Callable[Concatenate[S, P], Awaitable[R]],
 ) -> Callable[Concatenate[S, P], Coroutine[Any, Any, R]]:
-    """Wraps a handler: counts it, times it, and turns whatever it raises into `FUSEError`.
+    """Wraps a handler: counts it, times it, and turns whatever it raises into `FuseError`.
 
     `trio.Cancelled` and `KeyboardInterrupt` are no `Exception`s and pass.
     """
@@ -187,13 +197,13 @@ def handler[S: HasBoundary, **P, R](
         started = perf_counter_ns()
         try:
             result = await function(self, *args, **kwargs)
-        except pyfuse3.FUSEError as exc:  # said on purpose, by the adapter itself
+        except FuseError as exc:  # said on purpose, by the adapter itself
             self.recorder.record(number, started, perf_counter_ns() - started, exc.errno, subject(args, None))
             raise
         except Exception as exc:  # noqa: BLE001  (the boundary that keeps the mount up)
             code = _answer(self, name, number, exc, args)
             self.recorder.record(number, started, perf_counter_ns() - started, code, subject(args, None))
-            raise pyfuse3.FUSEError(code) from None
+            raise FuseError(code) from None
         self.recorder.record(number, started, perf_counter_ns() - started, 0, subject(args, result))
         return result
 

@@ -278,8 +278,6 @@ def set_up(*, level: str, kind: str, mount: str, branch: str | None, log_file: s
     repeats = Repeats(targets)
     logging.basicConfig(level=level.upper(), handlers=[repeats], force=True)
     logging.getLogger("botocore").setLevel(logging.WARNING)  # it tells where it found credentials
-    # An interrupted request has nobody to reply to, which pyfuse3 reports as an error.
-    logging.getLogger("pyfuse3").addFilter(lambda record: "No such file or directory" not in record.getMessage())
     return repeats
 
 

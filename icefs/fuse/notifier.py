@@ -11,10 +11,12 @@ import logging
 import queue
 import threading
 from collections.abc import Callable, Iterable
+from operator import methodcaller
 from typing import Final
 
-import pyfuse3
 import trio
+
+from icefs.fuse.device import Device
 
 logger = logging.getLogger(__name__)
 
@@ -31,18 +33,20 @@ class KernelNotifier:
 
     def __init__(self) -> None:
         self.sent = 0
+        self._device: Device | None = None
         # Jobs, each of them a part of the work that may be cut short; None ends the thread.
         self._queue: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._is_open = True
 
-    def start(self) -> None:
+    def start(self, device: Device) -> None:
         """Starts the thread; to be called when the file system is mounted."""
+        self._device = device
         self._thread = threading.Thread(target=self._run, name="icefs-notify", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
-        """Ends the thread; to be called before the session is closed, after which there is nobody to notify."""
+        """Ends the thread; to be called before the device is closed, after which there is nobody to notify."""
         self._is_open = False
         self._queue.put(None)
         if self._thread is not None:
@@ -55,7 +59,7 @@ class KernelNotifier:
 
         def send() -> None:
             for parent, name in found:
-                self._send(pyfuse3.invalidate_entry, parent, name)
+                self._send(f"{name!r} in inode {parent}", methodcaller("invalidate_entry", parent, name))
 
         if found and self._is_open:
             self._queue.put(send)
@@ -66,7 +70,7 @@ class KernelNotifier:
 
         def send() -> None:
             for ino in found:
-                self._send(pyfuse3.invalidate_inode, ino, True)
+                self._send(f"inode {ino}", methodcaller("invalidate_inode", ino, attr_only=True))
 
         if found and self._is_open:
             self._queue.put(send)
@@ -74,7 +78,7 @@ class KernelNotifier:
     async def drop_pages(self, ino: int) -> None:
         """Returns when the kernel has dropped what it cached of a file's content; requests are answered meanwhile."""
         if self._is_open:
-            self._queue.put(lambda: self._send(pyfuse3.invalidate_inode, ino))
+            self._queue.put(lambda: self._send(f"inode {ino}", methodcaller("invalidate_inode", ino)))
             await self.drain()
 
     async def drain(self) -> None:
@@ -95,13 +99,13 @@ class KernelNotifier:
         while (job := self._queue.get()) is not None:
             job()
 
-    def _send[**P](self, notify: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:
-        if not self._is_open:
+    def _send(self, what: str, notify: Callable[[Device], None]) -> None:
+        if not self._is_open or self._device is None:
             return
         try:
-            notify(*args, **kwargs)
+            notify(self._device)
         except OSError as error:
             if error.errno not in _NOTHING_TO_FORGET:
-                logger.warning("the kernel refused to forget %s: %s", args, error)
+                logger.warning("the kernel refused to forget %s: %s", what, error)
         else:
             self.sent += 1

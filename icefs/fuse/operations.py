@@ -1,51 +1,52 @@
-"""The handlers of FUSE requests: translates between the kernel's types and the VFS's, and does nothing else.
+"""The handlers of FUSE requests: translates between the kernel's terms and the VFS's, and does nothing else.
 
-Names arrive as bytes and are decoded here, once. A name that is no UTF-8 is the name of nothing: it is not found,
-and cannot be created. Everything that may go wrong is raised by the VFS and answered by `errno_map.handler`.
+How requests and answers are laid out is `requests`' business. Names arrive as bytes and are decoded here, once. A
+name that is no UTF-8 is the name of nothing: it is not found, and cannot be created. Everything that may go wrong is
+raised by the VFS and answered by `errno_map.handler`.
 """
 
 import errno
 import os
 from collections.abc import Sequence
 from stat import S_IFREG
-from typing import Any, Final
-
-import pyfuse3
+from typing import Any, Final, NamedTuple
 
 from icefs.errors import EntryNotFoundError, InvalidInputError, NameTooLongError, UnsupportedError
-from icefs.fuse.bare_entries import EntryBuffer, Lister, Listers
-from icefs.fuse.errno_map import Recorder, handler, silent_handler
-from icefs.vfs.attrs import ABSENT, BLOCK_SIZE, Attr, EntryRun
-from icefs.vfs.interface import AttrChanges, Vfs
+from icefs.fuse import abi
+from icefs.fuse.bare_entries import Lister, Listers
+from icefs.fuse.entries import EntryBuffer
+from icefs.fuse.errno_map import FuseError, Recorder, handler, silent_handler
+from icefs.vfs.attrs import ABSENT, Attr, EntryRun, FsStats
+from icefs.vfs.interface import AttrChanges, Caller, FileHandle, Vfs
 
 MAX_NAME_BYTES: Final = 255
 """The longest name that `readdir(3)` can return."""
 
-_SECTOR: Final = 512
 # What requests on an open file carry instead of an inode.
 _BY_HANDLE: Final = frozenset(("read", "write", "flush", "release", "fsync", "readdir", "releasedir", "fsyncdir"))
 _NAMELESS: Final = frozenset(("statfs", "forget"))
 
 
-def fill(entry: pyfuse3.EntryAttributes, attr: Attr) -> pyfuse3.EntryAttributes:
-    """Copies attributes into what pyfuse3 sends."""
-    (
-        entry.st_ino,
-        entry.st_mode,
-        entry.st_nlink,
-        entry.st_uid,
-        entry.st_gid,
-        size,
-        entry.st_mtime_ns,
-        entry.st_ctime_ns,
-        entry.st_atime_ns,
-        entry.entry_timeout,
-        entry.attr_timeout,
-    ) = attr
-    entry.st_size = size
-    entry.st_blocks = -(-size // _SECTOR)
-    entry.st_blksize = BLOCK_SIZE
-    return entry
+class Opened(NamedTuple):
+    """An open file, as the kernel is told of it.
+
+    Attributes:
+        fh: The handle's number.
+        flags: `abi.FOPEN_…`.
+    """
+
+    fh: int
+    flags: int
+
+
+def _opened(fh: int, file: FileHandle) -> Opened:
+    """Tells the kernel how to use an open file. Content never changes without the VFS saying so: pages are kept."""
+    flags = abi.FOPEN_DIRECT_IO if file.direct_io else abi.FOPEN_KEEP_CACHE
+    if file.nonseekable:
+        flags |= abi.FOPEN_NONSEEKABLE
+    if not file.wants_flush:
+        flags |= abi.FOPEN_NOFLUSH
+    return Opened(fh, flags)
 
 
 def _decode(name: bytes) -> str:
@@ -66,25 +67,17 @@ def _decode_existing(name: bytes) -> str:
         raise EntryNotFoundError(f"no entry {name!r}") from None
 
 
-class Operations(pyfuse3.Operations):
+class Operations:
     """Answers the kernel.
 
     `default_permissions` is set at mount, so that the kernel checks modes and `access` is not asked.
 
-    Concurrency: a handler that does not wait runs from request to answer without anything in between, so one
-    `EntryAttributes` serves for all of them: it is filled last, after every await.
+    Concurrency: a handler that does not wait runs from request to answer without anything in between.
     """
 
-    supports_dot_lookup = False  # for NFS export only, whose file handles would have to outlive the daemon
-    enable_writeback_cache = False
-    enable_acl = False
-
     def __init__(self, vfs: Vfs, recorder: Recorder) -> None:
-        super().__init__()
         self.recorder = recorder
         self._vfs = vfs
-        self._buffer = EntryBuffer()
-        self._entry = self._buffer.entry
         self._listers = Listers()
 
     def describe(self, operation: str, args: tuple[Any, ...]) -> str:
@@ -101,18 +94,18 @@ class Operations(pyfuse3.Operations):
     # Names and attributes.
 
     @handler
-    async def lookup(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
+    async def lookup(self, parent_inode: int, name: bytes, ctx: Caller) -> Attr:
         """Finds a name; an inode number 0 in the answer is a negative entry."""
         if len(name) > MAX_NAME_BYTES:
             raise NameTooLongError(f"a name of {len(name)} bytes is longer than {MAX_NAME_BYTES}")
         try:
             text = name.decode()
         except UnicodeDecodeError:
-            return fill(self._entry, ABSENT)
+            return ABSENT
         attr = await self._vfs.lookup(parent_inode, text)
         if attr.mode & S_IFREG:
             self._listers.looked_up(ctx.pid)
-        return fill(self._entry, attr)
+        return attr
 
     @silent_handler
     def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
@@ -122,72 +115,51 @@ class Operations(pyfuse3.Operations):
             forget(ino, count)
 
     @handler
-    async def getattr(self, inode: int, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
+    async def getattr(self, inode: int, ctx: Caller) -> Attr:
         """Returns attributes."""
-        return fill(self._entry, await self._vfs.getattr(inode))
+        return await self._vfs.getattr(inode)
 
     @handler
-    async def setattr(
-        self,
-        inode: int,
-        attr: pyfuse3.EntryAttributes,
-        fields: pyfuse3.SetattrFields,
-        fh: int | None,
-        ctx: pyfuse3.RequestContext,
-    ) -> pyfuse3.EntryAttributes:
+    async def setattr(self, inode: int, changes: AttrChanges, fh: int | None, ctx: Caller) -> Attr:
         """Changes attributes: chmod, chown, truncate, utimens."""
-        changes = AttrChanges(
-            mode=attr.st_mode if fields.update_mode else None,
-            uid=attr.st_uid if fields.update_uid else None,
-            gid=attr.st_gid if fields.update_gid else None,
-            size=attr.st_size if fields.update_size else None,
-            mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
-            atime_ns=attr.st_atime_ns if fields.update_atime else None,
-        )
-        return fill(self._entry, await self._vfs.setattr(inode, changes, fh, ctx))
+        return await self._vfs.setattr(inode, changes, fh, ctx)
 
     @handler
-    async def access(self, inode: int, mode: int, ctx: pyfuse3.RequestContext) -> bool:
+    async def access(self, inode: int, mode: int, ctx: Caller) -> bool:
         """Tells whether the caller may; asked only where the kernel does not check for itself."""
         return await self._vfs.access(inode, mode, ctx)
 
     @handler
-    async def readlink(self, inode: int, ctx: pyfuse3.RequestContext) -> bytes:
+    async def readlink(self, inode: int, ctx: Caller) -> bytes:
         """Returns where a symbolic link leads."""
         return os.fsencode(await self._vfs.readlink(inode))
 
     # The namespace.
 
     @handler
-    async def mknod(
-        self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: pyfuse3.RequestContext
-    ) -> pyfuse3.EntryAttributes:
+    async def mknod(self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: Caller) -> Attr:
         """Creates a file that is not opened."""
-        return fill(self._entry, await self._vfs.mknod(parent_inode, _decode(name), mode, rdev, ctx))
+        return await self._vfs.mknod(parent_inode, _decode(name), mode, rdev, ctx)
 
     @handler
-    async def mkdir(
-        self, parent_inode: int, name: bytes, mode: int, ctx: pyfuse3.RequestContext
-    ) -> pyfuse3.EntryAttributes:
+    async def mkdir(self, parent_inode: int, name: bytes, mode: int, ctx: Caller) -> Attr:
         """Creates a directory."""
-        return fill(self._entry, await self._vfs.mkdir(parent_inode, _decode(name), mode, ctx))
+        return await self._vfs.mkdir(parent_inode, _decode(name), mode, ctx)
 
     @handler
-    async def unlink(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
+    async def unlink(self, parent_inode: int, name: bytes, ctx: Caller) -> None:
         """Removes a file."""
         await self._vfs.unlink(parent_inode, _decode_existing(name))
 
     @handler
-    async def rmdir(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
+    async def rmdir(self, parent_inode: int, name: bytes, ctx: Caller) -> None:
         """Removes a directory."""
         await self._vfs.rmdir(parent_inode, _decode_existing(name))
 
     @handler
-    async def symlink(
-        self, parent_inode: int, name: bytes, target: bytes, ctx: pyfuse3.RequestContext
-    ) -> pyfuse3.EntryAttributes:
+    async def symlink(self, parent_inode: int, name: bytes, target: bytes, ctx: Caller) -> Attr:
         """Creates a symbolic link."""
-        return fill(self._entry, await self._vfs.symlink(parent_inode, _decode(name), os.fsdecode(target), ctx))
+        return await self._vfs.symlink(parent_inode, _decode(name), os.fsdecode(target), ctx)
 
     @handler
     async def rename(
@@ -197,44 +169,37 @@ class Operations(pyfuse3.Operations):
         parent_inode_new: int,
         name_new: bytes,
         flags: int,
-        ctx: pyfuse3.RequestContext,
+        ctx: Caller,
     ) -> None:
         """Renames."""
         await self._vfs.rename(parent_inode_old, _decode_existing(name_old), parent_inode_new, _decode(name_new), flags)
 
     @handler
-    async def link(
-        self, inode: int, new_parent_inode: int, new_name: bytes, ctx: pyfuse3.RequestContext
-    ) -> pyfuse3.EntryAttributes:
+    async def link(self, inode: int, new_parent_inode: int, new_name: bytes, ctx: Caller) -> Attr:
         """Makes a hard link."""
-        return fill(self._entry, await self._vfs.link(inode, new_parent_inode, _decode(new_name)))
+        return await self._vfs.link(inode, new_parent_inode, _decode(new_name))
 
     # Files.
 
     @handler
-    async def open(self, inode: int, flags: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
-        """Opens a file. An inode's content never changes without the VFS saying so: the kernel keeps its pages."""
+    async def open(self, inode: int, flags: int, ctx: Caller) -> Opened:
+        """Opens a file."""
         fh, file = await self._vfs.open(inode, flags)
-        return pyfuse3.FileInfo(fh, file.direct_io, not file.direct_io, file.nonseekable)
+        return _opened(fh, file)
 
     @handler
-    async def create(
-        self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: pyfuse3.RequestContext
-    ) -> tuple[pyfuse3.FileInfo, pyfuse3.EntryAttributes]:
+    async def create(self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: Caller) -> tuple[Opened, Attr]:
         """Creates and opens a file."""
         fh, file, attr = await self._vfs.create(parent_inode, _decode(name), mode, flags, ctx)
-        info = pyfuse3.FileInfo(fh, file.direct_io, not file.direct_io, file.nonseekable)
-        return info, fill(self._entry, attr)
+        return _opened(fh, file), attr
 
     @handler
-    async def read(  # type: ignore[override]  # the stub says bytes, but anything with a buffer is sent as it is
-        self, fh: int, off: int, size: int
-    ) -> bytes | bytearray | memoryview:
+    async def read(self, fh: int, off: int, size: int) -> bytes | bytearray | memoryview:
         """Reads; a short answer is the end of the file."""
         return await self._vfs.read(fh, off, size)
 
     @handler
-    async def write(self, fh: int, off: int, buf: bytes) -> int:
+    async def write(self, fh: int, off: int, buf: bytes | memoryview) -> int:
         """Writes."""
         return await self._vfs.write(fh, off, buf)
 
@@ -242,7 +207,7 @@ class Operations(pyfuse3.Operations):
     async def flush(self, fh: int) -> None:
         """Answers `close(2)`; ENOSYS tells the kernel that nobody here wants to hear of it again."""
         if not self._vfs.wants_flush:
-            raise pyfuse3.FUSEError(errno.ENOSYS)
+            raise FuseError(errno.ENOSYS)
         await self._vfs.flush(fh)
 
     @handler
@@ -258,76 +223,51 @@ class Operations(pyfuse3.Operations):
     # Directories.
 
     @handler
-    async def opendir(self, inode: int, ctx: pyfuse3.RequestContext) -> int:
+    async def opendir(self, inode: int, ctx: Caller) -> int:
         """Opens a directory."""
         fh = await self._vfs.opendir(inode)
         self._listers.begin(fh, ctx.pid)
         return fh
 
     @handler
-    async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
-        """Fills the kernel's buffer with entries, from position `start_id`; see `bare_entries` for their attributes."""
-        position = start_id
+    async def readdir(self, fh: int, position: int, size: int) -> bytes:
+        """Returns entries from a position on, at most `size` bytes; see `bare_entries` for their attributes."""
         listing = self._listers.of(fh)
-        is_full = listing.is_full or self._buffer.node_id is None
+        buffer = EntryBuffer(size)
         while (run := await self._vfs.readdir(fh, position)) is not None:
-            first = position - run.start
+            first, count = position - run.start, len(run.names)
             # Directories are looked at by whoever lists a tree; files perhaps not.
-            if is_full or not run.template.mode & S_IFREG:
-                end = self._reply_full(token, fh, listing.lister, run, first)
+            if not run.template.mode & S_IFREG:
+                end = buffer.add_full(run, first, count)
+                self._vfs.entered(fh, run, first, end)
+            elif listing.is_full:
+                end = self._add_and_try(buffer, fh, listing.lister, run, first)
             else:
-                end = self._reply_bare(token, run, first)
+                end = buffer.add_bare(run, first, count)
             listing.sent(end - first)
             position = run.start + end
-            if end < len(run.names):
-                return
-
-    def _reply_full(self, token: pyfuse3.ReaddirToken, fh: int, lister: Lister, run: EntryRun, first: int) -> int:
-        """Sends the entries of a run with their attributes until the buffer is full; returns where it stopped.
-
-        This loop is most of the cost of a listing, so it sets what differs between entries and nothing else.
-        """
-        start, template, names, inos, sizes, mtimes_ns = run
-        entry, node_id = fill(self._buffer.entry, template), self._buffer.node_id
-        reply = pyfuse3.readdir_reply
-        tries = bool(template.mode & S_IFREG) and node_id is not None
-        counted, bare_at, end = first, first + lister.until_bare if tries else -1, len(names)
-        for index in range(first, end):
-            entry.st_ino = inos[index]
-            if sizes is not None:
-                size = sizes[index]
-                entry.st_size = size
-                entry.st_blocks = -(-size // _SECTOR)
-            if mtimes_ns is not None:
-                entry.st_mtime_ns = entry.st_ctime_ns = entry.st_atime_ns = mtimes_ns[index]
-            if index == bare_at and node_id is not None:
-                node_id.value = 0
-            if not reply(token, names[index], entry, start + index + 1):
-                end = index
+            if end < count:
                 break
-            if index == bare_at:
-                self._vfs.entered(fh, run, counted, index)
-                counted, bare_at = index + 1, index + lister.gap
-                lister.ignored += 1
-        self._vfs.entered(fh, run, counted, end)
-        if tries:
-            lister.until_bare = bare_at - end
-        return end
+        return buffer.encode()
 
-    def _reply_bare(self, token: pyfuse3.ReaddirToken, run: EntryRun, first: int) -> int:
-        """Sends the entries of a run without attributes until the buffer is full; returns where it stopped."""
-        start, template, names, inos, _, _ = run
-        entry, node_id = fill(self._buffer.entry, template), self._buffer.node_id
-        assert node_id is not None  # without it, attributes are always sent
-        reply = pyfuse3.readdir_reply
-        position = start + first
-        for name, ino in zip(names[first:] if first else names, inos[first:] if first else inos, strict=True):
-            entry.st_ino = ino
-            node_id.value = 0
+    def _add_and_try(self, buffer: EntryBuffer, fh: int, lister: Lister, run: EntryRun, first: int) -> int:
+        """Adds entries with their attributes, but for a few, until the buffer is full; returns where it stopped."""
+        position, count = first, len(run.names)
+        while position < count:
+            stop = min(count, position + lister.until_bare)
+            end = buffer.add_full(run, position, stop)
+            if end > position:
+                self._vfs.entered(fh, run, position, end)
+            lister.until_bare -= end - position
+            position = end
+            if end < stop or end == count:
+                break
+            if buffer.add_bare(run, end, end + 1) == end:
+                break
             position += 1
-            if not reply(token, name, entry, position):
-                return position - 1 - start
-        return len(names)
+            lister.until_bare = lister.gap - 1
+            lister.ignored += 1
+        return position
 
     @handler
     async def releasedir(self, fh: int) -> None:
@@ -343,40 +283,32 @@ class Operations(pyfuse3.Operations):
     # The file system as a whole, and extended attributes.
 
     @handler
-    async def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:
+    async def statfs(self, ctx: Caller) -> FsStats:
         """Answers `df`."""
-        stats = await self._vfs.statfs()
-        data = pyfuse3.StatvfsData()
-        data.f_bsize = data.f_frsize = BLOCK_SIZE
-        data.f_blocks = stats.blocks
-        data.f_bfree = data.f_bavail = stats.free_blocks
-        data.f_files = stats.files
-        data.f_ffree = data.f_favail = stats.free_files
-        data.f_namemax = MAX_NAME_BYTES
-        return data
+        return await self._vfs.statfs()
 
     @handler
-    async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: pyfuse3.RequestContext) -> None:
+    async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: Caller) -> None:
         """Sets an extended attribute."""
         await self._vfs.setxattr(inode, os.fsdecode(name), value)
 
     @handler
-    async def getxattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> bytes:
+    async def getxattr(self, inode: int, name: bytes, ctx: Caller) -> bytes:
         """Returns an extended attribute."""
         text = os.fsdecode(name)
         if text.startswith("system.posix_acl_"):
             raise UnsupportedError("access control lists are not supported", name=text)
         value = await self._vfs.getxattr(inode, text)
         if value is None:
-            raise pyfuse3.FUSEError(pyfuse3.ENOATTR)
+            raise FuseError(errno.ENODATA)
         return value
 
     @handler
-    async def listxattr(self, inode: int, ctx: pyfuse3.RequestContext) -> Sequence[bytes]:
+    async def listxattr(self, inode: int, ctx: Caller) -> Sequence[bytes]:
         """Lists the names of extended attributes."""
         return [os.fsencode(name) for name in await self._vfs.listxattr(inode)]
 
     @handler
-    async def removexattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
+    async def removexattr(self, inode: int, name: bytes, ctx: Caller) -> None:
         """Removes an extended attribute."""
         await self._vfs.removexattr(inode, os.fsdecode(name))

@@ -13,13 +13,11 @@ import resource
 import signal
 import socket
 import sys
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
 
-import pyfuse3
 import trio
 
 from icefs.clock import system_clock, to_datetime
@@ -27,10 +25,12 @@ from icefs.engine.lineage_cache import default_cache_path
 from icefs.engine.refs import Refs
 from icefs.engine.repository import Repository
 from icefs.engine.writing import WritableRepository
-from icefs.errors import IcefsError, StorageError
+from icefs.errors import IcefsError
 from icefs.format.ids import SnapshotId
 from icefs.fuse import logs, mountpoints
+from icefs.fuse.device import Device
 from icefs.fuse.errno_map import OPERATIONS, in_background
+from icefs.fuse.loop import RequestLoop
 from icefs.fuse.metrics_http import listen, serve_metrics
 from icefs.fuse.notifier import KernelNotifier
 from icefs.fuse.operations import Operations
@@ -47,9 +47,6 @@ from icefs.vfs.stats import Stats
 from icefs.worktree.uploads import UploadOptions
 
 logger = logging.getLogger(__name__)
-
-MIN_TASKS: Final = 4
-"""Idle tasks that wait for requests; with pyfuse3's default of 1 throughput is half of this."""
 
 MAX_TASKS: Final = 256
 """Requests in flight; more than chunk fetches, so that a slow store does not keep names from being looked up."""
@@ -228,7 +225,7 @@ def serve(prepared: Prepared, on_ready: Callable[[], None], reread: Callable[[],
     manager = ServiceManager.from_environment()
     set_level(fs, options.log_level)
     service = Service(manager, fs, Knobs(options, prepared.cache, prepared.request.facts), reread)
-    _mount(Operations(fs, stats), options)
+    device = _mount(options)
     logger.info(
         "icefs %s serves %s at %s, process %d",
         prepared.request.facts["version"],
@@ -241,11 +238,11 @@ def serve(prepared: Prepared, on_ready: Callable[[], None], reread: Callable[[],
         gc.collect()
         gc.freeze()
         sys.setswitchinterval(SWITCH_INTERVAL_S)
-        trio.run(_main, fs, notifier, service, prepared.listener, on_ready)
+        trio.run(_main, fs, device, notifier, service, prepared.listener, on_ready)
     finally:
         service.stopping("unmounting")
         notifier.stop()
-        pyfuse3.close(unmount=True)
+        device.close()
         fs.close()
         manager.close()
         logger.info("unmounted %s", options.mountpoint)
@@ -253,20 +250,22 @@ def serve(prepared: Prepared, on_ready: Callable[[], None], reread: Callable[[],
 
 async def _main(
     fs: FileSystem,
+    device: Device,
     notifier: KernelNotifier,
     service: Service,
     listener: socket.socket | None,
     on_ready: Callable[[], None],
 ) -> None:
+    requests = RequestLoop(device, Operations(fs, fs.stats), MAX_TASKS)
     async with trio.open_nursery() as nursery:
 
         async def stop() -> None:
-            pyfuse3.terminate()
+            requests.stop()
             # Requests that wait for a slow store are not waited for.
             await trio.sleep(_GRACE_S)
             nursery.cancel_scope.cancel()
 
-        notifier.start()
+        notifier.start(device)
         nursery.start_soon(obey_signals, service, stop)
         nursery.start_soon(_poll, fs, service.knobs)
         nursery.start_soon(_tune, service.knobs.options.mountpoint)
@@ -274,7 +273,7 @@ async def _main(
         if listener is not None:
             nursery.start_soon(serve_metrics, listener, fs)
         nursery.start_soon(service.run, on_ready)
-        await pyfuse3.main(min_tasks=MIN_TASKS, max_tasks=MAX_TASKS)
+        await requests.run()
         # Unmounted from outside, or told to stop and every request answered.
         nursery.cancel_scope.cancel()
 
@@ -298,41 +297,17 @@ async def _poll(fs: FileSystem, knobs: Knobs) -> None:
         await knobs.wait_for_turn(last + interval_s if interval_s > 0 else math.inf)
 
 
-def _mount(operations: Operations, options: MountOptions) -> None:
-    chosen = {"default_permissions", "subtype=icefs", f"fsname={_fsname(options)}"}
+def _mount(options: MountOptions) -> Device:
+    chosen = ["default_permissions", "subtype=icefs", f"fsname={_fsname(options)}"]
     if options.allow_other:
-        chosen.add("allow_other")
-    with _captured_stderr() as told:
-        try:
-            pyfuse3.init(operations, options.mountpoint, chosen)
-        except RuntimeError as error:
-            reason = told() or str(error)
-            raise StorageError(f"cannot mount at {options.mountpoint}: {reason}") from error
+        chosen.append("allow_other")
+    return Device.mount(options.mountpoint, chosen)
 
 
 def _fsname(options: MountOptions) -> str:
     name = options.fsname if options.fsname is not None else redact(options.repository)
-    # libfuse takes a comma for the end of the option, and pyfuse3 passes on ASCII alone.
-    return name.replace("\\", "\\\\").replace(",", "\\,").encode("ascii", "replace").decode()
-
-
-@contextlib.contextmanager
-def _captured_stderr() -> Iterator[Callable[[], str]]:
-    """Catches what libfuse and fusermount3 write to stderr, which is all that they say of a failure."""
-    sys.stderr.flush()
-    with tempfile.TemporaryFile() as file:
-        kept = os.dup(2)
-        try:
-            os.dup2(file.fileno(), 2)
-
-            def told() -> str:
-                file.seek(0)
-                return " ".join(file.read().decode(errors="replace").split())
-
-            yield told
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
+    # A comma would be the end of the option.
+    return name.replace("\\", "\\\\").replace(",", "\\,")
 
 
 def _raise_file_limit() -> None:

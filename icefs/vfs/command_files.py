@@ -33,6 +33,7 @@ class CommandHandle(FileHandle):
 
     direct_io = True
     nonseekable = True
+    wants_flush = True
 
     def __init__(self, ino: int, flags: int, carry: Carry, outcome: Outcome) -> None:
         """Takes what is done with a command, and what returns the outcome of the last one, in JSON."""
@@ -53,10 +54,11 @@ class CommandHandle(FileHandle):
         data, self._unread = self._unread[:size], self._unread[size:]
         return data
 
-    async def write(self, offset: int, data: bytes) -> int:
+    async def write(self, offset: int, data: bytes | memoryview) -> int:
         """Takes a command, or a part of one; the failure of a command is the write's."""
         if self._is_too_long:
             raise _too_long()  # the rest of something long is nothing by itself
+        data = bytes(data)
         self._pending += data
         self._is_too_long = len(self._carried) + len(self._pending) > MAX_COMMAND_BYTES
         if data.endswith(b"\n") or len(data) % _PAGE or self._is_too_long:

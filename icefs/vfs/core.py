@@ -316,7 +316,7 @@ class FileSystem:
         data = file.read_nowait(offset, size)
         return await file.read(offset, size) if data is None else data
 
-    async def write(self, fh: int, offset: int, data: bytes) -> int:
+    async def write(self, fh: int, offset: int, data: bytes | memoryview) -> int:
         """Writes to an open file."""
         return await self.handles.file(fh).write(offset, data)
 

@@ -3,8 +3,8 @@
     fuse.operations ── Vfs ── Tree (one per mounted tree) ── FileHandle, DirHandle
 
 A `Tree` answers for the inodes of one branch, tag or snapshot, or of the mount's own directories; another tree
-can stand in front of it and pass on what it does not answer itself. None of this knows pyfuse3: names are `str`,
-errors are those of `icefs.errors`.
+can stand in front of it and pass on what it does not answer itself. None of this knows the kernel's protocol: names are
+`str`, errors are those of `icefs.errors`.
 
 Concurrency: everything here belongs to the event loop's thread and is never touched from another. What may block
 runs in a worker thread, on values that are immutable or lock for themselves, and hands its result back. A method
@@ -74,12 +74,14 @@ class FileHandle(ABC):
         ino: The inode that was opened.
         direct_io: The kernel shall not cache the content, nor believe `st_size`.
         nonseekable: The file is a stream: offsets mean nothing.
+        wants_flush: `flush` does something.
     """
 
     __slots__ = ("ino",)
 
     direct_io: bool = False
     nonseekable: bool = False
+    wants_flush: bool = False
 
     def __init__(self, ino: int) -> None:
         self.ino = ino
@@ -100,8 +102,8 @@ class FileHandle(ABC):
             raise NotImplementedError(type(self).__name__)
         return data
 
-    async def write(self, offset: int, data: bytes) -> int:
-        """Writes bytes and returns how many.
+    async def write(self, offset: int, data: bytes | memoryview) -> int:
+        """Writes bytes and returns how many; they are the caller's again when it has returned.
 
         Raises:
             BadHandleError: the file is not open for writing.
@@ -333,7 +335,7 @@ class Vfs(Protocol):
     async def read(self, fh: int, offset: int, size: int) -> bytes | bytearray | memoryview:
         """Reads from an open file."""
 
-    async def write(self, fh: int, offset: int, data: bytes) -> int:
+    async def write(self, fh: int, offset: int, data: bytes | memoryview) -> int:
         """Writes to an open file."""
 
     async def flush(self, fh: int) -> None:

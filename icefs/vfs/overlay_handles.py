@@ -90,6 +90,11 @@ class OverlayHandle(FileHandle):
         self._wrote = bool(flags & os.O_TRUNC)
 
     @property
+    def wants_flush(self) -> bool:  # type: ignore[override]  # what another kind of file knows without asking
+        """Whether it was opened for writing."""
+        return self.is_writable
+
+    @property
     def size(self) -> int:
         """The file's size now."""
         return self._work.getattr_handle(self.number).size
@@ -112,7 +117,7 @@ class OverlayHandle(FileHandle):
             return await self._lower.read(offset, size)
         return await self._tree.in_thread(lambda: self._work.read(self.number, offset, size))
 
-    async def write(self, offset: int, data: bytes) -> int:
+    async def write(self, offset: int, data: bytes | memoryview) -> int:
         """Writes bytes."""
         await self._tree.may_write()
         self._wrote = True

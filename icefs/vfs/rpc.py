@@ -69,11 +69,11 @@ class RpcHandle(FileHandle):
         self._running: Answer | None = None
         self._pending = b""
 
-    async def write(self, offset: int, data: bytes) -> int:
+    async def write(self, offset: int, data: bytes | memoryview) -> int:
         """Takes a request, or a part of one."""
         if len(self._request) + len(data) > MAX_REQUEST_BYTES:
             raise InvalidInputError(f"a request has at most {MAX_REQUEST_BYTES} bytes")
-        self._request += data
+        self._request += bytes(data)
         if self._runs_on_write:
             while (await self._next_line()) is not None:
                 pass

@@ -130,5 +130,5 @@ def test_status_imports_nothing_heavy(mount):
     done = subprocess.run([sys.executable, "-c", code, str(mount)], capture_output=True, text=True, check=True)
     loaded = set(done.stdout.split())
     assert "icefs.cli.control" in loaded
-    heavy = {"numpy", "rich", "zarr", "boto3", "trio", "pyfuse3", "zstandard", "msgpack", "flatbuffers", "yaml"}
+    heavy = {"numpy", "rich", "zarr", "boto3", "trio", "zstandard", "msgpack", "flatbuffers", "yaml"}
     assert not loaded & (heavy | {"icefs.engine", "icefs.format", "icefs.storage", "icefs.vfs", "asyncio"})

@@ -1,32 +1,14 @@
 """Directory entries without attributes, and who is sent them."""
 
-import ctypes
 from types import SimpleNamespace
 
-import pyfuse3
 import pytest
 
-from icefs.fuse.bare_entries import SPARSE, EntryBuffer, Listers, _find_node_id
+from icefs.fuse.bare_entries import SPARSE, Listers
 from icefs.fuse.operations import Operations
 from icefs.vfs.attrs import EntryRun
 from tests.support.fake_vfs import FILE, FakeRecorder, FakeVfs
-
-
-def test_the_node_id_is_found_and_can_be_set_alone():
-    buffer = EntryBuffer()
-    assert buffer.node_id is not None
-    buffer.entry.st_ino = 77
-    assert buffer.node_id.value == 77
-    buffer.node_id.value = 0
-    # What readdir(3) shows stays: the second member of `struct stat`.
-    assert ctypes.c_uint64.from_address(id(buffer.entry) + 40).value == 77
-
-
-def test_an_object_that_looks_otherwise_is_left_alone():
-    class Other:
-        st_ino = 0
-
-    assert _find_node_id(Other()) is None
+from tests.support.fuse_kernel import read_entries
 
 
 def sent_bare(lister, count=1):
@@ -97,27 +79,18 @@ def test_only_the_latest_processes_are_remembered():
 
 
 class Kernel:
-    """Takes entries a bufferful at a time, and counts those without attributes."""
+    """Takes entries a bufferful at a time, and notes those without attributes."""
 
-    def __init__(self, monkeypatch, operations, room):
+    def __init__(self, operations, room):
         self.operations = operations
-        self.room = room
-        monkeypatch.setattr(pyfuse3, "readdir_reply", self._reply)
-
-    def _reply(self, token, name, entry, next_id):
-        if self.left == 0:
-            return False
-        self.left -= 1
-        self.position = next_id
-        self.names.append(name)
-        self.bare.extend([name] if entry.st_ino == 0 else [])
-        return True
+        self.size = room * (152 + 8)
 
     async def list(self, fh):
-        self.names, self.bare, self.position, before = [], [], 0, -1
-        while self.position != before:
-            before, self.left = self.position, self.room
-            await self.operations.readdir(fh, self.position, None)
+        self.names, self.bare, position = [], [], 0
+        while entries := read_entries(await self.operations.readdir(fh, position, self.size)):
+            self.names += [entry.name for entry in entries]
+            self.bare += [entry.name for entry in entries if entry.node_id == 0]
+            position = entries[-1].position
         return self.names
 
 
@@ -144,14 +117,14 @@ async def listed(operations, kernel, pid, fh=3):
 
 
 @pytest.mark.parametrize("room", [1, 7, 100, 5000])
-async def test_names_alone_are_soon_listed_without_attributes(operations, monkeypatch, room):
-    kernel = Kernel(monkeypatch, operations, room)
+async def test_names_alone_are_soon_listed_without_attributes(operations, room):
+    kernel = Kernel(operations, room)
     assert [await listed(operations, kernel, pid=7) for _ in range(3)] == [63, 1000, 1000]
 
 
 @pytest.mark.parametrize("room", [1, 7, 100, 5000])
-async def test_who_looks_names_up_is_hardly_asked_to(operations, monkeypatch, room):
-    kernel = Kernel(monkeypatch, operations, room)
+async def test_who_looks_names_up_is_hardly_asked_to(operations, room):
+    kernel = Kernel(operations, room)
     counts = []
     for _ in range(20):
         counts.append(await listed(operations, kernel, pid=7))

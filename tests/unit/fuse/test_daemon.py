@@ -19,7 +19,7 @@ def modules_after(statement):
 
 
 def test_the_command_imports_little_to_start_a_daemon():
-    assert not {"numpy", "trio", "pyfuse3", "boto3", "zarr"} & modules_after("import icefs.fuse.daemon")
+    assert not {"numpy", "trio", "boto3", "zarr"} & modules_after("import icefs.fuse.daemon")
 
 
 def test_the_daemon_of_a_local_repository_imports_nothing_that_it_does_not_need():

@@ -2,12 +2,19 @@ import errno
 import inspect
 import logging
 
-import pyfuse3
 import pytest
 import trio
 
 from icefs import errors
-from icefs.fuse.errno_map import ERRNO_TABLE, OPERATIONS, handler, in_background, silent_handler, to_errno
+from icefs.fuse.errno_map import (
+    ERRNO_TABLE,
+    OPERATIONS,
+    FuseError,
+    handler,
+    in_background,
+    silent_handler,
+    to_errno,
+)
 from tests.support.fake_vfs import FakeRecorder
 
 CONCRETE = [
@@ -128,7 +135,7 @@ async def test_an_answer_passes_and_is_counted():
 async def test_every_error_becomes_its_errno(cls):
     guarded = Guarded()
     guarded.error = cls("it happened")
-    with pytest.raises(pyfuse3.FUSEError) as caught:
+    with pytest.raises(FuseError) as caught:
         await guarded.read(3)
     assert caught.value.errno == EXPECTED[cls.__name__]
     [(operation, error, number, _, _)] = guarded.recorder.failures
@@ -140,7 +147,7 @@ async def test_every_error_becomes_its_errno(cls):
 async def test_a_bug_is_logged_with_its_traceback_and_is_eio(bug, caplog):
     guarded = Guarded()
     guarded.error = bug
-    with pytest.raises(pyfuse3.FUSEError) as caught:
+    with pytest.raises(FuseError) as caught:
         await guarded.read(3)
     assert caught.value.errno == errno.EIO
     [record] = caplog.records
@@ -152,7 +159,7 @@ async def test_a_bug_is_logged_with_its_traceback_and_is_eio(bug, caplog):
 async def test_what_programs_expect_to_fail_is_not_in_the_log(caplog):
     guarded = Guarded()
     guarded.error = errors.EntryNotFoundError("no such name")
-    with pytest.raises(pyfuse3.FUSEError):
+    with pytest.raises(FuseError):
         await guarded.read(3)
     assert not [record for record in caplog.records if record.levelno >= logging.INFO]
 
@@ -160,7 +167,7 @@ async def test_what_programs_expect_to_fail_is_not_in_the_log(caplog):
 async def test_a_damaged_file_is_a_warning_with_path_and_reason(caplog):
     guarded = Guarded()
     guarded.error = errors.FormatError("manifest M is broken", file="M", reason="broken")
-    with pytest.raises(pyfuse3.FUSEError):
+    with pytest.raises(FuseError):
         await guarded.read(3)
     assert caplog.records[-1].getMessage() == "read /somewhere: EIO: FormatError: manifest M is broken"
 
@@ -181,7 +188,7 @@ async def test_a_failure_to_describe_a_failure_is_only_logged(caplog):
     guarded = Guarded()
     guarded.describe = None
     guarded.error = ZeroDivisionError()
-    with pytest.raises(pyfuse3.FUSEError):
+    with pytest.raises(FuseError):
         await guarded.read(3)
     assert "while reporting" in caplog.text
 

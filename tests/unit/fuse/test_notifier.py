@@ -1,33 +1,44 @@
 import errno
 import threading
 
-import pyfuse3
 import pytest
 
+from icefs.fuse.device import Device
 from icefs.fuse.notifier import KernelNotifier
 
 
-@pytest.fixture
-def told(monkeypatch):
-    """What the kernel was told, and on which thread."""
-    seen = []
+class Kernel(Device):
+    """Notes what it is told, and on which thread."""
 
-    def entry(parent, name):
-        seen.append(("entry", parent, name, threading.current_thread().name))
+    def __init__(self):
+        super().__init__(-1, "/mnt")
+        self.told = []
+
+    def invalidate_entry(self, parent, name):
+        self.told.append(("entry", parent, name, threading.current_thread().name))
         if name == b"unknown":
             raise OSError(errno.ENOENT, "not known")
         if name == b"refused":
             raise OSError(errno.EPERM, "refused")
 
-    monkeypatch.setattr(pyfuse3, "invalidate_entry", entry)
-    monkeypatch.setattr(pyfuse3, "invalidate_inode", lambda ino, attr_only: seen.append(("attr", ino, attr_only, "")))
-    return seen
+    def invalidate_inode(self, ino, *, attr_only=False):
+        self.told.append(("attr" if attr_only else "all", ino, threading.current_thread().name))
 
 
 @pytest.fixture
-def notifier():
+def kernel():
+    return Kernel()
+
+
+@pytest.fixture
+def told(kernel):
+    return kernel.told
+
+
+@pytest.fixture
+def notifier(kernel):
     notifier = KernelNotifier()
-    notifier.start()
+    notifier.start(kernel)
     yield notifier
     notifier.stop()
 
@@ -37,17 +48,16 @@ async def test_the_kernel_is_told_in_order_and_from_another_thread(told, notifie
     notifier.invalidate_attrs(iter([7]))
     notifier.invalidate_entries([])
     await notifier.drain()
-    assert told == [("entry", 1, b"a", "icefs-notify"), ("entry", 2, b"b", "icefs-notify"), ("attr", 7, True, "")]
+    assert told == [("entry", 1, b"a", "icefs-notify"), ("entry", 2, b"b", "icefs-notify"), ("attr", 7, "icefs-notify")]
     assert notifier.sent == 3
 
 
-async def test_pages_are_dropped_before_anything_else_happens(told, notifier, monkeypatch):
-    monkeypatch.setattr(pyfuse3, "invalidate_inode", lambda ino: told.append((ino, threading.current_thread().name)))
+async def test_pages_are_dropped_before_anything_else_happens(told, notifier):
     await notifier.drop_pages(7)
-    assert told == [(7, "icefs-notify")]
+    assert told == [("all", 7, "icefs-notify")]
     notifier.stop()
     await notifier.drop_pages(8)
-    assert told == [(7, "icefs-notify")]
+    assert told == [("all", 7, "icefs-notify")]
 
 
 async def test_what_the_kernel_does_not_know_needs_no_forgetting(told, notifier, caplog):
@@ -70,15 +80,16 @@ async def test_nobody_waits_for_what_never_began():
     await KernelNotifier().drain()
 
 
-async def test_a_long_job_is_cut_short_at_the_end(monkeypatch, notifier):
+async def test_a_long_job_is_cut_short_at_the_end(monkeypatch, kernel, notifier):
     reached, gate, seen = threading.Event(), threading.Event(), []
 
-    def entry(parent, name):
+    def entry(self, parent, name):
         seen.append(parent)
         reached.set()
         gate.wait(5)
 
-    monkeypatch.setattr(pyfuse3, "invalidate_entry", entry)
+    monkeypatch.setattr(Device, "invalidate_entry", entry)
+    monkeypatch.delattr(Kernel, "invalidate_entry")
     notifier.invalidate_entries([(number, b"x") for number in range(1000)])
     assert reached.wait(5)
     notifier._is_open = False

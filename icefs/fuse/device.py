@@ -1,0 +1,188 @@
+"""The connection to the kernel: mounts, agrees with it on how to talk, carries messages, unmounts.
+
+`fusermount3` does what takes privileges: it opens `/dev/fuse`, mounts, and hands the descriptor over through a socket.
+Which requests there are and what they mean is `requests`' business; here they are bytes.
+"""
+
+import contextlib
+import errno
+import os
+import select
+import socket
+import subprocess
+from array import array
+from collections.abc import Iterable
+from typing import Final, Self
+
+from icefs.errors import StorageError, UnsupportedError
+from icefs.fuse import abi
+
+MAX_WRITE_BYTES: Final = 1 << 20
+"""The longest WRITE; what the kernel allows by default, also for READ."""
+
+BUFFER_BYTES: Final = MAX_WRITE_BYTES + 4096
+
+_WANTED: Final = (
+    abi.ASYNC_READ
+    | abi.ATOMIC_O_TRUNC
+    | abi.BIG_WRITES
+    | abi.AUTO_INVAL_DATA
+    | abi.DO_READDIRPLUS
+    | abi.ASYNC_DIO
+    | abi.PARALLEL_DIROPS
+    | abi.HANDLE_KILLPRIV
+    | abi.MAX_PAGES
+)
+
+# How many reads ahead and other requests that nobody waits for the kernel sends at once; with its own default of 12 a
+# store that is far away is kept waiting.
+_MAX_BACKGROUND: Final = 64
+_CONGESTION_THRESHOLD: Final = 48
+
+_COMM_FD: Final = "_FUSE_COMMFD"
+_ENDED: Final = frozenset((errno.ENODEV, errno.ENOTCONN, errno.ECONNABORTED))
+
+
+class Device:
+    """`/dev/fuse`, connected to one mount.
+
+    Concurrency: messages may be sent from any thread, each goes as a whole; requests are read by one task at a time.
+
+    Attributes:
+        fd: The descriptor; it does not block.
+        mountpoint: Where it is mounted, without links.
+    """
+
+    def __init__(self, fd: int, mountpoint: str) -> None:
+        self.fd = fd
+        self.mountpoint = mountpoint
+
+    @classmethod
+    def mount(cls, mountpoint: str, options: Iterable[str]) -> Self:
+        """Mounts, and agrees with the kernel on how to talk.
+
+        Args:
+            mountpoint: An absolute path.
+            options: Those of `fusermount3 -o`; commas in them are escaped.
+
+        Raises:
+            StorageError: the kernel or `fusermount3` refused.
+            UnsupportedError: the kernel is too old.
+        """
+        # fusermount3 takes the mode of a link for that of the root.
+        mountpoint = os.path.realpath(mountpoint)
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            done = subprocess.run(
+                ["fusermount3", "-o", ",".join(("rw", "nosuid", "nodev", *options)), "--", mountpoint],
+                env={**os.environ, _COMM_FD: str(theirs.fileno())},
+                pass_fds=[theirs.fileno()],
+                stderr=subprocess.PIPE,
+                check=False,
+            )
+            theirs.close()
+            fd = _received_fd(ours)
+        if fd is None:
+            reason = (
+                " ".join(done.stderr.decode(errors="replace").split()) or f"fusermount3 ended with {done.returncode}"
+            )
+            raise StorageError(f"cannot mount at {mountpoint}: {reason}")
+        device = cls(fd, mountpoint)
+        try:
+            device._agree()
+            os.set_blocking(device.fd, False)
+        except BaseException:
+            device.close()
+            raise
+        return device
+
+    def _agree(self) -> None:
+        """Answers INIT, which is the first request."""
+        while True:
+            request = os.read(self.fd, BUFFER_BYTES)
+            _, opcode, unique, *_ = abi.IN_HEADER.unpack_from(request)
+            if opcode != abi.INIT:
+                raise StorageError(f"cannot mount at {self.mountpoint}: the kernel began with request {opcode}")
+            # Older kernels send a shorter one.
+            major, minor, max_readahead, flags, _ = abi.INIT_IN.unpack(
+                request[abi.IN_HEADER.size :][: abi.INIT_IN.size].ljust(abi.INIT_IN.size, b"\0")
+            )
+            wanted = flags & _WANTED
+            self.answer(
+                unique,
+                abi.INIT_OUT.pack(
+                    abi.MAJOR, abi.MINOR, max_readahead, wanted, _MAX_BACKGROUND, _CONGESTION_THRESHOLD,
+                    MAX_WRITE_BYTES, 1, MAX_WRITE_BYTES // os.sysconf("SC_PAGE_SIZE"), 0, 0,
+                ),
+            )  # fmt: skip
+            if major < abi.MAJOR or (major == abi.MAJOR and minor < abi.OLDEST_MINOR):
+                raise UnsupportedError(
+                    f"the kernel speaks version {major}.{minor} of FUSE, which is too old",
+                    hint="use Linux 5.4 or newer",
+                )
+            if major == abi.MAJOR:
+                return
+            # A newer one learns from the answer what is spoken here, and begins again.
+
+    def answer(self, unique: int, payload: bytes | bytearray | memoryview) -> None:
+        """Answers a request well.
+
+        Raises:
+            OSError: ENOENT where nobody waits for the answer any more.
+        """
+        os.writev(self.fd, (abi.OUT_HEADER.pack(abi.OUT_HEADER.size + len(payload), 0, unique), payload))
+
+    def refuse(self, unique: int, number: int) -> None:
+        """Answers a request with an errno; raises as `answer`."""
+        os.write(self.fd, abi.OUT_HEADER.pack(abi.OUT_HEADER.size, -number, unique))
+
+    def invalidate_entry(self, parent: int, name: bytes) -> None:
+        """Makes the kernel look a name up again; waits for requests that are under way in its directory.
+
+        Raises:
+            OSError: ENOENT where the kernel does not know it.
+        """
+        body = abi.NOTIFY_INVAL_ENTRY_OUT.pack(parent, len(name), 0) + name + b"\0"
+        self._notify(abi.NOTIFY_INVAL_ENTRY, body)
+
+    def invalidate_inode(self, ino: int, *, attr_only: bool = False) -> None:
+        """Makes the kernel drop what it cached of an inode: attributes, and pages; raises as `invalidate_entry`."""
+        self._notify(abi.NOTIFY_INVAL_INODE, abi.NOTIFY_INVAL_INODE_OUT.pack(ino, -1 if attr_only else 0, 0))
+
+    def _notify(self, code: int, body: bytes) -> None:
+        os.write(self.fd, abi.OUT_HEADER.pack(abi.OUT_HEADER.size + len(body), code, 0) + body)
+
+    def is_mounted(self) -> bool:
+        """Tells whether the kernel is still at the other end."""
+        poll = select.poll()
+        poll.register(self.fd, 0)
+        return not any(events & select.POLLERR for _, events in poll.poll(0))
+
+    def close(self) -> None:
+        """Unmounts, if nobody has; requests that wait for an answer fail."""
+        if self.fd < 0:
+            return
+        is_mounted = self.is_mounted()
+        # Closed first: else whoever unmounts may wait for an answer from here.
+        fd, self.fd = self.fd, -1
+        os.close(fd)
+        if is_mounted:
+            with contextlib.suppress(OSError):  # fusermount3 is gone: the mount is left behind, dead
+                subprocess.run(["fusermount3", "-u", "-q", "-z", "--", self.mountpoint], check=False)
+
+
+def _received_fd(connection: socket.socket) -> int | None:
+    """Takes a descriptor that was sent through a socket; no child of this process will have it."""
+    # `socket.recv_fds` of Python 3.12 passes no flags on.
+    number = array("i")
+    _, ancillary, _, _ = connection.recvmsg(1, socket.CMSG_LEN(number.itemsize), socket.MSG_CMSG_CLOEXEC)
+    for level, kind, data in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            number.frombytes(data[: number.itemsize])
+            return number[0]
+    return None
+
+
+def is_over(error: OSError) -> bool:
+    """Tells whether an error of reading means that the file system was unmounted."""
+    return error.errno in _ENDED

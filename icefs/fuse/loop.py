@@ -1,0 +1,228 @@
+"""Reads requests and has them answered.
+
+Most requests are answered from memory, without a wait: one task reads, answers, and reads again, and trio's scheduler
+has nothing to do with it. A request that does wait keeps its task, and another one takes over the reading:
+
+    reader ── request waits ──► answers it, later; then reads again if nobody does, or stands by
+    stand-by, or a new task ──► reader
+
+A request costs a `read`, a `write`, and no switch of tasks; it is the switches, and the questions to the kernel's
+epoll that come with each, that most of the time of a small request would be.
+"""
+
+import errno
+import logging
+import os
+import types
+from collections.abc import Coroutine, Generator
+from time import perf_counter
+from typing import Any, Final
+
+import trio
+
+from icefs.fuse import abi
+from icefs.fuse.device import BUFFER_BYTES, Device, is_over
+from icefs.fuse.errno_map import FuseError
+from icefs.fuse.operations import Operations
+from icefs.fuse.requests import REQUESTS, Caller, Request
+
+logger = logging.getLogger(__name__)
+
+_STAND_BY: Final = 4
+_TURN_S: Final = 0.001
+"""How long requests are answered before other tasks have a turn."""
+
+# The program behind a request has gone before it was read, or before it was answered.
+_GONE: Final = frozenset((errno.ENOENT, errno.EINTR))
+_BUG: Final = errno.EIO
+
+
+class RequestLoop:
+    """Answers the requests of one mount until it is unmounted or told to stop.
+
+    INVARIANT: `_has_reader` says that exactly one task reads, or was given the role and will; no other task touches
+        `_buffer`.
+
+    Concurrency: on the event loop's thread. At each await of a handler another task may become the reader, so a
+    request whose body its handler may still look at takes the buffer along.
+    """
+
+    def __init__(self, device: Device, operations: Operations, max_tasks: int) -> None:
+        self._device = device
+        self._operations = operations
+        self._max_tasks = max_tasks
+        self._nursery: trio.Nursery | None = None
+        self._stand_by = trio.lowlevel.ParkingLot()
+        self._has_reader = False
+        self._is_over = False
+        self._tasks = 0
+        self._buffer = _new_buffer()
+        self._spare: list[memoryview] = []
+
+    async def run(self) -> None:
+        """Returns when the file system was unmounted; or after `stop`, when what was asked before is answered."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            self._add_task()
+
+    def stop(self) -> None:
+        """Reads no more requests."""
+        if not self._is_over:
+            self._is_over = True
+            trio.lowlevel.notify_closing(self._device.fd)
+            self._stand_by.unpark_all()
+
+    def _add_task(self) -> None:
+        assert self._nursery is not None  # `run` has opened it
+        self._tasks += 1
+        self._has_reader = True
+        self._nursery.start_soon(self._work)
+
+    def _hand_over(self) -> None:
+        """Lets another task read; if there are too many, the next that has answered its request will."""
+        self._has_reader = False
+        if self._stand_by:
+            self._has_reader = True
+            self._stand_by.unpark()
+        elif self._tasks < self._max_tasks:
+            self._add_task()
+
+    async def _work(self) -> None:
+        """Is a task: begins as the reader."""
+        try:
+            while await self._read_on():
+                if self._is_over:
+                    return
+                if self._has_reader:
+                    if len(self._stand_by) >= _STAND_BY:
+                        return
+                    await self._stand_by.park()  # who wakes this task has given it the role
+                self._has_reader = True
+        finally:
+            self._tasks -= 1
+
+    async def _read_on(self) -> bool:
+        """Reads and answers requests until one has waited and is answered; False at the end of all."""
+        fd, requests, operations = self._device.fd, REQUESTS, self._operations
+        readv, unpack, header_bytes = os.readv, abi.IN_HEADER.unpack_from, abi.IN_HEADER.size
+        turn_began = perf_counter()
+        while not self._is_over:
+            buffer = self._buffer
+            try:
+                readv(fd, (buffer,))
+            except BlockingIOError:
+                if not await self._until_readable():
+                    return False
+                turn_began = perf_counter()
+                continue
+            except OSError as error:
+                if error.errno in _GONE:
+                    continue
+                if not is_over(error):
+                    raise
+                self.stop()
+                return False
+            length, opcode, unique, ino, uid, gid, pid, _, _ = unpack(buffer)
+            request = requests.get(opcode)
+            if request is None:
+                self._refuse(unique, errno.ENOSYS)
+                continue
+            try:
+                answering = request.begin(operations, ino, buffer[header_bytes:length], Caller(uid, gid, pid))
+                trap = answering.send(None)
+            except StopIteration as answered:
+                self._answer(request, unique, answered.value)
+            except FuseError as error:
+                self._refuse(unique, error.errno)
+            except Exception:
+                # The boundary of the handlers has let something through.
+                logger.exception("request %d", opcode)
+                self._refuse(unique, _BUG)
+            else:
+                await self._finish(request, unique, answering, trap)
+                return True
+            if perf_counter() - turn_began > _TURN_S:
+                await trio.lowlevel.checkpoint()
+                turn_began = perf_counter()
+        return False
+
+    async def _until_readable(self) -> bool:
+        try:
+            await trio.lowlevel.wait_readable(self._device.fd)
+        except trio.ClosedResourceError:
+            return False
+        return True
+
+    async def _finish(self, request: Request, unique: int, answering: Coroutine[Any, Any, Any], trap: Any) -> None:
+        """Answers a request that waits, while another task reads."""
+        buffer = None
+        if request.keeps_body:
+            buffer = self._buffer
+            self._buffer = self._spare.pop() if self._spare else _new_buffer()
+        self._hand_over()
+        try:
+            result = await _resume(answering, trap)
+        except FuseError as error:
+            self._refuse(unique, error.errno)
+        except Exception:
+            logger.exception("request %d", unique)
+            self._refuse(unique, _BUG)
+        else:
+            self._answer(request, unique, result)
+        finally:
+            if buffer is not None and len(self._spare) < _STAND_BY:
+                self._spare.append(buffer)
+
+    def _answer(self, request: Request, unique: int, result: Any) -> None:
+        if request.encode is None:
+            return
+        try:
+            payload = request.encode(result)
+        except Exception:  # a bug, which must not end the mount
+            logger.exception("an answer cannot be laid out")
+            self._refuse(unique, _BUG)
+            return
+        try:
+            self._device.answer(unique, payload)
+        except OSError as error:
+            if error.errno in _GONE and request.undo is not None and self._nursery is not None:
+                self._nursery.start_soon(_taken_back, request.undo(self._operations, result))
+            elif error.errno not in _GONE:
+                self._note(error)
+
+    def _refuse(self, unique: int, number: int) -> None:
+        try:
+            self._device.refuse(unique, number)
+        except OSError as error:
+            if error.errno not in _GONE:
+                self._note(error)
+
+    def _note(self, error: OSError) -> None:
+        if not is_over(error):
+            logger.error("the kernel did not take an answer: %s", error)
+
+
+def _new_buffer() -> memoryview:
+    return memoryview(bytearray(BUFFER_BYTES))
+
+
+@types.coroutine
+def _resume(answering: Coroutine[Any, Any, Any], trap: Any) -> Generator[Any, Any, Any]:
+    """Goes on with a coroutine that has begun outside of trio's sight and now waits for what `trap` says."""
+    try:
+        while True:
+            try:
+                sent = yield trap
+            except BaseException as error:  # noqa: BLE001  (passed on whole, trio's cancellation most of all)
+                trap = answering.throw(error)
+            else:
+                trap = answering.send(sent)
+    except StopIteration as answered:
+        return answered.value
+
+
+async def _taken_back(undo: Coroutine[Any, Any, Any]) -> None:
+    try:
+        await undo
+    except FuseError:
+        logger.debug("what a program no longer waits for could not be taken back", exc_info=True)

@@ -1,0 +1,209 @@
+"""The loop that reads requests, over a socket in the kernel's place."""
+
+import errno
+import logging
+
+import pytest
+import trio
+
+from icefs import errors
+from icefs.fuse import abi, loop
+from icefs.fuse.loop import RequestLoop
+from icefs.fuse.operations import Operations
+from tests.support.fake_vfs import FakeRecorder, FakeVfs
+from tests.support.fuse_kernel import FakeKernel, names, pack
+
+GETATTR = pack("IIQ", 0, 0, 0)
+
+
+class SlowVfs(FakeVfs):
+    """Answers what it is asked of inode 100 and above, and of handles there, when it is let."""
+
+    def __init__(self):
+        super().__init__()
+        self.gates = {}
+        self.written = {}
+
+    async def _wait(self, number):
+        if number >= 100:
+            await self.gates.setdefault(number, trio.Event()).wait()
+
+    def let(self, number):
+        self.gates.setdefault(number, trio.Event()).set()
+
+    async def getattr(self, ino):
+        await self._wait(ino)
+        return await self._attr("getattr", ino)
+
+    async def write(self, fh, offset, data):
+        await self._wait(fh)
+        self.written[fh] = bytes(data)
+        return len(data)
+
+
+@pytest.fixture
+def kernel():
+    kernel = FakeKernel()
+    yield kernel
+    kernel.close()
+
+
+@pytest.fixture
+def vfs():
+    return SlowVfs()
+
+
+@pytest.fixture
+def requests(kernel, vfs):
+    return RequestLoop(kernel.device, Operations(vfs, FakeRecorder()), max_tasks=8)
+
+
+async def taken(kernel):
+    """Takes the next answer while the loop runs."""
+    return await trio.to_thread.run_sync(kernel.take)
+
+
+@pytest.fixture
+async def running(requests, nursery):
+    nursery.start_soon(requests.run)
+    yield requests
+    requests.stop()
+
+
+def writing(fh, data):
+    return pack("QQIIQII", fh, 0, len(data), 0, 0, 0, 0) + data
+
+
+async def test_requests_are_answered_in_order(kernel, running):
+    for unique in range(1, 20):
+        kernel.send(abi.GETATTR, unique, 9, GETATTR)
+    answers = [await taken(kernel) for _ in range(1, 20)]
+    assert [answer.unique for answer in answers] == list(range(1, 20))
+    assert {(answer.error, len(answer.payload)) for answer in answers} == {(0, abi.ATTR_OUT.size)}
+
+
+async def test_a_request_that_waits_holds_up_no_other(kernel, vfs, running):
+    for ino in (100, 101, 102, 9):
+        kernel.send(abi.GETATTR, ino, ino, GETATTR)
+    assert (await taken(kernel)).unique == 9
+    for ino in (101, 100, 102):
+        vfs.let(ino)
+        assert (await taken(kernel)).unique == ino
+    kernel.send(abi.GETATTR, 8, 8, GETATTR)
+    assert (await taken(kernel)).unique == 8
+
+
+async def test_no_more_than_so_many_wait_at_once(kernel, vfs, running):
+    for ino in range(100, 120):
+        kernel.send(abi.GETATTR, ino, ino, GETATTR)
+    await trio.testing.wait_all_tasks_blocked(0.02)
+    assert sorted(vfs.gates) == list(range(100, 108))
+    for ino in range(100, 120):
+        vfs.let(ino)
+    assert sorted([(await taken(kernel)).unique for _ in range(20)]) == list(range(100, 120))
+    await trio.testing.wait_all_tasks_blocked(0.02)
+    # Those that nobody needs any more have ended.
+    assert running._tasks <= 1 + loop._STAND_BY
+    assert running._has_reader
+
+
+async def test_bytes_stay_what_they_were_while_a_write_waits(kernel, vfs, running):
+    for fh in range(100, 105):
+        kernel.send(abi.WRITE, fh, 9, writing(fh, bytes([fh]) * 5000))
+    kernel.send(abi.WRITE, 5, 9, writing(5, b"now" * 1000))
+    assert (await taken(kernel)).unique == 5
+    for fh in range(100, 105):
+        vfs.let(fh)
+        assert (await taken(kernel)).payload == pack("II", 5000, 0)
+    assert vfs.written == {5: b"now" * 1000} | {fh: bytes([fh]) * 5000 for fh in range(100, 105)}
+
+
+async def test_failures_are_errnos(kernel, vfs, running):
+    vfs.error = errors.ReadOnlyError("x")
+    kernel.send(abi.UNLINK, 1, 1, names(b"x"))
+    assert await taken(kernel) == (1, -errno.EROFS, b"")
+    kernel.send(abi.GETATTR, 2, 100, GETATTR)
+    vfs.let(100)
+    assert await taken(kernel) == (2, -errno.EROFS, b"")
+    kernel.send(9999, 3, 1)
+    assert await taken(kernel) == (3, -errno.ENOSYS, b"")
+
+
+async def test_what_passes_the_boundary_does_not_end_the_mount(kernel, vfs, running, caplog):
+    kernel.send(abi.GETXATTR, 1, 1, b"")  # shorter than its struct
+    assert await taken(kernel) == (1, -errno.EIO, b"")
+    vfs.answers["opendir"] = "no number"
+    kernel.send(abi.OPENDIR, 2, 1, pack("II", 0, 0))
+    assert await taken(kernel) == (2, -errno.EIO, b"")
+    assert [record.levelno for record in caplog.records] == [logging.ERROR] * 2
+    caplog.clear()
+    kernel.send(abi.GETATTR, 3, 1, GETATTR)
+    assert (await taken(kernel)).error == 0
+
+
+async def test_forgetting_is_not_answered(kernel, vfs, running):
+    kernel.send(abi.FORGET, 1, 9, pack("Q", 3))
+    kernel.send(abi.INTERRUPT, 2, 0, pack("Q", 1))
+    kernel.send(abi.GETATTR, 3, 9, GETATTR)
+    assert (await taken(kernel)).unique == 3
+    assert ("forget", (9, 3)) in vfs.calls
+
+
+async def test_what_nobody_waits_for_any_more_is_taken_back(kernel, vfs, running, monkeypatch):
+    def gone(unique, payload):
+        raise OSError(errno.ENOENT, "nobody waits")
+
+    monkeypatch.setattr(kernel.device, "answer", gone)
+    kernel.send(abi.LOOKUP, 1, 1, names(b"x"))
+    await trio.testing.wait_all_tasks_blocked(0.02)
+    assert vfs.calls == [("lookup", (1, "x")), ("forget", (42, 1))]
+
+
+async def test_other_tasks_have_their_turn_while_requests_never_end(kernel, requests, nursery, monkeypatch):
+    turns = []
+
+    async def other():
+        while not requests._is_over:
+            turns.append(None)
+            await trio.lowlevel.checkpoint()
+
+    def endless(fd, buffers):
+        if len(turns) > 3:
+            requests.stop()
+        buffers[0][: abi.IN_HEADER.size] = abi.IN_HEADER.pack(abi.IN_HEADER.size + 8, abi.FORGET, 1, 9, 0, 0, 0, 0, 0)
+        return abi.IN_HEADER.size + 8
+
+    monkeypatch.setattr(loop.os, "readv", endless)
+    nursery.start_soon(other)
+    with trio.fail_after(10):
+        await requests.run()
+
+
+async def test_the_loop_ends_when_it_is_unmounted(kernel, requests, monkeypatch):
+    def unmounted(fd, buffers):
+        raise OSError(errno.ENODEV, "unmounted")
+
+    monkeypatch.setattr(loop.os, "readv", unmounted)
+    with trio.fail_after(10):
+        await requests.run()
+
+
+async def test_what_was_asked_before_the_end_is_answered(kernel, vfs, requests, nursery):
+    ended = trio.Event()
+
+    async def run():
+        await requests.run()
+        ended.set()
+
+    nursery.start_soon(run)
+    kernel.send(abi.GETATTR, 1, 100, GETATTR)
+    await trio.testing.wait_all_tasks_blocked(0.02)
+    requests.stop()
+    kernel.send(abi.GETATTR, 2, 9, GETATTR)
+    await trio.testing.wait_all_tasks_blocked(0.02)
+    assert not ended.is_set()
+    vfs.let(100)
+    assert (await taken(kernel)).unique == 1
+    with trio.fail_after(10):
+        await ended.wait()
+    assert kernel.is_quiet()
