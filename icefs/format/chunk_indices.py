@@ -7,7 +7,7 @@ list what lies below a prefix is a slice with the places where a value changes.
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -97,6 +97,9 @@ class ChunkIndices:
         )
 
     __hash__ = None  # type: ignore[assignment]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.coords, self._count)
 
     def __repr__(self) -> str:
         return f"ChunkIndices({self.ndim} dimensions, {len(self)} chunks)"

@@ -7,9 +7,9 @@ is made for a reference only when somebody asks for that one.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -242,6 +242,10 @@ class ArrayRefs:
 
     __hash__ = None  # type: ignore[assignment]
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        columns = self.kinds, self.lengths, self.offsets, self.chunk_ids if self.chunk_ids.strides[0] else None
+        return _unpickled, (self.node_id, self.indices, *columns, self.inline, self.virtual)
+
     def find(self, index: Sequence[int]) -> int:
         """Returns the row of a chunk index, or -1."""
         return self.indices.find(index)
@@ -300,6 +304,26 @@ class ArrayRefs:
         if (np.diff(chosen) <= 0).any():
             raise InvalidInputError("the rows to select do not ascend", kind="invalid-chunk-index")
         return _take(self, chosen)
+
+    def relocate(self, rows: Int64Array, coords: Sequence[npt.ArrayLike]) -> "ArrayRefs":
+        """Returns the references of distinct rows under other indices; of several under one index, the last.
+
+        Args:
+            rows: The rows, in any order.
+            coords: Their new indices, one column per dimension, of which there is at least one.
+
+        Raises:
+            InvalidInputError: columns of different lengths, or a value outside uint32.
+        """
+        columns = _check_coords(coords)
+        if not len(rows):
+            return ArrayRefs.empty(self.node_id, len(columns))
+        keys = pack_keys(columns)[0]
+        order = np.argsort(keys, kind="stable")
+        keys = keys[order]
+        order = order[np.append(keys[1:] != keys[:-1], True)]
+        found = _take(self, rows[order])
+        return replace(found, indices=ChunkIndices([column[order] for column in columns], len(order)))
 
     @classmethod
     def empty(cls, node_id: NodeId, ndim: int) -> "ArrayRefs":
@@ -462,6 +486,19 @@ class ArrayRefs:
         order = np.argsort(np.concatenate((keys[keep], changed[0])), kind="stable")
         rows = np.concatenate((np.flatnonzero(keep), np.arange(len(base), len(base) + len(updates))))
         return _take(_concat([base, updates]), rows[order])
+
+
+def _unpickled(
+    node_id: NodeId,
+    indices: ChunkIndices,
+    kinds: ByteArray,
+    lengths: Uint64Array,
+    offsets: Uint64Array,
+    chunk_ids: ByteArray | None,
+    *rest: Any,
+) -> ArrayRefs:
+    ids = no_chunk_ids(len(indices)) if chunk_ids is None else chunk_ids
+    return ArrayRefs(node_id, indices, kinds, lengths, offsets, ids, *rest)
 
 
 def no_chunk_ids(count: int) -> ByteArray:

@@ -7,7 +7,7 @@ byte, so that numpy moves each with one memcpy (about 5 ms a million), and no Py
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -63,6 +63,9 @@ class ByteColumn(Sequence[bytes]):
             bounds.append(column.bounds[1:] + shift)
             shift += len(column.blob)
         return cls(b"".join([column.blob for column in columns]), np.concatenate(bounds))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.blob, self.bounds)
 
     @property
     def lengths(self) -> Int64Array:
