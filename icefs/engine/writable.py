@@ -57,7 +57,12 @@ class WritableSession(Session):
     """
 
     def __init__(
-        self, repository: "WritableRepository", snapshot: Snapshot, branch: str, *, is_rearrange: bool = False
+        self,
+        repository: "WritableRepository",
+        snapshot: Snapshot,
+        branch: str | None,
+        *,
+        is_rearrange: bool = False,
     ) -> None:
         super().__init__(repository, snapshot, branch)
         self._writable_repository = repository
@@ -93,6 +98,11 @@ class WritableSession(Session):
     def is_frozen(self) -> bool:
         """Whether somebody who wants to change the session has to wait, as of now."""
         return self._gate.is_frozen
+
+    @property
+    def is_fork(self) -> bool:
+        """Whether the session writes for another one, and is never committed itself."""
+        return self.branch is None and not self.read_only
 
     @property
     def has_uncommitted_changes(self) -> bool:
@@ -191,7 +201,7 @@ class WritableSession(Session):
         metadata = parse_zarr_json(data, name=name, spec_version=self.repository.spec_version)
         array = array_data(metadata, name)
         with self._gate:
-            self._check_edits()
+            self.check_edits()
             existing = self.get_node(path)
             if existing is not None and not overwrite:
                 return existing
@@ -217,7 +227,7 @@ class WritableSession(Session):
             ReadOnlyError, SessionStateError: the session does not write.
         """
         with self._gate:
-            self._check_edits()
+            self.check_edits()
             for node in self.list_nodes(path):
                 self._changes.delete_node(node, self.snapshot.node_by_id(node.id))
             self._nodes_changed()
@@ -229,7 +239,7 @@ class WritableSession(Session):
             ReadOnlyError, SessionStateError: the session does not write.
         """
         with self._gate:
-            self._check_edits()
+            self.check_edits()
             for path in paths:
                 node = self.get_node(path)
                 if node is not None:
@@ -332,7 +342,7 @@ class WritableSession(Session):
     def check_chunk(self, path: str, chunk_index: Sequence[int], length_bytes: int) -> None:
         """Refuses what `set_chunk` would refuse of a chunk of that length; waits for no commit."""
         with self.lock:
-            self._check_edits()
+            self.check_edits()
             self._array_for(path, chunk_index, length_bytes)
 
     def store_chunk(self, data: bytes | memoryview) -> ChunkRef:
@@ -358,7 +368,7 @@ class WritableSession(Session):
             NodeNotFoundError, InvalidInputError: as `set_chunk`.
         """
         with self._gate:
-            self._check_edits()
+            self.check_edits()
             node = self._array_for(path, chunk_index, 1 if ref is None else ref.length_bytes)
             changes = self._changes.chunk_changes(node)
             if not overwrite and not isinstance(changes.find(chunk_index), Change):
@@ -373,7 +383,7 @@ class WritableSession(Session):
             NodeNotFoundError, InvalidInputError: as `set_chunk`.
         """
         with self._gate:
-            self._check_edits()
+            self.check_edits()
             if not len(refs):
                 return
             last = tuple(high - 1 for _, high in refs.bounding_box())
@@ -388,7 +398,7 @@ class WritableSession(Session):
             NodeNotFoundError, InvalidInputError: no array is at the path.
         """
         with self._gate:
-            self._check_edits()
+            self.check_edits()
             node = self._array(path)
             if not len(indices):
                 return
@@ -473,7 +483,12 @@ class WritableSession(Session):
                 "the session is read-only", kind="read-only-session", hint="open a new writable session"
             )
 
-    def _check_edits(self) -> None:
+    def check_edits(self) -> None:
+        """Refuses to change anything but the places of nodes; the caller holds the lock.
+
+        Raises:
+            ReadOnlyError, SessionStateError: the session does not write, or moves nodes only.
+        """
         self._check_writable()
         if self.is_rearrange:
             raise SessionStateError(
@@ -493,6 +508,11 @@ class WritableSession(Session):
     def _nodes_changed(self) -> None:
         self.revision += 1
         self._sorted_paths = None
+
+    def replace_changes(self, changes: ChangeSet) -> None:
+        """Puts other changes, to the same base, in the place of the session's; the caller holds the lock."""
+        self._changes = changes
+        self._nodes_changed()
 
     def rebased(self, snapshot: Snapshot, changes: ChangeSet) -> None:
         """Puts the session's changes on another base."""
