@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -138,6 +138,25 @@ class ChunkChanges:
             twin.is_given_up = self.is_given_up
             twin._sets, twin._deletes = self._sets, self._deletes
         return twin
+
+    def followed_by(self, later: "ChunkChanges") -> "ChunkChanges":
+        """Returns changes of their own: these, and then others of the same array."""
+        twin = self.copy()
+        _, sets, deletes = later.state()
+        twin._sets = ArrayRefs.merge(twin._sets, sets, deletes)
+        twin._deletes = twin._deletes.union(deletes)
+        twin.is_given_up |= later.is_given_up
+        return twin
+
+    def __getstate__(self) -> tuple[Any, ...]:
+        """Returns what is pickled: the columns."""
+        _, sets, deletes = self.state()
+        return self.node_id, self.ndim, self.is_given_up, sets, deletes
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        node_id, ndim, is_given_up, sets, deletes = state
+        ChunkChanges.__init__(self, node_id, ndim)
+        self.is_given_up, self._sets, self._deletes = is_given_up, sets, deletes
 
     def _consolidate(self) -> None:
         """Turns the latest changes into columns; the lock is held."""

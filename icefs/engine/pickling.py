@@ -9,8 +9,11 @@ import threading
 from typing import Any
 from weakref import WeakValueDictionary
 
+from icefs.engine.changeset import ChangeSet
 from icefs.engine.repository import Repository
 from icefs.engine.session import Session
+from icefs.engine.writable import WritableSession
+from icefs.engine.writing import WritableRepository
 from icefs.errors import SessionStateError
 from icefs.format.ids import SnapshotId
 
@@ -46,21 +49,35 @@ def restore_repository(state: RepositoryState) -> Repository:
 
 
 def session_state(session: Session) -> tuple[Any, ...]:
-    """Returns what opens a read-only session.
+    """Returns what opens a session that only reads, or a fork with the changes that it has.
 
     Raises:
-        WritableSessionPickledError: the session writes: its changes are here and nowhere else.
+        WritableSessionPickledError: any other session that writes: nobody could commit what came of the copy.
     """
-    if not session.read_only:
+    state = repository_state(session.repository), bytes(session.snapshot_id), session.branch
+    if session.read_only:
+        return state
+    if not isinstance(session, WritableSession) or not session.is_fork:
         raise WritableSessionPickledError(
-            "a session that writes cannot be pickled", hint="commit first, or pickle a read-only session"
+            "a session that writes cannot be pickled",
+            hint="pickle `fork()` of it and merge what comes back, or pickle a read-only session",
         )
-    return repository_state(session.repository), bytes(session.snapshot_id), session.branch
+    with session.lock:
+        return *state, session.changes.copy()
 
 
-def restore_session(state: RepositoryState, snapshot_id: bytes, branch: str | None) -> Session:
+def restore_session(
+    state: RepositoryState, snapshot_id: bytes, branch: str | None, changes: ChangeSet | None = None
+) -> Session:
     """Opens the session that `session_state` described; raises as `Repository.session_at`."""
-    return restore_repository(state).session_at(SnapshotId(snapshot_id), branch)
+    session = restore_repository(state).session_at(SnapshotId(snapshot_id), branch)
+    if changes is None:
+        return session
+    assert isinstance(session.repository, WritableRepository)  # what forks are of
+    fork = WritableSession(session.repository, session.snapshot, None)
+    with fork.lock:
+        fork.replace_changes(changes)
+    return fork
 
 
 def is_same_view(one: Session, other: Session) -> bool:

@@ -266,6 +266,12 @@ def flush(session: "WritableSession", message: str, *, metadata: dict[str, Any] 
 
 
 def _branch_of(session: "WritableSession") -> str:
+    if session.is_fork:
+        raise SessionStateError(
+            "a forked session is not committed, flushed or rebased itself",
+            kind="commit-not-allowed",
+            hint="merge it into the session that it was forked from, and commit that",
+        )
     if session.branch is None:
         raise SessionStateError(
             "the session was committed already", kind="commit-not-allowed", hint="open a new writable session"
