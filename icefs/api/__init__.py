@@ -12,7 +12,7 @@ from icefs.api.conflicts import *  # noqa: F403
 from icefs.api.credentials import *  # noqa: F403
 from icefs.api.errors import *  # noqa: F403
 from icefs.api.repository import Repository
-from icefs.api.session import Session
+from icefs.api.session import ForkSession, Session
 from icefs.api.storage import *  # noqa: F403
 from icefs.api.upkeep import *  # noqa: F403
 from icefs.api.values import *  # noqa: F403
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from icefs.api.store import IcechunkStore
 
 __all__ = [
+    "ForkSession",
     "IcechunkStore",
     "Repository",
     "Session",

@@ -1,11 +1,13 @@
 """Sessions under their official names: ids and paths as text."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from operator import index as to_integer
 from typing import TYPE_CHECKING, Any
 
 from icefs.api.aio import DualIterator, asynchronous
 from icefs.api.conflicts import ConflictSolver
 from icefs.api.values import ChunkType, Diff, SessionMode
+from icefs.engine import forks, reindex
 from icefs.engine.pickling import is_same_view, restore_session, session_state
 from icefs.engine.session import Session as EngineSession
 from icefs.engine.writable import WritableSession
@@ -46,7 +48,7 @@ class Session:
 
     @property
     def mode(self) -> SessionMode:
-        """What the session may change."""
+        """What the session may change; a fork is writable (Divergence 73)."""
         if not isinstance(self._engine, WritableSession) or self._engine.read_only:
             return SessionMode.readonly
         return SessionMode.rearrange if self._engine.is_rearrange else SessionMode.writable
@@ -141,6 +143,70 @@ class Session:
         """
         self._changing().move(_checked(from_path), _checked(to_path))
 
+    def shift_array(self, array_path: str, chunk_offset: Iterable[int]) -> None:
+        """Moves all chunks of an array by as many chunks along each axis, without reading any.
+
+        What would leave the array is gone (resize it first), and what nothing moves to reads as the fill value.
+
+        Args:
+            array_path: The array's absolute path.
+            chunk_offset: How far, in chunks, along each axis.
+
+        Raises:
+            NodeNotFoundError: no node is at the path.
+            InvalidInputError: the path is not absolute, the node is a group, or the offset has not its number of
+                dimensions.
+            UnsupportedError: the array's chunk grid is not regular.
+            ReadOnlyError: the session is read-only.
+        """
+        offset = [to_integer(step) for step in chunk_offset]
+        reindex.shift_array(self._changing(), _checked(array_path), offset)
+
+    def reindex_array(
+        self,
+        array_path: str,
+        forward: Callable[[Iterable[int]], Iterable[int] | None],
+        backward: Callable[[Iterable[int]], Iterable[int] | None] | None = None,
+    ) -> None:
+        """Moves each chunk of an array to where a function says, without reading any.
+
+        Both functions take the index of a chunk as a list, and return another one within the array's grid of chunks.
+        What they raise comes out as it is.
+
+        Args:
+            array_path: The array's absolute path.
+            forward: Says where a chunk moves to; None leaves it. Asked only about chunks that exist.
+            backward: Says where from a place gets its chunk. A place that nothing moves to becomes empty if this
+                returns None, or a place without a chunk; without the function, the chunk that is there stays.
+
+        Raises:
+            InvalidInputError: as for `shift_array`, and if a function returns what is no chunk index of the array.
+            NodeNotFoundError, UnsupportedError, ReadOnlyError: as for `shift_array`.
+        """
+        reindex.reindex_array(self._changing(), _checked(array_path), forward, backward)
+
+    def fork(self) -> "ForkSession":
+        """Starts a session that writes for this one, in another process.
+
+        A fork can be pickled, with what it has changed; `merge` brings that back, and this session commits it.
+
+        Raises:
+            SessionStateError: the session is read-only (`cannot-fork-read-only-session`).
+        """
+        return ForkSession(forks.fork(self._engine))
+
+    def merge(self, *others: "Session") -> None:
+        """Takes over the changes of forks: of all of them, or where an error is raised, of none.
+
+        Of a chunk that several wrote, the last of them counts.
+
+        Raises:
+            SessionStateError: two of them, or one and this session, changed the metadata of a node differently, made
+                it, or deleted what the other changed (`merge-failed`).
+            ReadOnlyError: the session is read-only.
+        """
+        forks.merge(self._engine, [other._engine for other in others])
+
     def commit(
         self,
         message: str,
@@ -218,6 +284,10 @@ class Session:
             )
         return self._engine
 
+    shift_array_async = asynchronous(shift_array)
+    reindex_array_async = asynchronous(reindex_array)
+    fork_async = asynchronous(fork)
+    merge_async = asynchronous(merge)
     discard_changes_async = asynchronous(discard_changes)
     move_async = asynchronous(move)
     commit_async = asynchronous(commit)
@@ -242,5 +312,18 @@ class Session:
         return _restore, (session_state(self._engine),)
 
 
+class ForkSession(Session):
+    """A session that writes for another one; see `Session.fork`.
+
+    It is not committed, flushed or rebased itself (`commit-not-allowed`, Divergence 74).
+    """
+
+
+def session_of(engine: EngineSession) -> Session:
+    """Wraps the engine's session in what it is."""
+    is_fork = isinstance(engine, WritableSession) and engine.is_fork
+    return ForkSession(engine) if is_fork else Session(engine)
+
+
 def _restore(state: tuple[Any, ...]) -> Session:
-    return Session(restore_session(*state))
+    return session_of(restore_session(*state))

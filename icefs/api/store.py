@@ -25,9 +25,9 @@ class IcechunkStore(store.IcechunkStore):
     @property
     def session(self) -> "Session":
         """The session that the store reads and writes."""
-        from icefs.api.session import Session  # the session makes stores, too
+        from icefs.api.session import session_of  # the session makes stores, too
 
-        return Session(self._session)
+        return session_of(self._session)
 
     def sync_clear(self) -> None:
         """Deletes everything."""

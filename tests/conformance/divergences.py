@@ -239,4 +239,46 @@ DIVERGENCES: dict[int, Divergence] = {
         "upgrades it, with the names that the refs were created with",
         "a bug there",
     ),
+    67: Divergence(
+        "shift_array takes an offset with more numbers than the array has dimensions, and panics with fewer",
+        "invalid-chunk-index",
+        "nobody can tell what is meant",
+    ),
+    68: Divergence(
+        "reindex_array stores chunks under an index with another number of dimensions than the array; what its "
+        "functions raise, or return that is no index, is an error of kind unknown",
+        "what they raise comes out, and anything but an index of the array is invalid-chunk-index",
+        "chunks of another rank can never be read; a program's own errors are its own",
+    ),
+    69: Divergence(
+        "loses the metadata that a fork gave to a node which its origin had made before the fork, and what it did to "
+        "nodes that the origin does not have",
+        "merges the former; the latter, or another's change to the same node since, is merge-failed",
+        "a bug there",
+    ),
+    70: Divergence(
+        "merges an array and a group that two sessions made at one path, and commits both",
+        "merge-failed, as where both are arrays",
+        "nobody can read such a snapshot",
+    ),
+    71: Divergence(
+        "merges the changes of a session of another repository",
+        "merge-not-allowed",
+        "its chunks are not there",
+    ),
+    72: Divergence(
+        "a merge of several forks that fails keeps those before the one that fails",
+        "keeps none of them",
+        "a program can correct what is wrong, and merge again",
+    ),
+    73: Divergence(
+        "the mode of a fork is readonly",
+        "writable",
+        "it writes",
+    ),
+    74: Divergence(
+        "flushing a fork, and moving the chunks of an array without a regular grid, are errors of kind unknown",
+        "commit-not-allowed and unimplemented",
+        "programs can tell what is wrong",
+    ),
 }

@@ -19,15 +19,12 @@ import numpy as np
 import pytest
 import xarray as xr
 import zarr
-from zarr.core.buffer import cpu, default_buffer_prototype
-from zarr.core.sync import sync
+from zarr.core.buffer import cpu
 
 import icefs
 from tests.conformance.official import GROUP, array_json
 from tests.conformance.oracle import diff_facts, error_facts, flag_facts
-
-MODULES = (icechunk, icefs)
-type Program = Callable[[ModuleType, Path], Any]
+from tests.conformance.programs import MODULES, Program, created, everything, messages, outcome, put
 
 
 @pytest.fixture(autouse=True)
@@ -35,28 +32,6 @@ def _quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # zarr-python warns of data types without a standard
         yield
-
-
-def created(ic: ModuleType, path: Path, **options: Any) -> Any:
-    return ic.Repository.create(ic.local_filesystem_storage(str(path)), **options)
-
-
-def put(store: Any, key: str, data: bytes) -> None:
-    sync(store.set(key, cpu.Buffer.from_bytes(data)))
-
-
-def everything(ic: ModuleType, path: Path, **options: Any) -> dict[str, dict[str, bytes]]:
-    """Returns all keys with their values, of all branches."""
-    repo = ic.Repository.open(ic.local_filesystem_storage(str(path)), **options)
-
-    async def read(store: Any) -> dict[str, bytes]:
-        return {key: (await store.get(key, default_buffer_prototype())).to_bytes() async for key in store.list()}
-
-    return {name: asyncio.run(read(repo.readonly_session(name).store)) for name in sorted(repo.list_branches())}
-
-
-def messages(repo: Any, branch: str = "main") -> list[Any]:
-    return [(info.message, dict(info.metadata)) for info in repo.ancestry(branch=branch)]
 
 
 def quickstart(ic: ModuleType, path: Path) -> Any:
@@ -220,14 +195,6 @@ def asynchronous(ic: ModuleType, path: Path) -> Any:
         return await repo.list_branches_async(), discarded.has_uncommitted_changes, is_rearranging
 
     return asyncio.run(run())
-
-
-def outcome(ic: ModuleType, call: Callable[[], Any]) -> Any:
-    try:
-        call()
-    except (ic.IcechunkError, ValueError, TypeError) as error:
-        return error_facts(error)
-    return "no error"
 
 
 def mistakes(ic: ModuleType, path: Path) -> Any:
