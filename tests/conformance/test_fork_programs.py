@@ -23,7 +23,7 @@ import zarr
 import icefs
 from tests.conformance.fork_workers import write_rows, write_through_store
 from tests.conformance.official import GROUP, array_json
-from tests.conformance.oracle import diff_facts
+from tests.conformance.oracle import diff_facts, error_facts
 from tests.conformance.programs import MODULES, Program, created, everything, messages, outcome, put
 
 
@@ -412,3 +412,101 @@ def test_a_program_gives_the_same_result(program: Program, tmp_path: Path):
 @pytest.mark.parametrize("program", IN_PROCESSES, ids=lambda program: program.__name__)
 def test_a_program_of_many_processes_gives_the_same_result(program: Program, tmp_path: Path):
     check(program, tmp_path)
+
+
+# What differs on purpose, and how.
+
+
+def test_where_forks_and_moved_chunks_differ(tmp_path: Path):
+    """Shows Divergences 67 and 68, 70, 72, 73 and 74 of both libraries; those of metadata are below."""
+    found = [_differences(module, tmp_path / module.__name__) for module in MODULES]
+    official, ours = found
+    assert official == {
+        "offset too long": "no error",
+        "longer index": "no error",
+        "own error": ("IcechunkError", "unknown"),
+        "no index": ("IcechunkError", "unknown"),
+        "two kinds": "no error",
+        "kept of a failed merge": True,
+        "mode": "SessionMode.readonly",
+        "flush": ("IcechunkError", "unknown"),
+        "other grid": ("IcechunkError", "unknown"),
+    }
+    assert ours == {
+        "offset too long": ("InvalidInputError", "invalid-chunk-index"),
+        "longer index": ("InvalidInputError", "invalid-chunk-index"),
+        "own error": ("KeyError", None),
+        "no index": ("InvalidInputError", "invalid-chunk-index"),
+        "two kinds": ("SessionStateError", "merge-failed"),
+        "kept of a failed merge": False,
+        "mode": "SessionMode.writable",
+        "flush": ("SessionStateError", "commit-not-allowed"),
+        "other grid": ("IcechunkError", "unimplemented"),
+    }
+
+
+def _differences(ic: ModuleType, path: Path) -> dict[str, Any]:
+    repo = grids(ic, path)
+    session = repo.writable_session("main")
+    grid = {"name": "rectilinear", "configuration": {"kind": "inline", "chunk_shapes": [[1, 3]]}}
+    put(session.store, "r/zarr.json", array_json([4], [1], grid=grid))
+    one, two, three = session.fork(), session.fork(), session.fork()
+    put(one.store, "n/zarr.json", array_json([2], [1]))
+    put(two.store, "n/zarr.json", GROUP)
+    put(three.store, "n/zarr.json", array_json([2], [1]))
+
+    def own_error(_: object) -> Any:
+        raise KeyError("mine")
+
+    calls: dict[str, Callable[[], Any]] = {
+        "offset too long": lambda: repo.writable_session("main").shift_array("/a", [1, 2]),
+        "longer index": lambda: repo.writable_session("main").reindex_array("/a", lambda i: [*i, 0]),
+        "own error": lambda: session.reindex_array("/a", own_error),
+        "no index": lambda: session.reindex_array("/a", lambda i: "x"),
+        "two kinds": lambda: (s := repo.writable_session("main"), s.merge(one), s.merge(two)),
+        "flush": lambda: one.flush("x"),
+        "other grid": lambda: session.shift_array("/r", [1]),
+    }
+    found: dict[str, Any] = {name: _outcome(call) for name, call in calls.items()}
+    whole = repo.writable_session("main")
+    assert _outcome(lambda: whole.merge(one, three)) == ("SessionStateError", "merge-failed")
+    found["kept of a failed merge"] = whole.has_uncommitted_changes
+    found["mode"] = str(one.mode)
+    return found
+
+
+def _outcome(call: Callable[[], Any]) -> Any:
+    try:
+        call()
+    except Exception as error:
+        return error_facts(error)
+    return "no error"
+
+
+def test_metadata_that_a_fork_gave_to_what_its_origin_made(tmp_path: Path):
+    """Shows Divergence 69: the official library loses the new shape and unit."""
+    found = []
+    for ic in MODULES:
+        repo = created(ic, tmp_path / ic.__name__)
+        session = repo.writable_session("main")
+        put(session.store, "a/zarr.json", array_json([2], [1]))
+        fork = session.fork()
+        put(fork.store, "a/zarr.json", array_json([3], [1]))
+        put(fork.store, "a/c/1", b"x")
+        session.merge(fork)
+        found.append((outcome(ic, lambda session=session: session.commit("x")), values(repo.readonly_session("main"))))
+    official, ours = found
+    assert ours == ("no error", [0, ord("x"), 0])
+    assert official == ("no error", [0, ord("x")])
+
+
+def test_forks_of_another_repository(tmp_path: Path):
+    """Shows Divergence 71: the official library takes over references to chunks that are not there."""
+    found = []
+    for ic in MODULES:
+        repos = [created(ic, tmp_path / ic.__name__ / name) for name in ("one", "two")]
+        one, two = (repo.writable_session("main") for repo in repos)
+        fork = two.fork()
+        put(fork.store, "n/zarr.json", GROUP)
+        found.append(outcome(ic, lambda one=one, fork=fork: one.merge(fork)))
+    assert found == ["no error", ("SessionStateError", "merge-not-allowed")]
