@@ -26,8 +26,8 @@ def __getattr__(name: str) -> Any:
 
     try:
         return getattr(icefs.api, name)
-    except AttributeError:
-        raise AttributeError(f"module 'icefs' has no attribute {name!r}") from None
+    except AttributeError as error:
+        raise AttributeError(str(error).replace("'icefs.api'", "'icefs'")) from None
 
 
 def __dir__() -> list[str]:

@@ -6,14 +6,17 @@
 
 from typing import TYPE_CHECKING, Any
 
-from icefs.api import config, conflicts, credentials, errors, storage, upkeep, values
+from icefs.api import config, conflicts, credentials, errors, storage, tools, upkeep, values
+from icefs.api.attribution import Attribution
 from icefs.api.config import *  # noqa: F403
 from icefs.api.conflicts import *  # noqa: F403
 from icefs.api.credentials import *  # noqa: F403
 from icefs.api.errors import *  # noqa: F403
+from icefs.api.graph import AncestryGraph
 from icefs.api.repository import Repository
 from icefs.api.session import ForkSession, Session
 from icefs.api.storage import *  # noqa: F403
+from icefs.api.tools import *  # noqa: F403
 from icefs.api.upkeep import *  # noqa: F403
 from icefs.api.values import *  # noqa: F403
 from icefs.api.values import SpecVersion
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
     from icefs.api.store import IcechunkStore
 
 __all__ = [
+    "AncestryGraph",
+    "Attribution",
     "ForkSession",
     "IcechunkStore",
     "Repository",
@@ -34,6 +39,7 @@ __all__ = [
     *credentials.__all__,
     *errors.__all__,
     *storage.__all__,
+    *tools.__all__,
     *upkeep.__all__,
     *values.__all__,
 ]
@@ -49,7 +55,14 @@ def supported_spec_versions() -> list[SpecVersion]:
     return [SpecVersion.v2, SpecVersion.v1]
 
 
+# Services that icefs does not reach, by what the official names for them begin with or contain.
+_UNREACHED = {"azure": "Azure Blob Storage", "gcs": "Google Cloud Storage", "hf_": "Hugging Face"}
+
+
 def __getattr__(name: str) -> Any:
+    for part, service in _UNREACHED.items():
+        if part in name.lower() and not name.startswith("_"):
+            raise AttributeError(f"module 'icefs' has no attribute {name!r}: icefs does not reach {service}")
     if name == "IcechunkStore":
         from icefs.api.store import IcechunkStore  # lazy: importing zarr-python takes half a second
 

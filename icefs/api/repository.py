@@ -1,17 +1,19 @@
 """Repositories under their official names: ids as text, times as datetimes, keyword arguments as documented there."""
 
-import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Self, TypedDict
 
 from icefs.api.aio import DualIterator, asynchronous
+from icefs.api.attribution import Attribution, attributed
 from icefs.api.conflicts import ConflictSolver
 from icefs.api.credentials import AnyCredential, authorizations
+from icefs.api.graph import AncestryGraph
 from icefs.api.session import Session
 from icefs.api.upkeep import Upkeep
 from icefs.api.values import Diff, FeatureFlag, ManifestFileInfo, RepoStatus, SnapshotInfo, SpecVersion, Update
+from icefs.engine.graph import graph_rows
 from icefs.engine.pickling import RepositoryState, repository_state, restore_repository
 from icefs.engine.writing import WritableRepository
 from icefs.errors import InvalidInputError
@@ -47,15 +49,16 @@ class Repository(Upkeep):
     Methods whose name ends in `_async` do what those without it do, as coroutines.
     """
 
-    def __init__(self, repository: WritableRepository) -> None:
+    def __init__(self, repository: WritableRepository, attribution: Attribution | None = None) -> None:
         """Takes the engine's repository; use `Repository.open` or `Repository.create`."""
         self._engine = repository
+        self._attribution = attribution or Attribution()
 
     def __repr__(self) -> str:
         return f"<icefs.Repository (v{self._engine.spec_version})>\nstorage: {self._engine.storage.url}\n"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _restore, (repository_state(self._engine),)
+        return _restore, (repository_state(self._engine), self._attribution)
 
     # Opening.
 
@@ -65,6 +68,7 @@ class Repository(Upkeep):
         storage: Storage,
         config: RepositoryConfig | None = None,
         authorize_virtual_chunk_access: Mapping[str, AnyCredential | None] | None = None,
+        attribution: Attribution | None = None,
     ) -> Self:
         """Opens a repository of either spec version.
 
@@ -73,11 +77,13 @@ class Repository(Upkeep):
             config: Overrides what is persisted, field by field.
             authorize_virtual_chunk_access: The URL prefixes of the containers that virtual chunks may be followed
                 into, each with its credentials; see `containers_credentials`.
+            attribution: Labels for the requests that are made.
 
         Raises:
             RepositoryNotFoundError: nothing is there.
         """
-        return cls(WritableRepository.open(storage, config, authorizations(authorize_virtual_chunk_access)))
+        place = attributed(storage, attribution)
+        return cls(WritableRepository.open(place, config, authorizations(authorize_virtual_chunk_access)), attribution)
 
     @classmethod
     def create(
@@ -87,6 +93,7 @@ class Repository(Upkeep):
         authorize_virtual_chunk_access: Mapping[str, AnyCredential | None] | None = None,
         spec_version: SpecVersion | int | None = None,
         check_clean_root: bool = True,
+        attribution: Attribution | None = None,
     ) -> Self:
         """Creates a repository with the branch `main` and no nodes.
 
@@ -96,6 +103,7 @@ class Repository(Upkeep):
             authorize_virtual_chunk_access: As for `open`.
             spec_version: 1 or 2; by default 2.
             check_clean_root: Refuse a location that holds anything.
+            attribution: As for `open`.
 
         Raises:
             InvalidInputError: something is there already (`parent-directory-not-clean`).
@@ -103,12 +111,13 @@ class Repository(Upkeep):
         """
         return cls(
             WritableRepository.create(
-                storage,
+                attributed(storage, attribution),
                 config,
                 authorizations(authorize_virtual_chunk_access),
                 spec_version=None if spec_version is None else int(spec_version),
                 check_clean_root=check_clean_root,
-            )
+            ),
+            attribution,
         )
 
     @classmethod
@@ -119,16 +128,18 @@ class Repository(Upkeep):
         authorize_virtual_chunk_access: Mapping[str, AnyCredential | None] | None = None,
         create_version: SpecVersion | int | None = None,
         check_clean_root: bool = True,
+        attribution: Attribution | None = None,
     ) -> Self:
         """Opens a repository if there is one, and creates it otherwise; arguments and errors as `open` and `create`."""
         return cls(
             WritableRepository.open_or_create(
-                storage,
+                attributed(storage, attribution),
                 config,
                 authorizations(authorize_virtual_chunk_access),
                 create_version=None if create_version is None else int(create_version),
                 check_clean_root=check_clean_root,
-            )
+            ),
+            attribution,
         )
 
     @staticmethod
@@ -157,7 +168,9 @@ class Repository(Upkeep):
         authorize_virtual_chunk_access: Mapping[str, AnyCredential | None] | None = None,
     ) -> Self:
         """Opens the same location anew, by default with the same configuration and authorisations."""
-        return type(self)(self._engine.reopen(config, authorizations(authorize_virtual_chunk_access)))
+        return type(self)(
+            self._engine.reopen(config, authorizations(authorize_virtual_chunk_access)), self._attribution
+        )
 
     @property
     def config(self) -> RepositoryConfig:
@@ -168,6 +181,11 @@ class Repository(Upkeep):
     def storage(self) -> Storage:
         """Where the repository is."""
         return self._engine.storage
+
+    @property
+    def attribution(self) -> Attribution:
+        """The labels on the requests that are made."""
+        return self._attribution
 
     @property
     def spec_version(self) -> SpecVersion:
@@ -270,6 +288,35 @@ class Repository(Upkeep):
     def _ancestry(self, branch: str | None, tag: str | None, snapshot_id: str | None) -> DualIterator[SnapshotInfo]:
         infos = self._engine.ancestry(**_version(branch, tag, snapshot_id))
         return DualIterator(map(SnapshotInfo.of, infos))
+
+    def ancestry_graph(
+        self,
+        *,
+        branch: str | None = None,
+        tag: str | None = None,
+        snapshot_id: str | None = None,
+        plain: bool = False,
+    ) -> AncestryGraph:
+        """Draws the history of a version, or of all branches.
+
+        Args:
+            branch: Draw what leads to this branch; without any of these three, to all branches.
+            tag: A tag.
+            snapshot_id: A snapshot.
+            plain: Without colours.
+
+        Raises:
+            ValueError: more than one version was given.
+            RefNotFoundError, SnapshotNotFoundError: there is no such thing.
+        """
+        refs = self._engine.refs()
+        tips = list(refs.branches.values())
+        if (branch, tag, snapshot_id) != (None, None, None):
+            tips = [self._engine.resolve(**_version(branch, tag, snapshot_id))]
+        names: dict[SnapshotId, list[str]] = {}
+        for name, target in sorted(refs.branches.items()) + sorted(refs.tags.items()):
+            names.setdefault(target, []).append(name)
+        return AncestryGraph(graph_rows(self._engine, tips), names, plain=plain)
 
     def log(self, ref: str = "main") -> list[SnapshotInfo]:
         """Returns the history of a snapshot id, branch or tag, newest first; raises RefNotFoundError."""
@@ -457,21 +504,9 @@ class Repository(Upkeep):
         """Describes a snapshot's transaction log."""
         return self._engine.inspect_transaction_log(SnapshotId.parse(snapshot_id))
 
-    @classmethod
-    async def open_async(cls, *args: Any, **kwargs: Any) -> Self:
-        """Does what `open` does, without blocking the event loop."""
-        return await asyncio.to_thread(cls.open, *args, **kwargs)
-
-    @classmethod
-    async def create_async(cls, *args: Any, **kwargs: Any) -> Self:
-        """Does what `create` does, without blocking the event loop."""
-        return await asyncio.to_thread(cls.create, *args, **kwargs)
-
-    @classmethod
-    async def open_or_create_async(cls, *args: Any, **kwargs: Any) -> Self:
-        """Does what `open_or_create` does, without blocking the event loop."""
-        return await asyncio.to_thread(cls.open_or_create, *args, **kwargs)
-
+    open_async = classmethod(asynchronous(open.__func__))  # type: ignore[attr-defined]  # noqa: A003
+    create_async = classmethod(asynchronous(create.__func__))  # type: ignore[attr-defined]
+    open_or_create_async = classmethod(asynchronous(open_or_create.__func__))  # type: ignore[attr-defined]
     exists_async = staticmethod(asynchronous(exists))
     fetch_spec_version_async = staticmethod(asynchronous(fetch_spec_version))
     fetch_config_async = staticmethod(asynchronous(fetch_config))
@@ -494,6 +529,7 @@ class Repository(Upkeep):
     lookup_tag_async = asynchronous(lookup_tag)
     lookup_snapshot_async = asynchronous(lookup_snapshot)
     log_async = asynchronous(log)
+    ancestry_graph_async = asynchronous(ancestry_graph)
     diff_async = asynchronous(diff)
     readonly_session_async = asynchronous(readonly_session)
     get_metadata_async = asynchronous(get_metadata)
@@ -508,7 +544,7 @@ class Repository(Upkeep):
     inspect_transaction_log_async = asynchronous(inspect_transaction_log)
 
 
-def _restore(state: RepositoryState) -> Repository:
+def _restore(state: RepositoryState, attribution: Attribution) -> Repository:
     repository = restore_repository(state)
     assert isinstance(repository, WritableRepository)  # that is what `Repository` holds
-    return Repository(repository)
+    return Repository(repository, attribution)

@@ -29,7 +29,10 @@ from icefs.storage.base import Storage
 from icefs.storage.local import LocalStorage
 from icefs.storage.memory import MemoryStorage
 
+type AnyObjectStoreConfig = AzureStore | GcsStore | HttpStore | LocalFileSystemStore | S3CompatibleStore | S3Store
+
 __all__ = [
+    "AnyObjectStoreConfig",
     "ChecksumAlgorithm",
     "S3Options",
     "Storage",
@@ -167,8 +170,19 @@ def s3_storage(
     return S3Storage(bucket, prefix or "", options)
 
 
-def tigris_storage(*, bucket: str, prefix: str | None, **options: Any) -> Storage:
-    """Opens a place in Tigris; takes the options of `s3_storage`."""
+def tigris_storage(*, bucket: str, prefix: str | None, use_weak_consistency: bool = False, **options: Any) -> Storage:
+    """Opens a place in Tigris; takes the options of `s3_storage`.
+
+    Args:
+        bucket: The bucket.
+        prefix: The keys' prefix.
+        use_weak_consistency: Not supported: what was written might not be read.
+        options: As of `s3_storage`.
+
+    Raises:
+        UnsupportedError: as `s3_storage`.
+    """
+    _refuse("tigris_storage", use_weak_consistency=use_weak_consistency or None)
     options.setdefault("endpoint_url", _TIGRIS_ENDPOINT)
     return s3_storage(bucket=bucket, prefix=prefix, **{"region": "auto", **options})
 

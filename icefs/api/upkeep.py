@@ -12,7 +12,9 @@ from icefs.engine.storage_stats import history_stats
 from icefs.engine.writing import WritableRepository
 from icefs.errors import InvalidInputError
 
-__all__ = ["ChunkStorageStats", "GCSummary"]
+__all__ = ["ChunkStorageStats", "CommitMethod", "GCSummary"]
+
+type CommitMethod = Literal["new_commit", "amend"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +83,16 @@ class Upkeep:
         stats = history_stats(self._engine)
         return ChunkStorageStats(stats.native_bytes, stats.virtual_bytes, stats.inlined_bytes)
 
-    def total_chunks_storage(self, **limits: int) -> int:
+    def total_chunks_storage(
+        self,
+        *,
+        max_snapshots_in_memory: int = 50,
+        max_compressed_manifest_mem_bytes: int = 512 << 20,
+        max_decoded_manifest_mem_bytes: int = 4 << 30,
+        max_concurrent_manifest_fetches: int = 500,
+    ) -> int:
         """Returns the bytes of all native chunks; `chunk_storage_stats` tells more."""
-        return self.chunk_storage_stats(**limits).native_bytes
+        return self.chunk_storage_stats().native_bytes
 
     def rewrite_manifests(
         self,
@@ -91,7 +100,7 @@ class Upkeep:
         *,
         branch: str,
         metadata: dict[str, Any] | None = None,
-        commit_method: Literal["new_commit", "amend"] = "new_commit",
+        commit_method: CommitMethod = "new_commit",
     ) -> str:
         """Commits a branch's manifests anew, divided as the configuration says; returns the new snapshot's id.
 

@@ -77,6 +77,11 @@ class CompressionConfig(Mergeable):
     algorithm: CompressionAlgorithm | None = None
     level: int | None = None
 
+    @staticmethod
+    def default() -> "CompressionConfig":
+        """Returns a configuration in which nothing is set."""
+        return CompressionConfig()
+
 
 @dataclass(slots=True)
 class CachingConfig(Mergeable):
@@ -87,6 +92,11 @@ class CachingConfig(Mergeable):
     num_transaction_changes: int | None = None
     num_bytes_attributes: int | None = None
     num_bytes_chunks: int | None = None
+
+    @staticmethod
+    def default() -> "CachingConfig":
+        """Returns a configuration in which nothing is set."""
+        return CachingConfig()
 
 
 @dataclass(slots=True)

@@ -71,6 +71,7 @@ class HttpOptions:
         connect_timeout_s: How long to wait for a connection.
         read_timeout_s: How long to wait for the next bytes of an answer.
         retry: When to try again.
+        user_agent: Added to the User-Agent header, for the owner's access logs.
     """
 
     headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
@@ -78,6 +79,7 @@ class HttpOptions:
     connect_timeout_s: float = 5.0
     read_timeout_s: float = 30.0
     retry: RetryPolicy = field(default_factory=RetryPolicy)
+    user_agent: str = ""
 
 
 class HttpStorage(Storage):
@@ -294,7 +296,12 @@ def _make_pool(url: str, options: HttpOptions) -> urllib3.PoolManager:
             remove_headers_on_redirect=["Authorization", "Cookie", *(name for name, _ in options.headers)],
         ),
         # The bytes as they are stored; and a proxy must not answer with an older version.
-        headers={"Accept-Encoding": "identity", "Cache-Control": "no-cache", **dict(options.headers)},
+        headers={
+            "User-Agent": f"icefs {options.user_agent}".rstrip(),
+            "Accept-Encoding": "identity",
+            "Cache-Control": "no-cache",
+            **dict(options.headers),
+        },
     )
 
 

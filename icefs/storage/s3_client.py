@@ -74,6 +74,7 @@ class S3Options:
         retry: When to try again.
         multipart_threshold_bytes: Objects from this size on are sent in parts.
         multipart_part_bytes: The size of the parts.
+        user_agent: Added to the User-Agent header, for the owner's access logs.
     """
 
     endpoint_url: str | None = None
@@ -90,6 +91,7 @@ class S3Options:
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     multipart_threshold_bytes: int = 100 << 20
     multipart_part_bytes: int = 16 << 20
+    user_agent: str = ""
 
     def __post_init__(self) -> None:
         if self.endpoint_url is None:
@@ -254,7 +256,7 @@ def _create(session: botocore.session.Session, options: S3Options, *, path_style
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
         tcp_keepalive=True,
-        user_agent_extra="icefs",
+        user_agent_extra=f"icefs {options.user_agent}".rstrip(),
     )
     region = options.region or session.get_config_variable("region")
     keys: dict[str, Any] = {}

@@ -175,7 +175,8 @@ class S3Requests:
     def _signed(
         self, target: _Target, method: str, path: str, query: str, headers: Headers, body: bytes
     ) -> dict[str, str]:
-        sent = {"host": target.host, "user-agent": _USER_AGENT, "accept-encoding": "identity", **headers}
+        agent = f"{_USER_AGENT} {self._options.user_agent}".rstrip()
+        sent = {"host": target.host, "user-agent": agent, "accept-encoding": "identity", **headers}
         if method in ("PUT", "POST"):
             sent["content-length"] = str(len(body))
         if not target.is_signed:

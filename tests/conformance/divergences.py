@@ -281,4 +281,9 @@ DIVERGENCES: dict[int, Divergence] = {
         "commit-not-allowed and unimplemented",
         "programs can tell what is wrong",
     ),
+    75: Divergence(
+        "array_chunk_iterator of a group, or where no node is, yields nothing",
+        "not-an-array, node-not-found",
+        "as chunk_coordinates and everything else that is asked of an array",
+    ),
 }

@@ -251,7 +251,63 @@ def mistakes(ic: ModuleType, path: Path) -> Any:
     return {name: outcome(ic, call) for name, call in calls.items()}
 
 
-PROGRAMS: list[Program] = [quickstart, with_zarr, with_xarray, conflicts, refs, asynchronous, mistakes]
+def columns(ic: ModuleType, path: Path) -> Any:
+    prefixes = {f"s3://{name}/": None for name in ("one", "two")}
+    containers = {
+        "s3://one/": ic.VirtualChunkContainer("s3://one/", ic.s3_store(region="us-east-1"), name="first"),
+        "s3://two/": ic.VirtualChunkContainer("s3://two/", ic.s3_store(region="us-east-1")),
+    }
+    config = ic.RepositoryConfig(inline_chunk_threshold_bytes=4, virtual_chunk_containers=containers)
+    repo = created(ic, path, config=config, authorize_virtual_chunk_access=prefixes)
+    session = repo.writable_session("main")
+    put(session.store, "a/zarr.json", array_json([3, 4], [1, 1]))
+    put(session.store, "s/zarr.json", array_json([], []))
+    put(session.store, "s/c", b"5")
+    for key, data in (("0/0", b"in"), ("0/1", b"native chunk"), ("2/3", b"line")):
+        put(session.store, f"a/c/{key}", data)
+    session.store.set_virtual_ref("a/c/1/0", "vcc://first/x/y", offset=2, length=3)
+    session.store.set_virtual_ref("a/c/1/2", "s3://two/z", offset=0, length=1)
+
+    async def read(session: Any, name: str, size: int) -> Any:
+        rows: dict[Any, Any] = {}
+        async for coords, kinds, places, offsets, lengths, inlined in session.store.array_chunk_iterator(name, size):
+            types = [str(each.dtype) for each in (coords, kinds, offsets, lengths)]
+            assert coords.shape[0] == len(kinds) == len(places) == len(offsets) == len(lengths) <= size
+            for row, index in enumerate(coords.tolist()):
+                kind = ic.ChunkType.native == kinds[row]
+                place = len(places[row]) if kind else places[row]
+                facts = int(kinds[row]), place, int(offsets[row]), int(lengths[row]), inlined.get(row), types
+                assert rows.setdefault(tuple(index), facts) is facts
+        return rows
+
+    cases = [("/a", 2), ("a", 100), ("/s", 1)]
+    found = [asyncio.run(read(session, *case)) for case in cases]
+    session.commit("all kinds")
+    for key in ("a/c/1/0", "a/c/1/2"):  # whose bytes nobody has
+        with repo.transaction("main", message="drop") as store:
+            asyncio.run(store.delete(key))
+    return found, [asyncio.run(read(session, *case)) for case in cases]
+
+
+def labels(ic: ModuleType, path: Path) -> Any:
+    found = []
+    wrong = ["a b", "", "a/b/c", "x" * 129, "a;b", "a=b", 'a"b', "(a", "a\\b", "\u00fc", "\n", "a/", "/a"]
+    for label in [*wrong, "weather/1.2", "x" * 128, " x ", "a,b", "!#$%&'*+.^_`|~-"]:
+        for name in ("client", "workload", "principal"):
+            try:
+                found.append((name, label, getattr(ic.Attribution(**{name: label}), name)))
+            except ValueError:
+                found.append((name, label, "refused"))
+    given = ic.Attribution(client="weather/1.2", principal="ada")
+    repo = created(ic, path, attribution=given)
+    put((session := repo.writable_session("main")).store, "zarr.json", GROUP)
+    session.commit("one")
+    again = ic.Repository.open_or_create(ic.local_filesystem_storage(str(path)), attribution=given)
+    assert repo.attribution == again.attribution == given != ic.Attribution()
+    return found, (given.client, given.workload, given.principal)
+
+
+PROGRAMS: list[Program] = [columns, labels, quickstart, with_zarr, with_xarray, conflicts, refs, asynchronous, mistakes]
 
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.__name__)

@@ -441,7 +441,7 @@ def test_where_forks_and_moved_chunks_differ(tmp_path: Path):
         "kept of a failed merge": False,
         "mode": "SessionMode.writable",
         "flush": ("SessionStateError", "commit-not-allowed"),
-        "other grid": ("IcechunkError", "unimplemented"),
+        "other grid": ("UnsupportedError", "unimplemented"),
     }
 
 
