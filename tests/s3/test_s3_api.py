@@ -88,3 +88,21 @@ def test_wrong_keys_are_a_storage_error(place):
         icefs.Repository.open(icefs.s3_storage(**place | {"secret_access_key": "wrong"}))
     with pytest.raises(icefs.RepositoryNotFoundError):
         icefs.Repository.open(icefs.s3_storage(**place | {"prefix": "nothing/here"}))
+
+
+def test_forks_come_back_through_pickles(place):
+    """Keys of the service travel with a fork, labels too; what it stored there is the origin's."""
+    labels = icefs.Attribution(client="tests/1")
+    repo = icefs.Repository.create(icefs.s3_storage(**place), attribution=labels)
+    session = repo.writable_session("main")
+    zarr.create_array(session.store, name="a", shape=(4, 1000), chunks=(1, 1000), dtype="i4", compressors=None)
+    fork = session.fork()
+    copies = [pickle.loads(pickle.dumps(fork)) for _ in range(3)]
+    for number, copy in enumerate(copies):
+        zarr.open_array(copy.store, path="a", mode="r+")[number] = number + 1
+    session.merge(*map(pickle.loads, map(pickle.dumps, copies)))
+    session.shift_array("/a", [1, 0])
+    session.commit("merged")
+    official = icechunk.Repository.open(icechunk.s3_storage(**place)).readonly_session("main")
+    found = zarr.open_array(official.store, path="a", mode="r")[...]
+    assert found.tolist() == [[number] * 1000 for number in range(4)]
