@@ -24,6 +24,7 @@ from icefs.format.ids import SnapshotId
 from icefs.format.snapshot import NodeSnapshot
 from icefs.vfs.inodes import Range
 from icefs.vfs.numbers import ArrayNumbers, ChunkRange
+from icefs.vfs.renaming import Renaming, RenamingMove, has_dir
 from icefs.vfs.trees import SessionTree
 from icefs.vfs.views import key_layout
 from icefs.zarr.keys import METADATA_NAME, ChunkKeyLayout
@@ -116,16 +117,6 @@ def _chunk_counts(node: NodeSnapshot) -> list[int]:
 def _is_cut(before: NodeSnapshot, after: NodeSnapshot) -> bool:
     """Tells whether chunks that were within the grid may be outside of it now; no transaction log tells of them."""
     return any(now < then for then, now in zip(_chunk_counts(before), _chunk_counts(after), strict=False))
-
-
-def _has_dir(session: Session, path: str) -> bool:
-    """Tells whether a path is a directory of nodes; a node that cannot be read is there all the same."""
-    if path == "/" or session.has_children(path):
-        return True
-    try:
-        return session.get_node(path) is not None
-    except FormatError:
-        return True
 
 
 def _layout(node: NodeSnapshot) -> ChunkKeyLayout | None:
@@ -263,6 +254,7 @@ class BranchTree(SessionTree):
                 self._numbers.pop(gone[id(numbers)], None)
         space.drop_ranges(self, over)
         self._nodes.forget(lambda key: key.epoch != self.history.file_epoch(key.path), used)
+        self._file_times = {key: time for key, time in self._file_times.items() if self._nodes.known(key) is not None}
         self._tidy_at = max(_TIDY_AT, 2 * (len(ranges) - len(over) + len(self._nodes)))
 
     def _has_array(self, path: str, node_id: bytes) -> bool:
@@ -279,11 +271,12 @@ class BranchTree(SessionTree):
         content = one.content
         if not isinstance(content, ChunkRange) or content.layout is None:
             return False
-        if id(content.numbers) in gone:
+        numbers = content.numbers
+        if id(numbers) in gone or self._numbers.get((numbers.path, bytes(numbers.node_id))) is not numbers:
             return True
-        if not content.epoch:  # the directories have numbers of it, too
+        if not content.epoch or content.epoch in numbers.dir_epochs.values():  # directories have numbers of it, too
             return False
-        epochs = self.history.chunks(content.numbers.node_id)
+        epochs = self.history.chunks(numbers.node_id)
         return epochs is None or content.epoch not in epochs.live()
 
     async def take_over(self, move: Move, open_inos: Iterable[int]) -> tuple[list[Entry], list[int]] | None:
@@ -305,12 +298,15 @@ class BranchTree(SessionTree):
         self._begin_history(snapshot_id, flushed_at)
         return [self.root_ino]
 
-    def move(self, move: Move, open_inos: Iterable[int]) -> tuple[list[Entry], list[int]]:
+    def move(
+        self, move: Move, open_inos: Iterable[int], renaming: Renaming | None = None
+    ) -> tuple[list[Entry], list[int]]:
         """Takes over what was planned.
 
         Args:
             move: The plan, from the present session.
             open_inos: The inodes that are open, of any tree.
+            renaming: What was renamed by the mount's own commit, and keeps its numbers.
 
         Returns:
             The names that lead elsewhere now, each with its directory; and the directories with new attributes.
@@ -320,19 +316,25 @@ class BranchTree(SessionTree):
         for path, array in move.arrays.items():
             entries += self._moved_chunks(path, array)
         entries += self._moved_open(move, open_inos)
+        renames = None if renaming is None else RenamingMove(self, renaming, move)
         epoch = self.history.begin(move.session.snapshot.flushed_at)
         self.history.change_files(changes.new | changes.deleted | changes.updated, epoch)
-        touched = changes.new | changes.deleted | changes.updated | move.arrays.keys()
+        touched = {*changes.new, *changes.deleted, *changes.updated, *move.arrays}
+        if renames is not None:
+            touched = renames.touched(touched)
+            renames.keep_dirs()
         dirs = {above for path in touched for above in ancestors(path)}
         self.history.change_dirs(dirs, epoch)
         for array in move.arrays.values():
             self._record(array, epoch)
+        chunk_dirs = [ino for path, array in move.arrays.items() for ino in self._moved_chunk_dirs(path, array)]
+        if renames is not None:
+            renames.finish(epoch)
         self.unload()
         self.snapshot_id = move.session.snapshot_id
         self.session = move.session
         attrs = [ino for path in dirs if (ino := self.known_dir(path)) is not None]
-        attrs += [ino for path, array in move.arrays.items() for ino in self._moved_chunk_dirs(path, array)]
-        return entries, attrs
+        return entries, attrs + chunk_dirs
 
     def _record(self, move: ArrayMove, epoch: int) -> None:
         before, after = move.before, move.after
@@ -356,7 +358,7 @@ class BranchTree(SessionTree):
             yield from self._entry(path, _METADATA)
             # Upwards as long as a directory came to be or ceased to be.
             for place in ancestors(path):
-                if place == "/" or _has_dir(old, place) == _has_dir(new, place):
+                if place == "/" or has_dir(old, place) == has_dir(new, place):
                     break
                 parent, _, name = place.rpartition("/")
                 yield from self._entry(parent or "/", name.encode(errors="surrogatepass"))
@@ -402,7 +404,7 @@ class BranchTree(SessionTree):
             return []
         inos: list[int] = []
         for depth in range(len(move.changed)):
-            inos += numbers.numbers(distinct(move.changed[:depth]), None, 0)
+            inos += numbers.dir_numbers(distinct(move.changed[:depth]))
         return inos
 
     def _moved_open(self, move: Move, open_inos: Iterable[int]) -> Iterator[Entry]:
@@ -436,9 +438,9 @@ def _leaf_entries(numbers: ArrayNumbers, layout: ChunkKeyLayout, directory: int,
         return ((directory, name) for name in names)
     above = columns[: len(columns) - width]
     if above:
-        parents = numbers.numbers(above, None, 0)
+        parents = numbers.dir_numbers(above)
     else:
-        parents = [numbers.number((), 0) if layout.prefix else directory] * len(names)
+        parents = [numbers.dir_number(()) if layout.prefix else directory] * len(names)
     return iter(zip(parents, names, strict=True))
 
 
@@ -451,7 +453,7 @@ def _dir_entries(
         return iter([(directory, b"c")] if lead else [])
     names = layout.format_names(depth - 1 + lead, prefixes[-1:])
     if depth > 1:
-        parents = numbers.numbers(prefixes[:-1], None, 0)
+        parents = numbers.dir_numbers(prefixes[:-1])
     else:
-        parents = [numbers.number((), 0) if lead else directory] * len(names)
+        parents = [numbers.dir_number(()) if lead else directory] * len(names)
     return iter(zip(parents, names, strict=True))

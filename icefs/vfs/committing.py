@@ -21,9 +21,11 @@ from icefs.format.ids import SnapshotId
 from icefs.format.manifest import ArrayRefs, InlineRef
 from icefs.vfs.branches import Entry, Move, plan_move
 from icefs.vfs.places import open_session
+from icefs.vfs.renaming import Renaming, plan_renaming
 from icefs.worktree.background import BackgroundUploads
 from icefs.worktree.commits import TreeChangedError
 from icefs.worktree.frozen import FrozenTree
+from icefs.worktree.frozen_index import FrozenIndex
 from icefs.worktree.overlay import WorkTree
 from icefs.worktree.settle import SettleResult
 from icefs.worktree.staging import Staged, stage
@@ -283,14 +285,14 @@ def _settle(
 ) -> Committed:
     """Puts the tree on the snapshot that it became."""
     before = tree.next_number
-    told = _Switch(tree, snapshot_id, open_inos)
+    told = _Switch(tree, snapshot_id, open_inos, frozen, staged.left)
     yielded = [] if solver is None else list(solver.paths(told.move.session))
     is_rebased = solver is not None and solver.was_needed
     # Asked before the tree is moved: from then on, nothing may fail.
     theirs = _their_part(tree, told, frozen.base, snapshot_id) if is_rebased else told.move
     result = work.complete(frozen, str(snapshot_id), staged.left, told, yielded)
     # A file that had several names is several files now.
-    entries = [*_new_names(work, result, before), *_cut_names(work, told.move), *_renamed(result)]
+    entries = [*_new_names(work, result, before), *_cut_names(work, told.move), *told.renamed(result)]
     if is_rebased:
         entries += [*told.entries, *_names_above(work, yielded)]
         work.forget_kept(tree.changed_paths(theirs))
@@ -336,9 +338,9 @@ def _cut_names(work: WorkTree, move: Move) -> Iterable[Entry]:
             yield from ((ino, name) for name in array.cut_names)
 
 
-def _renamed(result: SettleResult) -> Iterable[Entry]:
-    """Yields the names of directories that were renamed: what lies below has other numbers in the new base."""
-    return ((ino, name.encode(errors="surrogatepass")) for ino, name in result.renamed)
+def encoded(entries: Iterable[tuple[int, str]]) -> list[Entry]:
+    """Returns entries with their names as the kernel has them."""
+    return [(ino, name.encode(errors="surrogatepass")) for ino, name in entries]
 
 
 def _new_names(work: WorkTree, result: SettleResult, before: int) -> Iterable[Entry]:
@@ -353,18 +355,39 @@ def _new_names(work: WorkTree, result: SettleResult, before: int) -> Iterable[En
 class _Switch:
     """Moves the branch tree at the moment when the working tree changes its base."""
 
-    def __init__(self, tree: "WorkingTree", snapshot_id: SnapshotId, open_inos: Iterable[int]) -> None:
+    def __init__(
+        self,
+        tree: "WorkingTree",
+        snapshot_id: SnapshotId,
+        open_inos: Iterable[int],
+        frozen: FrozenTree | None = None,
+        left: Iterable[str] = (),
+    ) -> None:
+        """Plans; what was renamed in the frozen tree that the snapshot is made of keeps its numbers."""
         old = tree.session
         assert old is not None  # a working tree stands on one
         self._tree = tree
-        self.move = plan_move(old, open_session(tree.settings.repository, snapshot_id))
+        new = open_session(tree.settings.repository, snapshot_id)
+        self.move = plan_move(old, new)
+        self._renaming: Renaming | None = None
+        if frozen is not None:
+            index = FrozenIndex.of_dirs(frozen, frozenset(left))
+            self._renaming = plan_renaming(tree, old, new, frozen.lower, index)
         self._open_inos = list(open_inos)
         self.entries: list[Entry] = []
         self.attrs: list[int] = []
 
     def __call__(self, result: SettleResult) -> None:
-        self.entries, attrs = self._tree.move(self.move, self._open_inos)
+        self.entries, attrs = self._tree.move(self.move, self._open_inos, self._renaming)
         self.attrs = [*attrs, *result.changed_attrs]
+        if self._renaming is not None:
+            result.keep_renamed(self._renaming.regions, self._renaming.names)
+
+    def renamed(self, result: SettleResult) -> Iterable[Entry]:
+        """Yields the names of directories that were renamed, if not all that lies below keeps its number."""
+        if self._renaming is None or self._renaming.is_complete:
+            return ()
+        return encoded(result.renamed)
 
 
 def resolve(tree: "WorkingTree", work: WorkTree, open_inos: Iterable[int]) -> tuple[list[Entry], list[int]]:
@@ -381,10 +404,11 @@ def resolve(tree: "WorkingTree", work: WorkTree, open_inos: Iterable[int]) -> tu
     snapshot_id = SnapshotId.parse(intent.snapshot_id)
     if is_in_history(tree.settings.repository, tree.name, snapshot_id):
         before = tree.next_number
-        switch = _Switch(tree, snapshot_id, open_inos)
+        frozen, _ = work.pending()
+        switch = _Switch(tree, snapshot_id, open_inos, frozen, intent.left)
         result = work.complete_recovered(switch)
         logger.info("%s: the commit %s had gone through", tree.label, snapshot_id)
-        entries = [*_new_names(work, result, before), *_cut_names(work, switch.move), *_renamed(result)]
+        entries = [*_new_names(work, result, before), *_cut_names(work, switch.move), *switch.renamed(result)]
         return [*switch.entries, *entries], switch.attrs
     work.abandon_recovered()
     logger.info("%s: the commit %s had not gone through", tree.label, snapshot_id)

@@ -2,12 +2,13 @@
 
 A branch tree lives through epochs: epoch 0 is the tip that the mount found, and each move of the tip begins the
 next one. What did not change keeps its epoch, and so its time of last change and its inode number; what changed
-belongs to the new one. An immutable tree never leaves epoch 0.
+belongs to the new one. An immutable tree never leaves epoch 0. What a commit of this mount renames takes its epochs
+along (see `renaming`).
 
 Nothing is kept for what never changed, and 12 bytes for a chunk that did.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -42,6 +43,12 @@ class ChunkEpochs:
 
     def __len__(self) -> int:
         return len(self._keys)
+
+    def copy(self) -> "ChunkEpochs":
+        """Returns what is known now, for whoever must not see later changes; costs nothing."""
+        copied = ChunkEpochs(self.since)
+        copied._layout, copied._keys, copied._epochs = self._layout, self._keys, self._epochs
+        return copied
 
     def change(self, columns: Sequence[U32], epoch: int) -> None:
         """Takes note that chunks changed, given by their indices as one column per dimension, in a new epoch."""
@@ -176,6 +183,14 @@ class History:
     def change_chunks(self, node_id: NodeId) -> ChunkEpochs:
         """Returns the account of an array's chunks, to add to."""
         return self._chunks.setdefault(node_id, ChunkEpochs())
+
+    def put_chunks(self, node_id: NodeId, epochs: ChunkEpochs) -> None:
+        """Gives an array an account that begins as another one's was."""
+        self._chunks[node_id] = epochs
+
+    def keep_dirs(self, paths: Mapping[str, str]) -> None:
+        """Has directories, given by their new paths, keep the epochs that they have at their old paths."""
+        self._dirs |= {new: self._dirs.get(old, 0) for new, old in paths.items()}
 
     def forget_array(self, node_id: NodeId) -> None:
         """Drops the account of an array that is gone; node ids are never used again."""

@@ -13,7 +13,7 @@ for what does not fit into the first: numbers that were given stay as they are.
 
 The number of a chunk also says in which epoch of its tree its content came to be (see `history`): a chunk whose
 content changes gets a number from another range. So what a number stands for never changes, whatever the kernel
-still remembers of it.
+still remembers of it. An array that was renamed takes its ranges along (see `renaming`).
 """
 
 import threading

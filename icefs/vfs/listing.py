@@ -71,6 +71,8 @@ class ChunkEntries(Section):
         self._part = part
         self._template = template
         self._history = history
+        epochs = history.chunks(view.node.id)
+        self._epochs = None if epochs is None else epochs.copy()  # a listing is finished as it was begun
         self._first = first
 
     def __len__(self) -> int:
@@ -80,7 +82,7 @@ class ChunkEntries(Section):
         """Makes a run."""
         part, view = self._part, self._view
         names = view.names(self._level, part, first, end)
-        epochs = self._history.chunks(view.node.id)
+        epochs = self._epochs
         if part.lengths is None:
             return self._dirs(names, first, end, start, epochs)
         own = [column[first:end] for column in part.columns]
@@ -111,7 +113,7 @@ class ChunkEntries(Section):
             prefixes = [(*self._prefix, position) for position in self._part.columns[0][first:end].tolist()]
         else:
             prefixes = [()]
-        inos = [self._view.numbers.number(prefix, 0) for prefix in prefixes]
+        inos = [self._view.numbers.dir_number(prefix) for prefix in prefixes]
         times = None
         if epochs is not None:
             times = [self._history.time_ns(epochs.newest_below(prefix)) for prefix in prefixes]

@@ -1,6 +1,6 @@
 """The inode numbers of one tree: a table for its directories and metadata files, arithmetic for its chunks."""
 
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -81,6 +81,25 @@ class NodeNumbers:
         """Returns what a number of the range stands for, or None if it was not given yet."""
         return self._keys.get(ino - self._range.start)
 
+    def keys(self) -> list[NodeKey]:
+        """Returns all that have numbers."""
+        return list(self._slots)
+
+    def rename(self, moves: Mapping[NodeKey, NodeKey | None]) -> None:
+        """Has numbers stand for something else, all at once; None for what nothing is any more.
+
+        Whatever had the new key loses its number, which is stale from then on.
+        """
+        slots = [(self._slots.pop(old), new) for old, new in moves.items()]
+        for slot, new in slots:
+            del self._keys[slot]
+            if new is not None:
+                self._keys.pop(self._slots.pop(new, -1), None)
+        for slot, new in slots:
+            if new is not None:
+                self._keys[slot] = new
+                self._slots[new] = slot
+
     def forget(self, is_over: Callable[[NodeKey], bool], used: Container[int]) -> None:
         """Forgets the metadata files of which `is_over` says that they are no more, unless their number is used."""
         start = self._range.start
@@ -100,7 +119,7 @@ class ChunkRange(NamedTuple):
     Attributes:
         numbers: The array's numbers.
         layout: How indices are packed; None in an array that has a `ChunkTable`.
-        epoch: The epoch; directories above chunks have numbers of epoch 0 alone.
+        epoch: The epoch; that of directories above chunks is not the chunks' (see `ArrayNumbers.dir_epoch`).
     """
 
     numbers: "ArrayNumbers"
@@ -113,7 +132,7 @@ class ChunkTable:
 
     def __init__(self, space: InodeSpace, tree: Tree, numbers: "ArrayNumbers") -> None:
         self.numbers = numbers
-        self._start = space.reserve(_CHUNK_TABLE_SIZE, tree, self).start
+        self.start = space.reserve(_CHUNK_TABLE_SIZE, tree, self).start
         self._slots: dict[tuple[Prefix, int], int] = {}
         self._keys: list[tuple[Prefix, int]] = []
 
@@ -124,11 +143,11 @@ class ChunkTable:
         if slot is None:
             slot = self._slots[key] = len(self._keys)
             self._keys.append(key)
-        return self._start + slot
+        return self.start + slot
 
     def key(self, ino: int) -> tuple[Prefix, int] | None:
         """Returns the prefix and the epoch that a number stands for, or None if it was not given yet."""
-        slot = ino - self._start
+        slot = ino - self.start
         return self._keys[slot] if slot < len(self._keys) else None
 
 
@@ -136,11 +155,12 @@ class ArrayNumbers:
     """The numbers of one array's chunks and of the directories above them.
 
     An array that outgrows its layout gets a further one; an index has the number of the first layout it fits, so
-    that it never changes.
+    that it never changes. Numbers go with an array that is renamed, whatever path and id it has then.
 
     Attributes:
         path: The array's path.
         node_id: The array.
+        dir_epochs: When directories that stood at prefixes were renamed away: what is there now has other numbers.
     """
 
     def __init__(self, space: InodeSpace, tree: Tree, path: str, node_id: NodeId, *, may_grow: bool) -> None:
@@ -152,6 +172,7 @@ class ArrayNumbers:
         self._layouts: list[BitLayout] = []
         self._starts: dict[tuple[int, int], int] = {}  # by position of the layout and epoch
         self._table: ChunkTable | None = None
+        self.dir_epochs: dict[Prefix, int] = {}
 
     def fit(self, grid_shape: Sequence[int]) -> None:
         """Makes sure that all indices of a grid have numbers."""
@@ -164,7 +185,7 @@ class ArrayNumbers:
             self._layouts.append(layout)
 
     def number(self, prefix: Prefix, epoch: int) -> int:
-        """Returns the number of a chunk of an epoch, or (with epoch 0) of a directory above chunks."""
+        """Returns the number of a chunk of an epoch."""
         for which, layout in enumerate(self._layouts):
             if layout.fits(prefix):
                 start = self._starts.get((which, epoch))
@@ -173,11 +194,38 @@ class ArrayNumbers:
             raise ValueError(f"the chunk index {prefix} lies outside the grid of {self.path}")
         return self._table.number(prefix, epoch)
 
+    def dir_epoch(self, prefix: Prefix) -> int:
+        """Returns since when the directory above chunks has been another one than before; 0 if it always was this."""
+        return newest_epoch(self.dir_epochs, prefix)
+
+    def dir_number(self, prefix: Prefix) -> int:
+        """Returns the number of a directory above chunks."""
+        return self.number(prefix, self.dir_epoch(prefix) if self.dir_epochs else 0)
+
+    def dir_numbers(self, columns: Sequence[U32]) -> list[int]:
+        """Returns the numbers of many directories above chunks, given by one column for each coordinate."""
+        if not self.dir_epochs or not columns:
+            return self.numbers(columns, None, self.dir_epoch(()))
+        rows = zip(*(column.tolist() for column in columns), strict=True)
+        return self.numbers(columns, np.array([self.dir_epoch(row) for row in rows], np.uint32), 0)
+
+    def renew_dirs(self, prefix: Prefix, epoch: int) -> None:
+        """Takes note that the directory of a prefix, with what is below it, went elsewhere with its numbers."""
+        for known in [known for known in self.dir_epochs if known[: len(prefix)] == prefix]:
+            del self.dir_epochs[known]
+        self.dir_epochs[prefix] = epoch
+
+    def starts(self) -> Iterator[int]:
+        """Yields one number of each range that was taken."""
+        yield from self._starts.values()
+        if self._table is not None:
+            yield self._table.start
+
     def numbers(self, columns: Sequence[U32], epochs: npt.NDArray[np.uint32] | None, epoch: int) -> list[int]:
-        """Returns the numbers of many chunks, or (of epoch 0) of many directories above chunks.
+        """Returns the numbers of many chunks.
 
         Args:
-            columns: The coordinates of their indices or prefixes, one column for each.
+            columns: The coordinates of their indices, one column for each.
             epochs: Their epochs, or None.
             epoch: The epoch of all of them where `epochs` is None.
         """
@@ -213,6 +261,11 @@ class ArrayNumbers:
             content = ChunkRange(self, layout, epoch)
             start = self._starts[which, epoch] = self._space.reserve(layout.size, self._tree, content).start
         return start
+
+
+def newest_epoch(epochs: Mapping[Prefix, int], prefix: Prefix) -> int:
+    """Returns the newest epoch that is known of a prefix or one above it; 0 for none."""
+    return max((epochs.get(prefix[:length], 0) for length in range(len(prefix) + 1)), default=0) if epochs else 0
 
 
 def _all_fit(layout: BitLayout, columns: Sequence[U32]) -> bool:

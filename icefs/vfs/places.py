@@ -4,6 +4,7 @@ A directory is a node, or lies above a node, or lies above a chunk. Where an arr
 path reads like a chunk's, the node's directory wins, and shows the chunks of that path as well.
 """
 
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
@@ -194,7 +195,8 @@ class PlacedTree(Tree):
         """Begins with a snapshot: nobody has looked at the tree yet."""
         self.history = History(flushed_at)
         self.first_times = FirstTimes(self._context.lineages, snapshot_id, flushed_at)
-        self._file_times: dict[str, int] = {}
+        # Of files that have not changed since the mount looks, or were renamed with the directory they are in.
+        self._file_times: dict[NodeKey, int] = {}
 
     # The session.
 
@@ -286,6 +288,45 @@ class PlacedTree(Tree):
         """Returns the numbers of an array if any was ever asked for."""
         return self._numbers.get((path, bytes(node.id)))
 
+    def known_arrays(self) -> dict[tuple[str, bytes], ArrayNumbers]:
+        """Returns the numbers of all arrays that were looked at, by path and id."""
+        return dict(self._numbers)
+
+    def known_nodes(self) -> list[NodeKey]:
+        """Returns the directories and metadata files that have numbers, but for the root."""
+        return self._nodes.keys()
+
+    def told_time(self, key: NodeKey) -> int | None:
+        """Returns the time of a metadata file; None if it was never told."""
+        if self._nodes.known(key) is None:
+            return None
+        return self._file_times.get(key) or (self.history.time_ns(key.epoch) if key.epoch else None)
+
+    def rename_arrays(self, left: Sequence[NodeSnapshot], moves: Sequence[tuple[NodeSnapshot, NodeSnapshot]]) -> None:
+        """Lets the numbers and first times of arrays go along to others, all at once.
+
+        Args:
+            left: The arrays that will be numbered anew.
+            moves: Of some of them, the arrays that get their numbers.
+        """
+        taken = {node.id: self._numbers.pop((node.path, bytes(node.id)), None) for node in left}
+        for before, after in moves:
+            numbers = taken[before.id]
+            if numbers is not None and after.array is not None:
+                numbers.fit([dimension.num_chunks for dimension in after.array.shape])
+                numbers.path, numbers.node_id = after.path, after.id
+                self._numbers[after.path, bytes(after.id)] = numbers
+        self.first_times.rename({after.id: before.id for before, after in moves})
+
+    def rename_nodes(
+        self, dirs: Mapping[NodeKey, NodeKey | None], files: Mapping[NodeKey, tuple[NodeKey, int]]
+    ) -> None:
+        """Lets the numbers of directories, and the numbers and times of metadata files, go along to others."""
+        self._nodes.rename({**dirs, **{old: new for old, (new, _) in files.items()}})
+        for old in files:
+            self._file_times.pop(old, None)
+        self._file_times |= dict(files.values())
+
     def known_dir(self, path: str) -> int | None:
         """Returns the number of a directory of nodes if it was ever asked for."""
         return self.root_ino if path == "/" else self._nodes.known(NodeKey(path, None))
@@ -333,7 +374,8 @@ class PlacedTree(Tree):
             view = self.view(info.node)
         if view.numbers is not numbers:
             raise self._stale(ino)
-        if len(prefix) == view.chunks.ndim and range_.epoch != self._chunk_epoch(view, prefix):
+        is_chunk = len(prefix) == view.chunks.ndim
+        if range_.epoch != (self._chunk_epoch(view, prefix) if is_chunk else numbers.dir_epoch(prefix)):
             raise self._stale(ino)
         return Place(view=view, prefix=prefix)
 
@@ -359,12 +401,11 @@ class PlacedTree(Tree):
 
     def _file_attr(self, path: str, node: NodeSnapshot) -> Attr:
         epoch = self.history.file_epoch(path)
-        ino = self._nodes.number(NodeKey(path, epoch))
-        first_ns = None
-        if not epoch:
-            first_ns = self._file_times.get(path)
-            if first_ns is None:
-                first_ns = self._file_times[path] = self.first_times.metadata_ns(node.id)
+        key = NodeKey(path, epoch)
+        ino = self._nodes.number(key)
+        first_ns = self._file_times.get(key)
+        if first_ns is None and not epoch:
+            first_ns = self._file_times[key] = self.first_times.metadata_ns(node.id)
         return self._attr(ino, self._file_mode, 1, len(node.user_data), epoch, first_ns)
 
     def _chunk_attr(self, view: ArrayView, chunk_index: Prefix, ref: ChunkRef) -> Attr:
@@ -376,7 +417,7 @@ class PlacedTree(Tree):
     def _chunk_dir_attr(self, view: ArrayView, prefix: Prefix) -> Attr:
         epochs = self.history.chunks(view.node.id)
         epoch = 0 if epochs is None else epochs.newest_below(prefix)
-        return self._attr(view.numbers.number(prefix, 0), self._dir_mode, 2, 0, epoch)
+        return self._attr(view.numbers.dir_number(prefix), self._dir_mode, 2, 0, epoch)
 
     def root_attr(self) -> Attr:
         """Returns the attributes of the root directory; needs no session."""

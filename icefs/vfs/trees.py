@@ -152,7 +152,7 @@ class SessionTree(PlacedTree):
         elif isinstance(content, NodeNumbers):
             key = content.key(file.ino)
             epoch = None if key is None else key.epoch
-            first_ns = None if epoch or key is None else self._file_times.get(key.path)
+            first_ns = None if key is None else self._file_times.get(key)
         if epoch is None:
             raise self._stale(file.ino)
         return self._attr(file.ino, self._file_mode, 1, file.size, epoch, first_ns)
@@ -248,7 +248,7 @@ class SessionTree(PlacedTree):
 
     def _list_chunk_dir(self, view: ArrayView, prefix: Prefix) -> Sequence[Section]:
         is_topmost = view.level_below(prefix) == 1
-        parent = self.dir_attr(view.node.path).ino if is_topmost else view.numbers.number(prefix[:-1], 0)
+        parent = self.dir_attr(view.node.path).ino if is_topmost else view.numbers.dir_number(prefix[:-1])
         dots = _dots(self._chunk_dir_attr(view, prefix), parent)
         return [dots, *self._list_chunks(view, view.level_below(prefix), prefix)]
 

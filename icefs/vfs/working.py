@@ -34,6 +34,7 @@ from icefs.vfs.control import CONTROL_NAME
 from icefs.vfs.interface import AttrChanges, Caller, DirHandle, FileHandle, NotInMemoryError
 from icefs.vfs.listing import Listing, NamedEntries, Section
 from icefs.vfs.overlay_handles import DirectWriters, OverlayHandle
+from icefs.vfs.renaming import Renaming
 from icefs.vfs.working_base import WorkingBase, WorkingSettings
 from icefs.worktree.attributes import AttrChange
 from icefs.worktree.namespace import RENAME_EXCHANGE
@@ -325,10 +326,12 @@ class WorkingTree(WorkingBase):
 
     # Following the tip, and going where a commit or rebase has led.
 
-    def move(self, move: Move, open_inos: Iterable[int]) -> tuple[list[Entry], list[int]]:
+    def move(
+        self, move: Move, open_inos: Iterable[int], renaming: Renaming | None = None
+    ) -> tuple[list[Entry], list[int]]:
         """Takes over what was planned; with a working tree only from within a change of its base."""
         with self.guarded.lock:
-            return super().move(move, open_inos)
+            return super().move(move, open_inos, renaming)
 
     async def take_over(self, move: Move, open_inos: Iterable[int]) -> tuple[list[Entry], list[int]] | None:
         """Follows the branch; None if there are changes meanwhile, and the tree stays."""

@@ -280,6 +280,7 @@ class Commits:
             entries,
             settlement.renamed,
             settlement.new_path,
+            settlement.keep_renamed,
         )
         if on_switch is not None:
             on_switch(result)

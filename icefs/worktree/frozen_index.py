@@ -1,10 +1,11 @@
 """Where everything of a frozen tree was, by node and by lower path; for changes of base (`settle`)."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from icefs.worktree.frozen import FrozenDir, FrozenFile, FrozenTree
 from icefs.worktree.lower import join
-from icefs.worktree.nodes import DirNode, FileNode
+from icefs.worktree.nodes import WHITEOUT, DirNode, FileNode
 
 type Paths = frozenset[str]
 
@@ -28,15 +29,32 @@ class FrozenIndex:
     @classmethod
     def of(cls, frozen: FrozenTree, left: Paths) -> "FrozenIndex":
         """Walks the frozen tree once."""
-        index = cls(left=left)
-        for directory in (frozen.root, *(entry for _, entry in frozen.walk() if isinstance(entry, FrozenDir))):
-            index.dirs[directory.node] = directory
-            if directory.lower_path is not None:
-                index.by_lower[directory.lower_path] = directory
+        index = cls.of_dirs(frozen, left)
         for _, entry in frozen.walk():
             if isinstance(entry, FrozenFile):
                 index.files.setdefault(entry.node, []).append(entry)
         return index
+
+    @classmethod
+    def of_dirs(cls, frozen: FrozenTree, left: Paths) -> "FrozenIndex":
+        """Walks the directories alone; `files` stays empty, which nothing but `files` itself is about."""
+        index = cls(left=left)
+        waiting = [frozen.root]
+        for directory in waiting:
+            index.dirs[directory.node] = directory
+            if directory.lower_path is not None:
+                index.by_lower[directory.lower_path] = directory
+            waiting.extend(entry for entry in directory.entries.values() if isinstance(entry, FrozenDir))
+        return index
+
+    def hidden_paths(self) -> Iterator[str]:
+        """Yields the lower paths that the frozen tree did not show."""
+        for directory in self.dirs.values():
+            if directory.lower_path is not None:
+                for name, entry in directory.entries.items():
+                    path = join(directory.lower_path, name)
+                    if entry is WHITEOUT or entry.lower_path != path:
+                        yield path
 
     def is_left(self, path: str) -> bool:
         """Tells whether a path, or one it lies below, was not committed."""

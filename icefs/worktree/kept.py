@@ -2,24 +2,21 @@
 
 A program must not notice a commit: the file it wrote keeps its inode number and mtime when the snapshot provides
 it instead of the working tree. A million committed files cost some thirty bytes each here: one sorted column of
-names per directory, with the two numbers beside it.
+names per directory, with the two numbers beside it. What was renamed with the directory that it lies in costs nothing
+(`kept_regions`).
 """
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from icefs.worktree.lower import is_below, join
+from icefs.worktree.kept_regions import KeptAttr, KeptRegions
+from icefs.worktree.lower import is_below, join, lineage
 
-
-class KeptAttr(NamedTuple):
-    """What stays of a committed file or directory."""
-
-    ino: int
-    mtime_ns: int
+__all__ = ["KeptAttr", "KeptAttrs"]
 
 
 class _Directory(NamedTuple):
@@ -40,20 +37,27 @@ class KeptAttrs:
     """Attributes by lower path, and paths by inode number.
 
     Concurrency: the tree's lock protects it.
+
+    Attributes:
+        regions: What is kept of whole directories, where nothing is kept of a path itself.
     """
 
     def __init__(self) -> None:
+        self.regions = KeptRegions()
         self._directories: dict[str, _Directory] = {}
         self._by_ino: tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64], list[str]] | None = None
 
     def __bool__(self) -> bool:
-        return bool(self._directories)
+        return bool(self._directories) or bool(self.regions)
 
     def __len__(self) -> int:
         return sum(len(directory.names) for directory in self._directories.values())
 
     def get(self, path: str) -> KeptAttr | None:
         """Returns what is kept of a lower path."""
+        return self._own(path) or self.regions.get(path)
+
+    def _own(self, path: str) -> KeptAttr | None:
         parent, _, name = path.rpartition("/")
         directory = self._directories.get(parent)
         if directory is None:
@@ -63,10 +67,16 @@ class KeptAttrs:
 
     def has_names(self, parent: str) -> bool:
         """Tells whether anything is kept of the entries of one lower directory."""
-        return parent in self._directories
+        return parent in self._directories or self.regions.covers(parent)
 
-    def names_of(self, parent: str) -> dict[str, KeptAttr]:
-        """Returns all that is kept of the entries of one lower directory."""
+    def in_directory(self, parent: str) -> Callable[[str], KeptAttr | None]:
+        """Returns what tells what is kept of the entries of one lower directory; may be called without the lock."""
+        names, regions = self._names_of(parent), self.regions
+        if not regions.covers(parent):
+            return names.get
+        return lambda name: names.get(name) or regions.get(join(parent, name))
+
+    def _names_of(self, parent: str) -> dict[str, KeptAttr]:
         directory = self._directories.get(parent)
         if directory is None:
             return {}
@@ -75,6 +85,13 @@ class KeptAttrs:
 
     def path_of(self, ino: int) -> str | None:
         """Returns the lower path that has kept this inode number."""
+        own = self._own_path_of(ino)
+        if own is not None or not self.regions:
+            return own
+        path = self.regions.path_of(ino)
+        return path if path is not None and self._own(path) is None else None
+
+    def _own_path_of(self, ino: int) -> str | None:
         if not self._directories:
             return None
         if self._by_ino is None:
@@ -118,9 +135,14 @@ class KeptAttrs:
     def forget(self, paths: Iterable[str]) -> None:
         """Forgets lower paths and everything below them."""
         gone = set(paths)
+        self.regions.forget(gone)
+        self._forget_own(gone)
+
+    def _forget_own(self, paths: Iterable[str]) -> None:
+        gone = set(paths)
         if not gone or not self._directories:
             return
-        for parent in [parent for parent in self._directories if not gone.isdisjoint(_lineage(parent))]:
+        for parent in [parent for parent in self._directories if not gone.isdisjoint(lineage(parent))]:
             del self._directories[parent]
         names: dict[str, list[bytes]] = {}
         for path in gone:
@@ -147,7 +169,7 @@ class KeptAttrs:
             self._directories.pop(parent, None)
 
     def settle(self, moves: Mapping[str, str], gone: Iterable[str]) -> None:
-        """Follows a change of base.
+        """Follows a change of base; for whole directories `regions` has to follow it, too.
 
         Args:
             moves: New lower paths by old ones, for them and everything below. Of two that lie below one another
@@ -161,7 +183,7 @@ class KeptAttrs:
             (new, self._take(old, hidden))
             for old, new in sorted(moves.items(), key=lambda move: len(move[0]), reverse=True)
         ]
-        self.forget(hidden)
+        self._forget_own(hidden)
         for new, (attr, below) in taken:
             if attr is not None:
                 parent, _, name = new.rpartition("/")
@@ -172,14 +194,14 @@ class KeptAttrs:
 
     def _take(self, path: str, hidden: Sequence[str]) -> tuple[KeptAttr | None, dict[str, _Directory]]:
         """Takes out a path and what is below it, but for what is hidden (paths in order) of the latter."""
-        attr = self.get(path)
+        attr = self._own(path)
         below = KeptAttrs()
         below._directories = {
             parent: directory for parent, directory in self._directories.items() if is_below(parent, path)
         }
-        self.forget([path])
+        self._forget_own([path])
         if below:
-            below.forget(hidden[bisect_left(hidden, f"{path}/") : bisect_left(hidden, f"{path}0")])
+            below._forget_own(hidden[bisect_left(hidden, f"{path}/") : bisect_left(hidden, f"{path}0")])
         return attr, {parent[len(path) + 1 :]: directory for parent, directory in below._directories.items()}
 
     def forget_numbers(self, inos: Sequence[int]) -> None:
@@ -194,15 +216,20 @@ class KeptAttrs:
                 self._set(parent, _Directory(directory.names[kept], directory.inos[kept], directory.mtimes[kept]))
         self._by_ino = None
 
+    def used(self) -> Iterator[int]:
+        """Yields the inode numbers that must not be given up; of a range that is in use, one at least."""
+        yield from self.numbers()
+        yield from self.regions.numbers()
+
     def numbers(self) -> Iterator[int]:
-        """Yields every inode number."""
+        """Yields every inode number that is kept by itself."""
         for directory in self._directories.values():
             yield from directory.inos.tolist()
 
     def paths(self) -> Iterator[tuple[str, KeptAttr]]:
-        """Yields everything, by directory."""
+        """Yields everything that is kept by itself, by directory."""
         for parent in self._directories:
-            for name, attr in self.names_of(parent).items():
+            for name, attr in self._names_of(parent).items():
                 yield join(parent, name), attr
 
 
@@ -220,10 +247,3 @@ def _merge(old: _Directory, new: _Directory) -> _Directory:
         np.insert(inos, at[fresh], new.inos[fresh]),
         np.insert(mtimes, at[fresh], new.mtimes[fresh]),
     )
-
-
-def _lineage(path: str) -> Iterator[str]:
-    """Yields a path and those it lies below."""
-    while path:
-        yield path
-        path = path.rpartition("/")[0]

@@ -5,7 +5,7 @@ snapshot; tests implement it over a dictionary. One `Lower` never changes: after
 tree asks its owner for another one.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple, Protocol
 
 
@@ -58,6 +58,20 @@ type LowerFactory = Callable[[str], Lower]
 def join(parent: str, name: str) -> str:
     """Appends a name to a path without leading slash."""
     return f"{parent}/{name}" if parent else name
+
+
+def ancestors(path: str) -> Iterator[str]:
+    """Yields the directories that a path lies in, the nearest first, the root last."""
+    while path:
+        path = path.rpartition("/")[0]
+        yield path
+
+
+def lineage(path: str) -> Iterator[str]:
+    """Yields a path and those it lies below, but for the root."""
+    while path:
+        yield path
+        path = path.rpartition("/")[0]
 
 
 def is_below(path: str, ancestor: str) -> bool:

@@ -95,11 +95,12 @@ class Namespace:
             return
         with core.lock:
             lower = core.lower
-            kept = core.kept.names_of(view.lower_path)
+            kept_of = core.kept.in_directory(view.lower_path)
         for name, attr in lower.list(view.lower_path):
             if name not in view.hides:
-                if name in kept:
-                    attr = LowerAttr(kept[name].ino, attr.is_dir, attr.size, kept[name].mtime_ns)
+                kept = kept_of(name)
+                if kept is not None:
+                    attr = LowerAttr(kept.ino, attr.is_dir, attr.size, kept.mtime_ns)
                 yield name, TreeEntry(join(view.lower_path, name), core.lower_attr(attr))
 
     def dir_view(self, where: Where) -> DirView:

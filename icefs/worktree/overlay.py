@@ -40,7 +40,6 @@ from icefs.worktree.files import Files
 from icefs.worktree.frozen import FrozenTree
 from icefs.worktree.invariants import check_invariants
 from icefs.worktree.journal import Intent, Journal
-from icefs.worktree.kept import KeptAttr
 from icefs.worktree.lower import LowerFactory
 from icefs.worktree.namespace import DirView, Namespace
 from icefs.worktree.nodes import STORED, Attr, FileNode, Perm, TreeEntry, Where
@@ -261,7 +260,7 @@ class WorkTree:
     def used_numbers(self) -> list[int]:
         """Returns the inode numbers that the tree answers for: of its nodes, and of what was committed."""
         with self._core.lock:
-            return [*self._core.by_ino, *self._core.kept.numbers()]
+            return [*self._core.by_ino, *self._core.kept.used()]
 
     @property
     def root_ino(self) -> int:
@@ -318,18 +317,12 @@ class WorkTree:
                 where = core.entry(child).where
             return where
 
-    def kept_attrs(self, path: str) -> KeptAttr | None:
-        """Returns the inode number and mtime that a committed path keeps, None if it has none to keep."""
-        core = self._core
-        with core.lock:
-            return core.kept.get(path)
-
     def forget_kept(self, paths: Iterable[str]) -> list[int]:
         """Forgets what is kept of what others changed; returns the numbers of directories with another time."""
         return self._commits.forget_kept(paths)
 
     def has_kept_in(self, path: str) -> bool:
-        """Tells whether entries of a lower directory have numbers or times of their own; see `kept_attrs`."""
+        """Tells whether entries of a lower directory have numbers or times that they keep from before a commit."""
         core = self._core
         with core.lock:
             return core.kept.has_names(path)
@@ -549,15 +542,16 @@ class WorkTree:
 
     def complete_recovered(self, on_switch: OnSwitch | None = None) -> SettleResult:
         """Resolves the pending intent: the snapshot is in the branch's history."""
-        frozen, intent = self._pending()
+        frozen, intent = self.pending()
         return self._commits.complete(frozen, intent.snapshot_id, intent.left, on_switch)
 
     def abandon_recovered(self) -> None:
         """Resolves the pending intent: the snapshot was never published."""
-        frozen, _ = self._pending()
+        frozen, _ = self.pending()
         self._commits.release(frozen)
 
-    def _pending(self) -> tuple[FrozenTree, Intent]:
+    def pending(self) -> tuple[FrozenTree, Intent]:
+        """Returns the commit that is to be resolved, with the tree that it was made of."""
         frozen, intent = self._commits.recovered, self._commits.intent
         if frozen is None or intent is None:
             raise SessionStateError("there is no commit to be resolved")

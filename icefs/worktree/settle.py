@@ -21,15 +21,17 @@ Concurrency: `Settlement` is used under the tree's lock, except that it asks the
 before (`verify`).
 """
 
-from collections.abc import Callable, Iterable, Iterator
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from icefs.errors import StaleError
+from icefs.errors import FormatError, StaleError, StorageError
 from icefs.worktree.core import Lowered, TreeCore
 from icefs.worktree.frozen import FrozenTree
 from icefs.worktree.frozen_index import FrozenIndex
 from icefs.worktree.journal import LinkRow, NodeRow
-from icefs.worktree.lower import Lower, LowerAttr, join
+from icefs.worktree.kept_regions import KeptAttr, Region
+from icefs.worktree.lower import Lower, LowerAttr, ancestors, join
 from icefs.worktree.nodes import (
     DIRTY,
     FROM_LOWER,
@@ -69,6 +71,7 @@ class SettleResult:
     remaining: int
     renamed: list[tuple[int, str]]
     new_path: Callable[[str], str | None]
+    keep_renamed: Callable[[Mapping[str, Region], Mapping[str, KeptAttr]], None]
 
 
 class Settlement:
@@ -83,7 +86,7 @@ class Settlement:
         yielded: Iterable[str] = (),
     ) -> None:
         self._yielded = frozenset(yielded)
-        self._above_yielded = frozenset(above for path in self._yielded for above in _ancestors(path))
+        self._above_yielded = frozenset(above for path in self._yielded for above in ancestors(path))
         self._core = core
         self._index = index
         self._frozen = frozen
@@ -556,9 +559,11 @@ class Settlement:
     def _finish_kept(self) -> None:
         core, index = self._core, self._index
         if index is not None:
-            moves = dict(self._moved_files)
-            moves |= {lower: frozen.path for lower, frozen in index.by_lower.items() if lower != frozen.path}
-            core.kept.settle({old: new for old, new in moves.items() if old != new}, _hidden_paths(index))
+            files = {old: new for old, new in self._moved_files.items() if old != new}
+            dirs = {lower: frozen.path for lower, frozen in index.by_lower.items() if lower != frozen.path}
+            hidden = sorted(set(index.hidden_paths()))
+            core.kept.settle(files | dirs, hidden)
+            core.kept.regions.settle(dirs, hidden)
         core.kept.forget_numbers([ino for _, ino, _ in self.dropped])
         by_parent: dict[str, list[tuple[str, int, int]]] = {}
         for path, ino, mtime_ns in self.dropped:
@@ -567,25 +572,27 @@ class Settlement:
         for above, entries in by_parent.items():
             core.kept.add(above, entries)
 
+    def keep_renamed(self, regions: Mapping[str, Region], names: Mapping[str, KeptAttr]) -> None:
+        """Keeps numbers and times of renamed directories of chunks, where the new lower tree has them."""
+        kept = self._core.kept
+        kept.regions.add({path: region for path, region in regions.items() if self._surely_has(path)})
+        kept.regions.forget(self._yielded)
+        by_parent: dict[str, list[tuple[str, int, int]]] = {}
+        for path, attr in names.items():
+            if path not in self._yielded and kept.get(path) is None and self._surely_has(path):
+                above, _, name = path.rpartition("/")
+                by_parent.setdefault(above, []).append((name, *attr))
+        for above, entries in by_parent.items():
+            kept.add(above, entries)
+
+    def _surely_has(self, path: str) -> bool:
+        with contextlib.suppress(FormatError, StorageError):  # it is too late to fail
+            return self._stat(path) is not None
+        return False
+
     def _finish_handles(self) -> None:
         core = self._core
         handles, core.lower_handles = core.lower_handles, {}
         for path, opened in handles.items():
             if path in self._still_open:
                 core.lower_handles[self._still_open[path]] = opened
-
-
-def _ancestors(path: str) -> Iterator[str]:
-    while path:
-        path = path.rpartition("/")[0]
-        yield path
-
-
-def _hidden_paths(index: FrozenIndex) -> Iterator[str]:
-    """Yields the old lower paths that the frozen tree did not show."""
-    for directory in index.dirs.values():
-        if directory.lower_path is not None:
-            for name, entry in directory.entries.items():
-                path = join(directory.lower_path, name)
-                if entry is WHITEOUT or entry.lower_path != path:
-                    yield path

@@ -327,6 +327,27 @@ def assert_read_only(mount, roots):
         fails(errno.EXDEV, os.link, roots[0] / "a/c/0/1", roots[1] / "b")
 
 
+def test_a_commit(tmp_path):
+    """Over a commit files and directories keep inode numbers, times and cached pages, also those that lie in a
+    directory that was renamed."""
+    commit(create(tmp_path / "repo", 2), "first", KEYS)
+
+    def seen(place):
+        paths = [path for path in sorted(place.rglob("*")) if ".icefs" not in path.parts]
+        return {str(path.relative_to(place)): (path.stat().st_ino, path.stat().st_mtime_ns) for path in paths}
+
+    with mounted(tmp_path / "repo", branch="main") as mount:
+        seen(mount.path)
+        (mount / "a/c/2").rename(mount / "a/c/3")
+        (mount / "big").rename(mount / "g/large")
+        assert (mount / "g/large/c/0").read_bytes() == BIG
+        before = seen(mount.path)
+        (mount / ".icefs/commit").write_text("renames")
+        assert seen(mount.path) == before
+        assert (mount / "g/large/c/0").read_bytes() == BIG
+        assert (mount / "a/c/3/0").read_bytes() == KEYS["a/c/2/0"]
+
+
 @pytest.fixture
 def following(tmp_path):
     """A repository of its own, and its branch mounted by itself."""

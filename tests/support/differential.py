@@ -16,8 +16,6 @@ Where the two may differ is listed here, and nowhere else:
 8.  `fallocate` is EOPNOTSUPP; `posix_fallocate` falls back to writing.
 9.  Content changes always give another mtime; on the plain directory the clock may have stood still.
 10. A commit of others gives the directories above what it changed its time, not only those with other entries.
-11. What lies in a directory that was renamed has other inode numbers and times after the commit: they go with the
-    place in the snapshot, and keeping those of a million chunks would mean to list them.
 """
 
 import ctypes
