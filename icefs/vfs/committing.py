@@ -295,7 +295,9 @@ def _settle(
     entries = [*_new_names(work, result, before), *_cut_names(work, told.move), *told.renamed(result)]
     if is_rebased:
         entries += [*told.entries, *_names_above(work, yielded)]
-        work.forget_kept(tree.changed_paths(theirs))
+        forgotten = work.forget_kept(tree.changed_paths(theirs))
+        entries += encoded(forgotten.entries)
+        told.attrs += forgotten.inos
     facts = {
         "snapshot": str(snapshot_id),
         "nodes": len(staged.nodes) + len(staged.deleted),
@@ -459,8 +461,9 @@ def rebase_tree(
             work.rebase_to(str(tip), switch, view.revision, yielded)
         except TreeChangedError:
             continue  # what was written since has to be compared, too
-        attrs = [*switch.attrs, *work.forget_kept(tree.changed_paths(switch.move))]
-        return tip, [*switch.entries, *_names_above(work, yielded)], attrs
+        forgotten = work.forget_kept(tree.changed_paths(switch.move))
+        entries = [*switch.entries, *encoded(forgotten.entries), *_names_above(work, yielded)]
+        return tip, entries, [*switch.attrs, *forgotten.inos]
     raise SessionStateError(
         "files of the working tree change all the time, so they cannot be compared with others' commits",
         kind="tree-changed",

@@ -29,7 +29,7 @@ from icefs.errors import (
 from icefs.format.zarr_json import parse_zarr_json
 from icefs.vfs.attrs import ABSENT, Attr
 from icefs.vfs.branches import BranchTree, Entry, Move
-from icefs.vfs.committing import recover, resolve
+from icefs.vfs.committing import encoded, recover, resolve
 from icefs.vfs.control import CONTROL_NAME
 from icefs.vfs.interface import AttrChanges, Caller, DirHandle, FileHandle, NotInMemoryError
 from icefs.vfs.listing import Listing, NamedEntries, Section
@@ -350,7 +350,9 @@ class WorkingTree(WorkingBase):
 
         def switch() -> None:
             work.rebase_to(str(move.session.snapshot_id), on_switch)
-            told[0][1].extend(work.forget_kept(self.changed_paths(move)))
+            forgotten = work.forget_kept(self.changed_paths(move))
+            told[0][0].extend(encoded(forgotten.entries))
+            told[0][1].extend(forgotten.inos)
 
         try:
             await self.settings.threads.run(switch)

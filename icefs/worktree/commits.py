@@ -10,6 +10,7 @@ what was committed, or as it was.
 """
 
 from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 from icefs.errors import NoSpaceError, SessionStateError, StorageError
 from icefs.worktree.content import Content
@@ -28,6 +29,18 @@ class TreeChangedError(SessionStateError):
     """The working tree is not what it was compared as; compare it again."""
 
     default_kind = "tree-changed"
+
+
+class Forgotten(NamedTuple):
+    """What a tree no longer keeps, for whoever has told it to others.
+
+    Attributes:
+        entries: (number of the directory, name) of what has another number now, or is gone.
+        inos: The numbers of directories that have another time.
+    """
+
+    entries: list[tuple[int, str]]
+    inos: list[int]
 
 
 class Commits:
@@ -286,10 +299,10 @@ class Commits:
             on_switch(result)
         return result
 
-    def forget_kept(self, paths: Iterable[str]) -> list[int]:
+    def forget_kept(self, paths: Iterable[str]) -> Forgotten:
         """Forgets what is kept of lower paths and below them, because somebody else changed their content.
 
-        The directories above get another time. Returns the inode numbers of those that have one of their own.
+        The directories above get another time.
         """
         core = self._core
         changed = list(paths)
@@ -298,12 +311,25 @@ class Commits:
             while path and (path := path.rpartition("/")[0]) not in above:
                 above.add(path)
         with core.lock:
+            kept = [path for path in (*changed, *above) if core.kept.get(path) is not None]
             core.kept.forget(changed)
             lower = core.lower
             known = [path for path in above if path in core.lower_dirs or core.kept.get(path) is not None]
-        times = {path: attr.mtime_ns for path in known if (attr := lower.stat(path)) is not None}  # may fetch
+        asked = {*known, *(path.rpartition("/")[0] for path in kept)}
+        found = {path: attr for path in asked if (attr := lower.stat(path)) is not None}  # may fetch
+        there = {path: found[path] for path in known if path in found}
         with core.lock:
-            return [ino for path, time_ns in times.items() if (ino := core.renew_dir(path, time_ns)) is not None]
+            core.kept.forget(path for path in known if path not in there)
+            inos = [ino for path, attr in there.items() if (ino := core.renew_dir(path, attr.mtime_ns)) is not None]
+            names = [path.rpartition("/") for path in kept if path not in there]
+            dirs = {directory: self._number_of(directory) for directory in {directory for directory, _, _ in names}}
+            return Forgotten([(ino, name) for directory, _, name in names if (ino := dirs[directory])], inos)
+
+    def _number_of(self, directory: str) -> int:
+        """Returns the number of a lower directory, 0 if it is not there."""
+        node = self._core.lower_dirs.get(directory)
+        attr = self._core.lower_stat(directory) if node is None else None
+        return node.ino if node is not None else attr.ino if attr is not None else 0
 
     def _rescue(self, directory: DirNode, lower: Lower) -> None:
         """Gives everything that a directory shows bytes of its own."""

@@ -32,7 +32,7 @@ from icefs.storage.base import Storage
 from icefs.worktree.attributes import AttrChange, set_attributes
 from icefs.worktree.background import BackgroundUploads
 from icefs.worktree.changes import TreeChange, list_changes
-from icefs.worktree.commits import Commits, OnSwitch
+from icefs.worktree.commits import Commits, Forgotten, OnSwitch
 from icefs.worktree.content import Content
 from icefs.worktree.core import ROOT_ID, Defaults, Lowered, TreeCore
 from icefs.worktree.discard import Discarded, count_changes, discard, has_changes
@@ -317,8 +317,8 @@ class WorkTree:
                 where = core.entry(child).where
             return where
 
-    def forget_kept(self, paths: Iterable[str]) -> list[int]:
-        """Forgets what is kept of what others changed; returns the numbers of directories with another time."""
+    def forget_kept(self, paths: Iterable[str]) -> Forgotten:
+        """Forgets what is kept of what others changed."""
         return self._commits.forget_kept(paths)
 
     def has_kept_in(self, path: str) -> bool:

@@ -126,6 +126,24 @@ def test_a_commit_of_others_in_between_does_not_change_what_stays(branch):
     assert {path: now[path][0] for path in before} == {path: ino for path, (ino, _, _) in before.items()}
 
 
+def test_stat_tells_of_what_others_wrote_over_what_was_committed_here(branch):
+    mount, repository = branch
+    (mount / "a/c/5").mkdir()
+    (mount / "a/c/5/5").write_bytes(b"ours")
+    (mount / "a/c/6").mkdir()
+    (mount / "a/c/6/6").write_bytes(b"ours")
+    before = (mount / "a/c/5/5").stat()
+    commit(mount)
+    assert (mount / "a/c/5/5").stat() == before
+    with repository.transaction("main", message="theirs") as session:
+        session.set_chunk("/a", (5, 5), b"longer than it was")
+        session.delete_chunks("/a", ChunkIndices.from_indices(2, [(6, 6)]))
+    mount.refresh()
+    assert (mount / "a/c/5/5").stat().st_size == len(b"longer than it was")
+    assert not (mount / "a/c/6/6").exists()
+    assert not (mount / "a/c/6").exists()
+
+
 def test_pages_of_a_renamed_directory_stay_in_the_cache(branch):
     mount, _ = branch
     (mount / "a/c/2").rename(mount / "a/c/7")
