@@ -99,7 +99,11 @@ fi
 [ -x .venv/bin/python ] || say "making .venv"
 "$uv" sync --quiet --locked --python "$python"
 
-# 5. zarrita.js, exactly as locked, in a directory of its own.
+# 5. The bytecode of all that icefs imports: who may not write it (another user's installation), or is told not to
+# (PYTHONDONTWRITEBYTECODE), would compile it at each start, for twice as long as everything else takes.
+env -u PYTHONDONTWRITEBYTECODE .venv/bin/python scripts/import_all.py
+
+# 6. zarrita.js, exactly as locked, in a directory of its own.
 if [ "$for_tests" = yes ] && ! cmp -s "$zarrita_lock" "$zarrita/installed-lock.json"; then
     say "installing zarrita.js into $zarrita"
     mkdir -p "$zarrita"
