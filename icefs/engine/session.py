@@ -1,20 +1,21 @@
 """A view of one snapshot: its nodes, their chunks, and the chunks' bytes."""
 
+import os
 import threading
 from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from icefs.engine.chunks import U32, ArrayChunks
 from icefs.engine.diff import Diff
 from icefs.errors import FormatError, InvalidInputError, NodeNotFoundError
 from icefs.format.config import RepositoryConfig
-from icefs.format.ids import SnapshotId
+from icefs.format.ids import ChunkId, SnapshotId
 from icefs.format.layout import chunk_key
 from icefs.format.manifest import ChunkKind, ChunkRef, InlineRef, NativeRef, VirtualRef
 from icefs.format.snapshot import NodeSnapshot, Snapshot
+from icefs.storage.base import Storage
 from icefs.storage.disk_cache import CachedFile
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class Session:
         self._lock = threading.Lock()
         self._arrays: OrderedDict[str, ArrayChunks] = OrderedDict()
         self._sorted_paths: list[str] | None = None
+        self._chunk_dir = local_chunk_dir(repository.storage)
 
     @property
     def repository(self) -> "Repository":
@@ -234,13 +236,22 @@ class Session:
         start = ref.offset_bytes
         return self.repository.assets.open_cached(ref.chunk_id, start, start + ref.length_bytes)
 
-    def chunk_file(self, ref: ChunkRef) -> tuple[Path, int, int] | None:
+    def chunk_file(self, ref: ChunkRef) -> tuple[str, int, int] | None:
         """Returns the local file, offset and length of a native chunk, for callers that open files themselves.
 
         None where the chunk is of another kind or the storage is not local. The file need not exist, nor be
         long enough.
         """
-        if not isinstance(ref, NativeRef):
+        if self._chunk_dir is None or not isinstance(ref, NativeRef):
             return None
-        path = self.repository.storage.local_file(chunk_key(ref.chunk_id))
-        return None if path is None else (path, ref.offset_bytes, ref.length_bytes)
+        return self._chunk_dir + str(ref.chunk_id), ref.offset_bytes, ref.length_bytes
+
+
+def local_chunk_dir(storage: Storage) -> str | None:
+    """Returns what the paths of local chunk files begin with; None where chunks are no local files.
+
+    The storage is asked once, not for each chunk: making a `Path` takes longer than opening the file.
+    """
+    example = ChunkId(bytes(ChunkId.SIZE))
+    path = storage.local_file(chunk_key(example))
+    return None if path is None else os.fspath(path).removesuffix(str(example))

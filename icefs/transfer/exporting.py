@@ -2,74 +2,41 @@
 
     plan     the files that the version has, and how long and how old each is
     delete   on request, what earlier exports left that it does not have
-    write    what is not there: each file under a temporary name first, in parallel
+    write    what is not there, in parallel (see `transfer.writing`)
 
 A file that has its length and its time is there already: a key's time changes whenever its content does (see
 `engine.key_times`). So an export that was interrupted goes on, and one of another version writes what differs.
 """
 
 import contextlib
-import errno
 import itertools
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
-from typing import Final, NamedTuple
+from typing import Final
 
 import numpy as np
 
 from icefs.engine.key_times import KeyTimes
 from icefs.engine.session import Session
-from icefs.errors import (
-    ChunkNotFoundError,
-    FormatError,
-    IcefsError,
-    InvalidInputError,
-    InvalidObjectSizeError,
-    NodeNotFoundError,
-    NoSpaceError,
-    ObjectModifiedError,
-    ObjectNotFoundError,
-    UnauthorizedContainerError,
-)
-from icefs.format.chunk_refs import ChunkKind
-from icefs.format.manifest import ArrayRefs, NativeRef
+from icefs.errors import FormatError, IcefsError, InvalidInputError, NodeNotFoundError
+from icefs.format.manifest import ArrayRefs
 from icefs.format.nodes import NodeSnapshot
 from icefs.transfer.marker import RESERVED, Marker, Target, failed
 from icefs.transfer.scan import I64
 from icefs.transfer.storing import Progress, Transferred
+from icefs.transfer.writing import NANOSECONDS, OF_ONE_FILE, Outcome, Part, Problem, Writer, is_there
 from icefs.zarr.keys import METADATA_NAME, ChunkKeyLayout, is_zarr_key, node_prefix
 from icefs.zarr.reader import KeyReader
 
-_MAX_THREADS: Final = 16
+_MAX_THREADS: Final = 32
 _BATCH: Final = 64
 _BATCH_BYTES: Final = 8 << 20
-_WINDOW_BYTES: Final = 32 << 20
 _BEAT_S: Final = 0.2
-_NANOSECONDS: Final = 1000
 _MAX_NAME_BYTES: Final = 255
-
-# What is wrong with one file alone; anything else ends the export.
-_OF_ONE_FILE: Final = (
-    ObjectNotFoundError,
-    ChunkNotFoundError,
-    InvalidObjectSizeError,
-    ObjectModifiedError,
-    UnauthorizedContainerError,
-    FormatError,
-    InvalidInputError,
-)
-_IN_THE_WAY: Final = frozenset({errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ENAMETOOLONG})
-
-
-class Problem(NamedTuple):
-    """A file that could not be exported, and why."""
-
-    path: str
-    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,24 +121,6 @@ def export_session(
     return export.result
 
 
-@dataclass(slots=True)
-class _Part:
-    """Chunks of one array: what is written of a set of references."""
-
-    prefix: str
-    layout: ChunkKeyLayout
-    refs: ArrayRefs
-    times: I64 | None
-    uniform_time: int
-    rows: I64
-
-    def path(self, row: int) -> str:
-        return self.prefix + self.layout.format(self.refs.index(row))
-
-    def time_ns(self, row: int) -> int:
-        return (self.uniform_time if self.times is None else int(self.times[row])) * _NANOSECONDS
-
-
 class _Export:
     def __init__(self, session: Session, times: KeyTimes, request: ExportRequest) -> None:
         self.result = Exported()
@@ -181,9 +130,7 @@ class _Export:
         self._root = request.target
         self._reader = KeyReader(session)
         self._metadata: list[tuple[str, bytes, int]] = []
-        self._parts: list[_Part] = []
-        self._made: set[str] = set()
-        self._numbers = itertools.count()
+        self._parts: list[Part] = []
         self._has_files = False
 
     # What there is.
@@ -199,7 +146,7 @@ class _Export:
             if node.array is not None:
                 try:
                     self._plan_chunks(node, prefix)
-                except _OF_ONE_FILE as error:
+                except OF_ONE_FILE as error:
                     self.result.failed.append(Problem(prefix or node.path, error.message))
         self.result.files = len(self._metadata) + sum(len(part.rows) for part in self._parts)
         self.result.bytes = sum(len(data) for _, data, _ in self._metadata) + sum(
@@ -246,19 +193,19 @@ class _Export:
             if self._session.has_children(node.path):
                 rows = self._not_hidden(node, layout, refs)
             each = times.of_all(refs.coords, len(refs))
-            self._parts.append(_Part(prefix, layout, refs, each, times.uniform, rows))
+            self._parts.append(Part(prefix, layout, refs, each, times.uniform, rows))
 
     def _all_refs(self, node: NodeSnapshot, prefix: str) -> list[ArrayRefs]:
         """Returns an array's references; those in a damaged manifest are noted, and left out."""
         chunks = self._session.array_chunks(node)
         numbers = range(len(chunks.manifest_ids))
-        with contextlib.suppress(*_OF_ONE_FILE):  # one by one it shows which of them it is
+        with contextlib.suppress(*OF_ONE_FILE):  # one by one it shows which of them it is
             return [refs for refs in chunks.manifest_refs(numbers) if refs is not None]
         found: list[ArrayRefs] = []
         for number in numbers:
             try:
                 found += [refs for refs in chunks.manifest_refs([number]) if refs is not None]
-            except _OF_ONE_FILE as error:
+            except OF_ONE_FILE as error:
                 self.result.failed.append(Problem(prefix or node.path, error.message))
         return found
 
@@ -318,12 +265,10 @@ class _Export:
         if self._request.delete:
             self.result.deleted, self.result.left = self.result.left, []
         for path, data, time in self._metadata:
-            self._count(not self._is_there(path, len(data), time * _NANOSECONDS), len(data))
+            self._count(not self._is_there(path, len(data), time * NANOSECONDS), len(data))
         for part in self._parts:
-            lengths = part.refs.lengths
-            for row in part.rows.tolist():
-                size = int(lengths[row])
-                self._count(not self._is_there(part.path(row), size, part.time_ns(row)), size)
+            for _, path, size, time_ns in part.files(part.rows):
+                self._count(not self._is_there(path, size, time_ns), size)
 
     def _count(self, is_written: bool, size: int) -> None:
         if is_written:
@@ -335,7 +280,7 @@ class _Export:
     def write(self, staging: str, progress: Progress, *, has_files: bool) -> None:
         """Writes what is not there; ends early with the first error that is not of one file alone."""
         self._has_files = has_files
-        writer = _Writer(self._session, self._root, staging, has_files=has_files)
+        writer = Writer(self._session, self._root, staging, has_files=has_files)
         done = Transferred(0, self.result.files, 0, self.result.bytes)
         progress(done)
         capabilities = self._session.repository.storage.capabilities
@@ -343,7 +288,7 @@ class _Export:
         if capabilities.local_files:  # nothing is waited for, and more threads than processors take longer
             threads = min(threads, max(2, os.cpu_count() or 2))
         tasks = self._tasks(writer)
-        running: set[Future[_Outcome]] = set()
+        running: set[Future[Outcome]] = set()
         with ThreadPoolExecutor(threads, thread_name_prefix="icefs-export") as pool:
             try:
                 running |= {pool.submit(task) for task in islice(tasks, 2 * threads)}
@@ -361,14 +306,14 @@ class _Export:
                 self.result.written_files, self.result.written_bytes = done.stored_files, done.stored_bytes
         self.result.failed.sort()
 
-    def _take(self, outcome: "_Outcome", done: Transferred) -> None:
+    def _take(self, outcome: Outcome, done: Transferred) -> None:
         done.files += outcome.files
         done.bytes += outcome.bytes
         done.stored_files += outcome.written_files
         done.stored_bytes += outcome.written_bytes
         self.result.failed += outcome.failed
 
-    def _tasks(self, writer: "_Writer") -> Iterator[Callable[[], "_Outcome"]]:
+    def _tasks(self, writer: Writer) -> Iterator[Callable[[], Outcome]]:
         for some in itertools.batched(self._metadata, _BATCH):
             yield partial(writer.write_metadata, some)
         for part in self._parts:
@@ -379,16 +324,7 @@ class _Export:
         return self._has_files and is_there(os.path.join(self._root, path), size, time_ns)
 
 
-def is_there(path: str, size: int, time_ns: int) -> bool:
-    """Tells whether a file has just the length and time that it should have."""
-    try:
-        found = os.lstat(path)
-    except OSError:
-        return False
-    return found.st_size == size and found.st_mtime_ns == time_ns
-
-
-def _neighbours(part: _Part) -> Iterator[Sequence[int]]:
+def _neighbours(part: Part) -> Iterator[I64]:
     """Divides chunks among threads' turns, so that those in one object come together, in the order of their bytes."""
     refs, rows = part.refs, part.rows
     ids = np.ascontiguousarray(refs.chunk_ids[rows]).view("V12").ravel() if len(rows) else rows
@@ -402,173 +338,8 @@ def _neighbours(part: _Part) -> Iterator[Sequence[int]]:
     sizes = refs.lengths[rows].tolist()
     for position, size in enumerate(sizes):
         if position > start and (position - start == _BATCH or filled + size > _BATCH_BYTES):
-            yield rows[start:position].tolist()
+            yield rows[start:position]
             start, filled = position, 0
         filled += size
     if start < len(sizes):
-        yield rows[start:].tolist()
-
-
-@dataclass(slots=True)
-class _Outcome:
-    """What became of some files."""
-
-    files: int = 0
-    bytes: int = 0
-    written_files: int = 0
-    written_bytes: int = 0
-    failed: list[Problem] = field(default_factory=list)
-
-    def add(self, size: int, *, is_written: bool) -> None:
-        self.files += 1
-        self.bytes += size
-        self.written_files += is_written
-        self.written_bytes += size if is_written else 0
-
-
-class _Writer:
-    """Writes files; from any number of threads."""
-
-    def __init__(self, session: Session, root: str, staging: str, *, has_files: bool) -> None:
-        self._session = session
-        self._root = root
-        self._staging = staging
-        self._has_files = has_files
-        self._numbers = itertools.count()
-        self._is_local = session.repository.storage.capabilities.local_files
-
-    def write_metadata(self, files: Sequence[tuple[str, bytes, int]]) -> _Outcome:
-        """Writes zarr.json files."""
-        outcome = _Outcome()
-        for path, data, time in files:
-            self._write_one(path, len(data), time * _NANOSECONDS, partial(_write_all, data), outcome)
-        return outcome
-
-    def write_chunks(self, part: _Part, rows: Sequence[int]) -> _Outcome:
-        """Writes chunks of one array."""
-        outcome = _Outcome()
-        fetched = {} if self._is_local else self._fetch_shared(part, rows)
-        for row in rows:
-            size = int(part.refs.lengths[row])
-            fill = partial(_write_all, fetched[row]) if row in fetched else partial(self._fill, part, row)
-            self._write_one(part.path(row), size, part.time_ns(row), fill, outcome)
-        return outcome
-
-    def _fetch_shared(self, part: _Part, rows: Sequence[int]) -> dict[int, bytes]:
-        """Fetches chunks that lie in one object together, in few requests."""
-        found: dict[int, bytes] = {}
-        refs = part.refs
-        native = [row for row in rows if refs.kinds[row] == ChunkKind.NATIVE]
-        for _, group in itertools.groupby(native, key=lambda row: refs.chunk_ids[row].tobytes()):
-            wanted = [
-                (row, ref)
-                for row in group
-                if isinstance(ref := refs.ref(row), NativeRef)
-                and not self._is_there(part.path(row), ref.length_bytes, part.time_ns(row))
-            ]
-            if len(wanted) > 1:
-                with contextlib.suppress(*_OF_ONE_FILE):  # one by one it shows which of them it is
-                    data = self._session.read_chunks([ref for _, ref in wanted])
-                    found |= zip([row for row, _ in wanted], data, strict=True)
-        return found
-
-    def _is_there(self, path: str, size: int, time_ns: int) -> bool:
-        return self._has_files and is_there(os.path.join(self._root, path), size, time_ns)
-
-    def _write_one(self, path: str, size: int, time_ns: int, fill: Callable[[int], None], outcome: _Outcome) -> None:
-        if self._is_there(path, size, time_ns):
-            outcome.add(size, is_written=False)
-            return
-        target = os.path.join(self._root, path)
-        staged = os.path.join(self._staging, str(next(self._numbers)))
-        try:
-            fd = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-            try:
-                fill(fd)
-                os.utime(fd, ns=(time_ns, time_ns))
-            finally:
-                os.close(fd)
-            self._rename(staged, target)
-        except _OF_ONE_FILE as error:
-            _discard(staged)
-            self._not_old(target)
-            outcome.failed.append(Problem(path, error.message))
-        except OSError as error:
-            _discard(staged)
-            if error.errno in _IN_THE_WAY:
-                outcome.failed.append(Problem(path, f"something else is in its place: {error.strerror}"))
-            elif error.errno in {errno.ENOSPC, errno.EDQUOT}:
-                raise NoSpaceError(f"no space left for {target}", kind="io", path=target) from error
-            else:
-                raise failed(target, error) from error
-        except BaseException:
-            _discard(staged)
-            raise
-        else:
-            outcome.add(size, is_written=True)
-
-    def _rename(self, staged: str, target: str) -> None:
-        try:
-            os.rename(staged, target)
-        except FileNotFoundError:
-            os.makedirs(os.path.dirname(target), exist_ok=True)
-            os.rename(staged, target)
-
-    def _not_old(self, target: str) -> None:
-        """Leaves no file of another version in the place of one that cannot be had."""
-        if self._has_files:
-            with contextlib.suppress(OSError):
-                os.unlink(target)
-
-    def _fill(self, part: _Part, row: int, fd: int) -> None:
-        ref = part.refs.ref(row)
-        local = self._session.chunk_file(ref) if self._is_local else None
-        if local is not None:
-            file, offset, length = local
-            try:
-                source = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
-            except FileNotFoundError as error:
-                raise ObjectNotFoundError(f"the chunk's object {file} is gone", path=str(file)) from error
-            try:
-                copied = _copy(source, fd, offset, length)
-            finally:
-                os.close(source)
-            if copied != length:
-                raise InvalidObjectSizeError(f"{file} is too short for the chunk in it", path=str(file))
-            return
-        for start in range(0, ref.length_bytes, _WINDOW_BYTES):
-            _write_all(self._session.read_chunk(ref, start, start + _WINDOW_BYTES), fd)
-
-
-def _copy(source: int, fd: int, offset: int, length: int) -> int:
-    """Copies bytes from one file to another, within the kernel where that is possible; returns how many there were."""
-    done = 0
-    in_kernel = True
-    while done < length:
-        if in_kernel:
-            try:
-                some = os.copy_file_range(source, fd, length - done, offset + done)
-            except OSError as error:
-                if error.errno not in {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP}:
-                    raise
-                in_kernel = False
-                continue
-        else:
-            data = os.pread(source, min(_BATCH_BYTES, length - done), offset + done)
-            _write_all(data, fd)
-            some = len(data)
-        if not some:
-            break
-        done += some
-    return done
-
-
-def _write_all(data: bytes, fd: int) -> None:
-    rest = memoryview(data)
-    while rest:
-        rest = rest[os.write(fd, rest) :]
-
-
-def _discard(staged: str) -> None:
-    with contextlib.suppress(OSError):
-        os.unlink(staged)
+        yield rows[start:]

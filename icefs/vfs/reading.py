@@ -13,15 +13,13 @@ import stat
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from functools import partial
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import trio
 
 from icefs.engine.assets import coalesce
-from icefs.engine.session import Session
+from icefs.engine.session import Session, local_chunk_dir
 from icefs.errors import FormatError, InvalidInputError, InvalidObjectSizeError, UnauthorizedContainerError
-from icefs.format.ids import ChunkId
-from icefs.format.layout import chunk_key
 from icefs.format.manifest import ChunkRef, InlineRef, NativeRef, VirtualRef
 from icefs.storage.base import Storage
 from icefs.storage.disk_cache import CachedFile, DamagedEntryError
@@ -32,6 +30,9 @@ from icefs.vfs.interface import FileHandle
 from icefs.vfs.lookahead import Walk, Walks
 from icefs.vfs.numbers import Prefix
 from icefs.vfs.views import ArrayView
+
+if TYPE_CHECKING:
+    from icefs.format.ids import ChunkId
 
 WHOLE_CHUNK_BYTES: Final = 64 << 20
 """Larger chunks (shards, mostly) are fetched block by block."""
@@ -288,7 +289,7 @@ class ChunkOpener:
 
     def __init__(self, fetcher: ChunkFetcher, storage: Storage) -> None:
         self.fetcher = fetcher
-        self._chunk_dir = _chunk_dir(storage)
+        self._chunk_dir = local_chunk_dir(storage)
         self.opened_local = 0
         self.opened_remote = 0
         self.opened_cached = 0
@@ -408,16 +409,6 @@ def _upcoming(view: ArrayView, walk: Walk, count: int) -> list[tuple[Prefix, Chu
         if ref is not None:
             found.append((index, ref))
     return found
-
-
-def _chunk_dir(storage: Storage) -> str | None:
-    """Returns what the paths of local chunk files begin with; None where chunks are no local files.
-
-    The storage is asked once, not for each chunk: making a `Path` takes longer than opening the file.
-    """
-    example = ChunkId(bytes(ChunkId.SIZE))
-    path = storage.local_file(chunk_key(example))
-    return None if path is None else os.fspath(path).removesuffix(str(example))
 
 
 def read_range(session: Session, ref: ChunkRef, start: int, end: int) -> bytes:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -78,7 +79,7 @@ def keys_of(session: Session) -> dict[str, dict]:
                 assert (file is not None) == (kind == ChunkKind.NATIVE)
                 if file is not None:
                     path, offset, length = file
-                    assert path.read_bytes()[offset : offset + length] == data
+                    assert Path(path).read_bytes()[offset : offset + length] == data
     return found
 
 

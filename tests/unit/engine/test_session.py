@@ -1,5 +1,6 @@
 import itertools
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -176,8 +177,8 @@ def test_local_chunks_are_files(tmp_path):
     native = builder.chunk(b"0123456789")
     session = open_tip(builder)
     path, offset, length = session.chunk_file(NativeRef(native.chunk_id, 2, 5))
-    assert path == tmp_path / chunk_key(native.chunk_id)
-    assert path.read_bytes()[offset : offset + length] == b"23456"
+    assert path == str(tmp_path / chunk_key(native.chunk_id))
+    assert Path(path).read_bytes()[offset : offset + length] == b"23456"
     assert session.chunk_file(InlineRef(b"x")) is None
     assert session.chunk_file(VirtualRef("file:///x", 0, 1)) is None
     assert open_tip(RepoBuilder(MemoryStorage())).chunk_file(native) is None

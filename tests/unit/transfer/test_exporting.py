@@ -191,6 +191,27 @@ def test_an_interrupted_export_of_another_version_leaves_no_mixture(repo, tmp_pa
     assert files(target) == sample()
 
 
+@pytest.mark.parametrize("is_local", [False, True])
+def test_directories_that_are_written_piece_by_piece(is_local, tmp_path):
+    """An array in the directory of the export itself; one in more files than are moved at a time; nodes between."""
+    repo = WritableRepository.create(LocalStorage(tmp_path / "repo") if is_local else MemoryStorage())
+    flat = {"zarr.json": array([200], encoding=("default", "."))} | {f"c.{n}": b"%d" % n * 600 for n in range(200)}
+    deep = {"zarr.json": GROUP, "a/zarr.json": array([200])} | {f"a/c/{n}": b"%d" % n * 600 for n in range(200)}
+    deep |= {"b/zarr.json": array([3, 70])} | {f"b/c/{i}/{j}": b"%d" % j * 600 for i in range(3) for j in range(70)}
+    for name, keys in {"flat": flat, "deep": deep}.items():
+        repo.create_branch(name, repo.lookup_branch("main"))
+        source = write(tmp_path / f"{name}-source", keys)
+        import_directory(repo, ImportRequest(source, tmp_path / "state", branch=name))
+        target = tmp_path / name
+        done = export(repo, target, ref=name)
+        assert (done.written_files, done.failed) == (len(keys), [])
+        assert files(target) == keys
+        assert not (target / STAGING_NAME).exists()
+        (target / next(reversed(keys))).unlink()
+        assert export(repo, target, ref=name).written_files == 1
+        assert files(target) == keys
+
+
 def test_files_cut_short_or_changed_are_written_again(repo, tmp_path):
     target = tmp_path / "out"
     export(repo, target)
@@ -329,7 +350,7 @@ def test_what_is_in_the_way_is_listed(repo, tmp_path):
 
 
 def test_windows_of_large_chunks(tmp_path, monkeypatch):
-    monkeypatch.setattr("icefs.transfer.exporting._WINDOW_BYTES", 1000)
+    monkeypatch.setattr("icefs.transfer.writing._WINDOW_BYTES", 1000)
     repo = WritableRepository.create(MemoryStorage())
     keys = {"zarr.json": array([2]), "c/0": bytes(range(256)) * 300, "c/1": b"\1" * 999}
     import_directory(repo, ImportRequest(write(tmp_path / "s", keys), tmp_path / "state"))

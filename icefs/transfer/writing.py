@@ -1,0 +1,395 @@
+"""How an export writes its files, from many threads.
+
+Each file is made in the staging directory, and comes to its place when it is whole. Files of one directory come there
+together if nothing is there yet: the directory itself is moved. To move each file takes as long as to make it, and
+wherever two threads make files in one directory, they wait for each other.
+"""
+
+import contextlib
+import errno
+import itertools
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from types import TracebackType
+from typing import Final, NamedTuple, Self
+
+from icefs.engine.session import Session
+from icefs.errors import (
+    ChunkNotFoundError,
+    FormatError,
+    InvalidInputError,
+    InvalidObjectSizeError,
+    NoSpaceError,
+    ObjectModifiedError,
+    ObjectNotFoundError,
+    StorageError,
+    UnauthorizedContainerError,
+)
+from icefs.format.chunk_refs import ChunkKind
+from icefs.format.manifest import ArrayRefs, NativeRef
+from icefs.transfer.marker import failed
+from icefs.transfer.scan import I64
+from icefs.zarr.keys import ChunkKeyLayout
+
+NANOSECONDS: Final = 1000
+_WINDOW_BYTES: Final = 32 << 20
+_COPY_BYTES: Final = 8 << 20
+_FLAGS: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+
+OF_ONE_FILE: Final = (
+    ObjectNotFoundError,
+    ChunkNotFoundError,
+    InvalidObjectSizeError,
+    ObjectModifiedError,
+    UnauthorizedContainerError,
+    FormatError,
+    InvalidInputError,
+)
+"""What is wrong with one file alone; anything else ends the export."""
+_IN_THE_WAY: Final = frozenset({errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ENAMETOOLONG})
+
+
+class Problem(NamedTuple):
+    """A file that could not be exported, and why."""
+
+    path: str
+    reason: str
+
+
+class File(NamedTuple):
+    """A chunk's file as it should be: the row of its reference, its path, its size in bytes and its time."""
+
+    row: int
+    path: str
+    size: int
+    time_ns: int
+
+
+@dataclass(slots=True)
+class Part:
+    """Chunks of one array: what is written of a set of references.
+
+    Attributes:
+        prefix: What the paths of the array's files begin with.
+        layout: How its keys are written.
+        refs: The references.
+        times: When each of them changed last, in microseconds; None if all did at `uniform_time`.
+        uniform_time: That.
+        rows: The rows of `refs` that are written.
+    """
+
+    prefix: str
+    layout: ChunkKeyLayout
+    refs: ArrayRefs
+    times: I64 | None
+    uniform_time: int
+    rows: I64
+
+    def files(self, rows: I64) -> list[File]:
+        """Returns the files of some rows."""
+        numbers = rows.tolist()
+        columns = [column[rows].tolist() for column in self.refs.coords]
+        indices = zip(*columns, strict=True) if columns else itertools.repeat((), len(numbers))
+        times = itertools.repeat(self.uniform_time) if self.times is None else self.times[rows].tolist()
+        sizes = self.refs.lengths[rows].tolist()
+        prefix, key = self.prefix, self.layout.format
+        return [
+            File(row, prefix + key(index), size, time * NANOSECONDS)
+            for row, index, size, time in zip(numbers, indices, sizes, times, strict=False)
+        ]
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What became of some files."""
+
+    files: int = 0
+    bytes: int = 0
+    written_files: int = 0
+    written_bytes: int = 0
+    failed: list[Problem] = field(default_factory=list)
+
+    def add(self, size: int, *, is_written: bool) -> None:
+        """Counts a file that is there now."""
+        self.files += 1
+        self.bytes += size
+        self.written_files += is_written
+        self.written_bytes += size if is_written else 0
+
+
+def is_there(path: str, size: int, time_ns: int) -> bool:
+    """Tells whether a file has just the length and time that it should have."""
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return False
+    return found.st_size == size and found.st_mtime_ns == time_ns
+
+
+class _Objects:
+    """The object of the repository that was read last, kept open: the next chunk may be in it too."""
+
+    def __init__(self) -> None:
+        self._path: str | None = None
+        self._fd = -1
+
+    def open(self, path: str) -> int:
+        if path != self._path:
+            self.close()
+            try:
+                self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            except FileNotFoundError as error:
+                raise ObjectNotFoundError(f"the chunk's object {path} is gone", path=path) from error
+            self._path = path
+        return self._fd
+
+    def close(self) -> None:
+        if self._path is not None:
+            self._path = None
+            os.close(self._fd)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class _New(NamedTuple):
+    """A file to be written."""
+
+    path: str
+    size: int
+    time_ns: int
+    fill: Callable[[int], None]
+
+    @property
+    def directory(self) -> str:
+        return self.path.rpartition("/")[0]
+
+
+class Writer:
+    """Writes files; from any number of threads.
+
+    Concurrency: each call works below a directory of its own in the staging directory; two threads that made files in
+    one directory would wait for each other.
+    """
+
+    def __init__(self, session: Session, root: str, staging: str, *, has_files: bool) -> None:
+        """Takes the version, the directory, where temporary names go, and whether anything else is there."""
+        self._session = session
+        self._above = root.rstrip("/") + "/"
+        self._staging = staging
+        self._has_files = has_files
+        self._numbers = itertools.count()
+        self._is_local = session.repository.storage.capabilities.local_files
+
+    def write_metadata(self, files: Sequence[tuple[str, bytes, int]]) -> Outcome:
+        """Writes zarr.json files, each given by its path, its bytes and its time in microseconds."""
+        outcome = Outcome()
+        self._write(
+            [_New(path, len(data), time * NANOSECONDS, partial(_write_all, data)) for path, data, time in files],
+            outcome,
+        )
+        return outcome
+
+    def write_chunks(self, part: Part, rows: I64) -> Outcome:
+        """Writes chunks of one array."""
+        outcome = Outcome()
+        files = part.files(rows)
+        fetched = {} if self._is_local else self._fetch_shared(part, files)
+        with _Objects() as objects:
+            new = [
+                _New(
+                    path,
+                    size,
+                    time_ns,
+                    partial(_write_all, fetched[row]) if row in fetched else partial(self._fill, part, row, objects),
+                )
+                for row, path, size, time_ns in files
+            ]
+            self._write(new, outcome)
+        return outcome
+
+    def _fetch_shared(self, part: Part, files: Sequence[File]) -> dict[int, bytes]:
+        """Fetches chunks that lie in one object together, in few requests."""
+        found: dict[int, bytes] = {}
+        refs = part.refs
+        native = [file for file in files if refs.kinds[file.row] == ChunkKind.NATIVE]
+        for _, group in itertools.groupby(native, key=lambda file: refs.chunk_ids[file.row].tobytes()):
+            wanted = [
+                (file.row, ref)
+                for file in group
+                if isinstance(ref := refs.ref(file.row), NativeRef) and not self._is_there(*file[1:])
+            ]
+            if len(wanted) > 1:
+                with contextlib.suppress(*OF_ONE_FILE):  # one by one it shows which of them it is
+                    data = self._session.read_chunks([ref for _, ref in wanted])
+                    found |= zip([row for row, _ in wanted], data, strict=True)
+        return found
+
+    def _is_there(self, path: str, size: int, time_ns: int) -> bool:
+        return self._has_files and is_there(self._above + path, size, time_ns)
+
+    def _write(self, files: Sequence[_New], outcome: Outcome) -> None:
+        """Writes files that are not there."""
+        missing = []
+        for file in files:
+            if self._is_there(file.path, file.size, file.time_ns):
+                outcome.add(file.size, is_written=False)
+            else:
+                missing.append(file)
+        stage = self._new_stage()
+        for directory, group in itertools.groupby(missing, key=lambda file: file.directory):
+            together = list(group)
+            if len(together) > 1 and not self._has_files:
+                self._write_directory(directory, together, outcome)
+            else:
+                for number, file in enumerate(together):
+                    staged = f"{stage}/{number}"
+                    if self._make(staged, file, outcome):
+                        self._place(staged, file, outcome)
+        _remove(stage)
+
+    def _new_stage(self) -> str:
+        stage = f"{self._staging}/{next(self._numbers)}"
+        try:
+            os.mkdir(stage)
+        except OSError as error:
+            raise _translated(error, stage) from error
+        return stage
+
+    def _write_directory(self, directory: str, files: Sequence[_New], outcome: Outcome) -> None:
+        """Writes files of one directory; all of them come to their places at once if nothing is there yet."""
+        stage = self._new_stage()
+        made = []
+        for file in files:
+            staged = f"{stage}/{file.path[len(directory) :].lstrip('/')}"
+            if self._make(staged, file, outcome):
+                made.append((staged, file))
+        target = self._above + directory
+        try:
+            _in_directory(target, partial(os.rename, stage, target))
+        except OSError:  # some of them are there, or something else; file by file it shows
+            for staged, file in made:
+                self._place(staged, file, outcome)
+            _remove(stage)
+        else:
+            for _, file in made:
+                outcome.add(file.size, is_written=True)
+
+    def _make(self, staged: str, file: _New, outcome: Outcome) -> bool:
+        """Makes a file whole under a temporary name; tells whether it could be."""
+        try:
+            fd = os.open(staged, _FLAGS, 0o666)
+            try:
+                file.fill(fd)
+                os.utime(fd, ns=(file.time_ns, file.time_ns))
+            finally:
+                os.close(fd)
+        except OF_ONE_FILE as error:
+            _discard(staged)
+            self._not_old(self._above + file.path)
+            outcome.failed.append(Problem(file.path, error.message))
+            return False
+        except OSError as error:
+            _discard(staged)
+            return self._in_the_way(error, file, outcome)
+        except BaseException:
+            _discard(staged)
+            raise
+        return True
+
+    def _place(self, staged: str, file: _New, outcome: Outcome) -> None:
+        """Moves a file that is whole to its place."""
+        target = self._above + file.path
+        try:
+            _in_directory(target, partial(os.rename, staged, target))
+        except OSError as error:
+            _discard(staged)
+            self._in_the_way(error, file, outcome)
+        else:
+            outcome.add(file.size, is_written=True)
+
+    def _in_the_way(self, error: OSError, file: _New, outcome: Outcome) -> bool:
+        """Notes that something else is where a file should be; raises any other error."""
+        if error.errno not in _IN_THE_WAY:
+            raise _translated(error, self._above + file.path) from error
+        outcome.failed.append(Problem(file.path, f"something else is in its place: {error.strerror}"))
+        return False
+
+    def _not_old(self, target: str) -> None:
+        """Leaves no file of another version in the place of one that cannot be had."""
+        if self._has_files:
+            with contextlib.suppress(OSError):
+                os.unlink(target)
+
+    def _fill(self, part: Part, row: int, objects: _Objects, fd: int) -> None:
+        ref = part.refs.ref(row)
+        local = self._session.chunk_file(ref) if self._is_local else None
+        if local is not None:
+            file, offset, length = local
+            if _copy(objects.open(file), fd, offset, length) != length:
+                raise InvalidObjectSizeError(f"{file} is too short for the chunk in it", path=file)
+            return
+        for start in range(0, ref.length_bytes, _WINDOW_BYTES):
+            _write_all(self._session.read_chunk(ref, start, start + _WINDOW_BYTES), fd)
+
+
+def _translated(error: OSError, path: str) -> StorageError:
+    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return NoSpaceError(f"no space left for {path}", kind="io", path=path)
+    return failed(path, error)
+
+
+def _in_directory[T](path: str, make: Callable[[], T]) -> T:
+    """Makes something at a path, and the directory that it is in if that is not there yet."""
+    try:
+        return make()
+    except FileNotFoundError:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        return make()
+
+
+def _copy(source: int, fd: int, offset: int, length: int) -> int:
+    """Copies bytes from one file to another, within the kernel where that is possible; returns how many there were."""
+    done = 0
+    in_kernel = True
+    while done < length:
+        if in_kernel:
+            try:
+                some = os.copy_file_range(source, fd, length - done, offset + done)
+            except OSError as error:
+                if error.errno not in {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP}:
+                    raise
+                in_kernel = False
+                continue
+        else:
+            data = os.pread(source, min(_COPY_BYTES, length - done), offset + done)
+            _write_all(data, fd)
+            some = len(data)
+        if not some:
+            break
+        done += some
+    return done
+
+
+def _write_all(data: bytes, fd: int) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(fd, rest) :]
+
+
+def _discard(staged: str) -> None:
+    with contextlib.suppress(OSError):
+        os.unlink(staged)
+
+
+def _remove(stage: str) -> None:
+    # What is not empty is removed at the end of the export.
+    with contextlib.suppress(OSError):
+        os.rmdir(stage)
