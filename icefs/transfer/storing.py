@@ -36,6 +36,9 @@ _MAX_THREADS: Final = 16
 _BATCH: Final = 64
 _BATCH_BYTES: Final = 8 << 20
 _BEAT_S: Final = 0.2
+# What is stored is made durable, and remembered, whenever it is as much or as long ago as this. The disk writes it
+# while more is copied: to wait for a gibibyte at the end takes as long as to copy it.
+_NOTE_BYTES: Final = 128 << 20
 _NOTE_EVERY_S: Final = 5.0
 _TRUSTED_S: Final = 15 * 60
 # A file that was written this shortly before may be written again without another time.
@@ -113,6 +116,9 @@ class ChunkStore:
     """Stores the chunk files of a directory; made for one import.
 
     Concurrency: `run` belongs to one thread, and has others do what waits.
+
+    INVARIANT: a chunk that was stored now is in `_waiting`, or in `_settling` with a `Storage.sync` that began after it
+    was stored, or in the ledger, which has nothing that is not durable.
     """
 
     def __init__(
@@ -130,7 +136,9 @@ class ChunkStore:
         self._progress = progress
         self._clock_s = clock_s
         self._waiting: list[_Row] = []
+        self._waiting_bytes = 0
         self._noted_at = time.monotonic()
+        self._settling: tuple[Future[None], list[_Row]] | None = None
         self.done = Transferred()
 
     # What is there already.
@@ -232,7 +240,10 @@ class ChunkStore:
         threads = min(_MAX_THREADS, self._storage.capabilities.concurrency)
         tasks = self._tasks(arrays)
         running: set[Future[Sequence[_Row]]] = set()
-        with ThreadPoolExecutor(threads, thread_name_prefix="icefs-import") as pool:
+        with (
+            ThreadPoolExecutor(threads, thread_name_prefix="icefs-import") as pool,
+            ThreadPoolExecutor(1, thread_name_prefix="icefs-sync") as disk,
+        ):
             try:
                 running |= {pool.submit(task) for task in islice(tasks, 2 * threads)}
                 while running:
@@ -240,13 +251,12 @@ class ChunkStore:
                     for future in finished:
                         self._take(future.result())
                     running |= {pool.submit(task) for task in islice(tasks, len(finished))}
-                    if time.monotonic() - self._noted_at > _NOTE_EVERY_S:
-                        self._note()
+                    self._settle(disk)
                     self._progress(self.done)
+                self._note()
             except BaseException:
                 self._end_early(running)
                 raise
-        self._note()
 
     def _end_early(self, running: set["Future[Sequence[_Row]]"]) -> None:
         """Remembers also what is under way; what fails in it is not what ended the work."""
@@ -319,14 +329,39 @@ class ChunkStore:
                 self.done.stored_files += 1
                 self.done.stored_bytes += size
                 self._waiting.append(row)
+                self._waiting_bytes += size
+
+    def _settle(self, disk: ThreadPoolExecutor) -> None:
+        """Remembers what became durable, and has the disk see to the rest from time to time; waits for nothing."""
+        if self._settling is not None:
+            if not self._settling[0].done():
+                return
+            self._note_settling()
+        is_due = self._waiting_bytes >= _NOTE_BYTES or time.monotonic() - self._noted_at > _NOTE_EVERY_S
+        if self._waiting and is_due:
+            self._settling = disk.submit(self._storage.sync), self._take_waiting()
 
     def _note(self) -> None:
-        """Remembers what was stored, once it is durable."""
-        rows, self._waiting = self._waiting, []
-        self._noted_at = time.monotonic()
+        """Remembers all that was stored, once it is durable."""
+        self._note_settling()
+        self._note_waiting()
+
+    def _note_settling(self) -> None:
+        if self._settling is not None:
+            (synced, rows), self._settling = self._settling, None
+            synced.result()
+            self._ledger.add(self._ledger_rows(rows))
+
+    def _note_waiting(self) -> None:
+        rows = self._take_waiting()
         if rows:
             self._storage.sync()
             self._ledger.add(self._ledger_rows(rows))
+
+    def _take_waiting(self) -> list[_Row]:
+        rows, self._waiting, self._waiting_bytes = self._waiting, [], 0
+        self._noted_at = time.monotonic()
+        return rows
 
     def _ledger_rows(self, rows: Sequence[_Row]) -> Iterator[Row]:
         now = int(self._clock_s())

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import threading
 
 import pytest
 
@@ -17,6 +18,8 @@ from icefs.errors import (
     StorageError,
     UnsupportedError,
 )
+from icefs.format.ids import ChunkId
+from icefs.format.layout import chunk_key
 from icefs.storage.local import LocalStorage
 from icefs.storage.memory import MemoryStorage
 from icefs.transfer.importing import ImportRequest, import_directory
@@ -317,6 +320,54 @@ def test_ctrl_c_keeps_what_is_stored(repo, tmp_path, state):
     done = import_directory(repo, request)
     assert done.stored_chunks < 400
     assert read(repo) == keys
+
+
+class Disk(MemoryStorage):
+    """Knows what is durable; its first `sync` after chunks were written ends once there are more of them."""
+
+    def __init__(self):
+        super().__init__()
+        self.written, self.durable = set(), set()
+        self.chunks_at_first_sync = 0
+        self.went_on = threading.Event()
+
+    def put(self, key, data, **conditions):
+        version = super().put(key, data, **conditions)
+        self.written.add(key)
+        if self.chunks_at_first_sync and self.num_chunks() > self.chunks_at_first_sync + 50:
+            self.went_on.set()
+        return version
+
+    def num_chunks(self):
+        return sum(key.startswith("chunks/") for key in tuple(self.written))
+
+    def sync(self):
+        covered = set(self.written)
+        if not self.chunks_at_first_sync and self.num_chunks():
+            self.chunks_at_first_sync = self.num_chunks()
+            assert self.went_on.wait(20)
+        self.durable |= covered
+
+
+def test_what_is_remembered_is_durable_and_copying_does_not_wait_for_it(tmp_path, state, monkeypatch):
+    monkeypatch.setattr("icefs.transfer.storing._NOTE_BYTES", 20_000)
+    add, remembered = Ledger.add, []
+
+    def checked(ledger, rows):
+        rows = list(rows)
+        remembered.append(len(rows))
+        assert {chunk_key(ChunkId(row[5])) for row in rows} <= disk.durable
+        add(ledger, rows)
+
+    monkeypatch.setattr(Ledger, "add", checked)
+    disk = Disk()
+    repo = WritableRepository.create(disk)
+    keys = {"zarr.json": array([500])} | {f"c/{number}": bytes([number % 250]) * 4000 for number in range(500)}
+    request = ImportRequest(write(tmp_path / "z", keys), state, pack_bytes=8000)
+    import_directory(repo, request)
+    assert read(repo) == keys
+    assert sum(remembered) == 500
+    assert len(remembered) > 1
 
 
 def test_changed_files_are_stored_again(repo, tmp_path, state):
