@@ -20,6 +20,7 @@ from icefs.worktree.lower import Lower
 from icefs.worktree.nodes import DIRTY, FROM_LOWER, LOST, FileNode, OpenState
 from icefs.worktree.spool import SpoolFile, disk_error
 from icefs.worktree.spool_ahead import SpoolAhead
+from icefs.worktree.write_behind import WriteBehind
 
 MAX_SIZE_BYTES: Final = 2**63 - 1
 
@@ -32,6 +33,20 @@ class Content:
         self._core = core
         self._spool = core.spool
         self.ahead = SpoolAhead(core.spool, core.take_id, files_ahead)
+        self._behind: WriteBehind | None = None
+
+    def write_behind(self) -> None:
+        """Has the disk begin with files that are closed, as a commit will wait for them."""
+        behind = self._behind = WriteBehind(self._spool.path)
+        with self._core.lock:
+            self._core.on_closed = lambda node: behind.closed(node.spool_id, node.size)
+
+    def close(self) -> None:
+        """Ends what works in the background. The lock is held."""
+        self.ahead.close()
+        self._core.on_closed = None
+        if self._behind is not None:
+            self._behind.close()
 
     # Rows
 

@@ -205,7 +205,7 @@ class WorkTree:
                 for opened in core.by_ino.values():
                     if isinstance(opened, FileNode) and opened.io is not None and opened.io.file is not None:
                         opened.io.file.retire()
-                self._content.ahead.close()
+                self._content.close()
             core.removals.close()
             core.journal.close()
             self._lock.release()
@@ -218,7 +218,7 @@ class WorkTree:
         *,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Begins to upload chunks in the background, if the store is remote and the options want it.
+        """Begins to upload chunks in the background, if the options want it; locally, to write them to the disk.
 
         Args:
             storage: Where the repository is.
@@ -229,7 +229,9 @@ class WorkTree:
         Raises:
             StorageError: the record of uploads cannot be written.
         """
-        if options.quiet_s is not None and not storage.capabilities.local_files:
+        if storage.capabilities.local_files:
+            self._content.write_behind()
+        elif options.quiet_s is not None:
             log = UploadLog(self.directory / LOG_NAME)
             self.uploads = BackgroundUploads(self._core, storage, inline_bytes, options, log, monotonic=monotonic)
 
