@@ -21,7 +21,8 @@ from icefs.format.repo_info import RepoInfo, parse_repo_info
 from icefs.format.snapshot import Snapshot, parse_snapshot
 from icefs.format.transaction_log import TransactionLog, parse_transaction_log
 from icefs.storage.base import Storage, Version
-from icefs.storage.disk_cache import CachedFile, CacheView, DiskCache
+from icefs.storage.cache_entry import CachedFile
+from icefs.storage.disk_cache import CacheView, DiskCache
 
 _MAX_WORKERS: Final = 32
 # Fifteen million references, the official default, are most of a gigabyte. Four million are what one big array has.
@@ -212,8 +213,8 @@ class AssetManager:
                     view.put(key, part, start, end)
         return [found[span] for span in ranges]
 
-    def open_cached(self, chunk_id: ChunkId, start: int, end: int) -> CachedFile | bytes | None:
-        """Opens what the disk cache keeps of a range, where that needs no waiting."""
+    def open_cached(self, chunk_id: ChunkId, start: int, end: int) -> CachedFile | None:
+        """Opens what the disk cache keeps of a range; never waits for anything but a directory."""
         view = self._view  # made by whoever first fetched something
         return None if view is None else view.open(chunk_key(chunk_id), start, end)
 

@@ -16,7 +16,7 @@ from icefs.format.layout import chunk_key
 from icefs.format.manifest import ChunkKind, ChunkRef, InlineRef, NativeRef, VirtualRef
 from icefs.format.snapshot import NodeSnapshot, Snapshot
 from icefs.storage.base import Storage
-from icefs.storage.disk_cache import CachedFile
+from icefs.storage.cache_entry import CachedFile
 
 if TYPE_CHECKING:
     from icefs.engine.repository import Repository
@@ -231,10 +231,15 @@ class Session:
         ranges = [(ref.offset_bytes, ref.offset_bytes + ref.length_bytes) for ref in refs]
         return self.repository.assets.read_chunk_ranges(refs[0].chunk_id, ranges)
 
-    def open_cached(self, ref: NativeRef) -> CachedFile | bytes | None:
-        """Opens what the disk cache keeps of a native chunk; None unless that can be had without waiting."""
+    def open_cached(self, ref: NativeRef) -> CachedFile | None:
+        """Opens what the disk cache keeps of a native chunk, whose bytes are read when they are wanted."""
         start = ref.offset_bytes
         return self.repository.assets.open_cached(ref.chunk_id, start, start + ref.length_bytes)
+
+    def is_cached(self, ref: NativeRef) -> bool:
+        """Tells whether the disk cache keeps a native chunk, as far as can be told without reading it."""
+        start = ref.offset_bytes
+        return self.repository.assets.is_cached(ref.chunk_id, start, start + ref.length_bytes)
 
     def chunk_file(self, ref: ChunkRef) -> tuple[str, int, int] | None:
         """Returns the local file, offset and length of a native chunk, for callers that open files themselves.

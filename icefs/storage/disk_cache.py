@@ -3,10 +3,7 @@
     DIRECTORY/v1/lock       held (flock) while room is reserved or made
     DIRECTORY/v1/usage      the boot it is of, and how many bytes are taken: never fewer than there are
     DIRECTORY/v1/tmp/       files that are being written; their names begin with the room that they have reserved
-    DIRECTORY/v1/ab/cd…     entries, by the digest of their key
-
-    an entry    8  magic            16  digest of the key      8 for each block: its checksum
-                8  length           8   checksum of the header  then the bytes
+    DIRECTORY/v1/ab/cd…     entries (`cache_entry`), by the digest of their key
 
 Any number of threads and processes use one directory at once, and any of them may be killed at any moment: an entry
 appears by a rename, its room is reserved before it is written, and room counted for what never appeared is found out
@@ -34,21 +31,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import numpy as np
-
 from icefs.errors import InvalidInputError, StorageError
-
-BLOCK_BYTES: Final = 128 << 10
-"""What a checksum covers."""
+from icefs.storage.cache_entry import CachedFile, DamagedEntryError, entry_head, entry_size
 
 DEFAULT_CACHE_BYTES: Final = 10 << 30
 """How large a cache grows unless it is told otherwise."""
 
-_MAGIC: Final = b"icefsC\0\1"
-_HEADER: Final = struct.Struct("<8sQ16s8s")
 _USAGE: Final = struct.Struct("<36sQI")
-# One read brings the header of any entry below 260 MiB or so, and the whole of a small one.
-_FIRST_READ_BYTES: Final = 16 << 10
 _PAGE_BYTES: Final = 4096
 _MAX_RESERVE_BYTES: Final = 2 << 30
 _KEEP_AFTER_EVICTION: Final = 0.9
@@ -61,11 +50,6 @@ _MAX_DEFERRED_BYTES: Final = 32 << 20
 _QUIET_S: Final = 0.1
 # After the disk refused a write, it is left alone for a while.
 _PAUSE_AFTER_ERROR_S: Final = 10.0
-_ROW_WORDS: Final = 64
-
-
-class DamagedEntryError(Exception):
-    """An entry does not hold what was written to it; never leaves the readers of the cache."""
 
 
 @dataclass(slots=True)
@@ -87,76 +71,6 @@ class CacheCounters:
     refused: int = 0
     damaged: int = 0
     evicted: int = 0
-
-
-class CachedFile:
-    """An entry, open for reading; every block is checked when it is read.
-
-    Attributes:
-        size: How many bytes it holds.
-    """
-
-    __slots__ = ("_cache", "_digest", "_fd", "_nowait", "_offset", "_sums", "size")
-
-    def __init__(self, cache: "DiskCache", digest: bytes, fd: int, size: int, offset: int, sums: bytes) -> None:
-        """Takes over a file descriptor."""
-        self._cache = cache
-        self._digest = digest
-        self._fd = fd
-        self._offset = offset
-        self._sums = sums
-        self._nowait = True
-        self.size = size
-
-    def read(self, offset: int, size: int, *, nowait: bool = False) -> bytearray | memoryview | None:
-        """Reads a range that ends at the entry's end at the latest.
-
-        Returns:
-            None where `nowait` is asked for and the disk would have to be waited for.
-
-        Raises:
-            DamagedEntryError: the entry is not what was written; it has been dropped.
-        """
-        first, last = offset // BLOCK_BYTES, -(-(offset + size) // BLOCK_BYTES)
-        start, end = first * BLOCK_BYTES, min(last * BLOCK_BYTES, self.size)
-        data = bytearray(end - start)
-        if nowait and not self._nowait:
-            return None
-        try:
-            got = os.preadv(self._fd, [data], self._offset + start, os.RWF_NOWAIT if nowait else 0)
-        except BlockingIOError:
-            return None
-        except OSError as error:
-            if nowait:
-                self._nowait = False  # this file system cannot say
-                return None
-            raise self._damaged() from error
-        if got != len(data):
-            if nowait:
-                return None
-            got += self._read_on(data, start, got)
-        if got != len(data) or checksums(data) != self._sums[first * 8 : last * 8]:
-            raise self._damaged()
-        return (
-            data if start == offset and len(data) == size else memoryview(data)[offset - start : offset - start + size]
-        )
-
-    def _read_on(self, data: bytearray, start: int, got: int) -> int:
-        more = 0
-        while got + more < len(data):
-            step = os.preadv(self._fd, [memoryview(data)[got + more :]], self._offset + start + got + more)
-            if step == 0:
-                break
-            more += step
-        return more
-
-    def _damaged(self) -> DamagedEntryError:
-        self._cache.drop_damaged(self._digest)
-        return DamagedEntryError(self._digest.hex())
-
-    def close(self) -> None:
-        """Closes the file."""
-        os.close(self._fd)
 
 
 class DiskCache:
@@ -227,64 +141,42 @@ class DiskCache:
         name = digest.hex()
         return f"{self._root}/{name[:2]}/{name[2:]}"
 
-    def open(self, digest: bytes, *, nowait: bool = False) -> CachedFile | bytes | None:
-        """Opens an entry, or returns all of a small one.
+    def open(self, digest: bytes) -> CachedFile | None:
+        """Opens an entry; of its bytes nothing is read yet, and nothing is waited for.
 
         Args:
             digest: Of the key.
-            nowait: Return None rather than wait for the disk.
         """
         try:
             fd = os.open(self._path(digest), os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
             return None
         try:
-            found = self._open(digest, fd, os.RWF_NOWAIT if nowait else 0)
-        except DamagedEntryError:
-            os.close(fd)
-            self.drop_damaged(digest)
-            return None
+            status = os.fstat(fd)
+            size = entry_size(status.st_size)
+            if size is not None:
+                self._note_use(fd, status.st_mtime)
+                self.counters.hits += 1
+                return CachedFile(digest, fd, size, self.drop_damaged)
         except OSError:
-            os.close(fd)
-            return None  # it would have to be waited for, or it cannot be read at all
-        if not isinstance(found, CachedFile):
-            os.close(fd)
-        self.counters.hits += 1
-        return found
+            size = 0  # it cannot be read, which does not mean that it is damaged
+        os.close(fd)
+        if size is None:
+            self.drop_damaged(digest)
+        return None
 
-    def _open(self, digest: bytes, fd: int, flags: int) -> CachedFile | bytes:
-        buffer = bytearray(_FIRST_READ_BYTES)
-        got = os.preadv(fd, [buffer], 0, flags)
-        status = os.fstat(fd)
-        if got < min(len(buffer), status.st_size) and flags:
-            raise BlockingIOError(errno.EAGAIN, "only a part is in memory")
-        if got < _HEADER.size:
-            raise DamagedEntryError
-        magic, size, named, header_sum = _HEADER.unpack_from(buffer)
-        offset = _HEADER.size + 8 * -(-size // BLOCK_BYTES)
-        if magic != _MAGIC or named != digest or status.st_size != offset + size:
-            raise DamagedEntryError
-        head = bytes(memoryview(buffer)[:offset]) if offset <= got else os.pread(fd, offset, 0)
-        sums = head[_HEADER.size :]
-        if len(head) != offset or header_sum != _header_sum(size, digest, sums):
-            raise DamagedEntryError
+    def _note_use(self, fd: int, noted_s: float) -> None:
         now = time.time()
-        if now - status.st_mtime > self._touch_s:
+        if now - noted_s > self._touch_s:
             with contextlib.suppress(OSError):
                 os.utime(fd, (now, now))
-        if offset + size <= got:
-            data = bytes(memoryview(buffer)[offset : offset + size])
-            if checksums(data) != sums:
-                raise DamagedEntryError
-            return data
-        return CachedFile(self, digest, fd, size, offset, sums)
 
-    def get(self, digest: bytes) -> bytes | bytearray | memoryview | None:
+    def get(self, digest: bytes) -> bytearray | memoryview | None:
         """Returns the bytes of an entry, or None where there is none."""
         found = self.open(digest)
-        if not isinstance(found, CachedFile):
-            self.counters.misses += found is None
-            return found
+        if found is None:
+            self.counters.misses += 1
+            return None
         try:
             return found.read(0, found.size)
         except DamagedEntryError:
@@ -306,8 +198,7 @@ class DiskCache:
 
     def put(self, digest: bytes, data: bytes | bytearray | memoryview) -> bool:
         """Keeps bytes; tells whether there was room. Never raises for what the disk says."""
-        sums = checksums(data)
-        head = _HEADER.pack(_MAGIC, len(data), digest, _header_sum(len(data), digest, sums)) + sums
+        head = entry_head(digest, data)
         size = _rounded(len(head) + len(data))
         path = self._path(digest)
         if os.path.exists(path):
@@ -494,10 +385,10 @@ class CacheView:
         name.update((key if end is None else f"{key}\0{start}-{end}").encode())
         return name.digest()
 
-    def open(self, key: str, start: int, end: int) -> CachedFile | bytes | None:
-        """Opens what is kept of a range, if it can be had without waiting; see `DiskCache.open`."""
-        found = self.cache.open(self.digest(key, start, end), nowait=True)
-        if isinstance(found, CachedFile) and found.size != end - start:
+    def open(self, key: str, start: int, end: int) -> CachedFile | None:
+        """Opens what is kept of a range; see `DiskCache.open`."""
+        found = self.cache.open(self.digest(key, start, end))
+        if found is not None and found.size != end - start:
             found.close()
             return None
         return found
@@ -507,7 +398,7 @@ class CacheView:
         data = self.cache.get(self.digest(key, start, end))
         if data is None or (end is not None and len(data) != end - start):
             return None
-        return data if isinstance(data, bytes) else bytes(data)
+        return bytes(data)
 
     def put(self, key: str, data: bytes, start: int = 0, end: int | None = None) -> None:
         """Keeps the bytes of a range, soon."""
@@ -516,27 +407,6 @@ class CacheView:
     def has(self, key: str, start: int = 0, end: int | None = None) -> bool:
         """Tells whether a range is kept, as far as can be told without reading it."""
         return os.path.exists(self.cache._path(self.digest(key, start, end)))
-
-
-def checksums(data: bytes | bytearray | memoryview) -> bytes:
-    """Returns eight bytes for each block of `BLOCK_BYTES`.
-
-    Sums over the rows and over the columns of the block as a matrix of words, so that neither wrong bytes nor
-    displaced ones fit. That runs at the speed of memory, four times as fast as a CRC; against intent it is no help,
-    and need not be: who can write to the directory could as well write to the program.
-    """
-    sums = []
-    for start in range(0, len(data), BLOCK_BYTES):
-        block = memoryview(data)[start : start + BLOCK_BYTES]
-        even = len(block) // (_ROW_WORDS * 8) * (_ROW_WORDS * 8)
-        words = np.frombuffer(block[:even], np.uint64).reshape(-1, _ROW_WORDS)
-        rows, columns = words.sum(axis=1).tobytes(), words.sum(axis=0).tobytes()
-        sums.append(struct.pack("<II", zlib.crc32(rows, len(block)), zlib.crc32(block[even:], zlib.crc32(columns))))
-    return b"".join(sums)
-
-
-def _header_sum(size: int, digest: bytes, sums: bytes) -> bytes:
-    return hashlib.blake2b(size.to_bytes(8, "little") + digest + sums, digest_size=8).digest()
 
 
 def _rounded(size: int) -> int:

@@ -22,7 +22,7 @@ from icefs.engine.session import Session, local_chunk_dir
 from icefs.errors import FormatError, InvalidInputError, InvalidObjectSizeError, UnauthorizedContainerError
 from icefs.format.manifest import ChunkRef, InlineRef, NativeRef, VirtualRef
 from icefs.storage.base import Storage
-from icefs.storage.disk_cache import CachedFile, DamagedEntryError
+from icefs.storage.cache_entry import CachedFile, DamagedEntryError
 from icefs.storage.local_files import open_object, storage_error
 from icefs.vfs.fetching import ChunkFetcher, Flight
 from icefs.vfs.handles import BytesHandle
@@ -313,7 +313,7 @@ class ChunkOpener:
             found = session.open_cached(ref)
             if found is not None:
                 self.opened_cached += 1
-                return self._open_cached(session, ref, ino, found)
+                return CachedChunkHandle(ino, found, lambda: self._open_fetched(session, ref, ino))
         self.opened_remote += 1
         if size > min(WHOLE_CHUNK_BYTES, self.fetcher.max_bytes):
 
@@ -330,11 +330,6 @@ class ChunkOpener:
     def _open_fetched(self, session: Session, ref: NativeRef | VirtualRef, ino: int) -> FetchedChunkHandle:
         size = ref.length_bytes
         return FetchedChunkHandle(ino, self.fetcher, ref_key(ref), lambda: read_range(session, ref, 0, size), size)
-
-    def _open_cached(self, session: Session, ref: NativeRef, ino: int, found: CachedFile | bytes) -> FileHandle:
-        if isinstance(found, bytes):
-            return BytesHandle(ino, found)
-        return CachedChunkHandle(ino, found, lambda: self._open_fetched(session, ref, ino))
 
     def _look_ahead(self, view: ArrayView, chunk_index: Prefix, ref: NativeRef | VirtualRef) -> None:
         key = id(view), view.chunks.ndim
@@ -389,6 +384,8 @@ class ChunkOpener:
         for spans in packed.values():
             for run in coalesce(spans):
                 together = [spans[span] for span in run]
+                if len(together) == 1 and session.is_cached(together[0]):
+                    continue  # opening it takes less than a thread does
                 fetch = (
                     partial(read_alone, session, together[0])
                     if len(together) == 1  # which may be so large that it comes in parts

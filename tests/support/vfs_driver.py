@@ -10,6 +10,7 @@ from icefs.errors import EntryNotFoundError
 from icefs.format.ids import SnapshotId
 from icefs.fuse.errno_map import OPERATIONS
 from icefs.storage.base import Storage
+from icefs.storage.disk_cache import DiskCache
 from icefs.vfs.attrs import Attr, EntryRun, Ownership
 from icefs.vfs.core import FileSystem, MountRequest
 from icefs.vfs.inodes import ROOT_INO
@@ -113,9 +114,10 @@ async def mounted(
     snapshot: SnapshotId | None = None,
     memory_bytes: int = 1 << 20,
     authorized: tuple[str, ...] = (),
+    cache: DiskCache | None = None,
 ) -> AsyncIterator[Driver]:
     """Mounts a repository, or one tree of it."""
-    repository = Repository.open(storage, authorize_virtual_chunk_access=dict.fromkeys(authorized))
+    repository = Repository.open(storage, authorize_virtual_chunk_access=dict.fromkeys(authorized), cache=cache)
     refs = repository.refs()
     kind, name, shown = "", "", snapshot
     if branch is not None:

@@ -77,7 +77,8 @@ def test_neighbours_in_one_object_come_together(tmp_path):
     storage.reads.clear()
     assert session.read_chunks(refs[::-1]) == [DATA[at * 1000 :][:1000] for at in reversed(range(100))]
     found = session.open_cached(refs[3])
-    assert found == DATA[3000:4000]
+    assert found.read(0, 1000) == DATA[3000:4000]
+    found.close()
     assert storage.reads == []
     assert session.repository.assets.is_cached(PACKED, 0, 1000)
     assert not session.repository.assets.is_cached(PACKED, 0, 1001)

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from icefs.errors import InvalidInputError
 from icefs.storage import disk_cache
-from icefs.storage.disk_cache import BLOCK_BYTES, CachedFile, DamagedEntryError, DiskCache, checksums
+from icefs.storage.cache_entry import BLOCK_BYTES, CachedFile, DamagedEntryError, checksums
+from icefs.storage.disk_cache import DiskCache
 
 SMALL = 100
 LARGE = 2 * BLOCK_BYTES + 777

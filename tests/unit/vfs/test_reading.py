@@ -12,12 +12,14 @@ from hypothesis import strategies as st
 from icefs.errors import InvalidObjectSizeError, ObjectNotFoundError, UnauthorizedContainerError, UnreachableError
 from icefs.format.layout import chunk_key
 from icefs.format.manifest import NativeRef, VirtualRef
+from icefs.storage.cache_entry import BLOCK_BYTES
+from icefs.storage.disk_cache import DiskCache
 from icefs.storage.local import LocalStorage
 from icefs.storage.memory import MemoryStorage
 from icefs.vfs import reading
 from icefs.vfs.fetching import ChunkFetcher
 from icefs.vfs.handles import BytesHandle
-from icefs.vfs.reading import BlockChunkHandle, FetchedChunkHandle, LocalChunkHandle
+from icefs.vfs.reading import BlockChunkHandle, CachedChunkHandle, FetchedChunkHandle, LocalChunkHandle
 from icefs.vfs.threads import Threads
 from tests.support.repo_builder import RepoBuilder
 from tests.support.vfs_driver import mounted
@@ -431,3 +433,51 @@ async def test_a_fetch_ahead_that_fails_lets_the_next_one_begin(threads):
     fetch, calls = counted()
     assert await fetcher.get(3, fetch) == b"data"
     assert len(calls) == 1
+
+
+async def test_what_the_disk_cache_has_is_not_fetched_ahead(tmp_path):
+    """A chunk in the middle that is missing there sets off nothing for the ones after it."""
+    builder = RepoBuilder()
+    refs = {(i,): builder.chunk(bytes([i]) * 10) for i in range(40)}
+    builder.commit([builder.array("/a", 1, (40,), refs)])
+    storage = builder.publish()
+    missing = {5, 6, 7, 20}
+    for cached in (True, False):
+        cache = DiskCache(tmp_path / "cache", reserve_bytes=0)
+        async with mounted(storage, branch="main", cache=cache) as driver:
+            if cached:
+                for number in set(range(40)) - missing:
+                    assets = driver.fs.repository.assets
+                    await trio.to_thread.run_sync(assets.read_chunk_object, refs[number,].chunk_id, 0, 10)
+                cache.flush()
+                continue
+            for number in range(40):
+                assert await driver.read(f"a/c/{number}") == bytes([number]) * 10
+            await _eventually(lambda fs=driver.fs: fs.fetcher.in_flight == 0)
+            assert driver.fs.opener.opened_cached == 40 - len(missing)
+            assert driver.fs.fetcher.misses == len(missing)
+
+
+async def test_a_cached_chunk_that_must_be_waited_for_is_read_in_a_thread(tmp_path, monkeypatch):
+    cache = DiskCache(tmp_path / "cache", reserve_bytes=0)
+    for size in (10, 3 * BLOCK_BYTES):
+        data = os.urandom(size)
+        cache.put(b"d" * 16, data)
+        waited = []
+        original = os.preadv
+
+        def slow(fd, buffers, offset, flags=0, waited=waited, original=original):
+            if flags:
+                raise BlockingIOError
+            waited.append(threading.current_thread())
+            return original(fd, [memoryview(buffers[0])[:7]] if len(waited) % 2 else buffers, offset, flags)
+
+        monkeypatch.setattr(os, "preadv", slow)
+        handle = CachedChunkHandle(5, cache.open(b"d" * 16), lambda: pytest.fail("it is in the cache"))
+        assert handle.read_nowait(0, size) is None
+        assert bytes(await handle.read(0, size)) == data
+        assert threading.current_thread() not in waited
+        handle.release()
+        monkeypatch.undo()
+        cache.drop(b"d" * 16)
+    cache.close()
