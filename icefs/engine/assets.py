@@ -20,7 +20,7 @@ from icefs.format.manifest import ArrayRefs, Manifest, parse_manifest
 from icefs.format.repo_info import RepoInfo, parse_repo_info
 from icefs.format.snapshot import Snapshot, parse_snapshot
 from icefs.format.transaction_log import TransactionLog, parse_transaction_log
-from icefs.storage.base import Storage, Version
+from icefs.storage.base import Done, Storage, Version
 from icefs.storage.cache_entry import CachedFile
 from icefs.storage.disk_cache import CacheView, DiskCache
 
@@ -189,6 +189,23 @@ class AssetManager:
             data = self._fetch_range(key, start, end)
             view.put(key, data, start, end)
         return data
+
+    def start_chunk_read(self, chunk_id: ChunkId, start: int, end: int, done: Done) -> bool:
+        """Begins to read what `read_chunk_object` reads, where that needs no thread; see `Storage.start_read`.
+
+        The disk cache is not looked into.
+        """
+        view = self._view
+        if end - start > 2 * _PART_BYTES or (view is None and self.disk_cache is not None):
+            return False
+        key = chunk_key(chunk_id)
+
+        def keep(data: bytes | bytearray | None) -> None:
+            if data is not None and view is not None:
+                view.put(key, data, start, end)
+            done(data)
+
+        return self.storage.start_read(key, start, end, keep)
 
     def read_chunk_ranges(self, chunk_id: ChunkId, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         """Reads several ranges `[start, end)` of a chunk object; near ones come in one request.

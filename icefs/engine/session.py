@@ -15,7 +15,7 @@ from icefs.format.ids import ChunkId, SnapshotId
 from icefs.format.layout import chunk_key
 from icefs.format.manifest import ChunkKind, ChunkRef, InlineRef, NativeRef, VirtualRef
 from icefs.format.snapshot import NodeSnapshot, Snapshot
-from icefs.storage.base import Storage
+from icefs.storage.base import Done, Storage
 from icefs.storage.cache_entry import CachedFile
 
 if TYPE_CHECKING:
@@ -230,6 +230,18 @@ class Session:
                 self.read_chunk(ref)
         ranges = [(ref.offset_bytes, ref.offset_bytes + ref.length_bytes) for ref in refs]
         return self.repository.assets.read_chunk_ranges(refs[0].chunk_id, ranges)
+
+    def start_read(self, ref: ChunkRef, done: Done) -> bool:
+        """Begins to read all of a chunk, where that needs no thread; what is not read so, `read_chunk` reads.
+
+        Args:
+            ref: The chunk.
+            done: See `Storage.start_read`.
+        """
+        if not isinstance(ref, NativeRef) or not ref.length_bytes:
+            return False
+        start, end = ref.offset_bytes, ref.offset_bytes + ref.length_bytes
+        return end <= _MAX_OFFSET and self.repository.assets.start_chunk_read(ref.chunk_id, start, end, done)
 
     def open_cached(self, ref: NativeRef) -> CachedFile | None:
         """Opens what the disk cache keeps of a native chunk, whose bytes are read when they are wanted."""

@@ -16,7 +16,7 @@ written through the same storage before, then itself, and only then returns.
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -25,6 +25,9 @@ from icefs.errors import InvalidInputError, InvalidObjectSizeError, StorageError
 
 type Version = str
 """Names one version of one object; opaque, comparable for equality only."""
+
+type Done = Callable[[bytes | bytearray | None], None]
+"""Is called once, from any thread, with the bytes that were read; with None where they must be read by `get`."""
 
 MAX_WHOLE_READ_BYTES = 1 << 32
 """Larger objects are read by range only: nothing of that size is metadata, and a store may be hostile."""
@@ -199,6 +202,23 @@ class Storage(ABC):
                 is more than `MAX_WHOLE_READ_BYTES`.
             StorageError: anything else.
         """
+
+    def start_read(self, key: str, start: int, end: int, done: Done) -> bool:
+        """Begins to read the bytes `[start, end)` of an object, where the store can do so without a thread for it.
+
+        What is read in this way is what `get` would have returned. Whatever goes wrong is for `get` to try again and
+        to report.
+
+        Args:
+            key: The object's key.
+            start: The first byte.
+            end: One past the last byte.
+            done: Is told; must not raise, nor wait for anything.
+
+        Returns:
+            Whether it begins; where it does not, `done` is not called.
+        """
+        return False
 
     @abstractmethod
     def get_if_changed(self, key: str, known: Version | None) -> Object | None:

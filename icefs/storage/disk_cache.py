@@ -109,7 +109,7 @@ class DiskCache:
         self._lock = threading.Lock()
         self._names = itertools.count()
         self._paused_until = 0.0
-        self._queue: queue.SimpleQueue[tuple[bytes, bytes] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[tuple[bytes, bytes | bytearray] | None] = queue.SimpleQueue()
         self._queued_bytes = 0
         self._queued_at = 0.0
         self._flushing = 0
@@ -226,7 +226,7 @@ class DiskCache:
         self.counters.stored += 1
         return True
 
-    def put_soon(self, digest: bytes, data: bytes) -> None:
+    def put_soon(self, digest: bytes, data: bytes | bytearray) -> None:
         """Keeps bytes, in a thread of the cache's own unless that has too much to do already."""
         weight = len(data) + _PAGE_BYTES
         with self._queue_lock:
@@ -400,7 +400,7 @@ class CacheView:
             return None
         return bytes(data)
 
-    def put(self, key: str, data: bytes, start: int = 0, end: int | None = None) -> None:
+    def put(self, key: str, data: bytes | bytearray, start: int = 0, end: int | None = None) -> None:
         """Keeps the bytes of a range, soon."""
         self.cache.put_soon(self.digest(key, start, end), data)
 

@@ -12,7 +12,7 @@ from time import perf_counter_ns
 from typing import Any, Final
 
 from icefs.errors import IcefsError
-from icefs.storage.base import Object, ObjectInfo, RangeReader, Storage, Version
+from icefs.storage.base import Done, Object, ObjectInfo, RangeReader, Storage, Version
 
 OPERATIONS: Final = ("get", "head", "put", "copy", "list", "delete", "read_range")
 """The kinds of requests."""
@@ -121,6 +121,11 @@ class StoreMeter:
             self._count_object(operation, kind)
             counts.errors[what] = counts.errors.get(what, 0) + 1
 
+    def withdraw(self) -> None:
+        """Takes back a request that began, and is made in another way."""
+        with self._lock:
+            self._counts.in_flight -= 1
+
     def _count_object(self, operation: str, kind: str) -> None:
         objects = self._counts.objects
         what = operation, kind
@@ -183,6 +188,23 @@ class MeteredStorage(Storage):
     def get(self, key: str, *, start: int = 0, end: int | None = None) -> Object:
         """Reads bytes of an object."""
         return self._run("get", key, lambda: self._inner.get(key, start=start, end=end), _length)
+
+    def start_read(self, key: str, start: int, end: int, done: Done) -> bool:
+        """Begins to read bytes of an object; counted when they are there."""
+        meter, kind, started = self.meter, self._kind_of(key), perf_counter_ns()
+
+        def finished(data: bytes | bytearray | None) -> None:
+            if data is None:
+                meter.withdraw()
+            else:
+                meter.end("get", kind, perf_counter_ns() - started, read=len(data))
+            done(data)
+
+        meter.begin()
+        begins = self._inner.start_read(key, start, end, finished)
+        if not begins:
+            meter.withdraw()
+        return begins
 
     def get_if_changed(self, key: str, known: Version | None) -> Object | None:
         """Reads an object unless it is known."""

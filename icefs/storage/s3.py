@@ -15,11 +15,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import fields
 from email.utils import formatdate, parsedate_to_datetime
-from functools import partial
 from itertools import batched
 from operator import methodcaller
 from typing import Any, override
-from urllib.parse import quote, urlencode
+from urllib.parse import urlencode
 
 from botocore.exceptions import ClientError
 from urllib3 import BaseHTTPResponse
@@ -36,6 +35,7 @@ from icefs.errors import (
 )
 from icefs.storage.base import (
     Capabilities,
+    Done,
     Object,
     ObjectInfo,
     Storage,
@@ -59,7 +59,7 @@ from icefs.storage.s3_client import (
     region_told,
     s3_error,
 )
-from icefs.storage.s3_requests import ListPage, S3Requests, parse_list
+from icefs.storage.s3_requests import ListPage, S3Requests
 
 __all__ = ["S3Credentials", "S3Options", "S3Storage"]
 
@@ -167,6 +167,8 @@ class S3Storage(Storage):
         requests = self._requests
         if requests is None or requests.connection is not connection:
             # Two threads may do this at once; what one of them made is then used by that thread alone, once.
+            if requests is not None:
+                requests.close_reads()
             requests = self._requests = S3Requests(connection, self.bucket, self.options)
         return requests
 
@@ -205,8 +207,14 @@ class S3Storage(Storage):
                     return None
                 raise
 
-        found = self._run_lean("read", name, once)
-        return found if found is not None else self._get_nothing(name, start, end, conditions)
+        return self._run_lean("read", name, once) or self._get_nothing(name, start, end, conditions)
+
+    @override
+    def start_read(self, key: str, start: int, end: int, done: Done) -> bool:
+        requests = self._requests
+        if requests is None or not self._clients.is_current(requests.connection) or not start < end:
+            return False
+        return requests.start_read(self._name(key), start, end, self._lean_payer, done)
 
     def _get_nothing(self, name: str, start: int, end: int | None, conditions: dict[str, str]) -> Object:
         """Reads a range that HTTP cannot express, for it has no bytes; or finds that it lies beyond the end."""
@@ -247,7 +255,7 @@ class S3Storage(Storage):
 
     def _head(self, name: str, conditions: dict[str, str]) -> Any:
         """Returns the headers of an object."""
-        headers = {**conditions, **self._lean_payer}
+        headers = conditions | self._lean_payer
         return self._run_lean("read", name, lambda requests: requests.read("HEAD", name, headers)[0])
 
     @override
@@ -490,7 +498,7 @@ class S3Storage(Storage):
         name = self._base + prefix
         parameters = {"list-type": "2", "encoding-type": "url", "prefix": name, **more}
         while True:
-            page = self._run_lean("list", name, partial(_list_page, parameters, self._lean_payer))
+            page = self._run_lean("list", name, methodcaller("list_page", parameters, self._lean_payer))
             yield page
             if page.next_token is None:
                 return
@@ -557,11 +565,6 @@ class S3Storage(Storage):
         if self._requests is not None:
             self._requests.close()
         self._clients.close()
-
-
-def _list_page(parameters: dict[str, str], headers: dict[str, str], requests: S3Requests) -> ListPage:
-    query = urlencode(sorted(parameters.items()), quote_via=quote, safe="-_.~")
-    return parse_list(requests.read("GET", "", headers, query=query)[1])
 
 
 def _version(etag: str) -> Version:

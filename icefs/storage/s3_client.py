@@ -163,6 +163,10 @@ class ClientHolder:
                     connection = self._connection = connect(self._options)
         return connection
 
+    def is_current(self, connection: Connection) -> bool:
+        """Tells whether a connection is the one that `connection` would return; never waits."""
+        return self._connection is connection
+
     def renew(self, stale: S3Client) -> bool:
         """Makes the next `get` read the AWS configuration again; tells whether another try makes sense."""
         if self._options.credentials is not None or self._options.anonymous:

@@ -13,6 +13,7 @@ Source: AWS "Signature Version 4 signing process"; "Amazon S3 API Reference".
 import hashlib
 import hmac
 import re
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -22,7 +23,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import partial
 from typing import Any, Final, cast
-from urllib.parse import quote, unquote_plus, urlsplit
+from urllib.parse import quote, unquote_plus, urlencode, urlsplit
 from urllib.request import getproxies, proxy_bypass
 from xml.etree import ElementTree
 
@@ -32,9 +33,12 @@ from botocore.awsrequest import AWSResponse, HTTPHeaders
 from botocore.httpsession import get_cert_path
 from botocore.parsers import ResponseParserError
 from urllib3 import exceptions as http_errors
+from urllib3.util.ssl_ import create_urllib3_context
 
 from icefs.clock import to_micros
 from icefs.errors import UnsupportedError
+from icefs.storage.base import Done
+from icefs.storage.range_reads import Endpoint, RangeReads
 from icefs.storage.s3_client import Connection, S3Options
 
 type Headers = Mapping[str, str]
@@ -64,6 +68,7 @@ class _Target:
         region: What requests are signed for.
         service: The service's name in signatures.
         is_signed: Whether requests are signed at all.
+        has_proxy: Whether requests go through a proxy.
     """
 
     base_url: str
@@ -73,6 +78,7 @@ class _Target:
     region: str
     service: str
     is_signed: bool
+    has_proxy: bool
 
 
 class S3Requests:
@@ -88,6 +94,7 @@ class S3Requests:
         self._lock = threading.Lock()
         self._target: _Target | None = None
         self._pool: urllib3.HTTPConnectionPool | None = None
+        self._reads: RangeReads | None = None
         self._key: tuple[tuple[str, str, str], bytes] = (("", "", ""), b"")
         self._stamp: tuple[int, str] = (0, "")
         self._skew_s = 0.0
@@ -149,12 +156,40 @@ class S3Requests:
             data = read_bounded(response, _MAX_LIST_BYTES)
             return response.headers, data
 
+    def list_page(self, parameters: Mapping[str, str], headers: Headers) -> "ListPage":
+        """Lists the objects that parameters of ListObjectsV2 choose; raises as `send` and `parse_list`."""
+        query = urlencode(sorted(parameters.items()), quote_via=quote, safe=_UNRESERVED)
+        return parse_list(self.read("GET", "", headers, query=query)[1])
+
+    def start_read(self, name: str, start: int, end: int, headers: Headers, done: Done) -> bool:
+        """Begins to read a range of an object without a thread for it; see `RangeReads.start`."""
+        target = self._target
+        if target is None or target.origin or target.has_proxy:
+            return False
+        reads = self._reads or self._make_reads(target)
+        path = target.base_path + quote(name, safe="/" + _UNRESERVED)
+
+        def request() -> bytes:
+            sent = self._signed(target, "GET", path, "", {"range": f"bytes={start}-{end - 1}", **headers}, b"")
+            lines = "\r\n".join([f"GET {path} HTTP/1.1", *(f"{name}: {value}" for name, value in sent.items()), "", ""])
+            return lines.encode("ascii")
+
+        return reads.start(request, start, end, done)
+
     def close(self) -> None:
         """Closes the connections."""
         with self._lock:
             pool, self._pool = self._pool, None
         if pool is not None:
             pool.close()
+        self.close_reads()
+
+    def close_reads(self) -> None:
+        """Gives up what was begun by `start_read`, and ends its thread."""
+        with self._lock:
+            reads, self._reads = self._reads, None
+        if reads is not None:
+            reads.close()
 
     # Where to.
 
@@ -169,6 +204,12 @@ class S3Requests:
             if self._pool is None:
                 self._pool = _connect(target, self.connection, self._options)
             return self._pool
+
+    def _make_reads(self, target: _Target) -> RangeReads:
+        with self._lock:
+            if self._reads is None:
+                self._reads = RangeReads(_endpoint(target, self.connection, self._options))
+            return self._reads
 
     # Signing.
 
@@ -318,6 +359,7 @@ def ask_botocore(connection: Connection, bucket: str) -> _Target:
         seen.get("region") or "us-east-1",
         seen.get("service") or "s3",
         not connection.is_anonymous,
+        _proxy(seen["url"]) is not None,
     )
 
 
@@ -388,7 +430,7 @@ def _connect(target: _Target, connection: Connection, options: S3Options) -> url
     )
     secure: dict[str, Any] = {}
     if parts.scheme == "https":
-        secure = {"cert_reqs": "CERT_REQUIRED", "ca_certs": connection.ca_bundle or get_cert_path(True)}
+        secure = {"cert_reqs": "CERT_REQUIRED", "ca_certs": _authorities(connection)}
     manager = make(
         # One more connection than threads use, so that none is thrown away when they change hands.
         maxsize=options.concurrency + 1,
@@ -398,6 +440,23 @@ def _connect(target: _Target, connection: Connection, options: S3Options) -> url
     )
     pool: urllib3.HTTPConnectionPool = manager.connection_from_url(target.base_url)
     return pool
+
+
+def _endpoint(target: _Target, connection: Connection, options: S3Options) -> Endpoint:
+    parts = urlsplit(target.base_url)
+    tls = None
+    if parts.scheme == "https":
+        tls = create_urllib3_context(cert_reqs=ssl.CERT_REQUIRED)
+        tls.load_verify_locations(_authorities(connection))
+    port = parts.port or (80 if tls is None else 443)
+    return Endpoint(
+        parts.hostname or "", port, tls, options.concurrency, options.connect_timeout_s, options.read_timeout_s
+    )
+
+
+def _authorities(connection: Connection) -> Any:
+    """Returns the file with the authorities to trust."""
+    return connection.ca_bundle or get_cert_path(True)
 
 
 def _socket_options() -> list[tuple[int, int, int]]:

@@ -1,10 +1,13 @@
-"""Fetches bytes in threads, and keeps what was used last in a bounded memory.
+"""Fetches bytes, and keeps what was used last in a bounded memory.
 
+Where the store can read without a thread for each request, that is how it is done, and in threads what remains.
 What is wanted now is fetched at once. What is fetched ahead waits its turn: as many at a time as hide the distance
 of the store, and no more, since beyond that threads only take the interpreter from each other. From a store nearby,
 32 threads bring 1 MiB chunks at half the speed of 4.
 """
 
+import contextlib
+import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable, Sequence
@@ -26,6 +29,10 @@ _MAX_AHEAD: Final = 32
 _REQUEST_S: Final = 0.001
 _SAMPLES: Final = 16
 
+type Data = bytes | bytearray
+type Begin = Callable[[Callable[[Data | None], None]], bool]
+"""Begins to fetch without a thread, if it can, and tells whether it does; see `Storage.start_read`."""
+
 
 class Flight:
     """Bytes on their way, for all who wait for them.
@@ -40,7 +47,7 @@ class Flight:
 
     def __init__(self) -> None:
         self.done = trio.Event()
-        self.data: bytes | None = None
+        self.data: Data | None = None
         self.error: BaseException | None = None
 
 
@@ -52,13 +59,15 @@ class _Ahead:
         keys: What it brings, of which there may be several.
         flights: The same, for whoever comes to want it.
         fetch: Brings it, in that order; blocks.
+        begin: Brings the only one without a thread, if it can.
     """
 
     keys: Sequence[Hashable]
     flights: Sequence[Flight]
-    fetch: Callable[[], Sequence[bytes]]
+    fetch: Callable[[], Sequence[Data]]
+    begin: Begin | None
 
-    def timed(self) -> tuple[float, Sequence[bytes]]:
+    def timed(self) -> tuple[float, Sequence[Data]]:
         """Fetches, and tells how many seconds that took."""
         began = time.perf_counter()
         parts = self.fetch()
@@ -69,7 +78,7 @@ class ChunkFetcher:
     """Fetches bytes in threads, each once at a time, and keeps what was used last.
 
     Concurrency: on the event loop's thread alone; only the fetching itself runs in worker threads, and touches
-    nothing here.
+    nothing here. What was fetched without them is left in `_arrived`, under `_lock`, for the event loop to take.
 
     INVARIANT: `held_bytes` is the sum of the lengths of what is kept, and at most `max_bytes`.
     INVARIANT: what waits its turn has a flight, and nobody waits for it: whoever wants it has it fetched at once.
@@ -82,27 +91,35 @@ class ChunkFetcher:
         self.misses = 0
         self.fetched_bytes = 0
         self._threads = threads
-        self._kept: OrderedDict[Hashable, bytes] = OrderedDict()
+        self._kept: OrderedDict[Hashable, Data] = OrderedDict()
         self._flights: dict[Hashable, Flight] = {}
         self._waiting: OrderedDict[_Ahead, None] = OrderedDict()
         self._waiting_keys: dict[Hashable, _Ahead] = {}
         self._running_ahead = 0
         self._seconds: deque[float] = deque(maxlen=_SAMPLES)
+        self._lock = threading.Lock()
+        self._arrived: list[Callable[[], None]] = []
 
     @property
     def in_flight(self) -> int:
         """How many fetches are under way."""
         return len(self._flights)
 
-    def get_nowait(self, key: Hashable) -> bytes | None:
+    def get_nowait(self, key: Hashable) -> Data | None:
         """Returns what is kept under a key."""
         data = self._kept.get(key)
         if data is not None:
             self._kept.move_to_end(key)
         return data
 
-    def start(self, key: Hashable, fetch: Callable[[], bytes]) -> Flight:
-        """Begins to fetch what is neither kept nor under way, and returns what to wait for."""
+    def start(self, key: Hashable, fetch: Callable[[], Data], begin: Begin | None = None) -> Flight:
+        """Begins to fetch what is neither kept nor under way, and returns what to wait for.
+
+        Args:
+            key: What is fetched.
+            fetch: Fetches it; blocks.
+            begin: Fetches it without a thread, if it can.
+        """
         flight = self._flights.get(key)
         if flight is not None:
             ahead = self._waiting_keys.get(key)
@@ -119,16 +136,57 @@ class ChunkFetcher:
             return flight
         self.misses += 1
         self._flights[key] = flight
-        self._threads.start(fetch, lambda future: self._land(key, flight, future))
+
+        def in_thread() -> None:
+            self._threads.start(fetch, lambda future: self._land(key, flight, future))
+
+        def land(data: Data | None) -> None:
+            if data is None:
+                in_thread()
+            else:
+                del self._flights[key]
+                self._set(key, flight, data)
+
+        if begin is None or not begin(self._deliver_to(land)):
+            in_thread()
         return flight
+
+    def _deliver_to(self, land: Callable[[Data | None], None]) -> Callable[[Data | None], None]:
+        """Returns what may be called from any thread, and has the event loop call `land`."""
+        token = trio.lowlevel.current_trio_token()
+
+        def deliver(data: Data | None) -> None:
+            with self._lock:
+                self._arrived.append(lambda: land(data))
+                is_first = len(self._arrived) == 1
+            if is_first:  # the others go with it
+                with contextlib.suppress(trio.RunFinishedError):
+                    token.run_sync_soon(self._take_arrived)
+
+        return deliver
+
+    def _take_arrived(self) -> None:
+        with self._lock:
+            arrived, self._arrived = self._arrived, []
+        if not self._threads.is_closed:
+            for land in arrived:
+                land()
 
     def is_known(self, key: Hashable) -> bool:
         """Tells whether bytes are kept or under way."""
         return key in self._kept or key in self._flights
 
-    def start_ahead(self, keys: Sequence[Hashable], fetch: Callable[[], Sequence[bytes]]) -> None:
-        """Plans to fetch, all at once, several things that are neither kept nor under way, and not wanted yet."""
-        ahead = _Ahead(keys, [Flight() for _ in keys], fetch)
+    def start_ahead(
+        self, keys: Sequence[Hashable], fetch: Callable[[], Sequence[Data]], begin: Begin | None = None
+    ) -> None:
+        """Plans to fetch, all at once, several things that are neither kept nor under way, and not wanted yet.
+
+        Args:
+            keys: What is fetched.
+            fetch: Fetches it, in that order; blocks.
+            begin: Fetches it without a thread, if it can; for one thing alone.
+        """
+        ahead = _Ahead(keys, [Flight() for _ in keys], fetch, begin)
         self._flights.update(zip(keys, ahead.flights, strict=True))
         self.misses += len(keys)
         self._waiting[ahead] = None
@@ -152,27 +210,51 @@ class ChunkFetcher:
         for key in ahead.keys:
             del self._waiting_keys[key]
         self._running_ahead += 1
-        self._threads.start(ahead.timed, lambda future: self._land_ahead(ahead, future))
 
-    def _land_ahead(self, ahead: _Ahead, future: "Future[tuple[float, Sequence[bytes]]]") -> None:
-        self._running_ahead -= 1
-        error = future.exception()
-        parts: Sequence[bytes] = [b""] * len(ahead.keys)
-        if error is None:
-            seconds, parts = future.result()
-            self._seconds.append(seconds)
-        for key, flight, data in zip(ahead.keys, ahead.flights, parts, strict=True):
-            del self._flights[key]
-            if error is not None:
-                flight.error = error
+        def in_thread() -> None:
+            self._threads.start(ahead.timed, lambda future: self._land_ahead(ahead, future))
+
+        if ahead.begin is None:
+            in_thread()
+            return
+        began = time.perf_counter()
+
+        def land(data: Data | None) -> None:
+            if data is None:
+                in_thread()
             else:
-                flight.data = data
-                self.fetched_bytes += len(data)
-                self._keep(key, data)
+                self._take_ahead(ahead, time.perf_counter() - began, [data])
+
+        if not ahead.begin(self._deliver_to(land)):
+            in_thread()
+
+    def _land_ahead(self, ahead: _Ahead, future: "Future[tuple[float, Sequence[Data]]]") -> None:
+        error = future.exception()
+        if error is None:
+            self._take_ahead(ahead, *future.result())
+            return
+        self._running_ahead -= 1
+        for key, flight in zip(ahead.keys, ahead.flights, strict=True):
+            del self._flights[key]
+            flight.error = error
             flight.done.set()
         self._launch_waiting()
 
-    async def get(self, key: Hashable, fetch: Callable[[], bytes]) -> bytes:
+    def _take_ahead(self, ahead: _Ahead, seconds: float, parts: Sequence[Data]) -> None:
+        self._running_ahead -= 1
+        self._seconds.append(seconds)
+        for key, flight, data in zip(ahead.keys, ahead.flights, parts, strict=True):
+            del self._flights[key]
+            self._set(key, flight, data)
+        self._launch_waiting()
+
+    def _set(self, key: Hashable, flight: Flight, data: Data) -> None:
+        flight.data = data
+        self.fetched_bytes += len(data)
+        self._keep(key, data)
+        flight.done.set()
+
+    async def get(self, key: Hashable, fetch: Callable[[], Data]) -> Data:
         """Returns the bytes of a key; what `fetch` raises goes to all who wait, and is not kept."""
         flight = self.start(key, fetch)
         await flight.done.wait()
@@ -181,16 +263,15 @@ class ChunkFetcher:
         assert flight.data is not None  # a flight that is done has one of the two
         return flight.data
 
-    def _land(self, key: Hashable, flight: Flight, future: "Future[bytes]") -> None:
+    def _land(self, key: Hashable, flight: Flight, future: "Future[Data]") -> None:
         del self._flights[key]
         flight.error = future.exception()
         if flight.error is None:
-            flight.data = data = future.result()
-            self.fetched_bytes += len(data)
-            self._keep(key, data)
-        flight.done.set()
+            self._set(key, flight, future.result())
+        else:
+            flight.done.set()
 
-    def _keep(self, key: Hashable, data: bytes) -> None:
+    def _keep(self, key: Hashable, data: Data) -> None:
         if len(data) > self.max_bytes:
             return
         self._kept[key] = data

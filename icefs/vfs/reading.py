@@ -24,7 +24,7 @@ from icefs.format.manifest import ChunkRef, InlineRef, NativeRef, VirtualRef
 from icefs.storage.base import Storage
 from icefs.storage.cache_entry import CachedFile, DamagedEntryError
 from icefs.storage.local_files import open_object, storage_error
-from icefs.vfs.fetching import ChunkFetcher, Flight
+from icefs.vfs.fetching import Begin, ChunkFetcher, Flight
 from icefs.vfs.handles import BytesHandle
 from icefs.vfs.interface import FileHandle
 from icefs.vfs.lookahead import Walk, Walks
@@ -120,21 +120,29 @@ class FetchedChunkHandle(FileHandle):
 
     __slots__ = ("_fetch", "_fetcher", "_flight", "_key", "_size")
 
-    def __init__(self, ino: int, fetcher: ChunkFetcher, key: Hashable, fetch: Callable[[], bytes], size: int) -> None:
+    def __init__(
+        self,
+        ino: int,
+        fetcher: ChunkFetcher,
+        key: Hashable,
+        fetch: Callable[[], bytes],
+        size: int,
+        begin: Begin | None = None,
+    ) -> None:
         super().__init__(ino)
         self._fetcher = fetcher
         self._size = size
         self._key = key
         self._fetch = fetch
         # Held until release: a reader in small steps must not fetch again because others filled the memory.
-        self._flight: Flight | None = fetcher.start(key, fetch)
+        self._flight: Flight | None = fetcher.start(key, fetch, begin)
 
     @property
     def size(self) -> int:
         """The chunk's length."""
         return self._size
 
-    def read_nowait(self, offset: int, size: int) -> bytes | memoryview | None:
+    def read_nowait(self, offset: int, size: int) -> bytes | bytearray | memoryview | None:
         """Reads what has arrived."""
         flight = self._flight
         if flight is None or flight.data is None:
@@ -329,7 +337,10 @@ class ChunkOpener:
 
     def _open_fetched(self, session: Session, ref: NativeRef | VirtualRef, ino: int) -> FetchedChunkHandle:
         size = ref.length_bytes
-        return FetchedChunkHandle(ino, self.fetcher, ref_key(ref), lambda: read_range(session, ref, 0, size), size)
+        begin = partial(session.start_read, ref)
+        return FetchedChunkHandle(
+            ino, self.fetcher, ref_key(ref), lambda: read_range(session, ref, 0, size), size, begin
+        )
 
     def _look_ahead(self, view: ArrayView, chunk_index: Prefix, ref: NativeRef | VirtualRef) -> None:
         key = id(view), view.chunks.ndim
@@ -384,14 +395,13 @@ class ChunkOpener:
         for spans in packed.values():
             for run in coalesce(spans):
                 together = [spans[span] for span in run]
-                if len(together) == 1 and session.is_cached(together[0]):
-                    continue  # opening it takes less than a thread does
-                fetch = (
-                    partial(read_alone, session, together[0])
-                    if len(together) == 1  # which may be so large that it comes in parts
-                    else partial(read_together, session, together)
-                )
-                self.fetcher.start_ahead([ref_key(ref) for ref in together], fetch)
+                keys = [ref_key(ref) for ref in together]
+                if len(together) > 1:
+                    self.fetcher.start_ahead(keys, partial(read_together, session, together))
+                elif not session.is_cached(together[0]):  # opening what is takes less than a thread does
+                    [ref] = together
+                    # It may be so large that it comes in parts.
+                    self.fetcher.start_ahead(keys, partial(read_alone, session, ref), partial(session.start_read, ref))
 
 
 def _upcoming(view: ArrayView, walk: Walk, count: int) -> list[tuple[Prefix, ChunkRef]]:

@@ -73,6 +73,14 @@ def error(status, code, headers=None, more=""):
     return status, headers or {}, f"<Error><Code>{code}</Code>{more}</Error>".encode()
 
 
+def begun(storage):
+    """Reads without a thread."""
+    storage._get_requests()._find_target()
+    done = threading.Event()
+    assert storage.start_read("chunks/A+ü~ 1", 3, 9, lambda data: done.set())
+    assert done.wait(20)
+
+
 FINE = (200, {}, b"here")
 
 
@@ -82,6 +90,7 @@ FINE = (200, {}, b"here")
         ("GET", lambda storage: storage.get("chunks/A+ü~ 1"), b""),
         ("GET", lambda storage: storage.get("chunks/A", start=0, end=4), b""),
         ("GET", lambda storage: storage.get_if_changed("repo", "v0"), b""),
+        ("GET", lambda storage: begun(storage), b""),
         ("HEAD", lambda storage: storage._head("x/repo", {}), b""),
         ("PUT", lambda storage: storage.put("repo", b"data", if_match="v0"), b"data"),
         ("PUT", lambda storage: storage.put("repo", b"", create_only=True), b""),

@@ -6,6 +6,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from queue import Queue
 
 import pytest
 
@@ -301,6 +302,35 @@ def test_reading_survives_passing_faults(shaky, s3_storage, proxy, fault, method
     plan = proxy.plan(fault, method=method, times=3)
     assert call(shaky)
     assert plan.fired == 3
+
+
+def begun(storage, start, end):
+    """Reads a range of `repo` without a thread; None where that is left to `get`."""
+    answers = Queue()
+    assert storage.start_read("repo", start, end, answers.put)
+    return answers.get(timeout=20)
+
+
+@pytest.mark.parametrize("fault", [*PASSING, "truncate", "deny", "expire", "hide"])
+def test_reading_without_a_thread_leaves_faults_to_others(shaky, s3_storage, proxy, fault):
+    s3_storage.put("repo", b"0123456789")
+    assert not shaky.start_read("repo", 2, 8, pytest.fail)  # nobody knows yet where the bucket is
+    assert shaky.get("repo").data == b"0123456789"
+    assert begun(shaky, 2, 8) == b"234567"
+    plan = proxy.plan(fault, method="GET", times=2)
+    # A connection that ends before its answer is taken for one that had been idle for too long, once.
+    assert begun(shaky, 2, 8) is None
+    assert plan.fired == (2 if fault in ("refuse", "lose") else 1)
+    assert not shaky.start_read("repo", 2, 8, pytest.fail)
+
+
+def test_reading_without_a_thread_finds_what_get_finds(shaky, s3_storage):
+    s3_storage.put("repo", b"0123456789")
+    assert shaky.get("repo").data == b"0123456789"
+    assert begun(shaky, 0, 10) == b"0123456789"
+    assert begun(shaky, 9, 10) == b"9"
+    assert not shaky.start_read("repo", 3, 3, pytest.fail)
+    assert begun(shaky, 5, 11) is None  # `get` says that the object is too short
 
 
 @pytest.mark.parametrize("fault", PASSING)

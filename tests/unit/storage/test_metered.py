@@ -58,6 +58,32 @@ def test_each_kind_of_request_is_counted(storage, tmp_path):
     assert all(timing.total_ns > 0 for timing in counts.timings.values())
 
 
+class Beginning(MemoryStorage):
+    """Reads at once what is there, and begins nothing for what is named so."""
+
+    def start_read(self, key, start, end, done):
+        if key == "chunks/never":
+            return False
+        try:
+            done(self.get(key, start=start, end=end).data)
+        except ObjectNotFoundError:
+            done(None)
+        return True
+
+
+def test_what_is_begun_is_counted_once_it_is_there():
+    storage = MeteredStorage(Beginning(), StoreMeter())
+    storage.put("chunks/A", b"123")
+    got = []
+    assert storage.start_read("chunks/A", 1, 3, got.append)
+    assert storage.start_read("chunks/gone", 1, 3, got.append)
+    assert not storage.start_read("chunks/never", 1, 3, got.append)
+    assert got == [b"23", None]
+    counts = storage.meter.counts()
+    assert (counts.timings["get"].count, counts.read_bytes, counts.in_flight, counts.errors) == (1, 2, 0, {})
+    assert counts.objects[("get", "chunks")] == 1
+
+
 def test_failures_are_counted_by_kind(storage):
     for _ in range(2):
         with pytest.raises(ObjectNotFoundError):

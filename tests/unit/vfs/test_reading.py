@@ -481,3 +481,32 @@ async def test_a_cached_chunk_that_must_be_waited_for_is_read_in_a_thread(tmp_pa
         monkeypatch.undo()
         cache.drop(b"d" * 16)
     cache.close()
+
+
+@pytest.mark.parametrize("arrives", [True, False])
+async def test_what_can_be_had_without_a_thread_takes_none(threads, arrives):
+    """What does not come in that way is fetched by a thread after all."""
+    fetcher = ChunkFetcher(threads, max_bytes=100)
+    tellers = []
+
+    def begin(done):
+        tellers.append(done)
+        return True
+
+    fetch, calls = counted()
+    fetch_all, all_calls = counted([b"data"])
+    flights = [fetcher.start("now", fetch, begin)]
+    fetcher.start_ahead(["ahead"], fetch_all, begin)
+    flights.append(fetcher.start("ahead", fetch, begin))
+    assert len(tellers) == 2
+    for tell in tellers:
+        await trio.to_thread.run_sync(tell, bytearray(b"data") if arrives else None)
+    for flight in flights:
+        await flight.done.wait()
+        assert flight.data == b"data"
+    assert (len(calls), len(all_calls)) == ((0, 0) if arrives else (1, 1))
+    assert (fetcher.in_flight, fetcher.fetched_bytes, fetcher.held_bytes) == (0, 8, 8)
+    fetcher.check_invariants()
+    refused = fetcher.start("refused", fetch, lambda done: False)
+    await refused.done.wait()
+    assert refused.data == b"data"
