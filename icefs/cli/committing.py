@@ -12,7 +12,7 @@ from icefs.cli.mounts import Mounted, require_mount, require_place
 from icefs.cli.options import json_option, print_json, printable
 from icefs.cli.progress import CommitProgress
 from icefs.errors import ConflictError, InvalidInputError, RebaseFailedError
-from icefs.vfs.status_text import status_lines, to_text
+from icefs.vfs.status_text import dropped_text, status_lines, to_text
 
 _WAYS = ("ours", "theirs", "fail")
 _MARK = "# "
@@ -109,6 +109,8 @@ def describe_commit(answer: dict[str, Any]) -> None:
     """Prints what was committed, and what was not."""
     nodes, chunks = answer["nodes"], answer["chunks"]
     click.echo(f"committed {answer['snapshot']}: {plural(nodes, 'node')}, {plural(chunks, 'chunk')}")
+    for one in answer.get("dropped_chunks", ()):
+        click.echo(printable(dropped_text(one)))
     for name in answer["untracked"]:
         click.echo(printable(f"untracked, not committed: {name}"))
 

@@ -117,7 +117,7 @@ def print_json(value: Any) -> None:
     click.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
-_COLOURS = {"staged": "green", "untracked": "yellow", "invalid": "red", "notice": "cyan"}
+_COLOURS = {"staged": "green", "dropped": "red", "untracked": "yellow", "invalid": "red", "notice": "cyan"}
 
 
 def has_colours() -> bool:

@@ -22,6 +22,7 @@ from icefs.format.manifest import ArrayRefs, InlineRef
 from icefs.vfs.branches import Entry, Move, plan_move
 from icefs.vfs.places import open_session
 from icefs.vfs.renaming import Renaming, plan_renaming
+from icefs.vfs.staged_report import dropped_counts
 from icefs.worktree.background import BackgroundUploads
 from icefs.worktree.commits import TreeChangedError
 from icefs.worktree.frozen import FrozenTree
@@ -302,6 +303,7 @@ def _settle(
         "snapshot": str(snapshot_id),
         "nodes": len(staged.nodes) + len(staged.deleted),
         "chunks": 0 if staged.moves else staged.num_chunks,
+        "dropped_chunks": dropped_counts(staged),
         "untracked": staged.untracked[:_SHOWN],
         "kept_back": result.kept_back[:_SHOWN],
         "remaining": result.remaining,

@@ -7,8 +7,10 @@ came along with a renamed group is not listed at all.
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
+from icefs.engine.changeset import difference
 from icefs.engine.chunks import ArrayChunks
 from icefs.engine.session import Session
+from icefs.format.chunk_indices import ChunkIndices
 from icefs.format.nodes import NodeSnapshot
 from icefs.worktree.staged import Staged, StagedArray, source_size
 
@@ -18,6 +20,7 @@ NOTHING_STAGED: Final[Mapping[str, Any]] = {
     "deleted_nodes": [],
     "renamed_nodes": [],
     "chunks": {},
+    "dropped_chunks": [],
 }
 """The staged part of a status without changes."""
 
@@ -39,7 +42,12 @@ class StagedReport:
         self.staged = staged
         self._base = base
         self._origins = {target: source for source, target in staged.renames}
-        self.summary: dict[str, Any] = {**self._nodes(), "chunks": dict(self._chunks(self._count))}
+        self._dropped = _by_array(staged)
+        self.summary: dict[str, Any] = {
+            **self._nodes(),
+            "chunks": dict(self._chunks(self._count)),
+            "dropped_chunks": dropped_counts(staged),
+        }
 
     def details(self) -> dict[str, Any]:
         """Returns the same for `diff`: each chunk with its sizes, and each node's zarr.json with its."""
@@ -48,7 +56,15 @@ class StagedReport:
             path: {"old_bytes": self._old_size(path), "new_bytes": len(self.staged.nodes[path])}
             for path in sorted([*nodes["new_nodes"], *nodes["updated_nodes"]])
         }
-        return {**nodes, "metadata": metadata, "chunks": dict(self._chunks(self._list))}
+        return {
+            **nodes,
+            "metadata": metadata,
+            "chunks": dict(self._chunks(self._list)),
+            "dropped_chunks": [
+                {**counted, "chunks": _removed_rows(dropped.indices, dropped.lengths.tolist())}
+                for counted, (_, dropped) in zip(dropped_counts(self.staged), self.staged.dropped, strict=True)
+            ],
+        }
 
     # Nodes.
 
@@ -95,18 +111,24 @@ class StagedReport:
             node = self._node_before(path)
             before = None if node is None or node.array is None else self._base.array_chunks(node)
             came_along = self._origin(path) != path
-            described = describe(array, before, came_along)
+            dropped = self._dropped.get(path)
+            deleted = array.deletes if dropped is None else difference(array.deletes, dropped)
+            described = describe(array, deleted, before, came_along)
             if any(described.values()):
                 yield path, described
 
     @staticmethod
-    def _count(array: StagedArray, before: ArrayChunks | None, came_along: bool) -> dict[str, Any]:
+    def _count(
+        array: StagedArray, deleted: ChunkIndices, before: ArrayChunks | None, came_along: bool
+    ) -> dict[str, Any]:
         rewritten = 0 if before is None else sum(before.length(index) is not None for index in array.sets)
         moved = 0 if came_along or array.reused is None else len(array.reused)
-        return {"written": len(array.sets) + moved, "rewritten": rewritten, "deleted": len(array.deletes)}
+        return {"written": len(array.sets) + moved, "rewritten": rewritten, "deleted": len(deleted)}
 
     @staticmethod
-    def _list(array: StagedArray, before: ArrayChunks | None, came_along: bool) -> dict[str, Any]:
+    def _list(
+        array: StagedArray, deleted: ChunkIndices, before: ArrayChunks | None, came_along: bool
+    ) -> dict[str, Any]:
         def old(index: tuple[int, ...]) -> int | None:
             return None if before is None else before.length(index)
 
@@ -121,8 +143,25 @@ class StagedReport:
                 for index, length in zip(array.reused.indices, lengths, strict=True)
             ]
             written.sort(key=lambda row: row["index"])
-        deleted = [{"index": list(index), "old_bytes": old(index), "new_bytes": None} for index in array.deletes]
-        return {"written": written, "deleted": deleted}
+        return {"written": written, "deleted": _removed_rows(deleted, map(old, deleted))}
 
 
-type Describe = Callable[[StagedArray, ArrayChunks | None, bool], dict[str, Any]]
+type Describe = Callable[[StagedArray, ChunkIndices, ArrayChunks | None, bool], dict[str, Any]]
+
+
+def dropped_counts(staged: Staged) -> list[dict[str, Any]]:
+    """Returns how many chunks of which array go with a rewritten zarr.json, and why."""
+    return [{"path": path, "count": len(dropped.indices), "reason": dropped.reason} for path, dropped in staged.dropped]
+
+
+def _by_array(staged: Staged) -> dict[str, ChunkIndices]:
+    found: dict[str, ChunkIndices] = {}
+    for path, dropped in staged.dropped:
+        found[path] = dropped.indices.union(found[path]) if path in found else dropped.indices
+    return found
+
+
+def _removed_rows(indices: ChunkIndices, sizes: Iterable[int | None]) -> list[dict[str, Any]]:
+    return [
+        {"index": list(index), "old_bytes": size, "new_bytes": None} for index, size in zip(indices, sizes, strict=True)
+    ]

@@ -8,7 +8,7 @@ from itertools import islice
 from typing import Any, Final
 
 type Line = tuple[str, str]
-"""A role (`plain`, `notice`, `staged`, `untracked` or `invalid`) and a text without a newline at its end."""
+"""A role (`plain`, `notice`, `staged`, `dropped`, `untracked` or `invalid`) and a text without a newline at its end."""
 
 SHOWN: Final = 50
 """How many paths, or chunks of one array, are listed before "and N more"."""
@@ -34,6 +34,10 @@ def status_lines(status: Mapping[str, Any]) -> Iterator[Line]:
     if any(staged.values()):
         yield "plain", "Staged for the next commit:"
         yield from _staged(staged)
+    dropped = staged.get("dropped_chunks", ())  # a daemon that was started before an update does not tell
+    if dropped:
+        yield "plain", "Committed chunks that the edited zarr.json leaves no place for; the commit drops them:"
+        yield from _some("dropped", [f"  {dropped_text(one)}" for one in dropped])
     if invalid:
         yield "plain", "Cannot be committed as they are:"
         yield from _some("invalid", [f"  {one['path']}: {one['reason']}" for one in invalid])
@@ -94,6 +98,11 @@ def _counts(counts: Mapping[str, int]) -> str:
     return ", ".join(parts)
 
 
+def dropped_text(dropped: Mapping[str, Any]) -> str:
+    """Says which chunks go because of what a zarr.json says."""
+    return f"dropped  {dropped['path']}: {_count(dropped['count'], 'chunk')}; {dropped['reason']}"
+
+
 def _some(role: str, texts: Sequence[str]) -> Iterator[Line]:
     for text in texts[:SHOWN]:
         yield role, text
@@ -119,6 +128,9 @@ def diff_lines(diff: Mapping[str, Any], shown: int = SHOWN) -> Iterator[Line]:
         yield "staged", f"{word:9}{path}{about}"
         if path in diff["chunks"]:
             yield from _chunk_lines(diff["chunks"][path], shown)
+    for one in diff.get("dropped_chunks", ()):
+        yield "dropped", dropped_text(one)
+        yield from _row_lines(one["chunks"], shown, "dropped")
     for path in diff["untracked"][:shown]:
         yield "untracked", f"untracked  {path}"
     for one in diff["invalid"][:shown]:
@@ -129,15 +141,18 @@ def diff_lines(diff: Mapping[str, Any], shown: int = SHOWN) -> Iterator[Line]:
 
 
 def _chunk_lines(changes: Mapping[str, Sequence[Mapping[str, Any]]], shown: int) -> Iterator[Line]:
-    rows = [*changes["written"], *changes["deleted"]]
+    return _row_lines([*changes["written"], *changes["deleted"]], shown, "staged")
+
+
+def _row_lines(rows: Sequence[Mapping[str, Any]], shown: int, role: str) -> Iterator[Line]:
     for row in islice(rows, shown):
         mark = _MARKS[_kind(row)]
-        yield "staged", f"  {mark} {'/'.join(map(str, row['index'])) or 'scalar'}  {_sizes(row)}"
+        yield role, f"  {mark} {'/'.join(map(str, row['index'])) or 'scalar'}  {_sizes(row)}"
     rest = rows[shown:]
     if rest:
         kinds = [_kind(row) for row in rest]
         counts = ", ".join(f"{kinds.count(kind)} {kind}" for kind in _MARKS if kind in kinds)
-        yield "staged", f"  … and {len(rest)} more: {counts}"
+        yield role, f"  … and {len(rest)} more: {counts}"
 
 
 def _kind(row: Mapping[str, Any]) -> str:

@@ -16,6 +16,7 @@ from icefs.format.manifest import ArrayRefs
 from icefs.format.nodes import NodeSnapshot
 from icefs.worktree.core import Lowered
 from icefs.worktree.differences import Region
+from icefs.worktree.dropped import outside
 from icefs.worktree.lower import LowerAttr
 from icefs.worktree.places import BaseChunks, Place, Places, covered_rows
 from icefs.worktree.staged import Invalid
@@ -31,12 +32,14 @@ class RenamedChunks:
         target: The array that they are of now.
         refs: The references, with their new indices.
         is_same: Whether the indices are the old ones.
+        cut: References that lie outside of the new array's grid.
     """
 
     source: NodeSnapshot
     target: str
     refs: ArrayRefs
     is_same: bool
+    cut: ArrayRefs | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,11 +158,11 @@ def _columns(node: NodeSnapshot, place: Place, there: Place, rows: ArrayRefs) ->
         count = len(rows)
         fixed = [np.full(count, coordinate, np.uint32) for coordinate in there.prefix]
         rows = replace(rows, indices=ChunkIndices([*fixed, *rows.coords[len(place.prefix) :]], count))
-    inside = np.ones(len(rows), np.bool_)
-    for column, size in zip(rows.coords, there.array.grid_shape, strict=True):
-        inside &= column < size
     # What lies outside of a smaller grid goes as it does when an array is resized where it is.
-    return RenamedChunks(node, there.array.path, rows if inside.all() else rows.select(inside), is_same)
+    cut = outside(rows, there.array.grid_shape)
+    if not cut.any():
+        return RenamedChunks(node, there.array.path, rows, is_same)
+    return RenamedChunks(node, there.array.path, rows.select(~cut), is_same, rows.select(cut))
 
 
 def _singly(node: NodeSnapshot, place: Place, rows: ArrayRefs, region: Region) -> Iterator[RenamedFile]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from icefs.engine.changeset import difference
 from icefs.engine.session import Session
@@ -25,6 +26,20 @@ class Invalid(NamedTuple):
     """A file that cannot be committed, and why."""
 
     path: str
+    reason: str
+
+
+class Dropped(NamedTuple):
+    """Chunks that an array has in the base, and that its rewritten `zarr.json` has no place for.
+
+    Attributes:
+        indices: Their indices in the base.
+        lengths: Their lengths in bytes.
+        reason: Why they are no chunks of it any more.
+    """
+
+    indices: ChunkIndices
+    lengths: npt.NDArray[np.uint64]
     reason: str
 
 
@@ -92,6 +107,8 @@ class Staged:
         nodes: The `zarr.json` of nodes that are made or rewritten, by path, parents first.
         made: Those of `nodes` that the base does not have, or has as another one.
         arrays: The chunks that change, by array.
+        dropped: With the paths of their nodes, the chunks that go because of what a `zarr.json` says; those of them
+            that have to be deleted for that are in `arrays`, too.
         renames: (from, to) of nodes that were renamed, without those that came along with the one above them.
         moves: (from, to) of every renamed node, if that is all that there is to commit; otherwise empty.
         implicit: Deleted groups below which nodes remain, which can be read as before, by their paths.
@@ -103,6 +120,7 @@ class Staged:
     nodes: dict[str, bytes] = field(default_factory=dict)
     made: set[str] = field(default_factory=set)
     arrays: dict[str, StagedArray] = field(default_factory=dict)
+    dropped: list[tuple[str, Dropped]] = field(default_factory=list)
     renames: list[tuple[str, str]] = field(default_factory=list)
     moves: list[tuple[str, str]] = field(default_factory=list)
     implicit: list[str] = field(default_factory=list)

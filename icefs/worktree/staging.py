@@ -7,6 +7,7 @@ name, are committed as the base's own reference. Other names are untracked.
     differences   the upper entries of the tree, by directory
     places        which array the names in a directory are chunks of
     renames       renamed directories of the base, as columns
+    dropped       chunks for which a rewritten zarr.json has no place
     staged        the result
 
 Only files that were written, or renamed one by one, are looked at one by one.
@@ -18,16 +19,18 @@ from dataclasses import replace
 from icefs.engine.changeset import difference
 from icefs.engine.session import Session
 from icefs.errors import InvalidInputError, InvalidMetadataError
+from icefs.format.chunk_indices import ChunkIndices
 from icefs.format.manifest import ArrayRefs, ChunkRef
 from icefs.format.nodes import NodeSnapshot, NodeType
 from icefs.format.zarr_json import ZarrMetadata, parse_zarr_json
 from icefs.worktree.core import Lowered
 from icefs.worktree.differences import differences
+from icefs.worktree.dropped import DroppedChunks, outside_reason
 from icefs.worktree.frozen import FrozenFile, FrozenTree
 from icefs.worktree.overlay import WorkTree
 from icefs.worktree.places import BaseChunks, GridArray, Place, Places
 from icefs.worktree.renames import RenamedChunks, RenamedFile, Renames
-from icefs.worktree.staged import Invalid, Source, Staged, StagedArray, StagedAt, source_size
+from icefs.worktree.staged import Dropped, Invalid, Source, Staged, StagedArray, StagedAt, source_size
 from icefs.zarr.keys import METADATA_NAME, ChunkIndex, ChunkKeyLayout, is_zarr_key, metadata_key
 from icefs.zarr.reader import KeyReader
 
@@ -88,6 +91,9 @@ class _Staging:
         self._found = differences(frozen.root)
         self._renames = Renames(base, self._chunks, self._found.regions, self._base_places)
         self._whole: dict[str, str] = {}
+        self._dropped = DroppedChunks(base, self._chunks)
+        self._retyped: set[str] = set()
+        self._cut: dict[str, list[ArrayRefs]] = {}
 
     def run(self) -> Staged:
         """Goes through nodes, then through chunks, of which nodes decide."""
@@ -103,6 +109,7 @@ class _Staging:
         self._stage_renamed_chunks()
         for array in staged.arrays.values():
             array.settle()
+        self._find_dropped()
         staged.arrays = {path: array for path, array in staged.arrays.items() if array}
         staged.gone = sorted(self._gone)
         self._find_moves()
@@ -159,6 +166,7 @@ class _Staging:
                 self._staged.invalid.append(Invalid(key, f"makes an array of a group that has {below[0]} below it"))
                 return
             self._gone.add(path)
+            self._retyped.add(path)
             known = None
         self._metadata[path] = metadata
         if known is None or known.user_data != data:
@@ -231,18 +239,22 @@ class _Staging:
         for name in names if places else ():
             for place in places:
                 index = place.read(name)
-                if index is not None and self._known(place.array.path) is not None:
-                    found.setdefault(place.array.path, []).append(index)
+                path = place.array.path
+                if index is not None and (path in self._retyped or self._known(path) is not None):
+                    found.setdefault(path, []).append(index)
                     break
         for path, prefixes in found.items():
-            self._delete(path, prefixes)
+            indices = self._chunks.below(self._base.node(path), prefixes)
+            known = self._dropped.removed.get(path)
+            self._dropped.removed[path] = indices if known is None else indices.union(known)
+            self._delete(path, indices)
 
-    def _delete(self, path: str, prefixes: list[ChunkIndex]) -> None:
+    def _delete(self, path: str, indices: ChunkIndices) -> None:
         node, array = self._base.node(path), self._array(path)
         assert node.array is not None  # only arrays have places
         if array is not None and len(array.grid_shape) == len(node.array.shape):
             staged = self._staged_array(path, len(array.grid_shape))
-            staged.deletes = self._chunks.below(node, prefixes).union(staged.deletes)
+            staged.deletes = indices.union(staged.deletes)
 
     def _stage_files(self, directory: str, files: list[tuple[str, FrozenFile]]) -> None:
         # A file where the base has a directory of chunks.
@@ -287,7 +299,7 @@ class _Staging:
             elif isinstance(found, RenamedFile):
                 places = [place for place in self._places.of(found.directory) if place.is_leaf]
                 self._stage_file(places, found.directory, found.name, found.lowered)
-            elif len(found.refs):
+            else:
                 self._take_over(found, parts)
         for path, refs in parts.items():
             alike = [replace(part, node_id=refs[0].node_id) for part in refs]
@@ -299,6 +311,13 @@ class _Staging:
             # Back in its place: nothing of it was deleted.
             array = self._staged_array(source, found.refs.ndim)
             array.deletes = difference(array.deletes, found.refs.indices)
+            back = found.refs.indices if found.cut is None else found.refs.indices.union(found.cut.indices)
+            removed = self._dropped.removed
+            removed[source] = difference(removed.get(source, back), back)
+            return
+        if found.cut is not None:
+            self._cut.setdefault(found.target, []).append(found.cut)
+        if not len(found.refs):
             return
         parts.setdefault(found.target, []).append(found.refs)
         if found.is_same and len(found.refs) == len(self._chunks.refs(found.source)):
@@ -318,7 +337,26 @@ class _Staging:
             known, array = self._known(path), self._array(path)
             before = None if known is None else _grid_array(known)
             if before is not None and array is not None and before.layout != array.layout:
-                self._delete(path, [()])
+                self._delete(path, self._chunks.refs(self._base.node(path)).indices)
+
+    def _find_dropped(self) -> None:
+        """Notes the chunks that nobody removed and that are gone all the same."""
+        staged = self._staged
+        for path in staged.nodes:
+            node = self._base.get_node(path) if path in self._paths else None
+            before = None if node is None else _grid_array(node)
+            if node is None or before is None or (path in staged.made and path not in self._retyped):
+                continue
+            changed = staged.arrays.get(path) or StagedArray(len(before.grid_shape))
+            dropped = self._dropped.find(node, before, self._metadata[path], self._array(path), changed)
+            if dropped is not None:
+                staged.dropped.append((path, dropped))
+        for path, parts in self._cut.items():
+            refs = ArrayRefs.concat([replace(part, node_id=parts[0].node_id) for part in parts])
+            array = self._array(path)
+            assert array is not None  # of which they were found to be outside
+            staged.dropped.append((path, Dropped(refs.indices, refs.lengths, outside_reason(array.grid_shape))))
+        staged.dropped.sort(key=lambda one: one[0])
 
     # Renames as moves.
 

@@ -103,6 +103,27 @@ def check_fields(facts, command):
     assert list(facts) == DOCUMENTED[command]
 
 
+def test_chunks_that_an_edit_drops(mine, branch, icefs):
+    make(branch)
+    icefs("commit", "-m", "made", branch)
+    zarr.open_group(str(branch))["a"].resize((20,))  # deletes the chunks that it cuts off
+    facts = json.loads(icefs("status", "--json", branch))
+    assert facts["staged"]["chunks"] == {"/a": {"written": 0, "rewritten": 0, "deleted": 3}}
+    assert facts["staged"]["dropped_chunks"] == []
+    icefs("discard", "--all", branch)
+    metadata = json.loads((branch / "a/zarr.json").read_text())
+    (branch / "a/zarr.json").write_text(json.dumps(metadata | {"shape": [20]}))  # does not
+    (branch / "a/c/4").unlink()
+    size = {index: (branch / f"a/c/{index}").stat().st_size for index in (2, 3)}
+    told = "dropped  /a: 2 chunks; the array's grid of chunks is [2] now\n"
+    assert f"\n  {told}" in icefs("status", branch)
+    assert "chunks   /a: 1 deleted\n" in icefs("status", branch)
+    assert told + "".join(f"  - {index}  {size[index]} B\n" for index in size) in icefs("diff", branch)
+    assert icefs("commit", "-m", "smaller", branch).endswith(f"1 node, 1 chunk\n{told}")
+    np.testing.assert_array_equal(mine.read("a")[:], np.arange(1, 21))
+    assert os.listdir(branch / "a/c") == ["0", "1"]
+
+
 def test_commit_and_amend(mine, branch, icefs):
     make(branch)
     (branch / "notes.txt").write_text("hello")

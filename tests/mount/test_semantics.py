@@ -1,5 +1,6 @@
 """The paragraphs of `icefs/vfs/SEMANTICS.md`, each a test on a real mount."""
 
+import asyncio
 import errno
 import fcntl
 import inspect
@@ -355,6 +356,42 @@ def following(tmp_path):
     commit(official, "first", {key: data for key, data in KEYS.items() if not key.startswith("many")})
     with mounted(tmp_path / "repo", branch="main") as found:
         yield official, found
+
+
+def test_edited_metadata(following):
+    """What an array's `zarr.json` says counts with the commit. Chunk files of the snapshot that an edited one has no
+    place for (outside of a smaller grid, or under other names) can be read until then; `status`, `diff` and the
+    commit's result say how many are dropped, of which array and why."""
+    official, mount = following
+    (mount / "a/zarr.json").write_bytes(array_json((20, 40), (10, 10)))
+    (mount / "big/zarr.json").write_bytes(array_json((4 << 20,), (1 << 20,), encoding=("v2", ".")))
+    told = [
+        {"path": "/a", "count": 1, "reason": "the array's grid of chunks is [2, 4] now"},
+        {"path": "/big", "count": 1, "reason": "the array's chunks have other names now, such as 0 for c/0"},
+    ]
+    assert mount.control("status.json")["staged"]["dropped_chunks"] == told
+    diff = {one["path"]: one["chunks"] for one in mount.control("diff.json")["dropped_chunks"]}
+    assert diff["/a"] == [{"index": [2, 0], "old_bytes": len(KEYS["a/c/2/0"]), "new_bytes": None}]
+    assert diff["/big"] == [{"index": [0], "old_bytes": len(BIG), "new_bytes": None}]
+    for text in ((mount / ".icefs/status").read_text(), (mount / ".icefs/diff").read_text()):
+        assert "dropped  /a: 1 chunk; the array's grid of chunks is [2, 4] now\n" in text
+    for key in ("a/c/2/0", "big/c/0"):
+        assert (mount / key).read_bytes() == KEYS[key]
+    (mount / ".icefs/commit").write_text("smaller")
+    assert mount.control("commit")["dropped_chunks"] == told
+    assert os.listdir(mount / "a/c") == ["0"]
+    assert os.listdir(mount / "big") == ["zarr.json"]
+    assert not any(mount.control("status.json")["staged"].values())
+    assert keys_at(official) == [
+        key for key in sorted(KEYS) if not key.startswith("many") and key not in ("a/c/2/0", "big/c/0")
+    ]
+
+
+def keys_at(official):
+    async def collect():
+        return sorted([key async for key in official.readonly_session("main").store.list()])
+
+    return asyncio.run(collect())
 
 
 def test_a_moving_tip(following):
