@@ -12,7 +12,17 @@ pytest.register_assert_rewrite("tests.support.storage_contract")
 settings.register_profile("dev", max_examples=25, deadline=None)
 settings.register_profile("ci", max_examples=100, deadline=None, derandomize=True)
 settings.register_profile("deep", max_examples=2000, deadline=None)
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if IN_CI else "dev"))
+PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "ci" if IN_CI else "dev")
+settings.load_profile(PROFILE)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Lets a deep run take its time, unless it is told how long.
+
+    A time that runs out in the middle of an example is taken for an example that fails now and then.
+    """
+    if PROFILE == "deep" and config.option.timeout is None:
+        config.option.timeout = 0
 
 
 @pytest.fixture(scope="session")

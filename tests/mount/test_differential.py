@@ -1,7 +1,8 @@
 """The same random system calls on a mounted branch and on a plain directory: results, errnos, listings and bytes.
 
-The plain directory is the model; `tests.support.differential` lists where the two may differ. Commits, discards,
-remounts, killed daemons and the commits of others come in between.
+The plain directory is the model; `tests.support.differential` lists where the two may differ. Commits, amended ones,
+discards, remounts, killed daemons, the commits of others and rebases come in between. What becomes of a rebase the
+official library says, which is given the same changes.
 
 `ICEFS_TEST_ROUNDS` is the number of examples.
 """
@@ -21,8 +22,8 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from icefs.worktree.lower import lineage
-from tests.conformance.official import GROUP, array_json, put_all
+from icefs.zarr.keys import metadata_key
+from tests.conformance.official import GROUP, array_json, put_all, remove
 from tests.support.differential import (
     RENAME_EXCHANGE,
     RENAME_NOREPLACE,
@@ -31,14 +32,18 @@ from tests.support.differential import (
     Side,
     Station,
     is_metadata,
+    is_of_base,
     is_reserved,
     is_valid,
     look,
+    mark_base,
     partition,
     populate,
     renameat2,
+    restore,
 )
-from tests.support.mounting import scratch_directory
+from tests.support.mounting import scratch_directory, wait_until
+from tests.support.rebase_oracle import Changes, rebased
 
 ROUNDS = int(os.environ.get("ICEFS_TEST_ROUNDS", "25"))
 # Making a failure small takes minutes: done where ICEFS_TEST_SHRINK is set.
@@ -107,6 +112,7 @@ class BranchMachine(RuleBasedStateMachine):
         self.touched: set[int] = set()
         self.unsynced: dict[int, int] = {}
         self.is_behind = False
+        self.has_renames = False
 
     # How a step is done.
 
@@ -198,6 +204,7 @@ class BranchMachine(RuleBasedStateMachine):
             self.refused(lambda side: renameat2(side.at(old), side.at(new), flags), errno.EINVAL)
             return
         self.touch(old, new)
+        self.has_renames = True
         self.put(new, lambda side: renameat2(side.at(old), side.at(new), flags))
         self.touch(old)
 
@@ -213,6 +220,7 @@ class BranchMachine(RuleBasedStateMachine):
         if self.becomes_invalid(old, new):
             self.refused(lambda side: os.link(side.at(old), side.at(new)), errno.EINVAL)
             return
+        self.has_renames = True
         self.put(new, lambda side: os.link(side.at(old), side.at(new)))
 
     @rule(path=PATHS, name=st.sampled_from([".zgroup", ".zarray", "n" * 256, "é" * 127, "."]), how=st.integers(0, 3))
@@ -229,6 +237,7 @@ class BranchMachine(RuleBasedStateMachine):
             self.refused(actions[how], errno.EPERM)
         else:
             self.touch(path, above)
+            self.has_renames |= how == 3
             self.both(actions[how])
 
     # Whole files.
@@ -521,28 +530,52 @@ class BranchMachine(RuleBasedStateMachine):
     def rpc(self, op: str, **request: Any) -> dict[str, Any]:
         return self.station.mount.rpc({"op": op, **request}, self.tree)[-1]
 
-    @rule(strict=st.booleans())
-    def commit(self, strict: bool) -> None:
+    def files(self) -> dict[str, bytes]:
+        return {path: seen.data for path, seen in look(self.plain.root).items() if seen.data is not None}
+
+    def history(self) -> list[str]:
+        return [info.id for info in self.station.official.ancestry(branch=self.branch)]
+
+    @rule(strict=st.booleans(), amend=st.sampled_from([False, False, True]))
+    def commit(self, strict: bool, amend: bool) -> None:
         """Commits; the official library then finds what the plain directory has."""
         self.settle_all()
-        files = {path: seen.data for path, seen in look(self.plain.root).items() if seen.data is not None}
+        files = self.files()
         status = self.station.mount.control("status.json", self.tree)
-        answer = self.rpc("commit", message="a commit", skip_invalid=not strict)
+        before = self.history()
+        answer = self.rpc("commit", message="a commit", skip_invalid=not strict, amend=amend)
         if answer["type"] == "error":
             kinds = {"invalid-tree", "no-changes-to-commit"} | ({"commit-conflict"} if self.is_behind else set())
+            if amend and self.official_moves(before[0]):
+                kinds.add("rearrange-session-only")
             assert answer["kind"] in kinds, answer
+            assert self.history() == before
             return
         assert not self.is_behind
+        now = self.history()
+        assert now[0] == answer["snapshot"]
+        # An amended commit is replaced, whatever it was; its parent stays.
+        assert now[1:] == (before[1:] if amend else before)
+        self.check_committed(files, status)
+        self.committed()
+
+    def official_moves(self, snapshot_id: str) -> bool:
+        """Tells whether a commit has moved nodes."""
+        parent = self.station.official.lookup_snapshot(snapshot_id).parent_id
+        diff = self.station.official.diff(from_snapshot_id=parent, to_snapshot_id=snapshot_id)
+        return bool(diff.moved_nodes)
+
+    def check_committed(self, files: dict[str, bytes], status: dict[str, Any]) -> None:
         self.base = self.station.read_branch(self.branch)
-        left = {*status["untracked"], *(one["path"] for one in status["invalid"])}
-        missing = files.keys() - self.base.keys()
-        assert all(left.intersection(lineage(path)) for path in missing), (files, self.base, status)
+        left = left_by(status, files)
+        assert files.keys() - self.base.keys() <= left, (files, self.base, status)
         for path, data in self.base.items():
             assert path in left or files[path] == data, path
-        self.committed()
 
     def committed(self) -> None:
         """Does to the plain directory what a commit does beside what it is for: allowed difference 4."""
+        self.has_renames = False
+        mark_base(Path(self.plain.root), self.base)
         shared: dict[int, list[tuple[str, int]]] = {}
         for path in look(self.plain.root):
             told = os.stat(self.mounted.at(path))
@@ -575,12 +608,43 @@ class BranchMachine(RuleBasedStateMachine):
     @rule()
     def discard(self) -> None:
         self.close_all()
-        if self.rpc("status")["staged"] is None:
-            return
         answer = self.rpc("discard")
         assert answer["type"] == "result", answer
         populate(Path(self.plain.root), self.base)
         self.last.clear()
+        self.has_renames = False
+        assert not self.has_changes()
+        self.follow()
+
+    @rule(path=PATHS)
+    def discard_path(self, path: PathLike) -> None:
+        """What is at a path and below it becomes what it is in the base; above it nothing changes."""
+        self.close_all()
+        if self.has_renames:
+            return  # where a directory of the base stands elsewhere, the base is not to be seen by its paths
+        path = self.text(path)
+        answer = self.rpc("discard", path=path)
+        assert answer["type"] == "result", answer
+        root, place = Path(self.plain.root), Path(self.plain.at(path))
+        above = {at: at.stat() for at in (place.parent,) if at.is_dir()}
+        if not above:
+            return
+        if place.is_dir():
+            shutil.rmtree(place)
+        else:
+            place.unlink(missing_ok=True)
+        if is_of_base(place.parent):
+            shown = {key: data for key, data in self.base.items() if key == path or key.startswith(f"{path}/")}
+            for key, data in shown.items():
+                restore(root, key, data)
+            mark_base(root, shown)
+        self.last.clear()
+        self.follow()
+
+    def has_changes(self) -> bool:
+        """Tells whether the mount has anything in the branch that is not the base's."""
+        [told] = self.station.mount.rpc({"op": "uncommitted"})
+        return self.branch in {one["name"] for one in told["branches"]}
 
     @precondition(lambda self: self.remounts < 1)
     @rule(kill=st.booleans(), chance=st.integers(0, 7))
@@ -592,39 +656,150 @@ class BranchMachine(RuleBasedStateMachine):
         self.close_all()
         self.station.remount(kill=kill)
         self.last = {}
+        self.follow()
 
-    @rule(how=st.integers(0, 2), data=st.sampled_from([b"theirs", b"their native chunk"]))
-    def others_commit(self, how: int, data: bytes) -> None:
-        """Somebody else commits to the branch, which follows if nothing is changed in it."""
-        if self.is_behind:
-            return
+    @rule(
+        what=st.lists(st.sampled_from(["group", "chunk 0", "chunk 1", "chunk 2", "delete", "metadata", "array"]),
+                      min_size=1, max_size=2, unique=True),
+        data=st.sampled_from([b"theirs", b"their native chunk"]),
+    )  # fmt: skip
+    def others_commit(self, what: list[str], data: bytes) -> None:
+        """Somebody else commits to the branch, which follows if nothing is changed in it, and nothing about to be."""
         self.others += 1
-        items = {f"o{self.others % 3}/zarr.json": GROUP if self.others % 2 else GROUP + b" "}
-        if how and "a/zarr.json" in self.base and self.base["a/zarr.json"] == ARRAY:
-            items[f"a/c/{how}/0"] = data + b"%d" % self.others
-        status = self.rpc("status")
-        is_clean = not any(status["staged"].values())
-        session = self.station.official.writable_session(self.branch)
-        put_all(session.store, items)
-        session.commit("theirs")
-        self.settle_all()
-        self.station.mount.refresh()
-        now = self.rpc("status")
-        if now["tip_moved"]:
-            self.is_behind = True
+        theirs = self.station.read_branch(self.branch)
+        items: dict[str, bytes | None] = {}
+        for one in what:
+            items |= self.their_change(one, data + b"%d" % self.others, theirs)
+        items = {key: value for key, value in items.items() if theirs.get(key) != value}
+        if not items:
             return
-        assert is_clean
+        self.settle_all()
+        session = self.station.official.writable_session(self.branch)
+        put_all(session.store, {key: data for key, data in items.items() if data is not None})
+        remove(session.store, *(key for key, data in items.items() if data is None))
+        session.commit("theirs")
+        self.is_behind = True
+        self.follow()
+
+    def follow(self) -> None:
+        """Lets a branch that is behind follow, which it does if nothing is changed in it, and nothing about to be."""
+
+        def has_followed() -> bool:
+            self.station.mount.refresh()
+            return not self.rpc("status")["tip_moved"]
+
+        if not self.is_behind:
+            return
+        if self.has_changes() or self.is_written():
+            assert not has_followed()
+            return
+        # The kernel tells of a descriptor that was closed in its own time, and until then the file may be written to:
+        # whether the branch has followed must not hang on that, for what is done next does.
+        wait_until(has_followed, "a branch without changes follows")
+        self.is_behind = False
+        old, new = self.base, self.station.read_branch(self.branch)
+        self.take_theirs({key: new.get(key) for key in old.keys() | new.keys() if old.get(key) != new.get(key)})
         self.committed()
-        self.base |= items
+
+    def is_written(self) -> bool:
+        """Tells whether anything that has a name is open for writing."""
+        return any(
+            flags & os.O_ACCMODE != os.O_RDONLY and os.fstat(self.mounted.fds[number]).st_nlink
+            for number, flags in self.flags.items()
+        )
+
+    def their_change(self, what: str, data: bytes, theirs: dict[str, bytes]) -> dict[str, bytes | None]:
+        """Returns the keys of one change of others to what the branch's tip has."""
+        kind, _, row = what.partition(" ")
+        if kind == "group":
+            return {f"o{self.others % 3}/zarr.json": GROUP if self.others % 2 else GROUP + b" "}
+        if kind == "array":
+            path = "b/t/zarr.json"
+            return {} if path in theirs or "b/zarr.json" not in theirs else {path: ARRAY}
+        if theirs.get("a/zarr.json", b"").rstrip() != ARRAY:
+            return {}
+        if kind == "metadata":
+            return {"a/zarr.json": theirs["a/zarr.json"] + b" "}
+        key = "a/c/0/0" if kind == "delete" else f"a/c/{row}/0"
+        if kind == "delete":
+            return {key: None} if key in theirs else {}
+        return {key: data}
+
+    def take_theirs(self, items: dict[str, bytes | None]) -> None:
+        """Does to the plain directory what others have done, where nothing of ours is in the way."""
+        root = Path(self.plain.root)
         for path, content in items.items():
-            target = Path(self.plain.at(path))
-            target.parent.mkdir(parents=True, exist_ok=True)
-            new = target.with_name("theirs")
-            new.write_bytes(content)
-            new.replace(target)  # what others changed is another file
+            if content is None:
+                (root / path).unlink(missing_ok=True)
+                self.base.pop(path, None)
+            else:
+                restore(root, path, content)
+                self.base[path] = content
             # Allowed difference 10.
             self.last.pop(path, None)
             self.touch(*(path[:cut] for cut in range(len(path) + 1) if path[cut : cut + 1] in {"", "/"}))
+        for path in items:
+            self.prune((root / path).parent)
+        mark_base(root, self.base)
+
+    def prune(self, directory: Path) -> None:
+        """Removes directories of the base with nothing in them."""
+        while directory != Path(self.plain.root) and directory.is_dir() and not any(directory.iterdir()):
+            directory.rmdir()
+            directory = directory.parent
+
+    @precondition(lambda self: self.is_behind)
+    @rule(how=st.sampled_from(["ours", "theirs", "fail"]), commit=st.booleans())
+    def rebase(self, how: str, commit: bool) -> None:
+        """Puts the changes on what others have committed, or commits them there, as the official library would."""
+        self.close_all()
+        files, base = self.files(), self.base
+        diff = self.station.mount.control("diff.json", self.tree)
+        status = self.station.mount.control("status.json", self.tree)
+        changes = Changes.of(diff, files, base)
+        if changes is None or (commit and diff["invalid"]):
+            return
+        expected = rebased(self.station.official, self.branch, status["snapshot"], changes, how)
+        tip = self.history()
+        answer = self.rpc("commit", message="ours", rebase=how) if commit else self.rpc("rebase", how=how)
+        if commit and not any(status["staged"].values()):
+            assert answer["kind"] == "no-changes-to-commit", answer
+            return
+        if expected is None:
+            assert answer.get("kind") == "rebase-failed", answer
+            assert self.history() == tip
+            return
+        assert answer["type"] == "result", answer
+        assert self.history()[-len(tip) :] == tip
+        assert len(self.history()) == len(tip) + commit
+        self.is_behind = False
+        self.base = self.station.read_branch(self.branch)
+        if commit:
+            assert self.base == expected
+        committed = {*base, *changes.chunks, *map(metadata_key, changes.metadata)}
+        self.become(expected, left_by(status, files), files.keys() & committed)
+        assert not self.rpc("status")["tip_moved"]
+
+    def become(self, expected: dict[str, bytes], left: set[str], committed: set[str]) -> None:
+        """Lets the plain directory have other keys, and keep what is left: allowed difference 11."""
+        root = Path(self.plain.root)
+        for path in committed - expected.keys() - left:
+            (root / path).unlink()
+        for path, data in expected.items():
+            if path in left:
+                continue
+            if not (root / path).is_file() or (root / path).read_bytes() != data:
+                restore(root, path, data)
+        for path in sorted((path for path, seen in look(str(root)).items() if seen.data is None), reverse=True):
+            if not os.path.isdir(self.mounted.at(path)):
+                (root / path).rmdir()
+        for path, seen in look(self.mounted.root).items():
+            if seen.data is None:
+                (root / path).mkdir(parents=True, exist_ok=True)
+            os.chmod(root / path, stat.S_IMODE(seen.mode))
+        mark_base(root, self.base)
+        self.committed()
+        self.last.clear()
 
     # What holds after a step.
 
@@ -679,6 +854,12 @@ class BranchMachine(RuleBasedStateMachine):
             shutil.rmtree(self.plain.root)
 
 
+def left_by(status: dict[str, Any], files: dict[str, bytes]) -> set[str]:
+    """Returns the files that stay in the working tree; a renamed directory of chunks is told of as one."""
+    told = {*status["untracked"], *(one["path"] for one in status["invalid"])}
+    return {path for path in files.keys() | told if path in told or any(path.startswith(f"{one}/") for one in told)}
+
+
 @pytest.fixture(scope="module", autouse=True)
 def station():
     with scratch_directory() as scratch:
@@ -687,7 +868,8 @@ def station():
         BranchMachine.station.stop()
 
 
-TestBranch = BranchMachine.TestCase
+# A time that runs out is taken for an example that fails now and then.
+TestBranch = pytest.mark.timeout(120 + 20 * ROUNDS)(BranchMachine.TestCase)
 TestBranch.settings = settings(
     max_examples=ROUNDS,
     stateful_step_count=STEPS,

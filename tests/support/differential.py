@@ -16,6 +16,8 @@ Where the two may differ is listed here, and nowhere else:
 8.  `fallocate` is EOPNOTSUPP; `posix_fallocate` falls back to writing.
 9.  Content changes always give another mtime; on the plain directory the clock may have stood still.
 10. A commit of others gives the directories above what it changed its time, not only those with other entries.
+11. A rebase, or a commit with one, leaves directories in which nothing is left, or takes them away: whether somebody
+    made them is not what it is about.
 """
 
 import ctypes
@@ -41,6 +43,7 @@ from tests.support.mounting import Mount
 AT_FDCWD = -100
 RENAME_NOREPLACE = 1
 RENAME_EXCHANGE = 2
+_OF_BASE = "user.icefs-test.base"
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -243,10 +246,33 @@ def populate(root: Path, content: dict[str, bytes]) -> None:
         shutil.rmtree(root)
     root.mkdir()
     for path, data in content.items():
-        target = root / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(data)
+        restore(root, path, data)
     for directory, _, names in os.walk(root):
         os.chmod(directory, 0o755)
         for name in names:
             os.chmod(os.path.join(directory, name), 0o644)
+    mark_base(root, content)
+
+
+def restore(root: Path, path: str, data: bytes) -> None:
+    """Puts a file in its place as another one than was there, whoever has that open."""
+    target = root / path
+    target.parent.mkdir(parents=True, exist_ok=True)
+    new = target.with_name("restored")
+    new.write_bytes(data)
+    os.chmod(new, 0o644)
+    if target.is_dir():
+        shutil.rmtree(target)
+    new.replace(target)
+
+
+def mark_base(root: Path, content: dict[str, bytes]) -> None:
+    """Marks the directories that are those of the base, which one of the same name that is made later is not."""
+    for directory in {"", *(path[:cut] for path in content for cut, char in enumerate(path) if char == "/")}:
+        if (root / directory).is_dir():
+            os.setxattr(root / directory, _OF_BASE, b"1")
+
+
+def is_of_base(directory: Path) -> bool:
+    """Tells whether a directory is one of the base."""
+    return directory.is_dir() and _OF_BASE in os.listxattr(directory)
