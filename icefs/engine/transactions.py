@@ -48,6 +48,8 @@ type BeforePublish = Callable[[SnapshotId], None]
 class InDoubt:
     """A commit that was tried, and may or may not have gone through: the store's answer was lost.
 
+    It may still do so when the session is used again: a write that nobody waits for any more can be under way.
+
     Attributes:
         snapshot_id: What it would have become.
         revision: The session's changes that it had.
@@ -113,20 +115,27 @@ def _commit_once(
     earlier = _settle(session, branch)
     if earlier is not None:
         return earlier
-    # A tip that has moved already is found before anything is written; the publishing write checks again.
-    updates.check_tip(repository, branch, base.id)
-    new = write_snapshot(
-        repository,
-        base,
-        changes,
-        message=message,
-        metadata=_metadata(session, metadata, icechunk_metadata),
-        rewrite_manifests=rewrite,
-    )
-    if before_publish is not None:
-        before_publish(new.id)
-    with _in_doubt(session, new.id, revision):
-        updates.publish_commit(repository, branch, base.id, new, is_rearrange=session.is_rearrange)
+    try:
+        # A tip that has moved already is found before anything is written; the publishing write checks again.
+        updates.check_tip(repository, branch, base.id)
+        new = write_snapshot(
+            repository,
+            base,
+            changes,
+            message=message,
+            metadata=_metadata(session, metadata, icechunk_metadata),
+            rewrite_manifests=rewrite,
+        )
+        if before_publish is not None:
+            before_publish(new.id)
+        with _in_doubt(session, new.id, revision):
+            updates.publish_commit(repository, branch, base.id, new, is_rearrange=session.is_rearrange)
+    except BranchMovedError:
+        # Perhaps by an earlier try of this very session, which the store has carried out meanwhile.
+        earlier = _settle(session, branch)
+        if earlier is None:
+            raise
+        return earlier
     session.committed(new)
     return new.id
 
@@ -146,31 +155,34 @@ def _start(session: "WritableSession", *, allow_empty: bool) -> tuple[Snapshot, 
 @contextmanager
 def _in_doubt(session: "WritableSession", snapshot_id: SnapshotId, revision: int) -> Iterator[None]:
     """Remembers a snapshot while it is published, and further on if the store failed: it may have gone through."""
-    session.in_doubt = InDoubt(snapshot_id, revision)
+    doubt = InDoubt(snapshot_id, revision)
+    session.in_doubt.append(doubt)
     try:
         yield
     except IcefsError as error:
         if not isinstance(error, StorageError):
-            session.in_doubt = None
+            session.in_doubt.remove(doubt)
         raise
 
 
 def _settle(session: "WritableSession", branch: str) -> SnapshotId | None:
     """Finds out whether a commit went through whose answer was lost; the session is then what it would be after it.
 
-    Not if the session was changed since: then it is behind its branch, as it would be behind anybody's commit.
+    Any of the tries may be it, but no more than one: all were to replace what the session stands on. Not if the session
+    was changed since: then it is behind its branch, as it would be behind anybody's commit.
     """
-    doubt, repository = session.in_doubt, session.repository
-    if doubt is None or doubt.revision != session.revision:
+    repository = session.repository
+    tries = {doubt.snapshot_id for doubt in session.in_doubt if doubt.revision == session.revision}
+    if not tries:
         return None
     if repository.spec_version > 1:
-        is_there = doubt.snapshot_id in repository.assets.fetch_repo_info()[0].snapshots
+        known = repository.assets.fetch_repo_info()[0].snapshots
+        made = next((snapshot_id for snapshot_id in tries if snapshot_id in known), None)
     else:
-        is_there = any(info.id == doubt.snapshot_id for info in _history(session, branch))
-    if not is_there:
-        return None
-    session.committed(doubt.snapshot_id)
-    return doubt.snapshot_id
+        made = next((info.id for info in _history(session, branch) if info.id in tries), None)
+    if made is not None:
+        session.committed(made)
+    return made
 
 
 def amend(
@@ -206,20 +218,26 @@ def amend(
             raise SessionStateError(
                 "a commit that moved nodes is amended by a rearrange session", kind="rearrange-session-only"
             )
-        updates.check_tip(repository, branch, base.id)
-        new = write_snapshot(
-            repository,
-            base,
-            changes,
-            message=message,
-            metadata=_metadata(session, metadata, icechunk_metadata or {}),
-            merge_log_of=base.id,
-            rewrite_manifests=rewrite,
-        )
-        if before_publish is not None:
-            before_publish(new.id)
-        with _in_doubt(session, new.id, revision):
-            updates.publish_commit(repository, branch, base.id, new, is_rearrange=session.is_rearrange, amend=True)
+        try:
+            updates.check_tip(repository, branch, base.id)
+            new = write_snapshot(
+                repository,
+                base,
+                changes,
+                message=message,
+                metadata=_metadata(session, metadata, icechunk_metadata or {}),
+                merge_log_of=base.id,
+                rewrite_manifests=rewrite,
+            )
+            if before_publish is not None:
+                before_publish(new.id)
+            with _in_doubt(session, new.id, revision):
+                updates.publish_commit(repository, branch, base.id, new, is_rearrange=session.is_rearrange, amend=True)
+        except BranchMovedError:
+            earlier = _settle(session, branch)
+            if earlier is None:
+                raise
+            return earlier
         session.committed(new)
         return new.id
 

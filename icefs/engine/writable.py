@@ -53,7 +53,7 @@ class WritableSession(Session):
     Attributes:
         is_rearrange: Whether the session moves nodes, and can do nothing else.
         revision: Counts the changes made to the session.
-        in_doubt: A commit whose answer was lost, so that trying again does not commit twice.
+        in_doubt: The commits whose answers were lost, so that trying again does not commit twice.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class WritableSession(Session):
         self.read_only = False
         self.is_rearrange = is_rearrange
         self.revision = 0
-        self.in_doubt: transactions.InDoubt | None = None
+        self.in_doubt: list[transactions.InDoubt] = []
         self._changes = ChangeSet(is_rearrange=is_rearrange)
         self._gate = Gate()
         # By node: as long as nothing but chunks changes, an array's chunks need not be put together again.
@@ -534,7 +534,7 @@ class WritableSession(Session):
             self.rebased(snapshot, ChangeSet())
             self.read_only = True
             self.branch = None
-            self.in_doubt = None
+            self.in_doubt.clear()
             self._edited.clear()
 
 

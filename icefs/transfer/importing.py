@@ -252,10 +252,10 @@ class _Import:
                 before_publish=note,
             )
         except StorageError as error:
-            if session.in_doubt is None:
+            if not session.in_doubt:
                 raise
             # The store's answer was lost. If it does not answer now either, the next run finds out.
-            made = session.in_doubt.snapshot_id
+            made = session.in_doubt[-1].snapshot_id
             error.hint = "run it again: it finds out whether the commit was made"
             with contextlib.suppress(StorageError):
                 if self._is_in_history(made):

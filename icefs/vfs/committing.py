@@ -171,8 +171,7 @@ def _unsettled(snapshot_id: SnapshotId, error: StorageError) -> StorageError:
 
 def _in_doubt(session: WritableSession | None, error: StorageError) -> StorageError:
     assert session is not None  # there is a doubt
-    assert session.in_doubt is not None
-    snapshot_id = str(session.in_doubt.snapshot_id)
+    snapshot_id = str(session.in_doubt[-1].snapshot_id)
     return StorageError(
         f"the store does not tell whether the commit {snapshot_id} was made: {error.message}",
         kind="commit-in-doubt",
@@ -214,9 +213,9 @@ def _published(
     repository: WritableRepository, branch: str, session: WritableSession | None, error: BaseException
 ) -> SnapshotId | None:
     """Finds out whether a commit went through whose answer was lost."""
-    if session is None or session.in_doubt is None or not isinstance(error, StorageError):
+    if session is None or not session.in_doubt or not isinstance(error, StorageError):
         return None
-    snapshot_id = session.in_doubt.snapshot_id
+    snapshot_id = session.in_doubt[-1].snapshot_id
     return snapshot_id if is_in_history(repository, branch, snapshot_id) else None
 
 

@@ -4,6 +4,7 @@
     faulty.fail(at=3)                               # the third call from now raises, and nothing happened
     faulty.fail(methods="put", at=2, times=5)       # the second to sixth put
     faulty.lose_answer(methods="put", keys="repo")  # the next put of `repo` happens, and raises
+    late = faulty.delay(keys="repo")                # the next put of `repo` raises, and happens at late.land()
     faulty.interfere(writer, methods="put", keys="repo", at=1)  # calls writer() just before it
     faulty.calls                                    # what was called, in order
 
@@ -28,6 +29,7 @@ class When(Enum):
     BEFORE = "nothing happens"
     AFTER = "it happens, and the answer is lost"
     BESIDE = "something else happens first"
+    LATER = "it happens when it is told to, after whoever waited has given up"
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,12 @@ class Rule:
     action: Callable[[], object] | None = None
     seen: int = field(default=0)
     fired: int = field(default=0)
+    held: list[Callable[[], object]] = field(default_factory=list)
+
+    def land(self) -> None:
+        """Lets the store carry out what was delayed; conditions are looked at now."""
+        while self.held:
+            self.held.pop(0)()
 
     def meets(self, call: Call) -> bool:
         """Counts the call if it is of the kind, and tells whether it is one to be hit."""
@@ -110,6 +118,10 @@ class FaultyStorage(Storage):
         """Plans that the `at`-th call happens, and raises all the same."""
         return self._plan(Rule(When.AFTER, _methods(methods), keys, at, times, error))
 
+    def delay(self, *, at: int = 1, keys: str | None = None, times: int | None = 1) -> Rule:
+        """Plans that the `at`-th put raises as if nobody had answered, and happens at the rule's `land`."""
+        return self._plan(Rule(When.LATER, _methods("put"), keys, at, times, _unreachable))
+
     def interfere(
         self,
         action: Callable[[], object],
@@ -134,7 +146,9 @@ class FaultyStorage(Storage):
         return rule
 
     @contextmanager
-    def _call(self, method: str, key: str, *, conditional: bool = False) -> Iterator[None]:
+    def _call(
+        self, method: str, key: str, *, conditional: bool = False, later: Callable[[], object] | None = None
+    ) -> Iterator[None]:
         call = Call(method, key, conditional)
         with self._lock:
             self.calls.append(call)
@@ -144,6 +158,11 @@ class FaultyStorage(Storage):
                 assert rule.action is not None
                 rule.action()
         self._raise(met, When.BEFORE, call)
+        for rule in met:
+            if rule.when is When.LATER:
+                assert later is not None
+                rule.held.append(later)
+        self._raise(met, When.LATER, call)
         yield
         self._raise(met, When.AFTER, call)
 
@@ -170,8 +189,11 @@ class FaultyStorage(Storage):
     def put(
         self, key: str, data: bytes | memoryview, *, if_match: Version | None = None, create_only: bool = False
     ) -> Version:
-        with self._call("put", key, conditional=create_only or if_match is not None):
+        def put() -> Version:
             return self.inner.put(key, data, if_match=if_match, create_only=create_only)
+
+        with self._call("put", key, conditional=create_only or if_match is not None, later=put):
+            return put()
 
     def put_file(self, key: str, path: str, *, is_final: bool = False) -> Version:
         with self._call("put", key):
