@@ -9,17 +9,25 @@ Writers wait for the freeze alone.
 
 import logging
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from icefs.engine.session import Session
 from icefs.engine.updates import MOVE_NODE
 from icefs.engine.writable import WritableSession
 from icefs.engine.writing import WritableRepository
-from icefs.errors import BranchMovedError, InvalidInputError, NothingToCommitError, SessionStateError, StorageError
+from icefs.errors import (
+    BranchMovedError,
+    InvalidInputError,
+    NotFoundError,
+    NothingToCommitError,
+    SessionStateError,
+    StorageError,
+)
 from icefs.format.ids import SnapshotId
 from icefs.format.manifest import ArrayRefs, InlineRef
 from icefs.vfs.branches import Entry, Move, plan_move
+from icefs.vfs.late_commits import base_of, differing, facts_of, hidden, late_commit, remove_hidden
 from icefs.vfs.places import open_session
 from icefs.vfs.renaming import Renaming, plan_renaming
 from icefs.vfs.staged_report import dropped_counts
@@ -114,10 +122,36 @@ def commit(
         BranchMovedError, RebaseFailedError: others have committed; the tree is as it was.
         StorageError: the store failed; the tree is as it was, or the commit's outcome is not known yet.
     """
-    solver = None if request.rebase is None else TreeSolver(request.rebase)
-    repository = tree.settings.repository
     if work.pending_intent is not None:
         tell(*resolve(tree, work, open_inos))
+    made: SnapshotId | None = None
+    while True:
+        late = take_over_late(tree, work, open_inos, tell)
+        if late is not None:
+            made = late
+            request = replace(request, allow_empty=False, amend=False)  # that is done
+        try:
+            return _commit_once(tree, work, request, open_inos, progress, before_publish)
+        except NothingToCommitError:
+            if made is None:
+                raise
+            empty = {"dropped_chunks": [], "untracked": [], "kept_back": [], "remaining": 0}
+            return Committed(made, {**facts_of(tree, made), **empty}, [], [])
+        except BranchMovedError:
+            if late_commit(tree, work) is None:
+                raise
+
+
+def _commit_once(
+    tree: "WorkingTree",
+    work: WorkTree,
+    request: CommitRequest,
+    open_inos: Iterable[int],
+    progress: Progress,
+    before_publish: Callable[[], None],
+) -> Committed:
+    solver = None if request.rebase is None else TreeSolver(request.rebase, own=work.attempts)
+    repository = tree.settings.repository
     frozen = work.freeze()
     session: WritableSession | None = None
     try:
@@ -418,6 +452,41 @@ def resolve(tree: "WorkingTree", work: WorkTree, open_inos: Iterable[int]) -> tu
     return [], []
 
 
+def take_over_late(
+    tree: "WorkingTree", work: WorkTree, open_inos: Iterable[int], tell: Tell = _tell_nobody
+) -> SnapshotId | None:
+    """Puts a tree on a commit of its own that had been given up, and that its branch has; returns that."""
+    snapshot_id = late_commit(tree, work)
+    if snapshot_id is None:
+        return None
+    frozen = work.freeze()
+    try:
+        base, made = base_of(tree, frozen), open_session(tree.settings.repository, snapshot_id)
+        staged = stage(frozen, base)
+        others = differing(staged, frozen, made)
+        if others is None:
+            work.abandon(frozen)
+            return None
+        removed = list(hidden(staged, frozen, base, made))
+        left = [*staged.left, *others]
+        before = tree.next_number
+        told = _Switch(tree, snapshot_id, open_inos, frozen, left)
+        theirs = _their_part(tree, told, frozen.base, snapshot_id)
+        work.record_intent(frozen, str(snapshot_id), frozen.base, left)
+    except BaseException:
+        work.abandon(frozen)
+        raise
+    result = work.complete(frozen, str(snapshot_id), left, told)
+    entries = [*told.entries, *_new_names(work, result, before), *_cut_names(work, told.move), *told.renamed(result)]
+    if theirs is not told.move:
+        forgotten = work.forget_kept(tree.changed_paths(theirs))
+        entries += encoded(forgotten.entries)
+        told.attrs += forgotten.inos
+    tell([*entries, *remove_hidden(work, removed)], told.attrs)
+    logger.info("%s: the commit %s, which had been given up, was made after all", tree.label, snapshot_id)
+    return snapshot_id
+
+
 def recover(tree: "WorkingTree", work: WorkTree, session: Session) -> None:
     """Brings a working tree that was just opened to where it can be worked with; in a worker thread.
 
@@ -428,6 +497,10 @@ def recover(tree: "WorkingTree", work: WorkTree, session: Session) -> None:
             resolve(tree, work, ())
         except StorageError as error:
             logger.warning("%s: cannot find out yet whether the last commit was made: %s", tree.label, error)
+    try:
+        take_over_late(tree, work, ())
+    except (StorageError, NotFoundError) as error:
+        logger.warning("%s: cannot find out yet whether a commit was made late: %s", tree.label, error)
     if not work.recovery.is_new:
         logger.info("%s has the working tree of %s", tree.label or "the mount", session.snapshot_id)
 
@@ -447,6 +520,7 @@ def rebase_tree(
     """
     if work.pending_intent is not None:
         tell(*resolve(tree, work, open_inos))
+    take_over_late(tree, work, open_inos, tell)
     for _ in range(_REBASE_TRIES):
         tip = tree.settings.repository.lookup_branch(tree.name)
         if str(tip) == work.base:

@@ -29,7 +29,7 @@ from icefs.errors import (
 from icefs.format.zarr_json import parse_zarr_json
 from icefs.vfs.attrs import ABSENT, Attr
 from icefs.vfs.branches import BranchTree, Entry, Move
-from icefs.vfs.committing import encoded, recover, resolve
+from icefs.vfs.committing import encoded, recover, resolve, take_over_late
 from icefs.vfs.control import CONTROL_NAME
 from icefs.vfs.interface import AttrChanges, Caller, DirHandle, FileHandle, NotInMemoryError
 from icefs.vfs.listing import Listing, NamedEntries, Section
@@ -365,18 +365,30 @@ class WorkingTree(WorkingBase):
         return self.translated(entries), attrs
 
     async def find_out(self, open_inos: Iterable[int]) -> tuple[list[Entry], list[int]] | None:
-        """Finds out what became of a commit that is in doubt; None where nothing has changed by that.
+        """Finds out what became of a commit that is in doubt, or was given up; None where nothing changes by that.
 
         Raises:
             StorageError: the store does not tell.
         """
         work = self.work
-        if work is None or work.pending_intent is None or self.is_committing:
+        if work is None or self.is_committing or (work.pending_intent is None and not work.attempts):
             return None
         self.is_committing = True
         inos = list(open_inos)
+        entries: list[Entry] = []
+        attrs: list[int] = []
+
+        def tell(names: list[Entry], changed: list[int]) -> None:
+            entries.extend(names)
+            attrs.extend(changed)
+
+        def find_out() -> None:
+            if work.pending_intent is not None:
+                tell(*resolve(self, work, inos))
+            take_over_late(self, work, inos, tell)
+
         try:
-            entries, attrs = await self.in_thread(lambda: resolve(self, work, inos))
+            await self.in_thread(find_out)
         finally:
             self.is_committing = False
         return self.translated(entries), attrs

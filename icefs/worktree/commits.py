@@ -55,6 +55,7 @@ class Commits:
         self._content = content
         self.recovered: FrozenTree | None = None
         self.intent: Intent | None = None
+        self.attempts = core.journal.attempts()
 
     # Freezing
 
@@ -163,6 +164,7 @@ class Commits:
             core.check_open()
             self._check_durable(frozen)
             core.journal.record_intent(Intent(snapshot_id, base, tuple(sorted(left))))
+            self.attempts.append(snapshot_id)
 
     def _check_durable(self, frozen: FrozenTree) -> None:
         if frozen.view not in self._core.views or not frozen.view.is_durable:
@@ -277,6 +279,7 @@ class Commits:
             raise
         settlement.finish()
         core.base = new_base
+        self.attempts.clear()
         core.revision += 1
         op.spools.extend(spool_id for spool_id in settlement.spools if spool_id)
         if view is not None:

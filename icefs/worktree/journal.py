@@ -3,7 +3,8 @@
 Tables (`_SCHEMA` is the authority, `versions` tells how they came to be):
 
     meta         key → value: repository, branch, base, and while a commit is under way
-                 `frozen` (the largest id of the frozen view) and `intent` (JSON: snapshot_id, base, left)
+                 `frozen` (the largest id of the frozen view) and `intent` (JSON: snapshot_id, base, left);
+                 `attempts` (JSON: the snapshots that were about to be published on this base)
     node         one row for each file and directory; (parent, name) is its first link; the root has parent 0
     link         (parent, name) → a node's further links, or 0 for a whiteout. A whiteout whose name a node's first
                  link has taken meanwhile may stay behind; the node wins.
@@ -361,8 +362,14 @@ class Journal:
 
     def record_intent(self, intent: Intent) -> None:
         """Notes that the frozen tree is about to be published; survives power loss when this returns."""
-        self._in_reserve(lambda: self._write_meta({"intent": json.dumps(intent._asdict())}))
+        attempts = json.dumps([*self.attempts(), intent.snapshot_id])
+        self._in_reserve(lambda: self._write_meta({"intent": json.dumps(intent._asdict()), "attempts": attempts}))
         self.sync()
+
+    def attempts(self) -> list[str]:
+        """Returns the snapshots that were about to be published since the tree has its base."""
+        found: list[str] = json.loads(self.meta().get("attempts") or "[]")
+        return found
 
     def intent(self) -> Intent | None:
         """Returns the intent that was recorded and neither completed nor abandoned."""
@@ -410,7 +417,7 @@ class Journal:
             self._db.executemany(_INSERT_NODE, nodes)
             self._db.executemany(_INSERT_LINK, links)
             self._forget_frozen()
-            self._write_meta(meta)
+            self._write_meta({"attempts": None, **meta} if "base" in meta else meta)
 
         self._in_reserve(write)
         self._thawed()

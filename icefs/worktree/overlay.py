@@ -11,12 +11,11 @@
     core        the nodes, the lock, and how one operation succeeds or fails as a whole
     journal     SQLite          spool   the bytes          kept   attributes over a commit
 
-What lasts: after `flush` (every `close(2)`), and after `mkdir`, `unlink`, `rmdir`, `rename`, `link` and
-`set_attributes` have returned, the result survives the death of the process; after `fsync` of a file or directory
-power loss, too.
+What lasts: after `flush` (every `close(2)`), and after any change of a name or an attribute, the result survives the
+death of the process; after `fsync` of a file or directory power loss, too.
 
-Everything is synchronous and may be called from any thread; `core` says what the lock covers. A caller that must
-not wait should call from a thread: a write may wait for a freeze or a copy-up, and the lower tree may be remote.
+Everything is synchronous and may be called from any thread; `core` says what the lock covers. Who must not wait calls
+from a thread: a write may wait for a freeze or a copy-up, and the lower tree may be remote.
 """
 
 import contextlib
@@ -96,9 +95,9 @@ class WorkTree:
     Attributes:
         directory: Its state directory.
         uploads: What uploads chunks in the background; None for nothing.
-        repository: The repository that it belongs to.
-        branch: The branch that it belongs to.
+        repository, branch: What it belongs to.
         recovery: What was found when it was opened.
+        attempts: The snapshots that were about to be published on its base; one may appear late.
         staged: What was staged when somebody last looked (`staging.staged_now`).
     """
 
@@ -153,6 +152,7 @@ class WorkTree:
         self._files = Files(core, self._content)
         self._namespace = Namespace(core, self._files)
         self._commits = Commits(core, self._content)
+        self.attempts = self._commits.attempts
         if not meta:
             journal.settle(
                 [core.row(core.root)], [], repository=self.repository, branch=self.branch, base=base, closed=0
@@ -548,7 +548,7 @@ class WorkTree:
         return self._commits.complete(frozen, intent.snapshot_id, intent.left, on_switch)
 
     def abandon_recovered(self) -> None:
-        """Resolves the pending intent: the snapshot was never published."""
+        """Gives up the pending intent: the snapshot is not in the branch's history; see `attempts`."""
         frozen, _ = self.pending()
         self._commits.release(frozen)
 

@@ -7,14 +7,14 @@ new base is to be seen instead of the tree's own change:
 - what others put below a directory that was removed here: only what was there at that time was removed.
 """
 
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from icefs.engine.changeset import ChangeSet, difference
 from icefs.engine.conflicts import BasicConflictSolver, Conflict, ConflictDetector, ConflictSolver, VersionSelection
 from icefs.engine.session import Session
 from icefs.engine.writable import WritableSession
-from icefs.errors import InvalidInputError
+from icefs.errors import BranchMovedError, InvalidInputError
 from icefs.format.transaction_log import TransactionLog
 from icefs.worktree.frozen import FrozenDir, FrozenTree
 from icefs.worktree.lower import join
@@ -35,8 +35,8 @@ class TreeSolver:
         was_needed: Whether there was anything to compare with.
     """
 
-    def __init__(self, how: str) -> None:
-        """Takes `ours`, `theirs` or `fail`.
+    def __init__(self, how: str, own: Iterable[str] = ()) -> None:
+        """Takes `ours`, `theirs` or `fail`, and the snapshots that are no others' commits.
 
         Raises:
             InvalidInputError: it is none of these.
@@ -51,13 +51,20 @@ class TreeSolver:
         if how not in solvers:
             raise InvalidInputError(f"no way to rebase is called {how!r}", hint="one of ours, theirs, fail")
         self._solver = solvers[how]
+        self._own = frozenset(own)
         self.given_up: dict[NodeId, ChunkIndices] = {}
         self.was_needed = False
 
     def solve(
         self, theirs: TransactionLog, their_session: Session, ours: ChangeSet, our_base: Session
     ) -> tuple[ChangeSet, list[Conflict]]:
-        """Replays changes over one transaction log, as `ConflictSolver` says."""
+        """Replays changes over one transaction log, as `ConflictSolver` says.
+
+        Raises:
+            BranchMovedError: it is one of the tree's own, which was given up and appears late.
+        """
+        if str(their_session.snapshot_id) in self._own:
+            raise BranchMovedError(f"the branch has the tree's own commit {their_session.snapshot_id}")
         self.was_needed = True
         solved, conflicts = self._solver.solve(theirs, their_session, ours, our_base)
         if not conflicts and solved is not ours:
