@@ -228,3 +228,69 @@ def test_unmounting_tells_what_is_not_uploaded_and_loses_nothing(
     # Those that hung had arrived: 4 + 2 objects more than are referred to, which garbage collection takes.
     assert len(list(s3_storage.list_objects("chunks/"))) <= before + 8 + 6
     assert fsck(s3_storage).status == "clean"
+
+
+@pytest.mark.parametrize("is_killed", [False, True], ids=["same daemon", "killed daemon"])
+@pytest.mark.parametrize("changed", [False, True], ids=["unchanged", "changed"])
+def test_a_commit_is_carried_out_after_it_was_given_up(
+    place: str,
+    proxy: FaultProxy,
+    s3_storage: S3Storage,
+    s3_prefix: str,
+    tmp_path: Path,
+    is_killed: bool,
+    changed: bool,
+) -> None:
+    options = MountOptions(
+        repository=place,
+        mountpoint=str(tmp_path / "mnt"),
+        branch="main",
+        poll_interval_s=0.0,
+        state_dir=str(tmp_path / "state"),
+        log_file=str(tmp_path / "log"),
+    )
+    require_fuse()
+    (tmp_path / "mnt").mkdir()
+    mount = Mount(tmp_path / "mnt", spawn(options), tmp_path / "log")
+    expected = {0: data(0), 1: data(7), 2: data(2)}
+    try:
+        for number in (1, 2):
+            (mount / f"a/c/{number}").write_bytes(expected[number])
+        proxy.plan("late", method="PUT", path=f"{s3_prefix}/repo", conditional=True)
+        proxy.plan("refuse", method="PUT", path=f"{s3_prefix}/repo", conditional=True, times=None)
+        with pytest.raises(OSError, match=rf"\[Errno {errno.EIO}\]"):
+            (mount / ".icefs/commit").write_text("given up\n")
+        assert proxy.held
+        proxy.clear()
+        assert history(s3_storage) == ["start", "Repository initialized"]
+        if changed:
+            expected[1] = data(8)  # of the same length
+            (mount / "a/c/1").write_bytes(expected[1])
+            (mount / "a/c/2").unlink()
+            del expected[2]
+        if is_killed:
+            os.kill(mount.pid, signal.SIGKILL)
+            assert mount.wait() == -signal.SIGKILL
+            subprocess.run(["fusermount3", "-uz", mount.path], check=True)
+            mount = Mount(mount.path, spawn(options), mount.log)
+        assert proxy.land() == [200]
+        assert history(s3_storage)[0] == "given up"
+        mount.refresh()
+        status = mount.control("status.json")
+        assert not status["tip_moved"]
+        assert status["message"] == "given up"
+        assert status["staged"]["chunks"] == ({"/a": {"written": 1, "rewritten": 1, "deleted": 1}} if changed else {})
+        assert {int(name): (mount / f"a/c/{name}").read_bytes() for name in os.listdir(mount / "a/c")} == expected
+        if changed:
+            (mount / ".icefs/commit").write_text("again\n")
+        else:
+            with pytest.raises(OSError, match=rf"\[Errno {errno.ENODATA}\]"):
+                (mount / ".icefs/commit").write_text("again\n")
+        assert {int(name): (mount / f"a/c/{name}").read_bytes() for name in os.listdir(mount / "a/c")} == expected
+        assert mount.unmount() == 0
+    finally:
+        if mounted_at(str(mount.path)) is not None:
+            subprocess.run(["fusermount3", "-uz", mount.path], check=True)
+    assert history(s3_storage) == ["again"] * changed + ["given up", "start", "Repository initialized"]
+    assert chunks(s3_storage) == expected
+    assert fsck(s3_storage).status == "clean"

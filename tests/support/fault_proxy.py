@@ -31,6 +31,7 @@ FAULTS = {
     "mismatch": "412 PreconditionFailed, and nothing happened",
     "deny": "403 AccessDenied, and nothing happened",
     "lack": "501 NotImplemented, and nothing happened",
+    "late": "the connection ends without an answer, and the request is passed on when `land` is called",
     "hang": "the request is not passed on, and nothing is ever answered",
     "stall": "the request is passed on, and nothing is ever answered",
     "act": "an action runs after the request was carried out and before the connection ends without an answer",
@@ -99,6 +100,12 @@ class FaultProxy:
         self.delay_s = delay_s
         self.requests: list[Request] = []
         self.is_closed = False
+        self.held: list[tuple[Request, bytes]] = []
+
+    def land(self) -> list[int]:
+        """Passes on the requests that were held back; returns what the server answers."""
+        held, self.held = self.held, []
+        return [self.forward(request, body)[0] for request, body in held]
 
     def plan(
         self,
@@ -192,6 +199,9 @@ class _Handler(BaseHTTPRequestHandler):
             xml = f"<Error><Code>{code}</Code><Message>planned</Message></Error>".encode()
             self._answer(status, [("Content-Type", "application/xml"), ("Retry-After", "1")], xml)
         elif fault == "refuse":
+            self.close_connection = True
+        elif fault == "late":
+            self.owner.held.append((request, body))
             self.close_connection = True
         elif fault == "hang":
             self._say_nothing()
