@@ -1,5 +1,6 @@
 """`icefs` on a branch that can be written to: commit, amend, discard, rebase, umount; the official library looks on."""
 
+import errno
 import json
 import os
 import re
@@ -122,6 +123,17 @@ def test_chunks_that_an_edit_drops(mine, branch, icefs):
     assert icefs("commit", "-m", "smaller", branch).endswith(f"1 node, 1 chunk\n{told}")
     np.testing.assert_array_equal(mine.read("a")[:], np.arange(1, 21))
     assert os.listdir(branch / "a/c") == ["0", "1"]
+
+
+def test_the_root_of_a_branch_cannot_be_removed_but_nothing_is_lost(branch, icefs):
+    make(branch)
+    icefs("commit", "-m", "made", branch)
+    with pytest.raises(OSError) as failure:
+        zarr.open_group(str(branch), mode="w")  # removes what is there, and then the directory
+    assert failure.value.errno == errno.EROFS
+    assert os.listdir(branch) == []
+    icefs("discard", "--all", branch)
+    np.testing.assert_array_equal(zarr.open_group(str(branch), mode="r")["a"][:], np.arange(1, 51))
 
 
 def test_commit_and_amend(mine, branch, icefs):
