@@ -73,6 +73,7 @@ class Bench:
         self.name = "main"
         self.label = "main"
         self.settings = SimpleNamespace(repository=self.repository, uploads=UploadOptions())
+        self.guarded = Guarded()
         self._numbers: dict[str, int] = {}
         self._next = 1 << 40
         self._directory = directory
@@ -109,8 +110,11 @@ class Bench:
     def session(self) -> Session:
         return self.open_base(self.work.base)
 
-    def move(self, move: Any, open_inos: Any) -> tuple[list[Any], list[int]]:
+    def move(self, move: Any, open_inos: Any, renaming: Any = None) -> tuple[list[Any], list[int]]:
         return [], []
+
+    def known_arrays(self) -> dict[Any, Any]:
+        return {}
 
     def commit(self, message: str = "a commit", **options: Any) -> Committed:
         done = commit(self, self.work, CommitRequest(message, **options), (), lambda _: None)  # type: ignore[arg-type]
