@@ -26,6 +26,7 @@ def rates(before: Sample, after: Sample) -> dict[str, Any]:
         "caches": {name: _cache(old["caches"].get(name, {}), cache) for name, cache in new["caches"].items()},
         "store": {
             "requests": _kinds(old["store"]["requests"], new["store"]["requests"], seconds),
+            "retries_per_s": round((_retries(new["store"]) - _retries(old["store"])) / seconds, 1),
             "in_flight": new["store"]["in_flight"],
             "read_bytes_per_s": _rate(old["store"], new["store"], "read_bytes", seconds),
             "written_bytes_per_s": _rate(old["store"], new["store"], "written_bytes", seconds),
@@ -45,6 +46,11 @@ def rates(before: Sample, after: Sample) -> dict[str, Any]:
 
 def _rate(old: Mapping[str, int], new: Mapping[str, int], name: str, seconds: float) -> float:
     return round((new[name] - old[name]) / seconds, 1)
+
+
+def _retries(store: Mapping[str, Any]) -> int:
+    """Returns how many tries were repeated; a daemon of an older version does not say."""
+    return sum(count for reasons in store.get("retries", {}).values() for count in reasons.values())
 
 
 def _kinds(old: Mapping[str, Any], new: Mapping[str, Any], seconds: float) -> dict[str, Any]:

@@ -100,7 +100,10 @@ class _WarningLines(logging.Handler):
 def _show_warnings() -> None:
     logger = logging.getLogger("icefs")
     if not logger.handlers:
-        logger.addHandler(_WarningLines(logging.WARNING))
+        lines = _WarningLines(logging.WARNING)
+        # A request that is given up is an error that says so itself.
+        lines.addFilter(lambda record: record.name != "icefs.storage.retry")
+        logger.addHandler(lines)
         # What libraries such as botocore log is no part of the one line that an error is.
         logging.getLogger().addHandler(logging.NullHandler())
 

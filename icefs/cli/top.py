@@ -104,6 +104,8 @@ def _screen(facts: dict[str, Any], told: dict[str, Any], *, rows: int) -> "Rende
         f"{process['open_fds']:.0f} descriptors, {process['threads']:.0f} threads, "
         f"event loop late by {loop['lag_us'] / 1000:.1f} ms",
     ]
+    if told["store"]["retries_per_s"]:
+        lines.append(f"requests to the store are tried again, {told['store']['retries_per_s']:.1f} per s")
     if told["failures"]:
         last = told["failures"][-1]
         lines.append(

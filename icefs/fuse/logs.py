@@ -4,6 +4,9 @@
                    │
                    └ the same line again within a minute is counted, and the count is told later
 
+Whoever logs may say in `extra` which lines are the same although their words differ (`repeat_key`), and give the facts
+that a line is made of (`facts`), which JSON repeats as `facts`.
+
 Lines are text, or JSON objects for programs. For the journal they begin with `<N>`, the priority that systemd reads
 there. A log file may be renamed away at any time (logrotate): the next line goes into a new one.
 """
@@ -124,6 +127,9 @@ class LineFormatter(logging.Formatter):
         repeated = getattr(record, "repeated", None)
         if repeated is not None:
             facts["repeated"] = repeated
+        own = getattr(record, "facts", None)
+        if own:
+            facts["facts"] = {name: self._clean(one) if isinstance(one, str) else one for name, one in own.items()}
         trace = self._trace(record)
         if trace:
             facts["trace"] = trace
@@ -162,7 +168,7 @@ class Repeats(logging.Handler):
             return
         now = self._clock()
         self._tell(now)
-        key = record.name, record.levelno, record.getMessage()
+        key = record.name, record.levelno, getattr(record, "repeat_key", None) or record.getMessage()
         known = self._known.get(key)
         if known is not None:
             self._known[key] = known[0], record, known[2] + 1
@@ -210,10 +216,13 @@ class Repeats(logging.Handler):
         if not count:
             return
         times = "time" if count == 1 else "times"
+        told = f"repeated {count} {times}"
+        if getattr(record, "repeat_key", None):
+            told = f"the last of {count} more of its kind"
         summary = logging.makeLogRecord(
             {
                 **record.__dict__,
-                "msg": f"{record.getMessage()} … repeated {count} {times}",
+                "msg": f"{record.getMessage()} … {told}",
                 "args": None,
                 "exc_info": None,
                 "repeated": count,

@@ -320,6 +320,14 @@ class Storage(ABC):
                 no later call succeeds.
         """
 
+    def watch_retries(self, tell: Callable[[str, str], None]) -> None:  # noqa: B027  (not every backend tries again)
+        """Has `tell` called, in any thread, at each try that is repeated.
+
+        Args:
+            tell: Takes what was tried (`read`, `write`, `copy`, `list` or `delete`), and why it failed (`throttled`,
+                `unreachable`).
+        """
+
     def close(self) -> None:  # noqa: B027  (most backends hold nothing that needs closing)
         """Gives back connections and threads; the storage is not used afterwards."""
 

@@ -134,7 +134,11 @@ class HttpStorage(Storage):
             except http_errors.HTTPError as error:
                 raise _transport_error(error, url) from error
 
-        return self._retrier.run(once)
+        return self._retrier.run(once, verb="read", name=url)
+
+    @override
+    def watch_retries(self, tell: Callable[[str, str], None]) -> None:
+        self._retrier.on_retry = tell
 
     def _read(self, url: str, start: int, end: int | None, conditions: dict[str, str]) -> Object | None:
         """Reads a range; None if a condition (If-None-Match) says that it is not needed."""
@@ -390,4 +394,5 @@ def _transport_error(error: http_errors.HTTPError, url: str) -> StorageError:
         hint="check the address and the network" if never_connected else None,
         url=url,
         never_connected=never_connected,
+        cause=type(reason).__name__,
     )

@@ -2,7 +2,7 @@
 
 `MeteredStorage` stands between a store and whoever uses it, and passes everything on. One `StoreMeter` may count for
 several stores, such as those of virtual chunks. A request here is one call: what a backend tries again is one request
-that takes longer.
+that takes longer, and its further tries are counted besides.
 """
 
 import threading
@@ -63,17 +63,20 @@ class StoreCounts:
         timings: Durations by kind of request.
         objects: How many requests concerned which kind of object (the first part of its key), by kind of request.
         errors: How many requests failed how, by kind of request and of error.
+        retries: How many tries were repeated, by what they did (a verb, as `Storage.watch_retries` has them) and by why
+            they failed.
         read_bytes: How many bytes came.
         written_bytes: How many bytes went.
         in_flight: How many requests are under way.
     """
 
-    __slots__ = ("errors", "in_flight", "objects", "read_bytes", "timings", "written_bytes")
+    __slots__ = ("errors", "in_flight", "objects", "read_bytes", "retries", "timings", "written_bytes")
 
     def __init__(self) -> None:
         self.timings = {operation: Timing() for operation in OPERATIONS}
         self.objects: dict[tuple[str, str], int] = {}
         self.errors: dict[tuple[str, str], int] = {}
+        self.retries: dict[tuple[str, str], int] = {}
         self.read_bytes = 0
         self.written_bytes = 0
         self.in_flight = 0
@@ -92,6 +95,7 @@ class StoreMeter:
         with self._lock:
             now.timings = {operation: timing.copy() for operation, timing in counts.timings.items()}
             now.objects, now.errors = counts.objects.copy(), counts.errors.copy()
+            now.retries = counts.retries.copy()
             now.read_bytes, now.written_bytes = counts.read_bytes, counts.written_bytes
             now.in_flight = counts.in_flight
         return now
@@ -126,6 +130,12 @@ class StoreMeter:
         with self._lock:
             self._counts.in_flight -= 1
 
+    def retry(self, verb: str, reason: str) -> None:
+        """Counts a try that is repeated."""
+        retries = self._counts.retries
+        with self._lock:
+            retries[verb, reason] = retries.get((verb, reason), 0) + 1
+
     def _count_object(self, operation: str, kind: str) -> None:
         objects = self._counts.objects
         what = operation, kind
@@ -153,6 +163,7 @@ class MeteredStorage(Storage):
         self.meter = meter
         self._kind = kind
         self.capabilities = inner.capabilities
+        inner.watch_retries(meter.retry)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Counts stay in the process that they are of.
@@ -305,6 +316,15 @@ class MeteredStorage(Storage):
     def sync(self) -> None:
         """Makes everything durable."""
         self._inner.sync()
+
+    def watch_retries(self, tell: Callable[[str, str], None]) -> None:
+        """Has somebody else told, besides the meter."""
+
+        def both(verb: str, reason: str) -> None:
+            self.meter.retry(verb, reason)
+            tell(verb, reason)
+
+        self._inner.watch_retries(both)
 
     def close(self) -> None:
         """Closes the store."""

@@ -1,14 +1,23 @@
 """Tries again what failed for a passing reason, with back-off and jitter.
 
 Which failures pass is not decided here: the layer that knows sets `is_transient` on its errors.
+
+Each try that is to be repeated is a line of the log, and a request that is given up a warning. Lines name the request,
+and why it failed by the error's class and code alone: what a service or a driver says may repeat a signed URL.
 """
 
+import logging
 import random
+import re
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 from icefs.errors import StorageError, UnreachableError
+
+_WORD: Final = re.compile("[A-Z][a-z]*")
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +52,9 @@ class Retrier:
 
     Several threads may run operations at once. `close` wakes those that wait between two tries; they then raise
     the error of their last try.
+
+    Attributes:
+        on_retry: Told of each try that is repeated: what it was to do (one word), and the class of its error.
     """
 
     def __init__(
@@ -57,13 +69,23 @@ class Retrier:
         self._closed = threading.Event()
         self._wait = self._closed.wait if wait is None else wait
         self._answered = False
+        self.on_retry: Callable[[str, str], None] = _tell_nobody
 
-    def run[T](self, operation: Callable[[], T], *, on_failure: Callable[[StorageError], None] | None = None) -> T:
+    def run[T](
+        self,
+        operation: Callable[[], T],
+        *,
+        verb: str = "request",
+        name: str = "",
+        on_failure: Callable[[StorageError], None] | None = None,
+    ) -> T:
         """Calls `operation` until it returns, raises something lasting, or the tries are used up.
 
         Args:
             operation: One try. Its errors are final unless `is_transient`; a fact `retry_after_s` makes the wait at
                 least that long (up to the policy's longest).
+            verb: What it does, as "read".
+            name: To what, as "s3://bucket/key"; without anything secret.
             on_failure: Told of each passing failure, also of the last.
         """
         failures = 0
@@ -81,8 +103,13 @@ class Retrier:
                 limit = self.policy.max_tries if self._answered else self.policy.first_contact_tries
                 if failures >= limit or self._closed.is_set():
                     error.facts["tries"] = failures
+                    # Where the store is being closed, nobody waits for the answer any more.
+                    level = logging.INFO if self._closed.is_set() else logging.WARNING
+                    self._tell(level, error, verb, name, failures, limit)
                     raise
-                self._wait(self._delay_s(failures, error))
+                wait_s = self._delay_s(failures, error)
+                self._tell(logging.INFO, error, verb, name, failures, limit, wait_s)
+                self._wait(wait_s)
             else:
                 self._answered = True
                 return result
@@ -91,10 +118,51 @@ class Retrier:
         asked = float(error.facts.get("retry_after_s", 0.0))
         return max(self.policy.backoff_s(failures, self._draw()), min(asked, self.policy.max_backoff_s))
 
-    def pause(self, failures: int) -> None:
-        """Waits as after so many failures."""
-        self._wait(self.policy.backoff_s(failures, self._draw()))
+    def pause(self, error: StorageError, failures: int, limit: int, *, verb: str, name: str) -> None:
+        """Waits as after so many failures, of at most `limit`, of something that is tried again by whoever calls."""
+        wait_s = self.policy.backoff_s(failures, self._draw())
+        self._tell(logging.INFO, error, verb, name, failures, limit, wait_s)
+        self._wait(wait_s)
+
+    def _tell(
+        self,
+        level: int,
+        error: StorageError,
+        verb: str,
+        name: str,
+        tries: int,
+        limit: int,
+        wait_s: float | None = None,
+    ) -> None:
+        if wait_s is not None:
+            self.on_retry(verb.partition(" ")[0], _class_of(error))
+        reason = _reason(error)
+        facts = {"operation": verb, "object": name, "reason": reason, "attempt": tries, "max_attempts": limit}
+        if wait_s is None:
+            text = f"cannot {verb} {name}: given up after {tries} of {limit} tries: {reason}"
+        else:
+            text = f"cannot {verb} {name} yet: {reason}; try {tries + 1} of {limit} follows in {wait_s:.2f} s"
+            facts["wait_s"] = round(wait_s, 3)
+        # A store that throttles does so to all its objects: one line tells of all of them.
+        store = "/".join(name.split("/", 3)[:3])
+        _log.log(level, text, extra={"facts": facts, "repeat_key": f"{level} {verb} {store} {reason}"})
 
     def close(self) -> None:
         """Makes every try from now on the last."""
         self._closed.set()
+
+
+def _tell_nobody(verb: str, kind: str) -> None:
+    pass
+
+
+def _reason(error: StorageError) -> str:
+    """Says why a try failed, in words of our own: class, code and status."""
+    code, status = error.facts.get("code"), error.facts.get("status")
+    known = " ".join(dict.fromkeys(str(one) for one in (code, status, error.facts.get("cause")) if one))
+    return f"{_class_of(error)} ({known})" if known else _class_of(error)
+
+
+def _class_of(error: StorageError) -> str:
+    """Returns the class of an error as a word: `throttled`, `unreachable`, `access-denied`."""
+    return "-".join(_WORD.findall(type(error).__name__.removesuffix("Error"))).lower()

@@ -144,23 +144,28 @@ class S3Storage(Storage):
         conflicts_pass: bool = False,
     ) -> T:
         """Does as `_run` with requests that do not go through botocore; `conflicts_pass` tries again after a 409."""
+        where = f"s3://{self.bucket}/{name}"
+        if not where.isprintable():
+            where = ascii(where)
 
         def once() -> T:
             requests = self._get_requests()
             try:
                 return operation(requests)
             except CLIENT_ERRORS as error:
-                where = f"s3://{self.bucket}/{name}"
                 client = requests.connection.client
-                action = f"{verb} {where if where.isprintable() else ascii(where)}"
-                failure = s3_error(error, action=action, endpoint=client.meta.endpoint_url)
+                failure = s3_error(error, action=f"{verb} {where}", endpoint=client.meta.endpoint_url)
                 if isinstance(failure, StorageError) and self._is_remedied(requests, error, failure):
                     failure.is_transient = True
                 if conflicts_pass and failure.facts.get("status") == 409:
                     failure.is_transient = True
                 raise failure from error
 
-        return self._retrier.run(once, on_failure=on_failure)
+        return self._retrier.run(once, verb=verb, name=where, on_failure=on_failure)
+
+    @override
+    def watch_retries(self, tell: Callable[[str, str], None]) -> None:
+        self._retrier.on_retry = tell
 
     def _get_requests(self) -> S3Requests:
         connection = self._clients.connection()
@@ -337,7 +342,8 @@ class S3Storage(Storage):
                 if found_id == write_id and found is not None:
                     return found
                 if error.facts.get("status") == 409 and found == expected and spurious < _SPURIOUS_CONFLICTS:
-                    self._retrier.pause(spurious + 1)
+                    where, limit = f"s3://{self.bucket}/{name}", _SPURIOUS_CONFLICTS + 1
+                    self._retrier.pause(error, spurious + 1, limit, verb="write", name=where)
                     continue
                 raise PreconditionFailedError(
                     f"s3://{self.bucket}/{name} was changed by another writer", key=name, maybe_written=in_doubt

@@ -422,6 +422,7 @@ def s3_error(error: Exception, *, action: str, endpoint: str) -> IcefsError:
         f"cannot {action}: {endpoint} {what}",
         hint="check the endpoint_url and the network, and whether the service is up" if never_connected else None,
         never_connected=never_connected,
+        cause=type(error).__name__,
     )
 
 

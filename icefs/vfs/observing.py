@@ -339,6 +339,11 @@ def _store_metrics(store: StoreCounts) -> list[Metric | Durations]:
             "How long requests to the object store took, with their retries.",
             [((("op", op),), (one.buckets, one.total_ns)) for op, one in store.timings.items() if one.count],
         ),
+        Metric(
+            "icefs_store_retries_total",
+            "Tries of requests to the object store that failed for a passing reason and were repeated.",
+            [((("action", verb), ("reason", why)), count) for (verb, why), count in sorted(store.retries.items())],
+        ),
         Metric("icefs_store_requests_in_flight", "Requests that are under way.", [((), store.in_flight)]),
         Metric("icefs_store_read_bytes_total", "Bytes read from the object store.", [((), store.read_bytes)]),
         Metric("icefs_store_written_bytes_total", "Bytes written to the object store.", [((), store.written_bytes)]),
@@ -357,8 +362,12 @@ def _store_json(store: StoreCounts) -> dict[str, Any]:
                 "p99_us": quantile_us(timing.buckets, 0.99),
                 "latencies": timing.buckets,
             }
+    retries: dict[str, dict[str, int]] = {}
+    for (verb, reason), count in sorted(store.retries.items()):
+        retries.setdefault(verb, {})[reason] = count
     return {
         "requests": requests,
+        "retries": retries,
         "in_flight": store.in_flight,
         "read_bytes": store.read_bytes,
         "written_bytes": store.written_bytes,

@@ -10,10 +10,12 @@ from icefs.cli import checks
 from icefs.cli.main import main
 from icefs.fuse import mountpoints
 from tests.conformance.official import GROUP, array_json, commit, create
+from tests.support.fault_proxy import FaultProxy
 from tests.support.mounting import mounted
 from tests.support.own_mounts import own_mount_table
 
-KEYS = {"zarr.json": GROUP, "a/zarr.json": array_json((2 << 12,), (1 << 12,)), "a/c/0": bytes(1 << 12)}
+KEYS = {"zarr.json": GROUP, "a/zarr.json": array_json((3 << 12,), (1 << 12,)), "a/c/0": bytes(1 << 12)}
+KEYS["a/c/2"] = b"\2" * (1 << 12)
 
 
 @pytest.fixture
@@ -52,6 +54,53 @@ def test_requests_to_a_bucket_are_counted_and_the_log_has_no_secrets(place, s3_s
     capsys.readouterr()
     assert main(["log", place, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)[0]["message"] == "left"
+
+
+def retries_logged(mount):
+    lines = [json.loads(line) for line in mount.log.read_text().splitlines()]
+    return [line for line in lines if line["logger"] == "icefs.storage.retry"]
+
+
+def test_tries_are_lines_and_numbers_and_giving_up_is_a_warning(place, s3_server, s3_prefix, tmp_path):
+    with FaultProxy(s3_server.endpoint_url) as proxy:
+        far = place.replace(s3_server.endpoint_url, proxy.endpoint_url) + "&max_tries=3"
+        options = {"branch": "main", "log_format": "json", "may_complain": True, "cache_size": 0, "memory_bytes": 0}
+        with mounted(far, state_dir=str(tmp_path / "trees"), **options) as mount:
+            proxy.plan("throttle", method="GET", path="/chunks/", times=2)
+            assert (mount / "a/c/0").read_bytes() == KEYS["a/c/0"]
+            [first] = retries_logged(mount)  # the second is counted
+            assert (first["level"], first["mount"], first["branch"]) == ("info", str(mount.path), "main")
+            told = first["facts"]
+            assert told["object"].startswith(f"s3://icefs-tests/{s3_prefix}/chunks/")
+            assert {name: told[name] for name in ("operation", "reason", "attempt", "max_attempts")} == {
+                "operation": "read",
+                "reason": "throttled (SlowDown 503)",
+                "attempt": 1,
+                "max_attempts": 3,
+            }
+            assert told["wait_s"] > 0
+            assert mount.control("stats.json")["store"]["retries"] == {"read": {"throttled": 2}}
+            line = 'icefs_store_retries_total{action="read",reason="throttled",'
+            assert f'{line}mountpoint="{mount.path}"}} 2' in (mount / ".icefs/metrics").read_text()
+
+            proxy.plan("refuse", path="/chunks/", times=None)
+            with pytest.raises(OSError, match="Input/output error"):
+                (mount / "a/c/2").read_bytes()
+            *_, last = retries_logged(mount)
+            assert last["level"] == "warning"
+            assert last["facts"]["attempt"] == last["facts"]["max_attempts"] == 3
+            assert last["facts"]["reason"].startswith("unreachable (")
+            log = mount.log.read_text()
+            for secret in ("AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID"):
+                assert s3_server.environment()[secret] not in log
+            assert "Signature" not in log
+
+
+def test_a_command_whose_store_does_not_answer_says_so_once(place, s3_server, capsys):
+    with FaultProxy(s3_server.endpoint_url) as proxy:
+        proxy.plan("throttle", times=None)
+        assert main(["log", place.replace(s3_server.endpoint_url, proxy.endpoint_url) + "&max_tries=2"]) == 7
+    assert len(capsys.readouterr().err.splitlines()) == 1
 
 
 def test_the_doctor_of_a_bucket(place, s3_server, monkeypatch, capsys):

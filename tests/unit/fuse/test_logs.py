@@ -146,6 +146,24 @@ def test_repeats_are_counted_and_told_later():
     assert kept.lines[3:] == ["a 1", "a 1 … repeated 1 time"]
 
 
+def test_lines_of_one_kind_are_counted_although_their_words_differ():
+    now, kept = [0.0], Kept()
+    repeats = Repeats([kept], lambda: now[0])
+    for number in range(5):
+        repeats.handle(record("try %d", number, repeat_key="tries"))
+    repeats.handle(record("try %d", 7, repeat_key="other tries"))
+    now[0] = 60.0
+    repeats.tick()
+    assert kept.lines == ["try 0", "try 7", "try 4 … the last of 4 more of its kind"]
+
+
+def test_facts_of_a_line_are_json_without_secrets():
+    lines = LineFormatter("json", "/m", None, secrets=["abc/123"])
+    told = json.loads(lines.format(record("a", facts={"object": "s3://b/abc/123", "attempt": 2})))
+    assert told["facts"] == {"object": "s3://b/***", "attempt": 2}
+    assert "facts" not in json.loads(lines.format(record("a")))
+
+
 def test_details_are_never_left_out():
     kept = Kept()
     repeats = Repeats([kept], lambda: 0.0)

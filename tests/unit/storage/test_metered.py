@@ -127,3 +127,21 @@ def test_threads_count_together(storage):
         thread.join()
     counts = storage.meter.counts()
     assert (counts.timings["put"].count, counts.written_bytes, counts.in_flight) == (1200, 2400, 0)
+
+
+class Retrying(MemoryStorage):
+    """Says that it tries again, as stores do that are far away."""
+
+    def watch_retries(self, tell):
+        self.tell = tell
+
+
+def test_tries_are_counted_besides_requests():
+    inner, seen = Retrying(), []
+    storage = MeteredStorage(inner, StoreMeter())
+    inner.tell("read", "throttled")
+    storage.watch_retries(lambda *what: seen.append(what))
+    inner.tell("read", "throttled")
+    inner.tell("write", "unreachable")
+    assert storage.meter.counts().retries == {("read", "throttled"): 2, ("write", "unreachable"): 1}
+    assert seen == [("read", "throttled"), ("write", "unreachable")]

@@ -1,5 +1,6 @@
 """Trying again: what, how often, how long between."""
 
+import logging
 import threading
 
 import pytest
@@ -130,3 +131,63 @@ def test_closing_ends_the_waiting():
     thread.join(10)
     assert not thread.is_alive()
     assert len(raised) == 1
+
+
+def told(caplog):
+    return [(entry.levelname, entry.getMessage()) for entry in caplog.records if entry.name == "icefs.storage.retry"]
+
+
+def test_each_further_try_is_told_and_giving_up_is_a_warning(retrier, caplog):
+    caplog.set_level(logging.DEBUG)
+    counted = []
+    retrier.on_retry = lambda verb, kind: counted.append((verb, kind))
+    errors = [ThrottledError("https://h/k?X-Amz-Signature=abc", code="SlowDown", status=503), UnreachableError("gone")]
+    assert retrier.run(Script(*errors), verb="delete from", name="s3://bucket/a/b") == "answer"
+    assert told(caplog) == [
+        ("INFO", "cannot delete from s3://bucket/a/b yet: throttled (SlowDown 503); try 2 of 5 follows in 1.00 s"),
+        ("INFO", "cannot delete from s3://bucket/a/b yet: unreachable; try 3 of 5 follows in 2.00 s"),
+    ]
+    assert caplog.records[0].facts == {
+        "operation": "delete from",
+        "object": "s3://bucket/a/b",
+        "reason": "throttled (SlowDown 503)",
+        "attempt": 1,
+        "max_attempts": 5,
+        "wait_s": 1.0,
+    }
+    assert counted == [("delete", "throttled"), ("delete", "unreachable")]
+    caplog.clear()
+    with pytest.raises(ThrottledError):
+        retrier.run(
+            Script(*(ThrottledError("no", code=429, status=429) for _ in range(9))), verb="read", name="http://h/k"
+        )
+    assert [level for level, _ in told(caplog)] == ["INFO"] * 4 + ["WARNING"]
+    assert told(caplog)[-1][1] == "cannot read http://h/k: given up after 5 of 5 tries: throttled (429)"
+    assert len(counted) == 2 + 4
+
+
+def test_what_fails_for_good_is_not_told_as_a_try(retrier, caplog):
+    caplog.set_level(logging.DEBUG)
+    with pytest.raises(AccessDeniedError):
+        retrier.run(Script(AccessDeniedError("no")), verb="read", name="s3://bucket/a")
+    assert told(caplog) == []
+
+
+def test_a_throttling_store_is_one_line_for_all_its_objects(retrier, caplog):
+    caplog.set_level(logging.INFO)
+    for number in range(3):
+        retrier.run(Script(ThrottledError("no", status=503)), verb="read", name=f"s3://bucket/chunks/{number}")
+    retrier.run(Script(ThrottledError("no", status=503)), verb="read", name="s3://other/chunks/0")
+    retrier.run(Script(ThrottledError("no", status=503)), verb="write", name="s3://bucket/chunks/0")
+    keys = [entry.repeat_key for entry in caplog.records]
+    assert len(set(keys[:3])) == 1
+    assert len(set(keys)) == 3
+
+
+def test_a_request_that_its_closing_ends_is_no_warning(caplog):
+    caplog.set_level(logging.INFO)
+    retrier = Retrier(POLICY)
+    retrier.close()
+    with pytest.raises(ThrottledError):
+        retrier.run(Script(ThrottledError("no")), verb="read", name="s3://bucket/a")
+    assert told(caplog) == [("INFO", "cannot read s3://bucket/a: given up after 1 of 5 tries: throttled")]
