@@ -32,6 +32,10 @@ def rates(before: Sample, after: Sample) -> dict[str, Any]:
             "written_bytes_per_s": _rate(old["store"], new["store"], "written_bytes", seconds),
         },
         "queues": new["queues"],
+        "kernel": {
+            "told": new["gauges"].get("kernel_told_total", 0),
+            "refused": new["gauges"].get("kernel_refused_total", 0),
+        },
         "branches": new["branches"],
         "commits": new["commits"],
         "event_loop": new["event_loop"],

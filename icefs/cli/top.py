@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _ACCESSES: Final = 200
 _BESIDES: Final = 30
+_CHUNK_CACHES: Final = ("memory", "disk")
 
 
 def _root_of(path: str) -> Mounted:
@@ -104,6 +105,10 @@ def _screen(facts: dict[str, Any], told: dict[str, Any], *, rows: int) -> "Rende
         f"{process['open_fds']:.0f} descriptors, {process['threads']:.0f} threads, "
         f"event loop late by {loop['lag_us'] / 1000:.1f} ms",
     ]
+    lengths = {**told["queues"], "store": told["store"]["in_flight"]}
+    queues = ", ".join(f"{name} {length}" for name, length in lengths.items())
+    refused = told["kernel"]["refused"]
+    lines.append(f"queues: {queues}{f'; the kernel refused {refused}' if refused else ''}")
     if told["store"]["retries_per_s"]:
         lines.append(f"requests to the store are tried again, {told['store']['retries_per_s']:.1f} per s")
     if told["failures"]:
@@ -113,7 +118,7 @@ def _screen(facts: dict[str, Any], told: dict[str, Any], *, rows: int) -> "Rende
         )
     body = Text(harmless("\n".join(lines)))
     tables = Columns([_requests("operations", told["operations"]), _requests("store", told["store"]["requests"])])
-    return Group(head, body, tables, Columns([_caches(told), _staged(told), _queues(told)]), _accesses(told, rows))
+    return Group(head, body, tables, Columns([_caches(told), _staged(told)]), _accesses(told, rows))
 
 
 def _table(*headers: str) -> "Table":
@@ -148,6 +153,8 @@ def _us(value: float | None) -> str:
 def _caches(told: dict[str, Any]) -> "Table":
     table = _table("cache", "hits", "misses", "rate")
     for name, one in told["caches"].items():
+        if not one["hits"] + one["misses"] and name not in _CHUNK_CACHES:
+            continue
         rate = "-" if one["hit_rate"] is None else f"{100 * one['hit_rate']:.0f} %"
         table.add_row(name, str(one["hits"]), str(one["misses"]), rate)
     return table
@@ -158,13 +165,6 @@ def _staged(told: dict[str, Any]) -> "Table":
     for name, one in told["branches"].items():
         waiting = "-" if one["uploads"] is None else str(one["uploads"]["pending_files"])
         table.add_row(harmless(name), str(one["staged_files"]), human_bytes(one["staged_bytes"]), waiting)
-    return table
-
-
-def _queues(told: dict[str, Any]) -> "Table":
-    table = _table("queue", "length")
-    for name, length in {**told["queues"], "store": told["store"]["in_flight"]}.items():
-        table.add_row(name, str(length))
     return table
 
 

@@ -13,6 +13,9 @@ class Workers:
 
     The threads are started when they are first needed. A function that runs on a worker may use the pool again:
     its items then run one after the other on that same worker, so that workers never wait for workers.
+
+    Attributes:
+        pending: How many items run on a worker, or wait for one.
     """
 
     def __init__(self, max_workers: int, name: str = "icefs") -> None:
@@ -21,6 +24,7 @@ class Workers:
         self._lock = threading.Lock()
         self._pool: ThreadPoolExecutor | None = None
         self._local = threading.local()
+        self.pending = 0
 
     def map[T, R](self, function: Callable[[T], R], items: Iterable[T]) -> list[R]:
         """Applies `function` to all items and returns the results in order; raises the first item's error."""
@@ -36,12 +40,11 @@ class Workers:
             yield from map(function, head)
             yield from map(function, remaining)
             return
-        pool = self._get_pool()
-        started: deque[Future[R]] = deque(pool.submit(self._run, function, item) for item in head)
+        started: deque[Future[R]] = deque(self._start(function, item) for item in head)
         try:
             while started:
                 for item in islice(remaining, None if window is None else max(0, window - len(started))):
-                    started.append(pool.submit(self._run, function, item))
+                    started.append(self._start(function, item))
                 yield started.popleft().result()
         finally:
             for future in started:
@@ -49,7 +52,23 @@ class Workers:
 
     def submit[**P, R](self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> Future[R]:
         """Starts something on a worker, for a caller that must not wait, such as an event loop."""
-        return self._get_pool().submit(self._run, partial(function, *args, **kwargs))
+        return self._start(function, *args, **kwargs)
+
+    def _start[**P, R](self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> Future[R]:
+        pool = self._get_pool()
+        with self._lock:
+            self.pending += 1
+        try:
+            future = pool.submit(self._run, partial(function, *args, **kwargs))
+        except BaseException:
+            self._end(None)
+            raise
+        future.add_done_callback(self._end)
+        return future
+
+    def _end(self, future: object) -> None:
+        with self._lock:
+            self.pending -= 1
 
     def _run[**P, R](self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         self._local.is_worker = True

@@ -27,17 +27,29 @@ _NOTHING_TO_FORGET: Final = frozenset((errno.ENOENT, errno.ENOTDIR, errno.ENOTEM
 class KernelNotifier:
     """Sends invalidations in the order in which they were asked for; implements `interface.Notifier`.
 
+    Concurrency: `_asked` is counted by the event loop's thread alone, `_handled`, `sent` and `failed` by the
+    notifier's own.
+
     Attributes:
         sent: How many the kernel took.
+        failed: How many it refused, other than what it did not know.
     """
 
     def __init__(self) -> None:
         self.sent = 0
+        self.failed = 0
+        self._asked = 0
+        self._handled = 0
         self._device: Device | None = None
         # Jobs, each of them a part of the work that may be cut short; None ends the thread.
         self._queue: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._is_open = True
+
+    @property
+    def pending(self) -> int:
+        """How many wait to be sent, or for the kernel."""
+        return self._asked - self._handled
 
     def start(self, device: Device) -> None:
         """Starts the thread; to be called when the file system is mounted."""
@@ -62,7 +74,7 @@ class KernelNotifier:
                 self._send(f"{name!r} in inode {parent}", methodcaller("invalidate_entry", parent, name))
 
         if found and self._is_open:
-            self._queue.put(send)
+            self._put(len(found), send)
 
     def invalidate_attrs(self, inos: Iterable[int]) -> None:
         """Makes the kernel ask for attributes again."""
@@ -73,12 +85,16 @@ class KernelNotifier:
                 self._send(f"inode {ino}", methodcaller("invalidate_inode", ino, attr_only=True))
 
         if found and self._is_open:
-            self._queue.put(send)
+            self._put(len(found), send)
+
+    def _put(self, number: int, send: Callable[[], None]) -> None:
+        self._asked += number
+        self._queue.put(send)
 
     async def drop_pages(self, ino: int) -> None:
         """Returns when the kernel has dropped what it cached of a file's content; requests are answered meanwhile."""
         if self._is_open:
-            self._queue.put(lambda: self._send(f"inode {ino}", methodcaller("invalidate_inode", ino)))
+            self._put(1, lambda: self._send(f"inode {ino}", methodcaller("invalidate_inode", ino)))
             await self.drain()
 
     async def drain(self) -> None:
@@ -101,11 +117,15 @@ class KernelNotifier:
 
     def _send(self, what: str, notify: Callable[[Device], None]) -> None:
         if not self._is_open or self._device is None:
+            self._handled += 1
             return
         try:
             notify(self._device)
         except OSError as error:
             if error.errno not in _NOTHING_TO_FORGET:
+                self.failed += 1
                 logger.warning("the kernel refused to forget %s: %s", what, error)
         else:
             self.sent += 1
+        finally:
+            self._handled += 1

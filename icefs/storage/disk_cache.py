@@ -367,6 +367,15 @@ class DiskCache:
                         status = entry.stat(follow_symlinks=False)
                         yield status.st_mtime, _rounded(status.st_size), entry.path
 
+    @property
+    def queued_bytes(self) -> int:
+        """How much waits to be written."""
+        return self._queued_bytes
+
+    def counted_bytes(self) -> int | None:
+        """Returns how much is counted as taken, which is never too little; None where nobody knows."""
+        return self._read_usage()
+
     def used_bytes(self) -> int:
         """Returns how much is taken on the disk; looking through the directory."""
         return self._temporaries() + sum(size for _, size, _ in self._entries())

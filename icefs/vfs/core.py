@@ -98,6 +98,7 @@ class FileSystem:
         self._loaders = Threads(_LOADERS, "icefs-load")
         self._readers = Threads(max(4, min(32, repository.storage.capabilities.concurrency)), "icefs-read")
         self._fetches = Fetches(self._loaders)
+        self._notifier = notifier
         self.fetcher = ChunkFetcher(self._readers, max_bytes=request.memory_bytes)
         self.opener = ChunkOpener(self.fetcher, repository.storage)
         self._writers = Threads(_LOADERS, "icefs-write")
@@ -173,6 +174,7 @@ class FileSystem:
 
     def gauges(self) -> dict[str, float]:
         """Returns what is open, held and under way, for the counters."""
+        assets = self.repository.assets
         return {
             "open_files": self.handles.open_files,
             "open_directories": self.handles.open_dirs,
@@ -187,7 +189,15 @@ class FileSystem:
             "chunks_opened_remote_total": self.opener.opened_remote,
             "chunks_opened_cached_total": self.opener.opened_cached,
             "branch_moves_total": self.follower.moves,
-            "manifest_refs": self.repository.assets.manifests.weight,
+            "manifest_refs": assets.manifests.weight,
+            "manifest_memory_hits_total": assets.manifests.hits,
+            "manifest_memory_misses_total": assets.manifests.misses,
+            "snapshot_memory_hits_total": assets.snapshots.hits,
+            "snapshot_memory_misses_total": assets.snapshots.misses,
+            "log_memory_hits_total": assets.transaction_logs.hits,
+            "log_memory_misses_total": assets.transaction_logs.misses,
+            "kernel_told_total": self._notifier.sent,
+            "kernel_refused_total": self._notifier.failed,
         }
 
     def queues(self) -> dict[str, int]:
@@ -197,6 +207,8 @@ class FileSystem:
             "read": self._readers.pending,
             "write": self._writers.pending,
             "fetch": len(self._fetches) + self.fetcher.in_flight,
+            "workers": self.repository.assets.workers.pending,
+            "notify": self._notifier.pending,
         }
 
     # Trees.

@@ -35,6 +35,8 @@ _DIRECTORIES: Final = (ChangeKind.NEW_DIRECTORY, ChangeKind.RENAMED_DIRECTORY)
 class _NoKernel:
     """Nobody has cached anything."""
 
+    pending = sent = failed = 0
+
     def invalidate_entries(self, entries: Iterable[tuple[int, bytes]]) -> None:
         """Does nothing."""
 

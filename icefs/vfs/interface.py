@@ -397,6 +397,18 @@ class Notifier(Protocol):
     which only the caller's event loop can finish.
     """
 
+    @property
+    def pending(self) -> int:
+        """How many names and inodes the kernel has yet to be told of."""
+
+    @property
+    def sent(self) -> int:
+        """How many it was told of and knew."""
+
+    @property
+    def failed(self) -> int:
+        """How many it refused to forget."""
+
     def invalidate_entries(self, entries: Iterable[tuple[int, bytes]]) -> None:
         """Makes the kernel look names up again, given with their directories; what is open stays open."""
 

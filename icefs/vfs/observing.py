@@ -27,6 +27,9 @@ _TICK_S: Final = 0.5
 _CACHES: Final = (
     ("memory", "chunk_memory_hits_total", "chunk_memory_misses_total"),
     ("disk", "disk_cache_hits_total", "disk_cache_misses_total"),
+    ("manifests", "manifest_memory_hits_total", "manifest_memory_misses_total"),
+    ("snapshots", "snapshot_memory_hits_total", "snapshot_memory_misses_total"),
+    ("logs", "log_memory_hits_total", "log_memory_misses_total"),
 )
 _CACHE_COUNTERS: Final = frozenset(name for _, *names in _CACHES for name in names)
 _HELP: Final = {
@@ -44,6 +47,11 @@ _HELP: Final = {
     "chunks_opened_cached_total": "Chunks that were opened in the disk cache.",
     "branch_moves_total": "Branches that were seen to move.",
     "manifest_refs": "Chunk references of manifests in memory.",
+    "kernel_told_total": "Names and inodes that the kernel was told to forget.",
+    "kernel_refused_total": "Names and inodes that the kernel refused to forget.",
+    "disk_cache_max_bytes": "What the disk cache grows to.",
+    "disk_cache_used_bytes": "What the disk cache takes, of all mounts that share it.",
+    "disk_cache_queued_bytes": "Bytes that wait to be written to the disk cache.",
 }
 
 
@@ -124,8 +132,11 @@ class Observer:
         cache = self._fs.repository.assets.disk_cache
         if cache is None:
             return {}
-        counters = cache.counters
+        counters, used = cache.counters, cache.counted_bytes()
         return {
+            "disk_cache_max_bytes": cache.max_bytes,
+            **({} if used is None else {"disk_cache_used_bytes": used}),
+            "disk_cache_queued_bytes": cache.queued_bytes,
             "disk_cache_hits_total": counters.hits,
             "disk_cache_misses_total": counters.misses,
             "disk_cache_stored_total": counters.stored,
@@ -197,8 +208,15 @@ class Observer:
         found: dict[str, Any] = {}
         for (action, outcome), count in list(outcomes.counts.items()):
             timing = outcomes.timings[action]
-            facts = found.setdefault(action, {"outcomes": {}, "total_us": timing.total_ns // 1000})
+            times = {
+                "total_us": timing.total_ns // 1000,
+                "p50_us": quantile_us(timing.buckets, 0.5),
+                "p99_us": quantile_us(timing.buckets, 0.99),
+            }
+            facts = found.setdefault(action, {"outcomes": {}, **times})
             facts["outcomes"][outcome] = count
+        if outcomes.last_commit_at is not None:
+            found["commit"]["last_at"] = outcomes.last_commit_at
         return found
 
     def as_prometheus(self, look: Look) -> str:

@@ -101,6 +101,9 @@ def test_top_and_log_level(repo, run, run_json):
         assert "operations" in text
         assert "/a/c/x" in text
         assert "main" in text
+        assert {"notify", "workers", "write"} <= told["queues"].keys()
+        assert told["kernel"]["refused"] == 0
+        assert re.search(r"queues: load \d+, read \d+, .*notify \d+", text)
 
         assert run("log-level", mount.path) == "info\n"
         assert "log level warning, before info" in run("log-level", mount / "a", "warning")

@@ -110,6 +110,12 @@ class FakeNotifier:
         self.attrs: list[int] = []
         self.dropped: list[int] = []
         self.drained = 0
+        self.pending = 0
+        self.failed = 0
+
+    @property
+    def sent(self):
+        return len(self.entries) + len(self.attrs) + len(self.dropped)
 
     def invalidate_entries(self, entries):
         self.entries += entries

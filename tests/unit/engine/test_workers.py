@@ -70,3 +70,21 @@ def test_closing_is_not_the_end(workers):
     workers.close()
     assert workers.map(str, range(3)) == ["0", "1", "2"]
     assert workers.submit(pow, 2, 3).result(10) == 8
+
+
+def test_what_runs_or_waits_is_counted():
+    workers = Workers(1)
+    gate, ended = threading.Event(), threading.Event()
+    first = workers.submit(gate.wait, 10)
+    second = workers.submit(ended.set)
+    assert workers.pending == 2
+    gate.set()
+    assert first.result(10)
+    second.result(10)
+    assert ended.is_set()
+    workers.close()  # after which every callback has run
+    assert workers.pending == 0
+    with pytest.raises(ZeroDivisionError):
+        workers.submit(lambda: 1 // 0).result(10)
+    workers.close()
+    assert workers.pending == 0

@@ -58,12 +58,13 @@ async def test_pages_are_dropped_before_anything_else_happens(told, notifier):
     notifier.stop()
     await notifier.drop_pages(8)
     assert told == [("all", 7, "icefs-notify")]
+    assert (notifier.sent, notifier.failed, notifier.pending) == (1, 0, 0)
 
 
 async def test_what_the_kernel_does_not_know_needs_no_forgetting(told, notifier, caplog):
     notifier.invalidate_entries([(1, b"unknown"), (1, b"refused"), (1, b"known")])
     await notifier.drain()
-    assert notifier.sent == 1
+    assert (notifier.sent, notifier.failed, notifier.pending) == (1, 1, 0)
     [record] = caplog.records
     assert "refused" in record.getMessage()
 
@@ -91,8 +92,11 @@ async def test_a_long_job_is_cut_short_at_the_end(monkeypatch, kernel, notifier)
     monkeypatch.setattr(Device, "invalidate_entry", entry)
     monkeypatch.delattr(Kernel, "invalidate_entry")
     notifier.invalidate_entries([(number, b"x") for number in range(1000)])
+    notifier.invalidate_attrs([1, 2])
     assert reached.wait(5)
+    assert (notifier.sent, notifier.pending) == (0, 1002)
     notifier._is_open = False
     gate.set()
     notifier.stop()
     assert seen == [0]
+    assert (notifier.sent, notifier.pending) == (1, 0)

@@ -280,3 +280,14 @@ def test_processes_that_are_killed_leave_a_sound_cache_within_its_limit(tmp_path
         watcher._make_room(limit)
     assert list((tmp_path / "cache/v1/tmp").iterdir()) == []
     watcher.close()
+
+
+def test_what_is_taken_and_what_waits_is_told(tmp_path):
+    cache = DiskCache(tmp_path / "cache", 1 << 20, reserve_bytes=0)
+    assert (cache.counted_bytes(), cache.queued_bytes) == (None, 0)  # nobody has looked yet
+    cache.put_soon(b"d" * 16, bytes(10_000))
+    assert cache.queued_bytes >= 10_000
+    cache.flush()
+    assert cache.queued_bytes == 0
+    assert cache.counted_bytes() == cache.used_bytes() > 10_000
+    cache.close()

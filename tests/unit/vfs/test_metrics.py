@@ -1,7 +1,9 @@
 """Prometheus' text format, judged by Prometheus' own parser."""
 
 import errno
+import json
 import logging
+import time
 
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -59,6 +61,7 @@ async def test_a_mount_tells_all_its_metrics():
     builder.commit([group("/", 1)])
     async with mounted(builder.publish(), branch="main") as driver:
         stats = driver.fs.stats
+        assert await driver.read("zarr.json")
         stats.record(0, 0, 1500, 0, (1, b"a", 0))
         stats.record(11, 0, 1500, errno.EIO, (1, None, 0))
         stats.record(13, 0, 1500, 0, (1, None, 77))
@@ -66,6 +69,9 @@ async def test_a_mount_tells_all_its_metrics():
         driver.fs.outcomes.add("commit", 2_000_000, None)
         driver.fs.outcomes.add("commit", 1_000_000, ValueError("x"))
         driver.fs.observer.lag.add(3_000_000)
+        driver.notifier.invalidate_entries([(1, b"a"), (1, b"b")])
+        driver.notifier.pending, driver.notifier.failed = 5, 3
+        told = json.loads(await driver.read(".icefs/stats.json"))
         families = parse((await driver.read(".icefs/metrics")).decode())
 
     def value(name, **labels):
@@ -84,6 +90,15 @@ async def test_a_mount_tells_all_its_metrics():
     assert value("icefs_store_requests_total", op="get", object="repo") >= 0
     assert value("icefs_cache_misses_total", cache="memory") == 0
     assert value("icefs_queue_length", queue="load") >= 0
+    assert value("icefs_queue_length", queue="notify") == told["queues"]["notify"] == 5
+    assert value("icefs_kernel_told_total") == told["gauges"]["kernel_told_total"] == 2
+    assert value("icefs_kernel_refused_total") == told["gauges"]["kernel_refused_total"] == 3
+    assert told["queues"].keys() == {"load", "read", "write", "fetch", "workers", "notify"}
+    assert told["caches"]["snapshots"]["misses"] >= 1
+    assert value("icefs_cache_misses_total", cache="snapshots") == told["caches"]["snapshots"]["misses"]
+    commit = told["commits"]["commit"]
+    assert (commit["total_us"], commit["p50_us"] <= commit["p99_us"]) == (3000, True)
+    assert abs(commit["last_at"] - time.time()) < 3600
     assert value("icefs_event_loop_lag_longest_seconds") == 0.003
     assert value("process_open_fds") > 3
     assert value("process_resident_memory_bytes") > 1e6
