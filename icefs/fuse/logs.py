@@ -4,11 +4,12 @@
                    │
                    └ the same line again within a minute is counted, and the count is told later
 
+Lines are text, or JSON objects for programs. The journal gets entries with fields (`journal`), or lines that begin
+with `<N>`, the priority that systemd reads there. A log file may be renamed away at any time (logrotate): the next
+line goes into a new one.
+
 Whoever logs may say in `extra` which lines are the same although their words differ (`repeat_key`), and give the facts
 that a line is made of (`facts`), which JSON repeats as `facts`.
-
-Lines are text, or JSON objects for programs. For the journal they begin with `<N>`, the priority that systemd reads
-there. A log file may be renamed away at any time (logrotate): the next line goes into a new one.
 """
 
 import json
@@ -23,6 +24,7 @@ from logging.handlers import WatchedFileHandler
 from typing import Any, Final
 from urllib.parse import unquote
 
+from icefs.fuse.journal import JournalHandler, is_journal, priority
 from icefs.log_context import current_branch
 
 FORMATS: Final = ("text", "json")
@@ -50,9 +52,6 @@ _SECRETS: Final = (
     # The ids of AWS keys, wherever they are.
     (re.compile(r"\b(?:AKIA|ASIA|AROA|AIDA)[A-Z0-9]{16}\b"), _HIDDEN),
 )
-# syslog's priorities
-_PRIORITIES: Final = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))
-_DEBUG_PRIORITY: Final = 7
 
 
 def redact_secrets(text: str, secrets: Sequence[str] = ()) -> str:
@@ -99,12 +98,33 @@ class LineFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Returns a record's line, or lines."""
-        branch = getattr(record, "branch", None) or current_branch() or self.branch
-        text = self._json(record, branch) if self._kind == "json" else self._text(record, branch)
+        text = self._plain(record, self._branch_of(record))
         if self._journal:
             mark = f"<{priority(record.levelno)}>"
             text = "\n".join(mark + line for line in text.split("\n"))
         return text
+
+    def journal_fields(self, record: logging.LogRecord) -> dict[str, str]:
+        """Returns a record as the fields of an entry of the journal."""
+        branch = self._branch_of(record)
+        fields = {
+            "MESSAGE": self._plain(record, branch),
+            "PRIORITY": str(priority(record.levelno)),
+            "SYSLOG_IDENTIFIER": "icefs",
+            "LOGGER": record.name,
+            "ICEFS_MOUNT": self.mount,
+        }
+        if branch:
+            fields["ICEFS_BRANCH"] = branch
+        for name, value in getattr(record, "facts", {}).items():
+            fields[f"ICEFS_{name.upper()}"] = self._clean(str(value))
+        return fields
+
+    def _branch_of(self, record: logging.LogRecord) -> str | None:
+        return getattr(record, "branch", None) or current_branch() or self.branch
+
+    def _plain(self, record: logging.LogRecord, branch: str | None) -> str:
+        return self._json(record, branch) if self._kind == "json" else self._text(record, branch)
 
     def _text(self, record: logging.LogRecord, branch: str | None) -> str:
         about = f"{self.mount} {branch}" if branch else self.mount
@@ -142,11 +162,6 @@ class LineFormatter(logging.Formatter):
 
     def _trace(self, record: logging.LogRecord) -> str:
         return self.formatException(record.exc_info) if record.exc_info else ""
-
-
-def priority(level: int) -> int:
-    """Returns syslog's priority of a log level."""
-    return next((number for least, number in _PRIORITIES if level >= least), _DEBUG_PRIORITY)
 
 
 class Repeats(logging.Handler):
@@ -253,16 +268,6 @@ class LogFile(WatchedFileHandler):
             os.dup2(self.stream.fileno(), 2)
 
 
-def is_journal(environment: Mapping[str, str], descriptor: int = 2) -> bool:
-    """Tells whether a descriptor is the journal's, as systemd says in JOURNAL_STREAM."""
-    device, _, inode = environment.get("JOURNAL_STREAM", "").partition(":")
-    try:
-        status = os.fstat(descriptor)
-        return (status.st_dev, status.st_ino) == (int(device), int(inode))
-    except (OSError, ValueError):
-        return False
-
-
 def set_up(*, level: str, kind: str, mount: str, branch: str | None, log_file: str | None, foreground: bool) -> Repeats:
     """Begins to log.
 
@@ -281,9 +286,11 @@ def set_up(*, level: str, kind: str, mount: str, branch: str | None, log_file: s
         targets.append(LogFile(log_file, takes_stderr=is_stderr))
         targets[0].setFormatter(LineFormatter(kind, mount, branch, secrets=secrets))
     if not is_stderr:
-        terminal = logging.StreamHandler(sys.stderr)
-        terminal.setFormatter(LineFormatter(kind, mount, branch, journal=is_journal(os.environ), secrets=secrets))
-        targets.append(terminal)
+        terminal: logging.Handler = logging.StreamHandler(sys.stderr)
+        to_journal = is_journal(os.environ)
+        lines = LineFormatter(kind, mount, branch, journal=to_journal, secrets=secrets)
+        terminal.setFormatter(lines)
+        targets.append(JournalHandler(lines.journal_fields, terminal) if to_journal else terminal)
     repeats = Repeats(targets)
     logging.basicConfig(level=level.upper(), handlers=[repeats], force=True)
     logging.getLogger("botocore").setLevel(logging.WARNING)  # it tells where it found credentials

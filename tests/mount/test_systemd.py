@@ -31,6 +31,18 @@ END
 mkdir -p /home/ada/.config/icefs
 """
 UNIT = "icefs@demo"
+ARRAY = json.dumps(
+    {
+        "zarr_format": 3,
+        "node_type": "array",
+        "shape": [4096],
+        "data_type": "uint8",
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [4096]}},
+        "chunk_key_encoding": {"name": "default"},
+        "fill_value": 0,
+        "codecs": [{"name": "bytes"}],
+    }
+)
 GROUP = '{"zarr_format":3,"node_type":"group","attributes":{}}'
 
 pytestmark = pytest.mark.slow
@@ -153,6 +165,62 @@ def test_a_reload_takes_over_what_can_be_changed(service):
         write(config)
     service.run(f"systemctl reload {UNIT}")
     assert info(service)["options"]["log_level"] == "info"
+
+
+def test_the_journal_has_priorities_mount_and_branch(service):
+    def entries(*matches):
+        return service.entries(UNIT, f"_PID={main_pid(service)}", *matches)
+
+    service.run(f"systemctl restart {UNIT}")
+    wait_until(lambda: [one for one in entries() if " serves /srv/demo at " in one["MESSAGE"]], "its first line")
+    [first] = [one for one in entries() if " serves /srv/demo at " in one["MESSAGE"]]
+    assert (first["PRIORITY"], first["SYSLOG_IDENTIFIER"], first["_SYSTEMD_UNIT"]) == ("6", "icefs", f"{UNIT}.service")
+    assert (first["_TRANSPORT"], first["ICEFS_MOUNT"], first["LOGGER"]) == (
+        "journal",
+        "/mnt/demo",
+        "icefs.fuse.serving",
+    )
+    assert "ICEFS_BRANCH" not in first  # it is about all of them
+
+    main = "/mnt/demo/branches/main"
+    service.run(f"mkdir {main}/a && echo '{ARRAY}' > {main}/a/zarr.json && mkdir {main}/a/c")
+    service.run(f"head -c 4096 /dev/urandom > {main}/a/c/0 && icefs commit {main} -m array")
+    service.run(f"systemctl restart {UNIT} && mv /srv/demo/chunks /srv/demo/away")
+    try:
+        assert "Input/output error" in service.run(f"cat {main}/a/c/0", check=False)
+    finally:
+        service.run("mv /srv/demo/away /srv/demo/chunks")
+    # What journalctl itself takes for a warning or worse, and of that branch.
+    wait_until(lambda: entries("--priority=warning", "ICEFS_BRANCH=main"), "a complaint of the branch")
+    complaints = entries("--priority=warning")
+    assert all("/branches/main/a/c/0" in one["MESSAGE"] for one in complaints), complaints
+    assert {(one["ICEFS_MOUNT"], one["ICEFS_BRANCH"]) for one in complaints} == {("/mnt/demo", "main")}
+
+    service.run("icefs log-level /mnt/demo debug && ls /mnt/demo/tags && icefs log-level /mnt/demo info")
+    wait_until(lambda: entries("PRIORITY=7", "LOGGER=icefs.vfs.access_log"), "what debug shows")
+    assert "opendir /tags" in "".join(one["MESSAGE"] for one in entries("PRIORITY=7"))
+
+
+def test_a_journal_that_was_away_gets_what_comes_later(service):
+    look = "ls /mnt/demo/branches"  # of which each request is a line, at level debug
+
+    def told():
+        return len(service.entries(UNIT, f"_PID={pid}", "LOGGER=icefs.vfs.access_log"))
+
+    pid, sockets = main_pid(service), "systemd-journald.socket systemd-journald-dev-log.socket"
+    service.run(f"icefs log-level /mnt/demo debug && {look}")
+    wait_until(told, "a line before")
+    service.run(f"systemctl stop {sockets} systemd-journald.service")
+    try:
+        service.run(look)  # what is said now is lost, and nobody waits for it
+    finally:
+        service.run(f"systemctl start {sockets} systemd-journald.service")
+    try:
+        before = told()
+        service.run(look)
+        wait_until(lambda: told() > before, "a line of the same daemon")
+    finally:
+        service.run(f"systemctl restart {UNIT}")  # its stderr went away with the journal
 
 
 def test_stop_unmounts_and_waits_also_what_is_busy(service):

@@ -10,7 +10,9 @@ killed, which takes all others, and every mount, with it.
 """
 
 import contextlib
+import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -155,6 +157,12 @@ class Machine:
         """Returns the journal's last lines."""
         only = "" if unit is None else f"--unit='{unit}'"
         return self.run(f"journalctl --no-pager --output=short-precise --lines=80 {only}", check=False)
+
+    def entries(self, unit: str, *matches: str) -> list[dict[str, str]]:
+        """Returns all entries of a unit in the journal that match, as `FIELD=value` or an option of journalctl's."""
+        command = ["journalctl", "--no-pager", "--output=json", "--all", f"--unit={unit}", *matches]
+        told = self.run(shlex.join(command))
+        return [json.loads(line) for line in told.splitlines() if line.startswith("{")]
 
     def power_off(self) -> None:
         """Kills everything in the machine, and takes away what is left of it."""

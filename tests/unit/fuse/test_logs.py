@@ -1,6 +1,5 @@
 import json
 import logging
-import os
 import subprocess
 import sys
 
@@ -12,8 +11,6 @@ from icefs.fuse.logs import (
     LogFile,
     Repeats,
     branch_in,
-    is_journal,
-    priority,
     redact_secrets,
     secrets_of,
 )
@@ -104,18 +101,6 @@ def test_a_line_of_json_is_an_object_without_secrets():
 def test_lines_for_the_journal_have_priorities():
     lines = LineFormatter("text", "/m", None, journal=True)
     assert lines.format(record("a\nb", level=logging.ERROR)) == "<3>ERROR icefs.x [/m]: a\n<3>b"
-    levels = (logging.CRITICAL, logging.ERROR, logging.WARNING, logging.INFO, logging.DEBUG)
-    assert [priority(level) for level in levels] == [2, 3, 4, 6, 7]
-
-
-def test_the_journal_is_known_by_its_descriptor(tmp_path):
-    with (tmp_path / "journal").open("wb") as file:
-        status = os.fstat(file.fileno())
-        environment = {"JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino}"}
-        assert is_journal(environment, file.fileno())
-        assert not is_journal({"JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino + 1}"}, file.fileno())
-        assert not is_journal({}, file.fileno())
-        assert not is_journal({"JOURNAL_STREAM": "nonsense"}, file.fileno())
 
 
 class Kept(logging.Handler):
