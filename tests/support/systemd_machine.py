@@ -26,7 +26,8 @@ import pytest
 from tests.support.ci import require
 
 PROJECT = Path(__file__).parents[2]
-BOOT_DEADLINE_S = 30.0
+# So long as that only what hangs meets it, however busy the machine around is.
+BOOT_DEADLINE_S = 120.0
 
 _NAMESPACES = ("--mount", "--pid", "--cgroup", "--uts", "--ipc", "--net")
 
@@ -125,7 +126,7 @@ class Machine:
         state = self.run("systemctl is-system-running", check=False).strip()
         return state in ("running", "degraded")
 
-    def run(self, command: str, *, check: bool = True, deadline_s: float = 30.0) -> str:
+    def run(self, command: str, *, check: bool = True, deadline_s: float = 120.0) -> str:
         """Runs a shell command in the machine; returns what it printed, on either stream."""
         path = f"PATH=/usr/local/bin:/usr/sbin:/usr/bin:{PROJECT}/.venv/bin"
         done = subprocess.run(
