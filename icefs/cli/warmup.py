@@ -38,7 +38,10 @@ def warmup(path: str, as_json: bool) -> None:
         print_json(result)
     else:
         kept = f"{result['chunks']} chunks of {result['bytes']} bytes are in the cache"
-        click.echo(f"{kept}; {result['fetched_bytes']} bytes of them were fetched")
+        skipped = ""
+        if result["skipped_chunks"]:
+            skipped = f"; {result['skipped_chunks']} virtual chunks cannot be kept: no checksum, or not allowed"
+        click.echo(f"{kept}; {result['fetched_bytes']} bytes of them were fetched{skipped}")
 
 
 @contextmanager

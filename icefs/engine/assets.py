@@ -265,7 +265,8 @@ class AssetManager:
         return data
 
     def _cache_view(self) -> CacheView | None:
-        if self._view is None and self.disk_cache is not None:
+        # What lies on this machine needs no copy; the cache is for the virtual chunks then.
+        if self._view is None and self.disk_cache is not None and not self.storage.capabilities.local_files:
             self._view = self.disk_cache.view(self.storage.identity)
         return self._view
 

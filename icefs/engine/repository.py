@@ -91,6 +91,7 @@ class Repository:
             self._authorized,
             assets.workers,
             storage.meter if isinstance(storage, MeteredStorage) else None,
+            assets.disk_cache,
         )
         self._refs_v1 = RefsV1(assets) if spec_version == 1 else None
 
@@ -112,7 +113,8 @@ class Repository:
             config: Overrides what is persisted, field by field.
             authorize_virtual_chunk_access: The URL prefixes of the containers that virtual chunks may be followed
                 into, each with its credentials, or None for those of the environment.
-            cache: Where to keep what is read from afar; closed with the repository.
+            cache: Where to keep what is read from afar, of a local repository its virtual chunks; closed with the
+                repository.
 
         Raises:
             RepositoryNotFoundError: nothing is there.

@@ -243,8 +243,14 @@ class Session:
         start, end = ref.offset_bytes, ref.offset_bytes + ref.length_bytes
         return end <= _MAX_OFFSET and self.repository.assets.start_chunk_read(ref.chunk_id, start, end, done)
 
-    def open_cached(self, ref: NativeRef) -> CachedFile | None:
-        """Opens what the disk cache keeps of a native chunk, whose bytes are read when they are wanted."""
+    def open_cached(self, ref: NativeRef | VirtualRef) -> CachedFile | None:
+        """Opens what the disk cache keeps of a chunk, whose bytes are read when they are wanted.
+
+        Raises:
+            UnauthorizedContainerError, InvalidInputError, FormatError: a virtual chunk cannot be followed.
+        """
+        if isinstance(ref, VirtualRef):
+            return self.repository.virtual.open_cached(ref)
         start = ref.offset_bytes
         return self.repository.assets.open_cached(ref.chunk_id, start, start + ref.length_bytes)
 

@@ -15,6 +15,11 @@ directory must not thereby choose what a reader of a repository sees.
 
 A checksum is an entity tag, or a time in whole seconds after which the object must not have been modified. Times of
 local files are compared by the second: an object of second S is unmodified since S, whatever fraction follows.
+
+What came from afar under a checksum is what the reference means, and stays so whatever becomes of the object: the disk
+cache keeps it under the place (endpoint, bucket or host, path), the checksum and the range. A reference without a
+checksum, or with a weak entity tag, which other bytes may have too, means whatever is there now, and is not kept.
+Whether a location may be followed is decided before the cache is asked.
 Source: format notes §6.
 """
 
@@ -22,7 +27,7 @@ import logging
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Final, Self
 from urllib.parse import unquote
@@ -42,6 +47,8 @@ from icefs.format.config import VirtualChunkContainer
 from icefs.format.config_storage import HttpStore, LocalFileSystemStore, S3CompatibleStore, S3Store, TigrisStore
 from icefs.format.manifest import VirtualRef
 from icefs.storage.base import RangeReader, Storage
+from icefs.storage.cache_entry import CachedFile
+from icefs.storage.disk_cache import CacheView, DiskCache
 from icefs.storage.local import LocalStorage
 from icefs.storage.metered import MeteredStorage, StoreMeter
 
@@ -138,6 +145,51 @@ class _Authorization:
     credentials: ContainerCredentials | None
 
 
+@dataclass(slots=True)
+class _Source:
+    """What objects of one bucket or host are read through, and the part of the disk cache that is theirs.
+
+    Attributes:
+        reader: Reads them.
+        scope: What decides besides the place which bytes are there: the headers that a web server is sent.
+        view: Their part of the cache; made by whoever first reads, for finding out where a bucket is may take a while.
+    """
+
+    reader: RangeReader
+    scope: str
+    view: CacheView | None = field(default=None)
+
+    def find_view(self, cache: DiskCache) -> CacheView:
+        """Returns their part of the cache; may ask for credentials."""
+        if self.view is None:
+            assert isinstance(self.reader, Storage)  # every reader of what is far away is one
+            self.view = cache.view(f"virtual {self.reader.identity} {self.scope}")
+        return self.view
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """Where a reference leads.
+
+    Attributes:
+        url: Its location, expanded.
+        location: The same, taken apart.
+        container: The container that it lies in.
+        authorization: What allows to follow it.
+    """
+
+    url: str
+    location: Location
+    container: _Container
+    authorization: _Authorization
+
+    @property
+    def source_key(self) -> tuple[str, str, str]:
+        """What has a reader of its own."""
+        bucket = f"{self.location.scheme}://{self.location.authority}"
+        return self.container.url_prefix, bucket, self.authorization.prefix.path
+
+
 class VirtualResolver:
     """Finds and reads what virtual chunk references refer to.
 
@@ -151,8 +203,16 @@ class VirtualResolver:
         authorized: Authorizations,
         workers: Workers,
         meter: StoreMeter | None = None,
+        cache: DiskCache | None = None,
     ) -> None:
         """Takes the containers of a configuration, leaving out, with a warning, those that cannot be used.
+
+        Args:
+            containers: Of the configuration.
+            authorized: What may be followed.
+            workers: Who fetches large chunks in parts.
+            meter: Who counts the requests.
+            cache: Where to keep what was read from afar; its opener's to close.
 
         Raises:
             InvalidInputError: an authorised prefix is no URL.
@@ -169,7 +229,8 @@ class VirtualResolver:
         self._authorized.sort(key=lambda authorization: len(authorization.prefix.path), reverse=True)
         self._workers = workers
         self._meter = meter
-        self._readers: WeightedCache[tuple[str, str, str], RangeReader] = WeightedCache(_MAX_READERS)
+        self._cache = cache
+        self._sources: WeightedCache[tuple[str, str, str], _Source] = WeightedCache(_MAX_READERS)
 
     def expand(self, location: str) -> str:
         """Returns the absolute URL of a location, which may be relative to a named container.
@@ -205,6 +266,54 @@ class VirtualResolver:
             ObjectModifiedError: the object is not the one that was referenced.
             ObjectNotFoundError, InvalidObjectSizeError, StorageError: it cannot be read.
         """
+        target = self._resolve(ref)
+        end = ref.length_bytes if end is None else end
+        first, last = ref.offset_bytes + start, ref.offset_bytes + end
+        source, name = self._source(target), _cache_name(ref, target)
+        view = None if self._cache is None or name is None else source.find_view(self._cache)
+        if view is None or name is None:
+            return self._read(ref, target, source, first, last)
+        data = view.get(name, first, last)
+        if data is None:
+            data = self._read(ref, target, source, first, last)
+            view.put(name, data, first, last)
+        return data
+
+    def open_cached(self, ref: VirtualRef) -> CachedFile | None:
+        """Opens what the disk cache keeps of a chunk; None unless that can be found out without waiting.
+
+        Raises:
+            UnauthorizedContainerError, InvalidInputError, FormatError: as `read`.
+        """
+        if self._cache is None:
+            return None
+        target = self._resolve(ref)
+        source, name = self._sources.peek(target.source_key), _cache_name(ref, target)
+        if source is None or source.view is None or name is None:
+            return None
+        return source.view.open(name, ref.offset_bytes, ref.offset_bytes + ref.length_bytes)
+
+    def can_keep(self, ref: VirtualRef) -> bool:
+        """Tells whether the disk cache may keep a chunk: it may be followed, and has a checksum."""
+        if self._cache is None:
+            return False
+        try:
+            return _cache_name(ref, self._resolve(ref)) is not None
+        except (UnauthorizedContainerError, InvalidInputError, FormatError):
+            return False
+
+    def is_kept(self, ref: VirtualRef) -> bool:
+        """Tells whether the disk cache keeps a chunk; may ask for credentials. Raises as `open_cached`."""
+        if self._cache is None:
+            return False
+        target = self._resolve(ref)
+        name = _cache_name(ref, target)
+        start = ref.offset_bytes
+        return name is not None and self._source(target).find_view(self._cache).has(
+            name, start, start + ref.length_bytes
+        )
+
+    def _resolve(self, ref: VirtualRef) -> _Target:
         url = self.expand(ref.location)
         try:
             location = Location.parse(url)
@@ -212,20 +321,20 @@ class VirtualResolver:
             reason = f"{url!r} is no location of a virtual chunk: {error}"
             raise FormatError(reason, kind="invalid-virtual-ref", file=url, reason=str(error)) from None
         container = self._container_of(location, url)
-        authorization = self._authorization_of(location, container)
-        end = ref.length_bytes if end is None else end
-        first, last = ref.offset_bytes + start, ref.offset_bytes + end
+        return _Target(url, location, container, self._authorization_of(location, container))
+
+    def _read(self, ref: VirtualRef, target: _Target, source: _Source, first: int, last: int) -> bytes:
         fetch = partial(
-            self._reader(container, location, authorization).read_range,
-            _key(location, authorization),
+            source.reader.read_range,
+            _key(target.location, target.authorization),
             if_match_etag=ref.etag,
             if_unmodified_since_s=None if ref.etag is not None else ref.last_modified or None,
         )
         try:
-            return self._fetch(fetch, first, last, is_remote=location.scheme != "file")
+            return self._fetch(fetch, first, last, is_remote=target.location.scheme != "file")
         except (ObjectNotFoundError, NameTooLongError) as error:
             raise ObjectNotFoundError(
-                f"virtual chunk: there is no object at {url}", kind="virtual-chunk-fetch", url=url
+                f"virtual chunk: there is no object at {target.url}", kind="virtual-chunk-fetch", url=target.url
             ) from error
 
     def _fetch(self, fetch: Callable[[int, int], bytes], first: int, last: int, *, is_remote: bool) -> bytes:
@@ -259,23 +368,32 @@ class VirtualResolver:
             url_prefix=container.url_prefix,
         )
 
-    def _reader(self, container: _Container, location: Location, authorization: _Authorization) -> RangeReader:
-        bucket = location.authority
-        key = (container.url_prefix, f"{location.scheme}://{bucket}", authorization.prefix.path)
-
-        def load() -> tuple[RangeReader, int]:
-            reader = _open_reader(container, location, authorization.credentials)
+    def _source(self, target: _Target) -> _Source:
+        def load() -> tuple[_Source, int]:
+            reader = _open_reader(target.container, target.location, target.authorization.credentials)
             if self._meter is not None and isinstance(reader, Storage):
                 reader = MeteredStorage(reader, self._meter, "virtual")
-            return reader, 1
+            store = target.container.config.store
+            headers = sorted((store.headers or {}).items()) if isinstance(store, HttpStore) else ()
+            return _Source(reader, repr(headers) if headers else ""), 1
 
-        return self._readers.get(key, load)
+        return self._sources.get(target.source_key, load)
 
     def close(self) -> None:
         """Gives back the readers' connections; they are opened again if they are needed."""
-        for reader in self._readers.clear():
-            if isinstance(reader, Storage):
-                reader.close()
+        for source in self._sources.clear():
+            if isinstance(source.reader, Storage):
+                source.reader.close()
+
+
+def _cache_name(ref: VirtualRef, target: _Target) -> str | None:
+    """Returns what names the bytes of an object that a reference means; None where nothing says which they are."""
+    if target.location.scheme == "file":
+        return None  # it is here already
+    if ref.etag is not None:
+        tag = ref.etag.strip('"')
+        return None if not tag or ref.etag.startswith("W/") else f"{target.location.path}\0etag {tag}"
+    return f"{target.location.path}\0time {ref.last_modified}" if ref.last_modified else None
 
 
 def _authorization(prefix: str, credentials: ContainerCredentials | None) -> _Authorization:

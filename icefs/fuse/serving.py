@@ -127,7 +127,11 @@ def prepare(options: MountOptions) -> Prepared:
 
 def _open_cache(options: MountOptions, storage: Storage) -> DiskCache | None:
     """Opens the disk cache; None where there is no use for one, or where nobody asked for the place it cannot have."""
-    if options.cache_size <= 0 or storage.capabilities.local_files:
+    # Of a local repository there is nothing to keep but virtual chunks that are far away.
+    is_far = not storage.capabilities.local_files or any(
+        not prefix.lower().startswith("file:") for prefix in options.allow_virtual
+    )
+    if options.cache_size <= 0 or not is_far:
         return None
     try:
         return DiskCache(options.cache_dir or default_cache_dir(), options.cache_size)

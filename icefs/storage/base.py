@@ -46,6 +46,15 @@ def check_key(key: str) -> None:
             raise InvalidInputError(f"{key!r} cannot name an object: it has a segment {segment!r}", key=key)
 
 
+def is_key(text: str) -> bool:
+    """Tells whether a listed name is one of ours; tools leave zero-byte objects called `directory/` behind."""
+    try:
+        check_key(text)
+    except InvalidInputError:
+        return False
+    return True
+
+
 def check_prefix(prefix: str) -> None:
     """Refuses a prefix that is neither empty nor a valid key followed by `/`.
 

@@ -44,6 +44,7 @@ from icefs.storage.base import (
     check_key,
     check_prefix,
     check_range,
+    is_key,
     range_end,
     read_file,
 )
@@ -288,12 +289,14 @@ class S3Storage(Storage):
         if if_unmodified_since_s is not None:
             conditions["if-unmodified-since"] = formatdate(if_unmodified_since_s, usegmt=True)
         name = self._base + key
+        modified = ObjectModifiedError(f"s3://{self.bucket}/{name} was modified after it was referenced", key=key)
         try:
-            return self._get(name, start, end, conditions).data
+            found = self._get(name, start, end, conditions)
         except PreconditionFailedError as error:
-            raise ObjectModifiedError(
-                f"s3://{self.bucket}/{name} was modified after it was referenced", key=key
-            ) from error
+            raise modified from error
+        if if_match_etag is not None and found.version != _version(if_match_etag):
+            raise modified  # the service does not know the condition
+        return found.data
 
     # --- writing ---
 
@@ -485,7 +488,7 @@ class S3Storage(Storage):
         for page in self._pages(prefix):
             for name, size, modified, etag in page.objects:
                 key = name[len(self._base) :]
-                if _is_key(key):
+                if is_key(key):
                     yield ObjectInfo(key, size, modified, _version(etag))
 
     @override
@@ -494,10 +497,10 @@ class S3Storage(Storage):
         skipped = len(self._base) + len(prefix)
         for page in self._pages(prefix, delimiter="/"):
             for below in page.prefixes:
-                if _is_key(below[skipped:-1]):
+                if is_key(below[skipped:-1]):
                     yield below[skipped:]
             for name, _, _, _ in page.objects:
-                if _is_key(name[skipped:]):
+                if is_key(name[skipped:]):
                     yield name[skipped:]
 
     def _pages(self, prefix: str, **more: str) -> Iterator[ListPage]:
@@ -590,12 +593,3 @@ def _quoted(version: Version) -> str:
 
 def _status(error: ClientError) -> int:
     return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-
-
-def _is_key(text: str) -> bool:
-    """Tells whether a listed name is one of ours; tools leave zero-byte objects called `directory/` behind."""
-    try:
-        check_key(text)
-    except InvalidInputError:
-        return False
-    return True

@@ -317,8 +317,8 @@ class ChunkOpener:
             self.opened_local += 1
             return _open_local(self._chunk_dir + str(ref.chunk_id), ref.offset_bytes, ref.length_bytes, ino)
         session, key, size = view.session, ref_key(ref), ref.length_bytes
-        if isinstance(ref, NativeRef) and not self.fetcher.is_known(key):
-            found = session.open_cached(ref)
+        if not self.fetcher.is_known(key):
+            found = open_cached(session, ref)
             if found is not None:
                 self.opened_cached += 1
                 return CachedChunkHandle(ino, found, lambda: self._open_fetched(session, ref, ino))
@@ -441,6 +441,14 @@ def read_range(session: Session, ref: ChunkRef, start: int, end: int) -> bytes:
             actual_bytes=len(data),
         )
     return data
+
+
+def open_cached(session: Session, ref: NativeRef | VirtualRef) -> CachedFile | None:
+    """Opens what the disk cache keeps of a chunk; None also of one that cannot be followed, which reading it says."""
+    try:
+        return session.open_cached(ref)
+    except (UnauthorizedContainerError, InvalidInputError, FormatError):
+        return None
 
 
 def read_alone(session: Session, ref: NativeRef | VirtualRef) -> list[bytes]:

@@ -4,6 +4,8 @@ import email.utils
 import errno
 import hashlib
 import json
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -21,8 +23,10 @@ from tests.support.fault_proxy import FaultProxy
 from tests.support.mounting import Mount, mounted
 from tests.support.s3_server import SeaweedServer
 
+ICEFS = Path(sys.executable).with_name("icefs")
 OLD, NEW = bytes(range(250)) * 4, bytes(range(250, 0, -1)) * 4
 SPAN = 100
+CACHE = 1 << 30
 
 
 class WebServer:
@@ -30,6 +34,7 @@ class WebServer:
 
     def __init__(self) -> None:
         self.files: dict[str, tuple[bytes, int]] = {}
+        self.requests: list[str] = []
 
     def put(self, name: str, data: bytes, modified_s: int) -> str:
         self.files[name] = (data, modified_s)
@@ -40,6 +45,10 @@ class WebServer:
 
         class Handler(_WebHandler):
             files = owner.files
+
+            def do_GET(self) -> None:
+                owner.requests.append(self.path)
+                super().do_GET()
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
@@ -208,8 +217,102 @@ def test_virtual_chunks_that_were_not_allowed(place: Place, proxy: FaultProxy) -
         assert {read(mount, number) for number in range(2 * place.count)} == {"EACCES"}
         assert any("--allow-virtual" in line or "may not be followed" in line for line in mount.complaints())
     assert proxy.requests == []
-    with mounted(
-        place.path, branch="main", read_only=True, may_complain=True, allow_virtual=place.prefixes[1:]
-    ) as mount:
+    options = {"branch": "main", "read_only": True, "may_complain": True}
+    with mounted(place.path, **options, allow_virtual=place.prefixes[1:]) as mount:
         assert read(mount, 0) == "EACCES"
         assert read(mount, place.count) == OLD[10 : 10 + SPAN]
+
+
+def asked(proxy: FaultProxy, web: WebServer) -> tuple[set[str], set[str]]:
+    """Returns which objects the bucket and the web server were asked for since the last time."""
+    bucket = {request.path.rpartition("/")[2] for request in proxy.requests if "/data/" in request.path}
+    found = bucket, {path.removeprefix("/data/") for path in web.requests}
+    proxy.requests.clear()
+    web.requests.clear()
+    return found
+
+
+def warm(path: Path) -> dict[str, int]:
+    done = subprocess.run([ICEFS, "warmup", path, "--json"], check=True, capture_output=True, text=True)
+    told: dict[str, int] = json.loads(done.stdout)
+    return told
+
+
+def test_what_has_a_checksum_is_read_from_afar_once(
+    place: Place, proxy: FaultProxy, web: WebServer, tmp_path: Path
+) -> None:
+    options = {
+        "branch": "main",
+        "read_only": True,
+        "may_complain": True,
+        "cache_dir": str(tmp_path / "cache"),
+        "cache_size": CACHE,
+    }
+    allowed = {**options, "allow_virtual": place.prefixes}
+    checked = [first + number for first in (0, place.count) for number in range(2)]
+    expected = {number: OLD[place.offsets[number] : place.offsets[number] + SPAN] for number in checked}
+    with mounted(place.path, **allowed) as mount:
+        assert {number: read(mount, number) for number in checked} == expected
+    names = {"tagged", "dated"}
+    assert all(names <= found for found in asked(proxy, web))
+    time.sleep(max(0.0, place.modified_s + 1.1 - time.time()))
+    place.write(NEW)
+    place.storage.delete(["data/dated"])
+    with mounted(place.path, **allowed) as mount:
+        # These are the bytes that the snapshot refers to, whatever has become of the objects.
+        assert {number: read(mount, number) for number in checked} == expected
+        assert all(names.isdisjoint(found) for found in asked(proxy, web))
+        # What nothing is said of is whatever is there now, for each mount anew.
+        for first in (0, place.count):
+            assert read(mount, first + 2) == NEW[30 : 30 + SPAN]
+    asked(proxy, web)
+    with mounted(place.path, **allowed) as mount:
+        assert [read(mount, first + 2) for first in (0, place.count)] == [NEW[30 : 30 + SPAN]] * 2
+    assert all("plain" in found for found in asked(proxy, web))
+    with mounted(place.path, **{**allowed, "cache_size": 0}) as mount:
+        assert {read(mount, number) for number in checked} == {"EIO"}
+    with mounted(place.path, **options) as mount:
+        assert {read(mount, number) for number in checked} == {"EACCES"}
+
+
+def test_damage_of_what_is_kept_is_no_danger(place: Place, proxy: FaultProxy, web: WebServer, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    options = {
+        "branch": "main",
+        "read_only": True,
+        "allow_virtual": place.prefixes,
+        "cache_dir": str(cache),
+        "cache_size": CACHE,
+    }
+    for damaged in (False, True):
+        with mounted(place.path, **options) as mount:
+            assert read(mount, 0) == OLD[10 : 10 + SPAN]
+            assert "tagged" in asked(proxy, web)[0]
+        if not damaged:
+            [entry] = [path for path in (cache / "v1").glob("??/*") if path.parent.name != "tmp"]
+            data = bytearray(entry.read_bytes())
+            data[-1] ^= 1
+            entry.write_bytes(data)
+
+
+def test_warmup_of_virtual_chunks(place: Place, proxy: FaultProxy, web: WebServer, tmp_path: Path) -> None:
+    options = {
+        "branch": "main",
+        "read_only": True,
+        "cache_dir": str(tmp_path / "cache"),
+        "cache_size": CACHE,
+        "may_complain": True,
+    }
+    with mounted(place.path, **options, allow_virtual=place.prefixes[:1]) as mount:
+        told = warm(mount / "v/c/0")
+        assert (told["chunks"], told["bytes"], told["fetched_bytes"], told["skipped_chunks"]) == (1, SPAN, SPAN, 0)
+        told = warm(mount.path)
+        # Two have checksums and may be followed.
+        assert (told["chunks"], told["done_chunks"], told["bytes"]) == (2, 2, 2 * SPAN)
+        assert (told["fetched_bytes"], told["skipped_chunks"]) == (SPAN, 2 * place.count - 2)
+        assert asked(proxy, web) == ({"tagged", "dated"}, set())
+        out = subprocess.run([ICEFS, "warmup", mount.path], check=True, capture_output=True, text=True).stdout
+        assert "0 bytes of them were fetched; 10 virtual chunks cannot be kept" in out
+    with mounted(place.path, **options, allow_virtual=place.prefixes[:1]) as mount:
+        assert [read(mount, number) for number in range(2)] == [OLD[10 : 10 + SPAN], OLD[20 : 20 + SPAN]]
+    assert asked(proxy, web)[0] <= {"plain"}  # which was fetched ahead

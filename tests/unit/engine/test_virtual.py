@@ -19,6 +19,7 @@ from icefs.errors import (
 from icefs.format.config import S3Options, VirtualChunkContainer
 from icefs.format.config_storage import AzureStore, GcsStore, HttpStore, LocalFileSystemStore, S3Store
 from icefs.format.manifest import VirtualRef
+from icefs.storage.disk_cache import DiskCache
 from icefs.storage.metered import StoreMeter
 
 DATA = bytes(range(100))
@@ -298,16 +299,18 @@ class _WebServer(BaseHTTPRequestHandler):
         pass
 
     def do_GET(self):
+        self.server.asked += 1
         if self.path != "/data/a%20b.bin":
             self.send_response(404)
             self.send_header("Content-Length", "0")
             self.end_headers()
             return
         start, end = (int(part) for part in self.headers["Range"].removeprefix("bytes=").split("-"))
-        modified = self.headers.get("If-Match", '"v1"') != '"v1"'
-        body = b"" if modified else DATA[start : end + 1]
+        tag = self.server.tag
+        modified = self.headers.get("If-Match", tag) != tag
+        body = b"" if modified else self.server.data[start : end + 1]
         self.send_response(412 if modified else 206)
-        self.send_header("ETag", '"v1"')
+        self.send_header("ETag", tag)
         self.send_header("Last-Modified", formatdate(1_700_000_000, usegmt=True))
         self.send_header("Content-Range", f"bytes {start}-{end}/{len(DATA)}")
         self.send_header("Content-Length", str(len(body)))
@@ -316,14 +319,21 @@ class _WebServer(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def web_url():
+def web():
     server = ThreadingHTTPServer(("127.0.0.1", 0), _WebServer)
+    server.asked, server.tag, server.data = 0, '"v1"', DATA
+    server.url = f"http://127.0.0.1:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
-    yield f"http://127.0.0.1:{server.server_address[1]}"
+    yield server
     server.shutdown()
     server.server_close()
     thread.join()
+
+
+@pytest.fixture
+def web_url(web):
+    return web.url
 
 
 def test_reads_over_http(web_url):
@@ -355,3 +365,94 @@ def test_requests_for_virtual_chunks_are_counted(data_dir):
     counts = meter.counts()
     assert counts.objects == {("read_range", "virtual"): 2}
     assert (counts.read_bytes, sum(counts.errors.values())) == (20, 1)
+
+
+class Reader:
+    """Reads through a resolver of its own, as a mount does, with one cache for all."""
+
+    def __init__(self, directory, web):
+        self.directory, self.web = directory, web
+        self.prefix = f"{web.url}/data/"
+        self.url = f"{self.prefix}a%20b.bin"
+
+    def __call__(self, reference, *, allow=True, headers=None):
+        """Returns the bytes, and how many requests that took."""
+        cache = DiskCache(self.directory, 1 << 20, reserve_bytes=0)
+        store = HttpStore(headers=headers)
+        authorized = {self.prefix: None} if allow else {}
+        virtual = VirtualResolver([container(self.prefix, store)], authorized, Workers(1), None, cache)
+        before = self.web.asked
+        try:
+            data = virtual.read(reference)
+            cache.flush()
+            if virtual.can_keep(reference):
+                assert virtual.is_kept(reference)
+                assert virtual.open_cached(reference) == data
+            else:
+                assert not virtual.is_kept(reference)
+                assert virtual.open_cached(reference) is None
+            return data, self.web.asked - before
+        finally:
+            virtual.close()
+            cache.close()
+
+
+@pytest.fixture
+def reader(tmp_path, web):
+    return Reader(tmp_path / "cache", web)
+
+
+@pytest.mark.parametrize("checks", [{"etag": "v1"}, {"etag": '"v1"'}, {"last_modified": 1_700_000_000}])
+def test_what_was_read_under_its_checksum_is_kept(reader, web, checks):
+    wanted = ref(reader.url, **checks)
+    assert reader(wanted) == (DATA[10:30], 1)
+    assert reader(wanted) == (DATA[10:30], 0)
+    assert reader(ref(reader.url, 10, 21, **checks)) == (DATA[10:31], 1)  # another range is something else
+    # The object becomes another one: what was referenced is there still, and what was not read before is refused.
+    web.tag, web.data = '"v2"', bytes(100)
+    assert reader(wanted) == (DATA[10:30], 0)
+    assert reader(ref(reader.url, etag="v2")) == (bytes(20), 1)
+    assert reader(wanted) == (DATA[10:30], 0)
+    if "etag" in checks:
+        with pytest.raises(ObjectModifiedError):
+            reader(ref(reader.url, 11, 20, **checks))
+
+
+@pytest.mark.parametrize("checks", [{}, {"last_modified": 0}, {"etag": 'W/"v1"'}, {"etag": ""}])
+def test_what_has_no_checksum_is_never_kept(reader, web, checks):
+    wanted = ref(reader.url, **checks)
+    web.tag = '"' + checks.get("etag", "v1").strip('"') + '"'
+    assert reader(wanted) == (DATA[10:30], 1)
+    web.data = bytes(100)
+    assert reader(wanted) == (bytes(20), 1)
+
+
+def test_what_is_kept_is_for_whoever_may_follow_it(reader):
+    wanted = ref(reader.url, etag="v1")
+    assert reader(wanted) == (DATA[10:30], 1)
+    with pytest.raises(UnauthorizedContainerError):
+        reader(wanted, allow=False)
+    # Other headers may mean other bytes, whatever the tag.
+    assert reader(wanted, headers={"Accept-Language": "de"}) == (DATA[10:30], 1)
+    assert reader(wanted, headers={"Accept-Language": "de"}) == (DATA[10:30], 0)
+
+
+def test_what_is_kept_of_one_server_is_not_another_s(reader, web, tmp_path):
+    assert reader(ref(reader.url, etag="v1")) == (DATA[10:30], 1)
+    there = reader.url.replace("127.0.0.1", "localhost")
+    elsewhere = Reader(tmp_path / "cache", web)
+    elsewhere.prefix = there.removesuffix("a%20b.bin")
+    assert elsewhere(ref(there, etag="v1")) == (DATA[10:30], 1)
+
+
+def test_local_files_are_not_kept(data_dir, tmp_path):
+    cache = DiskCache(tmp_path / "cache", 1 << 20, reserve_bytes=0)
+    prefix = data_dir.as_uri() + "/"
+    virtual = VirtualResolver([container(prefix)], {prefix: None}, Workers(1), None, cache)
+    wanted = ref(prefix + "file.bin", last_modified=int((data_dir / "file.bin").stat().st_mtime))
+    assert virtual.read(wanted) == DATA[10:30]
+    cache.flush()
+    assert not virtual.can_keep(wanted)
+    assert cache.used_bytes() == 0
+    virtual.close()
+    cache.close()
