@@ -13,6 +13,7 @@ from icefs.cli.mounts import absolute
 from icefs.cli.options import human_time, json_option, print_json, printable
 from icefs.cli.read import ref_option
 from icefs.cli.repos import DEFAULT_BRANCH, locate, open_repository
+from icefs.cli.steps import steps
 from icefs.clock import to_datetime
 from icefs.engine.lineage import Lineages
 from icefs.errors import InvalidInputError, NodeNotFoundError
@@ -45,8 +46,8 @@ def blame(where: str, node_path: str | None, ref: str | None, as_json: bool) -> 
     node = session.get_node(path)
     if node is None or node.array is None:
         raise NodeNotFoundError(f"no array at {path} in {snapshot_id}", path=path)
-    with open_lineage_cache(repository) as cache:
-        lineage = Lineages(repository, cache).lineage(snapshot_id, node.id)
+    with open_lineage_cache(repository) as cache, steps() as progress:
+        lineage = Lineages(repository, cache, progress).lineage(snapshot_id, node.id)
     parts = [batch.coords for batch in session.array_chunks(node).iter_batches()]
     ndim = len(node.array.shape)
     count = 1 if parts and not ndim else sum(len(part[0]) for part in parts) if ndim else 0

@@ -1,7 +1,7 @@
 """`icefs log`: the history of a branch, tag or snapshot."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -11,6 +11,7 @@ import click
 from icefs.cli.graph import graph_lines
 from icefs.cli.options import human_time, iso, json_option, print_json, printable
 from icefs.cli.repos import DEFAULT_BRANCH, locate, open_repository
+from icefs.cli.steps import steps
 from icefs.clock import to_datetime
 from icefs.engine.refs import Refs
 from icefs.engine.repository import Repository
@@ -67,7 +68,9 @@ def log(
     version = source.ref if source.ref is not None else DEFAULT_BRANCH
     history: Iterator[SnapshotInfo] = repository.log(version)
     if follow is not None:
-        history = _touching(repository, repository.resolve_ref(version), follow)
+        with steps() as progress:  # which is over before anything is printed
+            found = _touching(repository, repository.resolve_ref(version), follow, progress)
+            history = iter(list(islice(found, max_count)))
     history = islice(history, max_count)
     if as_json:
         print_json([describe_snapshot(info, names) for info in history])
@@ -79,7 +82,9 @@ def log(
             click.echo(("\n" if number else "") + _entry(info, names))
 
 
-def _touching(repository: Repository, snapshot_id: SnapshotId, path: str) -> Iterator[SnapshotInfo]:
+def _touching(
+    repository: Repository, snapshot_id: SnapshotId, path: str, progress: Callable[[str, int], None]
+) -> Iterator[SnapshotInfo]:
     """Yields the commits that touched a node, or anything below it."""
     from icefs.cli.lineages import open_lineage_cache
     from icefs.engine.lineage import Lineages
@@ -89,7 +94,7 @@ def _touching(repository: Repository, snapshot_id: SnapshotId, path: str) -> Ite
     if not wanted:
         raise NodeNotFoundError(f"nothing at {path} in {snapshot_id}", path=path)
     with open_lineage_cache(repository) as cache:
-        for info, touched in Lineages(repository, cache).touches(snapshot_id):
+        for info, touched in Lineages(repository, cache, progress).touches(snapshot_id):
             if not wanted.isdisjoint(touched):
                 yield info
 

@@ -170,9 +170,9 @@ class AssetManager:
         """Fetches several things side by side on the repository's workers, in order."""
         return self.workers.map(fetch, items)
 
-    def fetch_ahead[T, R](self, fetch: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-        """Yields fetched things in order, a few of them requested ahead of the consumer."""
-        return self.workers.map_ahead(fetch, items, window=8)
+    def fetch_ahead[T, R](self, fetch: Callable[[T], R], items: Iterable[T], *, window: int = 8) -> Iterator[R]:
+        """Yields fetched things in order, at most `window` of them requested ahead of the consumer."""
+        return self.workers.map_ahead(fetch, items, window=window)
 
     def read_chunk_object(self, chunk_id: ChunkId, start: int, end: int) -> bytes:
         """Reads the bytes `[start, end)` of a chunk object, exactly.

@@ -7,7 +7,9 @@ Where a log is gone that a snapshot stands for (expired, and collected), or malf
 counts as changed by that snapshot: a time that is too late, never one that is too early.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
 from typing import Final
 
 import numpy as np
@@ -23,18 +25,48 @@ from icefs.format.transaction_log import TransactionLog
 
 # A lineage this much shorter than the history is not kept: the next one is as quick to find out.
 _WORTH_KEEPING: Final = 4
+# Who looks for something recent needs few logs: so many are asked for before all workers are set to it.
+_FIRST: Final = 8
+
+type Progress = Callable[[str, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """What one log says of one node: the rest of it need not be kept while earlier logs are fetched."""
+
+    is_new: bool
+    is_updated: bool
+    chunks: ChunkIndices | None
+
+    @classmethod
+    def of(cls, log: TransactionLog, node: NodeId) -> "_Part":
+        is_new = node in log.new_arrays or node in log.new_groups
+        is_updated = node in log.updated_arrays or node in log.updated_groups
+        return cls(is_new, is_updated, log.updated_chunks.get(node))
 
 
 class Lineages:
     """Finds out what the history of a repository says of its nodes.
 
+    Logs are fetched side by side, as many at a time as the repository has workers, and no more than that is held.
+
     Concurrency: all methods may be called from any thread.
     """
 
-    def __init__(self, repository: Repository, cache: LineageCache | None = None) -> None:
-        """Takes a repository, and where answers are kept; that is closed by whoever opened it."""
+    def __init__(
+        self, repository: Repository, cache: LineageCache | None = None, progress: Progress | None = None
+    ) -> None:
+        """Takes what histories are told of.
+
+        Args:
+            repository: The repository.
+            cache: Where answers are kept; closed by whoever opened it.
+            progress: Told how many commits have been looked at.
+        """
         self._repository = repository
         self._cache = cache
+        self._progress = progress
 
     def lineage(self, snapshot_id: SnapshotId, node_id: NodeId) -> Lineage:
         """Returns which commits changed a node, up to a snapshot that has it.
@@ -46,35 +78,58 @@ class Lineages:
         known = None if self._cache is None else self._cache.lineage(snapshot_id, node_id)
         if known is not None:
             return known
-        builder = _Builder(node_id)
-        cached = set() if self._cache is None else self._cache.snapshots_of(node_id)
+        builder = _Builder()
         steps = 0
         last: SnapshotInfo | None = None
-        for info, logs in self._logs(snapshot_id):
+        newer, earlier = self._until_known(snapshot_id, node_id)
+        for info, parts in self._side_by_side(lambda one: (one, self._parts_of(one, node_id)), newer):
             if info.parent_id is not None or last is None:
                 last = info  # the first snapshot has no nodes
-            if self._cache is not None and info.id in cached:
-                earlier = self._cache.lineage(info.id, node_id)
-                if earlier is not None:
-                    found = builder.onto(earlier)
-                    break
             steps += 1
-            if builder.add(info, logs):
+            if builder.add(info, parts):
                 found = builder.result(info)
                 break
         else:
-            # No log tells of its making: expiration in spec 1 does not say which logs a snapshot stands for.
-            assert last is not None  # a history has a snapshot
-            found = builder.result(last, is_complete=False)
+            if earlier is not None:
+                found = builder.onto(earlier)
+            else:
+                # No log tells of its making: expiration in spec 1 does not say which logs a snapshot stands for.
+                assert last is not None  # a history has a snapshot
+                found = builder.result(last, is_complete=False)
         if self._cache is not None and steps > _WORTH_KEEPING:
             self._cache.keep_lineage(snapshot_id, node_id, found)
         return found
 
-    def _logs(self, snapshot_id: SnapshotId) -> Iterator[tuple[SnapshotInfo, list[TransactionLog] | None]]:
-        """Yields a snapshot and its ancestors, newest first, with the logs that each stands for, newest first."""
-        assets = self._repository.assets
+    def _until_known(self, snapshot_id: SnapshotId, node_id: NodeId) -> tuple[Iterable[SnapshotInfo], Lineage | None]:
+        """Returns a snapshot and its ancestors, newest first, down to one whose answer is kept; and that answer."""
         ancestry = self._repository.ancestry(snapshot_id=snapshot_id)
-        return assets.fetch_ahead(lambda info: (info, self._logs_of(info)), ancestry)
+        cached = set() if self._cache is None else self._cache.snapshots_of(node_id)
+        if self._cache is None or not cached:
+            return ancestry, None
+        newer: list[SnapshotInfo] = []
+        for info in ancestry:
+            earlier = self._cache.lineage(info.id, node_id) if info.id in cached else None
+            if earlier is not None:
+                return newer, earlier
+            newer.append(info)
+        return newer, None
+
+    def _side_by_side[T, R](self, fetch: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+        assets, remaining = self._repository.assets, iter(items)
+        number = 0
+        for part in (
+            assets.fetch_ahead(fetch, islice(remaining, _FIRST)),
+            assets.fetch_ahead(fetch, remaining, window=assets.workers.max_workers),
+        ):
+            for found in part:
+                number += 1
+                if self._progress is not None:
+                    self._progress("commits looked at", number)
+                yield found
+
+    def _parts_of(self, info: SnapshotInfo, node_id: NodeId) -> list[_Part] | None:
+        logs = self._logs_of(info)
+        return None if logs is None else [_Part.of(log, node_id) for log in logs]
 
     def _logs_of(self, info: SnapshotInfo) -> list[TransactionLog] | None:
         """Returns the logs that a snapshot stands for, newest first; None if one is gone or malformed."""
@@ -103,7 +158,7 @@ class Lineages:
     def touches_or_gaps(self, snapshot_id: SnapshotId) -> Iterator[tuple[SnapshotInfo, dict[NodeId, Touch] | None]]:
         """Yields what `touches` does, but None for a snapshot whose logs are not all there; raises as that."""
         ancestry = self._repository.ancestry(snapshot_id=snapshot_id)
-        return self._repository.assets.fetch_ahead(lambda info: (info, self._touched(info)), ancestry)
+        return self._side_by_side(lambda info: (info, self._touched(info)), ancestry)
 
     def _touched(self, info: SnapshotInfo) -> dict[NodeId, Touch] | None:
         # Expiration lets a snapshot stand for the logs of others, too.
@@ -143,30 +198,28 @@ _WORDS: Final = (
 class _Builder:
     """Collects what commits did to one node, from the newest on."""
 
-    def __init__(self, node_id: NodeId) -> None:
-        self._node_id = node_id
+    def __init__(self) -> None:
         self._commits: list[tuple[SnapshotId, int]] = []
         self._metadata: int | None = None
         self._parts: list[tuple[ChunkIndices, OwnerArray]] = []
         self._is_complete = True
 
-    def add(self, info: SnapshotInfo, logs: list[TransactionLog] | None) -> bool:
+    def add(self, info: SnapshotInfo, parts: list[_Part] | None) -> bool:
         """Takes a commit; returns whether nothing earlier counts any more."""
-        if logs is None:
+        if parts is None:
             self._is_complete = False
             return True
-        node, number = self._node_id, len(self._commits)
+        number = len(self._commits)
         is_touched = False
-        for log in logs:
-            is_new = node in log.new_arrays or node in log.new_groups
-            if is_new or node in log.updated_arrays or node in log.updated_groups:
+        for part in parts:
+            if part.is_new or part.is_updated:
                 self._metadata = number if self._metadata is None else self._metadata
                 is_touched = True
-            chunks = log.updated_chunks.get(node)
+            chunks = part.chunks
             if chunks is not None and len(chunks):
                 self._parts.append((chunks, np.full(len(chunks), number, np.uint32)))
                 is_touched = True
-            if is_new:
+            if part.is_new:
                 return True
         if is_touched:
             self._commits.append((info.id, info.flushed_at))

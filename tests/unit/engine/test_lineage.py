@@ -1,8 +1,13 @@
 """Which commit changed what last: against a plain account, with and without what was kept."""
 
+import contextlib
 import json
 import random
 import sqlite3
+import subprocess
+import sys
+import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +18,7 @@ from icefs.engine.lineage import Lineages
 from icefs.engine.lineage_cache import LineageCache
 from icefs.engine.writing import WritableRepository
 from icefs.format.chunk_indices import ChunkIndices
+from icefs.storage.local import LocalStorage
 from icefs.storage.memory import MemoryStorage
 
 GROUP = b'{"zarr_format":3,"node_type":"group","attributes":{}}'
@@ -176,3 +182,117 @@ def test_a_damaged_database_is_made_anew(tmp_path, damage, caplog):
         for _ in range(2):
             story.check(Lineages(story.repo, cache))
             assert len(list(Lineages(story.repo, cache).touches(story.repo.lookup_branch("main")))) == 14
+
+
+class Gathering(MemoryStorage):
+    """Answers for transaction logs only when so many are asked for at once, or all that are left."""
+
+    capabilities = replace(MemoryStorage.capabilities, concurrency=32)
+    together = 0
+
+    def __init__(self):
+        super().__init__()
+        self.lock = threading.Condition()
+        self.waiting = self.most = 0
+        self.asked = []
+
+    def get(self, key, *, start=0, end=None):
+        if self.together and key.startswith("transactions/"):
+            with self.lock:
+                self.asked.append(key)
+                self.waiting += 1
+                self.most = max(self.most, self.waiting)
+                self.lock.notify_all()
+                many = self.lock.wait_for(lambda: self.most >= self.together or len(self.asked) <= 8, 10)
+                self.waiting -= 1
+            assert many, f"{self.most} at a time"
+        return super().get(key, start=start, end=end)
+
+
+def test_a_long_history_is_fetched_side_by_side_and_each_log_once(tmp_path):
+    storage, told = Gathering(), []
+    repo = WritableRepository.create(storage)
+    with repo.transaction("main", message="0") as session:
+        session.set_metadata("/", GROUP)
+        session.set_metadata("/a", array([100]))
+    for number in range(99):
+        with repo.transaction("main", message=str(number + 1)) as session:
+            session.set_chunk("/a", (number,), b"x")
+    cold = WritableRepository.open(storage)
+    tip = cold.lookup_branch("main")
+    storage.together = 30
+    with LineageCache(tmp_path / "history.db") as cache:
+        touched = list(Lineages(cold, cache, lambda *what: told.append(what)).touches(tip))
+        assert len(touched) == 101
+        assert (storage.most <= 32, len(storage.asked), len(set(storage.asked))) == (True, 101, 101)
+        assert told == [("commits looked at", number + 1) for number in range(101)]
+        # What the newest commit did needs few logs; and what is kept none.
+        storage.asked.clear()
+        assert list(Lineages(WritableRepository.open(storage), cache).touches(tip)) == touched
+        assert storage.asked == []
+        node = cold.readonly_session("main").node("/a").id
+        lineage = Lineages(cold, cache).lineage(tip, node)
+        assert len(lineage.commits) == 100
+        with cold.transaction("main", message="last") as session:
+            session.set_chunk("/a", (0,), b"y")
+        fresh = WritableRepository.open(storage)
+        assert Lineages(fresh, cache).lineage(fresh.lookup_branch("main"), node).owner((0,)) == 0
+        assert len(storage.asked) == 1  # the one log that came since
+    newest = next(Lineages(WritableRepository.open(storage)).touches(tip))
+    assert newest[0].id == tip
+    cold.close()
+
+
+_SHARE = """
+import sys
+from pathlib import Path
+from icefs.engine.lineage import Lineages
+from icefs.engine.lineage_cache import LineageCache
+from icefs.engine.repository import Repository
+from icefs.storage.local import LocalStorage
+repo = Repository.open(LocalStorage(sys.argv[1]))
+tip = repo.refs().branch("main")
+print("ready", flush=True)
+sys.stdin.readline()
+with LineageCache(Path(sys.argv[2])) as cache:
+    lineages = Lineages(repo, cache)
+    node = repo.session_at(tip).node("/a").id
+    lineage = lineages.lineage(tip, node)
+    print([str(commit) for commit, _ in lineage.commits], lineage.owners.tolist())
+    print([(str(info.id), sorted((str(node), str(touch)) for node, touch in touched.items()))
+           for info, touched in lineages.touches(tip)])
+repo.close()
+"""
+
+
+def test_processes_share_what_is_kept(tmp_path, caplog):
+    repo = WritableRepository.create(LocalStorage(tmp_path / "repo"))
+    for number in range(40):
+        with repo.transaction("main", message=str(number)) as session:
+            if not number:
+                session.set_metadata("/a", array([100]))
+            session.set_chunk("/a", (number,), b"x")
+    place = tmp_path / "history.db"
+    command = [sys.executable, "-c", _SHARE, str(tmp_path / "repo"), str(place)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with contextlib.ExitStack() as stack:
+        processes = [stack.enter_context(subprocess.Popen(command, **pipes)) for _ in range(3)]
+        for process in processes:
+            assert process.stdout.readline() == "ready\n"
+        for process in processes:  # all at once, on a database that none has made yet
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        answers = {process.communicate(timeout=60)[0] for process in processes}
+        assert [process.returncode for process in processes] == [0, 0, 0]
+    assert len(answers) == 1
+    assert answers.pop().count("\n") == 2
+    # What they kept is whole, and needs no log.
+    repo.storage.delete([info.key for info in repo.storage.list_objects("transactions/")])
+    again = WritableRepository.open(repo.storage)
+    tip = again.lookup_branch("main")
+    with LineageCache(place) as cache:
+        assert sum(bool(touched) for _, touched in Lineages(again, cache).touches(tip)) == 40
+        assert len(Lineages(again, cache).lineage(tip, again.readonly_session("main").node("/a").id).commits) == 40
+    assert "damaged" not in caplog.text
+    again.close()
+    repo.close()
