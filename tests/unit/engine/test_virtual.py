@@ -1,5 +1,6 @@
 import os
 import threading
+from contextlib import closing
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -387,7 +388,8 @@ class Reader:
             cache.flush()
             if virtual.can_keep(reference):
                 assert virtual.is_kept(reference)
-                assert virtual.open_cached(reference) == data
+                with closing(virtual.open_cached(reference)) as file:
+                    assert file.read(0, file.size) == data
             else:
                 assert not virtual.is_kept(reference)
                 assert virtual.open_cached(reference) is None
