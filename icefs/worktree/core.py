@@ -75,6 +75,8 @@ class TreeCore:
     INVARIANT: `by_ino` holds every node that an entry refers to, and every open file that none refers to.
     INVARIANT: `lower_dirs` holds every live directory with a lower path, `lower_files` every linked file with an
         origin; besides, open files that were removed.
+    INVARIANT: `lower_handles` holds every open handle of a lower file under the handle's own path, until the tree shows
+        something else there.
     INVARIANT: every linked DIRTY file is in `behind`; so is every file that was created and has no row yet.
     INVARIANT: a node with a row in the database has a parent with a row.
     INVARIANT: ids of nodes and spool files are below `next_id` and never used twice.

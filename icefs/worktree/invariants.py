@@ -25,6 +25,9 @@ def check_invariants(core: TreeCore) -> None:
                 assert node in core.behind, node
         numbers = list(core.kept.numbers())
         assert len(numbers) == len(set(numbers)), "a kept number leads to two paths"
+        for path, handles in core.lower_handles.items():
+            assert handles, f"no handle of {path!r} is open"
+            assert all(handle.path == path and handle.node is None for handle in handles), path
         assert core.spool_limit == max((view.limit for view in core.views), default=0)
 
 

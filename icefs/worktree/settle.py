@@ -594,5 +594,8 @@ class Settlement:
         core = self._core
         handles, core.lower_handles = core.lower_handles, {}
         for path, opened in handles.items():
-            if path in self._still_open:
-                core.lower_handles[self._still_open[path]] = opened
+            new = self._still_open.get(path)
+            if new is not None:
+                core.lower_handles[new] = opened
+                for handle in opened:
+                    handle.path, handle.lower = new, self._lower

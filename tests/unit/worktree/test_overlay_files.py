@@ -321,3 +321,20 @@ def test_random_operations_on_one_file(driver: Driver, tmp_path: Path, seed: int
     for view, _, _ in views:
         driver.tree.release_view(view)
     assert spool_files(driver) == 1
+
+
+def test_a_file_that_was_open_while_its_renamed_directory_was_committed_is_given_back(
+    driver: Driver, snapshots: Snapshots
+) -> None:
+    driver.rename("a", "b")
+    handle = driver.open("b/c/1", os.O_RDONLY)
+    frozen = driver.tree.freeze()
+    files = {f"b{path[1:]}": data for path, data in LOWER.items()}
+    snapshots.add("next", files, on="base", changed=files)
+    driver.tree.complete(frozen, "next")
+    driver.tree.check_invariants()
+    assert driver.tree.read(handle, 0, 100) == b"small"
+    driver.close(handle)
+    number = driver.stat("b/c/1").ino
+    driver.unlink("b/c/1")
+    assert not driver.tree.knows(number), "it is kept as if somebody had it open"
