@@ -154,6 +154,7 @@ class Client:
         return json.loads(Path(self.tree(branch), ".icefs", name).read_text())
 
     def rpc(self, branch: str, **request: Any) -> dict[str, Any]:
+        self.place = branch
         fd = os.open(f"{self.tree(branch)}/.icefs/rpc", os.O_RDWR)
         try:
             os.write(fd, json.dumps(request).encode())
@@ -205,12 +206,13 @@ class Client:
         target = self.at(area, path)
         self.step("mkdir", lambda: os.makedirs(os.path.dirname(target), exist_ok=True))
 
-        def write() -> None:
+        def write() -> str:
             fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
             try:
                 os.write(fd, data)
                 if self.random.random() < 0.02:
                     os.fsync(fd)
+                return f"{len(data)} bytes, inode {os.fstat(fd).st_ino}"
             finally:
                 os.close(fd)
 
@@ -251,9 +253,24 @@ class Client:
         path = self.some(area)
         if path is not None:
             found = self.step("read", lambda: Path(self.at(area, path)).read_bytes())
-            assert found == area.files[path], f"{self.at(area, path)}: {len(found)} bytes, other than were written"
+            assert found == area.files[path], self.explain(area, path, found)
             told = self.step("stat", lambda: os.stat(self.at(area, path)))
             assert told.st_size == len(found), path
+            self.trail[-1] += f": inode {told.st_ino}"
+
+    def explain(self, area: Area, path: str, found: bytes) -> str:
+        """Says what was found instead of what was written, and what is found now."""
+        place = self.at(area, path)
+        known = {"now": area.files}
+        if area.is_own:
+            known |= {"committed": self.known.committed, **self.known.old}
+        same = [f"{other} ({when})" for when, files in known.items() for other, data in files.items() if data == found]
+        again = Path(place).read_bytes() if os.path.lexists(place) else b""
+        return (
+            f"{place}: {len(found)} bytes where {len(area.files[path])} were written; these are of {same[:5]};"
+            f" inode {os.stat(place).st_ino if again else 0}; read again: {len(again)} bytes,"
+            f" {'the right ones' if again == area.files[path] else 'wrong'}"
+        )
 
     def stat_missing(self, area: Area) -> None:
         path = self.chunk()
@@ -282,9 +299,10 @@ class Client:
         if path is not None and len(area.files[path]) < 50_000:
             more = self.data()
 
-            def append() -> None:
+            def append() -> str:
                 with open(self.at(area, path), "ab") as file:
                     file.write(more)
+                    return f"{len(more)} bytes, inode {os.fstat(file.fileno()).st_ino}"
 
             self.step("append", append)
             area.files[path] += more
@@ -307,7 +325,8 @@ class Client:
                 ):
                     return mapped[:]
 
-            assert self.step("mmap", read) == area.files[path], path
+            found = self.step("mmap", read)
+            assert found == area.files[path], self.explain(area, path, found)
 
     def unlink_open(self, area: Area) -> None:
         path = self.some(area)
@@ -318,7 +337,9 @@ class Client:
                     os.unlink(self.at(area, path))
                     return file.read()
 
-            assert self.step("unlink open", read) == area.files.pop(path), path
+            found = self.step("unlink open", read)
+            assert found == area.files[path], self.explain(area, path, found)
+            del area.files[path]
 
     def untracked(self, area: Area) -> None:
         """Writes what is no Zarr key, and removes it."""
