@@ -322,14 +322,15 @@ def _settle(
     told = _Switch(tree, snapshot_id, open_inos, frozen, staged.left)
     yielded = [] if solver is None else list(solver.paths(told.move.session))
     is_rebased = solver is not None and solver.was_needed
-    # Asked before the tree is moved: from then on, nothing may fail.
-    theirs = _their_part(tree, told, frozen.base, snapshot_id) if is_rebased else told.move
+    if is_rebased:
+        # Asked before the tree is moved: from then on, nothing may fail.
+        told.theirs = tree.changed_paths(_their_part(tree, told, frozen.base, snapshot_id))
     result = work.complete(frozen, str(snapshot_id), staged.left, told, yielded)
     # A file that had several names is several files now.
     entries = [*_new_names(work, result, before), *_cut_names(work, told.move), *told.renamed(result)]
     if is_rebased:
         entries += [*told.entries, *_names_above(work, yielded)]
-        forgotten = work.forget_kept(tree.changed_paths(theirs))
+        forgotten = work.forgotten(told.theirs, told.kept)
         entries += encoded(forgotten.entries)
         told.attrs += forgotten.inos
     facts = {
@@ -390,7 +391,12 @@ def _new_names(work: WorkTree, result: SettleResult, before: int) -> Iterable[En
 
 
 class _Switch:
-    """Moves the branch tree at the moment when the working tree changes its base."""
+    """Moves the branch tree at the moment when the working tree changes its base.
+
+    Attributes:
+        theirs: The lower paths at and below which others have changed something.
+        kept: Those of which a number was kept until then.
+    """
 
     def __init__(
         self,
@@ -413,12 +419,15 @@ class _Switch:
         self._open_inos = list(open_inos)
         self.entries: list[Entry] = []
         self.attrs: list[int] = []
+        self.theirs: list[str] = []
+        self.kept: list[str] = []
 
     def __call__(self, result: SettleResult) -> None:
         self.entries, attrs = self._tree.move(self.move, self._open_inos, self._renaming)
         self.attrs = [*attrs, *result.changed_attrs]
         if self._renaming is not None:
             result.keep_renamed(self._renaming.regions, self._renaming.names)
+        self.kept = result.forget(self.theirs)
 
     def renamed(self, result: SettleResult) -> Iterable[Entry]:
         """Yields the names of directories that were renamed, if not all that lies below keeps its number."""
@@ -472,6 +481,8 @@ def take_over_late(
         before = tree.next_number
         told = _Switch(tree, snapshot_id, open_inos, frozen, left)
         theirs = _their_part(tree, told, frozen.base, snapshot_id)
+        if theirs is not told.move:
+            told.theirs = tree.changed_paths(theirs)
         work.record_intent(frozen, str(snapshot_id), frozen.base, left)
     except BaseException:
         work.abandon(frozen)
@@ -479,7 +490,7 @@ def take_over_late(
     result = work.complete(frozen, str(snapshot_id), left, told)
     entries = [*told.entries, *_new_names(work, result, before), *_cut_names(work, told.move), *told.renamed(result)]
     if theirs is not told.move:
-        forgotten = work.forget_kept(tree.changed_paths(theirs))
+        forgotten = work.forgotten(told.theirs, told.kept)
         entries += encoded(forgotten.entries)
         told.attrs += forgotten.inos
     tell([*entries, *remove_hidden(work, removed)], told.attrs)
@@ -532,11 +543,12 @@ def rebase_tree(
             work.release_view(view)
         tip = session.snapshot_id
         switch = _Switch(tree, tip, open_inos)
+        switch.theirs = tree.changed_paths(switch.move)
         try:
             work.rebase_to(str(tip), switch, view.revision, yielded)
         except TreeChangedError:
             continue  # what was written since has to be compared, too
-        forgotten = work.forget_kept(tree.changed_paths(switch.move))
+        forgotten = work.forgotten(switch.theirs, switch.kept)
         entries = [*switch.entries, *encoded(forgotten.entries), *_names_above(work, yielded)]
         return tip, entries, [*switch.attrs, *forgotten.inos]
     raise SessionStateError(

@@ -10,6 +10,7 @@ Concurrency: requests run on the event loop's thread, operations of the working 
 for as long as it takes to write a row to the database; what may take longer runs in a thread.
 """
 
+import contextlib
 import os
 import stat
 from collections.abc import Iterable, Sequence
@@ -344,13 +345,18 @@ class WorkingTree(WorkingBase):
         told: list[tuple[list[Entry], list[int]]] = []
         inos = list(open_inos)
 
+        changed = self.changed_paths(move)
+        kept: list[str] = []
+
         def on_switch(result: SettleResult) -> None:
             entries, attrs = self.move(move, inos)
             told.append((entries, [*attrs, *result.changed_attrs]))
+            # At no moment may a number that was kept lead to other content: the kernel has the former under it.
+            kept.extend(result.forget(changed))
 
         def switch() -> None:
             work.rebase_to(str(move.session.snapshot_id), on_switch)
-            forgotten = work.forget_kept(self.changed_paths(move))
+            forgotten = work.forgotten(changed, kept)
             told[0][0].extend(encoded(forgotten.entries))
             told[0][1].extend(forgotten.inos)
 
@@ -394,15 +400,30 @@ class WorkingTree(WorkingBase):
         return self.translated(entries), attrs
 
     def changed_paths(self, move: Move) -> list[str]:
-        """Returns the lower paths at and below which a move shows other content."""
+        """Returns the lower paths at and below which a move shows other content; for `KeptAttrs.forget`.
+
+        A directory that is still there keeps its number, whatever is in it: the kernel is told of the names in it.
+        """
         changes = move.changes
         paths = [metadata_key(path) for path in changes.new | changes.deleted | changes.updated]
+        paths += [path[1:] for path in changes.deleted if path != "/" and not move.session.has_children(path)]
         for path, array in move.arrays.items():
             if array.changed is None or array.layout is None or array.top_names:
-                paths.append(path[1:])  # no number in the whole array is kept
+                paths.append(node_prefix(path))  # no number in the whole array is kept
                 continue
             rows = zip(*(column.tolist() for column in array.changed), strict=True) if array.changed else [()]
             paths += [node_prefix(path) + array.layout.format(row) for row in rows]
+        return paths
+
+    def lower_paths(self, inos: Iterable[int]) -> list[str]:
+        """Returns the lower paths of those inodes that are the branch's and have no other number in the tree."""
+        paths = []
+        for ino in inos:
+            found = self.space.find(ino)
+            if found is None or found.tree is not self or self._is_control(ino):
+                continue
+            with contextlib.suppress(StaleError, NotInMemoryError):
+                paths.append(self.guarded.call(lambda: self._lower_path(ino)))  # noqa: B023
         return paths
 
     def translated(self, entries: Sequence[Entry]) -> list[Entry]:

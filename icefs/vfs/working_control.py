@@ -186,9 +186,10 @@ class WorkingControl:
 
     def begin_discard(self, path: str) -> Job[Result]:
         """Begins to drop changes at a path and below it; at the empty path, all of them."""
+        inos = list(self._open_inos())
 
         def run(work: WorkTree, job: Job[Result]) -> Result:
-            dropped = work.discard(path)
+            dropped = work.discard(path, self._tree.lower_paths(inos))
             entries = [(ino, name.encode(errors="surrogatepass")) for ino, name in dropped.entries]
             self._tell_kernel(entries, [*dropped.inos, *(ino for ino, _ in dropped.entries)])
             return {"discarded": len(dropped.paths), "paths": dropped.paths[:_SHOWN]}

@@ -20,6 +20,7 @@ from icefs.worktree.frozen_index import FrozenIndex
 from icefs.worktree.journal import Intent
 from icefs.worktree.lower import Lower, join
 from icefs.worktree.nodes import STORED, WHITEOUT, DirNode
+from icefs.worktree.reappearing import Reappearing
 from icefs.worktree.settle import Settlement, SettleResult
 
 type OnSwitch = Callable[[SettleResult], None]
@@ -270,6 +271,7 @@ class Commits:
             self._check_unfrozen()
         if view is not None and view not in core.views:
             raise SessionStateError("the view was given back already")
+        reappearing = Reappearing(core)
         settlement.apply()
         try:
             nodes, links = settlement.rows()
@@ -296,26 +298,27 @@ class Commits:
             entries,
             settlement.renamed,
             settlement.new_path,
+            self._forget,
             settlement.keep_renamed,
         )
         if on_switch is not None:
             on_switch(result)
+        reappearing.renumber()
         return result
 
-    def forget_kept(self, paths: Iterable[str]) -> Forgotten:
-        """Forgets what is kept of lower paths and below them, because somebody else changed their content.
-
-        The directories above get another time.
-        """
-        core = self._core
+    def _forget(self, paths: Iterable[str]) -> list[str]:
+        """Forgets what is kept of lower paths, and returns of which there was; see `KeptAttrs`. The lock is held."""
+        kept = self._core.kept
         changed = list(paths)
-        above: set[str] = set()
-        for path in changed:
-            while path and (path := path.rpartition("/")[0]) not in above:
-                above.add(path)
+        known = [path for path in (*changed, *_above(changed)) if path[-1:] != "/" and kept.get(path) is not None]
+        kept.forget(changed)
+        return known
+
+    def forgotten(self, paths: Iterable[str], kept: Iterable[str]) -> Forgotten:
+        """Gives the directories above what others changed another time; `kept` is what `_forget` returned of it."""
+        core = self._core
+        above = _above(paths)
         with core.lock:
-            kept = [path for path in (*changed, *above) if core.kept.get(path) is not None]
-            core.kept.forget(changed)
             lower = core.lower
             known = [path for path in above if path in core.lower_dirs or core.kept.get(path) is not None]
         asked = {*known, *(path.rpartition("/")[0] for path in kept)}
@@ -352,3 +355,12 @@ class Commits:
                         waiting.append(entry)
                 elif entry is not WHITEOUT:
                     self._content.copy_up(entry)
+
+
+def _above(paths: Iterable[str]) -> set[str]:
+    """Returns the directories above paths; that of a path with a slash at its end is the path itself."""
+    above: set[str] = set()
+    for path in paths:
+        while path and (path := path.rpartition("/")[0]) not in above:
+            above.add(path)
+    return above

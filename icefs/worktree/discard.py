@@ -1,5 +1,6 @@
 """Dropping uncommitted changes, and telling whether there are any."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from icefs.errors import SessionStateError
@@ -7,6 +8,7 @@ from icefs.worktree.core import Change, TreeCore
 from icefs.worktree.lower import join
 from icefs.worktree.namespace import Namespace
 from icefs.worktree.nodes import FROM_LOWER, DirNode, Entry, FileNode, Node
+from icefs.worktree.reappearing import Reappearing
 
 
 @dataclass(slots=True)
@@ -24,11 +26,17 @@ class Discarded:
     inos: list[int] = field(default_factory=list)
 
 
-def discard(core: TreeCore, namespace: Namespace, path: str) -> Discarded:
+def discard(core: TreeCore, namespace: Namespace, path: str, opened: Iterable[str] = ()) -> Discarded:
     """Drops all changes at a path of the merged tree and below it; `""` drops all there are.
 
     A renamed directory or file has two ends, and dropping the change at the place it left would show it twice: the
     place it went to has to be discarded first (or together with it).
+
+    Args:
+        core: The tree.
+        namespace: Its names.
+        path: Where.
+        opened: The lower paths of files that are open and of which the tree does not know it.
 
     Raises:
         SessionStateError: a commit is under way, or something was renamed away from there.
@@ -36,6 +44,7 @@ def discard(core: TreeCore, namespace: Namespace, path: str) -> Discarded:
     with core.change() as op:
         if any(view.is_durable for view in core.views):
             raise SessionStateError("nothing can be discarded while a commit is under way", kind="commit-not-allowed")
+        reappearing = Reappearing(core, opened)
         places = _places(core, path)
         dropping = _Dropping(core, namespace, op)
         for directory, name in places:
@@ -45,6 +54,8 @@ def discard(core: TreeCore, namespace: Namespace, path: str) -> Discarded:
         if not path:
             row = core.row(core.root)
             op.write = lambda _: core.journal.settle([row], [])
+        op.commit()
+        reappearing.renumber()
         return dropping.discarded
 
 

@@ -132,17 +132,27 @@ class KeptAttrs:
         )
         self._by_ino = None
 
+    def add_paths(self, entries: Iterable[tuple[str, int, int]]) -> None:
+        """Keeps (path, ino, mtime_ns) of entries of any directories."""
+        by_parent: dict[str, list[tuple[str, int, int]]] = {}
+        for path, ino, mtime_ns in entries:
+            above, _, name = path.rpartition("/")
+            by_parent.setdefault(above, []).append((name, ino, mtime_ns))
+        for above, rows in by_parent.items():
+            self.add(above, rows)
+
     def forget(self, paths: Iterable[str]) -> None:
-        """Forgets lower paths and everything below them."""
+        """Forgets lower paths and everything below them; of a path with a slash at its end, what is below alone."""
         gone = set(paths)
-        self.regions.forget(gone)
+        self.regions.forget(path.removesuffix("/") for path in gone)
         self._forget_own(gone)
 
     def _forget_own(self, paths: Iterable[str]) -> None:
         gone = set(paths)
         if not gone or not self._directories:
             return
-        for parent in [parent for parent in self._directories if not gone.isdisjoint(lineage(parent))]:
+        above = {path.removesuffix("/") for path in gone}
+        for parent in [one for one in self._directories if "" in above or not above.isdisjoint(lineage(one))]:
             del self._directories[parent]
         names: dict[str, list[bytes]] = {}
         for path in gone:

@@ -152,7 +152,7 @@ class KeptRegions:
         gone = set(paths) if self._layers else set()
         if not gone:
             return
-        over = [root for root in self._layers if not gone.isdisjoint(lineage(root))]
+        over = [root for root in self._layers if "" in gone or not gone.isdisjoint(lineage(root))]
         for root in over:
             del self._layers[root]
         for path in gone:

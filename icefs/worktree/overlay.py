@@ -319,9 +319,9 @@ class WorkTree:
                 where = core.entry(child).where
             return where
 
-    def forget_kept(self, paths: Iterable[str]) -> Forgotten:
-        """Forgets what is kept of what others changed."""
-        return self._commits.forget_kept(paths)
+    def forgotten(self, paths: Iterable[str], kept: Iterable[str]) -> Forgotten:
+        """Tells what follows from `SettleResult.forget`, which was given paths and returned what had been kept."""
+        return self._commits.forgotten(paths, kept)
 
     def has_kept_in(self, path: str) -> bool:
         """Tells whether entries of a lower directory have numbers or times that they keep from before a commit."""
@@ -591,6 +591,6 @@ class WorkTree:
         """
         return self._commits.rebase_to(new_base, on_switch, expected, yielded)
 
-    def discard(self, path: str = "") -> Discarded:
-        """Drops all changes at a path of the merged tree and below it; without a path all there are."""
-        return discard(self._core, self._namespace, path.strip("/"))
+    def discard(self, path: str = "", opened: Iterable[str] = ()) -> Discarded:
+        """Drops all changes at a path and below it, or all there are; `opened` are lower files opened elsewhere."""
+        return discard(self._core, self._namespace, path.strip("/"), opened)

@@ -61,6 +61,7 @@ class SettleResult:
         renamed: (number of the directory above, name) of every directory that was renamed: what lies below it, and
             is the new base's, has the numbers that it has there.
         new_path: The lower path, in the new base, of what had a lower path in the old one; None if it is gone.
+        forget: Forgets what is kept of lower paths; returns of which there was. While the tree is still locked.
     """
 
     base: str
@@ -71,6 +72,7 @@ class SettleResult:
     remaining: int
     renamed: list[tuple[int, str]]
     new_path: Callable[[str], str | None]
+    forget: Callable[[Iterable[str]], list[str]]
     keep_renamed: Callable[[Mapping[str, Region], Mapping[str, KeptAttr]], None]
 
 
@@ -565,25 +567,18 @@ class Settlement:
             core.kept.settle(files | dirs, hidden)
             core.kept.regions.settle(dirs, hidden)
         core.kept.forget_numbers([ino for _, ino, _ in self.dropped])
-        by_parent: dict[str, list[tuple[str, int, int]]] = {}
-        for path, ino, mtime_ns in self.dropped:
-            above, _, name = path.rpartition("/")
-            by_parent.setdefault(above, []).append((name, ino, mtime_ns))
-        for above, entries in by_parent.items():
-            core.kept.add(above, entries)
+        core.kept.add_paths(self.dropped)
 
     def keep_renamed(self, regions: Mapping[str, Region], names: Mapping[str, KeptAttr]) -> None:
         """Keeps numbers and times of renamed directories of chunks, where the new lower tree has them."""
         kept = self._core.kept
         kept.regions.add({path: region for path, region in regions.items() if self._surely_has(path)})
         kept.regions.forget(self._yielded)
-        by_parent: dict[str, list[tuple[str, int, int]]] = {}
-        for path, attr in names.items():
-            if path not in self._yielded and kept.get(path) is None and self._surely_has(path):
-                above, _, name = path.rpartition("/")
-                by_parent.setdefault(above, []).append((name, *attr))
-        for above, entries in by_parent.items():
-            kept.add(above, entries)
+        kept.add_paths(
+            (path, *attr)
+            for path, attr in names.items()
+            if path not in self._yielded and kept.get(path) is None and self._surely_has(path)
+        )
 
     def _surely_has(self, path: str) -> bool:
         with contextlib.suppress(FormatError, StorageError):  # it is too late to fail
