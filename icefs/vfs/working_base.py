@@ -185,9 +185,11 @@ class WorkingBase(BranchTree):
         self._state_pending = True
 
     def take_work(self, work: WorkTree) -> None:
-        """Takes over an opened working tree."""
+        """Takes over an opened working tree; ends it where the branch was deleted meanwhile."""
         self.work = work
         self._state_pending = False
+        if self.is_gone:
+            self._end_work()
 
     def close_work(self) -> None:
         """Closes the working tree, at the end of the mount."""
@@ -198,6 +200,9 @@ class WorkingBase(BranchTree):
     def retire(self) -> None:
         """Ends the tree; what was not committed stays in the state directory, which otherwise goes."""
         super().retire()
+        self._end_work()
+
+    def _end_work(self) -> None:
         work = self.work
         is_empty = work is not None and work.pending_intent is None and not work.has_changes()
         self.close_work()

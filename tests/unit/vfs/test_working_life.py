@@ -1,0 +1,56 @@
+"""The life of a branch's working tree: opened when it is needed, gone with its branch."""
+
+import os
+import threading
+from types import SimpleNamespace
+
+import pytest
+import trio
+
+from icefs.engine.writing import WritableRepository
+from icefs.errors import StaleError
+from icefs.fuse.errno_map import OPERATIONS
+from icefs.storage.memory import MemoryStorage
+from icefs.vfs.core import FileSystem, MountRequest
+from icefs.vfs.stats import Stats
+from icefs.vfs.working import WorkingTree
+from tests.support.fake_vfs import FakeNotifier
+from tests.support.vfs_driver import OWNERSHIP, Driver
+
+
+async def test_a_working_tree_that_is_being_opened_goes_with_its_branch(tmp_path, monkeypatch):
+    repository = WritableRepository.create(MemoryStorage())
+    repository.create_branch("short", repository.lookup_branch("main"))
+    begun, may_go_on = threading.Event(), threading.Event()
+    opened = []
+    really_open = WorkingTree._open_work
+
+    def slowly(tree, session):
+        work = really_open(tree, session)
+        opened.append(work)
+        begun.set()
+        assert may_go_on.wait(30)
+        return work
+
+    monkeypatch.setattr(WorkingTree, "_open_work", slowly)
+    request, notifier = MountRequest(OWNERSHIP, state_root=tmp_path), FakeNotifier()
+    fs = FileSystem(repository, repository.refs(), request, notifier, Stats(OPERATIONS))
+    directory = await Driver(fs, notifier).walk("branches/short")
+    refused = []
+
+    async def write():
+        with pytest.raises(StaleError) as caught:
+            await fs.create(directory.ino, "draft", 0o644, os.O_WRONLY, SimpleNamespace(uid=1, gid=1, umask=0))
+        refused.append(caught.value)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(write)
+        assert await trio.to_thread.run_sync(begun.wait, 30)
+        repository.delete_branch("short")
+        await fs.refresh()
+        may_go_on.set()
+    assert refused
+    [work] = opened
+    assert work._core.is_closed
+    assert not work.directory.exists()
+    fs.close()
