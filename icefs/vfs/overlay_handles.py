@@ -160,3 +160,57 @@ class OverlayHandle(FileHandle):
         if self._lower is not None:
             self._lower.release()
             self._lower = None
+
+
+class EarlyHandle(FileHandle):
+    """A file that was opened to be read when its branch had no working tree yet.
+
+    Whoever writes to the file later changes it for this reader, too: when a working tree is opened it *adopts* the
+    handle, and answers from then on. A file of a snapshot that the branch has left stays what it was.
+
+    Concurrency: it is adopted in a worker thread while it is in the branch's table, and the table's lock is held.
+
+    Attributes:
+        adopted: What answers instead.
+    """
+
+    __slots__ = ("_lower", "_tree", "adopted")
+
+    def __init__(self, tree: "WorkingTree", lower: FileHandle) -> None:
+        """Takes the branch and its own handle, which does not answer once it is adopted."""
+        super().__init__(lower.ino)
+        self.adopted: OverlayHandle | None = None
+        self._tree = tree
+        self._lower = lower
+
+    def adopt(self, work: WorkTree, path: str) -> None:
+        """Has a working tree answer, which shows the file at a lower path."""
+        number = work.open(path, os.O_RDONLY)
+        self.adopted = OverlayHandle(self._tree, work, self.ino, number, os.O_RDONLY, self._lower)
+
+    @property
+    def _now(self) -> FileHandle:
+        return self._lower if self.adopted is None else self.adopted
+
+    @property
+    def size(self) -> int:
+        """The file's size now."""
+        return self._now.size
+
+    def read_nowait(self, offset: int, size: int) -> bytes | bytearray | memoryview | None:
+        """Reads what is near."""
+        return self._now.read_nowait(offset, size)
+
+    async def read(self, offset: int, size: int) -> bytes | bytearray | memoryview:
+        """Reads, and waits."""
+        return await self._now.read(offset, size)
+
+    async def fsync(self) -> None:
+        """Makes what was written by others survive power loss."""
+        await self._now.fsync()
+
+    def release(self) -> None:
+        """Gives the file back."""
+        with self._tree.guarded.lock:
+            self._tree.early.pop(self, None)
+        self._now.release()

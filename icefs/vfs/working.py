@@ -34,7 +34,7 @@ from icefs.vfs.committing import encoded, recover, resolve, take_over_late
 from icefs.vfs.control import CONTROL_NAME
 from icefs.vfs.interface import AttrChanges, Caller, DirHandle, FileHandle, NotInMemoryError
 from icefs.vfs.listing import Listing, NamedEntries, Section
-from icefs.vfs.overlay_handles import DirectWriters, OverlayHandle
+from icefs.vfs.overlay_handles import DirectWriters, EarlyHandle, OverlayHandle
 from icefs.vfs.renaming import Renaming
 from icefs.vfs.working_base import WorkingBase, WorkingSettings
 from icefs.worktree.attributes import AttrChange
@@ -52,11 +52,36 @@ class WorkingTree(WorkingBase):
 
     Attributes:
         direct: The files that are written past the kernel's page cache.
+        early: What was opened while there was no working tree, and is still open.
     """
 
     def __init__(self, settings: WorkingSettings, *args: Any, **options: Any) -> None:
         super().__init__(settings, *args, **options)
         self.direct = DirectWriters(settings.notifier)
+        self.early: dict[EarlyHandle, None] = {}
+
+    def take_work(self, work: WorkTree) -> None:
+        """Takes over an opened working tree."""
+        for handle in self.early:
+            if self.is_gone:
+                handle.adopted = None
+            elif handle.adopted is None:
+                # It was opened a moment ago, so that there is nothing to be fetched.
+                with contextlib.suppress(StaleError, NotInMemoryError):
+                    handle.adopt(work, self._lower_path(handle.ino))
+        self.early.clear()
+        super().take_work(work)
+
+    def _open_work(self, session: Session) -> WorkTree:
+        work = super()._open_work(session)
+        for handle in list(self.early):
+            with contextlib.suppress(StaleError):  # the branch has left its snapshot
+                path = self.guarded.call(lambda: self._lower_path(handle.ino))  # noqa: B023
+                work.getattr(path)  # what has to be fetched for that is not, with the lock held
+                with self.guarded.lock:
+                    if handle in self.early:
+                        handle.adopt(work, path)
+        return work
 
     def _recover(self, work: WorkTree, session: Session) -> None:
         recover(self, work, session)
@@ -117,6 +142,8 @@ class WorkingTree(WorkingBase):
 
     def getattr_open(self, file: FileHandle) -> Attr:
         """Returns the attributes of an open file that nothing else leads to any more."""
+        if isinstance(file, EarlyHandle) and file.adopted is not None:
+            file = file.adopted
         if isinstance(file, OverlayHandle) and self.work is not None:
             return self._kernel_attr(self.work.getattr_handle(file.number))
         return super().getattr_open(file)
@@ -125,20 +152,25 @@ class WorkingTree(WorkingBase):
         """Opens a file."""
         if self._is_control(ino) or (self.work is None and not flags & _WRITING):
             with self.guarded.lock:
-                return super().open(ino, flags)
+                lower = super().open(ino, flags)
+                if self._is_control(ino):
+                    return lower
+                handle = EarlyHandle(self, lower)
+                self.early[handle] = None
+                return handle
         work = self._require_work()
         where = self.where(ino)
-        lower = None
+        below = None
         if isinstance(where, str) and not flags & _WRITING:
-            lower = self.guarded.call(lambda: self._open_lower(where, flags))
+            below = self.guarded.call(lambda: self._open_lower(where, flags))
         try:
             number = work.open(where, flags & ~os.O_APPEND)
         except BaseException:
-            if lower is not None:
-                lower.release()
+            if below is not None:
+                below.release()
             raise
         self.direct.opened(ino)
-        return OverlayHandle(self, work, ino, number, flags & ~os.O_CREAT, lower)
+        return OverlayHandle(self, work, ino, number, flags & ~os.O_CREAT, below)
 
     def _open_lower(self, path: str, flags: int) -> FileHandle | None:
         attr = self.lower_attr(path)

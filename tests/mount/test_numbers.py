@@ -131,3 +131,21 @@ def test_an_array_that_others_replace_shows_the_chunks_it_did_not_have(mount, re
     mount.refresh()
     assert (mount / "a/c/3").exists()
     assert os.stat(mount / "a").st_ino == number
+
+
+@pytest.mark.parametrize("flags", [os.O_WRONLY, os.O_WRONLY | os.O_TRUNC])
+def test_a_file_that_was_opened_before_anything_was_written_shows_what_others_write(mount, flags):
+    with open(mount / "a/c/0", "rb", buffering=0) as early, open(mount / "a/c/1", "rb", buffering=0) as untouched:
+        fd = os.open(mount / "a/c/0", flags)
+        os.write(fd, b"\3")
+        os.close(fd)
+        assert early.read() == (mount / "a/c/0").read_bytes() == b"\3"
+        os.unlink(mount / "a/c/0")
+        early.seek(0)
+        assert (early.read(), os.fstat(early.fileno()).st_size) == (b"\3", 1)
+        assert untouched.read() == CHUNK
+        discard(mount)
+        assert (mount / "a/c/0").read_bytes() == CHUNK
+    assert (mount / "a/c/0").read_bytes() == CHUNK
+    commit_nothing = mount.rpc({"op": "commit", "message": "nothing"})[-1]
+    assert commit_nothing["kind"] == "no-changes-to-commit"
