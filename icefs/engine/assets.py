@@ -31,6 +31,11 @@ _BYTES_PER_REF: Final = 64
 _DEFAULT_CACHED_NODES: Final = 500_000
 # The official default keeps no transaction log; walking a history twice (log, then diff) wants some.
 _DEFAULT_CACHED_CHANGES: Final = 200_000
+# What each of them takes whatever is in it, counted in nodes, references and changes: a mount that lives for months
+# sees a million small commits.
+_SNAPSHOT_NODES: Final = 16
+_MANIFEST_REFS: Final = 64
+_LOG_CHANGES: Final = 64
 # What is larger than two of these is fetched in several requests side by side, where requests go over a network.
 _PART_BYTES: Final = 4 << 20
 # Neighbours in one object are fetched together up to this size, and over a gap of this one.
@@ -126,7 +131,7 @@ class AssetManager:
             key = snapshot_key(snapshot_id)
             data = self._read(key) if self.snapshots_change else self._read_immutable(key)
             snapshot = parse_snapshot(data, name=key)
-            return snapshot, len(snapshot) + 1
+            return snapshot, len(snapshot) + _SNAPSHOT_NODES
 
         return self.snapshots.get(snapshot_id, load)
 
@@ -147,7 +152,7 @@ class AssetManager:
             key = manifest_key(manifest_id)
             manifest = parse_manifest(self._read_immutable(key), name=key)
             # Inline data and locations take memory too, which counts as so many native references.
-            return manifest, max(manifest.num_chunk_refs, manifest.nbytes // _BYTES_PER_REF) + 1
+            return manifest, max(manifest.num_chunk_refs, manifest.nbytes // _BYTES_PER_REF) + _MANIFEST_REFS
 
         return self.manifests.get(manifest_id, load)
 
@@ -162,7 +167,7 @@ class AssetManager:
         def load() -> tuple[TransactionLog, int]:
             key = transaction_log_key(snapshot_id)
             log = parse_transaction_log(self._read_immutable(key), name=key)
-            return log, 1 + sum(len(chunks) for chunks in log.updated_chunks.values())
+            return log, _LOG_CHANGES + sum(len(chunks) for chunks in log.updated_chunks.values())
 
         return self.transaction_logs.get(snapshot_id, load)
 

@@ -1,8 +1,12 @@
+import gc
 import threading
+import tracemalloc
 
 import pytest
 
 from icefs.engine.cache import WeightedCache
+from icefs.engine.repository import Repository
+from tests.support.repo_builder import RepoBuilder, inline
 
 
 def test_a_value_is_loaded_once():
@@ -122,3 +126,29 @@ def test_an_interrupted_load_does_not_fail_the_others():
     for thread in threads:
         thread.join(10)
     assert found == ["value"]
+
+
+@pytest.mark.parametrize(("kind", "bytes_each"), [("snapshots", 500), ("manifests", 64), ("transaction_logs", 50)])
+def test_a_million_small_files_do_not_weigh_as_if_they_took_no_memory(kind, bytes_each):
+    builder = RepoBuilder()
+    count = 200
+    ids = [builder.commit([builder.array("/a", 1, (4,), inline((number % 4,)))]) for number in range(count)]
+    assets = Repository.open(builder.publish()).assets
+    manifests = {info for one in ids for info in assets.fetch_snapshot(one).manifest_files}
+    fetch, wanted = {
+        "snapshots": (assets.fetch_snapshot, ids),
+        "manifests": (assets.fetch_manifest, sorted(manifests)),
+        "transaction_logs": (assets.fetch_transaction_log, ids[1:]),
+    }[kind]
+    cache = getattr(assets, kind)
+    cache.clear()
+    tracemalloc.start()
+    try:
+        for one in wanted:
+            fetch(one)
+        gc.collect()
+        used = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert len(cache) == len(wanted) >= count - 1
+    assert used < 1.5 * bytes_each * cache.weight, (used, cache.weight)
