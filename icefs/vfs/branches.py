@@ -325,6 +325,10 @@ class BranchTree(SessionTree):
             renames.keep_dirs()
         dirs = {above for path in touched for above in ancestors(path)}
         self.history.change_dirs(dirs, epoch)
+        # An array that was moved is at two paths here, and is not gone.
+        for array in move.arrays.values():
+            if array.before is not None and (array.after is None or array.after.id != array.before.id):
+                self.history.forget_array(array.before.id)
         for array in move.arrays.values():
             self._record(array, epoch)
         chunk_dirs = [ino for path, array in move.arrays.items() for ino in self._moved_chunk_dirs(path, array)]
@@ -337,9 +341,7 @@ class BranchTree(SessionTree):
         return entries, attrs + chunk_dirs
 
     def _record(self, move: ArrayMove, epoch: int) -> None:
-        before, after = move.before, move.after
-        if before is not None and (after is None or after.id != before.id):
-            self.history.forget_array(before.id)
+        after = move.after
         if after is None:
             return
         if move.changed is None:

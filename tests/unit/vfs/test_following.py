@@ -273,3 +273,23 @@ async def test_a_listing_that_is_open_is_finished_as_it_was_begun():
         assert (await driver.fs.readdir(fh, 2)).names == [b"%d" % i for i in range(9)]
         assert (await driver.fs.readdir(fh, 0)).start == 0
         assert (await driver.fs.readdir(fh, 2)).names == [b"8"]
+
+
+async def test_a_chunk_of_an_array_that_was_moved_away_and_back_is_not_the_one_it_was():
+    builder = RepoBuilder()
+    pairs = [(f"/a{number}", f"/b{number}", number) for number in range(1, 9)]
+
+    def arrays(which: int, tag: str):
+        return [builder.array(pair[which], pair[2], (1,), inline((0,), tag=tag)) for pair in pairs]
+
+    builder.commit(arrays(0, "first"))
+    async with mounted(builder.publish(), branch="main") as driver:
+        before = {path: await driver.walk(f"{path[1:]}/c/0") for path, _, _ in pairs}
+        for which, tag in ((1, "first"), (1, "second"), (0, "second")):
+            builder.commit(arrays(which, tag), log=False)
+            builder.publish()
+            await driver.fs.refresh()
+        for path, attr in before.items():
+            assert (await driver.walk(f"{path[1:]}/c/0")).ino != attr.ino, path
+            with pytest.raises(StaleError):
+                await driver.fs.open(attr.ino, os.O_RDONLY)
