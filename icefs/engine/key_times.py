@@ -103,6 +103,7 @@ class KeyTimes:
         self._lock = threading.Lock()
         self._seen: dict[NodeId, _Seen] = {}
         self._walk: Iterator[tuple[SnapshotInfo, dict[NodeId, Touch] | None]] | None = None
+        self._next: SnapshotId | None = snapshot_id
         self._is_at_end = False
         self._rest = flushed_at
         self._metadata: dict[NodeId, int] = {}
@@ -144,6 +145,13 @@ class KeyTimes:
 
     def _find(self, node_id: NodeId) -> None:
         """Goes back through the history until the node came to be; the lock is held."""
+        try:
+            self._go_back(node_id)
+        finally:
+            # A walk that waits for the next question keeps the list of all snapshots, as it was when it was begun.
+            self._walk = None
+
+    def _go_back(self, node_id: NodeId) -> None:
         while node_id not in self._metadata and not self._is_at_end:
             try:
                 self._step()
@@ -151,7 +159,7 @@ class KeyTimes:
                 self._is_at_end = True
             except BaseException:
                 # The store may answer next time; what was seen would be counted twice.
-                self._walk, self._rest = None, self._flushed_at
+                self._next, self._rest = self._snapshot_id, self._flushed_at
                 self._seen.clear()
                 raise
         if node_id not in self._metadata:
@@ -159,16 +167,17 @@ class KeyTimes:
 
     def _step(self) -> None:
         if self._walk is None:
-            self._walk = self._lineages.touches_or_gaps(self._snapshot_id)
+            self._walk = iter(()) if self._next is None else self._lineages.touches_or_gaps(self._next)
         found = next(self._walk, None)
         if found is None:
-            self._is_at_end, self._walk = True, None
+            self._is_at_end = True
             return
         info, touched = found
+        self._next = info.parent_id
         if info.parent_id is not None:  # the first snapshot has no nodes
             self._rest = info.flushed_at
         if touched is None:
-            self._is_at_end, self._walk = True, None
+            self._is_at_end = True
             return
         for node_id, touch in touched.items():
             if node_id in self._metadata:

@@ -1,5 +1,6 @@
 """The times of keys: those of the commits that changed them last, against a plain account."""
 
+import gc
 import random
 
 import numpy as np
@@ -142,6 +143,23 @@ def test_many_nodes_take_one_walk():
     for path, tip in story.metadata.items():
         assert times.metadata(session.node(path).id) == when(story.repo, tip)
     assert len([call for call in faulty.calls if call.key.startswith("transactions/")]) <= 7
+
+
+def test_times_that_are_known_do_not_keep_the_list_of_all_snapshots():
+    story = Story()
+    for number in range(40):
+        story.commit(metadata=[(f"/g{number}", GROUP)])
+    session, times = times_of(story.repo)
+    for number in (39, 30):
+        assert times.metadata(session.node(f"/g{number}").id) == when(story.repo, story.metadata[f"/g{number}"])
+    known = story.repo.assets.fetch_repo_info()[0].snapshots
+    before, kind = id(known), type(known)
+    del known
+    story.commit(metadata=[("/last", GROUP)])
+    gc.collect()
+    assert before not in {id(one) for one in gc.get_objects() if isinstance(one, kind)}
+    for number in (5, 15, 0):
+        assert times.metadata(session.node(f"/g{number}").id) == when(story.repo, story.metadata[f"/g{number}"])
 
 
 def test_a_repository_without_commits():
