@@ -290,6 +290,12 @@ class SessionTree(PlacedTree):
 class SnapshotTree(SessionTree):
     """A tag or a snapshot."""
 
+    def unload(self) -> None:
+        """Drops what can be loaded again, times among it: the kernel remembers trees that nobody looks at any more."""
+        super().unload()
+        if not self.is_gone:  # what is open of one that is gone keeps its time
+            self._begin_history(self.snapshot_id, self.history.time_ns(0) // NANOSECONDS)
+
 
 def tree_facts(tree: SessionTree) -> dict[str, Any]:
     """Returns what a tree knows of itself without asking anybody."""

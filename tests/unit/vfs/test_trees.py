@@ -511,3 +511,19 @@ async def test_log_lines_name_paths():
         assert driver.fs.describe_inode((await driver.walk("")).ino) == "/"
         assert driver.fs.describe_inode(1 << 50) == f"inode {1 << 50}"
         assert driver.fs.describe_handle(99) == "handle 99"
+
+
+async def test_a_snapshot_that_nobody_looks_at_any_more_keeps_no_times_and_has_the_same_ones_again():
+    builder = RepoBuilder()
+    builder.commit([builder.array("/a", 1, (2,), inline((0,)))])
+    shown = builder.commit([builder.array("/a", 1, (2,), inline((0,), (1,)))], chunks={1: [(1,)]})
+    async with mounted(builder.publish(), snapshot=shown) as driver:
+        tree = driver.fs.single
+        paths = ("a/c/0", "a/c/1", "a/zarr.json")
+        before = [await driver.walk(path) for path in paths]
+        [array] = [node for node in tree.session.list_nodes("/") if node.array is not None]
+        assert tree.first_times.known_chunks(array.id) is not None
+        tree.unload()
+        assert tree.first_times.known_chunks(array.id) is None
+        assert [await driver.walk(path) for path in paths] == before
+        assert [await driver.fs.getattr(attr.ino) for attr in before] == before
