@@ -93,7 +93,7 @@ def test_keys_of_a_machine_in_a_cloud(moto_url: str, bare: pytest.MonkeyPatch, t
             bare.setenv("AWS_WEB_IDENTITY_TOKEN_FILE", str(tmp_path / "token"))
             bare.setenv("AWS_ENDPOINT_URL_STS", metadata.url)
             bare.setenv("AWS_REGION", "us-east-1")
-        storage = open_storage(f"s3://motobucket/{source.split()[0]}?endpoint_url={proxy.endpoint_url}")
+        storage = open_storage(f"s3://no-such-bucket/{source.split()[0]}?endpoint_url={proxy.endpoint_url}")
         with pytest.raises(Exception, match="NoSuchBucket"):
             storage.put("a", b"1")
         for _ in range(3):
