@@ -92,6 +92,7 @@ class FileSystem:
         self.repository = repository
         self.stats = stats
         self.handles = HandleTable()
+        self._notifier = notifier
         self.wants_flush = request.state_root is not None
         self._state_root = request.state_root
         self.space = InodeSpace()
@@ -220,7 +221,10 @@ class FileSystem:
         return found.tree
 
     def _note_loaded(self, tree: SessionTree) -> None:
-        """Bounds the sessions of immutable trees; a branch's is never let go."""
+        """Bounds the sessions of immutable trees; a branch's is never let go.
+
+        The kernel, which remembers a tree until it needs the memory, is told to forget it, too, so that all of it goes.
+        """
         if not tree.is_immutable:
             return
         self._loaded.pop(tree, None)
@@ -229,6 +233,14 @@ class FileSystem:
             oldest = next(iter(self._loaded))
             del self._loaded[oldest]
             oldest.unload()
+            directory, _, name = oldest.label.partition("/")
+            if self.root is not None and not self._is_open(oldest):
+                self._notifier.invalidate_entries([(self.root.directory_ino(directory), name.encode())])
+
+    def _is_open(self, tree: SessionTree) -> bool:
+        """Tells whether any file or directory of a tree is open."""
+        found = (self.space.find(one.ino) for one in self.handles.everything())
+        return any(one is not None and one.tree is tree for one in found)
 
     def _drop_tree(self, tree: SessionTree) -> None:
         if tree is self.single or self.root is None:

@@ -120,6 +120,11 @@ class HandleTable:
         """Yields the open files."""
         yield from self._files.values()
 
+    def everything(self) -> Iterator[FileHandle | DirHandle]:
+        """Yields the open files and directories."""
+        yield from self._files.values()
+        yield from self._dirs.values()
+
     def release_all(self) -> None:
         """Gives everything back, at the end of the mount."""
         for file in self._files.values():
