@@ -86,7 +86,7 @@ def test_what_is_open_or_no_chunk_is_left_alone(staged: StagedChunks) -> None:
     for path in ("a/zarr.json", "notes.txt", "a/c/5.partial"):
         staged.driver.write(path, b"{}" * 1000)
     staged.write({(1,): b"small", (2,): b"y" * 1000})
-    assert staged.wait_for(lambda state: state.stored == 1).pending == 0
+    staged.wait_for(lambda state: state.stored == 1 and not state.pending)
     staged.driver.close(handle)
     staged.wait_for(lambda state: state.stored == 2)
     assert puts(staged) == 2
