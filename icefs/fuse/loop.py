@@ -8,7 +8,8 @@ has nothing to do with it. A request that does wait keeps its task, and another 
 
 A request costs a `read`, a `write`, and no switch of tasks; it is the switches, and the questions to the kernel's
 epoll that come with each, that most of the time of a small request would be. While no request waits, nothing but
-timers waits for the event loop, so that for the moment in which a program asks the next thing nobody else is missed.
+timers waits for the event loop, so that for the moment in which a program asks the next thing nobody else is missed
+(`linger`).
 """
 
 import errno
@@ -16,7 +17,6 @@ import logging
 import os
 import types
 from collections.abc import Coroutine, Generator
-from select import select
 from time import perf_counter
 from typing import Any, Final
 
@@ -25,6 +25,7 @@ import trio
 from icefs.fuse import abi
 from icefs.fuse.device import BUFFER_BYTES, Device, is_over
 from icefs.fuse.errno_map import FuseError
+from icefs.fuse.linger import Linger
 from icefs.fuse.operations import Operations
 from icefs.fuse.requests import REQUESTS, Caller, Request
 
@@ -33,12 +34,6 @@ logger = logging.getLogger(__name__)
 _STAND_BY: Final = 4
 _TURN_S: Final = 0.001
 """How long requests are answered before other tasks have a turn."""
-
-_LINGER_S: Final = 0.0002
-"""How long the next request is waited for in one system call. A program that asks one thing after the other asks again
-within that time, and to wait for it in trio's way takes four system calls and as long as to answer it."""
-
-_MOST_FDS: Final = 1024  # `select`'s limit; it alone of its kind takes less than a millisecond
 
 # The program behind a request has gone before it was read, or before it was answered.
 _GONE: Final = frozenset((errno.ENOENT, errno.EINTR))
@@ -65,7 +60,7 @@ class RequestLoop:
         self._is_over = False
         self._tasks = 0
         self._waiting = 0
-        self._may_linger = device.fd < _MOST_FDS
+        self._linger = Linger(device.fd)
         self._buffer = _new_buffer()
         self._spare: list[memoryview] = []
 
@@ -121,7 +116,7 @@ class RequestLoop:
             try:
                 readv(fd, (buffer,))
             except BlockingIOError:
-                if self._may_linger and not self._waiting and select((fd,), (), (), _LINGER_S)[0]:
+                if not self._waiting and self._linger.is_asked_soon():
                     continue
                 if not await self._until_readable():
                     return False
