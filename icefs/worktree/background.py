@@ -221,6 +221,7 @@ class BackgroundUploads:
 
     def _take(self, items: Iterable[_Item]) -> None:
         """Plans uploads: large chunks one by one, small ones as soon as they fill an object."""
+        groups = set()
         with self._lock:
             for item in items:
                 if item.spool_id in self._stored:
@@ -229,8 +230,10 @@ class BackgroundUploads:
                     self._waiting.append((item,))
                     continue
                 group = _group(item.path)
-                small = self._small.setdefault(group, {})
-                small[item.spool_id] = item
+                self._small.setdefault(group, {})[item.spool_id] = item
+                groups.add(group)
+            for group in groups:
+                small = self._small[group]
                 if sum(one.size for one in small.values()) >= 2 * self._pack_bytes:
                     ordered = sorted(small.values(), key=_place)
                     packs = list(plan_packs([one.size for one in ordered], self._pack_bytes))
@@ -267,7 +270,9 @@ class BackgroundUploads:
         while (items := self._next()) is not None:
             error = None
             try:
-                self._upload([item for item in items if item.spool_id in self._core.final])
+                # A commit may have stored them since they were planned.
+                final, stored = self._core.final, self._stored
+                self._upload([item for item in items if item.spool_id in final and item.spool_id not in stored])
             except IcefsError as failure:
                 error = failure
             with self._lock:

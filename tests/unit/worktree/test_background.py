@@ -264,6 +264,25 @@ def test_a_commit_waits_for_what_is_under_way(staged: StagedChunks, storage: Fau
     assert puts(staged) == 1
 
 
+def test_what_a_commit_has_stored_is_not_uploaded_again(staged: StagedChunks, storage: FaultyStorage) -> None:
+    release, reached = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        reached.set()
+        assert release.wait(20)
+
+    storage.interfere(hold, methods="put", keys="chunks/", times=None)
+    chunks = several(30, 2000)
+    staged.start_uploads(SOON)
+    staged.write(chunks)
+    assert reached.wait(20)
+    staged.wait_for(lambda state: state.pending == 30)  # some under way, the others planned
+    threading.Timer(0.2, release.set).start()
+    check(staged, chunks)
+    time.sleep(0.3)  # nobody asks how things stand meanwhile, which would tidy up
+    assert puts(staged) == 30
+
+
 def test_closing_does_not_wait(storage: FaultyStorage, tmp_path: Path) -> None:
     release, reached = threading.Event(), threading.Event()
 
