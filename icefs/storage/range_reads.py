@@ -3,8 +3,9 @@
 A thread for each request costs more than the request where there are many: they take the interpreter from each
 other, and wait for it when an answer has come. Here one thread sends requests, and takes in what has arrived on
 whichever connection, straight into the memory that it is for. It knows the one answer that is as it should be.
-Whatever else happens (an error, a redirect, a connection that cannot be made, an answer that is not the range) is
-reported as such, for somebody who asks in the ordinary way, knows what to do about it, and what to say.
+Whatever else happens (an error, a redirect, a connection that cannot be made, an answer that is not the range) is left
+to somebody who asks in the ordinary way, knows what to do about it, and what to say. Of what may be different the next
+time, `Failed` is told besides, as a try of its own.
 """
 
 import contextlib
@@ -21,7 +22,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from icefs.errors import StorageError, ThrottledError, UnreachableError
 from icefs.storage.base import Done
+
+type Failed = Callable[[StorageError], None]
+"""Is told why a read did not succeed, where that passes."""
 
 _HEAD_BYTES: Final = 32 << 10
 """The longest head of an answer; bytes that come with it are copied from here."""
@@ -32,6 +37,8 @@ _PAUSE_S: Final = 1.0
 _ADDRESSES_S: Final = 60.0
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,18})[ \t]*\r\n")
 _RANGE = re.compile(rb"\r\ncontent-range:[ \t]*bytes (\d{1,18})-(\d{1,18})/\d{1,18}[ \t]*\r\n")
+_STATUS = re.compile(rb"http/1\.1 (\d{3}) ")
+_THROTTLED: Final = frozenset((429, 503))
 _CLOSE = re.compile(rb"\r\nconnection:[ \t]*close[ \t]*\r\n")
 _READABLE: Final = select.EPOLLIN | select.EPOLLRDHUP
 
@@ -66,6 +73,7 @@ class _Read:
         start: The first byte.
         end: One past the last.
         done: Is told.
+        failed: Is told before, where it did not succeed for a reason that passes.
         was_repeated: Whether it was sent before, over a connection that the service had closed meanwhile.
     """
 
@@ -73,11 +81,20 @@ class _Read:
     start: int
     end: int
     done: Done
+    failed: Failed
     was_repeated: bool = False
 
 
 class _FailedError(Exception):
-    """A read cannot be had this way."""
+    """A read cannot be had this way.
+
+    Attributes:
+        status: That of the answer; 0 for one that makes no sense.
+    """
+
+    def __init__(self, status: int = 0) -> None:
+        super().__init__(status)
+        self.status = status
 
 
 @dataclass(slots=True, eq=False)
@@ -109,6 +126,10 @@ class _Connection:
     is_last: bool = False
 
 
+def _tell_nobody(_: StorageError) -> None:
+    pass
+
+
 class RangeReads:
     """Reads ranges of objects from one service.
 
@@ -133,7 +154,9 @@ class RangeReads:
         self._buffer = memoryview(bytearray(_HEAD_BYTES))
         self._addresses: tuple[float, list[tuple[int, Any]]] = (0.0, [])
 
-    def start(self, request: Callable[[], bytes], start: int, end: int, done: Done) -> bool:
+    def start(
+        self, request: Callable[[], bytes], start: int, end: int, done: Done, failed: Failed = _tell_nobody
+    ) -> bool:
         """Begins to read `[start, end)`, which is not empty.
 
         Args:
@@ -141,6 +164,7 @@ class RangeReads:
             start: The first byte.
             end: One past the last.
             done: See `Done`.
+            failed: See `Failed`.
 
         Returns:
             Whether it begins. Where it does not, because nothing of late has come this way, `done` is not called.
@@ -152,7 +176,7 @@ class RangeReads:
                 self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
                 self._thread = threading.Thread(target=self._run, name="icefs-ranges", daemon=True)
                 self._thread.start()
-            self._queue.append(_Read(request, start, end, done))
+            self._queue.append(_Read(request, start, end, done, failed))
             self._wake()
         return True
 
@@ -212,7 +236,7 @@ class RangeReads:
     def _expire(self, now: float) -> None:
         for connection in list(self._connections.values()):
             if connection.read is not None and now > connection.deadline:
-                self._fail(connection)
+                self._fail(connection, TimeoutError())
 
     def _send_waiting(self) -> None:
         while True:
@@ -234,11 +258,11 @@ class RangeReads:
             connection.head, connection.body, connection.got = b"", None, 0
             if connection.is_open:
                 self._flush(connection)
-        except Exception:  # noqa: BLE001  (whatever it is, the ordinary way meets it again, and says what it is)
+        except Exception as error:  # noqa: BLE001  (whatever it is, the ordinary way meets it again, and says what)
             if connection is not None:
-                self._fail(connection)
+                self._fail(connection, error)
             else:
-                self._give_up(read)
+                self._give_up(read, error)
 
     def _flush(self, connection: _Connection) -> None:
         connection.deadline = time.monotonic() + self._endpoint.read_timeout_s
@@ -246,8 +270,8 @@ class RangeReads:
             sent = connection.sock.send(connection.pending)
         except (BlockingIOError, ssl.SSLWantWriteError, ssl.SSLWantReadError):
             sent = 0
-        except OSError:
-            self._lose(connection)
+        except OSError as error:
+            self._lose(connection, error)
             return
         connection.pending = connection.pending[sent:]
         if connection.pending:
@@ -335,8 +359,8 @@ class RangeReads:
                     self._watch(connection, _READABLE)
             else:
                 self._receive(connection)
-        except (_FailedError, OSError, ValueError):
-            self._fail(connection)
+        except (_FailedError, OSError, ValueError) as error:
+            self._fail(connection, error)
 
     def _receive(self, connection: _Connection) -> None:
         while connection.read is not None:
@@ -346,11 +370,11 @@ class RangeReads:
                 size = connection.sock.recv_into(room)
             except (BlockingIOError, ssl.SSLWantReadError):
                 return
-            except ConnectionError:
-                self._lose(connection)
+            except ConnectionError as error:
+                self._lose(connection, error)
                 return
             if size == 0:
-                self._lose(connection)
+                self._lose(connection, ConnectionResetError())
                 return
             connection.deadline = time.monotonic() + self._endpoint.read_timeout_s
             if body is None:
@@ -382,9 +406,11 @@ class RangeReads:
 
     def _check_head(self, head: bytes, read: _Read) -> bool:
         """Tells whether the connection ends after an answer, which is the range that was asked for."""
-        if not head.startswith(b"http/1.1 206 "):
-            self._unfit |= head.startswith(b"http/1.1 200 ")  # a service that does not know ranges
-            raise _FailedError
+        found = _STATUS.match(head)
+        status = 0 if found is None else int(found[1])
+        if status != 206:
+            self._unfit |= status == 200  # a service that does not know ranges
+            raise _FailedError(status)
         length, told = _LENGTH.search(head), _RANGE.search(head)
         if length is None or told is None or b"\r\ntransfer-encoding:" in head:
             raise _FailedError
@@ -405,11 +431,11 @@ class RangeReads:
             self._idle.append(connection)
         read.done(body)
 
-    def _lose(self, connection: _Connection) -> None:
+    def _lose(self, connection: _Connection, error: OSError) -> None:
         """A connection was closed: perhaps before it was used again, which is no failure."""
         read = connection.read
         if read is None or read.was_repeated or not connection.served or connection.head or connection.body is not None:
-            self._fail(connection)
+            self._fail(connection, error)
             return
         read.was_repeated = True
         connection.read = None
@@ -417,13 +443,29 @@ class RangeReads:
         with self._lock:
             self._queue.appendleft(read)
 
-    def _fail(self, connection: _Connection) -> None:
+    def _fail(self, connection: _Connection, error: Exception) -> None:
         read, connection.read = connection.read, None
         self._drop(connection)
         if read is not None:
-            self._give_up(read)
+            self._give_up(read, error)
 
-    def _give_up(self, read: _Read) -> None:
+    def _give_up(self, read: _Read, error: Exception) -> None:
         self._paused_until = time.monotonic() + _PAUSE_S
         self._addresses = 0.0, []
+        passing = _passing(error)
+        if passing is not None:
+            read.failed(passing)
         read.done(None)
+
+
+def _passing(error: Exception) -> StorageError | None:
+    """Returns what went wrong where it may not the next time; None where it will, or is no failure of the service."""
+    if isinstance(error, OSError):
+        return UnreachableError("the connection failed", cause=type(error).__name__)
+    if not isinstance(error, _FailedError):
+        return None
+    if error.status in _THROTTLED:
+        return ThrottledError("the store asked for fewer requests", status=error.status)
+    if error.status >= 500:
+        return UnreachableError("the store could not answer", status=error.status)
+    return None if error.status else UnreachableError("the answer makes no sense", cause="ProtocolError")

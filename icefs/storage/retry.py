@@ -124,6 +124,10 @@ class Retrier:
         self._tell(logging.INFO, error, verb, name, failures, limit, wait_s)
         self._wait(wait_s)
 
+    def note(self, error: StorageError, *, verb: str, name: str) -> None:
+        """Tells of a try that was made elsewhere, and that `run` is to repeat at once."""
+        self._tell(logging.INFO, error, verb, name, 1, self.policy.max_tries, 0.0)
+
     def _tell(
         self,
         level: int,

@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import fields
 from email.utils import formatdate, parsedate_to_datetime
+from functools import partial
 from itertools import batched
 from operator import methodcaller
 from typing import Any, override
@@ -220,7 +221,9 @@ class S3Storage(Storage):
         requests = self._requests
         if requests is None or not self._clients.is_current(requests.connection) or not start < end:
             return False
-        return requests.start_read(self._name(key), start, end, self._lean_payer, done)
+        name = self._name(key)
+        failed = partial(self._retrier.note, verb="read", name=f"s3://{self.bucket}/{name}")
+        return requests.start_read(name, start, end, self._lean_payer, done, failed)
 
     def _get_nothing(self, name: str, start: int, end: int | None, conditions: dict[str, str]) -> Object:
         """Reads a range that HTTP cannot express, for it has no bytes; or finds that it lies beyond the end."""

@@ -38,7 +38,7 @@ from urllib3.util.ssl_ import create_urllib3_context
 from icefs.clock import to_micros
 from icefs.errors import UnsupportedError
 from icefs.storage.base import Done
-from icefs.storage.range_reads import Endpoint, RangeReads
+from icefs.storage.range_reads import Endpoint, Failed, RangeReads
 from icefs.storage.s3_client import Connection, S3Options
 
 type Headers = Mapping[str, str]
@@ -161,7 +161,7 @@ class S3Requests:
         query = urlencode(sorted(parameters.items()), quote_via=quote, safe=_UNRESERVED)
         return parse_list(self.read("GET", "", headers, query=query)[1])
 
-    def start_read(self, name: str, start: int, end: int, headers: Headers, done: Done) -> bool:
+    def start_read(self, name: str, start: int, end: int, headers: Headers, done: Done, failed: Failed) -> bool:
         """Begins to read a range of an object without a thread for it; see `RangeReads.start`."""
         target = self._target
         if target is None or target.origin or target.has_proxy:
@@ -174,7 +174,7 @@ class S3Requests:
             lines = "\r\n".join([f"GET {path} HTTP/1.1", *(f"{name}: {value}" for name, value in sent.items()), "", ""])
             return lines.encode("ascii")
 
-        return reads.start(request, start, end, done)
+        return reads.start(request, start, end, done, failed)
 
     def close(self) -> None:
         """Closes the connections."""

@@ -326,9 +326,15 @@ def test_reading_without_a_thread_leaves_faults_to_others(shaky, s3_storage, pro
     assert shaky.get("repo").data == b"0123456789"
     assert begun(shaky, 2, 8) == b"234567"
     plan = proxy.plan(fault, method="GET", times=2)
+    told = []
+    shaky.watch_retries(lambda *what: told.append(what))
     # A connection that ends before its answer is taken for one that had been idle for too long, once.
     assert begun(shaky, 2, 8) is None
     assert plan.fired == (2 if fault in ("refuse", "lose") else 1)
+    if fault in ("deny", "expire", "hide"):
+        assert not told  # which will not pass: whoever asks again learns it
+    else:
+        assert told == [("read", "throttled" if fault in ("throttle", "too many") else "unreachable")]
     assert not shaky.start_read("repo", 2, 8, pytest.fail)
 
 

@@ -14,6 +14,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from icefs.errors import ThrottledError, UnreachableError
 from icefs.storage import range_reads
 from icefs.storage.range_reads import Endpoint, RangeReads
 
@@ -83,11 +84,16 @@ def request(start, end):
 
 def read(reads, start, end):
     """Reads a range; returns the bytes, or None where they did not come this way."""
-    answers = Queue()
-    assert reads.start(request(start, end), start, end, answers.put)
+    return read_or_why(reads, start, end)[0]
+
+
+def read_or_why(reads, start, end):
+    """Reads a range; returns the bytes, and the errors that it was told of."""
+    answers, failures = Queue(), []
+    assert reads.start(request(start, end), start, end, answers.put, failures.append)
     data = answers.get(timeout=20)
     assert answers.empty()
-    return data
+    return data, failures
 
 
 @pytest.fixture
@@ -170,6 +176,35 @@ def test_any_other_answer_is_left_to_others(answer, no_pause):
         assert read(reads, 100, 200) is None
         service.answer = ranged
         assert read(reads, 100, 200) == DATA[100:200]
+        reads.close()
+
+
+@pytest.mark.parametrize(
+    ("answer", "cls", "facts"),
+    [
+        (lambda start, end: None, UnreachableError, {"cause": "ConnectionResetError"}),
+        (lambda start, end: b"HTTP/1.1 503 Slow Down\r\nContent-Length: 0\r\n\r\n", ThrottledError, {"status": 503}),
+        (lambda start, end: b"HTTP/1.1 500 Oh\r\nContent-Length: 0\r\n\r\n", UnreachableError, {"status": 500}),
+        (lambda start, end: b"\0" * 100 + b"\r\n\r\n", UnreachableError, {"cause": "ProtocolError"}),
+        (lambda start, end: ranged(start, end)[:-1], UnreachableError, {"cause": "TimeoutError"}),
+    ],
+)
+def test_what_may_pass_is_told_as_a_try(answer, cls, facts, monkeypatch):
+    monkeypatch.setattr(range_reads, "_TICK_S", 0.05)
+    with Service(answer) as service:
+        reads = RangeReads(service.endpoint(timeout_s=0.1))
+        data, [error] = read_or_why(reads, 100, 200)
+        assert data is None
+        assert (type(error), error.facts) == (cls, facts)
+        assert error.is_transient
+        reads.close()
+
+
+@pytest.mark.parametrize("status", [b"404 Not Found", b"403 Forbidden", b"301 Moved", b"200 OK"])
+def test_what_will_not_pass_is_no_try(status, no_pause):
+    with Service(lambda start, end: b"HTTP/1.1 %b\r\nContent-Length: 0\r\n\r\n" % status) as service:
+        reads = RangeReads(service.endpoint())
+        assert read_or_why(reads, 100, 200) == (None, [])
         reads.close()
 
 
