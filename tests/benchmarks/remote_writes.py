@@ -3,12 +3,13 @@
 No array library is in between, as most of the time would be its own: one side writes files, the other sets the same
 keys in the official library's store, ten at once, as zarr-python does unless it is told otherwise; both then commit.
 Further away there are fewer chunks, or the official library's side would take minutes. `ICEFS_BENCH_REMOTE_CHUNKS`
-is how many there are.
+is how many there are. What the same files take where nothing is done with them is a row of its own.
 """
 
+import itertools
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from tests.benchmarks import mounts
@@ -49,7 +50,7 @@ asyncio.run(all())
 session.commit("chunks")
 told(time.perf_counter() - start)
 """
-_MOUNT = f"""
+_FILES = f"""
 {_DATA}
 directory = prefix + "/a/c"
 start = time.perf_counter()
@@ -57,8 +58,15 @@ os.makedirs(directory, exist_ok=True)
 for number in range(COUNT):
     with open(f"{{directory}}/{{number}}", "wb", buffering=0) as file:
         file.write(pool[number : number + SIZE])
+"""
+_MOUNT = f"""
+{_FILES}
 with open(prefix + "/.icefs/commit", "w") as file:
     file.write("chunks")
+told(time.perf_counter() - start)
+"""
+_NOTHING = f"""
+{_FILES}
 told(time.perf_counter() - start)
 """
 _CHECK = f"""
@@ -71,20 +79,43 @@ told()
 """
 
 
+_names = itertools.count()
+
+
+def _new(constants: Mapping[str, int]) -> str:
+    prefix = f"write-{next(_names)}"
+    run(_CREATE, prefix, server().endpoint_url, **constants)
+    return prefix
+
+
+def _official(delay_ms: int, constants: Mapping[str, int]) -> tuple[float, Counts]:
+    """Writes and commits with the official library; returns seconds, and what went over the relay."""
+    prefix = _new(constants)
+    proxy = far_away(delay_ms)
+    (seconds,) = run(_OFFICIAL, prefix, proxy.endpoint_url, **constants)
+    return seconds, proxy.take_counts()
+
+
+def write_into_nothing(what: str, rounds: int) -> Row:
+    """Shows what the files alone take, without bytes that go anywhere: the best that a file system could reach."""
+    constants = {"COUNT": COUNTS[0], "SIZE": CHUNK_BYTES}
+
+    def ours() -> float:
+        with mounts.null_mount(0, 0, 0) as mountpoint:
+            return run(_NOTHING, mountpoint, "", **constants)[0]
+
+    row = compare(what, ours, lambda: _official(0, constants)[0], 0, rounds)
+    return Row(row.what, row.ours, row.theirs, row.ratio, "—", True)
+
+
 def write_far(what: str, rounds: int, delay_ms: int) -> Row:
     """Writes chunks into a new repository and commits them."""
     constants = {"COUNT": COUNTS[delay_ms], "SIZE": CHUNK_BYTES}
-    names = iter(range(2 * rounds))
     ours_counts: list[Counts] = []
     their_counts: list[Counts] = []
 
-    def new() -> str:
-        prefix = f"write-{delay_ms}-{next(names)}"
-        run(_CREATE, prefix, server().endpoint_url, **constants)
-        return prefix
-
     def ours() -> float:
-        prefix = new()
+        prefix = _new(constants)
         proxy = far_away(delay_ms)
         with (
             tempfile.TemporaryDirectory(prefix="icefs-bench-") as state,
@@ -96,10 +127,8 @@ def write_far(what: str, rounds: int, delay_ms: int) -> Row:
         return seconds
 
     def theirs() -> float:
-        prefix = new()
-        proxy = far_away(delay_ms)
-        (seconds,) = run(_OFFICIAL, prefix, proxy.endpoint_url, **constants)
-        their_counts.append(proxy.take_counts())
+        seconds, counts = _official(delay_ms, constants)
+        their_counts.append(counts)
         return seconds
 
     row = compare(what, ours, theirs, 5, rounds)
@@ -116,3 +145,6 @@ REMOTE_WRITES: dict[str, Callable[[str, int], Row]] = {
     )
     for delay_ms, count in COUNTS.items()
 }
+REMOTE_WRITES[
+    f"S3 at 0 ms, {COUNT} chunks of 10 KiB: the do-nothing file system, without a commit, vs. official store"
+] = lambda what, n: write_into_nothing(what, min(n, 2))
