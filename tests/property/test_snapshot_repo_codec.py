@@ -159,7 +159,7 @@ def test_rewriting_snapshots(infos: list[SnapshotInfo], data: st.DataObject) -> 
     expected = {info.id: info for info in infos}
     dropped = set(data.draw(st.lists(st.sampled_from([info.id for info in infos]), max_size=4)))
     orphans = [
-        SnapshotInfo(info.id, None, info.flushed_at + 1, info.message, {}, ())
+        SnapshotInfo(info.id, None, info.flushed_at ^ 1, info.message, {}, ())
         for info in infos
         if info.parent_id in dropped and info.id not in dropped
     ]
