@@ -41,6 +41,8 @@ _PART_BYTES: Final = 4 << 20
 # Neighbours in one object are fetched together up to this size, and over a gap of this one.
 _MAX_RUN_BYTES: Final = 4 << 20
 _MAX_GAP_BYTES: Final = 16 << 10
+# What was written is mostly read next, by whoever goes on from there.
+_WRITTEN_BYTES: Final = 16 << 20
 
 type _ClipKey = tuple[ManifestId, NodeId, Box, tuple[Box, ...]]
 
@@ -49,8 +51,8 @@ class AssetManager:
     """Fetches, decodes and caches a repository's files.
 
     Concurrency: all methods may be called from any thread. `_repo_lock` is held across the conditional request for
-    `repo`, so that an answer never replaces a newer one; the caches have locks of their own, never held across a
-    request.
+    `repo`, so that an answer never replaces a newer one; the caches, and what was written, have locks of their own,
+    never held across a request.
     """
 
     def __init__(self, storage: Storage, workers: Workers | None = None, cache: DiskCache | None = None) -> None:
@@ -67,6 +69,9 @@ class AssetManager:
         self.transaction_logs: WeightedCache[SnapshotId, TransactionLog] = WeightedCache(_DEFAULT_CACHED_CHANGES)
         self._repo_lock = threading.Lock()
         self._repo: tuple[RepoInfo, Version] | None = None
+        self._written_lock = threading.Lock()
+        self._written: dict[str, bytes] = {}
+        self._written_bytes = 0
 
     def set_cache_limits(self, config: RepositoryConfig) -> None:
         """Takes from a configuration how much to cache, where it says so itself."""
@@ -260,14 +265,32 @@ class AssetManager:
         return self.storage.get(key).data
 
     def _read_immutable(self, key: str) -> bytes:
-        view = self._cache_view()
+        written, view = self._take_written(key), self._cache_view()
         if view is None:
-            return self._read(key)
-        data = view.get(key)
+            return self._read(key) if written is None else written
+        data = view.get(key) if written is None else None
         if data is None:
-            data = self._read(key)
+            data = self._read(key) if written is None else written
             view.put(key, data)
         return data
+
+    def put_immutable(self, key: str, data: bytes) -> None:
+        """Stores a file that never changes. Whoever reads it first reads these bytes, if that is soon."""
+        self.storage.put(key, data)
+        if len(data) > _WRITTEN_BYTES:
+            return
+        with self._written_lock:
+            self._written[key] = data
+            self._written_bytes += len(data)
+            while self._written_bytes > _WRITTEN_BYTES:
+                oldest = next(iter(self._written))
+                self._written_bytes -= len(self._written.pop(oldest))
+
+    def _take_written(self, key: str) -> bytes | None:
+        with self._written_lock:
+            data = self._written.pop(key, None)
+            self._written_bytes -= 0 if data is None else len(data)
+            return data
 
     def _cache_view(self) -> CacheView | None:
         # What lies on this machine needs no copy; the cache is for the virtual chunks then.
@@ -280,6 +303,9 @@ class AssetManager:
         self.workers.close()
         for cache in (self.snapshots, self.manifests, self.clipped, self.transaction_logs):
             cache.clear()
+        with self._written_lock:
+            self._written.clear()
+            self._written_bytes = 0
         if self.disk_cache is not None:
             self.disk_cache.close()
 

@@ -124,7 +124,7 @@ def _logged_chunks(old: Session, new: Session) -> dict[NodeId, ChunkIndices] | N
     """Returns what transaction logs say that changed between two snapshots; None where they do not say all."""
     repository = new.repository
     try:
-        history = repository.ancestry(snapshot_id=new.snapshot_id)
+        history = repository.ancestry_as_seen(new.snapshot_id)
         chain = chain_between(islice(history, _MAX_LOGS + 1), old.snapshot_id)
         if chain is None or sum(1 + len(info.pruned_ancestor_tx_logs) for info in chain) > _MAX_LOGS:
             return None

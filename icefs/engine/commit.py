@@ -3,11 +3,12 @@
 The order, and what a crash after each step leaves behind:
 
 1. chunks: stored when they were set; nothing refers to them yet;
-2. manifests; 3. the transaction log; 4. the snapshot: complete, but known to nobody;
-5. a sync, where the storage is a disk: from here on all of it survives a power loss;
-6. `publish`, in `updates`: one conditional write of `repo` (spec 2) or of the branch (spec 1).
+2. manifests, and the transaction log beside them; 3. the snapshot: complete, but known to nobody;
+4. a sync, where the storage is a disk: from here on all of it survives a power loss;
+5. `publish`, in `updates`: one conditional write of `repo` (spec 2) or of the branch (spec 1).
 
-Up to 5 a crash leaves garbage, which collection removes; 6 is atomic. Nothing is ever undone.
+Up to 4 a crash leaves garbage, which collection removes; 5 is atomic. Nothing is ever undone. What need not wait for
+something else does not: a store may be a hundred milliseconds away, and each step of a small commit takes as long.
 
 Source: spec 2.1 "Algorithms"; format notes §7.9 to §7.12.
 """
@@ -83,13 +84,19 @@ def write_snapshot(
     log = changes.transaction_log(snapshot_id)
     if merge_log_of is not None:
         log = merge(snapshot_id, [repository.assets.fetch_transaction_log(merge_log_of), log])
-    nodes, files = _write_manifests(repository, base, changes, rewrite=rewrite_manifests)
-    storage.put(
-        transaction_log_key(snapshot_id),
-        encode_transaction_log(log, spec_version=repository.spec_version, level=level),
+    log_key = transaction_log_key(snapshot_id)
+    log_data = encode_transaction_log(log, spec_version=repository.spec_version, level=level)
+    began_at = repository.clock()
+    nodes, files = _write_manifests(
+        repository,
+        base,
+        changes,
+        rewrite=rewrite_manifests,
+        beside=lambda: repository.assets.put_immutable(log_key, log_data),
     )
+    now = repository.clock()
     # A clock that was set back must not put a snapshot before its parent: readers refuse that.
-    flushed_at = max(repository.clock(), base.flushed_at + 1)
+    flushed_at = max(now, base.flushed_at + 1)
     data = encode_snapshot(
         snapshot_id=snapshot_id,
         flushed_at=flushed_at,
@@ -101,21 +108,27 @@ def write_snapshot(
         parent_id=base.id if repository.spec_version == 1 else None,
         level=level,
     )
-    storage.put(snapshot_key(snapshot_id), data)
-    _check_clock(repository, snapshot_id, flushed_at)
+    steps: list[Callable[[], object]] = [lambda: storage.put(snapshot_key(snapshot_id), data)]
+    if not storage.capabilities.local_files:
+        steps.append(lambda: _check_clock(repository, log_key, began_at, flushed_at - now))
+    repository.assets.fetch_all(_call, steps)
     storage.sync()
     return NewSnapshot(snapshot_id, flushed_at, message, metadata, data)
 
 
-def _check_clock(repository: "WritableRepository", snapshot_id: SnapshotId, flushed_at: int) -> None:
-    """Compares the clocks of this machine and of the store, whose ages expiration compares later."""
-    if repository.storage.capabilities.local_files:
-        return
-    stored_at = repository.storage.head(snapshot_key(snapshot_id)).last_modified
-    if abs(stored_at - flushed_at) > _MAX_CLOCK_DRIFT_MICROS:
+def _check_clock(repository: "WritableRepository", key: str, stored_at: int, ahead: int) -> None:
+    """Compares the clocks of this machine and of the store, whose ages expiration compares later.
+
+    Args:
+        repository: Whose.
+        key: Something that was stored just now.
+        stored_at: When, by the clock of this machine.
+        ahead: How much later the snapshot says that it is than this clock.
+    """
+    drift = abs(repository.storage.head(key).last_modified - stored_at - ahead)
+    if drift > _MAX_CLOCK_DRIFT_MICROS:
         raise FormatError(
-            f"this machine's clock and that of {repository.storage.url} differ by "
-            f"{abs(stored_at - flushed_at) // 1_000_000} seconds",
+            f"this machine's clock and that of {repository.storage.url} differ by {drift // 1_000_000} seconds",
             kind="snapshot-timestamp",
             hint="set the clock (more than 10 minutes are not allowed), then commit again",
         )
@@ -125,9 +138,14 @@ def _check_clock(repository: "WritableRepository", snapshot_id: SnapshotId, flus
 
 
 def _write_manifests(
-    repository: "WritableRepository", base: Snapshot, changes: ChangeSet, *, rewrite: bool
+    repository: "WritableRepository",
+    base: Snapshot,
+    changes: ChangeSet,
+    *,
+    rewrite: bool,
+    beside: Callable[[], object],
 ) -> tuple[list[NodeSnapshot], list[ManifestFileInfo]]:
-    """Writes the manifests of all arrays that changed.
+    """Writes the manifests of all arrays that changed, and does something `beside`.
 
     Only a few are in memory at a time: what is still to be done is planned as the workers get to it.
 
@@ -138,7 +156,11 @@ def _write_manifests(
     manifests: dict[int, list[ManifestRef]] = {}
     kept: dict[ManifestId, None] = {}
 
-    def planned() -> Iterator[_Rewrite]:
+    def also() -> None:
+        beside()
+
+    def planned() -> Iterator[Callable[[], _Written | None]]:
+        yield also
         for position, node in enumerate(nodes):
             if node.array is None:
                 continue
@@ -148,13 +170,13 @@ def _write_manifests(
             refs, rewrites = _plan_array(repository, node, base, changes, rewrite=rewrite)
             kept.update(dict.fromkeys(ref.manifest_id for ref in refs))
             manifests[position] = refs
-            yield from (_Rewrite(position, load) for load in rewrites)
+            yield from (partial(_rewrite, repository, position, load) for load in rewrites)
 
     files: list[ManifestFileInfo] = []
-    for position, written in repository.assets.fetch_ahead(lambda item: _rewrite(repository, item), planned()):
+    for written in repository.assets.fetch_ahead(_call, planned()):
         if written is not None:
-            manifests[position].append(written[0])
-            files.append(written[1])
+            manifests[written.position].append(written.ref)
+            files.append(written.file)
     for position, refs in manifests.items():
         array = nodes[position].array
         assert array is not None  # only arrays have manifests
@@ -167,11 +189,16 @@ def _write_manifests(
     return nodes, files
 
 
-class _Rewrite(NamedTuple):
-    """A manifest to write: the node that it is for, by position, and what fetches its references."""
+class _Written(NamedTuple):
+    """A manifest that was written, and the node that it is for, by position."""
 
     position: int
-    load: Callable[[], ArrayRefs]
+    ref: ManifestRef
+    file: ManifestFileInfo
+
+
+def _call[T](task: Callable[[], T]) -> T:
+    return task()
 
 
 def _plan_array(
@@ -202,14 +229,10 @@ def _no_manifests(_which: Sequence[int]) -> Iterator[ArrayRefs | None]:
     return iter(())
 
 
-def _rewrite(
-    repository: "WritableRepository", item: _Rewrite
-) -> tuple[int, tuple[ManifestRef, ManifestFileInfo] | None]:
-    refs = item.load()
-    return item.position, _write_manifest(repository, refs) if len(refs) else None
-
-
-def _write_manifest(repository: "WritableRepository", refs: ArrayRefs) -> tuple[ManifestRef, ManifestFileInfo]:
+def _rewrite(repository: "WritableRepository", position: int, load: Callable[[], ArrayRefs]) -> _Written | None:
+    refs = load()
+    if not len(refs):
+        return None
     manifest_id = ManifestId.random()
     data = encode_manifest(
         manifest_id,
@@ -218,5 +241,6 @@ def _write_manifest(repository: "WritableRepository", refs: ArrayRefs) -> tuple[
         level=repository.compression_level,
         location_compression=repository.location_compression,
     )
-    repository.storage.put(manifest_key(manifest_id), data)
-    return ManifestRef(manifest_id, refs.bounding_box()), ManifestFileInfo(manifest_id, len(data), len(refs))
+    repository.assets.put_immutable(manifest_key(manifest_id), data)
+    info = ManifestFileInfo(manifest_id, len(data), len(refs))
+    return _Written(position, ManifestRef(manifest_id, refs.bounding_box()), info)

@@ -304,6 +304,10 @@ class Repository:
         """
         return self._walk(self.resolve(branch=branch, tag=tag, snapshot_id=snapshot_id))
 
+    def ancestry_as_seen(self, snapshot_id: SnapshotId) -> Iterator[SnapshotInfo]:
+        """Does what `ancestry` does, without a request where what was last seen has the snapshot."""
+        return self._walk(self.snapshot_info(snapshot_id).id)
+
     def log(self, ref: str = "main") -> Iterator[SnapshotInfo]:
         """Returns the ancestry of what `resolve_ref` makes of a name."""
         return self._walk(self.resolve_ref(ref))

@@ -117,7 +117,7 @@ def _commit_once(
         return earlier
     try:
         # A tip that has moved already is found before anything is written; the publishing write checks again.
-        updates.check_tip(repository, branch, base.id)
+        updates.check_tip(repository, branch, base.id, refresh=repository.spec_version == 1)  # else `_start` has asked
         new = write_snapshot(
             repository,
             base,
@@ -219,7 +219,7 @@ def amend(
                 "a commit that moved nodes is amended by a rearrange session", kind="rearrange-session-only"
             )
         try:
-            updates.check_tip(repository, branch, base.id)
+            updates.check_tip(repository, branch, base.id, refresh=False)
             new = write_snapshot(
                 repository,
                 base,

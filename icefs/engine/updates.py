@@ -47,8 +47,17 @@ _IMMEDIATE_TRIES: Final = 5
 MOVE_NODE, CREATE_TAG, DELETE_TAG = 3, 4, 5
 
 
-def update_repo_info(repository: "WritableRepository", change: Change, *, check_online: bool = True) -> RepoInfo:
+def update_repo_info(
+    repository: "WritableRepository", change: Change, *, check_online: bool = True, is_known: bool = False
+) -> RepoInfo:
     """Applies a change to `repo` (spec 2), and returns the state that it led to.
+
+    Args:
+        repository: Whose.
+        change: See `Change`.
+        check_online: Refuse to change a repository whose status is not online.
+        is_known: Begin with the state that was last seen, which is of late; if it is not the present one any more, the
+            conditional write finds that out.
 
     Raises:
         ReadOnlyError: the repository's status is not online.
@@ -60,7 +69,7 @@ def update_repo_info(repository: "WritableRepository", change: Change, *, check_
     retries = Retries.of(repository.update_retries)
     in_doubt: list[str] = []
     for attempt in range(1, retries.max_tries + 1):
-        info, version = assets.fetch_repo_info()
+        info, version = assets.fetch_repo_info(refresh=attempt > 1 or not is_known)
         if any(_has_update(info, backup) for backup in in_doubt):
             return info
         if check_online:
@@ -147,8 +156,8 @@ class Retries:
             time.sleep(longest_ms / 1000 * (0.5 + random.random() / 2))  # jitter, not cryptography
 
 
-def check_tip(repository: "WritableRepository", branch: str, expected: SnapshotId) -> None:
-    """Checks that a branch still stands where a session does.
+def check_tip(repository: "WritableRepository", branch: str, expected: SnapshotId, *, refresh: bool = True) -> None:
+    """Checks that a branch still stands where a session does; without `refresh`, when somebody last looked.
 
     Raises:
         BranchMovedError: it does not.
@@ -156,7 +165,7 @@ def check_tip(repository: "WritableRepository", branch: str, expected: SnapshotI
         FormatError: spec 1: its file is malformed.
     """
     try:
-        tip = repository.refs().branch(branch)
+        tip = repository.refs(refresh=refresh).branch(branch)
     except RefNotFoundError as error:
         raise branch_gone(branch) from error
     if tip != expected:
@@ -216,7 +225,7 @@ def publish_commit(
         entry = replace(entry, parent_id=parent.parent_id, pruned_ancestor_tx_logs=parent.pruned_ancestor_tx_logs)
         return edits.add_snapshot(info, entry, stamp, branch=branch, kind=CommitAmended(branch, base, new.id))
 
-    update_repo_info(repository, change)
+    update_repo_info(repository, change, is_known=True)
 
 
 def publish_detached(
@@ -232,16 +241,21 @@ def publish_detached(
             check_flag(info, MOVE_NODE, "move_node")
         return info if new.id in info.snapshots else edits.add_snapshot(info, entry, stamp, branch=None)
 
-    update_repo_info(repository, change)
+    update_repo_info(repository, change, is_known=True)
 
 
 # Refs.
 
 
+# Whoever calls has asked for the state just before, to see whether the repository is online or there is such a ref.
+
+
 def create_branch(repository: "WritableRepository", name: str, snapshot_id: SnapshotId) -> None:
     """Creates a branch; raises AlreadyExistsError, SnapshotNotFoundError."""
     if repository.spec_version == 2:
-        update_repo_info(repository, lambda info, stamp: edits.add_branch(info, name, snapshot_id, stamp))
+        update_repo_info(
+            repository, lambda info, stamp: edits.add_branch(info, name, snapshot_id, stamp), is_known=True
+        )
         return
     check_ref_name(name)
     repository.lookup_snapshot(snapshot_id)
@@ -258,7 +272,9 @@ def reset_branch(
     if repository.spec_version == 2:
         repository.lookup_branch(name)
         update_repo_info(
-            repository, lambda info, stamp: edits.update_branch(info, name, snapshot_id, stamp, expected=expected)
+            repository,
+            lambda info, stamp: edits.update_branch(info, name, snapshot_id, stamp, expected=expected),
+            is_known=True,
         )
         return
     repository.lookup_snapshot(snapshot_id)
@@ -286,7 +302,7 @@ def delete_branch(repository: "WritableRepository", name: str) -> None:
         raise SessionStateError(f"the branch {MAIN_BRANCH} cannot be deleted", kind="cannot-delete-main")
     repository.lookup_branch(name)
     if repository.spec_version == 2:
-        update_repo_info(repository, lambda info, stamp: edits.delete_branch(info, name, stamp))
+        update_repo_info(repository, lambda info, stamp: edits.delete_branch(info, name, stamp), is_known=True)
         return
     repository.storage.delete([branch_key(name)])
 
@@ -299,7 +315,7 @@ def create_tag(repository: "WritableRepository", name: str, snapshot_id: Snapsho
             check_flag(info, CREATE_TAG, "create_tag")
             return edits.add_tag(info, name, snapshot_id, stamp)
 
-        update_repo_info(repository, change)
+        update_repo_info(repository, change, is_known=True)
         return
     check_ref_name(name)
     repository.lookup_snapshot(snapshot_id)
@@ -319,7 +335,7 @@ def delete_tag(repository: "WritableRepository", name: str) -> None:
             check_flag(info, DELETE_TAG, "delete_tag")
             return edits.delete_tag(info, name, stamp)
 
-        update_repo_info(repository, change)
+        update_repo_info(repository, change, is_known=True)
         return
     repository.storage.put(tombstone_key(name), b"")
 

@@ -4,11 +4,15 @@ import dataclasses
 import json
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from icefs.clock import system_clock
+from icefs.engine import assets
+from icefs.engine.changes import compare
 from icefs.engine.conflicts import BasicConflictSolver, Conflict, ConflictDetector, ConflictType, VersionSelection
 from icefs.engine.writable import WritableSession
 from icefs.engine.writing import WritableRepository
@@ -16,6 +20,7 @@ from icefs.errors import (
     AlreadyExistsError,
     BranchMovedError,
     ConflictError,
+    FormatError,
     IcefsError,
     InvalidInputError,
     NothingToCommitError,
@@ -490,6 +495,19 @@ def test_a_clock_that_goes_back_makes_no_unreadable_history(repo):
     assert times == sorted(times, reverse=True)
 
 
+def test_a_clock_that_differs_from_the_stores_commits_nothing(repo):
+    first = commit_start(repo)
+    session = repo.writable_session("main")
+    session.set_chunk("/a", (1, 1), b"one")
+    repo.clock = lambda: system_clock() + 11 * 60 * 1_000_000
+    with pytest.raises(FormatError, match="clock") as raised:
+        session.commit("far off")
+    assert raised.value.kind == "snapshot-timestamp"
+    assert repo.lookup_branch("main") == first
+    repo.clock = lambda: system_clock() + 9 * 60 * 1_000_000
+    assert session.commit("a little off") == repo.lookup_branch("main")
+
+
 # Faults.
 
 
@@ -620,3 +638,74 @@ def test_cuts_of_old_manifests_do_not_hide_those_that_are_kept():
 def split_by(size: int) -> RepositoryConfig:
     rule = (ManifestSplitCondition.AnyArray(), [(ManifestSplitDimCondition.Axis(0), size)])
     return RepositoryConfig(manifest=ManifestConfig(splitting=ManifestSplittingConfig([rule])))
+
+
+def test_a_commit_takes_few_requests_and_what_it_wrote_is_read_without_any():
+    storage = FaultyStorage(MemoryStorage())
+    repo = WritableRepository.create(storage)
+    before = repo.session_at(commit_start(repo))
+    session = repo.writable_session("main")
+    session.set_chunk("/a", (1, 1), b"tiny")
+    before.array_chunks("/a").find((0, 0))
+    storage.clear()
+    new = session.commit("few")
+    asked = [(call.method, call.key.partition("/")[0]) for call in storage.calls if call.method != "sync"]
+    assert asked[0] == ("get_if_changed", "repo")
+    assert sorted(asked[1:3]) == [("put", "manifests"), ("put", "transactions")]
+    assert sorted(asked[3:5]) == [("head", "transactions"), ("put", "snapshots")]
+    assert asked[5:] == [("copy", "repo"), ("put", "repo")]
+
+    storage.clear()
+    after = repo.session_at(new)
+    assert after.read_chunk(after.array_chunks("/a").find((1, 1))) == b"tiny"
+    assert list(compare(before, after).chunks["/a"]) == [(1, 1)]
+    assert not storage.calls
+    other = WritableRepository.open(storage)
+    assert chunks_of(other) == {(0, 0): b"zero", (1, 1): b"tiny", (3, 3): b"x" * 600}
+
+
+@pytest.mark.parametrize("pair", [("manifests/", "transactions/"), ("snapshots/", "transactions/")])
+def test_what_need_not_wait_for_each_other_does_not(pair):
+    storage = FaultyStorage(MemoryStorage())
+    repo = WritableRepository.create(storage)
+    commit_start(repo)
+    session = repo.writable_session("main")
+    session.set_chunk("/a", (1, 1), b"tiny")
+    both = threading.Barrier(2)
+    first, second = pair
+    storage.interfere(lambda: both.wait(20), methods="put", keys=first)
+    storage.interfere(lambda: both.wait(20), methods="put" if first == "manifests/" else "head", keys=second)
+    session.commit("at once")
+
+
+def test_a_state_that_is_not_the_present_one_costs_one_more_look(repo2):
+    """A commit begins with the state that it saw before it wrote; others may have changed it since."""
+    commit_start(repo2)
+    other = WritableRepository.open(repo2.storage)
+    session = repo2.writable_session("main")
+    session.set_chunk("/a", (1, 1), b"tiny")
+    new = session.commit("mine", before_publish=lambda _: other.create_tag("theirs", other.lookup_branch("main")))
+    assert repo2.lookup_branch("main") == new
+    assert repo2.list_tags() == {"theirs"}
+    session = repo2.writable_session("main")
+    session.set_chunk("/a", (1, 1), b"late")
+
+    def go_offline(_: SnapshotId) -> None:
+        other.set_status(RepoStatus(RepoAvailability.read_only, 0, "moving"))
+
+    with pytest.raises(ReadOnlyError, match="moving"):
+        session.commit("too late", before_publish=go_offline)
+
+
+def test_little_is_kept_of_what_was_written(repo2, monkeypatch):
+    monkeypatch.setattr(assets, "_WRITTEN_BYTES", 100)
+    manager = repo2.assets
+    for number in range(5):
+        manager.put_immutable(f"manifests/{number}", bytes([number]) * 40)
+    manager.put_immutable("manifests/large", b"x" * 101)
+    kept = manager._written
+    assert list(kept) == ["manifests/3", "manifests/4"]
+    assert manager._read_immutable("manifests/4") == b"\4" * 40
+    assert list(kept) == ["manifests/3"]
+    assert manager._read_immutable("manifests/0") == b"\0" * 40
+    assert manager._read_immutable("manifests/large") == b"x" * 101
