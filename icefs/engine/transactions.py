@@ -68,6 +68,7 @@ def commit(
     rebase_tries: int = 1000,
     allow_empty: bool = False,
     before_publish: BeforePublish | None = None,
+    is_state_known: bool = False,
 ) -> SnapshotId:
     """Commits a session's changes to its branch.
 
@@ -79,6 +80,7 @@ def commit(
         rebase_tries: How often.
         allow_empty: Commit also where nothing changed.
         before_publish: See `BeforePublish`.
+        is_state_known: Begin with the repository's state as it was last seen, which the caller has just asked for.
 
     Raises:
         NothingToCommitError: nothing changed.
@@ -91,8 +93,9 @@ def commit(
     with session.frozen():
         for attempt in range(tries + 1):
             extra = {} if rebase_with is None else {"rebase_attempts": attempt}
+            refresh = attempt > 0 or not is_state_known
             try:
-                return _commit_once(session, message, metadata, extra, allow_empty, before_publish)
+                return _commit_once(session, message, metadata, extra, allow_empty, before_publish, refresh=refresh)
             except BranchMovedError as error:
                 if rebase_with is None or attempt == tries:
                     error.facts["commits"] = _told(_history(session, _branch_of(session)), session.snapshot_id)
@@ -108,10 +111,12 @@ def _commit_once(
     icechunk_metadata: dict[str, Any],
     allow_empty: bool,
     before_publish: BeforePublish | None,
+    *,
     rewrite: bool = False,
+    refresh: bool = True,
 ) -> SnapshotId:
     repository, branch = session.repository, _branch_of(session)
-    base, changes, revision = _start(session, allow_empty=allow_empty)
+    base, changes, revision = _start(session, allow_empty=allow_empty, refresh=refresh)
     earlier = _settle(session, branch)
     if earlier is not None:
         return earlier
@@ -140,9 +145,9 @@ def _commit_once(
     return new.id
 
 
-def _start(session: "WritableSession", *, allow_empty: bool) -> tuple[Snapshot, ChangeSet, int]:
+def _start(session: "WritableSession", *, allow_empty: bool, refresh: bool = True) -> tuple[Snapshot, ChangeSet, int]:
     """Takes what is to be committed, if the repository takes commits and there is anything."""
-    session.repository.check_online()
+    session.repository.check_online(refresh=refresh)
     with session.lock:
         base, changes, revision = session.snapshot, session.changes.copy(), session.revision
     if changes.is_empty() and not allow_empty:

@@ -175,15 +175,15 @@ class WritableRepository(Repository):
         given = {name: getattr(settings, name) for name in LocationCompression.__dataclass_fields__}
         return LocationCompression(**{name: value for name, value in given.items() if value is not None})
 
-    def check_online(self, info: RepoInfo | None = None) -> None:
-        """Refuses to write to a repository whose status does not allow it.
+    def check_online(self, info: RepoInfo | None = None, *, refresh: bool = True) -> None:
+        """Refuses to write to a repository whose status does not allow it; without `refresh`, did not when last seen.
 
         Raises:
             ReadOnlyError: the status is not online (kind `read-only-repository`).
         """
         if self.spec_version == 1:
             return
-        status = (info or self.assets.fetch_repo_info()[0]).status
+        status = (info or self.assets.fetch_repo_info(refresh=refresh)[0]).status
         if status.availability is not RepoAvailability.online:
             reason = status.limited_availability_reason
             raise ReadOnlyError(

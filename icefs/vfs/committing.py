@@ -159,7 +159,10 @@ def _commit_once(
         staged = stage(frozen, base)
         _check(staged, request)
         session = _session_for(staged, repository, tree.name, base)
+        # Asked for beside the uploads: where the store is far away, each question in turn is a part of the commit.
+        state = repository.assets.workers.submit(repository.refs)
         apply_staged(staged, frozen, base, session, progress, tree.settings.uploads, work.uploads)
+        state.result()
 
         def announce(new: SnapshotId) -> None:
             before_publish()
@@ -174,6 +177,7 @@ def _commit_once(
                 rebase_with=solver,
                 allow_empty=request.allow_empty,
                 before_publish=announce,
+                is_state_known=True,
             )
     except BaseException as error:
         try:
