@@ -122,7 +122,8 @@ class ControlDir:
             return DirectBytesHandle(ino, data)
         if file.make is None:
             raise TreeError(f"cannot be opened: {self.path_of(slot)}")
-        raise NotInMemoryError((id(self), slot), file.make(), partial(self._made.__setitem__, slot))
+        keep = partial(self._made.__setitem__, slot)
+        raise NotInMemoryError((id(self), slot), file.make(), keep, is_for_asker=True)
 
     def sections(self) -> Sequence[Section]:
         """Lists the files."""

@@ -27,13 +27,18 @@ class NotInMemoryError(Exception):
         key: Names what is missing; it is fetched once for all who wait for it.
         load: Fetches it, in a worker thread; what it raises answers the request.
         store: Takes the result, on the event loop's thread.
+        is_for_asker: The result is for the one who stores it and asks again at once; it is dropped if who waited has
+            gone.
     """
 
-    def __init__(self, key: Hashable, load: Callable[[], Any], store: Callable[[Any], None]) -> None:
+    def __init__(
+        self, key: Hashable, load: Callable[[], Any], store: Callable[[Any], None], *, is_for_asker: bool = False
+    ) -> None:
         super().__init__(key)
         self.key = key
         self.load = load
         self.store = store
+        self.is_for_asker = is_for_asker
 
 
 class Caller(Protocol):

@@ -7,6 +7,7 @@ for that are fetched in blocks. Whoever goes through an array has the next chunk
 neighbours that share an object in one request.
 """
 
+import contextlib
 import errno
 import os
 import stat
@@ -92,14 +93,32 @@ class LocalChunkHandle(FileHandle):
         if data is not None:
             return data
         size = min(size, self._size - offset)
-        return await trio.to_thread.run_sync(self._read_blocking, offset, size, abandon_on_cancel=True)
+        # Who is cancelled closes the file while the thread may still read, so the thread has a descriptor of its own,
+        # which whoever takes it off the list closes.
+        fds = [os.dup(self._fd)]
+        try:
+            return await trio.to_thread.run_sync(self._read_blocking, fds, offset, size, abandon_on_cancel=True)
+        except trio.Cancelled:
+            with contextlib.suppress(IndexError):  # the thread has it
+                os.close(fds.pop())
+            raise
 
-    def _read_blocking(self, offset: int, size: int) -> bytearray:
+    def _read_blocking(self, fds: list[int], offset: int, size: int) -> bytearray:
+        try:
+            fd = fds.pop()
+        except IndexError:
+            return bytearray()  # nobody waits any more
+        try:
+            return self._read_fully(fd, offset, size)
+        finally:
+            os.close(fd)
+
+    def _read_fully(self, fd: int, offset: int, size: int) -> bytearray:
         data = bytearray(size)
         got = 0
         try:
             while got < size:
-                step = os.preadv(self._fd, [memoryview(data)[got:]], self._offset + offset + got)
+                step = os.preadv(fd, [memoryview(data)[got:]], self._offset + offset + got)
                 if step == 0:
                     raise InvalidObjectSizeError(
                         f"{self._path} became shorter than the {self._offset + self._size} bytes that it had",

@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import trio
 
@@ -41,13 +42,22 @@ class Threads:
         self.pending += 1
         self._pool.submit(function).add_done_callback(report)
 
-    async def run[T](self, function: Callable[[], T]) -> T:
-        """Runs `function` in a thread, and returns what it returns or raises what it raises."""
+    async def run[T](self, function: Callable[[], T], ended: Callable[[], None] | None = None) -> T:
+        """Runs `function` in a thread, and returns what it returns or raises what it raises.
+
+        Who waits may be cancelled; the function is not, and ends when it ends.
+
+        Args:
+            function: What is run.
+            ended: Called on the event loop's thread when it has ended, also if nobody waits any more; must not raise.
+        """
         finished = trio.Event()
         answer: list[Future[T]] = []
 
         def done(future: "Future[T]") -> None:
             answer.append(future)
+            if ended is not None:
+                ended()
             finished.set()
 
         self.start(function, done)
@@ -61,17 +71,29 @@ class Threads:
 
 
 class _Running:
-    """Something that is being fetched."""
+    """Something that is being fetched.
 
-    __slots__ = ("error", "finished")
+    Attributes:
+        finished: Set when it was stored, or will never be.
+        error: Why not.
+        waiting: How many wait for it.
+        untaken: What was loaded and is for one of them, who stores it.
+    """
+
+    __slots__ = ("error", "finished", "untaken", "waiting")
 
     def __init__(self) -> None:
         self.finished = trio.Event()
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
+        self.waiting = 0
+        self.untaken: list[Any] = []
 
 
 class Fetches:
     """Brings into memory what `NotInMemoryError` asks for, once for all who need the same.
+
+    Who waits may be cancelled, as programs are ended that wait for a store. What is under way goes on for the others,
+    and is stored for whoever comes next: it may be what exists but once, such as an open state directory.
 
     Concurrency: on the event loop's thread. Between the end of a load and the retry of those who waited, others may
     run; whoever finds that what they need is gone again asks again.
@@ -85,20 +107,33 @@ class Fetches:
         return len(self._running)
 
     async def bring(self, missing: NotInMemoryError) -> None:
-        """Returns when what is missing was loaded and stored; raises what loading it raised."""
-        running = self._running.get(missing.key)
-        if running is not None:
-            await running.finished.wait()
-            if running.error is not None:
-                raise running.error
-            return
-        running = self._running[missing.key] = _Running()
+        """Returns when what is missing was loaded and stored; raises what that raised."""
+        key = missing.key
+        running = self._running.get(key)
+        if running is None:
+            begun = running = self._running[key] = _Running()
+            self._threads.start(missing.load, lambda future: self._land(missing, begun, future))
+        running.waiting += 1
         try:
-            missing.store(await self._threads.run(missing.load))
-        except Exception as error:
-            running.error = error
-            raise
+            await running.finished.wait()
         finally:
-            # Whoever waited for a task that was cancelled asks again.
+            running.waiting -= 1
+            if missing.is_for_asker and not running.waiting and self._running.get(key) is running:
+                del self._running[key]  # who asks from now on wants what is true then
+        if running.error is not None:
+            raise running.error
+        if running.untaken:
+            missing.store(running.untaken.pop())
+
+    def _land(self, missing: NotInMemoryError, running: _Running, future: "Future[Any]") -> None:
+        if self._running.get(missing.key) is running:
             del self._running[missing.key]
-            running.finished.set()
+        running.error = future.exception()
+        if running.error is None and missing.is_for_asker:
+            running.untaken.append(future.result())
+        elif running.error is None:
+            try:
+                missing.store(future.result())
+            except Exception as error:  # noqa: BLE001  (it goes to all who wait, as what `load` raises does)
+                running.error = error
+        running.finished.set()

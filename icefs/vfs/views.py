@@ -239,7 +239,8 @@ class ArrayView:
         def keep(columns: list[ChunkColumns]) -> None:
             self._listings[level, prefix] = columns
 
-        raise NotInMemoryError((id(self), "list", level, prefix), lambda: self._list(level, prefix), keep)
+        key = (id(self), "list", level, prefix)
+        raise NotInMemoryError(key, lambda: self._list(level, prefix), keep, is_for_asker=True)
 
     def _list(self, level: int, prefix: Prefix) -> list[ChunkColumns]:
         """Lists a level that carries coordinates, or a scalar's only chunk; in any thread."""

@@ -234,12 +234,13 @@ class WorkingBase(BranchTree):
             await self._moving.wait()
 
     async def in_thread[T](self, function: Callable[[], T]) -> T:
-        """Runs what may wait in a thread; the branch does not move meanwhile."""
-        self._busy += 1
-        try:
-            return await self.settings.threads.run(in_branch(self.name, function))
-        finally:
+        """Runs what may wait in a thread; the branch does not move meanwhile, also if nobody waits any more."""
+
+        def ended() -> None:
             self._busy -= 1
+
+        self._busy += 1
+        return await self.settings.threads.run(in_branch(self.name, function), ended)
 
     async def change[T](self, operation: Callable[[WorkTree], T], *, may_wait: bool = False) -> T:
         """Runs an operation of the working tree, opened if there is none."""
@@ -264,7 +265,9 @@ class WorkingBase(BranchTree):
         self._busy += 1
         try:
             load = in_branch(self.name, missing.load)
-            await self.settings.fetches.bring(NotInMemoryError(missing.key, load, store))
+            await self.settings.fetches.bring(
+                NotInMemoryError(missing.key, load, store, is_for_asker=missing.is_for_asker)
+            )
         finally:
             self._busy -= 1
 

@@ -3,7 +3,9 @@
 import contextlib
 import os
 import stat
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+
+import trio
 
 from icefs.engine.repository import Repository
 from icefs.errors import EntryNotFoundError
@@ -103,6 +105,13 @@ def _entry(run: EntryRun, index: int) -> tuple[str, Attr]:
         time_ns = run.mtimes_ns[index]
         attr = attr._replace(mtime_ns=time_ns, ctime_ns=time_ns, atime_ns=time_ns)
     return run.names[index].decode(errors="surrogatepass"), attr
+
+
+async def until(condition: Callable[[], object], deadline_s: float = 30.0) -> None:
+    """Waits for what happens in threads."""
+    with trio.fail_after(deadline_s):
+        while not condition():  # noqa: ASYNC110
+            await trio.sleep(0.001)
 
 
 @contextlib.asynccontextmanager

@@ -2,14 +2,17 @@
 
 import json
 import os
+import threading
 
 import pytest
+import trio
 
 from icefs.errors import InvalidInputError, TreeError
+from icefs.vfs import reports
 from icefs.vfs.inodes import ROOT_INO
 from icefs.vfs.rpc import MAX_REQUEST_BYTES, RpcHandle
 from tests.support.repo_builder import RepoBuilder, group, snapshot_id
-from tests.support.vfs_driver import mounted
+from tests.support.vfs_driver import mounted, until
 
 TREE_FILES = ["commit", "diff", "diff.json", "discard", "head", "info.json", "log", "log.json"]
 TREE_FILES += ["rebase", "rpc", "status", "status.json"]
@@ -259,3 +262,31 @@ async def test_requests_are_bounded():
 async def test_the_root_of_a_single_tree_has_inode_1():
     async with mounted(repository().publish(), tag="t") as driver:
         assert (await driver.walk("")).ino == ROOT_INO
+
+
+async def test_a_file_whose_reader_is_gone_is_made_anew_for_the_next(monkeypatch, nursery):
+    gate, made = threading.Event(), []
+
+    def slowly(*args):
+        made.append(1)
+        assert gate.wait(30)
+        return {"number": len(made)}
+
+    monkeypatch.setattr(reports, "tree_status", slowly)
+    async with mounted(repository().publish(), branch="main") as driver:
+        ino = (await driver.walk(".icefs/status.json")).ino
+        scope = trio.CancelScope()
+
+        async def read():
+            with scope:
+                await driver.read_ino(ino)
+
+        nursery.start_soon(read)
+        await until(lambda: made)
+        scope.cancel()
+        await trio.testing.wait_all_tasks_blocked()
+        assert scope.cancelled_caught
+        gate.set()
+        await until(lambda: not driver.fs.queues()["load"])
+        assert await read_json(driver, ".icefs/status.json") == {"number": 2}
+        assert driver.fs.handles.open_files == 0

@@ -22,7 +22,7 @@ from icefs.vfs.handles import BytesHandle
 from icefs.vfs.reading import BlockChunkHandle, CachedChunkHandle, FetchedChunkHandle, LocalChunkHandle
 from icefs.vfs.threads import Threads
 from tests.support.repo_builder import RepoBuilder
-from tests.support.vfs_driver import mounted
+from tests.support.vfs_driver import mounted, until
 
 
 @pytest.fixture
@@ -184,6 +184,37 @@ async def test_a_forward_reader_has_the_next_block_fetched(threads, monkeypatch)
     assert 80 not in asked
 
 
+async def test_a_reader_who_is_cancelled_takes_nothing_from_the_others(threads, nursery):
+    fetcher = ChunkFetcher(threads, max_bytes=100)
+    gate, calls = threading.Event(), []
+
+    def fetch():
+        calls.append(1)
+        assert gate.wait(30)
+        return b"data"
+
+    handles = [FetchedChunkHandle(5, fetcher, "key", fetch, 4) for _ in range(2)]
+    scopes = [trio.CancelScope() for _ in handles]
+    got = []
+
+    async def read(handle, scope):
+        with scope:
+            got.append(bytes(await handle.read(0, 4)))
+
+    for handle, scope in zip(handles, scopes, strict=True):
+        nursery.start_soon(read, handle, scope)
+    await trio.testing.wait_all_tasks_blocked()
+    scopes[0].cancel()
+    await trio.testing.wait_all_tasks_blocked()
+    handles[0].release()
+    gate.set()
+    await until(lambda: got)
+    assert (got, calls, fetcher.in_flight, threads.pending) == ([b"data"], [1], 0, 0)
+    assert [scope.cancelled_caught for scope in scopes] == [True, False]
+    handles[1].release()
+    fetcher.check_invariants()
+
+
 # Local files.
 
 
@@ -227,6 +258,66 @@ async def test_where_the_disk_must_be_waited_for_a_thread_reads(file, error, mon
     monkeypatch.setattr(os, "preadv", preadv)
     assert handle.read_nowait(0, 50) is None
     assert bytes(await handle.read(0, 50)) == bytes(range(10, 60))
+    handle.release()
+
+
+def open_descriptors():
+    return set(os.listdir("/proc/self/fd"))
+
+
+async def test_a_file_may_be_closed_while_a_cancelled_read_is_still_at_it(file, monkeypatch, nursery):
+    handle = opened(file, 10, 50)
+    begun, gate, read_from = threading.Event(), threading.Event(), []
+    whole = os.preadv
+
+    def preadv(fd, buffers, offset, flags=0):
+        if flags:
+            raise BlockingIOError(11, "cold")
+        begun.set()
+        assert gate.wait(30)
+        read_from.append(os.fstat(fd).st_ino)
+        return whole(fd, buffers, offset)
+
+    monkeypatch.setattr(os, "preadv", preadv)
+    scope = trio.CancelScope()
+
+    async def read():
+        with scope:
+            await handle.read(0, 50)
+
+    before = open_descriptors()
+    nursery.start_soon(read)
+    assert await trio.to_thread.run_sync(begun.wait, 30)
+    scope.cancel()
+    await trio.testing.wait_all_tasks_blocked()
+    assert scope.cancelled_caught
+    fd = handle._fd
+    handle.release()
+    with file.with_name("other").open("wb") as other:
+        assert other.fileno() == fd  # the number is another file's now
+        gate.set()
+        await until(lambda: read_from and open_descriptors() == before)
+        assert read_from == [file.stat().st_ino]
+
+
+async def test_a_read_that_is_cancelled_before_it_begins_leaves_nothing_open(file, monkeypatch, nursery):
+    handle = opened(file, 10, 50)
+    monkeypatch.setattr(LocalChunkHandle, "read_nowait", lambda self, offset, size: None)
+    limiter = trio.to_thread.current_default_thread_limiter()
+    holders = [object() for _ in range(int(limiter.available_tokens))]
+    for holder in holders:
+        limiter.acquire_on_behalf_of_nowait(holder)
+    before = open_descriptors()
+    try:
+        with trio.move_on_after(0) as scope:
+            await handle.read(0, 50)
+    finally:
+        for holder in holders:
+            limiter.release_on_behalf_of(holder)
+    assert scope.cancelled_caught
+    assert open_descriptors() == before
+    assert bytes(await handle.read(0, 50)) == bytes(range(10, 60))
+    assert open_descriptors() == before
     handle.release()
 
 
@@ -365,12 +456,6 @@ async def test_somebody_else_may_own_the_files(tmp_path, monkeypatch):
         assert await driver.read("a/c/0") == b"0123456789"
 
 
-async def _eventually(condition):
-    with trio.fail_after(5):
-        while not condition():  # noqa: ASYNC110 - what is waited for happens in threads
-            await trio.sleep(0.001)
-
-
 async def test_what_is_fetched_ahead_waits_its_turn_until_it_is_wanted():
     pool = Threads(32, "test")
     fetcher = ChunkFetcher(pool, max_bytes=1000)
@@ -385,15 +470,15 @@ async def test_what_is_fetched_ahead_waits_its_turn_until_it_is_wanted():
         for number in range(20):
             fetcher.start_ahead([("a", number), ("b", number)], lambda number=number: fetch(number))
             fetcher.check_invariants()
-        await _eventually(lambda: len(begun) == fetcher.max_ahead < 20)
+        await until(lambda: len(begun) == fetcher.max_ahead < 20)
         assert begun == list(range(fetcher.max_ahead))
         wanted = fetcher.start(("b", 19), lambda: b"never called")
         fetcher.check_invariants()
-        await _eventually(lambda: 19 in begun)
+        await until(lambda: 19 in begun)
         gate.set()
         await wanted.done.wait()
         assert wanted.data == bytes([119])
-        await _eventually(lambda: fetcher.in_flight == 0)
+        await until(lambda: fetcher.in_flight == 0)
         assert sorted(begun) == list(range(20))
         assert fetcher.get_nowait(("a", 13)) == bytes([13])
         fetcher.check_invariants()
@@ -412,7 +497,7 @@ async def test_more_is_fetched_ahead_at_a_time_from_further_away(monkeypatch):
         for number in (2, 1, 0):
             fetcher._seconds.clear()
             fetcher.start_ahead([number], lambda: [b"data"])
-            await _eventually(lambda: fetcher.in_flight == 0)
+            await until(lambda: fetcher.in_flight == 0)
             seen.append(fetcher.max_ahead)
         assert seen == [8, 4, 20, 32]
     finally:
@@ -428,7 +513,7 @@ async def test_a_fetch_ahead_that_fails_lets_the_next_one_begin(threads):
     for number in range(12):
         fetcher.start_ahead([number], fail)
     flight = fetcher.start(11, fail)
-    await _eventually(lambda: fetcher.in_flight == 0)
+    await until(lambda: fetcher.in_flight == 0)
     assert isinstance(flight.error, UnreachableError)
     fetch, calls = counted()
     assert await fetcher.get(3, fetch) == b"data"
@@ -453,7 +538,7 @@ async def test_what_the_disk_cache_has_is_not_fetched_ahead(tmp_path):
                 continue
             for number in range(40):
                 assert await driver.read(f"a/c/{number}") == bytes([number]) * 10
-            await _eventually(lambda fs=driver.fs: fs.fetcher.in_flight == 0)
+            await until(lambda fs=driver.fs: fs.fetcher.in_flight == 0)
             assert driver.fs.opener.opened_cached == 40 - len(missing)
             assert driver.fs.fetcher.misses == len(missing)
 

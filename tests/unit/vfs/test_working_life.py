@@ -15,7 +15,7 @@ from icefs.vfs.core import FileSystem, MountRequest
 from icefs.vfs.stats import Stats
 from icefs.vfs.working import WorkingTree
 from tests.support.fake_vfs import FakeNotifier
-from tests.support.vfs_driver import OWNERSHIP, Driver
+from tests.support.vfs_driver import OWNERSHIP, Driver, until
 
 
 async def test_a_working_tree_that_is_being_opened_goes_with_its_branch(tmp_path, monkeypatch):
@@ -53,4 +53,32 @@ async def test_a_working_tree_that_is_being_opened_goes_with_its_branch(tmp_path
     [work] = opened
     assert work._core.is_closed
     assert not work.directory.exists()
+    fs.close()
+
+
+async def test_a_branch_stays_where_it_is_while_a_thread_works_that_nobody_waits_for(tmp_path, nursery):
+    repository = WritableRepository.create(MemoryStorage())
+    request, notifier = MountRequest(OWNERSHIP, state_root=tmp_path), FakeNotifier()
+    fs = FileSystem(repository, repository.refs(), request, notifier, Stats(OPERATIONS))
+    await Driver(fs, notifier).walk("branches/main")
+    tree = fs.root.branches["main"]
+    begun, gate, scope = threading.Event(), threading.Event(), trio.CancelScope()
+
+    def work():
+        begun.set()
+        assert gate.wait(30)
+
+    async def run():
+        with scope:
+            await tree.in_thread(work)
+
+    nursery.start_soon(run)
+    assert await trio.to_thread.run_sync(begun.wait, 30)
+    scope.cancel()
+    await trio.testing.wait_all_tasks_blocked()
+    assert scope.cancelled_caught
+    assert tree.is_pinned
+    gate.set()
+    await until(lambda: not fs.queues()["write"])
+    assert not tree.is_pinned
     fs.close()
