@@ -234,30 +234,36 @@ class Operations:
         """Returns entries from a position on, at most `size` bytes; see `bare_entries` for their attributes."""
         listing = self._listers.of(fh)
         buffer = EntryBuffer(size)
+        # Counted when all is there: of an answer that fails half-way the kernel learns nothing.
+        sent: list[tuple[EntryRun, int, int]] = []
         while (run := await self._vfs.readdir(fh, position)) is not None:
             first, count = position - run.start, len(run.names)
             # Directories are looked at by whoever lists a tree; files perhaps not.
             if not run.template.mode & S_IFREG:
                 end = buffer.add_full(run, first, count)
-                self._vfs.entered(fh, run, first, end)
+                sent.append((run, first, end))
             elif listing.is_full:
-                end = self._add_and_try(buffer, fh, listing.lister, run, first)
+                end = self._add_and_try(buffer, sent, listing.lister, run, first)
             else:
                 end = buffer.add_bare(run, first, count)
             listing.sent(end - first)
             position = run.start + end
             if end < count:
                 break
+        for run, first, end in sent:
+            self._vfs.entered(fh, run, first, end)
         return buffer.encode()
 
-    def _add_and_try(self, buffer: EntryBuffer, fh: int, lister: Lister, run: EntryRun, first: int) -> int:
+    def _add_and_try(
+        self, buffer: EntryBuffer, sent: list[tuple[EntryRun, int, int]], lister: Lister, run: EntryRun, first: int
+    ) -> int:
         """Adds entries with their attributes, but for a few, until the buffer is full; returns where it stopped."""
         position, count = first, len(run.names)
         while position < count:
             stop = min(count, position + lister.until_bare)
             end = buffer.add_full(run, position, stop)
             if end > position:
-                self._vfs.entered(fh, run, position, end)
+                sent.append((run, position, end))
             lister.until_bare -= end - position
             position = end
             if end < stop or end == count:

@@ -207,6 +207,20 @@ async def test_a_directory_is_sent_in_pieces_without_loss(room, operations, vfs)
     assert references == sum(entry.node_id != 0 for entry in sent)
 
 
+async def test_entries_that_the_kernel_is_not_sent_are_not_counted(operations, vfs, monkeypatch):
+    vfs.runs = RUNS
+
+    async def readdir(fh, position):
+        if position >= 5:
+            raise errors.UnreachableError("away")
+        return await FakeVfs.readdir(vfs, fh, position)
+
+    monkeypatch.setattr(vfs, "readdir", readdir)
+    with pytest.raises(FuseError):
+        await operations.readdir(5, 0, 4096)
+    assert not [call for call in vfs.calls if call[0] == "entered"]
+
+
 async def test_log_lines_say_which_path(operations):
     assert operations.describe("lookup", (7, b"x\xff", CALLER)) == "/path/of/7/x\\xff"
     assert operations.describe("read", (5, 0, 1)) == "/path/behind/5"
