@@ -163,6 +163,7 @@ WRITE_OUT: Final = Struct("=II")
 """size, padding"""
 
 FH_IN: Final = Struct("=Q")
+INTERRUPT_IN: Final = Struct("=Q")
 """fh, with which RELEASE, RELEASEDIR and FLUSH begin"""
 
 FSYNC_IN: Final = Struct("=QII")

@@ -11,6 +11,8 @@ from collections.abc import Awaitable, Callable, Coroutine
 from time import perf_counter_ns
 from typing import Any, Concatenate, Final, NamedTuple, Protocol
 
+import trio
+
 from icefs import errors
 from icefs.fuse.logs import branch_in
 from icefs.vfs.stats import Subject
@@ -186,7 +188,7 @@ def handler[S: HasBoundary, **P, R](
 ) -> Callable[Concatenate[S, P], Coroutine[Any, Any, R]]:
     """Wraps a handler: counts it, times it, and turns whatever it raises into `FuseError`.
 
-    `trio.Cancelled` and `KeyboardInterrupt` are no `Exception`s and pass.
+    `trio.Cancelled` passes: the request is cut off (`interrupts`), and counted as such. So does `KeyboardInterrupt`.
     """
     name = getattr(function, "__name__", "")
     number = _NUMBERS[name]
@@ -204,6 +206,10 @@ def handler[S: HasBoundary, **P, R](
             code = _answer(self, name, number, exc, args)
             self.recorder.record(number, started, perf_counter_ns() - started, code, subject(args, None))
             raise FuseError(code) from None
+        except trio.Cancelled as cut:  # by `interrupts`, or with the whole mount
+            self.recorder.record_failure(number, cut, errno.EINTR, _QUIET, "")
+            self.recorder.record(number, started, perf_counter_ns() - started, errno.EINTR, subject(args, None))
+            raise
         self.recorder.record(number, started, perf_counter_ns() - started, 0, subject(args, result))
         return result
 

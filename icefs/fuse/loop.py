@@ -25,6 +25,7 @@ import trio
 from icefs.fuse import abi
 from icefs.fuse.device import BUFFER_BYTES, Device, is_over
 from icefs.fuse.errno_map import FuseError
+from icefs.fuse.interrupts import Interrupts
 from icefs.fuse.linger import Linger
 from icefs.fuse.operations import Operations
 from icefs.fuse.requests import REQUESTS, Caller, Request
@@ -50,7 +51,9 @@ class RequestLoop:
     request whose body its handler may still look at takes the buffer along.
     """
 
-    def __init__(self, device: Device, operations: Operations, max_tasks: int) -> None:
+    def __init__(
+        self, device: Device, operations: Operations, max_tasks: int, interrupts: Interrupts | None = None
+    ) -> None:
         self._device = device
         self._operations = operations
         self._max_tasks = max_tasks
@@ -61,14 +64,18 @@ class RequestLoop:
         self._tasks = 0
         self._waiting = 0
         self._linger = Linger(device.fd)
+        self._interrupts = Interrupts() if interrupts is None else interrupts
         self._buffer = _new_buffer()
         self._spare: list[memoryview] = []
 
     async def run(self) -> None:
         """Returns when the file system was unmounted; or after `stop`, when what was asked before is answered."""
-        async with trio.open_nursery() as nursery:
-            self._nursery = nursery
-            self._add_task()
+        async with trio.open_nursery() as watching:
+            watching.start_soon(self._interrupts.run)
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                self._add_task()
+            watching.cancel_scope.cancel()
 
     def stop(self) -> None:
         """Reads no more requests."""
@@ -131,11 +138,16 @@ class RequestLoop:
                 return False
             length, opcode, unique, ino, uid, gid, pid, _, _ = unpack(buffer)
             request = requests.get(opcode)
+            body = buffer[header_bytes:length]
             if request is None:
-                self._refuse(unique, errno.ENOSYS)
+                if opcode == abi.INTERRUPT:
+                    # It is not answered: whoever asks the kernel to repeat it is asked again at once, and for ever.
+                    self._interrupts.interrupt(abi.INTERRUPT_IN.unpack_from(body)[0])
+                else:
+                    self._refuse(unique, errno.ENOSYS)
                 continue
             try:
-                answering = request.begin(operations, ino, buffer[header_bytes:length], Caller(uid, gid, pid))
+                answering = request.begin(operations, ino, body, Caller(uid, gid, pid))
                 trap = answering.send(None)
             except StopIteration as answered:
                 self._answer(request, unique, answered.value)
@@ -146,7 +158,8 @@ class RequestLoop:
                 logger.exception("request %d", opcode)
                 self._refuse(unique, _BUG)
             else:
-                await self._finish(request, unique, answering, trap)
+                may_be_cut = request.may_be_cut is not None and request.may_be_cut(operations, body)
+                await self._finish(request, unique, pid if may_be_cut else None, answering, trap)
                 return True
             if perf_counter() - turn_began > _TURN_S:
                 await trio.lowlevel.checkpoint()
@@ -160,8 +173,10 @@ class RequestLoop:
             return False
         return True
 
-    async def _finish(self, request: Request, unique: int, answering: Coroutine[Any, Any, Any], trap: Any) -> None:
-        """Answers a request that waits, while another task reads."""
+    async def _finish(
+        self, request: Request, unique: int, pid: int | None, answering: Coroutine[Any, Any, Any], trap: Any
+    ) -> None:
+        """Answers a request that waits, while another task reads; one that may be cut off has a `pid`."""
         buffer = None
         if request.keeps_body:
             buffer = self._buffer
@@ -169,7 +184,10 @@ class RequestLoop:
         self._hand_over()
         self._waiting += 1
         try:
-            result = await _resume(answering, trap)
+            if pid is None:
+                result = await _resume(answering, trap)
+            else:
+                result = await self._unless_cut(unique, pid, request.may_be_fault, _resume(answering, trap))
         except FuseError as error:
             self._refuse(unique, error.errno)
         except Exception:
@@ -181,6 +199,15 @@ class RequestLoop:
             self._waiting -= 1
             if buffer is not None and len(self._spare) < _STAND_BY:
                 self._spare.append(buffer)
+
+    async def _unless_cut(self, unique: int, pid: int, may_be_fault: bool, answering: Coroutine[Any, Any, Any]) -> Any:
+        """Returns the answer of a handler that may be cut off.
+
+        It must not have opened a scope of trio's own before it first waited, which this one would then lie within.
+        """
+        with self._interrupts.cutting(unique, pid, may_be_fault):
+            return await answering
+        raise FuseError(errno.EINTR)
 
     def _answer(self, request: Request, unique: int, result: Any) -> None:
         if request.encode is None:

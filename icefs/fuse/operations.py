@@ -91,6 +91,10 @@ class Operations:
             return f"{where.rstrip('/')}/{args[1].decode(errors='backslashreplace')}"
         return where
 
+    def only_reads(self, fh: int) -> bool:
+        """Tells whether to read from what is open changes nothing; see `FileHandle.reading_acts`."""
+        return self._vfs.only_reads(fh)
+
     # Names and attributes.
 
     @handler

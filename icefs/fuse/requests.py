@@ -1,10 +1,12 @@
 """The requests of the kernel: what each takes, which handler answers it, and how the answer is laid out.
 
 `REQUESTS` is the whole of it, by opcode. What is not in it is answered with ENOSYS, which mostly makes the kernel do
-without from then on: LSEEK, FALLOCATE, COPY_FILE_RANGE, POLL, IOCTL, and the locks, which it keeps itself.
+without from then on: LSEEK, FALLOCATE, COPY_FILE_RANGE, POLL, IOCTL, and the locks, which it keeps itself. INTERRUPT,
+which is about another request, is the loop's.
 """
 
 import errno
+import os
 import time
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, NamedTuple
@@ -41,12 +43,22 @@ class Request(NamedTuple):
         encode: Lays out what the handler returned; None where the kernel expects no answer at all.
         undo: Takes back what the kernel will never know of, as the program behind the request has gone.
         keeps_body: Whether the handler may look at the body when it has waited.
+        may_be_cut: Tells, given the handlers and the body, whether a request that waits may be cut off and fail with
+            EINTR; None if none of its kind may. That is so for what changes nothing: whatever writes, makes or
+            removes is finished, or nobody would know how far it came.
+        may_be_fault: Whether a program that waits may want a page, so that a failure is a signal to it.
     """
 
     begin: Callable[[Operations, int, memoryview, Caller], Answering]
     encode: Callable[[Any], Payload] | None
     undo: Callable[[Operations, Any], Answering] | None = None
     keeps_body: bool = False
+    may_be_cut: Callable[[Operations, memoryview], bool] | None = None
+    may_be_fault: bool = False
+
+
+def _always(to: Operations, body: memoryview) -> bool:
+    return True
 
 
 def _nothing(result: object) -> bytes:
@@ -188,6 +200,10 @@ def _open(to: Operations, ino: int, body: memoryview, caller: Caller) -> Answeri
     return to.open(ino, abi.OPEN_IN.unpack_from(body)[0], caller)
 
 
+def _opens_to_read(to: Operations, body: memoryview) -> bool:
+    return not abi.OPEN_IN.unpack_from(body)[0] & (os.O_WRONLY | os.O_RDWR | os.O_TRUNC)
+
+
 def _encode_opened(opened: Opened) -> bytes:
     return abi.OPEN_OUT.pack(opened.fh, opened.flags, 0)
 
@@ -217,6 +233,10 @@ async def _uncreate(to: Operations, created: tuple[Opened, Attr]) -> None:
 def _read(to: Operations, ino: int, body: memoryview, caller: Caller) -> Answering:
     fh, offset, size = abi.READ_IN.unpack_from(body)
     return to.read(fh, offset, size)
+
+
+def _only_reads(to: Operations, body: memoryview) -> bool:
+    return to.only_reads(abi.READ_IN.unpack_from(body)[0])
 
 
 def _encode_read(data: Payload) -> Payload:
@@ -317,24 +337,19 @@ async def _done() -> None:
     """Answers what asks for nothing."""
 
 
-def _interrupt(to: Operations, ino: int, body: memoryview, caller: Caller) -> Answering:
-    # The request that shall be interrupted is answered when it can be.
-    return _done()
-
-
 def _destroy(to: Operations, ino: int, body: memoryview, caller: Caller) -> Answering:
     return _done()
 
 
 REQUESTS: Final[dict[int, Request]] = {
-    abi.LOOKUP: Request(_lookup, encode_entry, _forget_entry),
+    abi.LOOKUP: Request(_lookup, encode_entry, _forget_entry, may_be_cut=_always),
     abi.FORGET: Request(_forget, None),
     abi.BATCH_FORGET: Request(_batch_forget, None),
-    abi.GETATTR: Request(_getattr, encode_attr),
+    abi.GETATTR: Request(_getattr, encode_attr, may_be_cut=_always),
     abi.SETATTR: Request(_setattr, encode_attr),
-    abi.READLINK: Request(_readlink, _encode_read),
-    abi.ACCESS: Request(_access, _nothing),
-    abi.STATFS: Request(_statfs, _encode_statfs),
+    abi.READLINK: Request(_readlink, _encode_read, may_be_cut=_always),
+    abi.ACCESS: Request(_access, _nothing, may_be_cut=_always),
+    abi.STATFS: Request(_statfs, _encode_statfs, may_be_cut=_always),
     abi.MKNOD: Request(_mknod, encode_entry, _forget_entry),
     abi.MKDIR: Request(_mkdir, encode_entry, _forget_entry),
     abi.UNLINK: Request(_unlink, _nothing),
@@ -343,21 +358,20 @@ REQUESTS: Final[dict[int, Request]] = {
     abi.RENAME: Request(_rename, _nothing),
     abi.RENAME2: Request(_rename2, _nothing),
     abi.LINK: Request(_link, encode_entry, _forget_entry),
-    abi.OPEN: Request(_open, _encode_opened, _release_opened),
+    abi.OPEN: Request(_open, _encode_opened, _release_opened, may_be_cut=_opens_to_read),
     abi.CREATE: Request(_create, _encode_created, _uncreate),
-    abi.READ: Request(_read, _encode_read),
+    abi.READ: Request(_read, _encode_read, may_be_cut=_only_reads, may_be_fault=True),
     abi.WRITE: Request(_write, _encode_written, keeps_body=True),
     abi.FLUSH: Request(_flush, _nothing),
     abi.RELEASE: Request(_release, _nothing),
     abi.FSYNC: Request(_fsync, _nothing),
-    abi.OPENDIR: Request(_opendir, _encode_fh, _release_dir),
-    abi.READDIRPLUS: Request(_readdir, _encode_read),
+    abi.OPENDIR: Request(_opendir, _encode_fh, _release_dir, may_be_cut=_always),
+    abi.READDIRPLUS: Request(_readdir, _encode_read, may_be_cut=_always),
     abi.RELEASEDIR: Request(_releasedir, _nothing),
     abi.FSYNCDIR: Request(_fsyncdir, _nothing),
     abi.SETXATTR: Request(_setxattr, _nothing),
-    abi.GETXATTR: Request(_getxattr, _encode_read),
-    abi.LISTXATTR: Request(_listxattr, _encode_read),
+    abi.GETXATTR: Request(_getxattr, _encode_read, may_be_cut=_always),
+    abi.LISTXATTR: Request(_listxattr, _encode_read, may_be_cut=_always),
     abi.REMOVEXATTR: Request(_removexattr, _nothing),
-    abi.INTERRUPT: Request(_interrupt, None),
     abi.DESTROY: Request(_destroy, _nothing),
 }

@@ -340,6 +340,10 @@ class FileSystem:
         data = file.read_nowait(offset, size)
         return await file.read(offset, size) if data is None else data
 
+    def only_reads(self, fh: int) -> bool:
+        """Tells whether to read from what is open changes nothing."""
+        return not self.handles.reading_acts(fh)
+
     async def write(self, fh: int, offset: int, data: bytes | memoryview) -> int:
         """Writes to an open file."""
         return await self.handles.file(fh).write(offset, data)

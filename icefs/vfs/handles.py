@@ -86,6 +86,11 @@ class HandleTable:
         except KeyError:
             raise BadHandleError(f"no file is open as {fh}") from None
 
+    def reading_acts(self, fh: int) -> bool:
+        """Tells whether to read from an open file carries something out; False if it is not open."""
+        file = self._files.get(fh)
+        return file is not None and file.reading_acts
+
     def dir(self, fh: int) -> DirHandle:
         """Returns an open directory; raises as `file`."""
         try:

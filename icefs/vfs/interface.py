@@ -80,6 +80,7 @@ class FileHandle(ABC):
         direct_io: The kernel shall not cache the content, nor believe `st_size`.
         nonseekable: The file is a stream: offsets mean nothing.
         wants_flush: `flush` does something.
+        reading_acts: To read carries something out, so that whoever began to wait for it waits to the end.
     """
 
     __slots__ = ("ino",)
@@ -87,6 +88,7 @@ class FileHandle(ABC):
     direct_io: bool = False
     nonseekable: bool = False
     wants_flush: bool = False
+    reading_acts: bool = False
 
     def __init__(self, ino: int) -> None:
         self.ino = ino
@@ -387,6 +389,9 @@ class Vfs(Protocol):
 
     def forget(self, ino: int, count: int) -> None:
         """Drops references of the kernel to an inode."""
+
+    def only_reads(self, fh: int) -> bool:
+        """Tells whether to read from what is open changes nothing; also of what is not open. Never raises."""
 
     def describe_inode(self, ino: int) -> str:
         """Returns the path of an inode below the mountpoint, for log lines; never raises."""

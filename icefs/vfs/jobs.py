@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
 BEAT_S: Final = 0.1
-"""How often who waits is told something; the kernel lets nobody go who waits for an answer, not even for Ctrl-C."""
+"""How often who waits is told something: to read what a job tells is not cut off, not even for Ctrl-C."""
 
 
 class Job[T]:

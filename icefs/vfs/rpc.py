@@ -59,6 +59,7 @@ class RpcHandle(FileHandle):
 
     direct_io = True
     nonseekable = True
+    reading_acts = True
 
     def __init__(self, ino: int, operations: Mapping[str, Operation], flags: int = os.O_RDWR) -> None:
         super().__init__(ino)

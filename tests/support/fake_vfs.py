@@ -16,6 +16,7 @@ class FakeVfs:
         calls: Every call but `describe_…`: the method and its arguments.
         error: What every call raises, if anything.
         answers: What a method returns instead of its usual answer.
+        acting: Handles to read from which carries something out.
     """
 
     wants_flush = True
@@ -25,6 +26,7 @@ class FakeVfs:
         self.error: BaseException | None = None
         self.answers: dict[str, Any] = {}
         self.runs: list[EntryRun] = []
+        self.acting: set[int] = set()
 
     def _note(self, name: str, *args: Any) -> Any:
         self.calls.append((name, args))
@@ -77,6 +79,9 @@ class FakeVfs:
 
     def forget(self, ino, count):
         self._note("forget", ino, count)
+
+    def only_reads(self, fh):
+        return fh not in self.acting
 
     def describe_inode(self, ino):
         return f"/path/of/{ino}"

@@ -34,6 +34,7 @@ FAULTS = {
     "late": "the connection ends without an answer, and the request is passed on when `land` is called",
     "hang": "the request is not passed on, and nothing is ever answered",
     "stall": "the request is passed on, and nothing is ever answered",
+    "wait": "the request is passed on when `go_on` is called",
     "act": "an action runs after the request was carried out and before the connection ends without an answer",
 }
 _ANSWERS = {
@@ -101,6 +102,11 @@ class FaultProxy:
         self.requests: list[Request] = []
         self.is_closed = False
         self.held: list[tuple[Request, bytes]] = []
+        self.may_go_on = threading.Event()
+
+    def go_on(self) -> None:
+        """Passes on the requests that wait, and lets none wait from now on."""
+        self.may_go_on.set()
 
     def land(self) -> list[int]:
         """Passes on the requests that were held back; returns what the server answers."""
@@ -194,6 +200,9 @@ class _Handler(BaseHTTPRequestHandler):
         fault = plan.fault if plan is not None else None
         if self.owner.delay_s:
             time.sleep(self.owner.delay_s)
+        if fault == "wait":
+            while not self.owner.is_closed and not self.owner.may_go_on.wait(0.1):
+                pass
         if fault in _ANSWERS:
             status, code = _ANSWERS[fault]
             xml = f"<Error><Code>{code}</Code><Message>planned</Message></Error>".encode()

@@ -172,16 +172,21 @@ async def test_a_damaged_file_is_a_warning_with_path_and_reason(caplog):
     assert caplog.records[-1].getMessage() == "read /somewhere: EIO: FormatError: manifest M is broken"
 
 
-async def test_cancellation_passes():
+async def test_cancellation_passes_and_is_counted_as_an_interruption(caplog):
     guarded = Guarded()
 
     @handler
-    async def read(self):
+    async def read(self, fh):
         await trio.sleep_forever()
 
     with trio.move_on_after(0.01) as scope:
-        await read(guarded)
+        await read(guarded, 3)
     assert scope.cancelled_caught
+    number = OPERATIONS.index("read")
+    assert guarded.recorder.accesses == [(number, errno.EINTR, (3, None, 0))]
+    [(operation, _, code, level, _)] = guarded.recorder.failures
+    assert (operation, code, level) == (number, errno.EINTR, logging.DEBUG)
+    assert not caplog.records
 
 
 async def test_a_failure_to_describe_a_failure_is_only_logged(caplog):

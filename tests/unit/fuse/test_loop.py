@@ -2,16 +2,19 @@
 
 import errno
 import logging
+import os
 
 import pytest
 import trio
 
 from icefs import errors
-from icefs.fuse import abi, loop
+from icefs.fuse import abi, interrupts, loop
+from icefs.fuse.interrupts import Interrupts
 from icefs.fuse.loop import RequestLoop
 from icefs.fuse.operations import Operations
 from tests.support.fake_vfs import FakeRecorder, FakeVfs
 from tests.support.fuse_kernel import FakeKernel, names, pack
+from tests.support.vfs_driver import until
 
 GETATTR = pack("IIQ", 0, 0, 0)
 
@@ -35,6 +38,14 @@ class SlowVfs(FakeVfs):
         await self._wait(ino)
         return await self._attr("getattr", ino)
 
+    async def read(self, fh, offset, size):
+        await self._wait(fh)
+        return b"data"
+
+    async def open(self, ino, flags):
+        await self._wait(ino)
+        return await super().open(ino, flags)
+
     async def write(self, fh, offset, data):
         await self._wait(fh)
         self.written[fh] = bytes(data)
@@ -54,8 +65,20 @@ def vfs():
 
 
 @pytest.fixture
-def requests(kernel, vfs):
-    return RequestLoop(kernel.device, Operations(vfs, FakeRecorder()), max_tasks=8)
+def ending():
+    """The threads that are to end."""
+    return set()
+
+
+@pytest.fixture
+def recorder():
+    return FakeRecorder()
+
+
+@pytest.fixture
+def requests(kernel, vfs, ending, recorder):
+    interrupts = Interrupts(lambda pid, may_be_fault: pid in ending)
+    return RequestLoop(kernel.device, Operations(vfs, recorder), max_tasks=8, interrupts=interrupts)
 
 
 async def taken(kernel):
@@ -143,10 +166,129 @@ async def test_what_passes_the_boundary_does_not_end_the_mount(kernel, vfs, runn
 
 async def test_forgetting_is_not_answered(kernel, vfs, running):
     kernel.send(abi.FORGET, 1, 9, pack("Q", 3))
-    kernel.send(abi.INTERRUPT, 2, 0, pack("Q", 1))
     kernel.send(abi.GETATTR, 3, 9, GETATTR)
     assert (await taken(kernel)).unique == 3
     assert ("forget", (9, 3)) in vfs.calls
+
+
+# Requests that are cut off.
+
+READER = 77
+"""The thread behind the requests of a `FakeKernel`."""
+
+
+def interrupt(kernel, unique):
+    kernel.send(abi.INTERRUPT, unique | 1, 0, pack("Q", unique))
+
+
+def reading(fh):
+    return pack("QQIIQII", fh, 0, 4096, 0, 0, 0, 0)
+
+
+async def quiet(kernel):
+    """Tells whether nothing is answered, when everything has been that is asked."""
+    await trio.testing.wait_all_tasks_blocked(0.02)
+    return kernel.is_quiet()
+
+
+@pytest.fixture
+def patient(monkeypatch):
+    """Nobody is looked at without an INTERRUPT."""
+    monkeypatch.setattr(interrupts, "LOOK_S", 3600)
+
+
+@pytest.mark.usefixtures("patient")
+@pytest.mark.parametrize(
+    ("opcode", "body"), [(abi.GETATTR, GETATTR), (abi.READ, reading(100)), (abi.OPEN, pack("II", 0, 0))]
+)
+async def test_whoever_is_to_end_is_not_kept_waiting(opcode, body, kernel, vfs, running, ending, recorder, caplog):
+    kernel.send(opcode, 2, 100, body)
+    kernel.send(abi.GETATTR, 4, 101, GETATTR)
+    assert await quiet(kernel)
+    ending.add(READER)
+    interrupt(kernel, 2)
+    assert await taken(kernel) == (2, -errno.EINTR, b"")
+    # Only that one, and only once; what the store brings later is nobody's.
+    interrupt(kernel, 2)
+    vfs.let(100)
+    assert await quiet(kernel)
+    vfs.let(101)
+    assert (await taken(kernel))[:2] == (4, 0)
+    assert [error for _, error, _ in recorder.accesses] == [errno.EINTR, 0]
+    assert not caplog.records
+    assert not running._interrupts
+    assert running._waiting == 0
+
+
+@pytest.mark.usefixtures("patient")
+async def test_a_signal_that_a_program_handles_costs_it_nothing(kernel, vfs, running):
+    kernel.send(abi.READ, 2, 9, reading(100))
+    await trio.testing.wait_all_tasks_blocked(0.02)
+    for _ in range(3):
+        interrupt(kernel, 2)
+    assert await quiet(kernel)
+    vfs.let(100)
+    assert await taken(kernel) == (2, 0, b"data")
+
+
+@pytest.fixture
+def watchful(monkeypatch):
+    """Whoever waits is looked at again and again."""
+    monkeypatch.setattr(interrupts, "LOOK_S", 0.001)
+
+
+@pytest.mark.usefixtures("watchful")
+async def test_a_signal_that_comes_later_is_found(kernel, vfs, running, ending):
+    kernel.send(abi.READ, 2, 9, reading(100))
+    await until(lambda: 100 in vfs.gates)
+    interrupt(kernel, 2)
+    kernel.send(abi.GETATTR, 4, 9, GETATTR)
+    assert (await taken(kernel)).unique == 4
+    ending.add(READER)
+    assert await taken(kernel) == (2, -errno.EINTR, b"")
+    # And again, after a time when nothing waited.
+    await until(lambda: len(running._interrupts._sleeper) == 1)
+    kernel.send(abi.READ, 6, 9, reading(101))
+    assert await taken(kernel) == (6, -errno.EINTR, b"")
+
+
+@pytest.mark.usefixtures("watchful")
+async def test_a_signal_is_found_when_so_many_wait_that_nobody_reads(kernel, vfs, running, ending):
+    for number in range(9):
+        kernel.send(abi.GETATTR, number, 100 + number, GETATTR)
+    await until(lambda: len(vfs.gates) == 8)
+    assert not running._has_reader
+    ending.add(READER)
+    answers = [await taken(kernel) for _ in range(9)]
+    assert sorted(answers) == [(number, -errno.EINTR, b"") for number in range(9)]
+
+
+@pytest.mark.usefixtures("watchful")
+async def test_what_changes_something_is_finished(kernel, vfs, running, ending):
+    vfs.acting.add(101)
+    kernel.send(abi.WRITE, 2, 9, writing(100, b"data"))
+    kernel.send(abi.READ, 4, 9, reading(101))
+    kernel.send(abi.OPEN, 6, 102, pack("II", os.O_WRONLY, 0))
+    await until(lambda: len(vfs.gates) == 3)
+    ending.add(READER)
+    for unique in (2, 4, 6):
+        interrupt(kernel, unique)
+    kernel.send(abi.READ, 8, 9, reading(103))
+    assert await taken(kernel) == (8, -errno.EINTR, b"")  # the one that changes nothing
+    for number, unique in ((100, 2), (101, 4), (102, 6)):
+        vfs.let(number)
+        assert (await taken(kernel))[:2] == (unique, 0)
+
+
+async def test_an_interruption_of_nothing_is_not_answered(kernel, running, ending):
+    ending.add(READER)
+    kernel.send(abi.GETATTR, 2, 9, GETATTR)
+    assert (await taken(kernel))[:2] == (2, 0)
+    for unique in (2, 4):  # one that was answered before, and one that never was
+        interrupt(kernel, unique)
+    kernel.send(abi.GETATTR, 6, 9, GETATTR)
+    assert (await taken(kernel))[:2] == (6, 0)
+    assert kernel.is_quiet()
 
 
 async def test_what_nobody_waits_for_any_more_is_taken_back(kernel, vfs, running, monkeypatch):

@@ -1,6 +1,7 @@
 """Each request, laid out as the kernel does it, arrives at its handler; each answer is laid out for the kernel."""
 
 import errno
+import os
 import time
 
 import pytest
@@ -79,9 +80,38 @@ async def test_a_request_arrives_and_its_answer_is_laid_out(opcode, ino, body, a
 
 
 def test_every_request_that_has_a_handler_is_in_the_table():
-    others = {abi.SETATTR, abi.STATFS, abi.FORGET, abi.BATCH_FORGET, abi.INTERRUPT, abi.DESTROY}
+    others = {abi.SETATTR, abi.STATFS, abi.FORGET, abi.BATCH_FORGET, abi.DESTROY}
     assert {row[0] for row in TABLE} | others == REQUESTS.keys()
     assert {row[3][0] for row in TABLE} | {"setattr", "statfs", "forget"} == set(OPERATIONS)
+
+
+READERS = {
+    abi.LOOKUP, abi.GETATTR, abi.READLINK, abi.ACCESS, abi.STATFS, abi.OPEN, abi.READ, abi.OPENDIR, abi.READDIRPLUS,
+    abi.GETXATTR, abi.LISTXATTR,
+}  # fmt: skip
+
+
+def test_what_changes_nothing_may_be_cut_off_and_nothing_else():
+    assert {opcode for opcode, request in REQUESTS.items() if request.may_be_cut is not None} == READERS
+    assert {opcode for opcode, request in REQUESTS.items() if request.may_be_fault} == {abi.READ}
+
+
+@pytest.mark.parametrize(
+    ("flags", "may"),
+    [
+        (os.O_RDONLY, True), (os.O_RDONLY | os.O_DIRECT | os.O_NONBLOCK, True),
+        (os.O_WRONLY, False), (os.O_RDWR, False), (os.O_RDONLY | os.O_TRUNC, False),
+    ],
+)  # fmt: skip
+def test_an_open_that_may_change_something_is_finished(flags, may, operations):
+    assert REQUESTS[abi.OPEN].may_be_cut(operations, memoryview(pack("II", flags, 0))) is may
+
+
+def test_a_read_that_carries_something_out_is_finished(operations, vfs):
+    vfs.acting = {5}
+    for fh, may in ((5, False), (6, True)):
+        body = memoryview(pack("QQIIQII", fh, 10, 20, 0, 0, 0, 0))
+        assert REQUESTS[abi.READ].may_be_cut(operations, body) is may
 
 
 def setattr_body(valid):
