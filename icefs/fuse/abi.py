@@ -162,8 +162,10 @@ WRITE_IN: Final = Struct("=QQIIQII")
 WRITE_OUT: Final = Struct("=II")
 """size, padding"""
 
-FH_IN: Final = Struct("=Q")
 INTERRUPT_IN: Final = Struct("=Q")
+"""unique, of the request that it is about"""
+
+FH_IN: Final = Struct("=Q")
 """fh, with which RELEASE, RELEASEDIR and FLUSH begin"""
 
 FSYNC_IN: Final = Struct("=QII")
