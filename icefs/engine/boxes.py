@@ -1,6 +1,7 @@
 """Which of an array's manifests answers for a chunk index: the geometry of their extents."""
 
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from itertools import combinations
 from typing import Final
@@ -83,6 +84,31 @@ class Boxes:
         inside = ((self._lows <= where) & (where < self._highs)).all(axis=1)
         number = int(inside.argmax())
         return number if inside[number] else None
+
+    def find_many(self, coords: Sequence[npt.NDArray[np.uint32]]) -> npt.NDArray[np.int64]:
+        """Returns the number of the first box that holds each of many indices, or -1.
+
+        Args:
+            coords: One column per dimension, of which there is at least one; in any order.
+        """
+        found = np.full(len(coords[0]), -1, np.int64)
+        order = np.argsort(coords[0], kind="stable")
+        first = memoryview(coords[0][order])
+        for number in self._near(coords):
+            (low, high), *others = self.boxes[number]
+            rows = order[bisect_left(first, low) : bisect_left(first, high)]
+            rows = rows[found[rows] < 0]
+            if len(rows):
+                found[rows[inside([column[rows] for column in coords[1:]], tuple(others), len(rows))]] = number
+        return found
+
+    def _near(self, coords: Sequence[npt.NDArray[np.uint32]]) -> Iterable[int]:
+        """Returns the numbers of the boxes that may hold some of the indices, in order."""
+        if self._lows is None or self._highs is None or not len(coords[0]):
+            return range(len(self.boxes))
+        least, most = (np.array([limit(column) for column in coords], np.int64) for limit in (np.min, np.max))
+        numbers: list[int] = np.flatnonzero(((self._lows <= most) & (least < self._highs)).all(axis=1)).tolist()
+        return numbers
 
     def below(self, prefix: Sequence[int]) -> list[int]:
         """Returns the numbers of the boxes that may hold indices starting with `prefix`."""

@@ -26,6 +26,7 @@ from icefs.format.snapshot import NodeSnapshot
 
 type U32 = npt.NDArray[np.uint32]
 type U64 = npt.NDArray[np.uint64]
+type Bools = npt.NDArray[np.bool_]
 _EMPTY_U32: Final = np.empty(0, np.uint32)
 _EMPTY_U64: Final = np.empty(0, np.uint64)
 
@@ -174,6 +175,34 @@ class ArrayChunks:
         """Returns the length in bytes of the chunk at an index, or None where there is none; raises as `find`."""
         found = self._locate(chunk_index)
         return None if found is None else int(found[0].lengths[found[1]])
+
+    def lengths(self, indices: U32) -> tuple[Bools, U64]:
+        """Looks many chunks up at once.
+
+        Args:
+            indices: One index in each row, of `ndim` positions; in any order.
+
+        Returns:
+            Which of them the array has, and the lengths in bytes of those.
+
+        Raises:
+            FormatError, StorageError: a manifest that answers for one of them cannot be read.
+        """
+        if not self.ndim:
+            length = self.length(())
+            return np.full(len(indices), length is not None), np.full(len(indices), length or 0, np.uint64)
+        is_there, lengths = np.zeros(len(indices), np.bool_), np.zeros(len(indices), np.uint64)
+        columns = [np.ascontiguousarray(column) for column in indices.T]
+        boxes = self._boxes.find_many(columns)
+        order = np.argsort(boxes, kind="stable")
+        groups = np.split(order, np.flatnonzero(np.diff(boxes[order])) + 1)
+        asked = {int(boxes[rows[0]]): rows for rows in groups if len(rows) and boxes[rows[0]] >= 0}
+        for rows, refs in zip(asked.values(), self._load(list(asked)), strict=True):
+            if refs is not None:
+                found = refs.indices.find_many([column[rows] for column in columns])
+                rows = rows[found >= 0]
+                is_there[rows], lengths[rows] = True, refs.lengths[found[found >= 0]]
+        return is_there, lengths
 
     def kind(self, chunk_index: Sequence[int]) -> ChunkKind:
         """Returns what kind of reference stands at an index; UNINITIALIZED where there is none; raises as `find`."""

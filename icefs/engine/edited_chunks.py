@@ -6,7 +6,7 @@ from typing import Final
 import numpy as np
 
 from icefs.engine.changeset import Change, ChunkChanges
-from icefs.engine.chunks import U32, U64, ArrayChunks, ChunkBatch
+from icefs.engine.chunks import U32, U64, ArrayChunks, Bools, ChunkBatch
 from icefs.engine.manifest_split import inside_grid
 from icefs.format.chunk_indices import ChunkIndices
 from icefs.format.manifest import ArrayRefs, ChunkKind, ChunkRef
@@ -55,6 +55,17 @@ class EditedChunks:
         """Returns the length in bytes of the chunk at an index, or None where there is none."""
         ref = self.find(chunk_index)
         return None if ref is None else ref.length_bytes
+
+    def lengths(self, indices: U32) -> tuple[Bools, U64]:
+        """Looks many chunks up at once; as `ArrayChunks.lengths`."""
+        refs = self.merged()
+        if not self.ndim:
+            rows = np.zeros(len(indices), np.int64) + refs.find(())
+        else:
+            rows = refs.indices.find_many([np.ascontiguousarray(column) for column in indices.T])
+        lengths = np.zeros(len(indices), np.uint64)
+        lengths[rows >= 0] = refs.lengths[rows[rows >= 0]]
+        return rows >= 0, lengths
 
     def kind(self, chunk_index: Sequence[int]) -> ChunkKind:
         """Returns what kind of reference stands at an index; UNINITIALIZED where there is none."""

@@ -7,7 +7,7 @@ list what lies below a prefix is a slice with the places where a value changes.
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,8 @@ type Uint64Array = npt.NDArray[np.uint64]
 type BoolArray = npt.NDArray[np.bool_]
 
 MAX_COORDINATE = 2**32 - 1
+# One index is found in the time in which so many are compared with others in columns.
+_FEW_OF: Final = 64
 
 
 class ChunkIndices:
@@ -114,6 +116,25 @@ class ChunkIndices:
             return -1
         start, end = self.range(index)
         return start if end > start else -1
+
+    def find_many(self, coords: Sequence[Uint32Array]) -> Int64Array:
+        """Returns the row of each of many chunk indices, or -1.
+
+        Args:
+            coords: One column per dimension, of which there is at least one; in any order.
+        """
+        count = len(coords[0])
+        if count * _FEW_OF < self._count:
+            # Comparing with all there are would cost more than looking for the few.
+            indices = zip(*(column.tolist() for column in coords), strict=True)
+            return np.fromiter(map(self.find, indices), np.int64, count)
+        if not self._count:
+            return np.full(count, -1, np.int64)
+        mine, theirs = pack_keys(self.coords, coords)
+        rows = mine.searchsorted(theirs)
+        rows[rows == self._count] = 0
+        rows[mine[rows] != theirs] = -1
+        return rows
 
     def range(self, prefix: Sequence[int]) -> tuple[int, int]:
         """Returns the half-open range of the rows whose index starts with `prefix`."""

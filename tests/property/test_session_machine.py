@@ -141,6 +141,10 @@ def read(session: Session) -> Tree:
             for position, row in enumerate(batch.indices().tolist())
         }
         assert chunks.num_chunks == len(found)
+        asked = [*indices(grid), *found]
+        is_there, lengths = chunks.lengths(np.array(asked, np.uint32).reshape(len(asked), len(grid)))
+        assert is_there.tolist() == [index in found for index in asked]
+        assert lengths[is_there].tolist() == [found[index].length_bytes for index in asked if index in found]
         for index in indices(grid):
             assert chunks.find(index) == found.get(index)
             assert chunks.length(index) == (found[index].length_bytes if index in found else None)

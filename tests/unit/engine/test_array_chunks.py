@@ -35,6 +35,15 @@ def batched(chunks: ArrayChunks) -> list[Index]:
     return [tuple(row) for batch in chunks.iter_batches(7) for row in batch.indices().tolist()]
 
 
+def many(chunks: ArrayChunks, indices: list[Index]) -> list[int | None]:
+    """The lengths of chunks, looked up together; sees to it that they are those of looking each up alone."""
+    rows = np.array(indices, np.uint32).reshape(len(indices), chunks.ndim)
+    is_there, lengths = chunks.lengths(rows)
+    found = [length if there else None for there, length in zip(is_there.tolist(), lengths.tolist(), strict=True)]
+    assert found == [chunks.length(index) for index in indices]
+    return found
+
+
 def test_every_kind_of_reference_is_found():
     builder = RepoBuilder()
     native = builder.chunk(b"0123456789")
@@ -46,6 +55,8 @@ def test_every_kind_of_reference_is_found():
     assert chunks.find((2, 1)) == virtual
     assert chunks.find((1, 1)) is None
     assert [chunks.length(index) for index in ((0, 0), (1, 2), (2, 1), (0, 1))] == [10, 3, 4, None]
+    assert many(chunks, [(2, 1), (0, 1), (0, 0), (1, 2), (0, 0), (7, 7)]) == [4, None, 10, 3, 10, None]
+    assert many(chunks, []) == []
     kinds = [chunks.kind(index) for index in ((0, 0), (1, 2), (2, 1), (0, 1))]
     assert kinds == [ChunkKind.NATIVE, ChunkKind.INLINE, ChunkKind.VIRTUAL, ChunkKind.UNINITIALIZED]
     assert chunks.num_chunks == 3
@@ -56,6 +67,7 @@ def test_a_scalar_array_has_one_chunk_with_an_empty_index():
     chunks = chunks_of(builder, builder.array("/s", 1, (), {(): InlineRef(b"42")}))
     assert chunks.find(()) == InlineRef(b"42")
     assert chunks.length(()) == 2
+    assert many(chunks, [(), ()]) == [2, 2]
     assert chunks.has_prefix(())
     assert chunks.find((0,)) is None
     assert chunks.children(()).tolist() == []
@@ -63,6 +75,7 @@ def test_a_scalar_array_has_one_chunk_with_an_empty_index():
     assert [batch.indices().shape for batch in chunks.iter_batches()] == [(1, 0)]
     empty = chunks_of(builder, builder.array("/t", 2, ()))
     assert empty.find(()) is None
+    assert many(empty, [()]) == [None]
     assert not empty.has_prefix(())
     assert empty.num_chunks == 0
 
@@ -71,6 +84,7 @@ def test_an_array_without_chunks():
     builder = RepoBuilder()
     chunks = chunks_of(builder, builder.array("/a", 1, (5, 5)))
     assert chunks.find((0, 0)) is None
+    assert many(chunks, [(0, 0), (4, 4)]) == [None, None]
     assert not chunks.has_prefix(())
     assert chunks.children(()).tolist() == []
     assert chunks.leaves((0,))[0].tolist() == []
@@ -106,6 +120,11 @@ def test_split_manifests_read_as_one(split):
         expected = InlineRef(str(index).encode()) if index in present else None
         assert chunks.find(index) == expected
         assert chunks.has_prefix(index) == (index in present)
+    asked = list(itertools.product(range(9), range(7), range(6)))
+    rng.shuffle(asked)
+    assert sum(length is not None for length in many(chunks, asked)) == len(present)
+    for few in (asked[:1], asked[:3]):
+        many(chunks, few)
     assert listed(chunks) == sorted(present)
     assert sorted(batched(chunks)) == sorted(present)
     assert chunks.num_chunks == len(present)
@@ -127,6 +146,7 @@ def test_only_the_manifest_that_answers_for_an_index_is_read():
     assert len(assets.manifests) == 0
     chunks.find((3, 1))
     chunks.leaves((3,))
+    assert many(chunks, [(3, 3), (9, 0), (3, 0)]) == [6, None, 6]
     assert len(assets.manifests) == 1
     assert chunks.is_loaded((3, 3))
     assert not chunks.is_loaded((4, 3))
@@ -150,6 +170,10 @@ def test_a_broken_manifest_breaks_what_needs_it_and_nothing_else():
         chunks.find((1,))
     with pytest.raises(FormatError, match=str(malformed)):
         chunks.find((2,))
+    many(chunks, [(5,), (4,)])
+    for asked in ([(4,), (1,)], [(2,)]):
+        with pytest.raises((FormatError, ObjectNotFoundError)):
+            chunks.lengths(np.array(asked, np.uint32))
     for listing in (lambda: chunks.leaves(()), lambda: chunks.children(()), lambda: chunks.num_chunks):
         with pytest.raises((FormatError, ObjectNotFoundError)):
             listing()
@@ -170,6 +194,7 @@ def test_chunks_outside_of_the_grid_do_not_exist():
     assert chunks.find((2, 5)) == InlineRef(b"(2, 5)")
     assert chunks.children(()).tolist() == [0, 1, 2]
     assert not chunks.has_prefix((3,))
+    many(chunks, list(refs))
     assert listed(chunks) == sorted(index for index in refs if index[0] < 3)
     assert chunks.num_chunks == 18
     empty = chunks_of(builder, builder.array_of("/a", 1, (0, 6), whole.array.manifests))
@@ -183,6 +208,7 @@ def test_references_outside_of_their_manifests_extents_do_not_exist():
     manifest = builder.manifest(ArrayRefs.from_refs(node_id(1), 1, inline((0,), (1,), (2,), (3,)).items()))
     chunks = chunks_of(builder, builder.array_of("/a", 1, (9,), [ManifestRef(manifest, ((1, 3),))]))
     assert [index for index in range(9) if chunks.find((index,))] == [1, 2]
+    many(chunks, [(index,) for index in range(9)])
     assert chunks.leaves(())[0].tolist() == [1, 2]
     assert chunks.num_chunks == 2
 
@@ -198,6 +224,7 @@ def test_where_extents_overlap_the_first_manifest_answers_alone(extra):
     assert chunks.find((2,)) is None, "the first manifest answers for 2, and has nothing"
     assert chunks.find((3,)) == InlineRef(b"first(3,)")
     assert chunks.find((5,)) == InlineRef(b"second(5,)")
+    assert many(chunks, [(index,) for index in (5, 3, 2, 1)]) == [10, 9, None, 9]
     assert chunks.leaves(())[0].tolist() == [1, 3, 5]
     assert sorted(batched(chunks)) == [(1,), (3,), (5,)]
 
@@ -225,6 +252,7 @@ def test_another_number_of_dimensions_is_an_error_of_the_array():
             lambda chunks=chunks: chunks.leaves((0,)),
             lambda chunks=chunks: list(chunks.iter_batches()),
             lambda chunks=chunks: chunks.has_prefix((0,)),
+            lambda chunks=chunks: chunks.lengths(np.zeros((1, 2), np.uint32)),
         ):
             with pytest.raises(FormatError):
                 call()
@@ -235,6 +263,7 @@ def test_a_manifest_without_the_array_has_no_chunks_of_it():
     other = builder.manifest(ArrayRefs.from_refs(node_id(2), 2, inline((0, 0)).items()))
     chunks = chunks_of(builder, builder.array_of("/a", 1, (2,), [ManifestRef(other, ((0, 1),))]))
     assert chunks.find((0,)) is None
+    assert many(chunks, [(0,), (1,)]) == [None, None]
     assert chunks.num_chunks == 0
 
 
@@ -258,6 +287,7 @@ def test_a_huge_grid_costs_nothing():
     chunks = chunks_of(builder, builder.array("/a", 1, (top,) * 8, refs))
     assert chunks.find((top - 1,) * 8) == InlineRef(str((top - 1,) * 8).encode())
     assert chunks.find((5,) * 8) is None
+    assert many(chunks, [(top - 1,) * 8, (5,) * 8, (0,) * 8]) == [len(str((top - 1,) * 8)), None, 24]
     assert chunks.children(()).tolist() == [0, top - 1]
     assert chunks.leaves((0,) * 7)[0].tolist() == [0]
     assert chunks.num_chunks == 2
@@ -291,6 +321,10 @@ def test_overlaps_are_found_whatever_the_layout(seed):
     assert found.overlaps == expected
     for index in itertools.product(range(25), range(25)):
         assert found.find(index) == next((number for number, cells in enumerate(cut) if index in cells), None)
+    cells = rng.sample(list(itertools.product(range(25), range(25))), 200)
+    columns = [np.array(column, np.uint32) for column in zip(*cells, strict=True)]
+    numbers = [number if number >= 0 else None for number in found.find_many(columns).tolist()]
+    assert numbers == [found.find(index) for index in cells]
     for row in range(25):
         holding = [number for number, box in enumerate(found.boxes) if box[0][0] <= row < box[0][1]]
         assert found.below((row,)) == holding
