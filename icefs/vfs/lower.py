@@ -8,7 +8,7 @@ where that may be waited for, while on the event loop's thread `NotInMemoryError
 
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final, Protocol
 
 from icefs.engine.session import Session
@@ -84,6 +84,18 @@ class TreeLower:
     def stat(self, path: str) -> LowerAttr | None:
         """Returns the attributes of a path."""
         return self._guarded.call(lambda: self._stat(path))
+
+    def stat_many(self, paths: Sequence[str]) -> Sequence[LowerAttr | None]:
+        """Returns the attributes of many paths; those of chunks, which most are, are looked up together."""
+        with self._guarded.lock:
+            is_shown = self._is_shown()
+        if is_shown:
+            return list(map(self.stat, paths))
+        lengths = self._reader.chunk_lengths(paths)
+        return [
+            self.stat(path) if length is None else LowerAttr(0, False, length, -1)
+            for path, length in zip(paths, lengths, strict=True)
+        ]
 
     def _stat(self, path: str) -> LowerAttr | None:
         if not self._is_shown():

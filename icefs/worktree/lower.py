@@ -5,7 +5,7 @@ snapshot; tests implement it over a dictionary. One `Lower` never changes: after
 tree asks its owner for another one.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 
@@ -37,6 +37,9 @@ class Lower(Protocol):
 
     def stat(self, path: str) -> LowerAttr | None:
         """Returns the attributes of `path`, None if nothing is there. The root is always a directory."""
+
+    def stat_many(self, paths: Sequence[str]) -> Sequence[LowerAttr | None]:
+        """Returns what `stat` says of each path; may wait for the network, so nobody holds a lock."""
 
     def content(self, path: str) -> object:
         """Returns something that is equal for two files of any snapshots only if their bytes are; None for no file."""

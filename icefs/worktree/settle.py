@@ -115,15 +115,16 @@ class Settlement:
         """Asks the new lower tree for every committed file; what it does not have as it was frozen stays."""
         index = self._index
         assert index is not None
-        missing: set[str] = set()
-        for files in index.files.values():
-            for file in files:
-                if file.is_natural or index.is_left(file.path) or file.path in self._yielded:
-                    continue
-                if not self._has_file(file.path, file.size):
-                    missing.add(file.path)
-        self.kept_back = sorted(missing)
-        index.left |= missing
+        sizes = {
+            file.path: file.size
+            for files in index.files.values()
+            for file in files
+            if not (file.is_natural or index.is_left(file.path) or file.path in self._yielded)
+        }
+        paths = list(sizes)
+        self._stats.update(zip(paths, self._lower.stat_many(paths), strict=True))
+        self.kept_back = sorted(path for path, size in sizes.items() if not self._has_file(path, size))
+        index.left = index.left.union(self.kept_back)
         self._left_lower = list(self._find_left_lower())
         # What the lock need not be held for: whoever wants to read or write waits for it.
         self._provided = {

@@ -194,6 +194,52 @@ class KeyReader:
             return opened.chunks.find(index)
         return located
 
+    def chunk_lengths(self, keys: Sequence[str]) -> list[int | None]:
+        """Returns the lengths in bytes of many chunks at once, None for keys that are no chunk's there is.
+
+        Args:
+            keys: Without leading, trailing or doubled slashes; what has such is not found.
+
+        Raises:
+            FormatError, StorageError: a manifest that answers for one of them cannot be read.
+        """
+        found: list[int | None] = [None] * len(keys)
+        asked: dict[str, tuple[OpenArray, list[int], list[ChunkIndex]]] = {}
+        directories: dict[str, list[tuple[OpenArray, int, ChunkIndex]]] = {}
+        for position, key in enumerate(keys):
+            directory, _, name = key.rpartition("/")
+            places = directories.get(directory)
+            if places is None:
+                places = directories[directory] = list(self._leaf_places(directory))
+            for opened, level, prefix in places:
+                part = opened.layout.parse_component(level, name)
+                if part is not None:
+                    _, positions, indices = asked.setdefault(opened.path, (opened, [], []))
+                    positions.append(position)
+                    indices.append(prefix + part)
+                    break
+        for opened, positions, indices in asked.values():
+            rows = np.array(indices, np.uint32).reshape(len(indices), opened.chunks.ndim)
+            is_there, lengths = opened.chunks.lengths(rows)
+            for position, exists, length in zip(positions, is_there.tolist(), lengths.tolist(), strict=True):
+                if exists:
+                    found[position] = length
+        return found
+
+    def _leaf_places(self, directory: str) -> Iterator[tuple[OpenArray, int, ChunkIndex]]:
+        """Yields the arrays that may have chunks in a directory: the longest path first.
+
+        Yields:
+            The array, the level of the chunks' names in their keys, and the coordinates that all of them share.
+        """
+        for path, relative in split_candidates(f"{directory}/" if directory else ""):
+            opened = self.open_array(path)
+            components = relative.split("/")[:-1]
+            if opened is not None and len(components) == opened.layout.depth - 1:
+                index = opened.layout.parse_prefix(components)
+                if index is not None:
+                    yield opened, len(components), index
+
     # Values.
 
     def read(self, key: str, byte_range: ByteRange | None = None) -> bytes | None:

@@ -1,7 +1,7 @@
 """A lower tree in a dictionary, and a registry of them by snapshot."""
 
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import count
 
 from icefs.worktree.lower import Lower, LowerAttr, join
@@ -44,6 +44,9 @@ class DictLower:
         if path in self.files:
             return LowerAttr(ino, False, len(self.files[path]), mtime_ns)
         return LowerAttr(ino, True, 0, mtime_ns) if path in self._names else None
+
+    def stat_many(self, paths: Sequence[str]) -> list[LowerAttr | None]:
+        return [self.stat(path) for path in paths]
 
     def content(self, path: str) -> bytes | None:
         return self.files.get(path)

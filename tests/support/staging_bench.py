@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -56,6 +56,10 @@ class NumberedLower(TreeLower):
     def stat(self, path: str) -> LowerAttr | None:
         attr = super().stat(path)
         return None if attr is None else self._numbered(path, attr)
+
+    def stat_many(self, paths: Sequence[str]) -> list[LowerAttr | None]:
+        found = zip(paths, super().stat_many(paths), strict=True)
+        return [None if attr is None else self._numbered(path, attr) for path, attr in found]
 
     def _numbered(self, path: str, attr: LowerAttr) -> LowerAttr:
         return attr._replace(ino=self._numbers.setdefault(path, len(self._numbers) + 1), mtime_ns=1)

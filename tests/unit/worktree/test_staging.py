@@ -2,8 +2,10 @@
 
 import pytest
 
-from icefs.errors import InvalidInputError
+from icefs.engine.writing import WritableRepository
+from icefs.errors import InvalidInputError, ObjectNotFoundError
 from icefs.storage.memory import MemoryStorage
+from icefs.vfs.lower import TreeLower
 from icefs.worktree.namespace import RENAME_EXCHANGE
 from icefs.worktree.staging import staged_now
 from tests.support.staging_bench import Bench, array, group
@@ -288,3 +290,62 @@ def test_what_is_staged_is_worked_out_once_for_each_state_of_the_tree(bench):
     assert third.renames == [("/g/a", "/b")]
     bench.commit()
     assert now().is_empty
+
+
+def test_small_chunks_of_several_arrays_share_an_object(bench):
+    sizes = [600, 513, 1024, 700]
+    new = {f"{name}/zarr.json": array((8, 8), (2, 2)) for name in ("p", "q", "r")}
+    new |= {
+        f"{name}/c/{i}/{j}": bytes([ord(name), i, j, 1]) * sizes[j]
+        for name in "pqr"
+        for i in range(4)
+        for j in range(4)
+    }
+    bench.write_all(new)
+    _, objects = check(bench, FILES | new)
+    assert objects == 1
+
+
+def test_what_the_published_snapshot_lacks_stays_in_the_tree(bench, monkeypatch):
+    asked_alone = []
+    stat = TreeLower.stat
+    written = {f"g/a/c/{i}/{j}": bytes([7, i, j]) * 200 for i in range(4) for j in range(4)}
+    written |= {"v/0/0": b"inline", "s/c": b"another scalar", "g/dots/c.0.0": b"dots", "n/zarr.json": group() + b"\n"}
+    bench.write_all(written)
+    bench.write("note.txt", b"untracked")
+    bench.remove("g/dots/c.1.1")
+    frozen = bench.work.freeze()
+    bench.theirs(
+        written | {"g/a/c/3/3": b"shorter", "g/dots/c.0.0": None, "g/dots/c.1.1": None, "n/zarr.json": group()}
+    )
+    monkeypatch.setattr(TreeLower, "stat", lambda lower, path: asked_alone.append(path) or stat(lower, path))
+    tip = str(bench.repository.lookup_branch("main"))
+    result = bench.work.complete(frozen, tip, ["note.txt"])
+    bench.work.check_invariants()
+    lacking = ["g/a/c/3/3", "g/dots/c.0.0", "n/zarr.json"]
+    assert result.kept_back == lacking
+    assert not {"g/a/c/0/0", "v/0/0", "s/c"} & set(asked_alone), "chunks are looked up together"
+    expected = {key: data for key, data in (FILES | written).items() if key != "g/dots/c.1.1"}
+    assert bench.tree() == expected | {"note.txt": b"untracked"}
+    assert {change.path for change in bench.work.changes()} >= {*lacking, "note.txt"}
+    bench.commit()
+    assert bench.committed() == expected
+
+
+def test_a_manifest_that_cannot_be_read_leaves_the_commit_to_be_completed(bench):
+    bench.write("g/a/c/0/0", b"x" * 600)
+    frozen = bench.work.freeze()
+    bench.theirs({"g/a/c/0/0": b"x" * 600})
+    tip = str(bench.repository.lookup_branch("main"))
+    bench.work.record_intent(frozen, tip, frozen.base)
+    storage = bench.repository.storage
+    manifests = {one.key: storage.get(one.key).data for one in storage.list_objects("manifests/")}
+    storage.delete(list(manifests))
+    bench.repository = WritableRepository.open(storage)  # which has none of them in memory
+    with pytest.raises(ObjectNotFoundError):
+        bench.work.complete(frozen, tip)
+    assert bench.work.pending_intent is not None
+    for key, data in manifests.items():
+        storage.put(key, data)
+    assert bench.work.complete_recovered().kept_back == []
+    assert bench.tree() == FILES | {"g/a/c/0/0": b"x" * 600}

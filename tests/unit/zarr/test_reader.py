@@ -1,6 +1,7 @@
 """A snapshot read by its Zarr keys."""
 
 import json
+import random
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ import pytest
 from icefs.engine.repository import Repository
 from icefs.engine.writing import WritableRepository
 from icefs.errors import FormatError, InvalidInputError, ObjectNotFoundError
+from icefs.format.chunk_indices import ChunkIndices
 from icefs.format.layout import chunk_key
 from icefs.storage.memory import MemoryStorage
 from icefs.zarr.reader import ByteRange, KeyMissingError, KeyReader
@@ -60,58 +62,57 @@ def listed(reader: KeyReader, prefix: str = "") -> list[str]:
 CHUNKS_OF_SQUARE = 9
 
 
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        ("g/plain/c/0/1", b"(0, 1)"),
-        ("g/plain/c/3/2", b"(3, 2)"),
-        ("g/dotted/c.3.2", b"(3, 2)"),
-        ("g/v2/3/2", b"(3, 2)"),
-        ("g/v2dotted/3.2", b"(3, 2)"),
-        ("scalar/c", b"()"),
-        ("implicit/parent/native/c/1", b"native bytes" * 100),
-        ("c/c/2", b"(2,)"),
-        ("c/c/c/c/0/1/2", b"(0, 1, 2)"),
-        ("%d/100%/c/0", b"(0,)"),
-        ("/g//plain/c/0/1/", b"(0, 1)"),
-        ("zarr.json", b'{"node_type":"group","zarr_format":3}'),
-        ("g/v2/zarr.json", metadata("v2", "/")),
-    ],
-)
+VALUES = [
+    ("g/plain/c/0/1", b"(0, 1)"),
+    ("g/plain/c/3/2", b"(3, 2)"),
+    ("g/dotted/c.3.2", b"(3, 2)"),
+    ("g/v2/3/2", b"(3, 2)"),
+    ("g/v2dotted/3.2", b"(3, 2)"),
+    ("scalar/c", b"()"),
+    ("implicit/parent/native/c/1", b"native bytes" * 100),
+    ("c/c/2", b"(2,)"),
+    ("c/c/c/c/0/1/2", b"(0, 1, 2)"),
+    ("%d/100%/c/0", b"(0,)"),
+    ("/g//plain/c/0/1/", b"(0, 1)"),
+    ("zarr.json", b'{"node_type":"group","zarr_format":3}'),
+    ("g/v2/zarr.json", metadata("v2", "/")),
+]
+
+MISSING = [
+    "g/plain/c/2/0",
+    "g/plain/c/9/9",
+    "g/plain/c/00/1",
+    "g/plain/c/+0/1",
+    "g/plain/c/0",
+    "g/plain/c/0/0/0",
+    "g/plain/c",
+    "g/plain/c.0.1",
+    "g/plain/0/1",
+    "g/dotted/c/0/1",
+    "g/v2/0.1",
+    "g/v2dotted/0/1",
+    "scalar/0",
+    "scalar/c/0",
+    "empty/c/0",
+    "c",
+    "c/0",
+    "nothing/zarr.json",
+    "nothing/c/0",
+    "implicit/zarr.json",
+    ".zgroup",
+    "g/plain/.zarray",
+    "g/.zmetadata",
+]
+
+
+@pytest.mark.parametrize(("key", "value"), VALUES)
 def test_values(reader, key, value):
     assert reader.read(key) == value
     assert reader.size(key) == len(value)
     assert reader.exists(key)
 
 
-@pytest.mark.parametrize(
-    "key",
-    [
-        "g/plain/c/2/0",
-        "g/plain/c/9/9",
-        "g/plain/c/00/1",
-        "g/plain/c/+0/1",
-        "g/plain/c/0",
-        "g/plain/c/0/0/0",
-        "g/plain/c",
-        "g/plain/c.0.1",
-        "g/plain/0/1",
-        "g/dotted/c/0/1",
-        "g/v2/0.1",
-        "g/v2dotted/0/1",
-        "scalar/0",
-        "scalar/c/0",
-        "empty/c/0",
-        "c",
-        "c/0",
-        "nothing/zarr.json",
-        "nothing/c/0",
-        "implicit/zarr.json",
-        ".zgroup",
-        "g/plain/.zarray",
-        "g/.zmetadata",
-    ],
-)
+@pytest.mark.parametrize("key", MISSING)
 def test_missing_keys(reader, key):
     assert reader.read(key) is None
     assert not reader.exists(key)
@@ -122,15 +123,40 @@ def test_missing_keys(reader, key):
     assert caught.value.kind == "key-not-found"
 
 
-@pytest.mark.parametrize(
-    "key",
-    ["", "g", "README.md", "g/plain/c/0/01", "g/plain/c/0/+1", "g/plain/c/0/-1", "g/plain/c/0/１", "g/../zarr.json"],
-)
+REFUSED = [
+    "",
+    "g",
+    "README.md",
+    "g/plain/c/0/01",
+    "g/plain/c/0/+1",
+    "g/plain/c/0/-1",
+    "g/plain/c/0/１",
+    "g/../zarr.json",
+]
+
+
+@pytest.mark.parametrize("key", REFUSED)
 def test_keys_of_no_hierarchy_are_refused(reader, key):
     for ask in (reader.read, reader.exists, reader.size):
         with pytest.raises(InvalidInputError) as caught:
             ask(key)
         assert caught.value.kind == "invalid-key"
+
+
+def test_many_chunks_are_looked_up_together_as_each_alone(reader, builder):
+    writing = WritableRepository.open(builder.storage).writable_session("main")
+    for node in writing.list_nodes():
+        if node.array is not None and node.path != "/empty":
+            writing.delete_chunks(
+                node.path, ChunkIndices.from_indices(len(node.array.shape), [(0,) * len(node.array.shape)])
+            )
+    keys = [*(key for key, _ in VALUES), *MISSING, *REFUSED, *listed(reader), "g/plain/", "g/./plain/c/0/1", "//", "/"]
+    random.Random(1).shuffle(keys)
+    for asked in (reader, KeyReader(writing)):
+        expected = [asked.size(key) if key in listed(asked) and "zarr.json" not in key else None for key in keys]
+        assert asked.chunk_lengths(keys) == expected
+        assert sum(length is not None for length in expected) > 3 * CHUNKS_OF_SQUARE
+        assert asked.chunk_lengths([]) == []
 
 
 def test_listing_everything(reader):
