@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import batched, islice
+from itertools import accumulate, batched, groupby, islice
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -142,8 +142,9 @@ class _Columns:
 
     def store_at(self, rows: Sequence[int], chunk_id: bytes, offsets: Sequence[int]) -> None:
         """Says that rows are stored in one object."""
-        self.chunk_ids[rows] = np.frombuffer(chunk_id, np.uint8)
-        self.offsets[rows] = offsets
+        at = np.array(rows, np.int64)
+        self.chunk_ids[at] = np.frombuffer(chunk_id, np.uint8)
+        self.offsets[at] = offsets
 
     def refs(self) -> ArrayRefs:
         """Returns the references, now that all of them are known."""
@@ -253,30 +254,27 @@ class _Uploads:
                 self._check_size(row, _file_size(path))
                 self._storage.put_file(chunk_key(chunk_id), path, is_final=True)
             row.columns.chunk_ids[row.number] = np.frombuffer(chunk_id, np.uint8)
-            self._remember([row], chunk_id)
+            self._remember([row], [0], chunk_id)
         return rows
 
     def _store_pack(self, rows: Sequence[_Row]) -> Sequence[_Row]:
         chunk_id = ChunkId.random()
-        offset = 0
-        parts = []
-        for row in rows:
-            parts.append(self._read(row))
-            row.columns.chunk_ids[row.number] = np.frombuffer(chunk_id, np.uint8)
-            row.columns.offsets[row.number] = offset
-            offset += row.size
-        self._storage.put(chunk_key(chunk_id), b"".join(parts))
-        self._remember(rows, chunk_id)
+        offsets = list(accumulate((row.size for row in rows[:-1]), initial=0))
+        self._storage.put(chunk_key(chunk_id), b"".join(map(self._read, rows)))
+        for columns, part in groupby(zip(rows, offsets, strict=True), lambda one: one[0].columns):
+            numbers, starts = zip(*((row.number, start) for row, start in part), strict=True)
+            columns.store_at(numbers, chunk_id, starts)
+        self._remember(rows, offsets, chunk_id)
         return rows
 
-    def _remember(self, rows: Sequence[_Row], chunk_id: ChunkId) -> None:
+    def _remember(self, rows: Sequence[_Row], offsets: Sequence[int], chunk_id: ChunkId) -> None:
         """Lets the next commit know, should this one fail."""
         if self._background is not None:
-            sources = [(row, row.source) for row in rows]
+            sources = [(row.source, row.size, offset) for row, offset in zip(rows, offsets, strict=True)]
             self._background.remember_files(
                 [
-                    (source.spool_id, source.spool_path, row.size, int(row.columns.offsets[row.number]))
-                    for row, source in sources
+                    (source.spool_id, source.spool_path, size, offset)
+                    for source, size, offset in sources
                     if isinstance(source, FrozenFile) and source.spool_path is not None and source.lower_path is None
                 ],
                 chunk_id,

@@ -235,6 +235,15 @@ def test_a_file_that_the_disk_shortened_is_not_committed(local: StagedChunks, si
         local.store({(0,): b""}, UploadOptions(pack_bytes=pack_bytes))
 
 
+@pytest.mark.parametrize("size", [100, 5000, 3 << 20])
+def test_a_file_that_became_longer_on_the_disk_is_not_committed(local: StagedChunks, size: int) -> None:
+    local.write({(0,): b"x" * size})
+    (spooled,) = spool_files(local)
+    os.truncate(spooled, size + (3 << 20))
+    with pytest.raises(StorageError, match=f"'a/c/0' has {size + (3 << 20)} bytes .* had {size} when"):
+        local.store({(0,): b""}, UploadOptions(pack_bytes=64 << 20))
+
+
 @pytest.mark.parametrize("size", [100, 5000])
 def test_a_file_that_is_gone_is_not_committed(local: StagedChunks, size: int) -> None:
     local.write({(0,): b"x" * size})
