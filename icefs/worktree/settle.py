@@ -137,7 +137,7 @@ class Settlement:
         }
         for files in index.files.values():
             # A file that is also still at its own place has not moved.
-            for file in sorted(files, key=lambda file: not file.is_natural):
+            for file in files if len(files) == 1 else sorted(files, key=lambda file: not file.is_natural):
                 if file.lower_path is not None and not index.is_left(file.path):
                     self._moved_files.setdefault(file.lower_path, file.path)
 
