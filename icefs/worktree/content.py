@@ -32,7 +32,7 @@ class Content:
         """Takes the tree's state, and how many spool files to make ahead for whoever writes many."""
         self._core = core
         self._spool = core.spool
-        self.ahead = SpoolAhead(core.spool, core.take_id, files_ahead)
+        self.ahead = SpoolAhead(core.spool, core.take_spool_id, files_ahead)
         self._behind: WriteBehind | None = None
 
     def write_behind(self) -> None:
@@ -231,7 +231,7 @@ class Content:
             if node.spool_id and not self._is_shared(node):
                 return self.file_of(node)
             if not node.size:
-                file = self.ahead.take(self._core.spool_limit) or self._spool.create(self._core.take_id())
+                file = self.ahead.take(self._core.spool_limit) or self._spool.create(self._core.take_spool_id())
                 self._install(node, file)
                 return file
             copy = self._copy(node)

@@ -161,6 +161,11 @@ class TreeCore:
         self.next_id = taken + 1
         return taken
 
+    def take_spool_id(self) -> int:
+        """Returns an id for a new spool file."""
+        self.next_id = self.spool.first_id(self.next_id)
+        return self.take_id()
+
     def new_ino(self) -> int:
         """Returns an inode number that no node of the tree has."""
         ino = self._allocate()

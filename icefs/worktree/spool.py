@@ -6,18 +6,24 @@ Ids count upwards and are never used twice, so a spool file's id also tells whet
 frozen. Directories of 4096 consecutive files keep the file system's work local: on ext4, spreading the same files
 over 256 directories by their low bits made creation six times slower (290 µs instead of 45 µs).
 
-ext4 does not use an inode again for a minute after its file was removed, and looks at all of these first when it
+ext4 does not use an inode again for minutes after its file was removed, and looks at all of these first when it
 makes one in the same block group: 1000 µs where some thousand spool files were removed before. So each directory
-asks for a block group of its own (the flag T of chattr(1)), which ext4 chooses by the directory's name; working trees
-therefore begin to count at different places (`TreeOptions.first_id`).
+asks for a block group of its own (the flag T of chattr(1)), which ext4 chooses by the directory's name and by how few
+directories there are; working trees therefore begin to count at different places (`TreeOptions.first_id`). As the
+groups with the fewest are few, and were chosen before, it is also watched how long making a file takes: by the time
+that this thread is at work for it, since to wait for a disk, or for the interpreter, says nothing of the place. Where
+it is long another directory is begun.
 """
 
 import contextlib
 import errno
 import fcntl
 import os
+import shutil
 import struct
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 
 from icefs.errors import IcefsError, InvalidInputError, NoSpaceError, StorageError
@@ -26,6 +32,12 @@ _BUCKET_BITS = 12
 _FICLONE = 0x40049409
 _GET_FLAGS, _SET_FLAGS, _TOP_DIRECTORY = 0x80086601, 0x40086602, 0x20000
 _COPY_BYTES = 1 << 20
+_NEW_FILE = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC
+_SLOW_NS = 250_000
+_SLOW_FILES = 16
+_PLACES = 6
+_NOT_TRIED_NS = 1 << 62
+_TRIED = "."
 _NO_REFLINK = frozenset({errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOTTY, errno.ENOSYS})
 
 
@@ -46,7 +58,13 @@ class DiskIo:
 
     def create(self, path: str) -> int:
         """Opens a file that must not exist yet, for reading and writing."""
-        return os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        return os.open(path, _NEW_FILE, 0o600)
+
+    def try_place(self, path: str) -> None:
+        """Makes a file in a directory, and removes it, to see how long that takes."""
+        file = f"{path}/0"
+        os.close(os.open(file, _NEW_FILE, 0o600))
+        os.unlink(file)
 
     def open(self, path: str) -> int:
         """Opens a file for reading and writing."""
@@ -56,16 +74,17 @@ class DiskIo:
         """Makes a directory."""
         os.mkdir(path, 0o700)
 
-    def spread(self, path: str) -> None:
-        """Has the directories in a directory lie far from each other on the disk, where that can be chosen."""
+    def spread(self, path: str) -> bool:
+        """Has the directories in a directory lie far from each other on the disk; False where that is not chosen."""
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             flags = struct.unpack("l", fcntl.ioctl(fd, _GET_FLAGS, bytes(8)))[0]
             fcntl.ioctl(fd, _SET_FLAGS, struct.pack("l", flags | _TOP_DIRECTORY))
         except OSError:
-            return  # this file system has its own ways
+            return False  # this file system has its own ways
         finally:
             os.close(fd)
+        return True
 
     def pread(self, fd: int, size: int, offset: int) -> bytes:
         """Reads at an offset."""
@@ -108,6 +127,14 @@ class DiskIo:
     def unlink(self, path: str) -> None:
         """Removes a file."""
         os.unlink(path)
+
+    def rmdir(self, path: str) -> None:
+        """Removes a directory."""
+        os.rmdir(path)
+
+    def rename(self, old: str, new: str) -> None:
+        """Renames a file or directory."""
+        os.rename(old, new)
 
 
 class SpoolFile:
@@ -157,12 +184,17 @@ class Spool:
     Concurrency: methods may be called from any thread; each concerns one id that its caller owns.
     """
 
-    def __init__(self, directory: Path, io: DiskIo) -> None:
+    def __init__(self, directory: Path, io: DiskIo, clock_ns: Callable[[], int] = time.thread_time_ns) -> None:
         self.directory = directory
         self.io = io
+        self._clock_ns = clock_ns
         self._base = os.fspath(directory)
         self._new_buckets: set[int] = set()
-        io.spread(self._base)
+        self._tried = count()
+        self._is_spread = io.spread(self._base)
+        self._is_choosy = self._is_spread
+        self._slow_files = 0
+        self._worn = -1
 
     def path(self, spool_id: int) -> str:
         """Returns where a spool file is."""
@@ -174,18 +206,68 @@ class Spool:
         Raises:
             NoSpaceError: the disk is full.
         """
-        path = self.path(spool_id)
+        path, bucket = self.path(spool_id), spool_id >> _BUCKET_BITS
         try:
+            began = self._clock_ns()
             try:
-                return SpoolFile(spool_id, self.io.create(path))
+                file = SpoolFile(spool_id, self.io.create(path))
             except FileNotFoundError:
                 # The first of 4096: its bucket does not exist yet.
-                with contextlib.suppress(FileExistsError):
-                    self.io.mkdir(os.path.dirname(path))
-                self._new_buckets.add(spool_id >> _BUCKET_BITS)
+                self._make_bucket(bucket)
                 return SpoolFile(spool_id, self.io.create(path))
         except OSError as error:
             raise disk_error(error, "creating a spool file") from error
+        if self._is_choosy:
+            if self._clock_ns() - began < _SLOW_NS:
+                self._slow_files = 0
+            else:
+                self._slow_files += 1
+                if self._slow_files == _SLOW_FILES:
+                    self._worn = bucket
+        return file
+
+    def first_id(self, next_id: int) -> int:
+        """Returns the id to go on with for spool files, `next_id` or later: not in a place that has become slow."""
+        bucket = next_id >> _BUCKET_BITS
+        return next_id if bucket != self._worn else (bucket + 1) << _BUCKET_BITS
+
+    def _make_bucket(self, bucket: int) -> None:
+        """Makes the directory of a bucket where files are made quickly; another thread may do so, too."""
+        path = f"{self._base}/{bucket:x}"
+        if self._is_spread:
+            places: list[tuple[int, str]] = []
+            try:
+                self._try_places(f"{path}{_TRIED}", places)
+                quickest, place = min(places)
+                # Where all places are slow, one is as good as another.
+                self._is_choosy, self._slow_files = quickest < _SLOW_NS, 0
+                self._name_bucket(place, path)
+            finally:
+                for _, place in places:
+                    with contextlib.suppress(OSError):  # it has its name, or opening the tree removes it
+                        self.io.rmdir(place)
+        else:
+            with contextlib.suppress(FileExistsError):
+                self.io.mkdir(path)
+        self._new_buckets.add(bucket)
+
+    def _try_places(self, prefix: str, places: list[tuple[int, str]]) -> None:
+        """Makes directories until files are made quickly in one; notes how long that takes, in nanoseconds."""
+        while not places or (len(places) < _PLACES and places[-1][0] >= _SLOW_NS):
+            place = f"{prefix}{next(self._tried)}"
+            self.io.mkdir(place)
+            places.append((_NOT_TRIED_NS, place))
+            began = self._clock_ns()
+            self.io.try_place(place)
+            places[-1] = self._clock_ns() - began, place
+
+    def _name_bucket(self, place: str, path: str) -> None:
+        try:
+            self.io.rename(place, path)
+        except OSError as error:
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                raise
+            # Another thread was faster, and files are there already.
 
     def rename(self, file: SpoolFile, spool_id: int) -> None:
         """Gives a spool file another id."""
@@ -193,7 +275,7 @@ class Spool:
             with contextlib.suppress(FileExistsError):
                 self.io.mkdir(os.path.dirname(self.path(spool_id)))
                 self._new_buckets.add(spool_id >> _BUCKET_BITS)
-            os.rename(self.path(file.id), self.path(spool_id))
+            self.io.rename(self.path(file.id), self.path(spool_id))
         except OSError as error:
             raise disk_error(error, "renaming a spool file") from error
         file.id = spool_id
@@ -271,10 +353,16 @@ class Spool:
             raise disk_error(error, "fsync") from error
 
     def scan(self) -> Iterator[int]:
-        """Yields the ids of all spool files there are; passes over names that are none."""
+        """Yields the ids of all spool files there are; passes over names that are none.
+
+        What is left of directories that were tried is removed.
+        """
         with os.scandir(self._base) as buckets:
             names = [entry.name for entry in buckets if entry.is_dir(follow_symlinks=False)]
         for name in names:
+            if _TRIED in name:
+                shutil.rmtree(f"{self._base}/{name}", ignore_errors=True)
+                continue
             with os.scandir(f"{self._base}/{name}") as files:
                 for entry in files:
                     spool_id = _parse_id(entry.name)
