@@ -199,6 +199,7 @@ def amend(
     before_publish: BeforePublish | None = None,
     rewrite: bool = False,
     icechunk_metadata: dict[str, Any] | None = None,
+    is_state_known: bool = False,
 ) -> SnapshotId:
     """Replaces the branch's newest commit by one that also has the session's changes (spec 2).
 
@@ -211,7 +212,7 @@ def amend(
     repository, branch = session.repository, _branch_of(session)
     updates.require_v2(repository, "amended commits")
     with session.frozen():
-        base, changes, revision = _start(session, allow_empty=allow_empty)
+        base, changes, revision = _start(session, allow_empty=allow_empty, refresh=not is_state_known)
         earlier = _settle(session, branch)
         if earlier is not None:
             return earlier

@@ -160,7 +160,7 @@ def _commit_once(
         _check(staged, request)
         session = _session_for(staged, repository, tree.name, base)
         # Asked for beside the uploads: where the store is far away, each question in turn is a part of the commit.
-        state = repository.assets.workers.submit(repository.refs)
+        state = repository.assets.workers.submit(repository.check_online)
         apply_staged(staged, frozen, base, session, progress, tree.settings.uploads, work.uploads)
         state.result()
 
@@ -224,7 +224,9 @@ def _amend(session: WritableSession, request: CommitRequest, announce: Callable[
     message = replaced.message if request.message is None else request.message
     metadata = {key: value for key, value in replaced.metadata.items() if key != "__icechunk"} | request.metadata
     try:
-        return session.amend(message, metadata or None, allow_empty=request.allow_empty, before_publish=announce)
+        return session.amend(
+            message, metadata or None, allow_empty=request.allow_empty, before_publish=announce, is_state_known=True
+        )
     except BranchMovedError as error:
         raise BranchMovedError(
             f"{replaced.id} is not the newest commit of {session.branch!r} any more; amending would lose the newest",
