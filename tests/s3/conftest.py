@@ -4,7 +4,10 @@ import itertools
 
 import pytest
 
+from icefs.engine.writing import WritableRepository
 from icefs.storage.s3 import S3Storage
+from tests.conformance.official import GROUP, array_json
+from tests.support.fault_proxy import FaultProxy
 
 _numbers = itertools.count()
 
@@ -20,3 +23,28 @@ def s3_storage(s3_server, s3_prefix):
     storage = S3Storage("icefs-tests", s3_prefix, s3_server.options())
     yield storage
     storage.close()
+
+
+@pytest.fixture
+def proxy(s3_server):
+    """A relay between client and server that delays and fails as it is told."""
+    with FaultProxy(s3_server.endpoint_url) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def far_array(s3_server, s3_storage, s3_prefix, proxy, monkeypatch):
+    """Makes a repository with an array `/a`, and returns its location behind the proxy."""
+
+    def make(chunks, *, count, chunk_bytes, options):
+        repository = WritableRepository.create(s3_storage)
+        with repository.transaction("main", message="start") as session:
+            session.set_metadata("/", GROUP)
+            session.set_metadata("/a", array_json((count * chunk_bytes,), (chunk_bytes,)))
+            for number, data in chunks.items():
+                session.set_chunk("/a", (number,), data)
+        for name, value in s3_server.environment().items():
+            monkeypatch.setenv(name, value)
+        return f"s3://icefs-tests/{s3_prefix}?endpoint_url={proxy.endpoint_url}&{options}"
+
+    return make

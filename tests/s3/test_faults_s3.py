@@ -243,12 +243,6 @@ def base() -> Base:
     return Base()
 
 
-@pytest.fixture
-def proxy(s3_server: SeaweedServer) -> Iterator[FaultProxy]:
-    with FaultProxy(s3_server.endpoint_url) as proxy:
-        yield proxy
-
-
 def turns(faults: tuple[str, ...], name: str, requests: int) -> Iterator[tuple[int, str]]:
     """Yields the number of each request with the faults that it meets."""
     first = list(OPERATIONS).index(name)

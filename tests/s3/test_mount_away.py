@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +15,12 @@ import pytest
 
 from icefs.engine.fsck import fsck
 from icefs.engine.repository import Repository
-from icefs.engine.writing import WritableRepository
 from icefs.fuse.daemon import spawn
 from icefs.fuse.mountpoints import mounted_at
 from icefs.fuse.options import MountOptions
 from icefs.storage.s3 import S3Storage
-from tests.conformance.official import GROUP, array_json
 from tests.support.fault_proxy import FaultProxy
 from tests.support.mounting import Mount, mounted, require_fuse, wait_until
-from tests.support.s3_server import SeaweedServer
 
 CHUNK = 100_000
 COUNT = 12
@@ -31,25 +28,10 @@ ICEFS = Path(sys.executable).with_name("icefs")
 
 
 @pytest.fixture
-def proxy(s3_server: SeaweedServer) -> Iterator[FaultProxy]:
-    with FaultProxy(s3_server.endpoint_url) as proxy:
-        yield proxy
-
-
-@pytest.fixture
-def place(
-    s3_server: SeaweedServer, s3_storage: S3Storage, s3_prefix: str, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
-) -> str:
+def place(far_array: Callable[..., str]) -> str:
     """The location of a repository behind the proxy, for impatient clients."""
-    repository = WritableRepository.create(s3_storage)
-    with repository.transaction("main", message="start") as session:
-        session.set_metadata("/", GROUP)
-        session.set_metadata("/a", array_json((COUNT * CHUNK,), (CHUNK,)))
-        for number in range(2):
-            session.set_chunk("/a", (number,), data(number))
-    for name, value in s3_server.environment().items():
-        monkeypatch.setenv(name, value)
-    return f"s3://icefs-tests/{s3_prefix}?endpoint_url={proxy.endpoint_url}&max_tries=2&read_timeout_s=2"
+    chunks = {number: data(number) for number in range(2)}
+    return far_array(chunks, count=COUNT, chunk_bytes=CHUNK, options="max_tries=2&read_timeout_s=2")
 
 
 def data(number: int) -> bytes:

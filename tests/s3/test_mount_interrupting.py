@@ -7,17 +7,14 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from icefs.engine.writing import WritableRepository
-from icefs.storage.s3 import S3Storage
-from tests.conformance.official import GROUP, array_json
+from tests.conformance.official import array_json
 from tests.support.fault_proxy import FaultProxy
 from tests.support.mounting import Mount, mounted, wait_until
-from tests.support.s3_server import SeaweedServer
 
 CHUNK = 1 << 16
 COUNT = 16
@@ -84,25 +81,10 @@ def may_know_system_calls() -> bool:
 
 
 @pytest.fixture
-def proxy(s3_server: SeaweedServer) -> Iterator[FaultProxy]:
-    with FaultProxy(s3_server.endpoint_url) as proxy:
-        yield proxy
-
-
-@pytest.fixture
-def place(
-    s3_server: SeaweedServer, s3_storage: S3Storage, s3_prefix: str, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
-) -> str:
+def place(far_array: Callable[..., str]) -> str:
     """The location of a repository behind the proxy, for clients that wait for long."""
-    repository = WritableRepository.create(s3_storage)
-    with repository.transaction("main", message="start") as session:
-        session.set_metadata("/", GROUP)
-        session.set_metadata("/a", array_json((COUNT * CHUNK,), (CHUNK,)))
-        for number in range(COUNT):
-            session.set_chunk("/a", (number,), bytes([number]) * CHUNK)
-    for name, value in s3_server.environment().items():
-        monkeypatch.setenv(name, value)
-    return f"s3://icefs-tests/{s3_prefix}?endpoint_url={proxy.endpoint_url}&max_tries=1&read_timeout_s=100"
+    chunks = {number: bytes([number]) * CHUNK for number in range(COUNT)}
+    return far_array(chunks, count=COUNT, chunk_bytes=CHUNK, options="max_tries=1&read_timeout_s=100")
 
 
 def start(program: str, mount: Mount, number: int) -> "subprocess.Popen[bytes]":

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from tests.conformance.official import GROUP, array_json, commit, create
-from tests.support.fault_proxy import FaultProxy
 from tests.support.mounting import mounted, wait_until
 
 CHUNK = 1 << 18
@@ -20,12 +19,6 @@ KEYS = {"zarr.json": GROUP, "a/zarr.json": array_json((COUNT << 18,), (1 << 18,)
     f"a/c/{i}": bytes([i]) + os.urandom(CHUNK - 1) for i in range(COUNT)
 }
 ICEFS = Path(sys.executable).with_name("icefs")
-
-
-@pytest.fixture
-def proxy(s3_server):
-    with FaultProxy(s3_server.endpoint_url) as proxy:
-        yield proxy
 
 
 @pytest.fixture

@@ -102,12 +102,6 @@ class _WebHandler(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def proxy(s3_server: SeaweedServer) -> Iterator[FaultProxy]:
-    with FaultProxy(s3_server.endpoint_url) as proxy:
-        yield proxy
-
-
-@pytest.fixture
 def web() -> Iterator[WebServer]:
     with WebServer() as web:
         yield web

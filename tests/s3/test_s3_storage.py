@@ -23,7 +23,6 @@ from icefs.errors import (
 from icefs.storage.retry import RetryPolicy
 from icefs.storage.s3 import S3Credentials, S3Options, S3Storage
 from icefs.storage.url import open_storage
-from tests.support.fault_proxy import FaultProxy
 from tests.support.hex_storage import HexStorage
 from tests.support.s3_server import READER, Identity
 from tests.support.storage_contract import StorageContract, append_line
@@ -274,12 +273,6 @@ def test_large_objects_go_in_parts(s3_server, s3_prefix, tmp_path):
 
 
 # --- a store that fails ---
-
-
-@pytest.fixture
-def proxy(s3_server):
-    with FaultProxy(s3_server.endpoint_url) as proxy:
-        yield proxy
 
 
 @pytest.fixture
