@@ -87,11 +87,16 @@ async def test_who_is_cancelled_takes_nothing_from_the_others(fetches, threads, 
     assert (load.loads, load.stored, len(fetches)) == (1, [1], 0)
 
 
-async def test_what_nobody_waits_for_any_more_is_there_for_whoever_comes_next(fetches, threads, nursery):
-    load = Load()
+async def given_up(fetches, load, nursery):
+    """Asks, and gives up while it is being loaded."""
     asker = Asker(fetches, load, nursery)
     await trio.testing.wait_all_tasks_blocked()
     asker.scope.cancel()
+
+
+async def test_what_nobody_waits_for_any_more_is_there_for_whoever_comes_next(fetches, threads, nursery):
+    load = Load()
+    await given_up(fetches, load, nursery)
     await trio.testing.wait_all_tasks_blocked()
     later = Asker(fetches, load, nursery)
     await trio.testing.wait_all_tasks_blocked()
@@ -103,9 +108,7 @@ async def test_what_nobody_waits_for_any_more_is_there_for_whoever_comes_next(fe
 
 async def test_what_is_for_the_asker_alone_is_made_anew_for_the_next(fetches, threads, nursery):
     load = Load(is_for_asker=True)
-    first = Asker(fetches, load, nursery)
-    await trio.testing.wait_all_tasks_blocked()
-    first.scope.cancel()
+    await given_up(fetches, load, nursery)
     await trio.testing.wait_all_tasks_blocked()
     assert len(fetches) == 0
     second = Asker(fetches, load, nursery)
@@ -118,9 +121,7 @@ async def test_what_is_for_the_asker_alone_is_made_anew_for_the_next(fetches, th
 
 async def test_what_is_for_the_asker_alone_is_not_stored_when_it_comes_too_late(fetches, threads, nursery):
     load = Load(is_for_asker=True)
-    asker = Asker(fetches, load, nursery)
-    await trio.testing.wait_all_tasks_blocked()
-    asker.scope.cancel()
+    await given_up(fetches, load, nursery)
     load.gate.set()
     await landed(threads)
     assert (load.loads, load.stored, len(fetches)) == (1, [], 0)
