@@ -273,7 +273,7 @@ class Writer:
                 made.append((staged, file))
         target = self._above + directory
         try:
-            _in_directory(target, partial(os.rename, stage, target))
+            in_directory(target, partial(os.rename, stage, target))
         except OSError:  # some of them are there, or something else; file by file it shows
             for staged, file in made:
                 self._place(staged, file, outcome)
@@ -308,7 +308,7 @@ class Writer:
         """Moves a file that is whole to its place."""
         target = self._above + file.path
         try:
-            _in_directory(target, partial(os.rename, staged, target))
+            in_directory(target, partial(os.rename, staged, target))
         except OSError as error:
             _discard(staged)
             self._in_the_way(error, file, outcome)
@@ -346,13 +346,19 @@ def _translated(error: OSError, path: str) -> StorageError:
     return failed(path, error)
 
 
-def _in_directory[T](path: str, make: Callable[[], T]) -> T:
-    """Makes something at a path, and the directory that it is in if that is not there yet."""
-    try:
-        return make()
-    except FileNotFoundError:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        return make()
+def in_directory[T](path: str, make: Callable[[], T]) -> T:
+    """Makes something at a path, and the directory that it is in if that is not there yet.
+
+    Each directory above may be found missing once more after it was made: while it is empty, another thread may move
+    one that is full into its place, and whoever had looked up the empty one is told that nothing is there.
+    """
+    for _ in range(path.count("/")):
+        try:
+            return make()
+        except FileNotFoundError:
+            with contextlib.suppress(FileNotFoundError):
+                os.makedirs(os.path.dirname(path), exist_ok=True)
+    return make()
 
 
 def _copy(source: int, fd: int, offset: int, length: int) -> int:
