@@ -56,8 +56,8 @@ def test_quiet_chunks_are_stored_before_the_commit(staged: StagedChunks) -> None
     chunks = several(20, 2000)
     staged.start_uploads(SOON)
     staged.write(chunks)
-    state = staged.wait_for(lambda state: state.stored == 20)
-    assert (state.pending, state.stored_bytes, state.error) == (0, 40_000, None)
+    state = staged.wait_for(lambda state: (state.stored, state.pending) == (20, 0))
+    assert (state.stored_bytes, state.error) == (40_000, None)
     assert puts(staged) == 20
     check(staged, chunks)
     assert puts(staged) == 20
