@@ -39,7 +39,7 @@ from icefs.worktree.overlay import WorkTree
 from icefs.worktree.settle import SettleResult
 from icefs.worktree.staging import Staged, stage
 from icefs.worktree.uploads import ArrayUpload, Progress, UploadOptions, upload_chunks
-from icefs.worktree.yielding import TreeSolver, revealed
+from icefs.worktree.yielding import TreeSolver, check_renamed, revealed
 
 if TYPE_CHECKING:
     from icefs.vfs.working import WorkingTree
@@ -150,14 +150,16 @@ def _commit_once(
     progress: Progress,
     before_publish: Callable[[], None],
 ) -> Committed:
-    solver = None if request.rebase is None else TreeSolver(request.rebase, own=work.attempts)
     repository = tree.settings.repository
     frozen = work.freeze()
     session: WritableSession | None = None
+    solver: TreeSolver | None = None
     try:
         base = open_session(repository, SnapshotId.parse(frozen.base))
         staged = stage(frozen, base)
         _check(staged, request)
+        if request.rebase is not None:
+            solver = TreeSolver(request.rebase, frozen, staged.left, work.attempts)
         session = _session_for(staged, repository, tree.name, base)
         # Asked for beside the uploads: where the store is far away, each question in turn is a part of the commit.
         state = repository.assets.workers.submit(repository.check_online)
@@ -531,7 +533,8 @@ def rebase_tree(
         The tip, the names that lead elsewhere now, and the inodes with other attributes.
 
     Raises:
-        RebaseFailedError: what is staged conflicts with what others have committed; the tree is as it was.
+        RebaseFailedError: what is staged conflicts with what others have committed, or the tree cannot show that; it is
+            as it was.
         SessionStateError: the tree changes faster than it can be compared; it is as it was (kind `tree-changed`).
         StorageError: the store failed; the tree is as it was.
     """
@@ -544,7 +547,7 @@ def rebase_tree(
             return tip, [], []
         view = work.view()
         try:
-            session, yielded = _compare(tree, view, TreeSolver(how))
+            session, yielded = _compare(tree, view, how)
         finally:
             work.release_view(view)
         tip = session.snapshot_id
@@ -564,7 +567,7 @@ def rebase_tree(
     )
 
 
-def _compare(tree: "WorkingTree", view: FrozenTree, solver: TreeSolver) -> tuple[WritableSession, list[str]]:
+def _compare(tree: "WorkingTree", view: FrozenTree, how: str) -> tuple[WritableSession, list[str]]:
     """Rebases what is staged, without storing it.
 
     Returns:
@@ -575,8 +578,11 @@ def _compare(tree: "WorkingTree", view: FrozenTree, solver: TreeSolver) -> tuple
     staged = stage(view, base)
     session = _session_for(staged, repository, tree.name, base)
     _pretend(staged, session)
+    solver = TreeSolver(how, view, staged.left)
     session.rebase(solver)
-    return session, [*solver.paths(session), *revealed(view, session, frozenset(staged.left))]
+    yielded = list(solver.paths(session))
+    check_renamed(view, open_session(repository, session.snapshot_id), frozenset(yielded))
+    return session, [*yielded, *revealed(view, session, frozenset(staged.left))]
 
 
 def _pretend(staged: Staged, session: WritableSession) -> None:

@@ -297,7 +297,7 @@ class Commits:
             copied_up,
             entries,
             settlement.renamed,
-            settlement.new_path,
+            settlement.places.new_path,
             self._forget,
             settlement.keep_renamed,
         )

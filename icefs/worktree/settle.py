@@ -7,6 +7,8 @@ what of the new lower tree belongs under it:
 - A directory that was frozen at path P stands over the new lower directory P, wherever it has been moved since; if
   the new snapshot has no directory P (an empty one, one of untracked names), over nothing.
 - A directory that was pure lower at the freeze stands over the lower directory at the path it had then.
+- A directory that was made here, of which nothing is committed, stands over the one that others made at its path
+  (`NewPlaces`): what they put in it is to be seen, and what it hid of the old lower tree stays hidden.
 - A committed file whose content did not change since is dropped; if it is open, or has further names, it stays as a
   node whose bytes are the new lower file's.
 - A whiteout stays where the new lower directory has the name, but for one that was committed: what is there then was
@@ -31,7 +33,8 @@ from icefs.worktree.frozen import FrozenTree
 from icefs.worktree.frozen_index import FrozenIndex
 from icefs.worktree.journal import LinkRow, NodeRow
 from icefs.worktree.kept_regions import KeptAttr, Region
-from icefs.worktree.lower import Lower, LowerAttr, ancestors, join
+from icefs.worktree.lower import Lower, ancestors, join
+from icefs.worktree.new_places import NewPlaces
 from icefs.worktree.nodes import (
     DIRTY,
     FROM_LOWER,
@@ -93,11 +96,9 @@ class Settlement:
         self._index = index
         self._frozen = frozen
         self._lower = lower
-        self._stats: dict[str, LowerAttr | None] = {}
-        self._moved_files: dict[str, str] = {}
+        self.places = NewPlaces(core, index, frozen, lower)
         self._provided: dict[FileNode, str] = {}
         self._undo: list[tuple[Node, FileState | DirState, dict[str, Entry] | None, set[str] | None]] = []
-        self._places: dict[DirNode, str | None] = {}
         self._vanished: list[FileNode] = []
         self._converted: list[FileNode] = []
         self._left_lower: list[str] = []
@@ -122,7 +123,7 @@ class Settlement:
             if not (file.is_natural or index.is_left(file.path) or file.path in self._yielded)
         }
         paths = list(sizes)
-        self._stats.update(zip(paths, self._lower.stat_many(paths), strict=True))
+        self.places.stats.update(zip(paths, self._lower.stat_many(paths), strict=True))
         self.kept_back = sorted(path for path, size in sizes.items() if not self._has_file(path, size))
         index.left = index.left.union(self.kept_back)
         self._left_lower = list(self._find_left_lower())
@@ -139,7 +140,7 @@ class Settlement:
             # A file that is also still at its own place has not moved.
             for file in files if len(files) == 1 else sorted(files, key=lambda file: not file.is_natural):
                 if file.lower_path is not None and not index.is_left(file.path):
-                    self._moved_files.setdefault(file.lower_path, file.path)
+                    self.places.moved_files.setdefault(file.lower_path, file.path)
 
     def _find_left_lower(self) -> Iterator[str]:
         """Yields the lower paths of what was not committed of a renamed directory."""
@@ -173,7 +174,7 @@ class Settlement:
                 continue
             frozen = self._index.dirs.get(node) if self._index is not None else None
             is_left = frozen is not None and self._index is not None and self._index.is_left(frozen.path)
-            if (is_left or not node.is_natural) and self._place(node) is None and self._shows_lower(node):
+            if (is_left or not node.is_natural) and self.places.of(node) is None and self._shows_lower(node):
                 found.append(node)
         return found
 
@@ -222,33 +223,7 @@ class Settlement:
             and node.origin == join(parent.lower_path, node.name)
         )
 
-    # Where things are in the new lower tree
-
-    def _stat(self, path: str) -> LowerAttr | None:
-        if path not in self._stats:
-            self._stats[path] = self._lower.stat(path)
-        return self._stats[path]
-
-    def new_path(self, lower_path: str) -> str | None:
-        """Returns where the new lower tree has what had a lower path in the old one."""
-        if self._index is None:
-            return lower_path
-        return self._moved_files.get(lower_path) or self._index.new_path(lower_path)
-
-    def _place(self, node: DirNode) -> str | None:
-        """Returns the new lower directory that belongs under a directory."""
-        if node in self._places:
-            return self._places[node]
-        frozen = self._index.dirs.get(node) if self._index is not None else None
-        if frozen is not None:
-            path: str | None = frozen.path
-        else:
-            path = None if node.lower_path is None else self.new_path(node.lower_path)
-        if path:
-            attr = self._stat(path)
-            path = path if attr is not None and attr.is_dir else None
-        self._places[node] = path
-        return path
+    # What the new lower tree has of the files
 
     def _committed_paths(self, node: FileNode) -> list[str]:
         """Returns the paths under which the new lower tree has the very content of a file."""
@@ -292,11 +267,11 @@ class Settlement:
     def _chosen(self, node: FileNode, committed: list[str]) -> str | None:
         if not committed or node.parent is None:
             return None
-        first = self._new_place(node.parent, node.name)
+        first = self.places.below(node.parent, node.name)
         return first if first in committed else committed[0]
 
     def _has_file(self, path: str, size: int) -> bool:
-        attr = self._stat(path)
+        attr = self.places.stat(path)
         return attr is not None and not attr.is_dir and attr.size == size
 
     def _is_same(self, old: str, new: str) -> bool:
@@ -306,10 +281,10 @@ class Settlement:
     def _source(self, node: FileNode) -> str | None:
         """Returns the new lower path with the content that a file takes from the old lower tree."""
         assert node.origin is not None
-        path = self.new_path(node.origin)
+        path = self.places.new_path(node.origin)
         if path is None:
             return None
-        attr = self._stat(path)
+        attr = self.places.stat(path)
         if attr is None or attr.is_dir:
             return None
         if attr.size != node.size or not self._is_same(node.origin, path):
@@ -331,8 +306,7 @@ class Settlement:
         order = [core.root]
         for directory in order:
             order.extend(entry for entry in directory.entries.values() if isinstance(entry, DirNode))
-        for directory in order:
-            self._place(directory)
+        self.places.find(order)
         files = [node for node in core.by_ino.values() if isinstance(node, FileNode) and node.parent is not None]
         keep = {node: self._settle_file(node) for node in files}
         for directory in reversed(order):
@@ -342,7 +316,7 @@ class Settlement:
     def _find_still_open(self) -> Iterator[tuple[str, str]]:
         """Yields the lower paths of open files, with the new ones, that have the same content there."""
         for path, opened in self._core.lower_handles.items():
-            new, lower = self.new_path(path), opened[0].lower
+            new, lower = self.places.new_path(path), opened[0].lower
             if new is not None and lower is not None and lower.content(opened[0].path) == self._lower.content(new):
                 yield path, new
 
@@ -360,7 +334,7 @@ class Settlement:
         committed = self._committed_paths(node)
         path = self._chosen(node, committed)
         if path is not None:
-            places = [self._new_place(*link) for link in node.links()]
+            places = [self.places.below(*link) for link in node.links()]
             if node.io is None and all(place in committed for place in places):
                 self.spools.append(node.spool_id)
                 if node.extra is not None or node.perm != self._core.defaults.file:
@@ -381,7 +355,7 @@ class Settlement:
         if not node.flags & FROM_LOWER:
             if node.origin is not None:
                 self._save(node)
-                node.origin = self.new_path(node.origin)
+                node.origin = self.places.new_path(node.origin)
             return True
         source = self._source(node)
         if source is None:
@@ -400,15 +374,11 @@ class Settlement:
             and not node.flags & DIRTY
             and node.extra is None
             and node.parent is not None
-            and self._new_place(node.parent, node.name) == self._provided[node]
+            and self.places.below(node.parent, node.name) == self._provided[node]
         )
 
-    def _new_place(self, directory: DirNode, name: str) -> str | None:
-        place = self._place(directory)
-        return None if place is None else join(place, name)
-
     def _settle_dir(self, directory: DirNode, keep: dict[FileNode, bool]) -> None:
-        place = self._places[directory]
+        place = self.places.of(directory)
         entries: dict[str, Entry] = {}
         for name, entry in directory.entries.items():
             if entry is WHITEOUT:
@@ -421,14 +391,18 @@ class Settlement:
                 entries[name] = entry
         if place is not None:
             for name in self._removed_since(directory):
-                if self._stat(join(place, name)) is not None:
+                if self.places.stat(join(place, name)) is not None:
                     entries[name] = WHITEOUT
+            for name in self.places.hidden_names(directory):
+                opened = self._whiteout(directory, place, name)
+                if opened is not None:
+                    entries[name] = opened
         self._save(directory)
         directory.entries = entries
         directory.lower_path = place
         directory.hidden = None if place is not None else set()
         parent = directory.parent
-        if parent is None or entries or place is None or place != self._new_place(parent, directory.name):
+        if parent is None or entries or place is None or place != self.places.below(parent, directory.name):
             return
         # Says nothing any more that the new lower directory does not say itself.
         self.dropped.append((place, directory.ino, directory.mtime_ns))
@@ -438,7 +412,7 @@ class Settlement:
 
     def _whiteout(self, directory: DirNode, place: str, name: str) -> Entry | None:
         """Returns what becomes of a whiteout: itself, nothing, or a directory of which some names are to be seen."""
-        if self._stat(join(place, name)) is None or self._was_committed(directory, name):
+        if self.places.stat(join(place, name)) is None or self._was_committed(directory, name):
             return None
         path = join(directory.path(), name)
         if path in self._yielded:
@@ -454,7 +428,7 @@ class Settlement:
     def _opened(self, parent: DirNode, name: str, place: str, path: str) -> DirNode:
         """Makes a directory that hides everything of a lower one but what is yielded."""
         core = self._core
-        attr = self._stat(place)
+        attr = self.places.stat(place)
         mtime_ns = 0 if attr is None else max(attr.mtime_ns, 0)
         node = DirNode(core.take_id(), core.new_ino(), core.perm(*core.defaults.directory), mtime_ns, place)
         node.parent, node.name, node.hidden = parent, name, None
@@ -562,7 +536,7 @@ class Settlement:
     def _finish_kept(self) -> None:
         core, index = self._core, self._index
         if index is not None:
-            files = {old: new for old, new in self._moved_files.items() if old != new}
+            files = {old: new for old, new in self.places.moved_files.items() if old != new}
             dirs = {lower: frozen.path for lower, frozen in index.by_lower.items() if lower != frozen.path}
             hidden = sorted(set(index.hidden_paths()))
             core.kept.settle(files | dirs, hidden)
@@ -583,7 +557,7 @@ class Settlement:
 
     def _surely_has(self, path: str) -> bool:
         with contextlib.suppress(FormatError, StorageError):  # it is too late to fail
-            return self._stat(path) is not None
+            return self.places.stat(path) is not None
         return False
 
     def _finish_handles(self) -> None:

@@ -8,18 +8,19 @@ new base is to be seen instead of the tree's own change:
 """
 
 from collections.abc import Container, Iterable, Iterator
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from icefs.engine.changeset import ChangeSet, difference
 from icefs.engine.conflicts import BasicConflictSolver, Conflict, ConflictDetector, ConflictSolver, VersionSelection
 from icefs.engine.session import Session
 from icefs.engine.writable import WritableSession
-from icefs.errors import BranchMovedError, InvalidInputError
+from icefs.errors import BranchMovedError, InvalidInputError, RebaseFailedError
 from icefs.format.transaction_log import TransactionLog
-from icefs.worktree.frozen import FrozenDir, FrozenTree
+from icefs.worktree.frozen import FrozenDir, FrozenFile, FrozenTree
 from icefs.worktree.lower import join
 from icefs.worktree.nodes import WHITEOUT
-from icefs.zarr.keys import ChunkKeyLayout, node_prefix
+from icefs.zarr.keys import ChunkKeyLayout, is_zarr_key, node_prefix
 from icefs.zarr.reader import KeyReader
 
 if TYPE_CHECKING:
@@ -35,8 +36,10 @@ class TreeSolver:
         was_needed: Whether there was anything to compare with.
     """
 
-    def __init__(self, how: str, own: Iterable[str] = ()) -> None:
-        """Takes `ours`, `theirs` or `fail`, and the snapshots that are no others' commits.
+    def __init__(
+        self, how: str, view: FrozenTree | None = None, left: Iterable[str] = (), own: Iterable[str] = ()
+    ) -> None:
+        """Takes `ours`, `theirs` or `fail`, a tree with what is no part of its changes, and the tree's own snapshots.
 
         Raises:
             InvalidInputError: it is none of these.
@@ -51,6 +54,7 @@ class TreeSolver:
         if how not in solvers:
             raise InvalidInputError(f"no way to rebase is called {how!r}", hint="one of ours, theirs, fail")
         self._solver = solvers[how]
+        self._left = [] if view is None else list(_left_files(view, left))
         self._own = frozenset(own)
         self.given_up: dict[NodeId, ChunkIndices] = {}
         self.was_needed = False
@@ -62,10 +66,12 @@ class TreeSolver:
 
         Raises:
             BranchMovedError: it is one of the tree's own, which was given up and appears late.
+            RebaseFailedError: others have written where the tree has a file that is no part of its changes.
         """
         if str(their_session.snapshot_id) in self._own:
             raise BranchMovedError(f"the branch has the tree's own commit {their_session.snapshot_id}")
         self.was_needed = True
+        self._check_left(their_session)
         solved, conflicts = self._solver.solve(theirs, their_session, ours, our_base)
         if not conflicts and solved is not ours:
             for node_id, changes in ours.chunks.items():
@@ -74,6 +80,21 @@ class TreeSolver:
                     known = self.given_up.get(node_id)
                     self.given_up[node_id] = lost if known is None else known.union(lost)
         return solved, conflicts
+
+    def _check_left(self, theirs: Session) -> None:
+        """Refuses what others have put in the place of files that a commit does not take: those would hide it.
+
+        A commit of what the tree shows then would delete it, or write over it.
+        """
+        if not self._left:
+            return
+        reader = KeyReader(theirs)
+        for path in self._left:
+            is_key = is_zarr_key(path) and reader.find(path) is not None
+            if not is_key and reader.is_empty(path):
+                continue
+            told = f"{path!r} is a file here that no commit takes, and others have committed something of that name"
+            raise _refused(told, f"rename or remove {path}, and try again", path, theirs)
 
     def paths(self, session: Session) -> Iterator[str]:
         """Yields the paths of the chunks that were given up, in a session that has their arrays."""
@@ -87,7 +108,7 @@ class TreeSolver:
 
 
 def revealed(view: FrozenTree, session: WritableSession, left: Container[str] = ()) -> Iterator[str]:
-    """Yields the paths that the tree's whiteouts hide, and that its changes, after a rebase, do not delete.
+    """Yields the paths that the tree hides, and that its changes, after a rebase, do not delete.
 
     Args:
         view: The tree that the changes are those of.
@@ -95,7 +116,7 @@ def revealed(view: FrozenTree, session: WritableSession, left: Container[str] = 
         left: Paths of the tree that are no part of the changes, and stay as they are.
     """
     reader = KeyReader(session)
-    for path in _whiteouts(view.root):
+    for path in _hidden(view):
         if path in left:
             continue
         attr = view.lower.stat(path)
@@ -107,12 +128,51 @@ def revealed(view: FrozenTree, session: WritableSession, left: Container[str] = 
             yield from batch
 
 
-def _whiteouts(root: FrozenDir) -> Iterator[str]:
-    waiting = [root]
+def _hidden(view: FrozenTree) -> Iterator[str]:
+    """Yields what is hidden of the base: by whiteouts, and by directories that were made in the place of others."""
+    waiting = [view.root]
     while waiting:
         directory = waiting.pop()
         for name, entry in directory.entries.items():
             if entry is WHITEOUT:
                 yield join(directory.path, name)
-            elif isinstance(entry, FrozenDir) and entry.is_natural:
+            elif isinstance(entry, FrozenDir) and not entry.is_redirect:
                 waiting.append(entry)
+        if directory.lower_path is None and _is_directory(view, directory.path):
+            for name, _ in view.lower.list(directory.path):
+                if name not in directory.entries:
+                    yield join(directory.path, name)
+
+
+def check_renamed(view: FrozenTree, tip: Session, yielded: Container[str]) -> None:
+    """Refuses to put a tree on a snapshot in which others have written where the tree has a renamed directory.
+
+    That shows what it had at its former place, and can show nothing beside it until it is committed.
+
+    Raises:
+        RebaseFailedError: there is such a directory.
+    """
+    reader = KeyReader(tip)
+    for path, entry in view.walk():
+        if not isinstance(entry, FrozenDir) or not entry.is_redirect or reader.is_empty(path):
+            continue
+        for key in chain.from_iterable(reader.list_batches(path)):
+            if key in yielded or (view.lower.stat(key) is None and view.find(key) is None):
+                told = f"{path!r} is a renamed directory here, and others have committed {key!r}"
+                raise _refused(told, "commit with a rebase, which puts both together", path, tip)
+
+
+def _refused(message: str, hint: str, path: str, theirs: Session) -> RebaseFailedError:
+    return RebaseFailedError(message, hint=hint, path=path, snapshot=str(theirs.snapshot_id), conflicts=[], commits=[])
+
+
+def _is_directory(view: FrozenTree, path: str) -> bool:
+    attr = view.lower.stat(path)
+    return attr is not None and attr.is_dir
+
+
+def _left_files(view: FrozenTree, left: Iterable[str]) -> Iterator[str]:
+    """Yields the paths among those that are no part of a commit where there is a file, and the base has nothing."""
+    for path in left:
+        if isinstance(view.find(path), FrozenFile) and view.lower.stat(path) is None:
+            yield path

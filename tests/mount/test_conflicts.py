@@ -131,3 +131,51 @@ def test_what_was_added_below_a_removed_directory_is_seen_by_the_kernel(mount, r
     np.testing.assert_array_equal(
         zarr.open_group(official(repo).readonly_session("main").store, mode="r")["b"][:], expected
     )
+
+
+@pytest.mark.parametrize("at_once", [False, True], ids=["rebase, then commit", "commit"])
+def test_what_was_added_to_a_directory_that_both_sides_made_is_seen_by_the_kernel(mount, repo, at_once):
+    ours = zarr.open_group(str(mount.path)).create_array("b", shape=(4, 4), chunks=(2, 2), dtype="u1", fill_value=0)
+    commit(mount)
+    ours[:2, :2] = 5
+    places = [mount / "b/c/0/0", mount / "b/c/0/1", mount / "b/c/1/1", mount / "b/c/1", mount / "new"]
+    assert [path.exists() for path in places] == [True, False, False, False, False]
+    (mount / "new").mkdir()
+    (mount / "new/notes.txt").write_text("mine")
+    assert not (mount / "new/zarr.json").exists()
+
+    def write(group):
+        group["b"][:, 2:] = 6
+        group.create_group("new")
+
+    theirs(repo, write)
+    if at_once:
+        assert commit(mount, rebase="fail")["type"] == "result"
+    else:
+        (mount / ".icefs/rebase").write_text("fail")
+        staged = mount.control("status.json")["staged"]
+        assert staged["chunks"] == {"/b": {"written": 1, "rewritten": 0, "deleted": 0}}
+        assert not staged["deleted_nodes"]
+    assert [path.exists() for path in places] == [True, True, True, True, True]
+    assert sorted(path.name for path in (mount / "new").iterdir()) == ["notes.txt", "zarr.json"]
+    expected = [[5, 5, 6, 6]] * 2 + [[0, 0, 6, 6]] * 2
+    np.testing.assert_array_equal(zarr.open_array(str(mount / "b"))[:], expected)
+    if not at_once:
+        commit(mount)
+    session = official(repo).readonly_session("main")
+    np.testing.assert_array_equal(zarr.open_group(session.store, mode="r")["b"][:], expected)
+    assert zarr.open_group(session.store, mode="r")["new"].attrs.asdict() == {}
+
+
+def test_a_file_that_would_hide_what_others_wrote_is_told(mount, repo):
+    (mount / "new").write_text("mine")
+    theirs(repo, lambda group: group.create_group("new"))
+    with pytest.raises(OSError) as failure:
+        (mount / ".icefs/rebase").write_text("fail")
+    assert failure.value.errno == errno.ESTALE
+    told = mount.control("rebase")
+    assert (told["ok"], told["kind"], told["hint"]) == (False, "rebase-failed", "rename or remove new, and try again")
+    assert (mount / "new").read_text() == "mine"
+    (mount / "new").rename(mount / "mine.txt")
+    (mount / ".icefs/rebase").write_text("fail")
+    assert sorted(path.name for path in (mount / "new").iterdir()) == ["zarr.json"]

@@ -271,3 +271,142 @@ def test_a_commit_in_doubt_is_found_out_later(bench, storage, was_made):
     messages = [info.message for info in bench.repository.ancestry(branch="main")]
     assert messages == (["next", "doubtful"] if was_made else ["next"]) + ["first", "Repository initialized"]
     check(bench, FILES | {"a/c/0/0": b"ours", "b/c/1": b"later"})
+
+
+LARGER = array((80, 80), (10, 10))
+ALL_WAYS = pytest.mark.parametrize("how", ["ours", "theirs", "fail"])
+AT_ONCE = pytest.mark.parametrize("at_once", [False, True], ids=["rebase", "commit"])
+
+
+@pytest.fixture
+def larger(bench):
+    """The array has room for chunks that neither side has yet."""
+    bench.write("a/zarr.json", LARGER)
+    bench.commit("larger")
+    return FILES | {"a/zarr.json": LARGER}
+
+
+def join(bench, how, *, at_once):
+    if at_once:
+        bench.commit(rebase=how, skip_invalid=True)
+    else:
+        bench.rebase(how)
+
+
+@ALL_WAYS
+@AT_ONCE
+def test_a_directory_that_both_sides_made_has_what_is_in_both(bench, larger, how, at_once):
+    bench.write_all({"a/c/4/0": b"ours", "n/notes.txt": b"mine"})
+    bench.mkdir("m/empty")
+    theirs = {"a/c/4/1": b"theirs", "a/c/4/2": b"theirs", "n/zarr.json": group(), "m/empty/zarr.json": group()}
+    bench.theirs(theirs)
+    join(bench, how, at_once=at_once)
+    assert bench.staged().is_empty == at_once
+    assert bench.tree() == larger | theirs | {"a/c/4/0": b"ours", "n/notes.txt": b"mine"}
+    bench.remove("n/notes.txt")
+    check(bench, larger | theirs | {"a/c/4/0": b"ours"})
+
+
+@ALL_WAYS
+def test_a_directory_that_was_removed_and_made_again_has_what_others_add(bench, larger, how):
+    bench.remove("a/c/3")
+    bench.remove("b")
+    bench.write("a/c/3/1", b"ours")
+    bench.mkdir("b/c")
+    bench.theirs({"a/c/3/3": b"theirs", "a/c/3/7": b"theirs", "zarr.json": group() + b" "})
+    bench.rebase(how)
+    added = {"a/c/3/1": b"ours", "a/c/3/3": b"theirs", "a/c/3/7": b"theirs", "zarr.json": group() + b" "}
+    assert bench.staged().arrays["/a"].num_deleted == 2
+    assert bench.staged().gone == ["/b"]
+    bench.remove("b")
+    check(bench, without(larger, "a/c/3/", "b/") | added)
+
+
+def test_a_directory_of_directories_that_was_made_again_has_what_others_add(bench, larger):
+    bench.remove("a/c")
+    bench.write("a/c/0/1", b"ours")
+    bench.theirs({"a/c/3/3": b"theirs", "a/c/5/5": b"theirs"})
+    bench.rebase("fail")
+    check(bench, without(larger, "a/c/") | {"a/c/0/1": b"ours", "a/c/3/3": b"theirs", "a/c/5/5": b"theirs"})
+
+
+def test_a_directory_that_was_made_again_gives_way_chunk_by_chunk(bench):
+    bench.remove("a/c/3")
+    bench.write("a/c/3/0", b"ours")
+    bench.theirs({"a/c/3/0": b"theirs", "a/c/3/1": b"theirs"})
+    bench.rebase("theirs")
+    check(bench, without(FILES, "a/c/3/") | {"a/c/3/0": b"theirs", "a/c/3/1": b"theirs"})
+
+
+def test_a_directory_in_the_place_of_one_that_was_renamed_is_not_joined_with_it(bench, larger):
+    bench.rename("a/c/3", "a/c/5")
+    bench.write("a/c/3/4", b"ours")
+    bench.theirs({"b/c/1": b"theirs"})
+    bench.rebase("fail")
+    moved = {f"a/c/5/{i}": FILES[f"a/c/3/{i}"] for i in range(3)}
+    check(bench, without(larger, "a/c/3/") | moved | {"a/c/3/4": b"ours", "b/c/1": b"theirs"})
+
+
+@ALL_WAYS
+def test_where_a_directory_was_renamed_to_both_are_put_together_by_a_commit(bench, larger, how):
+    bench.rename("a/c/3", "a/c/5")
+    bench.theirs({"a/c/5/7": b"theirs", "b/c/1": b"theirs"})
+    tree = bench.tree()
+    with pytest.raises(RebaseFailedError, match=r"'a/c/5' is a renamed directory here, .* 'a/c/5/7'"):
+        bench.rebase(how)
+    assert bench.tree() == tree
+    bench.commit(rebase=how)
+    moved = {f"a/c/5/{i}": FILES[f"a/c/3/{i}"] for i in range(3)}
+    check(bench, without(larger, "a/c/3/") | moved | {"a/c/5/7": b"theirs", "b/c/1": b"theirs"})
+
+
+@pytest.mark.parametrize("how", ["ours", "theirs"])
+def test_chunks_that_were_renamed_to_where_others_write(bench, larger, how):
+    bench.rename("a/c/3", "a/c/5")
+    bench.theirs({"a/c/5/1": b"theirs"})
+    moved = {f"a/c/5/{i}": FILES[f"a/c/3/{i}"] for i in range(3)}
+    if how == "theirs":
+        with pytest.raises(RebaseFailedError, match="renamed directory"):
+            bench.rebase(how)
+        bench.commit(rebase=how)
+        moved["a/c/5/1"] = b"theirs"
+    else:
+        bench.rebase(how)
+    check(bench, without(larger, "a/c/3/") | moved)
+
+
+@ALL_WAYS
+def test_a_directory_that_is_made_during_a_rebased_commit_has_what_others_put_there(bench, larger, monkeypatch, how):
+    bench.write("b/c/1", b"ours")
+    bench.theirs({"a/c/4/1": b"theirs", "a/c/3/3": b"theirs"})
+    staging = committing.stage
+
+    def write_after(*arguments):
+        staged = staging(*arguments)
+        bench.write("a/c/4/0", b"later")
+        bench.remove("a/c/3")
+        bench.write("a/c/3/2", b"later")
+        return staged
+
+    monkeypatch.setattr(committing, "stage", write_after)
+    bench.commit(rebase=how)
+    monkeypatch.undo()
+    expected = without(larger, "a/c/3/") | {"b/c/1": b"ours", "a/c/4/0": b"later", "a/c/3/2": b"later"}
+    check(bench, expected | {"a/c/4/1": b"theirs", "a/c/3/3": b"theirs"})
+
+
+@ALL_WAYS
+@AT_ONCE
+@pytest.mark.parametrize("path", ["n", "a/c/4"])
+def test_a_file_that_would_hide_what_others_wrote_is_told(bench, larger, how, at_once, path):
+    bench.write(path, b"no part of a commit")
+    bench.write("b/c/1", b"ours")
+    theirs = {"a/c/4/1": b"theirs", "n/zarr.json": group(), "n/o/zarr.json": group()}
+    bench.theirs(theirs)
+    tree = bench.tree()
+    with pytest.raises(RebaseFailedError, match=f"'{path}' is a file here"):
+        join(bench, how, at_once=at_once)
+    assert bench.tree() == tree
+    bench.remove(path)
+    join(bench, how, at_once=at_once)
+    check(bench, larger | theirs | {"b/c/1": b"ours"})
