@@ -74,7 +74,7 @@ class OverlayHandle(FileHandle):
         direct_io: Whether it is one of the tree's `direct` writers.
     """
 
-    __slots__ = ("_lower", "_tree", "_work", "_wrote", "direct_io", "is_writable", "number")
+    __slots__ = ("_is_made", "_lower", "_tree", "_work", "_wrote", "direct_io", "is_writable", "number")
 
     def __init__(
         self, tree: "WorkingTree", work: WorkTree, ino: int, number: int, flags: int, lower: FileHandle | None
@@ -87,12 +87,13 @@ class OverlayHandle(FileHandle):
         self._tree = tree
         self._work = work
         self._lower = lower
+        self._is_made = bool(flags & os.O_CREAT)
         self._wrote = bool(flags & os.O_TRUNC)
 
     @property
     def wants_flush(self) -> bool:  # type: ignore[override]  # what another kind of file knows without asking
-        """Whether it was opened for writing."""
-        return self.is_writable
+        """Whether it was opened for writing, or made: what is made has to be kept."""
+        return self.is_writable or self._is_made
 
     @property
     def size(self) -> int:
@@ -137,7 +138,7 @@ class OverlayHandle(FileHandle):
         Raises:
             InvalidMetadataError: the file is a `zarr.json` that is none; it is kept.
         """
-        if not self.is_writable:
+        if not self.wants_flush:
             return
         self._work.flush(self.number)
         if self._wrote:

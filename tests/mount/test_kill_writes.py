@@ -1,5 +1,6 @@
 """The daemon is killed, again and again, while programs write; what they were told is done, is done."""
 
+import os
 import random
 import time
 from collections import Counter
@@ -89,3 +90,17 @@ def _where(model: Model, lines: list[str], number: int, round_number: int) -> tu
     assert lines == [step.kind for step, _ in script[:done]]
     before = script[done - 1][1] if done else model
     return (before, *script[done]) if done < len(script) else (before, None, before)
+
+
+def test_a_file_that_was_made_to_be_read_survives_a_killed_daemon() -> None:
+    """It is empty, and whoever made it has closed it."""
+    with killing_place() as place:
+        WritableRepository.create(open_storage(str(place.repository))).close()
+        place.mount()
+        for number in range(20):
+            os.close(os.open(place.path / f"lock{number}", os.O_RDONLY | os.O_CREAT))
+        place.kill()
+        place.clear()
+        place.mount()
+        assert sorted(path.name for path in place.path.iterdir()) == sorted(f"lock{number}" for number in range(20))
+        place.unmount()
