@@ -59,6 +59,7 @@ class WorkingTree(WorkingBase):
         super().__init__(settings, *args, **options)
         self.direct = DirectWriters(settings.notifier)
         self.early: dict[EarlyHandle, None] = {}
+        self._removed_dirs: dict[int, Attr] = {}
 
     def take_work(self, work: WorkTree) -> None:
         """Takes over an opened working tree."""
@@ -134,7 +135,18 @@ class WorkingTree(WorkingBase):
         if work is None or self._is_control(ino):
             with self.guarded.lock:
                 return super().getattr(ino)
-        return self._kernel_attr(work.getattr(self.where(ino)))
+        try:
+            return self._kernel_attr(work.getattr(self.where(ino)))
+        except StaleError:
+            # Somebody stands in it, or has it open.
+            if ino not in self._removed_dirs:
+                raise
+            return self._removed_dirs[ino]
+
+    def forget(self, ino: int, count: int) -> None:
+        """Drops references of the kernel to an inode."""
+        self._removed_dirs.pop(ino, None)
+        super().forget(ino, count)
 
     def root_attr(self) -> Attr:
         """Returns the attributes of the root directory."""
@@ -288,7 +300,15 @@ class WorkingTree(WorkingBase):
         self._refuse_in_control(parent)
         if name == CONTROL_NAME and parent == self.root_ino:
             raise NotPermittedError("the control directory cannot be removed")
-        await self.change(lambda work: work.rmdir(self.where(parent), name))
+
+        def remove(work: WorkTree) -> None:
+            where = self.where(parent)
+            found = work.lookup(where, name)
+            work.rmdir(where, name)
+            if found is not None:
+                self._removed_dirs[found.attr.ino] = self._kernel_attr(found.attr)._replace(nlink=0)
+
+        await self.change(remove)
 
     async def symlink(self, parent: int, name: str, target: str, caller: Caller) -> Attr:
         """Refuses: no Icechunk repository holds symbolic links."""

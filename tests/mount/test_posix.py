@@ -307,3 +307,20 @@ def test_parallel_directories(tree):
         thread.join()
     assert len(made) == 160
     assert all(len(os.listdir(tree / "deep" / str(number))) == 8 for number in range(20))
+
+
+def test_a_directory_that_is_open_can_be_asked_after_it_was_removed(tree):
+    (tree / "made").mkdir()
+    (tree / "made/0").write_bytes(b"inline")
+    for place in (tree / "a/c", tree / "made"):
+        fd = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
+        inner = os.open(place / "0", os.O_RDONLY)
+        before = os.fstat(fd)
+        subprocess.run(["rm", "-r", place], check=True)
+        told = os.fstat(fd)
+        assert (told.st_ino, told.st_mode, told.st_nlink) == (before.st_ino, before.st_mode, 0)
+        assert os.listdir(fd) == []
+        fails(errno.ENOENT, os.open, "x", os.O_WRONLY | os.O_CREAT, dir_fd=fd)
+        assert os.read(inner, 10) == b"inline"
+        os.close(inner)
+        os.close(fd)
