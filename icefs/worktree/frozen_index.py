@@ -64,6 +64,15 @@ class FrozenIndex:
             path = path.rpartition("/")[0]
         return "" in self.left
 
+    def left_path(self, lower_path: str) -> str | None:
+        """Returns where the name of a lower path was hidden, if that was not committed; None if it was, or not at all."""
+        above, _, name = lower_path.rpartition("/")
+        directory = self.by_lower.get(above)
+        if directory is None or name not in directory.entries:
+            return None
+        path = join(directory.path, name)
+        return path if self.is_left(path) else None
+
     def new_path(self, lower_path: str) -> str | None:
         """Returns where a lower path was in the merged tree, None if it was not to be seen."""
         above, below = lower_path, ""

@@ -355,7 +355,7 @@ class Settlement:
         if not node.flags & FROM_LOWER:
             if node.origin is not None:
                 self._save(node)
-                node.origin = self.places.new_path(node.origin)
+                node.origin = self.places.new_path(node.origin) or self._left_path(node.origin)
             return True
         source = self._source(node)
         if source is None:
@@ -364,6 +364,14 @@ class Settlement:
         self._save(node)
         node.origin = source
         return True
+
+    def _left_path(self, lower_path: str) -> str | None:
+        """Returns where the new lower tree has a file that was renamed, which no commit took.
+
+        It has the renamed file's number, so the two must not be seen both.
+        """
+        path = None if self._index is None else self._index.left_path(lower_path)
+        return None if path is None or self.places.stat(path) is None else path
 
     def _is_unchanged(self, node: FileNode) -> bool:
         """Tells whether a file that the new lower tree has is closed, and just what and where it was when frozen."""

@@ -3,7 +3,7 @@
 import pytest
 
 from icefs.engine.writing import WritableRepository
-from icefs.errors import InvalidInputError, ObjectNotFoundError
+from icefs.errors import InvalidInputError, ObjectNotFoundError, SessionStateError
 from icefs.storage.memory import MemoryStorage
 from icefs.vfs.lower import TreeLower
 from icefs.worktree.namespace import RENAME_EXCHANGE
@@ -349,3 +349,16 @@ def test_a_manifest_that_cannot_be_read_leaves_the_commit_to_be_completed(bench)
         storage.put(key, data)
     assert bench.work.complete_recovered().kept_back == []
     assert bench.tree() == FILES | {"g/a/c/0/0": b"x" * 600}
+
+
+def test_a_renamed_file_that_no_commit_takes_keeps_its_former_place_hidden(bench):
+    """Were both to be seen, they would have one inode number."""
+    bench.rename("g/a/zarr.json", "g/a.json")
+    bench.write("s/c", b"other")
+    bench.commit(skip_invalid=True)
+    with pytest.raises(SessionStateError, match=r"'g/a/zarr.json' was renamed to 'g/a.json', which is not discarded"):
+        bench.work.discard("g/a")
+    assert bench.work.where_is("g/a/zarr.json") is None
+    bench.work.discard("g/a.json")
+    bench.work.discard("g/a")
+    assert bench.tree() == bench.committed() == FILES | {"s/c": b"other"}
