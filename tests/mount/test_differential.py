@@ -13,7 +13,7 @@ import mmap
 import os
 import shutil
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from icefs.zarr.keys import metadata_key
+from icefs.zarr.keys import metadata_key, node_prefix
 from tests.conformance.official import GROUP, array_json, put_all, remove
 from tests.support.differential import (
     RENAME_EXCHANGE,
@@ -50,7 +50,7 @@ ROUNDS = int(os.environ.get("ICEFS_TEST_ROUNDS", "25"))
 PHASES = [Phase.generate, *([Phase.shrink] if os.environ.get("ICEFS_TEST_SHRINK") else [])]
 STEPS = int(os.environ.get("ICEFS_TEST_STEPS", "40"))
 
-ARRAY = array_json((4, 4), (1, 4))
+ARRAY = array_json((4, 4), (1, 2))
 SCALAR = array_json((), ())
 CONTENT = {
     "zarr.json": GROUP,
@@ -85,6 +85,13 @@ FLAGS = st.builds(
         max_size=3,
     ),
 )
+THEIR_CHANGES = [
+    "group",
+    "array",
+    "metadata",
+    "delete",
+    *(f"chunk {index}" for index in ("0/0", "0/1", "1/0", "1/1", "2/0")),
+]
 EXPLICIT_NS = 10**18
 """Times that tests set are before this one, those of the clock after it."""
 
@@ -113,6 +120,7 @@ class BranchMachine(RuleBasedStateMachine):
         self.unsynced: dict[int, int] = {}
         self.is_behind = False
         self.has_renames = False
+        self.committed_times: set[tuple[int, int]] = set()
 
     # How a step is done.
 
@@ -370,6 +378,7 @@ class BranchMachine(RuleBasedStateMachine):
         fd = self.mounted.fds[number]
         found = [self.mounted.do(lambda _: os.lseek(fd, offset, whence)) for whence in (os.SEEK_DATA, os.SEEK_HOLE)]  # noqa: B023
         assert found == ([Outcome(errno.ENXIO, None)] * 2 if offset >= size else [Outcome(0, offset), Outcome(0, size)])
+        self.both(lambda side: os.lseek(side.fds[number], 0, os.SEEK_SET))
 
     @precondition(lambda self: self.flags)
     @rule(number=st.integers(0, 4), size=OFFSETS)
@@ -558,6 +567,8 @@ class BranchMachine(RuleBasedStateMachine):
         assert now[1:] == (before[1:] if amend else before)
         self.check_committed(files, status)
         self.committed()
+        # Whatever is left may have been renamed.
+        self.has_renames &= bool(status["untracked"] or status["invalid"])
 
     def official_moves(self, snapshot_id: str) -> bool:
         """Tells whether a commit has moved nodes."""
@@ -568,13 +579,32 @@ class BranchMachine(RuleBasedStateMachine):
     def check_committed(self, files: dict[str, bytes], status: dict[str, Any]) -> None:
         self.base = self.station.read_branch(self.branch)
         left = left_by(status, files)
-        assert files.keys() - self.base.keys() <= left, (files, self.base, status)
+        self.drop(files.keys() - self.base.keys() - left, status["staged"]["dropped_chunks"])
         for path, data in self.base.items():
             assert path in left or files[path] == data, path
 
+    def drop(self, gone: set[str], told: list[dict[str, Any]]) -> None:
+        """Removes the chunks that go with the metadata of their array, which the status tells before."""
+        counts = {node_prefix(one["path"]): one["count"] for one in told}
+        found = dict.fromkeys(counts, 0)
+        for path in gone:
+            [prefix] = [prefix for prefix in counts if path.startswith(f"{prefix}c")] or [""]
+            assert prefix, f"{path} is gone, and was not told of: {told}"
+            found[prefix] += 1
+            os.unlink(self.plain.at(path))
+        self.last.clear()
+        # What was rewritten here stays, and is left.
+        assert all(found[prefix] <= count for prefix, count in counts.items())
+        self.remove_dirs()
+
+    def remove_dirs(self) -> None:
+        """Removes directories of the base that have gone with what was in them."""
+        for path in sorted((path for path, seen in look(self.plain.root).items() if seen.data is None), reverse=True):
+            if not os.path.isdir(self.mounted.at(path)):
+                os.rmdir(self.plain.at(path))
+
     def committed(self) -> None:
         """Does to the plain directory what a commit does beside what it is for: allowed difference 4."""
-        self.has_renames = False
         mark_base(Path(self.plain.root), self.base)
         shared: dict[int, list[tuple[str, int]]] = {}
         for path in look(self.plain.root):
@@ -591,6 +621,12 @@ class BranchMachine(RuleBasedStateMachine):
             order = sorted(groups.items(), key=lambda group: (group[0] in opened, len(group[1])))
             for _, paths in order[: len(groups) - 1]:
                 self.split(paths)
+        of_base = {*self.base, *(path[:cut] for path in self.base for cut, char in enumerate(path) if char == "/"), ""}
+        self.committed_times = {
+            (seen.ino, seen.mtime_ns)
+            for path, seen in look(self.plain.root).items()
+            if path in of_base and seen.mtime_ns < EXPLICIT_NS
+        }
 
     def split(self, paths: list[str]) -> None:
         """Makes some names of a file names of another file."""
@@ -655,14 +691,16 @@ class BranchMachine(RuleBasedStateMachine):
         self.remounts += 1
         self.close_all()
         self.station.remount(kill=kill)
+        for path, mine in look(self.plain.root).items():
+            if (mine.ino, mine.mtime_ns) in self.committed_times:
+                os.utime(self.plain.at(path))
         self.last = {}
         self.follow()
 
     @rule(
-        what=st.lists(st.sampled_from(["group", "chunk 0", "chunk 1", "chunk 2", "delete", "metadata", "array"]),
-                      min_size=1, max_size=2, unique=True),
+        what=st.lists(st.sampled_from(THEIR_CHANGES), min_size=1, max_size=2, unique=True),
         data=st.sampled_from([b"theirs", b"their native chunk"]),
-    )  # fmt: skip
+    )
     def others_commit(self, what: list[str], data: bytes) -> None:
         """Somebody else commits to the branch, which follows if nothing is changed in it, and nothing about to be."""
         self.others += 1
@@ -710,7 +748,7 @@ class BranchMachine(RuleBasedStateMachine):
 
     def their_change(self, what: str, data: bytes, theirs: dict[str, bytes]) -> dict[str, bytes | None]:
         """Returns the keys of one change of others to what the branch's tip has."""
-        kind, _, row = what.partition(" ")
+        kind, _, index = what.partition(" ")
         if kind == "group":
             return {f"o{self.others % 3}/zarr.json": GROUP if self.others % 2 else GROUP + b" "}
         if kind == "array":
@@ -720,7 +758,7 @@ class BranchMachine(RuleBasedStateMachine):
             return {}
         if kind == "metadata":
             return {"a/zarr.json": theirs["a/zarr.json"] + b" "}
-        key = "a/c/0/0" if kind == "delete" else f"a/c/{row}/0"
+        key = "a/c/0/0" if kind == "delete" else f"a/c/{index}"
         if kind == "delete":
             return {key: None} if key in theirs else {}
         return {key: data}
@@ -735,12 +773,18 @@ class BranchMachine(RuleBasedStateMachine):
             else:
                 restore(root, path, content)
                 self.base[path] = content
-            # Allowed difference 10.
             self.last.pop(path, None)
             self.touch(*(path[:cut] for cut in range(len(path) + 1) if path[cut : cut + 1] in {"", "/"}))
+        self.renew_above(items)
         for path in items:
             self.prune((root / path).parent)
         mark_base(root, self.base)
+
+    def renew_above(self, paths: Iterable[str]) -> None:
+        """Gives the directories above what others changed a time of the clock: allowed difference 10."""
+        for directory in {"", *(path[:cut] for path in paths for cut, char in enumerate(path) if char == "/")}:
+            if os.path.isdir(self.plain.at(directory)):
+                os.utime(self.plain.at(directory))
 
     def prune(self, directory: Path) -> None:
         """Removes directories of the base with nothing in them."""
@@ -760,7 +804,7 @@ class BranchMachine(RuleBasedStateMachine):
         if changes is None or (commit and diff["invalid"]):
             return
         expected = rebased(self.station.official, self.branch, status["snapshot"], changes, how)
-        tip = self.history()
+        tip, theirs = self.history(), self.station.read_branch(self.branch)
         answer = self.rpc("commit", message="ours", rebase=how) if commit else self.rpc("rebase", how=how)
         if commit and not any(status["staged"].values()):
             assert answer["kind"] == "no-changes-to-commit", answer
@@ -778,6 +822,7 @@ class BranchMachine(RuleBasedStateMachine):
             assert self.base == expected
         committed = {*base, *changes.chunks, *map(metadata_key, changes.metadata)}
         self.become(expected, left_by(status, files), files.keys() & committed)
+        self.renew_above(key for key in base.keys() | theirs.keys() if base.get(key) != theirs.get(key))
         assert not self.rpc("status")["tip_moved"]
 
     def become(self, expected: dict[str, bytes], left: set[str], committed: set[str]) -> None:
@@ -790,9 +835,7 @@ class BranchMachine(RuleBasedStateMachine):
                 continue
             if not (root / path).is_file() or (root / path).read_bytes() != data:
                 restore(root, path, data)
-        for path in sorted((path for path, seen in look(str(root)).items() if seen.data is None), reverse=True):
-            if not os.path.isdir(self.mounted.at(path)):
-                (root / path).rmdir()
+        self.remove_dirs()
         for path, seen in look(self.mounted.root).items():
             if seen.data is None:
                 (root / path).mkdir(parents=True, exist_ok=True)

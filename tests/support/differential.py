@@ -9,7 +9,7 @@ Where the two may differ is listed here, and nowhere else:
 4.  A commit, or following one of others, gives files and directories the default modes, and gives names that shared
     a file and were committed files of their own: Icechunk has neither modes nor links. Both are then done to the
     plain directory, too.
-5.  A remount gives new inode numbers, and committed files the time of a commit: a snapshot has one time.
+5.  A remount gives new inode numbers, and what was committed the time of a commit: a snapshot has one time.
 6.  What was written through a shared mapping gets its new mtime with `msync`, `fsync` or `close`: until then the
     kernel has told nobody.
 7.  There are no holes: SEEK_DATA and SEEK_HOLE see one extent.
