@@ -65,7 +65,7 @@ class FrozenIndex:
         return "" in self.left
 
     def left_path(self, lower_path: str) -> str | None:
-        """Returns where the name of a lower path was hidden, if that was not committed; None if it was, or not at all."""
+        """Returns where the name of a lower path was hidden, unless that was committed; None if it was not hidden."""
         above, _, name = lower_path.rpartition("/")
         directory = self.by_lower.get(above)
         if directory is None or name not in directory.entries:
