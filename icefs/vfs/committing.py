@@ -39,7 +39,7 @@ from icefs.worktree.overlay import WorkTree
 from icefs.worktree.settle import SettleResult
 from icefs.worktree.staging import Staged, stage
 from icefs.worktree.uploads import ArrayUpload, Progress, UploadOptions, upload_chunks
-from icefs.worktree.yielding import TreeSolver, check_renamed, revealed
+from icefs.worktree.yielding import TreeSolver, check_shown, revealed
 
 if TYPE_CHECKING:
     from icefs.vfs.working import WorkingTree
@@ -581,7 +581,7 @@ def _compare(tree: "WorkingTree", view: FrozenTree, how: str) -> tuple[WritableS
     solver = TreeSolver(how, view, staged.left)
     session.rebase(solver)
     yielded = list(solver.paths(session))
-    check_renamed(view, open_session(repository, session.snapshot_id), frozenset(yielded))
+    check_shown(view, base, open_session(repository, session.snapshot_id), frozenset(yielded))
     return session, [*yielded, *revealed(view, session, frozenset(staged.left))]
 
 

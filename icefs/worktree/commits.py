@@ -254,6 +254,7 @@ class Commits:
             copied_up += paths
             for node in files:
                 self._content.copy_up(node)
+                settlement.copied(node)
             for directory in directories:
                 self._rescue(directory, lower)
 

@@ -297,14 +297,11 @@ class Namespace:
         op.touch(node)
         node.ctime_ns = core.tick(node)
         if node.extra is not None:
-            extra = dict(node.extra)
-            if (node.parent, node.name) == (directory, name):
-                node.parent, node.name = first = next(iter(extra))
-                del extra[first]
-                op.links.append((*first, None))
-            else:
-                del extra[directory, name]
-            node.extra = extra or None
+            is_first = (node.parent, node.name) == (directory, name)
+            node.drop_link(directory, name)
+            if is_first:
+                assert node.parent is not None
+                op.links.append((node.parent, node.name, None))
             op.store[node] = None
             return
         node.parent = None

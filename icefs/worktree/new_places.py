@@ -9,7 +9,7 @@ from icefs.worktree.core import Lowered, TreeCore
 from icefs.worktree.frozen import FrozenDir, FrozenTree
 from icefs.worktree.frozen_index import FrozenIndex
 from icefs.worktree.lower import Lower, LowerAttr, join
-from icefs.worktree.nodes import DirNode
+from icefs.worktree.nodes import DirNode, FileNode
 
 
 class NewPlaces:
@@ -58,6 +58,10 @@ class NewPlaces:
         place = self.of(directory)
         return None if place is None else join(place, name)
 
+    def is_same(self, old: str, new: str) -> bool:
+        """Tells whether the new lower tree has at a path what the old one has at another."""
+        return self._core.lower.content(old) == self._lower.content(new)
+
     def find(self, order: Sequence[DirNode]) -> None:
         """Finds the places of all directories of the tree, given with those above before those below them.
 
@@ -92,3 +96,18 @@ class NewPlaces:
     def hidden_names(self, directory: DirNode) -> list[str]:
         """Returns the names that a directory has hidden since it was made, and goes on hiding."""
         return [name for name in self._joined.get(directory, ()) if name not in directory.entries]
+
+    def outdated_names(self, node: FileNode, path: str) -> list[tuple[DirNode, str]]:
+        """Returns the name of a file that is its place in the old lower tree, if it has others and the new one differs.
+
+        Args:
+            node: The file, with the old lower tree's bytes.
+            path: Where that has them.
+        """
+        found = []
+        for directory, name in node.links() if node.extra is not None else ():
+            if directory.lower_path is not None and join(directory.lower_path, name) == path:
+                place = self.below(directory, name)
+                if place is None or not self.is_same(path, place):
+                    found.append((directory, name))
+        return found

@@ -227,6 +227,17 @@ class FileNode:
         first = [(self.parent, self.name)]
         return first if self.extra is None else [*first, *self.extra]
 
+    def drop_link(self, directory: "DirNode", name: str) -> None:
+        """Takes one of several names from the file; the directory's entry is the caller's."""
+        assert self.extra is not None
+        extra = dict(self.extra)
+        if (self.parent, self.name) == (directory, name):
+            self.parent, self.name = first = next(iter(extra))
+            del extra[first]
+        else:
+            del extra[directory, name]
+        self.extra = extra or None
+
     def attr(self) -> Attr:
         """Returns what `stat` says."""
         perm = self.perm

@@ -11,6 +11,7 @@ what of the new lower tree belongs under it:
   (`NewPlaces`): what they put in it is to be seen, and what it hid of the old lower tree stays hidden.
 - A committed file whose content did not change since is dropped; if it is open, or has further names, it stays as a
   node whose bytes are the new lower file's.
+- A file that has a further name shows the new base's content under its own one, if only others have changed it.
 - A whiteout stays where the new lower directory has the name, but for one that was committed: what is there then was
   put there by others. A name that was committed and has been removed since gets one.
 - At a path that is *yielded* the new snapshot is to be seen: a file there that did not change since goes, and so does
@@ -103,6 +104,8 @@ class Settlement:
         self._converted: list[FileNode] = []
         self._left_lower: list[str] = []
         self._still_open: dict[str, str] = {}
+        self._copied: dict[FileNode, tuple[str, int, int]] = {}
+        self._parted: set[tuple[DirNode, str]] = set()
         self.kept_back: list[str] = []
         self.dropped: list[tuple[str, int, int]] = []
         self.changed_attrs: list[int] = []
@@ -241,7 +244,7 @@ class Settlement:
             for file in files
             if not (file.path in self._yielded or self._index.is_left(file.path))
             and self._has_file(file.path, node.size)
-            and not (file.is_natural and not self._is_same(file.path, file.path))
+            and not (file.is_natural and not self.places.is_same(file.path, file.path))
         ]
 
     def _yields(self, node: FileNode) -> bool:
@@ -274,10 +277,6 @@ class Settlement:
         attr = self.places.stat(path)
         return attr is not None and not attr.is_dir and attr.size == size
 
-    def _is_same(self, old: str, new: str) -> bool:
-        """Tells whether the new lower tree has at a path what the old one has at another."""
-        return self._core.lower.content(old) == self._lower.content(new)
-
     def _source(self, node: FileNode) -> str | None:
         """Returns the new lower path with the content that a file takes from the old lower tree."""
         assert node.origin is not None
@@ -287,7 +286,7 @@ class Settlement:
         attr = self.places.stat(path)
         if attr is None or attr.is_dir:
             return None
-        if attr.size != node.size or not self._is_same(node.origin, path):
+        if attr.size != node.size or not self.places.is_same(node.origin, path):
             return None
         return path
 
@@ -308,6 +307,9 @@ class Settlement:
             order.extend(entry for entry in directory.entries.values() if isinstance(entry, DirNode))
         self.places.find(order)
         files = [node for node in core.by_ino.values() if isinstance(node, FileNode) and node.parent is not None]
+        for node in files:
+            if node.extra is not None:
+                self._part(node)
         keep = {node: self._settle_file(node) for node in files}
         for directory in reversed(order):
             self._settle_dir(directory, keep)
@@ -319,6 +321,22 @@ class Settlement:
             new, lower = self.places.new_path(path), opened[0].lower
             if new is not None and lower is not None and lower.content(opened[0].path) == self._lower.content(new):
                 yield path, new
+
+    def copied(self, node: FileNode) -> None:
+        """Takes note that the bytes of a file that only the old base had were copied."""
+        assert node.origin is not None
+        self._copied[node] = (node.origin, node.spool_id, node.mtime_ns)
+
+    def _part(self, node: FileNode) -> None:
+        """Takes from a file with several names the one in the old base, if nobody wrote to it but others in the new."""
+        path, *copy = self._copied.get(node, (node.origin,))
+        if path is None or not (node.flags & FROM_LOWER or copy == [node.spool_id, node.mtime_ns]):
+            return
+        for directory, name in self.places.outdated_names(node, path):
+            self._save(node)
+            node.drop_link(directory, name)
+            node.origin = node.origin if node.flags & FROM_LOWER else None
+            self._parted.add((directory, name))
 
     def _settle_file(self, node: FileNode) -> bool:
         """Gives a file its new content; returns whether the tree keeps it."""
@@ -393,6 +411,8 @@ class Settlement:
                 opened = None if place is None else self._whiteout(directory, place, name)
                 if opened is not None:
                     entries[name] = opened
+                continue
+            if (directory, name) in self._parted:
                 continue
             is_kept = entry.parent is directory if isinstance(entry, DirNode) else keep[entry]
             if is_kept:

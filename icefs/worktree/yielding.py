@@ -9,13 +9,14 @@ new base is to be seen instead of the tree's own change:
 
 from collections.abc import Container, Iterable, Iterator
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from icefs.engine.changeset import ChangeSet, difference
 from icefs.engine.conflicts import BasicConflictSolver, Conflict, ConflictDetector, ConflictSolver, VersionSelection
 from icefs.engine.session import Session
 from icefs.engine.writable import WritableSession
 from icefs.errors import BranchMovedError, InvalidInputError, RebaseFailedError
+from icefs.format.nodes import NodeSnapshot
 from icefs.format.transaction_log import TransactionLog
 from icefs.worktree.frozen import FrozenDir, FrozenFile, FrozenTree
 from icefs.worktree.lower import join
@@ -26,6 +27,9 @@ from icefs.zarr.reader import KeyReader
 if TYPE_CHECKING:
     from icefs.format.chunk_indices import ChunkIndices
     from icefs.format.ids import NodeId
+
+
+_AT_ONCE: Final = "commit with a rebase, which puts both together"
 
 
 class TreeSolver:
@@ -144,22 +148,31 @@ def _hidden(view: FrozenTree) -> Iterator[str]:
                     yield join(directory.path, name)
 
 
-def check_renamed(view: FrozenTree, tip: Session, yielded: Container[str]) -> None:
-    """Refuses to put a tree on a snapshot in which others have written where the tree has a renamed directory.
+def check_shown(view: FrozenTree, base: Session, tip: Session, yielded: Container[str]) -> None:
+    """Refuses to put a tree on a snapshot that it could not show; a commit is based on it all the same.
 
-    That shows what it had at its former place, and can show nothing beside it until it is committed.
+    A renamed directory shows what it had at its former place, and nothing beside it. A file of the base that was given
+    a further name has the same bytes under both.
 
     Raises:
-        RebaseFailedError: there is such a directory.
+        RebaseFailedError: others have written where there is a renamed directory, or a file with several names.
     """
-    reader = KeyReader(tip)
+    before, after = KeyReader(base), KeyReader(tip)
+    linked = {entry.node for _, entry in view.walk() if isinstance(entry, FrozenFile) and entry.is_alias}
     for path, entry in view.walk():
-        if not isinstance(entry, FrozenDir) or not entry.is_redirect or reader.is_empty(path):
-            continue
-        for key in chain.from_iterable(reader.list_batches(path)):
-            if key in yielded or (view.lower.stat(key) is None and view.find(key) is None):
-                told = f"{path!r} is a renamed directory here, and others have committed {key!r}"
-                raise _refused(told, "commit with a rebase, which puts both together", path, tip)
+        if isinstance(entry, FrozenFile):
+            if entry.is_natural and entry.node in linked and _content(before, path) != _content(after, path):
+                raise _refused(f"{path!r} has several names here, and others have changed it", _AT_ONCE, path, tip)
+        elif isinstance(entry, FrozenDir) and entry.is_redirect and not after.is_empty(path):
+            for key in chain.from_iterable(after.list_batches(path)):
+                if key in yielded or (view.lower.stat(key) is None and view.find(key) is None):
+                    told = f"{path!r} is a renamed directory here, and others have committed {key!r}"
+                    raise _refused(told, _AT_ONCE, path, tip)
+
+
+def _content(reader: KeyReader, path: str) -> object:
+    found = reader.find(path)
+    return found.user_data if isinstance(found, NodeSnapshot) else found
 
 
 def _refused(message: str, hint: str, path: str, theirs: Session) -> RebaseFailedError:

@@ -191,6 +191,9 @@ class Bench:
     def rename(self, old: str, new: str, flags: int = 0) -> None:
         self.work.rename(*self._split(old), *self._split(new), flags)
 
+    def link(self, old: str, new: str) -> None:
+        self.work.link(self.where(old), *self._split(new))
+
     def read(self, path: str) -> bytes:
         where = self.where(path)
         handle = self.work.open(where, os.O_RDONLY)

@@ -410,3 +410,47 @@ def test_a_file_that_would_hide_what_others_wrote_is_told(bench, larger, how, at
     bench.remove(path)
     join(bench, how, at_once=at_once)
     check(bench, larger | theirs | {"b/c/1": b"ours"})
+
+
+@ALL_WAYS
+@pytest.mark.parametrize("is_open", [False, True], ids=["closed", "open"])
+def test_another_name_of_a_file_of_the_base_keeps_what_that_was(bench, how, is_open):
+    """Nobody changed the file under its own name, so there others' change counts, and nothing of ours takes it back."""
+    bench.link("b/zarr.json", "n")
+    bench.link("a/c/0/0", "a/c/3/3")
+    bench.link("a/c/1/1", "c.bin")
+    handle = bench.work.open(bench.where("c.bin"), os.O_RDWR) if is_open else None
+    theirs = {"b/zarr.json": array((8,), (2,)), "a/c/0/0": b"theirs", "a/c/1/1": None, "b/c/3": b"3"}
+    bench.theirs(theirs)
+    tree = bench.tree()
+    with pytest.raises(RebaseFailedError, match="has several names here"):
+        bench.rebase(how)
+    assert bench.tree() == tree
+    bench.commit(rebase=how)
+    expected = without(FILES, "a/c/1/1") | {path: data for path, data in theirs.items() if data is not None}
+    expected |= {"n": FILES["b/zarr.json"], "a/c/3/3": FILES["a/c/0/0"], "c.bin": FILES["a/c/1/1"]}
+    assert bench.tree() == expected
+    if handle is not None:
+        assert bench.work.read(handle, 0, 100) == FILES["a/c/1/1"]
+        bench.work.release(handle)
+    bench.remove("n")
+    bench.remove("c.bin")
+    check(bench, without(expected, "n", "c.bin"))
+
+
+def test_a_file_with_several_names_that_others_leave_alone_is_in_nobodys_way(bench):
+    bench.link("a/c/0/0", "a/c/3/3")
+    bench.theirs({"a/c/1/1": b"theirs"})
+    bench.rebase("fail")
+    check(bench, FILES | {"a/c/1/1": b"theirs", "a/c/3/3": FILES["a/c/0/0"]})
+
+
+@AT_ONCE
+def test_a_file_with_several_names_that_was_written_to_is_ours_under_all(bench, at_once):
+    bench.link("a/c/0/0", "a/c/3/3")
+    bench.write("a/c/3/3", b"ours")
+    bench.theirs({"a/c/0/0": b"theirs"})
+    with pytest.raises(RebaseFailedError):
+        join(bench, "fail", at_once=at_once)
+    join(bench, "ours", at_once=at_once)
+    check(bench, FILES | {"a/c/0/0": b"ours", "a/c/3/3": b"ours"})
