@@ -56,7 +56,8 @@ class Changes:
         for path in [*diff["new_nodes"], *diff["updated_nodes"]]:
             found.metadata[path] = files[metadata_key(path)]
         for path, chunks in diff["chunks"].items():
-            metadata = files[metadata_key(path)]
+            # Of an array whose zarr.json was removed, which no commit takes, that of the base counts.
+            metadata = files.get(metadata_key(path)) or base[metadata_key(path)]
             encoding, prefix = chunk_key_encoding_of(metadata), node_prefix(path)
             for row in chunks["written"]:
                 key = prefix + chunk_key(encoding, row["index"])
