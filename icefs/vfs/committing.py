@@ -36,7 +36,7 @@ from icefs.worktree.commits import TreeChangedError
 from icefs.worktree.frozen import FrozenTree
 from icefs.worktree.frozen_index import FrozenIndex
 from icefs.worktree.overlay import WorkTree
-from icefs.worktree.settle import SettleResult
+from icefs.worktree.settle_result import SettleResult
 from icefs.worktree.staging import Staged, stage
 from icefs.worktree.uploads import ArrayUpload, Progress, UploadOptions, upload_chunks
 from icefs.worktree.yielding import TreeSolver, check_shown, revealed

@@ -41,7 +41,7 @@ from icefs.worktree.attributes import AttrChange
 from icefs.worktree.namespace import RENAME_EXCHANGE
 from icefs.worktree.nodes import Perm, Where
 from icefs.worktree.overlay import WorkTree
-from icefs.worktree.settle import SettleResult
+from icefs.worktree.settle_result import SettleResult
 from icefs.zarr.keys import METADATA_NAME, metadata_key, node_prefix
 
 _WRITING: Final = os.O_WRONLY | os.O_RDWR | os.O_TRUNC

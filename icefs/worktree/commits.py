@@ -21,7 +21,8 @@ from icefs.worktree.journal import Intent
 from icefs.worktree.lower import Lower, join
 from icefs.worktree.nodes import STORED, WHITEOUT, DirNode
 from icefs.worktree.reappearing import Reappearing
-from icefs.worktree.settle import Settlement, SettleResult
+from icefs.worktree.settle import Settlement
+from icefs.worktree.settle_result import SettleResult
 
 type OnSwitch = Callable[[SettleResult], None]
 

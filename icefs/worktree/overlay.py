@@ -44,7 +44,7 @@ from icefs.worktree.namespace import DirView, Namespace
 from icefs.worktree.nodes import STORED, Attr, FileNode, Perm, TreeEntry, Where
 from icefs.worktree.packing import UploadOptions
 from icefs.worktree.recovery import Loader, Recovery
-from icefs.worktree.settle import SettleResult
+from icefs.worktree.settle_result import SettleResult
 from icefs.worktree.spool import DiskIo, Spool
 from icefs.worktree.state import DATABASE_NAME, SPOOL_NAME, StateInfo, StateLock, make_directory, read_info, write_info
 from icefs.worktree.upload_log import LOG_NAME, UploadLog

@@ -25,8 +25,7 @@ before (`verify`).
 """
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
 
 from icefs.errors import FormatError, StaleError, StorageError
 from icefs.worktree.core import Lowered, TreeCore
@@ -48,36 +47,6 @@ from icefs.worktree.nodes import (
     FileState,
     Node,
 )
-
-
-@dataclass(slots=True)
-class SettleResult:
-    """What a change of base did.
-
-    Attributes:
-        base: The snapshot that the tree stands on now.
-        dropped: (path, ino, mtime_ns) of every file and directory that the snapshot provides now.
-        changed_attrs: Inode numbers of those whose mode, owner or number of links is not what it was.
-        kept_back: Paths that were said to be committed but that the new snapshot does not have as they were frozen;
-            they stay in the tree.
-        copied_up: Paths whose bytes were saved from the old base.
-        remaining: The number of files, directories and whiteouts that the working tree still has.
-        renamed: (number of the directory above, name) of every directory that was renamed: what lies below it, and
-            is the new base's, has the numbers that it has there.
-        new_path: The lower path, in the new base, of what had a lower path in the old one; None if it is gone.
-        forget: Forgets what is kept of lower paths; returns of which there was. While the tree is still locked.
-    """
-
-    base: str
-    dropped: list[tuple[str, int, int]]
-    changed_attrs: list[int]
-    kept_back: list[str]
-    copied_up: list[str]
-    remaining: int
-    renamed: list[tuple[int, str]]
-    new_path: Callable[[str], str | None]
-    forget: Callable[[Iterable[str]], list[str]]
-    keep_renamed: Callable[[Mapping[str, Region], Mapping[str, KeptAttr]], None]
 
 
 class Settlement:
@@ -425,11 +394,16 @@ class Settlement:
                 opened = self._whiteout(directory, place, name)
                 if opened is not None:
                     entries[name] = opened
+        # Only its attributes were set, and others have removed what was in it.
+        is_gone = place is None and not entries and self._index is None and directory.is_natural
+        is_gone = is_gone and WHITEOUT not in directory.entries.values()
         self._save(directory)
         directory.entries = entries
         directory.lower_path = place
         directory.hidden = None if place is not None else set()
         parent = directory.parent
+        if parent is not None and is_gone:
+            directory.parent = None
         if parent is None or entries or place is None or place != self.places.below(parent, directory.name):
             return
         # Says nothing any more that the new lower directory does not say itself.

@@ -151,11 +151,12 @@ def _hidden(view: FrozenTree) -> Iterator[str]:
 def check_shown(view: FrozenTree, base: Session, tip: Session, yielded: Container[str]) -> None:
     """Refuses to put a tree on a snapshot that it could not show; a commit is based on it all the same.
 
-    A renamed directory shows what it had at its former place, and nothing beside it. A file of the base that was given
-    a further name has the same bytes under both.
+    A renamed directory shows what the base has at its former place, and nothing beside it. A file of the base that was
+    given a further name has the same bytes under both.
 
     Raises:
-        RebaseFailedError: others have written where there is a renamed directory, or a file with several names.
+        RebaseFailedError: others have written where there is, or was, a renamed directory of chunks, or to a file with
+            several names.
     """
     before, after = KeyReader(base), KeyReader(tip)
     linked = {entry.node for _, entry in view.walk() if isinstance(entry, FrozenFile) and entry.is_alias}
@@ -163,11 +164,29 @@ def check_shown(view: FrozenTree, base: Session, tip: Session, yielded: Containe
         if isinstance(entry, FrozenFile):
             if entry.is_natural and entry.node in linked and _content(before, path) != _content(after, path):
                 raise _refused(f"{path!r} has several names here, and others have changed it", _AT_ONCE, path, tip)
-        elif isinstance(entry, FrozenDir) and entry.is_redirect and not after.is_empty(path):
-            for key in chain.from_iterable(after.list_batches(path)):
-                if key in yielded or (view.lower.stat(key) is None and view.find(key) is None):
-                    told = f"{path!r} is a renamed directory here, and others have committed {key!r}"
-                    raise _refused(told, _AT_ONCE, path, tip)
+        elif isinstance(entry, FrozenDir) and entry.lower_path is not None and not entry.is_natural:
+            at_target = (
+                key
+                for key in _keys(after, path)
+                if key in yielded or (view.lower.stat(key) is None and view.find(key) is None)
+            )
+            key = next(at_target, None) or _changed_below(before, after, entry.lower_path)
+            if key is not None:
+                told = f"{path!r} is a renamed directory here, and others have changed {key!r}"
+                raise _refused(told, _AT_ONCE, path, tip)
+
+
+def _changed_below(before: KeyReader, after: KeyReader, path: str) -> str | None:
+    """Returns a chunk that differs below a directory of chunks; of nodes, others' changes move along with them."""
+    found = before.directory_of_chunks(path)
+    if found is None or found[2] == 0:
+        return None
+    keys = dict.fromkeys(chain(_keys(before, path), _keys(after, path)))
+    return next((key for key in keys if _content(before, key) != _content(after, key)), None)
+
+
+def _keys(reader: KeyReader, path: str) -> Iterator[str]:
+    return chain.from_iterable(() if reader.is_empty(path) else reader.list_batches(path))
 
 
 def _content(reader: KeyReader, path: str) -> object:

@@ -7,6 +7,7 @@ import pytest
 from icefs.errors import BranchMovedError, RebaseFailedError, SessionStateError, StorageError
 from icefs.storage.memory import MemoryStorage
 from icefs.vfs import committing
+from icefs.worktree.attributes import AttrChange
 from tests.support.faulty import FaultyStorage
 from tests.support.staging_bench import Bench, array, group
 
@@ -361,6 +362,28 @@ def test_where_a_directory_was_renamed_to_both_are_put_together_by_a_commit(benc
 
 
 @pytest.mark.parametrize("how", ["ours", "theirs"])
+@pytest.mark.parametrize("key", ["a/c/3/1", "a/c/3/7"])
+def test_where_a_directory_was_renamed_from_others_write_what_stays_there(bench, larger, how, key):
+    bench.rename("a/c/3", "a/c/5")
+    bench.theirs({key: b"theirs"})
+    tree = bench.tree()
+    with pytest.raises(RebaseFailedError, match=f"'a/c/5' is a renamed directory here, .* '{key}'"):
+        bench.rebase(how)
+    assert bench.tree() == tree
+    bench.commit(rebase=how)
+    expected = without(larger, "a/c/3/") | {f"a/c/5/{i}": FILES[f"a/c/3/{i}"] for i in range(3)}
+    check(bench, expected | ({key: b"theirs"} if how == "theirs" or key not in FILES else {}))
+
+
+def test_others_changes_come_along_with_a_renamed_array(bench):
+    bench.rename("a", "moved")
+    bench.theirs({"a/c/0/0": b"theirs", "a/c/3/3": b"theirs"})
+    bench.rebase("fail")
+    theirs = {"moved/c/0/0": b"theirs", "moved/c/3/3": b"theirs"}
+    check(bench, {path.replace("a/", "moved/", 1) if path[0] == "a" else path: FILES[path] for path in FILES} | theirs)
+
+
+@pytest.mark.parametrize("how", ["ours", "theirs"])
 def test_chunks_that_were_renamed_to_where_others_write(bench, larger, how):
     bench.rename("a/c/3", "a/c/5")
     bench.theirs({"a/c/5/1": b"theirs"})
@@ -454,3 +477,25 @@ def test_a_file_with_several_names_that_was_written_to_is_ours_under_all(bench, 
         join(bench, "fail", at_once=at_once)
     join(bench, "ours", at_once=at_once)
     check(bench, FILES | {"a/c/0/0": b"ours", "a/c/3/3": b"ours"})
+
+
+def test_a_directory_whose_time_was_set_goes_with_what_others_removed(bench):
+    for path in ("a/c/3", "a/c", "b/c/0"):
+        bench.work.set_attributes(bench.where(path), AttrChange(mtime_ns=10**9))
+    gone = {f"a/c/3/{i}": None for i in range(3)} | {"b/c/0": None}
+    bench.theirs(gone)
+    bench.rebase("fail")
+    assert bench.work.where_is("a/c/3") is None
+    assert bench.work.where_is("b/c") is None
+    assert not bench.work.has_changes()
+    check(bench, without(FILES, *gone))
+
+
+def test_a_directory_that_was_emptied_here_stays(bench):
+    for name in "01":
+        bench.remove(f"a/c/3/{name}")
+    bench.theirs({"a/c/3/2": None})
+    bench.rebase("fail")
+    assert bench.work.where_is("a/c/3") is not None
+    bench.remove("a/c/3")
+    check(bench, without(FILES, "a/c/3/"))
