@@ -67,6 +67,7 @@ class Asker:
 
 
 async def landed(threads):
+    await trio.testing.wait_all_tasks_blocked()  # whoever was just started has asked
     await until(lambda: not threads.pending)
     await trio.testing.wait_all_tasks_blocked()
 
