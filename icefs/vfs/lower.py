@@ -83,7 +83,10 @@ class TreeLower:
 
     def stat(self, path: str) -> LowerAttr | None:
         """Returns the attributes of a path."""
-        return self._guarded.call(lambda: self._stat(path))
+        with self._guarded.lock:
+            is_shown = self._is_shown()
+        # What is not shown has no numbers, and may have to be fetched: nobody waits for that.
+        return self._guarded.call(lambda: self._stat(path)) if is_shown else self._stat_unnumbered(path)
 
     def stat_many(self, paths: Sequence[str]) -> Sequence[LowerAttr | None]:
         """Returns the attributes of many paths; those of chunks, which most are, are looked up together."""

@@ -238,6 +238,7 @@ class Commits:
     ) -> SettleResult:
         core = self._core
         copied_up: list[str] = []
+        settlement.look_ahead()
         while True:
             with core.change() as op:
                 if view is None:

@@ -124,6 +124,21 @@ class Settlement:
             if lower_path is not None and lower_path != path:
                 yield lower_path
 
+    def look_ahead(self) -> None:
+        """Asks what will be asked with the lock held, so that no fetch makes whoever reads or writes wait then."""
+        core = self._core
+        with core.lock:
+            nodes = [node for node in core.by_ino.values() if node.parent is not None]
+            files = [node.origin for node in nodes if isinstance(node, FileNode) and node.flags & FROM_LOWER]
+            dirs = [node for node in nodes if isinstance(node, DirNode)]
+            made = [node.path() for node in dirs if node.lower_path is None]
+            origins = [path for path in (*files, *(node.lower_path for node in dirs)) if path is not None]
+        for origin in origins:
+            core.lower.content(origin)
+        for path in (*made, *map(self.places.new_path, origins)):
+            if path is not None:
+                self.places.stat(path)
+
     # Under the lock: what must be rescued first
 
     def rescue_files(self) -> list[FileNode]:

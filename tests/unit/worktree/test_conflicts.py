@@ -1,12 +1,14 @@
 """Working trees and others' commits: what is refused, what gives way, and what the tree shows afterwards."""
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from icefs.errors import BranchMovedError, RebaseFailedError, SessionStateError, StorageError
 from icefs.storage.memory import MemoryStorage
 from icefs.vfs import committing
+from icefs.worktree import commits
 from icefs.worktree.attributes import AttrChange
 from tests.support.faulty import FaultyStorage
 from tests.support.staging_bench import Bench, array, group
@@ -499,3 +501,35 @@ def test_a_directory_that_was_emptied_here_stays(bench):
     assert bench.work.where_is("a/c/3") is not None
     bench.remove("a/c/3")
     check(bench, without(FILES, "a/c/3/"))
+
+
+@AT_ONCE
+def test_nobody_waits_for_the_store_while_the_tree_goes_to_another_base(bench, storage, larger, monkeypatch, at_once):
+    bench.write_all({"a/c/0/0": b"ours", "a/c/4/0": b"made", "b/c/1": b"b1"})
+    bench.remove("a/c/1")
+    bench.work.set_attributes(bench.where("b/zarr.json"), AttrChange(mode=0o600))
+    bench.theirs({"a/c/3/3": b"theirs", "a/c/4/1": b"theirs", "b/c/0": b"theirs"})
+    free = []
+
+    def is_free():
+        return bench.work._core.lock.acquire(timeout=5) and not bench.work._core.lock.release()
+
+    def look():
+        with ThreadPoolExecutor(1) as pool:
+            free.append(pool.submit(is_free).result())
+
+    def forget(*arguments, **options):
+        bench.repository.assets.manifests.clear()
+        bench.repository.assets.snapshots.clear()
+        storage.interfere(look, methods="get", times=None)
+        return settlement(*arguments, **options)
+
+    settlement = commits.Settlement
+    monkeypatch.setattr(commits, "Settlement", forget)
+    join(bench, "fail", at_once=at_once)
+    monkeypatch.undo()
+    storage.clear()
+    assert free
+    assert all(free)
+    expected = without(larger, "a/c/1/") | {"a/c/0/0": b"ours", "a/c/4/0": b"made", "b/c/1": b"b1"}
+    check(bench, expected | {"a/c/3/3": b"theirs", "a/c/4/1": b"theirs", "b/c/0": b"theirs"})
