@@ -10,6 +10,7 @@ Nothing here makes anything visible; what is stored for a commit that fails is g
 
 import os
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
@@ -41,6 +42,10 @@ _MAX_THREADS: Final = 16
 # How many of them read small files at a time: reading one is three short system calls, after each of which a thread
 # waits for the interpreter. With eight it takes half as long again as with four, and with two hardly less.
 _READERS: Final = 4
+# Where nothing waits for a network, a chunk is a few short system calls, too, and two threads store a thousand in four
+# fifths of the time that eight take. One file that takes longer than this says that the disk is a slow one.
+_LOCAL_THREADS: Final = 2
+_SLOW_FILE_S: Final = 0.002
 # What a thread does at a time where it does not wait for a network: enough that handing it over costs little,
 # little enough that progress shows.
 _BATCH: Final = 64
@@ -311,19 +316,27 @@ class _Uploads:
         """Stores what is not stored; ends early with the first error."""
         self._make_plan(base, stored)
         self.tell(progress)
-        threads = min(_MAX_THREADS, self._storage.capabilities.concurrency)
+        most = min(_MAX_THREADS, self._storage.capabilities.concurrency)
+        threads = min(_LOCAL_THREADS, most) if self._storage.capabilities.local_files else most
+        slots = threading.Semaphore(threads)
         tasks = self._tasks()
-        with ThreadPoolExecutor(threads, thread_name_prefix="icefs-upload") as pool:
-            # Few are waiting at a time, so that an error, or the caller's end, does not wait for all.
-            running: set[Future[Sequence[_Row]]] = {pool.submit(task) for task in islice(tasks, 2 * threads)}
+        with ThreadPoolExecutor(most, thread_name_prefix="icefs-upload") as pool:
+            running: set[Future[tuple[Sequence[_Row], float]]] = set()
             try:
-                while running:
+                while True:
+                    # Few are waiting at a time, so that an error, or the caller's end, does not wait for all.
+                    running |= {pool.submit(_timed, task, slots) for task in islice(tasks, 2 * threads - len(running))}
+                    if not running:
+                        return
                     done, running = wait(running, _BEAT_S, FIRST_COMPLETED)
                     for future in done:
-                        rows = future.result()
+                        rows, seconds = future.result()
                         self._done += len(rows)
                         self._done_bytes += sum(row.size for row in rows)
-                    running |= {pool.submit(task) for task in islice(tasks, len(done))}
+                        if threads < most and seconds > _SLOW_FILE_S * len(rows):
+                            # Whatever that waited for, it was not the interpreter.
+                            slots.release(most - threads)
+                            threads = most
                     self.tell(progress)
             except BaseException:
                 for future in running:
@@ -333,6 +346,13 @@ class _Uploads:
     def tell(self, progress: Progress) -> None:
         """Says how far it is; also now and then while nothing happens, so that the caller can end it."""
         progress(UploadProgress(self._done, self._total, self._done_bytes, self._total_bytes))
+
+
+def _timed(task: Callable[[], Sequence[_Row]], slots: threading.Semaphore) -> tuple[Sequence[_Row], float]:
+    """Runs a task when there is a slot for it; returns what it returns, and its seconds."""
+    with slots:
+        start = time.monotonic()
+        return task(), time.monotonic() - start
 
 
 def _batches(sizes: Sequence[int], most: int) -> Iterator[tuple[int, int]]:
