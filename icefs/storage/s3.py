@@ -50,17 +50,8 @@ from icefs.storage.base import (
     read_file,
 )
 from icefs.storage.retry import Retrier
-from icefs.storage.s3_client import (
-    CLIENT_ERRORS,
-    SKEWED,
-    ClientHolder,
-    S3Client,
-    S3Credentials,
-    S3Options,
-    is_passing,
-    region_told,
-    s3_error,
-)
+from icefs.storage.s3_client import ClientHolder, S3Client, S3Credentials, S3Options
+from icefs.storage.s3_errors import SKEWED, client_errors, is_passing, region_told, s3_error
 from icefs.storage.s3_requests import ListPage, S3Requests
 
 __all__ = ["S3Credentials", "S3Options", "S3Storage"]
@@ -119,7 +110,7 @@ class S3Storage(Storage):
     @property
     @override
     def identity(self) -> str:
-        return f"s3 {self._clients.get().meta.endpoint_url} {self.bucket}/{self.prefix}"
+        return f"s3 {self._clients.connection().endpoint_url} {self.bucket}/{self.prefix}"
 
     def _name(self, key: str) -> str:
         check_key(key)
@@ -154,9 +145,8 @@ class S3Storage(Storage):
             requests = self._get_requests()
             try:
                 return operation(requests)
-            except CLIENT_ERRORS as error:
-                client = requests.connection.client
-                failure = s3_error(error, action=f"{verb} {where}", endpoint=client.meta.endpoint_url)
+            except client_errors() as error:
+                failure = s3_error(error, action=f"{verb} {where}", endpoint=requests.connection.endpoint_url)
                 if isinstance(failure, StorageError) and self._is_remedied(requests, error, failure):
                     failure.is_transient = True
                 if conflicts_pass and failure.facts.get("status") == 409:
@@ -181,15 +171,15 @@ class S3Storage(Storage):
 
     def _is_remedied(self, requests: S3Requests, error: Exception, failure: StorageError) -> bool:
         """Removes the cause of a failure, where that can be done from here; tells whether to try again."""
-        client = requests.connection.client
+        connection = requests.connection
         if failure.facts.get("expired"):
-            return self._clients.renew(client)
+            return self._clients.renew(connection)
         if not isinstance(error, ClientError):
             return False
         if failure.facts.get("code") in SKEWED:
             return requests.adjust_clock(error)
         region = region_told(error) if failure.facts.get("status") in (301, 307, 400) else None
-        return region is not None and self._clients.move(client, region)
+        return region is not None and self._clients.move(connection, region)
 
     # --- reading ---
 

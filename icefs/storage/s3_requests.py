@@ -1,17 +1,17 @@
 """The S3 requests that are sent by the thousand: reading, writing, asking, listing.
 
-botocore finds the credentials, the endpoint and how the bucket is addressed; it is asked once, with a request that
-is not sent. From then on a request is put together here, signed (Signature Version 4) and sent through urllib3,
-which takes a quarter of botocore's time: 0.25 ms of processor time instead of 1 to 2 ms, so that a thread-bound
-program reads four times as many small chunks a second.
+Where that is to (`s3_client`) is asked once. From then on a request is put together here, signed (Signature Version 4)
+and sent through urllib3, which takes a quarter of botocore's time: 0.25 ms of processor time instead of 1 to 2 ms, so
+that a thread-bound program reads four times as many small chunks a second.
 
-What goes wrong is raised as botocore raises it, so that there is one place that translates it (`s3_client`).
+What goes wrong is raised as botocore raises it, so that there is one place that translates it (`s3_errors`).
 
 Source: AWS "Signature Version 4 signing process"; "Amazon S3 API Reference".
 """
 
 import hashlib
 import hmac
+import os
 import re
 import ssl
 import threading
@@ -24,22 +24,20 @@ from email.utils import parsedate_to_datetime
 from functools import partial
 from typing import Any, Final, cast
 from urllib.parse import quote, unquote_plus, urlencode, urlsplit
-from urllib.request import getproxies, proxy_bypass
 from xml.etree import ElementTree
 
+import botocore
 import urllib3
 from botocore import exceptions as boto_errors
-from botocore.awsrequest import AWSResponse, HTTPHeaders
-from botocore.httpsession import get_cert_path
-from botocore.parsers import ResponseParserError
 from urllib3 import exceptions as http_errors
 from urllib3.util.ssl_ import create_urllib3_context
 
 from icefs.clock import to_micros
-from icefs.errors import UnsupportedError
 from icefs.storage.base import Done
 from icefs.storage.range_reads import Endpoint, Failed, RangeReads
 from icefs.storage.s3_client import Connection, S3Options
+from icefs.storage.s3_errors import BadAnswerError
+from icefs.storage.s3_target import Target, proxy_of
 
 type Headers = Mapping[str, str]
 
@@ -56,31 +54,6 @@ _REGION_IN_BODY = re.compile(rb"<Region>\s*([a-z0-9-]{1,64})\s*</Region>")
 _MIN_SKEW_S: Final = 60.0
 
 
-@dataclass(frozen=True, slots=True)
-class _Target:
-    """Where a bucket is, as botocore says it.
-
-    Attributes:
-        base_url: Everything before an object's name, with a slash at its end.
-        host: The Host header.
-        base_path: The path of `base_url`, encoded.
-        origin: What a request line has before the path: nothing, unless a proxy reads it.
-        region: What requests are signed for.
-        service: The service's name in signatures.
-        is_signed: Whether requests are signed at all.
-        has_proxy: Whether requests go through a proxy.
-    """
-
-    base_url: str
-    host: str
-    base_path: str
-    origin: str
-    region: str
-    service: str
-    is_signed: bool
-    has_proxy: bool
-
-
 class S3Requests:
     """Sends requests to one bucket.
 
@@ -92,7 +65,7 @@ class S3Requests:
         self._bucket = bucket
         self._options = options
         self._lock = threading.Lock()
-        self._target: _Target | None = None
+        self._target: Target | None = None
         self._pool: urllib3.HTTPConnectionPool | None = None
         self._reads: RangeReads | None = None
         self._key: tuple[tuple[str, str, str], bytes] = (("", "", ""), b"")
@@ -193,19 +166,19 @@ class S3Requests:
 
     # Where to.
 
-    def _find_target(self) -> _Target:
+    def _find_target(self) -> Target:
         with self._lock:
             if self._target is None:
-                self._target = ask_botocore(self.connection, self._bucket)
+                self._target = self.connection.target(self._bucket)
             return self._target
 
-    def _make_pool(self, target: _Target) -> urllib3.HTTPConnectionPool:
+    def _make_pool(self, target: Target) -> urllib3.HTTPConnectionPool:
         with self._lock:
             if self._pool is None:
                 self._pool = _connect(target, self.connection, self._options)
             return self._pool
 
-    def _make_reads(self, target: _Target) -> RangeReads:
+    def _make_reads(self, target: Target) -> RangeReads:
         with self._lock:
             if self._reads is None:
                 self._reads = RangeReads(_endpoint(target, self.connection, self._options))
@@ -214,7 +187,7 @@ class S3Requests:
     # Signing.
 
     def _signed(
-        self, target: _Target, method: str, path: str, query: str, headers: Headers, body: bytes
+        self, target: Target, method: str, path: str, query: str, headers: Headers, body: bytes
     ) -> dict[str, str]:
         agent = f"{_USER_AGENT} {self._options.user_agent}".rstrip()
         sent = {"host": target.host, "user-agent": agent, "accept-encoding": "identity", **headers}
@@ -250,7 +223,7 @@ class S3Requests:
         )
         return sent
 
-    def _signing_key(self, secret: str, date: str, target: _Target) -> bytes:
+    def _signing_key(self, secret: str, date: str, target: Target) -> bytes:
         """Returns the key of a day, which is the same for all requests of it."""
         known, key = self._key
         wanted = secret, date, target.region
@@ -317,52 +290,6 @@ def read_bounded(response: urllib3.BaseHTTPResponse, most: int) -> bytes:
     return data
 
 
-def ask_botocore(connection: Connection, bucket: str) -> _Target:
-    """Lets botocore put a request together that is not sent, which tells where the bucket is.
-
-    Raises:
-        BotoCoreError: the bucket's name, or the configuration, is not valid.
-        UnsupportedError: requests must be signed in a way that icefs does not know.
-    """
-    client = connection.client
-    seen: dict[str, Any] = {}
-
-    def note_signing(signing_name: str, region_name: str, signature_version: Any, **_: Any) -> None:
-        seen.update(service=signing_name, region=region_name, version=signature_version)
-
-    def note_request(request: Any, **_: Any) -> AWSResponse:
-        seen["url"] = request.url
-        return AWSResponse(request.url, 200, HTTPHeaders(), _NoBody())
-
-    events = client.meta.events
-    handlers = [("before-sign.s3.HeadObject", note_signing), ("before-send.s3.HeadObject", note_request)]
-    for event, handler in handlers:
-        events.register_first(event, handler)
-    try:
-        client.head_object(Bucket=bucket, Key="k")
-    finally:
-        for event, handler in handlers:
-            events.unregister(event, handler)
-    parts = urlsplit(seen["url"])
-    version = seen.get("version")
-    if version not in (None, "s3v4", "v4") and not connection.is_anonymous:
-        raise UnsupportedError(
-            f"requests to the bucket {bucket} would have to be signed by {version}",
-            hint="choose Signature Version 4 (s3v4) in the AWS configuration",
-        )
-    path = parts.path.removesuffix("k")
-    return _Target(
-        f"{parts.scheme}://{parts.netloc}{path}",
-        _host(parts.scheme, parts.netloc),
-        path,
-        f"http://{parts.netloc}" if parts.scheme == "http" and _proxy(seen["url"]) is not None else "",
-        seen.get("region") or "us-east-1",
-        seen.get("service") or "s3",
-        not connection.is_anonymous,
-        _proxy(seen["url"]) is not None,
-    )
-
-
 @dataclass(frozen=True, slots=True)
 class ListPage:
     """A page of a listing.
@@ -382,7 +309,7 @@ def parse_list(data: bytes) -> ListPage:
     """Reads the answer to ListObjectsV2.
 
     Raises:
-        ResponseParserError: it is none.
+        BadAnswerError: it is none.
     """
     try:
         root = ElementTree.fromstring(data)
@@ -400,31 +327,14 @@ def parse_list(data: bytes) -> ListPage:
         ]
         prefixes = [read(item.findtext("Prefix", "")) for item in root.findall("CommonPrefixes")]
     except (ElementTree.ParseError, ValueError) as error:
-        raise ResponseParserError(f"the answer to a listing cannot be read: {type(error).__name__}") from error
+        raise BadAnswerError(reason=f"the answer to a listing cannot be read: {type(error).__name__}") from error
     token = root.findtext("NextContinuationToken")
     return ListPage(objects, prefixes, token if root.findtext("IsTruncated") == "true" and token else None)
 
 
-class _NoBody:
-    """The body of the answer that botocore gets instead of one."""
-
-    def stream(self, **_: Any) -> Iterator[bytes]:
-        yield from ()
-
-
-def _host(scheme: str, netloc: str) -> str:
-    standard = {"http": ":80", "https": ":443"}[scheme]
-    return netloc.removesuffix(standard)
-
-
-def _proxy(url: str) -> str | None:
-    parts = urlsplit(url)
-    return None if proxy_bypass(parts.hostname or "") else getproxies().get(parts.scheme)
-
-
-def _connect(target: _Target, connection: Connection, options: S3Options) -> urllib3.HTTPConnectionPool:
+def _connect(target: Target, connection: Connection, options: S3Options) -> urllib3.HTTPConnectionPool:
     parts = urlsplit(target.base_url)
-    proxy = _proxy(target.base_url)
+    proxy = proxy_of(target.base_url)
     make: Callable[..., urllib3.PoolManager] = (
         partial(urllib3.ProxyManager, proxy) if proxy is not None else urllib3.PoolManager
     )
@@ -442,7 +352,7 @@ def _connect(target: _Target, connection: Connection, options: S3Options) -> url
     return pool
 
 
-def _endpoint(target: _Target, connection: Connection, options: S3Options) -> Endpoint:
+def _endpoint(target: Target, connection: Connection, options: S3Options) -> Endpoint:
     parts = urlsplit(target.base_url)
     tls = None
     if parts.scheme == "https":
@@ -455,8 +365,14 @@ def _endpoint(target: _Target, connection: Connection, options: S3Options) -> En
 
 
 def _authorities(connection: Connection) -> Any:
-    """Returns the file with the authorities to trust."""
-    return connection.ca_bundle or get_cert_path(True)
+    """Returns the file with the authorities to trust: as botocore does."""
+    if connection.ca_bundle is not None:
+        return connection.ca_bundle
+    try:
+        import certifi
+    except ImportError:
+        return os.path.join(os.path.dirname(botocore.__file__), "cacert.pem")
+    return certifi.where()
 
 
 def _socket_options() -> list[tuple[int, int, int]]:

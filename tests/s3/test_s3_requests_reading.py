@@ -11,11 +11,11 @@ import pytest
 from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
-from botocore.parsers import ResponseParserError
 
 from icefs.errors import AccessDeniedError, InvalidInputError, StorageError, UnreachableError
 from icefs.storage.retry import RetryPolicy
 from icefs.storage.s3 import S3Credentials, S3Options, S3Storage
+from icefs.storage.s3_errors import BadAnswerError
 from icefs.storage.s3_requests import S3Requests, parse_list
 
 KEYS = S3Credentials("AN-ID", "a-secret-to-keep", "a-token-to-keep")
@@ -177,7 +177,7 @@ def test_answers_that_make_no_sense():
             storage.get("repo")
     with Scripted((200, {}, b"<html>")) as server, pytest.raises(UnreachableError):
         list(server.storage().list_objects())
-    with pytest.raises(ResponseParserError):
+    with pytest.raises(BadAnswerError):
         parse_list(b"<ListBucketResult><Contents><Size>x</Size></Contents></ListBucketResult>")
     # 304 to a question without condition, and redirects are not followed to who knows where.
     for answer in ((304, {}, b""), (302, {"Location": "http://elsewhere.invalid/"}, b"")):

@@ -78,7 +78,7 @@ class TestMoto(StorageContract):
     def storage(self, moto_url, s3_prefix):
         options = S3Options(endpoint_url=moto_url, credentials=S3Credentials("any", "any"))
         storage = S3Storage("motobucket", s3_prefix, options)
-        storage._clients.get().create_bucket(Bucket="motobucket")
+        storage._clients.connection().client.create_bucket(Bucket="motobucket")
         yield storage
         storage.close()
 
@@ -517,7 +517,7 @@ def test_expired_credentials_are_read_again(s3_server, s3_storage, s3_prefix, pr
     _write_profile(tmp_path / "credentials", Identity("OLDKEYID", "old", ()))
     proxy.plan("expire")
     storage = open_storage(f"s3://{BUCKET}/{s3_prefix}?endpoint_url={proxy.endpoint_url}&profile=lab")
-    storage._clients.get()
+    storage._clients.connection()
     _write_profile(tmp_path / "credentials", READER)
     assert storage.get("repo").data == b"here"
     assert "OLDKEYID" in proxy.requests[0].headers["Authorization"]
@@ -533,7 +533,7 @@ def test_expired_credentials_are_read_again(s3_server, s3_storage, s3_prefix, pr
 def test_bulk_deletion_that_a_store_lacks(s3_storage):
     for number in range(3):
         s3_storage.put(f"chunks/{number}", b"")
-    client = s3_storage._clients.get()
+    client = s3_storage._clients.connection().client
 
     def lacking(**_):
         raise client.exceptions.ClientError(
@@ -546,7 +546,7 @@ def test_bulk_deletion_that_a_store_lacks(s3_storage):
 
 
 def test_keys_of_a_bulk_deletion_fail_one_by_one(s3_storage):
-    client = s3_storage._clients.get()
+    client = s3_storage._clients.connection().client
     answers = [
         {"Errors": [{"Key": s3_storage._base + "a", "Code": "SlowDown"}, {"Key": s3_storage._base + "b", "Code": "X"}]},
         {},
