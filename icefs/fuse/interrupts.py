@@ -125,6 +125,11 @@ class Interrupts:
         if waiting is not None and self._is_to_end(waiting.pid, waiting.may_be_fault):
             waiting.scope.cancel()
 
+    def cut_all(self) -> None:
+        """Cuts off all that wait, as nobody is left to be answered."""
+        for waiting in list(self._waiting.values()):
+            waiting.scope.cancel()
+
     async def run(self) -> None:
         """Looks at the programs behind requests that have waited for long; never returns."""
         while True:

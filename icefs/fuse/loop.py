@@ -134,6 +134,8 @@ class RequestLoop:
                     continue
                 if not is_over(error):
                     raise
+                # What still waits for the store was read ahead, or for programs that are gone.
+                self._interrupts.cut_all()
                 self.stop()
                 return False
             length, opcode, unique, ino, uid, gid, pid, _, _ = unpack(buffer)

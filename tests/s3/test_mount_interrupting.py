@@ -185,3 +185,18 @@ def test_a_timer_that_ticks_faster_than_the_store_answers_costs_nothing(place: s
         subprocess.run([sys.executable, "-c", TICKING, mount / "a/c", "3", str(CHUNK)], check=True)
         operations = mount.control("stats.json")["operations"]
     assert not any(told["errors"] for told in operations.values())
+
+
+def test_a_daemon_ends_with_its_mount_although_the_store_does_not_answer(place: str, proxy: FaultProxy) -> None:
+    """What is asked for still was for programs that are gone; only the store's own patience would end it."""
+    with mounted(place, branch="main") as mount:
+        plan = proxy.plan("hang", path="/chunks/", times=None)
+        victim = start("python", mount, 1)
+        try:
+            wait_until(lambda: plan.fired > 0, "a request")
+            wait_until(lambda: sleeps(victim), "a program that waits")
+        finally:
+            victim.kill()
+            victim.wait()
+    # `mounted` has waited for the daemon's end, for less than the client of the store does.
+    assert plan.fired
