@@ -306,7 +306,7 @@ class Commits:
         )
         if on_switch is not None:
             on_switch(result)
-        reappearing.renumber()
+        reappearing.renumber(settlement.twins)
         return result
 
     def _forget(self, paths: Iterable[str]) -> list[str]:

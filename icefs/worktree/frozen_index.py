@@ -48,12 +48,13 @@ class FrozenIndex:
         return index
 
     def hidden_paths(self) -> Iterator[str]:
-        """Yields the lower paths that the frozen tree did not show."""
+        """Yields the lower paths that the frozen tree did not show, and that are gone."""
         for directory in self.dirs.values():
             if directory.lower_path is not None:
                 for name, entry in directory.entries.items():
                     path = join(directory.lower_path, name)
-                    if entry is WHITEOUT or entry.lower_path != path:
+                    is_hidden = entry is WHITEOUT or entry.lower_path != path
+                    if is_hidden and not self.is_left(join(directory.path, name)):
                         yield path
 
     def is_left(self, path: str) -> bool:

@@ -33,9 +33,13 @@ class Reappearing:
             if isinstance(node, FileNode) and node.parent is None and node.origin is not None:
                 yield node
 
-    def renumber(self) -> None:
-        """Gives other numbers to what is to be seen again."""
+    def renumber(self, twins: Iterable[str] = ()) -> None:
+        """Gives other numbers to what is to be seen again, and to lower paths whose number another file has now."""
         core = self._core
+        for path in twins:
+            attr = core.lower_stat(path)
+            if attr is not None:
+                self._keep(path, attr)
         for node in list(self._removed()):
             path = node.origin
             assert path is not None

@@ -81,6 +81,7 @@ class Settlement:
         self.spools: list[int] = []
         self.remaining: dict[Node, None] = {}
         self.renamed: list[tuple[int, str]] = []
+        self.twins: list[str] = []
 
     # Before the lock
 
@@ -324,7 +325,9 @@ class Settlement:
 
     def _settle_file(self, node: FileNode) -> bool:
         """Gives a file its new content; returns whether the tree keeps it."""
+        left = None if node.origin is None else self._left_path(node.origin)
         if node in self._provided and self._is_unchanged(node):
+            self._note_twin(left)
             self.spools.append(node.spool_id)
             self.dropped.append((self._provided[node], node.ino, node.mtime_ns))
             return False
@@ -336,6 +339,7 @@ class Settlement:
         committed = self._committed_paths(node)
         path = self._chosen(node, committed)
         if path is not None:
+            self._note_twin(left)
             places = [self.places.below(*link) for link in node.links()]
             if node.io is None and all(place in committed for place in places):
                 self.spools.append(node.spool_id)
@@ -357,7 +361,7 @@ class Settlement:
         if not node.flags & FROM_LOWER:
             if node.origin is not None:
                 self._save(node)
-                node.origin = self.places.new_path(node.origin) or self._left_path(node.origin)
+                node.origin = self.places.new_path(node.origin) or left
             return True
         source = self._source(node)
         if source is None:
@@ -367,10 +371,14 @@ class Settlement:
         node.origin = source
         return True
 
-    def _left_path(self, lower_path: str) -> str | None:
-        """Returns where the new lower tree has a file that was renamed, which no commit took.
+    def _note_twin(self, path: str | None) -> None:
+        if path is not None:
+            self.twins.append(path)
 
-        It has the renamed file's number, so the two must not be seen both.
+    def _left_path(self, lower_path: str) -> str | None:
+        """Returns where the new lower tree still has a renamed file, as no commit took that it is gone from there.
+
+        It has the renamed file's number: the two must not be seen both, or have to be given different ones.
         """
         path = None if self._index is None else self._index.left_path(lower_path)
         return None if path is None or self.places.stat(path) is None else path

@@ -362,3 +362,18 @@ def test_a_renamed_file_that_no_commit_takes_keeps_its_former_place_hidden(bench
     bench.work.discard("g/a.json")
     bench.work.discard("g/a")
     assert bench.tree() == bench.committed() == FILES | {"s/c": b"other"}
+
+
+def test_a_renamed_file_and_what_is_left_at_its_former_place_have_numbers_of_their_own(bench):
+    bench.work.close()
+    bench.open()
+    bench.mkdir("n")
+    bench.rename("g/a/zarr.json", "n/zarr.json")
+    for _ in range(2):
+        bench.write("s/c", b"other")
+        bench.commit(skip_invalid=True)
+        assert bench.committed()["n/zarr.json"] == FILES["g/a/zarr.json"]
+    bench.work.discard("g/a")
+    numbers = [bench.work.getattr(bench.where(path)).ino for path in ("n/zarr.json", "g/a/zarr.json")]
+    assert len(set(numbers)) == 2
+    assert bench.tree() == bench.committed() == FILES | {"s/c": b"other", "n/zarr.json": FILES["g/a/zarr.json"]}
