@@ -36,10 +36,10 @@ class Reappearing:
     def renumber(self, twins: Iterable[str] = ()) -> None:
         """Gives other numbers to what is to be seen again, and to lower paths whose number another file has now."""
         core = self._core
-        for path in twins:
-            attr = core.lower_stat(path)
+        for twin in twins:
+            attr = core.lower_stat(twin)
             if attr is not None:
-                self._keep(path, attr)
+                self._keep(twin, attr)
         for node in list(self._removed()):
             path = node.origin
             assert path is not None
