@@ -52,7 +52,7 @@ def attributed(storage: Storage, attribution: Attribution | None) -> Storage:
     agent = "" if attribution is None else attribution.user_agent()
     if not agent:
         return storage
-    # Lazy: loading botocore takes longer than opening a local repository.
+    # Lazy: loading urllib3 takes longer than opening a local repository.
     from icefs.storage.http import HttpStorage
     from icefs.storage.s3 import S3Storage
 

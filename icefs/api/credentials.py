@@ -7,13 +7,11 @@ containers may be followed, and with which credentials; for local files and web 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from icefs.engine.virtual import Authorizations, ContainerCredentials
 from icefs.errors import InvalidInputError
-
-if TYPE_CHECKING:
-    from icefs.storage.s3_client import S3Credentials as StorageCredentials
+from icefs.storage.s3_options import S3Credentials as StorageCredentials
 
 __all__ = [
     "AnyCredential",
@@ -202,9 +200,7 @@ def containers_credentials(
     return found
 
 
-def _stored(credentials: S3StaticCredentials) -> "StorageCredentials":
-    from icefs.storage.s3_client import S3Credentials as StorageCredentials  # lazy: it loads botocore
-
+def _stored(credentials: S3StaticCredentials) -> StorageCredentials:
     return StorageCredentials(
         credentials.access_key_id, credentials.secret_access_key, credentials.session_token, credentials.expires_after
     )
@@ -217,14 +213,14 @@ class _Refresh:
     get_credentials: Callable[[], S3StaticCredentials]
     current: S3StaticCredentials | None
 
-    def __call__(self) -> "StorageCredentials":
+    def __call__(self) -> StorageCredentials:
         current, self.current = self.current, None
         return _stored(current or self.get_credentials())
 
 
 def storage_credentials(
     credential: AnyS3Credential,
-) -> "StorageCredentials | Callable[[], StorageCredentials] | None":
+) -> StorageCredentials | Callable[[], StorageCredentials] | None:
     """Turns credentials into what S3 storage takes; None for those of the environment and for none at all."""
     match credential:
         case Static(credentials):

@@ -28,6 +28,7 @@ from icefs.format.config_storage import (
 from icefs.storage.base import Storage
 from icefs.storage.local import LocalStorage
 from icefs.storage.memory import MemoryStorage
+from icefs.storage.s3_options import S3Options as StoreOptions
 
 type AnyObjectStoreConfig = AzureStore | GcsStore | HttpStore | LocalFileSystemStore | S3CompatibleStore | S3Store
 
@@ -136,8 +137,7 @@ def s3_storage(
         ValueError: more than one source of keys is given.
         UnsupportedError: an argument is given that is not supported.
     """
-    from icefs.storage import s3_client  # lazy: loading botocore takes longer than opening a local repository
-    from icefs.storage.s3 import S3Storage
+    from icefs.storage.s3 import S3Storage  # lazy: loading urllib3 takes longer than opening a local repository
 
     _refuse(
         "s3_storage",
@@ -157,7 +157,7 @@ def s3_storage(
         get_credentials=get_credentials,
         scatter_initial_credentials=scatter_initial_credentials,
     )
-    options = s3_client.S3Options(
+    options = StoreOptions(
         endpoint_url=endpoint_url,
         region=region,
         anonymous=isinstance(credentials, Anonymous),

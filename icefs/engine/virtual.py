@@ -53,7 +53,7 @@ from icefs.storage.local import LocalStorage
 from icefs.storage.metered import MeteredStorage, StoreMeter
 
 if TYPE_CHECKING:
-    from icefs.storage.s3_client import S3Credentials
+    from icefs.storage.s3_options import S3Credentials
 
 _log = logging.getLogger(__name__)
 _RELATIVE: Final = "vcc://"

@@ -50,8 +50,9 @@ from icefs.storage.base import (
     read_file,
 )
 from icefs.storage.retry import Retrier
-from icefs.storage.s3_client import ClientHolder, S3Client, S3Credentials, S3Options
+from icefs.storage.s3_client import ClientHolder
 from icefs.storage.s3_errors import SKEWED, client_errors, is_passing, region_told, s3_error
+from icefs.storage.s3_options import S3Client, S3Credentials, S3Options
 from icefs.storage.s3_requests import ListPage, S3Requests
 
 __all__ = ["S3Credentials", "S3Options", "S3Storage"]

@@ -13,13 +13,8 @@ from typing import Any, Final
 from botocore import exceptions as boto_errors
 
 from icefs.storage import s3_direct
-from icefs.storage.s3_options import S3Credentials, S3Options
+from icefs.storage.s3_options import S3Client, S3Options
 from icefs.storage.s3_target import Target
-
-__all__ = ["ClientHolder", "Connection", "S3Client", "S3Credentials", "S3Options", "connect", "make_client"]
-
-type S3Client = Any
-"""A botocore client; its methods come into being at run time."""
 
 _RENEWAL_PAUSE_S: Final = 60.0
 
@@ -120,11 +115,11 @@ class ClientHolder:
         return self._connection is connection
 
     def renew(self, stale: Connection) -> bool:
-        """Makes the next `get` read the AWS configuration again; tells whether another try makes sense."""
+        """Makes the next `connection` read the AWS configuration again; tells whether another try makes sense."""
         if self._options.credentials is not None or self._options.anonymous:
             return False
         with self._lock:
-            if self._connection is None or self._connection is not stale:
+            if self._connection is not stale:
                 return True
             now = self._monotonic()
             if now - self._renewed_at < _RENEWAL_PAUSE_S:
@@ -134,9 +129,9 @@ class ClientHolder:
             return True
 
     def move(self, stale: Connection, region: str) -> bool:
-        """Makes the next `get` talk to another region; tells whether that is news."""
+        """Makes the next `connection` talk to another region; tells whether that is news."""
         with self._lock:
-            if self._connection is None or self._connection is not stale:
+            if self._connection is not stale:
                 return True
             if self._options.region == region:
                 return False

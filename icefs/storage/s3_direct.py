@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple, Self
 from urllib.parse import urlsplit
 
 from icefs.storage.s3_options import S3Credentials, S3Options
-from icefs.storage.s3_target import Target, is_aws, target_of
+from icefs.storage.s3_target import Target, target_of
 
 _KNOWN: Final = frozenset(
     (
@@ -114,5 +114,5 @@ def _is_plain(url: str) -> bool:
         return False
     host = parts.hostname or ""
     is_host = parts.scheme in ("http", "https") and bool(host) and port != 0 and "@" not in parts.netloc
-    is_other = is_host and not is_aws(url) and "amazonaws" not in host and not host.endswith(".aws")
+    is_other = is_host and "amazonaws" not in host and not host.endswith(".aws")
     return is_other and parts.path in ("", "/") and not parts.query and not parts.fragment

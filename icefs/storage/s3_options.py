@@ -3,10 +3,14 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 from urllib.parse import urlsplit
 
 from icefs.errors import InvalidInputError
 from icefs.storage.retry import RetryPolicy
+
+type S3Client = Any
+"""A botocore client; its methods come into being at run time."""
 
 
 @dataclass(frozen=True, slots=True)

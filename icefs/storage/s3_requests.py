@@ -35,8 +35,9 @@ from urllib3.util.ssl_ import create_urllib3_context
 from icefs.clock import to_micros
 from icefs.storage.base import Done
 from icefs.storage.range_reads import Endpoint, Failed, RangeReads
-from icefs.storage.s3_client import Connection, S3Options
+from icefs.storage.s3_client import Connection
 from icefs.storage.s3_errors import BadAnswerError
+from icefs.storage.s3_options import S3Options
 from icefs.storage.s3_target import Target, proxy_of
 
 type Headers = Mapping[str, str]

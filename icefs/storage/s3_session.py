@@ -17,14 +17,12 @@ from botocore.awsrequest import AWSResponse, HTTPHeaders
 from botocore.config import Config
 from botocore.credentials import CredentialProvider, Credentials, RefreshableCredentials
 from botocore.loaders import create_loader
+from botocore.parsers import ResponseParserError
 
 from icefs.errors import IcefsError, UnsupportedError
 from icefs.storage.s3_errors import configuration_error
-from icefs.storage.s3_options import S3Credentials, S3Options
+from icefs.storage.s3_options import S3Client, S3Credentials, S3Options
 from icefs.storage.s3_target import Target, is_aws, target_of
-
-type S3Client = Any
-"""A botocore client; its methods come into being at run time."""
 
 # Keeps the service's description once it is read: the first client takes 80 ms, each further one 9 ms.
 _LOADER: Final = create_loader()
@@ -65,7 +63,7 @@ def open_client(options: S3Options) -> Opened:
         ca_bundle = session.get_config_variable("ca_bundle")
     except IcefsError:
         raise
-    except (boto_errors.ClientError, boto_errors.BotoCoreError, ValueError) as error:
+    except (boto_errors.ClientError, boto_errors.BotoCoreError, ResponseParserError, ValueError) as error:
         raise configuration_error(error) from error
     return Opened(client, credentials, ca_bundle)
 

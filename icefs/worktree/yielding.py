@@ -40,9 +40,7 @@ class TreeSolver:
         was_needed: Whether there was anything to compare with.
     """
 
-    def __init__(
-        self, how: str, view: FrozenTree | None = None, left: Iterable[str] = (), own: Iterable[str] = ()
-    ) -> None:
+    def __init__(self, how: str, view: FrozenTree, left: Iterable[str], own: Iterable[str] = ()) -> None:
         """Takes `ours`, `theirs` or `fail`, a tree with what is no part of its changes, and the tree's own snapshots.
 
         Raises:
@@ -58,7 +56,7 @@ class TreeSolver:
         if how not in solvers:
             raise InvalidInputError(f"no way to rebase is called {how!r}", hint="one of ours, theirs, fail")
         self._solver = solvers[how]
-        self._left = [] if view is None else list(_left_files(view, left))
+        self._left = list(_left_files(view, left))
         self._own = frozenset(own)
         self.given_up: dict[NodeId, ChunkIndices] = {}
         self.was_needed = False
