@@ -9,9 +9,9 @@ import pytest
 
 from icefs.cli import options
 from icefs.cli.main import FORMAT, NOT_FOUND, STORAGE, USAGE
-from tests.unit.cli.conftest import PROJECT
+from tests.support.fixture_files import FIXTURES
 
-V1 = (PROJECT / "../shared/fixtures/history-v1").resolve()
+V1 = FIXTURES / "history-v1"
 FIELDS = ("latitude", "longitude", "precipitation", "temperature", "time")
 
 
