@@ -1,11 +1,16 @@
-"""For all tests: Hypothesis profiles, assertions with values in the shared suites, and one S3 server."""
+"""For all tests: the same surroundings, an end for each, Hypothesis profiles, and one S3 server."""
 
 import os
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
 
+from tests.support import surroundings
 from tests.support.ci import IN_CI, require
+from tests.support.watchdog import Watchdog
+
+surroundings.normalise()
 
 pytest.register_assert_rewrite("tests.support.storage_contract")
 
@@ -15,6 +20,10 @@ settings.register_profile("deep", max_examples=2000, deadline=None)
 PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "ci" if IN_CI else "dev")
 settings.load_profile(PROFILE)
 
+# What a test has for its end after pytest-timeout has failed it.
+GRACE_S = float(os.environ.get("ICEFS_TEST_GRACE_S", "20"))
+WATCHDOG = pytest.StashKey[Watchdog]()
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """Lets a deep run take its time, unless it is told how long.
@@ -23,6 +32,23 @@ def pytest_configure(config: pytest.Config) -> None:
     """
     if PROFILE == "deep" and config.option.timeout is None:
         config.option.timeout = 0
+    config.stash[WATCHDOG] = Watchdog(GRACE_S)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Has the watchdog end what a failing test waits for."""
+    with item.config.stash[WATCHDOG].watching(item.nodeid, _limit_s(item)):
+        return (yield)
+
+
+def _limit_s(item: pytest.Item) -> float | None:
+    """Returns when pytest-timeout has failed a test for certain; None where a test may take its time."""
+    marker = item.get_closest_marker("timeout")
+    limit = marker.args[0] if marker and marker.args else item.config.option.timeout
+    if limit is None:
+        limit = float(item.config.getini("timeout") or 0)
+    return limit + GRACE_S if limit else None
 
 
 @pytest.fixture(scope="session")

@@ -18,6 +18,7 @@ from icefs.format.ops_log import RepoAvailability, RepoStatus
 from icefs.fuse.mountpoints import mounted_at
 from icefs.fuse.options import MountOptions
 from icefs.storage.url import open_storage
+from tests.support.children import running
 from tests.support.mounting import mounted, run_daemon
 
 FAULTY = """
@@ -335,7 +336,7 @@ def test_ctrl_c_calls_a_commit_off(faulty):
     branch, repo, fault = faulty
     write_slowly(branch, fault)
     icefs = Path(sys.executable).with_name("icefs")
-    with subprocess.Popen([icefs, "commit", "-m", "never", branch], stderr=subprocess.PIPE, text=True) as process:
+    with running([icefs, "commit", "-m", "never", branch], stderr=subprocess.PIPE, text=True) as process:
         assert sh("until grep -q 'chunks, ' .icefs/status; do sleep 0.02; done", branch) == (0, "")
         process.send_signal(2)
         assert process.stderr.readline() == "calling the commit off\n"

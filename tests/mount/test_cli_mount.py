@@ -14,6 +14,7 @@ import pytest
 from icefs.cli import umount as umount_command
 from icefs.cli.main import FAILED, NOT_FOUND, STATE, STORAGE, USAGE, main
 from icefs.fuse.mountpoints import mounted_at
+from tests.support.children import running
 from tests.support.ci import require
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -180,7 +181,7 @@ def test_one_tree_at_the_mountpoint(repo, place, options, has_precipitation, kin
 
 @pytest.mark.parametrize("ending", ["SIGINT", "SIGTERM", "umount"])
 def test_in_the_foreground(repo, place, ending):
-    with subprocess.Popen(
+    with running(
         [ICEFS, "mount", "-f", repo, place], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         try:
@@ -271,7 +272,7 @@ def test_fuse_is_not_installed(repo, place, tmp_path, here, monkeypatch):
 def test_a_busy_mount_names_who_keeps_it(repo, place):
     icefs("mount", repo, place)
     pid = info(place)["pid"]
-    with subprocess.Popen(["sleep", "60"], cwd=place / "tags") as sleeper:
+    with running(["sleep", "60"], cwd=place / "tags") as sleeper:
         try:
             line = icefs("umount", place, code=STATE)
             assert line.startswith(f"the mount is busy: {place}, used by sleep (pid {sleeper.pid}); ")
@@ -293,7 +294,7 @@ def test_open_and_mapped_files_keep_a_mount_busy(repo, place, how):
         + ("f.close();" if how == "mapped" else "m.close();")
         + "print('ready', flush=True); sys.stdin.read()"
     )
-    with subprocess.Popen(
+    with running(
         [sys.executable, "-c", code, file], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as holder:
         assert holder.stdout.readline() == "ready\n"

@@ -15,6 +15,7 @@ from icefs.cli.main import CONFLICT, NOT_FOUND, STATE, USAGE, main
 from icefs.engine.writing import WritableRepository
 from icefs.fuse import mountpoints
 from icefs.storage.local import LocalStorage
+from tests.support.children import running
 from tests.support.mounting import mounted, scratch_directory
 from tests.support.own_mounts import own_mount_table
 from tests.support.zarr_documents import ARRAY
@@ -81,10 +82,8 @@ def leave_changes(repo, state_dir, *, kill=False, write=write_array):
 def test_top_and_log_level(repo, run, run_json):
     with mounted(repo, branch="main") as mount:
         write_array(mount.path)
-        reader = subprocess.Popen(
-            [sys.executable, "-c", _READ, str(mount / "a/c")], stdout=subprocess.PIPE, stdin=subprocess.PIPE
-        )
-        with reader:
+        reads = [sys.executable, "-c", _READ, str(mount / "a/c")]
+        with running(reads, stdout=subprocess.PIPE, stdin=subprocess.PIPE) as reader:
             assert reader.stdout is not None
             assert reader.stdin is not None
             reader.stdout.readline()
@@ -131,7 +130,7 @@ def test_top_in_a_terminal_ends_with_ctrl_c(repo):
         command = [sys.executable, "-m", "icefs.cli.main", "top", str(mount.path), "--interval", "0.1"]
         program = "import sys; from icefs.cli.main import main; sys.exit(main())"
         command[1:3] = ["-c", program]
-        with subprocess.Popen(command, stdin=follower, stdout=follower, stderr=follower, close_fds=True) as shown:
+        with running(command, stdin=follower, stdout=follower, stderr=follower, close_fds=True) as shown:
             os.close(follower)
             screen = b""
             while b"last requests" not in screen:

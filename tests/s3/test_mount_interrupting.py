@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.conformance.official import array_json
+from tests.support.children import running
 from tests.support.fault_proxy import FaultProxy
 from tests.support.mounting import Mount, mounted, wait_until
 
@@ -160,7 +161,7 @@ def test_a_page_fault_does_not_fail_while_its_program_lives(place: str, proxy: F
             ends.send_signal(signal.SIGKILL)
             assert ends.wait(PATIENCE_S) == -signal.SIGKILL
             # A read that is begun now is cut off at a look that is later than one at the page fault.
-            with subprocess.Popen(PROGRAMS["O_DIRECT"](str(mount / "a/c/15"), 15)) as reads:
+            with running(PROGRAMS["O_DIRECT"](str(mount / "a/c/15"), 15)) as reads:
                 wait_until(lambda: plan.fired == 3 and sleeps(reads), "a program that waits")
                 reads.send_signal(signal.SIGINT)
                 assert reads.wait(PATIENCE_S) == -signal.SIGINT

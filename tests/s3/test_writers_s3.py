@@ -17,6 +17,7 @@ from zarr.core.sync import sync
 from icefs.engine.fsck import fsck
 from icefs.storage.s3 import S3Storage
 from tests.conformance.official import GROUP, array_json, commit
+from tests.support.children import running
 from tests.support.mounting import mounted
 from tests.support.s3_server import ADMIN, SeaweedServer
 from tests.support.s3_writers import SPAN, Task, official_storage, payload
@@ -41,7 +42,7 @@ def run_writers(tasks: list[Task]) -> list[Any]:
     with contextlib.ExitStack() as stack:
         processes = [
             stack.enter_context(
-                subprocess.Popen(
+                running(
                     [sys.executable, "-m", "tests.support.s3_writers", task.to_json()],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,

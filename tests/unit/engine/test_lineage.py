@@ -20,6 +20,7 @@ from icefs.engine.writing import WritableRepository
 from icefs.format.chunk_indices import ChunkIndices
 from icefs.storage.local import LocalStorage
 from icefs.storage.memory import MemoryStorage
+from tests.support.children import running
 
 GROUP = b'{"zarr_format":3,"node_type":"group","attributes":{}}'
 LATER = 10**15
@@ -276,7 +277,7 @@ def test_processes_share_what_is_kept(tmp_path, caplog):
     command = [sys.executable, "-c", _SHARE, str(tmp_path / "repo"), str(place)]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with contextlib.ExitStack() as stack:
-        processes = [stack.enter_context(subprocess.Popen(command, **pipes)) for _ in range(3)]
+        processes = [stack.enter_context(running(command, **pipes)) for _ in range(3)]
         for process in processes:
             assert process.stdout.readline() == "ready\n"
         for process in processes:  # all at once, on a database that none has made yet
