@@ -201,8 +201,9 @@ def _axes(grid: Any, shape: Any) -> tuple[_Axis | int, ...] | None:
         return None
     if kind == "regular":
         sizes = configuration.get("chunk_shape")
-        is_known = isinstance(sizes, list) and len(sizes) >= len(shape) and all(map(_is_size, sizes))
-        return tuple(sizes[: len(shape)]) if is_known else None
+        if not isinstance(sizes, list) or len(sizes) < len(shape) or not all(map(_is_size, sizes)):
+            return None
+        return tuple(sizes[: len(shape)])
     listed = configuration.get("chunk_shapes")
     if kind != "rectilinear" or not isinstance(listed, list) or len(listed) != len(shape):
         return None
