@@ -3,24 +3,24 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 VENV := .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.setup-stamp
 PYTEST := $(BIN)/python -m pytest
 # Tests wait for mounts and servers most of the time: more of them at once than there are processors.
 PYTEST_ALL := $(PYTEST) -n $(shell expr $$(nproc) + 1) --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-tests demo fmt lint types test unit conformance mount s3 check bench man clean
+.PHONY: help setup setup-tests demo fmt lint types test unit conformance mount s3 check soak bench man clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
 
 setup: ## Install what icefs needs into .venv (asks Debian for FUSE, uv for Python)
-	@bash scripts/setup.sh
+	@bash scripts/setup.sh dev
 
 setup-tests:
 	@bash scripts/setup.sh tests
 
-demo: setup ## Write, commit, look back and settle a conflict, narrated
+demo: ## Write, commit, look back and settle a conflict, narrated
+	@bash scripts/setup.sh demo
 	@$(BIN)/python scripts/demo.py
 
 fmt: setup ## Format the code
@@ -51,6 +51,9 @@ s3: setup-tests ## Tests against a real S3 server
 	@$(PYTEST) tests/s3
 
 check: lint types test ## Everything CI runs
+
+soak: setup-tests ## The generating tests, as deep as they go (an hour and more)
+	@ICEFS_SOAK=1 $(PYTEST_ALL) --timeout 0 $$(grep -rl --include='test_*.py' ICEFS_SOAK tests)
 
 bench: setup ## Measure, against a do-nothing file system and the official library
 	@$(BIN)/python -m tests.benchmarks

@@ -1,15 +1,19 @@
 #!/usr/bin/env bash
-# Makes .venv/bin/icefs work on a bare Debian or Ubuntu machine: FUSE, what the benchmarks' pyfuse3 needs to build, a
-# Python of at least 3.12, and the locked dependencies. Quick when there is nothing to do.
+# Makes .venv/bin/icefs work on a bare Debian or Ubuntu machine: FUSE, a Python of at least 3.12, and the locked
+# dependencies. Quick when there is nothing to do; says what it does and how far it is when there is.
 #
-#   scripts/setup.sh          what icefs needs
+#   scripts/setup.sh demo     what icefs needs, and the two other Zarr libraries of `make demo`
+#   scripts/setup.sh dev      also linters, and what tests and benchmarks import
 #   scripts/setup.sh tests    also the programs that the tests try on mounts
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-for_tests=no
-[ "${1:-}" = tests ] && for_tests=yes
-stamp=.venv/.setup-stamp
+level=${1:-dev}
+case "$level" in demo | dev | tests) ;; *) echo "usage: scripts/setup.sh demo|dev|tests" >&2; exit 2 ;; esac
+# What is installed for one level is enough for those before it.
+stamps=(.venv/.setup-tests)
+[ "$level" = tests ] || stamps+=(.venv/.setup-dev)
+[ "$level" != demo ] || stamps+=(.venv/.setup-demo)
 # Programs that write to mounts in tests: Debian packages of those names, and a library for JavaScript. What comes
 # from PyPI, node and rclone among it, is among the locked dependencies.
 programs=(git rsync unzip groff zsh fish)
@@ -27,13 +31,36 @@ tests_are_ready() {
     [ -z "$(missing_programs)" ] && cmp -s "$zarrita_lock" "$zarrita/installed-lock.json"
 }
 
-if { [ "$for_tests" = no ] || tests_are_ready; } && [ -x .venv/bin/icefs ] && [ "$stamp" -nt uv.lock ] && [ "$stamp" -nt pyproject.toml ] &&
-    [ "$stamp" -nt scripts/setup.sh ] && command -v fusermount3 >/dev/null; then
-    exit 0
+if { [ "$level" != tests ] || tests_are_ready; } && [ -x .venv/bin/icefs ] && command -v fusermount3 >/dev/null; then
+    for stamp in "${stamps[@]}"; do
+        [ "$stamp" -nt uv.lock ] && [ "$stamp" -nt pyproject.toml ] && [ "$stamp" -nt scripts/setup.sh ] && exit 0
+    done
 fi
 
 say() { printf 'setup: %s\n' "$*" >&2; }
 die() { say "$*"; exit 1; }
+
+# Runs a command that takes long: says what it does, and every ten seconds that it still does.
+# working WHAT [DIRECTORY THAT GROWS] -- COMMAND
+working() {
+    local what=$1 grows=
+    shift
+    [ "$1" = -- ] || { grows=$1; shift; }
+    shift
+    say "$what …"
+    local start=$SECONDS
+    (
+        while sleep 10; do
+            size=
+            [ -n "$grows" ] && size=$(du -sm "$grows" 2>/dev/null | cut -f1)
+            say "… $((SECONDS - start)) s${size:+, $size MB in $grows so far}"
+        done
+    ) &
+    local heart=$! status=0
+    "$@" || status=$?
+    { kill "$heart" && wait "$heart"; } 2>/dev/null || true
+    return "$status"
+}
 
 # 1. A Python of at least 3.12 that runs here already; without one, uv brings it further down.
 python=
@@ -49,68 +76,81 @@ for candidate in "${candidates[@]}"; do
     fi
 done
 
-# 2. Debian packages: FUSE itself, and what it takes to build pyfuse3, which the benchmarks compare with.
+# 2. Debian packages: FUSE itself; for tests and benchmarks what it takes to build pyfuse3, which they compare with.
 missing=()
 command -v fusermount3 >/dev/null || missing+=(fuse3)
-command -v gcc >/dev/null || missing+=(gcc libc6-dev)
-command -v pkg-config >/dev/null || missing+=(pkg-config)
-pkg-config --exists fuse3 2>/dev/null || missing+=(libfuse3-dev)
-if [ "$for_tests" = yes ]; then
-    while read -r program; do missing+=("$program"); done < <(missing_programs)
+if [ "$level" != demo ]; then
+    command -v gcc >/dev/null || missing+=(gcc libc6-dev)
+    command -v pkg-config >/dev/null || missing+=(pkg-config)
+    pkg-config --exists fuse3 2>/dev/null || missing+=(libfuse3-dev)
+    if [ -n "$python" ]; then
+        headers=$("$python" -c 'import os, sysconfig; print(os.path.join(sysconfig.get_path("include"), "Python.h"))')
+        [ -e "$headers" ] || missing+=("$("$python" -c 'import sys; print("python%d.%d-dev" % sys.version_info[:2])')")
+    fi
 fi
-if [ -n "$python" ]; then
-    headers=$("$python" -c 'import os, sysconfig; print(os.path.join(sysconfig.get_path("include"), "Python.h"))')
-    [ -e "$headers" ] || missing+=("$("$python" -c 'import sys; print("python%d.%d-dev" % sys.version_info[:2])')")
+if [ "$level" = tests ]; then
+    while read -r program; do missing+=("$program"); done < <(missing_programs)
 fi
 if ! command -v uv >/dev/null && [ ! -x .cache/uv/bin/uv ]; then
     python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
 fi
+install_packages() {
+    "${as_root[@]}" apt-get update -qq
+    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+        "${missing[@]}" >/dev/null
+}
 if [ ${#missing[@]} -gt 0 ]; then
     command -v apt-get >/dev/null ||
-        die "please install the FUSE 3 library with headers, fusermount3, pkg-config, gcc and Python's headers, then run this again"
+        die "please install what Debian calls ${missing[*]}, then run this again"
     as_root=()
     if [ "$(id -u)" -ne 0 ]; then
         command -v sudo >/dev/null || die "as root, please run: apt-get install ${missing[*]}"
         as_root=(sudo)
     fi
-    say "installing Debian packages ${as_root[*]:+with sudo }(${missing[*]})"
-    "${as_root[@]}" apt-get update -qq
-    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
-        "${missing[@]}" >/dev/null
+    working "installing Debian packages ${as_root[*]:+with sudo }(${missing[*]})" -- install_packages
 fi
 
 # 3. uv, from PATH or in a small environment of its own.
+install_uv() {
+    python3 -m venv .cache/uv
+    .cache/uv/bin/pip install --quiet --disable-pip-version-check uv
+}
 if command -v uv >/dev/null; then
     uv=uv
 else
     uv=.cache/uv/bin/uv
-    if [ ! -x "$uv" ]; then
-        say "installing uv into .cache/uv"
-        python3 -m venv .cache/uv
-        .cache/uv/bin/pip install --quiet --disable-pip-version-check uv
-    fi
+    [ -x "$uv" ] || working "installing uv, which installs the rest, into .cache/uv" -- install_uv
 fi
 if [ -z "$python" ]; then
     say "no Python 3.12 or newer here; uv installs one into your home directory"
     python=3.13
 fi
 
-# 4. The environment, exactly as locked.
-[ -x .venv/bin/python ] || say "making .venv"
-"$uv" sync --quiet --locked --python "$python"
+# 4. The environment, exactly as locked. What another level has installed stays.
+if [ "$level" = demo ]; then
+    groups=(--inexact --no-default-groups --group demo)
+    size="about 260 MB"
+else
+    groups=()
+    size="about 1.4 GB, minutes on a slow line; 'make demo' alone needs a fifth of it"
+fi
+working "installing the locked Python packages into .venv ($size)" .venv -- \
+    "$uv" sync --quiet --locked --python "$python" "${groups[@]}"
 
 # 5. The bytecode of all that icefs imports: who may not write it (another user's installation), or is told not to
 # (PYTHONDONTWRITEBYTECODE), would compile it at each start, for twice as long as everything else takes.
-env -u PYTHONDONTWRITEBYTECODE .venv/bin/python scripts/import_all.py
+working "compiling them" -- env -u PYTHONDONTWRITEBYTECODE .venv/bin/python scripts/import_all.py
 
 # 6. zarrita.js, exactly as locked, in a directory of its own.
-if [ "$for_tests" = yes ] && ! cmp -s "$zarrita_lock" "$zarrita/installed-lock.json"; then
-    say "installing zarrita.js into $zarrita"
+install_zarrita() {
     mkdir -p "$zarrita"
     cp "${zarrita_lock%/*}/package.json" "$zarrita_lock" "$zarrita/"
-    npm="$PWD/.venv/bin/npm"
+    local npm="$PWD/.venv/bin/npm"
     (cd "$zarrita" && "$npm" ci --ignore-scripts --no-audit --no-fund --loglevel=error >/dev/null)
     cp "$zarrita_lock" "$zarrita/installed-lock.json"
+}
+if [ "$level" = tests ] && ! cmp -s "$zarrita_lock" "$zarrita/installed-lock.json"; then
+    working "installing zarrita.js, a Zarr library for JavaScript, into $zarrita" -- install_zarrita
 fi
-touch "$stamp"
+touch "${stamps[-1]}"
 say "done: .venv/bin/icefs"
