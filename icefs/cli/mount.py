@@ -24,7 +24,7 @@ from icefs.cli.options import (
 from icefs.clock import to_micros
 from icefs.errors import IcefsError, InvalidInputError
 from icefs.fuse.daemon import run, spawn
-from icefs.fuse.options import LOG_FORMATS, LOG_LEVELS, MountOptions
+from icefs.fuse.options import FUSE_LIBRARIES, LOG_FORMATS, LOG_LEVELS, NATIVE, MountOptions
 from icefs.storage.url import redact
 
 
@@ -120,6 +120,13 @@ def parse_umask(text: str) -> int:
 @click.option("--log-format", type=click.Choice(LOG_FORMATS), default="text", show_default=True, help="How it logs.")
 @click.option(
     "--metrics", metavar="[HOST:]PORT", help="Serve /metrics for Prometheus, and /healthz; by default to this machine."
+)
+@click.option(
+    "--fuse-library",
+    type=click.Choice(FUSE_LIBRARIES),
+    default=NATIVE,
+    show_default=True,
+    help="How to talk to the kernel; pyfuse3 is slower, and comes with 'icefs[pyfuse3]'.",
 )
 @fstab_option
 @json_option

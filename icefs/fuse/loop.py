@@ -16,7 +16,7 @@ import errno
 import logging
 import os
 import types
-from collections.abc import Coroutine, Generator
+from collections.abc import Coroutine, Generator, Iterable
 from time import perf_counter
 from typing import Any, Final
 
@@ -39,6 +39,28 @@ _TURN_S: Final = 0.001
 # The program behind a request has gone before it was read, or before it was answered.
 _GONE: Final = frozenset((errno.ENOENT, errno.EINTR))
 _BUG: Final = errno.EIO
+
+
+MAX_TASKS: Final = 256
+"""Requests in flight; more than chunk fetches, so that a slow store does not keep names from being looked up."""
+
+
+class NativeConnection:
+    """A file system that icefs itself has mounted, and whose protocol it speaks; implements `connection.Connection`.
+
+    Raises:
+        StorageError: the kernel or `fusermount3` refused.
+        UnsupportedError: the kernel is too old.
+    """
+
+    def __init__(self, mountpoint: str, options: Iterable[str], operations: Operations) -> None:
+        self._device = Device.mount(mountpoint, options)
+        self._loop = RequestLoop(self._device, operations, MAX_TASKS)
+        self.serve = self._loop.run
+        self.stop = self._loop.stop
+        self.invalidate_entry = self._device.invalidate_entry
+        self.invalidate_inode = self._device.invalidate_inode
+        self.close = self._device.close
 
 
 class RequestLoop:

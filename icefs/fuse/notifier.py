@@ -16,7 +16,7 @@ from typing import Final
 
 import trio
 
-from icefs.fuse.device import Device
+from icefs.fuse.connection import Connection
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ class KernelNotifier:
         self.failed = 0
         self._asked = 0
         self._handled = 0
-        self._device: Device | None = None
+        self._connection: Connection | None = None
         # Jobs, each of them a part of the work that may be cut short; None ends the thread.
         self._queue: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
@@ -51,14 +51,14 @@ class KernelNotifier:
         """How many wait to be sent, or for the kernel."""
         return self._asked - self._handled
 
-    def start(self, device: Device) -> None:
+    def start(self, connection: Connection) -> None:
         """Starts the thread; to be called when the file system is mounted."""
-        self._device = device
+        self._connection = connection
         self._thread = threading.Thread(target=self._run, name="icefs-notify", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
-        """Ends the thread; to be called before the device is closed, after which there is nobody to notify."""
+        """Ends the thread; to be called before the connection is closed, after which there is nobody to notify."""
         self._is_open = False
         self._queue.put(None)
         if self._thread is not None:
@@ -115,12 +115,12 @@ class KernelNotifier:
         while (job := self._queue.get()) is not None:
             job()
 
-    def _send(self, what: str, notify: Callable[[Device], None]) -> None:
-        if not self._is_open or self._device is None:
+    def _send(self, what: str, notify: Callable[[Connection], None]) -> None:
+        if not self._is_open or self._connection is None:
             self._handled += 1
             return
         try:
-            notify(self._device)
+            notify(self._connection)
         except OSError as error:
             if error.errno not in _NOTHING_TO_FORGET:
                 self.failed += 1

@@ -72,12 +72,16 @@ class Operations:
 
     `default_permissions` is set at mount, so that the kernel checks modes and `access` is not asked.
 
+    Attributes:
+        recorder: Counts requests and remembers failures.
+        vfs: Answers.
+
     Concurrency: a handler that does not wait runs from request to answer without anything in between.
     """
 
     def __init__(self, vfs: Vfs, recorder: Recorder) -> None:
         self.recorder = recorder
-        self._vfs = vfs
+        self.vfs = vfs
         self._listers = Listers()
 
     def describe(self, operation: str, args: tuple[Any, ...]) -> str:
@@ -85,15 +89,15 @@ class Operations:
         if operation in _NAMELESS or not args:
             return ""
         if operation in _BY_HANDLE:
-            return self._vfs.describe_handle(args[0])
-        where = self._vfs.describe_inode(args[0])
+            return self.vfs.describe_handle(args[0])
+        where = self.vfs.describe_inode(args[0])
         if len(args) > 1 and isinstance(args[1], bytes) and operation not in ("setxattr", "getxattr", "removexattr"):
             return f"{where.rstrip('/')}/{args[1].decode(errors='backslashreplace')}"
         return where
 
     def only_reads(self, fh: int) -> bool:
         """Tells whether to read from what is open changes nothing; see `FileHandle.reading_acts`."""
-        return self._vfs.only_reads(fh)
+        return self.vfs.only_reads(fh)
 
     # Names and attributes.
 
@@ -106,7 +110,7 @@ class Operations:
             text = name.decode()
         except UnicodeDecodeError:
             return ABSENT
-        attr = await self._vfs.lookup(parent_inode, text)
+        attr = await self.vfs.lookup(parent_inode, text)
         if attr.mode & S_IFREG:
             self._listers.looked_up(ctx.pid)
         return attr
@@ -114,56 +118,56 @@ class Operations:
     @silent_handler
     def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
         """Drops references of the kernel."""
-        forget = self._vfs.forget
+        forget = self.vfs.forget
         for ino, count in inode_list:
             forget(ino, count)
 
     @handler
     async def getattr(self, inode: int, ctx: Caller) -> Attr:
         """Returns attributes."""
-        return await self._vfs.getattr(inode)
+        return await self.vfs.getattr(inode)
 
     @handler
     async def setattr(self, inode: int, changes: AttrChanges, fh: int | None, ctx: Caller) -> Attr:
         """Changes attributes: chmod, chown, truncate, utimens."""
-        return await self._vfs.setattr(inode, changes, fh, ctx)
+        return await self.vfs.setattr(inode, changes, fh, ctx)
 
     @handler
     async def access(self, inode: int, mode: int, ctx: Caller) -> bool:
         """Tells whether the caller may; asked only where the kernel does not check for itself."""
-        return await self._vfs.access(inode, mode, ctx)
+        return await self.vfs.access(inode, mode, ctx)
 
     @handler
     async def readlink(self, inode: int, ctx: Caller) -> bytes:
         """Returns where a symbolic link leads."""
-        return os.fsencode(await self._vfs.readlink(inode))
+        return os.fsencode(await self.vfs.readlink(inode))
 
     # The namespace.
 
     @handler
     async def mknod(self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: Caller) -> Attr:
         """Creates a file that is not opened."""
-        return await self._vfs.mknod(parent_inode, _decode(name), mode, rdev, ctx)
+        return await self.vfs.mknod(parent_inode, _decode(name), mode, rdev, ctx)
 
     @handler
     async def mkdir(self, parent_inode: int, name: bytes, mode: int, ctx: Caller) -> Attr:
         """Creates a directory."""
-        return await self._vfs.mkdir(parent_inode, _decode(name), mode, ctx)
+        return await self.vfs.mkdir(parent_inode, _decode(name), mode, ctx)
 
     @handler
     async def unlink(self, parent_inode: int, name: bytes, ctx: Caller) -> None:
         """Removes a file."""
-        await self._vfs.unlink(parent_inode, _decode_existing(name))
+        await self.vfs.unlink(parent_inode, _decode_existing(name))
 
     @handler
     async def rmdir(self, parent_inode: int, name: bytes, ctx: Caller) -> None:
         """Removes a directory."""
-        await self._vfs.rmdir(parent_inode, _decode_existing(name))
+        await self.vfs.rmdir(parent_inode, _decode_existing(name))
 
     @handler
     async def symlink(self, parent_inode: int, name: bytes, target: bytes, ctx: Caller) -> Attr:
         """Creates a symbolic link."""
-        return await self._vfs.symlink(parent_inode, _decode(name), os.fsdecode(target), ctx)
+        return await self.vfs.symlink(parent_inode, _decode(name), os.fsdecode(target), ctx)
 
     @handler
     async def rename(
@@ -176,60 +180,60 @@ class Operations:
         ctx: Caller,
     ) -> None:
         """Renames."""
-        await self._vfs.rename(parent_inode_old, _decode_existing(name_old), parent_inode_new, _decode(name_new), flags)
+        await self.vfs.rename(parent_inode_old, _decode_existing(name_old), parent_inode_new, _decode(name_new), flags)
 
     @handler
     async def link(self, inode: int, new_parent_inode: int, new_name: bytes, ctx: Caller) -> Attr:
         """Makes a hard link."""
-        return await self._vfs.link(inode, new_parent_inode, _decode(new_name))
+        return await self.vfs.link(inode, new_parent_inode, _decode(new_name))
 
     # Files.
 
     @handler
     async def open(self, inode: int, flags: int, ctx: Caller) -> Opened:
         """Opens a file."""
-        fh, file = await self._vfs.open(inode, flags)
+        fh, file = await self.vfs.open(inode, flags)
         return _opened(fh, file)
 
     @handler
     async def create(self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: Caller) -> tuple[Opened, Attr]:
         """Creates and opens a file."""
-        fh, file, attr = await self._vfs.create(parent_inode, _decode(name), mode, flags, ctx)
+        fh, file, attr = await self.vfs.create(parent_inode, _decode(name), mode, flags, ctx)
         return _opened(fh, file), attr
 
     @handler
     async def read(self, fh: int, off: int, size: int) -> bytes | bytearray | memoryview:
         """Reads; a short answer is the end of the file."""
-        return await self._vfs.read(fh, off, size)
+        return await self.vfs.read(fh, off, size)
 
     @handler
     async def write(self, fh: int, off: int, buf: bytes | memoryview) -> int:
         """Writes."""
-        return await self._vfs.write(fh, off, buf)
+        return await self.vfs.write(fh, off, buf)
 
     @handler
     async def flush(self, fh: int) -> None:
         """Answers `close(2)`; ENOSYS tells the kernel that nobody here wants to hear of it again."""
-        if not self._vfs.wants_flush:
+        if not self.vfs.wants_flush:
             raise FuseError(errno.ENOSYS)
-        await self._vfs.flush(fh)
+        await self.vfs.flush(fh)
 
     @handler
     async def release(self, fh: int) -> None:
         """Gives an open file back."""
-        await self._vfs.release(fh)
+        await self.vfs.release(fh)
 
     @handler
     async def fsync(self, fh: int, datasync: bool) -> None:
         """Makes a file durable."""
-        await self._vfs.fsync(fh)
+        await self.vfs.fsync(fh)
 
     # Directories.
 
     @handler
     async def opendir(self, inode: int, ctx: Caller) -> int:
         """Opens a directory."""
-        fh = await self._vfs.opendir(inode)
+        fh = await self.vfs.opendir(inode)
         self._listers.begin(fh, ctx.pid)
         return fh
 
@@ -240,7 +244,7 @@ class Operations:
         buffer = EntryBuffer(size)
         # Counted when all is there: of an answer that fails half-way the kernel learns nothing.
         sent: list[tuple[EntryRun, int, int]] = []
-        while (run := await self._vfs.readdir(fh, position)) is not None:
+        while (run := await self.vfs.readdir(fh, position)) is not None:
             first, count = position - run.start, len(run.names)
             # Directories are looked at by whoever lists a tree; files perhaps not.
             if not run.template.mode & S_IFREG:
@@ -255,7 +259,7 @@ class Operations:
             if end < count:
                 break
         for run, first, end in sent:
-            self._vfs.entered(fh, run, first, end)
+            self.vfs.entered(fh, run, first, end)
         return buffer.encode()
 
     def _add_and_try(
@@ -283,24 +287,24 @@ class Operations:
     async def releasedir(self, fh: int) -> None:
         """Gives an open directory back."""
         self._listers.end(fh)
-        await self._vfs.releasedir(fh)
+        await self.vfs.releasedir(fh)
 
     @handler
     async def fsyncdir(self, fh: int, datasync: bool) -> None:
         """Makes a directory durable."""
-        await self._vfs.fsyncdir(fh)
+        await self.vfs.fsyncdir(fh)
 
     # The file system as a whole, and extended attributes.
 
     @handler
     async def statfs(self, ctx: Caller) -> FsStats:
         """Answers `df`."""
-        return await self._vfs.statfs()
+        return await self.vfs.statfs()
 
     @handler
     async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: Caller) -> None:
         """Sets an extended attribute."""
-        await self._vfs.setxattr(inode, os.fsdecode(name), value)
+        await self.vfs.setxattr(inode, os.fsdecode(name), value)
 
     @handler
     async def getxattr(self, inode: int, name: bytes, ctx: Caller) -> bytes:
@@ -308,7 +312,7 @@ class Operations:
         text = os.fsdecode(name)
         if text.startswith("system.posix_acl_"):
             raise UnsupportedError("access control lists are not supported", name=text)
-        value = await self._vfs.getxattr(inode, text)
+        value = await self.vfs.getxattr(inode, text)
         if value is None:
             raise FuseError(errno.ENODATA)
         return value
@@ -316,9 +320,9 @@ class Operations:
     @handler
     async def listxattr(self, inode: int, ctx: Caller) -> Sequence[bytes]:
         """Lists the names of extended attributes."""
-        return [os.fsencode(name) for name in await self._vfs.listxattr(inode)]
+        return [os.fsencode(name) for name in await self.vfs.listxattr(inode)]
 
     @handler
     async def removexattr(self, inode: int, name: bytes, ctx: Caller) -> None:
         """Removes an extended attribute."""
-        await self._vfs.removexattr(inode, os.fsdecode(name))
+        await self.vfs.removexattr(inode, os.fsdecode(name))

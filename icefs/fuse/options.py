@@ -14,6 +14,11 @@ from icefs.errors import InvalidInputError
 
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 LOG_FORMATS: Final = ("text", "json")
+NATIVE: Final = "native"
+PYFUSE3: Final = "pyfuse3"
+FUSE_LIBRARIES: Final = (NATIVE, PYFUSE3)
+"""The ways to the kernel; see `connection`."""
+
 MAX_PACK_SIZE: Final = 1 << 30
 """Objects that chunks share are put together in memory."""
 
@@ -47,6 +52,7 @@ class MountOptions:
         log_level: One of `LOG_LEVELS`.
         log_format: One of `LOG_FORMATS`.
         metrics: Where metrics are served over HTTP, as HOST:PORT; None for nowhere.
+        fuse_library: One of `FUSE_LIBRARIES`.
         fsname: What `mount` and `df` show as the source; None for the repository's location.
         foreground: Stays attached to the terminal, and logs there.
     """
@@ -74,6 +80,7 @@ class MountOptions:
     log_level: str = "info"
     log_format: str = "text"
     metrics: str | None = None
+    fuse_library: str = NATIVE
     fsname: str | None = None
     foreground: bool = False
 
@@ -86,6 +93,10 @@ class MountOptions:
             raise InvalidInputError(f"unknown log level {self.log_level!r}", hint=f"one of {', '.join(LOG_LEVELS)}")
         if self.log_format not in LOG_FORMATS:
             raise InvalidInputError(f"unknown log format {self.log_format!r}", hint=f"one of {', '.join(LOG_FORMATS)}")
+        if self.fuse_library not in FUSE_LIBRARIES:
+            raise InvalidInputError(
+                f"unknown FUSE library {self.fuse_library!r}", hint=f"one of {', '.join(FUSE_LIBRARIES)}"
+            )
         if self.metrics is not None:
             parse_address(self.metrics)
         if not self.poll_interval_s >= 0:

@@ -28,9 +28,8 @@ from icefs.engine.writing import WritableRepository
 from icefs.errors import IcefsError
 from icefs.format.ids import SnapshotId
 from icefs.fuse import logs, mountpoints
-from icefs.fuse.device import Device
+from icefs.fuse.connection import Connection, connect
 from icefs.fuse.errno_map import OPERATIONS, in_background
-from icefs.fuse.loop import RequestLoop
 from icefs.fuse.metrics_http import listen, serve_metrics
 from icefs.fuse.notifier import KernelNotifier
 from icefs.fuse.operations import Operations
@@ -47,9 +46,6 @@ from icefs.vfs.stats import Stats
 from icefs.worktree.uploads import UploadOptions
 
 logger = logging.getLogger(__name__)
-
-MAX_TASKS: Final = 256
-"""Requests in flight; more than chunk fetches, so that a slow store does not keep names from being looked up."""
 
 READ_AHEAD_KB: Final = 1024
 """How far the kernel reads ahead; a 1 MiB chunk is then one request instead of eight."""
@@ -183,6 +179,7 @@ def _request(options: MountOptions, repository: Repository, refs: Refs) -> Mount
             "upload_after_s": options.upload_after_s,
             "log_level": options.log_level,
             "metrics": options.metrics,
+            "fuse_library": options.fuse_library,
         },
         "service": {"can_reload": False, "reloads": 0, "needs_restart": [], "problem": None},
     }
@@ -229,7 +226,7 @@ def serve(prepared: Prepared, on_ready: Callable[[], None], reread: Callable[[],
     manager = ServiceManager.from_environment()
     set_level(fs, options.log_level)
     service = Service(manager, fs, Knobs(options, prepared.cache, prepared.request.facts), reread)
-    device = _mount(options)
+    connection = _mount(options, Operations(fs, stats))
     logger.info(
         "icefs %s serves %s at %s, process %d",
         prepared.request.facts["version"],
@@ -242,11 +239,11 @@ def serve(prepared: Prepared, on_ready: Callable[[], None], reread: Callable[[],
         gc.collect()
         gc.freeze()
         sys.setswitchinterval(SWITCH_INTERVAL_S)
-        trio.run(_main, fs, device, notifier, service, prepared.listener, on_ready)
+        trio.run(_main, fs, connection, notifier, service, prepared.listener, on_ready)
     finally:
         service.stopping("unmounting")
         notifier.stop()
-        device.close()
+        connection.close()
         fs.close()
         manager.close()
         logger.info("unmounted %s", options.mountpoint)
@@ -254,22 +251,21 @@ def serve(prepared: Prepared, on_ready: Callable[[], None], reread: Callable[[],
 
 async def _main(
     fs: FileSystem,
-    device: Device,
+    connection: Connection,
     notifier: KernelNotifier,
     service: Service,
     listener: socket.socket | None,
     on_ready: Callable[[], None],
 ) -> None:
-    requests = RequestLoop(device, Operations(fs, fs.stats), MAX_TASKS)
     async with trio.open_nursery() as nursery:
 
         async def stop() -> None:
-            requests.stop()
+            connection.stop()
             # Requests that wait for a slow store are not waited for.
             await trio.sleep(_GRACE_S)
             nursery.cancel_scope.cancel()
 
-        notifier.start(device)
+        notifier.start(connection)
         nursery.start_soon(obey_signals, service, stop)
         nursery.start_soon(_poll, fs, service.knobs)
         nursery.start_soon(_tune, service.knobs.options.mountpoint)
@@ -277,7 +273,7 @@ async def _main(
         if listener is not None:
             nursery.start_soon(serve_metrics, listener, fs)
         nursery.start_soon(service.run, on_ready)
-        await requests.run()
+        await connection.serve()
         # Unmounted from outside, or told to stop and every request answered.
         nursery.cancel_scope.cancel()
 
@@ -301,11 +297,11 @@ async def _poll(fs: FileSystem, knobs: Knobs) -> None:
         await knobs.wait_for_turn(last + interval_s if interval_s > 0 else math.inf)
 
 
-def _mount(options: MountOptions) -> Device:
+def _mount(options: MountOptions, operations: Operations) -> Connection:
     chosen = ["default_permissions", "subtype=icefs", f"fsname={_fsname(options)}"]
     if options.allow_other:
         chosen.append("allow_other")
-    return Device.mount(options.mountpoint, chosen)
+    return connect(options.fuse_library, options.mountpoint, chosen, operations)
 
 
 def _fsname(options: MountOptions) -> str:

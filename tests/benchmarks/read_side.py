@@ -8,11 +8,11 @@ from tests.benchmarks import clients, mounts, repos
 from tests.benchmarks.rows import Row, compare, limit
 
 
-def on_icefs(client: str, repo: str, below: str) -> Callable[[], float]:
+def on_icefs(client: str, repo: str, below: str, *options: str) -> Callable[[], float]:
     """Returns a measurement: the client on a fresh icefs mount of the repository, given the directory `below`."""
 
     def measure() -> float:
-        with mounts.icefs_mount(repos.repository(repo)) as mountpoint:
+        with mounts.icefs_mount(repos.repository(repo), *options) as mountpoint:
             return clients.run(client, mountpoint / below)
 
     return measure
@@ -56,6 +56,7 @@ def listed_memory_megabytes() -> float:
 
 
 SMALL = (*repos.SMALL_GRID, repos.SMALL_CHUNK_BYTES)
+PYFUSE3 = ("--fuse-library", "pyfuse3")
 BIG = (1, repos.BIG_CHUNKS, repos.BIG_CHUNK_BYTES)
 
 READ_SIDE: dict[str, Callable[[str, int], Row]] = {
@@ -67,6 +68,12 @@ READ_SIDE: dict[str, Callable[[str, int], Row]] = {
     ),
     "cold sequential read, 1 MiB chunks, of do-nothing": lambda what, n: compare(
         what, on_icefs("sequential_read", "big", "a/c"), on_null("sequential_read", *BIG, below="0"), 0.7, n
+    ),
+    "cold open+read+close, 4 KiB chunks, of --fuse-library pyfuse3": lambda what, n: compare(
+        what, on_icefs("open_read_close", "small", "a/c"), on_icefs("open_read_close", "small", "a/c", *PYFUSE3), 1, n
+    ),
+    "cold sequential read, 1 MiB chunks, of --fuse-library pyfuse3": lambda what, n: compare(
+        what, on_icefs("sequential_read", "big", "a/c"), on_icefs("sequential_read", "big", "a/c", *PYFUSE3), 1, n
     ),
     "warm stat, of do-nothing": lambda what, n: compare(
         what, on_icefs("warm_stat", "small", "a/c"), on_null("warm_stat", *SMALL), 0.9, n

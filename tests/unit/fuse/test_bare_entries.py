@@ -105,11 +105,11 @@ def operations():
 
 
 async def listed(operations, kernel, pid, fh=3):
-    operations._vfs.answers["opendir"] = fh
+    operations.vfs.answers["opendir"] = fh
     await operations.opendir(2, SimpleNamespace(pid=pid))
     assert await kernel.list(fh) == FILES.names
-    entered = sum(args[2] - args[1] for name, args in operations._vfs.calls if name == "entered")
-    operations._vfs.calls.clear()
+    entered = sum(args[2] - args[1] for name, args in operations.vfs.calls if name == "entered")
+    operations.vfs.calls.clear()
     await operations.releasedir(fh)
     # Every entry that brings attributes is a reference of the kernel, and no other.
     assert entered == len(FILES.names) - len(kernel.bare)

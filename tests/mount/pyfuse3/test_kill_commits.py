@@ -1,0 +1,1 @@
+from tests.mount.test_kill_commits import *
