@@ -14,7 +14,7 @@ file system needs to choose an errno. `fuse/errno_map.py` and `cli/main.py` hold
     │                                 ReservedNameError
     ├─ TreeError                      NotADirectoryTreeError, IsADirectoryTreeError, NotEmptyError,
     │                                 BadHandleError, CrossTreeError, NotPermittedError
-    ├─ SessionStateError              NothingToCommitError
+    ├─ SessionStateError              NothingToCommitError, ChunksCollectedError
     ├─ StaleError
     ├─ UnsupportedError
     ├─ FormatError                    UnsupportedSpecVersionError
@@ -225,6 +225,12 @@ class NothingToCommitError(SessionStateError):
     """A commit without changes."""
 
     default_kind = "no-changes-to-commit"
+
+
+class ChunksCollectedError(SessionStateError):
+    """Garbage collection took chunks that were not committed yet; `facts["chunks"]` lists them as (path, index)."""
+
+    default_kind = "chunks-collected"
 
 
 class StaleError(IcefsError):

@@ -28,10 +28,12 @@ from icefs.engine.fsck import fsck as check
 from icefs.engine.fsck import repair as check_and_repair
 from icefs.engine.migrate import upgrade as upgrade_repository
 from icefs.engine.storage_stats import history_stats, snapshot_stats, stats_to_json
+from icefs.errors import InvalidInputError
 
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 _FSCK_EXIT: Final = {"clean": 0, "repaired": 1, "damaged": 4}
 _SHOWN: Final = 50
+_SAFE_AGE: Final = timedelta(hours=1)
 
 
 def parse_age(text: str) -> datetime:
@@ -60,14 +62,21 @@ dry_run_option = click.option("--dry-run", is_flag=True, help="Say what would be
     help="Delete what was stored before: a time, or an age such as 30d (s, m, h, d, w).",
 )
 @dry_run_option
+@click.option("--force", is_flag=True, help="Also delete what was stored within the last hour.")
 @json_option
-def gc(repo: str | None, older_than: datetime, dry_run: bool, as_json: bool) -> None:
+def gc(repo: str | None, older_than: datetime, dry_run: bool, force: bool, as_json: bool) -> None:
     """Delete objects that nothing needs.
 
-    Branches, tags and recent snapshots keep what they need. What writers have stored and not yet committed is needed by
-    nothing: choose an age longer than any of them takes, and longer than uncommitted changes are kept in mounts of a
-    remote repository.
+    Branches, tags and recent snapshots keep what they need. Nothing needs the chunks that programs have stored and not
+    yet committed: choose an age longer than any session is open. A commit whose chunks were deleted is refused, and its
+    changes are kept; mounts and imports store such chunks again.
     """
+    if not (force or dry_run) and older_than > datetime.now(UTC) - _SAFE_AGE:
+        raise InvalidInputError(
+            "what was stored within the last hour may belong to a commit that is being made",
+            kind="cutoff-too-young",
+            hint="choose an age of at least 1h, or use --force when nobody writes to the repository",
+        )
     repository = open_writable(locate(repo).location)
     with steps() as progress:
         summary = repository.garbage_collect(to_micros(older_than), dry_run=dry_run, progress=progress)

@@ -72,12 +72,14 @@ def merge(session: Session, others: Iterable[Session]) -> None:
     if not isinstance(session, WritableSession) or session.read_only:
         raise ReadOnlyError("the session is read-only", kind="read-only-session", hint="open a new writable session")
     added: list[Added] = []
+    oldest = session.opened_at
     for other in others:
         if other is session or not isinstance(other, WritableSession):
             continue  # nothing to add
         _check_pair(session, other)
         with other.lock:
             added.append(Added(other.snapshot, other.changes.copy()))
+            oldest = min(oldest, other.opened_at)
     if not added:
         return
     with session.frozen():
@@ -87,6 +89,8 @@ def merge(session: Session, others: Iterable[Session]) -> None:
         merged = merged_changes(base, own, added)
         with session.lock:
             session.replace_changes(merged)
+            # The chunks that came with the changes were stored since then.
+            session.opened_at = oldest
 
 
 def _check_pair(session: WritableSession, other: WritableSession) -> None:

@@ -83,7 +83,7 @@ class _ChunkIds:
 
     def seal(self) -> None:
         if self._parts:
-            self._sorted = np.unique(np.concatenate(self._parts))
+            self._sorted = np.unique(np.concatenate([self._sorted, *self._parts]))
             self._parts.clear()
 
     def __contains__(self, chunk_id: object) -> bool:
@@ -148,13 +148,16 @@ class _Collection:
             info = self._find_snapshots()
         else:
             self._find_snapshots_v1()
-        self._find_manifests_and_chunks()
+        self._keep(self._snapshots)
         logs = set(self._snapshots)
         if info is not None:
             dropped = info.snapshots.keys() - self._snapshots
             if not self._dry_run:
+                known = set(self._snapshots)
                 info = self._forget(dropped)
                 logs |= self._snapshots
+                # Committed before `repo` had the entry that makes commits look up their chunks.
+                self._keep(self._snapshots - known)
             for each in info.snapshots.values():
                 logs.update(each.pruned_ancestor_tx_logs)
         summary = self._summary
@@ -191,14 +194,18 @@ class _Collection:
                     break
                 self._snapshots.add(each.id)
 
-    def _find_manifests_and_chunks(self) -> None:
+    def _keep(self, snapshots: "Iterable[SnapshotId]") -> None:
+        """Keeps the manifests of snapshots, and their chunks."""
         assets = self._repository.assets
-        for count, snapshot in enumerate(assets.fetch_ahead(assets.fetch_snapshot, sorted(self._snapshots)), 1):
-            self._manifests.update(snapshot.manifest_files)
+        found: set[ManifestId] = set()
+        for count, snapshot in enumerate(assets.fetch_ahead(assets.fetch_snapshot, sorted(snapshots)), 1):
+            found.update(snapshot.manifest_files)
             self._progress("snapshots read", count)
-        for count, manifest in enumerate(assets.fetch_ahead(assets.fetch_manifest, sorted(self._manifests)), 1):
+        found -= self._manifests
+        for count, manifest in enumerate(assets.fetch_ahead(assets.fetch_manifest, sorted(found)), 1):
             self._chunks.add(manifest)
             self._progress("manifests read", count)
+        self._manifests |= found
         self._chunks.seal()
 
     # What goes.

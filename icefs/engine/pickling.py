@@ -10,6 +10,7 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from icefs.engine.changeset import ChangeSet
+from icefs.engine.collected import Mark
 from icefs.engine.repository import Repository
 from icefs.engine.session import Session
 from icefs.engine.writable import WritableSession
@@ -63,11 +64,15 @@ def session_state(session: Session) -> tuple[Any, ...]:
             hint="pickle `fork()` of it and merge what comes back, or pickle a read-only session",
         )
     with session.lock:
-        return *state, session.changes.copy()
+        return *state, session.changes.copy(), session.opened_at
 
 
 def restore_session(
-    state: RepositoryState, snapshot_id: bytes, branch: str | None, changes: ChangeSet | None = None
+    state: RepositoryState,
+    snapshot_id: bytes,
+    branch: str | None,
+    changes: ChangeSet | None = None,
+    opened_at: Mark = 0,
 ) -> Session:
     """Opens the session that `session_state` described; raises as `Repository.session_at`."""
     session = restore_repository(state).session_at(SnapshotId(snapshot_id), branch)
@@ -77,6 +82,7 @@ def restore_session(
     fork = WritableSession(session.repository, session.snapshot, None)
     with fork.lock:
         fork.replace_changes(changes)
+        fork.opened_at = opened_at
     return fork
 
 

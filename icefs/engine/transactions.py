@@ -16,12 +16,14 @@ from typing import TYPE_CHECKING, Any, Final
 from icefs.clock import to_datetime
 from icefs.engine import updates
 from icefs.engine.changeset import ChangeSet
-from icefs.engine.commit import write_snapshot
+from icefs.engine.collected import ChunkGuard, CollectionRanError
+from icefs.engine.commit import NewSnapshot, write_snapshot
 from icefs.engine.compared_log import compared_log
 from icefs.engine.conflicts import Conflict, ConflictSolver
 from icefs.engine.session import Session
 from icefs.errors import (
     BranchMovedError,
+    ConflictError,
     IcefsError,
     NothingToCommitError,
     ObjectNotFoundError,
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from icefs.engine.writable import WritableSession
 
 _MAX_TOLD: Final = 100
+_MAX_COLLECTIONS: Final = 20
 
 type BeforePublish = Callable[[SnapshotId], None]
 """Called with the new snapshot's id right before the write that makes it visible."""
@@ -84,6 +87,7 @@ def commit(
 
     Raises:
         NothingToCommitError: nothing changed.
+        ChunksCollectedError: a collection took chunks of the session; it is as it was.
         BranchMovedError: the branch has other commits now, listed in `facts["commits"]`, newest first; the session is
             as it was.
         RebaseFailedError: the rebase met conflicts; the session stands on the last commit without any.
@@ -91,11 +95,14 @@ def commit(
     """
     tries = rebase_tries if rebase_with is not None else 0
     with session.frozen():
+        guard = ChunkGuard.of(session)
         for attempt in range(tries + 1):
             extra = {} if rebase_with is None else {"rebase_attempts": attempt}
             refresh = attempt > 0 or not is_state_known
             try:
-                return _commit_once(session, message, metadata, extra, allow_empty, before_publish, refresh=refresh)
+                return _commit_once(
+                    session, message, metadata, extra, allow_empty, before_publish, guard, refresh=refresh
+                )
             except BranchMovedError as error:
                 if rebase_with is None or attempt == tries:
                     error.facts["commits"] = _told(_history(session, _branch_of(session)), session.snapshot_id)
@@ -111,6 +118,7 @@ def _commit_once(
     icechunk_metadata: dict[str, Any],
     allow_empty: bool,
     before_publish: BeforePublish | None,
+    guard: ChunkGuard,
     *,
     rewrite: bool = False,
     refresh: bool = True,
@@ -123,18 +131,31 @@ def _commit_once(
     try:
         # A tip that has moved already is found before anything is written; the publishing write checks again.
         updates.check_tip(repository, branch, base.id, refresh=repository.spec_version == 1)  # else `_start` has asked
-        new = write_snapshot(
-            repository,
-            base,
-            changes,
-            message=message,
-            metadata=_metadata(session, metadata, icechunk_metadata),
-            rewrite_manifests=rewrite,
-        )
-        if before_publish is not None:
-            before_publish(new.id)
-        with _in_doubt(session, new.id, revision):
-            updates.publish_commit(repository, branch, base.id, new, is_rearrange=session.is_rearrange)
+
+        def write() -> NewSnapshot:
+            return write_snapshot(
+                repository,
+                base,
+                changes,
+                message=message,
+                metadata=_metadata(session, metadata, icechunk_metadata),
+                rewrite_manifests=rewrite,
+            )
+
+        def publish(new: NewSnapshot) -> None:
+            if before_publish is not None:
+                before_publish(new.id)
+            with _in_doubt(session, new.id, revision):
+                updates.publish_commit(
+                    repository,
+                    branch,
+                    base.id,
+                    new,
+                    is_rearrange=session.is_rearrange,
+                    check=guard.check_unmoved,
+                )
+
+        new = _write_and_publish(guard, changes, write, publish)
     except BranchMovedError:
         # Perhaps by an earlier try of this very session, which the store has carried out meanwhile.
         earlier = _settle(session, branch)
@@ -143,6 +164,31 @@ def _commit_once(
         return earlier
     session.committed(new)
     return new.id
+
+
+def _write_and_publish(
+    guard: ChunkGuard, changes: ChangeSet, write: Callable[[], NewSnapshot], publish: Callable[[NewSnapshot], None]
+) -> NewSnapshot:
+    """Writes and publishes a snapshot whose chunks are there; again where a collection ran in between.
+
+    Raises:
+        ChunksCollectedError: a collection took chunks of the session; nothing was published.
+        ConflictError: collections run all the time.
+    """
+    for _ in range(_MAX_COLLECTIONS):
+        guard.check(changes)
+        # Written again after a collection, which may have taken the manifests of the first try as well.
+        new = write()
+        try:
+            publish(new)
+        except CollectionRanError:
+            continue
+        return new
+    raise ConflictError(
+        f"garbage collections of {guard.session.repository.storage.url} run all the time, so nothing can be committed",
+        kind="repo-info-updated",
+        hint="commit again when no collection runs",
+    )
 
 
 def _start(session: "WritableSession", *, allow_empty: bool, refresh: bool = True) -> tuple[Snapshot, ChangeSet, int]:
@@ -207,7 +253,7 @@ def amend(
         SessionStateError: the newest commit is the repository's first one, or it moved nodes and this session does
             not.
         UnsupportedSpecVersionError: a repository of spec 1.
-        NothingToCommitError, BranchMovedError: as `commit`.
+        NothingToCommitError, BranchMovedError, ChunksCollectedError: as `commit`.
     """
     repository, branch = session.repository, _branch_of(session)
     updates.require_v2(repository, "amended commits")
@@ -220,25 +266,41 @@ def amend(
             raise SessionStateError(
                 "the first commit of a repository cannot be amended", kind="no-amend-for-initial-commit"
             )
-        if not session.is_rearrange and repository.assets.fetch_transaction_log(base.id).moved_nodes:
-            raise SessionStateError(
-                "a commit that moved nodes is amended by a rearrange session", kind="rearrange-session-only"
-            )
         try:
+            # First of all: of a commit that is no tip any more, everything may be gone.
             updates.check_tip(repository, branch, base.id, refresh=False)
-            new = write_snapshot(
-                repository,
-                base,
-                changes,
-                message=message,
-                metadata=_metadata(session, metadata, icechunk_metadata or {}),
-                merge_log_of=base.id,
-                rewrite_manifests=rewrite,
-            )
-            if before_publish is not None:
-                before_publish(new.id)
-            with _in_doubt(session, new.id, revision):
-                updates.publish_commit(repository, branch, base.id, new, is_rearrange=session.is_rearrange, amend=True)
+            if not session.is_rearrange and repository.assets.fetch_transaction_log(base.id).moved_nodes:
+                raise SessionStateError(
+                    "a commit that moved nodes is amended by a rearrange session", kind="rearrange-session-only"
+                )
+            guard = ChunkGuard.of(session)
+
+            def write() -> NewSnapshot:
+                return write_snapshot(
+                    repository,
+                    base,
+                    changes,
+                    message=message,
+                    metadata=_metadata(session, metadata, icechunk_metadata or {}),
+                    merge_log_of=base.id,
+                    rewrite_manifests=rewrite,
+                )
+
+            def publish(new: NewSnapshot) -> None:
+                if before_publish is not None:
+                    before_publish(new.id)
+                with _in_doubt(session, new.id, revision):
+                    updates.publish_commit(
+                        repository,
+                        branch,
+                        base.id,
+                        new,
+                        is_rearrange=session.is_rearrange,
+                        amend=True,
+                        check=guard.check_unmoved,
+                    )
+
+            new = _write_and_publish(guard, changes, write, publish)
         except BranchMovedError:
             earlier = _settle(session, branch)
             if earlier is None:
@@ -267,7 +329,8 @@ def rewrite_manifests(
     if replace_tip:
         return amend(session, message, metadata=metadata, allow_empty=True, rewrite=True, icechunk_metadata=told)
     with session.frozen():
-        return _commit_once(session, message, metadata, told, True, None, rewrite=True)
+        guard = ChunkGuard.of(session)
+        return _commit_once(session, message, metadata, told, True, None, guard, rewrite=True)
 
 
 def flush(session: "WritableSession", message: str, *, metadata: dict[str, Any] | None = None) -> SnapshotId:
@@ -275,6 +338,7 @@ def flush(session: "WritableSession", message: str, *, metadata: dict[str, Any] 
 
     Raises:
         SessionStateError: the session was committed already.
+        ChunksCollectedError: as `commit`.
     """
     with session.frozen():
         branch, repository = _branch_of(session), session.repository
@@ -282,9 +346,18 @@ def flush(session: "WritableSession", message: str, *, metadata: dict[str, Any] 
         earlier = _settle(session, branch)
         if earlier is not None:
             return earlier
-        new = write_snapshot(repository, base, changes, message=message, metadata=_metadata(session, metadata, {}))
-        with _in_doubt(session, new.id, revision):
-            updates.publish_detached(repository, base.id, new, is_rearrange=session.is_rearrange)
+        guard = ChunkGuard.of(session)
+
+        def write() -> NewSnapshot:
+            return write_snapshot(repository, base, changes, message=message, metadata=_metadata(session, metadata, {}))
+
+        def publish(new: NewSnapshot) -> None:
+            with _in_doubt(session, new.id, revision):
+                updates.publish_detached(
+                    repository, base.id, new, is_rearrange=session.is_rearrange, check=guard.check_unmoved
+                )
+
+        new = _write_and_publish(guard, changes, write, publish)
         session.committed(new)
         return new.id
 

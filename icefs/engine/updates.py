@@ -42,6 +42,9 @@ if TYPE_CHECKING:
 type Change = Callable[[RepoInfo, Stamp], RepoInfo]
 """Computes the next state from the present one; called again where somebody else was faster."""
 
+type Check = Callable[[RepoInfo], None]
+"""Looks at the state that an update replaces, and raises where the update must not be made."""
+
 _IMMEDIATE_TRIES: Final = 5
 
 MOVE_NODE, CREATE_TAG, DELETE_TAG = 3, 4, 5
@@ -196,8 +199,18 @@ def publish_commit(
     *,
     is_rearrange: bool = False,
     amend: bool = False,
+    check: Check = lambda info: None,
 ) -> None:
     """Makes a written snapshot the tip of a branch that still stands at the snapshot's base.
+
+    Args:
+        repository: Where.
+        branch: The branch.
+        base: The snapshot's base.
+        new: The snapshot.
+        is_rearrange: Whether it moves nodes.
+        amend: Whether it replaces its base.
+        check: Called with the state that is replaced (spec 2); what it raises ends the work, and nothing was published.
 
     Raises:
         BranchMovedError: it does not; nothing was published.
@@ -217,6 +230,7 @@ def publish_commit(
             raise branch_gone(branch)
         if tip != base:
             raise branch_moved(branch, base, tip)
+        check(info)
         parent = info.snapshots[base]
         entry = SnapshotInfo(new.id, base, new.flushed_at, new.message, new.metadata, ())
         if not amend:
@@ -229,7 +243,12 @@ def publish_commit(
 
 
 def publish_detached(
-    repository: "WritableRepository", base: SnapshotId, new: NewSnapshot, *, is_rearrange: bool = False
+    repository: "WritableRepository",
+    base: SnapshotId,
+    new: NewSnapshot,
+    *,
+    is_rearrange: bool = False,
+    check: Check = lambda info: None,
 ) -> None:
     """Makes a written snapshot known to the repository, without a branch; in spec 1 its file is all there is."""
     if repository.spec_version == 1:
@@ -239,7 +258,10 @@ def publish_detached(
     def change(info: RepoInfo, stamp: Stamp) -> RepoInfo:
         if is_rearrange:
             check_flag(info, MOVE_NODE, "move_node")
-        return info if new.id in info.snapshots else edits.add_snapshot(info, entry, stamp, branch=None)
+        if new.id in info.snapshots:
+            return info
+        check(info)
+        return edits.add_snapshot(info, entry, stamp, branch=None)
 
     update_repo_info(repository, change, is_known=True)
 

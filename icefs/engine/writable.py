@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from icefs.engine import transactions
 from icefs.engine.changeset import Change, ChangeSet, ChunkChanges, NodeMove, with_manifests_of
 from icefs.engine.chunks import ArrayChunks
+from icefs.engine.collected import Collections, Mark
 from icefs.engine.commit import NewSnapshot
 from icefs.engine.conflicts import ConflictSolver
 from icefs.engine.diff import Diff, build_named_diff
@@ -54,6 +55,7 @@ class WritableSession(Session):
         is_rearrange: Whether the session moves nodes, and can do nothing else.
         revision: Counts the changes made to the session.
         in_doubt: The commits whose answers were lost, so that trying again does not commit twice.
+        opened_at: The position in the repository's log before which none of the session's chunks was stored.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class WritableSession(Session):
         self.is_rearrange = is_rearrange
         self.revision = 0
         self.in_doubt: list[transactions.InDoubt] = []
+        self.opened_at: Mark = Collections(repository).mark()
         self._changes = ChangeSet(is_rearrange=is_rearrange)
         self._gate = Gate()
         # By node: as long as nothing but chunks changes, an array's chunks need not be put together again.

@@ -77,6 +77,7 @@ ERRNO_TABLE: Final[tuple[ErrnoRow, ...]] = (
     ErrnoRow(errors.NotPermittedError, errno.EPERM, _QUIET, "symlinks and device nodes: what link(2), mknod(2) say"),
     ErrnoRow(errors.TreeError, errno.EINVAL, _QUIET),
     ErrnoRow(errors.NothingToCommitError, errno.ENODATA, _NOTE),
+    ErrnoRow(errors.ChunksCollectedError, errno.ESTALE, _NOTE, "chunks that the caller stored are gone from the store"),
     ErrnoRow(errors.SessionStateError, errno.EPERM, _NOTE),
     ErrnoRow(errors.StaleError, errno.ESTALE, _QUIET, "makes the kernel look the path up anew and try once more"),
     ErrnoRow(errors.UnsupportedError, errno.EOPNOTSUPP, _QUIET),

@@ -22,7 +22,7 @@ from icefs.engine.conflicts import ConflictDetector
 from icefs.engine.session import Session
 from icefs.engine.writable import WritableSession
 from icefs.engine.writing import WritableRepository
-from icefs.errors import AlreadyExistsError, InvalidInputError, StorageError
+from icefs.errors import AlreadyExistsError, ChunksCollectedError, InvalidInputError, StorageError
 from icefs.format.chunk_indices import pack_keys
 from icefs.format.ids import SnapshotId
 from icefs.format.manifest import ArrayRefs
@@ -36,6 +36,7 @@ from icefs.worktree.staged import Invalid
 
 _GROUP: Final = json.dumps({"attributes": {}, "zarr_format": 3, "node_type": "group"}, indent=2).encode()
 _SHOWN: Final = 3
+_COLLECTED_TRIES: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +204,15 @@ class _Import:
             )
 
     def run(self, ledger: Ledger, progress: Progress) -> None:
-        """Stores and commits."""
+        """Stores and commits; once more where garbage collection took chunks meanwhile."""
+        for _ in range(_COLLECTED_TRIES - 1):
+            with contextlib.suppress(ChunksCollectedError):
+                return self._run_once(ledger, progress)
+        return self._run_once(ledger, progress)
+
+    def _run_once(self, ledger: Ledger, progress: Progress) -> None:
+        # Opened first: the commit looks up the chunks if a collection runs from now on.
+        session = self._repository.writable_session_at(self._request.branch, self._base.snapshot_id)
         store = ChunkStore(self._repository, ledger, self._request.pack_bytes, progress)
         rows = [ArrayRows(files, ledger.array(path)) for path, files in self._scanned.arrays.items()]
         store.reuse(rows, lambda path: self._base_refs(self._target(path)))
@@ -211,7 +220,6 @@ class _Import:
             store.run(rows)
         finally:
             self._take_counts(store.done)
-        session = self._repository.writable_session_at(self._request.branch, self._base.snapshot_id)
         self._apply(session, rows)
         if not session.has_uncommitted_changes:
             return  # all that is there is just what the directory has

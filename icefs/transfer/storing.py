@@ -40,7 +40,6 @@ _BEAT_S: Final = 0.2
 # while more is copied: to wait for a gibibyte at the end takes as long as to copy it.
 _NOTE_BYTES: Final = 128 << 20
 _NOTE_EVERY_S: Final = 5.0
-_TRUSTED_S: Final = 15 * 60
 # A file that was written this shortly before may be written again without another time.
 _SETTLED_NS: Final = 1_000_000_000
 
@@ -144,19 +143,17 @@ class ChunkStore:
     # What is there already.
 
     def reuse(self, arrays: Sequence[ArrayRows], known: Callable[[str], ArrayRefs | None]) -> None:
-        """Takes over what an earlier run has stored.
+        """Takes over what an earlier run has stored, and the store still has.
+
+        Nothing but a reference of the branch keeps garbage collection from an object: every other one is looked up.
 
         Args:
             arrays: The arrays.
             known: Returns the references that the branch has to an array's chunks: what they name is there.
         """
         found = [taken for array in arrays if (taken := self._matching(array, known)) is not None]
-        now = self._clock_s()
         doubtful = {
-            bytes(array.chunk_ids[row])
-            for array, rows, ages in found
-            for row, stored_at in zip(rows.tolist(), ages.tolist(), strict=True)
-            if now - stored_at > _TRUSTED_S
+            bytes(array.chunk_ids[row]) for array, rows, is_referred in found for row in rows[~is_referred].tolist()
         }
         gone = self._gone(sorted(doubtful))
         for array, rows, _ in found:
@@ -169,11 +166,8 @@ class ChunkStore:
 
     def _matching(
         self, array: ArrayRows, known: Callable[[str], ArrayRefs | None]
-    ) -> tuple[ArrayRows, I64, I64] | None:
-        """Writes down where the ledger says that chunks are; returns their rows, and when they were stored.
-
-        The time of what the branch refers to is now.
-        """
+    ) -> tuple[ArrayRows, I64, BoolArray] | None:
+        """Writes down where the ledger says that chunks are; returns their rows, and which the branch refers to."""
         files = array.files
         stored = self._ledger.rows(files.path, len(files.coords)) if len(files) else None
         if stored is None:
@@ -192,16 +186,14 @@ class ChunkStore:
             & (files.ctimes[mine] == stored.ctimes[rows])
         )
         mine, rows = mine[same], rows[same]
-        stored_at = stored.stored_at[rows]
         array.chunk_ids[mine] = stored.chunk_ids[rows]
         array.offsets[mine] = stored.offsets[rows].astype(np.uint64)
-        is_kept = stored_at > self._clock_s() - KEPT_S
+        is_referred = np.zeros(len(mine), np.bool_)
         refs = known(files.path)
         if refs is not None and len(refs) and refs.ndim == len(files.coords):
             is_referred = _referred(array, mine, refs)
-            stored_at = np.where(is_referred, int(self._clock_s()), stored_at)
-            is_kept |= is_referred
-        return array, mine[is_kept], stored_at[is_kept]
+        is_kept = is_referred | (stored.stored_at[rows] > self._clock_s() - KEPT_S)
+        return array, mine[is_kept], is_referred[is_kept]
 
     def _gone(self, chunk_ids: Sequence[bytes]) -> set[bytes]:
         """Asks the store which objects it does not have."""

@@ -10,6 +10,7 @@ Writers wait for the freeze alone.
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from icefs.engine.session import Session
@@ -38,7 +39,7 @@ from icefs.worktree.frozen_index import FrozenIndex
 from icefs.worktree.overlay import WorkTree
 from icefs.worktree.settle_result import SettleResult
 from icefs.worktree.staging import Staged, stage
-from icefs.worktree.uploads import ArrayUpload, Progress, UploadOptions, upload_chunks
+from icefs.worktree.uploads import ArrayUpload, Progress, UploadOptions, storing_again, upload_chunks
 from icefs.worktree.yielding import TreeSolver, check_shown, revealed
 
 if TYPE_CHECKING:
@@ -131,7 +132,8 @@ def commit(
             made = late
             request = replace(request, allow_empty=False, amend=False)  # that is done
         try:
-            return _commit_once(tree, work, request, open_inos, progress, before_publish)
+            commit_once = partial(_commit_once, tree, work, request, open_inos, progress, before_publish)
+            return storing_again(work.uploads, commit_once)
         except NothingToCommitError:
             if made is None:
                 raise

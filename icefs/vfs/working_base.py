@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from icefs.engine.collected import Collections
 from icefs.engine.session import Session
 from icefs.engine.writing import WritableRepository
 from icefs.errors import StaleError
@@ -144,7 +145,12 @@ class WorkingBase(BranchTree):
         try:
             self._recover(work, session)
             repository = self.settings.repository
-            work.start_uploads(repository.storage, repository.inline_threshold_bytes, self.settings.uploads)
+            work.start_uploads(
+                repository.storage,
+                repository.inline_threshold_bytes,
+                self.settings.uploads,
+                Collections(repository),
+            )
         except BaseException:
             work.close()
             raise

@@ -29,6 +29,7 @@ from contextvars import copy_context
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
+from icefs.engine.collected import Collections, Mark
 from icefs.errors import IcefsError, ObjectNotFoundError, StorageError
 from icefs.format.ids import ChunkId
 from icefs.format.layout import chunk_key
@@ -47,7 +48,6 @@ _FIRST_BACKOFF_S: Final = 1.0
 _MAX_BACKOFF_S: Final = 60.0
 _CLOSE_S: Final = 0.5
 _HEADS: Final = 16
-_TRUSTED_S: Final = 15 * 60
 _STALE_S: Final = 12 * 3600
 _NUMBERS: Final = re.compile(r"[0-9]+")
 
@@ -104,11 +104,13 @@ class BackgroundUploads:
         inline_bytes: int,
         options: UploadOptions,
         log: UploadLog,
+        collections: Collections,
         *,
         monotonic: Callable[[], float] = time.monotonic,
         clock_s: Callable[[], float] = time.time,
     ) -> None:
         """Takes over what an earlier process has uploaded, and begins."""
+        self._collections = collections
         self._core = core
         self._storage = storage
         self._inline_bytes = inline_bytes
@@ -292,6 +294,7 @@ class BackgroundUploads:
         if not items:
             return
         chunk_id = ChunkId.random()
+        mark = self._collections.mark()
         if len(items) == 1:
             self._storage.put_file(chunk_key(chunk_id), items[0].spool_path)
         else:
@@ -300,7 +303,7 @@ class BackgroundUploads:
         offset, rows = 0, []
         now_s = int(self._clock_s())
         for item in items:
-            rows.append(Stored(item.spool_id, item.stamp, item.size, chunk_id, offset, now_s))
+            rows.append(Stored(item.spool_id, item.stamp, item.size, chunk_id, offset, now_s, mark))
             offset += item.size
         self.remember(rows)
 
@@ -329,8 +332,14 @@ class BackgroundUploads:
             self._log.add(rows)
             self._stored.update((row.spool, row) for row in rows)
 
-    def remember_files(self, files: Iterable[tuple[int, str, int, int]], chunk_id: ChunkId) -> None:
-        """Notes (spool id, spool file, size, offset) of files that a commit has stored in one object."""
+    def remember_files(self, files: Iterable[tuple[int, str, int, int]], chunk_id: ChunkId, mark: Mark) -> None:
+        """Records (spool id, spool file, size, offset) of files that a commit has stored in one object.
+
+        Args:
+            files: The files.
+            chunk_id: The object.
+            mark: Where the repository's log ended before it was stored.
+        """
         now_s = int(self._clock_s())
         rows = []
         for spool_id, path, size, offset in files:
@@ -338,7 +347,7 @@ class BackgroundUploads:
                 stamp = os.stat(path).st_mtime_ns
             except FileNotFoundError:
                 continue
-            rows.append(Stored(spool_id, stamp, size, chunk_id, offset, now_s))
+            rows.append(Stored(spool_id, stamp, size, chunk_id, offset, now_s, mark))
         self.remember(rows)
 
     # For commits, and for people
@@ -346,14 +355,17 @@ class BackgroundUploads:
     def trusted(self, stored: Mapping[int, Stored]) -> Mapping[int, Stored]:
         """Returns the uploads that a commit may refer to.
 
-        Nothing refers to them yet, so that garbage collection may take them: it takes what is older than its cutoff,
-        by habit at least a day. What is that old is stored again; what is not quite new is looked up.
+        Nothing refers to them yet, so a garbage collection takes those that are older than its cutoff. Where none ran
+        since an upload, as the repository was last seen, the object is there. Otherwise it is looked up; where it is so
+        old that the collection, which may be under way, is likely to take it, the file is stored again. A collection
+        that runs later is found out by the commit itself.
 
         Raises:
             StorageError: the store cannot be asked.
         """
         now_s = self._clock_s()
-        doubtful = {row.chunk_id: row.stored_at for row in stored.values() if now_s - row.stored_at > _TRUSTED_S}
+        may_have_run = {mark: self._collections.may_have_run(mark) for mark in {row.mark for row in stored.values()}}
+        doubtful = {row.chunk_id: row.stored_at for row in stored.values() if may_have_run[row.mark]}
         gone = {chunk_id for chunk_id, stored_at in doubtful.items() if now_s - stored_at > _STALE_S}
         asked = [chunk_id for chunk_id in doubtful if chunk_id not in gone]
         if asked:
@@ -414,6 +426,13 @@ class BackgroundUploads:
         self._small = {group: {one.spool_id: one for one in items} for group, items in groups.items() if items}
         waiting = [[*filter(is_wanted, items)] for items in self._waiting]
         self._waiting = deque(items for items in waiting if items)
+
+    def forget_chunks(self, chunk_ids: Iterable[bytes]) -> None:
+        """Forgets uploads by the objects that they became."""
+        gone = set(chunk_ids)
+        with self._lock:
+            spool_ids = [row.spool for row in self._stored.values() if bytes(row.chunk_id) in gone]
+        self.forget(spool_ids)
 
     def forget(self, spool_ids: Iterable[int]) -> None:
         """Forgets uploads that are not in the store any more."""

@@ -26,6 +26,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from icefs.engine.collected import Collections
 from icefs.errors import NoSpaceError, NotPermittedError, SessionStateError
 from icefs.storage.base import Storage
 from icefs.worktree.attributes import AttrChange, set_attributes
@@ -215,6 +216,7 @@ class WorkTree:
         storage: Storage,
         inline_bytes: int,
         options: UploadOptions,
+        collections: Collections,
         *,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -224,6 +226,7 @@ class WorkTree:
             storage: Where the repository is.
             inline_bytes: Up to which size chunks are not uploaded at all.
             options: How.
+            collections: The garbage collections of the repository.
             monotonic: The clock that tells how long a file has been quiet.
 
         Raises:
@@ -233,7 +236,10 @@ class WorkTree:
             self._content.write_behind()
         elif options.quiet_s is not None:
             log = UploadLog(self.directory / LOG_NAME)
-            self.uploads = BackgroundUploads(self._core, storage, inline_bytes, options, log, monotonic=monotonic)
+            uploads = BackgroundUploads(
+                self._core, storage, inline_bytes, options, log, collections, monotonic=monotonic
+            )
+            self.uploads = uploads
 
     def _write_all(self) -> None:
         core = self._core

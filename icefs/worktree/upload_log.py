@@ -14,7 +14,7 @@ from icefs.errors import StorageError
 from icefs.format.ids import ChunkId
 
 LOG_NAME: Final = "uploads.db"
-_VERSION: Final = 1
+_VERSION: Final = 2
 _SCHEMA: Final = """
 create table stored (
     spool integer primary key,
@@ -22,9 +22,12 @@ create table stored (
     size integer not null,
     chunk_id blob not null,         -- of the object
     offset integer not null,        -- where in it
-    stored_at integer not null      -- seconds since 1970
+    stored_at integer not null,     -- seconds since 1970
+    mark integer not null           -- where the repository's log ended before the upload
 )
 """
+# What version 1 stored is looked up before a commit refers to it: a collection may have run since.
+_FROM_VERSION_1: Final = "alter table stored add column mark integer not null default 0"
 
 
 class Stored(NamedTuple):
@@ -36,6 +39,7 @@ class Stored(NamedTuple):
     chunk_id: ChunkId
     offset: int
     stored_at: int
+    mark: int
 
 
 class UploadLog:
@@ -64,8 +68,11 @@ class UploadLog:
         execute("pragma journal_mode = wal")
         execute("pragma synchronous = normal")
         found = execute("pragma user_version").fetchone()[0]
-        if found not in (0, _VERSION):
+        if found not in (0, 1, _VERSION):
             raise sqlite3.DatabaseError(f"version {found}")
+        if found == 1:
+            execute(_FROM_VERSION_1)
+            execute(f"pragma user_version = {_VERSION}")
         if not found:
             execute("drop table if exists stored")
             execute(_SCHEMA)
@@ -74,15 +81,15 @@ class UploadLog:
     def load(self) -> Iterator[Stored]:
         """Yields all rows."""
         with _translated(self._path):
-            for spool, stamp, size, chunk_id, offset, stored_at in self._db.execute("select * from stored"):
-                yield Stored(spool, stamp, size, ChunkId(chunk_id), offset, stored_at)
+            for spool, stamp, size, chunk_id, *rest in self._db.execute("select * from stored"):
+                yield Stored(spool, stamp, size, ChunkId(chunk_id), *rest)
 
     def add(self, rows: Iterable[Stored]) -> None:
         """Remembers uploads; they survive the death of the process when this returns."""
         with _translated(self._path), self._db:
             self._db.execute("begin")
             self._db.executemany(
-                "insert or replace into stored values (?, ?, ?, ?, ?, ?)",
+                "insert or replace into stored values (?, ?, ?, ?, ?, ?, ?)",
                 [row._replace(chunk_id=bytes(row.chunk_id)) for row in rows],  # type: ignore[arg-type]
             )
 

@@ -8,6 +8,7 @@
 Nothing here makes anything visible; what is stored for a commit that fails is garbage.
 """
 
+import logging
 import os
 import threading
 import time
@@ -22,7 +23,7 @@ import numpy as np
 
 from icefs.engine.session import Session
 from icefs.engine.writable import WritableSession
-from icefs.errors import StorageError
+from icefs.errors import ChunksCollectedError, StorageError
 from icefs.format.chunk_refs import ByteArray, ChunkKind, Uint64Array
 from icefs.format.ids import ChunkId, NodeId
 from icefs.format.layout import chunk_key
@@ -38,6 +39,8 @@ from icefs.zarr.reader import KeyReader
 
 __all__ = ["ArrayUpload", "Progress", "UploadOptions", "UploadProgress", "upload_chunks"]
 
+logger = logging.getLogger(__name__)
+
 _MAX_THREADS: Final = 16
 # How many of them read small files at a time: reading one is three short system calls, after each of which a thread
 # waits for the interpreter. With eight it takes half as long again as with four, and with two hardly less.
@@ -51,6 +54,7 @@ _SLOW_FILE_S: Final = 0.002
 _BATCH: Final = 64
 _BATCH_BYTES: Final = 8 << 20
 _BEAT_S: Final = 0.2
+_COLLECTED_TRIES: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +118,26 @@ def upload_chunks(
             uploads.run(base, background.trusted(stored), progress)
     for column in columns:
         yield column.path, column.refs()
+
+
+def storing_again[T](background: BackgroundUploads | None, commit: Callable[[], T]) -> T:
+    """Commits, and once more where garbage collection took chunks meanwhile: the tree has a copy of each.
+
+    Args:
+        background: What remembers uploads, which are forgotten then.
+        commit: Stores what is not stored, and commits it; leaves the tree as it was where it fails.
+
+    Raises:
+        ChunksCollectedError: it happened every time.
+    """
+    for _ in range(_COLLECTED_TRIES - 1):
+        try:
+            return commit()
+        except ChunksCollectedError as error:
+            logger.warning("%s; they are stored again", error)
+            if background is not None:
+                background.forget_chunks(error.facts["chunk_ids"])
+    return commit()
 
 
 class _Columns:
@@ -213,6 +237,7 @@ class _Uploads:
         self._inline_bytes = session.repository.inline_threshold_bytes
         self._pack_bytes = options.pack_bytes
         self._background = background
+        self._mark = session.opened_at
         self._plan = _Plan()
         self._total = sum(len(column.sizes) for column in columns)
         self._total_bytes = sum(sum(column.sizes) for column in columns)
@@ -290,6 +315,7 @@ class _Uploads:
                     if isinstance(source, FrozenFile) and source.spool_path is not None and source.lower_path is None
                 ],
                 chunk_id,
+                self._mark,
             )
 
     def _store_inline(self, rows: Sequence[_Row]) -> Sequence[_Row]:

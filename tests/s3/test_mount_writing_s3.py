@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 import zarr
 
+from icefs.clock import system_clock
+from icefs.engine.fsck import fsck
 from icefs.engine.writing import WritableRepository
 from icefs.fuse.daemon import spawn
 from icefs.fuse.mountpoints import mounted_at
@@ -117,3 +119,18 @@ def test_uploads_outlive_the_daemon(
             subprocess.run(["fusermount3", "-uz", at], check=True)
     assert 60 <= len(chunk_objects(s3_storage)) <= 61
     np.testing.assert_array_equal(official(s3_server, s3_prefix), expected)
+
+
+def test_chunks_that_were_collected_before_the_commit_are_stored_again(
+    place: str, s3_server: SeaweedServer, s3_storage: S3Storage, s3_prefix: str, tmp_path: Path
+) -> None:
+    state = str(tmp_path / "state")
+    with mounted(place, branch="main", state_dir=state, pack_size=0, upload_after_s=0.1, may_complain=True) as mount:
+        write(mount, (10, 2560))  # 60 chunks of 200 KiB
+        background(mount, lambda state: state["stored"] == 60)
+        collected = WritableRepository.open(s3_storage).garbage_collect(system_clock() + 60_000_000)
+        assert collected.chunks_deleted == 60
+        (mount.path / ".icefs/commit").write_text("after a collection")
+    assert len(chunk_objects(s3_storage)) == 60
+    assert fsck(s3_storage).status == "clean"
+    np.testing.assert_array_equal(official(s3_server, s3_prefix), DATA)

@@ -1,12 +1,13 @@
 """Chunk files in a working tree, and the session that they are to be stored in."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from icefs.engine.collected import Collections
 from icefs.engine.writing import WritableRepository
-from icefs.format.ids import NodeId
+from icefs.format.ids import NodeId, SnapshotId
 from icefs.format.layout import chunk_key
 from icefs.format.manifest import ArrayRefs, InlineRef, NativeRef
 from icefs.storage.base import Storage
@@ -31,10 +32,11 @@ class StagedChunks:
 
     storage: Storage
     directory: Path
+    spec_version: int = 2
     told: list[UploadProgress] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.repository = WritableRepository.create(self.storage)
+        self.repository = WritableRepository.create(self.storage, spec_version=self.spec_version)
         self.snapshots = Snapshots({})
         self.driver = open_tree(self.directory, self.snapshots)
         self.driver.mkdir("a")
@@ -51,7 +53,8 @@ class StagedChunks:
     def start_uploads(self, options: UploadOptions, monotonic: Callable[[], float] = time.monotonic) -> None:
         """Begins to upload in the background."""
         inline_bytes = self.repository.inline_threshold_bytes
-        self.driver.tree.start_uploads(self.storage, inline_bytes, options, monotonic=monotonic)
+        collections = Collections(self.repository)
+        self.driver.tree.start_uploads(self.storage, inline_bytes, options, collections, monotonic=monotonic)
 
     def wait_for(self, condition: Callable[[UploadState], bool]) -> UploadState:
         """Waits until background uploads stand so."""
@@ -90,6 +93,25 @@ class StagedChunks:
             ((path, refs),) = upload_chunks([upload], frozen, base, session, told, options, self.driver.tree.uploads)
             assert path == "/a"
             return refs
+        finally:
+            self.driver.tree.abandon(frozen)
+
+    def commit(self, indices: Iterable[tuple[int, ...]], options: UploadOptions | None = None) -> SnapshotId:
+        """Commits chunks of the array `/a` of the repository, as the commit of a mounted tree does."""
+        session = self.repository.writable_session("main")
+        base = self.repository.session_at(session.snapshot_id)
+        frozen = self.driver.tree.freeze()
+        try:
+            sources = []
+            for index in indices:
+                found = frozen.find(path_of(index))
+                assert isinstance(found, FrozenFile)
+                sources.append((index, found))
+            upload = ArrayUpload("/a", session.node("/a").id, sources)
+            uploads = self.driver.tree.uploads
+            for path, refs in upload_chunks([upload], frozen, base, session, self.told.append, options, uploads):
+                session.set_chunk_refs(path, refs)
+            return session.commit("tree")
         finally:
             self.driver.tree.abandon(frozen)
 

@@ -3,6 +3,7 @@
 import json
 import os
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import icechunk as ic
 import pytest
@@ -50,7 +51,7 @@ def official(repo):
     return ic.Repository.open(ic.local_filesystem_storage(repo))
 
 
-def test_expire_then_collect(repo, checked, run):
+def test_expire_then_collect(repo, checked, run, fail):
     planned = checked("expire", repo, "--older-than", "0s", "--dry-run")
     assert len(planned["released_snapshots"]) == 3
     assert len(list(official(repo).ancestry(branch="main"))) == 5
@@ -61,8 +62,11 @@ def test_expire_then_collect(repo, checked, run):
     assert (young["bytes_deleted"], young["dry_run"]) == (0, False)
     planned = checked("gc", repo, "--older-than", "0s", "--dry-run")
     assert planned["chunks_deleted"] == 2
-    assert "deleted 3 snapshots, 0 transaction logs" in run("gc", repo, "--older-than", "0s")
-    assert checked("gc", repo, "--older-than", "0s")["bytes_deleted"] == 0
+    before = len(list(Path(repo, "chunks").iterdir()))
+    assert "choose an age of at least 1h" in fail(2, "gc", repo, "--older-than", "59m")
+    assert len(list(Path(repo, "chunks").iterdir())) == before
+    assert "deleted 3 snapshots, 0 transaction logs" in run("gc", repo, "--older-than", "0s", "--force")
+    assert checked("gc", repo, "--older-than", "0s", "--force")["bytes_deleted"] == 0
     assert checked("fsck", repo, "--deep")["status"] == "clean"
 
 

@@ -40,7 +40,8 @@ from icefs.format.config_manifest import (
     ManifestSplitDimCondition,
     ManifestSplittingConfig,
 )
-from icefs.format.ids import INITIAL_SNAPSHOT_ID, SnapshotId
+from icefs.format.ids import INITIAL_SNAPSHOT_ID, ChunkId, SnapshotId
+from icefs.format.layout import chunk_key
 from icefs.format.manifest import ArrayRefs, ChunkKind
 from icefs.format.ops_log import RepoAvailability, RepoStatus
 from icefs.storage.memory import MemoryStorage
@@ -222,6 +223,8 @@ def test_many_references_at_once_are_listed_and_found(repo):
     node = session.set_metadata("/m", array([300, 300], [1, 1]))
     rows, columns = np.divmod(np.arange(90_000), 300)
     ids = np.arange(90_000 * 12, dtype=np.uint32).astype(np.uint8).reshape(-1, 12)
+    for chunk_id in {row.tobytes() for row in ids}:
+        repo.storage.put(chunk_key(ChunkId(chunk_id)), b"x" * 7)
     session.set_chunk_refs(
         "/m",
         ArrayRefs.from_columns(

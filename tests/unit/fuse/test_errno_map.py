@@ -50,6 +50,7 @@ EXPECTED = {
     "NotPermittedError": errno.EPERM,
     "SessionStateError": errno.EPERM,
     "NothingToCommitError": errno.ENODATA,
+    "ChunksCollectedError": errno.ESTALE,
     "StaleError": errno.ESTALE,
     "UnsupportedError": errno.EOPNOTSUPP,
     "FormatError": errno.EIO,
