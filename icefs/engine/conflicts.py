@@ -4,10 +4,10 @@ The kinds of conflict, their order and what is *not* a conflict are the official
 known to be missed there and so here: a group may be deleted while somebody makes a node below it.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol
+from typing import Final, Protocol
 
 from icefs.engine.changeset import ChangeSet, intersection
 from icefs.engine.session import Session
@@ -15,6 +15,8 @@ from icefs.format.chunk_indices import ChunkIndices
 from icefs.format.ids import NodeId
 from icefs.format.nodes import NodeSnapshot, NodeType
 from icefs.format.transaction_log import TransactionLog
+
+_MAX_LISTED: Final = 5
 
 
 class ConflictType(Enum):
@@ -240,6 +242,12 @@ def _deleted_nodes(theirs: TransactionLog, their_session: Session, ours: ChangeS
             there = their_session.get_node(node.path)
             if there is not None and there.id in their_ids:
                 yield Conflict(kind, node.path, node_id=there.id)
+
+
+def listed(conflicts: Sequence[Conflict]) -> str:
+    """Names the first few conflicts, for an error."""
+    more = f" and {len(conflicts) - _MAX_LISTED} more" if len(conflicts) > _MAX_LISTED else ""
+    return "; ".join(str(conflict) for conflict in conflicts[:_MAX_LISTED]) + more
 
 
 def _by_path(nodes: Iterable[NodeSnapshot]) -> list[NodeSnapshot]:

@@ -7,35 +7,29 @@ The other's session stays as it was, to be rebased or given up.
 Source: format notes §2, §5 and §7.12; upstream icechunk/src/session.rs.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
-from icefs.clock import to_datetime
 from icefs.engine import updates
 from icefs.engine.changeset import ChangeSet
 from icefs.engine.collected import ChunkGuard, CollectionRanError
 from icefs.engine.commit import NewSnapshot, write_snapshot
-from icefs.engine.compared_log import compared_log
-from icefs.engine.conflicts import Conflict, ConflictSolver
-from icefs.engine.session import Session
+from icefs.engine.conflicts import ConflictSolver
+from icefs.engine.rebase import branch_history, described, replay
+from icefs.engine.turns import recent_attempts
 from icefs.errors import (
     BranchMovedError,
     ConflictError,
     IcefsError,
     NothingToCommitError,
-    ObjectNotFoundError,
-    RebaseFailedError,
     SessionStateError,
     StorageError,
 )
 from icefs.format.config_codec import splitting_to_json
 from icefs.format.ids import INITIAL_SNAPSHOT_ID, SnapshotId
-from icefs.format.repo_info import SnapshotInfo
 from icefs.format.snapshot import Snapshot
-from icefs.format.transaction_log import TransactionLog
 
 if TYPE_CHECKING:
     from icefs.engine.writable import WritableSession
@@ -93,22 +87,68 @@ def commit(
         RebaseFailedError: the rebase met conflicts; the session stands on the last commit without any.
         SessionStateError: the session was committed already.
     """
-    tries = rebase_tries if rebase_with is not None else 0
     with session.frozen():
         guard = ChunkGuard.of(session)
-        for attempt in range(tries + 1):
-            extra = {} if rebase_with is None else {"rebase_attempts": attempt}
-            refresh = attempt > 0 or not is_state_known
-            try:
-                return _commit_once(
-                    session, message, metadata, extra, allow_empty, before_publish, guard, refresh=refresh
-                )
-            except BranchMovedError as error:
-                if rebase_with is None or attempt == tries:
-                    error.facts["commits"] = _told(_history(session, _branch_of(session)), session.snapshot_id)
-                    raise
-                rebase(session, rebase_with)
+
+        def commit_once(icechunk_metadata: dict[str, Any], *, refresh: bool) -> SnapshotId:
+            return _commit_once(
+                session, message, metadata, icechunk_metadata, allow_empty, before_publish, guard, refresh=refresh
+            )
+
+        if rebase_with is not None:
+            return _commit_among_others(session, commit_once, rebase_with, rebase_tries, is_state_known=is_state_known)
+        try:
+            return commit_once({}, refresh=not is_state_known)
+        except BranchMovedError as error:
+            _tell_commits(session, error)
+            raise
+
+
+def _commit_among_others(
+    session: "WritableSession",
+    commit_once: Callable[..., SnapshotId],
+    solver: ConflictSolver,
+    rebase_tries: int,
+    *,
+    is_state_known: bool,
+) -> SnapshotId:
+    """Commits and rebases in turn, as `commit` says, fairly among others who do so too."""
+    repository, branch, turns = session.repository, _branch_of(session), session.repository.turns
+    if repository.spec_version > 1:
+        info, _ = repository.assets.fetch_repo_info(refresh=not is_state_known)
+        is_state_known = not turns.yield_to_others(branch, recent_attempts(info.snapshots, info.branches.get(branch)))
+    for attempt in range(rebase_tries + 1):
+        began_at = turns.now()
+        try:
+            new = commit_once({"rebase_attempts": attempt}, refresh=not is_state_known)
+        except BranchMovedError as error:
+            if attempt == rebase_tries:
+                _tell_commits(session, error)
+                raise _never_first(error, branch, rebase_tries) from error
+            turns.after_loss(began_at)
+            rebase(session, solver)
+            if session.read_only:
+                return session.snapshot_id  # an earlier try has gone through after all
+            is_state_known = True  # the rebase has just asked
+        else:
+            turns.had(branch, began_at)
+            return new
     raise AssertionError("the last attempt returns or raises")
+
+
+def _never_first(error: BranchMovedError, branch: str, tries: int) -> BranchMovedError:
+    """Makes the error for a commit that others were faster than each time; it has the facts of the last time."""
+    times = "once" if tries == 1 else f"{tries} times"
+    return BranchMovedError(
+        f"others were faster each time: the changes were rebased {times}, and branch {branch!r} has moved again",
+        hint="commit again, perhaps with a higher rebase_tries; the session has all its changes",
+        **error.facts,
+    )
+
+
+def _tell_commits(session: "WritableSession", error: BranchMovedError) -> None:
+    """Adds to an error which commits the branch has now."""
+    error.facts["commits"] = described(branch_history(session, _branch_of(session)), session.snapshot_id)
 
 
 def _commit_once(
@@ -230,7 +270,7 @@ def _settle(session: "WritableSession", branch: str) -> SnapshotId | None:
         known = repository.assets.fetch_repo_info()[0].snapshots
         made = next((snapshot_id for snapshot_id in tries if snapshot_id in known), None)
     else:
-        made = next((info.id for info in _history(session, branch) if info.id in tries), None)
+        made = next((info.id for info in branch_history(session, branch) if info.id in tries), None)
     if made is not None:
         session.committed(made)
     return made
@@ -392,8 +432,7 @@ def _metadata(
 def rebase(session: "WritableSession", solver: ConflictSolver) -> None:
     """Puts a session's changes on top of its branch's present tip; does nothing where the branch is gone.
 
-    The commits in between are gone through from the oldest to the newest. After each the session stands on it, so
-    that a rebase which fails half-way leaves a session on the last commit without conflicts. Where the tip does not
+    A rebase that fails leaves the session on the last commit without conflicts. Where the tip does not
     descend from the session's base any more, or a transaction log is gone, the two snapshots are compared instead
     (Divergence 62).
 
@@ -405,97 +444,5 @@ def rebase(session: "WritableSession", solver: ConflictSolver) -> None:
     """
     branch = _branch_of(session)
     with session.frozen():
-        if _settle(session, branch) is not None:
-            return
-        history = list(_history(session, branch))
-        if not history or history[0].id == session.snapshot_id:
-            return
-        commits = _told(history, session.snapshot_id)
-        for info, log_ids in _steps(history, session.snapshot_id):
-            logs = _fetch_logs(session, log_ids)
-            if logs is None:
-                break
-            _replay(session, solver, info, logs, commits)
-        else:
-            if session.snapshot_id == history[0].id:
-                return
-        ours, theirs = Session(session.repository, session.snapshot), session.repository.session_at(history[0].id)
-        _replay(session, solver, history[0], [compared_log(ours, theirs)], commits)
-
-
-def _history(session: "WritableSession", branch: str) -> Iterator[SnapshotInfo]:
-    """Yields a branch's commits, newest first, down to the session's base; none where the branch is gone."""
-    repository = session.repository
-    tip = repository.refs().branches.get(branch)
-    for info in () if tip is None else repository.ancestry(snapshot_id=tip):
-        yield info
-        if info.id == session.snapshot_id or session.snapshot_id in info.pruned_ancestor_tx_logs:
-            return
-
-
-def _steps(history: list[SnapshotInfo], base: SnapshotId) -> Iterator[tuple[SnapshotInfo, Sequence[SnapshotId]]]:
-    """Yields the commits after a base, the oldest first, and the transaction logs that each stands for.
-
-    The base itself may be among the commits that expired: the one after it then names their logs, the base's too.
-    Nothing is yielded where the base is in no way part of the history.
-    """
-    oldest = history[-1]
-    if oldest.id == base:
-        history = history[:-1]
-    elif base not in oldest.pruned_ancestor_tx_logs:
-        return
-    for info in reversed(history):
-        pruned = info.pruned_ancestor_tx_logs
-        if base in pruned:
-            pruned = pruned[pruned.index(base) + 1 :]
-        yield info, (*pruned, info.id)
-
-
-def _fetch_logs(session: "WritableSession", log_ids: Sequence[SnapshotId]) -> list[TransactionLog] | None:
-    """Fetches transaction logs; None where one is gone."""
-    try:
-        return session.repository.assets.fetch_all(session.repository.assets.fetch_transaction_log, log_ids)
-    except ObjectNotFoundError:
-        return None
-
-
-def _replay(
-    session: "WritableSession",
-    solver: ConflictSolver,
-    info: SnapshotInfo,
-    logs: Iterable[TransactionLog],
-    commits: list[dict[str, str]],
-) -> None:
-    """Puts a session's changes on top of one commit."""
-    repository = session.repository
-    theirs = repository.session_at(info.id)
-    changes, our_base = session.changes, Session(repository, session.snapshot)
-    for log in logs:
-        changes, conflicts = solver.solve(log, theirs, changes, our_base)
-        if conflicts:
-            raise _rebase_failed(info, conflicts, commits)
-    session.rebased(theirs.snapshot, changes)
-
-
-def _told(history: Iterable[SnapshotInfo], base: SnapshotId) -> list[dict[str, str]]:
-    """Describes the newest commits after a base, for programs and people."""
-    return [
-        {
-            "id": str(info.id),
-            "message": info.message,
-            "written_at": to_datetime(info.flushed_at).isoformat(),
-        }
-        for info in islice((info for info in history if info.id != base), _MAX_TOLD)
-    ]
-
-
-def _rebase_failed(info: SnapshotInfo, conflicts: list[Conflict], commits: list[dict[str, str]]) -> RebaseFailedError:
-    listed = "; ".join(str(conflict) for conflict in conflicts[:5])
-    more = f" and {len(conflicts) - 5} more" if len(conflicts) > 5 else ""
-    return RebaseFailedError(
-        f"commit {info.id} ({info.message!r}) conflicts with these changes: {listed}{more}",
-        hint="choose a side with --ours or --theirs, or undo the changes that conflict",
-        snapshot=str(info.id),
-        conflicts=conflicts,
-        commits=commits,
-    )
+        if _settle(session, branch) is None:
+            replay(session, solver, branch)

@@ -10,6 +10,7 @@ from icefs.engine.assets import AssetManager
 from icefs.engine.expiration import ExpirationRequest, Expired, expire
 from icefs.engine.garbage import GarbageSummary, Progress, collect_garbage
 from icefs.engine.repository import Repository
+from icefs.engine.turns import Turns
 from icefs.engine.virtual import Authorizations
 from icefs.engine.writable import WritableSession
 from icefs.errors import ConflictError, InvalidInputError, ObjectNotFoundError, PreconditionFailedError, ReadOnlyError
@@ -40,6 +41,7 @@ class WritableRepository(Repository):
     Attributes:
         clock: Where it reads the time.
         default_commit_metadata: Joined with the metadata of every commit of this object's sessions.
+        turns: When this object's sessions committed, for fairness among those who commit to one branch.
     """
 
     clock: Clock = staticmethod(system_clock)
@@ -55,6 +57,7 @@ class WritableRepository(Repository):
         """Takes what `open` found out; not for callers."""
         super().__init__(storage, spec_version, config, assets, authorize_virtual_chunk_access)
         self.default_commit_metadata: dict[str, Any] = {}
+        self.turns = Turns()
         self._effective = config.effective()
 
     @classmethod

@@ -70,8 +70,8 @@ class TreeSolver:
             BranchMovedError: it is one of the tree's own, which was given up and appears late.
             RebaseFailedError: others have written where the tree has a file that is no part of its changes.
         """
-        if str(their_session.snapshot_id) in self._own:
-            raise BranchMovedError(f"the branch has the tree's own commit {their_session.snapshot_id}")
+        if str(theirs.id) in self._own:
+            raise BranchMovedError(f"the branch has the tree's own commit {theirs.id}")
         self.was_needed = True
         self._check_left(their_session)
         solved, conflicts = self._solver.solve(theirs, their_session, ours, our_base)
