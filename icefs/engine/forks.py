@@ -7,23 +7,36 @@ old enough, with the forks that have not come back by then.
 
 Changes are merged by what they are to: nodes by path and id, chunks by index. Two sides that made or rewrote one node
 differently, or of which one deleted what the other changed, cannot be merged. A chunk that both wrote is as the later
-one wrote it.
+one wrote it, with a warning in the log; one that both *appended*, beyond the grid that the array had when they were
+forked, is refused (Divergence 77).
+
+A fork knows the repository as it was when it was made. Where the session has another base by then, because it was
+rebased or is another one, the commits in between are compared with the fork's changes as in a rebase, and a conflict
+refuses the merge (Divergence 76): else the fork would undo what they did.
 
 Source: format notes §2; upstream icechunk/src/change_set.rs (`merge`), session.rs (`fork`, `merge`).
 """
 
+import logging
 from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
-from icefs.engine.changeset import ChangeSet, ChunkChanges, with_manifests_of
+from icefs.engine.changeset import ChangeSet, ChunkChanges, intersection, with_manifests_of
 from icefs.engine.commit import write_snapshot
+from icefs.engine.conflicts import detect, listed
+from icefs.engine.rebase import logs_between
 from icefs.engine.session import Session
 from icefs.engine.writable import WritableSession
+from icefs.engine.writing import WritableRepository
 from icefs.errors import ReadOnlyError, SessionStateError
-from icefs.format.ids import NodeId
+from icefs.format.ids import NodeId, SnapshotId
 from icefs.format.nodes import NodeSnapshot, NodeType
 from icefs.format.snapshot import Snapshot
+
+_log = logging.getLogger(__name__)
+_HINT: Final = "create, delete and resize nodes before forking, or each in one session only"
+_APPEND_HINT: Final = "let one session append, or enlarge the array before forking and give each session its own chunks"
 
 
 def fork(session: Session) -> WritableSession:
@@ -41,19 +54,26 @@ def fork(session: Session) -> WritableSession:
         )
     with session.frozen():
         with session.lock:
-            snapshot, changes = session.snapshot, session.changes.copy()
+            snapshot, changes, origin_id = session.snapshot, session.changes.copy(), session.published_base
         if not changes.is_empty():
             # Not published: only the forks know of it.
             new = write_snapshot(session.repository, snapshot, changes, message="fork", metadata={})
             snapshot = new.parse()
-        return WritableSession(session.repository, snapshot, None)
+        return WritableSession(session.repository, snapshot, None, origin_id=origin_id)
 
 
 class Added(NamedTuple):
-    """What a session has changed, and on top of what."""
+    """What a session has changed, and on top of what.
+
+    Attributes:
+        base: What the changes are to.
+        changes: The changes.
+        origin_id: The newest published snapshot that the changes know of.
+    """
 
     base: Snapshot
     changes: ChangeSet
+    origin_id: SnapshotId
 
 
 def merge(session: Session, others: Iterable[Session]) -> None:
@@ -65,9 +85,10 @@ def merge(session: Session, others: Iterable[Session]) -> None:
 
     Raises:
         ReadOnlyError: the session is read-only.
-        SessionStateError: the changes exclude each other, or are to what the session does not have (`merge-failed`);
-            a session with a branch is to be merged into a fork, or one of another repository (`merge-not-allowed`,
-            Divergence 71); or one of them moves nodes (`rearrange-session-only`).
+        SessionStateError: the changes exclude each other, are to what the session does not have, or conflict with
+            commits that their origin did not know of (`merge-failed`); a session with a branch is to be merged into
+            a fork, or one of another repository (`merge-not-allowed`, Divergence 71); or one of them moves nodes
+            (`rearrange-session-only`).
     """
     if not isinstance(session, WritableSession) or session.read_only:
         raise ReadOnlyError("the session is read-only", kind="read-only-session", hint="open a new writable session")
@@ -78,7 +99,7 @@ def merge(session: Session, others: Iterable[Session]) -> None:
             continue  # nothing to add
         _check_pair(session, other)
         with other.lock:
-            added.append(Added(other.snapshot, other.changes.copy()))
+            added.append(Added(other.snapshot, other.changes.copy(), other.published_base))
             oldest = min(oldest, other.opened_at)
     if not added:
         return
@@ -86,6 +107,9 @@ def merge(session: Session, others: Iterable[Session]) -> None:
         with session.lock:
             session.check_edits()
             base, own = session.snapshot, session.changes.copy()
+            known = session.published_base
+        for part in added:
+            _check_commits_between(session.repository, part, known)
         merged = merged_changes(base, own, added)
         with session.lock:
             session.replace_changes(merged)
@@ -109,6 +133,23 @@ def _check_pair(session: WritableSession, other: WritableSession) -> None:
             kind="rearrange-session-only",
             hint="commit the moves by themselves",
         )
+
+
+def _check_commits_between(repository: WritableRepository, added: Added, known: SnapshotId) -> None:
+    """Refuses changes that would undo what was committed between what they know of and what their new session does."""
+    ours_base = Session(repository, added.base)
+    theirs = repository.session_at(known)
+    for log in logs_between(repository, added.origin_id, known):
+        conflicts = list(detect(log, theirs, added.changes, ours_base))
+        if conflicts:
+            raise SessionStateError(
+                f"the sessions cannot be merged: commit {log.id}, of which the fork does not know, conflicts with its "
+                f"changes: {listed(conflicts)}",
+                kind="merge-failed",
+                hint="merge forks before a rebase, or make the changes again in a new fork of this session",
+                snapshot=str(log.id),
+                conflicts=conflicts,
+            )
 
 
 def merged_changes(base: Snapshot, own: ChangeSet, added: Sequence[Added]) -> ChangeSet:
@@ -139,8 +180,43 @@ def merged_changes(base: Snapshot, own: ChangeSet, added: Sequence[Added]) -> Ch
         # Those of another number of dimensions are no chunks of the array that is there now.
         fitting = [part for part in parts if part.ndim == len(node.array.shape)]
         if fitting:
-            own.chunks[node_id] = _joined(fitting)
+            joined = own.chunks[node_id] = _joined(fitting)
+            if sum(len(part.touched()) for part in fitting) > len(joined.touched()):
+                _check_written_twice(node, fitting, [other.base.node_by_id(node_id) for other in added])
     return own
+
+
+def _check_written_twice(
+    node: NodeSnapshot, parts: Sequence[ChunkChanges], before: Sequence[NodeSnapshot | None]
+) -> None:
+    """Refuses chunks that several sessions appended; warns of others that several wrote, of which the last count.
+
+    Args:
+        node: The array as it will be.
+        parts: The changes of its chunks, of one session each.
+        before: The array as each of the sessions began with it.
+    """
+    shapes = [each.array.shape for each in before if each is not None and each.array is not None]
+    grid = None
+    if shapes and all(len(shape) == parts[0].ndim for shape in shapes):
+        grid = [max(size.num_chunks for size in sizes) for sizes in zip(*shapes, strict=True)]
+    seen, twice = parts[0], 0
+    for part in parts[1:]:
+        both = intersection(part.touched(), seen.touched())
+        for index in both:
+            if part.find(index) == seen.find(index):
+                continue
+            if grid is not None and any(at >= size for at, size in zip(index, grid, strict=True)):
+                raise _failed(f"chunk {list(index)} of {node.path} was appended by several sessions", _APPEND_HINT)
+            twice += 1
+        seen = seen.followed_by(part)
+    if twice:
+        _log.warning(
+            "%s of %s %s written by several of the sessions that are merged; what the last of them wrote counts",
+            "1 chunk" if twice == 1 else f"{twice} chunks",
+            node.path,
+            "was" if twice == 1 else "were",
+        )
 
 
 def _joined(parts: Sequence[ChunkChanges]) -> ChunkChanges:
@@ -193,9 +269,5 @@ def _check_deleted(one: ChangeSet, other: ChangeSet, other_chunks: AbstractSet[N
             raise _failed(f"the {kind} {path} was deleted by one session and changed by another")
 
 
-def _failed(reason: str) -> SessionStateError:
-    return SessionStateError(
-        f"the sessions cannot be merged: {reason}",
-        kind="merge-failed",
-        hint="create, delete and resize nodes before forking, or each in one session only",
-    )
+def _failed(reason: str, hint: str = _HINT) -> SessionStateError:
+    return SessionStateError(f"the sessions cannot be merged: {reason}", kind="merge-failed", hint=hint)

@@ -64,7 +64,7 @@ def session_state(session: Session) -> tuple[Any, ...]:
             hint="pickle `fork()` of it and merge what comes back, or pickle a read-only session",
         )
     with session.lock:
-        return *state, session.changes.copy(), session.opened_at
+        return *state, session.changes.copy(), session.opened_at, bytes(session.published_base)
 
 
 def restore_session(
@@ -73,13 +73,15 @@ def restore_session(
     branch: str | None,
     changes: ChangeSet | None = None,
     opened_at: Mark = 0,
+    origin_id: bytes | None = None,
 ) -> Session:
     """Opens the session that `session_state` described; raises as `Repository.session_at`."""
     session = restore_repository(state).session_at(SnapshotId(snapshot_id), branch)
     if changes is None:
         return session
     assert isinstance(session.repository, WritableRepository)  # what forks are of
-    fork = WritableSession(session.repository, session.snapshot, None)
+    origin = None if origin_id is None else SnapshotId(origin_id)
+    fork = WritableSession(session.repository, session.snapshot, None, origin_id=origin)
     with fork.lock:
         fork.replace_changes(changes)
         fork.opened_at = opened_at

@@ -34,7 +34,6 @@ from icefs.format.snapshot import Snapshot
 if TYPE_CHECKING:
     from icefs.engine.writable import WritableSession
 
-_MAX_TOLD: Final = 100
 _MAX_COLLECTIONS: Final = 20
 
 type BeforePublish = Callable[[SnapshotId], None]

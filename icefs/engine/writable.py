@@ -53,6 +53,8 @@ class WritableSession(Session):
 
     Attributes:
         is_rearrange: Whether the session moves nodes, and can do nothing else.
+        origin_id: What a fork's origin stood on when the fork was made: the last published snapshot that its changes
+            know of. None but for forks.
         revision: Counts the changes made to the session.
         in_doubt: The commits whose answers were lost, so that trying again does not commit twice.
         opened_at: The position in the repository's log before which none of the session's chunks was stored.
@@ -65,8 +67,10 @@ class WritableSession(Session):
         branch: str | None,
         *,
         is_rearrange: bool = False,
+        origin_id: SnapshotId | None = None,
     ) -> None:
         super().__init__(repository, snapshot, branch)
+        self.origin_id = origin_id
         self._writable_repository = repository
         self.read_only = False
         self.is_rearrange = is_rearrange
@@ -106,6 +110,11 @@ class WritableSession(Session):
     def is_fork(self) -> bool:
         """Whether the session writes for another one, and is never committed itself."""
         return self.branch is None and not self.read_only
+
+    @property
+    def published_base(self) -> SnapshotId:
+        """The newest published snapshot that the session's changes know of."""
+        return self.origin_id or self.snapshot_id
 
     @property
     def has_uncommitted_changes(self) -> bool:

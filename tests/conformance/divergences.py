@@ -286,4 +286,14 @@ DIVERGENCES: dict[int, Divergence] = {
         "not-an-array, node-not-found",
         "as chunk_coordinates and everything else that is asked of an array",
     ),
+    76: Divergence(
+        "merges a fork into a session on a later snapshot, and so undoes what was committed in between",
+        "merge-failed where these commits conflict with the fork's changes",
+        "nobody's commit is undone without a word",
+    ),
+    77: Divergence(
+        "of several forks that append the same chunk to an array keeps what the last one appended",
+        "merge-failed",
+        "each of them meant a step of its own",
+    ),
 }

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from icefs.engine import forks
+from icefs.engine.conflicts import ConflictDetector
 from icefs.engine.pickling import WritableSessionPickledError, restore_session, session_state
 from icefs.engine.session import Session
 from icefs.engine.writable import WritableSession
@@ -386,3 +387,95 @@ def test_merging_waits_for_a_commit(repo: WritableRepository):
     thread.join()
     assert [type(error) for error in outcome] == [ReadOnlyError]
     assert contents(repo.readonly_session("main")) == inline(_0=b"base", _1=b"base", _2=b"own")
+
+
+# Commits that a fork does not know of.
+
+
+def set_pair(session: WritableSession, *values: bytes) -> None:
+    """Writes an array of two elements as its one chunk."""
+    session.set_chunk("/pair", (0,), b"".join(values))
+
+
+@pytest.fixture
+def pair(repo: WritableRepository) -> WritableRepository:
+    session = repo.writable_session("main")
+    grid = {"name": "regular", "configuration": {"chunk_shape": [2]}}
+    document = {"zarr_format": 3, "node_type": "array", "shape": [2], "chunk_grid": grid}
+    session.set_metadata("/pair", json.dumps(document).encode())
+    set_pair(session, b"0", b"0")
+    session.commit("pair")
+    return repo
+
+
+def test_a_fork_does_not_undo_what_its_origin_was_rebased_over(pair: WritableRepository):
+    mine = pair.writable_session("main")
+    mine.set_metadata("/made", GROUP)
+    fork = sent(forks.fork(mine))
+    set_pair(fork, b"1", b"0")
+    other = pair.writable_session("main")
+    set_pair(other, b"0", b"7")
+    theirs = other.commit("theirs")
+    mine.rebase(ConflictDetector())
+    with pytest.raises(SessionStateError, match=f"commit {theirs}.*ChunkDoubleUpdate at /pair") as caught:
+        forks.merge(mine, [fork])
+    assert caught.value.kind == "merge-failed"
+    assert caught.value.facts["snapshot"] == str(theirs)
+    mine.commit("mine")
+    assert contents(pair.readonly_session("main"), "/pair") == inline(_0=b"07")
+
+
+def test_a_fork_does_not_undo_what_a_later_session_stands_on(pair: WritableRepository):
+    nested = sent(forks.fork(forks.fork(pair.writable_session("main"))))
+    set_pair(nested, b"1", b"0")
+    other = pair.writable_session("main")
+    set_pair(other, b"0", b"7")
+    other.commit("theirs")
+    later = pair.writable_session("main")
+    for into in (later, forks.fork(later)):
+        with pytest.raises(SessionStateError, match="does not know"):
+            forks.merge(into, [nested])
+
+
+def test_a_fork_comes_home_to_a_later_session_where_nothing_is_undone(pair: WritableRepository):
+    fork = sent(forks.fork(pair.writable_session("main")))
+    set_pair(fork, b"1", b"0")
+    fork.set_metadata("/x", GROUP)
+    other = pair.writable_session("main")
+    write(other, b"other", 3)
+    other.commit("theirs")
+    later = pair.writable_session("main")
+    forks.merge(later, [fork])
+    later.commit("later")
+    found = pair.readonly_session("main")
+    assert contents(found, "/pair") == inline(_0=b"10")
+    assert contents(found) == inline(_0=b"base", _1=b"base", _3=b"other")
+    again = pair.writable_session("main")
+    with pytest.raises(SessionStateError, match="NewNodeConflictsWithExistingNode at /x"):
+        forks.merge(again, [fork])  # what it made is there now
+
+
+def test_a_step_that_several_forks_append_is_refused(repo: WritableRepository):
+    """Divergence 77."""
+    session = repo.writable_session("main")
+    one, two = (sent(forks.fork(session)) for _ in range(2))
+    for fork, data in ((one, b"one"), (two, b"two")):
+        fork.set_metadata("/a", array([7]))
+        write(fork, data, 6)
+    with pytest.raises(SessionStateError, match=r"chunk \[6\] of /a was appended by several sessions") as caught:
+        forks.merge(session, [one, two])
+    assert caught.value.kind == "merge-failed"
+    assert "enlarge the array" in (caught.value.hint or "")
+    forks.merge(session, [one, one])
+    assert contents(session) == inline(_0=b"base", _1=b"base", _6=b"one")
+
+
+def test_a_chunk_that_several_forks_wrote_is_mentioned(repo: WritableRepository, caplog: pytest.LogCaptureFixture):
+    session = repo.writable_session("main")
+    session.set_metadata("/a", array([8]))  # enlarged before the fork: what follows is nothing appended
+    one, two = (sent(forks.fork(session)) for _ in range(2))
+    write(one, b"one", 1, 2, 7)
+    write(two, b"two", 1, 3, 7)
+    forks.merge(session, [one, two])
+    assert "2 chunks of /a were written by several of the sessions" in caplog.text
+    assert contents(session) == inline(_0=b"base", _1=b"two", _2=b"one", _3=b"two", _7=b"two")
