@@ -235,6 +235,7 @@ def _plan_v1(ancestry: list[SnapshotInfo], older_than: int) -> _RefPlan:
 
 def _adopt(repository: "WritableRepository", snapshot_id: SnapshotId, parent_id: SnapshotId) -> None:
     """Rewrites a snapshot's file with another parent."""
+    repository.check_not_upgraded()
     snapshot = repository.assets.refetch_snapshot(snapshot_id)
     data = encode_snapshot(
         snapshot_id=snapshot.id,

@@ -19,14 +19,14 @@ import numpy as np
 from icefs.engine import updates
 from icefs.engine.ancestry import walk_v1
 from icefs.engine.expiration import collapse
-from icefs.errors import ConflictError, InvalidInputError
+from icefs.errors import ConflictError, InvalidInputError, SessionStateError
 from icefs.format import repo_info_update as edits
 from icefs.format.chunk_refs import ChunkKind
 from icefs.format.ids import INITIAL_SNAPSHOT_ID, ChunkId, ManifestId, ObjectId, SnapshotId
 from icefs.format.layout import CHUNKS, MANIFESTS, SNAPSHOTS, TRANSACTIONS
 from icefs.format.manifest import Manifest
 from icefs.format.ops_log import GCRan
-from icefs.format.repo_info import RepoInfo
+from icefs.format.repo_info import MAIN_BRANCH, RepoInfo
 from icefs.format.repo_info_update import Stamp
 from icefs.format.snapshot_table import SnapshotInfo
 from icefs.storage.base import ObjectInfo
@@ -115,6 +115,8 @@ def collect_garbage(
     Raises:
         ReadOnlyError: the repository's status is not online.
         ConflictError: others changed the repository every time.
+        SessionStateError: the repository has no branch `main`, so that it is damaged (kind `no-main-branch`).
+        StaleError: it was upgraded to spec 2 since it was opened; nothing was deleted that it needs.
         FormatError, StorageError: something that is needed cannot be read, so that nobody knows what it needs; nothing
             was deleted. Or deleting failed halfway; what is needed is still there.
     """
@@ -173,6 +175,7 @@ class _Collection:
         # Listed before `repo` is read: a snapshot that is in `repo` and not in the list is newer than the list.
         old = {each for each, info in self._objects(SNAPSHOTS, SnapshotId) if info.last_modified < self._older_than}
         info, _ = self._repository.assets.fetch_repo_info()
+        _check_main({*info.branches}, self._repository)
         self._snapshots.update(each for each in info.snapshots if each not in old)
         seen: set[int] = set()
         for tip in {*info.branches.values(), *info.tags.values()}:
@@ -185,6 +188,7 @@ class _Collection:
 
     def _find_snapshots_v1(self) -> None:
         refs = self._repository.refs()
+        _check_main({*refs.branches, *refs.broken_branches}, self._repository)
         broken = [*refs.broken_branches.values(), *refs.broken_tags.values()]
         if broken:
             raise broken[0]  # it may lead anywhere
@@ -261,7 +265,19 @@ class _Collection:
     def _delete_batch(self, batch: list[ObjectInfo]) -> int:
         failed: set[str] = set()
         if batch and not self._dry_run:
+            # Again before each batch: after an upgrade, other objects are needed than those that were found.
+            self._repository.check_not_upgraded()
             failed.update(self._repository.storage.delete([info.key for info in batch]))
         self._summary.objects_failed_to_delete += len(failed)
         self._summary.bytes_deleted += sum(info.size_bytes for info in batch if info.key not in failed)
         return len(batch) - len(failed)
+
+
+def _check_main(branches: set[str], repository: "WritableRepository") -> None:
+    """Refuses a repository without the branch that every repository has: what it needs is not known."""
+    if MAIN_BRANCH not in branches:
+        raise SessionStateError(
+            f"{repository.storage.url} has no branch {MAIN_BRANCH!r}: it is damaged",
+            kind="no-main-branch",
+            hint="nothing was deleted; check it with 'icefs fsck'",
+        )

@@ -2,6 +2,9 @@
 
 Spec 2 keeps them in `repo`. Spec 1 keeps each in an object of its own, `refs/branch.<name>/ref.json`; a deleted
 tag leaves a tombstone beside its file, a deleted branch may leave an empty directory.
+A repository may be upgraded while a program has it open as spec 1. The files of spec 1 may be left then, and nobody
+reads them any more: each look at the refs, and each write of one, also asks whether `repo` is there.
+
 Source: spec 1 "References"; format notes §7.6.
 """
 
@@ -14,9 +17,9 @@ from types import MappingProxyType
 from typing import Final
 
 from icefs.engine.assets import AssetManager
-from icefs.errors import FormatError, ObjectNotFoundError, RefNotFoundError
+from icefs.errors import FormatError, ObjectNotFoundError, RefNotFoundError, StaleError
 from icefs.format.ids import SnapshotId
-from icefs.format.layout import REFS_V1
+from icefs.format.layout import REFS_V1, REPO_INFO
 from icefs.format.refs_v1 import RefFile, branch_key, parse_ref, parse_ref_key
 from icefs.storage.base import ObjectInfo, Storage, Version
 
@@ -79,6 +82,23 @@ def is_repository_v1(storage: Storage) -> bool:
     return True
 
 
+def check_not_upgraded(storage: Storage) -> None:
+    """Refuses to go on with a repository that was opened as spec 1 and is of spec 2 by now.
+
+    Raises:
+        StaleError: it was upgraded meanwhile (kind `repository-upgraded`).
+    """
+    try:
+        storage.head(REPO_INFO)
+    except ObjectNotFoundError:
+        return
+    raise StaleError(
+        f"{storage.url} was upgraded to spec version 2 after it was opened here",
+        kind="repository-upgraded",
+        hint="open it again; a mount of it: unmount it, and mount it again",
+    )
+
+
 class RefsV1:
     """Reads the refs of a spec 1 repository: one listing, and one request for each ref that changed since.
 
@@ -92,7 +112,11 @@ class RefsV1:
         self._refs: Refs | None = None
 
     def fetch(self, *, refresh: bool = True) -> Refs:
-        """Returns all refs; without `refresh`, what was last seen will do."""
+        """Returns all refs; without `refresh`, what was last seen will do.
+
+        Raises:
+            StaleError: the repository was upgraded since it was opened.
+        """
         refs = self._refs
         if refs is not None and not refresh:
             return refs
@@ -126,6 +150,8 @@ class RefsV1:
             else:
                 refs[file.kind][file.name] = entry[1]
         self._files = seen
+        # Asked last: an upgrade writes `repo` before it deletes the first ref.
+        check_not_upgraded(self._assets.storage)
         return Refs(refs["branch"], refs["tag"], digest.hexdigest(), broken["branch"], broken["tag"])
 
     def _read(self, info: ObjectInfo) -> tuple[Version, SnapshotId | FormatError] | None:

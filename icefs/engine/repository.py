@@ -12,7 +12,7 @@ from icefs.engine.ancestry import snapshot_info_v1, walk_v1
 from icefs.engine.assets import AssetManager, snapshot_not_found
 from icefs.engine.changes import Changes, compare
 from icefs.engine.diff import Diff, bad_chain, build_diff, chain_between, fetch_logs
-from icefs.engine.refs import Refs, RefsV1, is_repository_v1
+from icefs.engine.refs import Refs, RefsV1, check_not_upgraded, is_repository_v1
 from icefs.engine.session import Session
 from icefs.engine.virtual import Authorizations, VirtualResolver
 from icefs.errors import (
@@ -197,6 +197,11 @@ class Repository:
         info, version = self.assets.fetch_repo_info(refresh=refresh)
         return Refs(info.branches, info.tags, version)
 
+    def check_not_upgraded(self) -> None:
+        """Refuses to go on where the repository was opened as spec 1, and was upgraded since; raises StaleError."""
+        if self.spec_version == 1:
+            check_not_upgraded(self.storage)
+
     def list_branches(self) -> set[str]:
         """Returns the names of all branches."""
         return set(self.refs().branches)
@@ -377,6 +382,7 @@ class Repository:
 
     def _repo_info(self, what: str) -> RepoInfo:
         if self.spec_version == 1:
+            self.check_not_upgraded()
             raise UnsupportedSpecVersionError(
                 f"{what} needs a repository of spec version 2, and {self.storage.url} is of version 1",
                 hint="upgrade the repository",

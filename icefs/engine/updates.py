@@ -19,10 +19,12 @@ from icefs.errors import (
     AlreadyExistsError,
     BranchMovedError,
     ConflictError,
+    FormatError,
     ObjectNotFoundError,
     PreconditionFailedError,
     RefNotFoundError,
     SessionStateError,
+    StaleError,
     StorageError,
     UnsupportedSpecVersionError,
 )
@@ -32,7 +34,7 @@ from icefs.format.ids import ChunkId, SnapshotId
 from icefs.format.layout import REPO_INFO, backup_key, backup_name
 from icefs.format.ops_log import CommitAmended
 from icefs.format.refs_v1 import branch_key, check_ref_name, encode_ref, parse_ref, tag_key, tombstone_key
-from icefs.format.repo_info import MAIN_BRANCH, RepoInfo, encode_repo_info
+from icefs.format.repo_info import MAIN_BRANCH, RepoInfo, encode_repo_info, parse_repo_info
 from icefs.format.repo_info_update import Stamp
 from icefs.format.snapshot_table import SnapshotInfo
 
@@ -217,6 +219,7 @@ def publish_commit(
     """
     if repository.spec_version == 1:
         _move_branch_v1(repository, branch, base, new.id)
+        _check_kept_by_upgrade(repository, new.id)
         return
 
     def change(info: RepoInfo, stamp: Stamp) -> RepoInfo:
@@ -252,6 +255,7 @@ def publish_detached(
 ) -> None:
     """Makes a written snapshot known to the repository, without a branch; in spec 1 its file is all there is."""
     if repository.spec_version == 1:
+        repository.check_not_upgraded()
         return
     entry = SnapshotInfo(new.id, base, new.flushed_at, new.message, new.metadata, ())
 
@@ -314,6 +318,7 @@ def reset_branch(
         except BranchMovedError:
             Retries().wait(attempt)
         else:
+            repository.check_not_upgraded()
             return
     raise ConflictError(f"branch {name!r} moves too fast to be reset", kind="update-attempts-exhausted", name=name)
 
@@ -327,6 +332,7 @@ def delete_branch(repository: "WritableRepository", name: str) -> None:
         update_repo_info(repository, lambda info, stamp: edits.delete_branch(info, name, stamp), is_known=True)
         return
     repository.storage.delete([branch_key(name)])
+    repository.check_not_upgraded()
 
 
 def create_tag(repository: "WritableRepository", name: str, snapshot_id: SnapshotId) -> None:
@@ -360,6 +366,7 @@ def delete_tag(repository: "WritableRepository", name: str) -> None:
         update_repo_info(repository, change, is_known=True)
         return
     repository.storage.put(tombstone_key(name), b"")
+    repository.check_not_upgraded()
 
 
 def _check_tombstone(repository: "WritableRepository", name: str) -> None:
@@ -387,20 +394,41 @@ def check_flag(info: RepoInfo, flag: int, name: str) -> None:
 
 
 def _create_ref_v1(repository: "WritableRepository", key: str, snapshot_id: SnapshotId) -> None:
-    """Writes a ref that is not there yet; raises PreconditionFailedError."""
+    """Writes a ref that is not there yet; raises PreconditionFailedError, and StaleError after an upgrade."""
+    repository.check_not_upgraded()
     data = encode_ref(snapshot_id)
     try:
         repository.storage.put(key, data, create_only=True)
     except PreconditionFailedError as error:
         if not error.facts.get("maybe_written") or repository.storage.get(key).data != data:
             raise
+    repository.check_not_upgraded()
+
+
+def _check_kept_by_upgrade(repository: "WritableRepository", snapshot_id: SnapshotId) -> None:
+    """Refuses a commit of spec 1 that an upgrade at the same moment did not take over.
+
+    Raises:
+        StaleError: the repository was upgraded, and does not have the snapshot.
+    """
+    try:
+        repository.check_not_upgraded()
+    except StaleError as error:
+        try:
+            info = parse_repo_info(repository.storage.get(REPO_INFO).data, name=REPO_INFO)
+        except (FormatError, StorageError):
+            raise error from None
+        if snapshot_id not in info.snapshots:
+            raise
 
 
 def _move_branch_v1(repository: "WritableRepository", name: str, expected: SnapshotId, target: SnapshotId) -> None:
     key = branch_key(name)
+    repository.check_not_upgraded()
     try:
         present = repository.storage.get(key)
     except ObjectNotFoundError as error:
+        repository.check_not_upgraded()
         raise branch_gone(name) from error
     tip = parse_ref(present.data, name=key)
     if tip != expected:
@@ -408,7 +436,11 @@ def _move_branch_v1(repository: "WritableRepository", name: str, expected: Snaps
     try:
         repository.storage.put(key, encode_ref(target), if_match=present.version)
     except PreconditionFailedError as error:
-        tip = parse_ref(repository.storage.get(key).data, name=key)
+        try:
+            tip = parse_ref(repository.storage.get(key).data, name=key)
+        except ObjectNotFoundError:
+            repository.check_not_upgraded()
+            raise branch_gone(name) from error
         if tip != target:
             raise branch_moved(name, expected, tip) from error
 
@@ -420,6 +452,7 @@ def require_v2(repository: "WritableRepository", what: str) -> None:
         UnsupportedSpecVersionError: the repository is of spec 1.
     """
     if repository.spec_version == 1:
+        repository.check_not_upgraded()
         raise UnsupportedSpecVersionError(
             f"a repository of spec version 1 has no {what}", hint="upgrade the repository with `icefs upgrade`"
         )

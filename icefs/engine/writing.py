@@ -316,16 +316,19 @@ class WritableRepository(Repository):
 
         Raises:
             ConflictError: spec 1: somebody else changed it at the same moment (kind `config-updated`).
+            StaleError: spec 1: the repository was upgraded since it was opened.
         """
         if self.spec_version == 2:
             data = encode_config(self.config)
             updates.update_repo_info(self, lambda info, stamp: edits.set_config(info, data, stamp))
             return
+        self.check_not_upgraded()
         try:
             known = self.storage.head(CONFIG_V1).version
         except ObjectNotFoundError:
             known = None
         self._put_config_v1(known)
+        self.check_not_upgraded()
 
     def _put_config_v1(self, known: StorageVersion | None) -> None:
         data = encode_config_yaml(self.config)

@@ -75,6 +75,9 @@ class Follower:
                 refs = await self._threads.run(self._repository.refs)
             except IcefsError as error:
                 self.problem = str(error)
+                if error.kind == "repository-upgraded":
+                    for tree in self._branch_trees():
+                        tree.problem = f"{error}; {error.hint}"
                 raise
             self.problem = None
             self.refreshed_at = time.time()

@@ -172,9 +172,7 @@ def test_a_fault_at_any_call_leaves_one_of_the_versions(fault):
     assert hit > 10
 
 
-@pytest.mark.parametrize("at", [1, 2])
-def test_a_commit_meanwhile_is_not_lost(at):
-    """Somebody commits to version 1 right before `repo` is written, or right after it."""
+def test_a_commit_right_before_the_upgrade_is_not_lost():
     inner = history()
     storage = FaultyStorage(inner)
     slow = WritableRepository.open(inner)
@@ -183,15 +181,23 @@ def test_a_commit_meanwhile_is_not_lost(at):
         write(slow, "meanwhile")
         slow.create_branch("new", slow.lookup_branch("main"))
 
-    if at == 1:
-        storage.interfere(other, methods="put", keys=REPO_INFO)
-    else:
-        storage.interfere(other, methods="list_objects", keys="refs/", at=2)
+    storage.interfere(other, methods="put", keys=REPO_INFO)
     upgrade(WritableRepository.open(storage))
     repo = WritableRepository.open(inner)
     assert repo.spec_version == 2
     assert [info.message for info in repo.ancestry(branch="main")][:2] == ["meanwhile", "second"]
     assert repo.lookup_branch("new") == repo.lookup_branch("main")
+
+
+def test_a_ref_written_while_the_upgrade_ends_is_taken_over():
+    """Its writer had found no `repo` just before."""
+    inner = history()
+    storage = FaultyStorage(inner)
+    tip = WritableRepository.open(inner).lookup_branch("main")
+    late = branch_key("late"), encode_ref(tip)
+    storage.interfere(lambda: inner.put(*late), methods="list_objects", keys="refs/", at=2)
+    upgrade(WritableRepository.open(storage))
+    assert WritableRepository.open(inner).lookup_branch("late") == tip
 
 
 def test_two_upgrades_at_once():
