@@ -10,7 +10,7 @@ from icefs.cli.chunk_map import cell, draw, scale
 from icefs.cli.history import describe_commit
 from icefs.cli.lineages import open_lineage_cache
 from icefs.cli.mounts import absolute
-from icefs.cli.options import human_time, json_option, print_json, printable
+from icefs.cli.options import human_time, json_option, print_json
 from icefs.cli.read import ref_option
 from icefs.cli.repos import DEFAULT_BRANCH, locate, open_repository
 from icefs.cli.steps import steps
@@ -18,6 +18,7 @@ from icefs.clock import to_datetime
 from icefs.engine.lineage import Lineages
 from icefs.errors import InvalidInputError, NodeNotFoundError
 from icefs.format.chunk_indices import ChunkIndices
+from icefs.words import plural, quoted, visible
 from icefs.zarr.keys import normalize_key
 
 _SHOWN = 35
@@ -84,17 +85,18 @@ def blame(where: str, node_path: str | None, ref: str | None, as_json: bool) -> 
             click.echo(f"  {line}")
     note = scale(grid)
     click.echo(
-        f"{path}: {count:,} chunks in a grid of {' x '.join(map(str, grid)) or 'one'}{f' ({note})' if note else ''}"
+        f"{quoted(path)}: {plural(count, 'chunk')} in a grid of {' x '.join(map(str, grid)) or 'one'}"
+        f"{f' ({note})' if note else ''}"
     )
     for owner, info in list(infos.items())[:_SHOWN]:
-        click.echo(f"  {cell(order[owner])}  {_commit(info)}  {counts[owner]:,} chunks")
+        click.echo(f"  {cell(order[owner])}  {_commit(info)}  {plural(counts[owner], 'chunk')}")
     if len(infos) > _SHOWN:
-        click.echo(f"  {cell(_SHOWN + 1)}  {len(infos) - _SHOWN} older commits")
+        click.echo(f"  {cell(_SHOWN + 1)}  {plural(len(infos) - _SHOWN, 'older commit')}")
     click.echo(f"  zarr.json  {_commit(metadata)}")
     if not lineage.is_complete:
         click.echo("  some transaction logs are gone: older commits cannot be told apart", err=True)
 
 
 def _commit(info: Any) -> str:
-    message = printable(info.message.partition("\n")[0])
+    message = visible(info.message.partition("\n")[0])
     return f"{click.style(str(info.id), fg='yellow')}  {human_time(to_datetime(info.flushed_at))}  {message}"

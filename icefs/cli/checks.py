@@ -26,6 +26,7 @@ from icefs.fuse.options import default_state_dir
 from icefs.storage.base import Storage
 from icefs.storage.disk_cache import default_cache_dir
 from icefs.storage.url import open_storage, parse_location, redact
+from icefs.words import command, plural
 from icefs.worktree.state import known_states
 
 OK, WARNING, PROBLEM = "ok", "warning", "problem"
@@ -117,15 +118,17 @@ def check_mounts() -> Iterator[Finding]:
             alive += 1
         elif error in (errno.ENOTCONN, errno.ECONNABORTED):
             text = f"the daemon of {entry.mountpoint} has died"
-            yield Finding("mounts", PROBLEM, text, f"run 'icefs umount {entry.mountpoint}' and mount again")
+            yield Finding("mounts", PROBLEM, text, f"run '{command('umount', entry.mountpoint)}' and mount again")
         elif error == errno.ETIMEDOUT:
             text = f"{entry.mountpoint} does not answer"
-            yield Finding("mounts", PROBLEM, text, "look into its log; 'icefs umount' ends it")
+            yield Finding(
+                "mounts", PROBLEM, text, f"look into its log; '{command('umount', entry.mountpoint)}' ends it"
+            )
         elif error in (errno.EACCES, errno.EPERM):
             alive += 1  # another user's
         elif mountpoints.mounted_at(entry.mountpoint) is not None:
             yield Finding("mounts", WARNING, f"{entry.mountpoint}: {os.strerror(error)}")
-    yield Finding("mounts", OK, f"{alive} of {len(ours)} mounts answer")
+    yield Finding("mounts", OK, f"{alive} of {plural(len(ours), 'mount')} answer{'s' * (len(ours) == 1)}")
 
 
 def _ask(mountpoint: str) -> int | None:
@@ -152,8 +155,15 @@ def check_directories(state_dir: Path | None, cache_dir: Path | None) -> Iterato
         yield from examine(name, lambda name=name, place=place: _check_directory(name, place))  # type: ignore[misc]
     orphans = [state for state in known_states(state_root) if not state.is_in_use and state.info.entries != 0]
     if orphans:
-        text = f"{len(orphans)} working trees in {state_root} are not mounted"
-        yield Finding("state directory", OK, text, "'icefs sessions' lists them")
+        text = (
+            f"{plural(len(orphans), 'working tree')} in {state_root} {'is' if len(orphans) == 1 else 'are'} not mounted"
+        )
+        yield Finding(
+            "state directory",
+            OK,
+            text,
+            f"'{command('sessions', state_dir=None if state_dir is None else str(state_dir))}' lists them",
+        )
 
 
 def _check_directory(name: str, place: Path) -> Iterator[Finding]:
@@ -335,5 +345,6 @@ def _check_readable(storage: Storage) -> Iterator[Finding]:
 
     with Repository.open(storage) as repository:
         refs = repository.refs()
-        text = f"spec version {repository.spec_version}, {len(refs.branches)} branches, {len(refs.tags)} tags"
+        counts = f"{plural(len(refs.branches), 'branch', 'branches')}, {plural(len(refs.tags), 'tag')}"
+        text = f"spec version {repository.spec_version}, {counts}"
     yield Finding("repository", OK, text)

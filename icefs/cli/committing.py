@@ -9,10 +9,11 @@ from typing import Any
 import click
 
 from icefs.cli.mounts import Mounted, require_mount, require_place
-from icefs.cli.options import json_option, print_json, printable
+from icefs.cli.options import json_option, print_json, say
 from icefs.cli.progress import CommitProgress
 from icefs.errors import ConflictError, InvalidInputError, RebaseFailedError
 from icefs.vfs.status_text import dropped_text, status_lines, to_text
+from icefs.words import plural, quoted, some
 
 _WAYS = ("ours", "theirs", "fail")
 _MARK = "# "
@@ -88,21 +89,20 @@ def explain(error: ConflictError) -> str:
     if isinstance(error, RebaseFailedError):
         conflicts = [_conflict_text(one) for one in error.conflicts if isinstance(one, dict)]
         whose = next((text for text in commits if text.startswith(str(error.snapshot))), error.snapshot)
-        return f"commit {whose} conflicts with these changes: {_some(conflicts, '; ')}" if conflicts else error.message
-    return f"{error.message}; others have committed {_some(commits, ', ')}" if commits else error.message
+        return (
+            f"commit {whose} conflicts with these changes: {some(conflicts, _SHOWN, '; ')}"
+            if conflicts
+            else error.message
+        )
+    return f"{error.message}; others have committed {some(commits, _SHOWN)}" if commits else error.message
 
 
 def _conflict_text(conflict: dict[str, Any]) -> str:
-    text = f"{conflict['type']} at {conflict['path']}" if conflict["path"] else str(conflict["type"])
+    text = f"{conflict['type']} at {quoted(conflict['path'])}" if conflict["path"] else str(conflict["type"])
     if not conflict["chunks"]:
         return text
     chunks = ["/".join(map(str, index)) or "scalar" for index in conflict["chunks"]]
-    return f"{text}, chunk{'s' * (len(chunks) > 1)} {_some(chunks, ', ')}"
-
-
-def _some(texts: list[str], separator: str) -> str:
-    more = f" and {len(texts) - _SHOWN} more" if len(texts) > _SHOWN else ""
-    return separator.join(texts[:_SHOWN]) + more
+    return f"{text}, {'chunk' if len(chunks) == 1 else 'chunks'} {some(chunks, _SHOWN)}"
 
 
 def describe_commit(answer: dict[str, Any]) -> None:
@@ -110,14 +110,9 @@ def describe_commit(answer: dict[str, Any]) -> None:
     nodes, chunks = answer["nodes"], answer["chunks"]
     click.echo(f"committed {answer['snapshot']}: {plural(nodes, 'node')}, {plural(chunks, 'chunk')}")
     for one in answer.get("dropped_chunks", ()):
-        click.echo(printable(dropped_text(one)))
+        say(dropped_text(one))
     for name in answer["untracked"]:
-        click.echo(printable(f"untracked, not committed: {name}"))
-
-
-def plural(number: int, word: str) -> str:
-    """Writes a number with its word."""
-    return f"{number} {word}{'s' * (number != 1)}"
+        say(f"untracked, not committed: {quoted(name)}")
 
 
 def ask_for_message(mounted: Mounted) -> str:

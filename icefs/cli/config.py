@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from icefs.cli.options import harmless, json_option, print_json, printable
+from icefs.cli.options import json_option, print_json, say
 from icefs.cli.repos import locate, open_writable
 from icefs.engine.writing import WritableRepository
 from icefs.errors import FormatError, InvalidInputError
@@ -15,6 +15,7 @@ from icefs.format.config import RepositoryConfig
 from icefs.format.config_codec import encode_config, parse_config
 from icefs.format.flexbuffer import decode_flexbuffer, encode_flexbuffer
 from icefs.storage.url import redact
+from icefs.words import quoted, visible_json
 
 _repo_option = click.option(
     "--repo", metavar="PATH|REPO", help="The repository, or a path in its mount; by default the current directory."
@@ -46,7 +47,7 @@ def get(key: str | None, repo: str | None, as_json: bool) -> None:
         print_json(value)
         return
     for name, leaf in _leaves(value):
-        click.echo(printable(f"{name}={json.dumps(leaf, ensure_ascii=False)}"))
+        click.echo(f"{quoted(name)}={visible_json(json.dumps(leaf, ensure_ascii=False))}")
 
 
 @config.command("set")
@@ -95,10 +96,9 @@ def check(file: str, as_json: bool) -> None:
         found = [problem._asdict() for problem in problems]
         print_json({"file": str(path), "ok": options is not None, "problems": found})
     elif options is not None:
-        shown = f"{path}: ok: {redact(options.repository)} at {options.mountpoint}"
-        click.echo(printable(shown))
+        say(f"{quoted(str(path))}: ok: {quoted(redact(options.repository))} at {quoted(options.mountpoint)}")
     for problem in problems if not as_json else []:
-        click.echo(harmless(f"icefs: {problem.text(path)}"), err=True)
+        say(f"icefs: {problem.text(path)}", err=True)
     if options is None:
         click.get_current_context().exit(2)
 
@@ -154,4 +154,4 @@ def _put(tree: Any, key: str, value: Any) -> None:
 def _unknown(tree: Any, key: str) -> InvalidInputError:
     close = difflib.get_close_matches(key.partition(".")[0], list(tree), 1)
     hint = f"did you mean {close[0]}?" if close else "'icefs config get --json' shows all keys"
-    return InvalidInputError(f"no setting is called so: {key}", hint=hint)
+    return InvalidInputError(f"there is no setting {quoted(key)}", hint=hint)

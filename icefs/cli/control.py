@@ -3,7 +3,8 @@
 import click
 
 from icefs.cli.mounts import require_mount
-from icefs.cli.options import has_colours, json_option, print_json, print_painted, printable
+from icefs.cli.options import has_colours, json_option, print_json, print_painted, say
+from icefs.words import quoted, visible_lines
 
 
 @click.command()
@@ -23,7 +24,7 @@ def status(path: str, as_json: bool) -> None:
 
         print_painted(status_lines(mounted.read_json("status.json")))
     else:
-        click.echo(printable(mounted.read_text("status")), nl=False)
+        click.echo(visible_lines(mounted.read_text("status")), nl=False)
 
 
 @click.command()
@@ -38,8 +39,9 @@ def refresh(path: str, as_json: bool) -> None:
     if as_json:
         print_json(changes)
         return
-    lines = [f"branch {name}: {old} -> {new}" for name, (old, new) in changes["moved"].items()]
+    lines = [f"branch {quoted(name)}: {old} -> {new}" for name, (old, new) in changes["moved"].items()]
     for what, verb in (("new", "new"), ("deleted", "deleted")):
         for kind, plural in (("branch", "branches"), ("tag", "tags")):
-            lines += [f"{kind} {name}: {verb}" for name in changes.get(f"{what}_{plural}", ())]
-    click.echo(printable("\n".join(lines or ["nothing new"])))
+            lines += [f"{kind} {quoted(name)}: {verb}" for name in changes.get(f"{what}_{plural}", ())]
+    for line in lines or ["nothing new"]:
+        say(line)

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from icefs.cli.mounts import require_mount
-from icefs.cli.options import json_option, print_data, print_json, print_painted
+from icefs.cli.options import json_option, print_json, print_painted, say
 from icefs.errors import InvalidInputError
 from icefs.vfs.status_text import SHOWN, diff_lines
+from icefs.words import plural, quoted
 
 if TYPE_CHECKING:
     from icefs.engine.diff import Diff
@@ -63,7 +64,7 @@ def _show_between(repo: str | None, old: str, new: str, *, with_chunks: bool, wi
         print_json({"from": str(old_id), "to": str(new_id), **describe(changes)})
         return
     for line in summarise(changes, with_chunks=with_chunks):
-        print_data(line)
+        say(line)
     if with_map:
         from icefs.cli.diff_map import map_lines
 
@@ -86,18 +87,17 @@ def describe(changes: "Diff") -> dict[str, Any]:
 def summarise(changes: "Diff", *, with_chunks: bool) -> Iterator[str]:
     """Yields the lines for people: a letter and a path, sorted by path; moves come first, as they happened."""
     for move in reversed(changes.moved_nodes):
-        yield f"R  {_key(move.from_path)} -> {_key(move.to_path)}"
+        yield f"R  {_shown(move.from_path)} -> {_shown(move.to_path)}"
     lines: list[tuple[str, str, str]] = []
     for letter, groups, arrays in (
         ("A", changes.new_groups, changes.new_arrays),
         ("D", changes.deleted_groups, changes.deleted_arrays),
         ("M", changes.updated_groups, changes.updated_arrays),
     ):
-        lines += [(path, letter, f"{_key(path).rstrip('/')}/") for path in groups]
-        lines += [(path, letter, _key(path)) for path in arrays]
+        lines += [(path, letter, f"{quoted(_key(path).rstrip('/') + '/')}") for path in groups]
+        lines += [(path, letter, _shown(path)) for path in arrays]
     for path, indices in changes.updated_chunks.items():
-        count = len(indices)
-        lines.append((path, "C", f"{_key(path)}: {count} chunk{'s' * (count != 1)}"))
+        lines.append((path, "C", f"{_shown(path)}: {plural(len(indices), 'chunk')}"))
         if with_chunks:
             lines += [(path, "C", f"  {'/'.join(map(str, index)) or 'scalar'}") for index in indices]
     # Stable: of one path, the letters stay in the order above and chunks in theirs.
@@ -107,3 +107,7 @@ def summarise(changes: "Diff", *, with_chunks: bool) -> Iterator[str]:
 
 def _key(path: str) -> str:
     return path.lstrip("/") or "/"
+
+
+def _shown(path: str) -> str:
+    return quoted(_key(path))

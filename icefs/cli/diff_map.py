@@ -6,11 +6,11 @@ import click
 import numpy as np
 
 from icefs.cli.chunk_map import draw, scale
-from icefs.cli.options import printable
 from icefs.engine.chunks import ArrayChunks
 from icefs.engine.diff import Diff
 from icefs.engine.session import Session
 from icefs.format.chunk_indices import ChunkIndices
+from icefs.words import quoted
 
 _NEW, _REWRITTEN, _DELETED = 1, 2, 3
 _MARKS = {
@@ -35,7 +35,7 @@ def map_lines(old: Session, new: Session, changes: Diff) -> Iterator[str]:
         inside = indices.select(is_inside)
         note = scale(grid)
         yield ""
-        yield printable(f"{path}{f' ({note})' if note else ''}")
+        yield f"{quoted(path)}{f' ({note})' if note else ''}"
         for line in draw(inside.coords, _ranks(old, new, path, inside), grid, mark=_MARKS.__getitem__):
             yield f"  {line}"
 

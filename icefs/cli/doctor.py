@@ -11,8 +11,9 @@ from icefs.cli import checks
 from icefs.cli.checks import OK, PROBLEM, WARNING, Finding, examine
 from icefs.cli.locations import is_url, split_ref
 from icefs.cli.mounts import find_mount
-from icefs.cli.options import has_colours, json_option, print_json, printable
+from icefs.cli.options import has_colours, json_option, print_json
 from icefs.errors import EntryNotFoundError, StaleError
+from icefs.words import plural, quoted, visible
 
 _COLOURS = {OK: "green", WARNING: "yellow", PROBLEM: "red"}
 
@@ -39,7 +40,7 @@ def doctor(place: str | None, state_dir: str | None, cache_dir: str | None, as_j
                 click.style(f"{finding.status:<7}", fg=_COLOURS[finding.status]) if colours else f"{finding.status:<7}"
             )
             todo = f"; {finding.todo}" if finding.todo else ""
-            click.echo(f"{mark} {printable(f'{finding.check}: {finding.message}{todo}')}", color=True)
+            click.echo(f"{mark} {visible(f'{finding.check}: {finding.message}{todo}')}", color=True)
     problems = sum(finding.status == PROBLEM for finding in findings)
     if as_json:
         print_json({"ok": not problems, "checks": [_to_json(finding) for finding in findings]})
@@ -79,9 +80,8 @@ def _check_mounted(stats: dict[str, Any], mountpoint: str) -> Iterator[Finding]:
     failures = stats["failures"]
     if failures:
         last = failures[-1]
-        text = (
-            f"{mountpoint}: {len(failures)} failures, the last: {last['operation']} {last['path']}: {last['message']}"
-        )
+        what = f"{last['operation']} {quoted(last['path'])}: {last['message']}"
+        text = f"{mountpoint}: {plural(len(failures), 'failure')}, the last: {what}"
         yield Finding("mount", WARNING, text, "see .icefs/stats.json and the log")
     else:
         yield Finding("mount", OK, f"{mountpoint} answers, and nothing has failed")

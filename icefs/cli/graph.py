@@ -5,11 +5,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from icefs.cli.options import human_time, printable
+from icefs.cli.options import human_time
 from icefs.clock import to_datetime
 from icefs.engine.graph import Row, graph_rows
 from icefs.engine.repository import Repository
 from icefs.format.repo_info import SnapshotInfo
+from icefs.words import visible
 
 if TYPE_CHECKING:
     from icefs.cli.history import Names
@@ -46,7 +47,7 @@ def _coloured(number: int, mark: str) -> str:
 
 
 def _text(info: SnapshotInfo, names: "Names") -> str:
-    here = names.branches.get(info.id, []) + [f"tag: {name}" for name in names.tags.get(info.id, [])]
-    labels = f" ({click.style(printable(', '.join(here)), bold=True)})" if here else ""
-    message = printable(info.message.partition("\n")[0])
+    here = names.labels(info.id)
+    labels = f" ({click.style(here, bold=True)})" if here else ""
+    message = visible(info.message.partition("\n")[0])
     return f"{click.style(str(info.id), fg='yellow')}{labels} {human_time(to_datetime(info.flushed_at))}  {message}"

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from icefs.cli.graph import graph_lines
-from icefs.cli.options import human_time, iso, json_option, print_json, printable
+from icefs.cli.options import human_time, iso, json_option, print_json
 from icefs.cli.repos import DEFAULT_BRANCH, locate, open_repository
 from icefs.cli.steps import steps
 from icefs.clock import to_datetime
@@ -18,6 +18,7 @@ from icefs.engine.repository import Repository
 from icefs.errors import NodeNotFoundError
 from icefs.format.ids import SnapshotId
 from icefs.format.repo_info import SnapshotInfo
+from icefs.words import quoted, visible, visible_json, visible_lines
 from icefs.zarr.keys import normalize_key
 
 
@@ -77,7 +78,7 @@ def log(
         return
     for number, info in enumerate(history):
         if oneline:
-            click.echo(f"{_headline(info, names)} {printable(info.message.partition('\n')[0])}")
+            click.echo(f"{_headline(info, names)} {visible(info.message.partition('\n')[0])}")
         else:
             click.echo(("\n" if number else "") + _entry(info, names))
 
@@ -111,6 +112,11 @@ class Names:
         """Turns refs around."""
         return cls(_turned(refs.branches), _turned(refs.tags))
 
+    def labels(self, snapshot_id: SnapshotId) -> str:
+        """Returns the branches and tags at a snapshot, for people; nothing where there are none."""
+        branches, tags = self.branches.get(snapshot_id, ()), self.tags.get(snapshot_id, ())
+        return ", ".join([*map(quoted, branches), *(f"tag: {quoted(name)}" for name in tags)])
+
 
 def _turned(refs: Mapping[str, SnapshotId]) -> dict[SnapshotId, list[str]]:
     names: dict[SnapshotId, list[str]] = {}
@@ -139,11 +145,13 @@ def describe_commit(info: SnapshotInfo) -> dict[str, Any]:
 
 def _entry(info: SnapshotInfo, names: Names) -> str:
     lines = [f"snapshot {_headline(info, names)}", f"Date: {human_time(to_datetime(info.flushed_at))}"]
-    lines += [printable(f"{key}: {json.dumps(value, ensure_ascii=False)}") for key, value in info.metadata.items()]
-    return "\n".join([*lines, "", *(f"    {line}" for line in printable(info.message).splitlines())])
+    lines += [
+        f"{quoted(key)}: {visible_json(json.dumps(value, ensure_ascii=False))}" for key, value in info.metadata.items()
+    ]
+    return "\n".join([*lines, "", *(f"    {line}" for line in visible_lines(info.message).split("\n"))])
 
 
 def _headline(info: SnapshotInfo, names: Names) -> str:
-    here = names.branches.get(info.id, []) + [f"tag: {name}" for name in names.tags.get(info.id, [])]
+    here = names.labels(info.id)
     text = click.style(str(info.id), fg="yellow")
-    return f"{text} ({click.style(printable(', '.join(here)), bold=True)})" if here else text
+    return f"{text} ({click.style(here, bold=True)})" if here else text

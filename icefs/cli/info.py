@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from icefs.cli.options import iso, json_option, print_json, printable
+from icefs.cli.options import iso, json_option, print_json, say
 from icefs.cli.repos import locate, open_repository
 from icefs.clock import to_datetime
 from icefs.engine.repository import Repository
@@ -17,6 +17,7 @@ from icefs.format.config_codec import encode_config
 from icefs.format.flexbuffer import decode_flexbuffer
 from icefs.format.ids import ManifestId
 from icefs.format.layout import REPO_INFO, SNAPSHOTS
+from icefs.words import quoted
 
 
 @click.command()
@@ -39,7 +40,7 @@ def info(repo: str | None, as_json: bool) -> None:
         print_json(facts)
     else:
         for line in _lines(facts):
-            click.echo(printable(line))
+            say(line)
 
 
 @click.command()
@@ -65,8 +66,9 @@ def _inspect(repository: Repository, what: str, *, transactions: bool) -> Any:
         if not transactions:
             with contextlib.suppress(InvalidInputError, ObjectNotFoundError):
                 return repository.inspect_manifest(ManifestId.parse(what))
+        kinds = "branch, tag or snapshot" if transactions else "branch, tag, snapshot or manifest"
         raise type(error)(
-            f"no branch, tag, snapshot{'' if transactions else ' or manifest'} is called so: {what}",
+            f"no {kinds} is called {quoted(what)}",
             hint="'icefs log' lists snapshots, and inspecting a snapshot lists manifests",
         ) from None
     if transactions:
@@ -124,7 +126,7 @@ def _count_snapshots(repository: Repository) -> int | None:
 def _lines(facts: Mapping[str, Any], indent: str = "") -> Iterator[str]:
     """Yields `name: value` lines for people; what is unset is left out."""
     for name, value in facts.items():
-        label = f"{indent}{name.replace('_', ' ')}:"
+        label = f"{indent}{quoted(name.replace('_', ' '))}:"
         if isinstance(value, dict) and value:
             yield label
             yield from _lines(value, indent + "  ")

@@ -4,9 +4,10 @@ import contextlib
 
 import click
 
-from icefs.cli.options import json_option, print_json
+from icefs.cli.options import json_option, print_json, say
 from icefs.engine.writing import WritableRepository
 from icefs.storage.url import open_storage, redact
+from icefs.words import command, quoted
 
 
 @click.command()
@@ -21,7 +22,8 @@ def init(repository: str, spec_version: str, as_json: bool) -> None:
     with contextlib.closing(open_storage(repository)) as storage:
         WritableRepository.create(storage, spec_version=int(spec_version)).close()
         location = redact(storage.url)
+    shown = redact(repository)
     if as_json:
         print_json({"repository": location, "spec_version": int(spec_version)})
     else:
-        click.echo(f"made {repository}; mount it with 'icefs mount {repository} MNT'")
+        say(f"made {quoted(shown)}; mount it with '{command('mount', shown, 'MNT')}'")

@@ -12,9 +12,10 @@ from typing import Final
 
 import click
 
-from icefs.cli.options import json_option, print_json, printable
+from icefs.cli.options import json_option, print_json, say
 from icefs.cli.service_config import SYSTEM_DIRECTORY, user_directory
 from icefs.errors import AlreadyExistsError, EntryNotFoundError, InvalidInputError
+from icefs.words import quoted
 
 UNIT: Final = "icefs@.service"
 SYSTEM_UNITS: Final = Path("/etc/systemd/system")
@@ -90,7 +91,7 @@ def install_units(user: bool, prefix: str | None, uninstall: bool, dry_run: bool
         print_json({"actions": actions, "dry_run": dry_run, "manager_reloaded": reloaded})
         return
     for what, place in done:
-        click.echo(printable(f"would be {what} {place}" if dry_run and what != "kept" else f"{what} {place}"))
+        say(f"would be {what} {quoted(str(place))}" if dry_run and what != "kept" else f"{what} {quoted(str(place))}")
     if reloaded:
         click.echo("systemd has read its units again")
     if not uninstall:
@@ -180,5 +181,5 @@ def _reload_manager(*, user: bool) -> bool:
     command = ["systemctl", *(["--user"] if user else []), "daemon-reload"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        click.echo(f"icefs: warning: '{' '.join(command)}' failed: {done.stderr.strip()}", err=True)
+        say(f"icefs: warning: '{' '.join(command)}' failed: {done.stderr.strip()}", err=True)
     return done.returncode == 0

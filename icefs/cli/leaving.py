@@ -1,6 +1,5 @@
 """What becomes of uncommitted changes when a mount ends: they are kept, committed or discarded."""
 
-import shlex
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from icefs.cli.committing import run_commit
 from icefs.cli.mounts import Mounted
 from icefs.cli.options import human_bytes
 from icefs.errors import IcefsError
+from icefs.words import command, plural, quoted, shell_word
 
 _PATIENCE_S = 5.0
 
@@ -37,25 +37,29 @@ class Outcome:
     def lines(self) -> Iterator[str]:
         """Yields what is said of it, but for the way back."""
         for name, snapshot in self.committed.items():
-            yield f"committed {snapshot} to branch {name}"
+            yield f"committed {snapshot} to branch {quoted(name)}"
         for name, count in self.discarded.items():
-            yield f"dropped {count} changes of branch {name}"
+            yield f"dropped {plural(count, 'change')} of branch {quoted(name)}"
         for name in self.uncommitted:
-            yield f"branch {name} keeps uncommitted changes"
+            yield f"branch {quoted(name)} keeps uncommitted changes"
             if name in self.uploads:
                 yield from _upload_lines(self.uploads[name])
 
 
 def _upload_lines(uploads: dict[str, Any]) -> Iterator[str]:
     """Yields how far the uploads had come, and what becomes of the rest."""
-    stored = f"{uploads['stored']} files ({human_bytes(uploads['stored_bytes'])}) are in the store already"
+    stored = f"{_files(uploads['stored'], uploads['stored_bytes'], 'is', 'are')} in the store already"
     if not uploads["pending"]:
         yield f"  {stored}"
         return
-    pending = f"{uploads['pending']} files ({human_bytes(uploads['pending_bytes'])}) were still being uploaded"
+    pending = f"{_files(uploads['pending'], uploads['pending_bytes'], 'was', 'were')} still being uploaded"
     yield f"  {pending}, {stored}; the rest goes on when it is mounted again"
     if uploads["error"]:
         yield f"  the last upload failed: {uploads['error']}"
+
+
+def _files(count: int, num_bytes: int, verb: str, verbs: str) -> str:
+    return f"{plural(count, 'file')} ({human_bytes(num_bytes)}) {verb if count == 1 else verbs}"
 
 
 def end_changes(place: Path, info: dict[str, Any], message: str | None, *, discarding: bool) -> Outcome:
@@ -109,14 +113,14 @@ def mount_command(place: Path, info: dict[str, Any]) -> str:
     from icefs.fuse.options import default_state_dir  # not needed by an unmounting that leaves nothing behind
 
     options = info.get("options") or {}
-    words = ["icefs", "mount", str(info["repository"]), str(place)]
-    if options.get("branch") is not None:
-        words += ["--branch", options["branch"]]
     state_dir = options.get("state_dir")
-    if state_dir is not None and state_dir != str(default_state_dir()):
-        words += ["--state-dir", state_dir]
-    if options.get("allow_other"):
-        words.append("--allow-other")
-    for prefix in options.get("allow_virtual") or ():
-        words += ["--allow-virtual", prefix]
-    return shlex.join(words)
+    name = "mount --allow-other" if options.get("allow_other") else "mount"
+    # The name of a branch may begin with a dash, a prefix of virtual chunks is a URL.
+    name += "".join(f" --allow-virtual {shell_word(prefix)}" for prefix in options.get("allow_virtual") or ())
+    return command(
+        name,
+        str(info["repository"]),
+        str(place),
+        branch=options.get("branch"),
+        state_dir=None if state_dir == str(default_state_dir()) else state_dir,
+    )

@@ -17,7 +17,8 @@ from typing import NamedTuple
 import click
 
 from icefs import errors
-from icefs.cli.options import Settings, debug_option, harmless
+from icefs.cli.options import Settings, debug_option, say
+from icefs.words import visible
 
 USAGE, NOT_FOUND, STATE, CONFLICT, FORBIDDEN, STORAGE, FORMAT, BUG = 2, 3, 4, 5, 6, 7, 8, 70
 FAILED = 1
@@ -75,6 +76,7 @@ ERROR_TABLE: tuple[Row, ...] = (
     Row(errors.NotPermittedError, FORBIDDEN, "no mounted tree allows this"),
     Row(errors.TreeError, USAGE, "check the path"),
     Row(errors.NothingToCommitError, STATE, "change something first"),
+    Row(errors.ChunksCollectedError, CONFLICT, "write the chunks again, and commit"),
     Row(errors.SessionStateError, STATE, "'icefs status' shows the present state"),
     Row(errors.StaleError, STATE, "start again from a branch, tag or snapshot that exists"),
     Row(errors.UnsupportedError, FAILED, "use the official library for this"),
@@ -258,7 +260,7 @@ def _report(exc: Exception, settings: Settings) -> int:
         code = INTERRUPTED
     if settings.debug:
         sys.__excepthook__(type(exc), exc, exc.__traceback__)
-    click.echo(f"icefs: {harmless(line)}", err=True)
+    say(f"icefs: {line}", err=True)
     return code
 
 
@@ -272,13 +274,13 @@ def _report_usage(exc: click.ClickException) -> int:
     message = exc.format_message()
     if message[1:2].islower():
         message = message[0].lower() + message[1:]
-    click.echo(f"icefs: {_one_line(message, hint)}", err=True)
+    say(f"icefs: {_one_line(message, hint)}", err=True)
     return USAGE if isinstance(exc, click.UsageError) else FAILED
 
 
 def _one_line(message: str, hint: str | None) -> str:
-    text = " ".join(message.split()).rstrip(".")
-    return f"{text}; {' '.join(hint.split())}" if hint else text
+    text = visible(message.strip()).rstrip(".")
+    return f"{text}; {visible(hint)}" if hint else text
 
 
 def _finish(code: int) -> int:

@@ -14,18 +14,19 @@ from icefs.cli.locations import split_ref
 from icefs.cli.mounts import require_mount
 from icefs.cli.options import (
     allow_virtual_option,
-    harmless,
     json_option,
     parse_moment,
     parse_size,
     print_json,
-    printable,
+    say,
 )
 from icefs.clock import to_micros
 from icefs.errors import IcefsError, InvalidInputError
 from icefs.fuse.daemon import run, spawn
 from icefs.fuse.options import FUSE_LIBRARIES, LOG_FORMATS, LOG_LEVELS, NATIVE, MountOptions
 from icefs.storage.url import redact
+from icefs.vfs.names import encode_ref
+from icefs.words import command, quoted
 
 
 def parse_user(text: str) -> int:
@@ -202,7 +203,7 @@ def _uncommitted(options: MountOptions) -> list[str]:
     try:
         answer = require_mount(options.mountpoint).ask("uncommitted")
     except (IcefsError, OSError) as error:
-        click.echo(f"icefs: warning: what an earlier mount left cannot be looked at: {harmless(str(error))}", err=True)
+        say(f"icefs: warning: the state of an earlier mount cannot be read: {error}", err=True)
         return []
     return [branch["name"] for branch in answer["branches"]]
 
@@ -213,7 +214,11 @@ def _announce(options: MountOptions, pid: int, uncommitted: list[str], *, as_jso
         facts = {"repository": repository, "mountpoint": options.mountpoint, "pid": pid, "log_file": options.log_file}
         print_json({**facts, "uncommitted": uncommitted})
     else:
-        click.echo(f"mounted {repository} at {options.mountpoint}; unmount it with 'icefs umount {options.mountpoint}'")
+        leave = command("umount", options.mountpoint)
+        say(f"mounted {quoted(repository)} at {quoted(options.mountpoint)}; unmount it with '{leave}'")
         for name in uncommitted:
-            click.echo(printable(f"branch {name} has uncommitted changes from before: 'icefs status' shows them"))
+            inside = None if options.branch is not None else encode_ref(name)
+            place = options.mountpoint if inside is None else f"{options.mountpoint}/branches/{inside}"
+            look = command("status", place)
+            say(f"branch {quoted(name)} has uncommitted changes of an earlier mount: '{look}' lists them")
     sys.stdout.flush()  # in the foreground, whoever started us waits for this line

@@ -16,6 +16,7 @@ from typing import Any
 from icefs import errors
 from icefs.errors import EntryNotFoundError, FormatError, IcefsError, StaleError
 from icefs.fuse.mountpoints import FILESYSTEM_TYPE, mount_table
+from icefs.words import command
 
 CONTROL = ".icefs"
 DEAD = frozenset((errno.ENOTCONN, errno.ECONNABORTED))
@@ -181,7 +182,8 @@ def _dead(path: Path) -> StaleError:
     mountpoints = {Path(entry.mountpoint) for entry in mount_table() if entry.filesystem_type == FILESYSTEM_TYPE}
     mountpoint = next((place for place in (path, *path.parents) if place in mountpoints), path)
     return StaleError(
-        f"the daemon of the mount has ended: {mountpoint}", hint=f"run 'icefs umount {mountpoint}' and mount again"
+        f"the daemon of the mount has ended: {mountpoint}",
+        hint=f"run '{command('umount', str(mountpoint))}' and mount again",
     )
 
 

@@ -11,6 +11,8 @@ from typing import Any
 
 import click
 
+from icefs.words import quoted, visible, visible_json
+
 
 @dataclass(slots=True)
 class Settings:
@@ -91,30 +93,14 @@ def human_time(moment: datetime) -> str:
     return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
-_CONTROL_CHARACTERS = dict.fromkeys((*range(0x20), *range(0x7F, 0xA0)), "\N{REPLACEMENT CHARACTER}") | {
-    0x0A: "\n",
-    0x09: "\t",
-}
-
-
-def printable(text: str) -> str:
-    """Takes from what a repository says what a terminal would obey; a pipe gets it as it is."""
-    return harmless(text) if sys.stdout.isatty() else text
-
-
-def harmless(text: str) -> str:
-    """Takes out what a terminal would obey."""
-    return text.translate(_CONTROL_CHARACTERS)
-
-
-def print_data(text: str) -> None:
-    """Prints names from a repository: to a terminal made printable, to a pipe as they are."""
-    click.echo(printable(text), color=True)  # click would take what looks like colours out of a pipe
+def say(line: str, *, err: bool = False) -> None:
+    """Prints one line; whatever is in it stays on that line, and nothing in it is obeyed by a terminal."""
+    click.echo(visible(line), err=err)
 
 
 def print_json(value: Any) -> None:
     """Prints one JSON document."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    click.echo(visible_json(json.dumps(value, indent=2, ensure_ascii=False)))
 
 
 _COLOURS = {"staged": "green", "dropped": "red", "untracked": "yellow", "invalid": "red", "notice": "cyan"}
@@ -130,14 +116,14 @@ def print_painted(lines: Iterable[tuple[str, str]]) -> None:
     coloured = has_colours()
     for role, text in lines:
         colour = _COLOURS.get(role) if coloured else None
-        click.echo(click.style(printable(text), fg=colour) if colour else printable(text), color=True)
+        click.echo(click.style(visible(text), fg=colour) if colour else visible(text))
 
 
 def print_rows(headers: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
     """Prints a table: aligned under headers on a terminal, else bare tab-separated lines for `cut` and `awk`."""
     if not sys.stdout.isatty():
         for row in rows:
-            print_data("\t".join(row))
+            click.echo("\t".join(map(quoted, row)))
         return
     from rich import box  # 100 ms that a pipe does not pay
     from rich.console import Console
@@ -146,5 +132,5 @@ def print_rows(headers: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
 
     table = Table(*headers, box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for row in rows:
-        table.add_row(*(Text(printable(cell)) for cell in row))
+        table.add_row(*(Text(quoted(cell)) for cell in row))
     Console().print(table)

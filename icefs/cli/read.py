@@ -8,13 +8,14 @@ from typing import Any
 
 import click
 
-from icefs.cli.options import allow_virtual_option, json_option, print_data, print_json, print_rows
+from icefs.cli.options import allow_virtual_option, json_option, print_json, print_rows
 from icefs.cli.repos import open_version
 from icefs.engine.session import Session
 from icefs.errors import ChunkNotFoundError, InvalidInputError, NodeNotFoundError
 from icefs.format.layout import chunk_key
 from icefs.format.manifest import ChunkRef, NativeRef, VirtualRef
 from icefs.format.snapshot import NodeSnapshot
+from icefs.words import quoted
 from icefs.zarr.keys import node_prefix, normalize_key
 from icefs.zarr.reader import KeyReader
 
@@ -58,7 +59,7 @@ def ls(repo: str | None, key: str, ref: str | None, is_long: bool, recursive: bo
         print_rows(("type", "shape", "chunks", "dtype", "name"), rows)
     else:
         for row in rows:
-            print_data(row[-1])
+            click.echo(quoted(row[-1]))
 
 
 @click.command()
@@ -140,13 +141,13 @@ def _print_keys(session: Session, prefix: str, *, is_long: bool, as_json: bool) 
             first = [prefix] if reader.find(prefix) is not None else None
         if first is None:
             raise NodeNotFoundError(
-                f"no such group, array or key in snapshot {session.snapshot_id}: {prefix}", key=prefix
+                f"no such group, array or key in snapshot {session.snapshot_id}: {quoted(prefix)}", key=prefix
             )
     listing = chain([first or []], batches)
     if not (as_json or is_long):
         for keys in listing:
             if keys:
-                print_data("\n".join(keys))
+                click.echo("\n".join(map(quoted, keys)))
         return
     described = [
         describe_key(key, found) for keys in listing for key in keys if (found := reader.find(key)) is not None
@@ -160,7 +161,7 @@ def _print_keys(session: Session, prefix: str, *, is_long: bool, as_json: bool) 
 def _no_such_key(reader: KeyReader, key: str) -> NodeNotFoundError:
     """Says what a key that is missing could have been."""
     key = normalize_key(key)
-    at = f"in snapshot {reader.session.snapshot_id}: {key}"
+    at = f"in snapshot {reader.session.snapshot_id}: {quoted(key)}"
     if reader.session.get_node(f"/{key}") is not None:
         return NodeNotFoundError(
             f"a group or array is not a key {at}", hint=f"its metadata is {node_prefix(f'/{key}')}zarr.json"

@@ -1,15 +1,19 @@
 """`icefs branch` and `icefs tag`: lists, makes, deletes and moves refs."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import click
 
-from icefs.cli.options import json_option, print_json, print_rows, printable
+from icefs.cli.options import json_option, print_json, print_rows, say
 from icefs.cli.repos import DEFAULT_BRANCH, Source, locate, open_repository, open_writable
+from icefs.engine.refs import Refs
 from icefs.engine.writing import WritableRepository
 from icefs.errors import IcefsError
 from icefs.format.ids import SnapshotId
+from icefs.storage.url import redact
+from icefs.words import command, quoted
 
 _repo_option = click.option(
     "--repo", metavar="PATH|REPO", help="The repository, or a path in its mount; by default the current directory."
@@ -26,26 +30,35 @@ def tag() -> None:
     """List, create and delete tags."""
 
 
+def _listing_options[F: Callable[..., Any]](command: F) -> F:
+    """Adds the repository as an argument, and as the option that the other commands of the group have."""
+    return click.argument("where", metavar="[PATH|REPO]", required=False)(_repo_option(json_option(command)))
+
+
+def _listed(where: str | None, repo: str | None) -> Refs:
+    if where is not None and repo is not None:
+        raise click.UsageError("the repository is given twice", click.get_current_context())
+    return open_repository(locate(where if repo is None else repo).location).refs()
+
+
 @branch.command("list")
-@click.argument("repo", required=False)
-@json_option
-def list_branches(repo: str | None, as_json: bool) -> None:
+@_listing_options
+def list_branches(where: str | None, repo: str | None, as_json: bool) -> None:
     """List the branches of a repository, and the snapshots they are at.
 
-    REPO may be a path in a mount, and defaults to the current directory.
+    The default is the repository of the current directory.
     """
-    _print_refs(open_repository(locate(repo).location).refs().branches, as_json=as_json)
+    _print_refs(_listed(where, repo).branches, as_json=as_json)
 
 
 @tag.command("list")
-@click.argument("repo", required=False)
-@json_option
-def list_tags(repo: str | None, as_json: bool) -> None:
+@_listing_options
+def list_tags(where: str | None, repo: str | None, as_json: bool) -> None:
     """List the tags of a repository, and the snapshots they name.
 
-    REPO may be a path in a mount, and defaults to the current directory.
+    The default is the repository of the current directory.
     """
-    _print_refs(open_repository(locate(repo).location).refs().tags, as_json=as_json)
+    _print_refs(_listed(where, repo).tags, as_json=as_json)
 
 
 def _print_refs(refs: Mapping[str, SnapshotId], *, as_json: bool) -> None:
@@ -78,7 +91,7 @@ def _tell(facts: Mapping[str, str], text: str, *, as_json: bool) -> None:
     if as_json:
         print_json(facts)
     else:
-        click.echo(printable(text))
+        say(text)
 
 
 @branch.command("create")
@@ -94,7 +107,7 @@ def create_branch(name: str, ref: str | None, repo: str | None, as_json: bool) -
     with _changing(repo) as (repository, source):
         snapshot_id = _resolve(repository, source, ref)
         repository.create_branch(name, snapshot_id)
-    _tell(_facts(name, snapshot_id), f"created branch {name} at {snapshot_id}", as_json=as_json)
+    _tell(_facts(name, snapshot_id), f"created branch {quoted(name)} at {snapshot_id}", as_json=as_json)
 
 
 @branch.command("delete")
@@ -106,9 +119,8 @@ def delete_branch(name: str, repo: str | None, as_json: bool) -> None:
     with _changing(repo) as (repository, _):
         snapshot_id = repository.lookup_branch(name)
         repository.delete_branch(name)
-    text = (
-        f"deleted branch {name}, which was at {snapshot_id}; 'icefs branch create {name} {snapshot_id}' brings it back"
-    )
+    undo = command("branch create", name, str(snapshot_id), repo=_again(repo))
+    text = f"deleted branch {quoted(name)}, which was at {snapshot_id}; '{undo}' brings it back"
     _tell(_facts(name, snapshot_id), text, as_json=as_json)
 
 
@@ -126,7 +138,8 @@ def reset_branch(name: str, ref: str, repo: str | None, as_json: bool) -> None:
         before = repository.lookup_branch(name)
         snapshot_id = repository.resolve_ref(ref)
         repository.reset_branch(name, snapshot_id, expected=before)
-    text = f"branch {name} is at {snapshot_id}; it was at {before}: 'icefs branch reset {name} {before}' brings it back"
+    undo = command("branch reset", name, str(before), repo=_again(repo))
+    text = f"branch {quoted(name)} is at {snapshot_id}; it was at {before}: '{undo}' brings it back"
     _tell({**_facts(name, snapshot_id), "previous_id": str(before)}, text, as_json=as_json)
 
 
@@ -143,7 +156,7 @@ def create_tag(name: str, ref: str | None, repo: str | None, as_json: bool) -> N
     with _changing(repo) as (repository, source):
         snapshot_id = _resolve(repository, source, ref)
         repository.create_tag(name, snapshot_id)
-    _tell(_facts(name, snapshot_id), f"created tag {name} at {snapshot_id}", as_json=as_json)
+    _tell(_facts(name, snapshot_id), f"created tag {quoted(name)} at {snapshot_id}", as_json=as_json)
 
 
 @tag.command("delete")
@@ -155,11 +168,15 @@ def delete_tag(name: str, repo: str | None, as_json: bool) -> None:
     with _changing(repo) as (repository, _):
         snapshot_id = repository.lookup_tag(name)
         repository.delete_tag(name)
-    text = (
-        f"deleted tag {name}, which was at {snapshot_id}; its name cannot be used again, but another can: "
-        f"'icefs tag create NAME {snapshot_id}'"
-    )
+    other = command("tag create", "NAME", str(snapshot_id), repo=_again(repo))
+    was = f"deleted tag {quoted(name)}, which was at {snapshot_id}"
+    text = f"{was}; its name cannot be used again; '{other}' makes another"
     _tell(_facts(name, snapshot_id), text, as_json=as_json)
+
+
+def _again(repo: str | None) -> str | None:
+    """Returns the repository for a command that is printed."""
+    return None if repo is None else redact(repo)
 
 
 def _facts(name: str, snapshot_id: SnapshotId) -> dict[str, str]:

@@ -9,7 +9,7 @@ import click
 
 from icefs.cli.locations import is_url, split_ref
 from icefs.cli.mounts import Mounted, absolute, find_mount
-from icefs.cli.options import harmless
+from icefs.cli.options import say
 from icefs.engine.repository import Repository
 from icefs.engine.session import Session
 from icefs.engine.writing import WritableRepository
@@ -94,7 +94,7 @@ class _WarningLines(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Prints one line."""
-        click.echo(f"icefs: warning: {harmless(record.getMessage())}", err=True)
+        say(f"icefs: warning: {record.getMessage()}", err=True)
 
 
 def _show_warnings() -> None:

@@ -11,12 +11,13 @@ from typing import Any, Final
 import click
 
 from icefs.cli.mounts import CONTROL, parse_object
-from icefs.cli.options import json_option, print_json, printable
+from icefs.cli.options import json_option, print_json, say
 from icefs.cli.service_config import find_config, load_config
 from icefs.errors import InvalidInputError, SessionStateError, StaleError
 from icefs.fuse.daemon import run
 from icefs.fuse.mountpoints import clear_dead_mounts
 from icefs.storage.url import redact
+from icefs.words import quoted, shell_word
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +55,7 @@ def serve(config: str, reloading: bool, after_stop: bool, as_json: bool) -> None
         return
     if after_stop:
         if clear_dead_mounts(options.mountpoint):
-            click.echo(f"cleared away {options.mountpoint}, whose daemon had to be killed")
+            say(f"cleared away {quoted(options.mountpoint)}, whose daemon had to be killed")
         return
     _make_mountpoint(options.mountpoint)
 
@@ -63,7 +64,7 @@ def serve(config: str, reloading: bool, after_stop: bool, as_json: bool) -> None
         if as_json:
             print_json({"repository": repository, "mountpoint": options.mountpoint, "pid": os.getpid()})
         else:
-            click.echo(printable(f"mounted {repository} at {options.mountpoint}"))
+            say(f"mounted {quoted(repository)} at {quoted(options.mountpoint)}")
         sys.stdout.flush()  # whoever started us may wait for this line
 
     code = run(options, ready, lambda: load_config(path))
@@ -77,7 +78,8 @@ def _make_mountpoint(mountpoint: str) -> None:
         return  # not a directory, or a mount whose daemon has died: the mount sees to it
     except OSError as error:
         raise InvalidInputError(
-            f"the mountpoint cannot be made: {mountpoint}: {error.strerror}", hint=f"run 'mkdir -p {mountpoint}'"
+            f"the mountpoint cannot be made: {mountpoint}: {error.strerror}",
+            hint=f"run 'mkdir -p -- {shell_word(mountpoint)}'",
         ) from error
 
 

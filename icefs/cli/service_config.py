@@ -24,6 +24,7 @@ import click
 from icefs.cli.mount import mount, mount_options
 from icefs.errors import EntryNotFoundError, InvalidInputError
 from icefs.fuse.options import MountOptions
+from icefs.words import command
 
 SYSTEM_DIRECTORY: Final = Path("/etc/icefs")
 
@@ -93,7 +94,8 @@ def load_config(path: Path) -> MountOptions:
     if options is None:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise InvalidInputError(
-            f"{problems[0].text(path)}{more}", hint=f"correct the file; 'icefs config check {path}' checks it"
+            f"{problems[0].text(path)}{more}",
+            hint=f"correct the file; '{command('config check', str(path))}' checks it",
         )
     return options
 

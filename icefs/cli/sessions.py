@@ -12,10 +12,11 @@ import click
 
 from icefs.cli.committing import describe_commit, explaining, parse_metadata
 from icefs.cli.mounts import CONTROL, Mounted, parse_object
-from icefs.cli.options import harmless, human_bytes, json_option, print_json, print_rows, printable
+from icefs.cli.options import human_bytes, json_option, print_json, print_rows, say
 from icefs.errors import EntryNotFoundError, IcefsError, InvalidInputError, SessionStateError
 from icefs.fuse.mountpoints import FILESYSTEM_TYPE, mount_table
 from icefs.fuse.options import default_state_dir
+from icefs.words import command, plural, quoted, some, visible_lines
 from icefs.worktree.state import (
     DATABASE_NAME,
     LOCK_NAME,
@@ -195,9 +196,10 @@ def _find(identity: str, state_dir: str | None) -> Session:
 def _require_free(session: Session) -> None:
     if is_in_use(session.directory):
         where = session.mountpoint or f"process {session.pid}"
+        end = command("umount", session.mountpoint or "MNT")
         raise SessionStateError(
             f"the working tree {session.id} is mounted: {where}",
-            hint=f"use 'icefs commit' or 'icefs discard' there, or 'icefs umount {session.mountpoint or 'MNT'}' first",
+            hint=f"use 'icefs commit' or 'icefs discard' there, or '{end}' first",
         )
 
 
@@ -280,7 +282,7 @@ def commit_session(
         else:
             from icefs.vfs.status_text import status_lines, to_text
 
-            click.echo(printable(to_text(status_lines(status))), nl=False)
+            click.echo(visible_lines(to_text(status_lines(status))), nl=False)
         return
     with explaining():
         answer = commit_left(
@@ -316,9 +318,9 @@ def discard_session(identity: str, dry_run: bool, state_dir: str | None, as_json
     if as_json:
         print_json(facts)
         return
-    count = "?" if session.num_changes is None else session.num_changes
+    changes = "? changes" if session.num_changes is None else plural(session.num_changes, "change")
     verb = "would drop" if dry_run else "dropped"
-    click.echo(printable(f"{verb} {count} changes of branch {session.branch}: {human_bytes(session.size_bytes)}"))
+    say(f"{verb} {changes} of branch {quoted(session.branch)}: {human_bytes(session.size_bytes)}")
 
 
 @sessions.command("export")
@@ -352,14 +354,16 @@ def export_session(
         print_json({"id": session.id, "directory": str(place), **facts, "bytes": done.num_bytes, "dry_run": dry_run})
     else:
         verb = "would write" if dry_run else "wrote"
-        click.echo(f"{verb} {len(done.files)} files, {human_bytes(done.num_bytes)}, to {harmless(str(place))}")
+        say(f"{verb} {plural(len(done.files), 'file')}, {human_bytes(done.num_bytes)}, to {quoted(str(place))}")
         for path in done.deleted[:_SHOWN]:
-            click.echo(printable(f"deleted  {path}"))
+            say(f"deleted  {quoted(path)}")
         if len(done.deleted) > _SHOWN:
             click.echo(f"and {len(done.deleted) - _SHOWN} more that are deleted: see --json")
     if done.lost:
+        were = "was" if len(done.lost) == 1 else "were"
+        paths = some([quoted(path) for path in done.lost], 3)
         raise SessionStateError(
-            f"{len(done.lost)} files were lost with the power, or the disk: {', '.join(done.lost[:3])}",
+            f"{plural(len(done.lost), 'file')} {were} lost with the power, or the disk: {paths}",
             hint="the others were exported",
         )
 

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from icefs.cli.mounts import Mounted, require_mount
-from icefs.cli.options import harmless, human_bytes, json_option, print_json
+from icefs.cli.options import human_bytes, json_option, print_json, say
 from icefs.cli.rates import Sample, rates
 from icefs.fuse.options import LOG_LEVELS
+from icefs.words import plural, quoted, visible
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -43,7 +44,7 @@ def log_level(path: str, level: str | None, as_json: bool) -> None:
         click.echo(answer["level"])
     else:
         log_file = mounted.info.get("log_file") or "standard error"
-        click.echo(f"log level {answer['level']}, before {answer['before']}; the log is {harmless(str(log_file))}")
+        say(f"log level {answer['level']}, before {answer['before']}; the log is {quoted(str(log_file))}")
 
 
 @click.command()
@@ -98,11 +99,11 @@ def _screen(facts: dict[str, Any], told: dict[str, Any], *, rows: int) -> "Rende
     from rich.text import Text
 
     process, loop = told["process"], told["event_loop"]
-    head = Text(harmless(f"{facts['mountpoint']}  {facts['repository']}"), style="bold")
+    head = Text(f"{quoted(facts['mountpoint'])}  {quoted(facts['repository'])}", style="bold")
     lines = [
         f"read {_bytes(told['read_bytes_per_s'])}/s, written {_bytes(told['written_bytes_per_s'])}/s; "
         f"cpu {process['cpu_percent']:.0f} %, memory {_bytes(process['resident_bytes'])}, "
-        f"{process['open_fds']:.0f} descriptors, {process['threads']:.0f} threads, "
+        f"{plural(process['open_fds'], 'descriptor')}, {plural(process['threads'], 'thread')}, "
         f"event loop late by {loop['lag_us'] / 1000:.1f} ms",
     ]
     lengths = {**told["queues"], "store": told["store"]["in_flight"]}
@@ -113,10 +114,9 @@ def _screen(facts: dict[str, Any], told: dict[str, Any], *, rows: int) -> "Rende
         lines.append(f"requests to the store are tried again, {told['store']['retries_per_s']:.1f} per s")
     if told["failures"]:
         last = told["failures"][-1]
-        lines.append(
-            f"{len(told['failures'])} failures, the last: {last['operation']} {last['path']}: {last['message']}"
-        )
-    body = Text(harmless("\n".join(lines)))
+        what = f"{last['operation']} {quoted(last['path'])}: {last['message']}"
+        lines.append(f"{plural(len(told['failures']), 'failure')}, the last: {what}")
+    body = Text("\n".join(map(visible, lines)))
     tables = Columns([_requests("operations", told["operations"]), _requests("store", told["store"]["requests"])])
     return Group(head, body, tables, Columns([_caches(told), _staged(told)]), _accesses(told, rows))
 
@@ -161,10 +161,12 @@ def _caches(told: dict[str, Any]) -> "Table":
 
 
 def _staged(told: dict[str, Any]) -> "Table":
+    from rich.text import Text
+
     table = _table("branch", "staged", "bytes", "to upload")
     for name, one in told["branches"].items():
         waiting = "-" if one["uploads"] is None else str(one["uploads"]["pending_files"])
-        table.add_row(harmless(name), str(one["staged_files"]), human_bytes(one["staged_bytes"]), waiting)
+        table.add_row(Text(quoted(name)), str(one["staged_files"]), human_bytes(one["staged_bytes"]), waiting)
     return table
 
 
@@ -175,5 +177,5 @@ def _accesses(told: dict[str, Any], rows: int) -> "Table":
     table.columns[5].justify = "left"
     for one in told["accesses"][-rows:]:
         cells = (one["time"][11:23], one["op"], one["result"], _us(one["us"]), str(one["bytes"]), one["path"])
-        table.add_row(*(Text(harmless(cell)) for cell in cells))
+        table.add_row(*(Text(quoted(cell)) for cell in cells))
     return table

@@ -13,7 +13,7 @@ import click
 from icefs.cli.committing import parse_metadata
 from icefs.cli.lineages import open_lineage_cache
 from icefs.cli.mounts import absolute
-from icefs.cli.options import allow_virtual_option, human_bytes, json_option, parse_size, print_json, printable
+from icefs.cli.options import allow_virtual_option, human_bytes, json_option, parse_size, print_json, say
 from icefs.cli.progress import PATIENCE_S
 from icefs.cli.read import ref_option
 from icefs.cli.repos import DEFAULT_BRANCH, locate, open_repository, open_writable
@@ -23,6 +23,7 @@ from icefs.engine.lineage import Lineages
 from icefs.transfer.exporting import ExportRequest, export_session
 from icefs.transfer.importing import ImportRequest, import_directory
 from icefs.transfer.storing import Transferred
+from icefs.words import plural, quoted
 from icefs.zarr.keys import normalize_key
 
 _SHOWN = 20
@@ -103,7 +104,7 @@ def import_(
     if as_json:
         print_json(facts)
         return
-    what = f"{done.nodes:,} groups and arrays, {done.chunks:,} chunks, {human_bytes(done.bytes)}"
+    what = f"{plural(done.nodes, 'node')}, {plural(done.chunks, 'chunk')}, {human_bytes(done.bytes)}"
     if dry_run:
         click.echo(f"would import {what}")
     elif done.is_repeated:
@@ -112,14 +113,14 @@ def import_(
         click.echo(f"nothing to import: all of it is there already ({what})")
     else:
         click.echo(f"committed {facts['snapshot_id']}: {what}")
-    _list("replaced" if not dry_run else "would replace", done.replaced)
-    _list("left out", [f"{one.path} {one.reason}" for one in done.invalid])
-    _list("not imported, as it is no Zarr key:", done.untracked)
+    _list("replaced" if not dry_run else "would replace", [quoted(path) for path in done.replaced])
+    _list("left out", [f"{quoted(one.path)}: {one.reason}" for one in done.invalid])
+    _list("not imported, as it is no Zarr key:", [quoted(path) for path in done.untracked])
 
 
 def _list(what: str, lines: list[str]) -> None:
     for line in lines[:_SHOWN]:
-        click.echo(printable(f"{what} {line}"), err=True)
+        say(f"{what} {line}", err=True)
     if len(lines) > _SHOWN:
         click.echo(f"and {len(lines) - _SHOWN:,} more; --json lists them all", err=True)
 
@@ -177,12 +178,16 @@ def export(
         would = "would write" if dry_run else "wrote"
         deleted = f", {'would delete' if dry_run else 'deleted'} {len(done.deleted):,}" if done.deleted else ""
         click.echo(
-            f"{session.snapshot_id}: {would} {done.written_files:,} of {done.files:,} files"
+            f"{session.snapshot_id}: {would} {done.written_files:,} of {plural(done.files, 'file')}"
             f" ({human_bytes(done.written_bytes)} of {human_bytes(done.bytes)}){deleted}"
         )
         if done.left:
-            click.echo(f"{len(done.left):,} keys of other versions are still there; --delete deletes them", err=True)
-        _list("cannot be exported:", [f"{one.path}: {one.reason}" for one in done.failed])
+            are, them = ("is", "it") if len(done.left) == 1 else ("are", "them")
+            say(
+                f"{plural(len(done.left), 'key')} of other versions {are} still there; --delete deletes {them}",
+                err=True,
+            )
+        _list("cannot be exported:", [f"{quoted(one.path)}: {one.reason}" for one in done.failed])
     if done.failed:
         click.get_current_context().exit(_DAMAGED)
 
@@ -214,7 +219,7 @@ def _bar(what: str) -> Iterator[Callable[[Transferred], None]]:
     def show(done: Transferred) -> None:
         if time.monotonic() - started > PATIENCE_S:
             bar.start()
-        files = f"{done.files:,}/{done.total_files:,} files"
+        files = f"{done.files:,}/{plural(done.total_files, 'file')}"
         bar.update(task, completed=done.bytes, total=done.total_bytes or None, files=files)
 
     try:

@@ -15,7 +15,7 @@ import click
 
 from icefs.cli.leaving import Outcome, end_changes
 from icefs.cli.mounts import CONTROL, DEAD, absolute, parse_object
-from icefs.cli.options import json_option, print_json, printable
+from icefs.cli.options import json_option, print_json, say
 from icefs.errors import (
     EntryNotFoundError,
     FormatError,
@@ -25,6 +25,7 @@ from icefs.errors import (
     UnsupportedError,
 )
 from icefs.fuse.mountpoints import FILESYSTEM_TYPE, mount_table, mounted_at
+from icefs.words import command, quoted, some
 
 _ASK_TIMEOUT_S = 5.0
 
@@ -68,7 +69,7 @@ def umount(
     elif committing or discarding:
         raise StaleError(
             f"the daemon of the mount does not answer, so nothing can be committed or discarded: {place}",
-            hint=f"run 'icefs umount {place}' and mount again: the changes are kept",
+            hint=f"run '{command('umount', str(place))}' and mount again: the changes are kept",
         )
     with contextlib.ExitStack() as stack:
         pidfd = None
@@ -91,17 +92,17 @@ def umount(
         print_json({**facts, **asdict(outcome)})
         return
     for line in outcome.lines():
-        click.echo(printable(line))
+        say(line)
     if is_dead:
-        click.echo(f"cleared away {place}, whose daemon had died")
+        say(f"cleared away {quoted(str(place))}, whose daemon had died")
     elif lazy:
-        click.echo(f"detached {place}; its daemon ends when the last file in it is closed")
+        say(f"detached {quoted(str(place))}; its daemon ends when the last file in it is closed")
     elif is_silent:
-        click.echo(f"unmounted {place}; its daemon did not answer, and may still be there")
+        say(f"unmounted {quoted(str(place))}; its daemon did not answer, and may still be there")
     else:
-        click.echo(f"unmounted {place}")
+        say(f"unmounted {quoted(str(place))}")
     if outcome.come_back is not None:
-        click.echo(printable(f"come back to them with: {outcome.come_back}"))
+        say(f"come back to them with: {outcome.come_back}")
 
 
 def _require_icefs_mount(place: Path) -> None:
@@ -111,7 +112,7 @@ def _require_icefs_mount(place: Path) -> None:
         inside = next((parent for parent in place.parents if parent in above), None)
         raise EntryNotFoundError(
             f"not a mountpoint: {place}",
-            hint=f"run 'icefs umount {inside}'" if inside else "'findmnt -t fuse.icefs' lists the mounts",
+            hint=f"run '{command('umount', str(inside))}'" if inside else "'findmnt -t fuse.icefs' lists the mounts",
         )
     if entry.filesystem_type != FILESYSTEM_TYPE:
         raise InvalidInputError(f"not an icefs mount but {entry.filesystem_type}: {place}", hint="use umount(8)")
@@ -175,7 +176,9 @@ def _unmount(place: Path, *, lazy: bool) -> None:
         )
     if "not permitted" in reason or "mtab" in reason:
         raise PermissionError(errno.EPERM, "only root and the user who mounted it may unmount", str(place))
-    raise SessionStateError(f"fusermount3 cannot unmount: {place}: {reason}", hint="try 'icefs umount --lazy'")
+    raise SessionStateError(
+        f"fusermount3 cannot unmount: {place}: {reason}", hint=f"try '{command('umount --lazy', str(place))}'"
+    )
 
 
 def _wait_for_end(pidfd: int, timeout_s: float) -> bool:
@@ -226,6 +229,4 @@ def _is_below(path: str, place: str) -> bool:
 def _describe_holders(found: dict[int, str]) -> str:
     if not found:
         return "a process that you may not see"
-    shown = [f"{name} (pid {pid})" for pid, name in sorted(found.items())[:5]]
-    more = f" and {len(found) - 5} more" if len(found) > 5 else ""
-    return f"{', '.join(shown)}{more}"
+    return some([f"{quoted(name)} (pid {pid})" for pid, name in sorted(found.items())], 5)

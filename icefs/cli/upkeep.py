@@ -18,7 +18,7 @@ from icefs.cli.options import (
     parse_moment,
     print_json,
     print_rows,
-    printable,
+    say,
 )
 from icefs.cli.repos import DEFAULT_BRANCH, locate, open_repository, open_storage_of, open_writable
 from icefs.cli.steps import steps
@@ -29,6 +29,7 @@ from icefs.engine.fsck import repair as check_and_repair
 from icefs.engine.migrate import upgrade as upgrade_repository
 from icefs.engine.storage_stats import history_stats, snapshot_stats, stats_to_json
 from icefs.errors import InvalidInputError
+from icefs.words import plural, quoted
 
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 _FSCK_EXIT: Final = {"clean": 0, "repaired": 1, "damaged": 4}
@@ -84,11 +85,11 @@ def gc(repo: str | None, older_than: datetime, dry_run: bool, force: bool, as_js
     if as_json:
         print_json(facts)
         return
-    kinds = ("snapshots", "transaction_logs", "manifests", "chunks")
-    counts = ", ".join(f"{facts[f'{kind}_deleted']:,} {kind.replace('_', ' ')}" for kind in kinds)
+    kinds = ("snapshot", "transaction_log", "manifest", "chunk")
+    counts = ", ".join(plural(facts[f"{kind}s_deleted"], kind.replace("_", " ")) for kind in kinds)
     click.echo(f"{'would delete' if dry_run else 'deleted'} {counts}: {human_bytes(summary.bytes_deleted)}")
     if summary.objects_failed_to_delete:
-        click.echo(f"{summary.objects_failed_to_delete:,} objects could not be deleted; run it again", err=True)
+        click.echo(f"{plural(summary.objects_failed_to_delete, 'object')} could not be deleted; run it again", err=True)
 
 
 @click.command()
@@ -133,10 +134,10 @@ def expire(
         )
         return
     would = "would expire" if dry_run else "expired"
-    click.echo(f"{would} {len(done.released):,} snapshots written before {human_time(older_than)}")
+    click.echo(f"{would} {plural(len(done.released), 'snapshot')} written before {human_time(older_than)}")
     for kind, names in (("branch", done.branches), ("tag", done.tags)):
         for name in sorted(names):
-            click.echo(printable(f"{'would delete' if dry_run else 'deleted'} {kind} {name}"))
+            say(f"{'would delete' if dry_run else 'deleted'} {kind} {quoted(name)}")
 
 
 @click.command()
@@ -158,18 +159,22 @@ def fsck(repo: str | None, deep: bool, repair: bool, as_json: bool) -> None:
         print_json(report.to_json())
     else:
         for finding in report.findings[:_SHOWN]:
-            click.echo(printable(f"{finding.kind}: {finding.key}: {finding.message}"))
+            say(f"{finding.kind}: {quoted(finding.key)}: {finding.message}")
         if len(report.findings) > _SHOWN:
             click.echo(f"and {len(report.findings) - _SHOWN:,} more; --json lists them all")
         for line in report.repaired:
-            click.echo(printable(f"repaired: {line}"))
+            say(f"repaired: {line}")
         for update in report.lost:
             if not update.is_recoverable:
-                click.echo(printable(f"note: {update.describe()}"))
+                say(f"note: {update.describe()}")
         for kind, counted in sorted(report.orphans.items()):
             size = human_bytes(counted["bytes"])
-            click.echo(f"unused: {counted['objects']:,} {kind}, {size}; 'icefs gc' deletes them when they are old")
-        checked = ", ".join(f"{count:,} {kind}" for kind, count in sorted(report.checked.items()))
+            them, are = ("it", "it is") if counted["objects"] == 1 else ("them", "they are")
+            what = plural(counted["objects"], kind.removesuffix("s"), kind)
+            say(f"unused: {what}, {size}; 'icefs gc' deletes {them} when {are} old")
+        checked = ", ".join(
+            plural(count, kind.removesuffix("s"), kind) for kind, count in sorted(report.checked.items())
+        )
         click.echo(f"{report.status}: {checked} checked")
     click.get_current_context().exit(_FSCK_EXIT[report.status])
 
@@ -237,7 +242,8 @@ def upgrade(repo: str | None, dry_run: bool, as_json: bool) -> None:
         click.echo(f"{'would upgrade' if dry_run else 'upgraded'} to spec version 2")
         kept = done.unused_keys if dry_run else done.undeleted_keys
         if kept:
-            click.echo(f"{len(kept)} objects of version 1 {'would be deleted' if dry_run else 'could not be deleted'}")
+            what = "would be deleted" if dry_run else "could not be deleted"
+            click.echo(f"{plural(len(kept), 'object')} of version 1 {what}")
 
 
 @click.command("rewrite-manifests")
@@ -264,6 +270,6 @@ def rewrite_manifests(repo: str | None, message: str, branch: str, amend: bool, 
     if as_json:
         print_json({**facts, "dry_run": dry_run})
     elif dry_run:
-        click.echo(f"would write the {before:,} manifests of {branch} anew")
+        click.echo(f"would write {plural(before, 'manifest')} of {quoted(branch)} again")
     else:
-        click.echo(f"committed {facts['snapshot_id']}: {before:,} manifests became {facts['manifests']:,}")
+        click.echo(f"committed {facts['snapshot_id']}: {plural(before, 'manifest')} became {facts['manifests']:,}")

@@ -42,7 +42,7 @@ create table if not exists lineages (
 def default_cache_path(repository_url: str) -> Path:
     """Returns where answers about a repository's history are kept on this machine."""
     home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    digest = hashlib.sha256(repository_url.encode()).hexdigest()[:24]
+    digest = hashlib.sha256(repository_url.encode(errors="surrogateescape")).hexdigest()[:24]
     return Path(home, "icefs", "history", f"{digest}.db")
 
 

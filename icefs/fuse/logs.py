@@ -26,6 +26,7 @@ from urllib.parse import unquote
 
 from icefs.fuse.journal import JournalHandler, is_journal, priority
 from icefs.log_context import current_branch
+from icefs.words import visible
 
 FORMATS: Final = ("text", "json")
 
@@ -128,7 +129,7 @@ class LineFormatter(logging.Formatter):
 
     def _text(self, record: logging.LogRecord, branch: str | None) -> str:
         about = f"{self.mount} {branch}" if branch else self.mount
-        line = f"{record.levelname} {record.name} [{about}]: {record.getMessage()}"
+        line = f"{record.levelname} {record.name} [{visible(about)}]: {visible(record.getMessage())}"
         if not self._journal:
             line = f"{self.formatTime(record)} {line}"
         trace = self._trace(record)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from icefs.errors import InvalidInputError, StaleError, UnsupportedError
+from icefs.words import command, shell_word
 
 MOUNT_TABLE: Final = Path("/proc/self/mountinfo")
 FUSE_DEVICE: Final = Path("/dev/fuse")
@@ -102,20 +103,25 @@ def check_mountpoint(mountpoint: str) -> None:
     entry = mounted_at(mountpoint)
     if entry is not None and entry.filesystem_type == FILESYSTEM_TYPE and _is_dead(mountpoint):
         raise StaleError(
-            f"the daemon of an earlier mount has died here: {mountpoint}", hint=f"run 'icefs umount {mountpoint}' first"
+            f"the daemon of an earlier mount has died here: {mountpoint}",
+            hint=f"run '{command('umount', mountpoint)}' first",
         )
     if entry is not None and entry.filesystem_type == AUTOMOUNT_TYPE:
         return  # what waits for this very mount; to look into it would wait for the mount as well
     if entry is not None:
         raise InvalidInputError(
             f"already a mountpoint, of {entry.source} ({entry.filesystem_type}): {mountpoint}",
-            hint=f"run 'icefs umount {mountpoint}' or choose another directory",
+            hint=(
+                f"run '{command('umount', mountpoint)}' or choose another directory"
+                if entry.filesystem_type == FILESYSTEM_TYPE
+                else "choose another directory"
+            ),
         )
     try:
         entries = os.scandir(mountpoint)
     except FileNotFoundError:
         raise InvalidInputError(
-            f"the mountpoint does not exist: {mountpoint}", hint=f"run 'mkdir -p {mountpoint}'"
+            f"the mountpoint does not exist: {mountpoint}", hint=f"run 'mkdir -p -- {shell_word(mountpoint)}'"
         ) from None
     except NotADirectoryError:
         raise InvalidInputError(f"the mountpoint is not a directory: {mountpoint}", hint="choose a directory") from None
@@ -175,7 +181,7 @@ def clear_dead_mounts(mountpoint: str) -> int:
             raise StaleError(
                 f"the daemon of an earlier mount has died here, and it cannot be cleared away: {mountpoint}:"
                 f" {done.stderr.strip()}",
-                hint=f"as root, run 'umount -l {mountpoint}'",
+                hint=f"as root, run 'umount -l -- {shell_word(mountpoint)}'",
             )
         count += 1
     return count

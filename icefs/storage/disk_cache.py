@@ -386,7 +386,7 @@ class CacheView:
 
     def __init__(self, cache: DiskCache, namespace: str) -> None:
         self.cache = cache
-        self._hash = hashlib.blake2b(namespace.encode() + b"\0", digest_size=16)
+        self._hash = hashlib.blake2b(namespace.encode(errors="surrogateescape") + b"\0", digest_size=16)
 
     def digest(self, key: str, start: int = 0, end: int | None = None) -> bytes:
         """Returns what names the bytes `[start, end)` of an object."""

@@ -14,6 +14,7 @@ from icefs.format.ids import SnapshotId
 from icefs.format.repo_info import SnapshotInfo
 from icefs.vfs.staged_report import NOTHING_STAGED
 from icefs.vfs.status_text import status_lines, to_text
+from icefs.words import visible
 from icefs.worktree.background import BackgroundUploads
 
 MAX_LOG: Final = 100_000
@@ -127,7 +128,7 @@ def log_json(repository: Repository, snapshot_id: SnapshotId) -> bytes:
 def log_text(repository: Repository, snapshot_id: SnapshotId) -> bytes:
     """Makes `log`: one line for each snapshot."""
     lines = [
-        f"{info.id} {moment(info.flushed_at)} {info.message.splitlines()[0] if info.message else ''}".rstrip() + "\n"
+        f"{info.id} {moment(info.flushed_at)} {visible(info.message.partition('\n')[0])}".rstrip() + "\n"
         for info in history(repository, snapshot_id)
     ]
     return "".join(lines).encode(errors="surrogatepass")

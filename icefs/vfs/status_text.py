@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, Final
 
+from icefs.words import plural, quoted, visible
+
 type Line = tuple[str, str]
 """A role (`plain`, `notice`, `staged`, `dropped`, `untracked` or `invalid`) and a text without a newline at its end."""
 
@@ -18,7 +20,7 @@ _MARKS: Final = {"new": "+", "rewritten": "~", "deleted": "-"}
 
 def to_text(lines: Iterable[Line]) -> str:
     """Joins lines without colours."""
-    return "".join(f"{text}\n" for _, text in lines)
+    return "".join(f"{visible(text)}\n" for _, text in lines)
 
 
 # Status.
@@ -40,17 +42,17 @@ def status_lines(status: Mapping[str, Any]) -> Iterator[Line]:
         yield from _some("dropped", [f"  {dropped_text(one)}" for one in dropped])
     if invalid:
         yield "plain", "Cannot be committed as they are:"
-        yield from _some("invalid", [f"  {one['path']}: {one['reason']}" for one in invalid])
+        yield from _some("invalid", [f"  {_about(one)}" for one in invalid])
     if untracked:
         yield "plain", "Untracked, not part of any commit:"
-        yield from _some("untracked", [f"  {path}" for path in untracked])
+        yield from _some("untracked", [f"  {quoted(path)}" for path in untracked])
     if not any(staged.values()):
         yield "plain", "Nothing to commit"
 
 
 def _where(status: Mapping[str, Any]) -> Iterator[Line]:
     kind, name = status["kind"], status["name"]
-    yield "plain", f"On {kind} {name}" if name else f"On {kind}"
+    yield "plain", f"On {kind} {quoted(name)}" if name else f"On {kind}"
     message = (status["message"] or "").partition("\n")[0]
     about = ", ".join(text for text in (status["flushed_at"], message) if text)
     yield "plain", f"Base snapshot {status['snapshot']}" + (f" ({about})" if about else "")
@@ -58,7 +60,7 @@ def _where(status: Mapping[str, Any]) -> Iterator[Line]:
         yield "notice", f"Not following the tip: {status['problem']}"
     elif status.get("tip_moved"):
         ahead = status.get("tip_ahead")
-        by = "" if ahead is None else f" by {_count(ahead, 'commit')}"
+        by = "" if ahead is None else f" by {plural(ahead, 'commit')}"
         hint = "; 'icefs rebase' puts the changes on top of it" if status["writable"] else ""
         yield "notice", f"The tip has moved{by} to {status['tip']}{hint}"
     if status.get("pending_commit"):
@@ -70,7 +72,7 @@ def _where(status: Mapping[str, Any]) -> Iterator[Line]:
     if background is not None and (background["pending"] or background["error"]):
         yield (
             "plain",
-            f"Waiting for upload: {_count(background['pending'], 'chunk')}, " + size_text(background["pending_bytes"]),
+            f"Waiting for upload: {plural(background['pending'], 'chunk')}, " + size_text(background["pending_bytes"]),
         )
         if background["error"]:
             yield "notice", f"The last upload failed: {background['error']}"
@@ -81,14 +83,25 @@ def progress_text(progress: Mapping[str, Any]) -> str:
     files, total = progress["files"], progress["total_files"]
     if not total:
         return "looking at what is staged"
-    return f"{files} of {total} chunks, {size_text(progress['bytes'])} of {size_text(progress['total_bytes'])} stored"
+    sizes = f"{size_text(progress['bytes'])} of {size_text(progress['total_bytes'])}"
+    return f"{files} of {plural(total, 'chunk')}, {sizes} stored"
 
 
 def _staged(staged: Mapping[str, Any]) -> Iterator[Line]:
     for key, word in (("new_nodes", "new"), ("updated_nodes", "updated"), ("deleted_nodes", "deleted")):
-        yield from _some("staged", [f"  {word:9}{path}" for path in staged[key]])
-    yield from _some("staged", [f"  renamed  {one['from']} -> {one['to']}" for one in staged["renamed_nodes"]])
-    yield from _some("staged", [f"  chunks   {path}: {_counts(counts)}" for path, counts in staged["chunks"].items()])
+        yield from _some("staged", [f"  {word:9}{quoted(path)}" for path in staged[key]])
+    yield from _some("staged", [f"  {_renamed(one)}" for one in staged["renamed_nodes"]])
+    yield from _some(
+        "staged", [f"  chunks   {quoted(path)}: {_counts(counts)}" for path, counts in staged["chunks"].items()]
+    )
+
+
+def _renamed(one: Mapping[str, Any]) -> str:
+    return f"renamed  {quoted(one['from'])} -> {quoted(one['to'])}"
+
+
+def _about(one: Mapping[str, Any]) -> str:
+    return f"{quoted(one['path'])}: {one['reason']}"
 
 
 def _counts(counts: Mapping[str, int]) -> str:
@@ -100,7 +113,7 @@ def _counts(counts: Mapping[str, int]) -> str:
 
 def dropped_text(dropped: Mapping[str, Any]) -> str:
     """Says which chunks go because of what a zarr.json says."""
-    return f"dropped  {dropped['path']}: {_count(dropped['count'], 'chunk')}; {dropped['reason']}"
+    return f"dropped  {quoted(dropped['path'])}: {plural(dropped['count'], 'chunk')}; {dropped['reason']}"
 
 
 def _some(role: str, texts: Sequence[str]) -> Iterator[Line]:
@@ -116,25 +129,25 @@ def _some(role: str, texts: Sequence[str]) -> Iterator[Line]:
 def diff_lines(diff: Mapping[str, Any], shown: int = SHOWN) -> Iterator[Line]:
     """Yields a working tree's `diff`: nodes and chunks with their sizes before and after."""
     for one in diff["renamed_nodes"]:
-        yield "staged", f"renamed  {one['from']} -> {one['to']}"
+        yield "staged", _renamed(one)
     for path in diff["deleted_nodes"]:
-        yield "staged", f"deleted  {path}"
+        yield "staged", f"deleted  {quoted(path)}"
     paths = sorted(diff["metadata"].keys() | diff["chunks"].keys())
     new = set(diff["new_nodes"])
     for path in paths:
         sizes = diff["metadata"].get(path)
         word = "new" if path in new else "changed"
         about = "" if sizes is None else f"  zarr.json {_sizes(sizes)}"
-        yield "staged", f"{word:9}{path}{about}"
+        yield "staged", f"{word:9}{quoted(path)}{about}"
         if path in diff["chunks"]:
             yield from _chunk_lines(diff["chunks"][path], shown)
     for one in diff.get("dropped_chunks", ()):
         yield "dropped", dropped_text(one)
         yield from _row_lines(one["chunks"], shown, "dropped")
     for path in diff["untracked"][:shown]:
-        yield "untracked", f"untracked  {path}"
+        yield "untracked", f"untracked  {quoted(path)}"
     for one in diff["invalid"][:shown]:
-        yield "invalid", f"invalid  {one['path']}: {one['reason']}"
+        yield "invalid", f"invalid  {_about(one)}"
     for key in ("untracked", "invalid"):
         if len(diff[key]) > shown:
             yield "plain", f"… and {len(diff[key]) - shown} more {key}"
@@ -180,7 +193,3 @@ def size_text(size_bytes: int) -> str:
             return f"{size_bytes} B" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1024
     return f"{size:.1f} TiB"
-
-
-def _count(number: int, word: str) -> str:
-    return f"{number} {word}{'s' * (number != 1)}"

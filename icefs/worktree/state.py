@@ -77,7 +77,7 @@ def state_dir_for(state_root: Path, repository_url: str, branch: str, place: str
         place: Tells working trees of one branch apart, such as a mountpoint.
     """
     key = json.dumps([repository_url, branch, place])
-    digest = hashlib.sha256(key.encode()).hexdigest()[:16]
+    digest = hashlib.sha256(key.encode(errors="surrogateescape")).hexdigest()[:16]
     words = [re.sub(r"[^A-Za-z0-9._]+", "_", word).strip("._")[-40:] for word in (repository_url, branch)]
     return state_root / "-".join([*(word for word in words if word), digest])
 

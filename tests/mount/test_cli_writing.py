@@ -284,7 +284,8 @@ def check_umount(repo, place, icefs):
     command = f"icefs mount {repo} {place}"
     assert text == f"branch main keeps uncommitted changes\nunmounted {place}\ncome back to them with: {command}\n"
     text = icefs(*command.split()[1:])
-    assert text.splitlines()[1] == "branch main has uncommitted changes from before: 'icefs status' shows them"
+    look = f"'icefs status {branch}' lists them"
+    assert text.splitlines()[1] == f"branch main has uncommitted changes of an earlier mount: {look}"
     assert json.loads(icefs("status", "--json", branch))["staged"]["new_nodes"] == ["/", "/a"]
 
     assert icefs("umount", "--commit", place, code=USAGE).startswith("--commit needs a message")

@@ -106,13 +106,15 @@ def test_diff_of_moves_groups_and_deletions(builder, location, run, run_json):
     assert run_json("diff", location, old, new)["moved_nodes"] == [{"from": "x", "to": "new/x"}]
 
 
-def test_names_reach_a_pipe_as_they_are(builder, location, run):
-    names = ["a b", "n\x1b[31m", "ü"]
+def test_names_that_do_not_show_are_quoted_in_a_pipe_too(builder, location, run, run_json):
+    names = ["a b", "n\x1b[31m", "x\nNothing to commit", "ü"]
+    shown = ["a b/", '"n\\x1b[31m/"', '"x\\nNothing to commit/"', "ü/"]
     builder.commit([group("/", 1), *(group(f"/{name}", 2 + number) for number, name in enumerate(names))])
     builder.publish()
-    assert run("ls", location).splitlines() == [f"{name}/" for name in names]
-    assert [line.split("\t")[-1] for line in run("ls", "-l", location).splitlines()] == [f"{name}/" for name in names]
-    assert {f"{name}/zarr.json" for name in names} < set(run("ls", "--keys", location).splitlines())
+    assert run("ls", location).splitlines() == shown
+    assert [line.split("\t")[-1] for line in run("ls", "-l", location).splitlines()] == shown
+    assert '"n\\x1b[31m/zarr.json"' in run("ls", "--keys", location).splitlines()
+    assert [one["path"] for one in run_json("ls", location)] == names
 
 
 def test_log_of_long_and_odd_messages(builder, location, run, run_json):
@@ -121,7 +123,7 @@ def test_log_of_long_and_odd_messages(builder, location, run, run_json):
     builder.tags["tag: odd"] = builder.branches["main"]
     builder.publish()
     assert run("log", "--oneline", "-n", 1, location).endswith(" (main, tag: tag: odd) Title\n")
-    assert run("log", "-n", 1, location).endswith("\n\n    Title\n    \n    Body with colour\n    ünï\n")
+    assert run("log", "-n", 1, location).endswith("\n\n    Title\n    \n    Body with\\x1b[31m colour\n    ünï\n")
     (entry,) = run_json("log", "-n", 1, location)
     assert (entry["message"], entry["branches"], entry["tags"]) == (message, ["main"], ["tag: odd"])
 

@@ -50,12 +50,13 @@ def test_a_branch_is_created_reset_deleted_and_brought_back(repo, run, run_json,
     facts = run_json("branch", "reset", "dev", "v1.0", "--repo", repo)
     assert facts == {"name": "dev", "snapshot_id": first, "previous_id": last}
     text = run("branch", "reset", "dev", last, "--repo", repo)
-    assert text == f"branch dev is at {last}; it was at {first}: 'icefs branch reset dev {first}' brings it back\n"
+    undo = f"icefs branch reset dev {first} --repo {repo}"
+    assert text == f"branch dev is at {last}; it was at {first}: '{undo}' brings it back\n"
     text = run("branch", "delete", "dev", "--repo", repo)
     assert "dev" not in refs(repo)
     command = text.split("'")[1].split()
     assert command[0] == "icefs"
-    assert run(*command[1:], "--repo", repo) == f"created branch dev at {last}\n"
+    assert run(*command[1:]) == f"created branch dev at {last}\n"
     assert refs(repo)["dev"] == last
     assert "cannot be deleted" in fail(STATE, "branch", "delete", "main", "--repo", repo)
     assert fail(NOT_FOUND, "branch", "delete", "nothing", "--repo", repo)
@@ -66,7 +67,7 @@ def test_a_tag_is_created_and_deleted_for_good(repo, run, run_json, fail):
     first = refs(repo)["v1.0"]
     assert run_json("tag", "create", "again", "v1.0", "--repo", repo) == {"name": "again", "snapshot_id": first}
     text = run("tag", "delete", "again", "--repo", repo)
-    assert f"'icefs tag create NAME {first}'" in text
+    assert f"'icefs tag create NAME {first} --repo {repo}'" in text
     assert "again" not in refs(repo)
     assert fail(STATE, "tag", "create", "again", "--repo", repo)
     assert run_json("tag", "delete", "v1.0", "--repo", repo) == {"name": "v1.0", "snapshot_id": first}
@@ -155,11 +156,11 @@ def test_colours_are_for_terminals_that_want_them(monkeypatch, capsys):
     monkeypatch.setenv("TERM", "xterm")
     lines = [("plain", "On branch"), ("staged", "new"), ("invalid", "bad\x1b[31m"), ("untracked", "other")]
     options.print_painted(lines)
-    assert capsys.readouterr().out == "On branch\nnew\nbad\x1b[31m\nother\n"
+    assert capsys.readouterr().out == "On branch\nnew\nbad\\x1b[31m\nother\n"
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
     options.print_painted(lines)
     assert capsys.readouterr().out == (
-        "On branch\n\x1b[32mnew\x1b[0m\n\x1b[31mbad\N{REPLACEMENT CHARACTER}[31m\x1b[0m\n\x1b[33mother\x1b[0m\n"
+        "On branch\n\x1b[32mnew\x1b[0m\n\x1b[31mbad\\x1b[31m\x1b[0m\n\x1b[33mother\x1b[0m\n"
     )
     monkeypatch.setenv("NO_COLOR", "1")
     options.print_painted(lines[1:2])

@@ -71,7 +71,7 @@ def test_blame_of_a_large_grid(history, run):
     text = run("blame", repo, "big").splitlines()
     assert len(text[0]) == 78
     assert text[19][-1] == "1"
-    assert text[20] == "/big: 1 chunks in a grid of 100 x 300 (a cell is a block of chunks)"
+    assert text[20] == "/big: 1 chunk in a grid of 100 x 300 (a cell is a block of chunks)"
 
 
 @pytest.mark.parametrize("node", ["nothing", "g", "g/a/c"])

@@ -27,7 +27,7 @@ def place(tmp_path, monkeypatch):
 
 def test_there_and_back(place, run, run_json, fail):
     run("init", place / "repo")
-    assert run("import", place / "z", place / "repo", "--dry-run").startswith("would import 6 groups and arrays")
+    assert run("import", place / "z", place / "repo", "--dry-run").startswith("would import 6 nodes")
     done = run_json("import", place / "z", place / "repo", "--path", "a/b", "-m", "from afar", "--meta", "by=ada")
     assert list(done) == DOCUMENTED["import"]
     assert (done["chunks"], done["repeated"], done["dry_run"]) == (len(few()) - 6, False, False)
