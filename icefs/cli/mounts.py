@@ -48,6 +48,13 @@ class Mounted:
         """What the tree says of itself: `kind`, `name`, `snapshot` and more; nothing at the root of a repository."""
         return parse_object(self.tree / CONTROL / "info.json")
 
+    def inside(self, path: str | os.PathLike[str]) -> str:
+        """Returns where a path is in the tree, as a key; nothing at the tree's root, and outside of any tree."""
+        if self.tree_info.get("kind") is None:
+            return ""
+        where = absolute(path).resolve()
+        return "" if where == self.tree else where.relative_to(self.tree).as_posix()
+
     @property
     def ref(self) -> str | None:
         """The id of the snapshot that the tree shows, or None at the root of a whole repository."""

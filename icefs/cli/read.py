@@ -3,13 +3,14 @@
 import contextlib
 import json
 import sys
+from collections.abc import Iterator
 from itertools import chain
 from typing import Any
 
 import click
 
 from icefs.cli.options import allow_virtual_option, json_option, print_json, print_rows
-from icefs.cli.repos import open_version
+from icefs.cli.repos import locate, open_version
 from icefs.engine.session import Session
 from icefs.errors import ChunkNotFoundError, InvalidInputError, NodeNotFoundError
 from icefs.format.layout import chunk_key
@@ -20,6 +21,15 @@ from icefs.zarr.keys import node_prefix, normalize_key
 from icefs.zarr.reader import KeyReader
 
 _WINDOW_BYTES = 8 << 20
+_NO_NODE = {
+    "path": "",
+    "type": "group",
+    "id": None,
+    "shape": None,
+    "chunk_shape": None,
+    "dtype": None,
+    "dimension_names": None,
+}
 
 ref_option = click.option("--ref", help="The version, where REPO@REF cannot say it.")
 
@@ -36,18 +46,21 @@ def ls(repo: str | None, key: str, ref: str | None, is_long: bool, recursive: bo
     """List groups, arrays and chunks.
 
     KEY is a group (the default is the root), an array, or a prefix of an array's chunk keys. Groups show the
-    groups and arrays in them, arrays their Zarr keys. Without @REF, REPO stands for its branch main; a path in a
-    mount stands for the tree that it lies in.
+    groups and arrays in them, arrays their Zarr keys. Without @REF, REPO stands for its branch main. A path in a
+    mount stands for what is there in the mounted tree, and KEY for what is below it.
     """
-    session = open_version(repo, ref)
-    key = normalize_key(key.strip("/"))
-    node = session.get_node(f"/{key}")
-    if keys or node is None or node.array is not None:
+    source = locate(repo, ref)
+    session = open_version(source)
+    key = normalize_key(source.key(key))
+    path = f"/{key}"
+    node = session.get_node(path)
+    # Icechunk holds nodes whose parents are no nodes: what `ds.to_zarr("mnt/surface")` leaves has no root group.
+    is_group = node.array is None if node is not None else session.has_children(path)
+    if keys or not is_group:
         _print_keys(session, key, is_long=is_long, as_json=as_json)
         return
-    found = _nodes_below(session, node, recursive=recursive)
-    prefix = "" if recursive else node_prefix(node.path)
-    described = [describe_node(below) for below in found]
+    prefix = "" if recursive else node_prefix(path)
+    described = list(_described_below(session, path, recursive=recursive))
     if as_json:
         print_json(described)
         return
@@ -72,9 +85,11 @@ def cat(repo: str, key: str, ref: str | None, allow_virtual: tuple[str, ...], as
     """Write the bytes of a Zarr key to standard output.
 
     KEY is a key such as group/array/zarr.json or group/array/c/0/0. With --json, describe it instead: where its
-    bytes are, and how many.
+    bytes are, and how many. Where REPO is a path in a mount, KEY is below it.
     """
-    session = open_version(repo, ref, allow_virtual=allow_virtual)
+    source = locate(repo, ref)
+    session = open_version(source, allow_virtual)
+    key = source.key(key)
     reader = KeyReader(session)
     try:
         found = reader.find(key)
@@ -123,13 +138,16 @@ def describe_key(key: str, found: ChunkRef | NodeSnapshot) -> dict[str, Any]:
     return {"key": normalize_key(key), "kind": kind, "size_bytes": size, "location": location, "offset_bytes": offset}
 
 
-def _nodes_below(session: Session, node: NodeSnapshot, *, recursive: bool) -> list[NodeSnapshot]:
+def _described_below(session: Session, path: str, *, recursive: bool) -> Iterator[dict[str, Any]]:
+    """Describes the groups and arrays below a path; a parent of nodes that is no node is a group without an id."""
     if recursive:
-        found = [below for below in session.list_nodes(node.path) if below.path != node.path]
-    else:
-        children = (session.get_node(f"/{node_prefix(node.path)}{name}") for name in session.children(node.path))
-        found = [child for child in children if child is not None]
-    return sorted(found, key=lambda below: below.path)
+        found = sorted(session.list_nodes(path), key=lambda below: below.path)
+        yield from (describe_node(below) for below in found if below.path != path)
+        return
+    for name in session.children(path):
+        child = f"/{node_prefix(path)}{name}"
+        node = session.get_node(child)
+        yield describe_node(node) if node is not None else {**_NO_NODE, "path": child.lstrip("/")}
 
 
 def _print_keys(session: Session, prefix: str, *, is_long: bool, as_json: bool) -> None:

@@ -29,11 +29,18 @@ class Source:
         location: The repository; for a path in a mount, the repository that is mounted.
         ref: The version that was asked for; for a path in a mounted tree, that tree's; else None.
         mounted: Where in a mount the path lies, or None.
+        inside: Where in the mounted tree the path lies, as a key; nothing at the tree's root, and outside of a mount.
     """
 
     location: str
     ref: str | None
     mounted: Mounted | None
+    inside: str = ""
+
+    def key(self, key: str) -> str:
+        """Returns a key of the repository, given one below the path that the user pointed at."""
+        key = key.strip("/")
+        return f"{self.inside}/{key}".rstrip("/") if self.inside else key
 
 
 def locate(text: str | None, ref: str | None = None) -> Source:
@@ -52,7 +59,7 @@ def locate(text: str | None, ref: str | None = None) -> Source:
     path = "." if location is None else location
     mounted = find_mount(path)
     if mounted is not None:
-        return Source(mounted.repository, ref if ref is not None else mounted.ref, mounted)
+        return Source(mounted.repository, ref if ref is not None else mounted.ref, mounted, mounted.inside(path))
     if location is None and not any((Path(path) / name).exists() for name in (REPO_INFO, REFS_V1)):
         raise EntryNotFoundError(
             f"neither in an icefs mount nor a repository: {absolute(path)}",
@@ -108,12 +115,11 @@ def _show_warnings() -> None:
         logging.getLogger().addHandler(logging.NullHandler())
 
 
-def open_version(text: str | None, ref: str | None = None, allow_virtual: tuple[str, ...] = ()) -> Session:
-    """Opens what `REPO@REF`, or a path in a mount, names.
+def open_version(source: Source, allow_virtual: tuple[str, ...] = ()) -> Session:
+    """Opens the version that a user pointed at, by default the branch main.
 
     Raises:
-        RefNotFoundError: no snapshot, branch or tag is called so.
+        RefNotFoundError: no snapshot, branch or tag has the name.
     """
-    source = locate(text, ref)
     repository = open_repository(source.location, allow_virtual)
     return repository.session_at(repository.resolve_ref(source.ref if source.ref is not None else DEFAULT_BRANCH))

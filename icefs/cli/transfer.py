@@ -16,10 +16,11 @@ from icefs.cli.mounts import absolute
 from icefs.cli.options import allow_virtual_option, human_bytes, json_option, parse_size, print_json, say
 from icefs.cli.progress import PATIENCE_S
 from icefs.cli.read import ref_option
-from icefs.cli.repos import DEFAULT_BRANCH, locate, open_repository, open_writable
+from icefs.cli.repos import DEFAULT_BRANCH, Source, locate, open_repository, open_writable
 from icefs.cli.upkeep import dry_run_option
 from icefs.engine.key_times import KeyTimes
 from icefs.engine.lineage import Lineages
+from icefs.errors import InvalidInputError
 from icefs.transfer.exporting import ExportRequest, export_session
 from icefs.transfer.importing import ImportRequest, import_directory
 from icefs.transfer.storing import Transferred
@@ -30,6 +31,23 @@ _SHOWN = 20
 _DAMAGED = 7
 
 
+def _branch_of(source: Source) -> str:
+    """Returns the branch that an import goes to by default: that of the mounted tree, REPO@BRANCH, or main.
+
+    Raises:
+        InvalidInputError: the tree is that of a tag or snapshot.
+    """
+    if source.mounted is None or source.ref != source.mounted.ref:
+        return source.ref or DEFAULT_BRANCH
+    tree = source.mounted.tree_info
+    if tree.get("kind") in (None, "branch"):
+        return tree.get("name") or DEFAULT_BRANCH
+    raise InvalidInputError(
+        f"the mounted tree is a {tree['kind']}, which nothing can be imported into: {source.mounted.tree}",
+        hint="name a branch with --branch",
+    )
+
+
 def _node_path(text: str) -> str:
     return "/" + normalize_key(text.strip("/")).removeprefix(".")
 
@@ -38,7 +56,12 @@ def _node_path(text: str) -> str:
 @click.argument("directory", metavar="ZARR_DIR")
 @click.argument("repo")
 @click.option("--branch", help="The branch to commit to (the default is main).")
-@click.option("--path", default="/", show_default=True, help="The group or array that ZARR_DIR becomes.")
+@click.option(
+    "--path",
+    default="/",
+    show_default=True,
+    help="The group or array that ZARR_DIR becomes, below REPO if that is in a mount.",
+)
 @click.option("-m", "--message", help="The commit message.")
 @click.option("--meta", multiple=True, metavar="KEY=VALUE", help="Metadata of the commit (repeatable).")
 @click.option("--overwrite", is_flag=True, help="Replace groups and arrays that exist.")
@@ -77,8 +100,8 @@ def import_(
     request = ImportRequest(
         source=str(absolute(directory)),
         state_dir=_state_dir(),
-        branch=branch or source.ref or DEFAULT_BRANCH,
-        path=_node_path(path),
+        branch=branch or _branch_of(source),
+        path=_node_path(source.key(path)),
         message=message or f"import {os.path.basename(os.path.abspath(directory))}",
         metadata=parse_metadata(meta) or None,
         overwrite=overwrite,
@@ -148,15 +171,15 @@ def export(
 ) -> None:
     """Export a version as plain files of Zarr v3.
 
-    DIR becomes the root group, or the group or array NODE. The time of each file is that of the commit that changed
-    it last, as in a mount. Files that are there already are not written again: an export that was interrupted goes
-    on, and one of another version changes only what differs. Chunks that cannot be read are listed, the others are
-    exported, and the exit code is 7.
+    DIR becomes the root group, or the group or array NODE; below REPO where that is a path in a mount. The time of each
+    file is that of the commit that changed it last, as in a mount. Files that are there already are not written again:
+    an export that was interrupted goes on, and one of another version changes only what differs. Chunks that cannot be
+    read are listed, the others are exported, and the exit code is 7.
     """
     source = locate(repo, ref)
     repository = open_repository(source.location, allow_virtual)
     session = repository.session_at(repository.resolve_ref(source.ref or DEFAULT_BRANCH))
-    request = ExportRequest(str(absolute(directory)), _node_path(node), force, delete, dry_run)
+    request = ExportRequest(str(absolute(directory)), _node_path(source.key(node)), force, delete, dry_run)
     with open_lineage_cache(repository) as cache, _bar("exporting") as show:
         times = KeyTimes(Lineages(repository, cache), session.snapshot_id, session.snapshot.flushed_at)
         done = export_session(session, times, request, show)

@@ -28,7 +28,7 @@ from icefs.engine.fsck import fsck as check
 from icefs.engine.fsck import repair as check_and_repair
 from icefs.engine.migrate import upgrade as upgrade_repository
 from icefs.engine.storage_stats import history_stats, snapshot_stats, stats_to_json
-from icefs.errors import InvalidInputError
+from icefs.errors import InvalidInputError, NodeNotFoundError
 from icefs.words import plural, quoted
 
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
@@ -186,8 +186,8 @@ def fsck(repo: str | None, deep: bool, repair: bool, as_json: bool) -> None:
 def stats(repo: str | None, history: bool, as_json: bool) -> None:
     """Show how many bytes chunks take, by array or of all versions.
 
-    The arrays are those of one version; --history counts what all branches and tags need. What several references
-    share counts once.
+    The arrays are those of one version, and for a path in a mount those at and below it; --history counts what all
+    branches and tags need. What several references share counts once.
     """
     source = locate(repo)
     repository = open_repository(source.location)
@@ -197,7 +197,11 @@ def stats(repo: str | None, history: bool, as_json: bool) -> None:
         facts: dict[str, Any] = dict(total.to_json())
         rows = [("all versions", total)]
     else:
-        by_array = snapshot_stats(repository.session_at(repository.resolve_ref(source.ref or DEFAULT_BRANCH)))
+        session = repository.session_at(repository.resolve_ref(source.ref or DEFAULT_BRANCH))
+        below = None if not source.inside else [node.path for node in session.list_nodes(f"/{source.inside}")]
+        if below == []:
+            raise NodeNotFoundError(f"no group or array at /{source.inside} in snapshot {session.snapshot_id}")
+        by_array = snapshot_stats(session, below)
         facts, rows = stats_to_json(by_array), list(by_array.items())
         if len(rows) > 1:
             rows.append(("all arrays", sum((each for _, each in rows[1:]), rows[0][1])))

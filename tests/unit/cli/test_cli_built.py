@@ -140,3 +140,19 @@ def test_a_terminal_without_unicode_is_no_reason_to_fail(tmp_path):
         check=True,
     )
     assert done.stdout.endswith(b"    \xfc\\u65e5\n")
+
+
+def test_ls_without_a_root_group_shows_what_stands_there(builder, location, run, run_json):
+    array = builder.array("/surface/t", 1, (2,), inline((0,), (1,)), user_data=ARRAY_JSON)
+    builder.commit([array, group("/deep/er/g", 2)])
+    builder.publish()
+    assert run("ls", location) == "deep/\nsurface/\n"
+    assert run("ls", "-l", location) == "group\t-\t-\t-\tdeep/\ngroup\t-\t-\t-\tsurface/\n"
+    assert run("ls", location, "deep") == "er/\n"
+    assert run("ls", location, "surface") == "t\n"
+    assert run("ls", "-R", location) == "deep/er/g/\nsurface/t\n"
+    assert run("ls", location, "surface/t").splitlines() == ["surface/t/zarr.json", "surface/t/c.0", "surface/t/c.1"]
+    assert [(one["path"], one["type"], one["id"]) for one in run_json("ls", location)] == [
+        ("deep", "group", None),
+        ("surface", "group", None),
+    ]
