@@ -20,7 +20,7 @@ file system needs to choose an errno. `fuse/errno_map.py` and `cli/main.py` hold
     ├─ FormatError                    UnsupportedSpecVersionError
     ├─ StorageError                   ObjectNotFoundError, PreconditionFailedError, AccessDeniedError,
     │                                 ThrottledError, UnreachableError, NoSpaceError, InvalidObjectSizeError,
-    │                                 ObjectModifiedError
+    │                                 ObjectModifiedError, NotAnObjectError
     └─ InternalError
 
 A lower error is chained (`raise … from`) once, where the layer changes: `storage` maps its driver's exceptions
@@ -306,6 +306,10 @@ class ObjectModifiedError(StorageError):
     """The object behind a virtual chunk is not the version that was referenced."""
 
     default_kind = "virtual-chunk-modified"
+
+
+class NotAnObjectError(StorageError):
+    """A link, FIFO, socket or device stands in a local repository where a file or directory should."""
 
 
 class InternalError(IcefsError):

@@ -90,6 +90,7 @@ ERROR_TABLE: tuple[Row, ...] = (
     Row(errors.NoSpaceError, STORAGE, "make room and try again"),
     Row(errors.InvalidObjectSizeError, STORAGE, "the object is damaged: restore it from a copy"),
     Row(errors.ObjectModifiedError, STORAGE, "the referenced file changed after it was referenced"),
+    Row(errors.NotAnObjectError, STORAGE, "put a file there, or remove it"),
     Row(errors.StorageError, STORAGE, "check the location and try again"),
     Row(errors.InternalError, BUG, "please report this bug with the output of --debug"),
     Row(errors.IcefsError, FAILED),

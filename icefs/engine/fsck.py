@@ -21,7 +21,14 @@ from icefs.engine.assets import AssetManager, repository_not_found
 from icefs.engine.lost_updates import LostUpdate, find_lost_updates, recover, restore_repo_info
 from icefs.engine.refs import RefsV1, is_repository_v1
 from icefs.engine.writing import WritableRepository
-from icefs.errors import FormatError, IcefsError, ObjectNotFoundError, RepositoryNotFoundError, StorageError
+from icefs.errors import (
+    FormatError,
+    IcefsError,
+    NotAnObjectError,
+    ObjectNotFoundError,
+    RepositoryNotFoundError,
+    StorageError,
+)
 from icefs.format.chunk_refs import ArrayRefs, ChunkKind
 from icefs.format.ids import INITIAL_SNAPSHOT_ID, ChunkId, ManifestId, SnapshotId
 from icefs.format.layout import (
@@ -52,7 +59,8 @@ class Finding:
     """Something that is wrong.
 
     Attributes:
-        kind: `missing`, `malformed`, `size`, `order`, `dangling` (leads nowhere), `unreadable` or `lost-update`.
+        kind: `missing`, `malformed`, `size`, `order`, `dangling` (leads nowhere), `unreadable`, `lost-update` or
+            `foreign` (neither a file nor a directory).
         key: The object.
         message: What is wrong with it.
     """
@@ -161,10 +169,13 @@ class _Check:
         report = self._report
         try:
             for directory in (SNAPSHOTS, TRANSACTIONS, MANIFESTS, CHUNKS):
-                for info in self._storage.list_objects(f"{directory}/"):
-                    self._sizes[info.key] = info.size_bytes
+                try:
+                    for info in self._storage.list_objects(f"{directory}/"):
+                        self._sizes[info.key] = info.size_bytes
+                except NotAnObjectError as error:
+                    self._found("foreign", directory, error.message)
                 self._progress(f"{directory} listed", len(self._sizes))
-            if not self._sizes:
+            if not self._sizes and not report.findings:
                 raise repository_not_found(self._storage)
             self._is_v1 = is_repository_v1(self._storage)
             snapshots = self._check_v1() if self._is_v1 else self._check_v2()
@@ -176,6 +187,7 @@ class _Check:
                 self._progress("manifests checked", count)
             if self._deep:
                 self._read_chunks()
+            self._check_foreign()
         finally:
             self._assets.close()
         report.checked = _by_directory(self._used)
@@ -190,6 +202,9 @@ class _Check:
                 size = self._sizes[key] = self._storage.head(key).size_bytes
             except ObjectNotFoundError:
                 return None
+            except NotAnObjectError as error:
+                self._found("foreign", key, error.message)
+                self._reported.add(key)
         return size
 
     def _found(self, kind: str, key: str, message: str) -> None:
@@ -204,6 +219,8 @@ class _Check:
             self._found("missing", key, "is not there")
         except FormatError as error:
             self._found("malformed", key, str(error.facts.get("reason", error.message)))
+        except NotAnObjectError as error:
+            self._found("foreign", key, error.message)
         except StorageError as error:
             self._found("unreadable", key, error.message)
         return None
@@ -358,6 +375,15 @@ class _Check:
             if problem is not None:
                 self._found("unreadable", key, problem)
             self._progress("chunks read", count)
+
+    # What can be no object.
+
+    def _check_foreign(self) -> None:
+        """Reports what stands among the objects and is neither a file nor a directory, whether it is needed or not."""
+        known = {finding.key for finding in self._report.findings}
+        for key, kind in self._storage.list_foreign():
+            if key not in known:
+                self._found("foreign", key, f"is {kind}, which nothing in a repository can be; remove it")
 
     # What nothing leads to.
 

@@ -1,6 +1,5 @@
 """A view of one snapshot: its nodes, their chunks, and the chunks' bytes."""
 
-import os
 import threading
 from bisect import bisect_left
 from collections import OrderedDict
@@ -15,7 +14,7 @@ from icefs.format.ids import ChunkId, SnapshotId
 from icefs.format.layout import chunk_key
 from icefs.format.manifest import ChunkKind, ChunkRef, InlineRef, NativeRef, VirtualRef
 from icefs.format.snapshot import NodeSnapshot, Snapshot
-from icefs.storage.base import Done, Storage
+from icefs.storage.base import Done, FileOpener, Storage
 from icefs.storage.cache_entry import CachedFile
 
 if TYPE_CHECKING:
@@ -49,7 +48,7 @@ class Session:
         self._lock = threading.Lock()
         self._arrays: OrderedDict[str, ArrayChunks] = OrderedDict()
         self._sorted_paths: list[str] | None = None
-        self._chunk_dir = local_chunk_dir(repository.storage)
+        self._open_chunk = chunk_opener(repository.storage)
 
     @property
     def repository(self) -> "Repository":
@@ -259,22 +258,19 @@ class Session:
         start = ref.offset_bytes
         return self.repository.assets.is_cached(ref.chunk_id, start, start + ref.length_bytes)
 
-    def chunk_file(self, ref: ChunkRef) -> tuple[str, int, int] | None:
-        """Returns the local file, offset and length of a native chunk, for callers that open files themselves.
+    def open_chunk_file(self, chunk_id: ChunkId) -> int | None:
+        """Opens the local file of a native chunk, for callers that copy it themselves; None where there is no file.
 
-        None where the chunk is of another kind or the storage is not local. The file need not exist, nor be
-        long enough.
+        Returns:
+            A descriptor, the caller's to close. The file need not be as long as references say.
+
+        Raises:
+            StorageError: as `Storage.get`.
         """
-        if self._chunk_dir is None or not isinstance(ref, NativeRef):
-            return None
-        return self._chunk_dir + str(ref.chunk_id), ref.offset_bytes, ref.length_bytes
+        return None if self._open_chunk is None else self._open_chunk(str(chunk_id))[0]
 
 
-def local_chunk_dir(storage: Storage) -> str | None:
-    """Returns what the paths of local chunk files begin with; None where chunks are no local files.
-
-    The storage is asked once, not for each chunk: making a `Path` takes longer than opening the file.
-    """
+def chunk_opener(storage: Storage) -> FileOpener | None:
+    """Returns what opens local chunk files by their chunk's id; None where chunks are no local files."""
     example = ChunkId(bytes(ChunkId.SIZE))
-    path = storage.local_file(chunk_key(example))
-    return None if path is None else os.fspath(path).removesuffix(str(example))
+    return storage.local_opener(chunk_key(example).removesuffix(str(example)))

@@ -9,9 +9,9 @@ A repository may come from anybody, so a location is followed only if both hold:
 
 Locations are compared in decoded form: scheme and host in lower case, path percent-decoded, `?` and `#` end it. A
 location with a `.` or `..` segment is refused, encoded or not, whatever the scheme: the official writer never makes
-one for files, and some object stores resolve them out of the prefix. A local path is resolved through all symbolic
-links first and must still lie below the authorised prefix, itself resolved: whoever can plant a link in a data
-directory must not thereby choose what a reader of a repository sees.
+one for files, and some object stores resolve them out of the prefix. A local file must lie below the authorised
+prefix after all symbolic links as well, and the kernel tells where the file that was opened lies: a link that somebody
+plants in a data directory, at whatever moment, cannot choose what a reader of a repository sees.
 
 A checksum is an entity tag, or a time in whole seconds after which the object must not have been modified. Times of
 local files are compared by the second: an object of second S is unmodified since S, whatever fraction follows.
@@ -24,7 +24,6 @@ Source: format notes §6.
 """
 
 import logging
-import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -49,8 +48,8 @@ from icefs.format.manifest import VirtualRef
 from icefs.storage.base import RangeReader, Storage
 from icefs.storage.cache_entry import CachedFile
 from icefs.storage.disk_cache import CacheView, DiskCache
-from icefs.storage.local import LocalStorage
-from icefs.storage.metered import MeteredStorage, StoreMeter
+from icefs.storage.local_ranges import LocalRanges
+from icefs.storage.metered import MeteredRanges, StoreMeter
 
 if TYPE_CHECKING:
     from icefs.storage.s3_options import S3Credentials
@@ -141,8 +140,17 @@ class _Container:
 
 @dataclass(frozen=True, slots=True)
 class _Authorization:
+    """What may be followed.
+
+    Attributes:
+        prefix: The place.
+        credentials: How to sign requests there; None for those of the environment.
+        files: The directory, if it is one; where its own path leads is settled when it is authorised.
+    """
+
     prefix: Location
     credentials: ContainerCredentials | None
+    files: LocalRanges | None
 
 
 @dataclass(slots=True)
@@ -151,19 +159,21 @@ class _Source:
 
     Attributes:
         reader: Reads them.
+        store: The store behind the reader; None for local files.
         scope: What decides besides the place which bytes are there: the headers that a web server is sent.
         view: Their part of the cache; made by whoever first reads, for finding out where a bucket is may take a while.
     """
 
     reader: RangeReader
+    store: Storage | None
     scope: str
     view: CacheView | None = field(default=None)
 
     def find_view(self, cache: DiskCache) -> CacheView:
         """Returns their part of the cache; may ask for credentials."""
         if self.view is None:
-            assert isinstance(self.reader, Storage)  # every reader of what is far away is one
-            self.view = cache.view(f"virtual {self.reader.identity} {self.scope}")
+            assert self.store is not None  # only what is far away is cached
+            self.view = cache.view(f"virtual {self.store.identity} {self.scope}")
         return self.view
 
 
@@ -326,7 +336,7 @@ class VirtualResolver:
     def _read(self, ref: VirtualRef, target: _Target, source: _Source, first: int, last: int) -> bytes:
         fetch = partial(
             source.reader.read_range,
-            _key(target.location, target.authorization),
+            _key(target),
             if_match_etag=ref.etag,
             if_unmodified_since_s=None if ref.etag is not None else ref.last_modified or None,
         )
@@ -370,20 +380,21 @@ class VirtualResolver:
 
     def _source(self, target: _Target) -> _Source:
         def load() -> tuple[_Source, int]:
-            reader = _open_reader(target.container, target.location, target.authorization.credentials)
-            if self._meter is not None and isinstance(reader, Storage):
-                reader = MeteredStorage(reader, self._meter, "virtual")
+            reader = _open_reader(target.container, target.location, target.authorization)
+            behind = reader if isinstance(reader, Storage) else None
+            if self._meter is not None:
+                reader = MeteredRanges(reader, self._meter, "virtual")
             store = target.container.config.store
             headers = sorted((store.headers or {}).items()) if isinstance(store, HttpStore) else ()
-            return _Source(reader, repr(headers) if headers else ""), 1
+            return _Source(reader, behind, repr(headers) if headers else ""), 1
 
         return self._sources.get(target.source_key, load)
 
     def close(self) -> None:
         """Gives back the readers' connections; they are opened again if they are needed."""
         for source in self._sources.clear():
-            if isinstance(source.reader, Storage):
-                source.reader.close()
+            if source.store is not None:
+                source.store.close()
 
 
 def _cache_name(ref: VirtualRef, target: _Target) -> str | None:
@@ -398,11 +409,12 @@ def _cache_name(ref: VirtualRef, target: _Target) -> str | None:
 
 def _authorization(prefix: str, credentials: ContainerCredentials | None) -> _Authorization:
     try:
-        return _Authorization(Location.parse(prefix if prefix.endswith("/") else f"{prefix}/"), credentials)
+        place = Location.parse(prefix if prefix.endswith("/") else f"{prefix}/")
     except ValueError as error:
         raise InvalidInputError(
             f"{prefix!r} is no URL prefix of virtual chunks: {error}", kind="invalid-virtual-ref"
         ) from None
+    return _Authorization(place, credentials, LocalRanges(place.path) if place.scheme == "file" else None)
 
 
 def _no_container(url: str) -> InvalidInputError:
@@ -413,29 +425,21 @@ def _no_container(url: str) -> InvalidInputError:
     )
 
 
-def _key(location: Location, authorization: _Authorization) -> str:
-    """Returns the key to read: below the bucket or host, or of a file the path without links, below the root."""
-    if location.scheme != "file":
-        return location.path[1:]
-    root = os.path.realpath(authorization.prefix.path)
-    path = os.path.realpath(location.path)
-    if os.path.commonpath((root, path)) != root:
-        raise UnauthorizedContainerError(
-            f"{location.path} leads through a symbolic link to {path}, outside of {root}",
-            hint="allow the place that the link leads to as well, if you trust the repository with it",
-            path=path,
-        )
-    return path[1:]
+def _key(target: _Target) -> str:
+    """Returns the key to read: below the bucket or host, or of a file below the authorised directory."""
+    location = target.location
+    return location.path[1:] if location.scheme != "file" else location.path[len(target.authorization.prefix.path) :]
 
 
-def _open_reader(container: _Container, location: Location, credentials: ContainerCredentials | None) -> RangeReader:
+def _open_reader(container: _Container, location: Location, authorization: _Authorization) -> RangeReader:
     """Opens what a container's objects are read through; the storages are imported when they are needed."""
     store = container.config.store
     scheme = location.scheme
     if isinstance(store, LocalFileSystemStore) and scheme == "file":
-        return LocalStorage("/")
+        assert authorization.files is not None  # what allows a file is a prefix of files
+        return authorization.files
     if isinstance(store, S3Store | S3CompatibleStore | TigrisStore) and scheme in ("s3", "tigris"):
-        return _open_s3(store, location.authority, credentials or ContainerCredentials())
+        return _open_s3(store, location.authority, authorization.credentials or ContainerCredentials())
     if isinstance(store, HttpStore) and scheme in ("http", "https"):
         from icefs.storage.http import HttpOptions, HttpStorage
 

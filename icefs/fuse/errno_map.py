@@ -91,6 +91,7 @@ ERRNO_TABLE: Final[tuple[ErrnoRow, ...]] = (
     ErrnoRow(errors.NoSpaceError, errno.ENOSPC, _BROKEN),
     ErrnoRow(errors.InvalidObjectSizeError, errno.EIO, _BROKEN),
     ErrnoRow(errors.ObjectModifiedError, errno.EIO, _BROKEN),
+    ErrnoRow(errors.NotAnObjectError, errno.EIO, _BROKEN, "nothing in a repository is followed out of it"),
     ErrnoRow(errors.StorageError, errno.EIO, _BROKEN),
     ErrnoRow(errors.InternalError, errno.EIO, _BUG),
     ErrnoRow(errors.IcefsError, errno.EIO, _BROKEN),

@@ -103,9 +103,8 @@ def prepare(options: MountOptions) -> Prepared:
     storage = MeteredStorage(open_storage(options.repository), StoreMeter())
     with contextlib.ExitStack() as undo:
         undo.callback(storage.close)
-        local = storage.local_file("repo")
-        if local is not None:
-            mountpoints.check_apart(options.mountpoint, str(local.parent))
+        if storage.local_root is not None:
+            mountpoints.check_apart(options.mountpoint, str(storage.local_root))
         authorized = dict.fromkeys(options.allow_virtual)
         is_writable = options.is_writable and storage.capabilities.is_writable
         kind = WritableRepository if is_writable else Repository

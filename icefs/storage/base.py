@@ -29,6 +29,9 @@ type Version = str
 type Done = Callable[[bytes | bytearray | None], None]
 """Is called once, from any thread, with the bytes that were read; with None where they must be read by `get`."""
 
+type FileOpener = Callable[[str], tuple[int, os.stat_result]]
+"""Opens the file of an object, given its name; see `Storage.local_opener`."""
+
 MAX_WHOLE_READ_BYTES = 1 << 32
 """Larger objects are read by range only: nothing of that size is metadata, and a store may be hostile."""
 
@@ -167,7 +170,7 @@ class Capabilities:
 
     Attributes:
         conditional_update: Whether `put(if_match=…)` is atomic against every other client of the store.
-        local_files: Whether `local_file` names files that can be opened directly.
+        local_files: Whether `local_opener` opens objects as files.
         concurrency: How many requests are worth having in flight.
         is_writable: Whether it stores anything at all.
     """
@@ -314,12 +317,25 @@ class Storage(ABC):
             The keys that could not be deleted.
         """
 
-    def local_file(self, key: str) -> Path | None:
-        """Returns the path of the file that holds exactly this object's bytes, if there can be one.
+    @property
+    def local_root(self) -> Path | None:
+        """The directory that the store is, or None where it is none; for comparing places, not for opening files."""
+        return None
 
-        Only for reading, and only where `capabilities.local_files`. The file need not exist.
+    def local_opener(self, prefix: str) -> FileOpener | None:
+        """Returns what opens the files that hold exactly the bytes of the objects directly below a prefix.
+
+        None unless `capabilities.local_files`. The opener takes an object's name below the prefix, and returns a
+        descriptor for reading, which is its caller's to close, and the file's status. It raises as `get`.
         """
         return None
+
+    def list_foreign(self) -> Iterator[tuple[str, str]]:
+        """Yields what stands among the objects and can be none: links, FIFOs, sockets, devices.
+
+        Only a local directory can have such. Yields the path below the root, and what it is: "a symbolic link".
+        """
+        return iter(())
 
     def sync(self) -> None:  # noqa: B027  (an object store's answer already says that the object is safe)
         """Makes everything durable that was written through this storage before the call.

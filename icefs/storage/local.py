@@ -7,7 +7,7 @@ What the disk promises here, and what not:
 - `put(if_match=…)` is atomic among icefs processes and threads, through a lock, and refuses a version that a foreign
   writer put there up to the moment before the rename. It cannot exclude one in that last moment, because the
   official library honours no lock: hence `capabilities.conditional_update` is False.
-- Symbolic links are followed, as the official library follows them.
+- No symbolic link in the directory is followed, for nobody knows who made it; the official library follows them.
 """
 
 import os
@@ -15,9 +15,10 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import override
 
-from icefs.errors import InvalidInputError, ObjectModifiedError, PreconditionFailedError
+from icefs.errors import NotAnObjectError, PreconditionFailedError
 from icefs.storage.base import (
     Capabilities,
+    FileOpener,
     Object,
     ObjectInfo,
     Storage,
@@ -28,6 +29,7 @@ from icefs.storage.base import (
     check_range,
     range_end,
 )
+from icefs.storage.beneath import Beneath, Parent, kind_of, refuse
 from icefs.storage.local_files import (
     NO_LINKS,
     Adoption,
@@ -35,9 +37,7 @@ from icefs.storage.local_files import (
     decode_name,
     discard,
     encode_name,
-    exclusive,
-    fsync_path,
-    open_object,
+    move,
     read_exactly,
     stage,
     stage_file,
@@ -45,6 +45,7 @@ from icefs.storage.local_files import (
     storage_error,
     version_of,
 )
+from icefs.storage.local_lock import exclusive
 
 
 class LocalStorage(Storage):
@@ -68,10 +69,10 @@ class LocalStorage(Storage):
             lock_timeout_s: How long a conditional write waits for other icefs processes.
         """
         self.root = Path(os.path.abspath(root))
-        self._root = str(self.root).rstrip("/")
+        self._files = Beneath(str(self.root))
         self._durable = durable
         self._lock_timeout_s = lock_timeout_s
-        self._pending = PendingWrites(str(self.root))
+        self._pending = PendingWrites(self._files)
         self._adoption = Adoption()
 
     def __reduce__(self) -> tuple[Callable[..., "LocalStorage"], tuple[str, bool, float]]:
@@ -82,47 +83,66 @@ class LocalStorage(Storage):
     def url(self) -> str:
         return str(self.root)
 
-    def _path(self, key: str) -> str:
+    def _name(self, key: str) -> str:
+        """Returns where an object lies below the root."""
         check_key(key)
-        return f"{self._root}/{encode_name(key)}"
+        return encode_name(key)
+
+    @property
+    @override
+    def local_root(self) -> Path:
+        return self.root
 
     @override
-    def local_file(self, key: str) -> Path:
-        return Path(self._path(key))
+    def local_opener(self, prefix: str) -> FileOpener:
+        check_prefix(prefix)
+        directory, files = encode_name(prefix), self._files
+
+        def open_file(name: str) -> tuple[int, os.stat_result]:
+            where = directory + encode_name(name)
+            try:
+                try:
+                    return files.open_file(where, os.O_NOATIME)
+                except PermissionError:  # only a file's owner may read it without a new access time
+                    return files.open_file(where)
+            except OSError as error:
+                raise storage_error(error, "read", files.path(where)) from error
+
+        return open_file
 
     @override
     def get(self, key: str, *, start: int = 0, end: int | None = None) -> Object:
         check_range(start, end)
-        path = self._path(key)
+        name = self._name(key)
         try:
-            fd, status = open_object(path)
+            fd, status = self._files.open_file(name)
             try:
-                end = range_end(status.st_size, start, end, name=path)
+                end = range_end(status.st_size, start, end, name=self._files.path(name))
                 return Object(read_exactly(fd, start, end), version_of(status))
             finally:
                 os.close(fd)
         except OSError as error:
-            raise storage_error(error, "read", path) from error
+            raise storage_error(error, "read", self._files.path(name)) from error
 
     @override
     def get_if_changed(self, key: str, known: Version | None) -> Object | None:
         if known is not None:
-            path = self._path(key)
+            name = self._name(key)
             try:
-                if version_of(os.stat(path)) == known:
+                if version_of(self._files.status(name)) == known:
                     return None
             except OSError as error:
-                raise storage_error(error, "read", path) from error
+                raise storage_error(error, "read", self._files.path(name)) from error
         return self.get(key)
 
     @override
     def head(self, key: str) -> ObjectInfo:
-        path = self._path(key)
+        name = self._name(key)
         try:
-            fd, status = open_object(path)
+            fd, status = self._files.open_file(name)
             os.close(fd)
         except OSError as error:
-            raise storage_error(error, "read", path) from error
+            raise storage_error(error, "read", self._files.path(name)) from error
         return _info(key, status)
 
     @override
@@ -130,217 +150,248 @@ class LocalStorage(Storage):
         self, key: str, data: bytes | memoryview, *, if_match: Version | None = None, create_only: bool = False
     ) -> Version:
         check_conditions(if_match, create_only)
-        path = self._path(key)
-        try:
+        name = self._name(key)
+
+        def write(parent: Parent) -> Version:
+            path = self._files.path(name)
             if create_only:
-                return self._create(path, data)
+                return self._create(parent, path, data)
             if if_match is not None:
-                return self._replace(path, data, if_match)
-            staged, version = self._stage(path, data, durable=False)
-            self._rename(staged, path)
+                return self._replace(parent, path, data, if_match)
+            staged, version = stage(parent, data, durable=False)
+            move(parent, staged)
+            return version
+
+        if if_match is not None:
+            self._require(name, if_match)
+        try:
+            version = self._in_parent(name, write)
         except OSError as error:
-            raise storage_error(error, "write", path, writing=True) from error
-        if self._durable:
-            self._pending.add(path)
+            raise storage_error(error, "write", self._files.path(name), writing=True) from error
+        if create_only or if_match is not None:
+            self._settle(name)
+        elif self._durable:
+            self._pending.add(name)
         return version
 
     @override
     def put_file(self, key: str, path: str, *, is_final: bool = False) -> Version:
-        target = self._path(key)
+        name = self._name(key)
+        directory = name.rpartition("/")[0]
+
+        def take(parent: Parent) -> Version:
+            version = self._adoption.adopt(path, directory, parent) if is_final else None
+            if version is None:
+                staged, version = stage_file(parent, path)
+                move(parent, staged)
+            return version
+
         try:
-            try:
-                version = self._take(path, target, is_final=is_final)
-            except FileNotFoundError:
-                os.stat(path)
-                self._make_directory(os.path.dirname(target))
-                version = self._take(path, target, is_final=is_final)
+            os.stat(path)  # ENOENT from here on is about the target's directory.
+            version = self._in_parent(name, take)
         except OSError as error:
-            raise storage_error(error, f"copy {path} to", target, writing=True) from error
+            raise storage_error(error, f"copy {path} to", self._files.path(name), writing=True) from error
         if self._durable:
-            self._pending.add(target)
+            self._pending.add(name)
         return version
 
-    def _take(self, path: str, target: str, *, is_final: bool) -> Version:
-        version = self._adoption.adopt(path, target) if is_final else None
-        if version is None:
-            staged, version = stage_file(target, path)
-            self._rename(staged, target)
-        return version
+    def _in_parent[T](self, name: str, make: Callable[[Parent], T]) -> T:
+        """Makes something in the directory of an object, and first the directory if there is none.
 
-    def _stage(self, path: str, data: bytes | memoryview, *, durable: bool) -> tuple[str, Version]:
+        Raises:
+            OSError, NotAnObjectError: as `make`, and as `Beneath.make_directory`.
+        """
         try:
-            return stage(path, data, durable=durable)
+            with self._files.parent(name) as parent:
+                return make(parent)
         except FileNotFoundError:
-            self._make_directory(os.path.dirname(path))
-            return stage(path, data, durable=durable)
-
-    def _make_directory(self, path: str) -> None:
-        try:
-            os.mkdir(path)
-        except FileNotFoundError:
-            self._make_directory(os.path.dirname(path))
-            self._make_directory(path)
-        except FileExistsError:
-            return
+            made = self._files.make_directory(name.rpartition("/")[0])
         if self._durable:
-            self._pending.add_directory(os.path.dirname(path))
+            for directory in made:
+                self._pending.add_directory(_above(directory))
+        with self._files.parent(name) as parent:
+            return make(parent)
 
-    def _rename(self, staged: str, path: str) -> None:
-        try:
-            os.rename(staged, path)
-        except BaseException:
-            discard(staged)
-            raise
-
-    def _create(self, path: str, data: bytes | memoryview) -> Version:
+    def _create(self, parent: Parent, path: str, data: bytes | memoryview) -> Version:
         """Publishes a new object if there is none, once everything before it is durable."""
-        if os.path.lexists(path):
-            raise _precondition_failed(path, "there is an object already")
-        staged, version = self._stage(path, data, durable=self._durable)
+        _require_none(parent, path)
+        staged, version = stage(parent, data, durable=self._durable)
         try:
             self.sync()
             try:
-                os.link(staged, path)
+                os.link(staged, parent.name, src_dir_fd=parent.fd, dst_dir_fd=parent.fd, follow_symlinks=False)
             except FileExistsError:
+                _require_none(parent, path)
                 raise _precondition_failed(path, "there is an object already") from None
             except OSError as error:
                 if error.errno not in NO_LINKS:
                     raise
-                with exclusive(self._root, timeout_s=self._lock_timeout_s):
-                    if os.path.lexists(path):
-                        raise _precondition_failed(path, "there is an object already") from None
-                    os.rename(staged, path)
+                with exclusive(self._files, timeout_s=self._lock_timeout_s):
+                    _require_none(parent, path)
+                    os.rename(staged, parent.name, src_dir_fd=parent.fd, dst_dir_fd=parent.fd)
         finally:
-            discard(staged)
-        self._settle(path)
+            discard(parent, staged)
         return version
 
-    def _replace(self, path: str, data: bytes | memoryview, expected: Version) -> Version:
+    def _replace(self, parent: Parent, path: str, data: bytes | memoryview, expected: Version) -> Version:
         """Publishes a new version over `expected`, once everything before it is durable."""
-        _check_version(path, expected)
-        staged, version = self._stage(path, data, durable=self._durable)
+        staged, version = stage(parent, data, durable=self._durable)
         try:
             self.sync()
             # The slow work is done: what happens under the lock is a stat and a rename.
-            with exclusive(self._root, timeout_s=self._lock_timeout_s):
-                _check_version(path, expected)
-                os.rename(staged, path)
+            with exclusive(self._files, timeout_s=self._lock_timeout_s):
+                _check_version(parent.status(), path, expected)
+                os.rename(staged, parent.name, src_dir_fd=parent.fd, dst_dir_fd=parent.fd)
+        except FileNotFoundError:
+            discard(parent, staged)
+            raise _precondition_failed(path, "there is no object any more") from None
         except BaseException:
-            discard(staged)
+            discard(parent, staged)
             raise
-        self._settle(path)
         return version
 
-    def _settle(self, path: str) -> None:
+    def _require(self, name: str, expected: Version) -> None:
+        """Finds out before anything is written whether a conditional write has to fail."""
+        path = self._files.path(name)
+        try:
+            _check_version(self._files.status(name), path, expected)
+        except (FileNotFoundError, NotADirectoryError):
+            raise _precondition_failed(path, "there is no object any more") from None
+        except OSError as error:
+            raise storage_error(error, "write", path) from error
+
+    def _settle(self, name: str) -> None:
         """Makes a published object's directory entry durable."""
         if not self._durable:
             return
-        directory = os.path.dirname(path)
+        directory = name.rpartition("/")[0]
         try:
-            fsync_path(directory)
+            self._files.sync(directory)
         except OSError as error:
-            failure = storage_error(error, "sync", directory, writing=True)
+            failure = storage_error(error, "sync", self._files.path(directory), writing=True)
             failure.facts["maybe_written"] = True  # It is there; only a power failure now could undo it.
             raise failure from error
 
     @override
     def copy(self, source: str, target: str, *, if_match: Version | None = None) -> None:
-        from_path, to_path = self._path(source), self._path(target)
-        try:
-            staged = self._stage_copy(from_path, to_path, if_match)
-            self._rename(staged, to_path)
+        from_name, to_name = self._name(source), self._name(target)
+        from_path, to_path = self._files.path(from_name), self._files.path(to_name)
+
+        def make(parent: Parent) -> None:
+            staged = self._stage_copy(from_name, parent, if_match)
+            move(parent, staged)
             # Renaming one link of a file over another link of the same file does nothing.
-            discard(staged)
+            discard(parent, staged)
+
+        try:
+            self._files.status(from_name)  # ENOENT from here on is about the target's directory.
+            self._in_parent(to_name, make)
         except OSError as error:
             raise storage_error(error, f"copy {from_path} to", to_path) from error
         if self._durable:
-            self._pending.add(to_path)
+            self._pending.add(to_name)
 
-    def _stage_copy(self, source: str, target: str, expected: Version | None) -> str:
+    def _stage_copy(self, source: str, parent: Parent, expected: Version | None) -> str:
         """Makes a hard link to `source` that is no object yet, and checks what exactly was caught by it."""
-        staged = staged_name(target)
-        os.stat(source)  # ENOENT from here on is about the target's directory.
+        staged = staged_name(parent.name)
+        path = self._files.path(source)
         try:
-            try:
-                os.link(source, staged)
-            except FileNotFoundError:
-                self._make_directory(os.path.dirname(target))
-                os.link(source, staged)
+            with self._files.parent(source) as origin:
+                os.link(origin.name, staged, src_dir_fd=origin.fd, dst_dir_fd=parent.fd, follow_symlinks=False)
         except OSError as error:
             if error.errno not in NO_LINKS:
                 raise
-            fd, status = open_object(source)
+            fd, status = self._files.open_file(source)
             try:
                 found = version_of(status)
                 if expected in (None, found):
-                    return self._stage(target, read_exactly(fd, 0, status.st_size), durable=False)[0]
+                    return stage(parent, read_exactly(fd, 0, status.st_size), durable=False)[0]
             finally:
                 os.close(fd)
         else:
-            found = version_of(os.stat(staged))
-            if expected in (None, found):
-                return staged
-            discard(staged)
-        raise _precondition_failed(source, f"its version is {found}, not {expected}")
+            try:
+                status = parent.status(staged)
+                refuse(status, path)
+                found = version_of(status)
+                if expected in (None, found):
+                    return staged
+            except BaseException:
+                discard(parent, staged)
+                raise
+            discard(parent, staged)
+        raise _precondition_failed(path, f"its version is {found}, not {expected}")
 
     @override
     def list_objects(self, prefix: str = "") -> Iterator[ObjectInfo]:
-        for key, entry in self._walk(prefix):
-            try:
-                status = entry.stat()
-            except FileNotFoundError:
-                continue  # Deleted meanwhile, or a dangling link.
-            yield _info(key, status)
-
-    def _walk(self, prefix: str) -> Iterator[tuple[str, "os.DirEntry[str]"]]:
-        # A directory that a symbolic link leads to is not entered again below itself.
-        stack: list[tuple[str, tuple[str, ...]]] = [(prefix, ())]
+        stack = [prefix]
         while stack:
-            directory, links = stack.pop()
+            directory = stack.pop()
             for segment, entry in self._scan(directory):
-                if not entry.is_dir():
-                    if entry.is_file():
-                        yield directory + segment, entry
-                elif not entry.is_symlink():
-                    stack.append((f"{directory}{segment}/", links))
-                else:
-                    target = os.path.realpath(entry.path)
-                    if target not in links and not f"{os.path.dirname(entry.path)}/".startswith(f"{target}/"):
-                        stack.append((f"{directory}{segment}/", (*links, target)))
+                if entry.is_dir(follow_symlinks=False):
+                    stack.append(f"{directory}{segment}/")
+                elif entry.is_file(follow_symlinks=False):
+                    try:
+                        status = entry.stat(follow_symlinks=False)
+                    except FileNotFoundError:
+                        continue  # deleted meanwhile
+                    yield _info(directory + segment, status)
 
     def _scan(self, prefix: str) -> Iterator[tuple[str, "os.DirEntry[str]"]]:
         check_prefix(prefix)
-        path = f"{self._root}/{encode_name(prefix)}"
+        name = encode_name(prefix[:-1])
         try:
-            with os.scandir(path) as entries:
-                for entry in entries:
-                    segment = decode_name(entry.name)
-                    if segment is not None:
-                        yield segment, entry
+            for entry in self._files.scan(name):
+                segment = decode_name(entry.name)
+                if segment is not None:
+                    yield segment, entry
         except (FileNotFoundError, NotADirectoryError):
             return
         except OSError as error:
-            raise storage_error(error, "list", path) from error
+            raise storage_error(error, "list", self._files.path(name)) from error
 
     @override
     def list_dir(self, prefix: str = "") -> Iterator[str]:
         for segment, entry in self._scan(prefix):
-            if entry.is_dir():
+            if entry.is_dir(follow_symlinks=False):
                 yield f"{segment}/"
-            elif entry.is_file():
+            elif entry.is_file(follow_symlinks=False):
                 yield segment
+
+    @override
+    def list_foreign(self) -> Iterator[tuple[str, str]]:
+        stack = [""]
+        while stack:
+            directory = stack.pop()
+            try:
+                for entry in self._files.scan(directory):
+                    name = f"{directory}/{entry.name}" if directory else entry.name
+                    if entry.is_dir(follow_symlinks=False):
+                        stack.append(name)
+                    elif not entry.is_file(follow_symlinks=False):
+                        kind = kind_of(entry.stat(follow_symlinks=False).st_mode)
+                        if kind is not None:
+                            yield name, kind
+            except FileNotFoundError:
+                continue  # deleted meanwhile
+            except OSError as error:
+                raise storage_error(error, "list", self._files.path(directory)) from error
 
     @override
     def delete(self, keys: Iterable[str]) -> list[str]:
         failed = []
         for key in keys:
             try:
-                os.unlink(self._path(key))
+                with self._files.parent(self._name(key)) as parent:
+                    os.unlink(parent.name, dir_fd=parent.fd)
             except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
                 continue
-            except OSError:
+            except (OSError, NotAnObjectError):
                 failed.append(key)
         return failed
+
+    @override
+    def close(self) -> None:
+        self._files.release()
 
     @override
     def sync(self) -> None:
@@ -348,34 +399,6 @@ class LocalStorage(Storage):
             self._pending.flush()
         except OSError as error:
             raise storage_error(error, "sync what was written below", self.url, writing=True) from error
-
-    def read_range(
-        self,
-        key: str,
-        start: int,
-        end: int,
-        *,
-        if_match_etag: str | None = None,
-        if_unmodified_since_s: int | None = None,
-    ) -> bytes:
-        """Reads a range of any file below the root; see `RangeReader.read_range`.
-
-        Entity tags are the official library's: inode, modification time in microseconds and size, in hexadecimal.
-        Times compare by whole seconds, as they do for S3 and HTTP.
-        """
-        check_range(start, end)
-        if "\0" in key or ".." in key.split("/"):
-            raise InvalidInputError(f"{key!r} does not name a file below {self.url}", key=key)
-        path = f"{self._root}/{key}"
-        try:
-            fd, status = open_object(path)
-            try:
-                _check_unmodified(path, status, if_match_etag, if_unmodified_since_s)
-                return read_exactly(fd, start, range_end(status.st_size, start, end, name=path))
-            finally:
-                os.close(fd)
-        except OSError as error:
-            raise storage_error(error, "read", path) from error
 
 
 def _reopen(root: str, durable: bool, lock_timeout_s: float) -> LocalStorage:
@@ -390,26 +413,22 @@ def _precondition_failed(path: str, reason: str) -> PreconditionFailedError:
     return PreconditionFailedError(f"{path} was changed by another writer: {reason}", path=path)
 
 
-def _check_version(path: str, expected: Version) -> None:
-    try:
-        found = version_of(os.stat(path))
-    except (FileNotFoundError, NotADirectoryError):
-        raise _precondition_failed(path, "there is no object any more") from None
+def _check_version(status: os.stat_result, path: str, expected: Version) -> None:
+    refuse(status, path)
+    found = version_of(status)
     if found != expected:
         raise _precondition_failed(path, f"its version is {found}, not {expected}")
 
 
-def _check_unmodified(path: str, status: os.stat_result, etag: str | None, since_s: int | None) -> None:
-    if etag is not None:
-        found = f"{status.st_ino:x}-{status.st_mtime_ns // 1000:x}-{status.st_size:x}"
-        if etag.strip('"') != found:
-            raise ObjectModifiedError(
-                f"{path} is not the file that was referenced: its entity tag is {found}, not {etag}", path=path
-            )
-    if since_s is not None and status.st_mtime_ns // 1_000_000_000 > since_s:
-        raise ObjectModifiedError(
-            f"{path} was modified after it was referenced",
-            path=path,
-            modified_s=status.st_mtime_ns // 1_000_000_000,
-            expected_s=since_s,
-        )
+def _require_none(parent: Parent, path: str) -> None:
+    try:
+        status = parent.status()
+    except FileNotFoundError:
+        return
+    refuse(status, path)
+    raise _precondition_failed(path, "there is an object already")
+
+
+def _above(directory: str) -> str:
+    """Returns the directory that has the entry of one that was made: absolute paths lie above the root."""
+    return os.path.dirname(directory) if directory.startswith("/") else directory.rpartition("/")[0]

@@ -1,4 +1,4 @@
-r"""How objects lie in a local directory: names, staging, durability, the lock, and what errors of the disk mean.
+r"""How objects lie in a local directory: names, staging, durability, and what errors of the disk mean.
 
 The official library keeps local repositories through the `object_store` crate; both must be able to use one
 directory at the same time. Its conventions, which hold here too:
@@ -11,16 +11,14 @@ directory at the same time. Its conventions, which hold here too:
 Source: format notes §7.1.
 """
 
-import ctypes
 import errno
-import fcntl
 import os
 import re
 import stat
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from urllib.parse import quote, unquote
 
 from icefs.errors import (
@@ -34,13 +32,7 @@ from icefs.errors import (
     UnreachableError,
 )
 from icefs.storage.base import Version
-
-LOCK_NAME = "icefs.lock#0"
-"""The file in a repository's root that icefs processes lock (flock) while they replace `repo`.
-
-It ends in `#` and a digit, so the official library neither lists it nor finds the root "not clean" because of it.
-It is made by the first update of an existing object, never by reading.
-"""
+from icefs.storage.beneath import Beneath, Parent
 
 _ENCODED = '"#%*<>?[\\]^`{|}~'
 _SAFE = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) not in _ENCODED)
@@ -52,8 +44,6 @@ _COPY_CHUNK = 1 << 20
 
 # File systems without hard links; a file that may not be linked (fs.protected_hardlinks); too many links.
 NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def encode_name(text: str) -> str:
@@ -117,24 +107,6 @@ def version_of(status: os.stat_result) -> Version:
     return f"{status.st_ino:x}-{status.st_mtime_ns:x}-{status.st_size:x}"
 
 
-def open_object(path: str) -> tuple[int, os.stat_result]:
-    """Opens an object's file for reading.
-
-    Raises:
-        OSError: as open(2); ENOENT also for what is not a regular file.
-    """
-    # O_NONBLOCK: a FIFO that somebody put there must not block; it means nothing for regular files.
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    try:
-        status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode):
-            raise FileNotFoundError(errno.ENOENT, "not a regular file", path)
-    except BaseException:
-        os.close(fd)
-        raise
-    return fd, status
-
-
 def read_exactly(fd: int, start: int, end: int) -> bytes:
     """Reads `[start, end)` of a file that is at least that long.
 
@@ -155,17 +127,16 @@ def read_exactly(fd: int, start: int, end: int) -> bytes:
     return b"".join(parts)
 
 
-def staged_name(path: str) -> str:
-    """Returns a new name beside `path` for a file that is no object."""
-    directory, _, name = path.rpartition("/")
-    return f"{directory}/{name[:_STAGED_NAME_MAX]}#{int.from_bytes(os.urandom(7))}"
+def staged_name(name: str) -> str:
+    """Returns a new name for a file beside an object, which is no object itself."""
+    return f"{name[:_STAGED_NAME_MAX]}#{int.from_bytes(os.urandom(7))}"
 
 
-def stage(path: str, data: bytes | memoryview, *, durable: bool) -> tuple[str, Version]:
-    """Writes contents to a new file beside `path` that is no object yet.
+def stage(parent: Parent, data: bytes | memoryview, *, durable: bool) -> tuple[str, Version]:
+    """Writes contents to a new file beside an object's place that is no object yet.
 
     Returns:
-        Its path, and the version that it will be once it is renamed or linked to `path`.
+        Its name there, and the version that it will be once it is renamed or linked to the object's.
 
     Raises:
         OSError: as open(2), write(2), fsync(2); nothing is left behind.
@@ -176,11 +147,11 @@ def stage(path: str, data: bytes | memoryview, *, durable: bool) -> tuple[str, V
         while len(view):
             view = view[os.write(fd, view[:_READ_CHUNK]) :]
 
-    return _stage(path, fill, durable=durable)
+    return _stage(parent, fill, durable=durable)
 
 
-def stage_file(path: str, source: str) -> tuple[str, Version]:
-    """Copies a file to a new file beside `path`, inside the kernel where that can be; else as `stage`."""
+def stage_file(parent: Parent, source: str) -> tuple[str, Version]:
+    """Copies a file to a new one beside an object's place, inside the kernel where that can be; else as `stage`."""
 
     def fill(fd: int) -> None:
         from_fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
@@ -194,7 +165,7 @@ def stage_file(path: str, source: str) -> tuple[str, Version]:
         finally:
             os.close(from_fd)
 
-    return _stage(path, fill, durable=False)
+    return _stage(parent, fill, durable=False)
 
 
 def _copy_some(source: int, target: int, size: int) -> int:
@@ -211,9 +182,9 @@ def _copy_some(source: int, target: int, size: int) -> int:
     return done
 
 
-def _stage(path: str, fill: Callable[[int], None], *, durable: bool) -> tuple[str, Version]:
-    staged = staged_name(path)
-    fd = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+def _stage(parent: Parent, fill: Callable[[int], None], *, durable: bool) -> tuple[str, Version]:
+    staged = staged_name(parent.name)
+    fd = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666, dir_fd=parent.fd)
     try:
         try:
             fill(fd)
@@ -226,7 +197,7 @@ def _stage(path: str, fill: Callable[[int], None], *, durable: bool) -> tuple[st
         finally:
             os.close(fd)
     except BaseException:
-        discard(staged)
+        discard(parent, staged)
         raise
     return staged, version
 
@@ -242,16 +213,20 @@ class Adoption:
         self._devices: dict[str, int] = {}
         self._mode: int | None = None
 
-    def adopt(self, source: str, path: str) -> Version | None:
-        """Links `source` to `path`, over what is there; None if it has to be copied.
+    def adopt(self, source: str, directory: str, parent: Parent) -> Version | None:
+        """Links `source` to an object's place, over what is there; None if it has to be copied.
+
+        Args:
+            source: Path of the file.
+            directory: What names the directory of the object.
+            parent: The same, open, and the object's name.
 
         Raises:
-            OSError: as stat(2), link(2); ENOENT also where the directory of `path` is missing.
+            OSError: as stat(2), link(2).
         """
-        directory = path.rpartition("/")[0]
         device = self._devices.get(directory)
         if device is None:
-            device = self._devices[directory] = _linkable_device(directory)
+            device = self._devices[directory] = _linkable_device(parent.fd)
         status = os.stat(source)
         if status.st_dev != device:
             return None
@@ -262,26 +237,25 @@ class Adoption:
             os.utime(source, ns=(now_ns, now_ns))
             os.chmod(source, self._mode)
             try:
-                os.link(source, path)
+                os.link(source, parent.name, dst_dir_fd=parent.fd, follow_symlinks=False)
             except FileExistsError:
-                staged = staged_name(path)
-                os.link(source, staged)
-                os.rename(staged, path)
-                discard(staged)  # renaming one link over another does nothing
+                staged = staged_name(parent.name)
+                os.link(source, staged, dst_dir_fd=parent.fd, follow_symlinks=False)
+                move(parent, staged)
         except OSError as error:
             if error.errno in NO_LINKS:
                 return None
             raise
-        return version_of(os.stat(path))
+        return version_of(parent.status())
 
 
-def _linkable_device(directory: str) -> int:
-    """Returns the device of a directory, -1 if files that are linked into it differ from new ones."""
-    status = os.stat(directory)
+def _linkable_device(directory: int) -> int:
+    """Returns the device of an open directory, -1 if files that are linked into it differ from new ones."""
+    status = os.fstat(directory)
     if status.st_mode & stat.S_ISGID and status.st_gid != os.getegid():
         return -1
     try:
-        os.getxattr(directory, "system.posix_acl_default")
+        os.getxattr(f"/proc/self/fd/{directory}", "system.posix_acl_default")
     except OSError as error:
         return status.st_dev if error.errno in (errno.ENODATA, errno.EOPNOTSUPP) else -1
     return -1
@@ -296,20 +270,29 @@ def _umask() -> int:
     return 0o077  # unknown: only the owner may read
 
 
-def discard(staged: str) -> None:
+def move(parent: Parent, staged: str) -> None:
+    """Renames a staged file to its object's name; takes it away if it cannot be."""
+    try:
+        os.rename(staged, parent.name, src_dir_fd=parent.fd, dst_dir_fd=parent.fd)
+    except BaseException:
+        discard(parent, staged)
+        raise
+
+
+def discard(parent: Parent, staged: str) -> None:
     """Removes a staged file; one that cannot be removed is no object and does no harm."""
     with suppress(OSError):
-        os.unlink(staged)
+        os.unlink(staged, dir_fd=parent.fd)
 
 
 def fsync_path(path: str) -> None:
-    """Makes a file's contents, or a directory's entries, durable; one that is gone needs nothing.
+    """Makes the entries of a directory above the repository durable; one that is gone needs nothing.
 
     Raises:
         OSError: as open(2) and fsync(2).
     """
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except FileNotFoundError:
         return
     try:
@@ -337,8 +320,13 @@ class PendingWrites:
 
     MAX_FILES = 64
 
-    def __init__(self, root: str) -> None:
-        self._root = root
+    def __init__(self, files: Beneath) -> None:
+        """Starts with nothing written.
+
+        Args:
+            files: The directory that relative paths are below; absolute ones are those above it.
+        """
+        self._files_below = files
         self._lock = threading.Lock()
         # Held while the disk works: who asks for durability must wait for a flush that took its files already.
         self._flushing = threading.Lock()
@@ -378,10 +366,10 @@ class PendingWrites:
                 self._files, self._directories, self._too_many = set(), set(), False
             try:
                 if too_many:
-                    _syncfs(self._root)
+                    self._files_below.sync_all()
                 else:
                     for path in (*files, *directories):
-                        fsync_path(path)
+                        self._sync(path)
             except BaseException as error:
                 with self._lock:
                     self._files |= files
@@ -391,67 +379,8 @@ class PendingWrites:
                     self._failure = error.errno
                 raise
 
-
-def _syncfs(path: str) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        if _libc.syncfs(fd) != 0:
-            code = ctypes.get_errno()
-            raise OSError(code, os.strerror(code), path)
-    finally:
-        os.close(fd)
-
-
-@contextmanager
-def exclusive(root: str, *, timeout_s: float) -> Iterator[None]:
-    """Holds the lock under which icefs replaces objects of the repository at `root`.
-
-    flock(2) belongs to the open file, and every caller opens its own: threads exclude each other too.
-
-    Raises:
-        StorageError: another process kept the lock for longer than `timeout_s`.
-        OSError: as open(2), flock(2).
-    """
-    path = f"{root}/{LOCK_NAME}"
-    deadline = time.monotonic() + timeout_s
-    pause_s = 0.0002
-    while True:
-        fd = _open_lock(path)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if _is_at(fd, path):
-                break
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                os.close(fd)
-                raise StorageError(
-                    f"another process has held the lock {path} for {timeout_s:g} s",
-                    hint="find it with `fuser` or `lslocks`; the lock ends with the process",
-                    path=path,
-                ) from None
-        except BaseException:
-            os.close(fd)
-            raise
-        # Not blocking in flock(2), which has no timeout: a stopped process must not hang us.
-        os.close(fd)
-        time.sleep(pause_s)
-        pause_s = min(pause_s * 1.5, 0.005)
-    try:
-        yield
-    finally:
-        os.close(fd)
-
-
-def _open_lock(path: str) -> int:
-    # For reading only: a file that another user of the repository made may not be writable for us.
-    try:
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
-
-
-def _is_at(fd: int, path: str) -> bool:
-    try:
-        return os.path.samestat(os.fstat(fd), os.stat(path))
-    except FileNotFoundError:
-        return False
+    def _sync(self, path: str) -> None:
+        if path.startswith("/"):
+            fsync_path(path)
+        else:
+            self._files_below.sync(path)

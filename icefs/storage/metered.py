@@ -12,7 +12,7 @@ from time import perf_counter_ns
 from typing import Any, Final
 
 from icefs.errors import IcefsError
-from icefs.storage.base import Done, Object, ObjectInfo, RangeReader, Storage, Version
+from icefs.storage.base import Done, FileOpener, Object, ObjectInfo, RangeReader, Storage, Version
 
 OPERATIONS: Final = ("get", "head", "put", "copy", "list", "delete", "read_range")
 """The kinds of requests."""
@@ -125,6 +125,28 @@ class StoreMeter:
             self._count_object(operation, kind)
             counts.errors[what] = counts.errors.get(what, 0) + 1
 
+    def run[T](
+        self, operation: str, kind: str, request: Callable[[], T], read: Callable[[T], int], written: int = 0
+    ) -> T:
+        """Carries out a request and counts it.
+
+        Args:
+            operation: What it does.
+            kind: What kind of object it is about.
+            request: Carries it out.
+            read: Tells from its answer how many bytes were read.
+            written: How many bytes it writes.
+        """
+        self.begin()
+        started = perf_counter_ns()
+        try:
+            answer = request()
+        except BaseException as error:
+            self.fail(operation, kind, perf_counter_ns() - started, error)
+            raise
+        self.end(operation, kind, perf_counter_ns() - started, read=read(answer), written=written)
+        return answer
+
     def withdraw(self) -> None:
         """Takes back a request that began, and is made in another way."""
         with self._lock:
@@ -185,16 +207,7 @@ class MeteredStorage(Storage):
     def _run[T](
         self, operation: str, key: str, request: Callable[[], T], read: Callable[[T], int], written: int = 0
     ) -> T:
-        meter, kind = self.meter, self._kind_of(key)
-        meter.begin()
-        started = perf_counter_ns()
-        try:
-            answer = request()
-        except BaseException as error:
-            meter.fail(operation, kind, perf_counter_ns() - started, error)
-            raise
-        meter.end(operation, kind, perf_counter_ns() - started, read=read(answer), written=written)
-        return answer
+        return self.meter.run(operation, self._kind_of(key), request, read, written)
 
     def get(self, key: str, *, start: int = 0, end: int | None = None) -> Object:
         """Reads bytes of an object."""
@@ -289,29 +302,18 @@ class MeteredStorage(Storage):
         listed = list(keys)
         return self._run("delete", listed[0] if listed else "", lambda: self._inner.delete(listed), _nothing)
 
-    def read_range(
-        self,
-        key: str,
-        start: int,
-        end: int,
-        *,
-        if_match_etag: str | None = None,
-        if_unmodified_since_s: int | None = None,
-    ) -> bytes:
-        """Reads a range of somebody else's object; see `RangeReader`."""
-        inner = self._inner
-        assert isinstance(inner, RangeReader)  # whoever asks for a range has a store that reads them
+    @property
+    def local_root(self) -> Path | None:
+        """The directory that the store is."""
+        return self._inner.local_root
 
-        def request() -> bytes:
-            return inner.read_range(
-                key, start, end, if_match_etag=if_match_etag, if_unmodified_since_s=if_unmodified_since_s
-            )
+    def local_opener(self, prefix: str) -> FileOpener | None:
+        """Returns what opens the files of objects; what is read from them is no request."""
+        return self._inner.local_opener(prefix)
 
-        return self._run("read_range", key, request, len)
-
-    def local_file(self, key: str) -> Path | None:
-        """Returns the file that holds an object; what is read from it is no request."""
-        return self._inner.local_file(key)
+    def list_foreign(self) -> Iterator[tuple[str, str]]:
+        """Yields what can be no object."""
+        return self._inner.list_foreign()
 
     def sync(self) -> None:
         """Makes everything durable."""
@@ -329,6 +331,42 @@ class MeteredStorage(Storage):
     def close(self) -> None:
         """Closes the store."""
         self._inner.close()
+
+
+class MeteredRanges:
+    """Reads ranges through another reader, and counts the requests."""
+
+    def __init__(self, inner: RangeReader, meter: StoreMeter, kind: str) -> None:
+        """Takes a reader and who counts.
+
+        Args:
+            inner: The reader.
+            meter: Who counts.
+            kind: What all its objects are.
+        """
+        self._inner = inner
+        self._meter = meter
+        self._kind = kind
+        if isinstance(inner, Storage):
+            inner.watch_retries(meter.retry)
+
+    def read_range(
+        self,
+        key: str,
+        start: int,
+        end: int,
+        *,
+        if_match_etag: str | None = None,
+        if_unmodified_since_s: int | None = None,
+    ) -> bytes:
+        """Reads a range of somebody else's object; see `RangeReader`."""
+
+        def request() -> bytes:
+            return self._inner.read_range(
+                key, start, end, if_match_etag=if_match_etag, if_unmodified_since_s=if_unmodified_since_s
+            )
+
+        return self._meter.run("read_range", self._kind, request, len)
 
 
 def _metered(inner: Storage, kind: str | None) -> MeteredStorage:

@@ -22,12 +22,14 @@ from icefs.errors import (
     InvalidInputError,
     InvalidObjectSizeError,
     NoSpaceError,
+    NotAnObjectError,
     ObjectModifiedError,
     ObjectNotFoundError,
     StorageError,
     UnauthorizedContainerError,
 )
 from icefs.format.chunk_refs import ChunkKind
+from icefs.format.ids import ChunkId
 from icefs.format.manifest import ArrayRefs, NativeRef
 from icefs.transfer.marker import failed
 from icefs.transfer.scan import I64
@@ -39,6 +41,7 @@ _COPY_BYTES: Final = 8 << 20
 _FLAGS: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
 OF_ONE_FILE: Final = (
+    NotAnObjectError,
     ObjectNotFoundError,
     ChunkNotFoundError,
     InvalidObjectSizeError,
@@ -131,24 +134,24 @@ def is_there(path: str, size: int, time_ns: int) -> bool:
 class _Objects:
     """The object of the repository that was read last, kept open: the next chunk may be in it too."""
 
-    def __init__(self) -> None:
-        self._path: str | None = None
-        self._fd = -1
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._chunk: ChunkId | None = None
+        self._fd: int | None = None
 
-    def open(self, path: str) -> int:
-        if path != self._path:
+    def open(self, chunk: ChunkId) -> int | None:
+        """Opens the local file of a chunk object; None where there are no local files."""
+        if chunk != self._chunk:
             self.close()
-            try:
-                self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            except FileNotFoundError as error:
-                raise ObjectNotFoundError(f"the chunk's object {path} is gone", path=path) from error
-            self._path = path
+            self._fd = self._session.open_chunk_file(chunk)
+            self._chunk = chunk
         return self._fd
 
     def close(self) -> None:
-        if self._path is not None:
-            self._path = None
+        self._chunk = None
+        if self._fd is not None:
             os.close(self._fd)
+            self._fd = None
 
     def __enter__(self) -> Self:
         return self
@@ -202,7 +205,7 @@ class Writer:
         outcome = Outcome()
         files = part.files(rows)
         fetched = {} if self._is_local else self._fetch_shared(part, files)
-        with _Objects() as objects:
+        with _Objects(self._session) as objects:
             new = [
                 _New(
                     path,
@@ -330,11 +333,12 @@ class Writer:
 
     def _fill(self, part: Part, row: int, objects: _Objects, fd: int) -> None:
         ref = part.refs.ref(row)
-        local = self._session.chunk_file(ref) if self._is_local else None
+        local = objects.open(ref.chunk_id) if self._is_local and isinstance(ref, NativeRef) else None
         if local is not None:
-            file, offset, length = local
-            if _copy(objects.open(file), fd, offset, length) != length:
-                raise InvalidObjectSizeError(f"{file} is too short for the chunk in it", path=file)
+            assert isinstance(ref, NativeRef)
+            if _copy(local, fd, ref.offset_bytes, ref.length_bytes) != ref.length_bytes:
+                file = str(ref.chunk_id)
+                raise InvalidObjectSizeError(f"chunk object {file} is too short for the chunk in it", path=file)
             return
         for start in range(0, ref.length_bytes, _WINDOW_BYTES):
             _write_all(self._session.read_chunk(ref, start, start + _WINDOW_BYTES), fd)

@@ -8,9 +8,7 @@ neighbours that share an object in one request.
 """
 
 import contextlib
-import errno
 import os
-import stat
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from functools import partial
@@ -19,12 +17,13 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from icefs.engine.assets import coalesce
-from icefs.engine.session import Session, local_chunk_dir
+from icefs.engine.session import Session, chunk_opener
 from icefs.errors import FormatError, InvalidInputError, InvalidObjectSizeError, UnauthorizedContainerError
+from icefs.format.layout import CHUNKS
 from icefs.format.manifest import ChunkRef, InlineRef, NativeRef, VirtualRef
-from icefs.storage.base import Storage
+from icefs.storage.base import FileOpener, Storage
 from icefs.storage.cache_entry import CachedFile, DamagedEntryError
-from icefs.storage.local_files import open_object, storage_error
+from icefs.storage.local_files import storage_error
 from icefs.vfs.fetching import Begin, ChunkFetcher, Flight
 from icefs.vfs.handles import BytesHandle
 from icefs.vfs.interface import FileHandle
@@ -316,7 +315,8 @@ class ChunkOpener:
 
     def __init__(self, fetcher: ChunkFetcher, storage: Storage) -> None:
         self.fetcher = fetcher
-        self._chunk_dir = local_chunk_dir(storage)
+        self._open_file = chunk_opener(storage)
+        self._chunk_dir = f"{storage.local_root}/{CHUNKS}/"
         self.opened_local = 0
         self.opened_remote = 0
         self.opened_cached = 0
@@ -332,9 +332,9 @@ class ChunkOpener:
         """
         if isinstance(ref, InlineRef):
             return BytesHandle(ino, ref.data)
-        if self._chunk_dir is not None and isinstance(ref, NativeRef):
+        if self._open_file is not None and isinstance(ref, NativeRef):
             self.opened_local += 1
-            return _open_local(self._chunk_dir + str(ref.chunk_id), ref.offset_bytes, ref.length_bytes, ino)
+            return _open_local(self._open_file, self._chunk_dir, ref, ino)
         session, key, size = view.session, ref_key(ref), ref.length_bytes
         if not self.fetcher.is_known(key):
             found = open_cached(session, ref)
@@ -488,33 +488,17 @@ def read_together(session: Session, refs: Sequence[NativeRef]) -> list[bytes]:
     return parts
 
 
-def _open_local(path: str, offset: int, length: int, ino: int) -> LocalChunkHandle:
-    try:
-        fd, status = _open_quietly(path)
-    except OSError as error:
-        raise storage_error(error, "open", path) from error
-    if status.st_size < offset + length:
+def _open_local(open_file: FileOpener, directory: str, ref: NativeRef, ino: int) -> LocalChunkHandle:
+    name = str(ref.chunk_id)
+    fd, status = open_file(name)
+    path = directory + name
+    end = ref.offset_bytes + ref.length_bytes
+    if status.st_size < end:
         os.close(fd)
         raise InvalidObjectSizeError(
-            f"{path} has {status.st_size} bytes, and a chunk ends at {offset + length}",
+            f"{path} has {status.st_size} bytes, and a chunk ends at {end}",
             path=path,
-            expected_bytes=offset + length,
+            expected_bytes=end,
             actual_bytes=status.st_size,
         )
-    return LocalChunkHandle(ino, fd, path, offset, length)
-
-
-def _open_quietly(path: str) -> tuple[int, os.stat_result]:
-    """Opens a chunk's file as `open_object` does, without the write of its access time that reading may cost.
-
-    Only the file's owner may ask for that.
-    """
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOATIME)
-    except PermissionError:
-        return open_object(path)
-    status = os.fstat(fd)
-    if not stat.S_ISREG(status.st_mode):
-        os.close(fd)
-        raise FileNotFoundError(errno.ENOENT, "not a regular file", path)
-    return fd, status
+    return LocalChunkHandle(ino, fd, path, ref.offset_bytes, ref.length_bytes)

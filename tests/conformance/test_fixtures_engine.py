@@ -2,8 +2,8 @@
 
 import hashlib
 import json
+import os
 import shutil
-from pathlib import Path
 
 import pytest
 
@@ -12,7 +12,7 @@ from icefs.engine.repository import Repository
 from icefs.engine.session import Session
 from icefs.errors import UnsupportedSpecVersionError
 from icefs.format.ids import INITIAL_SNAPSHOT_ID, SnapshotId
-from icefs.format.manifest import ChunkKind
+from icefs.format.manifest import ChunkKind, NativeRef
 from icefs.storage.local import LocalStorage
 from tests.support.fixture_files import FIXTURES
 
@@ -73,11 +73,9 @@ def keys_of(session: Session) -> dict[str, dict]:
                 assert session.chunk_type(node.path, index) == kind == ref.kind
                 data = session.read_chunk(ref)
                 found[chunk_key(node.path, index)] = describe(kind.name.lower(), data)
-                file = session.chunk_file(ref)
-                assert (file is not None) == (kind == ChunkKind.NATIVE)
-                if file is not None:
-                    path, offset, length = file
-                    assert Path(path).read_bytes()[offset : offset + length] == data
+                if isinstance(ref, NativeRef):
+                    with os.fdopen(session.open_chunk_file(ref.chunk_id), "rb") as file:
+                        assert file.read()[ref.offset_bytes :][: ref.length_bytes] == data
     return found
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from icefs.errors import ObjectNotFoundError, PreconditionFailedError
 from icefs.storage.local import LocalStorage
-from icefs.storage.local_files import LOCK_NAME
+from icefs.storage.local_lock import LOCK_NAME
 from icefs.storage.s3 import S3Storage
 from tests.support.s3_server import ADMIN
 

@@ -29,7 +29,7 @@ def test_a_repository_on_s3(s3_storage, spec_version):
     session = repository.readonly_session("main")
     assert [session.read_chunk(session.chunk_ref("/a", (at,))) for at in (0, 2)] == [DATA, b"inline"]
     assert session.read_chunk(session.chunk_ref("/a", (0,)), 250) == DATA[250:]
-    assert session.chunk_file(native) is None
+    assert session.open_chunk_file(native.chunk_id) is None
     before = repository.refs()
     assert repository.refs() == before
     builder.branches["new"] = snapshot_id(1)

@@ -220,8 +220,15 @@ class FaultyStorage(Storage):
         with self._call("sync", ""):
             self.inner.sync()
 
-    def local_file(self, key: str):
-        return self.inner.local_file(key)
+    @property
+    def local_root(self):
+        return self.inner.local_root
+
+    def local_opener(self, prefix: str):
+        return self.inner.local_opener(prefix)
+
+    def list_foreign(self):
+        return self.inner.list_foreign()
 
     def close(self) -> None:
         self.inner.close()

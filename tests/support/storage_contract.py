@@ -4,6 +4,7 @@ A backend's test file is a subclass with a `storage` fixture (empty, writable) a
 place, an `other` fixture: a second storage on the same objects. Decorators of storages run it too.
 """
 
+import os
 import pickle
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -440,13 +441,16 @@ class StorageContract:
 
     def test_local_files(self, storage):
         storage.put("chunks/A", b"0123456789")
-        path = storage.local_file("chunks/A")
-        if storage.capabilities.local_files:
-            assert path is not None
-            assert path.read_bytes() == b"0123456789"
-            assert storage.local_file("chunks/missing") is not None
-        else:
-            assert path is None
+        open_file = storage.local_opener("chunks/")
+        assert storage.capabilities.local_files == (open_file is not None) == (storage.local_root is not None)
+        assert list(storage.list_foreign()) == []
+        if open_file is not None:
+            fd, status = open_file("A")
+            with os.fdopen(fd, "rb") as file:
+                assert file.read() == b"0123456789"
+            assert status.st_size == 10
+            with pytest.raises(ObjectNotFoundError):
+                open_file("missing")
 
     def test_it_says_where_it_is(self, storage):
         assert storage.url

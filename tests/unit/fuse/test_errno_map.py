@@ -64,6 +64,7 @@ EXPECTED = {
     "NoSpaceError": errno.ENOSPC,
     "InvalidObjectSizeError": errno.EIO,
     "ObjectModifiedError": errno.EIO,
+    "NotAnObjectError": errno.EIO,
     "InternalError": errno.EIO,
     "IcefsError": errno.EIO,
 }

@@ -7,7 +7,7 @@ import pytest
 from icefs.errors import ObjectNotFoundError, PreconditionFailedError
 from icefs.storage.local import LocalStorage
 from icefs.storage.memory import MemoryStorage
-from icefs.storage.metered import MeteredStorage, StoreMeter
+from icefs.storage.metered import MeteredRanges, MeteredStorage, StoreMeter
 from tests.support.storage_contract import StorageContract
 
 
@@ -39,21 +39,20 @@ def test_each_kind_of_request_is_counted(storage, tmp_path):
     storage.copy("chunks/A", "manifests/C")
     assert len(list(storage.list_objects("chunks/"))) == 2
     assert len(list(storage.list_dir())) == 2
-    storage.read_range("chunks/B", 1, 3)
     storage.delete(["chunks/A", "chunks/B"])
     counts = storage.meter.counts()
     assert {op: timing.count for op, timing in counts.timings.items()} == {
         "get": 2,
         "head": 1,
+        "read_range": 0,
         "put": 2,
         "copy": 1,
         "list": 2,
         "delete": 1,
-        "read_range": 1,
     }
     assert counts.objects[("put", "chunks")] == 2
     assert counts.objects[("copy", "manifests")] == 1
-    assert (counts.written_bytes, counts.read_bytes, counts.in_flight) == (8, 2 + 2, 0)
+    assert (counts.written_bytes, counts.read_bytes, counts.in_flight) == (8, 2, 0)
     assert counts.errors == {}
     assert all(timing.total_ns > 0 for timing in counts.timings.values())
 
@@ -145,3 +144,15 @@ def test_tries_are_counted_besides_requests():
     inner.tell("write", "unreachable")
     assert storage.meter.counts().retries == {("read", "throttled"): 2, ("write", "unreachable"): 1}
     assert seen == [("read", "throttled"), ("write", "unreachable")]
+
+
+def test_ranges_of_foreign_objects_are_counted_as_what_they_are():
+    inner, meter = MemoryStorage(), StoreMeter()
+    inner.put("data/file", b"0123456789")
+    reader = MeteredRanges(inner, meter, "virtual")
+    assert reader.read_range("data/file", 1, 3) == b"12"
+    with pytest.raises(ObjectNotFoundError):
+        reader.read_range("data/missing", 1, 3)
+    counts = meter.counts()
+    assert counts.objects == {("read_range", "virtual"): 2}
+    assert (counts.read_bytes, sum(counts.errors.values())) == (2, 1)

@@ -9,7 +9,13 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from icefs.errors import InvalidObjectSizeError, ObjectNotFoundError, UnauthorizedContainerError, UnreachableError
+from icefs.errors import (
+    InvalidObjectSizeError,
+    NotAnObjectError,
+    ObjectNotFoundError,
+    UnauthorizedContainerError,
+    UnreachableError,
+)
 from icefs.format.layout import chunk_key
 from icefs.format.manifest import NativeRef, VirtualRef
 from icefs.storage.cache_entry import BLOCK_BYTES
@@ -341,23 +347,23 @@ async def test_a_file_that_shrinks_is_an_error_and_not_zeros(file):
     handle.release()
 
 
-@pytest.mark.parametrize("damage", ["missing", "short", "directory", "dangling"])
+@pytest.mark.parametrize("damage", ["missing", "short", "directory", "link"])
 async def test_a_damaged_chunk_file_is_an_error_at_open(tmp_path, damage):
     builder = RepoBuilder(LocalStorage(tmp_path))
     ref = builder.chunk(b"0123456789")
     builder.commit([builder.array("/a", 1, (2,), {(0,): ref, (1,): builder.chunk(b"good")})])
     storage = builder.publish()
-    path = storage.local_file(chunk_key(ref.chunk_id))
-    path.unlink()
+    path = tmp_path / chunk_key(ref.chunk_id)
+    whole = path.rename(tmp_path.parent / "outside")
     if damage == "short":
         path.write_bytes(b"012345678")
     elif damage == "directory":
         path.mkdir()
-    elif damage == "dangling":
-        path.symlink_to("nowhere")
+    elif damage == "link":
+        path.symlink_to(whole)
     async with mounted(storage, branch="main") as driver:
         assert (await driver.walk("a/c/0")).size == 10
-        expected = InvalidObjectSizeError if damage == "short" else ObjectNotFoundError
+        expected = {"short": InvalidObjectSizeError, "link": NotAnObjectError}.get(damage, ObjectNotFoundError)
         with pytest.raises(expected):
             await driver.read("a/c/0")
         assert await driver.read("a/c/1") == b"good"
