@@ -54,7 +54,7 @@ def test_each_kind_of_request_is_counted(storage, tmp_path):
     assert counts.objects[("copy", "manifests")] == 1
     assert (counts.written_bytes, counts.read_bytes, counts.in_flight) == (8, 2, 0)
     assert counts.errors == {}
-    assert all(timing.total_ns > 0 for timing in counts.timings.values())
+    assert all(timing.total_ns > 0 for timing in counts.timings.values() if timing.count)
 
 
 class Beginning(MemoryStorage):
