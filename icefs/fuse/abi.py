@@ -89,6 +89,13 @@ FATTR_MTIME_NOW: Final = 1 << 8
 
 FSYNC_FDATASYNC: Final = 1 << 0
 
+# How bytes came to be written.
+WRITE_CACHE: Final = 1 << 0
+"""From the page cache, later: the program that wrote them does not wait for the answer."""
+
+WRITE_KILL_SUIDGID: Final = 1 << 2
+"""By a user whose writes take the file's set-user-ID and set-group-ID bits away."""
+
 IN_HEADER: Final = Struct("=IIQQIIIHH")
 """length, opcode, unique, nodeid, uid, gid, pid, length of extensions, padding"""
 

@@ -207,9 +207,9 @@ class Operations:
         return await self.vfs.read(fh, off, size)
 
     @handler
-    async def write(self, fh: int, off: int, buf: bytes | memoryview) -> int:
-        """Writes."""
-        return await self.vfs.write(fh, off, buf)
+    async def write(self, fh: int, off: int, buf: bytes | memoryview, is_write_back: bool = False) -> int:
+        """Writes; what the kernel had cached if `is_write_back`."""
+        return await self.vfs.write(fh, off, buf, is_write_back)
 
     @handler
     async def flush(self, fh: int) -> None:

@@ -183,7 +183,6 @@ class _Handlers(pyfuse3.Operations):
     open = _translated("open", _opened)
     create = _translated("create", _created)
     read = _translated("read")
-    write = _translated("write")
     flush = _translated("flush")
     release = _translated("release")
     fsync = _translated("fsync")
@@ -209,6 +208,11 @@ class _Handlers(pyfuse3.Operations):
         changed: pyfuse3.EntryAttributes = await _set_attributes(self, inode, changes, fh, ctx)
         return changed
 
+    async def write(self, fh: Any, off: int, buf: bytes) -> int:
+        """Writes. pyfuse3 does not say which bytes were cached, so each write is treated as one that nobody awaits."""
+        written: int = await _write(self, fh, off, buf, True)
+        return written
+
     async def readdir(self, fh: Any, start_id: int, token: pyfuse3.ReaddirToken) -> None:
         """Sends directory entries, each with its attributes."""
         try:
@@ -218,3 +222,4 @@ class _Handlers(pyfuse3.Operations):
 
 
 _set_attributes: Final = _translated("setattr", _entry)
+_write: Final = _translated("write")

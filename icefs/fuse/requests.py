@@ -244,9 +244,9 @@ def _encode_read(data: Payload) -> Payload:
 
 
 def _write(to: Operations, ino: int, body: memoryview, caller: Caller) -> Answering:
-    fh, offset, size, *_ = abi.WRITE_IN.unpack_from(body)
+    fh, offset, size, flags, *_ = abi.WRITE_IN.unpack_from(body)
     first = abi.WRITE_IN.size
-    return to.write(fh, offset, body[first : first + size])
+    return to.write(fh, offset, body[first : first + size], bool(flags & abi.WRITE_CACHE))
 
 
 def _encode_written(count: int) -> bytes:

@@ -344,9 +344,10 @@ class FileSystem:
         """Tells whether to read from what is open changes nothing."""
         return not self.handles.reading_acts(fh)
 
-    async def write(self, fh: int, offset: int, data: bytes | memoryview) -> int:
+    async def write(self, fh: int, offset: int, data: bytes | memoryview, is_write_back: bool = False) -> int:
         """Writes to an open file."""
-        return await self.handles.file(fh).write(offset, data)
+        file = self.handles.file(fh)
+        return await (file.write_back(offset, data) if is_write_back else file.write(offset, data))
 
     async def flush(self, fh: int) -> None:
         """Answers a `close(2)`."""

@@ -117,6 +117,13 @@ class FileHandle(ABC):
         """
         raise BadHandleError("the file is not open for writing", ino=self.ino)
 
+    async def write_back(self, offset: int, data: bytes | memoryview) -> int:
+        """Writes bytes that the kernel had cached: the program that wrote them does not wait for this.
+
+        Returns and raises as `write`, but for a short count: what cannot be written at all is an error.
+        """
+        return await self.write(offset, data)
+
     async def flush(self) -> None:  # noqa: B027  (nothing to do for whoever only reads)
         """Is called at every `close(2)` of a descriptor of the handle; its error is what `close` fails with."""
 
@@ -342,8 +349,8 @@ class Vfs(Protocol):
     async def read(self, fh: int, offset: int, size: int) -> bytes | bytearray | memoryview:
         """Reads from an open file."""
 
-    async def write(self, fh: int, offset: int, data: bytes | memoryview) -> int:
-        """Writes to an open file."""
+    async def write(self, fh: int, offset: int, data: bytes | memoryview, is_write_back: bool = False) -> int:
+        """Writes to an open file; `is_write_back` if the bytes were cached and no program waits for them."""
 
     async def flush(self, fh: int) -> None:
         """Answers a `close(2)`."""

@@ -132,6 +132,17 @@ class OverlayHandle(FileHandle):
             await self._tree.direct.written(self.ino)
         return count
 
+    async def write_back(self, offset: int, data: bytes | memoryview) -> int:
+        """Writes what the kernel had cached; the working tree marks what it cannot store."""
+        await self._tree.may_write()
+        self._wrote = True
+        work = self._work
+        if work.is_ready(self.number):
+            work.write_back(self.number, offset, data)
+        else:
+            await self._tree.in_thread(lambda: work.write_back(self.number, offset, data))
+        return len(data)
+
     async def flush(self) -> None:
         """Makes what was written survive the death of the daemon.
 

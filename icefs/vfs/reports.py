@@ -72,6 +72,7 @@ def tree_status(repository: Repository, facts: Mapping[str, Any], snapshot_id: S
         "staged": NOTHING_STAGED,
         "untracked": [],
         "invalid": [],
+        "lost": [],
     }
 
 

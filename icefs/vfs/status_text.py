@@ -45,7 +45,9 @@ def status_lines(status: Mapping[str, Any]) -> Iterator[Line]:
         yield from _some("invalid", [f"  {_about(one)}" for one in invalid])
     if untracked:
         yield "plain", "Untracked, not part of any commit:"
-        yield from _some("untracked", [f"  {quoted(path)}" for path in untracked])
+        lost = frozenset(status.get("lost", ()))
+        rows = [f"  {quoted(path)}{' (its bytes were lost)' * (path in lost)}" for path in untracked]
+        yield from _some("untracked", rows)
     if not any(staged.values()):
         yield "plain", "Nothing to commit"
 

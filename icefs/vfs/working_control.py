@@ -153,6 +153,7 @@ class WorkingControl:
             report = self._report(tree.work)
             status["staged"] = report.summary
             status |= _left_out(report)
+            status["lost"] = sorted(report.staged.lost)
         return status
 
     def diff(self) -> dict[str, Any]:

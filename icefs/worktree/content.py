@@ -9,18 +9,27 @@ Concurrency: everything is called with the tree's lock held, except `read_spool`
 Making content private releases the lock while it copies: `OpenState.busy` makes other writers of the node wait,
 readers go on with the old bytes. A freeze does not wait for a copy (what it copies is still the old content); a copy
 that ends on a frozen tree gives its file a new id, so that it is no part of the view.
+
+Bytes that the kernel had cached and that could not be stored are *lost* (see `lost`). The program that wrote them does
+not wait for them, so the file is marked: its row says which bytes, and so does the mode of its spool file, which a disk
+without a free block takes, too.
 """
 
+import logging
 import os
+from dataclasses import replace
 from typing import Final
 
-from icefs.errors import InvalidInputError, StorageError
+from icefs.errors import IcefsError, InvalidInputError, StorageError
+from icefs.worktree import lost
 from icefs.worktree.core import Change, TreeCore
 from icefs.worktree.lower import Lower
 from icefs.worktree.nodes import DIRTY, FROM_LOWER, LOST, FileNode, OpenState
 from icefs.worktree.spool import SpoolFile, disk_error
 from icefs.worktree.spool_ahead import SpoolAhead
 from icefs.worktree.write_behind import WriteBehind
+
+logger = logging.getLogger(__name__)
 
 MAX_SIZE_BYTES: Final = 2**63 - 1
 
@@ -134,15 +143,56 @@ class Content:
                 raise disk_error(error, "writing a spool file") from error
         return done
 
-    def note_write(self, node: FileNode, end: int) -> None:
-        """Gives a file the size and times that a write up to `end` leaves it with."""
+    def note_write(self, node: FileNode, start: int, end: int) -> None:
+        """Gives a file the size and times that a write of `[start, end)` leaves it with."""
         core = self._core
         if core.views:
             core.keep_for_views(node)
+        if node.flags & LOST:
+            self._heal(node, start, end)
         if end > node.size:
             node.size = end
         core.content_time(node)
         core.mark_behind(node)
+
+    # Bytes that are lost
+
+    def lose(self, node: FileNode, start: int, end: int) -> None:
+        """Marks bytes of a file as lost, in memory and, as far as the disk allows, for later. Takes the lock itself."""
+        core = self._core
+        with core.lock:
+            end = min(end, node.size)
+            if core.is_closed or start >= end or (node.flags & LOST and not node.lost):
+                return
+            core.keep_for_views(node)
+            node.flags |= LOST
+            node.lost = lost.add(node.lost, start, end)
+            core.mark_behind(node)
+            self._mark_spool(node)
+        try:
+            with core.change() as op:
+                self.store(op, node)
+                op.write = lambda batch: core.journal.apply(replace(batch, is_needed=True))
+        except IcefsError as error:
+            # The row stays behind: the next flush, freeze or release writes it.
+            logger.warning("the row of %r, whose bytes were lost, cannot be written now: %s", node.name, error)
+
+    def _heal(self, node: FileNode, start: int, end: int) -> None:
+        """Takes bytes that are known again, or cut off, from those that are lost. The lock is held."""
+        if not node.lost:
+            return
+        node.lost = lost.remove(node.lost, start, end)
+        if not node.lost:
+            node.flags &= ~LOST
+            self._mark_spool(node)
+
+    def _mark_spool(self, node: FileNode) -> None:
+        """Has the mode of a file's own spool file tell whether bytes of it are lost. The lock is held."""
+        if node.spool_id and not self._is_shared(node):
+            try:
+                self._spool.mark(node.spool_id, is_lost=bool(node.flags & LOST))
+            except OSError as error:
+                logger.warning("spool file %x cannot be marked: %s", node.spool_id, error)
 
     # Changing
 
@@ -171,8 +221,9 @@ class Content:
                 self._make_empty(node)
             if core.views:
                 core.keep_for_views(node)
+            if node.flags & LOST:
+                self._heal(node, size, MAX_SIZE_BYTES)
             node.size = size
-            node.flags &= ~LOST
             core.content_time(node)
             core.mark_behind(node)
         finally:
@@ -188,9 +239,10 @@ class Content:
         node.spool_id = 0
         node.size = 0
         node.flags &= ~(FROM_LOWER | LOST)
+        node.lost = ()
 
     def _let_go(self, node: FileNode) -> None:
-        """Gives up a spool file that is shared, or an empty lost one."""
+        """Gives up a spool file that is shared, or is not there."""
         core = self._core
         if 0 < node.spool_id <= core.spool_limit:
             # A view's release removes what nothing else refers to.
@@ -213,7 +265,7 @@ class Content:
 
     def _is_shared(self, node: FileNode) -> bool:
         core, spool_id = self._core, node.spool_id
-        return 0 < spool_id <= core.spool_limit or spool_id in core.final or bool(node.flags & LOST)
+        return 0 < spool_id <= core.spool_limit or spool_id in core.final or is_all_lost(node)
 
     def _wait_for_turn(self, node: FileNode) -> None:
         """Waits until neither a freeze nor a copy of this node is under way. The lock is held."""
@@ -227,7 +279,7 @@ class Content:
         """Returns a spool file that this node alone refers to. The lock is held; it may be released meanwhile."""
         while True:
             self._wait_for_turn(node)
-            check_there(node)
+            check_there(node, 0, 0)
             if node.spool_id and not self._is_shared(node):
                 return self.file_of(node)
             if not node.size:
@@ -244,7 +296,9 @@ class Content:
         assert node.io is not None
         node.io.file = file
         node.spool_id = file.id
-        node.flags &= ~(FROM_LOWER | LOST)
+        node.flags &= ~FROM_LOWER
+        if node.flags & LOST:
+            self._mark_spool(node)
         self._core.mark_behind(node)
 
     def _copy(self, node: FileNode) -> SpoolFile | None:
@@ -323,12 +377,31 @@ class Content:
                     self.close_node(op, node)
 
 
-def check_there(node: FileNode) -> None:
-    """Refuses to work with bytes that are gone."""
+def is_all_lost(node: FileNode) -> bool:
+    """Tells whether a file has no byte left, as its spool file is gone."""
+    return bool(node.flags & LOST) and not node.lost
+
+
+def check_there(node: FileNode, start: int, end: int) -> None:
+    """Refuses to work with bytes that are lost.
+
+    Raises:
+        StorageError: a byte of `[start, end)` is lost, or all are.
+    """
+    if node.flags & LOST and (not node.lost or lost.overlaps(node.lost, start, end)):
+        raise lost_error(node)
+
+
+def check_whole(node: FileNode) -> None:
+    """Refuses to call a file stored that has lost bytes.
+
+    Raises:
+        StorageError: it has.
+    """
     if node.flags & LOST:
-        raise StorageError(
-            f"the bytes of {node.name!r} were gone when the working tree was opened",
-            kind="io",
-            hint="write the file again, or remove it",
-            name=node.name,
-        )
+        raise lost_error(node)
+
+
+def lost_error(node: FileNode) -> StorageError:
+    """Returns the error to raise where lost bytes are wanted."""
+    return StorageError(f"bytes of {node.name!r} were lost", kind="io", hint=lost.HINT, name=node.name)

@@ -25,6 +25,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from icefs.errors import EntryNotFoundError, NotADirectoryTreeError, StaleError
+from icefs.worktree import lost
 from icefs.worktree.journal import Batch, Journal, NodeRow
 from icefs.worktree.kept import KeptAttrs
 from icefs.worktree.lower import Lower, LowerAttr, LowerFactory, join
@@ -434,7 +435,8 @@ class TreeCore:
             return NodeRow(node.id, above, node.name, 1, *perm, 0, *times, 0, 0, node.lower_path, flags)
         lower = node.origin if node.flags & FROM_LOWER else None
         stamp = 0 if node.flags & DIRTY else node.stamp
-        return NodeRow(node.id, above, node.name, 0, *perm, node.size, *times, node.spool_id, stamp, lower, flags)
+        spool_id, ranges = node.spool_id, lost.to_text(node.lost)
+        return NodeRow(node.id, above, node.name, 0, *perm, node.size, *times, spool_id, stamp, lower, flags, ranges)
 
     def with_ancestors(self, nodes: "dict[Node, None]") -> list[Node]:
         """Returns nodes to write, with the directories above them that have no row yet."""

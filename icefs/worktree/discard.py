@@ -7,7 +7,7 @@ from icefs.errors import SessionStateError
 from icefs.worktree.core import Change, TreeCore
 from icefs.worktree.lower import join
 from icefs.worktree.namespace import Namespace
-from icefs.worktree.nodes import FROM_LOWER, DirNode, Entry, FileNode, Node
+from icefs.worktree.nodes import FROM_LOWER, LOST, DirNode, Entry, FileNode, Node
 from icefs.worktree.reappearing import Reappearing
 
 
@@ -169,7 +169,11 @@ def count_changes(core: TreeCore, limit: int) -> int:
                     count += not entry.is_natural
                 else:
                     place = None if directory.lower_path is None else join(directory.lower_path, name)
-                    is_lower = isinstance(entry, FileNode) and bool(entry.flags & FROM_LOWER) and entry.origin == place
+                    is_lower = (
+                        isinstance(entry, FileNode)
+                        and entry.flags & (FROM_LOWER | LOST) == FROM_LOWER
+                        and entry.origin == place
+                    )
                     count += not is_lower
                 if count >= limit:
                     return limit

@@ -10,8 +10,8 @@ import contextlib
 import os
 from typing import TYPE_CHECKING, Final
 
-from icefs.errors import BadHandleError, InvalidInputError, IsADirectoryTreeError, NoSpaceError
-from icefs.worktree.content import MAX_SIZE_BYTES, Content, check_there
+from icefs.errors import BadHandleError, IcefsError, InvalidInputError, IsADirectoryTreeError, NoSpaceError
+from icefs.worktree.content import MAX_SIZE_BYTES, Content, check_there, check_whole
 from icefs.worktree.core import Change, Lowered, TreeCore
 from icefs.worktree.nodes import (
     FROM_LOWER,
@@ -28,6 +28,7 @@ from icefs.worktree.nodes import (
 
 if TYPE_CHECKING:
     from icefs.worktree.lower import Lower, LowerAttr
+    from icefs.worktree.spool import SpoolFile
 
 _SHORT_BYTES: Final = 32 << 10
 
@@ -184,25 +185,32 @@ class Files:
 
         Raises:
             NoSpaceError: the disk is full; the file stays as it is, and may be flushed again.
+            StorageError: bytes of it are lost, and the handle was opened to write.
         """
         core = self._core
         handle = self._handle(number)
-        if handle.node is None or handle.node not in core.behind:
+        node = handle.node
+        if node is None or node not in core.behind:
             core.check_open()
-            return
-        try:
-            with core.change() as op:
-                self._content.store(op, handle.node)
-        except NoSpaceError:
-            if handle.has_work:
-                raise
-            # Whoever only reads a file is not to blame for what others could not write.
+        else:
+            try:
+                with core.change() as op:
+                    self._content.store(op, node)
+            except NoSpaceError:
+                if handle.has_work:
+                    raise
+                # Readers of a file are not to blame for what others could not write.
+        if node is not None and handle.has_work:
+            check_whole(node)
 
     def fsync(self, number: int) -> None:
         """Makes an open file survive power loss: its bytes, its attributes, and its name.
 
         The bytes are synced before the row that refers to them is written, the rows of the directories above it
         are in the same log, and the log is synced last.
+
+        Raises:
+            StorageError: bytes of it are lost, now or before.
         """
         core = self._core
         with core.change() as op:
@@ -216,13 +224,24 @@ class Files:
             return
         if file is not None:
             try:
-                self._core.spool.sync(file)
+                self._sync(node, file)
             finally:
                 with core.lock:
                     file.drop()
         with core.change() as op:
             self._content.store(op, node)
         core.journal.sync()
+        check_whole(node)
+
+    def _sync(self, node: FileNode, file: "SpoolFile") -> None:
+        """Has the disk store a file's bytes; if it does not, nobody knows which it has, so all of them are lost."""
+        spool = self._core.spool
+        try:
+            spool.sync(file)
+        except IcefsError:
+            self._content.lose(node, 0, node.size)
+            raise
+        spool.sync_entry(file)
 
     def release(self, number: int) -> None:
         """Gives a handle back, when no request on it is under way. The bytes of a removed file go with the last."""
@@ -270,14 +289,16 @@ class Files:
                 assert handle.lower is not None
                 assert handle.attr is not None
                 lower, path, length = handle.lower, handle.path, handle.attr.size
-            elif node.flags & (FROM_LOWER | LOST):
-                check_there(node)
+            elif node.flags & FROM_LOWER:
+                check_there(node, offset, offset + size)
                 assert node.io is not None
                 assert node.origin is not None
                 lower, path, length = node.io.lower or core.lower, node.origin, node.size
-            elif not node.spool_id:
+            elif not (node.spool_id or node.flags & LOST):
                 return b""
             else:
+                if node.flags & LOST:
+                    check_there(node, offset, offset + size)
                 file = self._content.file_of(node)
                 file.users += 1
                 lower = None
@@ -289,6 +310,23 @@ class Files:
         finally:
             with core.lock:
                 file.drop()
+
+    def write_back(self, number: int, offset: int, data: bytes | bytearray | memoryview) -> None:
+        """Writes what the kernel has cached of an open file. The program that wrote it there does not wait for it.
+
+        Raises:
+            NoSpaceError, StorageError: not all could be written; the rest of the bytes is lost, and the file says so.
+        """
+        count = 0
+        try:
+            count = self.write(number, offset, data)
+            if count < len(data):
+                raise NoSpaceError("no space left on the disk of the working tree (writing back what was mapped)")
+        except BaseException:
+            handle = self._handles.get(number)
+            if handle is not None and handle.node is not None:
+                self._content.lose(handle.node, offset + count, offset + len(data))
+            raise
 
     def write(self, number: int, offset: int, data: bytes | bytearray | memoryview) -> int:
         """Writes to an open file; at its end if it was opened with O_APPEND.
@@ -314,7 +352,7 @@ class Files:
                     offset = node.size
                 count = self._content.write_spool(file.fd, data, offset)
                 if count:
-                    self._content.note_write(node, offset + count)
+                    self._content.note_write(node, offset, offset + count)
                 return count
             io = node.io
             assert io is not None
@@ -330,7 +368,7 @@ class Files:
                 io.writers -= 1
                 core.writers -= 1
                 if count:
-                    self._content.note_write(node, offset + count)
+                    self._content.note_write(node, offset, offset + count)
                 if core.is_freezing and not core.writers:
                     core.changed.notify_all()
         return count

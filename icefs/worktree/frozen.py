@@ -97,7 +97,7 @@ class FrozenFile(NamedTuple):
         spool_path: Where that is; None if it has none.
         lower_path: The lower file that has its bytes; None if they are in a spool file, or it is empty.
         is_natural: Whether the bytes are those of the lower file at this very path, so nothing is to be committed.
-        is_lost: The bytes were gone when the tree was opened.
+        is_lost: Bytes of it are lost (see `lost`); it is not to be committed.
         is_alias: The node was seen under another path before (a hard link).
     """
 
@@ -223,7 +223,9 @@ class FrozenTree:
     ) -> FrozenFile:
         size, mtime_ns, spool_id, origin, flags = facts
         spool_path = self._core.spool.path(spool_id) if spool_id else None
-        is_lower, is_lost = bool(flags & FROM_LOWER), bool(flags & LOST)
+        is_lost = bool(flags & LOST)
+        # What was written over a lower file and is lost is a change, though the bytes are still those of the file.
+        is_lower = bool(flags & FROM_LOWER) and not is_lost
         lower_path = origin if is_lower else None
         is_natural = is_lower and parent.lower_path is not None and origin == join(parent.lower_path, name)
         # By position, as naming that many takes half of the time.

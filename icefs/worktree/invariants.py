@@ -57,6 +57,9 @@ def _check_file(core: TreeCore, node: FileNode) -> None:
         assert node.spool_id == 0, node
     elif not node.spool_id:
         assert node.size == 0 or node.flags & LOST, node
+    if node.lost:
+        assert node.flags & LOST, node
+        assert node.lost[-1][1] <= node.size, node
     assert node.id < core.next_id, node
     assert node.spool_id < core.next_id, node
     if node.extra is not None:

@@ -58,7 +58,8 @@ create table node (
     spool integer not null,         -- spool id of the bytes, 0 none
     stamp integer not null,         -- the spool file's st_mtime_ns when this was written, 0 if it was being written
     lower text,                     -- file: the lower path that has the bytes; directory: what shines through
-    flags integer not null          -- Flag.ATTRS, Flag.LOST
+    flags integer not null,         -- Flag.ATTRS, Flag.LOST
+    lost text                       -- which bytes of a LOST file are gone (`lost.to_text`); null: all
 );
 create table link (
     parent integer not null,
@@ -76,14 +77,14 @@ create table frozen_link (
 ) without rowid;
 """
 
-_INSERT_NODE: Final = "insert or replace into node values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_INSERT_NODE: Final = "insert or replace into node values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _DELETE_NODE: Final = "delete from node where id = ?"
 _INSERT_LINK: Final = "insert or replace into link values (?, ?, ?)"
 _DELETE_LINK: Final = "delete from link where parent = ? and name = ?"
 _PURGE_LINKS: Final = "delete from link where parent = ?"
 _KEEP_NODE: Final = (
     "insert or ignore into frozen_node select * from node where id = ?"
-    " union all select ?, 0, '', -1, 0, 0, 0, 0, 0, 0, 0, 0, 0, null, 0 where not exists"
+    " union all select ?, 0, '', -1, 0, 0, 0, 0, 0, 0, 0, 0, 0, null, 0, null where not exists"
     " (select 1 from node where id = ?)"
 )
 _KEEP_LINK: Final = (
@@ -110,6 +111,7 @@ class NodeRow(NamedTuple):
     stamp: int
     lower: str | None
     flags: int
+    lost: str | None = None
 
 
 type LinkRow = tuple[int, str, int]
@@ -138,14 +140,14 @@ class Batch:
         dead: Ids of rows to delete.
         links: Links and whiteouts to set, or with None to delete.
         purged: Ids of directories whose links and whiteouts all go.
-        is_last: The tree is about to be closed; the space that is kept back may be used.
+        is_needed: The space that is kept back may be used.
     """
 
     nodes: list[NodeRow] = field(default_factory=list)
     dead: list[int] = field(default_factory=list)
     links: list[tuple[int, str, int | None]] = field(default_factory=list)
     purged: list[int] = field(default_factory=list)
-    is_last: bool = False
+    is_needed: bool = False
 
 
 class Loaded(NamedTuple):
@@ -284,14 +286,14 @@ class Journal:
     def apply(self, batch: Batch) -> None:
         """Writes one operation's changes; when this returns, they survive the death of the process.
 
-        What removes nodes may use the space that is kept back, since it makes room.
+        What removes nodes may use the space that is kept back, since it makes room; so may a batch that says so.
 
         Raises:
             NoSpaceError: the disk is full; nothing was changed.
             StorageError: the database failed; nothing was changed.
         """
         limit = self._frozen_limit
-        is_needed = bool(batch.dead or batch.purged or batch.is_last)
+        is_needed = bool(batch.dead or batch.purged or batch.is_needed)
         if len(batch.nodes) + len(batch.dead) + len(batch.links) + len(batch.purged) == 1 and not limit:
             # One statement is its own transaction, which saves BEGIN and COMMIT.
             try:

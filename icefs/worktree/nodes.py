@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from enum import Enum, IntFlag
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
+from icefs.worktree.lost import Ranges
+
 if TYPE_CHECKING:
     from icefs.worktree.lower import Lower
     from icefs.worktree.spool import SpoolFile
@@ -38,7 +40,7 @@ class Flag(IntFlag):
     ATTRS = 8
     """Mode, owner or times were set by somebody, so they are worth keeping."""
     LOST = 16
-    """The bytes were gone when the tree was opened; reading fails, truncating to nothing heals."""
+    """Bytes are gone: those in `FileNode.lost`, or all; see `lost`."""
 
 
 # IntFlag's operators cost a microsecond each; the hot paths use these.
@@ -124,6 +126,7 @@ class FileState(NamedTuple):
     name: str
     extra: "dict[tuple[DirNode, str], None] | None"
     flags: int
+    lost: Ranges = ()
 
 
 class FileNode:
@@ -133,6 +136,7 @@ class FileNode:
     INVARIANT: `parent.entries[name] is self`, and the same for every pair in `extra`.
     INVARIANT: `flags & FROM_LOWER` implies `origin is not None and spool_id == 0`.
     INVARIANT: `spool_id == 0` without FROM_LOWER means `size == 0`.
+    INVARIANT: `lost` has ranges only with LOST, and none of them ends behind `size`.
 
     Attributes:
         id: The key of the database row; never reused.
@@ -143,6 +147,7 @@ class FileNode:
         parent: The directory of the first link.
         name: The name of the first link.
         extra: The further links; None if there are none.
+        lost: Which bytes of a LOST file are gone; without a range all are.
         io: Present while open.
     """
 
@@ -154,6 +159,7 @@ class FileNode:
         "id",
         "ino",
         "io",
+        "lost",
         "mtime_ns",
         "name",
         "origin",
@@ -178,6 +184,7 @@ class FileNode:
         self.extra: dict[tuple[DirNode, str], None] | None = None
         self.io: OpenState | None = None
         self.flags = 0
+        self.lost: Ranges = ()
 
     def state(self) -> FileState:
         """Returns a copy of all that operations change."""
@@ -194,6 +201,7 @@ class FileNode:
             self.name,
             None if self.extra is None else dict(self.extra),
             self.flags,
+            self.lost,
         )
 
     def restore(self, state: FileState) -> None:
@@ -211,6 +219,7 @@ class FileNode:
             self.name,
             self.extra,
             self.flags,
+            self.lost,
         ) = state
 
     @property

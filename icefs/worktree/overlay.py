@@ -249,7 +249,7 @@ class WorkTree:
             for directory in core.soft:
                 if directory.flags & STORED:
                     op.store[directory] = None
-            op.write = lambda batch: core.journal.apply(replace(batch, is_last=True))
+            op.write = lambda batch: core.journal.apply(replace(batch, is_needed=True))
             op.commit()
 
     def __enter__(self) -> Self:
@@ -458,6 +458,10 @@ class WorkTree:
     def truncate(self, handle: int, size: int) -> Attr:
         """Sets the size of an open file."""
         return self._files.truncate(handle, size)
+
+    def write_back(self, handle: int, offset: int, data: bytes | bytearray | memoryview) -> None:
+        """Writes what the kernel has cached of an open file; what cannot be stored is marked as lost."""
+        self._files.write_back(handle, offset, data)
 
     def flush(self, handle: int) -> None:
         """Makes an open file survive the death of this process; for every `close(2)`."""

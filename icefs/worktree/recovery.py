@@ -18,9 +18,11 @@ from dataclasses import dataclass, field
 
 from icefs.errors import StorageError
 from icefs.worktree.commits import Commits
+from icefs.worktree.content import MAX_SIZE_BYTES
 from icefs.worktree.core import ROOT_ID, TreeCore
 from icefs.worktree.frozen import FrozenTree, SavedDir, View
 from icefs.worktree.journal import Loaded, NodeRow
+from icefs.worktree.lost import from_text, remove
 from icefs.worktree.nodes import (
     ATTRS,
     FROM_LOWER,
@@ -34,6 +36,7 @@ from icefs.worktree.nodes import (
     FileState,
     Node,
 )
+from icefs.worktree.spool import is_marked
 
 
 @dataclass(slots=True)
@@ -115,7 +118,8 @@ class Loader:
         if row.kind:
             return DirState(perm, *times, None, row.name, row.lower, row.flags & ATTRS)
         flags = row.flags & (ATTRS | LOST) | (FROM_LOWER if row.lower is not None else 0)
-        return FileState(perm, row.size, *times, row.spool, row.stamp, row.lower, None, row.name, None, flags)
+        lost = from_text(row.lost)
+        return FileState(perm, row.size, *times, row.spool, row.stamp, row.lower, None, row.name, None, flags, lost)
 
     def _directory(self, node_id: int, child: int) -> DirNode:
         parent = self._nodes.get(node_id)
@@ -155,8 +159,12 @@ class Loader:
             found = core.spool.stat(node.spool_id)
             if found is None:
                 node.flags |= LOST
+                node.lost = ()
                 self.recovery.lost.append(core.path_of(node))
                 continue
+            if is_marked(found):
+                node.flags |= LOST
+                node.lost = node.lost or ((0, found.st_size),)
             is_linked = found.st_nlink > 1
             if is_linked:
                 # A commit that failed had made it an object; an object is not written to, and has its own mtime.
@@ -165,6 +173,7 @@ class Loader:
                 if node.stamp or found.st_size != node.size:
                     self.recovery.rewritten.append(core.path_of(node))
                 node.size = found.st_size
+                node.lost = remove(node.lost, node.size, MAX_SIZE_BYTES)
                 node.mtime_ns = node.ctime_ns = max(node.ctime_ns + 1, found.st_mtime_ns)
                 core.mark_behind(node)
 

@@ -20,6 +20,7 @@ import errno
 import fcntl
 import os
 import shutil
+import stat
 import struct
 import time
 from collections.abc import Callable, Iterator
@@ -33,12 +34,19 @@ _FICLONE = 0x40049409
 _GET_FLAGS, _SET_FLAGS, _TOP_DIRECTORY = 0x80086601, 0x40086602, 0x20000
 _COPY_BYTES = 1 << 20
 _NEW_FILE = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC
+_MODE = 0o600
+_LOST_MODE = 0o600 | stat.S_ISVTX
 _SLOW_NS = 250_000
 _SLOW_FILES = 16
 _PLACES = 6
 _NOT_TRIED_NS = 1 << 62
 _TRIED = "."
 _NO_REFLINK = frozenset({errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOTTY, errno.ENOSYS})
+
+
+def is_marked(status: os.stat_result) -> bool:
+    """Tells whether the mode of a spool file says that bytes of it are lost."""
+    return bool(status.st_mode & stat.S_ISVTX)
 
 
 def disk_error(error: OSError, what: str) -> IcefsError:
@@ -58,7 +66,7 @@ class DiskIo:
 
     def create(self, path: str) -> int:
         """Opens a file that must not exist yet, for reading and writing."""
-        return os.open(path, _NEW_FILE, 0o600)
+        return os.open(path, _NEW_FILE, _MODE)
 
     def try_place(self, path: str) -> None:
         """Makes a file in a directory, and removes it, to see how long that takes."""
@@ -123,6 +131,10 @@ class DiskIo:
             os.fsync(fd)
         finally:
             os.close(fd)
+
+    def chmod(self, path: str, mode: int) -> None:
+        """Sets a file's permission bits."""
+        os.chmod(path, mode)
 
     def unlink(self, path: str) -> None:
         """Removes a file."""
@@ -295,6 +307,14 @@ class Spool:
             # Nothing refers to it any more; opening the tree sweeps it.
             return
 
+    def mark(self, spool_id: int, *, is_lost: bool) -> None:
+        """Has a file's mode tell whether bytes of it are lost; takes no space.
+
+        Raises:
+            OSError: the file is gone, or the disk refuses.
+        """
+        self.io.chmod(self.path(spool_id), _LOST_MODE if is_lost else _MODE)
+
     def stat(self, spool_id: int) -> os.stat_result | None:
         """Returns the file's size and times, None if it does not exist."""
         try:
@@ -335,13 +355,22 @@ class Spool:
         return done
 
     def sync(self, file: SpoolFile) -> None:
-        """Returns when the bytes of a spool file, and its directory entry, are on the disk.
+        """Returns when the bytes of a spool file are on the disk, and its size.
 
-        fdatasync covers the bytes and the size; the entry needs its directory synced once, and a new bucket the
-        spool directory.
+        Raises:
+            NoSpaceError, StorageError: bytes are lost. The system says so once, and calls the file clean afterwards.
         """
         try:
             self.io.sync(file.fd)
+        except OSError as error:
+            raise disk_error(error, "fsync") from error
+
+    def sync_entry(self, file: SpoolFile) -> None:
+        """Returns when the directory entry of a spool file is on the disk.
+
+        Its directory is synced once, and for a new bucket the spool directory.
+        """
+        try:
             if not file.is_entry_synced:
                 bucket = file.id >> _BUCKET_BITS
                 self.io.sync_dir(f"{self._base}/{bucket:x}")

@@ -114,6 +114,7 @@ class Staged:
         implicit: Deleted groups below which nodes remain, which can be read as before, by their paths.
         untracked: Paths that are no Zarr keys of the hierarchy.
         invalid: Files that ought to be part of it and cannot.
+        lost: The paths of the files with lost bytes (see `lost`), in `untracked` or `invalid` as well.
     """
 
     gone: list[str] = field(default_factory=list)
@@ -126,6 +127,7 @@ class Staged:
     implicit: list[str] = field(default_factory=list)
     untracked: list[str] = field(default_factory=list)
     invalid: list[Invalid] = field(default_factory=list)
+    lost: list[str] = field(default_factory=list)
 
     @property
     def deleted(self) -> list[str]:

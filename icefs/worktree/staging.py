@@ -23,10 +23,12 @@ from icefs.format.chunk_indices import ChunkIndices
 from icefs.format.manifest import ArrayRefs, ChunkRef
 from icefs.format.nodes import NodeSnapshot, NodeType
 from icefs.format.zarr_json import ZarrMetadata, parse_zarr_json
+from icefs.worktree import lost
 from icefs.worktree.core import Lowered
 from icefs.worktree.differences import differences
 from icefs.worktree.dropped import DroppedChunks, outside_reason
 from icefs.worktree.frozen import FrozenFile, FrozenTree
+from icefs.worktree.lower import join
 from icefs.worktree.overlay import WorkTree
 from icefs.worktree.places import BaseChunks, GridArray, Place, Places
 from icefs.worktree.renames import RenamedChunks, RenamedFile, Renames
@@ -142,13 +144,14 @@ class _Staging:
 
     def _stage_nodes(self) -> None:
         data = {path: node.user_data for path, node in self._renames.nodes.items()}
-        lost = []
+        invalid = []
         for path, file in self._found.metadata.items():
             if file.is_lost:
-                lost.append(Invalid(metadata_key(path), "its bytes were lost"))
+                invalid.append(Invalid(metadata_key(path), lost.REASON))
+                self._staged.lost.append(metadata_key(path))
             else:
                 data[path] = self._frozen.read(file)
-        self._staged.invalid += lost
+        self._staged.invalid += invalid
         for path in sorted(data, key=lambda path: (path.count("/") if path != "/" else 0, path)):
             self._stage_node(path, data[path])
 
@@ -266,6 +269,9 @@ class _Staging:
             self._stage_file(places, directory, name, file)
 
     def _stage_file(self, places: list[Place], directory: str, name: str, source: Source) -> None:
+        is_lost = isinstance(source, FrozenFile) and source.is_lost
+        if is_lost:
+            self._staged.lost.append(join(directory, name))
         for place in places:
             index = place.read(name)
             if index is None:
@@ -275,10 +281,10 @@ class _Staging:
             for position, count in zip(index, array.grid_shape, strict=True):
                 if position >= count:
                     reason = f"is outside of the grid {list(array.grid_shape)} of {array.path}"
+            if is_lost:
+                reason = lost.REASON
             if reason is None and not source_size(source):
                 reason = "is empty; no chunk of an Icechunk array is"
-            if reason is None and isinstance(source, FrozenFile) and source.is_lost:
-                reason = "its bytes were lost"
             if reason is None:
                 self._staged_array(array.path, len(index)).sets[index] = source
             else:

@@ -2,6 +2,7 @@
 
     1   the tables of `journal`
     2   `info.json` tells the version, so that it is known before anything is opened; the tables are the same
+    3   `node.lost` tells which bytes of a file are lost
 
 The version is in two places. `info.json` has it as `version`, and can be read without touching anything: opening an
 SQLite database that was not closed already changes its files. The database has it as its `user_version`, which
@@ -21,7 +22,7 @@ from typing import Any, Final
 
 from icefs.errors import UnsupportedSpecVersionError
 
-STATE_VERSION: Final = 2
+STATE_VERSION: Final = 3
 
 VERSION_KEY: Final = "version"
 INFO_NAME: Final = "info.json"
@@ -35,7 +36,13 @@ def _to_2(database: sqlite3.Connection) -> None:
     """Does nothing to the tables: what is new is in `info.json`."""
 
 
-MIGRATIONS: Final[dict[int, Migration]] = {1: _to_2}
+def _to_3(database: sqlite3.Connection) -> None:
+    """Adds the column; of a file that was lost, everything was."""
+    for table in ("node", "frozen_node"):
+        database.execute(f"alter table {table} add column lost text")
+
+
+MIGRATIONS: Final[dict[int, Migration]] = {1: _to_2, 2: _to_3}
 """From each older version, the step to the next one. It runs inside one transaction with all others."""
 
 

@@ -100,3 +100,44 @@ def full_journal(fuse: Fuse) -> Callable[[Path], Journal]:
         return journal
 
     return open_journal
+
+
+class LosingDisk(DiskIo):
+    """Spool files on a disk with so much room, which it loses and gets back as a test says.
+
+    Attributes:
+        room: How many bytes can still be written; None for any number.
+        syncs: Whether the disk stores what it is told to.
+        failed_syncs: How often it did not.
+    """
+
+    def __init__(self) -> None:
+        self.room: int | None = None
+        self.syncs = True
+        self.failed_syncs = 0
+
+    def create(self, path: str) -> int:
+        if self.room == 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return super().create(path)
+
+    def pwrite(self, fd: int, data: Any, offset: int) -> int:
+        return super().pwrite(fd, memoryview(data)[: self._taken(len(data))], offset)
+
+    def copy_range(self, source: int, target: int, size: int, offset: int) -> int:
+        return super().copy_range(source, target, self._taken(size), offset)
+
+    def _taken(self, size: int) -> int:
+        if self.room is None:
+            return size
+        if not self.room:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        taken = min(size, self.room)
+        self.room -= taken
+        return taken
+
+    def sync(self, fd: int) -> None:
+        if not self.syncs:
+            self.failed_syncs += 1
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        super().sync(fd)

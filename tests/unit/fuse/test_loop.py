@@ -46,7 +46,7 @@ class SlowVfs(FakeVfs):
         await self._wait(ino)
         return await super().open(ino, flags)
 
-    async def write(self, fh, offset, data):
+    async def write(self, fh, offset, data, is_write_back):
         await self._wait(fh)
         self.written[fh] = bytes(data)
         return len(data)

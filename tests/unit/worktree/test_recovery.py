@@ -127,7 +127,7 @@ def test_lost_bytes_are_reported_and_can_be_replaced(tmp_path: Path, snapshots: 
     driver = open_tree(tmp_path, snapshots)
     assert sorted(driver.tree.recovery.lost) == ["one", "three", "two"]
     assert driver.stat("one").size == 5
-    with pytest.raises(StorageError, match="were gone"):
+    with pytest.raises(StorageError, match="were lost"):
         driver.read("one")
     with pytest.raises(StorageError):
         driver.write("one", b"x", os.O_WRONLY)
