@@ -6,6 +6,7 @@ keeps every character, in its own escapes.
 """
 
 import re
+from collections.abc import Iterable
 from typing import Final
 
 # Control characters (Cc), surrogates (Cs), line and paragraph separators (Zl, Zp), and the format characters (Cf) that
@@ -18,6 +19,7 @@ _HIDDEN: Final = (
 _ONE_LINE: Final = re.compile(f"[{_HIDDEN}]")
 _LINES: Final = re.compile(f"(?![\n\t])[{_HIDDEN}]")
 _JSON: Final = re.compile(f"(?![\n\t])[{_HIDDEN}]")
+_FEW: Final = 5
 _NAMED: Final = {"\n": "\\n", "\t": "\\t", "\r": "\\r"}
 _SAFE_WORD: Final = re.compile(r"[\w@%+=:,./-]+", re.ASCII)
 # Within double quotes a shell takes all others for themselves; an interactive one obeys `!`, and `'` is what
@@ -102,6 +104,25 @@ def command(name: str, *arguments: str, **options: str | None) -> str:
     if any(argument.startswith("-") for argument in arguments):
         return " ".join(["icefs", name, *flags, "--", *words])
     return " ".join(["icefs", name, *words, *flags])
+
+
+# Suggestions.
+
+
+def suggestion(word: str, known: Iterable[str]) -> str | None:
+    """Returns a hint at the names that a misspelt one comes close to; None where none does."""
+    import difflib  # which only an error needs
+
+    close = difflib.get_close_matches(word, list(known), 2, 0.65)
+    return f"did you mean {' or '.join(map(quoted, close))}?" if close else None
+
+
+def known_names(kind: str, names: Iterable[str]) -> str | None:
+    """Returns a hint at the few names that there are; None where there are too many."""
+    shown = sorted(names)
+    if not shown:
+        return f"there is no {kind} at all"
+    return f"there {'is' if len(shown) == 1 else 'are'} {', '.join(map(quoted, shown))}" if len(shown) <= _FEW else None
 
 
 # Counts.

@@ -96,6 +96,7 @@ def check_fuse() -> Iterator[Finding]:
     assert program is not None  # `check_fuse` has found it
     told = subprocess.run([program, "--version"], capture_output=True, text=True, check=False, timeout=_PATIENCE_S)
     yield Finding("fuse", OK, f"{told.stdout.strip() or 'fusermount3'} at {program}")
+    mountpoints.check_privileges()
     if os.geteuid() == 0:
         return
     if not os.stat(program).st_mode & stat.S_ISUID:
@@ -287,8 +288,10 @@ def _check_store(storage: Storage, *, is_remote: bool) -> Iterator[Finding]:
                     return
             times.append(time.perf_counter() - started)
     except AccessDeniedError as error:
-        todo = error.hint or "check the AWS environment and configuration files, or add ?anonymous=true"
-        yield Finding("credentials", PROBLEM, error.message, todo)
+        todo = error.hint
+        if todo is None and storage.url.startswith("s3://"):
+            todo = "check the AWS environment and configuration files, or add ?anonymous=true"
+        yield Finding("credentials" if is_remote else "permissions", PROBLEM, error.message, todo)
         return
     except UnreachableError as error:
         yield Finding("endpoint", PROBLEM, error.message, error.hint or "check endpoint_url, region and the network")

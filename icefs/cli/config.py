@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from icefs.cli.options import json_option, print_json, say
+from icefs.cli.options import Group, json_option, print_json, say
 from icefs.cli.repos import locate, open_writable
 from icefs.engine.writing import WritableRepository
 from icefs.errors import FormatError, InvalidInputError
@@ -22,7 +22,7 @@ _repo_option = click.option(
 )
 
 
-@click.group()
+@click.group(cls=Group)
 def config() -> None:
     r"""Show and change the saved configuration.
 

@@ -7,8 +7,9 @@ import click
 from icefs.cli.completing import completion_script
 from icefs.cli.main import COMMANDS, LazyGroup
 from icefs.cli.manpages import TOPICS, topic_source, topic_text, topic_title, write_pages
-from icefs.cli.options import json_option, print_json
+from icefs.cli.options import json_option, print_json, say
 from icefs.errors import InvalidInputError
+from icefs.words import plural, quoted, shell_word, suggestion
 
 
 @click.command("help")
@@ -29,7 +30,7 @@ def show_help(ctx: click.Context, words: tuple[str, ...], man_dir: str | None, a
         if as_json:
             print_json({"pages": pages})
         else:
-            click.echo(f"wrote {len(pages)} manual pages; 'man -M {man_dir} icefs' shows the first")
+            say(f"wrote {plural(len(pages), 'manual page')}; 'man -M {shell_word(man_dir)} icefs' shows the first")
         return
     if not words:
         _list_topics(ctx, as_json=as_json)
@@ -60,11 +61,14 @@ def _command_help(ctx: click.Context, words: tuple[str, ...]) -> str:
     root = ctx.find_root()
     command: click.Command | None = root.command
     inner = click.Context(root.command, info_name="icefs", **root.command.context_settings)
-    for word in words:
+    for depth, word in enumerate(words):
+        known = command.list_commands(inner) if isinstance(command, click.Group) else []
         command = command.get_command(inner, word) if isinstance(command, click.Group) else None
         if command is None:
+            known = [*TOPICS, *known] if depth == 0 else known
             raise InvalidInputError(
-                f"no help on {' '.join(words)!r}: neither a topic nor a command", hint="'icefs help' lists both"
+                f"there is no topic and no command {quoted(' '.join(words))}",
+                hint=suggestion(word, known) or "'icefs help' lists both",
             )
         inner = click.Context(command, info_name=word, parent=inner, **command.context_settings)
     assert command is not None

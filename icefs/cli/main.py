@@ -17,7 +17,7 @@ from typing import NamedTuple
 import click
 
 from icefs import errors
-from icefs.cli.options import Settings, debug_option, say
+from icefs.cli.options import Group, Settings, debug_option, say
 from icefs.words import visible
 
 USAGE, NOT_FOUND, STATE, CONFLICT, FORBIDDEN, STORAGE, FORMAT, BUG = 2, 3, 4, 5, 6, 7, 8, 70
@@ -41,7 +41,11 @@ EXIT_CODES: dict[int, str] = {
 
 
 class Row(NamedTuple):
-    """What a class of exceptions means to the user: the exit code, and what to do where the error says nothing."""
+    """What a class of exceptions means to the user: the exit code, and what to do where the error says nothing.
+
+    A hint stands here only where it helps whatever the command and the case; else the place that raises knows better,
+    and silence is better than a wrong way.
+    """
 
     error: type[BaseException]
     exit_code: int
@@ -54,7 +58,7 @@ ERROR_TABLE: tuple[Row, ...] = (
     Row(errors.RebaseFailedError, CONFLICT, "choose which side wins, or change one of them, and try again"),
     Row(errors.BranchMovedError, CONFLICT, "rebase and try again"),
     Row(errors.ConflictError, CONFLICT, "try again"),
-    Row(errors.ChunkNotFoundError, NOT_FOUND, "'icefs ls' on the array lists the chunks that exist"),
+    Row(errors.ChunkNotFoundError, NOT_FOUND, "'icefs ls' on the array lists its chunks"),
     Row(errors.NodeNotFoundError, NOT_FOUND, "'icefs ls' lists what exists"),
     Row(errors.SnapshotNotFoundError, NOT_FOUND, "'icefs log' lists snapshots"),
     Row(errors.RefNotFoundError, NOT_FOUND, "'icefs branch list' and 'icefs tag list' list what exists"),
@@ -62,42 +66,42 @@ ERROR_TABLE: tuple[Row, ...] = (
     Row(errors.EntryNotFoundError, NOT_FOUND, "check the path"),
     Row(errors.NotFoundError, NOT_FOUND, "check the name"),
     Row(errors.AlreadyExistsError, STATE, "choose another name"),
-    Row(errors.ReadOnlyError, FORBIDDEN, "write to something that is not read-only"),
+    Row(errors.ReadOnlyError, FORBIDDEN),
     Row(errors.UnauthorizedContainerError, FORBIDDEN, "--allow-virtual URL_PREFIX authorises a container"),
-    Row(errors.InvalidMetadataError, USAGE, "correct the metadata"),
+    Row(errors.InvalidMetadataError, USAGE),
     Row(errors.NameTooLongError, USAGE, "choose a shorter name"),
     Row(errors.ReservedNameError, USAGE, "choose another name"),
-    Row(errors.InvalidInputError, USAGE, "correct the argument"),
-    Row(errors.NotADirectoryTreeError, USAGE, "check the path"),
+    Row(errors.InvalidInputError, USAGE),
+    Row(errors.NotADirectoryTreeError, USAGE),
     Row(errors.IsADirectoryTreeError, USAGE, "name a file instead"),
     Row(errors.NotEmptyError, STATE, "choose an empty directory"),
-    Row(errors.BadHandleError, FAILED, "open the file again"),
+    Row(errors.BadHandleError, FAILED),
     Row(errors.CrossTreeError, USAGE, "copy instead"),
-    Row(errors.NotPermittedError, FORBIDDEN, "no mounted tree allows this"),
-    Row(errors.TreeError, USAGE, "check the path"),
+    Row(errors.NotPermittedError, FORBIDDEN),
+    Row(errors.TreeError, USAGE),
     Row(errors.NothingToCommitError, STATE, "change something first"),
     Row(errors.ChunksCollectedError, CONFLICT, "write the chunks again, and commit"),
-    Row(errors.SessionStateError, STATE, "'icefs status' shows the present state"),
-    Row(errors.StaleError, STATE, "start again from a branch, tag or snapshot that exists"),
-    Row(errors.UnsupportedError, FAILED, "use the official library for this"),
+    Row(errors.SessionStateError, STATE),
+    Row(errors.StaleError, STATE),
+    Row(errors.UnsupportedError, FAILED),
     Row(errors.UnsupportedSpecVersionError, FORMAT, "a newer icefs may read it"),
     Row(errors.FormatError, FORMAT, "the file is damaged: restore it from a copy"),
     Row(errors.ObjectNotFoundError, STORAGE, "the repository is incomplete: restore the object from a copy"),
     Row(errors.PreconditionFailedError, CONFLICT, "try again"),
-    Row(errors.AccessDeniedError, FORBIDDEN, "check the credentials and permissions"),
+    Row(errors.AccessDeniedError, FORBIDDEN),
     Row(errors.ThrottledError, STORAGE, "try again later"),
     Row(errors.UnreachableError, STORAGE, "check the endpoint and the network"),
     Row(errors.NoSpaceError, STORAGE, "make room and try again"),
     Row(errors.InvalidObjectSizeError, STORAGE, "the object is damaged: restore it from a copy"),
     Row(errors.ObjectModifiedError, STORAGE, "the referenced file changed after it was referenced"),
     Row(errors.NotAnObjectError, STORAGE, "put a file there, or remove it"),
-    Row(errors.StorageError, STORAGE, "check the location and try again"),
+    Row(errors.StorageError, STORAGE),
     Row(errors.InternalError, BUG, "please report this bug with the output of --debug"),
     Row(errors.IcefsError, FAILED),
     Row(FileNotFoundError, NOT_FOUND, "check the path"),
     Row(NotADirectoryError, USAGE, "check the path"),
-    Row(PermissionError, FORBIDDEN, "check the permissions"),
-    Row(OSError, FAILED, "see the system's message"),
+    Row(PermissionError, FORBIDDEN),
+    Row(OSError, FAILED),
     Row(Exception, BUG, "please report this bug with the output of --debug"),
 )
 
@@ -153,7 +157,7 @@ COMMANDS: dict[str, Lazy] = {
 }
 
 
-class LazyGroup(click.Group):
+class LazyGroup(Group):
     """A group whose commands are imported when they are invoked; the list of commands imports none."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:

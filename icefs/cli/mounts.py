@@ -8,13 +8,14 @@ quick.
 import errno
 import json
 import os
+import pwd
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from icefs import errors
-from icefs.errors import EntryNotFoundError, FormatError, IcefsError, StaleError
+from icefs.errors import EntryNotFoundError, FormatError, IcefsError, NotPermittedError, StaleError
 from icefs.fuse.mountpoints import FILESYSTEM_TYPE, mount_table
 from icefs.words import command
 
@@ -74,7 +75,10 @@ class Mounted:
             IcefsError: what the daemon could not do; the error that it raised itself.
             OSError: the daemon could not be asked.
         """
-        descriptor = os.open(self.tree / CONTROL / "rpc", os.O_RDWR)
+        try:
+            descriptor = os.open(self.tree / CONTROL / "rpc", os.O_RDWR)
+        except PermissionError:
+            raise self._not_ours(operation) from None
         try:
             os.write(descriptor, json.dumps({"op": operation, **arguments}).encode())
             for line in _lines(descriptor):
@@ -89,6 +93,17 @@ class Mounted:
         finally:
             os.close(descriptor)
         raise StaleError(f"the daemon gave no answer: process {self.info['pid']}", hint="look into its log file")
+
+    def _not_ours(self, operation: str) -> NotPermittedError:
+        owner = os.stat(self.tree / CONTROL / "rpc").st_uid
+        try:
+            name = pwd.getpwuid(owner).pw_name
+        except KeyError:
+            name = f"user {owner}"
+        return NotPermittedError(
+            f"only {name}, whose mount it is, can {operation} here: {self.tree}",
+            hint=f"ask {name}, or mount the repository yourself",
+        )
 
     def read_text(self, name: str) -> str:
         """Reads a control file of the tree."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from icefs.words import quoted, visible, visible_json
+from icefs.words import quoted, suggestion, visible, visible_json
 
 
 @dataclass(slots=True)
@@ -42,6 +42,23 @@ def debug_option[F: Callable[..., Any]](command: F) -> F:
 def json_option[F: Callable[..., Any]](command: F) -> F:
     """Adds `--json` (as the argument `as_json`) and `--debug`."""
     return click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")(debug_option(command))
+
+
+class Group(click.Group):
+    """A group of commands that knows what a misspelt one may have meant."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Finds the command that the words name."""
+        word = args[0]
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            hint = None if word.startswith("-") else suggestion(word, self.list_commands(ctx))
+            if hint is None:
+                raise
+            raise click.UsageError(f"no such command {quoted(word)}; {hint}", error.ctx) from None
 
 
 allow_virtual_option = click.option(

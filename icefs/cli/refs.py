@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from icefs.cli.options import json_option, print_json, print_rows, say
+from icefs.cli.options import Group, json_option, print_json, print_rows, say
 from icefs.cli.repos import DEFAULT_BRANCH, Source, locate, open_repository, open_writable
 from icefs.engine.refs import Refs
 from icefs.engine.writing import WritableRepository
@@ -20,12 +20,12 @@ _repo_option = click.option(
 )
 
 
-@click.group()
+@click.group(cls=Group)
 def branch() -> None:
     """List, create, delete and reset branches."""
 
 
-@click.group()
+@click.group(cls=Group)
 def tag() -> None:
     """List, create and delete tags."""
 

@@ -12,7 +12,7 @@ import click
 
 from icefs.cli.committing import describe_commit, explaining, parse_metadata
 from icefs.cli.mounts import CONTROL, Mounted, parse_object
-from icefs.cli.options import human_bytes, json_option, print_json, print_rows, say
+from icefs.cli.options import Group, human_bytes, json_option, print_json, print_rows, say
 from icefs.errors import EntryNotFoundError, IcefsError, InvalidInputError, SessionStateError
 from icefs.fuse.mountpoints import FILESYSTEM_TYPE, mount_table
 from icefs.fuse.options import default_state_dir
@@ -203,7 +203,7 @@ def _require_free(session: Session) -> None:
         )
 
 
-@click.group(invoke_without_command=True)
+@click.group(cls=Group, invoke_without_command=True)
 @state_dir_option
 @json_option
 @click.pass_context

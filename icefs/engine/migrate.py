@@ -114,6 +114,7 @@ def upgrade(repository: "WritableRepository", *, dry_run: bool = False, delete_u
             raise SessionStateError(
                 f"{storage.url} is of spec version {repository.spec_version} already",
                 kind="invalid-repository-migration",
+                hint="there is nothing to upgrade",
             )
         return Upgrade(None, keys, keys if dry_run else tuple(storage.delete(keys)), dry_run)
 

@@ -22,6 +22,7 @@ from icefs.format.ids import SnapshotId
 from icefs.format.layout import REFS_V1, REPO_INFO
 from icefs.format.refs_v1 import RefFile, branch_key, parse_ref, parse_ref_key
 from icefs.storage.base import ObjectInfo, Storage, Version
+from icefs.words import known_names, quoted, suggestion
 
 _log = logging.getLogger(__name__)
 _NONE: Final[Mapping[str, FormatError]] = MappingProxyType({})
@@ -70,7 +71,8 @@ def _look_up(kind: str, name: str, refs: Mapping[str, SnapshotId], broken: Mappi
         return snapshot_id
     if name in broken:
         raise broken[name].with_traceback(None)  # which would grow with each raising
-    raise RefNotFoundError(f"there is no {kind} {name!r}", ref=name)
+    hint = suggestion(name, refs) or known_names(kind, refs)
+    raise RefNotFoundError(f"there is no {kind} {quoted(name)}", hint=hint, ref=name)
 
 
 def is_repository_v1(storage: Storage) -> bool:

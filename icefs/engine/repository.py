@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Final, Self
 
-from icefs.clock import to_micros
+from icefs.clock import to_datetime, to_micros
 from icefs.engine import inspect
 from icefs.engine.ancestry import snapshot_info_v1, walk_v1
 from icefs.engine.assets import AssetManager, snapshot_not_found
@@ -32,6 +32,7 @@ from icefs.format.snapshot import ManifestFileInfo
 from icefs.storage.base import Storage
 from icefs.storage.disk_cache import DiskCache
 from icefs.storage.metered import MeteredStorage
+from icefs.words import quoted, suggestion
 
 _FLAGS: Final = (("move_node", 3, True), ("create_tag", 4, True), ("delete_tag", 5, True))
 
@@ -252,11 +253,15 @@ class Repository:
 
     def _as_of(self, branch: str, tip: SnapshotId, as_of: datetime | int) -> SnapshotId:
         micros = to_micros(as_of) if isinstance(as_of, datetime) else as_of
-        for info in self._walk(tip):
-            if info.flushed_at <= micros:
-                return info.id
+        oldest = None
+        for oldest in self._walk(tip):
+            if oldest.flushed_at <= micros:
+                return oldest.id
         raise SnapshotNotFoundError(
-            f"branch {branch!r} has no snapshot as old as {as_of}", kind="no-snapshot-at-time", branch=branch
+            f"branch {quoted(branch)} has no snapshot as old as {_written(micros)}",
+            kind="no-snapshot-at-time",
+            hint=None if oldest is None else f"its oldest is of {_written(oldest.flushed_at)}",
+            branch=branch,
         )
 
     def resolve_ref(self, ref: str) -> SnapshotId:
@@ -271,7 +276,11 @@ class Repository:
             refs = self.refs()
         snapshot_id = refs.branches.get(ref) or refs.tags.get(ref)
         if snapshot_id is None:
-            raise RefNotFoundError(f"{ref!r} is no snapshot, branch or tag of {self.storage.url}", ref=ref)
+            raise RefNotFoundError(
+                f"{quoted(ref)} is no snapshot, branch or tag of {self.storage.url}",
+                hint=suggestion(ref, [*refs.branches, *refs.tags]),
+                ref=ref,
+            )
         return snapshot_id
 
     # History.
@@ -491,3 +500,11 @@ def _fetch_config(assets: AssetManager) -> tuple[RepositoryConfig | None, int]:
     except ObjectNotFoundError:
         return None, 1
     return parse_config_yaml(data, name=CONFIG_V1), 1
+
+
+def _written(micros: int) -> str:
+    """Writes a time as people write it."""
+    try:
+        return f"{to_datetime(micros).astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+    except OverflowError:
+        return f"{micros} µs"

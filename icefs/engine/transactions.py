@@ -303,7 +303,9 @@ def amend(
             return earlier
         if base.id == INITIAL_SNAPSHOT_ID:
             raise SessionStateError(
-                "the first commit of a repository cannot be amended", kind="no-amend-for-initial-commit"
+                "the first commit of a repository cannot be amended",
+                kind="no-amend-for-initial-commit",
+                hint="make a commit of its own",
             )
         try:
             # First of all: of a commit that is no tip any more, everything may be gone.

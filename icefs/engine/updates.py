@@ -326,7 +326,11 @@ def reset_branch(
 def delete_branch(repository: "WritableRepository", name: str) -> None:
     """Deletes a branch; raises RefNotFoundError, SessionStateError for `main`."""
     if name == MAIN_BRANCH:
-        raise SessionStateError(f"the branch {MAIN_BRANCH} cannot be deleted", kind="cannot-delete-main")
+        raise SessionStateError(
+            f"the branch {MAIN_BRANCH} cannot be deleted",
+            kind="cannot-delete-main",
+            hint=f"each repository has it; 'icefs branch reset {MAIN_BRANCH} REF' lets it begin elsewhere",
+        )
     repository.lookup_branch(name)
     if repository.spec_version == 2:
         update_repo_info(repository, lambda info, stamp: edits.delete_branch(info, name, stamp), is_known=True)

@@ -16,6 +16,7 @@ from typing import Final, Self
 
 from icefs.errors import StorageError, UnsupportedError
 from icefs.fuse import abi
+from icefs.fuse.mountpoints import refused
 
 MAX_WRITE_BYTES: Final = 1 << 20
 """The longest WRITE; what the kernel allows by default, also for READ."""
@@ -86,7 +87,7 @@ class Device:
             reason = (
                 " ".join(done.stderr.decode(errors="replace").split()) or f"fusermount3 ended with {done.returncode}"
             )
-            raise StorageError(f"cannot mount at {mountpoint}: {reason}")
+            raise refused(mountpoint, reason)
         device = cls(fd, mountpoint)
         try:
             device._agree()

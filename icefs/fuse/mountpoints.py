@@ -11,7 +11,14 @@ import subprocess
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from icefs.errors import InvalidInputError, StaleError, UnsupportedError
+from icefs.errors import (
+    AccessDeniedError,
+    IcefsError,
+    InvalidInputError,
+    StaleError,
+    StorageError,
+    UnsupportedError,
+)
 from icefs.words import command, shell_word
 
 MOUNT_TABLE: Final = Path("/proc/self/mountinfo")
@@ -19,6 +26,12 @@ FUSE_DEVICE: Final = Path("/dev/fuse")
 FUSE_CONF: Final = Path("/etc/fuse.conf")
 FILESYSTEM_TYPE: Final = "fuse.icefs"
 AUTOMOUNT_TYPE: Final = "autofs"
+PROCESS_STATUS: Final = Path("/proc/self/status")
+
+_CAP_SYS_ADMIN: Final = 21
+_IN_CONTAINERS: Final = (
+    "start the container with --device /dev/fuse --cap-add SYS_ADMIN (and --security-opt apparmor=unconfined)"
+)
 _INSTALL: Final = "install it: apt install fuse3"
 
 
@@ -91,6 +104,34 @@ def _user_allow_other() -> bool:
     except OSError:
         return False
     return any(line.split("#")[0].strip() == "user_allow_other" for line in lines)
+
+
+def refused(mountpoint: str, reason: str) -> IcefsError:
+    """Returns the error to raise where the kernel, or fusermount3, does not mount."""
+    message = f"cannot mount at {mountpoint}: {reason}"
+    if "not permitted" in reason or "ermission denied" in reason:
+        return AccessDeniedError(message, hint=_missing_privilege() or _IN_CONTAINERS)
+    return StorageError(message, hint="'icefs doctor' looks at what a mount needs")
+
+
+def check_privileges() -> None:
+    """Checks that a program that this process starts can come by the right to mount.
+
+    Raises:
+        AccessDeniedError: it cannot, whatever its owner and mode.
+    """
+    missing = _missing_privilege()
+    if missing is not None:
+        raise AccessDeniedError("this process may not mount", hint=missing)
+
+
+def _missing_privilege() -> str | None:
+    status = dict(line.split(":\t", 1) for line in PROCESS_STATUS.read_text().splitlines() if ":\t" in line)
+    if not int(status.get("CapBnd", "-1"), 16) >> _CAP_SYS_ADMIN & 1:
+        return f"CAP_SYS_ADMIN is out of reach; {_IN_CONTAINERS}"
+    if os.geteuid() != 0 and status.get("NoNewPrivs", "0").strip() == "1":
+        return "no_new_privs is set, so that fusermount3 gets no rights; start icefs without it"
+    return None
 
 
 def check_mountpoint(mountpoint: str) -> None:

@@ -95,7 +95,8 @@ def storage_error(
     if error.errno == errno.ENAMETOOLONG:
         return NameTooLongError(message, path=path)
     cls = StorageError if writing and error.errno in _MISSING else _CLASSES.get(error.errno or 0, StorageError)
-    return cls(message, path=path, errno=error.errno)
+    hint = "change its permissions, or ask its owner" if cls is AccessDeniedError else None
+    return cls(message, hint=hint, path=path, errno=error.errno)
 
 
 def version_of(status: os.stat_result) -> Version:

@@ -25,7 +25,8 @@ from icefs.engine.session import Session
 from icefs.errors import FormatError, IcefsError, InvalidInputError, NodeNotFoundError
 from icefs.format.manifest import ArrayRefs
 from icefs.format.nodes import NodeSnapshot
-from icefs.transfer.marker import RESERVED, Marker, Target, failed
+from icefs.transfer.disk_errors import disk_error
+from icefs.transfer.marker import RESERVED, Marker, Target
 from icefs.transfer.scan import I64
 from icefs.transfer.storing import Progress, Transferred
 from icefs.transfer.writing import NANOSECONDS, OF_ONE_FILE, Outcome, Part, Problem, Writer, is_there
@@ -256,7 +257,7 @@ class _Export:
             except FileNotFoundError:
                 continue
             except OSError as error:
-                raise failed(file, error) from error
+                raise disk_error("write", file, error) from error
             self.result.deleted.append(path)
 
     def count(self, *, has_files: bool) -> None:

@@ -12,7 +12,8 @@ import shutil
 from dataclasses import asdict, dataclass, replace
 from typing import Final, Self
 
-from icefs.errors import NotADirectoryTreeError, NotEmptyError, SessionStateError, StorageError
+from icefs.errors import NotADirectoryTreeError, NotEmptyError, SessionStateError
+from icefs.transfer.disk_errors import disk_error
 from icefs.transfer.scan import MARKER_NAME
 
 STAGING_NAME: Final = ".icefs-export.tmp"
@@ -71,7 +72,7 @@ class Target:
         except NotADirectoryError as error:
             raise NotADirectoryTreeError(f"{self.root} is not a directory", path=self.root) from error
         except OSError as error:
-            raise failed(self.root, error) from error
+            raise disk_error("write", self.root, error) from error
         if not names:
             return wanted, False
         found = self._read() if MARKER_NAME in names else None
@@ -96,7 +97,7 @@ class Target:
         except (ValueError, TypeError):
             return None
         except OSError as error:
-            raise failed(self._marker, error) from error
+            raise disk_error("write", self._marker, error) from error
 
     def begin(self, marker: Marker) -> None:
         """Makes the directory, and says in it what it is going to be.
@@ -110,7 +111,7 @@ class Target:
             self._claim()
             self._write(marker)
         except OSError as error:
-            raise failed(self.root, error) from error
+            raise disk_error("write", self.root, error) from error
 
     def _claim(self) -> None:
         """Takes the staging directory, and from a dead process also what is in it."""
@@ -135,7 +136,7 @@ class Target:
         try:
             self._write(marker)
         except OSError as error:
-            raise failed(self._marker, error) from error
+            raise disk_error("write", self._marker, error) from error
 
     def _write(self, marker: Marker) -> None:
         new = os.path.join(self.staging, "marker")
@@ -161,8 +162,3 @@ def _owner(path: str) -> int | None:
             return int(file.read())
     except (OSError, ValueError):
         return None
-
-
-def failed(path: str, error: OSError) -> StorageError:
-    """Returns the error to raise where a file of the directory cannot be read or written."""
-    return StorageError(f"cannot write {path}: {error.strerror or error}", kind="io", path=path)

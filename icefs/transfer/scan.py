@@ -19,9 +19,10 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from icefs.errors import EntryNotFoundError, InvalidInputError, InvalidMetadataError, StorageError, UnsupportedError
+from icefs.errors import EntryNotFoundError, InvalidInputError, InvalidMetadataError, UnsupportedError
 from icefs.format.nodes import NodeType
 from icefs.format.zarr_json import parse_zarr_json
+from icefs.transfer.disk_errors import disk_error
 from icefs.worktree.staged import Invalid
 from icefs.zarr.keys import METADATA_NAME, V2_METADATA_NAMES, ChunkIndex, ChunkKeyLayout, is_zarr_key
 
@@ -232,7 +233,7 @@ class _Scan:
                     else:
                         self.found.untracked.append(_join(relative, entry.name))
         except OSError as error:
-            raise _unreadable(directory, error) from error
+            raise disk_error("read", directory, error) from error
         return files, directories
 
     def _node(self, path: str, directory: str) -> _Growing | None:
@@ -247,7 +248,7 @@ class _Scan:
             self.found.invalid.append(Invalid(key, "lies under a name that is not UTF-8"))
             return None
         except OSError as error:
-            raise _unreadable(file, error) from error
+            raise disk_error("read", file, error) from error
         try:
             if len(data) > _MAX_METADATA_BYTES:
                 raise InvalidMetadataError("is too long", file=key, reason="is too long")
@@ -286,7 +287,3 @@ class _Scan:
 
 def _join(relative: str, name: str) -> str:
     return f"{relative}/{name}" if relative else name
-
-
-def _unreadable(path: str, error: OSError) -> StorageError:
-    return StorageError(f"cannot read {path}: {error.strerror or error}", kind="io", path=path)

@@ -22,12 +22,13 @@ import numpy as np
 
 from icefs.engine.workers import Workers
 from icefs.engine.writing import WritableRepository
-from icefs.errors import IcefsError, ObjectNotFoundError, SessionStateError, StorageError
+from icefs.errors import IcefsError, ObjectNotFoundError, SessionStateError
 from icefs.format.chunk_indices import BoolArray, pack_keys
 from icefs.format.chunk_refs import ByteArray, ChunkKind
 from icefs.format.ids import ChunkId, NodeId
 from icefs.format.layout import chunk_key
 from icefs.format.manifest import ArrayRefs
+from icefs.transfer.disk_errors import disk_error
 from icefs.transfer.ledger import KEPT_S, Ledger, Row
 from icefs.transfer.scan import I64, ArrayFiles
 from icefs.worktree.packing import packed_below, plan_packs
@@ -292,7 +293,7 @@ class ChunkStore:
             try:
                 _check_unchanged(array, row, os.stat(path))
             except OSError as error:
-                raise _unreadable(path, error) from error
+                raise disk_error("read", path, error) from error
             array.chunk_ids[row] = np.frombuffer(chunk_id, np.uint8)
         return rows
 
@@ -405,7 +406,7 @@ def _read(array: ArrayRows, row: int) -> bytes:
         finally:
             os.close(fd)
     except OSError as error:
-        raise _unreadable(path, error) from error
+        raise disk_error("read", path, error) from error
     return data
 
 
@@ -420,7 +421,3 @@ def _check_unchanged(array: ArrayRows, row: int, now: os.stat_result, size: int 
             hint="run it again when nobody writes to the directory; what is stored is not stored again",
             path=path,
         )
-
-
-def _unreadable(path: str, error: OSError) -> StorageError:
-    return StorageError(f"cannot read {path}: {error.strerror or error}", kind="io", path=path)

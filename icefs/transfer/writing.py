@@ -21,17 +21,15 @@ from icefs.errors import (
     FormatError,
     InvalidInputError,
     InvalidObjectSizeError,
-    NoSpaceError,
     NotAnObjectError,
     ObjectModifiedError,
     ObjectNotFoundError,
-    StorageError,
     UnauthorizedContainerError,
 )
 from icefs.format.chunk_refs import ChunkKind
 from icefs.format.ids import ChunkId
 from icefs.format.manifest import ArrayRefs, NativeRef
-from icefs.transfer.marker import failed
+from icefs.transfer.disk_errors import disk_error
 from icefs.transfer.scan import I64
 from icefs.zarr.keys import ChunkKeyLayout
 
@@ -263,7 +261,7 @@ class Writer:
         try:
             os.mkdir(stage)
         except OSError as error:
-            raise _translated(error, stage) from error
+            raise disk_error("write", stage, error) from error
         return stage
 
     def _write_directory(self, directory: str, files: Sequence[_New], outcome: Outcome) -> None:
@@ -321,7 +319,7 @@ class Writer:
     def _in_the_way(self, error: OSError, file: _New, outcome: Outcome) -> bool:
         """Notes that something else is where a file should be; raises any other error."""
         if error.errno not in _IN_THE_WAY:
-            raise _translated(error, self._above + file.path) from error
+            raise disk_error("write", self._above + file.path, error) from error
         outcome.failed.append(Problem(file.path, f"something else is in its place: {error.strerror}"))
         return False
 
@@ -342,12 +340,6 @@ class Writer:
             return
         for start in range(0, ref.length_bytes, _WINDOW_BYTES):
             _write_all(self._session.read_chunk(ref, start, start + _WINDOW_BYTES), fd)
-
-
-def _translated(error: OSError, path: str) -> StorageError:
-    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-        return NoSpaceError(f"no space left for {path}", kind="io", path=path)
-    return failed(path, error)
 
 
 def in_directory[T](path: str, make: Callable[[], T]) -> T:

@@ -43,7 +43,11 @@ def discard(core: TreeCore, namespace: Namespace, path: str, opened: Iterable[st
     """
     with core.change() as op:
         if any(view.is_durable for view in core.views):
-            raise SessionStateError("nothing can be discarded while a commit is under way", kind="commit-not-allowed")
+            raise SessionStateError(
+                "nothing can be discarded while a commit is under way",
+                kind="commit-not-allowed",
+                hint="wait for its end: 'icefs status' shows how far it is",
+            )
         reappearing = Reappearing(core, opened)
         places = _places(core, path)
         dropping = _Dropping(core, namespace, op)

@@ -90,7 +90,7 @@ def test_ls_of_nothing(fail, demo, ids):
     tip = ids["Replace a broken day of temperature"]
     assert fail(NOT_FOUND, "ls", demo, "a/b").startswith(f"no such group, array or key in snapshot {tip}: a/b;")
     assert fail(NOT_FOUND, "ls", demo, "weather/time/c/7").startswith("no such group, array or key")
-    assert fail(NOT_FOUND, "ls", f"{demo}@nope").startswith("'nope' is no snapshot, branch or tag")
+    assert fail(NOT_FOUND, "ls", f"{demo}@nope").startswith("nope is no snapshot, branch or tag")
     assert fail(USAGE, "ls", f"{demo}@main", "--ref", "v1.0") == "two versions were given: main and v1.0; give one"
 
 

@@ -47,9 +47,7 @@ def test_each_command_has_the_help_that_it_prints_itself(capsys, name):
 def test_commands_in_groups_and_wrong_words(capsys):
     assert told(capsys, "help", "branch", "delete").startswith("Usage: icefs branch delete")
     assert main(["help", "nonsense"]) == USAGE
-    assert capsys.readouterr().err == (
-        "icefs: no help on 'nonsense': neither a topic nor a command; 'icefs help' lists both\n"
-    )
+    assert capsys.readouterr().err == ("icefs: there is no topic and no command nonsense; 'icefs help' lists both\n")
     assert main(["help", "status", "more"]) == USAGE
 
 

@@ -3,15 +3,18 @@
 import errno
 import json
 import os
+import pwd
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 
 from icefs.cli import mounts
 from icefs.cli.main import NOT_FOUND, STATE, main
-from icefs.cli.mounts import find_mount, require_mount
-from icefs.errors import EntryNotFoundError, FormatError, StaleError
+from icefs.cli.mounts import Mounted, find_mount, require_mount
+from icefs.errors import EntryNotFoundError, FormatError, NotPermittedError, StaleError
 from icefs.fuse.mountpoints import MountEntry
 
 
@@ -132,3 +135,22 @@ def test_status_imports_nothing_heavy(mount):
     assert "icefs.cli.control" in loaded
     heavy = {"numpy", "rich", "zarr", "boto3", "trio", "zstandard", "msgpack", "flatbuffers", "yaml"}
     assert not loaded & (heavy | {"icefs.engine", "icefs.format", "icefs.storage", "icefs.vfs", "asyncio"})
+
+
+def test_another_users_mount_says_whose_it_is_where_it_may_only_be_read():
+    with tempfile.TemporaryDirectory() as scratch:  # which, unlike tmp_path, others may look into
+        os.chmod(scratch, 0o755)
+        tree = Path(scratch)
+        (tree / ".icefs").mkdir()
+        (tree / ".icefs/rpc").touch(mode=0o000)
+        mine = os.geteuid()
+        if mine == 0:
+            os.seteuid(4201)
+        try:
+            with pytest.raises(NotPermittedError) as caught:
+                Mounted(tree, tree, {}).ask("commit")
+        finally:
+            os.seteuid(mine)
+    name = pwd.getpwuid(mine).pw_name
+    assert str(caught.value) == f"only {name}, whose mount it is, can commit here: {scratch}"
+    assert caught.value.hint == f"ask {name}, or mount the repository yourself"
