@@ -74,7 +74,7 @@ def test_an_error_class_gives_a_hint_only_where_it_helps_in_every_case():
         (["branch", "lst"], "list"),
         (["help", "comit"], "commit"),
         (["help", "conflict"], "conflicts"),
-        (["help", "branch", "delet"], "delete"),
+        (["help", "branch", "deletes"], "delete"),
     ],
 )
 def test_misspelt_commands_and_topics_get_a_suggestion(arguments, meant, capsys):
