@@ -7,11 +7,13 @@ A repository may come from anybody, so a location is followed only if both hold:
 - it lies below a URL prefix that the user authorised when opening the repository. Nothing is authorised by default.
   (The official library wants the container's own prefix to be authorised; every such prefix works here too.)
 
-Locations are compared in decoded form: scheme and host in lower case, path percent-decoded, `?` and `#` end it. A
-location with a `.` or `..` segment is refused, encoded or not, whatever the scheme: the official writer never makes
-one for files, and some object stores resolve them out of the prefix. A local file must lie below the authorised
-prefix after all symbolic links as well, and the kernel tells where the file that was opened lies: a link that somebody
-plants in a data directory, at whatever moment, cannot choose what a reader of a repository sees.
+Locations are compared in decoded form: scheme and host in lower case, path percent-decoded. What would not be used as
+it stands is refused, for else the reference would lead to another object (Divergence 78): `?` and `#`, which end the
+path of a URL, and control characters and spaces at the end, which parsers of URLs drop; all can be percent-encoded. A
+location with a `.` or `..` segment is refused, encoded or not, whatever the scheme: HTTP clients, proxies and some
+object stores resolve them out of the prefix (Divergence 79). A local file must lie below the authorised prefix after
+all symbolic links as well, and the kernel tells where the file that was opened lies: a link that somebody plants in a
+data directory, at whatever moment, cannot choose what a reader of a repository sees.
 
 A checksum is an entity tag, or a time in whole seconds after which the object must not have been modified. Times of
 local files are compared by the second: an object of second S is unmodified since S, whatever fraction follows.
@@ -56,7 +58,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _RELATIVE: Final = "vcc://"
-_URL: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?#]*)(/[^?#]*)?")
+_URL: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?#]*)(.*)", re.DOTALL)
+_NOT_USED: Final = re.compile(r"[?#\x00-\x1f\x7f]| +\Z")
 _DEFAULT_PORTS: Final = {"http": ":80", "https": ":443"}
 _MAX_READERS: Final = 50
 _PART_BYTES: Final = 12 << 20
@@ -101,12 +104,16 @@ class Location:
         """Takes a URL apart.
 
         Raises:
-            ValueError: it is no URL with an authority and a path, is not UTF-8 when decoded, or has a NUL or a `.`
-                or `..` segment.
+            ValueError: it is no URL with an authority and a path, has something that would not be used, is not UTF-8
+                when decoded, or has a NUL or a `.` or `..` segment.
         """
-        match = _URL.match(url)
+        match = _URL.fullmatch(url)
         if match is None:
             raise ValueError("it is no URL")
+        unused = _NOT_USED.search(url)
+        if unused is not None:
+            what = unused[0][-1]
+            raise ValueError(f"its {what!r} would be no part of the object's name; write it as %{ord(what):02X}")
         scheme = match[1].lower()
         # Bucket names are case-sensitive in the official library's eyes; host names are not.
         authority = match[2].lower().removesuffix(_DEFAULT_PORTS[scheme]) if scheme in _DEFAULT_PORTS else match[2]
@@ -118,7 +125,8 @@ class Location:
             raise ValueError("it names no bucket or host")
         try:
             path = unquote(match[3] or "/", errors="strict")
-        except UnicodeDecodeError:
+            path.encode()
+        except UnicodeError:
             raise ValueError("its path is not UTF-8") from None
         if "\0" in path:
             raise ValueError("its path has a NUL")

@@ -1,7 +1,8 @@
 """Virtual chunk references as programs give them, checked and turned into columns.
 
 A location is kept as it is given, but for its scheme, which becomes lower-case, and for `file:` URLs, whose path is
-normalised as the official writer does it: `.` and `..` are resolved, and what a URL cannot hold is percent-encoded.
+normalised as the official writer does it: `.` and `..` are resolved, and what a URL cannot hold is percent-encoded. A
+location that does not name exactly one object as it stands is refused (see `engine.virtual`).
 Source: format notes §3, §6.
 """
 
@@ -25,7 +26,7 @@ from icefs.format.manifest import ArrayRefs, ChunkKind
 _URL: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(//.*)", re.DOTALL)
 _FILE: Final = re.compile(r"//(?:localhost)?(/[^?#]*)(.*)", re.DOTALL | re.IGNORECASE)
 # The ASCII that the path of a URL may hold; "%" too, so that what is encoded stays so.
-_KEPT: Final = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) not in '"#<>?`{}')
+_KEPT: Final = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) not in '"#<>?\\`{}')
 _NO_NODE: Final = NodeId(bytes(NodeId.SIZE))
 
 type Checksum = str | datetime | None
@@ -46,8 +47,11 @@ def normalize_location(location: str) -> str:
         if scheme == "file" and (parts := _FILE.fullmatch(rest)):
             rest = f"//{_normalize_path(parts[1])}{parts[2]}"
         normalized = f"{scheme}:{rest}"
-        if scheme != "vcc":
-            Location.parse(normalized)
+        # What is relative to a container becomes the end of its prefix; which prefix that is does not matter here.
+        _, slash, relative = rest[2:].partition("/")
+        parsed = Location.parse(normalized if scheme != "vcc" else f"file:///{relative}")
+        if parsed.path == "/" and (scheme != "vcc" or slash):
+            raise ValueError("it names no object")
     except ValueError as error:
         raise InvalidInputError(
             f"{location!r} is no location of a virtual chunk: {error}", kind="invalid-virtual-ref", location=location

@@ -296,4 +296,14 @@ DIVERGENCES: dict[int, Divergence] = {
         "merge-failed",
         "each of them meant a step of its own",
     ),
+    78: Divergence(
+        "cuts a location of a virtual chunk at `?` and `#`, and drops control characters and spaces at its end",
+        "refuses it when it is set, and the chunk when it is read",
+        "other bytes than those of the object that was named would be the chunk; percent-encoding works in both",
+    ),
+    79: Divergence(
+        "reads virtual chunks on S3 whose keys have `.` or `..` segments",
+        "refuses such locations when they are set, and their chunks when they are read",
+        "HTTP clients and proxies resolve these segments, so that the object may lie outside of the allowed prefix",
+    ),
 }
