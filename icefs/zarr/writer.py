@@ -96,7 +96,9 @@ class KeyWriter:
         return None
 
     def delete(self, key: str) -> None:
-        """Deletes a node with all below it, or a chunk; nothing happens where there is none.
+        """Deletes a group with all below it, an array with its chunks, or a chunk; nothing happens where there is none.
+
+        What a hierarchy has below an array, which no Zarr library makes, stays, as in a mount.
 
         Raises:
             InvalidInputError: no Zarr hierarchy has such a key (`invalid-key`).
@@ -104,7 +106,7 @@ class KeyWriter:
         key = normalize_key(key)
         target = self._find(key)
         if isinstance(target, MetadataTarget):
-            self.session.delete_node(target.path)
+            self._delete_node(target.path)
         elif target is not None:
             node = self.session.get_node(target.path)
             grid = () if node is None or node.array is None else node.array.shape
@@ -112,6 +114,13 @@ class KeyWriter:
                 self.session.set_chunk_ref(target.path, target.index, None)
         elif key[key.rfind("/") + 1 :] not in V2_METADATA_NAMES and not is_zarr_key(key):
             raise _invalid_key(key)
+
+    def _delete_node(self, path: str) -> None:
+        node = self.session.get_node(path)
+        if node is not None and node.array is not None:
+            self.session.delete_nodes([path])
+        else:
+            self.session.delete_node(path)
 
     def delete_directory(self, prefix: str) -> None:
         """Deletes all nodes and chunks whose keys lie below a directory.

@@ -8,9 +8,12 @@ import pytest
 from zarr.abc.store import OffsetByteRequest, RangeByteRequest, SuffixByteRequest
 from zarr.core.buffer import default_buffer_prototype
 
+import icefs
 from icefs.engine.repository import Repository
 from icefs.errors import InvalidInputError, ObjectNotFoundError, ReadOnlyError
+from icefs.zarr.reader import KeyReader
 from icefs.zarr.store import IcechunkStore
+from tests.conformance.official import GROUP, array_json
 from tests.support.repo_builder import RepoBuilder, group, inline
 
 PROTOTYPE = default_buffer_prototype()
@@ -137,3 +140,24 @@ def test_a_read_only_session_stays_read_only(store):
     with pytest.raises(ReadOnlyError, match="read-only mode and does not support writing") as caught:
         copy.set_sync("zarr.json", PROTOTYPE.buffer.from_bytes(b"{}"))
     assert caught.value.kind == "read-only-store"
+
+
+@pytest.mark.parametrize("spec_version", [2, 1], ids=["v2", "v1"])
+def test_deleting_an_array_leaves_what_is_below_it(spec_version: int):
+    repo = icefs.Repository.create(icefs.in_memory_storage(), spec_version=spec_version)
+    session = repo.writable_session("main")
+    engine = session._engine
+    keys = ["a/zarr.json", "a/c/0", "a/b/zarr.json", "a/b/c/0", "a/g/zarr.json", "g/zarr.json", "g/x/zarr.json"]
+    for path in ("/a", "/a/b"):
+        engine.set_metadata(path, array_json([2], [1]))
+        engine.set_chunk(path, (0,), b"x")
+    for path in ("/a/g", "/g", "/g/x"):
+        engine.set_metadata(path, GROUP)
+    reader = KeyReader(engine)
+    assert all(reader.find(key) is not None for key in keys)
+    asyncio.run(session.store.delete("a/zarr.json"))
+    asyncio.run(session.store.delete("g/zarr.json"))
+    left = [key for key in keys if reader.find(key) is not None]
+    assert left == ["a/b/zarr.json", "a/b/c/0", "a/g/zarr.json"]
+    asyncio.run(session.store.delete_dir("a"))
+    assert not any(reader.find(key) is not None for key in keys)
