@@ -11,6 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
+
 from icefs.engine import transactions
 from icefs.engine.changeset import Change, ChangeSet, ChunkChanges, NodeMove, with_manifests_of
 from icefs.engine.chunks import ArrayChunks
@@ -29,7 +31,7 @@ from icefs.errors import (
     ReadOnlyError,
     SessionStateError,
 )
-from icefs.format.chunk_indices import ChunkIndices
+from icefs.format.chunk_indices import ChunkIndices, Uint64Array
 from icefs.format.ids import ChunkId, NodeId, SnapshotId
 from icefs.format.layout import chunk_key
 from icefs.format.manifest import ArrayRefs, ChunkRef, InlineRef, NativeRef
@@ -398,8 +400,7 @@ class WritableSession(Session):
             self.check_edits()
             if not len(refs):
                 return
-            last = tuple(high - 1 for _, high in refs.bounding_box())
-            node = self._array_for(path, last, int(refs.lengths.min()))
+            node = self._array_for_all(path, refs.indices, refs.lengths)
             self.revision += 1
             self._changes.chunk_changes(node).set_many(refs)
 
@@ -414,7 +415,7 @@ class WritableSession(Session):
             node = self._array(path)
             if not len(indices):
                 return
-            self._array_for(path, tuple(high - 1 for _, high in indices.bounding_box()), 1)
+            self._array_for_all(path, indices, None)
             self.revision += 1
             self._changes.chunk_changes(node).delete_many(indices)
 
@@ -435,6 +436,24 @@ class WritableSession(Session):
         node = self.node(path)
         if node.array is None:
             raise InvalidInputError(f"{path} is a group, not an array", kind="not-an-array", path=path)
+        return node
+
+    def _array_for_all(self, path: str, indices: ChunkIndices, lengths: Uint64Array | None) -> NodeSnapshot:
+        """Returns the array at a path, if all of some chunks fit it; the error names the first one that does not."""
+
+        def index_at(row: int) -> tuple[int, ...]:
+            return tuple(int(column[row]) for column in indices.coords)
+
+        node = self._array(path)
+        assert node.array is not None
+        if indices.ndim != len(node.array.shape):
+            return self._array_for(path, index_at(0), 1)
+        wrong = np.zeros(len(indices), np.bool_) if lengths is None else lengths == 0
+        for column, dimension in zip(indices.coords, node.array.shape, strict=True):
+            wrong |= column >= dimension.num_chunks
+        if wrong.any():
+            row = int(wrong.argmax())
+            self._array_for(path, index_at(row), 1 if lengths is None else int(lengths[row]))
         return node
 
     def _array_for(self, path: str, chunk_index: Sequence[int], length_bytes: int) -> NodeSnapshot:

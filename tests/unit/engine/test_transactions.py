@@ -242,6 +242,27 @@ def test_many_references_at_once_are_listed_and_found(repo):
     assert chunks.length((8, 0)) == 7
 
 
+def test_errors_about_many_chunks_name_the_first_bad_one(repo):
+    session = repo.writable_session("main")
+    node = session.set_metadata("/m", array([10, 10], [1, 1]))
+
+    def refs(rows, columns, lengths):
+        return ArrayRefs.from_columns(
+            node.id, [rows, columns], kinds=ChunkKind.VIRTUAL, lengths=lengths, locations=["s3://b/x"] * len(rows)
+        )
+
+    with pytest.raises(InvalidInputError, match=r"chunk \[2, 3\] of /m is empty"):
+        session.set_chunk_refs("/m", refs([1, 2, 9], [9, 3, 9], [4, 0, 4]))
+    with pytest.raises(InvalidInputError, match=r"chunk \[3, 10\] is outside of the grid \[10, 10\] of /m") as caught:
+        session.set_chunk_refs("/m", refs([1, 3, 9], [9, 10, 9], [4, 4, 4]))
+    assert caught.value.facts["chunk_index"] == (3, 10)
+    with pytest.raises(InvalidInputError, match=r"chunk \[10, 0\] is outside"):
+        session.delete_chunks("/m", ChunkIndices.from_indices(2, [(9, 9), (10, 0)]))
+    with pytest.raises(InvalidInputError, match=r"chunk \[10\] is outside"):
+        session.delete_chunks("/m", ChunkIndices.from_indices(1, [(10,)]))
+    assert not session.array_chunks("/m").num_chunks
+
+
 # Conflicts.
 
 
