@@ -7,7 +7,7 @@ containers may be followed, and with which credentials; for local files and web 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from icefs.engine.virtual import Authorizations, ContainerCredentials
 from icefs.errors import InvalidInputError
@@ -206,16 +206,33 @@ def _stored(credentials: S3StaticCredentials) -> StorageCredentials:
     )
 
 
-@dataclass(slots=True)
 class _Refresh:
-    """A picklable callback of a storage: hands the current keys out first, then asks for new ones."""
+    """A callback of a storage: hands the current keys out first, then asks for new ones.
 
-    get_credentials: Callable[[], S3StaticCredentials]
-    current: S3StaticCredentials | None
+    A pickled copy begins with the newest keys, if the original was given any to begin with, and so need not ask.
+    """
+
+    def __init__(self, get_credentials: Callable[[], S3StaticCredentials], current: S3StaticCredentials | None) -> None:
+        self._get_credentials = get_credentials
+        self._current = current
+        self._is_used = current is None
 
     def __call__(self) -> StorageCredentials:
-        current, self.current = self.current, None
-        return _stored(current or self.get_credentials())
+        if self._is_used or self._current is None or _is_expired(self._current):
+            fresh = self._get_credentials()
+            if self._current is not None:
+                self._current = fresh
+            return _stored(fresh)
+        self._is_used = True
+        return _stored(self._current)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Refresh, (self._get_credentials, self._current)
+
+
+def _is_expired(credentials: S3StaticCredentials) -> bool:
+    ends = credentials.expires_after
+    return ends is not None and ends <= datetime.now(ends.tzinfo)
 
 
 def storage_credentials(

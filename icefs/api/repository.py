@@ -58,7 +58,8 @@ class Repository(Upkeep):
         return f"<icefs.Repository (v{self._engine.spec_version})>\nstorage: {self._engine.storage.url}\n"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _restore, (repository_state(self._engine), self._attribution)
+        engine = self._engine
+        return _restore, (repository_state(engine), self._attribution, engine.default_commit_metadata)
 
     # Opening.
 
@@ -544,7 +545,10 @@ class Repository(Upkeep):
     inspect_transaction_log_async = asynchronous(inspect_transaction_log)
 
 
-def _restore(state: RepositoryState, attribution: Attribution) -> Repository:
+def _restore(
+    state: RepositoryState, attribution: Attribution, commit_metadata: dict[str, Any] | None = None
+) -> Repository:
     repository = restore_repository(state)
     assert isinstance(repository, WritableRepository)  # that is what `Repository` holds
-    return Repository(repository, attribution)
+    # What was received of one repository shares its caches and connections, but not what its setters set.
+    return Repository(repository.with_commit_metadata(commit_metadata or {}), attribution)

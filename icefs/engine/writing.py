@@ -1,6 +1,7 @@
 """A repository that is written to: made, committed to, and administered."""
 
 import contextlib
+import copy
 from collections.abc import Iterator, Mapping
 from typing import Any, Self
 
@@ -58,7 +59,18 @@ class WritableRepository(Repository):
         super().__init__(storage, spec_version, config, assets, authorize_virtual_chunk_access)
         self.default_commit_metadata: dict[str, Any] = {}
         self.turns = Turns()
+        self._shares_with: WritableRepository | None = None
         self._effective = config.effective()
+
+    def with_commit_metadata(self, metadata: Mapping[str, Any]) -> Self:
+        """Returns an object for the same repository with default commit metadata of its own.
+
+        Both share the files that were read, the caches and the connections.
+        """
+        twin = copy.copy(self)
+        twin.default_commit_metadata = dict(metadata)
+        twin._shares_with = self
+        return twin
 
     @classmethod
     def create(

@@ -8,6 +8,7 @@ import sys
 from datetime import UTC, datetime
 
 import pytest
+import zarr
 
 import icefs
 import icefs.api
@@ -230,6 +231,40 @@ def test_keys_from_a_function_are_asked_for_when_they_are_needed():
     assert len(asked) == 2
     assert [now().access_key_id, now().access_key_id] == ["id2", "id3"]
     assert now().expires_after is not None
+
+
+_asked: list[int] = []
+
+
+def _keys() -> "icefs.S3StaticCredentials":
+    _asked.append(len(_asked))
+    expires_after = datetime(2020 if len(_asked) == 1 else 2099, 1, 1, tzinfo=UTC)
+    return icefs.S3StaticCredentials(f"id{len(_asked)}", "secret", expires_after=expires_after)
+
+
+def test_a_pickled_callback_has_the_newest_keys_if_it_was_given_some():
+    _asked.clear()
+    given = storage_credentials(icefs.s3_refreshable_credentials(_keys, scatter_initial_credentials=True))
+    assert given().access_key_id == "id2"  # the first ones have expired
+    copy = pickle.loads(pickle.dumps(given))
+    assert [copy().access_key_id, len(_asked)] == ["id2", 2]
+    assert [copy().access_key_id, len(_asked)] == ["id3", 3]  # asked for again: the first ones were not good enough
+    asking = storage_credentials(icefs.s3_refreshable_credentials(_keys))
+    asking()
+    assert pickle.loads(pickle.dumps(asking))().access_key_id == "id5"
+
+
+def test_a_pickled_repository_keeps_its_commit_metadata_and_shares_no_setters(tmp_path):
+    repo = icefs.Repository.create(icefs.local_filesystem_storage(str(tmp_path / "repo")))
+    repo.set_default_commit_metadata({"by": "me"})
+    one, two = (pickle.loads(pickle.dumps(repo)) for _ in range(2))
+    assert one.default_commit_metadata() == {"by": "me"}
+    one.set_default_commit_metadata({"by": "one"})
+    assert two.default_commit_metadata() == repo.default_commit_metadata() == {"by": "me"}
+    session = one.writable_session("main")
+    zarr.open_group(session.store, mode="a").create_group("x")
+    session.commit("x")
+    assert next(iter(two.ancestry(branch="main"))).metadata["by"] == "one"
 
 
 def test_credentials_of_containers():
