@@ -32,7 +32,7 @@ from icefs.errors import InvalidInputError, NodeNotFoundError
 from icefs.words import plural, quoted
 
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
-_FSCK_EXIT: Final = {"clean": 0, "repaired": 1, "damaged": 4}
+_FSCK_EXIT: Final = {"clean": 0, "repaired": 1, "damaged": 4, "newer": 8}
 _SHOWN: Final = 50
 _SAFE_AGE: Final = timedelta(hours=1)
 
@@ -150,7 +150,8 @@ def fsck(repo: str | None, deep: bool, repair: bool, as_json: bool) -> None:
 
     Everything that branches and tags lead to must be there, parse, and have its size and order.
 
-    The exit code is 0 for a clean repository, 1 if it had to be repaired, 4 if it is damaged.
+    The exit code is 0 for a clean repository, 1 if it had to be repaired, 4 if it is damaged, and 8 if a newer Icechunk
+    wrote a part of it: then nothing is repaired.
     """
     storage = open_storage_of(locate(repo).location)
     with steps() as progress:

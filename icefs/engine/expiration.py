@@ -16,8 +16,8 @@ from icefs.engine import updates
 from icefs.engine.ancestry import walk_v1
 from icefs.errors import RefNotFoundError
 from icefs.format import repo_info_update as edits
-from icefs.format.ids import INITIAL_SNAPSHOT_ID, SnapshotId
-from icefs.format.layout import snapshot_key
+from icefs.format.ids import INITIAL_SNAPSHOT_ID, ChunkId, SnapshotId
+from icefs.format.layout import backup_key, backup_name, snapshot_key
 from icefs.format.ops_log import ExpirationRan
 from icefs.format.repo_info import MAIN_BRANCH, RepoInfo
 from icefs.format.repo_info_update import Stamp
@@ -234,7 +234,7 @@ def _plan_v1(ancestry: list[SnapshotInfo], older_than: int) -> _RefPlan:
 
 
 def _adopt(repository: "WritableRepository", snapshot_id: SnapshotId, parent_id: SnapshotId) -> None:
-    """Rewrites a snapshot's file with another parent."""
+    """Rewrites a snapshot's file with another parent, and keeps a copy of what it was."""
     repository.check_not_upgraded()
     snapshot = repository.assets.refetch_snapshot(snapshot_id)
     data = encode_snapshot(
@@ -248,5 +248,8 @@ def _adopt(repository: "WritableRepository", snapshot_id: SnapshotId, parent_id:
         parent_id=parent_id,
         level=repository.compression_level,
     )
+    # Bits that have changed on the disk may show in nothing that was parsed.
+    kept = backup_name(f"snapshot-{snapshot_id}", repository.clock(), ChunkId.random())
+    repository.storage.copy(snapshot_key(snapshot_id), backup_key(kept))
     repository.storage.put(snapshot_key(snapshot_id), data)
     repository.assets.refetch_snapshot(snapshot_id)

@@ -4,7 +4,8 @@
               └ manifests → chunk objects
 
 Each object is looked at once. What is wrong with one is told of it and stops nothing but the way through it. What
-nothing leads to is no damage: garbage collection's business, and counted here.
+nothing leads to is no damage: garbage collection's business, and counted here, unless something that may lead there
+cannot be read. An object that a newer Icechunk wrote is no damage either, and nothing is repaired around it.
 
 Losses that writers without a lock leave behind in a repository on a file system show in `overwritten/`: a backup
 whose ops log has an update that the present history lacks. Repairing brings back what such updates added, as
@@ -12,14 +13,22 @@ branches and tags; see `lost_updates`.
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 import numpy as np
 
 from icefs.engine.assets import AssetManager, repository_not_found
-from icefs.engine.lost_updates import LostUpdate, find_lost_updates, recover, restore_repo_info
-from icefs.engine.refs import RefsV1, is_repository_v1
+from icefs.engine.lost_updates import (
+    LostUpdate,
+    bring_back_newer,
+    find_lost_updates,
+    recover,
+    restore_repo_info,
+)
+from icefs.engine.refs import RefsV1
+from icefs.engine.repository import Repository
 from icefs.engine.writing import WritableRepository
 from icefs.errors import (
     FormatError,
@@ -28,11 +37,14 @@ from icefs.errors import (
     ObjectNotFoundError,
     RepositoryNotFoundError,
     StorageError,
+    UnsupportedSpecVersionError,
 )
 from icefs.format.chunk_refs import ArrayRefs, ChunkKind
+from icefs.format.config_codec import parse_config, parse_config_yaml
 from icefs.format.ids import INITIAL_SNAPSHOT_ID, ChunkId, ManifestId, SnapshotId
 from icefs.format.layout import (
     CHUNKS,
+    CONFIG_V1,
     MANIFESTS,
     REPO_INFO,
     SNAPSHOTS,
@@ -59,8 +71,9 @@ class Finding:
     """Something that is wrong.
 
     Attributes:
-        kind: `missing`, `malformed`, `size`, `order`, `dangling` (leads nowhere), `unreadable`, `lost-update` or
-            `foreign` (neither a file nor a directory).
+        kind: `missing`, `malformed`, `size`, `order`, `dangling` (leads nowhere), `unreadable`, `lost-update`,
+            `foreign` (neither a file nor a directory), or `newer` (written in a spec version that this icefs does not
+            know).
         key: The object.
         message: What is wrong with it.
     """
@@ -89,10 +102,10 @@ class FsckReport:
     repaired: list[str] = field(default_factory=list)
 
     @property
-    def status(self) -> Literal["clean", "repaired", "damaged"]:
-        """The outcome in a word."""
+    def status(self) -> Literal["clean", "repaired", "newer", "damaged"]:
+        """The outcome in a word; `newer` where nothing is wrong but that this icefs does not know all of it."""
         if self.findings:
-            return "damaged"
+            return "newer" if all(one.kind == "newer" for one in self.findings) else "damaged"
         return "repaired" if self.repaired else "clean"
 
     def to_json(self) -> dict[str, Any]:
@@ -117,6 +130,7 @@ def fsck(storage: Storage, *, deep: bool = False, progress: Progress = lambda wh
 
     Raises:
         RepositoryNotFoundError: nothing of a repository is there.
+        UnsupportedSpecVersionError: a newer Icechunk wrote `repo`.
         StorageError: the store cannot be listed or reached at all.
     """
     return _Check(storage, deep=deep, progress=progress).run()
@@ -131,21 +145,30 @@ def repair(storage: Storage, *, deep: bool = False, progress: Progress = lambda 
         progress: Is told how far it is.
 
     Raises:
+        UnsupportedSpecVersionError: a newer Icechunk wrote something of it; nothing was changed.
         StorageError, ConflictError, ReadOnlyError: the repository cannot be read or written.
     """
     report = fsck(storage, deep=deep, progress=progress)
     done: list[str] = []
+    newer = [one.key for one in report.findings if one.kind == "newer"]
+    if newer:
+        more = f" and {len(newer) - 1} more" if len(newer) > 1 else ""
+        raise UnsupportedSpecVersionError(
+            f"{newer[0]}{more} of {storage.url} was written by a newer Icechunk; nothing was repaired",
+            hint="upgrade icefs, then check again",
+            file=newer[0],
+        )
     if any(one.key == REPO_INFO and one.kind in ("missing", "malformed") for one in report.findings):
-        key = restore_repo_info(storage)
-        if key is not None:
-            done.append(f"{REPO_INFO} is what it was in {key}")
+        restored = restore_repo_info(storage)
+        if restored is not None:
+            kept = f"; the damaged one is kept in {restored.damaged_key}" if restored.damaged_key else ""
+            done.append(f"{REPO_INFO} is what it was in {restored.backup_key}{kept}")
+            with closing(WritableRepository.open(storage)) as repository:
+                done += bring_back_newer(repository)
             report = fsck(storage, progress=progress)
     if any(update.is_recoverable for update in report.lost):
-        repository = WritableRepository.open(storage)
-        try:
+        with closing(WritableRepository.open(storage)) as repository:
             done += recover(repository, report.lost)
-        finally:
-            repository.close()
     if done:
         report = fsck(storage, deep=deep, progress=progress)
     report.repaired = done
@@ -163,6 +186,7 @@ class _Check:
         self._sizes: dict[str, int] = {}
         self._used: set[str] = set()
         self._reported: set[str] = set()
+        self._is_complete = True
         self._manifests: dict[ManifestId, ManifestFileInfo] = {}
 
     def run(self) -> FsckReport:
@@ -177,7 +201,7 @@ class _Check:
                 self._progress(f"{directory} listed", len(self._sizes))
             if not self._sizes and not report.findings:
                 raise repository_not_found(self._storage)
-            self._is_v1 = is_repository_v1(self._storage)
+            self._is_v1 = Repository.fetch_spec_version(self._storage) == 1
             snapshots = self._check_v1() if self._is_v1 else self._check_v2()
             for count, snapshot_id in enumerate(sorted(snapshots), 1):
                 self._check_snapshot(snapshot_id, snapshots[snapshot_id])
@@ -191,7 +215,8 @@ class _Check:
         finally:
             self._assets.close()
         report.checked = _by_directory(self._used)
-        self._count_orphans()
+        if self._is_complete:
+            self._count_orphans()
         return report
 
     def _size(self, key: str) -> int | None:
@@ -211,10 +236,14 @@ class _Check:
         self._report.findings.append(Finding(kind, key, message))
 
     def _read[T](self, key: str, fetch: Callable[[], T]) -> T | None:
-        """Reads an object, or says what is wrong with it."""
+        """Reads an object, or says what is wrong with it: then nobody knows what else it leads to."""
         self._used.add(key)
         try:
             return fetch()
+        except UnsupportedSpecVersionError as error:
+            if key == REPO_INFO:
+                raise
+            self._found("newer", key, str(error.facts.get("reason", error.message)))
         except (ObjectNotFoundError, RepositoryNotFoundError):
             self._found("missing", key, "is not there")
         except FormatError as error:
@@ -223,6 +252,7 @@ class _Check:
             self._found("foreign", key, error.message)
         except StorageError as error:
             self._found("unreadable", key, error.message)
+        self._is_complete &= key.startswith(f"{TRANSACTIONS}/")
         return None
 
     # Refs.
@@ -232,6 +262,9 @@ class _Check:
         info = self._read(REPO_INFO, lambda: self._assets.fetch_repo_info()[0])
         if info is None:
             return {}
+        config = info.config
+        if config is not None:
+            self._check_config(REPO_INFO, lambda: parse_config(config, name=REPO_INFO))
         for kind, refs in (("branch", info.branches), ("tag", info.tags)):
             for name, snapshot_id in refs.items():
                 if snapshot_id not in info.snapshots:
@@ -250,6 +283,12 @@ class _Check:
             self._found("malformed", REPO_INFO, error.message)
         return known
 
+    def _check_config(self, key: str, parse: Callable[[], object]) -> None:
+        try:
+            parse()
+        except FormatError as error:
+            self._found("malformed", key, f"its configuration: {error.facts.get('reason', error.message)}")
+
     def _check_updates(self, info: RepoInfo) -> None:
         try:
             lost, problems = find_lost_updates(self._assets, info)
@@ -257,8 +296,9 @@ class _Check:
             self._found("unreadable", "overwritten", error.message)
             return
         self._report.lost = lost
-        for key, message in problems:
-            self._found("malformed", key, message)
+        for key, problem in problems:
+            is_newer = isinstance(problem, UnsupportedSpecVersionError)
+            self._found("newer" if is_newer else "malformed", key, problem.message)
         for update in lost:
             if update.is_recoverable:
                 self._found("lost-update", update.backup_key, update.describe())
@@ -268,6 +308,10 @@ class _Check:
         for kind, broken in (("branch", refs.broken_branches), ("tag", refs.broken_tags)):
             for name, error in broken.items():
                 self._found("malformed", f"refs/{kind}.{name}", error.message)
+                self._is_complete = False
+        with suppress(ObjectNotFoundError):
+            data = self._storage.get(CONFIG_V1).data
+            self._check_config(CONFIG_V1, lambda: parse_config_yaml(data, name=CONFIG_V1))
         known: dict[SnapshotId, int | None] = {}
         for tip in {*refs.branches.values(), *refs.tags.values()}:
             current: SnapshotId | None = tip
@@ -281,6 +325,7 @@ class _Check:
         try:
             return self._assets.fetch_snapshot(snapshot_id)
         except IcefsError:
+            self._is_complete = False
             return None  # `_check_snapshot` will say why
 
     # Snapshots and manifests.
@@ -288,7 +333,7 @@ class _Check:
     def _check_snapshot(self, snapshot_id: SnapshotId, flushed_at: int | None) -> None:
         key = snapshot_key(snapshot_id)
         snapshot = self._read(key, lambda: self._assets.fetch_snapshot(snapshot_id))
-        self._check_log(snapshot_id)
+        self._check_log(snapshot_id, snapshot)
         if snapshot is None:
             return
         if snapshot.id != snapshot_id:
@@ -311,10 +356,11 @@ class _Check:
             self._found("malformed", key, str(error.facts.get("reason", error.message)))
         self._manifests.update(manifests)
 
-    def _check_log(self, snapshot_id: SnapshotId) -> None:
+    def _check_log(self, snapshot_id: SnapshotId, snapshot: Snapshot | None) -> None:
         key = transaction_log_key(snapshot_id)
-        if self._is_v1 and snapshot_id == INITIAL_SNAPSHOT_ID and key not in self._sizes:
-            return  # official writers leave out the first one of spec 1
+        is_v1 = snapshot is None or snapshot.spec_version == 1
+        if snapshot_id == INITIAL_SNAPSHOT_ID and is_v1 and key not in self._sizes:
+            return  # spec 1 writes none for the first snapshot, and an upgrade adds none
         log = self._read(key, lambda: self._assets.fetch_transaction_log(snapshot_id))
         if log is not None and log.id != snapshot_id:
             self._found("malformed", key, f"says that it is the log of {log.id}")

@@ -10,6 +10,7 @@ in between, the rest is garbage still, and the next run finds it. Backups in `ov
 Source: format notes §5; upstream icechunk/src/ops/gc.rs.
 """
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
@@ -19,9 +20,10 @@ import numpy as np
 from icefs.engine import updates
 from icefs.engine.ancestry import walk_v1
 from icefs.engine.expiration import collapse
-from icefs.errors import ConflictError, InvalidInputError, SessionStateError
+from icefs.errors import ConflictError, InvalidInputError, ObjectNotFoundError, SessionStateError
 from icefs.format import repo_info_update as edits
 from icefs.format.chunk_refs import ChunkKind
+from icefs.format.header import HEADER_BYTES, check_known_version
 from icefs.format.ids import INITIAL_SNAPSHOT_ID, ChunkId, ManifestId, ObjectId, SnapshotId
 from icefs.format.layout import CHUNKS, MANIFESTS, SNAPSHOTS, TRANSACTIONS
 from icefs.format.manifest import Manifest
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 
 _DELETE_BATCH: Final = 1000
 _MAX_TRIES: Final = 10
+_HEADS_AHEAD: Final = 64
 
 type Progress = Callable[[str, int], None]
 """Is told what is under way, and how many of it are done."""
@@ -117,6 +120,7 @@ def collect_garbage(
         ConflictError: others changed the repository every time.
         SessionStateError: the repository has no branch `main`, so that it is damaged (kind `no-main-branch`).
         StaleError: it was upgraded to spec 2 since it was opened; nothing was deleted that it needs.
+        UnsupportedSpecVersionError: a newer Icechunk wrote metadata that would be deleted; nothing was changed.
         FormatError, StorageError: something that is needed cannot be read, so that nobody knows what it needs; nothing
             was deleted. Or deleting failed halfway; what is needed is still there.
     """
@@ -154,6 +158,8 @@ class _Collection:
         logs = set(self._snapshots)
         if info is not None:
             dropped = info.snapshots.keys() - self._snapshots
+            pruned = (each.pruned_ancestor_tx_logs for each in info.snapshots.values())
+            self._check_versions(logs.union(*pruned))
             if not self._dry_run:
                 known = set(self._snapshots)
                 info = self._forget(dropped)
@@ -162,6 +168,8 @@ class _Collection:
                 self._keep(self._snapshots - known)
             for each in info.snapshots.values():
                 logs.update(each.pruned_ancestor_tx_logs)
+        else:
+            self._check_versions(logs)
         summary = self._summary
         summary.snapshots_deleted = self._delete(SNAPSHOTS, SnapshotId, self._snapshots)
         summary.transaction_logs_deleted = self._delete(TRANSACTIONS, SnapshotId, logs)
@@ -240,6 +248,34 @@ class _Collection:
     def _reparented(self, info: RepoInfo, edited: SnapshotInfo) -> SnapshotInfo:
         parent, logs = collapse(info, edited, lambda ancestor: ancestor.id in self._snapshots)
         return replace(edited, parent_id=parent or INITIAL_SNAPSHOT_ID, pruned_ancestor_tx_logs=logs)
+
+    def _check_versions(self, logs: set[SnapshotId]) -> None:
+        """Refuses to delete metadata of a newer Icechunk: nobody here knows what it is good for, or what it needs.
+
+        Raises:
+            UnsupportedSpecVersionError: there is some; nothing was changed.
+        """
+        kinds: list[tuple[str, type[ObjectId], set[Any]]] = [
+            (SNAPSHOTS, SnapshotId, self._snapshots),
+            (TRANSACTIONS, SnapshotId, logs),
+            (MANIFESTS, ManifestId, self._manifests),
+        ]
+        storage = self._repository.storage
+
+        def check(listed: ObjectInfo) -> None:
+            with contextlib.suppress(ObjectNotFoundError):
+                head = storage.get(listed.key, start=0, end=min(HEADER_BYTES, listed.size_bytes)).data
+                check_known_version(head, name=listed.key)
+
+        doomed = (
+            listed
+            for directory, kind, kept in kinds
+            for object_id, listed in self._objects(directory, kind)
+            if listed.last_modified < self._older_than and object_id not in kept
+        )
+        heads = self._repository.assets.fetch_ahead(check, doomed, window=_HEADS_AHEAD)
+        for count, _ in enumerate(heads, 1):
+            self._progress("versions checked", count)
 
     def _objects[Id: ObjectId](self, directory: str, kind: type[Id]) -> Iterator[tuple[Id, ObjectInfo]]:
         """Yields the objects of a directory whose names are ids; others are nobody's business here."""

@@ -14,23 +14,34 @@ Source: format notes §7.4, §7.12; spec 2.1 "Updates to the repo info file".
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from icefs.clock import to_datetime
+from icefs.clock import system_clock, to_datetime
 from icefs.engine import updates
 from icefs.engine.assets import AssetManager
-from icefs.errors import FormatError, ObjectNotFoundError, PreconditionFailedError, StorageError
+from icefs.errors import (
+    FormatError,
+    IcefsError,
+    InvalidInputError,
+    ObjectNotFoundError,
+    PreconditionFailedError,
+    StorageError,
+    UnsupportedSpecVersionError,
+)
 from icefs.format import repo_info_update as edits
-from icefs.format.ids import SnapshotId
-from icefs.format.layout import OVERWRITTEN, REPO_INFO, snapshot_key
+from icefs.format.ids import INITIAL_SNAPSHOT_ID, ChunkId, SnapshotId
+from icefs.format.layout import OVERWRITTEN, REPO_INFO, SNAPSHOTS, backup_key, backup_name, snapshot_key
 from icefs.format.ops_log import BranchCreated, CommitAmended, NewCommit, NewDetachedSnapshot, TagCreated, UpdateKind
 from icefs.format.repo_info import RepoInfo, parse_repo_info
 from icefs.format.repo_info_update import Stamp
+from icefs.format.snapshot import Snapshot
 from icefs.format.snapshot_table import SnapshotInfo
 from icefs.storage.base import Storage
 
 if TYPE_CHECKING:
     from icefs.engine.writing import WritableRepository
+
+_DAMAGED: Final = "damaged-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,16 +90,16 @@ class LostUpdate:
         }
 
 
-def find_lost_updates(assets: AssetManager, info: RepoInfo) -> tuple[list[LostUpdate], list[tuple[str, str]]]:
+def find_lost_updates(assets: AssetManager, info: RepoInfo) -> tuple[list[LostUpdate], list[tuple[str, IcefsError]]]:
     """Looks through the backups for updates that the present state of `repo` does not know.
 
     Returns:
-        The updates, oldest first; and the backups that cannot be read, with the reason.
+        The updates, oldest first; and the backups that cannot be read, by key, with the reason.
 
     Raises:
         StorageError: the store cannot be listed.
     """
-    problems: dict[str, str] = {}
+    problems: dict[str, IcefsError] = {}
     known, names = _history(assets, info, problems)
     lost: dict[tuple[int, UpdateKind], LostUpdate] = {}
     for key, backup in _backups(assets.storage, names, problems):
@@ -98,11 +109,11 @@ def find_lost_updates(assets: AssetManager, info: RepoInfo) -> tuple[list[LostUp
                 earlier = lost.get((update.updated_at, update.kind))
                 if found is not None and (earlier is None or not earlier.is_recoverable):
                     lost[update.updated_at, update.kind] = found
-    return sorted(lost.values(), key=lambda one: one.updated_at), sorted(problems.items())
+    return sorted(lost.values(), key=lambda one: one.updated_at), sorted(problems.items(), key=lambda one: one[0])
 
 
 def _history(
-    assets: AssetManager, info: RepoInfo, problems: dict[str, str]
+    assets: AssetManager, info: RepoInfo, problems: dict[str, IcefsError]
 ) -> tuple[set[tuple[int, UpdateKind]], set[str]]:
     """Returns all updates that led to the present state, and the names of the backups that they tell of."""
     known: set[tuple[int, UpdateKind]] = set()
@@ -122,11 +133,11 @@ def _history(
             except ObjectNotFoundError:
                 present = None  # somebody tidied up; older updates cannot be told from lost ones
             except FormatError as error:
-                problems[f"{OVERWRITTEN}/{before}"] = error.message
+                problems[f"{OVERWRITTEN}/{before}"] = error
     return known, names
 
 
-def _backups(storage: Storage, known: set[str], problems: dict[str, str]) -> Iterator[tuple[str, RepoInfo]]:
+def _backups(storage: Storage, known: set[str], problems: dict[str, IcefsError]) -> Iterator[tuple[str, RepoInfo]]:
     """Yields the backups of `repo` that the present ops log does not lead to."""
     for each in storage.list_objects(f"{OVERWRITTEN}/"):
         name = each.key.removeprefix(f"{OVERWRITTEN}/")
@@ -135,7 +146,7 @@ def _backups(storage: Storage, known: set[str], problems: dict[str, str]) -> Ite
         try:
             yield each.key, parse_repo_info(storage.get(each.key).data, name=each.key)
         except (FormatError, ObjectNotFoundError) as error:
-            problems[each.key] = error.message
+            problems[each.key] = error
 
 
 def _lost(
@@ -220,34 +231,120 @@ def _bring_back(repository: "WritableRepository", update: LostUpdate, name: str,
     return after is not before
 
 
-def restore_repo_info(storage: Storage) -> str | None:
-    """Puts the newest backup that can be read in the place of a `repo` that is missing or malformed.
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """How `repo` was restored.
+
+    Attributes:
+        backup_key: The copy that took its place.
+        damaged_key: Where the damaged object is kept; None where there was none.
+    """
+
+    backup_key: str
+    damaged_key: str | None
+
+
+def restore_repo_info(storage: Storage) -> Restored | None:
+    """Puts the newest backup that can be read in the place of a `repo` that is missing or malformed, and keeps that.
 
     Returns:
-        The backup's key; None if there is none.
+        What was done; None if there is no backup.
 
     Raises:
+        UnsupportedSpecVersionError: `repo`, or a backup that is newer than all that can be read, was written by a newer
+            Icechunk; nothing was changed.
         StorageError: the store cannot be read or written, or somebody else wrote `repo` meanwhile.
     """
+    try:
+        present = storage.get(REPO_INFO)
+    except ObjectNotFoundError:
+        present = None
+    problem = None if present is None else _problem(present.data, REPO_INFO)
+    if isinstance(problem, UnsupportedSpecVersionError):
+        raise problem
     # Their names count down, so that the newest comes first.
-    keys = sorted(each.key for each in storage.list_objects(f"{OVERWRITTEN}/"))
-    for key in keys:
+    for key in sorted(each.key for each in storage.list_objects(f"{OVERWRITTEN}/")):
         if not key.startswith(f"{OVERWRITTEN}/{REPO_INFO}."):
             continue
         data = storage.get(key).data
-        try:
-            parse_repo_info(data, name=key)
-        except FormatError:
+        problem = _problem(data, key)
+        if isinstance(problem, UnsupportedSpecVersionError):
+            raise problem
+        if problem is not None:
             continue  # that one is no better
+        version = None if present is None else present.version
+        damaged = None
         try:
-            version = storage.head(REPO_INFO).version
-        except ObjectNotFoundError:
-            version = None
-        try:
+            if version is not None:
+                damaged = backup_key(backup_name(f"{_DAMAGED}{REPO_INFO}", system_clock(), ChunkId.random()))
+                storage.copy(REPO_INFO, damaged, if_match=version)
             storage.put(REPO_INFO, data, if_match=version, create_only=version is None)
         except PreconditionFailedError as error:
             raise StorageError(
                 f"{REPO_INFO} was written by somebody else while it was being restored", hint="check it again"
             ) from error
-        return key
+        return Restored(key, damaged)
     return None
+
+
+def _problem(data: bytes, key: str) -> FormatError | None:
+    try:
+        parse_repo_info(data, name=key)
+    except FormatError as error:
+        return error
+    return None
+
+
+def bring_back_newer(repository: "WritableRepository") -> list[str]:
+    """Makes branches for the snapshots that are newer than a restored `repo`, which does not know them.
+
+    What their parents were is not known any more. Each gets the newest tip of a branch that is older than itself: its
+    own content is whole, whatever stands before it in the history.
+
+    Returns:
+        What was done, for people.
+
+    Raises:
+        ConflictError, ReadOnlyError, StorageError: `repo` cannot be updated.
+    """
+    info, _ = repository.assets.fetch_repo_info()
+    newest = info.latest_updates[0].updated_at if info.latest_updates else 0
+    done: list[str] = []
+    found: list[Snapshot] = []
+    for listed in repository.storage.list_objects(f"{SNAPSHOTS}/"):
+        try:
+            snapshot_id = SnapshotId.parse(listed.key.removeprefix(f"{SNAPSHOTS}/"))
+            if snapshot_id not in info.snapshots:
+                snapshot = repository.assets.fetch_snapshot(snapshot_id)
+                repository.assets.fetch_transaction_log(snapshot_id)
+                found.append(snapshot)
+        except InvalidInputError:
+            continue  # something else that lies around
+        except (FormatError, ObjectNotFoundError) as error:
+            done.append(f"the snapshot {listed.key} is not known any more, and cannot be read: {error.message}")
+    for snapshot in sorted(found, key=lambda one: one.flushed_at):
+        if snapshot.id == INITIAL_SNAPSHOT_ID or snapshot.flushed_at <= newest:
+            continue
+        name = f"recovered-{str(snapshot.id)[:8].lower()}"
+        _add_branch(repository, name, snapshot)
+        done.append(
+            f"branch {name} leads to snapshot {snapshot.id} ({snapshot.message!r}), which is newer than that copy"
+        )
+    return done
+
+
+def _add_branch(repository: "WritableRepository", name: str, snapshot: Snapshot) -> None:
+    def add(info: RepoInfo, stamp: Stamp) -> RepoInfo:
+        if snapshot.id in info.snapshots:
+            return info
+        tips = [info.snapshots[tip] for tip in {*info.branches.values()}]
+        older = [tip for tip in tips if tip.flushed_at < snapshot.flushed_at] or tips
+        parent = max(older, key=lambda tip: tip.flushed_at)
+        entry = SnapshotInfo(snapshot.id, parent.id, snapshot.flushed_at, snapshot.message, snapshot.metadata, ())
+        return edits.add_snapshot(info, entry, stamp, branch=None)
+
+    def name_it(info: RepoInfo, stamp: Stamp) -> RepoInfo:
+        return info if name in info.branches else edits.add_branch(info, name, snapshot.id, stamp)
+
+    updates.update_repo_info(repository, add)
+    updates.update_repo_info(repository, name_it)

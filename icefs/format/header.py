@@ -81,13 +81,28 @@ def decode_file(
     if spec_version == 0:
         raise _error(name, "its spec version is 0")
     if spec_version not in SPEC_VERSIONS:
-        reason = f"it was written in spec version {spec_version}, this icefs knows 1 and 2"
-        raise UnsupportedSpecVersionError(f"{name}: {reason}", hint="upgrade icefs", file=name, reason=reason)
+        raise _newer(name, spec_version)
     if found_type != file_type:
         raise _error(name, f"its file type is {_type_name(found_type)}, not {file_type.name}")
     if compression != _ZSTD:
         raise _error(name, f"its compression algorithm is {compression}, not 1 (zstd)")
     return spec_version, _decompress(view[HEADER_BYTES:], name, max_body_bytes)
+
+
+def check_known_version(head: bytes, *, name: str) -> None:
+    """Refuses a file that a newer Icechunk wrote, by its first `HEADER_BYTES`; anything else passes, damaged or not.
+
+    Raises:
+        UnsupportedSpecVersionError: it was written in a spec version that this icefs does not know.
+    """
+    if len(head) < HEADER_BYTES or head[:12] != MAGIC or head[36] in (0, *SPEC_VERSIONS):
+        return
+    raise _newer(name, head[36])
+
+
+def _newer(name: str, spec_version: int) -> UnsupportedSpecVersionError:
+    reason = f"it was written in spec version {spec_version}, this icefs knows 1 and 2"
+    return UnsupportedSpecVersionError(f"{name}: {reason}", hint="upgrade icefs", file=name, reason=reason)
 
 
 def _decompress(frame: memoryview, name: str, max_body_bytes: int) -> bytes:

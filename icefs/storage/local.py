@@ -387,7 +387,19 @@ class LocalStorage(Storage):
                 continue
             except (OSError, NotAnObjectError):
                 failed.append(key)
+            else:
+                self._remove_empty(key)
         return failed
+
+    def _remove_empty(self, key: str) -> None:
+        """Removes the directories that a deleted object leaves empty; not `chunks` and its like, for many objects."""
+        above = key.rpartition("/")[0]
+        while above and key.count("/") > 1:
+            try:
+                os.rmdir(self._path(above))
+            except OSError:
+                return  # not empty, or somebody else's business
+            above = above.rpartition("/")[0]
 
     @override
     def close(self) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import icechunk as ic
 import pytest
+import zarr
 
 from icefs.cli.main import main
 from icefs.cli.options import human_bytes
@@ -154,3 +155,86 @@ def test_ages():
 def test_sizes():
     told = {0: "0 bytes", 1023: "1023 bytes", 1024: "1.0 KiB", 1536 << 20: "1.5 GiB", 1 << 70: "1048576.0 PiB"}
     assert {count: human_bytes(count) for count in told} == told
+
+
+def contents(repo):
+    return {path.relative_to(repo): path.read_bytes() for path in Path(repo).rglob("*") if path.is_file()}
+
+
+def test_a_repository_of_a_newer_icechunk_is_left_alone(repo, fail):
+    """Whatever is damaged beside it."""
+    data = bytearray(Path(repo, "repo").read_bytes())
+    data[36] = 3
+    Path(repo, "repo").write_bytes(data)
+    before = contents(repo)
+    for command in (
+        ["gc", repo, "--older-than", "0s", "--force"],
+        ["expire", repo, "--older-than", "0s"],
+        ["fsck", repo],
+        ["fsck", repo, "--repair"],
+        ["upgrade", repo],
+        ["rewrite-manifests", repo],
+        ["branch", "create", "new", "main", "--repo", repo],
+        ["config", "set", "compression.level", "4", "--repo", repo],
+    ):
+        assert "spec version 3" in fail(8, *command), command
+    assert contents(repo) == before
+
+
+def test_a_snapshot_of_a_newer_icechunk_is_named_and_nothing_is_repaired(repo, call):
+    [tip] = [info.id for info in official(repo).ancestry(branch="main")][:1]
+    data = bytearray(Path(repo, "snapshots", tip).read_bytes())
+    data[36] = 3
+    Path(repo, "snapshots", tip).write_bytes(data)
+    before = contents(repo)
+    said = call(8, "fsck", repo)
+    assert f"newer: snapshots/{tip}: it was written in spec version 3" in said
+    assert "unused" not in said
+    assert "nothing was repaired" in call(8, "fsck", repo, "--repair")
+    assert contents(repo) == before
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut", "gone"])
+def test_a_damaged_repo_is_kept_and_its_newest_commit_is_brought_back(repo, call, run_json, damage):
+    tip = next(official(repo).ancestry(branch="main")).id
+    data = bytearray(Path(repo, "repo").read_bytes())
+    damaged = bytes(data[: len(data) // 2])
+    if damage == "flipped":
+        data[40] ^= 1
+        damaged = bytes(data)
+    Path(repo, "repo").unlink()
+    if damage != "gone":
+        Path(repo, "repo").write_bytes(damaged)
+    said = call(1, "fsck", repo, "--repair")
+    assert f"leads to snapshot {tip} ('number 3'), which is newer than that copy" in said
+    assert (damaged in contents(repo).values()) == (damage != "gone")
+    assert "unused" not in said
+    branch = f"recovered-{tip[:8].lower()}"
+    assert next(official(repo).ancestry(branch=branch)).id == tip
+    assert run_json("fsck", repo, "--deep")["status"] == "clean"
+    run_json("gc", repo, "--older-than", "0s", "--force")
+    session = official(repo).readonly_session(branch)
+    assert zarr.open_array(session.store, path="a", mode="r")[1000:2000].tolist() == [3] * 1000
+
+
+@pytest.mark.parametrize("by", ["icefs", "official"])
+def test_an_upgraded_repository_is_clean(tmp_path, run, run_json, by):
+    path = str(tmp_path / "old")
+    run("init", path, "--spec-version", "1")
+    if by == "icefs":
+        run("upgrade", path)
+    else:
+        ic.upgrade_icechunk_repository(official(path), dry_run=False)
+    report = run_json("fsck", path)
+    assert (report["status"], report["findings"], report["orphans"]) == ("clean", [], {})
+    assert not Path(path, "refs").exists() or by == "official"
+
+
+def test_a_broken_branch_leaves_nothing_to_be_called_unused(tmp_path, call, run):
+    path = str(tmp_path / "old")
+    repository = create(Path(path), 1)
+    commit(repository, "base", {"zarr.json": GROUP})
+    Path(path, "refs/branch.main/ref.json").write_text("{")
+    said = call(4, "fsck", path)
+    assert "malformed: refs/branch.main" in said
+    assert "unused" not in said
