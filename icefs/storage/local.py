@@ -396,8 +396,9 @@ class LocalStorage(Storage):
         above = key.rpartition("/")[0]
         while above and key.count("/") > 1:
             try:
-                os.rmdir(self._path(above))
-            except OSError:
+                with self._files.parent(self._name(above)) as parent:
+                    os.rmdir(parent.name, dir_fd=parent.fd)
+            except (OSError, NotAnObjectError):
                 return  # not empty, or somebody else's business
             above = above.rpartition("/")[0]
 
