@@ -24,15 +24,15 @@ _repo_option = click.option(
 
 @click.group(cls=Group)
 def config() -> None:
-    r"""Show and change the saved configuration.
+    """Show and change the saved configuration.
 
     Every program that opens the repository takes it from there, the official library included. Examples:
 
     \b
-        icefs config get
-        icefs config set inline_chunk_threshold_bytes=1024 compression.level=6
-        icefs config set --unset inline_chunk_threshold_bytes
-    """
+    icefs config get
+    icefs config set inline_chunk_threshold_bytes=1024 compression.level=6
+    icefs config set --unset inline_chunk_threshold_bytes
+    """  # noqa: D301  (click reads the backspace)
 
 
 @config.command("get")

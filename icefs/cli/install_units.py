@@ -12,10 +12,12 @@ from typing import Final
 
 import click
 
+from icefs.cli.completing import completion_script
+from icefs.cli.manpages import all_pages
 from icefs.cli.options import json_option, print_json, say
 from icefs.cli.service_config import SYSTEM_DIRECTORY, user_directory
 from icefs.errors import AlreadyExistsError, EntryNotFoundError, InvalidInputError
-from icefs.words import quoted
+from icefs.words import plural, quoted
 
 UNIT: Final = "icefs@.service"
 SYSTEM_UNITS: Final = Path("/etc/systemd/system")
@@ -27,16 +29,26 @@ HELPERS: Final = {
     "/usr/sbin/umount.fuse.icefs": "umount.icefs",
 }
 
-_MARK: Final = "# Installed by 'icefs install-units', which may overwrite it; change it with 'systemctl edit'.\n"
+_BY: Final = "Installed by 'icefs install-units', which may overwrite it"
+_MARK: Final = f"# {_BY}; change it with 'systemctl edit'.\n"
+_SHARE: Final = Path("/usr/local/share")
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One thing that is put in place: a file with a content, a link with a target, or a directory with neither."""
+    """One thing that is put in place: a file with a content, a link with a target, or a directory with neither.
+
+    Attributes:
+        place: Where.
+        content: What a file holds; one of its first two lines says that it is ours.
+        target: Where a link leads.
+        is_page: Whether it is one of the many manual pages, which are counted and not listed.
+    """
 
     place: Path
     content: str | None = None
     target: Path | None = None
+    is_page: bool = False
 
     def is_there(self) -> bool:
         """Tells whether it is in place as it should be."""
@@ -51,7 +63,7 @@ class Part:
         if self.target is not None:
             return self.place.is_symlink() and Path(os.readlink(self.place)).name == self.target.name
         if self.content is not None:
-            return self.place.is_file() and self.place.read_text().startswith(_MARK)
+            return self.place.is_file() and any(_BY in line for line in self.place.read_text().split("\n")[:2])
         return False  # a directory holds what somebody wrote
 
     def put(self) -> None:
@@ -76,6 +88,9 @@ class Part:
 def install_units(user: bool, prefix: str | None, uninstall: bool, dry_run: bool, as_json: bool) -> None:
     """Install systemd's units and mount(8)'s helper.
 
+    With them the manual pages, and the completions of bash, zsh and fish, where these look by themselves: below
+    /usr/local/share, with --user below ~/.local/share.
+
     Then 'systemctl enable --now icefs@NAME' mounts what /etc/icefs/NAME.toml describes, at every boot; and 'mount -t
     icefs REPO MNT', fstab lines and x-systemd.automount work.
     """
@@ -90,8 +105,14 @@ def install_units(user: bool, prefix: str | None, uninstall: bool, dry_run: bool
         actions = [{"action": what, "path": str(place)} for what, place in done]
         print_json({"actions": actions, "dry_run": dry_run, "manager_reloaded": reloaded})
         return
+    pages = {part.place for part in parts if part.is_page}
     for what, place in done:
+        if place in pages:
+            continue
         say(f"would be {what} {quoted(str(place))}" if dry_run and what != "kept" else f"{what} {quoted(str(place))}")
+    for what in dict.fromkeys(what for what, place in done if place in pages):
+        count = sum(action == what and place in pages for action, place in done)
+        say(f"{'would be ' * (dry_run and what != 'kept')}{what} {plural(count, 'manual page')}")
     if reloaded:
         click.echo("systemd has read its units again")
     if not uninstall:
@@ -105,11 +126,31 @@ def _system_parts(root: Path) -> Iterator[Part]:
     for place, program in HELPERS.items():
         yield Part(_below(root, Path(place)), target=_program(program))
     yield Part(_below(root, SYSTEM_DIRECTORY))
+    share = _below(root, _SHARE)
+    yield from _documentation(share, share / "fish/vendor_completions.d")
+    yield Part(share / "zsh/site-functions/_icefs", content=_completion("zsh"))
 
 
 def _user_parts() -> Iterator[Part]:
     yield Part(user_directory().parent / "systemd/user" / UNIT, content=_unit(f"user/{UNIT}"))
     yield Part(user_directory())
+    share = Path(os.environ.get("XDG_DATA_HOME") or os.path.expanduser("~/.local/share"))
+    yield from _documentation(share, user_directory().parent / "fish/completions")
+
+
+def _documentation(share: Path, fish: Path) -> Iterator[Part]:
+    """Yields what lets `man` and the Tab key know icefs, in the places where they look by themselves."""
+    for name, text in all_pages().items():
+        yield Part(share / "man" / name, content=f'.\\" {_BY}.\n{text}', is_page=True)
+    yield Part(share / "bash-completion/completions/icefs", content=_completion("bash"))
+    yield Part(fish / "icefs.fish", content=_completion("fish"))
+
+
+def _completion(shell: str) -> str:
+    first, newline, rest = completion_script(shell).lstrip("\n").partition("\n")
+    mark = f"# {_BY}.\n"
+    # zsh looks into the first line for what a file completes.
+    return f"{first}{newline}{mark}{rest}\n" if first.startswith("#compdef") else f"{mark}{first}{newline}{rest}\n"
 
 
 def _below(root: Path, place: Path) -> Path:

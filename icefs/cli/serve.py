@@ -31,21 +31,21 @@ _POLL_S: Final = 0.05
 @click.option("--after-stop", is_flag=True, hidden=True, help="Clear away what a daemon left that had to be killed.")
 @json_option
 def serve(config: str, reloading: bool, after_stop: bool, as_json: bool) -> None:
-    r"""Serve the mount of a configuration file, as a service.
+    """Serve the mount of a configuration file, as a service.
 
     NAME is that of ~/.config/icefs/NAME.toml or /etc/icefs/NAME.toml. The keys are the long options of 'icefs
     mount', repository and mountpoint:
 
     \b
-        repository = "s3://bucket/era5?region=eu-west-1"
-        mountpoint = "/mnt/era5"
-        branch = "main"
-        cache-size = "50G"
+    repository = "s3://bucket/era5?region=eu-west-1"
+    mountpoint = "/mnt/era5"
+    branch = "main"
+    cache-size = "50G"
 
     It stays in the foreground. A mountpoint that is missing is made; one whose daemon has died is cleared first.
     Under systemd it says when the mount answers, how it is, and that it lives. SIGHUP, or --reload, takes over
     another log level, cache size or poll interval.
-    """
+    """  # noqa: D301  (click reads the backspace)
     if after_stop and os.environ.get("SERVICE_RESULT") != "timeout":
         return  # ended by itself; or crashed, and the dead mount stays until it is mounted again: see the unit
     path = find_config(config)

@@ -5,10 +5,11 @@ import re
 import shutil
 import subprocess
 
+import click
 import pytest
 
 from icefs.cli import manpages
-from icefs.cli.main import COMMANDS, EXIT_CODES, NOT_FOUND, USAGE, main
+from icefs.cli.main import COMMANDS, EXIT_CODES, NOT_FOUND, USAGE, icefs, main
 from icefs.cli.manpages import TOPICS, Block, blocks
 from tests.support.ci import require
 
@@ -42,6 +43,26 @@ def test_each_command_has_the_help_that_it_prints_itself(capsys, name):
     asked = told(capsys, "help", name)
     assert asked.startswith(f"Usage: icefs {name}")
     assert asked.strip() == told(capsys, name, "--help").strip()
+
+
+def leaves(command, *names):
+    inner = getattr(command, "commands", None)
+    if inner is None:
+        yield names
+        return
+    for name, one in inner.items():
+        yield from leaves(one, *names, name)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_no_help_shows_what_only_click_should_see(capsys, name):
+    command = icefs.get_command(click.Context(icefs), name)
+    for words in [(name,), *leaves(command, name)]:
+        text = told(capsys, *words, "--help")
+        assert "\b" not in text
+        assert "\\b" not in text
+    assert "\\eb" not in manpages.command_page(name)
+    assert "\b" not in manpages.command_page(name)
 
 
 def test_commands_in_groups_and_wrong_words(capsys):
@@ -84,8 +105,8 @@ def inner_help(capsys, name):
 def test_manual_pages_are_good_roff(tmp_path, capsys):
     require(shutil.which("groff") is not None, "groff, from Debian's groff-base")
     told(capsys, "help", "--man", str(tmp_path))
-    pages = sorted(tmp_path.rglob("*.[17]"))
-    assert len(pages) == 1 + len(COMMANDS) + len(TOPICS)
+    pages = sorted(tmp_path.rglob("*.[178]"))
+    assert len(pages) == 1 + len(COMMANDS) + len(TOPICS) + len(manpages.HELPERS)
     done = subprocess.run(
         ["groff", "-man", "-ww", "-Tutf8", "-P-cbou", *map(str, pages)], capture_output=True, text=True, check=True
     )
@@ -99,6 +120,16 @@ def test_manual_pages_are_good_roff(tmp_path, capsys):
     ).stdout
     for option in ("--amend", "--meta", "--rebase", "--skip-invalid"):
         assert option in shown
+    assert "EXIT STATUS" in shown
+    assert "icefs.lock#0" in shown
+    assert "[PATH]\n" not in shown.partition("\nOPTIONS\n")[2]
+    serve = subprocess.run(
+        ["groff", "-man", "-Tascii", "-P-cbou", str(tmp_path / "man1/icefs-serve.1")],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert '\n           mountpoint = "/mnt/era5"\n           branch = "main"\n' in serve
     topic = subprocess.run(
         ["groff", "-man", "-Tascii", "-P-cbou", str(tmp_path / "man7/icefs-layout.7")],
         capture_output=True,

@@ -10,6 +10,7 @@ import pytest
 from icefs.cli import mount_helper
 from icefs.cli.install_units import HELPERS, UNIT
 from icefs.cli.main import STATE, USAGE, main
+from icefs.cli.manpages import all_pages
 
 BIN = Path(sys.executable).parent
 
@@ -29,9 +30,16 @@ def test_everything_is_put_in_place_said_and_removed_again(tmp_path, capsys):
     assert tree(tmp_path) == []
     install("--prefix", tmp_path)
     told = capsys.readouterr().out
+    share = "usr/local/share"
+    completions = ("bash-completion/completions/icefs", "fish/vendor_completions.d/icefs.fish")
     expected = [f"etc/systemd/system/{UNIT}", *(place.removeprefix("/") for place in HELPERS)]
-    assert tree(tmp_path) == sorted(expected)
-    assert [f"installed {tmp_path}/{place}" in told for place in expected] == [True] * 5
+    expected += [f"{share}/{place}" for place in (*completions, "zsh/site-functions/_icefs")]
+    pages = [f"{share}/man/{page}" for page in all_pages()]
+    assert tree(tmp_path) == sorted(expected + pages)
+    assert [f"installed {tmp_path}/{place}" in told for place in expected] == [True] * 8
+    assert f"installed {len(pages)} manual pages\n" in told
+    assert {"man1/icefs-commit.1", "man7/icefs-s3.7", "man8/mount.icefs.8"} < set(all_pages())
+    assert (tmp_path / share / "zsh/site-functions/_icefs").read_text().startswith("#compdef icefs\n")
     assert told.endswith("next: write /etc/icefs/NAME.toml, then run 'systemctl enable --now icefs@NAME'\n")
     assert (tmp_path / "etc/icefs").is_dir()
     text = unit.read_text()
@@ -41,7 +49,7 @@ def test_everything_is_put_in_place_said_and_removed_again(tmp_path, capsys):
     unit.write_text(text + "# an older version\n")
     install("--prefix", tmp_path, "--json")
     actions = json.loads(capsys.readouterr().out)["actions"]
-    assert [action["action"] for action in actions] == ["replaced", *["kept"] * 5]
+    assert [action["action"] for action in actions] == ["replaced", *["kept"] * (8 + len(pages))]
     install("--prefix", tmp_path, "--uninstall")
     assert tree(tmp_path) == []
     assert (tmp_path / "etc/icefs").is_dir()  # configuration is not ours to remove
@@ -60,10 +68,13 @@ def test_what_somebody_else_put_there_is_not_touched(tmp_path, capsys, place):
 
 
 def test_the_user_unit_goes_to_the_user(tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    config, data = tmp_path / "config", tmp_path / "data"
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(config))
+    monkeypatch.setenv("XDG_DATA_HOME", str(data))
     monkeypatch.setenv("PATH", "/nowhere")  # no systemctl
     install("--user")
-    assert tree(tmp_path) == [f"systemd/user/{UNIT}"]
+    assert tree(config) == ["fish/completions/icefs.fish", f"systemd/user/{UNIT}"]
+    assert tree(data) == sorted(["bash-completion/completions/icefs", *(f"man/{page}" for page in all_pages())])
     assert "systemctl --user enable" in capsys.readouterr().out
     assert main(["install-units", "--user", "--prefix", "/x"]) == USAGE
 
