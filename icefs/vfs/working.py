@@ -21,6 +21,7 @@ import trio
 from icefs.engine.session import Session
 from icefs.errors import (
     EntryNotFoundError,
+    IsADirectoryTreeError,
     NotPermittedError,
     ReadOnlyError,
     SessionStateError,
@@ -39,7 +40,7 @@ from icefs.vfs.renaming import Renaming
 from icefs.vfs.working_base import WorkingBase, WorkingSettings
 from icefs.worktree.attributes import AttrChange
 from icefs.worktree.namespace import RENAME_EXCHANGE
-from icefs.worktree.nodes import Perm, Where
+from icefs.worktree.nodes import Perm, TreeEntry, Where
 from icefs.worktree.overlay import WorkTree
 from icefs.worktree.settle_result import SettleResult
 from icefs.zarr.keys import METADATA_NAME, metadata_key, node_prefix
@@ -71,6 +72,7 @@ class WorkingTree(WorkingBase):
                 with contextlib.suppress(StaleError, NotInMemoryError):
                     handle.adopt(work, self._lower_path(handle.ino))
         self.early.clear()
+        work.removed.keep()
         super().take_work(work)
 
     def _open_work(self, session: Session) -> WorkTree:
@@ -146,6 +148,8 @@ class WorkingTree(WorkingBase):
     def forget(self, ino: int, count: int) -> None:
         """Drops references of the kernel to an inode."""
         self._removed_dirs.pop(ino, None)
+        if self.work is not None:
+            self.work.removed.forget(ino)
         super().forget(ino, count)
 
     def root_attr(self) -> Attr:
@@ -195,7 +199,14 @@ class WorkingTree(WorkingBase):
         if self.work is None or self._is_control(ino):
             with self.guarded.lock:
                 return super().opendir(ino)
-        self.work.dir_view(self.where(ino))  # refuses what is no directory
+        try:
+            self.work.dir_view(self.where(ino))  # refuses what is no directory
+        except StaleError:
+            removed = self._removed_dirs.get(ino)
+            if removed is None:
+                raise
+            # The kernel lists nothing in it. It may be opened all the same, as a name led to it a moment ago.
+            return Listing(ino, lambda: [NamedEntries(removed, [])], self._note_entered)
         return Listing(ino, lambda: self._list_working(ino), self._note_entered)
 
     def _list_working(self, ino: int) -> Sequence[Section]:
@@ -254,10 +265,34 @@ class WorkingTree(WorkingBase):
                 size = None
             rest = AttrChange(changes.mode, changes.uid, changes.gid, size, changes.atime_ns, changes.mtime_ns)
             if rest != AttrChange() or changes.size is None:
-                attr = work.set_attributes(self.where(ino), rest)
+                try:
+                    attr = work.set_attributes(self.where(ino), rest)
+                except StaleError:
+                    if ino not in self._removed_dirs:
+                        raise
+                    return self._change_removed(ino, changes)
             return self._kernel_attr(attr)
 
         return await self.change(change, may_wait=bool(changes.size))
+
+    def _change_removed(self, ino: int, changes: AttrChanges) -> Attr:
+        """Changes the attributes of a directory that is gone, for those who stand in it."""
+        attr = self._removed_dirs[ino]
+        if changes.size is not None:
+            raise IsADirectoryTreeError("a directory has no size to be set", ino=ino)
+        self._removed_dirs[ino] = changed = attr._replace(
+            mode=attr.mode if changes.mode is None else stat.S_IFMT(attr.mode) | stat.S_IMODE(changes.mode),
+            uid=attr.uid if changes.uid is None else changes.uid,
+            gid=attr.gid if changes.gid is None else changes.gid,
+            mtime_ns=attr.mtime_ns if changes.mtime_ns is None else changes.mtime_ns,
+            atime_ns=attr.atime_ns if changes.atime_ns is None else changes.atime_ns,
+        )
+        return changed
+
+    def _note_removed(self, found: TreeEntry | None) -> None:
+        """Keeps the attributes of a directory that was removed or replaced, until the kernel forgets it."""
+        if found is not None and found.attr.is_dir:
+            self._removed_dirs[found.attr.ino] = self._kernel_attr(found.attr)._replace(nlink=0)
 
     async def create(self, parent: int, name: str, mode: int, flags: int, caller: Caller) -> tuple[FileHandle, Attr]:
         """Creates and opens a regular file."""
@@ -305,8 +340,7 @@ class WorkingTree(WorkingBase):
             where = self.where(parent)
             found = work.lookup(where, name)
             work.rmdir(where, name)
-            if found is not None:
-                self._removed_dirs[found.attr.ino] = self._kernel_attr(found.attr)._replace(nlink=0)
+            self._note_removed(found)
 
         await self.change(remove)
 
@@ -326,9 +360,15 @@ class WorkingTree(WorkingBase):
             await self.change(lambda work: self._check_metadata(work, self._child(work, old_parent, old_name)))
         if old_name == METADATA_NAME != new_name and flags & RENAME_EXCHANGE:
             await self.change(lambda work: self._check_metadata(work, self._child(work, new_parent, new_name)))
-        await self.change(
-            lambda work: work.rename(self.where(old_parent), old_name, self.where(new_parent), new_name, flags)
-        )
+
+        def rename(work: WorkTree) -> None:
+            old, new = self.where(old_parent), self.where(new_parent)
+            replaced = None if flags else work.lookup(new, new_name)
+            work.rename(old, old_name, new, new_name, flags)
+            if (old, old_name) != (new, new_name):
+                self._note_removed(replaced)
+
+        await self.change(rename)
 
     def _child(self, work: WorkTree, parent: int, name: str) -> Where:
         entry = work.lookup(self.where(parent), name)

@@ -102,6 +102,8 @@ class TreeCore:
         superseded: Spool files that a file no longer has its bytes in, but that its row still names.
         writers: Writes under way outside the lock.
         is_freezing: New writers wait.
+        keeps_removed: Files that lose their last name stay until `removed.forget`.
+        removed: Those files, by inode number; each counts as open once.
         revision: Counts what may change what the tree shows; the same number means the same tree.
         removals: Removes the spool files that nothing refers to.
         on_closed: Is told of every file with bytes of its own that nobody has open any more; holds the lock.
@@ -144,6 +146,8 @@ class TreeCore:
         self.writers = 0
         self.is_freezing = False
         self.is_closed = False
+        self.keeps_removed = False
+        self.removed: dict[int, FileNode] = {}
         self.revision = 0
         self.on_closed: Callable[[FileNode], None] | None = None
         self._allocate = allocate
@@ -486,10 +490,11 @@ class Change:
         links: (directory, name, node id or 0 or None): links and whiteouts to be set, or removed.
         purged: Ids of directories whose links and whiteouts go.
         spools: Spool files to be let go afterwards.
+        kept: Files that lost their last name, and stay while the kernel knows them.
         write: How the rows are written, if not by `Journal.apply`; then also if there are none.
     """
 
-    __slots__ = ("_undo", "core", "dead", "links", "purged", "spools", "store", "write")
+    __slots__ = ("_undo", "core", "dead", "kept", "links", "purged", "spools", "store", "write")
 
     def __init__(self, core: TreeCore) -> None:
         self.core = core
@@ -498,6 +503,7 @@ class Change:
         self.links: list[tuple[DirNode, str, int | None]] = []
         self.purged: list[int] = []
         self.spools: list[int] = []
+        self.kept: list[FileNode] = []
         self.write: Callable[[Batch], None] | None = None
         self._undo: list[tuple[Any, Any, Any]] = []
 
@@ -520,6 +526,10 @@ class Change:
             except BaseException:
                 self._roll_back()
                 raise
+            for node in self.kept:
+                node.io = node.io or OpenState()
+                node.io.handles += 1
+                core.removed[node.ino] = node
             for spool_id in self.spools:
                 (core.deferred if spool_id <= core.spool_limit else garbage).append(spool_id)
             core.final.difference_update(garbage)

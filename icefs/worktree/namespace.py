@@ -218,12 +218,12 @@ class Namespace:
             above = core.materialise_dir(directory)
             op.dir_changed(above)
             if isinstance(found, Lowered):
-                if found.path not in core.lower_handles:
+                if found.path not in core.lower_handles and not core.keeps_removed:
                     self._hide(op, above, name)
                     return
                 found = core.materialise_file(above, name, found)
             self._take_out(op, above, name)
-            self.drop_link(op, found, above, name)
+            self.drop_link(op, found, above, name, is_kept=core.keeps_removed)
 
     def rmdir(self, parent: Where, name: str) -> None:
         """Removes an empty directory."""
@@ -291,8 +291,8 @@ class Namespace:
             return name in directory.hidden
         return self._core.lower.stat(join(directory.lower_path, name)) is not None
 
-    def drop_link(self, op: Change, node: FileNode, directory: DirNode, name: str) -> None:
-        """Takes one link from a file, and with the last one its row and, unless it is open, its bytes."""
+    def drop_link(self, op: Change, node: FileNode, directory: DirNode, name: str, *, is_kept: bool = False) -> None:
+        """Takes one link from a file, and with the last one its row and, unless it is open or kept, its bytes."""
         core = self._core
         op.touch(node)
         node.ctime_ns = core.tick(node)
@@ -306,7 +306,9 @@ class Namespace:
             return
         node.parent = None
         op.kill(node)
-        if node.io is None:
+        if is_kept:
+            op.kept.append(node)
+        elif node.io is None:
             op.put(core.behind, node, None)
             op.put(core.by_ino, node.ino, None)
             if node.origin is not None and core.lower_files.get(node.origin) is node:
@@ -414,13 +416,13 @@ class Namespace:
             op.dir_changed(new_above)
         was_extra = False
         if isinstance(replaced, Lowered):
-            if replaced.path in core.lower_handles:
+            if replaced.path in core.lower_handles or (core.keeps_removed and not replaced.attr.is_dir):
                 replaced = core.materialise(new_above, new_name, replaced)
             elif new_above.hidden is not None:
                 new_above.hidden.add(new_name)
         if isinstance(replaced, FileNode):
             was_extra = replaced.extra is not None and (new_above, new_name) in replaced.extra
-            self.drop_link(op, replaced, new_above, new_name)
+            self.drop_link(op, replaced, new_above, new_name, is_kept=core.keeps_removed)
         elif isinstance(replaced, DirNode):
             self.drop_dir(op, replaced)
         self._take_out(op, above, name)

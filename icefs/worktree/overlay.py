@@ -45,6 +45,7 @@ from icefs.worktree.namespace import DirView, Namespace
 from icefs.worktree.nodes import STORED, Attr, FileNode, Perm, TreeEntry, Where
 from icefs.worktree.packing import UploadOptions
 from icefs.worktree.recovery import Loader, Recovery
+from icefs.worktree.removed import RemovedFiles
 from icefs.worktree.settle_result import SettleResult
 from icefs.worktree.spool import DiskIo, Spool
 from icefs.worktree.state import DATABASE_NAME, SPOOL_NAME, StateInfo, StateLock, make_directory, read_info, write_info
@@ -98,6 +99,7 @@ class WorkTree:
         uploads: What uploads chunks in the background; None for nothing.
         repository, branch: What it belongs to.
         recovery: What was found when it was opened.
+        removed: Keeps removed files for a kernel.
         attempts: The snapshots that were about to be published on its base; one may appear late.
         staged: What was staged when somebody last looked (`staging.staged_now`).
     """
@@ -152,6 +154,7 @@ class WorkTree:
         self._content = Content(core, options.files_ahead)
         self._files = Files(core, self._content)
         self._namespace = Namespace(core, self._files)
+        self.removed = RemovedFiles(core, self._content)
         self._commits = Commits(core, self._content)
         self.attempts = self._commits.attempts
         if not meta:
@@ -340,10 +343,6 @@ class WorkTree:
         with self._core.lock:
             return self._files.has_writers()
 
-    def statfs(self) -> os.statvfs_result:
-        """Returns how full the disk of the state directory is."""
-        return os.statvfs(self.directory)
-
     def check_invariants(self) -> None:
         """Raises AssertionError if a stated invariant does not hold; for tests."""
         check_invariants(self._core)
@@ -386,10 +385,6 @@ class WorkTree:
         """Gives a file or directory another name and place; `flags` are those of `renameat2(2)`."""
         self._namespace.rename(parent, name, new_parent, new_name, flags)
 
-    def symlink(self, parent: Where, name: str, target: str) -> None:
-        """Refuses: no Icechunk repository holds symbolic links."""
-        raise NotPermittedError("a mounted branch has no symbolic links", name=name, target=target)
-
     def mknod(self, parent: Where, name: str, perm: Perm, file_type: int) -> TreeEntry:
         """Makes a regular file; refuses devices, pipes and sockets."""
         if file_type not in {0, 0o100000}:
@@ -400,8 +395,6 @@ class WorkTree:
         finally:
             self._files.release(handle)
         return entry
-
-    # Attributes
 
     def getattr(self, where: Where) -> Attr:
         """Returns a node's attributes.
