@@ -117,7 +117,7 @@ def read_file(path: str, start: int = 0, size: int | None = None) -> bytes:
         StorageError: it cannot be read, or is shorter.
     """
     try:
-        with open(path, "rb", buffering=0) as file:
+        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb", buffering=0) as file:
             wanted = os.fstat(file.fileno()).st_size if size is None else size
             if start:
                 file.seek(start)

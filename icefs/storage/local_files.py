@@ -155,7 +155,7 @@ def stage_file(parent: Parent, source: str) -> tuple[str, Version]:
     """Copies a file to a new one beside an object's place, inside the kernel where that can be; else as `stage`."""
 
     def fill(fd: int) -> None:
-        from_fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
+        from_fd = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             left = os.fstat(from_fd).st_size
             while left:

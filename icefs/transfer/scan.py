@@ -29,6 +29,7 @@ from icefs.zarr.keys import METADATA_NAME, V2_METADATA_NAMES, ChunkIndex, ChunkK
 type I64 = npt.NDArray[np.int64]
 type U32 = npt.NDArray[np.uint32]
 
+CONTROL_NAME: Final = ".icefs"
 MARKER_NAME: Final = ".icefs-export.json"
 """The file in which an export says what it is an export of; an import passes it by."""
 _MAX_METADATA_BYTES: Final = 256 << 20
@@ -204,6 +205,9 @@ class _Scan:
             if name != METADATA_NAME and not (name == MARKER_NAME and not relative):
                 self._file(leaves, relative, name, status)
         for name in directories:
+            if name == CONTROL_NAME and not relative:
+                self._refuse(relative, name, "has the name of the control directory of mounted trees; rename it")
+                continue
             below = [
                 _Place(place.files, place.level + 1, place.prefix + part)
                 for place in places
@@ -222,14 +226,14 @@ class _Scan:
                         directories.append(entry.name)
                         continue
                     try:
-                        status = entry.stat()
+                        status = entry.stat(follow_symlinks=False)
                     except FileNotFoundError:
-                        self._refuse(relative, entry.name, "is a symbolic link to nothing, or was just removed")
+                        self._refuse(relative, entry.name, "was just removed")
                         continue
                     if stat.S_ISREG(status.st_mode):
                         files[entry.name] = status
-                    elif stat.S_ISDIR(status.st_mode):
-                        self._refuse(relative, entry.name, "is a symbolic link to a directory; import that by itself")
+                    elif stat.S_ISLNK(status.st_mode):
+                        self._refuse(relative, entry.name, "is a symbolic link; put a copy of what it leads to there")
                     else:
                         self.found.untracked.append(_join(relative, entry.name))
         except OSError as error:
@@ -242,7 +246,7 @@ class _Scan:
         file = os.path.join(directory, METADATA_NAME)
         try:
             path.encode()
-            with open(file, "rb") as opened:
+            with open(os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as opened:
                 data = opened.read(_MAX_METADATA_BYTES + 1)
         except UnicodeEncodeError:
             self.found.invalid.append(Invalid(key, "lies under a name that is not UTF-8"))

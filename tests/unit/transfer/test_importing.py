@@ -193,22 +193,28 @@ def test_what_is_no_zarr_is_said(repo, tmp_path, state):
     source = write(root, good | bad | {"notes.txt": b"?", "a/c/1/1.tmp": b"?", ".icefs-export.json": b"{}"})
     (root / "link").symlink_to(tmp_path)
     (root / "gone").symlink_to(tmp_path / "nothing")
+    (root / ".icefs").mkdir()
+    (root / ".icefs/zarr.json").write_bytes(GROUP)
     with pytest.raises(InvalidInputError, match="cannot be imported") as caught:
         import_directory(repo, ImportRequest(source, state))
-    assert {path for path, _ in caught.value.facts["invalid"]} == {*bad, "link", "gone"}
+    assert {path for path, _ in caught.value.facts["invalid"]} == {*bad, "link", "gone", ".icefs"}
     assert len(list(repo.ancestry(branch="main"))) == 1
     done = import_directory(repo, ImportRequest(source, state, skip_invalid=True))
     assert read(repo) == good
     assert done.untracked == ["a/c/1/1.tmp", "notes.txt"]
 
 
-def test_links_to_files_are_followed(repo, tmp_path, state):
-    (tmp_path / "elsewhere").write_bytes(b"linked")
-    source = write(tmp_path / "z", {"zarr.json": array([2])})
-    (tmp_path / "z/c").mkdir()
-    (tmp_path / "z/c/1").symlink_to(tmp_path / "elsewhere")
-    import_directory(repo, ImportRequest(source, state))
-    assert read(repo)["c/1"] == b"linked"
+@pytest.mark.parametrize("key", ["c/1", "zarr.json"])
+def test_links_are_not_followed(repo, tmp_path, state, key):
+    """Whoever made the directory must not choose which of the user's files come into the repository."""
+    (tmp_path / "elsewhere").write_bytes(array([2]))
+    source = write(tmp_path / "z", {"zarr.json": GROUP, "a/zarr.json": array([2]), "a/c/0": b"here"})
+    (tmp_path / "z/a" / key).unlink(missing_ok=True)
+    (tmp_path / "z/a" / key).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(InvalidInputError, match="symbolic link"):
+        import_directory(repo, ImportRequest(source, state))
+    import_directory(repo, ImportRequest(source, state, skip_invalid=True))
+    assert f"a/{key}" not in read(repo)
 
 
 @pytest.mark.parametrize(
