@@ -15,6 +15,7 @@ file system needs to choose an errno. `fuse/errno_map.py` and `cli/main.py` hold
     ├─ TreeError                      NotADirectoryTreeError, IsADirectoryTreeError, NotEmptyError,
     │                                 BadHandleError, CrossTreeError, NotPermittedError
     ├─ SessionStateError              NothingToCommitError, ChunksCollectedError
+    ├─ UntrustedMountError
     ├─ StaleError
     ├─ UnsupportedError
     ├─ FormatError                    UnsupportedSpecVersionError
@@ -231,6 +232,12 @@ class ChunksCollectedError(SessionStateError):
     """Garbage collection took chunks that were not committed yet; `facts["chunks"]` lists them as (path, index)."""
 
     default_kind = "chunks-collected"
+
+
+class UntrustedMountError(IcefsError):
+    """A mount, or a file, that another user controls, where only root's or one's own can be believed."""
+
+    default_kind = "not-allowed"
 
 
 class StaleError(IcefsError):

@@ -82,6 +82,7 @@ ERROR_TABLE: tuple[Row, ...] = (
     Row(errors.NothingToCommitError, STATE, "change something first"),
     Row(errors.ChunksCollectedError, CONFLICT, "write the chunks again, and commit"),
     Row(errors.SessionStateError, STATE),
+    Row(errors.UntrustedMountError, FORBIDDEN, "run the command as the user who mounted it"),
     Row(errors.StaleError, STATE),
     Row(errors.UnsupportedError, FAILED),
     Row(errors.UnsupportedSpecVersionError, FORMAT, "a newer icefs may read it"),

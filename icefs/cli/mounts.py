@@ -1,8 +1,9 @@
 """Finds the mount that a path lies in, and reads its control files.
 
-Everything here is plain file access: a mount answers for itself through `.icefs`, and the kernel's mount table tells
-what is mounted where even when its daemon is dead. Nothing of the engine is imported, so that `icefs status` is
-quick.
+The kernel's mount table alone tells what is mounted where, and by whom, even when a daemon is dead: a directory with a
+`.icefs` in it is no mount. Nothing in a mount is read before that, nor where another user has mounted it. What is one
+of root's or of this user answers for itself through `.icefs`, by plain file access. Nothing of the engine is imported,
+so that `icefs status` is quick.
 """
 
 import errno
@@ -15,11 +16,19 @@ from pathlib import Path
 from typing import Any
 
 from icefs import errors
-from icefs.errors import EntryNotFoundError, FormatError, IcefsError, NotPermittedError, StaleError
-from icefs.fuse.mountpoints import FILESYSTEM_TYPE, mount_table
+from icefs.errors import (
+    EntryNotFoundError,
+    FormatError,
+    IcefsError,
+    NotPermittedError,
+    StaleError,
+    UntrustedMountError,
+)
+from icefs.fuse.mountpoints import FILESYSTEM_TYPE, MountEntry, mount_of, mount_table
 from icefs.words import command
 
 CONTROL = ".icefs"
+_TREES = ("branches", "tags", "snapshots")
 DEAD = frozenset((errno.ENOTCONN, errno.ECONNABORTED))
 """What the kernel answers for a daemon that has ended; the second one while it is ending."""
 
@@ -30,8 +39,7 @@ class Mounted:
 
     Attributes:
         root: The mountpoint.
-        tree: The nearest directory above the path that has a control directory: a branch, tag or snapshot, or
-            the mount's root.
+        tree: The branch, tag or snapshot that the path is in, or the mount's root.
         info: The root's `info.json`: `pid`, `version`, `repository`, `mountpoint` and more.
     """
 
@@ -142,33 +150,70 @@ def find_mount(path: str | os.PathLike[str]) -> Mounted | None:
 
     Raises:
         StaleError: the path lies in a mount whose daemon has ended.
-        EntryNotFoundError: the path does not exist.
+        EntryNotFoundError: the path does not exist, or only a part of a mount is there.
+        UntrustedMountError: the mount is another user's.
     """
     start = absolute(path)
     try:
-        start.stat()
+        status = start.stat()
     except OSError as exc:
         if exc.errno in DEAD:
             raise _dead(start) from None
         if exc.errno in (errno.ENOENT, errno.ENOTDIR):
             raise EntryNotFoundError(f"no such file or directory: {path}") from None
         raise
-    tree: Path | None = None
     start = start.resolve()
-    for directory in (start, *start.parents):
-        control = directory / CONTROL / "info.json"
-        try:
-            info = parse_object(control)
-        except (FileNotFoundError, NotADirectoryError, PermissionError):
-            continue
-        except OSError as exc:
-            if exc.errno in DEAD:
-                raise _dead(directory) from None
-            raise
-        tree = tree or directory
-        if "pid" in info:
-            return Mounted(directory, tree, info)
-    return None
+    entry = _icefs_mount(str(start), status.st_dev)
+    if entry is None:
+        return None
+    require_trusted(entry)
+    root = Path(entry.mountpoint)
+    try:
+        info = parse_object(root / CONTROL / "info.json")
+    except OSError as exc:
+        if exc.errno in DEAD:
+            raise _dead(root) from None
+        raise
+    return Mounted(root, _tree_of(root, start, info), info)
+
+
+def _icefs_mount(path: str, device: int) -> MountEntry | None:
+    """Returns the mount of icefs that a path lies in, as the kernel's table has it; None where it is in none.
+
+    Raises:
+        EntryNotFoundError: only a part of an icefs mount is there, which cannot answer for the whole.
+    """
+    entry = mount_of(path, device)
+    if entry is None or not entry.is_icefs:
+        return None
+    if entry.root != "/":
+        raise EntryNotFoundError(
+            f"only a part of an icefs mount is bound to {entry.mountpoint}: {entry.root}",
+            hint="give a path in the mount itself; 'findmnt -t fuse.icefs' lists the mounts",
+        )
+    return entry
+
+
+def require_trusted(entry: MountEntry) -> None:
+    """Refuses to believe a mount of another user, whose daemon may say anything of itself.
+
+    Raises:
+        UntrustedMountError: neither root nor this user has mounted it.
+    """
+    if not entry.is_trusted:
+        raise UntrustedMountError(
+            f"the mount at {entry.mountpoint} is another user's (uid {entry.user_id}): what it says is not believed",
+            hint="run the command as that user, or give the repository",
+            mountpoint=entry.mountpoint,
+        )
+
+
+def _tree_of(root: Path, place: Path, info: dict[str, Any]) -> Path:
+    """Returns the tree of a mount that a place is in; the layout tells, for a tree may hold files of any name."""
+    parts = place.relative_to(root).parts
+    if info.get("kind") is None and len(parts) > 1 and parts[0] in _TREES:
+        return root / parts[0] / parts[1]
+    return root
 
 
 def require_mount(path: str | os.PathLike[str]) -> Mounted:

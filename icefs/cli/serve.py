@@ -1,21 +1,23 @@
 """`icefs serve`: the mount that a configuration file describes, in the foreground; what the systemd units run."""
 
+import contextlib
 import logging
 import os
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
 import click
 
-from icefs.cli.mounts import CONTROL, parse_object
+from icefs.cli.mounts import find_mount
 from icefs.cli.options import json_option, print_json, say
 from icefs.cli.service_config import find_config, load_config
 from icefs.errors import InvalidInputError, SessionStateError, StaleError
 from icefs.fuse.daemon import run
-from icefs.fuse.mountpoints import clear_dead_mounts
+from icefs.fuse.mountpoints import FUSE_DEVICE, clear_dead_mounts
 from icefs.storage.url import redact
 from icefs.words import quoted, shell_word
 
@@ -96,7 +98,8 @@ def _reload(mountpoint: Path, *, as_json: bool) -> None:
             f"this mount is no service, and has no configuration to reload: {mountpoint}",
             hint="unmount it, and start the service",
         )
-    os.kill(before["pid"], signal.SIGHUP)
+    with _daemon(mountpoint, before["pid"]) as daemon:
+        signal.pidfd_send_signal(daemon, signal.SIGHUP)
     deadline = time.monotonic() + _RELOAD_DEADLINE_S
     while (after := _service(mountpoint))["reloads"] == before["reloads"]:
         if time.monotonic() > deadline:
@@ -116,8 +119,50 @@ def _reload(mountpoint: Path, *, as_json: bool) -> None:
 
 
 def _service(mountpoint: Path) -> dict[str, Any]:
+    """Asks the mount of root or of this user that the kernel has at a place; raises if there is none."""
+    mounted = find_mount(mountpoint) if os.path.lexists(mountpoint) else None
+    if mounted is None or mounted.root != mountpoint.resolve():
+        raise StaleError(f"nothing is mounted at {mountpoint}", hint="start the service")
+    return {"pid": mounted.info["pid"], **mounted.info.get("service", {"can_reload": False})}
+
+
+@contextlib.contextmanager
+def _daemon(mountpoint: Path, pid: int) -> Iterator[int]:
+    """Opens the process that a mount says is its daemon, once it is sure that it is.
+
+    The descriptor means one process for ever. The mount names the process again after it was opened, so the daemon
+    lives and has that number, where it is. That this is here, and no other process with the same number in another
+    container, shows in the FUSE device that the process has open; and systemd knows it too.
+
+    Raises:
+        StaleError: it has ended, or it is a process that does not serve the mount.
+    """
+    not_it = StaleError(
+        f"process {pid} is not the daemon of {mountpoint}",
+        hint="reload it where it runs: 'systemctl reload', in its container",
+    )
+    main_pid = os.environ.get("MAINPID")
     try:
-        info = parse_object(mountpoint / CONTROL / "info.json")
-    except FileNotFoundError:
-        raise StaleError(f"nothing is mounted at {mountpoint}", hint="start the service") from None
-    return {"pid": info["pid"], **info.get("service", {"can_reload": False})}
+        descriptor = os.pidfd_open(pid)
+    except (OSError, OverflowError) as error:
+        raise not_it from error
+    try:
+        if (main_pid or str(pid)) != str(pid) or _service(mountpoint)["pid"] != pid or not _serves_fuse(pid):
+            raise not_it
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _serves_fuse(pid: int) -> bool:
+    """Tells whether a process has the FUSE device open."""
+    directory = f"/proc/{pid}/fd"
+    try:
+        names = os.listdir(directory)
+    except OSError:
+        return False
+    for name in names:
+        with contextlib.suppress(OSError):  # closed meanwhile
+            if os.readlink(f"{directory}/{name}") == str(FUSE_DEVICE):
+                return True
+    return False

@@ -14,7 +14,7 @@ from icefs.cli.committing import describe_commit, explaining, parse_metadata
 from icefs.cli.mounts import CONTROL, Mounted, parse_object
 from icefs.cli.options import Group, human_bytes, json_option, print_json, print_rows, say
 from icefs.errors import EntryNotFoundError, IcefsError, InvalidInputError, SessionStateError
-from icefs.fuse.mountpoints import FILESYSTEM_TYPE, mount_table
+from icefs.fuse.mountpoints import mounted_at
 from icefs.fuse.options import default_state_dir
 from icefs.words import command, plural, quoted, some, visible_lines
 from icefs.worktree.state import (
@@ -147,9 +147,8 @@ def _count_left(directory: Path) -> int | None:
 
 def _count_mounted(mountpoint: str | None, branch: str) -> int | None:
     """Asks the mount; None where it is not known, or in another namespace, or does not answer."""
-    if mountpoint is None or not any(
-        entry.mountpoint == mountpoint and entry.filesystem_type == FILESYSTEM_TYPE for entry in mount_table()
-    ):
+    entry = None if mountpoint is None else mounted_at(mountpoint)
+    if mountpoint is None or entry is None or not entry.is_icefs or not entry.is_trusted:
         return None
     try:
         place = Path(mountpoint)

@@ -79,6 +79,7 @@ ERRNO_TABLE: Final[tuple[ErrnoRow, ...]] = (
     ErrnoRow(errors.NothingToCommitError, errno.ENODATA, _NOTE),
     ErrnoRow(errors.ChunksCollectedError, errno.ESTALE, _NOTE, "chunks that the caller stored are gone from the store"),
     ErrnoRow(errors.SessionStateError, errno.EPERM, _NOTE),
+    ErrnoRow(errors.UntrustedMountError, errno.EACCES, _NOTE),
     ErrnoRow(errors.StaleError, errno.ESTALE, _QUIET, "makes the kernel look the path up anew and try once more"),
     ErrnoRow(errors.UnsupportedError, errno.EOPNOTSUPP, _QUIET),
     ErrnoRow(errors.UnsupportedSpecVersionError, errno.EIO, _BROKEN),

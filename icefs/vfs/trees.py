@@ -235,6 +235,8 @@ class SessionTree(PlacedTree):
         if info.has_children:
             entries = []
             for name in self._require_session().children(path):
+                if path == "/" and name == CONTROL_NAME:
+                    continue  # the kernel takes the number that a listing has for that of the name
                 wire_name = name.encode(errors="surrogatepass")
                 if len(wire_name) <= MAX_NAME_BYTES and not (name == METADATA_NAME and info.node is not None):
                     attr = self.dir_attr(join(path, name))

@@ -224,6 +224,8 @@ class WorkingTree(WorkingBase):
             return [dots, *self.guarded.call(lambda: self.lower_sections(path))]
         groups: dict[tuple[int, int, int, int], list[tuple[bytes, int, int, int]]] = {}
         for name, (_, attr) in work.list_dir(where):
+            if name == CONTROL_NAME and own.ino == self.root_ino:
+                continue
             row = name.encode(errors="surrogatepass"), attr.ino, attr.size, attr.mtime_ns
             groups.setdefault((attr.mode, attr.nlink, attr.uid, attr.gid), []).append(row)
         # Listings tell one time only, so the kernel asks again before it shows the others.
@@ -296,7 +298,7 @@ class WorkingTree(WorkingBase):
 
     async def create(self, parent: int, name: str, mode: int, flags: int, caller: Caller) -> tuple[FileHandle, Attr]:
         """Creates and opens a regular file."""
-        self._refuse_in_control(parent)
+        self._refuse_in_control(parent, name)
         perm = Perm(mode & 0o7777, caller.uid, caller.gid)
 
         def create(work: WorkTree) -> tuple[FileHandle, Attr]:
@@ -313,7 +315,7 @@ class WorkingTree(WorkingBase):
 
     async def mknod(self, parent: int, name: str, mode: int, rdev: int, caller: Caller) -> Attr:
         """Creates a regular file."""
-        self._refuse_in_control(parent)
+        self._refuse_in_control(parent, name)
         perm = Perm(mode & 0o7777, caller.uid, caller.gid)
         return await self.change(
             lambda work: self._entered(work.mknod(self.where(parent), name, perm, stat.S_IFMT(mode)))
@@ -321,20 +323,18 @@ class WorkingTree(WorkingBase):
 
     async def mkdir(self, parent: int, name: str, mode: int, caller: Caller) -> Attr:
         """Creates a directory."""
-        self._refuse_in_control(parent)
+        self._refuse_in_control(parent, name)
         perm = Perm(mode & 0o7777, caller.uid, caller.gid)
         return await self.change(lambda work: self._entered(work.mkdir(self.where(parent), name, perm)))
 
     async def unlink(self, parent: int, name: str) -> None:
         """Removes a file."""
-        self._refuse_in_control(parent)
+        self._refuse_in_control(parent, name)
         await self.change(lambda work: work.unlink(self.where(parent), name))
 
     async def rmdir(self, parent: int, name: str) -> None:
         """Removes an empty directory."""
-        self._refuse_in_control(parent)
-        if name == CONTROL_NAME and parent == self.root_ino:
-            raise NotPermittedError("the control directory cannot be removed")
+        self._refuse_in_control(parent, name)
 
         def remove(work: WorkTree) -> None:
             where = self.where(parent)
@@ -354,8 +354,8 @@ class WorkingTree(WorkingBase):
 
     async def rename(self, old_parent: int, old_name: str, new_parent: int, new_name: str, flags: int) -> None:
         """Renames within the tree."""
-        self._refuse_in_control(old_parent)
-        self._refuse_in_control(new_parent)
+        self._refuse_in_control(old_parent, old_name)
+        self._refuse_in_control(new_parent, new_name)
         if new_name == METADATA_NAME != old_name:
             await self.change(lambda work: self._check_metadata(work, self._child(work, old_parent, old_name)))
         if old_name == METADATA_NAME != new_name and flags & RENAME_EXCHANGE:
@@ -378,7 +378,7 @@ class WorkingTree(WorkingBase):
 
     async def link(self, ino: int, new_parent: int, new_name: str) -> Attr:
         """Gives a file another name."""
-        self._refuse_in_control(new_parent)
+        self._refuse_in_control(new_parent, new_name)
         self._refuse_in_control(ino)
         if new_name == METADATA_NAME:
             await self.change(lambda work: self._check_metadata(work, self.where(ino)))
@@ -391,9 +391,12 @@ class WorkingTree(WorkingBase):
         if self.work is not None and not self._is_control(ino):
             await self.in_thread(self.work.fsync_dir)
 
-    def _refuse_in_control(self, ino: int) -> None:
+    def _refuse_in_control(self, ino: int, name: str | None = None) -> None:
+        """Refuses to change the control directory, and its name in the root."""
         if self._is_control(ino):
             raise ReadOnlyError("the control directory cannot be changed", kind="read-only-store")
+        if name == CONTROL_NAME and ino == self.root_ino:
+            raise NotPermittedError("the control directory cannot be made, replaced or removed", name=name)
 
     # What a file must be.
 

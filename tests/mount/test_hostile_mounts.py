@@ -1,6 +1,10 @@
 """Neighbours of a mount: makers of its repository, and other users of the machine, neither read, block nor steer."""
 
+import json
 import os
+import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -8,12 +12,24 @@ import pytest
 
 from icefs.engine.writing import WritableRepository
 from icefs.format.config import RepositoryConfig
+from icefs.fuse.mountpoints import mounted_at
 from icefs.storage.local import LocalStorage
 from icefs.storage.local_lock import LOCK_NAME
 from tests.property.test_hostile_repositories import METADATA
-from tests.support.hostile import SECRET, THINGS, as_other_user, fits, make_outside, place, unchanged
+from tests.support.hostile import (
+    SECRET,
+    THINGS,
+    as_other_user,
+    call_as_other_user,
+    fits,
+    make_outside,
+    place,
+    unchanged,
+)
 from tests.support.mounting import mounted
+from tests.support.programs import run
 
+ICEFS = Path(sys.executable).with_name("icefs")
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be two users")
 
 
@@ -70,3 +86,132 @@ def test_a_commit_neither_waits_for_what_is_in_the_locks_place_nor_follows_it(re
             [*_, answer] = mount.rpc({"op": "commit", "message": "ours"})
             assert answer["type"] == "result", answer
     assert mount.exit_code == 0
+
+
+# The control directory.
+
+
+@pytest.fixture
+def named_like_control(tmp_path):
+    """A repository with a node called `.icefs` in its root, which has children; and one further down."""
+    repository = WritableRepository.create(LocalStorage(tmp_path / "repo"))
+    session = repository.writable_session("main")
+    for path in ("/", "/.icefs", "/g", "/g/.icefs"):
+        session.set_metadata(path, b'{"zarr_format":3,"node_type":"group"}')
+    session.set_metadata("/.icefs/info.json", METADATA)
+    session.commit("nodes called like the control directory")
+    repository.create_tag("v1", repository.lookup_branch("main"))
+    repository.close()
+    return tmp_path / "repo"
+
+
+@pytest.mark.parametrize(
+    ("options", "root", "is_writable"),
+    [
+        ({"branch": "main"}, "", True),
+        ({"branch": "main", "read_only": True}, "", False),
+        ({"tag": "v1"}, "", False),
+        ({}, "branches/main", True),
+        ({}, "tags/v1", False),
+    ],
+    ids=["branch", "read-only", "tag", "branches/", "tags/"],
+)
+def test_a_node_called_like_the_control_directory_does_not_take_its_place(
+    named_like_control, options, root, is_writable
+):
+    with mounted(named_like_control, **options) as mount:
+        tree = mount / root
+
+        def check() -> None:
+            run("ls", "-la", tree)
+            run("ls", "-laR", tree)
+            assert ".icefs" not in os.listdir(tree)
+            assert ".icefs" not in [entry.name for entry in os.scandir(tree)]
+            assert ".icefs" in os.listdir(tree / "g")
+            assert not (tree / ".icefs/zarr.json").exists()
+            assert json.loads((tree / ".icefs/info.json").read_text())["name"] == root.rpartition("/")[2] or options
+            assert "snapshot" in json.loads((tree / ".icefs/info.json").read_text())
+            assert mount.rpc({"op": "status"}, root)[-1]["type"] == "result"
+
+        check()
+        if is_writable:
+            (tree / "new").mkdir()
+            check()
+            assert mount.rpc({"op": "commit", "message": "more", "allow_empty": True}, root)[-1]["type"] == "result"
+            check()
+
+
+def test_nobody_takes_the_control_directorys_name(named_like_control):
+    with mounted(named_like_control, branch="main") as mount:
+        control = mount / ".icefs"
+        (mount / "d").mkdir()
+        (mount / "f").write_bytes(b"1")
+        tries = [
+            lambda: control.mkdir(),
+            lambda: control.rmdir(),
+            lambda: control.unlink(),
+            lambda: control.write_bytes(b""),
+            lambda: (mount / "d").rename(control),
+            lambda: (mount / "f").rename(control),
+            lambda: control.rename(mount / "elsewhere"),
+            lambda: control.hardlink_to(mount / "f"),
+            lambda: control.symlink_to("d"),
+            lambda: (mount / "f").rename(control / "status"),
+            lambda: (control / "status").rename(mount / "stolen"),
+            lambda: (control / "status").unlink(),
+            lambda: (mount / "stolen").hardlink_to(control / "status"),
+            lambda: shutil.rmtree(control),
+        ]
+        for number, attempt in enumerate(tries):
+            with pytest.raises(OSError):
+                attempt()
+            assert "snapshot" in mount.control("info.json"), number
+        assert sorted(os.listdir(mount.path)) == ["d", "f", "g", "zarr.json"]
+
+
+@needs_root
+def test_a_reload_signals_the_daemon_of_the_mount_and_nothing_else(named_like_control, tmp_path):
+    """A file of another user in the tree, a plain directory, a mount of another kind: none names a process."""
+    config = tmp_path / "service.toml"
+    with subprocess.Popen(["sleep", "60"]) as victim:
+        forged = tmp_path / "forged"
+        (forged / ".icefs").mkdir(parents=True)
+        facts = {"pid": victim.pid, "repository": "/x", "service": {"can_reload": True, "reloads": 0}}
+        (forged / ".icefs/info.json").write_text(json.dumps(facts))
+        config.write_text(f'repository = "{named_like_control}"\nmountpoint = "{forged}"\n')
+        done = subprocess.run([ICEFS, "serve", "--reload", config], capture_output=True, text=True, check=False)
+        assert done.returncode != 0
+        assert "nothing is mounted at" in done.stderr
+        assert victim.poll() is None
+        victim.terminate()
+    with mounted(named_like_control, branch="main") as mount:
+        run("ls", "-la", mount.path)
+        config.write_text(f'repository = "{named_like_control}"\nmountpoint = "{mount.path}"\n')
+        done = subprocess.run([ICEFS, "serve", "--reload", config], capture_output=True, text=True, check=False)
+        assert "is no service" in done.stderr
+        assert mount.is_alive()
+
+
+@needs_root
+def test_a_control_directory_that_another_user_makes_in_a_tree_steers_nobody(repo, tmp_path):
+    with mounted(repo, branch="main", allow_other=True) as mount:
+        mount.path.parent.chmod(0o755)
+        (mount / "d").mkdir()
+        (mount / "d").chmod(0o777)
+        forged = '{"pid": 1, "name": "forged"}'
+        forge = f"mkdir .icefs; echo '{forged}' > .icefs/info.json; touch .icefs/rpc .icefs/status.json"
+        done = as_other_user(["sh", "-ec", forge], cwd=mount / "d")
+        assert done.returncode == 0, done.stderr
+        done = subprocess.run([ICEFS, "status", "--json"], cwd=mount / "d", capture_output=True, text=True, check=False)
+        assert json.loads(done.stdout)["name"] == "main"
+
+
+@needs_root
+def test_a_mount_of_another_user_is_not_asked(repo, tmp_path):
+    """Another user mounts what calls itself icefs; here it is icefs."""
+    shutil.copytree(repo, tmp_path / "theirs")
+    with mounted(repo, branch="main", allow_other=True) as mount:
+        entry = mounted_at(str(mount.path))
+        assert (entry.user_id, entry.is_trusted) == (0, True)
+        mount.path.parent.chmod(0o755)
+        assert call_as_other_user(lambda: mounted_at(str(mount.path)).is_trusted)

@@ -7,7 +7,7 @@ import pytest
 
 from icefs.cli import umount
 from icefs.cli.main import FAILED, FORBIDDEN, STATE
-from icefs.fuse.mountpoints import MountEntry
+from tests.support.fake_mounts import entry
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def place(tmp_path, monkeypatch):
     with subprocess.Popen(["true"]) as ended:
         ended.wait()
     (place / ".icefs/info.json").write_text(json.dumps({"pid": ended.pid}))
-    monkeypatch.setattr(umount, "mounted_at", lambda path: MountEntry(path, "0:50", "fuse.icefs", "x"))
+    monkeypatch.setattr(umount, "mounted_at", entry)
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     return place
 

@@ -65,6 +65,7 @@ EXPECTED = {
     "InvalidObjectSizeError": errno.EIO,
     "ObjectModifiedError": errno.EIO,
     "NotAnObjectError": errno.EIO,
+    "UntrustedMountError": errno.EACCES,
     "InternalError": errno.EIO,
     "IcefsError": errno.EIO,
 }

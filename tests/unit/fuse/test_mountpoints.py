@@ -23,7 +23,7 @@ def table(tmp_path, monkeypatch):
 def test_the_mount_table_is_read_with_its_escapes(table):
     assert mount_table() == [
         MountEntry("/", "254:0", "ext4", "/dev/vda"),
-        MountEntry("/mnt/a b", "0:33", "fuse.icefs", "s3://bucket/x\\y"),
+        MountEntry("/mnt/a b", "0:33", "fuse.icefs", "s3://bucket/x\\y", "/", 0),
         MountEntry("/mnt/a b", "0:34", "tmpfs", "tmpfs"),
     ]
     assert mounted_at("/mnt/a b").filesystem_type == "tmpfs"
