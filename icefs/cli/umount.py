@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import select
+import shlex
 import shutil
 import subprocess
 import threading
@@ -14,7 +15,7 @@ from typing import Any, NamedTuple
 import click
 
 from icefs.cli.leaving import Outcome, end_changes
-from icefs.cli.mounts import CONTROL, DEAD, absolute, parse_object
+from icefs.cli.mounts import CONTROL, DEAD, absolute, parse_object, require_trusted
 from icefs.cli.options import json_option, print_json, say
 from icefs.errors import (
     EntryNotFoundError,
@@ -24,10 +25,12 @@ from icefs.errors import (
     StaleError,
     UnsupportedError,
 )
-from icefs.fuse.mountpoints import FILESYSTEM_TYPE, mount_table, mounted_at
+from icefs.fuse.mountpoints import FILESYSTEM_TYPE, MountEntry, mount_table, mounted_at
 from icefs.words import command, quoted, some
 
 _ASK_TIMEOUT_S = 5.0
+# A daemon that nothing holds needs less to end.
+_ENDING_S = 1.0
 
 
 @click.command()
@@ -60,8 +63,10 @@ def umount(
     place = absolute(mountpoint)
     with contextlib.suppress(OSError):  # the mount table knows where a link leads to
         place = absolute(place.parent / place.readlink())
-    _require_icefs_mount(place)
-    daemon = _ask_daemon(place)
+    entry = _require_icefs_mount(place)
+    if committing or discarding:
+        require_trusted(entry)
+    daemon = _ask_daemon(place, is_trusted=entry.is_trusted)
     pid, is_dead, is_silent = daemon.pid, daemon.is_dead, daemon.is_silent
     outcome = Outcome()
     if daemon.info is not None:
@@ -82,7 +87,9 @@ def umount(
         _leave(place)
         # What a silent daemon owes to us, too, keeps the mount busy.
         _unmount(place, lazy=lazy or is_dead or is_silent)
-        if pidfd is not None and not _wait_for_end(pidfd, timeout):
+        if pidfd is not None and not _wait_for_end(pidfd, min(timeout, _ENDING_S)):
+            _refuse_other_namespaces(place, entry.device)
+        if pidfd is not None and not _wait_for_end(pidfd, timeout - _ENDING_S):
             raise SessionStateError(
                 f"unmounted, but the daemon has not ended after {timeout:g} s: process {pid}",
                 hint="wait for it, or look into its log file",
@@ -105,7 +112,7 @@ def umount(
         say(f"come back to them with: {outcome.come_back}")
 
 
-def _require_icefs_mount(place: Path) -> None:
+def _require_icefs_mount(place: Path) -> MountEntry:
     entry = mounted_at(str(place))
     if entry is None:
         above = [Path(e.mountpoint) for e in mount_table() if e.filesystem_type == FILESYSTEM_TYPE]
@@ -116,6 +123,7 @@ def _require_icefs_mount(place: Path) -> None:
         )
     if entry.filesystem_type != FILESYSTEM_TYPE:
         raise InvalidInputError(f"not an icefs mount but {entry.filesystem_type}: {place}", hint="use umount(8)")
+    return entry
 
 
 class _Daemon(NamedTuple):
@@ -127,11 +135,15 @@ class _Daemon(NamedTuple):
     is_silent: bool = False
 
 
-def _ask_daemon(place: Path) -> _Daemon:
+def _ask_daemon(place: Path, *, is_trusted: bool) -> _Daemon:
     answer: list[_Daemon] = []
 
     def ask() -> None:
         try:
+            if not is_trusted:  # another user's: what it says of itself is not believed
+                os.statvfs(place)
+                answer.append(_Daemon())
+                return
             info = parse_object(place / CONTROL / "info.json")
         except OSError as exc:
             answer.append(_Daemon(is_dead=exc.errno in DEAD))
@@ -184,7 +196,57 @@ def _unmount(place: Path, *, lazy: bool) -> None:
 def _wait_for_end(pidfd: int, timeout_s: float) -> bool:
     poller = select.poll()
     poller.register(pidfd, select.POLLIN)
-    return bool(poller.poll(timeout_s * 1000))
+    return bool(poller.poll(max(0, timeout_s) * 1000))
+
+
+def _refuse_other_namespaces(place: Path, device: str) -> None:
+    """Says why the daemon cannot end, if the mount is still there for other processes.
+
+    Raises:
+        SessionStateError: processes in another mount namespace see it: in a container, or with a private /tmp.
+    """
+    found = other_namespaces(device)
+    if not found:
+        return
+    pid, (_, seen_at) = next(iter(sorted(found.items())))
+    there = f"nsenter -t {pid} -m umount {shlex.quote(seen_at)}"
+    raise SessionStateError(
+        f"unmounted here, but still mounted in another mount namespace (a container, or a private /tmp), so its daemon"
+        f" goes on: {place}, seen by {_describe_holders({each: name for each, (name, _) in found.items()})}",
+        hint=f"end them, or as root run '{there}'",
+        pids=sorted(found),
+    )
+
+
+def other_namespaces(device: str) -> dict[int, tuple[str, str]]:
+    """Finds the processes that see a mount in a mount namespace other than ours, one for each namespace.
+
+    Args:
+        device: The mount's device, as `major:minor`.
+
+    Returns:
+        Command names and mountpoints by pid; processes of other users are seen by root only.
+    """
+    known = {_namespace("self"), None}
+    found: dict[int, tuple[str, str]] = {}
+    for name in sorted((each for each in os.listdir("/proc") if each.isdecimal()), key=int):
+        namespace = _namespace(name)
+        if namespace in known:
+            continue
+        known.add(namespace)
+        with contextlib.suppress(OSError):  # it ended just now
+            table = mount_table(Path("/proc", name, "mountinfo"))
+            place = next((entry.mountpoint for entry in table if entry.device == device), None)
+            if place is not None:
+                found[int(name)] = (Path("/proc", name, "comm").read_text().strip(), place)
+    return found
+
+
+def _namespace(process: str) -> str | None:
+    try:
+        return os.readlink(f"/proc/{process}/ns/mnt")
+    except OSError:
+        return None
 
 
 def holders(place: Path) -> dict[int, str]:
