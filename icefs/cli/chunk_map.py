@@ -1,7 +1,7 @@
 """A small picture of an array's chunk grid: one cell for a chunk, or for a block of chunks of a larger grid.
 
-The last two axes are drawn, the last one across; the axes before them are looked through: a cell shows the greatest
-number behind it, so that what is newest is never hidden. Numbers are 0 for nothing, and up.
+The two axes with most chunks are drawn, the later one across; through the others one looks: a cell shows what is newest
+of all that is behind it.
 """
 
 import shutil
@@ -39,19 +39,30 @@ def draw(
     """
     width = width or shutil.get_terminal_size().columns - 4
     mark = mark or cell
-    rows_of, across_of = _axis(columns, grid, -2), _axis(columns, grid, -1)
-    tall = min(_MAX_ROWS, max(1, grid[-2])) if len(grid) > 1 else 1
-    wide = min(width, max(1, grid[-1])) if grid else 1
+    down, across = axes(grid)
+    count = len(columns[0]) if columns else 1
+    tall, wide = min(_MAX_ROWS, _size(grid, down)), min(width, _size(grid, across))
     cells = np.full((tall, wide), NOTHING, np.int64)
-    row = rows_of * tall // max(1, grid[-2] if len(grid) > 1 else 1)
-    column = across_of * wide // max(1, grid[-1] if grid else 1)
+    row = _along(columns, down, count) * tall // _size(grid, down)
+    column = _along(columns, across, count) * wide // _size(grid, across)
     np.minimum.at(cells, (row, column), ranks)
     return ["".join(mark(int(rank)) if rank != NOTHING else cell(NOTHING) for rank in line) for line in cells]
 
 
-def _axis(columns: Sequence[npt.NDArray[np.uint32]], grid: Sequence[int], axis: int) -> npt.NDArray[np.int64]:
-    count = len(columns[0]) if columns else 1
-    return columns[axis].astype(np.int64) if len(grid) >= -axis else np.zeros(count, np.int64)
+def axes(grid: Sequence[int]) -> tuple[int | None, int | None]:
+    """Returns which axis is drawn downwards and which across: of all axes the two with most chunks, in their order."""
+    if len(grid) < 2:
+        return None, 0 if grid else None
+    down, across = sorted(sorted(range(len(grid)), key=lambda axis: (grid[axis], axis))[-2:])
+    return down, across
+
+
+def _size(grid: Sequence[int], axis: int | None) -> int:
+    return 1 if axis is None else max(1, grid[axis])
+
+
+def _along(columns: Sequence[npt.NDArray[np.uint32]], axis: int | None, count: int) -> npt.NDArray[np.int64]:
+    return np.zeros(count, np.int64) if axis is None else columns[axis].astype(np.int64)
 
 
 def cell(rank: int) -> str:
@@ -66,9 +77,13 @@ def cell(rank: int) -> str:
 def scale(grid: Sequence[int], *, width: int = 0) -> str:
     """Says what a cell stands for, where that is more than one chunk; else nothing."""
     width = width or shutil.get_terminal_size().columns - 4
+    down, across = axes(grid)
     notes = []
-    if len(grid) > 2:
-        notes.append(f"looking through {' x '.join(map(str, grid[:-2]))} planes")
-    if (len(grid) > 1 and grid[-2] > _MAX_ROWS) or (grid and grid[-1] > width):
+    if down is not None and (down, across) != (len(grid) - 2, len(grid) - 1):
+        notes.append(f"axis {down} is drawn downwards, axis {across} across")
+    hidden = [size for axis, size in enumerate(grid) if axis not in (down, across) and size > 1]
+    if hidden:
+        notes.append(f"looking through {' x '.join(map(str, hidden))} planes")
+    if _size(grid, down) > _MAX_ROWS or _size(grid, across) > width:
         notes.append("a cell is a block of chunks")
     return "; ".join(notes)

@@ -21,6 +21,8 @@ from icefs.format.repo_info import SnapshotInfo
 from icefs.words import quoted, visible, visible_json, visible_lines
 from icefs.zarr.keys import normalize_key
 
+_OWN = "__icechunk"  # what the format's libraries note for themselves; --json has it
+
 
 class _LogCommand(click.Command):
     """Takes what stands behind `--` as the path to follow, as git does."""
@@ -145,9 +147,9 @@ def describe_commit(info: SnapshotInfo) -> dict[str, Any]:
 
 def _entry(info: SnapshotInfo, names: Names) -> str:
     lines = [f"snapshot {_headline(info, names)}", f"Date: {human_time(to_datetime(info.flushed_at))}"]
-    lines += [
-        f"{quoted(key)}: {visible_json(json.dumps(value, ensure_ascii=False))}" for key, value in info.metadata.items()
-    ]
+    for key, value in info.metadata.items():
+        if not key.startswith(_OWN):
+            lines.append(f"{quoted(key)}: {visible_json(json.dumps(value, ensure_ascii=False))}")
     return "\n".join([*lines, "", *(f"    {line}" for line in visible_lines(info.message).split("\n"))])
 
 

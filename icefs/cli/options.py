@@ -136,8 +136,11 @@ def print_painted(lines: Iterable[tuple[str, str]]) -> None:
         click.echo(click.style(visible(text), fg=colour) if colour else visible(text))
 
 
-def print_rows(headers: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-    """Prints a table: aligned under headers on a terminal, else bare tab-separated lines for `cut` and `awk`."""
+def print_rows(headers: tuple[str, ...], rows: list[tuple[str, ...]], *, whole: tuple[str, ...] = ()) -> None:
+    """Prints a table: aligned under headers on a terminal, else bare tab-separated lines for `cut` and `awk`.
+
+    Nothing is cut off on a narrow terminal: cells go on in the next line, but for those of the columns in `whole`.
+    """
     if not sys.stdout.isatty():
         for row in rows:
             click.echo("\t".join(map(quoted, row)))
@@ -147,7 +150,10 @@ def print_rows(headers: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(*headers, box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for number, header in enumerate(headers):
+        longest = max((len(quoted(row[number])) for row in rows), default=0) if header in whole else None
+        table.add_column(header, overflow="fold", no_wrap=header in whole, min_width=longest)
     for row in rows:
         table.add_row(*(Text(quoted(cell)) for cell in row))
     Console().print(table)

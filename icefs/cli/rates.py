@@ -1,16 +1,27 @@
 """What a mount did between two looks at its numbers: rates, latencies, hit rates."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+_NOTHING: Final[Mapping[str, int]] = {"count": 0, "bytes": 0}
+_NONE: Final[Mapping[str, Mapping[str, int]]] = {}
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A look at a mount: its `stats.json`, and its last requests, oldest first."""
+    """A look at a mount.
+
+    Attributes:
+        stats: Its `stats.json`.
+        accesses: The last requests of programs, oldest first.
+        control: How many requests of control files there were since the look before, and their bytes, by operation:
+            this very looking makes some.
+    """
 
     stats: dict[str, Any]
     accesses: list[dict[str, Any]]
+    control: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
 
 def rates(before: Sample, after: Sample) -> dict[str, Any]:
@@ -20,9 +31,9 @@ def rates(before: Sample, after: Sample) -> dict[str, Any]:
     seconds = max(1e-3, new["uptime_s"] - old["uptime_s"])
     return {
         "interval_s": round(seconds, 3),
-        "operations": _kinds(old["operations"], new["operations"], seconds),
-        "read_bytes_per_s": _rate(old, new, "read_bytes", seconds),
-        "written_bytes_per_s": _rate(old, new, "written_bytes", seconds),
+        "operations": _kinds(old["operations"], new["operations"], seconds, after.control),
+        "read_bytes_per_s": _rate(old, new, "read_bytes", seconds, after.control.get("read", _NOTHING)["bytes"]),
+        "written_bytes_per_s": _rate(old, new, "written_bytes", seconds, after.control.get("write", _NOTHING)["bytes"]),
         "caches": {name: _cache(old["caches"].get(name, {}), cache) for name, cache in new["caches"].items()},
         "store": {
             "requests": _kinds(old["store"]["requests"], new["store"]["requests"], seconds),
@@ -48,8 +59,8 @@ def rates(before: Sample, after: Sample) -> dict[str, Any]:
     }
 
 
-def _rate(old: Mapping[str, int], new: Mapping[str, int], name: str, seconds: float) -> float:
-    return round((new[name] - old[name]) / seconds, 1)
+def _rate(old: Mapping[str, int], new: Mapping[str, int], name: str, seconds: float, less: int = 0) -> float:
+    return round(max(0, new[name] - old[name] - less) / seconds, 1)
 
 
 def _retries(store: Mapping[str, Any]) -> int:
@@ -57,21 +68,24 @@ def _retries(store: Mapping[str, Any]) -> int:
     return sum(count for reasons in store.get("retries", {}).values() for count in reasons.values())
 
 
-def _kinds(old: Mapping[str, Any], new: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+def _kinds(
+    old: Mapping[str, Any], new: Mapping[str, Any], seconds: float, less: Mapping[str, Mapping[str, int]] = _NONE
+) -> dict[str, Any]:
     """Compares requests by kind; of those that there were none of in between, the rate is 0."""
     found = {}
     for name, now in new.items():
         then = old.get(name, {"count": 0, "errors": {}, "total_us": 0, "latencies": [0] * len(now["latencies"])})
-        count = now["count"] - then["count"]
+        less_count = less.get(name, _NOTHING)["count"]
+        count = max(0, now["count"] - then["count"] - less_count)
         latencies = [one - other for one, other in zip(now["latencies"], then["latencies"], strict=True)]
         errors = sum(now["errors"].values()) - sum(then["errors"].values())
         found[name] = {
             "count": now["count"],
             "per_s": round(count / seconds, 1),
             "errors_per_s": round(errors / seconds, 1),
-            "mean_us": round((now["total_us"] - then["total_us"]) / count, 1) if count else None,
-            "p50_us": _quantile_us(latencies, 0.5),
-            "p99_us": _quantile_us(latencies, 0.99),
+            "mean_us": round((now["total_us"] - then["total_us"]) / (count + less_count), 1) if count else None,
+            "p50_us": _quantile_us(latencies, 0.5) if count else None,
+            "p99_us": _quantile_us(latencies, 0.99) if count else None,
         }
     return found
 

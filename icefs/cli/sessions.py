@@ -235,6 +235,7 @@ def sessions(ctx: click.Context, state_dir: str | None, as_json: bool) -> None:
             )
             for one in found
         ],
+        whole=("id", "state"),
     )
 
 

@@ -68,7 +68,7 @@ def top(path: str, interval: float, once: bool, as_json: bool) -> None:
     mounted = _root_of(path)
     before = _look(mounted)
     time.sleep(interval)
-    after = _look(mounted)
+    after = _look(mounted, before)
     facts = {"mountpoint": str(mounted.root), "repository": mounted.repository}
     if as_json:
         print_json({**facts, **rates(before, after)})
@@ -86,11 +86,15 @@ def top(path: str, interval: float, once: bool, as_json: bool) -> None:
             rows = max(1, console.height - _BESIDES)
             live.update(_screen(facts, rates(before, after), rows=rows), refresh=True)
             time.sleep(interval)
-            before, after = after, _look(mounted)
+            before, after = after, _look(mounted, after)
 
 
-def _look(mounted: Mounted) -> Sample:
-    return Sample(mounted.ask("stats"), mounted.ask("accesses", limit=_ACCESSES)["accesses"])
+def _look(mounted: Mounted, before: Sample | None = None) -> Sample:
+    """Looks at a mount; the requests of this very looking are told apart, else an idle mount would look busy."""
+    stats = mounted.ask("stats")
+    since = 0.0 if before is None else before.stats["uptime_s"]
+    answer = mounted.ask("accesses", limit=_ACCESSES, control=False, since=since, until=stats["uptime_s"])
+    return Sample(stats, answer["accesses"], answer.get("control", {}))
 
 
 def _screen(facts: dict[str, Any], told: dict[str, Any], *, rows: int) -> "RenderableType":

@@ -8,8 +8,9 @@ from typing import Any
 import click
 
 from icefs.cli.mounts import absolute, require_mount
-from icefs.cli.options import json_option, print_json
+from icefs.cli.options import human_bytes, json_option, print_json
 from icefs.errors import InvalidInputError
+from icefs.words import plural
 
 
 @click.command()
@@ -37,11 +38,13 @@ def warmup(path: str, as_json: bool) -> None:
     if as_json:
         print_json(result)
     else:
-        kept = f"{result['chunks']} chunks of {result['bytes']} bytes are in the cache"
+        are = "is" if result["chunks"] == 1 else "are"
+        kept = f"{plural(result['chunks'], 'chunk')}, {human_bytes(result['bytes'])} in all, {are} in the cache"
         skipped = ""
         if result["skipped_chunks"]:
-            skipped = f"; {result['skipped_chunks']} virtual chunks cannot be kept: no checksum, or not allowed"
-        click.echo(f"{kept}; {result['fetched_bytes']} bytes of them were fetched{skipped}")
+            what = plural(result["skipped_chunks"], "virtual chunk")
+            skipped = f"; {what} cannot be kept: no checksum, or not allowed"
+        click.echo(f"{kept}; {human_bytes(result['fetched_bytes'])} of that fetched now{skipped}")
 
 
 @contextmanager

@@ -9,15 +9,18 @@ import time
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from time import perf_counter_ns
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from icefs.vfs.stats import Access, Detail, Stats, errno_name
+from icefs.words import quoted
 
 logger = logging.getLogger(__name__)
 
 _BY_HANDLE = frozenset(("read", "write", "flush", "release", "fsync", "readdir", "releasedir", "fsyncdir"))
 _PATHLESS = frozenset(("statfs",))
 _ATTRIBUTES = frozenset(("setxattr", "getxattr"))
+
+_CONTROL: Final = ".icefs"
 
 type _Opened = tuple[int, bytes | None]
 
@@ -39,6 +42,42 @@ def recent_accesses(stats: Stats, paths: Describes, limit: int) -> list[dict[str
     handles = dict(_opened(stats, accesses))
     offset_ns = time.time_ns() - perf_counter_ns()
     return [_facts(stats, paths, handles, access, offset_ns) for access in shown]
+
+
+def programs_accesses(
+    stats: Stats, paths: Describes, limit: int, window: tuple[float, float]
+) -> tuple[list[dict[str, Any]], dict[str, dict[str, int]]]:
+    """Describes the last requests but for those of the control files, with which somebody watches the mount.
+
+    On the event loop's thread.
+
+    Args:
+        stats: The requests.
+        paths: Their paths.
+        limit: How many requests to describe.
+        window: Two uptimes of the mount, in seconds.
+
+    Returns:
+        The requests, oldest first; and how many requests of control files ended within the window, with their bytes,
+        by operation.
+    """
+    accesses = list(stats.recent)
+    handles = dict(_opened(stats, accesses))
+    offset_ns = time.time_ns() - perf_counter_ns()
+    found: list[dict[str, Any]] = []
+    control: dict[str, dict[str, int]] = {}
+    begin_ns, end_ns = ((stats.started_at + uptime_s) * 1e9 - offset_ns for uptime_s in window)
+    for access in reversed(accesses):
+        if len(found) == limit:
+            break
+        facts = _facts(stats, paths, handles, access, offset_ns)
+        if _CONTROL not in facts["path"].split("/"):
+            found.append(facts)
+        elif begin_ns <= access[1] + access[2] < end_ns:
+            counted = control.setdefault(facts["op"], {"count": 0, "bytes": 0})
+            counted["count"] += 1
+            counted["bytes"] += facts["bytes"]
+    return found[::-1], control
 
 
 def _opened(stats: Stats, accesses: Iterable[Access]) -> Iterator[tuple[int, _Opened]]:
@@ -88,10 +127,10 @@ def _moment(time_ns: int) -> str:
 
 def as_text(accesses: Iterable[dict[str, Any]]) -> bytes:
     """Writes accesses one a line: time, operation, result, duration, bytes, path."""
-    lines = [
-        f"{one['time']} {one['op']:<10} {one['result']:<8} {one['us']:>10.1f} us {one['bytes']:>9} {one['path']}\n"
-        for one in accesses
-    ]
+    lines = []
+    for one in accesses:
+        numbers = f"{one['us']:>10.1f} us {one['bytes']:>9}"
+        lines.append(f"{one['time']} {one['op']:<10} {one['result']:<8} {numbers} {quoted(one['path'])}\n")
     return "".join(lines).encode(errors="backslashreplace")
 
 

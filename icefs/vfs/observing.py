@@ -170,7 +170,7 @@ class Observer:
         """Makes `stats.json`."""
         self._count(look)
         return {
-            "uptime_s": round(look.uptime_s, 3),
+            "uptime_s": round(look.uptime_s, 6),
             "operations": look.operations,
             "read_bytes": self._moved(look, "read"),
             "written_bytes": self._moved(look, "write"),

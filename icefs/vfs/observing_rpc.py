@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from icefs.errors import InvalidInputError
-from icefs.vfs.access_log import log_accesses, recent_accesses
+from icefs.vfs.access_log import log_accesses, programs_accesses, recent_accesses
 from icefs.vfs.rpc import Operation
 from icefs.vfs.stats import RING
 
@@ -40,7 +40,14 @@ def observing_operations(fs: "FileSystem") -> dict[str, Operation]:
         limit = request.get("limit", RING)
         if not isinstance(limit, int) or limit < 0:
             raise InvalidInputError(f"{limit!r} is no number of requests")
-        yield {"accesses": recent_accesses(fs.stats, fs, limit)}
+        if request.get("control", True):
+            yield {"accesses": recent_accesses(fs.stats, fs, limit)}
+            return
+        window = request.get("since", 0), request.get("until", 0)
+        if not all(isinstance(uptime, int | float) for uptime in window):
+            raise InvalidInputError(f"{window} are no uptimes in seconds")
+        found, control = programs_accesses(fs.stats, fs, limit, window)
+        yield {"accesses": found, "control": control}
 
     async def log_level(request: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
         level, before = request.get("level"), get_level()

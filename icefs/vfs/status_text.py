@@ -41,7 +41,7 @@ def status_lines(status: Mapping[str, Any]) -> Iterator[Line]:
         yield "plain", "Committed chunks that the edited zarr.json leaves no place for; the commit drops them:"
         yield from _some("dropped", [f"  {dropped_text(one)}" for one in dropped])
     if invalid:
-        yield "plain", "Cannot be committed as they are:"
+        yield "plain", "Cannot be committed; correct or remove them:"
         yield from _some("invalid", [f"  {_about(one)}" for one in invalid])
     if untracked:
         yield "plain", "Untracked, not part of any commit:"

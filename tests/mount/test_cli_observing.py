@@ -124,6 +124,18 @@ while not select.select([0], [], [], 0)[0]:
 """
 
 
+def test_an_idle_mount_looks_idle_and_control_files_hide_no_request(repo, run_json):
+    with mounted(repo, branch="main") as mount:
+        (mount / "seen").write_text("x")
+        for _ in range(60):  # more requests than are shown
+            (mount / ".icefs/status.json").read_bytes()
+        told = run_json("top", mount.path, "--once", "--interval", "0.2")
+        assert any(one["path"] == "/seen" for one in told["accesses"])
+        assert not any(".icefs" in one["path"] for one in told["accesses"])
+        assert {name: one["per_s"] for name, one in told["operations"].items() if one["per_s"]} == {}
+        assert (told["read_bytes_per_s"], told["written_bytes_per_s"]) == (0, 0)
+
+
 def test_top_in_a_terminal_ends_with_ctrl_c(repo):
     with mounted(repo) as mount:
         leader, follower = os.openpty()

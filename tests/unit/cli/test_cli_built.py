@@ -156,3 +156,9 @@ def test_ls_without_a_root_group_shows_what_stands_there(builder, location, run,
         ("deep", "group", None),
         ("surface", "group", None),
     ]
+
+
+def test_log_leaves_out_what_the_libraries_note_for_themselves(builder, location, run, run_json):
+    run("init", f"{location}-new")
+    assert "__icechunk" in json.dumps(run_json("log", f"{location}-new"))
+    assert "__icechunk" not in run("log", f"{location}-new")
