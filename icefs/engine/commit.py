@@ -16,12 +16,13 @@ Source: spec 2.1 "Algorithms"; format notes §7.9 to §7.12.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from icefs.engine.changeset import ChangeSet
 from icefs.engine.chunks import ArrayChunks
+from icefs.engine.clocks import check_clock
 from icefs.engine.manifest_split import plan, split_sizes
-from icefs.errors import FormatError, InternalError
+from icefs.errors import InternalError
 from icefs.format.ids import ManifestId, SnapshotId
 from icefs.format.layout import manifest_key, snapshot_key, transaction_log_key
 from icefs.format.manifest import ArrayRefs
@@ -34,8 +35,6 @@ from icefs.format.transaction_log import encode_transaction_log, merge
 
 if TYPE_CHECKING:
     from icefs.engine.writing import WritableRepository
-
-_MAX_CLOCK_DRIFT_MICROS: Final = 600 * 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +75,7 @@ def write_snapshot(
 
     Raises:
         StorageError: something cannot be written; nothing is visible.
+        SessionStateError: the clocks of this machine and of the store differ too much (kind `snapshot-timestamp`).
         TypeError: the metadata hold something that is no JSON value.
     """
     encode_items(metadata, repository.spec_version)  # before anything is written
@@ -110,28 +110,12 @@ def write_snapshot(
     )
     steps: list[Callable[[], object]] = [lambda: storage.put(snapshot_key(snapshot_id), data)]
     if not storage.capabilities.local_files:
-        steps.append(lambda: _check_clock(repository, log_key, began_at, flushed_at - now))
+        # The log was stored just after the work began; the snapshot may be ahead of the clock.
+        own_time = began_at + flushed_at - now
+        steps.append(lambda: check_clock(repository, storage.head(log_key).last_modified, own_time))
     repository.assets.fetch_all(_call, steps)
     storage.sync()
     return NewSnapshot(snapshot_id, flushed_at, message, metadata, data)
-
-
-def _check_clock(repository: "WritableRepository", key: str, stored_at: int, ahead: int) -> None:
-    """Compares the clocks of this machine and of the store, whose ages expiration compares later.
-
-    Args:
-        repository: Whose.
-        key: Something that was stored just now.
-        stored_at: When, by the clock of this machine.
-        ahead: How much later the snapshot says that it is than this clock.
-    """
-    drift = abs(repository.storage.head(key).last_modified - stored_at - ahead)
-    if drift > _MAX_CLOCK_DRIFT_MICROS:
-        raise FormatError(
-            f"this machine's clock and that of {repository.storage.url} differ by {drift // 1_000_000} seconds",
-            kind="snapshot-timestamp",
-            hint="set the clock (more than 10 minutes are not allowed), then commit again",
-        )
 
 
 # Manifests.

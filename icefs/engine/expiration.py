@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from icefs.engine import updates
 from icefs.engine.ancestry import walk_v1
+from icefs.engine.clocks import check_clock_now
 from icefs.errors import RefNotFoundError
 from icefs.format import repo_info_update as edits
 from icefs.format.ids import INITIAL_SNAPSHOT_ID, ChunkId, SnapshotId
@@ -67,12 +68,15 @@ def expire(repository: "WritableRepository", request: ExpirationRequest) -> Expi
 
     Raises:
         ReadOnlyError: the repository's status is not online.
+        SessionStateError: the clocks of this machine and of the store differ too much (kind `snapshot-timestamp`).
         ConflictError: others changed the repository every time.
         FormatError, StorageError: something cannot be read or written; spec 2: nothing has changed then.
     """
+    repository.check_online()
+    if not request.dry_run:
+        check_clock_now(repository)
     if repository.spec_version == 1:
         return _expire_v1(repository, request)
-    repository.check_online()
     if request.dry_run:
         return plan_expiration(repository.assets.fetch_repo_info()[0], request)[0]
     done = Expired()

@@ -19,6 +19,7 @@ import numpy as np
 
 from icefs.engine import updates
 from icefs.engine.ancestry import walk_v1
+from icefs.engine.clocks import check_clock_now
 from icefs.engine.expiration import collapse
 from icefs.errors import ConflictError, InvalidInputError, ObjectNotFoundError, SessionStateError
 from icefs.format import repo_info_update as edits
@@ -119,12 +120,15 @@ def collect_garbage(
         ReadOnlyError: the repository's status is not online.
         ConflictError: others changed the repository every time.
         SessionStateError: the repository has no branch `main`, so that it is damaged (kind `no-main-branch`).
+            Or the clocks of this machine and of the store differ too much (kind `snapshot-timestamp`).
         StaleError: it was upgraded to spec 2 since it was opened; nothing was deleted that it needs.
         UnsupportedSpecVersionError: a newer Icechunk wrote metadata that would be deleted; nothing was changed.
         FormatError, StorageError: something that is needed cannot be read, so that nobody knows what it needs; nothing
             was deleted. Or deleting failed halfway; what is needed is still there.
     """
     repository.check_online()
+    if not dry_run:
+        check_clock_now(repository)
     for _ in range(_MAX_TRIES):
         try:
             return _Collection(repository, older_than, dry_run=dry_run, progress=progress).run()

@@ -317,6 +317,21 @@ class Storage(ABC):
             The keys that could not be deleted.
         """
 
+    def current_time(self) -> int:
+        """Returns the time by the clock that gives objects their `last_modified`, in microseconds since the epoch.
+
+        Stores an empty object below `overwritten/`, and deletes it.
+
+        Raises:
+            StorageError: nothing can be stored.
+        """
+        key = f"overwritten/clock.{os.urandom(8).hex()}"
+        self.put(key, b"")
+        try:
+            return self.head(key).last_modified
+        finally:
+            self.delete([key])
+
     @property
     def local_root(self) -> Path | None:
         """The directory that the store is, or None where it is none; for comparing places, not for opening files."""

@@ -391,6 +391,21 @@ class LocalStorage(Storage):
                 self._remove_empty(key)
         return failed
 
+    @override
+    def current_time(self) -> int:
+        # Of the disk, which may be another machine's: objects that icefs writes get the times of their writers.
+        try:
+            with self._files.parent("clock") as parent:
+                name = staged_name("clock")
+                fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666, dir_fd=parent.fd)
+                try:
+                    return os.fstat(fd).st_mtime_ns // 1000
+                finally:
+                    os.close(fd)
+                    os.unlink(name, dir_fd=parent.fd)
+        except OSError as error:
+            raise storage_error(error, "ask for the time of", self.url, writing=True) from error
+
     def _remove_empty(self, key: str) -> None:
         """Removes the directories that a deleted object leaves empty; not `chunks` and its like, for many objects."""
         above = key.rpartition("/")[0]

@@ -147,6 +147,10 @@ class MemoryStorage(Storage):
         return iter(names)
 
     @override
+    def current_time(self) -> int:
+        return self._clock()
+
+    @override
     def delete(self, keys: Iterable[str]) -> list[str]:
         for key in keys:
             check_key(key)

@@ -315,6 +315,10 @@ class MeteredStorage(Storage):
         """Yields what can be no object."""
         return self._inner.list_foreign()
 
+    def current_time(self) -> int:
+        """Returns the time by the store's clock."""
+        return self._inner.current_time()
+
     def sync(self) -> None:
         """Makes everything durable."""
         self._inner.sync()

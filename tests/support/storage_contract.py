@@ -373,6 +373,13 @@ class StorageContract:
         assert [info.key for info in other.list_objects()] == ["d/c"]
         assert storage.delete([]) == []
 
+    def test_the_time_is_that_of_objects(self, storage, other):
+        before = system_clock()
+        now = storage.current_time()
+        # Stores round to seconds, and their clocks are their own.
+        assert before - 5_000_000 < now < system_clock() + 5_000_000
+        assert list(other.list_objects()) == []
+
     # --- races ---
 
     def test_one_creation_wins(self, storage, other):

@@ -10,9 +10,10 @@ from icefs.clock import system_clock
 from icefs.engine.expiration import ExpirationRequest
 from icefs.engine.garbage import _ChunkIds
 from icefs.engine.writing import WritableRepository
-from icefs.errors import IcefsError
+from icefs.errors import IcefsError, SessionStateError
 from icefs.format.ids import ChunkId, ManifestId, NodeId
 from icefs.format.manifest import ArrayRefs, Manifest, NativeRef
+from icefs.storage.local import LocalStorage
 from icefs.storage.memory import MemoryStorage
 from tests.support.faulty import each_call_in_turn
 
@@ -156,3 +157,28 @@ def test_chunk_ids_are_told_apart_to_the_last_byte(kept, others):
     ids.seal()
     assert all(raw in ids for raw in kept)
     assert [raw in ids for raw in others] == [raw in set(kept) for raw in others]
+
+
+@pytest.mark.parametrize("kind", ["memory", "local"])
+@pytest.mark.parametrize("hours", [-1, 1])
+@pytest.mark.parametrize("spec_version", [1, 2])
+def test_a_clock_that_differs_from_the_stores_is_refused(tmp_path, kind, hours, spec_version):
+    storage = MemoryStorage() if kind == "memory" else LocalStorage(tmp_path / "repo")
+    repo = WritableRepository.create(storage, spec_version=spec_version)
+    commit(repo, "first", [1])
+    commit(repo, "second", [1])
+    before = names(storage, "snapshots"), names(storage, "chunks")
+    repo.clock = lambda: system_clock() + hours * 3_600_000_000
+    for collect in (
+        lambda: repo.garbage_collect(repo.clock()),
+        lambda: repo.expire_snapshots(ExpirationRequest(repo.clock())),
+    ):
+        with pytest.raises(SessionStateError, match=r"seconds (ahead of|behind)") as caught:
+            collect()
+        assert caught.value.kind == "snapshot-timestamp"
+        assert "set the clock" in caught.value.hint
+    assert (names(storage, "snapshots"), names(storage, "chunks")) == before
+    assert not [info.key for info in storage.list_objects() if "clock" in info.key]
+    assert len(list(WritableRepository.open(storage).ancestry(branch="main"))) == 3
+    repo.clock = lambda: system_clock() + 300_000_000
+    repo.garbage_collect(repo.clock())
