@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -110,12 +110,22 @@ def _reload(mountpoint: Path, *, as_json: bool) -> None:
         time.sleep(_POLL_S)
     if after["problem"] is not None:
         raise SessionStateError(f"not reloaded: {after['problem']}", hint="correct the file and reload again")
-    waiting = [name.replace("_", "-") for name in after["needs_restart"]]
+    waiting, idle = _keys(after["needs_restart"]), _keys(after.get("no_effect", ()))
     if as_json:
-        print_json({"mountpoint": str(mountpoint), "pid": after["pid"], "needs_restart": waiting})
-    else:
-        what = ", ".join(waiting)
-        click.echo(f"reloaded; these changes wait for a restart: {what}" if waiting else "reloaded")
+        print_json({"mountpoint": str(mountpoint), "pid": after["pid"], "needs_restart": waiting, "no_effect": idle})
+        return
+    text = "reloaded"
+    if waiting:
+        these = "this change waits" if len(waiting) == 1 else "these changes wait"
+        text += f"; {these} for a restart: {', '.join(waiting)}"
+    if idle:
+        text += f"; {', '.join(idle)} has no effect: a local repository has no cache"
+    click.echo(text)
+
+
+def _keys(names: Iterable[str]) -> list[str]:
+    """Spells options as the configuration file does."""
+    return [name.removesuffix("_s").replace("_", "-") for name in names]
 
 
 def _service(mountpoint: Path) -> dict[str, Any]:

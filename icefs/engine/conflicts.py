@@ -15,6 +15,7 @@ from icefs.format.chunk_indices import ChunkIndices
 from icefs.format.ids import NodeId
 from icefs.format.nodes import NodeSnapshot, NodeType
 from icefs.format.transaction_log import TransactionLog
+from icefs.words import plural
 
 _MAX_LISTED: Final = 5
 
@@ -66,7 +67,7 @@ class Conflict:
 
     def __str__(self) -> str:
         text = f"{self.conflict_type.name} at {self.path}" if self.path else self.conflict_type.name
-        return text if self.chunks is None else f"{text} ({len(self.chunks)} chunks)"
+        return text if self.chunks is None else f"{text} ({plural(len(self.chunks), 'chunk')})"
 
 
 class ConflictSolver(Protocol):

@@ -4,7 +4,8 @@
     lineages  which commits changed one node, up to one snapshot; the few newest of each node
 
 Snapshots never change, so that answers are never wrong, only unused; the database may be deleted at any time. One
-that cannot be read is made anew, and one that cannot be written is done without.
+that cannot be read is made anew, and one that cannot be written is done without. The directory has a limit: whoever
+opens a database deletes those of other repositories that were not used for long, or that are too many.
 """
 
 import contextlib
@@ -13,6 +14,7 @@ import logging
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, Self
@@ -31,6 +33,9 @@ _log = logging.getLogger(__name__)
 _VERSION: Final = 2
 _KEPT_PER_NODE: Final = 4
 _MAX_VALUE_BYTES: Final = 1 << 30
+MAX_DIRECTORY_BYTES: Final = 256 << 20
+MAX_UNUSED_S: Final = 90 * 86400
+_SUFFIXES: Final = ("", "-wal", "-shm")
 _SCHEMA: Final = """
 create table if not exists touches (snapshot blob primary key, value blob not null) without rowid;
 create table if not exists lineages (
@@ -88,6 +93,9 @@ class LineageCache:
             connection.close()
             raise
         self._connection = connection
+        with contextlib.suppress(OSError):  # files of another process, which come and go
+            os.utime(self._path)
+            _sweep(self._path.parent, self._path)
 
     def _guard[T](self, action: Callable[[], T], otherwise: T) -> T:
         """Does something with the database; where that fails, without it."""
@@ -105,8 +113,7 @@ class LineageCache:
     def _remake(self) -> None:
         self.close()
         with contextlib.suppress(OSError, sqlite3.Error), self._lock:
-            for suffix in ("", "-wal", "-shm"):
-                Path(f"{self._path}{suffix}").unlink(missing_ok=True)
+            _remove(self._path)
             self._open()
 
     def _value(self, query: str, *arguments: bytes) -> Any:
@@ -190,6 +197,32 @@ class LineageCache:
             )
 
         self._guard(write, None)
+
+
+def _remove(path: Path) -> None:
+    for suffix in _SUFFIXES:
+        Path(f"{path}{suffix}").unlink(missing_ok=True)
+
+
+def _sweep(directory: Path, own: Path) -> None:
+    """Deletes databases that were not used for long, and those used longest ago while all together are too large.
+
+    A process that has one of them open goes on with the deleted file.
+    """
+    used = {path: path.stat().st_mtime for path in directory.glob("*.db") if path != own}
+    total = _size(own)
+    for path, used_at in sorted(used.items(), key=lambda one: -one[1]):
+        total += _size(path)
+        if total > MAX_DIRECTORY_BYTES or time.time() - used_at > MAX_UNUSED_S:
+            _remove(path)
+
+
+def _size(path: Path) -> int:
+    total = 0
+    for suffix in _SUFFIXES:
+        with contextlib.suppress(FileNotFoundError):
+            total += Path(f"{path}{suffix}").stat().st_size
+    return total
 
 
 def _pack(value: Any) -> bytes:

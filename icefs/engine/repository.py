@@ -114,8 +114,8 @@ class Repository:
             config: Overrides what is persisted, field by field.
             authorize_virtual_chunk_access: The URL prefixes of the containers that virtual chunks may be followed
                 into, each with its credentials, or None for those of the environment.
-            cache: Where to keep what is read from afar, of a local repository its virtual chunks; closed with the
-                repository.
+            cache: Where to keep what is read from a remote store, of a local repository its virtual chunks; closed
+                with the repository.
 
         Raises:
             RepositoryNotFoundError: nothing is there.

@@ -18,9 +18,10 @@ data directory, at whatever moment, cannot choose what a reader of a repository 
 A checksum is an entity tag, or a time in whole seconds after which the object must not have been modified. Times of
 local files are compared by the second: an object of second S is unmodified since S, whatever fraction follows.
 
-What came from afar under a checksum is what the reference means, and stays so whatever becomes of the object: the disk
-cache keeps it under the place (endpoint, bucket or host, path), the checksum and the range. A reference without a
-checksum, or with a weak entity tag, which other bytes may have too, means whatever is there now, and is not kept.
+What came from a remote store under a checksum is what the reference means, and stays so whatever becomes of the
+object: the disk cache keeps it under the place (endpoint, bucket or host, path), the checksum and the range. A
+reference without a checksum, or with a weak entity tag, which other bytes may have too, means whatever is there now,
+and is not kept.
 Whether a location may be followed is decided before the cache is asked.
 Source: format notes §6.
 """
@@ -230,7 +231,7 @@ class VirtualResolver:
             authorized: What may be followed.
             workers: Who fetches large chunks in parts.
             meter: Who counts the requests.
-            cache: Where to keep what was read from afar; its opener's to close.
+            cache: Where to keep what was read from a remote store; its opener's to close.
 
         Raises:
             InvalidInputError: an authorised prefix is no URL.

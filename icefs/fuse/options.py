@@ -46,7 +46,7 @@ class MountOptions:
         upload_after_s: How long a file must not have changed before it is uploaded in the background to a remote
             store; 0 for not before the commit.
         memory_bytes: How much of fetched chunks is kept in memory.
-        cache_dir: Where what was read from afar is kept; None for the default place under `$XDG_CACHE_HOME`.
+        cache_dir: Where what was read from a remote store is kept; None for the default place under `$XDG_CACHE_HOME`.
         cache_size: How much of it is kept there; 0 for nothing.
         log_file: Where the daemon logs; None for a file under `$XDG_STATE_HOME`, or stderr in the foreground.
         log_level: One of `LOG_LEVELS`.

@@ -14,7 +14,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
@@ -92,18 +92,35 @@ class ServiceManager:
 
 
 @dataclass(slots=True)
+class Turned:
+    """What became of the options that changed in a configuration that was read again, by name.
+
+    Attributes:
+        changed: What took effect.
+        waiting: What needs a restart.
+        without_effect: What means nothing to this mount, with or without a restart.
+    """
+
+    changed: list[str] = field(default_factory=list)
+    waiting: list[str] = field(default_factory=list)
+    without_effect: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
 class Knobs:
     """What can be changed while the mount is there.
 
     Attributes:
         options: The options as they are in effect.
         cache: The disk cache; None for a mount without one.
+        needs_cache: Whether a disk cache would have something to keep: not so of a local repository.
         facts: What `info.json` tells; its `options` are kept true, its `service` says what became of reloads.
     """
 
     options: MountOptions
     cache: DiskCache | None
     facts: Mapping[str, Any]
+    needs_cache: bool
     _turned: trio.Event = field(default_factory=trio.Event)
 
     async def wait_for_turn(self, until: float) -> None:
@@ -111,29 +128,31 @@ class Knobs:
         with trio.move_on_at(until):
             await self._turned.wait()
 
-    def turn(self, wanted: MountOptions) -> tuple[list[str], list[str]]:
-        """Takes over what can be changed.
-
-        Returns:
-            The names of the options that changed, and of those that differ but need a restart.
-        """
-        changed, waiting = [], []
+    def turn(self, wanted: MountOptions) -> Turned:
+        """Takes over what can be changed."""
+        turned = Turned()
         for name in (option.name for option in fields(MountOptions)):
             value = getattr(wanted, name)
             if value == getattr(self.options, name):
                 continue
             # A cache is opened and given to the repository when the mount begins, and not later.
             if name not in ADJUSTABLE or (name == "cache_size" and self.cache is None):
-                waiting.append(name)
+                of_no_use = name == "cache_size" and not self.needs_cache
+                (turned.without_effect if of_no_use else turned.waiting).append(name)
                 continue
-            changed.append(name)
+            turned.changed.append(name)
             self.options = replace(self.options, **{name: value})
             self.facts["options"][name] = value
         if self.cache is not None:
             self.cache.max_bytes = self.options.cache_size
         self._turned.set()
         self._turned = trio.Event()
-        return changed, waiting
+        return turned
+
+
+def _keys(names: Iterable[str]) -> str:
+    """Writes options as the configuration file spells them."""
+    return ", ".join(name.removesuffix("_s").replace("_", "-") for name in names)
 
 
 class Service:
@@ -211,16 +230,18 @@ class Service:
         service = self.knobs.facts["service"]
         try:
             wanted = await trio.to_thread.run_sync(self._reread)
-            changed, waiting = self.knobs.turn(wanted)
+            turned = self.knobs.turn(wanted)
             set_level(self._fs, self.knobs.options.log_level)
         except (IcefsError, OSError) as error:
             logger.error("not reloaded: %s", error)
             service["problem"] = str(error)
         else:
-            service |= {"problem": None, "needs_restart": waiting}
-            logger.info("reloaded: %s", ", ".join(changed) or "nothing has changed")
-            if waiting:
-                logger.warning("these changes wait for a restart: %s", ", ".join(waiting))
+            service |= {"problem": None, "needs_restart": turned.waiting, "no_effect": turned.without_effect}
+            logger.info("reloaded: %s", _keys(turned.changed) or "nothing that takes effect now has changed")
+            if turned.waiting:
+                logger.warning("these changes wait for a restart: %s", _keys(turned.waiting))
+            if turned.without_effect:
+                logger.warning("%s has no effect: a local repository has no cache", _keys(turned.without_effect))
         service["reloads"] += 1
         self._manager.tell(READY="1")
 

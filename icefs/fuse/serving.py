@@ -120,13 +120,16 @@ def prepare(options: MountOptions) -> Prepared:
     return Prepared(options, storage, repository, refs, request, cache, listener)
 
 
-def _open_cache(options: MountOptions, storage: Storage) -> DiskCache | None:
-    """Opens the disk cache; None where there is no use for one, or where nobody asked for the place it cannot have."""
-    # Of a local repository there is nothing to keep but virtual chunks that are far away.
-    is_far = not storage.capabilities.local_files or any(
+def _needs_cache(options: MountOptions, storage: Storage) -> bool:
+    """Tells whether there is something to keep: of a local repository only virtual chunks of remote stores."""
+    return not storage.capabilities.local_files or any(
         not prefix.lower().startswith("file:") for prefix in options.allow_virtual
     )
-    if options.cache_size <= 0 or not is_far:
+
+
+def _open_cache(options: MountOptions, storage: Storage) -> DiskCache | None:
+    """Opens the disk cache; None where there is no use for one, or where nobody asked for the place it cannot have."""
+    if options.cache_size <= 0 or not _needs_cache(options, storage):
         return None
     try:
         return DiskCache(options.cache_dir or default_cache_dir(), options.cache_size)
@@ -180,7 +183,7 @@ def _request(options: MountOptions, repository: Repository, refs: Refs) -> Mount
             "metrics": options.metrics,
             "fuse_library": options.fuse_library,
         },
-        "service": {"can_reload": False, "reloads": 0, "needs_restart": [], "problem": None},
+        "service": {"can_reload": False, "reloads": 0, "needs_restart": [], "no_effect": [], "problem": None},
     }
     assert options.state_dir is not None or not options.is_writable  # `resolved` chose one
     state_root = Path(options.state_dir) if options.state_dir is not None and options.is_writable else None
@@ -224,7 +227,12 @@ def serve(prepared: Prepared, on_ready: Callable[[], None], reread: Callable[[],
     fs = FileSystem(prepared.repository, prepared.refs, prepared.request, notifier, stats)
     manager = ServiceManager.from_environment()
     set_level(fs, options.log_level)
-    service = Service(manager, fs, Knobs(options, prepared.cache, prepared.request.facts), reread)
+    service = Service(
+        manager,
+        fs,
+        Knobs(options, prepared.cache, prepared.request.facts, _needs_cache(options, prepared.storage)),
+        reread,
+    )
     connection = _mount(options, Operations(fs, stats))
     logger.info(
         "icefs %s serves %s at %s, process %d",

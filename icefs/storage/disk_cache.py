@@ -1,4 +1,4 @@
-"""What was read from afar, kept in files on this machine: for immutable bytes only.
+"""What was read from a remote store, kept in files on this machine: for immutable bytes only.
 
     DIRECTORY/v1/lock       held (flock) while room is reserved or made
     DIRECTORY/v1/usage      the boot it is of, and how many bytes are taken: never fewer than there are

@@ -156,8 +156,10 @@ def test_a_reload_takes_over_what_can_be_changed(service):
         service.run(f"systemctl reload {UNIT}")
         found = info(service)
         assert (found["options"]["poll_interval_s"], found["options"]["log_level"]) == (0.1, "debug")
-        assert found["service"]["needs_restart"] == ["branch", "cache_size"]  # a local repository has no cache
-        assert "these changes wait for a restart: branch, cache-size" in service.journal(UNIT)
+        assert found["service"]["needs_restart"] == ["branch"]
+        assert found["service"]["no_effect"] == ["cache_size"]
+        assert "these changes wait for a restart: branch" in service.journal(UNIT)
+        assert "cache-size has no effect: a local repository has no cache" in service.journal(UNIT)
         write(config + "poll-intervall = 3")
         assert "failed" in service.run(f"systemctl reload {UNIT} 2>&1", check=False)
         assert "/etc/icefs/demo.toml:5: poll-intervall: unknown key; did you mean poll-interval?" in service.journal()

@@ -2,17 +2,20 @@
 
 import contextlib
 import json
+import os
 import random
 import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from icefs.clock import system_clock
+from icefs.engine import lineage_cache
 from icefs.engine.expiration import ExpirationRequest
 from icefs.engine.lineage import Lineages
 from icefs.engine.lineage_cache import LineageCache
@@ -247,6 +250,7 @@ def test_a_long_history_is_fetched_side_by_side_and_each_log_once(tmp_path):
 _SHARE = """
 import sys
 from pathlib import Path
+from icefs.engine import lineage_cache
 from icefs.engine.lineage import Lineages
 from icefs.engine.lineage_cache import LineageCache
 from icefs.engine.repository import Repository
@@ -297,3 +301,30 @@ def test_processes_share_what_is_kept(tmp_path, caplog):
     assert "damaged" not in caplog.text
     again.close()
     repo.close()
+
+
+def kept(directory):
+    return {path.stem for path in directory.glob("*.db")}
+
+
+def test_databases_that_nobody_used_for_long_go(tmp_path):
+    for name in ("old", "young"):
+        LineageCache(tmp_path / f"{name}.db").close()
+    long_ago = time.time() - lineage_cache.MAX_UNUSED_S - 10
+    os.utime(tmp_path / "old.db", (long_ago, long_ago))
+    LineageCache(tmp_path / "mine.db").close()
+    assert kept(tmp_path) == {"young", "mine"}
+    os.utime(tmp_path / "mine.db", (long_ago, long_ago))
+    LineageCache(tmp_path / "mine.db").close()  # which is use enough
+    LineageCache(tmp_path / "young.db").close()
+    assert kept(tmp_path) == {"young", "mine"}
+
+
+def test_the_directory_has_a_limit_and_what_was_used_longest_ago_goes(tmp_path):
+    now = time.time()
+    for age, name in enumerate(("new", "older", "oldest"), 1):
+        with open(tmp_path / f"{name}.db", "wb") as file:
+            file.truncate(lineage_cache.MAX_DIRECTORY_BYTES * 2 // 5)  # without taking room
+        os.utime(tmp_path / f"{name}.db", (now - 60 * age,) * 2)
+    LineageCache(tmp_path / "mine.db").close()
+    assert kept(tmp_path) == {"new", "older", "mine"}

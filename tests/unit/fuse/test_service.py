@@ -78,9 +78,9 @@ class FakeFs:
         self.asked += 1
 
 
-def service_of(ours, fs, mountpoint, reread=None, cache=None):
-    facts = {"options": {}, "service": {"reloads": 0, "needs_restart": [], "problem": None}}
-    return Service(ours, fs, Knobs(replace(OPTIONS, mountpoint=str(mountpoint)), cache, facts), reread)
+def service_of(ours, fs, mountpoint, reread=None, cache=None, needs_cache=True):
+    facts = {"options": {}, "service": {"reloads": 0, "needs_restart": [], "no_effect": [], "problem": None}}
+    return Service(ours, fs, Knobs(replace(OPTIONS, mountpoint=str(mountpoint)), cache, facts, needs_cache), reread)
 
 
 @pytest.fixture
@@ -169,8 +169,22 @@ async def test_a_reload_turns_what_can_be_turned_and_names_the_rest(manager, pla
     assert (first["RELOADING"], last) == ("1", {"READY": "1"})
     assert int(first["MONOTONIC_USEC"]) > 0
     assert (cache.max_bytes, service.knobs.options.poll_interval_s, service.knobs.options.branch) == (20, 9.0, None)
-    expected = {"can_reload": True, "reloads": 1, "needs_restart": ["branch"], "problem": None}
+    expected = {"can_reload": True, "reloads": 1, "needs_restart": ["branch"], "no_effect": [], "problem": None}
     assert service.knobs.facts["service"] == expected
+    ours.close()
+
+
+async def test_a_cache_size_has_no_effect_on_a_local_repository(manager, place, caplog):
+    ours = to(manager)
+    wanted = replace(OPTIONS, mountpoint=str(place), cache_size=20)
+    for needs_cache, expected in ((False, ([], ["cache_size"])), (True, (["cache_size"], []))):
+        service = service_of(ours, FakeFs({}), place, lambda: wanted, needs_cache=needs_cache)
+        await service.reload()
+        facts = service.knobs.facts["service"]
+        assert (facts["needs_restart"], facts["no_effect"]) == expected
+    assert "cache-size has no effect: a local repository has no cache" in caplog.text
+    assert "these changes wait for a restart: cache-size" in caplog.text
+    assert "cache_size" not in caplog.text
     ours.close()
 
 
