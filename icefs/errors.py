@@ -20,8 +20,8 @@ file system needs to choose an errno. `fuse/errno_map.py` and `cli/main.py` hold
     ├─ UnsupportedError
     ├─ FormatError                    UnsupportedSpecVersionError
     ├─ StorageError                   ObjectNotFoundError, PreconditionFailedError, AccessDeniedError,
-    │                                 ThrottledError, UnreachableError, NoSpaceError, InvalidObjectSizeError,
-    │                                 ObjectModifiedError, NotAnObjectError
+    │                                 ThrottledError, UnreachableError (BadAnswerError), NoSpaceError,
+    │                                 InvalidObjectSizeError, ObjectModifiedError, NotAnObjectError
     └─ InternalError
 
 A lower error is chained (`raise … from`) once, where the layer changes: `storage` maps its driver's exceptions
@@ -295,6 +295,10 @@ class UnreachableError(StorageError):
     """The object store did not answer, and still did not after the retries."""
 
     is_transient = True
+
+
+class BadAnswerError(UnreachableError):
+    """What answered is not the object store, or not about what was asked: a login page, a proxy, another range."""
 
 
 class NoSpaceError(StorageError):

@@ -78,7 +78,8 @@ def http_storage(base_url: str, opts: dict[str, str] | None = None, headers: dic
     Raises:
         UnsupportedError: `opts` are given.
     """
-    from icefs.storage.http import HttpOptions, HttpStorage  # lazy: a local repository needs no network
+    from icefs.storage.http import HttpStorage  # lazy: a local repository needs no network
+    from icefs.storage.http_client import HttpOptions
 
     _refuse("http_storage", opts=opts)
     return HttpStorage(base_url, HttpOptions(headers=tuple((headers or {}).items())))

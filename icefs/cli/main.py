@@ -91,6 +91,7 @@ ERROR_TABLE: tuple[Row, ...] = (
     Row(errors.PreconditionFailedError, CONFLICT, "try again"),
     Row(errors.AccessDeniedError, FORBIDDEN),
     Row(errors.ThrottledError, STORAGE, "try again later"),
+    Row(errors.BadAnswerError, STORAGE, "check the endpoint and the network, and what answers in the store's place"),
     Row(errors.UnreachableError, STORAGE, "check the endpoint and the network"),
     Row(errors.NoSpaceError, STORAGE, "make room and try again"),
     Row(errors.InvalidObjectSizeError, STORAGE, "the object is damaged: restore it from a copy"),

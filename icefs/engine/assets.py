@@ -134,8 +134,10 @@ class AssetManager:
 
         def load() -> tuple[Snapshot, int]:
             key = snapshot_key(snapshot_id)
-            data = self._read(key) if self.snapshots_change else self._read_immutable(key)
-            snapshot = parse_snapshot(data, name=key)
+            if self.snapshots_change:
+                snapshot = parse_snapshot(self._read(key), name=key)
+            else:
+                snapshot = self._load_immutable(key, parse_snapshot)
             return snapshot, len(snapshot) + _SNAPSHOT_NODES
 
         return self.snapshots.get(snapshot_id, load)
@@ -154,8 +156,7 @@ class AssetManager:
         """
 
         def load() -> tuple[Manifest, int]:
-            key = manifest_key(manifest_id)
-            manifest = parse_manifest(self._read_immutable(key), name=key)
+            manifest = self._load_immutable(manifest_key(manifest_id), parse_manifest)
             # Inline data and locations take memory too, which counts as so many native references.
             return manifest, max(manifest.num_chunk_refs, manifest.nbytes // _BYTES_PER_REF) + _MANIFEST_REFS
 
@@ -170,8 +171,7 @@ class AssetManager:
         """
 
         def load() -> tuple[TransactionLog, int]:
-            key = transaction_log_key(snapshot_id)
-            log = parse_transaction_log(self._read_immutable(key), name=key)
+            log = self._load_immutable(transaction_log_key(snapshot_id), parse_transaction_log)
             return log, _LOG_CHANGES + sum(len(chunks) for chunks in log.updated_chunks.values())
 
         return self.transaction_logs.get(snapshot_id, load)
@@ -264,15 +264,21 @@ class AssetManager:
     def _read(self, key: str) -> bytes:
         return self.storage.get(key).data
 
-    def _read_immutable(self, key: str) -> bytes:
+    def _load_immutable[T](self, key: str, parse: Callable[..., T]) -> T:
+        """Reads and decodes a file that never changes; the disk cache keeps it only if it could be decoded."""
         written, view = self._take_written(key), self._cache_view()
         if view is None:
-            return self._read(key) if written is None else written
-        data = view.get(key) if written is None else None
-        if data is None:
-            data = self._read(key) if written is None else written
-            view.put(key, data)
-        return data
+            return parse(self._read(key) if written is None else written, name=key)
+        kept = view.get(key) if written is None else None
+        if kept is not None:
+            try:
+                return parse(kept, name=key)
+            except FormatError:
+                view.drop(key)  # what something else answered in the store's place
+        data = self._read(key) if written is None else written
+        parsed = parse(data, name=key)
+        view.put(key, data)
+        return parsed
 
     def put_immutable(self, key: str, data: bytes) -> None:
         """Stores a file that never changes. Whoever reads it first reads these bytes, if that is soon."""

@@ -32,7 +32,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Final, Self
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 from icefs.engine.cache import WeightedCache
 from icefs.engine.workers import Workers
@@ -94,11 +94,13 @@ class Location:
         scheme: In lower case.
         authority: Bucket, or host with the port unless it is the scheme's own; empty for files.
         path: Percent-decoded, beginning with `/`.
+        written_path: The path as it was written; web servers may tell `+` from `%2B`.
     """
 
     scheme: str
     authority: str
     path: str
+    written_path: str = field(default="", compare=False)
 
     @classmethod
     def parse(cls, url: str) -> Self:
@@ -133,7 +135,7 @@ class Location:
             raise ValueError("its path has a NUL")
         if not {".", ".."}.isdisjoint(path.split("/")):
             raise ValueError("its path has a '.' or '..' segment")
-        return cls(scheme, authority, path)
+        return cls(scheme, authority, path, re.sub("%2f", "/", match[3] or "/", flags=re.IGNORECASE))
 
     def is_below(self, prefix: "Location") -> bool:
         """Tells whether this lies below a prefix, which ends with `/`."""
@@ -160,6 +162,11 @@ class _Authorization:
     prefix: Location
     credentials: ContainerCredentials | None
     files: LocalRanges | None
+
+    @property
+    def url(self) -> str:
+        """The prefix, as a URL."""
+        return f"{self.prefix.scheme}://{self.prefix.authority}{quote(self.prefix.path)}"
 
 
 @dataclass(slots=True)
@@ -389,7 +396,7 @@ class VirtualResolver:
 
     def _source(self, target: _Target) -> _Source:
         def load() -> tuple[_Source, int]:
-            reader = _open_reader(target.container, target.location, target.authorization)
+            reader = self._open_reader(target.container, target.location, target.authorization)
             behind = reader if isinstance(reader, Storage) else None
             if self._meter is not None:
                 reader = MeteredRanges(reader, self._meter, "virtual")
@@ -398,6 +405,29 @@ class VirtualResolver:
             return _Source(reader, behind, repr(headers) if headers else ""), 1
 
         return self._sources.get(target.source_key, load)
+
+    def _open_reader(self, container: _Container, location: Location, authorization: _Authorization) -> RangeReader:
+        """Opens what a container's objects are read through; the storages are imported when they are needed."""
+        store = container.config.store
+        scheme = location.scheme
+        if isinstance(store, LocalFileSystemStore) and scheme == "file":
+            assert authorization.files is not None  # what allows a file is a prefix of files
+            return authorization.files
+        if isinstance(store, S3Store | S3CompatibleStore | TigrisStore) and scheme in ("s3", "tigris"):
+            return _open_s3(store, location.authority, authorization.credentials or ContainerCredentials())
+        if isinstance(store, HttpStore) and scheme in ("http", "https"):
+            from icefs.storage.http import HttpStorage
+            from icefs.storage.http_client import HttpOptions
+
+            headers = tuple((store.headers or {}).items())
+            allowed = tuple(each.url for each in self._authorized if each.prefix.scheme in _DEFAULT_PORTS)
+            options = HttpOptions(headers=headers, redirect_to=allowed, has_encoded_keys=True)
+            return HttpStorage(f"{scheme}://{location.authority}/", options)
+        kind = type(store).__name__.removesuffix("Store").lower()
+        raise UnsupportedError(
+            f"icefs cannot read virtual chunks below {container.url_prefix} from a store of type {kind}",
+            url_prefix=container.url_prefix,
+        )
 
     def close(self) -> None:
         """Gives back the readers' connections; they are opened again if they are needed."""
@@ -410,10 +440,11 @@ def _cache_name(ref: VirtualRef, target: _Target) -> str | None:
     """Returns what names the bytes of an object that a reference means; None where nothing says which they are."""
     if target.location.scheme == "file":
         return None  # it is here already
+    path = target.location.written_path if target.location.scheme in _DEFAULT_PORTS else target.location.path
     if ref.etag is not None:
         tag = ref.etag.strip('"')
-        return None if not tag or ref.etag.startswith("W/") else f"{target.location.path}\0etag {tag}"
-    return f"{target.location.path}\0time {ref.last_modified}" if ref.last_modified else None
+        return None if not tag or ref.etag.startswith("W/") else f"{path}\0etag {tag}"
+    return f"{path}\0time {ref.last_modified}" if ref.last_modified else None
 
 
 def _authorization(prefix: str, credentials: ContainerCredentials | None) -> _Authorization:
@@ -437,28 +468,9 @@ def _no_container(url: str) -> InvalidInputError:
 def _key(target: _Target) -> str:
     """Returns the key to read: below the bucket or host, or of a file below the authorised directory."""
     location = target.location
+    if location.scheme in _DEFAULT_PORTS:
+        return location.written_path[1:]
     return location.path[1:] if location.scheme != "file" else location.path[len(target.authorization.prefix.path) :]
-
-
-def _open_reader(container: _Container, location: Location, authorization: _Authorization) -> RangeReader:
-    """Opens what a container's objects are read through; the storages are imported when they are needed."""
-    store = container.config.store
-    scheme = location.scheme
-    if isinstance(store, LocalFileSystemStore) and scheme == "file":
-        assert authorization.files is not None  # what allows a file is a prefix of files
-        return authorization.files
-    if isinstance(store, S3Store | S3CompatibleStore | TigrisStore) and scheme in ("s3", "tigris"):
-        return _open_s3(store, location.authority, authorization.credentials or ContainerCredentials())
-    if isinstance(store, HttpStore) and scheme in ("http", "https"):
-        from icefs.storage.http import HttpOptions, HttpStorage
-
-        headers = tuple((store.headers or {}).items())
-        return HttpStorage(f"{scheme}://{location.authority}/", HttpOptions(headers=headers))
-    kind = type(store).__name__.removesuffix("Store").lower()
-    raise UnsupportedError(
-        f"icefs cannot read virtual chunks below {container.url_prefix} from a store of type {kind}",
-        url_prefix=container.url_prefix,
-    )
 
 
 def _open_s3(

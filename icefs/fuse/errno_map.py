@@ -88,6 +88,7 @@ ERRNO_TABLE: Final[tuple[ErrnoRow, ...]] = (
     ErrnoRow(errors.PreconditionFailedError, errno.EIO, _BROKEN),
     ErrnoRow(errors.AccessDeniedError, errno.EACCES, _BROKEN),
     ErrnoRow(errors.ThrottledError, errno.EIO, _BROKEN, "EAGAIN would make some programs spin"),
+    ErrnoRow(errors.BadAnswerError, errno.EIO, _BROKEN),
     ErrnoRow(errors.UnreachableError, errno.EIO, _BROKEN),
     ErrnoRow(errors.NoSpaceError, errno.ENOSPC, _BROKEN),
     ErrnoRow(errors.InvalidObjectSizeError, errno.EIO, _BROKEN),

@@ -413,6 +413,10 @@ class CacheView:
         """Keeps the bytes of a range, soon."""
         self.cache.put_soon(self.digest(key, start, end), data)
 
+    def drop(self, key: str, start: int = 0, end: int | None = None) -> None:
+        """Forgets a range (a whole object, without one)."""
+        self.cache.drop(self.digest(key, start, end))
+
     def has(self, key: str, start: int = 0, end: int | None = None) -> bool:
         """Tells whether a range is kept, as far as can be told without reading it."""
         return os.path.exists(self.cache._path(self.digest(key, start, end)))

@@ -1,28 +1,28 @@
 """Objects behind a plain web server, for reading only: repositories published over HTTP, and virtual chunks.
 
-A web server has no listing, and what it promises differs: entity tags may be missing, ranges may be ignored (then
-the answer is read up to the end of the range), lengths may not be told. What is read is checked against the length
-that was announced. urllib3 keeps the connections; it comes with botocore.
+A web server has no listing, and what it promises differs: entity tags may be missing, and ranges may be ignored. A
+whole object in place of a range is used only if it is certain that it is that object: the entity tag is the one that
+was a condition, the object is asked for whole, or the server tells names apart (it has nothing at a made-up name, which
+a login page has).
+
+Redirects are followed within the origin of the base URL, from http to https on the same host, and below the prefixes
+that the user allowed. urllib3 keeps the connections; it comes with botocore.
 """
 
-import ssl
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC
 from email.utils import formatdate, parsedate_to_datetime
-from functools import partial
 from typing import Any, Final, Never, override
 from urllib.parse import quote, urlsplit, urlunsplit
-from urllib.request import getproxies, proxy_bypass
 
 import urllib3
-from urllib3 import exceptions as http_errors
 
 from icefs.clock import to_micros
 from icefs.errors import (
     AccessDeniedError,
+    BadAnswerError,
     InvalidInputError,
-    InvalidObjectSizeError,
     ObjectModifiedError,
     ObjectNotFoundError,
     ReadOnlyError,
@@ -30,6 +30,17 @@ from icefs.errors import (
     ThrottledError,
     UnreachableError,
     UnsupportedError,
+)
+from icefs.storage.answers import (
+    AnswerError,
+    bad_answer,
+    content_encoding,
+    describe,
+    is_document,
+    is_page,
+    looks_like_markup,
+    range_size,
+    read_exactly,
 )
 from icefs.storage.base import (
     MAX_WHOLE_READ_BYTES,
@@ -42,10 +53,12 @@ from icefs.storage.base import (
     check_range,
     range_end,
 )
-from icefs.storage.retry import Retrier, RetryPolicy
+from icefs.storage.http_client import HttpClient, HttpOptions
+from icefs.storage.retry import Retrier
 
-_MAX_REDIRECTS = 5
 _PIECE = 1 << 20
+# Characters that a path holds as they are (RFC 3986, pchar): some servers compare paths as they are written.
+_PATH_CHARACTERS: Final = "/:@!$&'()*+,;=~"
 _STATUSES: Final[dict[int, type[StorageError]]] = {
     401: AccessDeniedError,
     403: AccessDeniedError,
@@ -59,27 +72,6 @@ _STATUSES: Final[dict[int, type[StorageError]]] = {
     503: ThrottledError,
     504: UnreachableError,
 }
-
-
-@dataclass(frozen=True, slots=True)
-class HttpOptions:
-    """How to talk to a web server.
-
-    Attributes:
-        headers: Sent with every request; may hold secrets.
-        concurrency: How many connections are kept.
-        connect_timeout_s: How long to wait for a connection.
-        read_timeout_s: How long to wait for the next bytes of an answer.
-        retry: When to try again.
-        user_agent: Added to the User-Agent header, for the owner's access logs.
-    """
-
-    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
-    concurrency: int = 16
-    connect_timeout_s: float = 5.0
-    read_timeout_s: float = 30.0
-    retry: RetryPolicy = field(default_factory=RetryPolicy)
-    user_agent: str = ""
 
 
 class HttpStorage(Storage):
@@ -97,7 +89,7 @@ class HttpStorage(Storage):
             conditional_update=False, local_files=False, concurrency=self.options.concurrency, is_writable=False
         )
         self._retrier = retrier if retrier is not None else Retrier(self.options.retry)
-        self._pool = _make_pool(self._url, self.options)
+        self._client = HttpClient(self._url, self.options)
 
     def __reduce__(self) -> tuple[Callable[..., "HttpStorage"], tuple[str, HttpOptions]]:
         return (HttpStorage, (self._url, self.options))
@@ -109,7 +101,11 @@ class HttpStorage(Storage):
 
     def _object_url(self, key: str) -> str:
         check_key(key)
-        return f"{self._url}/{quote(key)}"
+        return self._url_of(key)
+
+    def _url_of(self, key: str) -> str:
+        safe = _PATH_CHARACTERS + "%" if self.options.has_encoded_keys else _PATH_CHARACTERS
+        return f"{self._url}/{quote(key, safe=safe)}"
 
     # --- requests ---
 
@@ -118,21 +114,10 @@ class HttpStorage(Storage):
     ) -> T:
         def once() -> T:
             try:
-                # With `headers` the pool leaves its own out.
-                response = self._pool.request(
-                    method, url, headers={**self._pool.headers, **headers}, preload_content=False
-                )
-                try:
-                    result = receive(response)
-                    if response.length_remaining == 0:
-                        response.drain_conn()
-                        response.release_conn()
-                    return result
-                finally:
-                    # What was not read to its end cannot be used again.
-                    response.close()
-            except http_errors.HTTPError as error:
-                raise _transport_error(error, url) from error
+                with self._client.send(method, url, headers) as response:
+                    return receive(response)
+            except AnswerError as error:
+                raise bad_answer(error, action=f"read {url}", endpoint=self._url) from error
 
         return self._retrier.run(once, verb="read", name=url)
 
@@ -142,18 +127,21 @@ class HttpStorage(Storage):
 
     def _read(self, url: str, start: int, end: int | None, conditions: dict[str, str]) -> Object | None:
         """Reads a range; None if a condition (If-None-Match) says that it is not needed."""
-        headers = dict(conditions)
+        headers, known = dict(conditions), conditions.get("If-None-Match", "")
         if end == start:
             return self._read_nothing(url, start, end, conditions)
         if start > 0 or end is not None:
             headers["Range"] = f"bytes={start}-" if end is None else f"bytes={start}-{end - 1}"
 
         def receive(response: urllib3.BaseHTTPResponse) -> Object | None:
-            if response.status == 304:
+            if response.status == 304 and conditions:
+                tag = response.headers.get("ETag", known).removeprefix("W/")
+                if tag != known.removeprefix("W/"):
+                    raise AnswerError("304, although the object is another one", 304)
                 return None
             if response.status not in (200, 206):
-                raise _answer_error(response, url)
-            return Object(_body(response, url, start, end), _version(response))
+                raise _answer_error(response, url, headers)
+            return Object(self._body(response, url, start, end, is_own=True), _version(response))
 
         try:
             return self._request("GET", url, headers, receive)
@@ -164,7 +152,8 @@ class HttpStorage(Storage):
 
     def _read_nothing(self, url: str, start: int, end: int | None, conditions: dict[str, str]) -> Object:
         size, _, version = self._describe(url, conditions)
-        range_end(size, start, end, name=url)
+        if range_end(size, start, end, name=url) != start:
+            raise BadAnswerError(f"cannot read {url}: the server's answers about its length contradict each other")
         return Object(b"", version)
 
     def _describe(self, url: str, conditions: dict[str, str]) -> tuple[int, int, Version]:
@@ -172,7 +161,9 @@ class HttpStorage(Storage):
 
         def receive(response: urllib3.BaseHTTPResponse) -> tuple[int, int, Version]:
             if response.status != 200:
-                raise _answer_error(response, url)
+                raise _answer_error(response, url, conditions)
+            if is_page(response.headers):
+                raise AnswerError(describe(response.status, response.headers), response.status)
             length = response.headers.get("Content-Length", "")
             if not length.isdecimal():
                 raise StorageError(f"{url}: the server does not say how long it is", url=url)
@@ -180,14 +171,66 @@ class HttpStorage(Storage):
 
         return self._request("HEAD", url, conditions, receive)
 
+    def _body(
+        self,
+        response: urllib3.BaseHTTPResponse,
+        url: str,
+        start: int,
+        end: int | None,
+        *,
+        is_own: bool = False,
+        has_tag: bool = False,
+    ) -> bytes:
+        """Reads the bytes `[start, end)` of the object that an answer is about, and not much more.
+
+        Args:
+            response: The answer, of status 200 or 206.
+            url: What it is about.
+            start: The first byte.
+            end: One past the last; None for the rest.
+            is_own: Whether it is a file of a repository, none of which is a web page or XML.
+            has_tag: Whether the answer has the entity tag that was asked for.
+        """
+        headers, is_range = response.headers, start > 0 or end is not None
+        if content_encoding(headers) is not None:
+            raise StorageError(f"{url}: the server changes what it sends (Content-Encoding)", url=url)
+        if response.status == 206 and is_range:
+            end, _ = range_size(headers, start, end, name=url)
+            return read_exactly(response, end - start)
+        if response.status == 206:
+            raise AnswerError("206 to a request for all of it", 206)
+        length = headers.get("Content-Length", "")
+        size = int(length) if length.isascii() and length.isdecimal() else None
+        if size is None and end is None and not response.chunked:
+            raise StorageError(f"{url}: the server does not say how long it is, so a part of it looks whole", url=url)
+        is_proven = has_tag or not is_range or (start == 0 and end == size and not is_document(headers))
+        if not is_proven and (is_page(headers) or not self._tells_names_apart(url)):
+            raise AnswerError(f"{describe(200, headers)} instead of the range that was asked for", 200)
+        stop = end if size is None else range_end(size, start, end, name=url)
+        data = _receive(response, MAX_WHOLE_READ_BYTES + 1 if stop is None else stop)
+        if not has_tag and ((is_own and is_page(headers)) or ((is_own or is_range) and looks_like_markup(data))):
+            raise AnswerError("200 with a document instead of the object", 200)
+        stop = range_end(len(data), start, end, name=url) if size is None else stop
+        if stop is not None and len(data) < stop:
+            raise UnreachableError(f"{url} ended after {len(data)} bytes of {stop}", url=url)
+        return data[start:stop]
+
+    def _tells_names_apart(self, url: str) -> bool:
+        """Tells whether the server has nothing at a made-up name, where a login page is everywhere."""
+        made_up = f"{url.rpartition('/')[0]}/.icefs-{uuid.uuid4().hex}"
+        try:
+            with self._client.send("GET", made_up, {"Range": "bytes=0-0"}) as response:
+                return response.status in (403, 404, 410)
+        except StorageError:
+            return False
+
     # --- the storage ---
 
     @override
     def get(self, key: str, *, start: int = 0, end: int | None = None) -> Object:
         check_range(start, end)
         found = self._read(self._object_url(key), start, end, {})
-        if found is None:
-            raise StorageError(f"{self._object_url(key)}: the server answered 304 to a question without condition")
+        assert found is not None  # nothing was a condition
         return found
 
     @override
@@ -219,10 +262,12 @@ class HttpStorage(Storage):
         check_range(start, end)
         if not key or ".." in key.split("/"):
             raise InvalidInputError(f"{key!r} does not name an object below {self.url}", key=key)
-        url = f"{self._url}/{quote(key)}"
+        url = self._url_of(key)
         headers: dict[str, str] = {}
-        if if_match_etag is not None:
-            headers["If-Match"] = '"' + if_match_etag.strip('"') + '"'
+        is_weak = if_match_etag is not None and if_match_etag.startswith("W/")
+        tag = None if if_match_etag is None else if_match_etag.removeprefix("W/").strip('"')
+        if tag is not None and not is_weak:  # a weak one never fulfils a condition
+            headers["If-Match"] = f'"{tag}"'
         if if_unmodified_since_s is not None:
             headers["If-Unmodified-Since"] = formatdate(if_unmodified_since_s, usegmt=True)
         if end == start:
@@ -231,21 +276,22 @@ class HttpStorage(Storage):
 
         def receive(response: urllib3.BaseHTTPResponse) -> bytes:
             if response.status not in (200, 206):
-                raise _answer_error(response, url)
-            if if_match_etag is not None and response.headers.get("ETag", "").strip('"') != if_match_etag.strip('"'):
+                raise _answer_error(response, url, headers)
+            told = response.headers.get("ETag", "")
+            if tag is not None and (told.removeprefix("W/") if is_weak else told).strip('"') != tag:
                 raise _modified(url)
             # A server that does not tell the time cannot have checked it (0: not told).
             modified_s = _last_modified(response) // 1_000_000
             if if_unmodified_since_s is not None and not 0 < modified_s <= if_unmodified_since_s:
                 raise _modified(url)
-            return _body(response, url, start, end)
+            return self._body(response, url, start, end, has_tag=tag is not None and not is_weak)
 
         try:
             return self._request("GET", url, headers, receive)
         except StorageError as error:
-            if error.facts.get("status") == 416:
-                raise InvalidObjectSizeError(f"{url} ends before byte {end}", url=url, expected_bytes=end) from error
-            raise
+            if error.facts.get("status") != 416:
+                raise
+        return self._read_nothing(url, start, end, {}).data
 
     @override
     def put(
@@ -278,74 +324,16 @@ class HttpStorage(Storage):
     @override
     def close(self) -> None:
         self._retrier.close()
-        self._pool.clear()
+        self._client.close()
 
 
-def _make_pool(url: str, options: HttpOptions) -> urllib3.PoolManager:
-    parts = urlsplit(url)
-    proxy = None if proxy_bypass(parts.hostname or "") else getproxies().get(parts.scheme)
-    make = partial(urllib3.ProxyManager, proxy) if proxy is not None else urllib3.PoolManager
-    return make(
-        maxsize=options.concurrency,
-        timeout=urllib3.Timeout(connect=options.connect_timeout_s, read=options.read_timeout_s),
-        # Redirects within bounds, and nothing secret to another host; trying again is the retrier's.
-        retries=urllib3.Retry(
-            total=None,
-            connect=0,
-            read=0,
-            status=0,
-            other=0,
-            redirect=_MAX_REDIRECTS,
-            respect_retry_after_header=False,
-            remove_headers_on_redirect=["Authorization", "Cookie", *(name for name, _ in options.headers)],
-        ),
-        # The bytes as they are stored; and a proxy must not answer with an older version.
-        headers={
-            "User-Agent": f"icefs {options.user_agent}".rstrip(),
-            "Accept-Encoding": "identity",
-            "Cache-Control": "no-cache",
-            **dict(options.headers),
-        },
-    )
-
-
-def _body(response: urllib3.BaseHTTPResponse, url: str, start: int, end: int | None) -> bytes:
-    """Reads the bytes `[start, end)` of the object that an answer is about, and not much more."""
-    if response.headers.get("Content-Encoding", "identity") != "identity":
-        raise StorageError(f"{url}: the server changes what it sends (Content-Encoding)", url=url)
-    size: int | None = None
-    offset = 0
-    if response.status == 206:
-        offset, size = _content_range(response, url)
-        if offset != start:
-            raise StorageError(f"{url}: bytes from {start} were asked for, and from {offset} were sent", url=url)
-    elif response.headers.get("Content-Length", "").isdecimal():
-        size = int(response.headers["Content-Length"])
-    if size is not None:
-        end = range_end(size, start, end, name=url)
-    last = end - offset if end is not None else MAX_WHOLE_READ_BYTES + 1
+def _receive(response: urllib3.BaseHTTPResponse, most: int) -> bytes:
+    """Reads at most so many bytes of a body."""
     pieces, received = [], 0
-    while received < last and (piece := response.read(min(_PIECE, last - received), decode_content=False)):
+    while received < most and (piece := response.read(min(_PIECE, most - received), decode_content=False)):
         pieces.append(piece)
         received += len(piece)
-    data = b"".join(pieces)
-    if end is None:
-        # The length was not told: the end of the answer is the end of the object.
-        range_end(received, start, None, name=url)
-    elif received < last:
-        if size is None:
-            range_end(offset + received, start, end, name=url)
-        raise UnreachableError(f"{url} ended after {received} bytes of {last}", url=url)
-    return data[start - offset :] if offset != start else data
-
-
-def _content_range(response: urllib3.BaseHTTPResponse, url: str) -> tuple[int, int | None]:
-    unit, _, rest = response.headers.get("Content-Range", "").partition(" ")
-    span, _, size = rest.partition("/")
-    first = span.partition("-")[0]
-    if unit.lower() != "bytes" or not first.isdecimal():
-        raise StorageError(f"{url}: the server sent a part and does not say which", url=url)
-    return int(first), int(size) if size.isdecimal() else None
+    return b"".join(pieces)
 
 
 def _version(response: urllib3.BaseHTTPResponse) -> Version:
@@ -368,31 +356,20 @@ def _modified(url: str) -> ObjectModifiedError:
     return ObjectModifiedError(f"{url} was modified after it was referenced", url=url)
 
 
-def _answer_error(response: urllib3.BaseHTTPResponse, url: str) -> StorageError:
+def _answer_error(response: urllib3.BaseHTTPResponse, url: str, asked: Mapping[str, str]) -> StorageError | AnswerError:
+    """Returns what an answer means that is not the object; `asked` are the request's headers."""
     status = response.status
+    is_misfit = {
+        304: "If-None-Match" not in asked,
+        412: not {"If-Match", "If-Unmodified-Since"} & asked.keys(),
+        416: "Range" not in asked,
+    }
+    if status < 300 or is_misfit.get(status, False):
+        return AnswerError(f"{describe(status, response.headers)}, which does not fit the request", status)
     if status == 412:
         return _modified(url)
     facts: dict[str, Any] = {"status": status, "url": url}
-    asked = response.headers.get("Retry-After", "")
-    if asked.isdecimal():
-        facts["retry_after_s"] = float(asked)
+    wait_s = response.headers.get("Retry-After", "")
+    if wait_s.isdecimal():
+        facts["retry_after_s"] = float(wait_s)
     return _STATUSES.get(status, StorageError)(f"cannot read {url}: the server answered {status}", **facts)
-
-
-def _transport_error(error: http_errors.HTTPError, url: str) -> StorageError:
-    reason = error.reason if isinstance(error, http_errors.MaxRetryError) else error
-    if isinstance(reason, http_errors.SSLError | ssl.SSLError):
-        failure = UnreachableError(f"cannot read {url}: no trusted connection", hint="check the certificate", url=url)
-        failure.is_transient = False
-        return failure
-    if isinstance(reason, http_errors.ResponseError):
-        return StorageError(f"cannot read {url}: more than {_MAX_REDIRECTS} redirects", url=url)
-    never_connected = isinstance(reason, http_errors.NewConnectionError | http_errors.ConnectTimeoutError)
-    what = "the server cannot be reached" if never_connected else "the server broke off its answer"
-    return UnreachableError(
-        f"cannot read {url}: {what}",
-        hint="check the address and the network" if never_connected else None,
-        url=url,
-        never_connected=never_connected,
-        cause=type(reason).__name__,
-    )

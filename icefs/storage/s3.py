@@ -11,27 +11,22 @@ Source: format notes §7.11; upstream design document 017.
 import os
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import fields
-from email.utils import formatdate, parsedate_to_datetime
+from email.utils import formatdate
 from functools import partial
-from itertools import batched
 from operator import methodcaller
 from typing import Any, override
 from urllib.parse import urlencode
 
 from botocore.exceptions import ClientError
-from urllib3 import BaseHTTPResponse
 
-from icefs.clock import to_micros
 from icefs.errors import (
+    BadAnswerError,
     InvalidInputError,
     ObjectModifiedError,
     ObjectNotFoundError,
     PreconditionFailedError,
     StorageError,
-    ThrottledError,
     UnreachableError,
 )
 from icefs.storage.base import (
@@ -50,21 +45,30 @@ from icefs.storage.base import (
     read_file,
 )
 from icefs.storage.retry import Retrier
+from icefs.storage.s3_answers import (
+    Described,
+    ListPage,
+    Wanted,
+    check_client_refusal,
+    quoted,
+    receive,
+    told,
+    version_of,
+)
 from icefs.storage.s3_client import ClientHolder
-from icefs.storage.s3_errors import SKEWED, client_errors, is_passing, region_told, s3_error
+from icefs.storage.s3_deletion import Deletion
+from icefs.storage.s3_errors import LACKING, SKEWED, client_errors, region_told, s3_error
 from icefs.storage.s3_options import S3Client, S3Credentials, S3Options
-from icefs.storage.s3_requests import ListPage, S3Requests
+from icefs.storage.s3_parts import send_parts
+from icefs.storage.s3_requests import S3Requests
 
 __all__ = ["S3Credentials", "S3Options", "S3Storage"]
 
 _WRITE_ID = "icechunkwriteid"
+_WRITE_ID_HEADER = f"x-amz-meta-{_WRITE_ID}"
 # What the arguments of botocore's methods become on the wire.
 _CONDITION_HEADERS = {"IfMatch": "if-match", "IfNoneMatch": "if-none-match"}
-_DELETE_BATCH = 1000
-# What services answer to what they do not know.
-_LACKING = ("NotImplemented", "MethodNotAllowed")
-_PART_THREADS = 4
-# How often a conflict is not believed while the object is still the one to be replaced (AWS: 409).
+# How often a refused condition is not believed while the object is still the one to be replaced (AWS: 409).
 _SPURIOUS_CONFLICTS = 5
 
 
@@ -94,6 +98,7 @@ class S3Storage(Storage):
         self._lean_payer = {"x-amz-request-payer": "requester"} if self.options.requester_pays else {}
         self._requests: S3Requests | None = None
         self._lacks_copies = False
+        self._deletion = Deletion(self._run, {"Bucket": bucket, **self._payer})
 
     def __reduce__(self) -> tuple[Callable[..., "S3Storage"], tuple[str, str, S3Options]]:
         return (S3Storage, (self.bucket, self.prefix, self.options))
@@ -124,9 +129,18 @@ class S3Storage(Storage):
         operation: Callable[[S3Client], T],
         *,
         on_failure: Callable[[StorageError], None] | None = None,
+        is_conditional: bool = False,
     ) -> T:
         """Sends requests about an object of the full name `name` until there is an answer."""
-        return self._run_lean(verb, name, lambda requests: operation(requests.connection.client), on_failure=on_failure)
+
+        def ask(requests: S3Requests) -> T:
+            try:
+                return operation(requests.connection.client)
+            except ClientError as error:
+                check_client_refusal(error.response, is_conditional=is_conditional)
+                raise
+
+        return self._run_lean(verb, name, ask, on_failure=on_failure)
 
     def _run_lean[T](
         self,
@@ -151,7 +165,7 @@ class S3Storage(Storage):
                 if isinstance(failure, StorageError) and self._is_remedied(requests, error, failure):
                     failure.is_transient = True
                 if conflicts_pass and failure.facts.get("status") == 409:
-                    failure.is_transient = True
+                    failure = UnreachableError(failure.message, hint=failure.hint, **failure.facts)
                 raise failure from error
 
         return self._retrier.run(once, verb=verb, name=where, on_failure=on_failure)
@@ -189,17 +203,20 @@ class S3Storage(Storage):
         check_range(start, end)
         return self._get(self._name(key), start, end, {})
 
-    def _get(self, name: str, start: int, end: int | None, conditions: dict[str, str]) -> Object:
+    def _get(
+        self, name: str, start: int, end: int | None, conditions: dict[str, str], *, is_own: bool = True
+    ) -> Object:
         if end == start:
             return self._get_nothing(name, start, end, conditions)
         headers = {**conditions, **self._lean_payer}
-        if start > 0 or end is not None:
+        wanted = Wanted(f"s3://{self.bucket}/{name}", start, end, conditions.get("if-match"), is_own)
+        if wanted.is_range:
             headers["range"] = f"bytes={start}-" if end is None else f"bytes={start}-{end - 1}"
 
         def once(requests: S3Requests) -> Object | None:
             try:
                 with requests.send("GET", name, headers) as response:
-                    return self._receive(response, name, start, end)
+                    return receive(response, wanted)
             except ClientError as error:
                 if _status(error) == 416:
                     return None
@@ -218,34 +235,21 @@ class S3Storage(Storage):
 
     def _get_nothing(self, name: str, start: int, end: int | None, conditions: dict[str, str]) -> Object:
         """Reads a range that HTTP cannot express, for it has no bytes; or finds that it lies beyond the end."""
-        told = self._head(name, conditions)
-        range_end(_length(told, name), start, end, name=f"s3://{self.bucket}/{name}")
-        return Object(b"", _version(told["etag"]))
-
-    def _receive(self, response: BaseHTTPResponse, name: str, start: int, end: int | None) -> Object:
+        found = self._head(name, conditions)
         where = f"s3://{self.bucket}/{name}"
-        told = response.headers
-        length = size = _length(told, name)
-        content_range = told.get("content-range") if response.status == 206 else None
-        if content_range is not None:
-            size = int(content_range.rpartition("/")[2])
-        end = range_end(size, start, end, name=where)
-        data: bytes = response.read()
-        if content_range is None:
-            data = data[start:end]  # A service that does not know ranges sends everything.
-        if len(data) != end - start:
-            raise UnreachableError(f"{where} came with {len(data)} bytes instead of {end - start} (of {length})")
-        return Object(data, _version(told["etag"]))
+        if range_end(found.size, start, end, name=where) != start:
+            raise BadAnswerError(f"cannot read {where}: the answers about its length contradict each other")
+        return Object(b"", found.version)
 
     @override
     def get_if_changed(self, key: str, known: Version | None) -> Object | None:
         name = self._name(key)
-        headers = {**self._lean_payer, **({} if known is None else {"if-none-match": _quoted(known)})}
+        headers = {**self._lean_payer, **({} if known is None else {"if-none-match": quoted(known)})}
 
         def once(requests: S3Requests) -> Object | None:
             try:
                 with requests.send("GET", name, headers) as response:
-                    return self._receive(response, name, 0, None)
+                    return receive(response, Wanted(f"s3://{self.bucket}/{name}"))
             except ClientError as error:
                 if _status(error) == 304:
                     return None
@@ -253,16 +257,15 @@ class S3Storage(Storage):
 
         return self._run_lean("read", name, once)
 
-    def _head(self, name: str, conditions: dict[str, str]) -> Any:
-        """Returns the headers of an object."""
+    def _head(self, name: str, conditions: dict[str, str]) -> Described:
+        """Asks for what is known of an object."""
         headers = conditions | self._lean_payer
-        return self._run_lean("read", name, lambda requests: requests.read("HEAD", name, headers)[0])
+        return self._run_lean("read", name, lambda requests: requests.describe(name, headers))
 
     @override
     def head(self, key: str) -> ObjectInfo:
-        told = self._head(self._name(key), {})
-        modified = to_micros(parsedate_to_datetime(told["last-modified"]))
-        return ObjectInfo(key, _length(told, key), modified, _version(told["etag"]))
+        found = self._head(self._name(key), {})
+        return ObjectInfo(key, found.size, found.modified, found.version)
 
     def read_range(
         self,
@@ -279,16 +282,16 @@ class S3Storage(Storage):
             raise InvalidInputError("an empty name cannot name an object")
         conditions: dict[str, str] = {}
         if if_match_etag is not None:
-            conditions["if-match"] = _quoted(if_match_etag)
+            conditions["if-match"] = quoted(if_match_etag)
         if if_unmodified_since_s is not None:
             conditions["if-unmodified-since"] = formatdate(if_unmodified_since_s, usegmt=True)
         name = self._base + key
         modified = ObjectModifiedError(f"s3://{self.bucket}/{name} was modified after it was referenced", key=key)
         try:
-            found = self._get(name, start, end, conditions)
+            found = self._get(name, start, end, conditions, is_own=False)
         except PreconditionFailedError as error:
             raise modified from error
-        if if_match_etag is not None and found.version != _version(if_match_etag):
+        if if_match_etag is not None and found.version != version_of(if_match_etag):
             raise modified  # the service does not know the condition
         return found.data
 
@@ -303,7 +306,7 @@ class S3Storage(Storage):
         if create_only:
             return self._publish(name, data, {"IfNoneMatch": "*"}, None)
         if if_match is not None:
-            return self._publish(name, data, {"IfMatch": _quoted(if_match)}, if_match)
+            return self._publish(name, data, {"IfMatch": quoted(if_match)}, if_match)
         return self._send(name, data, {}, self._new_write_id(), None)
 
     @override
@@ -335,12 +338,10 @@ class S3Storage(Storage):
             try:
                 return self._send(name, data, condition, write_id, doubt)
             except (PreconditionFailedError, ObjectNotFoundError) as error:
-                found, found_id = self._find(name)
-                if found_id == write_id and found is not None:
-                    return found
-                if error.facts.get("status") == 409 and found == expected and spurious < _SPURIOUS_CONFLICTS:
-                    where, limit = f"s3://{self.bucket}/{name}", _SPURIOUS_CONFLICTS + 1
-                    self._retrier.pause(error, spurious + 1, limit, verb="write", name=where)
+                found = self._find(name)
+                if found is not None and found.headers.get(_WRITE_ID_HEADER) == write_id:
+                    return found.version
+                if not self._believe(error, found, name, expected, spurious, verb="write"):
                     continue
                 raise PreconditionFailedError(
                     f"s3://{self.bucket}/{name} was changed by another writer", key=name, maybe_written=in_doubt
@@ -350,21 +351,58 @@ class S3Storage(Storage):
                 if not (in_doubt and error.is_transient):
                     raise
                 try:
-                    found, found_id = self._find(name)
+                    found = self._find(name)
                 except StorageError:
                     raise error from None
-                if found_id == write_id and found is not None:
-                    return found
+                if found is not None and found.headers.get(_WRITE_ID_HEADER) == write_id:
+                    return found.version
                 raise
         raise AssertionError("unreachable")
 
-    def _find(self, name: str) -> tuple[Version | None, str | None]:
-        """Returns the version and write-id of what is there now."""
+    def _believe(
+        self,
+        error: StorageError,
+        found: Described | None,
+        name: str,
+        expected: Version | None,
+        tries: int,
+        *,
+        verb: str,
+    ) -> bool:
+        """Tells whether a condition was refused for a reason; waits before the next try, where it was not.
+
+        Args:
+            error: The refusal.
+            found: What is there.
+            name: Where.
+            expected: What the condition asks for; None for no object.
+            tries: How many tries there were before this one.
+            verb: What was tried.
+
+        Raises:
+            StorageError: what is asked for has been there at each try: the store does not know such conditions.
+        """
+        if (None if found is None else found.version) != expected:
+            return True
+        where = f"s3://{self.bucket}/{name}"
+        if tries < _SPURIOUS_CONFLICTS:
+            self._retrier.pause(error, tries + 1, _SPURIOUS_CONFLICTS + 1, verb=verb, name=where)
+            return False
+        what = "If-None-Match although there is no object" if found is None else "If-Match although it is unchanged"
+        weak = " (its entity tags are weak)" if found is not None and found.has_weak_tag else ""
+        raise StorageError(
+            f"cannot {verb} {where}: the store refuses {what}{weak}",
+            hint="look for a proxy that changes requests or entity tags; 'icefs doctor' tries what the store can do",
+            status=error.facts.get("status"),
+            maybe_written=False,
+        ) from error
+
+    def _find(self, name: str) -> Described | None:
+        """Returns what is known of what is there now; None if nothing is."""
         try:
-            told = self._head(name, {})
+            return self._head(name, {})
         except ObjectNotFoundError:
-            return None, None
-        return _version(told["etag"]), told.get(f"x-amz-meta-{_WRITE_ID}")
+            return None
 
     def _send(
         self,
@@ -385,16 +423,15 @@ class S3Storage(Storage):
         headers = {_CONDITION_HEADERS[what]: value for what, value in condition.items()} | self._lean_payer
         headers["content-type"] = "application/octet-stream"
         if condition:
-            headers[f"x-amz-meta-{_WRITE_ID}"] = write_id
-        told, _ = self._run_lean(
+            headers[_WRITE_ID_HEADER] = write_id
+        return self._run_lean(
             "write",
             name,
-            lambda requests: requests.read("PUT", name, headers, body=body),
+            lambda requests: requests.store(name, headers, body),
             on_failure=on_failure,
             # Where nothing was asked for, it is another request for the object that is under way (OperationAborted).
             conflicts_pass=not condition,
         )
-        return _version(told["etag"])
 
     def _send_parts(
         self,
@@ -405,73 +442,58 @@ class S3Storage(Storage):
         write_id: str,
         on_failure: Callable[[StorageError], None] | None,
     ) -> Version:
-        target: Any = {"Bucket": self.bucket, "Key": name, **self._payer}
-        target["UploadId"] = self._run(
-            "write",
-            name,
-            lambda client: client.create_multipart_upload(**target, Metadata={_WRITE_ID: write_id}),
-        )["UploadId"]
-        # A service takes at most 10 000 parts.
-        part_bytes = max(self.options.multipart_part_bytes, -(-size_bytes // 10_000))
-
-        def send(number: int) -> dict[str, Any]:
-            body = read((number - 1) * part_bytes, min(number * part_bytes, size_bytes))
-            response = self._run(
-                "write", name, lambda client: client.upload_part(**target, PartNumber=number, Body=body)
-            )
-            return {"PartNumber": number, "ETag": response["ETag"]}
-
-        lost = False
-
-        def failed(error: StorageError) -> None:
-            nonlocal lost
-            lost = True
-            if on_failure is not None:
-                on_failure(error)
-
         try:
-            with ThreadPoolExecutor(_PART_THREADS, thread_name_prefix="icefs-part") as pool:
-                parts = list(pool.map(send, range(1, -(-size_bytes // part_bytes) + 1)))
-            response = self._run(
-                "write",
-                name,
-                lambda client: client.complete_multipart_upload(
-                    **target, MultipartUpload={"Parts": parts}, **condition
-                ),
-                on_failure=failed,
+            tag = send_parts(
+                self._run,
+                {"Bucket": self.bucket, "Key": name, **self._payer},
+                size_bytes,
+                read,
+                part_bytes=self.options.multipart_part_bytes,
+                metadata={_WRITE_ID: write_id},
+                condition=condition,
+                on_failure=on_failure,
             )
         except StorageError as error:
-            if lost and error.facts.get("code") == "NoSuchUpload":
+            if error.facts.get("was_lost") and error.facts.get("code") == "NoSuchUpload":
                 # An upload that a lost answer completed is gone.
-                found, found_id = self._find(name)
-                if found_id == write_id and found is not None:
-                    return found
-            self._abort(name, target)
+                found = self._find(name)
+                if found is not None and found.headers.get(_WRITE_ID_HEADER) == write_id:
+                    return found.version
             raise
-        return _version(response["ETag"])
-
-    def _abort(self, name: str, target: Any) -> None:
-        # What may be left of it is no object; a bucket's lifecycle rule removes it.
-        with suppress(StorageError):
-            self._run("write", name, lambda client: client.abort_multipart_upload(**target))
+        return version_of(tag)
 
     @override
     def copy(self, source: str, target: str, *, if_match: Version | None = None) -> None:
         from_name, to_name = self._name(source), self._name(target)
+        for spurious in range(_SPURIOUS_CONFLICTS + 1):
+            try:
+                self._copy(from_name, to_name, if_match)
+            except PreconditionFailedError as error:
+                if self._believe(error, self._find(from_name), from_name, if_match, spurious, verb="copy"):
+                    raise
+            else:
+                return
+
+    def _copy(self, from_name: str, to_name: str, if_match: Version | None) -> None:
         if not self._lacks_copies:
-            condition: dict[str, Any] = {} if if_match is None else {"CopySourceIfMatch": _quoted(if_match)}
+            condition: dict[str, Any] = {} if if_match is None else {"CopySourceIfMatch": quoted(if_match)}
             origin = {"Bucket": self.bucket, "Key": from_name}
             arguments = {"Bucket": self.bucket, "Key": to_name, "CopySource": origin, **condition, **self._payer}
             try:
-                self._run("copy", from_name, methodcaller("copy_object", **arguments))
+                self._run(
+                    "copy",
+                    from_name,
+                    lambda client: told(client.copy_object(**arguments), "CopyObjectResult", "ETag"),
+                    is_conditional=bool(condition),
+                )
             except StorageError as error:
-                if error.facts.get("code") not in _LACKING:
+                if error.facts.get("code") not in LACKING:
                     raise
                 self._lacks_copies = True
             else:
                 return
         # Through here, for a service that knows no such copies; the bytes are those of the version all the same.
-        conditions = {} if if_match is None else {"if-match": _quoted(if_match)}
+        conditions = {} if if_match is None else {"if-match": quoted(if_match)}
         self._send(to_name, self._get(from_name, 0, None, conditions).data, {}, self._new_write_id(), None)
 
     # --- listing and deleting ---
@@ -483,7 +505,7 @@ class S3Storage(Storage):
             for name, size, modified, etag in page.objects:
                 key = name[len(self._base) :]
                 if is_key(key):
-                    yield ObjectInfo(key, size, modified, _version(etag))
+                    yield ObjectInfo(key, size, modified, version_of(etag))
 
     @override
     def list_dir(self, prefix: str = "") -> Iterator[str]:
@@ -501,7 +523,10 @@ class S3Storage(Storage):
         name = self._base + prefix
         parameters = {"list-type": "2", "encoding-type": "url", "prefix": name, **more}
         while True:
-            page = self._run_lean("list", name, methodcaller("list_page", parameters, self._lean_payer))
+            try:
+                page = self._run_lean("list", name, methodcaller("list_page", parameters, self._lean_payer))
+            except ObjectNotFoundError as error:
+                raise BadAnswerError(f"{error.message} to a listing") from error
             yield page
             if page.next_token is None:
                 return
@@ -509,58 +534,8 @@ class S3Storage(Storage):
 
     @override
     def delete(self, keys: Iterable[str]) -> list[str]:
-        failed: list[str] = []
-        plain: list[str] = []
-        for key in keys:
-            # What XML cannot hold can only be named in a request's path.
-            (plain if self._name(key).isprintable() else failed).append(key)
-        failed = self._delete_singly(failed)
-        for batch in batched(plain, _DELETE_BATCH):
-            failed += self._delete_batch(list(batch))
-        return failed
-
-    def _delete_batch(self, keys: list[str]) -> list[str]:
-        remaining, lasting = keys, list[str]()
-
-        def once(client: S3Client) -> None:
-            nonlocal remaining
-            response = client.delete_objects(
-                Bucket=self.bucket,
-                Delete={"Objects": [{"Key": self._name(key)} for key in remaining], "Quiet": True},
-                **self._payer,
-            )
-            passing = []
-            for item in response.get("Errors", ()):
-                key, code = item.get("Key", "")[len(self._base) :], item.get("Code", "")
-                if is_passing(code):
-                    passing.append(key)
-                elif code != "NoSuchKey":
-                    lasting.append(key)
-            remaining = passing
-            if passing:
-                raise ThrottledError(f"{len(passing)} objects could not be deleted yet", some=True)
-
-        try:
-            self._run("delete from", self._base, once)
-        except StorageError as error:
-            if error.facts.get("code") in (*_LACKING, "MissingContentMD5"):
-                return self._delete_singly(keys)  # Google's and some older services.
-            if not error.facts.get("some"):
-                raise
-            return lasting + remaining
-        return lasting
-
-    def _delete_singly(self, keys: list[str]) -> list[str]:
-        failed = []
-        for key in keys:
-            arguments = {"Bucket": self.bucket, "Key": self._name(key), **self._payer}
-            try:
-                self._run("delete", arguments["Key"], methodcaller("delete_object", **arguments))
-            except ObjectNotFoundError:
-                continue
-            except StorageError:
-                failed.append(key)
-        return failed
+        failed = self._deletion.delete(self._name(key) for key in keys)
+        return [name[len(self._base) :] for name in failed]
 
     @override
     def close(self) -> None:
@@ -568,21 +543,6 @@ class S3Storage(Storage):
         if self._requests is not None:
             self._requests.close()
         self._clients.close()
-
-
-def _version(etag: str) -> Version:
-    return etag.strip('"')
-
-
-def _length(told: Any, name: str) -> int:
-    text = told.get("content-length", "")
-    if not text.isdecimal():
-        raise UnreachableError(f"{name}: the service does not say how long it is")
-    return int(text)
-
-
-def _quoted(version: Version) -> str:
-    return '"' + version.strip('"') + '"'
 
 
 def _status(error: ClientError) -> int:

@@ -4,6 +4,7 @@ They are raised as botocore raises them, whoever sends the request. Of botocore,
 all of it takes 0.3 s.
 """
 
+import re
 import sys
 from collections.abc import Mapping
 from typing import Any, Final
@@ -21,19 +22,18 @@ from icefs.errors import (
     ThrottledError,
     UnreachableError,
 )
-
-
-class BadAnswerError(boto_errors.BotoCoreError):
-    """A service's answer cannot be read; `reason` says why."""
-
-    fmt = "{reason}"
+from icefs.storage.answers import AnswerError, bad_answer
 
 
 def client_errors() -> tuple[type[Exception], ...]:
     """Returns what is raised when a request fails."""
-    parsers = sys.modules.get("botocore.parsers")  # the one error of its clients that has no common class with others
-    unreadable = () if parsers is None else (parsers.ResponseParserError,)
-    return (boto_errors.ClientError, boto_errors.BotoCoreError, *unreadable)
+    return (boto_errors.ClientError, boto_errors.BotoCoreError, AnswerError, *_unreadable())
+
+
+def _unreadable() -> tuple[type[Exception], ...]:
+    """Returns the one error of botocore's clients that has no common class with others."""
+    parsers = sys.modules.get("botocore.parsers")
+    return () if parsers is None else (parsers.ResponseParserError,)
 
 
 _NO_CREDENTIALS_HINT = (
@@ -84,9 +84,14 @@ _ERRORS: dict[str, tuple[type[StorageError], str | None]] = {
     "XMinioStorageFull": (NoSpaceError, None),
     "InsufficientStorage": (NoSpaceError, None),
 }
+LACKING: Final = ("NotImplemented", "MethodNotAllowed")
+"""The error codes of what a service does not know."""
 SKEWED: Final = ("RequestTimeTooSkewed", "RequestExpired")
 """The error codes of requests that were signed at another time than the service's."""
 _EXPIRED = ("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "InvalidToken")
+_REGION = re.compile(r"[a-z0-9-]{1,64}")
+_NOT_FOUND = ("NoSuchKey", "NotFound", "404")
+_UNDECIDED = (AccessDeniedError, StorageError, ThrottledError, UnreachableError, NoSpaceError)
 _THROTTLED = (
     "SlowDown",
     "SlowDownRead",
@@ -124,8 +129,9 @@ def is_passing(code: str) -> bool:
 def region_told(error: boto_errors.ClientError) -> str | None:
     """Returns the region that a bucket is in, where a service says that it is another than the one that was asked."""
     response: Mapping[str, Any] = error.response
-    region = response.get("Error", {}).get("Region")
-    return region if isinstance(region, str) and region else None
+    headers = response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+    region = response.get("Error", {}).get("Region") or headers.get("x-amz-bucket-region")
+    return region if isinstance(region, str) and _REGION.fullmatch(region) else None
 
 
 def s3_error(error: Exception, *, action: str, endpoint: str) -> IcefsError:
@@ -138,6 +144,10 @@ def s3_error(error: Exception, *, action: str, endpoint: str) -> IcefsError:
     """
     if isinstance(error, boto_errors.ClientError):
         return _answer_error(error.response, action=action, endpoint=endpoint)
+    if isinstance(error, _unreadable()):
+        error = AnswerError("in a way that cannot be read")
+    if isinstance(error, AnswerError):
+        return bad_answer(error, action=action, endpoint=endpoint)
     if isinstance(error, _NO_CREDENTIALS):
         return AccessDeniedError(f"cannot {action}: there are no credentials", hint=_NO_CREDENTIALS_HINT)
     if isinstance(error, boto_errors.ParamValidationError):
@@ -165,8 +175,12 @@ def s3_error(error: Exception, *, action: str, endpoint: str) -> IcefsError:
 def _answer_error(response: Mapping[str, Any], *, action: str, endpoint: str) -> StorageError:
     metadata = response.get("ResponseMetadata", {})
     status = int(metadata.get("HTTPStatusCode", 0))
-    code = str(response.get("Error", {}).get("Code", status))
+    code = str(response.get("Error", {}).get("Code") or status)
     cls, hint = _ERRORS.get(code, (_STATUSES.get(status, StorageError), None))
+    if cls not in (_STATUSES.get(status), *_UNDECIDED):
+        cls = _STATUSES.get(status, StorageError)  # whether something is there is not told by a code alone
+    if cls is ObjectNotFoundError and code not in _NOT_FOUND:
+        cls = StorageError
     if code in _THROTTLED:
         cls = ThrottledError
     facts: dict[str, Any] = {"code": code, "status": status, "endpoint": endpoint}

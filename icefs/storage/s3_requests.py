@@ -18,13 +18,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import partial
 from typing import Any, Final, cast
-from urllib.parse import quote, unquote_plus, urlencode, urlsplit
-from xml.etree import ElementTree
+from urllib.parse import quote, urlencode, urlsplit
 
 import botocore
 import urllib3
@@ -32,13 +30,22 @@ from botocore import exceptions as boto_errors
 from urllib3 import exceptions as http_errors
 from urllib3.util.ssl_ import create_urllib3_context
 
-from icefs.clock import to_micros
-from icefs.storage.base import Done
+from icefs.storage.answers import AnswerError
+from icefs.storage.base import Done, Version
+from icefs.storage.proxies import proxy_of
 from icefs.storage.range_reads import Endpoint, Failed, RangeReads
+from icefs.storage.s3_answers import (
+    Described,
+    ListPage,
+    check_refusal,
+    described,
+    error_code,
+    parse_list,
+    stored,
+)
 from icefs.storage.s3_client import Connection
-from icefs.storage.s3_errors import BadAnswerError
 from icefs.storage.s3_options import S3Options
-from icefs.storage.s3_target import Target, proxy_of
+from icefs.storage.s3_target import Target
 
 type Headers = Mapping[str, str]
 
@@ -48,7 +55,6 @@ _USER_AGENT: Final = "icefs"
 # A list of a thousand long keys is a megabyte; an error is a few hundred bytes.
 _MAX_ERROR_BYTES: Final = 1 << 20
 _MAX_LIST_BYTES: Final = 64 << 20
-_CODE = re.compile(rb"<Code>\s*([A-Za-z0-9_.-]{1,128})\s*</Code>")
 _REGION = re.compile(r"[a-z0-9-]{1,64}")
 _REGION_IN_BODY = re.compile(rb"<Region>\s*([a-z0-9-]{1,64})\s*</Region>")
 # Services refuse what was signed more than 15 minutes away from their own time.
@@ -90,6 +96,7 @@ class S3Requests:
 
         Raises:
             ClientError: the service answered with anything but success.
+            AnswerError: something answered that is not the service.
             BotoCoreError: it could not be reached, or broke off.
         """
         target = self._target or self._find_target()
@@ -111,9 +118,10 @@ class S3Requests:
             )
             try:
                 if response.status >= 300:
-                    raise self._answer_error(response, method)
+                    raise self._answer_error(response, method, headers)
                 yield response
                 if response.length_remaining in (0, None):
+                    response.drain_conn()
                     response.release_conn()
             finally:
                 # A connection with something left to read cannot be used again.
@@ -122,18 +130,38 @@ class S3Requests:
         except http_errors.HTTPError as error:
             raise _transport_error(error, target.base_url) from error
 
-    def read(
-        self, method: str, name: str, headers: Headers, *, query: str = "", body: bytes = b""
-    ) -> tuple[Any, bytes]:
-        """Sends a request whose answer is small; returns the answer's headers and body."""
-        with self.send(method, name, headers, query=query, body=body) as response:
-            data = read_bounded(response, _MAX_LIST_BYTES)
-            return response.headers, data
+    def describe(self, name: str, headers: Headers) -> Described:
+        """Asks for what is known of an object; raises as `send` and `described`.
 
-    def list_page(self, parameters: Mapping[str, str], headers: Headers) -> "ListPage":
+        The answer to a HEAD has no body. Where it is a refusal, a GET of the first byte says why.
+        """
+        try:
+            with self.send("HEAD", name, headers) as response:
+                return described(response)
+        except (boto_errors.ClientError, AnswerError) as error:
+            if not _is_worth_asking(error):
+                raise
+            refusal = error
+        try:
+            with self.send("GET", name, {**headers, "range": "bytes=0-0"}) as response:
+                return described(response)
+        except boto_errors.ClientError as error:
+            if _status_of(error) == 416:
+                raise refusal from None  # the object is empty, so that nobody says why
+            raise
+
+    def store(self, name: str, headers: Headers, body: bytes) -> Version:
+        """Writes an object; returns its version. Raises as `send` and `stored`."""
+        with self.send("PUT", name, headers, body=body) as response:
+            return stored(response, read_bounded(response, _MAX_ERROR_BYTES))
+
+    def list_page(self, parameters: Mapping[str, str], headers: Headers) -> ListPage:
         """Lists the objects that parameters of ListObjectsV2 choose; raises as `send` and `parse_list`."""
         query = urlencode(sorted(parameters.items()), quote_via=quote, safe=_UNRESERVED)
-        return parse_list(self.read("GET", "", headers, query=query)[1])
+        with self.send("GET", "", headers, query=query) as response:
+            data = read_bounded(response, _MAX_LIST_BYTES)
+            token = parameters.get("continuation-token")
+            return parse_list(data, parameters["prefix"], token=token, status=response.status)
 
     def start_read(self, name: str, start: int, end: int, headers: Headers, done: Done, failed: Failed) -> bool:
         """Begins to read a range of an object without a thread for it; see `RangeReads.start`."""
@@ -245,11 +273,11 @@ class S3Requests:
 
     # What went wrong.
 
-    def _answer_error(self, response: urllib3.BaseHTTPResponse, method: str) -> boto_errors.ClientError:
+    def _answer_error(self, response: urllib3.BaseHTTPResponse, method: str, asked: Headers) -> boto_errors.ClientError:
         status = response.status
         data = b"" if status == 304 or method == "HEAD" else read_bounded(response, _MAX_ERROR_BYTES)
-        found = _CODE.search(data)
-        code = found[1].decode() if found is not None else str(status)
+        check_refusal(method, status, response.headers, data, asked)
+        code = error_code(data) or str(status)
         headers = {name.lower(): value for name, value in response.headers.items()}
         told: dict[str, Any] = {
             "Error": {"Code": code},
@@ -283,54 +311,23 @@ def read_bounded(response: urllib3.BaseHTTPResponse, most: int) -> bytes:
     """Reads an answer's body.
 
     Raises:
-        ResponseStreamingError: it is longer than anything that is expected.
+        AnswerError: it is longer than anything that is expected.
     """
-    data: bytes = response.read(most + 1) if response.length_remaining is None else response.read()
-    if len(data) > most:
-        raise boto_errors.ResponseStreamingError(error=f"an answer of more than {most} bytes")
+    announced = response.length_remaining
+    data: bytes = b"" if announced is not None and announced > most else response.read(most + 1)
+    if len(data) > most or (announced is not None and announced > most):
+        raise AnswerError(f"{response.status} with more than {most} bytes", response.status)
     return data
 
 
-@dataclass(frozen=True, slots=True)
-class ListPage:
-    """A page of a listing.
-
-    Attributes:
-        objects: Name, size, time of last modification in microseconds, and entity tag of each object.
-        prefixes: The common prefixes.
-        next_token: What to ask for the next page with; None after the last.
-    """
-
-    objects: list[tuple[str, int, int, str]]
-    prefixes: list[str]
-    next_token: str | None
+def _status_of(error: boto_errors.ClientError) -> int:
+    metadata: Mapping[str, Any] = error.response.get("ResponseMetadata", {})
+    return int(metadata.get("HTTPStatusCode", 0))
 
 
-def parse_list(data: bytes) -> ListPage:
-    """Reads the answer to ListObjectsV2.
-
-    Raises:
-        BadAnswerError: it is none.
-    """
-    try:
-        root = ElementTree.fromstring(data)
-        for element in root.iter():
-            element.tag = element.tag.rpartition("}")[2]  # some services leave the name space out
-        read = unquote_plus if root.findtext("EncodingType") == "url" else str
-        objects = [
-            (
-                read(item.findtext("Key", "")),
-                int(item.findtext("Size", "")),
-                to_micros(datetime.fromisoformat(item.findtext("LastModified", ""))),
-                item.findtext("ETag", ""),
-            )
-            for item in root.findall("Contents")
-        ]
-        prefixes = [read(item.findtext("Prefix", "")) for item in root.findall("CommonPrefixes")]
-    except (ElementTree.ParseError, ValueError) as error:
-        raise BadAnswerError(reason=f"the answer to a listing cannot be read: {type(error).__name__}") from error
-    token = root.findtext("NextContinuationToken")
-    return ListPage(objects, prefixes, token if root.findtext("IsTruncated") == "true" and token else None)
+def _is_worth_asking(error: boto_errors.ClientError | AnswerError) -> bool:
+    """Tells whether a refused HEAD leaves open why: not where it says that a condition is not met."""
+    return isinstance(error, AnswerError) or _status_of(error) not in (304, 412)
 
 
 def _connect(target: Target, connection: Connection, options: S3Options) -> urllib3.HTTPConnectionPool:

@@ -99,9 +99,19 @@ def _create(session: botocore.session.Session, options: S3Options, *, path_style
             "aws_secret_access_key": options.credentials.secret_access_key,
             "aws_session_token": options.credentials.session_token,
         }
-    return session.create_client(
+    client = session.create_client(
         "s3", endpoint_url=options.endpoint_url, region_name=region or "us-east-1", config=config, **keys
     )
+    client.meta.events.register("before-call.s3", _stay_in_region)
+    return client
+
+
+def _stay_in_region(context: dict[str, Any], **_: Any) -> None:
+    """Keeps botocore from looking for the bucket elsewhere: `S3Storage` does that, and stops.
+
+    botocore asks about the bucket then, is redirected by the same answer, and asks again without end.
+    """
+    context.setdefault("s3_redirect", {})["redirected"] = True
 
 
 class _CallbackProvider(CredentialProvider):

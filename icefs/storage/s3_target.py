@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
+
+from icefs.storage.proxies import proxy_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +52,6 @@ def target_of(url: str, *, region: str, service: str, is_signed: bool) -> Target
         is_signed,
         has_proxy,
     )
-
-
-def proxy_of(url: str) -> str | None:
-    """Returns the proxy that the environment names for a URL."""
-    parts = urlsplit(url)
-    return None if proxy_bypass(parts.hostname or "") else getproxies().get(parts.scheme)
 
 
 def is_aws(url: str) -> bool:

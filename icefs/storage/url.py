@@ -2,7 +2,8 @@
 
     PATH                      file:///PATH
     s3://bucket/prefix?endpoint_url=http://localhost:9000&region=eu-west-1&anonymous=true
-    http://host/path          https://host/path       (reading only)
+    http://host/path          https://host/path       (reading only; ?redirect_to=https://other.host/path/ allows
+                                                       redirects below that place)
     memory:NAME               memory:                 (this process only)
 
 Paths and prefixes are taken literally, but for the percent-encoding of `file://` and `http(s)://` URLs. Keys that
@@ -57,7 +58,7 @@ _COMMON: Final[dict[str, Callable[[str], Any]]] = {
 _OPTIONS: Final[dict[str, dict[str, Callable[[str], Any]]]] = {
     "file": {"durable": _boolean},
     "memory": {},
-    "http": _COMMON,
+    "http": {"redirect_to": str, **_COMMON},
     "s3": {
         "endpoint_url": str,
         "region": str,
@@ -195,11 +196,14 @@ def _take_retry(options: dict[str, Any]) -> None:
 
 def _open_http(url: str, options: dict[str, Any]) -> Storage:
     # Lazy: urllib3 takes 90 ms, which a local repository need not wait for.
-    from icefs.storage.http import HttpOptions, HttpStorage
+    from icefs.storage.http import HttpStorage
+    from icefs.storage.http_client import HttpOptions
 
     _take_retry(options)
     if "headers" in options:
         options["headers"] = tuple(dict(options["headers"]).items())
+    if "redirect_to" in options:
+        options["redirect_to"] = (options["redirect_to"],)
     return HttpStorage(url, HttpOptions(**options))
 
 
@@ -234,7 +238,7 @@ def redact(url: str) -> str:
     harmless = {name for options in _OPTIONS.values() for name in options}
     shown = []
     for name, value in parse_qsl(query, keep_blank_values=True):
-        if name == "endpoint_url" and urlsplit(value).scheme:
+        if name in ("endpoint_url", "redirect_to") and urlsplit(value).scheme:
             value = redact(value)
         shown.append((name, value if name in harmless else _SECRET))
     return f"{before}?{urlencode(shown, safe='/:*@')}"

@@ -23,6 +23,7 @@ from icefs.errors import (
 from icefs.storage.retry import RetryPolicy
 from icefs.storage.s3 import S3Credentials, S3Options, S3Storage
 from icefs.storage.url import open_storage
+from tests.support.fault_proxy import FaultProxy
 from tests.support.hex_storage import HexStorage
 from tests.support.s3_server import READER, Identity
 from tests.support.storage_contract import StorageContract, append_line
@@ -344,7 +345,7 @@ def test_reading_without_a_thread_finds_what_get_finds(shaky, s3_storage):
 @pytest.mark.parametrize(
     ("method", "call"),
     [
-        ("HEAD", lambda storage: storage.head("repo").size_bytes == 10),
+        (None, lambda storage: storage.head("repo").size_bytes == 10),
         ("PUT", lambda storage: storage.put("a", b"1") and storage.get("a").data == b"1"),
         ("PUT", lambda storage: storage.put("a", b"2", create_only=True) and storage.get("a").data == b"2"),
         ("PUT", lambda storage: storage.put("repo", b"3", if_match=storage.head("repo").version)),
@@ -446,9 +447,39 @@ def test_a_spurious_conflict_is_not_believed(shaky, proxy):
     assert plan.fired == 3
     proxy.plan("conflict", method="PUT", times=2)
     shaky.put("new", b"x", create_only=True)
-    proxy.plan("conflict", method="PUT", times=None)
-    with pytest.raises(PreconditionFailedError):
-        shaky.put("repo", b"three", if_match=shaky.head("repo").version)
+
+
+@pytest.mark.parametrize("fault", ["conflict", "mismatch", "absent"])
+def test_a_store_that_refuses_every_condition_is_not_believed(shaky, proxy, fault):
+    """The object is what the condition asks for, at each try: nobody else has written."""
+    shaky.put("repo", b"one")
+    version = shaky.head("repo").version
+    proxy.plan(fault, method="PUT", times=None)
+    with pytest.raises(StorageError, match="refuses If-Match although it is unchanged") as caught:
+        shaky.put("repo", b"three", if_match=version)
+    assert not isinstance(caught.value, PreconditionFailedError)
+    with pytest.raises(StorageError, match="refuses If-None-Match although there is no object"):
+        shaky.put("new", b"three", create_only=True)
+    if fault == "mismatch":
+        with pytest.raises(StorageError, match=r"cannot copy .* refuses If-Match although it is unchanged"):
+            shaky.copy("repo", "backup", if_match=version)
+    assert len(proxy.requests) < 60
+
+
+def test_weak_entity_tags_name_the_strong_ones(s3_server, s3_prefix, s3_storage):
+    """A proxy that compresses makes them weak, and passes conditions on as they are."""
+    with FaultProxy(s3_server.endpoint_url) as proxy:
+        proxy.weakens_tags = True
+        storage = S3Storage(BUCKET, s3_prefix, s3_server.options(endpoint_url=proxy.endpoint_url, retry=FAST))
+        version = storage.put("repo", b"one")
+        version = storage.put("repo", b"two", if_match=version)
+        assert storage.get_if_changed("repo", version) is None
+        storage.copy("repo", "backup", if_match=version)
+        assert s3_storage.get("backup") == s3_storage.get("repo") == storage.get("repo")
+        proxy.plan("mismatch", method="PUT", times=None)
+        with pytest.raises(StorageError, match="its entity tags are weak"):
+            storage.put("repo", b"three", if_match=version)
+        storage.close()
 
 
 def test_a_write_without_a_condition_meets_no_conflict(shaky, proxy):
@@ -548,8 +579,14 @@ def test_bulk_deletion_that_a_store_lacks(s3_storage):
 def test_keys_of_a_bulk_deletion_fail_one_by_one(s3_storage):
     client = s3_storage._clients.connection().client
     answers = [
-        {"Errors": [{"Key": s3_storage._base + "a", "Code": "SlowDown"}, {"Key": s3_storage._base + "b", "Code": "X"}]},
-        {},
+        {
+            "Errors": [
+                {"Key": s3_storage._base + "a", "Code": "SlowDown"},
+                {"Key": s3_storage._base + "b", "Code": "X"},
+            ],
+            "Deleted": [{"Key": s3_storage._base + "c"}],
+        },
+        {"Deleted": [{"Key": s3_storage._base + "a"}]},
     ]
     asked = []
 

@@ -31,6 +31,7 @@ FAULTS = {
     "mismatch": "412 PreconditionFailed, and nothing happened",
     "deny": "403 AccessDenied, and nothing happened",
     "lack": "501 NotImplemented, and nothing happened",
+    "absent": "404 NoSuchKey, and nothing happened",
     "late": "the connection ends without an answer, and the request is passed on when `land` is called",
     "hang": "the request is not passed on, and nothing is ever answered",
     "stall": "the request is passed on, and nothing is ever answered",
@@ -47,6 +48,7 @@ _ANSWERS = {
     "mismatch": (412, "PreconditionFailed"),
     "deny": (403, "AccessDenied"),
     "lack": (501, "NotImplemented"),
+    "absent": (404, "NoSuchKey"),
 }
 _CONDITIONS = {"if-match", "if-none-match", "x-amz-copy-source-if-match"}
 
@@ -99,6 +101,8 @@ class FaultProxy:
         self._plans: list[Plan] = []
         self._lock = threading.Lock()
         self.delay_s = delay_s
+        self.weakens_tags = False
+        self.drops_conditions = False
         self.requests: list[Request] = []
         self.is_closed = False
         self.held: list[tuple[Request, bytes]] = []
@@ -178,7 +182,8 @@ class FaultProxy:
         with contextlib.closing(connection):
             connection.putrequest(request.method, request.path, skip_host=True, skip_accept_encoding=True)
             for name, value in request.headers.items():
-                if name.lower() != "expect":
+                is_dropped = self.drops_conditions and name.lower() in _CONDITIONS
+                if name.lower() != "expect" and not is_dropped:
                     connection.putheader(name, value)
             connection.endheaders(body or None)
             response = connection.getresponse()
@@ -238,7 +243,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response_only(status)
         for name, value in headers:
             if name.lower() not in ("content-length", "transfer-encoding", "connection"):
-                self.send_header(name, value)
+                is_weakened = self.owner.weakens_tags and name.lower() == "etag"
+                self.send_header(name, f"W/{value}" if is_weakened else value)
         if self.command == "HEAD":
             for name, value in headers:
                 if name.lower() == "content-length":

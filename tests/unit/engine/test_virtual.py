@@ -9,6 +9,7 @@ import pytest
 from icefs.engine.virtual import ContainerCredentials, Location, VirtualResolver
 from icefs.engine.workers import Workers
 from icefs.errors import (
+    AccessDeniedError,
     FormatError,
     InvalidInputError,
     InvalidObjectSizeError,
@@ -306,6 +307,7 @@ class _WebServer(BaseHTTPRequestHandler):
 
     def do_GET(self):
         self.server.asked += 1
+        self.server.path = self.path
         if self.path != "/data/a%20b.bin":
             self.send_response(404)
             self.send_header("Content-Length", "0")
@@ -359,6 +361,50 @@ def test_reads_over_http(web_url):
     for elsewhere in (f"{web_url}/a%20b.bin", f"{web_url.replace('127.0.0.1', 'localhost')}/data/a%20b.bin"):
         with pytest.raises(InvalidInputError):
             virtual.read(ref(elsewhere))
+    virtual.close()
+
+
+@pytest.fixture
+def elsewhere(web_url):
+    """A server that redirects everything to the host `localhost`."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+        def do_GET(self):
+            self.send_response(302)
+            self.send_header("Location", web_url.replace("127.0.0.1", "localhost") + "/data/a%20b.bin")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+def test_a_redirect_leads_only_below_authorised_prefixes(elsewhere, web, web_url):
+    there = web_url.replace("127.0.0.1", "localhost")
+    containers = [container(f"{elsewhere}/data/", HttpStore())]
+    for allowed in ([], [f"{there}/other/"], [f"{web_url}/data/"], ["s3://localhost/"]):
+        virtual = resolver(containers, [f"{elsewhere}/data/", *allowed])
+        with pytest.raises(AccessDeniedError, match="localhost") as caught:
+            virtual.read(ref(f"{elsewhere}/data/x"))
+        assert f"--allow-virtual {there}/" in caught.value.hint
+        virtual.close()
+    assert web.asked == 0
+    virtual = resolver(containers, [f"{elsewhere}/data/", f"{there}/data/"])
+    assert virtual.read(ref(f"{elsewhere}/data/x")) == DATA[10:30]
+    virtual.close()
+
+
+def test_paths_are_asked_for_as_they_are_written(web, web_url):
+    virtual = resolver([container(f"{web_url}/data/", HttpStore())], [f"{web_url}/data/"])
+    for path in ("a+b", "a%2Bb", "p;v=1", "p%3Bv%3D1", "%7Ex", "~x", "a%20b c"):
+        with pytest.raises(ObjectNotFoundError):
+            virtual.read(ref(f"{web_url}/data/{path}"))
+        assert web.path == f"/data/{path}".replace(" ", "%20")
     virtual.close()
 
 
@@ -430,7 +476,8 @@ def test_what_was_read_under_its_checksum_is_kept(reader, web, checks):
 @pytest.mark.parametrize("checks", [{}, {"last_modified": 0}, {"etag": 'W/"v1"'}, {"etag": ""}])
 def test_what_has_no_checksum_is_never_kept(reader, web, checks):
     wanted = ref(reader.url, **checks)
-    web.tag = '"' + checks.get("etag", "v1").strip('"') + '"'
+    tag = checks.get("etag", "v1")
+    web.tag = tag if tag.startswith("W/") else f'"{tag}"'
     assert reader(wanted) == (DATA[10:30], 1)
     web.data = bytes(100)
     assert reader(wanted) == (bytes(20), 1)

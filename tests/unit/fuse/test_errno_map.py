@@ -61,6 +61,7 @@ EXPECTED = {
     "AccessDeniedError": errno.EACCES,
     "ThrottledError": errno.EIO,
     "UnreachableError": errno.EIO,
+    "BadAnswerError": errno.EIO,
     "NoSpaceError": errno.ENOSPC,
     "InvalidObjectSizeError": errno.EIO,
     "ObjectModifiedError": errno.EIO,

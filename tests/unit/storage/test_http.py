@@ -9,6 +9,8 @@ import pytest
 
 from icefs.errors import (
     AccessDeniedError,
+    BadAnswerError,
+    InvalidInputError,
     InvalidObjectSizeError,
     ObjectModifiedError,
     ObjectNotFoundError,
@@ -19,7 +21,8 @@ from icefs.errors import (
     UnsupportedError,
 )
 from icefs.storage.base import RangeReader
-from icefs.storage.http import HttpOptions, HttpStorage
+from icefs.storage.http import HttpStorage
+from icefs.storage.http_client import HttpOptions
 from icefs.storage.retry import RetryPolicy
 
 DATA = b"0123456789"
@@ -187,6 +190,51 @@ def test_names_are_encoded(storage, handler):
     assert handler.seen[-1][1] == "/repo/there/%C3%BCn%C3%AF%20%2541%3F%23.json"
 
 
+def test_names_are_sent_as_urls_write_them(storage, handler):
+    """Some servers compare paths as they are written."""
+    storage.get("there/a+b;v=1,(2)!$&'*:@~")
+    assert handler.seen[-1][1] == "/repo/there/a+b;v=1,(2)!$&'*:@~"
+
+
+LOGIN = b"<html>please log in</html>"
+
+
+@pytest.mark.parametrize("kind", ["text/html", None])
+@pytest.mark.parametrize("body", [LOGIN, b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>', b"{}" * 20])
+def test_a_login_page_is_not_taken_for_a_range(handler, storage, kind, body):
+    handler.do_GET = lambda self: self.reply(200, body, Content_Type=kind, ETag='"v9"')
+    for call in (
+        lambda: storage.get("there", start=0, end=8),
+        lambda: storage.get("there", start=8, end=16),
+        lambda: storage.get("there", start=1000, end=1010),
+        lambda: storage.read_range("there", 0, 8),
+        lambda: storage.read_range("there", 8, 16, if_unmodified_since_s=MODIFIED_S),
+    ):
+        with pytest.raises((BadAnswerError, ObjectModifiedError)):
+            call()
+
+
+def test_a_repository_is_not_read_from_a_login_page(handler, storage):
+    handler.do_GET = handler.do_HEAD = lambda self: self.reply(200, LOGIN, Content_Type="text/html", ETag='"v9"')
+    for call in (storage.get, storage.head, lambda key: storage.get_if_changed(key, None)):
+        with pytest.raises(BadAnswerError):
+            call("repo")
+
+
+def test_an_object_of_unknown_length_is_not_read_whole(handler, storage):
+    """A part of it would look like all of it."""
+
+    def cut(self):
+        self.send_response_only(200)
+        self.end_headers()
+        self.wfile.write(DATA[:5])
+        self.close_connection = True
+
+    handler.do_GET = cut
+    with pytest.raises(StorageError, match="how long"):
+        storage.get("there")
+
+
 def test_it_only_reads(storage):
     for write in (
         lambda: storage.put("a", b""),
@@ -257,9 +305,14 @@ def test_a_server_that_is_not_there():
 
 
 def test_a_wrong_part_is_refused(handler, storage):
-    handler.do_GET = lambda self: self.reply(206, b"345", Content_Range="bytes 3-5/10", ETag='"v1"')
-    with pytest.raises(StorageError, match="from 3"):
-        storage.get("there", start=2, end=5)
+    for told in ("bytes 3-5/10", "bytes 2-3/10", "bytes 2-4/4", "bytes 2-9/10", "3-5/10", None):
+        handler.do_GET = lambda self, told=told: self.reply(206, b"345", Content_Range=told, ETag='"v1"')
+        for call in (
+            lambda: storage.get("there", start=2, end=5),
+            lambda: storage.read_range("there", 2, 5),
+        ):
+            with pytest.raises((BadAnswerError, InvalidObjectSizeError)):
+                call()
 
 
 def test_compressed_answers_are_refused(handler, storage):
@@ -268,27 +321,95 @@ def test_compressed_answers_are_refused(handler, storage):
         storage.get("there")
 
 
-def test_redirects_are_followed_within_bounds_and_tell_no_secrets(handler):
-    careful = handler.do_GET
+class _Redirecting(_Handler):
+    """Sends everybody on."""
+
+    to = ""
+    seen: list = []  # noqa: RUF012
+
+    def do_GET(self):
+        self.seen.append((self.path, dict(self.headers)))
+        self.reply(302, Location=self.path if self.path.endswith("/loop") else self.to)
+
+    do_HEAD = do_GET
+
+
+@pytest.fixture
+def redirecting():
+    front = type("Front", (_Redirecting,), {"seen": []})
+    with _Server(front) as server:
+        front.url = server.url
+        yield front
+
+
+def calls(storage):
+    """Yields each way to read."""
+    yield lambda: storage.get("anything")
+    yield lambda: storage.get("anything", start=2, end=5)
+    yield lambda: storage.head("anything")
+    yield lambda: storage.read_range("anything", 2, 5)
+
+
+def test_redirects_lead_nowhere_that_is_not_allowed(handler, redirecting):
     with _Server(handler) as target:
+        redirecting.to = f"{target.url}/repo/there?signature=hush"
+        storage = HttpStorage(redirecting.url, HttpOptions(headers=(("X-Api-Key", "hush"),), retry=FAST))
+        for call in calls(storage):
+            with pytest.raises(AccessDeniedError, match="redirected") as caught:
+                call()
+            assert target.url in caught.value.message
+            assert "hush" not in str(caught.value.facts) + caught.value.message
+            assert f"redirect_to={target.url}/" in caught.value.hint
+        assert handler.seen == []
+        for elsewhere in ("file:///etc/passwd", "ftp://127.0.0.1/x", "http://[", "http://user:pw@127.0.0.1/", "//x:y/"):
+            redirecting.to = elsewhere
+            with pytest.raises(AccessDeniedError):
+                storage.get("anything")
+        with pytest.raises(StorageError, match="redirects"):
+            storage.get("loop")
+        storage.close()
 
-        class Redirecting(_Handler):
-            seen: list = []  # noqa: RUF012
 
-            def do_GET(self):
-                self.seen.append(dict(self.headers))
-                where = self.path if self.path.endswith("/loop") else f"{target.url}/repo/there"
-                self.reply(302, Location=where)
+def test_redirects_are_followed_where_they_are_allowed_and_tell_no_secrets(handler, redirecting):
+    with _Server(handler) as target:
+        redirecting.to = f"{target.url}/repo/there"
+        options = HttpOptions(headers=(("X-Api-Key", "hush"),), retry=FAST, redirect_to=(f"{target.url}/repo",))
+        storage = HttpStorage(redirecting.url, options)
+        assert storage.get("anything").data == DATA
+        assert redirecting.seen[0][1]["X-Api-Key"] == "hush"
+        assert "X-Api-Key" not in handler.seen[-1][2]
+        for outside in ("/repository/there", "/repo/../there", "/repo/%2e%2e/there", "/"):
+            redirecting.to = f"{target.url}{outside}"
+            if ".." in outside:
+                redirecting.to = f"{target.url}/repo/x/%2E%2E/%2E%2E/there"
+            with pytest.raises(AccessDeniedError):
+                storage.get("anything")
+        storage.close()
 
-        with _Server(Redirecting) as front:
-            storage = HttpStorage(front.url, HttpOptions(headers=(("X-Api-Key", "hush"),), retry=FAST))
-            assert storage.get("anything").data == DATA
-            assert Redirecting.seen[0]["X-Api-Key"] == "hush"
-            assert "X-Api-Key" not in handler.seen[-1][2]
-            with pytest.raises(StorageError, match="redirects"):
-                storage.get("loop")
-            storage.close()
-    assert careful is handler.do_GET
+
+def test_redirects_within_the_origin_are_followed(handler):
+    careful = handler.do_GET
+
+    def once_more(self):
+        if self.path.startswith("/repo/there"):
+            careful(self)
+        else:
+            self.seen.append((self.command, self.path, dict(self.headers)))
+            self.reply(301, Location="/repo/there")
+
+    handler.do_GET = once_more
+    with _Server(handler) as server:
+        storage = HttpStorage(f"{server.url}/old", HttpOptions(headers=(("X-Api-Key", "hush"),), retry=FAST))
+        assert storage.get("anything").data == DATA
+        assert [headers["X-Api-Key"] for _, _, headers in handler.seen] == ["hush", "hush"]
+        storage.close()
+
+
+def test_headers_that_cannot_be_sent_are_refused_without_their_value():
+    for headers in (("X-Api-Key", "hush\n"), ("X-Api\r\nKey", "hush"), ("X-Api-Key", "h\u2026")):
+        with pytest.raises(InvalidInputError, match="no header can hold") as caught:
+            HttpOptions(headers=(headers,))
+        assert "hush" not in str(caught.value)
 
 
 def test_only_what_is_asked_for_is_read_from_a_server_without_ranges(handler, storage):
@@ -305,6 +426,7 @@ def test_only_what_is_asked_for_is_read_from_a_server_without_ranges(handler, st
         except OSError:
             handler.seen.append("cut off")
 
-    handler.do_GET = endless
+    careful = handler.do_GET
+    handler.do_GET = lambda self: endless(self) if self.path == "/repo/there" else careful(self)
     assert storage.get("there", start=5, end=100_000).data == b"x" * 99_995
     storage.close()
