@@ -1,7 +1,6 @@
 """`icefs ls` and `icefs cat`: what a version of a repository holds, without mounting it."""
 
 import contextlib
-import json
 import sys
 from collections.abc import Iterator
 from itertools import chain
@@ -16,6 +15,7 @@ from icefs.errors import ChunkNotFoundError, InvalidInputError, NodeNotFoundErro
 from icefs.format.layout import chunk_key
 from icefs.format.manifest import ChunkRef, NativeRef, VirtualRef
 from icefs.format.snapshot import NodeSnapshot
+from icefs.format.zarr_json import document_of
 from icefs.words import quoted
 from icefs.zarr.keys import node_prefix, normalize_key
 from icefs.zarr.reader import KeyReader
@@ -73,6 +73,9 @@ def ls(repo: str | None, key: str, ref: str | None, is_long: bool, recursive: bo
     else:
         for row in rows:
             click.echo(quoted(row[-1]))
+    for entry in described:
+        if "problem" in entry:
+            click.echo(f"icefs: {quoted(entry['path'])}: {entry['problem']}; see it with 'icefs cat'", err=True)
 
 
 @click.command()
@@ -109,18 +112,29 @@ def cat(repo: str, key: str, ref: str | None, allow_virtual: tuple[str, ...], as
 
 
 def describe_node(node: NodeSnapshot) -> dict[str, Any]:
-    """Describes a group or array for programs; what its zarr.json does not say is None."""
-    metadata = json.loads(node.user_data)
-    grid = metadata.get("chunk_grid", {}).get("configuration", {})
-    return {
+    """Describes a group or array for programs; what its zarr.json does not say is None.
+
+    A zarr.json that cannot be read leaves the node with a `problem`; the others are described all the same.
+    """
+    metadata = document_of(node.user_data)
+    told = metadata or {}
+    grid = told.get("chunk_grid")
+    configuration = grid.get("configuration") if isinstance(grid, dict) else None
+    chunks = configuration if isinstance(configuration, dict) else {}
+    described = {
         "path": node.path.lstrip("/"),
         "type": str(node.node_type),
         "id": str(node.id),
-        "shape": metadata.get("shape"),
-        "chunk_shape": grid.get("chunk_shape", grid.get("chunk_shapes")),
-        "dtype": metadata.get("data_type"),
-        "dimension_names": metadata.get("dimension_names"),
+        "shape": _list(told.get("shape")),
+        "chunk_shape": _list(chunks.get("chunk_shape", chunks.get("chunk_shapes"))),
+        "dtype": told.get("data_type"),
+        "dimension_names": _list(told.get("dimension_names")),
     }
+    return described if metadata is not None else described | {"problem": "its zarr.json is no JSON object"}
+
+
+def _list(value: Any) -> list[Any] | None:
+    return value if isinstance(value, list) else None
 
 
 def describe_key(key: str, found: ChunkRef | NodeSnapshot) -> dict[str, Any]:

@@ -13,7 +13,6 @@ chunks, and no codec that is known makes them.
 Source: Zarr v3 "Codecs" and the specifications of each; zarr-extensions for data types.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -21,6 +20,8 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+
+from icefs.format.zarr_json import document_of
 
 type BoolArray = npt.NDArray[np.bool_]
 
@@ -165,11 +166,8 @@ _UNKNOWN: Final = ChunkSizes(_ANY)
 
 def chunk_sizes(zarr_json: bytes | memoryview) -> ChunkSizes:
     """Reads from an array's `zarr.json` which sizes its chunks may have. Never fails."""
-    try:
-        document = json.loads(bytes(zarr_json).decode(errors="surrogateescape"))
-    except (ValueError, RecursionError):
-        return _UNKNOWN
-    if not isinstance(document, dict) or not isinstance(document.get("codecs"), list):
+    document = document_of(zarr_json)
+    if document is None or not isinstance(document.get("codecs"), list):
         return _UNKNOWN
     axes = _axes(document.get("chunk_grid"), document.get("shape"))
     if axes is None:

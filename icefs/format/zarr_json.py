@@ -91,11 +91,19 @@ def parse_zarr_json(data: bytes | memoryview, *, name: str, spec_version: int = 
 
 def chunk_key_encoding_of(data: bytes | memoryview) -> ChunkKeyEncoding:
     """Reads an array's chunk key encoding and nothing else; the default where there is none, or no valid JSON."""
+    return _chunk_key_encoding(document_of(data))
+
+
+def document_of(data: bytes | memoryview) -> dict[str, Any] | None:
+    """Reads a zarr.json without looking at what it says; None where it is no JSON object. Never fails.
+
+    A whole number beyond 64 bits becomes a float, so that a number of very many digits does no harm.
+    """
     try:
         document = _document(data)
     except (ValueError, RecursionError):
-        return ChunkKeyEncoding()
-    return _chunk_key_encoding(document)
+        return None
+    return document if isinstance(document, dict) else None
 
 
 def _document(data: bytes | memoryview) -> Any:

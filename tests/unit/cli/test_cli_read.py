@@ -6,9 +6,15 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+import icefs
 from icefs.cli import options
 from icefs.cli.main import FORMAT, NOT_FOUND, STORAGE, USAGE
+from icefs.cli.read import describe_node
+from icefs.format.ids import NodeId
+from icefs.format.nodes import NodeSnapshot
 from tests.support.fixture_files import FIXTURES
 
 V1 = FIXTURES / "history-v1"
@@ -47,6 +53,38 @@ def test_ls_json(run_json, demo):
         "dtype": "int64",
         "dimension_names": ["time"],
     }
+
+
+def test_ls_lists_a_node_with_a_number_of_very_many_digits(run, run_json, tmp_path):
+    repo = icefs.Repository.create(icefs.local_filesystem_storage(str(tmp_path / "repo")))
+    session = repo.writable_session("main")
+    attributes = b'{"zarr_format":3,"node_type":"group","attributes":{"x":%s}}'
+    for name, digits in (("hostile", b"9" * 100_000), ("plain", b"9")):
+        session._engine.set_metadata(f"/{name}", attributes % digits)
+    session.commit("x")
+    assert run("ls", str(tmp_path / "repo")).splitlines() == ["hostile/", "plain/"]
+    assert [entry["path"] for entry in run_json("ls", str(tmp_path / "repo"))] == ["hostile", "plain"]
+    assert len(run("cat", str(tmp_path / "repo"), "hostile/zarr.json")) > 100_000
+
+
+VALUES = st.recursive(st.none() | st.integers() | st.text(max_size=3), lambda inner: st.lists(inner, max_size=3))
+HOSTILE = st.one_of(
+    st.binary(max_size=20),
+    st.sampled_from(
+        [b"", b"[" * 100_000, b"null", b"[]", b"NaN", b'{"shape": 1e999}', b'{"chunk_grid": ' + b"1" * 9999]
+    ),
+    st.dictionaries(
+        st.sampled_from(["shape", "chunk_grid", "data_type", "dimension_names"]),
+        VALUES | st.fixed_dictionaries({"configuration": VALUES | st.fixed_dictionaries({"chunk_shape": VALUES})}),
+    ).map(lambda document: json.dumps(document).encode()),
+)
+
+
+@given(data=HOSTILE)
+def test_any_zarr_json_is_described_or_said_to_be_none(data: bytes):
+    described = describe_node(NodeSnapshot(NodeId(bytes(8)), "/x", data, None))
+    assert described["path"] == "x"
+    assert ("problem" in described) == (not data.startswith(b"{") or data.startswith(b'{"chunk_grid": 1'))
 
 
 def test_ls_of_an_array_shows_its_keys(run, run_json, demo):
