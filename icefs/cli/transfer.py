@@ -173,13 +173,16 @@ def export(
 
     DIR becomes the root group, or the group or array NODE; below REPO where that is a path in a mount. The time of each
     file is that of the commit that changed it last, as in a mount. Files that are there already are not written again:
-    an export that was interrupted goes on, and one of another version changes only what differs. Chunks that cannot be
-    read are listed, the others are exported, and the exit code is 7.
+    an export that was interrupted goes on, and one of another version changes only what differs. An array gets its
+    zarr.json when all of its chunks are there. Chunks that cannot be read are listed, the others are exported, and the
+    exit code is 7.
     """
     source = locate(repo, ref)
     repository = open_repository(source.location, allow_virtual)
     session = repository.session_at(repository.resolve_ref(source.ref or DEFAULT_BRANCH))
-    request = ExportRequest(str(absolute(directory)), _node_path(source.key(node)), force, delete, dry_run)
+    request = ExportRequest(
+        str(absolute(directory)), _node_path(source.key(node)), force, delete, dry_run, _state_dir()
+    )
     with open_lineage_cache(repository) as cache, _bar("exporting") as show:
         times = KeyTimes(Lineages(repository, cache), session.snapshot_id, session.snapshot.flushed_at)
         done = export_session(session, times, request, show)

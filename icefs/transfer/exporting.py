@@ -2,10 +2,15 @@
 
     plan     the files that the version has, and how long and how old each is
     delete   on request, what earlier exports left that it does not have
-    write    what is not there, in parallel (see `transfer.writing`)
+    write    what is not there, in parallel (see `transfer.writing`): chunks, then the zarr.json of arrays, then those
+             of groups, the topmost last
 
 A file that has its length and its time is there already: a key's time changes whenever its content does (see
 `engine.key_times`). So an export that was interrupted goes on, and one of another version writes what differs.
+
+INVARIANT: an array has its zarr.json only while all of its chunks are there: before the first chunk of an array that is
+there already is written or deleted, its zarr.json is taken away. So what an interrupted export leaves never opens as an
+array with fill values in place of data.
 """
 
 import contextlib
@@ -16,6 +21,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -25,7 +31,9 @@ from icefs.engine.session import Session
 from icefs.errors import FormatError, IcefsError, InvalidInputError, NodeNotFoundError
 from icefs.format.manifest import ArrayRefs
 from icefs.format.nodes import NodeSnapshot
+from icefs.format.zarr_json import chunk_key_encoding_of
 from icefs.transfer.disk_errors import disk_error
+from icefs.transfer.folding import check_names
 from icefs.transfer.marker import RESERVED, Marker, Target
 from icefs.transfer.scan import I64
 from icefs.transfer.storing import Progress, Transferred
@@ -50,6 +58,8 @@ class ExportRequest:
         force: Write also into a directory with other files.
         delete: Delete keys that the version does not have.
         dry_run: Only find out what would be done.
+        state_dir: Where it is recorded what the directory is an export of, so that a further one may write into it;
+            None records nothing.
     """
 
     target: str
@@ -57,6 +67,7 @@ class ExportRequest:
     force: bool = False
     delete: bool = False
     dry_run: bool = False
+    state_dir: Path | None = None
 
 
 @dataclass(slots=True)
@@ -96,6 +107,7 @@ def export_session(
     Raises:
         NodeNotFoundError: there is no such node.
         NotEmptyError, NotADirectoryTreeError, SessionStateError: as `Target`.
+        InvalidInputError: the directory's file system takes two names for one (kind `invalid-path`).
         StorageError: the store does not answer, or the directory cannot be written.
         NoSpaceError: the disk is full.
     """
@@ -103,10 +115,11 @@ def export_session(
     if top != "/" and session.get_node(top) is None and not session.has_children(top):
         raise NodeNotFoundError(f"no group or array at {request.node} in {session.snapshot_id}", path=request.node)
     wanted = Marker(session.repository.storage.url, request.node, str(session.snapshot_id))
-    target = Target(request.target)
+    target = Target(request.target, request.state_dir)
     marker, has_files = target.look(wanted, force=request.force)
     export = _Export(session, times, request)
     export.plan()
+    check_names(request.target, export.directories)
     if has_files and marker.is_mixed:
         export.find_gone()
     if request.dry_run:
@@ -114,9 +127,10 @@ def export_session(
         return export.result
     target.begin(marker)
     with target:
+        writer = Writer(session, request.target, target.staging, has_files=has_files)
         if request.delete:
-            export.delete_gone()
-        export.write(target.staging, progress, has_files=has_files)
+            export.delete_gone(writer)
+        export.write(writer, progress, has_files=has_files)
         if not export.result.failed:
             target.write(marker.finished(is_mixed=bool(export.result.left)))
     return export.result
@@ -130,7 +144,9 @@ class _Export:
         self._request = request
         self._root = request.target
         self._reader = KeyReader(session)
+        self.directories: list[str] = []
         self._metadata: list[tuple[str, bytes, int]] = []
+        self._groups: list[tuple[str, bytes, int]] = []
         self._parts: list[Part] = []
         self._has_files = False
 
@@ -143,12 +159,22 @@ class _Export:
             prefix = node_prefix(node.path)[len(below) :]
             if not self._is_possible(prefix):
                 continue
-            self._metadata.append((prefix + METADATA_NAME, node.user_data, self._times.metadata(node.id)))
-            if node.array is not None:
-                try:
-                    self._plan_chunks(node, prefix)
-                except OF_ONE_FILE as error:
-                    self.result.failed.append(Problem(prefix or node.path, error.message))
+            file = prefix + METADATA_NAME, node.user_data, self._times.metadata(node.id)
+            self.directories.append(prefix.rstrip("/"))
+            if node.array is None:
+                self._groups.append(file)
+                continue
+            layout = self._layout(node, prefix)
+            if layout is None:
+                continue
+            self._metadata.append(file)
+            try:
+                self._plan_chunks(node, prefix, layout)
+            except OF_ONE_FILE as error:
+                self.result.failed.append(Problem(prefix or node.path, error.message))
+        # The groups come last, and those above others after them.
+        self._groups.sort(key=lambda file: -file[0].count("/"))
+        self._metadata += self._groups
         self.result.files = len(self._metadata) + sum(len(part.rows) for part in self._parts)
         self.result.bytes = sum(len(data) for _, data, _ in self._metadata) + sum(
             int(part.refs.lengths[part.rows].sum()) for part in self._parts
@@ -184,9 +210,16 @@ class _Export:
             self.result.failed.append(Problem(prefix, reason))
         return reason is None
 
-    def _plan_chunks(self, node: NodeSnapshot, prefix: str) -> None:
+    def _layout(self, node: NodeSnapshot, prefix: str) -> ChunkKeyLayout | None:
+        """Returns how an array's chunk keys are written; None, and the array left out, where nobody knows."""
         assert node.array is not None  # the caller looked
-        layout = ChunkKeyLayout.of_metadata(node.user_data, len(node.array.shape))
+        try:
+            return ChunkKeyLayout.of(chunk_key_encoding_of(node.user_data), len(node.array.shape))
+        except InvalidInputError as error:
+            self.result.failed.append(Problem(prefix or node.path, error.message))
+            return None
+
+    def _plan_chunks(self, node: NodeSnapshot, prefix: str, layout: ChunkKeyLayout) -> None:
         times = None
         for refs in self._all_refs(node, prefix):
             times = times or self._times.chunks(node.id)
@@ -242,10 +275,12 @@ class _Export:
         except IcefsError:
             return True  # it cannot be told now
 
-    def delete_gone(self) -> None:
+    def delete_gone(self, writer: Writer) -> None:
         """Deletes what `find_gone` found, and the directories that become empty."""
         gone, self.result.left = self.result.left, []
-        for path in gone:
+        # An array that goes stops being one before its chunks go.
+        for path in sorted(gone, key=lambda path: (not path.endswith(METADATA_NAME), path)):
+            writer.hide_above(path.removesuffix(f"/{METADATA_NAME}"))
             file = os.path.join(self._root, path)
             try:
                 os.unlink(file)
@@ -259,6 +294,7 @@ class _Export:
             except OSError as error:
                 raise disk_error("write", file, error) from error
             self.result.deleted.append(path)
+        self.result.deleted.sort()
 
     def count(self, *, has_files: bool) -> None:
         """Counts what would be written."""
@@ -278,34 +314,44 @@ class _Export:
 
     # Writing.
 
-    def write(self, staging: str, progress: Progress, *, has_files: bool) -> None:
+    def write(self, writer: Writer, progress: Progress, *, has_files: bool) -> None:
         """Writes what is not there; ends early with the first error that is not of one file alone."""
         self._has_files = has_files
-        writer = Writer(self._session, self._root, staging, has_files=has_files)
         done = Transferred(0, self.result.files, 0, self.result.bytes)
         progress(done)
         capabilities = self._session.repository.storage.capabilities
         threads = min(_MAX_THREADS, capabilities.concurrency)
         if capabilities.local_files:  # nothing is waited for, and more threads than processors take longer
             threads = min(threads, max(2, os.cpu_count() or 2))
-        tasks = self._tasks(writer)
-        running: set[Future[Outcome]] = set()
         with ThreadPoolExecutor(threads, thread_name_prefix="icefs-export") as pool:
             try:
-                running |= {pool.submit(task) for task in islice(tasks, 2 * threads)}
-                while running:
-                    finished, running = wait(running, _BEAT_S, FIRST_COMPLETED)
-                    for future in finished:
-                        self._take(future.result(), done)
-                    running |= {pool.submit(task) for task in islice(tasks, len(finished))}
-                    progress(done)
-            except BaseException:
-                for future in running:
-                    future.cancel()
-                raise
+                for tasks in self._phases(writer):
+                    self._run(pool, tasks, 2 * threads, progress, done)
             finally:
                 self.result.written_files, self.result.written_bytes = done.stored_files, done.stored_bytes
         self.result.failed.sort()
+
+    def _run(
+        self,
+        pool: ThreadPoolExecutor,
+        tasks: Iterator[Callable[[], Outcome]],
+        window: int,
+        progress: Progress,
+        done: Transferred,
+    ) -> None:
+        """Carries out tasks, some at a time, and waits for all of them."""
+        running: set[Future[Outcome]] = {pool.submit(task) for task in islice(tasks, window)}
+        try:
+            while running:
+                finished, running = wait(running, _BEAT_S, FIRST_COMPLETED)
+                for future in finished:
+                    self._take(future.result(), done)
+                running |= {pool.submit(task) for task in islice(tasks, len(finished))}
+                progress(done)
+        except BaseException:
+            for future in running:
+                future.cancel()
+            raise
 
     def _take(self, outcome: Outcome, done: Transferred) -> None:
         done.files += outcome.files
@@ -314,12 +360,13 @@ class _Export:
         done.stored_bytes += outcome.written_bytes
         self.result.failed += outcome.failed
 
-    def _tasks(self, writer: Writer) -> Iterator[Callable[[], Outcome]]:
-        for some in itertools.batched(self._metadata, _BATCH):
-            yield partial(writer.write_metadata, some)
-        for part in self._parts:
-            for rows in _neighbours(part):
-                yield partial(writer.write_chunks, part, rows)
+    def _phases(self, writer: Writer) -> Iterator[Iterator[Callable[[], Outcome]]]:
+        """Yields what can be done at the same time; each when all before it has been done."""
+        yield (partial(writer.write_chunks, part, rows) for part in self._parts for rows in _neighbours(part))
+        arrays = self._metadata[: len(self._metadata) - len(self._groups)]
+        yield (partial(writer.write_metadata, some) for some in itertools.batched(arrays, _BATCH))
+        for some in itertools.batched(self._groups, _BATCH):
+            yield iter([partial(writer.write_metadata, some)])
 
     def _is_there(self, path: str, size: int, time_ns: int) -> bool:
         return self._has_files and is_there(os.path.join(self._root, path), size, time_ns)

@@ -1,23 +1,37 @@
-"""What an export writes into its directory about itself, and the files that are on their way.
+"""What is known of a directory that was exported to, and the files that are on their way into it.
 
-    .icefs-export.json    which version of which repository the directory has, or was to have when it was interrupted
-    .icefs-export.tmp/    files that are being written; gone at the end
+Zarr libraries list what is in a directory, and warn of what is no node; so nothing of an export is in there but keys:
 
-No group or array can be exported under these two names.
+    STATE/exports/HASH.json        which version of which repository the directory has, or was to have when the export
+                                   was interrupted; by the directory's path and inode
+    PARENT/.NAME.icefs-export/     files that are being written, next to the directory; gone at the end
+
+Where the directory is the root of a file system, or nothing can be written next to it, the latter is in the directory
+itself, as `.icefs-export.tmp`. An `.icefs-export.json` in it, which earlier versions of icefs wrote, is read and
+removed. No group or array can be exported under these two names.
 """
 
+import contextlib
+import hashlib
 import json
+import logging
 import os
 import shutil
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Final, Self
 
 from icefs.errors import NotADirectoryTreeError, NotEmptyError, SessionStateError
 from icefs.transfer.disk_errors import disk_error
+from icefs.transfer.folding import PROBE_PREFIX
 from icefs.transfer.scan import MARKER_NAME
+
+_log = logging.getLogger(__name__)
 
 STAGING_NAME: Final = ".icefs-export.tmp"
 RESERVED: Final = frozenset({MARKER_NAME, STAGING_NAME})
+_SUFFIX: Final = ".icefs-export"
+_MAX_NAME: Final = 200
 _VERSION: Final = 1
 
 
@@ -31,7 +45,7 @@ class Marker:
         snapshot: The version.
         is_complete: Whether all of it was written.
         is_mixed: Whether files of other versions, or of somebody else, may be there that this version does not have.
-        version: Of this file.
+        version: Of this record.
     """
 
     repository: str
@@ -46,19 +60,71 @@ class Marker:
         return replace(self, is_complete=True, is_mixed=is_mixed)
 
 
+class Record:
+    """The record of one directory, in the user's state directory; it is of no other directory made at that path."""
+
+    def __init__(self, root: str, state_dir: Path | None) -> None:
+        """Takes the directory, and where records are kept; without, none is."""
+        self._root = os.path.realpath(root)
+        self._path = None
+        if state_dir is not None:
+            digest = hashlib.sha256(os.fsencode(self._root)).hexdigest()[:24]
+            self._path = state_dir / "exports" / f"{digest}.json"
+
+    def read(self) -> Marker | None:
+        """Returns what was recorded of the directory that is there now."""
+        if self._path is None:
+            return None
+        try:
+            facts = json.loads(self._path.read_text(encoding="utf-8"))
+            inode = facts.pop("inode")
+            del facts["directory"]
+            found = Marker(**facts)
+        except FileNotFoundError:
+            return None
+        except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
+            _log.warning("the record of the export to %s is not used: %s", self._root, error)
+            return None
+        is_this = inode == os.stat(self._root).st_ino and found.version == _VERSION
+        return found if is_this else None
+
+    def write(self, marker: Marker) -> None:
+        """Keeps a record; where that fails, a further export to the directory asks for --force."""
+        if self._path is None:
+            return
+        facts = {**asdict(marker), "directory": self._root, "inode": os.stat(self._root).st_ino}
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._remove_orphaned(self._path.parent)
+            new = self._path.with_name(f"{self._path.name}.{os.getpid()}")
+            new.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+            new.replace(self._path)
+        except OSError as error:
+            _log.warning("cannot keep a record of the export to %s: %s", self._root, error)
+
+    @staticmethod
+    def _remove_orphaned(directory: Path) -> None:
+        """Removes the records of directories that are gone."""
+        for path in directory.glob("*.json"):
+            with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+                if not os.path.isdir(json.loads(path.read_text(encoding="utf-8"))["directory"]):
+                    path.unlink()
+
+
 class Target:
     """The directory that is exported to. What belongs to one export at a time is its staging directory."""
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str, state_dir: Path | None = None) -> None:
         self.root = root
         self.staging = os.path.join(root, STAGING_NAME)
-        self._marker = os.path.join(root, MARKER_NAME)
+        self._old_marker = os.path.join(root, MARKER_NAME)
+        self._record = Record(root, state_dir)
 
     def look(self, wanted: Marker, *, force: bool) -> tuple[Marker, bool]:
         """Finds out what is in the directory; changes nothing.
 
         Returns:
-            What to write into it about the export, and whether anything is there already.
+            What to record about the export, and whether anything is there already.
 
         Raises:
             NotADirectoryTreeError: it is no directory.
@@ -66,7 +132,10 @@ class Target:
             StorageError: it cannot be read.
         """
         try:
-            names = set(os.listdir(self.root))
+            # What a dead export was trying out is no file of anybody.
+            names = {
+                name for name in os.listdir(self.root) if name != STAGING_NAME and not name.startswith(PROBE_PREFIX)
+            }
         except FileNotFoundError:
             return wanted, False
         except NotADirectoryError as error:
@@ -75,7 +144,7 @@ class Target:
             raise disk_error("write", self.root, error) from error
         if not names:
             return wanted, False
-        found = self._read() if MARKER_NAME in names else None
+        found = self._read_old() if MARKER_NAME in names else self._record.read()
         if found is not None and (found.repository, found.node) == (wanted.repository, wanted.node):
             is_mixed = found.is_mixed or found.snapshot != wanted.snapshot
             return replace(wanted, is_mixed=is_mixed), True
@@ -88,19 +157,18 @@ class Target:
             )
         return replace(wanted, is_mixed=True), True
 
-    def _read(self) -> Marker | None:
+    def _read_old(self) -> Marker | None:
         try:
-            with open(self._marker, encoding="utf-8") as file:
-                facts = json.load(file)
-            found = Marker(**facts)
+            with open(self._old_marker, encoding="utf-8") as file:
+                found = Marker(**json.load(file))
             return found if found.version == _VERSION else None
         except (ValueError, TypeError):
             return None
         except OSError as error:
-            raise disk_error("write", self._marker, error) from error
+            raise disk_error("write", self._old_marker, error) from error
 
     def begin(self, marker: Marker) -> None:
-        """Makes the directory, and says in it what it is going to be.
+        """Makes the directory, and records what it is going to be.
 
         Raises:
             SessionStateError: another export into it is under way.
@@ -108,42 +176,63 @@ class Target:
         """
         try:
             os.makedirs(self.root, exist_ok=True)
+            # Of a dead export that could write nowhere else, or of an earlier version of icefs.
+            self._clear(self.staging)
+            for name in os.listdir(self.root):
+                if name.startswith(PROBE_PREFIX):
+                    shutil.rmtree(os.path.join(self.root, name))
             self._claim()
-            self._write(marker)
+            self._record.write(marker)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._old_marker)
         except OSError as error:
             raise disk_error("write", self.root, error) from error
 
     def _claim(self) -> None:
         """Takes the staging directory, and from a dead process also what is in it."""
-        claim = os.path.join(self.staging, "pid")
-        for _ in range(2):
+        beside = _beside(self.root)
+        if beside is not None:
             try:
-                os.mkdir(self.staging)
-            except FileExistsError:
-                owner = _owner(claim)
-                if owner is not None and owner != os.getpid() and os.path.exists(f"/proc/{owner}"):
-                    raise SessionStateError(
-                        f"process {owner} is exporting into {self.root}", hint="wait for it to end", path=self.root
-                    ) from None
-                shutil.rmtree(self.staging)
-                continue
-            with open(claim, "w", encoding="ascii") as file:
-                file.write(str(os.getpid()))
+                self._take(beside)
+                self._check_moves(beside)
+            except OSError as error:
+                _log.debug("nothing can be moved from %s into %s: %s", beside, self.root, error)
+                shutil.rmtree(beside, ignore_errors=True)
+            else:
+                self.staging = beside
+                return
+        self._take(self.staging)
+
+    def _take(self, staging: str) -> None:
+        self._clear(staging)
+        os.mkdir(staging)
+        with open(os.path.join(staging, "pid"), "w", encoding="ascii") as file:
+            file.write(str(os.getpid()))
+
+    def _clear(self, staging: str) -> None:
+        """Removes what a dead process left.
+
+        Raises:
+            SessionStateError: the process lives.
+        """
+        if not os.path.isdir(staging):
             return
+        owner = _owner(os.path.join(staging, "pid"))
+        if owner is not None and owner != os.getpid() and os.path.exists(f"/proc/{owner}"):
+            raise SessionStateError(
+                f"process {owner} is exporting into {self.root}", hint="wait for it to end", path=self.root
+            )
+        shutil.rmtree(staging)
+
+    def _check_moves(self, staging: str) -> None:
+        """Tries whether files can be moved into the directory from there: a mount may begin in between."""
+        os.mkdir(os.path.join(staging, "probe"))
+        os.rename(os.path.join(staging, "probe"), os.path.join(self.root, STAGING_NAME))
+        os.rmdir(os.path.join(self.root, STAGING_NAME))
 
     def write(self, marker: Marker) -> None:
-        """Says in the directory what it is."""
-        try:
-            self._write(marker)
-        except OSError as error:
-            raise disk_error("write", self._marker, error) from error
-
-    def _write(self, marker: Marker) -> None:
-        new = os.path.join(self.staging, "marker")
-        with open(new, "w", encoding="utf-8") as file:
-            json.dump(asdict(marker), file, indent=2)
-            file.write("\n")
-        os.replace(new, self._marker)
+        """Records what the directory is."""
+        self._record.write(marker)
 
     def end(self) -> None:
         """Takes away what was on its way."""
@@ -154,6 +243,16 @@ class Target:
 
     def __exit__(self, *exc: object) -> None:
         self.end()
+
+
+def _beside(root: str) -> str | None:
+    """Returns the place for files on their way next to a directory; None if nothing is next to it."""
+    parent, name = os.path.split(os.path.realpath(root))
+    if not name:
+        return None
+    if len(os.fsencode(name)) > _MAX_NAME:
+        name = hashlib.sha256(os.fsencode(name)).hexdigest()
+    return os.path.join(parent, f".{name}{_SUFFIX}")
 
 
 def _owner(path: str) -> int | None:

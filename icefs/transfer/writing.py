@@ -9,6 +9,7 @@ import contextlib
 import errno
 import itertools
 import os
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -29,9 +30,10 @@ from icefs.errors import (
 from icefs.format.chunk_refs import ChunkKind
 from icefs.format.ids import ChunkId
 from icefs.format.manifest import ArrayRefs, NativeRef
+from icefs.format.zarr_json import document_of
 from icefs.transfer.disk_errors import disk_error
 from icefs.transfer.scan import I64
-from icefs.zarr.keys import ChunkKeyLayout
+from icefs.zarr.keys import METADATA_NAME, ChunkKeyLayout
 
 NANOSECONDS: Final = 1000
 _WINDOW_BYTES: Final = 32 << 20
@@ -186,8 +188,42 @@ class Writer:
         self._above = root.rstrip("/") + "/"
         self._staging = staging
         self._has_files = has_files
+        self._lock = threading.Lock()
+        # The directories whose zarr.json has been taken away if need be; and the files that were, as they were.
+        self._hidden_above: set[str] = set()
+        self._hidden: dict[str, tuple[int, int]] = {}
         self._numbers = itertools.count()
         self._is_local = session.repository.storage.capabilities.local_files
+
+    def hide_above(self, path: str) -> None:
+        """Takes away the zarr.json of the array that a chunk is of, before the chunk is written or deleted.
+
+        Those of groups above it go too where they have the array's metadata in themselves (consolidated metadata).
+        `write_metadata` brings all of them back.
+        """
+        if not self._has_files:
+            return
+        directory = path.rpartition("/")[0]
+        with self._lock:
+            while directory not in self._hidden_above:
+                self._hidden_above.add(directory)
+                self._hide(f"{directory}/{METADATA_NAME}".lstrip("/"))
+                directory = directory.rpartition("/")[0]
+
+    def _hide(self, path: str) -> None:
+        file = self._above + path
+        try:
+            if not os.path.isfile(file) or os.path.islink(file):
+                return
+            with open(file, "rb") as opened:
+                told = document_of(opened.read()) or {}
+            if told.get("node_type") == "group" and "consolidated_metadata" not in told:
+                return
+            found = os.lstat(file)
+            os.unlink(file)
+        except OSError as error:
+            raise disk_error("write", file, error) from error
+        self._hidden[path] = found.st_size, found.st_mtime_ns
 
     def write_metadata(self, files: Sequence[tuple[str, bytes, int]]) -> Outcome:
         """Writes zarr.json files, each given by its path, its bytes and its time in microseconds."""
@@ -243,11 +279,14 @@ class Writer:
             if self._is_there(file.path, file.size, file.time_ns):
                 outcome.add(file.size, is_written=False)
             else:
+                if not file.path.endswith(METADATA_NAME):
+                    self.hide_above(file.path)
                 missing.append(file)
         stage = self._new_stage()
         for directory, group in itertools.groupby(missing, key=lambda file: file.directory):
             together = list(group)
-            if len(together) > 1 and not self._has_files:
+            # The directory of the export itself is not replaced: somebody may have it open.
+            if len(together) > 1 and directory and not self._has_files:
                 self._write_directory(directory, together, outcome)
             else:
                 for number, file in enumerate(together):
@@ -314,7 +353,8 @@ class Writer:
             _discard(staged)
             self._in_the_way(error, file, outcome)
         else:
-            outcome.add(file.size, is_written=True)
+            was = self._hidden.get(file.path)
+            outcome.add(file.size, is_written=was != (file.size, file.time_ns))
 
     def _in_the_way(self, error: OSError, file: _New, outcome: Outcome) -> bool:
         """Notes that something else is where a file should be; raises any other error."""

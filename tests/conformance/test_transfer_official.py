@@ -27,15 +27,11 @@ from tests.support.fixture_files import FIXTURES
 def export(repo, snapshot_id, target, **options):
     session = repo.session_at(repo.resolve_ref(snapshot_id))
     times = KeyTimes(Lineages(repo), session.snapshot_id, session.snapshot.flushed_at)
-    return export_session(session, times, ExportRequest(str(target), **options))
+    return export_session(session, times, ExportRequest(str(target), state_dir=Path(target).parent / "state", **options))
 
 
 def files(root):
-    return {
-        path.relative_to(root).as_posix(): path.read_bytes()
-        for path in Path(root).rglob("*")
-        if path.is_file() and path.name != ".icefs-export.json"
-    }
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in Path(root).rglob("*") if path.is_file()}
 
 
 def round_trip(source: GeneratedRepo, content, snapshot_id, tmp_path):

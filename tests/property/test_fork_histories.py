@@ -28,6 +28,7 @@ from icefs.storage.memory import MemoryStorage
 
 _SOAK = bool(os.environ.get("ICEFS_SOAK"))
 _SIZE = 3
+pytestmark = pytest.mark.timeout(900 if _SOAK else 100)
 _BRANCHES = ("main", "other")
 _METADATA = -1
 """The key that stands for the array's zarr.json; the others are the indices of its chunks."""

@@ -31,6 +31,7 @@ from icefs.format.manifest import VirtualRef
 from icefs.zarr.virtual_refs import LocationCheck
 
 _SOAK = bool(os.environ.get("ICEFS_SOAK"))
+pytestmark = pytest.mark.timeout(900 if _SOAK else 100)
 _EVERY_BYTE = "".join(f"%{code:02X}" for code in range(256))
 
 PIECES = st.one_of(

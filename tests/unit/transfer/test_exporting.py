@@ -1,7 +1,9 @@
 """A version becomes plain files: complete, with the times of its commits, interrupted anywhere, and again."""
 
+import json
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -27,17 +29,16 @@ from tests.unit.transfer.test_importing import GROUP, Stop, array, few, read, sa
 def export(repo, target, progress=lambda done: None, ref="main", **options):
     session = repo.session_at(repo.resolve_ref(str(ref)))
     times = KeyTimes(Lineages(repo), session.snapshot_id, session.snapshot.flushed_at)
+    options = {"state_dir": target.parent / "state"} | options
     return export_session(session, times, ExportRequest(str(target), **options), progress)
 
 
 def files(root):
     found = {}
-    for directory, names, inside in os.walk(root):
-        names[:] = [name for name in names if name != STAGING_NAME]
+    for directory, _, inside in os.walk(root):
         for name in inside:
-            if name != MARKER_NAME:
-                path = os.path.join(directory, name)
-                found[os.path.relpath(path, root)] = Path(path).read_bytes()
+            path = os.path.join(directory, name)
+            found[os.path.relpath(path, root)] = Path(path).read_bytes()
     return found
 
 
@@ -104,7 +105,7 @@ def test_another_version_writes_what_differs(repo, tmp_path):
     assert len(gone) > 3
     assert done.left == gone
     assert files(target) == {key: sample()[key] for key in gone} | expected
-    assert done.written_files == 3
+    assert done.written_files == 3  # what was taken away and brought back does not count
     after = times(target)
     changed = {"big/c/1", "big/c/9", "g/dot/zarr.json"}
     assert {path for path in after if after[path] != before.get(path)} == changed
@@ -226,11 +227,15 @@ def test_files_cut_short_or_changed_are_written_again(repo, tmp_path):
 def test_what_a_killed_export_left_is_cleared_away(repo, tmp_path):
     target = tmp_path / "out"
     write(target / STAGING_NAME, {"17": b"half", "pid": b"999999999"})
+    write(tmp_path / ".out.icefs-export", {"17": b"half", "pid": b"999999999"})
     export(repo, target, force=True)
-    assert not (target / STAGING_NAME).exists()
-    write(target / STAGING_NAME, {"pid": b"1"})
-    with pytest.raises(SessionStateError, match="process 1 is exporting"):
-        export(repo, target)
+    assert {path.name for path in tmp_path.iterdir()} - {"repo", "source"} == {"out", "state"}
+    assert files(target) == sample()
+    for staging in (target / STAGING_NAME, tmp_path / ".out.icefs-export"):
+        write(staging, {"pid": b"1"})
+        with pytest.raises(SessionStateError, match="process 1 is exporting"):
+            export(repo, target)
+        shutil.rmtree(staging)
 
 
 def test_every_call_of_the_store_may_fail(tmp_path):
@@ -334,7 +339,7 @@ def test_names_that_no_directory_here_can_have(tmp_path):
     assert set(files(tmp_path / "deep/out")) == {"zarr.json", "fine/zarr.json"}
     assert len(done.failed) == 4
     assert os.listdir(tmp_path) == ["deep"]
-    assert os.listdir(tmp_path / "deep") == ["out"]
+    assert set(os.listdir(tmp_path / "deep")) == {"out", "state"}
 
 
 def test_what_is_in_the_way_is_listed(repo, tmp_path):
@@ -366,3 +371,126 @@ def test_the_export_is_imported_alike(repo, tmp_path):
     assert (done.untracked, done.invalid) == ([], [])
     assert GROUP in read(other).values()
     assert isinstance(natives(other)["scalar/c"].chunk_id, ChunkId)
+
+
+# What is known of a directory.
+
+
+def record(state):
+    [path] = (state / "exports").iterdir()
+    return path
+
+
+def test_the_record_is_of_this_directory_and_no_other(repo, tmp_path):
+    target, state = tmp_path / "out", tmp_path / "state"
+    export(repo, target)
+    assert "memory" in record(state).read_text() or "repo" in record(state).read_text()
+    shutil.rmtree(target)
+    (tmp_path / "takes the inode").mkdir()
+    write(target, {"notes.txt": b"mine"})
+    with pytest.raises(NotEmptyError, match="has files in it"):
+        export(repo, target)
+    # Through a link it is the same directory.
+    export(repo, target, force=True)
+    (tmp_path / "link").symlink_to("out")
+    assert export(repo, tmp_path / "link").written_files == 0
+    record(state).write_text("{")
+    with pytest.raises(NotEmptyError, match="has files in it"):
+        export(repo, target)
+    # Records of what is gone go with the next one.
+    export(repo, tmp_path / "other", force=True)
+    shutil.rmtree(tmp_path / "other")
+    export(repo, target, force=True)
+    assert record(state)
+
+
+def test_without_a_place_for_records_an_export_works_once(repo, tmp_path, caplog):
+    (tmp_path / "file").write_bytes(b"")
+    for state in (None, tmp_path / "file"):
+        target = tmp_path / f"out-{state is None}"
+        export(repo, target, state_dir=state)
+        assert files(target) == sample()
+        with pytest.raises(NotEmptyError):
+            export(repo, target, state_dir=state)
+        export(repo, target, state_dir=state, force=True)
+    assert "cannot keep a record" in caplog.text
+
+
+def test_an_export_of_an_earlier_version_of_icefs_is_gone_on_with(repo, tmp_path):
+    target = tmp_path / "out"
+    export(repo, target, state_dir=None)
+    marker = {
+        "repository": repo.storage.url,
+        "node": "/",
+        "snapshot": str(repo.lookup_branch("main")),
+        "is_complete": False,
+        "is_mixed": False,
+        "version": 1,
+    }
+    (target / MARKER_NAME).write_text(json.dumps(marker))
+    assert export(repo, target).written_files == 0
+    assert files(target) == sample()
+    assert export(repo, target).written_files == 0
+
+
+def test_where_nothing_can_be_moved_from_beside_files_wait_inside(repo, tmp_path):
+    target = tmp_path / "disk"
+    target.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "none", target], check=True)
+    try:
+        seen = set()
+        export(repo, target, lambda done: seen.update(os.listdir(target)))
+        assert STAGING_NAME in seen
+        assert files(target) == sample()
+        assert files(tmp_path / "state" / "exports")
+    finally:
+        subprocess.run(["umount", target], check=True)
+
+
+# Metadata last.
+
+
+def test_metadata_come_last_and_those_of_the_topmost_group_last_of_all(repo, tmp_path):
+    target = tmp_path / "out"
+    order = []
+
+    def look(done):
+        order.extend(sorted(files(target).keys() - set(order)))
+
+    export(repo, target, look)
+    look(None)
+    kinds = ["array" if node.array else "group" for node in repo.readonly_session("main").list_nodes()]
+    last = order[-1]
+    assert last == "zarr.json"
+    assert kinds.count("group") > 1
+
+
+def test_an_array_that_changes_is_none_until_it_is_whole(repo, tmp_path):
+    target = tmp_path / "out"
+    export(repo, target)
+    change(repo)
+    seen = []
+
+    def look(done):
+        there = files(target)
+        if any(there.get(path) != data for path, data in read(repo).items() if path.startswith("big/c/")):
+            seen.append("big/zarr.json" in there and "big/c/1" in there)
+
+    for delete in (False, True):
+        with pytest.raises(Stop):
+            export(repo, target, lambda done: (_ for _ in ()).throw(Stop), delete=delete)
+        export(repo, target, look, delete=delete)
+    assert files(target) == read(repo)
+
+
+@pytest.mark.parametrize("separator", ["/../", "\n", "", "-"])
+def test_an_array_whose_chunk_keys_nobody_knows_is_left_out_by_name(separator, tmp_path):
+    repo = WritableRepository.create(MemoryStorage())
+    session = repo.writable_session("main")
+    for path, encoding in (("/bad", ("default", separator)), ("/good", ("default", "/"))):
+        session.set_metadata(path, array([2], encoding=encoding))
+        session.set_chunk(path, (0,), b"x" * 600)
+    session.commit("x")
+    done = export(repo, tmp_path / "out")
+    assert [problem.path for problem in done.failed] == ["bad/"]
+    assert set(files(tmp_path / "out")) == {"good/zarr.json", "good/c/0"}

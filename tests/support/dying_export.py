@@ -1,0 +1,44 @@
+"""An export that is killed right before one of its steps on the disk; for `Nursery.start`."""
+
+import os
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from icefs.engine.key_times import KeyTimes
+from icefs.engine.lineage import Lineages
+from icefs.engine.repository import Repository
+from icefs.storage.local import LocalStorage
+from icefs.transfer.exporting import ExportRequest, export_session
+
+_STEPS = ("mkdir", "rename", "unlink", "rmdir", "utime", "replace")
+
+
+def export_and_die(
+    report: Callable[[], None], repo: str, target: str, state: str, ref: str, delete: bool, step: int
+) -> int:
+    """Exports a version of a local repository; `kill -9` before the step of that number, from 1 on."""
+    report()
+    lock = threading.Lock()
+    left = step
+
+    def counted(call: Callable[..., Any]) -> Callable[..., Any]:
+        def counting(*args: Any, **named: Any) -> Any:
+            nonlocal left
+            with lock:
+                left -= 1
+                if not left:
+                    os.kill(os.getpid(), signal.SIGKILL)
+            return call(*args, **named)
+
+        return counting
+
+    for name in _STEPS:
+        setattr(os, name, counted(getattr(os, name)))
+    with Repository.open(LocalStorage(repo)) as opened:
+        session = opened.session_at(opened.resolve_ref(ref))
+        times = KeyTimes(Lineages(opened), session.snapshot_id, session.snapshot.flushed_at)
+        done = export_session(session, times, ExportRequest(target, delete=delete, state_dir=Path(state)))
+    return 1 if done.failed else 0
