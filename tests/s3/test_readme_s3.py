@@ -23,8 +23,8 @@ def home():
 
 
 def test_s3(home, s3_server, s3_prefix):
-    data = np.arange(600.0).reshape(10, 60)
-    zarr.open_group(home / "mnt-copy", mode="w").create_array("temperature", data=data, chunks=(1, 60))
+    run_recipe(recipe("laptop"), home)  # whose repository the recipe copies
+    data = np.arange(30.0).reshape(10, 3)
     script = recipe("s3")
     url = f"s3://icefs-tests/{s3_prefix}?endpoint_url={s3_server.endpoint_url}"
     replaced = script.replace("s3://bucket/weather?region=eu-west-1", url).replace("AWS_PROFILE=weather", "AWS_KEYS=1")
