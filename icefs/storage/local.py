@@ -395,14 +395,7 @@ class LocalStorage(Storage):
     def current_time(self) -> int:
         # Of the disk, which may be another machine's: objects that icefs writes get the times of their writers.
         try:
-            with self._files.parent("clock") as parent:
-                name = staged_name("clock")
-                fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666, dir_fd=parent.fd)
-                try:
-                    return os.fstat(fd).st_mtime_ns // 1000
-                finally:
-                    os.close(fd)
-                    os.unlink(name, dir_fd=parent.fd)
+            return self._in_parent("clock", _time_of_new_file)
         except OSError as error:
             raise storage_error(error, "ask for the time of", self.url, writing=True) from error
 
@@ -431,6 +424,16 @@ class LocalStorage(Storage):
 
 def _reopen(root: str, durable: bool, lock_timeout_s: float) -> LocalStorage:
     return LocalStorage(root, durable=durable, lock_timeout_s=lock_timeout_s)
+
+
+def _time_of_new_file(parent: Parent) -> int:
+    name = staged_name(parent.name)
+    fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666, dir_fd=parent.fd)
+    try:
+        return os.fstat(fd).st_mtime_ns // 1000
+    finally:
+        os.close(fd)
+        os.unlink(name, dir_fd=parent.fd)
 
 
 def _info(key: str, status: os.stat_result) -> ObjectInfo:
