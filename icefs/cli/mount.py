@@ -75,7 +75,12 @@ def parse_umask(text: str) -> int:
 @click.option("--uid", type=parse_user, metavar="USER", help="The owner of all files; by default you.")
 @click.option("--gid", type=parse_group, metavar="GROUP", help="The group of all files; by default yours.")
 @click.option(
-    "--umask", type=parse_umask, metavar="OCTAL", default="000", show_default=True, help="Permissions to take away."
+    "--umask",
+    type=parse_umask,
+    metavar="OCTAL",
+    default="022",
+    show_default=True,
+    help="Permissions to take away; 002 lets the group write.",
 )
 @click.option(
     "--poll-interval",

@@ -31,7 +31,6 @@ _WANTED: Final = (
     | abi.DO_READDIRPLUS
     | abi.ASYNC_DIO
     | abi.PARALLEL_DIROPS
-    | abi.HANDLE_KILLPRIV
     | abi.MAX_PAGES
 )
 

@@ -67,7 +67,7 @@ class MountOptions:
     allow_other: bool = False
     uid: int | None = None
     gid: int | None = None
-    umask: int = 0
+    umask: int = 0o022
     poll_interval_s: float = 5.0
     allow_virtual: tuple[str, ...] = ()
     state_dir: str | None = None

@@ -68,15 +68,15 @@ class Ownership:
 
     uid: int
     gid: int
-    umask: int = 0
+    umask: int = 0o022
 
     def file_mode(self, *, writable: bool) -> int:
         """Returns type and permissions of a regular file."""
-        return stat.S_IFREG | (0o644 if writable else 0o444) & ~self.umask
+        return stat.S_IFREG | (0o666 if writable else 0o444) & ~self.umask
 
     def dir_mode(self, *, writable: bool) -> int:
         """Returns type and permissions of a directory."""
-        return stat.S_IFDIR | (0o755 if writable else 0o555) & ~self.umask
+        return stat.S_IFDIR | (0o777 if writable else 0o555) & ~self.umask
 
 
 class EntryRun(NamedTuple):

@@ -171,7 +171,7 @@ class PlacedTree(Tree):
         self._chunk_dirs: dict[int, Place] = {}
         self._views: dict[str, ArrayView] = {}
         self._control: ControlDir | None = None
-        writable = not self.is_immutable
+        writable = not self.is_immutable and context.make_branch is not None
         self._file_mode = context.ownership.file_mode(writable=writable)
         self._dir_mode = context.ownership.dir_mode(writable=writable)
         self._absent = ABSENT_FOREVER if self.is_immutable else ABSENT

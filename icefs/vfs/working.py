@@ -242,7 +242,12 @@ class WorkingTree(WorkingBase):
         work = self.work
         if work is None or self._is_control(ino):
             return super()._xattrs(ino)
-        where = self.where(ino)
+        try:
+            where = self.where(ino)
+        except StaleError:
+            if ino in self._removed_dirs:
+                return {}
+            raise
         if not isinstance(where, str):
             return {}
         path = where
@@ -305,7 +310,10 @@ class WorkingTree(WorkingBase):
             entry, number = work.create(self.where(parent), name, perm, (flags | os.O_CREAT) & ~os.O_APPEND)
             ino = entry.attr.ino
             handle = OverlayHandle(self, work, ino, number, flags | os.O_CREAT, None)
-            if flags & os.O_ACCMODE == os.O_WRONLY and work.is_fresh(number):
+            is_plain = not perm.mode & (
+                stat.S_ISUID | stat.S_ISGID
+            )  # the kernel takes these bits away, but not directly
+            if flags & os.O_ACCMODE == os.O_WRONLY and is_plain and work.is_fresh(number):
                 handle.direct_io = self.direct.begin(ino)
             else:
                 self.direct.opened(ino)

@@ -5,6 +5,7 @@ database when it returns (a created file when it is first flushed). The order of
 """
 
 import os
+import stat
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
@@ -139,6 +140,8 @@ class Namespace:
         core = self._core
         self._check_free_name(directory, name)
         above = core.materialise_dir(directory)
+        if above.perm.mode & stat.S_ISGID:
+            perm = core.perm(perm.mode, perm.uid, above.perm.gid)
         node = FileNode(core.take_id(), core.new_ino(), perm, 0, core.now_ns())
         op.dir_changed(above)
         node.parent, node.name = above, name
@@ -157,6 +160,8 @@ class Namespace:
                 raise _exists(name)
             self._check_free_name(directory, name)
             above = core.materialise_dir(directory)
+            if above.perm.mode & stat.S_ISGID:
+                perm = core.perm(perm.mode | stat.S_ISGID, perm.uid, above.perm.gid)
             node = DirNode(core.take_id(), core.new_ino(), perm, core.now_ns(), None)
             op.dir_changed(above)
             node.parent, node.name = above, name

@@ -29,7 +29,7 @@ def test_the_least_has_the_defaults_of_the_command_line(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     found = options("")
     assert (found.repository, found.mountpoint, found.branch) == ("/data/era5", "/mnt/era5", None)
-    assert (found.poll_interval_s, found.cache_size, found.umask, found.uid) == (5.0, 10 << 30, 0, None)
+    assert (found.poll_interval_s, found.cache_size, found.umask, found.uid) == (5.0, 10 << 30, 0o022, None)
     assert (found.foreground, found.log_file, found.read_only) == (True, None, False)
 
 
