@@ -235,7 +235,8 @@ class RootTree(Tree):
             for text, tree in self._list_trees(slot):
                 attr = tree.root_attr()
                 entries.append((text.encode(), attr.ino, 0, attr.mtime_ns))
-        template = own if slot != _BRANCHES else own._replace(mode=self._context.ownership.dir_mode(writable=True))
+        is_writable = slot == _BRANCHES and self._context.make_branch is not None
+        template = own._replace(mode=self._context.ownership.dir_mode(writable=is_writable))
         return [NamedEntries(own, entries[:2]), NamedEntries(template, entries[2:])]
 
     def _list_trees(self, slot: int) -> list[tuple[str, SessionTree]]:

@@ -155,7 +155,7 @@ async def test_attributes_of_immutable_trees_and_branches():
     builder = built(just(group("/", 1)), array("/a", 2, (3,), (0,)))
     storage = builder.publish()
     flushed_ns = (START + SECOND) * 1000
-    for how, modes in (({"tag": "v1"}, (0o555, 0o444)), ({"branch": "main"}, (0o755, 0o644))):
+    for how, modes in (({"tag": "v1"}, (0o555, 0o444)), ({"branch": "main"}, (0o555, 0o444))):
         async with mounted(storage, **how) as driver:
             for path, is_dir in (("", True), ("a", True), ("a/c", True), ("a/zarr.json", False), ("a/c/0", False)):
                 attr = await driver.walk(path)
