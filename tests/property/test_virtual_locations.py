@@ -67,7 +67,8 @@ class _Everything(BaseHTTPRequestHandler):
         pass
 
     def do_GET(self) -> None:
-        body = digest(unquote_to_bytes(self.path[1:]))
+        # Not `self.path`, from which slashes at the beginning are taken.
+        body = digest(unquote_to_bytes(self.requestline.split(" ")[1][1:]))
         first, last = map(int, self.headers["Range"].removeprefix("bytes=").split("-"))
         part = body[first : last + 1]
         self.send_response(206)
