@@ -20,7 +20,12 @@ _ALL = 1 << 62
 
 @click.command()
 @click.argument("where", metavar="[PATH|REPO] [REF1 REF2]", nargs=-1)
-@click.option("--chunks", "with_chunks", is_flag=True, help="List every chunk.")
+@click.option(
+    "--chunks",
+    "with_chunks",
+    is_flag=True,
+    help="List every chunk, also where there are many.",
+)
 @click.option("--map/--no-map", "with_map", default=None, help="Draw where chunks changed; by default on a terminal.")
 @json_option
 def diff(where: tuple[str, ...], with_chunks: bool, with_map: bool | None, as_json: bool) -> None:
@@ -34,15 +39,16 @@ def diff(where: tuple[str, ...], with_chunks: bool, with_map: bool | None, as_js
     """
     if len(where) > 3:
         raise InvalidInputError(f"too many arguments: {where[3]}", hint="give a path, or two versions")
+    shows_map = sys.stdout.isatty() if with_map is None else with_map
     if len(where) < 2:
-        _show_uncommitted(where[0] if where else ".", with_chunks=with_chunks, as_json=as_json)
+        place = where[0] if where else "."
+        _show_uncommitted(place, with_chunks=with_chunks, with_map=shows_map, as_json=as_json)
     else:
         *repo, old, new = where
-        shows_map = sys.stdout.isatty() if with_map is None else with_map
         _show_between(repo[0] if repo else None, old, new, with_chunks=with_chunks, with_map=shows_map, as_json=as_json)
 
 
-def _show_uncommitted(path: str, *, with_chunks: bool, as_json: bool) -> None:
+def _show_uncommitted(path: str, *, with_chunks: bool, with_map: bool, as_json: bool) -> None:
     mounted = require_mount(path)
     if mounted.tree_info.get("kind") is None:
         raise InvalidInputError(f"not in a branch, but at the root of a mount: {path}", hint="give a path in a branch")
@@ -51,6 +57,11 @@ def _show_uncommitted(path: str, *, with_chunks: bool, as_json: bool) -> None:
         print_json(facts)
     else:
         print_painted(diff_lines(facts, _ALL if with_chunks else SHOWN))
+        if with_map:
+            from icefs.cli.diff_map import staged_map_lines  # numpy, which only a picture needs
+
+            for line in staged_map_lines(mounted.tree, facts):
+                click.echo(line)
 
 
 def _show_between(repo: str | None, old: str, new: str, *, with_chunks: bool, with_map: bool, as_json: bool) -> None:

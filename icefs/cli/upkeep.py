@@ -203,7 +203,7 @@ def stats(repo: str | None, history: bool, as_json: bool) -> None:
         if below == []:
             raise NodeNotFoundError(f"no group or array at /{source.inside} in snapshot {session.snapshot_id}")
         by_array = snapshot_stats(session, below)
-        facts, rows = stats_to_json(by_array), list(by_array.items())
+        facts, rows = stats_to_json(by_array), [(path.lstrip("/") or "/", each) for path, each in by_array.items()]
         if len(rows) > 1:
             rows.append(("all arrays", sum((each for _, each in rows[1:]), rows[0][1])))
     if as_json:

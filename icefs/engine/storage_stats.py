@@ -187,6 +187,10 @@ def snapshot_stats(session: Session, paths: Iterable[str] | None = None) -> dict
 
 
 def stats_to_json(by_array: dict[str, StorageStats]) -> dict[str, Any]:
-    """Returns the numbers of arrays by path, and their sum."""
+    """Returns the numbers of arrays by path, without a leading slash, and their sum."""
     total = sum(by_array.values(), StorageStats())
-    return {"arrays": {path: stats.to_json() for path, stats in by_array.items()}, **total.to_json()}
+    return {"arrays": {_key(path): stats.to_json() for path, stats in by_array.items()}, **total.to_json()}
+
+
+def _key(path: str) -> str:
+    return path.lstrip("/") or "/"

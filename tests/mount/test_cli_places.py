@@ -49,8 +49,8 @@ def test_paths_in_a_mount_restrict_what_is_shown(repo, icefs, tmp_path, monkeypa
             f"surface/t2m/{key}" for key in ("zarr.json", "c/0/0", "c/1/0")
         ]
         assert list(json.loads(icefs("stats", "--json", tree / "surface"))["arrays"]) == [
-            "/surface/t2m",
-            "/surface/wind/u",
+            "surface/t2m",
+            "surface/wind/u",
         ]
         assert icefs("ls", mount.path) == icefs("ls", mount / "branches") == "soil\nsurface/\n"
         monkeypatch.chdir(tree / "surface")  # which is left again, so that the mount can go
@@ -74,3 +74,14 @@ def test_an_import_goes_to_the_branch_and_place_that_the_path_names(repo, icefs,
         assert not (mount / "branches/main/surface/new").exists()
         error = icefs("import", tmp_path / "z", mount / "tags/v1", code=2)
         assert error.startswith("icefs: the mounted tree is a tag, which nothing can be imported into")
+
+
+def test_a_diff_of_uncommitted_changes_draws_them(repo, icefs):
+    with mounted(repo, branch="main") as mount:
+        array = zarr.open_array(mount / "surface/t2m", mode="r+")
+        array[2:] = 5
+        (mount / "surface/wind/u/c/0/0").unlink()
+        text = icefs("diff", mount.path, "--map")
+        assert text.endswith("\n/surface/t2m\n  ·\n  ~\n\n/surface/wind/u\n  -\n  ·\n")
+        assert "·" not in icefs("diff", mount.path)
+        assert "·" not in icefs("diff", mount.path, "--no-map")
