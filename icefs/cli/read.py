@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from icefs.cli.options import allow_virtual_option, json_option, print_json, print_rows
+from icefs.cli.options import allow_virtual_option, json_option, print_json, print_rows, say
 from icefs.cli.repos import locate, open_version
 from icefs.engine.session import Session
 from icefs.errors import ChunkNotFoundError, InvalidInputError, NodeNotFoundError
@@ -29,6 +29,7 @@ _NO_NODE = {
     "chunk_shape": None,
     "dtype": None,
     "dimension_names": None,
+    "problem": None,
 }
 
 ref_option = click.option("--ref", help="The version, where REPO@REF cannot say it.")
@@ -74,8 +75,8 @@ def ls(repo: str | None, key: str, ref: str | None, is_long: bool, recursive: bo
         for row in rows:
             click.echo(quoted(row[-1]))
     for entry in described:
-        if "problem" in entry:
-            click.echo(f"icefs: {quoted(entry['path'])}: {entry['problem']}; see it with 'icefs cat'", err=True)
+        if entry["problem"] is not None:
+            say(f"icefs: {quoted(entry['path'])}: {entry['problem']}; see it with 'icefs cat'", err=True)
 
 
 @click.command()
@@ -121,7 +122,7 @@ def describe_node(node: NodeSnapshot) -> dict[str, Any]:
     grid = told.get("chunk_grid")
     configuration = grid.get("configuration") if isinstance(grid, dict) else None
     chunks = configuration if isinstance(configuration, dict) else {}
-    described = {
+    return {
         "path": node.path.lstrip("/"),
         "type": str(node.node_type),
         "id": str(node.id),
@@ -129,8 +130,8 @@ def describe_node(node: NodeSnapshot) -> dict[str, Any]:
         "chunk_shape": _list(chunks.get("chunk_shape", chunks.get("chunk_shapes"))),
         "dtype": told.get("data_type"),
         "dimension_names": _list(told.get("dimension_names")),
+        "problem": None if metadata is not None else "its zarr.json is no JSON object",
     }
-    return described if metadata is not None else described | {"problem": "its zarr.json is no JSON object"}
 
 
 def _list(value: Any) -> list[Any] | None:

@@ -27,7 +27,9 @@ from tests.support.fixture_files import FIXTURES
 def export(repo, snapshot_id, target, **options):
     session = repo.session_at(repo.resolve_ref(snapshot_id))
     times = KeyTimes(Lineages(repo), session.snapshot_id, session.snapshot.flushed_at)
-    return export_session(session, times, ExportRequest(str(target), state_dir=Path(target).parent / "state", **options))
+    return export_session(
+        session, times, ExportRequest(str(target), state_dir=Path(target).parent / "state", **options)
+    )
 
 
 def files(root):
