@@ -5,6 +5,7 @@ conditional request. A file that cannot be read or decoded raises for that file 
 time: nothing remembers an error.
 """
 
+import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
@@ -23,6 +24,8 @@ from icefs.format.transaction_log import TransactionLog, parse_transaction_log
 from icefs.storage.base import Done, Storage, Version
 from icefs.storage.cache_entry import CachedFile
 from icefs.storage.disk_cache import CacheView, DiskCache
+
+_log = logging.getLogger(__name__)
 
 _MAX_WORKERS: Final = 32
 # Fifteen million references, the official default, are most of a gigabyte. Four million are what one big array has.
@@ -125,7 +128,7 @@ class AssetManager:
         return parse_repo_info(self._read(key), name=key)
 
     def fetch_snapshot(self, snapshot_id: SnapshotId) -> Snapshot:
-        """Returns a snapshot.
+        """Returns a snapshot; a warning is logged of one that has several nodes at a path.
 
         Raises:
             ObjectNotFoundError: there is no such file.
@@ -138,6 +141,8 @@ class AssetManager:
                 snapshot = parse_snapshot(self._read(key), name=key)
             else:
                 snapshot = self._load_immutable(key, parse_snapshot)
+            for path in snapshot.shadowed:
+                _log.warning("%s has several nodes at %s; the newest is read", key, path)
             return snapshot, len(snapshot) + _SNAPSHOT_NODES
 
         return self.snapshots.get(snapshot_id, load)

@@ -342,6 +342,13 @@ class _Check:
             self._found("malformed", key, f"was written at another time than {REPO_INFO} says")
         if list(snapshot.paths) != sorted(snapshot.paths, key=lambda path: path.encode(errors="surrogatepass")):
             self._found("order", key, "its nodes are not sorted by path; official readers will not find some")
+        for path in snapshot.shadowed:
+            self._found(
+                "malformed",
+                key,
+                f"has several nodes at {path}, of which the newest is read; the next commit to its branch keeps only "
+                "that one, and 'icefs branch reset' goes back to the commit before",
+            )
         manifests = dict(snapshot.manifest_files)
         if list(manifests) != sorted(manifests):
             self._found("order", key, "its manifest files are not sorted by id")

@@ -22,7 +22,8 @@ Source: spec 2.1 "Snapshot Files"; format notes §7.8; upstream icechunk-format/
 """
 
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -93,13 +94,15 @@ class Snapshot:
         message: The commit message.
         spec_version: Of the file, from its header; it may be 1 in a repository of version 2.
         manifest_files: The manifests that its arrays refer to.
-        paths: The nodes' paths, in the file's order.
+        paths: The nodes' paths, in the file's order, each once.
+        shadowed: Paths at which the file has several nodes. The last of them counts, which is the newest: writers sort
+            the nodes that were there before their own ones, by a sort that keeps the order of equals (Divergence 80).
         extra: Reserved by the format; kept.
     """
 
     __slots__ = (
-        "_body", "_metadata", "_name", "_node_rows", "_nodes", "_rows", "extra", "flushed_at", "id",
-        "manifest_files", "message", "parent_id", "paths", "spec_version",
+        "_all_paths", "_body", "_metadata", "_name", "_node_rows", "_nodes", "_rows", "extra", "flushed_at",
+        "id", "manifest_files", "message", "parent_id", "paths", "shadowed", "spec_version",
     )  # fmt: skip
 
     def __init__(self, buffer: FlatBuffer, spec_version: int) -> None:
@@ -117,11 +120,14 @@ class Snapshot:
         extra = root.byte_vector(8)
         self.extra = None if extra is None else bytes(extra)
         self._nodes = buffer.require(root.tables(2), "nodes")
-        self.paths: Sequence[str] = tuple(_node_paths(buffer, self._nodes))
-        self._rows = {path: row for row, path in enumerate(self.paths)}
+        paths = tuple(_node_paths(buffer, self._nodes))
+        self._rows = {path: row for row, path in enumerate(paths)}
         self._node_rows: dict[NodeId, int] | None = None
-        if len(self._rows) < len(self.paths):
-            raise buffer.error("two of its nodes have the same path")
+        self._all_paths = self.paths = paths
+        self.shadowed: tuple[str, ...] = ()
+        if len(self._rows) < len(paths):
+            self.paths = tuple(self._rows)
+            self.shadowed = tuple(path for path, count in Counter(paths).items() if count > 1)
 
     @property
     def metadata(self) -> dict[str, Any]:
@@ -155,7 +161,8 @@ class Snapshot:
             ids, _ = self._nodes.structs(0, 8)
             raw = ids.tobytes()
             # Two threads may both do this; either result is right.
-            rows = self._node_rows = {NodeId(raw[at : at + 8]): at // 8 for at in range(0, len(raw), 8)}
+            found = self._rows.values()
+            rows = self._node_rows = {NodeId(raw[8 * row : 8 * row + 8]): row for row in found}
         row = rows.get(node_id)
         return None if row is None else self._node(row, self._fresh_buffer())
 
@@ -166,7 +173,7 @@ class Snapshot:
             FormatError: a node is malformed.
         """
         buffer = self._fresh_buffer()
-        return (self._node(row, buffer) for row in range(len(self.paths)))
+        return (self._node(row, buffer) for row in self._rows.values())
 
     def _fresh_buffer(self) -> FlatBuffer:
         # An allowance for each pass: what one look-up copies does not count for the next.
@@ -174,7 +181,7 @@ class Snapshot:
 
     def _node(self, row: int, buffer: FlatBuffer) -> NodeSnapshot:
         table = Table(buffer, int(self._nodes.positions[row]))
-        path = self.paths[row]
+        path = self._all_paths[row]
         code, data = table.union(3, 4)
         if data is None or code not in (ARRAY, GROUP):
             raise buffer.error(f"the node {path} is neither group nor array, but of type {code}")

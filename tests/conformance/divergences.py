@@ -301,6 +301,11 @@ DIVERGENCES: dict[int, Divergence] = {
         "refuses it when it is set, and the chunk when it is read",
         "other bytes than those of the object that was named would be the chunk; percent-encoding works in both",
     ),
+    80: Divergence(
+        "writes a snapshot with two nodes at one path when two sessions replace a node, and then reads the older one",
+        "reads the newer one, and its next commit keeps that alone",
+        "it is the one that the newest commit made",
+    ),
     79: Divergence(
         "reads virtual chunks on S3 whose keys have `.` or `..` segments",
         "refuses such locations when they are set, and their chunks when they are read",

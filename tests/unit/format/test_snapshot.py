@@ -270,9 +270,18 @@ def test_a_path_that_is_no_utf8() -> None:
 
 def test_two_nodes_of_one_path_in_a_file() -> None:
     parts = Parts()
-    table = parts.builder.table(NODE, [parts.node.get(slot) for slot in range(6)])
-    parts.root[2] = parts.builder.offsets([table, table])
-    refused(parts, "same path")
+    tables = []
+    for number in (1, 2):
+        parts.node[0] = bytes(node_id(number))
+        parts.node[2] = parts.builder.byte_vector(b"%d" % number)
+        tables.append(parts.builder.table(NODE, [parts.node.get(slot) for slot in range(6)]))
+    parts.root[2] = parts.builder.offsets(tables)
+    snapshot = parts.parse()
+    assert (snapshot.shadowed, len(snapshot), len(snapshot.paths)) == (snapshot.paths, 1, 1)
+    [node] = snapshot.nodes()
+    assert (node.id, node.user_data) == (node_id(2), b"2")
+    assert snapshot.node(node.path) == snapshot.node_by_id(node.id) == node
+    assert snapshot.node_by_id(node_id(1)) is None
 
 
 def test_nodes_in_any_order_are_found() -> None:
