@@ -225,6 +225,8 @@ def check_repository(location: str) -> Iterator[Finding]:
             yield from examine("clock", lambda: _check_clock(parsed.scheme, parsed.root, parsed.options))
         if is_there:
             yield from examine("repository", lambda: _check_readable(storage))
+        if is_there and storage.capabilities.must_be_tried:
+            yield from examine("conditional writes", lambda: _check_conditions(storage))
     finally:
         storage.close()
 
@@ -341,6 +343,24 @@ def _endpoint_of(options: object) -> str:
     endpoint = given.get("endpoint_url") or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     region = given.get("region") or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
     return str(endpoint or f"https://s3.{region}.amazonaws.com")
+
+
+def _check_conditions(storage: Storage) -> Iterator[Finding]:
+    """Tries whether the store keeps the conditions of writes, without which commits are lost."""
+    from icefs.engine.store_probe import ignored_conditions
+
+    check = "conditional writes"
+    try:
+        ignored = ignored_conditions(storage)
+    except AccessDeniedError as error:
+        yield Finding(check, WARNING, f"nothing can be written: {error.message}", "mount it with --read-only")
+        return
+    if ignored:
+        text = f"{redact(storage.url)} ignores {' and '.join(ignored)}: of two commits at once one is lost"
+        todo = "use a store that keeps them, look for a proxy that drops them, or let one program write at a time"
+        yield Finding(check, PROBLEM, text, todo)
+    else:
+        yield Finding(check, OK, "the store refuses a write over another version")
 
 
 def _check_readable(storage: Storage) -> Iterator[Finding]:

@@ -45,3 +45,8 @@ def refresh(path: str, as_json: bool) -> None:
             lines += [f"{kind} {quoted(name)}: {verb}" for name in changes.get(f"{what}_{plural}", ())]
     for line in lines or ["nothing new"]:
         say(line)
+    for name, old in changes.get("left_behind", {}).items():
+        say(
+            f"warning: snapshot {old}, which was the tip of branch {quoted(name)}, is not in its history any more: the"
+            " branch was amended or reset, or the store lost the commit; 'icefs doctor' tries what the store can do"
+        )

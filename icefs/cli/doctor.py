@@ -27,8 +27,9 @@ def doctor(place: str | None, state_dir: str | None, cache_dir: str | None, as_j
     """Find out why something does not work.
 
     Looks at FUSE, permissions, versions, mounts whose daemon is dead, the places where changes and cached chunks are
-    kept, and, given a repository or a path in a mount, at the store: endpoint, credentials, latency, clock, locks (with
-    a file of its own for a moment). Each line is ok, or says what to do. The exit code is 0 unless there is a problem.
+    kept, and, given a repository or a path in a mount, at the store: endpoint, credentials, latency, clock, locks and
+    conditional writes (with a file or an object of its own for a moment). Each line is ok, or says what to do. The exit
+    code is 0 unless there is a problem.
     """
     directories = None if state_dir is None else Path(state_dir), None if cache_dir is None else Path(cache_dir)
     findings: list[Finding] = []

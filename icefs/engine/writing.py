@@ -11,10 +11,18 @@ from icefs.engine.assets import AssetManager
 from icefs.engine.expiration import ExpirationRequest, Expired, expire
 from icefs.engine.garbage import GarbageSummary, Progress, collect_garbage
 from icefs.engine.repository import Repository
+from icefs.engine.store_probe import ignored_conditions, is_probe
 from icefs.engine.turns import Turns
 from icefs.engine.virtual import Authorizations
 from icefs.engine.writable import WritableSession
-from icefs.errors import ConflictError, InvalidInputError, ObjectNotFoundError, PreconditionFailedError, ReadOnlyError
+from icefs.errors import (
+    ConflictError,
+    InvalidInputError,
+    ObjectNotFoundError,
+    PreconditionFailedError,
+    ReadOnlyError,
+    UnsupportedError,
+)
 from icefs.format import repo_info_update as edits
 from icefs.format.config import RepositoryConfig
 from icefs.format.config_codec import encode_config, encode_config_yaml
@@ -81,6 +89,7 @@ class WritableRepository(Repository):
         *,
         spec_version: int | None = None,
         check_clean_root: bool = True,
+        check_conditions: bool = True,
         clock: Clock = system_clock,
     ) -> Self:
         """Makes a repository with the branch `main` and no nodes.
@@ -90,25 +99,26 @@ class WritableRepository(Repository):
             config: Persisted, if it is not the default.
             authorize_virtual_chunk_access: As for `open`.
             spec_version: 1 or 2 (the default).
-            check_clean_root: Refuse a location that holds anything.
+            check_clean_root: Refuse a location that holds anything but what an interrupted `create` left.
+            check_conditions: Refuse a store that ignores the conditions of writes; so does not a configuration in which
+                `storage.unsafe_use_conditional_update` is false.
             clock: Where to read the time.
 
         Raises:
             InvalidInputError: something is there already (kind `parent-directory-not-clean`).
+            UnsupportedError: the store ignores conditions, so that of two writers one would lose its commits.
             ConflictError: somebody else made one at the same moment (kind `repo-info-updated`).
         """
         version = 2 if spec_version is None else spec_version
         if version not in (1, 2):
             raise InvalidInputError(f"there is no spec version {version}", hint="choose 1 or 2")
-        if check_clean_root and next(iter(storage.list_dir()), None) is not None:
-            raise InvalidInputError(
-                f"{storage.url} is not empty",
-                kind="parent-directory-not-clean",
-                hint="choose another location, or open the repository that is there",
-            )
-        if not check_clean_root and cls.exists(storage):
+        if check_clean_root:
+            _check_clean(storage)
+        elif cls.exists(storage):
             # Found out before the first snapshot's file, which has the same name in all repositories, is replaced.
             raise _made_already(storage)
+        if check_conditions and not _does_without_conditions(config):
+            _check_conditions(storage)
         now = clock()
         _write_first_snapshot(storage, version, now)
         storage.sync()
@@ -116,7 +126,7 @@ class WritableRepository(Repository):
         try:
             if version == 1:
                 if settings is not None:
-                    _create(storage, CONFIG_V1, encode_config_yaml(settings))
+                    _create_config_v1(storage, encode_config_yaml(settings))
                 _create(storage, branch_key(MAIN_BRANCH), encode_ref(INITIAL_SNAPSHOT_ID))
             else:
                 first = SnapshotInfo(INITIAL_SNAPSHOT_ID, None, now, _FIRST_MESSAGE, _FIRST_METADATA, ())
@@ -124,7 +134,9 @@ class WritableRepository(Repository):
                 info = edits.initial_repo_info(first, now=now, config=encoded)
                 _create(storage, REPO_INFO, encode_repo_info(info))
         except PreconditionFailedError as error:
-            raise _made_already(storage) from error
+            if cls.exists(storage):
+                raise _made_already(storage) from error
+            raise
         opened = cls.open(storage, config, authorize_virtual_chunk_access)
         opened.clock = clock
         return opened
@@ -357,6 +369,54 @@ class WritableRepository(Repository):
                 kind="config-updated",
                 hint="look at theirs, then save again",
             ) from error
+
+
+def _check_clean(storage: Storage) -> None:
+    """Refuses a location that holds anything but what an interrupted creation left.
+
+    Raises:
+        InvalidInputError: it does (kind `parent-directory-not-clean`).
+    """
+    if next(iter(storage.list_dir()), None) is None:
+        return
+    first = snapshot_key(INITIAL_SNAPSHOT_ID), transaction_log_key(INITIAL_SNAPSHOT_ID), CONFIG_V1
+    is_made = Repository.exists(storage)
+    others = (info for info in storage.list_objects() if info.key not in first and not is_probe(info))
+    if is_made or next(others, None) is not None:
+        raise InvalidInputError(
+            f"{storage.url} is not empty",
+            kind="parent-directory-not-clean",
+            hint="choose another location, or open the repository that is there"
+            if is_made
+            else "choose another location",
+        )
+
+
+def _does_without_conditions(config: RepositoryConfig | None) -> bool:
+    """Tells whether a configuration says itself that there are no conditional writes."""
+    settings = None if config is None else config.storage
+    return settings is not None and settings.unsafe_use_conditional_update is False
+
+
+def _check_conditions(storage: Storage) -> None:
+    """Refuses a store that ignores the conditions of writes; raises UnsupportedError."""
+    ignored = ignored_conditions(storage)
+    if ignored:
+        raise UnsupportedError(
+            f"{storage.url} ignores {' and '.join(ignored)}: of two commits at once one would be lost",
+            hint="use a store that keeps conditional writes, or look for a proxy that drops the conditions; where there"
+            " is never a second writer: icefs init --single-writer",
+        )
+
+
+def _create_config_v1(storage: Storage, data: bytes) -> None:
+    """Writes the configuration of a new repository, perhaps over that of an interrupted creation."""
+    try:
+        _create(storage, CONFIG_V1, data)
+    except PreconditionFailedError:
+        if Repository.exists(storage):
+            raise
+        storage.put(CONFIG_V1, data, if_match=storage.head(CONFIG_V1).version)
 
 
 def _made_already(storage: Storage) -> ConflictError:

@@ -173,12 +173,14 @@ class Capabilities:
         local_files: Whether `local_opener` opens objects as files.
         concurrency: How many requests are worth having in flight.
         is_writable: Whether it stores anything at all.
+        must_be_tried: Whether the conditions of writes are kept by a service, and not all such services do.
     """
 
     conditional_update: bool
     local_files: bool
     concurrency: int
     is_writable: bool = True
+    must_be_tried: bool = False
 
 
 class Storage(ABC):

@@ -85,10 +85,11 @@ class S3Storage(Storage):
         new_write_id: Callable[[], str] = lambda: uuid.uuid4().hex,
     ) -> None:
         self.bucket = bucket
-        self.prefix = prefix.strip("/")
+        # A slash at its beginning is part of the names, as for the official library.
+        self.prefix = prefix.rstrip("/")
         self.options = options if options is not None else S3Options()
         self.capabilities = Capabilities(
-            conditional_update=True, local_files=False, concurrency=self.options.concurrency
+            conditional_update=True, local_files=False, concurrency=self.options.concurrency, must_be_tried=True
         )
         self._base = f"{self.prefix}/" if self.prefix else ""
         self._clients = ClientHolder(self.options)

@@ -84,7 +84,7 @@ class Location:
     Attributes:
         scheme: `file`, `s3`, `memory` or `http` (also for https).
         root: The absolute path; the bucket; the name; the URL without its query.
-        prefix: What follows the bucket, without slashes around it; empty for the others.
+        prefix: What follows the bucket and its slash, without slashes at its end; empty for the others.
         options: The query, parsed.
     """
 
@@ -128,7 +128,7 @@ def parse_location(url: str) -> Location:
         return Location(kind, os.path.abspath("/" + unquote(path)), "", options)
     if not host or "@" in host:
         raise InvalidInputError(f"{redact(url)} is not s3://BUCKET/PREFIX")
-    return Location(kind, host, path.strip("/"), options)
+    return Location(kind, host, path.rstrip("/"), options)
 
 
 def _parse_query(kind: str, query: str) -> dict[str, Any]:

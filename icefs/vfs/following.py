@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, Final
 
 import trio
@@ -21,6 +22,7 @@ from icefs.vfs.trees import SessionTree
 
 logger = logging.getLogger(__name__)
 
+_MAX_WALKED: Final = 1000
 _SHOWN: Final = 20
 
 
@@ -83,7 +85,8 @@ class Follower:
             self.refreshed_at = time.time()
             old, self.refs = self.refs, refs
             changed = _compare(old, refs)
-            moved = {}
+            moved: dict[str, list[str]] = {}
+            left_behind: dict[str, str] = {}
             if self._root is not None:
                 await self._update_root(self._root, refs, changed)
             self._forget_retired()
@@ -95,12 +98,23 @@ class Follower:
                     before = tree.snapshot_id
                     if await self._move(tree, tip):
                         moved[tree.name] = [str(before), str(tip)]
+                        if await self._threads.run(partial(_is_left_behind, self._repository, before, tip)):
+                            left_behind[tree.name] = str(before)
+                            self._warn_of_left_behind(tree, before, tip)
                 tree.tip = tip
                 tree.tidy(self._open_inos())
                 if tip is None and tree is self._single:
                     tree.problem = f"branch {tree.name} was deleted"
             await self._notifier.drain()
-            return {**changed, "moved": moved}
+            return {**changed, "moved": moved, "left_behind": left_behind}
+
+    def _warn_of_left_behind(self, tree: BranchTree, before: SnapshotId, tip: SnapshotId) -> None:
+        logger.warning(
+            "%s: snapshot %s, which was the tip of branch %s, is not in the history of the new tip %s: the branch was"
+            " amended or reset, or the store lost the commit ('icefs doctor' tries whether it keeps conditional writes)",
+            *(tree.label or "the mount", before, tree.name, tip),
+            extra={"branch": tree.name},
+        )
 
     async def _find_out(self, tree: BranchTree) -> None:
         """Lets a tree ask again for the outcome of a commit."""
@@ -188,6 +202,20 @@ class Follower:
 def _named(directory: int, name: str) -> list[Entry]:
     text = encode_ref(name)
     return [] if text is None else [(directory, text.encode())]
+
+
+def _is_left_behind(repository: Repository, before: SnapshotId, tip: SnapshotId) -> bool:
+    """Tells whether a branch's former tip is not in the history of the new one, as far as that is quick to find out."""
+    seen = 0
+    try:
+        for info in repository.ancestry_as_seen(tip):
+            seen += 1
+            if info.id == before or seen > _MAX_WALKED:
+                return False
+    except IcefsError as error:
+        logger.debug("cannot tell whether %s comes after %s: %s", tip, before, error)
+        return False
+    return True
 
 
 def _compare(old: Refs, new: Refs) -> dict[str, list[str]]:

@@ -3,10 +3,13 @@
 import icechunk as ic
 import pytest
 
+from icefs.engine.repository import Repository
 from icefs.errors import ObjectNotFoundError, PreconditionFailedError
 from icefs.storage.local import LocalStorage
 from icefs.storage.local_lock import LOCK_NAME
-from icefs.storage.s3 import S3Storage
+from icefs.storage.s3 import S3Credentials, S3Options, S3Storage
+from icefs.storage.url import open_storage
+from tests.support.bent_store import BentStore
 from tests.support.s3_server import ADMIN
 
 ic.set_logs_filter("off")
@@ -90,3 +93,23 @@ def test_one_bucket_under_both(s3_server):
     repository.create_branch("again", repository.lookup_branch("main"))
     assert set(ic.Repository.open(theirs).list_branches()) == {"main", "again"}
     storage.close()
+
+
+@pytest.mark.parametrize("prefix", ["/lead", "//lead", "lead/", "/lead//x/", "a//b"])
+def test_prefixes_mean_the_same_place(prefix):
+    with BentStore() as store:
+        there = {"endpoint_url": store.url, "region": "us-east-1"}
+        keys = {"access_key_id": "id", "secret_access_key": "secret"}
+        theirs = ic.s3_storage(bucket="bucket", prefix=prefix, allow_http=True, force_path_style=True, **there, **keys)
+        ic.Repository.create(theirs)
+        made = set(store.objects)
+        for ours in (
+            S3Storage("bucket", prefix, S3Options(credentials=S3Credentials(*keys.values()), **there)),
+            open_storage(f"s3://bucket/{prefix}", **there, **keys),
+        ):
+            assert Repository.exists(ours)
+            assert open_storage(ours.url, **keys).url == ours.url
+            ours.put("chunks/x", b"")
+            [repo] = [key for key in made if key.endswith("/repo")]
+            assert set(store.objects) - made == {repo.removesuffix("repo") + "chunks/x"}
+            ours.close()

@@ -102,7 +102,6 @@ class FaultProxy:
         self._lock = threading.Lock()
         self.delay_s = delay_s
         self.weakens_tags = False
-        self.drops_conditions = False
         self.requests: list[Request] = []
         self.is_closed = False
         self.held: list[tuple[Request, bytes]] = []
@@ -182,8 +181,7 @@ class FaultProxy:
         with contextlib.closing(connection):
             connection.putrequest(request.method, request.path, skip_host=True, skip_accept_encoding=True)
             for name, value in request.headers.items():
-                is_dropped = self.drops_conditions and name.lower() in _CONDITIONS
-                if name.lower() != "expect" and not is_dropped:
+                if name.lower() != "expect":
                     connection.putheader(name, value)
             connection.endheaders(body or None)
             response = connection.getresponse()

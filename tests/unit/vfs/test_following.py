@@ -32,6 +32,7 @@ async def test_refs_come_and_go():
             "new_tags": ["newer"],
             "deleted_tags": ["old"],
             "moved": {},
+            "left_behind": {},
         }
         assert set(driver.notifier.entries) == {
             (directories["branches"].ino, b"dev%2Fx"),
@@ -46,6 +47,27 @@ async def test_refs_come_and_go():
         for gone in (dev, old):
             with pytest.raises(StaleError):
                 await driver.fs.lookup(gone.ino, "zarr.json")
+
+
+@pytest.mark.parametrize("spec_version", [1, 2])
+async def test_a_tip_that_is_not_in_the_new_history_is_named(spec_version, caplog):
+    """As where a store ignores conditions, and another writer's commit takes the place of this one's."""
+    builder = RepoBuilder(spec_version=spec_version)
+    first = builder.commit([group("/", 1)])
+    ours = builder.commit([group("/", 1), group("/ours", 2)])
+    async with mounted(builder.publish()) as driver:
+        await driver.walk("branches/main/ours")
+        later = builder.commit([group("/", 1), group("/ours", 2), group("/x", 4)])
+        builder.publish()
+        told = await driver.fs.refresh()
+        assert (told["moved"], told["left_behind"]) == ({"main": [str(ours), str(later)]}, {})
+        assert "not in the history" not in caplog.text
+        theirs = builder.commit([group("/", 1), group("/theirs", 3)], parent=first)
+        builder.publish()
+        told = await driver.fs.refresh()
+        assert told["left_behind"] == {"main": str(later)}
+        assert f"snapshot {later}, which was the tip of branch main, is not in the history" in caplog.text
+        assert str(theirs) in caplog.text
 
 
 async def test_nothing_happens_where_nothing_changed():
