@@ -73,6 +73,8 @@ def end_changes(place: Path, info: dict[str, Any], message: str | None, *, disca
         return outcome
     is_asked = message is not None or discarding
     for branch in _uncommitted(Mounted(place, place, info), must_know=is_asked):
+        if not branch.get("has_changes", True):  # a daemon from before an update does not tell
+            continue
         name, tree = branch["name"], Mounted(place, place / branch["path"], info)
         if message is not None:
             outcome.committed[name] = run_commit(tree, message=message)["snapshot"]

@@ -26,6 +26,7 @@ from icefs.fuse.daemon import run, spawn
 from icefs.fuse.options import FUSE_LIBRARIES, LOG_FORMATS, LOG_LEVELS, NATIVE, MountOptions
 from icefs.storage.url import redact
 from icefs.vfs.names import encode_ref
+from icefs.vfs.status_text import damage_texts
 from icefs.words import command, quoted
 
 
@@ -210,7 +211,10 @@ def _uncommitted(options: MountOptions) -> list[str]:
     except (IcefsError, OSError) as error:
         say(f"icefs: warning: the state of an earlier mount cannot be read: {error}", err=True)
         return []
-    return [branch["name"] for branch in answer["branches"]]
+    for branch in answer["branches"]:
+        for line in damage_texts(branch["damage"]):
+            say(f"icefs: warning: branch {quoted(branch['name'])}: {line}", err=True)
+    return [branch["name"] for branch in answer["branches"] if branch["has_changes"]]
 
 
 def _announce(options: MountOptions, pid: int, uncommitted: list[str], *, as_json: bool) -> None:

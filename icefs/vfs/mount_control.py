@@ -191,7 +191,7 @@ class MountControl:
         return operations
 
     async def uncommitted(self) -> list[dict[str, Any]]:
-        """Lists the branches with changes, also those that nobody has looked at since the mount began."""
+        """Lists the branches with changes or damage, also those that nobody has looked at since the mount began."""
         fs = self._fs
         if fs.root is not None:
             # Each branch's tree is made, which finds out whether a working tree was left for it.
@@ -204,11 +204,17 @@ class MountControl:
         for tree in self._branches():
             if isinstance(tree, WorkingTree):
                 await tree.look()
-                if _has_changes(tree):
-                    path = tree.label or "."
-                    uploads = None if tree.work is None else reports.background_facts(tree.work.uploads)
+                damage = None if tree.work is None else reports.damage_facts(tree.work)
+                if _has_changes(tree) or damage is not None:
                     found.append(
-                        {"name": tree.name, "path": path, "base": str(tree.snapshot_id), "background": uploads}
+                        {
+                            "name": tree.name,
+                            "path": tree.label or ".",
+                            "base": str(tree.snapshot_id),
+                            "background": None if tree.work is None else reports.background_facts(tree.work.uploads),
+                            "has_changes": _has_changes(tree),
+                            "damage": damage,
+                        }
                     )
         return sorted(found, key=lambda branch: branch["name"])
 

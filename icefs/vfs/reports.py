@@ -16,6 +16,7 @@ from icefs.vfs.staged_report import NOTHING_STAGED
 from icefs.vfs.status_text import status_lines, to_text
 from icefs.words import visible
 from icefs.worktree.background import BackgroundUploads
+from icefs.worktree.overlay import WorkTree
 
 MAX_LOG: Final = 100_000
 """Histories are told up to this many snapshots."""
@@ -69,6 +70,7 @@ def tree_status(repository: Repository, facts: Mapping[str, Any], snapshot_id: S
         "uploading": None,
         "background": None,
         "pending_commit": None,
+        "damage": None,
         "staged": NOTHING_STAGED,
         "untracked": [],
         "invalid": [],
@@ -79,6 +81,12 @@ def tree_status(repository: Repository, facts: Mapping[str, Any], snapshot_id: S
 def background_facts(uploads: BackgroundUploads | None) -> dict[str, Any] | None:
     """Describes background uploads in JSON; None where there are none."""
     return None if uploads is None else asdict(uploads.state)
+
+
+def damage_facts(work: WorkTree) -> dict[str, Any] | None:
+    """Describes what of a working tree is damaged in JSON; None where nothing is."""
+    damage = work.damage()
+    return damage.to_json() if damage else None
 
 
 def tree_diff(snapshot_id: SnapshotId) -> dict[str, Any]:

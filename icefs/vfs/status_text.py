@@ -58,6 +58,8 @@ def _where(status: Mapping[str, Any]) -> Iterator[Line]:
     message = (status["message"] or "").partition("\n")[0]
     about = ", ".join(text for text in (status["flushed_at"], message) if text)
     yield "plain", f"Base snapshot {status['snapshot']}" + (f" ({about})" if about else "")
+    for line in damage_texts(status.get("damage")):
+        yield "notice", line
     if status.get("problem"):
         yield "notice", f"Not following the tip: {status['problem']}"
     elif status.get("tip_moved"):
@@ -78,6 +80,25 @@ def _where(status: Mapping[str, Any]) -> Iterator[Line]:
         )
         if background["error"]:
             yield "notice", f"The last upload failed: {background['error']}"
+
+
+def damage_texts(damage: Mapping[str, Any] | None) -> Iterator[str]:
+    """Yields what is said of the damage of a working tree: what happened, to which paths, what to do."""
+    if damage is None:
+        return
+    yield from (f"Damage: {note}" for note in damage["notes"])
+    for key, what, todo in (
+        ("lost", "lost its bytes", "write it again, or remove it"),
+        ("cut", "has not the bytes that were written", "look at it, and write it again or remove it"),
+        ("changed", "was changed after it was last closed", "look at it before you commit"),
+    ):
+        paths = damage[key]
+        yield from (f"Damage: {quoted(path)} {what}; {todo}" for path in paths[:SHOWN])
+        if len(paths) > SHOWN:
+            yield f"Damage: … and {plural(len(paths) - SHOWN, 'more path')} of this kind; see status.json"
+    if damage["aside_files"]:
+        kept = f"{plural(damage['aside_files'], 'file')} ({size_text(damage['aside_bytes'])})"
+        yield f"Damage: {kept} of unknown names kept in {damage['aside']}; remove that directory if you do not need it"
 
 
 def progress_text(progress: Mapping[str, Any]) -> str:

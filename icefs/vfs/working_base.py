@@ -23,12 +23,12 @@ from icefs.vfs.lower import Guarded, TreeLower
 from icefs.vfs.numbers import CONTROL_SLOT
 from icefs.vfs.places import Place, TreeContext, open_session
 from icefs.vfs.threads import Fetches, Threads
-from icefs.worktree.journal import Journal
 from icefs.worktree.lower import Lower
 from icefs.worktree.nodes import Attr as NodeAttr
 from icefs.worktree.nodes import Perm, TreeEntry, Where
+from icefs.worktree.opening import open_database
 from icefs.worktree.overlay import TreeOptions, WorkTree
-from icefs.worktree.state import DATABASE_NAME, StateLock, remove_state, state_dir_for
+from icefs.worktree.state import StateLock, has_state, remove_state, state_dir_for
 from icefs.worktree.uploads import UploadOptions
 from icefs.worktree.versions import check_version
 from icefs.zarr.keys import METADATA_NAME, metadata_key, node_prefix
@@ -98,7 +98,7 @@ class WorkingBase(BranchTree):
         self.state_directory = settings.state_directory or state_dir_for(
             settings.state_root, redact(settings.repository.storage.url), self.name, settings.place
         )
-        self._has_state = (self.state_directory / DATABASE_NAME).exists()
+        self._has_state = has_state(self.state_directory)
         self._state_pending = self._has_state
 
     # The working tree's life.
@@ -173,7 +173,7 @@ class WorkingBase(BranchTree):
         """Opens the snapshot that the working tree on the disk stands on; in a worker thread."""
         check_version(self.state_directory)
         with StateLock(self.state_directory):  # SQLite would wait for whoever has it open, and not say who it is
-            journal = Journal(self.state_directory / DATABASE_NAME)
+            journal = open_database(self.state_directory).journal
             try:
                 base = journal.meta().get("base")
             finally:

@@ -150,6 +150,7 @@ class WorkingControl:
             status["uploading"] = progress_json(job.progress)
         if tree.work is not None:
             status["background"] = reports.background_facts(tree.work.uploads)
+            status["damage"] = reports.damage_facts(tree.work)
             report = self._report(tree.work)
             status["staged"] = report.summary
             status |= _left_out(report)

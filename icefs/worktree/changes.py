@@ -36,6 +36,7 @@ class TreeChange:
         mtime_ns: When the file's content changed; 0 for anything but a file.
         source: The lower path of what is shown here, if it is another one.
         is_lost: The file's bytes are gone.
+        is_cut: The file's bytes are not all there.
     """
 
     kind: ChangeKind
@@ -44,6 +45,7 @@ class TreeChange:
     mtime_ns: int = 0
     source: str | None = None
     is_lost: bool = False
+    is_cut: bool = False
 
 
 def list_changes(frozen: FrozenTree) -> Iterator[TreeChange]:
@@ -63,7 +65,9 @@ def _change(path: str, entry: FrozenEntry) -> TreeChange | None:
     if entry is WHITEOUT:
         return TreeChange(ChangeKind.WHITEOUT, path)
     if entry.lower_path is None:
-        return TreeChange(ChangeKind.WRITTEN, path, entry.size, entry.mtime_ns, is_lost=entry.is_lost)
+        return TreeChange(
+            ChangeKind.WRITTEN, path, entry.size, entry.mtime_ns, is_lost=entry.is_lost, is_cut=entry.is_cut
+        )
     if entry.is_natural:
         return TreeChange(ChangeKind.ATTRIBUTES, path, entry.size, entry.mtime_ns)
     return TreeChange(ChangeKind.REUSED, path, entry.size, entry.mtime_ns, source=entry.lower_path)

@@ -24,7 +24,7 @@ from icefs.errors import IcefsError, InvalidInputError, StorageError
 from icefs.worktree import lost
 from icefs.worktree.core import Change, TreeCore
 from icefs.worktree.lower import Lower
-from icefs.worktree.nodes import DIRTY, FROM_LOWER, LOST, FileNode, OpenState
+from icefs.worktree.nodes import DIRTY, DOUBTFUL, FROM_LOWER, LOST, FileNode, OpenState
 from icefs.worktree.spool import SpoolFile, disk_error
 from icefs.worktree.spool_ahead import SpoolAhead
 from icefs.worktree.write_behind import WriteBehind
@@ -224,6 +224,8 @@ class Content:
             if node.flags & LOST:
                 self._heal(node, size, MAX_SIZE_BYTES)
             node.size = size
+            if not size:
+                node.flags &= ~DOUBTFUL
             core.content_time(node)
             core.mark_behind(node)
         finally:
@@ -238,7 +240,7 @@ class Content:
         self._let_go(node)
         node.spool_id = 0
         node.size = 0
-        node.flags &= ~(FROM_LOWER | LOST)
+        node.flags &= ~(FROM_LOWER | DOUBTFUL)
         node.lost = ()
 
     def _let_go(self, node: FileNode) -> None:

@@ -30,10 +30,9 @@ from icefs.worktree.journal import Batch, Journal, NodeRow
 from icefs.worktree.kept import KeptAttrs
 from icefs.worktree.lower import Lower, LowerAttr, LowerFactory, join
 from icefs.worktree.nodes import (
-    ATTRS,
     DIRTY,
     FROM_LOWER,
-    LOST,
+    PERSISTENT,
     STORED,
     WHITEOUT,
     Attr,
@@ -53,7 +52,6 @@ if TYPE_CHECKING:
     from icefs.worktree.frozen import View
 
 ROOT_ID = 1
-_PERSISTENT_FLAGS = ATTRS | LOST
 
 
 class Lowered(NamedTuple):
@@ -106,6 +104,7 @@ class TreeCore:
         removed: Those files, by inode number; each counts as open once.
         revision: Counts what may change what the tree shows; the same number means the same tree.
         removals: Removes the spool files that nothing refers to.
+        doubtful: Files whose bytes were lost, cut or changed when the tree was opened; some may be healed since.
         on_closed: Is told of every file with bytes of its own that nobody has open any more; holds the lock.
     """
 
@@ -149,6 +148,7 @@ class TreeCore:
         self.keeps_removed = False
         self.removed: dict[int, FileNode] = {}
         self.revision = 0
+        self.doubtful: dict[FileNode, None] = {}
         self.on_closed: Callable[[FileNode], None] | None = None
         self._allocate = allocate
         self._perms: dict[Perm, Perm] = {}
@@ -433,7 +433,7 @@ class TreeCore:
         parent = node.parent
         perm = node.perm
         above = 0 if parent is None else parent.id
-        flags = node.flags & _PERSISTENT_FLAGS
+        flags = node.flags & PERSISTENT
         times = node.mtime_ns, node.ctime_ns, node.atime_ns
         if isinstance(node, DirNode):
             return NodeRow(node.id, above, node.name, 1, *perm, 0, *times, 0, 0, node.lower_path, flags)

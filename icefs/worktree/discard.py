@@ -182,3 +182,16 @@ def count_changes(core: TreeCore, limit: int) -> int:
                 if count >= limit:
                     return limit
     return count
+
+
+def count_entries(core: TreeCore) -> int:
+    """Counts the files, directories and whiteouts that a tree has. For one that nobody uses any more."""
+    return sum(len(node.entries) for node in core.by_ino.values() if isinstance(node, DirNode))
+
+
+def own_content(core: TreeCore) -> tuple[int, int]:
+    """Returns how many files have content of their own, and how many bytes that is."""
+    with core.lock:
+        nodes = list(core.by_ino.values())
+    sizes = [node.size for node in nodes if isinstance(node, FileNode) and node.parent and node.spool_id]
+    return len(sizes), sum(sizes)

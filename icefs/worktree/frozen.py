@@ -19,6 +19,7 @@ from icefs.errors import StorageError
 from icefs.worktree.core import Lowered, TreeCore
 from icefs.worktree.lower import Lower, join
 from icefs.worktree.nodes import (
+    CUT,
     FROM_LOWER,
     LOST,
     WHITEOUT,
@@ -99,6 +100,7 @@ class FrozenFile(NamedTuple):
         is_natural: Whether the bytes are those of the lower file at this very path, so nothing is to be committed.
         is_lost: Bytes of it are lost (see `lost`); it is not to be committed.
         is_alias: The node was seen under another path before (a hard link).
+        is_cut: The bytes were not all there when the tree was opened.
     """
 
     node: FileNode
@@ -112,6 +114,7 @@ class FrozenFile(NamedTuple):
     is_natural: bool
     is_lost: bool
     is_alias: bool
+    is_cut: bool = False
 
 
 class _Facts(NamedTuple):
@@ -230,7 +233,18 @@ class FrozenTree:
         is_natural = is_lower and parent.lower_path is not None and origin == join(parent.lower_path, name)
         # By position, as naming that many takes half of the time.
         return FrozenFile(
-            node, path, node.ino, size, mtime_ns, spool_id, spool_path, lower_path, is_natural, is_lost, is_alias
+            node,
+            path,
+            node.ino,
+            size,
+            mtime_ns,
+            spool_id,
+            spool_path,
+            lower_path,
+            is_natural,
+            is_lost,
+            is_alias,
+            bool(flags & CUT),
         )
 
     def keep_final(self, spool_ids: Iterable[int]) -> None:

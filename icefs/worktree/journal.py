@@ -4,7 +4,8 @@ Tables (`_SCHEMA` is the authority, `versions` tells how they came to be):
 
     meta         key → value: repository, branch, base, and while a commit is under way
                  `frozen` (the largest id of the frozen view) and `intent` (JSON: snapshot_id, base, left);
-                 `attempts` (JSON: the snapshots that were about to be published on this base)
+                 `attempts` (JSON: the snapshots that were about to be published on this base);
+                 `notes` (JSON: what is said of damage that was mended since it has this base)
     node         one row for each file and directory; (parent, name) is its first link; the root has parent 0
     link         (parent, name) → a node's further links, or 0 for a whiteout. A whiteout whose name a node's first
                  link has taken meanwhile may stay behind; the node wins.
@@ -21,6 +22,8 @@ SQLite restarts the file (after a checkpoint), it has synced the database before
 Opening and closing a second descriptor of the -wal file is safe: SQLite holds its locks on the database file.
 The exclusive locking mode keeps the WAL index in this process's memory and saves four system calls a transaction.
 
+Every change goes to the row log first (`row_log`), from which `opening` makes a damaged database again.
+
 Concurrency: the caller's lock serialises everything but `sync`.
 """
 
@@ -34,9 +37,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from icefs.errors import IcefsError, NoSpaceError, StorageError
+from icefs.errors import NoSpaceError, StorageError
 from icefs.worktree import versions
+from icefs.worktree.database_errors import DamagedDatabaseError, database_error
 from icefs.worktree.reserve import RESERVE_BYTES, RESERVE_NAME, Reserve
+from icefs.worktree.row_log import RowLog, Rows, all_record, batch_record, link_rows, records_of
 from icefs.worktree.spool import disk_error
 
 logger = logging.getLogger(__name__)
@@ -58,7 +63,7 @@ create table node (
     spool integer not null,         -- spool id of the bytes, 0 none
     stamp integer not null,         -- the spool file's st_mtime_ns when this was written, 0 if it was being written
     lower text,                     -- file: the lower path that has the bytes; directory: what shines through
-    flags integer not null,         -- Flag.ATTRS, Flag.LOST
+    flags integer not null,         -- Flag.ATTRS, LOST, CUT, CHANGED
     lost text                       -- which bytes of a LOST file are gone (`lost.to_text`); null: all
 );
 create table link (
@@ -82,6 +87,9 @@ _DELETE_NODE: Final = "delete from node where id = ?"
 _INSERT_LINK: Final = "insert or replace into link values (?, ?, ?)"
 _DELETE_LINK: Final = "delete from link where parent = ? and name = ?"
 _PURGE_LINKS: Final = "delete from link where parent = ?"
+_INSERT_FROZEN_NODE: Final = _INSERT_NODE.replace("into node", "into frozen_node")
+_INSERT_FROZEN_LINK: Final = "insert or replace into frozen_link values (?, ?, ?)"
+_NO_NODE: Final = (0, "", -1, 0, 0, 0, 0, 0, 0, 0, 0, 0, None, 0, None)
 _KEEP_NODE: Final = (
     "insert or ignore into frozen_node select * from node where id = ?"
     " union all select ?, 0, '', -1, 0, 0, 0, 0, 0, 0, 0, 0, 0, null, 0, null where not exists"
@@ -169,12 +177,16 @@ class Journal:
 
         Raises:
             UnsupportedSpecVersionError: a newer icefs wrote it.
-            StorageError: it cannot be opened, or is damaged.
+            DamagedDatabaseError: it is damaged.
+            SessionStateError: another process has it open.
+            StorageError: it cannot be opened.
         """
         self.path = path
         self._frozen_limit = 0
         self._kept: set[int] = set()
-        with _translated("opening the database"):
+        self._log = RowLog(path.parent, versions.STATE_VERSION)
+        self._log_generation = 0
+        with self._translated("opening the database"):
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=64)
             self._execute = self._db.execute
             try:
@@ -236,13 +248,22 @@ class Journal:
 
     def set_meta(self, **values: str | int | None) -> None:
         """Sets keys of `meta`; None removes one."""
-        self._in_reserve(lambda: self._write_meta(values))
+        self._logged(batch_record([], [], [], [], values), lambda: self._write_meta(values))
+
+    def _logged(self, record: list[Any], write: Callable[[], None]) -> None:
+        """Does one transaction, in the space that is kept back if there is no other, and in the row log first."""
+        self._log.append(record)
+        try:
+            self._in_reserve(write)
+        except BaseException:
+            self._log.undo()
+            raise
 
     def _in_reserve[T](self, write: Callable[[], T]) -> T:
         """Does one transaction, in the space that is kept back for it if there is no other."""
         while True:
             try:
-                with _translated("writing the database"), self._transaction():
+                with self._translated("writing the database"), self._transaction():
                     result = write()
                 break
             except NoSpaceError:
@@ -263,13 +284,13 @@ class Journal:
 
     def load(self) -> Loaded:
         """Reads all rows."""
-        with _translated("reading the database"):
+        with self._translated("reading the database"):
             nodes = [NodeRow(*row) for row in self._execute("select * from node order by id")]
             return Loaded(nodes, list(self._execute("select parent, name, node from link order by parent, name")))
 
     def load_frozen(self) -> Loaded:
         """Reads the rows as they were at the freeze."""
-        with _translated("reading the database"):
+        with self._translated("reading the database"):
             nodes = self._execute(
                 "select * from node where id <= ? and id not in (select id from frozen_node)"
                 " union all select * from frozen_node where kind >= 0 order by id",
@@ -292,6 +313,16 @@ class Journal:
             NoSpaceError: the disk is full; nothing was changed.
             StorageError: the database failed; nothing was changed.
         """
+        self._log.append(_record(batch))
+        try:
+            self._apply(batch)
+        except BaseException:
+            self._log.undo()
+            raise
+        if self._log.is_overgrown and not self._frozen_limit:
+            self._renew_log()
+
+    def _apply(self, batch: Batch) -> None:
         limit = self._frozen_limit
         is_needed = bool(batch.dead or batch.purged or batch.is_needed)
         if len(batch.nodes) + len(batch.dead) + len(batch.links) + len(batch.purged) == 1 and not limit:
@@ -300,7 +331,7 @@ class Journal:
                 self._write(batch)
             except sqlite3.Error as error:
                 if not is_needed:
-                    raise _database_error(error, "writing the database") from error
+                    raise database_error(error, self.path, "writing the database") from error
             else:
                 if is_needed and not self._reserve.is_full:
                     self._reserve.refill()
@@ -308,7 +339,7 @@ class Journal:
         if is_needed:
             kept = self._in_reserve(lambda: self._keep_and_write(batch, limit))
         else:
-            with _translated("writing the database"), self._transaction():
+            with self._translated("writing the database"), self._transaction():
                 kept = self._keep_and_write(batch, limit)
         self._kept.update(kept)
 
@@ -358,20 +389,28 @@ class Journal:
             self._execute("delete from frozen_link")
             self._write_meta({"frozen": limit, "intent": None})
 
-        self._in_reserve(write)
+        self._logged(_record(batch, frozen=limit, intent=None), write)
         self._frozen_limit = limit
         self._kept = set()
 
     def record_intent(self, intent: Intent) -> None:
         """Notes that the frozen tree is about to be published; survives power loss when this returns."""
-        attempts = json.dumps([*self.attempts(), intent.snapshot_id])
-        self._in_reserve(lambda: self._write_meta({"intent": json.dumps(intent._asdict()), "attempts": attempts}))
+        self.set_meta(intent=json.dumps(intent._asdict()), attempts=json.dumps([*self.attempts(), intent.snapshot_id]))
         self.sync()
 
     def attempts(self) -> list[str]:
         """Returns the snapshots that were about to be published since the tree has its base."""
         found: list[str] = json.loads(self.meta().get("attempts") or "[]")
         return found
+
+    def notes(self) -> list[str]:
+        """Returns what is to be said of damage since the tree has its base."""
+        found: list[str] = json.loads(self.meta().get("notes") or "[]")
+        return found
+
+    def add_note(self, note: str) -> None:
+        """Adds to what is to be said."""
+        self.set_meta(notes=json.dumps([*self.notes(), note]))
 
     def intent(self) -> Intent | None:
         """Returns the intent that was recorded and neither completed nor abandoned."""
@@ -398,7 +437,7 @@ class Journal:
             self._write(batch)
             self._forget_frozen()
 
-        self._in_reserve(write)
+        self._logged(_record(batch, frozen=None, intent=None), write)
         self._thawed()
 
     def thaw_unpublished(self) -> None:
@@ -412,6 +451,7 @@ class Journal:
         new base.
         """
         links = list(links)
+        changed = {"attempts": None, "notes": None, **meta} if "base" in meta else meta
 
         def write() -> None:
             self._execute("delete from node")
@@ -419,10 +459,72 @@ class Journal:
             self._db.executemany(_INSERT_NODE, nodes)
             self._db.executemany(_INSERT_LINK, links)
             self._forget_frozen()
-            self._write_meta({"attempts": None, **meta} if "base" in meta else meta)
+            self._write_meta(changed)
+
+        self._logged(all_record(nodes, links, {"frozen": None, "intent": None, **changed}), write)
+        self._thawed()
+        if self._log.is_lost or self._log.is_overgrown:
+            self._renew_log()
+
+    # The row log
+
+    def rows(self) -> Rows:
+        """Reads everything that the row log has, too."""
+        nodes, links = self.load()
+        with self._translated("reading the database"):
+            rows = Rows(self.meta(), {row.id: row for row in nodes}, _by_directory(links))
+        if self._frozen_limit:
+            nodes, links = self.load_frozen()
+            rows.frozen = {row.id: row for row in nodes}, _by_directory(links)
+        return rows
+
+    def begin_log(self, generation: int) -> None:
+        """Begins the row log, with the rows as they are; `generation` is larger than that of any log before."""
+        self._log_generation = generation
+        self._log.begin(records_of(self.rows()), generation)
+
+    def _renew_log(self) -> None:
+        """Begins the row log again, if there is to be one."""
+        if self._log_generation:
+            self.begin_log(self._log_generation + 1)
+
+    def check(self) -> None:
+        """Looks whether the database is whole, as far as SQLite can tell.
+
+        Raises:
+            DamagedDatabaseError: it is not.
+        """
+        with self._translated("checking the database"):
+            found = [str(row[0]) for row in self._execute("pragma quick_check(1)")]
+        if found != ["ok"]:
+            raise DamagedDatabaseError(f"the working tree's database is damaged: {found[0]}")
+
+    def restore(self, rows: Rows) -> None:
+        """Gives the database these rows in place of those that it has, in one transaction."""
+        limit = 0 if rows.frozen is None else int(rows.meta["frozen"])
+
+        def write() -> None:
+            for table in ("meta", "node", "link", "frozen_node", "frozen_link"):
+                self._execute(f"delete from {table}")
+            self._write_meta(rows.meta)
+            self._db.executemany(_INSERT_NODE, rows.nodes.values())
+            self._db.executemany(_INSERT_LINK, link_rows(rows.links))
+            if rows.frozen is not None:
+                nodes, links = rows.frozen
+                for node_id in {*nodes, *(node_id for node_id in rows.nodes if node_id <= limit)}:
+                    row = nodes.get(node_id)
+                    if row != rows.nodes.get(node_id):
+                        self._execute(_INSERT_FROZEN_NODE, (node_id, *_NO_NODE) if row is None else row)
+                for parent in {*links, *rows.links}:
+                    then, now = links.get(parent, {}), rows.links.get(parent, {})
+                    for name in {*then, *now}:
+                        if then.get(name) != now.get(name):
+                            self._execute(_INSERT_FROZEN_LINK, (parent, name, then.get(name)))
 
         self._in_reserve(write)
-        self._thawed()
+        self._frozen_limit, self._kept = limit, set()
+        if limit:
+            self._kept = {row[0] for row in self._execute("select id from frozen_node")}
 
     def _forget_frozen(self) -> None:
         self._execute("delete from frozen_node")
@@ -442,23 +544,30 @@ class Journal:
 
     def close(self) -> None:
         """Closes the database; the WAL is folded into it."""
+        is_closed = False
+        with contextlib.suppress(sqlite3.Error):  # what is wrong with it is found when it is opened again
+            is_closed = bool(self.meta().get("closed"))
         os.close(self._wal_fd)
-        with _translated("closing the database"):
-            self._db.close()
+        try:
+            with self._translated("closing the database"):
+                self._db.close()
+        finally:
+            self._log.close(is_closed=is_closed)
+
+    @contextlib.contextmanager
+    def _translated(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise database_error(error, self.path, what) from error
 
 
-@contextlib.contextmanager
-def _translated(what: str) -> Iterator[None]:
-    try:
-        yield
-    except sqlite3.Error as error:
-        raise _database_error(error, what) from error
+def _record(batch: Batch, **meta: str | int | None) -> list[Any]:
+    return batch_record(batch.nodes, batch.dead, batch.links, batch.purged, meta)
 
 
-def _database_error(error: sqlite3.Error, what: str) -> IcefsError:
-    if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
-        return NoSpaceError(
-            f"no space left on the disk of the working tree ({what})",
-            hint="free some space, or commit: what is committed leaves the working tree",
-        )
-    return StorageError(f"the working tree's database failed ({what}): {error}", kind="io")
+def _by_directory(links: Iterable[LinkRow]) -> dict[int, dict[str, int]]:
+    found: dict[int, dict[str, int]] = {}
+    for parent, name, node in links:
+        found.setdefault(parent, {})[name] = node
+    return found

@@ -29,7 +29,7 @@ type Entry = Node | Whiteout
 
 
 class Flag(IntFlag):
-    """The states of a node. `ATTRS` and `LOST` are kept in the database as they are."""
+    """The states of a node. `ATTRS`, `LOST`, `CUT` and `CHANGED` are kept in the database as they are."""
 
     FROM_LOWER = 1
     """The bytes are those of the lower file at `origin`."""
@@ -41,6 +41,12 @@ class Flag(IntFlag):
     """Mode, owner or times were set by somebody, so they are worth keeping."""
     LOST = 16
     """Bytes are gone: those in `FileNode.lost`, or all; see `lost`."""
+    CUT = 64
+    """The spool file had another size than the file when the tree was opened: no commit takes such bytes. Truncating
+    to nothing heals."""
+    CHANGED = 128
+    """The spool file was changed after the file's last close, as the opening of the tree found. Truncating to nothing
+    heals."""
 
 
 # IntFlag's operators cost a microsecond each; the hot paths use these.
@@ -49,6 +55,10 @@ STORED: Final = int(Flag.STORED)
 DIRTY: Final = int(Flag.DIRTY)
 ATTRS: Final = int(Flag.ATTRS)
 LOST: Final = int(Flag.LOST)
+CUT: Final = int(Flag.CUT)
+CHANGED: Final = int(Flag.CHANGED)
+DOUBTFUL: Final = LOST | CUT | CHANGED
+PERSISTENT: Final = ATTRS | DOUBTFUL
 
 
 class Perm(NamedTuple):

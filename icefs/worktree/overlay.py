@@ -35,7 +35,8 @@ from icefs.worktree.changes import TreeChange, list_changes
 from icefs.worktree.commits import Commits, Forgotten, OnSwitch
 from icefs.worktree.content import Content
 from icefs.worktree.core import ROOT_ID, Defaults, Lowered, TreeCore
-from icefs.worktree.discard import Discarded, count_changes, discard, has_changes
+from icefs.worktree.damage import Damage, DamageReport
+from icefs.worktree.discard import Discarded, count_changes, count_entries, discard, has_changes, own_content
 from icefs.worktree.files import Files
 from icefs.worktree.frozen import FrozenTree
 from icefs.worktree.invariants import check_invariants
@@ -43,12 +44,13 @@ from icefs.worktree.journal import Intent, Journal
 from icefs.worktree.lower import LowerFactory
 from icefs.worktree.namespace import DirView, Namespace
 from icefs.worktree.nodes import STORED, Attr, FileNode, Perm, TreeEntry, Where
+from icefs.worktree.opening import Opened, open_database
 from icefs.worktree.packing import UploadOptions
 from icefs.worktree.recovery import Loader, Recovery
 from icefs.worktree.removed import RemovedFiles
 from icefs.worktree.settle_result import SettleResult
 from icefs.worktree.spool import DiskIo, Spool
-from icefs.worktree.state import DATABASE_NAME, SPOOL_NAME, StateInfo, StateLock, make_directory, read_info, write_info
+from icefs.worktree.state import SPOOL_NAME, StateInfo, StateLock, check_owner, make_directory, read_info, write_info
 from icefs.worktree.upload_log import LOG_NAME, UploadLog
 from icefs.worktree.versions import check_version
 
@@ -121,19 +123,19 @@ class WorkTree:
         self._lock = StateLock(directory)
         self.uploads: BackgroundUploads | None = None
         try:
-            journal = options.open_journal(directory / DATABASE_NAME)
+            opened = open_database(directory, options.open_journal)
             try:
-                self._open(journal, options)
+                self._open(opened, options)
             except BaseException:
-                journal.close()
+                opened.journal.close()
                 raise
         except BaseException:
             self._lock.release()
             raise
 
-    def _open(self, journal: Journal, options: TreeOptions) -> None:
-        meta = journal.meta()
-        self._check_identity(meta.get("repository"), meta.get("branch"))
+    def _open(self, opened: Opened, options: TreeOptions) -> None:
+        journal, meta = opened.journal, opened.journal.meta()
+        check_owner(self.directory, meta, self.repository, self.branch)
         base = str(meta.get("base", options.base))
         lower = options.lower_for(base)
         root = lower.stat("")
@@ -157,30 +159,22 @@ class WorkTree:
         self.removed = RemovedFiles(core, self._content)
         self._commits = Commits(core, self._content)
         self.attempts = self._commits.attempts
-        if not meta:
-            journal.settle(
-                [core.row(core.root)], [], repository=self.repository, branch=self.branch, base=base, closed=0
-            )
+        is_new = "repository" not in meta
+        if is_new:
+            facts = {"repository": self.repository, "branch": self.branch, "base": base, "notes": meta.get("notes")}
+            journal.settle([core.row(core.root)], [], closed=0, **facts)
         loader = Loader(core)
-        self.recovery: Recovery = loader.load(was_closed=bool(meta.get("closed")))
-        self.recovery.is_new = not meta
+        was_closed = bool(meta.get("closed"))
+        self.recovery: Recovery = loader.load(was_closed=was_closed)
+        self.recovery.is_new = is_new
         loader.load_frozen(self._commits)
-        loader.sweep()
+        loader.sweep(opened, was_closed=was_closed)
         journal.set_meta(closed=0)
-        # The entries of this directory and of the spool's have to last before any fsync says that a file does.
+        # Their entries have to last before any fsync says that a file does.
         options.io.sync_dir(os.fspath(self.directory / SPOOL_NAME))
         options.io.sync_dir(os.fspath(self.directory))
-        if read_info(self.directory) is None or not meta:
-            self._write_info(-1)
-
-    def _check_identity(self, repository: object, branch: object) -> None:
-        if repository is not None and (repository, branch) != (self.repository, self.branch):
-            raise SessionStateError(
-                f"{self.directory} holds the working tree of branch {branch} of {repository}",
-                hint="give another --state-dir",
-                repository=repository,
-                branch=branch,
-            )
+        self._damage = DamageReport(self.directory, core)
+        self._write_info(self.recovery.entries)
 
     def _write_info(self, entries: int) -> None:
         place = self._place or getattr(read_info(self.directory), "place", "")
@@ -202,7 +196,7 @@ class WorkTree:
             self._write_all()
             core.journal.set_meta(closed=1)
             with contextlib.suppress(NoSpaceError):  # it is for people to read, and says less than the database
-                self._write_info(sum(1 for _ in core.journal.load().nodes) - 1)
+                self._write_info(count_entries(core))
         finally:
             with core.lock:
                 core.is_closed = True
@@ -286,13 +280,15 @@ class WorkTree:
         """Counts the names that lead elsewhere than in the base, up to a limit."""
         return count_changes(self._core, limit)
 
+    def damage(self) -> Damage:
+        """Tells what of the state directory was damaged when it was opened, and is not healed."""
+        return self._damage.now()
+
     def changes(self) -> Iterator[TreeChange]:
         """Yields what differs from the base: a directory before what is in it, names sorted."""
-        frozen = self.view()
-        try:
+        with contextlib.ExitStack() as undo:
+            undo.callback(self.release_view, frozen := self.view())
             yield from list_changes(frozen)
-        finally:
-            self.release_view(frozen)
 
     def knows(self, ino: int) -> bool:
         """Tells whether an inode number is (or was, before a commit) the tree's, and so may be used as a `Where`."""
@@ -563,11 +559,8 @@ class WorkTree:
         return frozen, intent
 
     def own_content(self) -> tuple[int, int]:
-        """Returns how many files have content of their own, and how many bytes that is."""
-        with self._core.lock:
-            nodes = list(self._core.by_ino.values())
-        sizes = [node.size for node in nodes if isinstance(node, FileNode) and node.parent and node.spool_id]
-        return len(sizes), sum(sizes)
+        """Returns how many files have content of their own, and their bytes."""
+        return own_content(self._core)
 
     @property
     def revision(self) -> int:

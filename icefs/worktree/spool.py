@@ -1,6 +1,7 @@
 """The bytes of a working tree: one spool file for each file that somebody wrote.
 
     <state>/spool/<id >> 12>/<id>          both in hexadecimal
+    <state>/spool.lost/<id>                found when the tree was opened, and named by no row (`recovery`)
 
 Ids count upwards and are never used twice, so a spool file's id also tells whether it existed when the tree was
 frozen. Directories of 4096 consecutive files keep the file system's work local: on ext4, spreading the same files
@@ -201,6 +202,7 @@ class Spool:
         self.io = io
         self._clock_ns = clock_ns
         self._base = os.fspath(directory)
+        self.lost_directory = f"{self._base}.lost"
         self._new_buckets: set[int] = set()
         self._tried = count()
         self._is_spread = io.spread(self._base)
@@ -321,6 +323,32 @@ class Spool:
             return os.stat(self.path(spool_id))
         except FileNotFoundError:
             return None
+
+    def set_aside(self, spool_id: int) -> None:
+        """Moves a file that nothing refers to out of the spool, where it is kept."""
+        try:
+            with contextlib.suppress(FileExistsError):
+                self.io.mkdir(self.lost_directory)
+            target, number = f"{self.lost_directory}/{spool_id:x}", 0
+            while os.path.lexists(target):
+                number += 1
+                target = f"{self.lost_directory}/{spool_id:x}.{number}"
+            self.io.rename(self.path(spool_id), target)
+        except OSError as error:
+            raise disk_error(error, f"moving a spool file to {self.lost_directory}") from error
+
+    def bring_back(self, spool_id: int) -> os.stat_result | None:
+        """Moves a file that was set aside back, because a row names it; returns what `stat` does then."""
+        aside = f"{self.lost_directory}/{spool_id:x}"
+        if not os.path.exists(aside):
+            return None
+        try:
+            with contextlib.suppress(FileExistsError):
+                self.io.mkdir(os.path.dirname(self.path(spool_id)))
+            self.io.rename(aside, self.path(spool_id))
+        except OSError as error:
+            raise disk_error(error, f"moving a spool file from {self.lost_directory}") from error
+        return self.stat(spool_id)
 
     def copy(self, source: SpoolFile, target: SpoolFile, size: int) -> None:
         """Fills a new spool file with the first `size` bytes of another one; shares blocks where possible.

@@ -146,9 +146,10 @@ class _Staging:
         data = {path: node.user_data for path, node in self._renames.nodes.items()}
         invalid = []
         for path, file in self._found.metadata.items():
-            if file.is_lost:
-                invalid.append(Invalid(metadata_key(path), lost.REASON))
-                self._staged.lost.append(metadata_key(path))
+            if file.is_lost or file.is_cut:
+                invalid.append(Invalid(metadata_key(path), _damage(file)))
+                if file.is_lost:
+                    self._staged.lost.append(metadata_key(path))
             else:
                 data[path] = self._frozen.read(file)
         self._staged.invalid += invalid
@@ -281,8 +282,8 @@ class _Staging:
             for position, count in zip(index, array.grid_shape, strict=True):
                 if position >= count:
                     reason = f"is outside of the grid {list(array.grid_shape)} of {array.path}"
-            if is_lost:
-                reason = lost.REASON
+            if isinstance(source, FrozenFile) and (is_lost or source.is_cut):
+                reason = _damage(source)
             if reason is None and not source_size(source):
                 reason = "is empty; no chunk of an Icechunk array is"
             if reason is None:
@@ -402,6 +403,11 @@ class _Staging:
             return metadata.node_type is NodeType.GROUP
         known = self._known(above)
         return known is not None and known.array is None
+
+
+def _damage(file: FrozenFile) -> str:
+    """Says what is wrong with a file of which bytes are missing."""
+    return lost.REASON if file.is_lost else "its bytes are not all there; write it again, or remove it"
 
 
 def _came_along(source: str, target: str, moved: dict[str, str]) -> bool:

@@ -4,7 +4,10 @@
         info.json   for people, and for listing them; and the version (see `versions`)
         lock        locked (flock) by the one process that has the tree open
         tree.db     journal
+        rows.log    the rows of tree.db once more (`row_log`), and rows.end
         spool/      bytes
+        spool.lost/ bytes of which nobody knows any more what file they were of (`recovery`)
+        damaged/    databases that others took the place of (`opening`)
 
 The hash is of the repository's URL, the branch and, if given, the place; the words before it are for people.
 """
@@ -17,14 +20,15 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final, Self
 
 from icefs.errors import AccessDeniedError, IcefsError, SessionStateError, StorageError
+from icefs.worktree.row_log import LOG_NAME
 from icefs.worktree.spool import DiskIo, disk_error
-from icefs.worktree.versions import INFO_NAME, STATE_VERSION, VERSION_KEY
+from icefs.worktree.versions import INFO_NAME, STATE_VERSION, VERSION_KEY, read_facts, sealed
 
 DATABASE_NAME: Final = "tree.db"
 SPOOL_NAME: Final = "spool"
@@ -121,7 +125,7 @@ def write_info(directory: Path, info: StateInfo) -> None:
     """
     path = directory / f"{INFO_NAME}.new"
     try:
-        path.write_text(json.dumps({VERSION_KEY: STATE_VERSION, **asdict(info)}, indent=2) + "\n")
+        path.write_text(sealed({VERSION_KEY: STATE_VERSION, **asdict(info)}))
         path.replace(directory / INFO_NAME)
     except OSError as error:
         with contextlib.suppress(OSError):
@@ -131,17 +135,42 @@ def write_info(directory: Path, info: StateInfo) -> None:
 
 def read_info(directory: Path) -> StateInfo | None:
     """Reads `info.json`, None if there is none that can be understood."""
+    facts = read_facts(directory)
     try:
-        facts = json.loads((directory / INFO_NAME).read_text())
-        return StateInfo(
-            str(facts["repository"]),
-            str(facts["branch"]),
-            str(facts["base"]),
-            int(facts.get("entries", -1)),
-            str(facts.get("place", "")),
+        return (
+            None
+            if facts is None
+            else StateInfo(
+                str(facts["repository"]),
+                str(facts["branch"]),
+                str(facts["base"]),
+                int(facts.get("entries", -1)),
+                str(facts.get("place", "")),
+            )
         )
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         return None
+
+
+def has_state(directory: Path) -> bool:
+    """Tells whether there is anything of a working tree in a state directory."""
+    return any((directory / name).exists() for name in (DATABASE_NAME, SPOOL_NAME, LOG_NAME, INFO_NAME))
+
+
+def check_owner(directory: Path, meta: Mapping[str, object], repository: str, branch: str) -> None:
+    """Refuses a working tree that belongs to another repository or branch.
+
+    Raises:
+        SessionStateError: it does.
+    """
+    found = meta.get("repository"), meta.get("branch")
+    if found[0] is not None and found != (repository, branch):
+        raise SessionStateError(
+            f"{directory} holds the working tree of branch {found[1]} of {found[0]}",
+            hint="give another --state-dir",
+            repository=found[0],
+            branch=found[1],
+        )
 
 
 def known_states(state_root: Path) -> Iterator[KnownState]:

@@ -1,20 +1,22 @@
 """Which spool files are in the object store already, though nothing refers to them yet: `uploads.db`.
 
 A row is good for as long as there is a spool file with its id, size and modification time; spool files in the store
-are not written to any more. What is lost of this file costs an upload, and nothing else.
+are not written to any more. What is lost of this file costs an upload, and nothing else; so each row has a checksum,
+and one that is damaged counts as lost.
 """
 
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
+from zlib import crc32
 
 from icefs.errors import StorageError
 from icefs.format.ids import ChunkId
 
 LOG_NAME: Final = "uploads.db"
-_VERSION: Final = 2
+_VERSION: Final = 3
 _SCHEMA: Final = """
 create table stored (
     spool integer primary key,
@@ -23,11 +25,13 @@ create table stored (
     chunk_id blob not null,         -- of the object
     offset integer not null,        -- where in it
     stored_at integer not null,     -- seconds since 1970
-    mark integer not null           -- where the repository's log ended before the upload
+    mark integer not null,          -- where the repository's log ended before the upload
+    sum integer not null            -- checksum of the others
 )
 """
-# What version 1 stored is looked up before a commit refers to it: a collection may have run since.
-_FROM_VERSION_1: Final = "alter table stored add column mark integer not null default 0"
+
+
+_INSERT: Final = "insert or replace into stored values (?, ?, ?, ?, ?, ?, ?, ?)"
 
 
 class Stored(NamedTuple):
@@ -56,10 +60,13 @@ class UploadLog:
             try:
                 self._open()
             except sqlite3.DatabaseError:
-                self._db.close()
-                for name in (path.name, f"{path.name}-wal", f"{path.name}-shm"):
-                    path.with_name(name).unlink(missing_ok=True)
-                self._open()
+                self._begin_again()
+
+    def _begin_again(self) -> None:
+        self._db.close()
+        for name in (self._path.name, f"{self._path.name}-wal", f"{self._path.name}-shm"):
+            self._path.with_name(name).unlink(missing_ok=True)
+        self._open()
 
     def _open(self) -> None:
         self._db = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
@@ -68,20 +75,29 @@ class UploadLog:
         execute("pragma journal_mode = wal")
         execute("pragma synchronous = normal")
         found = execute("pragma user_version").fetchone()[0]
-        if found not in (0, 1, _VERSION):
+        if found not in range(_VERSION + 1):
             raise sqlite3.DatabaseError(f"version {found}")
-        if found == 1:
-            execute(_FROM_VERSION_1)
-            execute(f"pragma user_version = {_VERSION}")
-        if not found:
+        if found != _VERSION:
+            # What version 1 stored is looked up before a commit refers to it: a collection may have run since.
+            rows = [[*row, 0][:7] for row in execute("select * from stored")] if found else []
+            execute("begin")
             execute("drop table if exists stored")
             execute(_SCHEMA)
+            self._db.executemany(_INSERT, [(*row, _sum(row)) for row in rows])
             execute(f"pragma user_version = {_VERSION}")
+            execute("commit")
 
     def load(self) -> Iterator[Stored]:
-        """Yields all rows."""
+        """Yields all rows that are whole."""
         with _translated(self._path):
-            for spool, stamp, size, chunk_id, *rest in self._db.execute("select * from stored"):
+            try:
+                rows = self._db.execute("select * from stored").fetchall()
+            except sqlite3.DatabaseError:
+                self._begin_again()
+                rows = []
+        for *row, told in rows:
+            if told == _sum(row):
+                spool, stamp, size, chunk_id, *rest = row
                 yield Stored(spool, stamp, size, ChunkId(chunk_id), *rest)
 
     def add(self, rows: Iterable[Stored]) -> None:
@@ -89,8 +105,8 @@ class UploadLog:
         with _translated(self._path), self._db:
             self._db.execute("begin")
             self._db.executemany(
-                "insert or replace into stored values (?, ?, ?, ?, ?, ?, ?)",
-                [row._replace(chunk_id=bytes(row.chunk_id)) for row in rows],  # type: ignore[arg-type]
+                _INSERT,
+                [(*plain, _sum(plain)) for plain in map(_plain, rows)],
             )
 
     def remove(self, spool_ids: Iterable[int]) -> None:
@@ -103,6 +119,14 @@ class UploadLog:
         """Closes the file."""
         with _translated(self._path):
             self._db.close()
+
+
+def _plain(row: Stored) -> list[Any]:
+    return [row.spool, row.stamp, row.size, bytes(row.chunk_id), row.offset, row.stored_at, row.mark]
+
+
+def _sum(row: list[Any]) -> int:
+    return crc32(repr(row).encode())
 
 
 @contextmanager

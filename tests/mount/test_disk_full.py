@@ -264,19 +264,41 @@ def database(place: Place) -> Path:
     return found
 
 
+def broken(path: Path, damage: str) -> bytes:
+    whole = path.read_bytes()
+    return {
+        "random": os.urandom(len(whole)),
+        "truncated": whole[: len(whole) // 2],
+        "header": bytes(100) + whole[100:],
+    }[damage]
+
+
 @pytest.mark.parametrize("damage", ["random", "truncated", "header"])
-def test_a_damaged_database(place: Place, damage: str) -> None:
+def test_a_damaged_database_is_made_again(place: Place, damage: str) -> None:
+    """Every change is there; mount, status and log say what happened, and the damaged one is kept."""
+    expected = some_work(place)
+    wait_for_end(place)
+    path = database(place)
+    path.write_bytes(broken(path, damage))
+    damaged = path.read_bytes()
+    with mounted(place):
+        assert content_of(place.path) == expected
+        assert "Damage: the database was damaged; " in (place.path / ".icefs" / "status").read_text()
+    wait_for_end(place)
+    assert "restored from its row log" in place.log.read_text()
+    assert [file.read_bytes() for file in (path.parent / "damaged").iterdir()] == [damaged]
+
+
+@pytest.mark.parametrize("damage", ["random", "truncated", "header"])
+def test_a_damaged_database_without_row_log(place: Place, damage: str) -> None:
     """The branch says that it cannot be shown, and why; nothing is deleted, and other trees can be read."""
     expected = some_work(place)
     wait_for_end(place)
     path = database(place)
     whole = path.read_bytes()
-    broken = {
-        "random": os.urandom(len(whole)),
-        "truncated": whole[: len(whole) // 2],
-        "header": bytes(100) + whole[100:],
-    }
-    path.write_bytes(broken[damage])
+    for file in path.parent.glob("rows.*"):
+        file.unlink()
+    path.write_bytes(broken(path, damage))
     before = {file: file.read_bytes() for file in path.parent.rglob("*") if file.is_file() and file.name != "lock"}
     with mounted(place):
         with pytest.raises(OSError, match=rf"\[Errno {errno.EIO}\]"):

@@ -497,6 +497,9 @@ class OverlayMachine(RuleBasedStateMachine):
         tree = self.driver.tree
         assert not tree.recovery.lost
         assert not tree.recovery.rewritten
+        assert not tree.recovery.changed
+        assert not tree.recovery.cut
+        assert not tree.recovery.set_aside
         frozen, self.frozen = self.frozen, None
         if snapshot_id:
             assert tree.pending_intent is not None

@@ -28,7 +28,8 @@ def check(image: Path, synced: dict[str, bytes | None], closed: dict[str, set[by
     """Opens what is left, and compares it with what was synced (None: removed) and what was only closed."""
     driver = open_tree(image, Snapshots(LOWER))
     driver.tree.check_invariants()
-    flagged = {*driver.tree.recovery.lost, *driver.tree.recovery.rewritten}
+    recovery = driver.tree.recovery
+    flagged = {*recovery.lost, *recovery.rewritten, *recovery.cut, *recovery.changed}
     for path, data in synced.items():
         if data is None:
             assert not driver.exists(path), path

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import sqlite3
 from collections.abc import Callable
@@ -94,11 +95,16 @@ def test_a_file_that_was_being_written_has_what_was_written(tmp_path: Path, snap
     times.append(driver.stat("closed").mtime_ns)
     assert driver.read("renamed while open") == b"first second"
     assert driver.read("a/c/0") == b"chunk 0", "never flushed: as it was before"
-    assert sorted(driver.tree.recovery.rewritten) == ["closed", "renamed while open"]
-    assert driver.tree.recovery.swept == 1
+    assert driver.tree.recovery.rewritten == ["renamed while open"]
+    assert driver.tree.recovery.set_aside == 1, "the copy of a/c/0, which no close had reached"
+    assert [path.read_bytes() for path in (tmp_path / "spool.lost").iterdir()] == [b"CHunk 0"]
+    damage = driver.tree.damage()
+    assert damage.changed == ("closed",)
+    assert (damage.aside_files, damage.aside_bytes) == (1, 7)
     driver.tree.close()
     driver = open_tree(tmp_path, snapshots)
-    assert driver.tree.recovery.rewritten == []
+    assert driver.tree.recovery.rewritten == driver.tree.recovery.changed == []
+    assert driver.tree.damage().changed == ("closed",), "until it is written again, or committed"
     assert driver.stat("closed").mtime_ns == times[0]
     driver.tree.close()
 
@@ -143,16 +149,67 @@ def test_lost_bytes_are_reported_and_can_be_replaced(tmp_path: Path, snapshots: 
     driver.tree.close()
 
 
-def test_a_shorter_spool_file_is_reported(tmp_path: Path, snapshots: Snapshots) -> None:
+def spool_files(directory: Path) -> list[Path]:
+    return [path for path in (directory / "spool").rglob("*") if path.is_file()]
+
+
+def test_a_shorter_spool_file_is_cut_until_it_is_written_again(tmp_path: Path, snapshots: Snapshots) -> None:
     driver = open_tree(tmp_path, snapshots)
     driver.write("one", b"0123456789")
     driver.tree.close()
-    spooled = next(path for path in (tmp_path / "spool").rglob("*") if path.is_file())
-    os.truncate(spooled, 4)
+    os.truncate(spool_files(tmp_path)[0], 4)
+    for _ in range(2):
+        driver = open_tree(tmp_path, snapshots)
+        assert driver.tree.damage().cut == ("one",)
+        assert [change.is_cut for change in driver.tree.changes()] == [True]
+        assert driver.read("one") == b"0123"
+        driver.tree.close()
     driver = open_tree(tmp_path, snapshots)
-    assert driver.tree.recovery.rewritten == ["one"]
-    assert driver.read("one") == b"0123"
+    driver.write("one", b"0123456789")
+    assert not driver.tree.damage()
     driver.tree.close()
+    driver = open_tree(tmp_path, snapshots)
+    assert not driver.tree.damage()
+    driver.tree.close()
+
+
+def test_a_spool_file_that_is_brought_back_is_no_longer_lost(tmp_path: Path, snapshots: Snapshots) -> None:
+    driver = open_tree(tmp_path, snapshots)
+    driver.write("one", b"0123456789")
+    driver.tree.close()
+    [path] = spool_files(tmp_path)
+    path.rename(tmp_path / "elsewhere")
+    driver = open_tree(tmp_path, snapshots)
+    assert driver.tree.damage().lost == ("one",)
+    driver.tree.close()
+    (tmp_path / "elsewhere").rename(path)
+    driver = open_tree(tmp_path, snapshots)
+    assert not driver.tree.damage()
+    assert driver.read("one") == b"0123456789"
+    driver.tree.close()
+
+
+@pytest.mark.parametrize("is_empty", [False, True])
+def test_without_any_rows_the_bytes_are_kept_and_that_is_said(
+    tmp_path: Path, snapshots: Snapshots, *, is_empty: bool
+) -> None:
+    """The state directory of an older icefs has no row log."""
+    driver = open_tree(tmp_path, snapshots)
+    driver.write("one", b"0123456789")
+    driver.unlink("a/c/0")
+    driver.tree.close()
+    for name in ("rows.log", "rows.end", "tree.db"):
+        (tmp_path / name).unlink()
+    if is_empty:
+        (tmp_path / "tree.db").touch()
+    for _ in range(2):
+        driver = open_tree(tmp_path, snapshots)
+        damage = driver.tree.damage()
+        assert len(damage.notes) == 1
+        assert "gone; the tree had 4 entries" in damage.notes[0]
+        assert (damage.aside_files, damage.aside_bytes) == (1, 10)
+        assert [path.read_bytes() for path in (tmp_path / "spool.lost").iterdir()] == [b"0123456789"]
+        driver.tree.close()
 
 
 def test_foreign_files_in_the_spool_are_left_alone(tmp_path: Path, snapshots: Snapshots) -> None:
@@ -162,7 +219,7 @@ def test_foreign_files_in_the_spool_are_left_alone(tmp_path: Path, snapshots: Sn
     (tmp_path / "spool" / "0" / "00ff").write_text("not canonical")
     (tmp_path / "spool" / "0" / "ff").write_text("an orphan")
     driver = open_tree(tmp_path, snapshots)
-    assert driver.tree.recovery.swept == 1
+    assert driver.tree.recovery.swept == 1, "the tree was closed, and its rows are whole"
     driver.write("x", b"1")
     driver.tree.close()
     assert sorted(path.name for path in (tmp_path / "spool" / "0").iterdir())[:2] == ["00ff", "101"]
@@ -196,12 +253,33 @@ def test_the_base_of_an_existing_tree_counts(tmp_path: Path, snapshots: Snapshot
     tree.close()
 
 
-def test_a_damaged_database_is_one_clear_error(tmp_path: Path, snapshots: Snapshots) -> None:
-    open_tree(tmp_path, snapshots).tree.close()
-    (tmp_path / "tree.db").write_bytes(b"no database" * 1000)
-    with pytest.raises(StorageError, match="database"):
-        open_tree(tmp_path, snapshots)
-    assert (tmp_path / "tree.db").read_bytes() == b"no database" * 1000
+def contents(directory: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in directory.rglob("*") if path.is_file() and path.name != "lock"}
+
+
+def without_row_log(directory: Path) -> None:
+    for name in ("rows.log", "rows.end"):
+        (directory / name).unlink()
+
+
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_a_damaged_database_without_row_log_is_one_clear_error(
+    tmp_path: Path, snapshots: Snapshots, *, is_killed: bool
+) -> None:
+    if is_killed:
+        die_after(tmp_path, snapshots, lambda driver: driver.write("x", b"1"))
+    else:
+        open_tree(tmp_path, snapshots).tree.close()
+    without_row_log(tmp_path)
+    for path in tmp_path.glob("tree.db*"):
+        path.write_bytes(b"no database" * 1000)
+    before = contents(tmp_path)
+    for _ in range(2):
+        with pytest.raises(StorageError, match="is damaged, and what it had cannot be told") as caught:
+            open_tree(tmp_path, snapshots)
+        assert "export" in (caught.value.hint or "")
+        assert "discard" in (caught.value.hint or "")
+        assert contents(tmp_path) == before
 
 
 def test_rows_without_their_directory_are_an_error_and_stay(tmp_path: Path, snapshots: Snapshots) -> None:
@@ -212,9 +290,16 @@ def test_rows_without_their_directory_are_an_error_and_stay(tmp_path: Path, snap
     with contextlib.closing(sqlite3.connect(tmp_path / "tree.db")) as db:
         db.execute("delete from node where name = 'd'")
         db.commit()
+    copy = tmp_path.with_name("copy")
+    shutil.copytree(tmp_path, copy)
+    without_row_log(tmp_path)
     with pytest.raises(StorageError, match="damaged"):
         open_tree(tmp_path, snapshots)
-    assert any(path.is_file() for path in (tmp_path / "spool").rglob("*"))
+    assert spool_files(tmp_path)
+    driver = open_tree(copy, snapshots)
+    assert driver.read("d/x") == b"1"
+    assert driver.tree.damage().notes == ("the database was damaged; 1 entry restored from its row log",)
+    driver.tree.close()
 
 
 def test_fsync_reaches_the_disk_in_order(tmp_path: Path, snapshots: Snapshots) -> None:
