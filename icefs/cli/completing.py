@@ -12,6 +12,7 @@ from click.shell_completion import CompletionItem, get_completion_class
 
 from icefs.errors import IcefsError
 from icefs.fuse.mountpoints import FILESYSTEM_TYPE, mount_table
+from icefs.words import quoted
 
 VARIABLE: Final = "_ICEFS_COMPLETE"
 
@@ -148,6 +149,43 @@ def _repository(ctx: click.Context, incomplete: str) -> Iterator[CompletionItem]
             yield CompletionItem(f"{location}@{name}")
 
 
+def _nodes(ctx: click.Context, incomplete: str) -> Iterator[CompletionItem]:
+    """Offers the groups and arrays of a version, a level at a time."""
+    from icefs.cli.repos import locate, open_version  # as above
+
+    ref = ctx.params.get("ref")
+    source = locate(_whereabouts(ctx), ref if isinstance(ref, str) else None)
+    above, slash, _ = incomplete.rpartition("/")
+    with ctx.scope():
+        session = open_version(source)
+        for name in session.children(f"/{source.key(above)}"):
+            item = f"{above}{slash}{name}"
+            # What does not show cannot be typed either, and a newline would be two offers.
+            if item.startswith(incomplete) and quoted(item) == item:
+                is_above = session.has_children(f"/{source.key(item)}")
+                yield CompletionItem(f"{item}/" if is_above else item)
+
+
+def _keys(ctx: click.Context, incomplete: str) -> Iterator[CompletionItem]:
+    """Offers nodes, and the metadata of the one that is named so far."""
+    yield from _nodes(ctx, incomplete)
+    above, slash, rest = incomplete.rpartition("/")
+    if "zarr.json".startswith(rest):
+        yield CompletionItem(f"{above}{slash}zarr.json")
+
+
+def _config_keys(ctx: click.Context, incomplete: str) -> Iterator[CompletionItem]:
+    from icefs.cli.config import known_keys  # as above
+
+    return _starting(map(CompletionItem, known_keys()), incomplete)
+
+
+def _config_settings(ctx: click.Context, incomplete: str) -> Iterator[CompletionItem]:
+    from icefs.cli.config import known_keys  # as above
+
+    return _starting((CompletionItem(f"{key}=") for key in known_keys()), incomplete)
+
+
 def _help_words(ctx: click.Context, incomplete: str) -> Iterator[CompletionItem]:
     from icefs.cli.main import COMMANDS  # which asks us to prepare its commands
     from icefs.cli.manpages import TOPICS
@@ -168,6 +206,14 @@ _BY_COMMAND: Final[dict[tuple[str, str], Offer]] = {
     ("config check", "file"): _files,
     ("help", "words"): _help_words,
     ("inspect", "what"): _any_ref,
+    ("ls", "key"): _nodes,
+    ("cat", "key"): _keys,
+    ("blame", "node_path"): _nodes,
+    ("export", "node"): _nodes,
+    ("log", "follow"): _nodes,
+    ("config get", "key"): _config_keys,
+    ("config set", "settings"): _config_settings,
+    ("config set", "unset"): _config_keys,
 }
 
 _BY_NAME: Final[dict[str, Offer]] = {

@@ -128,6 +128,20 @@ def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
         yield prefix, value
 
 
+def known_keys() -> list[str]:
+    """Returns the keys of all settings, as `compression.level`, and of what they are parts of."""
+    found: list[str] = []
+
+    def walk(value: Any, prefix: str) -> None:
+        for name, inner in value.items():
+            found.append(f"{prefix}{name}")
+            if isinstance(inner, dict):
+                walk(inner, f"{prefix}{name}.")
+
+    walk(_tree(RepositoryConfig().effective()), "")
+    return found
+
+
 def _find(tree: Any, key: str) -> Any:
     value = tree
     for name in key.split("."):

@@ -82,7 +82,7 @@ def _command_help(ctx: click.Context, words: tuple[str, ...]) -> str:
 def completion(shell: str, as_json: bool) -> None:
     """Print a script that lets a shell complete commands.
 
-    And options, branches, tags and mountpoints.
+    And options, branches, tags, mountpoints, the groups and arrays of a repository, and the keys of its configuration.
 
     \b
     bash: source <(icefs completion bash)           in ~/.bashrc

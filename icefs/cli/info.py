@@ -126,9 +126,11 @@ def _count_snapshots(repository: Repository) -> int | None:
 def _lines(facts: Mapping[str, Any], indent: str = "") -> Iterator[str]:
     """Yields `name: value` lines for people; what is unset is left out."""
     for name, value in facts.items():
-        label = f"{indent}{quoted(name.replace('_', ' '))}:"
+        is_time = name.endswith("_s") and isinstance(value, int | float)
+        label = f"{indent}{quoted((name.removesuffix('_s') if is_time else name).replace('_', ' '))}:"
         if isinstance(value, dict) and value:
             yield label
             yield from _lines(value, indent + "  ")
         elif value is not None and value not in ({}, []):
-            yield f"{label} {value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}"
+            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            yield f"{label} {value:g} s" if is_time else f"{label} {text}"

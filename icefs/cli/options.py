@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from icefs.words import quoted, suggestion, visible, visible_json
+from icefs.words import plural, quoted, suggestion, visible, visible_json
 
 
 @dataclass(slots=True)
@@ -99,7 +99,7 @@ def iso(moment: datetime) -> str:
 def human_bytes(count: int) -> str:
     """Writes a size for people."""
     if count < 1024:
-        return f"{count} bytes"
+        return plural(count, "byte")
     units = ("KiB", "MiB", "GiB", "TiB", "PiB")
     power = min((count.bit_length() - 1) // 10, len(units))
     return f"{count / 1024**power:.1f} {units[power - 1]}"

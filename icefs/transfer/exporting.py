@@ -199,7 +199,7 @@ class _Export:
         names = prefix.split("/")[:-1]
         reason = None
         if any(name in {"", ".", ".."} or "\0" in name for name in names):
-            reason = "no directory can be called so"
+            reason = "no directory can have this name"
         elif any(len(name.encode(errors="surrogatepass")) > _MAX_NAME_BYTES for name in names):
             reason = "its name is too long for a directory"
         elif names and names[0] in RESERVED:

@@ -147,7 +147,7 @@ class OverlayHandle(FileHandle):
         """Makes what was written survive the death of the daemon.
 
         Raises:
-            InvalidMetadataError: the file is a `zarr.json` that is none; it is kept.
+            InvalidMetadataError: the file is not a valid `zarr.json`; it is kept.
         """
         if not self.wants_flush:
             return

@@ -20,6 +20,9 @@ def mount(tmp_path_factory):
     path = tmp_path_factory.mktemp("completion") / "repo"
     official = create(path, 2)
     snapshot = commit(official, "first", {"zarr.json": GROUP})
+    snapshot = commit(
+        official, "nodes", {"surface/zarr.json": GROUP, "surface/wind/zarr.json": GROUP, "soil/zarr.json": GROUP}
+    )
     official.create_branch("feature-x", snapshot)
     official.create_tag("v1.0", snapshot)
     with mounted(path) as mount:
@@ -120,3 +123,14 @@ def test_where_there_is_nothing_nothing_is_offered_and_nothing_said(tmp_path):
             check=True,
         )
         assert (done.stdout.strip(), done.stderr) == ("", ""), words
+
+
+def test_nodes_and_settings(press_tab, mount):
+    repository = str(mount.repository)
+    tree = mount.path / "branches/main"
+    assert press_tab(["icefs", "ls", repository, "s"]) == ["soil", "surface/"]
+    assert press_tab(["icefs", "blame", repository, "surface/"]) == ["surface/wind"]
+    assert press_tab(["icefs", "cat", repository, "surface/"]) == ["surface/wind", "surface/zarr.json"]
+    assert press_tab(["icefs", "ls", ".", "w"], here=tree / "surface") == ["wind"]
+    assert press_tab(["icefs", "config", "get", "compression.l"]) == ["compression.level"]
+    assert press_tab(["icefs", "config", "set", "compression.l"]) == ["compression.level="]
