@@ -153,7 +153,7 @@ def test_ages():
 
 
 def test_sizes():
-    told = {0: "0 bytes", 1023: "1023 bytes", 1024: "1.0 KiB", 1536 << 20: "1.5 GiB", 1 << 70: "1048576.0 PiB"}
+    told = {0: "0 bytes", 1023: "1,023 bytes", 1024: "1.0 KiB", 1536 << 20: "1.5 GiB", 1 << 70: "1048576.0 PiB"}
     assert {count: human_bytes(count) for count in told} == told
 
 

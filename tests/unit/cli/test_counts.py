@@ -184,7 +184,8 @@ def test_counts_of_commits_and_of_ends_of_mounts(count, capsys):
 
 
 def test_the_check_finds_what_is_wrong():
-    for text in ("1 files", "2 chunk", "0 node, 3 files", "1 chunk are there", "2 files is there", "expired 1 snapshots"):
+    wrong = ("1 files", "2 chunk", "0 node", "1 chunk are there", "2 files is there", "expired 1 snapshots")
+    for text in wrong:
         with pytest.raises(AssertionError):
             check(text)
     assert check("1 file, 2,000 chunks; 1 branch") == [1, 2000, 1]
