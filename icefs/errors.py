@@ -28,7 +28,7 @@ A lower error is chained (`raise … from`) once, where the layer changes: `stor
 at its edge, `engine` turns an `ObjectNotFoundError` into, say, a `SnapshotNotFoundError`.
 """
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 
 class IcefsError(Exception):
@@ -45,19 +45,26 @@ class IcefsError(Exception):
     default_kind: ClassVar[str] = "unknown"
     is_transient: bool = False
 
-    def __init__(self, message: str, *, kind: str | None = None, hint: str | None = None, **facts: Any) -> None:
+    def __init__(self, message: str, kind: str | None = None, *, hint: str | None = None, **facts: Any) -> None:
         super().__init__(message)
         self.message = message
         self.kind = kind if kind is not None else self.default_kind
         self.hint = hint
         self.facts = facts
+        if hint:
+            # So that it is in a traceback, too.
+            self.add_note(f"hint: {hint}")
 
     def __str__(self) -> str:
         # NotFoundError is a KeyError too, whose str() is the repr of its argument.
         return self.message
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (_rebuild, (type(self), self.message, self.kind, self.hint, self.facts))
+        own = {name: value for name, value in vars(self).items() if name not in _CONSTRUCTED}
+        return (_rebuild, (type(self), self.message, self.kind, self.hint, self.facts), own)
+
+
+_CONSTRUCTED: Final = frozenset({"message", "kind", "hint", "facts"})
 
 
 def _rebuild(cls: type[IcefsError], message: str, kind: str, hint: str | None, facts: dict[str, Any]) -> IcefsError:
@@ -65,9 +72,22 @@ def _rebuild(cls: type[IcefsError], message: str, kind: str, hint: str | None, f
 
 
 class ConflictError(IcefsError):
-    """Somebody else changed what we were about to change."""
+    """Somebody else changed what we were about to change.
+
+    `ConflictError(expected_parent, actual_parent)`, as the official library makes it, says where a branch was expected
+    and where it stands.
+    """
 
     default_kind = "commit-conflict"
+
+    def __init__(
+        self, message: str | None, *official: Any, kind: str | None = None, hint: str | None = None, **facts: Any
+    ) -> None:
+        if official or message is None:
+            parents = {"expected_parent": message, "actual_parent": official[0] if official else None}
+            message = f"the branch was expected at {parents['expected_parent']}, and is at {parents['actual_parent']}"
+            facts = parents | facts
+        super().__init__(message, kind, hint=hint, **facts)
 
     @property
     def expected_parent(self) -> str | None:
@@ -81,9 +101,20 @@ class ConflictError(IcefsError):
 
 
 class RebaseFailedError(ConflictError):
-    """A rebase met conflicts that its solver does not solve; `facts["conflicts"]` lists them."""
+    """A rebase met conflicts that its solver does not solve; `facts["conflicts"]` lists them.
+
+    `RebaseFailedError(snapshot, conflicts)`, as the official library makes it, works too.
+    """
 
     default_kind = "rebase-failed"
+
+    def __init__(
+        self, message: str | None, *official: Any, kind: str | None = None, hint: str | None = None, **facts: Any
+    ) -> None:
+        if official:
+            facts = {"snapshot": message, "conflicts": list(official[0])} | facts
+            message = f"commit {message} conflicts with these changes"
+        super().__init__(message, kind=kind, hint=hint, **facts)
 
     @property
     def snapshot(self) -> str | None:

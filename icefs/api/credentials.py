@@ -4,6 +4,7 @@ icefs reaches S3 and what speaks S3, web servers and local files. `containers_cr
 containers may be followed, and with which credentials; for local files and web servers that is a permission alone.
 """
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -261,6 +262,13 @@ def authorizations(m: Mapping[str, AnyCredential | None] | None) -> Authorizatio
             is_anonymous = True if isinstance(credential.credentials, Anonymous) else None
             found[prefix] = ContainerCredentials(storage_credentials(credential.credentials), is_anonymous)
         elif credential is None or isinstance(credential, Credentials):
+            if credential is None:
+                warnings.warn(
+                    f"None as the credential for {prefix} is deprecated: name one, such as "
+                    "s3_from_env_credentials(), credentials.LocalFileSystemAccess or HttpAccess",
+                    DeprecationWarning,
+                    stacklevel=4,
+                )
             found[prefix] = None
         else:
             raise InvalidInputError(f"{credential!r} is no credential for {prefix}", kind="invalid-credentials")

@@ -10,6 +10,7 @@ from icefs.api.attribution import Attribution, attributed
 from icefs.api.conflicts import ConflictSolver
 from icefs.api.credentials import AnyCredential, authorizations
 from icefs.api.graph import AncestryGraph
+from icefs.api.notebook import as_html
 from icefs.api.session import Session
 from icefs.api.upkeep import Upkeep
 from icefs.api.values import Diff, FeatureFlag, ManifestFileInfo, RepoStatus, SnapshotInfo, SpecVersion, Update
@@ -56,6 +57,8 @@ class Repository(Upkeep):
 
     def __repr__(self) -> str:
         return f"<icefs.Repository (v{self._engine.spec_version})>\nstorage: {self._engine.storage.url}\n"
+
+    _repr_html_ = as_html
 
     def __reduce__(self) -> tuple[Any, ...]:
         engine = self._engine

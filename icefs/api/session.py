@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from icefs.api.aio import DualIterator, asynchronous
 from icefs.api.conflicts import ConflictSolver
+from icefs.api.notebook import as_html
 from icefs.api.values import ChunkType, Diff, SessionMode
 from icefs.engine import forks, reindex
 from icefs.engine.pickling import is_same_view, restore_session, session_state
@@ -306,7 +307,12 @@ class Session:
     __hash__ = None  # type: ignore[assignment]  # a session changes
 
     def __repr__(self) -> str:
-        return f"<icefs.Session>\nread_only: {self.read_only}\nsnapshot_id: {self.snapshot_id}\nbranch: {self.branch}\n"
+        text = f"<icefs.{type(self).__name__}>\nread_only: {self.read_only}\nsnapshot_id: {self.snapshot_id}\n"
+        if self.read_only:
+            return text
+        return f"{text}branch: {self.branch}\nhas_uncommitted_changes: {self.has_uncommitted_changes}\n"
+
+    _repr_html_ = as_html
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _restore, (session_state(self._engine),)

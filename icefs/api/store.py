@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from icefs.api.aio import DualIterator, asynchronous
+from icefs.api.notebook import as_html
 from icefs.api.values import ChunkType, VirtualChunkSpec
 from icefs.errors import InvalidInputError, SessionStateError
 from icefs.format.ids import ChunkId
@@ -31,6 +32,8 @@ type ChunkColumns = tuple[
 
 class IcechunkStore(store.IcechunkStore):
     """A session as a zarr-python store; `Session.store` makes it."""
+
+    _repr_html_ = as_html
 
     @property
     def session(self) -> "Session":

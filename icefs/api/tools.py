@@ -4,6 +4,7 @@ import logging
 import os
 import platform
 import sys
+import warnings
 from importlib.metadata import PackageNotFoundError, version
 from typing import Final, Never
 
@@ -92,15 +93,19 @@ def set_logs_filter(log_filter_directive: str | None) -> None:
         log_filter_directive: Levels, separated by commas, each for all or with a name, as in `warn,icefs.engine=debug`;
             a level is off, error, warn, info, debug or trace. None takes the environment variable ICECHUNK_LOG.
 
-    Raises:
-        ValueError: a level is another; nothing was set.
+    A part that is none of these is left out, with a warning.
     """
     directive = os.environ.get(_FILTER_VARIABLE, "") if log_filter_directive is None else log_filter_directive
     levels: dict[str, int] = {}
     for part in (directive.strip() or _DEFAULT_FILTER).split(","):
         name, _, level = part.strip().rpartition("=")
         if level.lower() not in _LEVELS:
-            raise ValueError(f"{level!r} is no level of messages: one of {', '.join(_LEVELS)}")
+            where = f" (in {_FILTER_VARIABLE})" if log_filter_directive is None else ""
+            warnings.warn(
+                f"ignoring {part.strip()!r}{where}: {level!r} is no level of messages; one of {', '.join(_LEVELS)}",
+                stacklevel=2,
+            )
+            continue
         # The names of the official library's parts stand for icefs as a whole.
         logger = "icefs" if not name or name.startswith("icechunk") else name.replace("::", ".")
         levels[logger] = _LEVELS[level.lower()]

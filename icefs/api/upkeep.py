@@ -1,5 +1,6 @@
 """Upkeep of a repository under its official names: expiration, garbage collection, sizes, manifests."""
 
+import warnings
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
@@ -91,7 +92,12 @@ class Upkeep:
         max_decoded_manifest_mem_bytes: int = 4 << 30,
         max_concurrent_manifest_fetches: int = 500,
     ) -> int:
-        """Returns the bytes of all native chunks; `chunk_storage_stats` tells more."""
+        """Returns the bytes of all native chunks; deprecated: `chunk_storage_stats().native_bytes` is the same."""
+        warnings.warn(
+            "total_chunks_storage is deprecated: take chunk_storage_stats().native_bytes",
+            DeprecationWarning,
+            stacklevel=2,
+        )
         return self.chunk_storage_stats().native_bytes
 
     def rewrite_manifests(

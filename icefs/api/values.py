@@ -6,6 +6,7 @@ from datetime import datetime
 from enum import IntEnum
 from typing import Any, ClassVar, Self, override
 
+from icefs.api.notebook import as_html
 from icefs.clock import to_datetime, to_micros
 from icefs.engine.diff import Diff as EngineDiff
 from icefs.format import ops_log as formats
@@ -91,6 +92,8 @@ class SnapshotInfo:
     message: str
     metadata: dict[str, Any]
 
+    _repr_html_ = as_html
+
     @property
     def commit_message(self) -> str:
         """The message, under another name."""
@@ -158,7 +161,7 @@ _DIFF_TITLES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(repr=False, frozen=True, slots=True)
 class Diff:
     """What changed between two snapshots, or in a session, by absolute path."""
 
@@ -184,7 +187,7 @@ class Diff:
         """Tells whether nothing changed."""
         return not any(getattr(self, each.name) for each in fields(self))
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         parts = [
             f"{title}:\n" + "".join(f"    {path}\n" for path in sorted(getattr(self, name)))
             for name, title in _DIFF_TITLES.items()
@@ -199,6 +202,8 @@ class Diff:
         if self.moved_nodes:
             parts.append("Nodes moved:\n" + "".join(f"    {old} -> {new}\n" for old, new in self.moved_nodes))
         return "\n".join(parts)
+
+    _repr_html_ = as_html
 
 
 class UpdateType:

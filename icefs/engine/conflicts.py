@@ -4,6 +4,7 @@ The kinds of conflict, their order and what is *not* a conflict are the official
 known to be missed there and so here: a group may be deleted while somebody makes a node below it.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -18,6 +19,7 @@ from icefs.format.transaction_log import TransactionLog
 from icefs.words import plural
 
 _MAX_LISTED: Final = 5
+_CAPITAL: Final = re.compile("[A-Z]")
 
 
 class ConflictType(Enum):
@@ -35,6 +37,16 @@ class ConflictType(Enum):
     DeleteOfUpdatedGroup = 10
     MoveOperationCannotBeRebased = 11
 
+    def __int__(self) -> int:
+        return int(self.value)
+
+    def __str__(self) -> str:
+        words = _CAPITAL.sub(lambda found: f" {found[0].lower()}", self.name).strip()
+        return words[0].upper() + words[1:]
+
+    def __repr__(self) -> str:
+        return self.name
+
 
 class VersionSelection(Enum):
     """Whose chunk counts where both sides wrote it."""
@@ -42,6 +54,9 @@ class VersionSelection(Enum):
     Fail = 0
     UseOurs = 1
     UseTheirs = 2
+
+    def __int__(self) -> int:
+        return int(self.value)
 
 
 @dataclass(frozen=True, slots=True)

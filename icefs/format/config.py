@@ -64,6 +64,9 @@ class CompressionAlgorithm(Enum):
 
     Zstd = 0
 
+    def __int__(self) -> int:
+        return int(self.value)
+
     @staticmethod
     def default() -> "CompressionAlgorithm":
         """Returns the only one."""

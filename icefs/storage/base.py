@@ -191,6 +191,9 @@ class Storage(ABC):
 
     capabilities: Capabilities
 
+    def __repr__(self) -> str:
+        return f"<icefs.Storage {self.url}>"
+
     @property
     @abstractmethod
     def url(self) -> str:

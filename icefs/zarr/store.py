@@ -95,7 +95,7 @@ class IcechunkStore(zarr.abc.store.Store):
     def __repr__(self) -> str:
         return (
             f"<icefs.IcechunkStore>\nread_only: {self.read_only}\n"
-            f"snapshot_id: {self._session.snapshot_id}\nbranch: {self._session.branch}\n"
+            f"snapshot_id: {self._session.snapshot_id}\nbranch: {None if self.read_only else self._session.branch}\n"
         )
 
     @override

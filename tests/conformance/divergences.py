@@ -17,8 +17,8 @@ class Divergence(NamedTuple):
 
 DIVERGENCES: dict[int, Divergence] = {
     1: Divergence(
-        "refuses a rectilinear chunk grid with a bare number for an axis",
-        "reads it as chunks of that size",
+        "refuses to set a rectilinear chunk grid with a bare number for an axis, though it reads one that is there",
+        "reads and sets it, as chunks of that size",
         "zarr-python 3.4.2 writes it",
     ),
     2: Divergence(
@@ -310,5 +310,31 @@ DIVERGENCES: dict[int, Divergence] = {
         "reads virtual chunks on S3 whose keys have `.` or `..` segments",
         "refuses such locations when they are set, and their chunks when they are read",
         "HTTP clients and proxies resolve these segments, so that the object may lie outside of the allowed prefix",
+    ),
+    80: Divergence(
+        "raises ConflictError itself where a branch has moved, with a message that names the two snapshots alone",
+        "raises BranchMovedError, a ConflictError whose facts list the commits in between; RebaseFailedError's message "
+        "names the conflicts",
+        "`except` takes both; who asks for the exact type gets a subclass",
+    ),
+    81: Divergence(
+        "commits moves that put every node back where it was",
+        "has no changes then, and nothing to commit",
+        "nothing has changed",
+    ),
+    82: Divergence(
+        "Storage.list_objects yields pairs of key and size",
+        "yields records with the time and version too",
+        "the engine's own storage is the API's",
+    ),
+    83: Divergence(
+        "CompressionAlgorithm() is Zstd, and its members are no enum.Enum",
+        "CompressionAlgorithm.default() is Zstd; its members, as those of ConflictType and VersionSelection, are",
+        "an Enum lists its members and has their names",
+    ),
+    84: Divergence(
+        "`import icechunk.repository` and the like import its modules",
+        "its names are attributes of icefs; icefs.storage is the engine's package",
+        "icefs's packages are its layers",
     ),
 }

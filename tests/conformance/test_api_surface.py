@@ -1,10 +1,17 @@
 """Every public name, method and parameter of the official library is there, but for what is listed with its reason."""
 
+import importlib.util
 import inspect
+import pickle
+import re
+import traceback
+from enum import Enum
+from pathlib import Path
 from typing import Any
 
 import icechunk
 import pytest
+import zarr
 
 import icefs
 
@@ -123,3 +130,150 @@ def test_what_is_listed_is_missing_still():
     for cls, names in MISSING.items():
         ours = getattr(icefs, cls) if cls else icefs
         assert not [name for name in names if hasattr(ours, name)]
+
+
+# Special names, texts and calls that programs depend on.
+
+SPECIAL = ("_repr_html_", "__int__", "__iter__", "__len__", "__getitem__", "__add__", "__and__", "__or__")
+_SHOWN_AS_TEXT = (
+    "Attribution CachingConfig CompressionConfig Conflict FeatureFlag GCSummary ManifestConfig ManifestFileInfo "
+    "ManifestPreloadConfig ManifestSplittingConfig ManifestVirtualChunkLocationCompressionConfig ObjectStoreConfig "
+    "RepoStatus RepositoryConfig S3Options S3StaticCredentials Storage StorageConcurrencySettings "
+    "StorageRetriesSettings StorageSettings StorageTimeoutSettings Update VirtualChunkContainer"
+)
+SPECIAL_MISSING = {
+    **{name: {"_repr_html_"} for name in _SHOWN_AS_TEXT.split()},  # a notebook shows their repr
+    "ChecksumAlgorithm": {"__int__"},  # icefs sends no other checksum than the service asks for
+}
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_special_members_of_a_class(name: str):
+    official, ours = getattr(icechunk, name), getattr(icefs, name)
+    missing = {each for each in SPECIAL if hasattr(official, each) and not hasattr(ours, each)}
+    if issubclass(ours, Enum):  # Divergence 83
+        missing -= {"__iter__", "__len__", "__getitem__"}
+    assert missing == SPECIAL_MISSING.get(name, set())
+
+
+@pytest.mark.parametrize("name", sorted(public(icechunk.ConflictType)))
+def test_kinds_of_conflict_read_alike(name: str):
+    official, ours = getattr(icechunk.ConflictType, name), getattr(icefs.ConflictType, name)
+    assert (str(ours), repr(ours), int(ours)) == (str(official), repr(official), int(official))
+
+
+def test_errors_are_made_with_the_official_arguments():
+    for ic in (icechunk, icefs):
+        rebase = ic.RebaseFailedError("SNAP", [])
+        assert (rebase.snapshot, rebase.conflicts, rebase.kind) == ("SNAP", [], "rebase-failed")
+        conflict = ic.ConflictError("a", "b")
+        assert (conflict.expected_parent, conflict.actual_parent, conflict.kind) == ("a", "b", "commit-conflict")
+        nowhere = ic.ConflictError(None, None)
+        assert (nowhere.expected_parent, nowhere.actual_parent) == (None, None)
+        error = ic.IcechunkError("m", "io")
+        assert (error.message, error.kind, str(error)) == ("m", "io", "m")
+        assert ic.IcechunkError("m").kind == "unknown"
+        with pytest.raises(TypeError):
+            ic.IcechunkError()
+
+
+def shown(ic: Any) -> dict[str, str]:
+    """Returns texts that programs and people see, with the library's name taken out."""
+    repo = ic.Repository.create(ic.in_memory_storage())
+    session = repo.writable_session("main")
+    zarr.create_array(session.store, name="a", shape=(2,), chunks=(1,), dtype="i4")[:] = 1
+    texts = {
+        "writing": session,
+        "status": session.status(),
+        "writing store": session.store,
+        "fork": ic.Repository.create(ic.in_memory_storage()).writable_session("main"),
+    }
+    found = {name: f"{value}{value!r}" for name, value in texts.items()}
+    session.commit("x")
+    reader = repo.readonly_session("main")
+    first = list(repo.ancestry(branch="main"))[-1].id
+    texts = {
+        "reading": reader,
+        "reading store": reader.store,
+        "diff": repo.diff(from_snapshot_id=first, to_branch="main"),
+    }
+    found |= {name: f"{value}{value!r}" for name, value in texts.items()}
+    return {
+        name: re.sub(r"icechunk\.session\.|icechunk\.|icefs\.", "", re.sub(r"id: \w+", "id: X", text))
+        for name, text in found.items()
+    }
+
+
+def test_values_are_shown_alike():
+    assert shown(icefs) == shown(icechunk)
+
+
+def test_deprecated_ways_say_so(tmp_path: Path):
+    for ic in (icechunk, icefs):
+        storage = ic.local_filesystem_storage(str(tmp_path / ic.__name__))
+        repo = ic.Repository.create(storage)
+        with pytest.warns(DeprecationWarning, match="file:///data/"):
+            ic.Repository.open(storage, authorize_virtual_chunk_access={"file:///data/": None})
+        with pytest.warns(DeprecationWarning, match="chunk_storage_stats"):
+            assert repo.total_chunks_storage() == 0
+
+
+@pytest.mark.parametrize("directive", ["icechunk:debug", "false", "0", "nonsense["])
+def test_a_filter_of_messages_never_ends_a_program(directive: str, monkeypatch: pytest.MonkeyPatch):
+    icechunk.set_logs_filter(directive)
+    with pytest.warns(UserWarning, match="is no level of messages"):
+        icefs.set_logs_filter(directive)
+    monkeypatch.setenv("ICECHUNK_LOG", directive)
+    with pytest.warns(UserWarning, match="ICECHUNK_LOG"):
+        icefs.initialize_logs()
+    icefs.set_logs_filter("warn")
+    icechunk.set_logs_filter("warn")
+
+
+def test_what_differs_is_listed():
+    """Divergence 80, Divergence 81, Divergence 82, Divergence 83 and Divergence 84."""
+    found = {}
+    for ic in (icechunk, icefs):
+        storage = ic.in_memory_storage()
+        repo = ic.Repository.create(storage)
+        session = repo.writable_session("main")
+        zarr.open_group(session.store, mode="a").create_group("a")
+        session.commit("x")
+        slow, quick = repo.writable_session("main"), repo.writable_session("main")
+        for each, name in ((slow, "slow"), (quick, "quick")):
+            zarr.open_group(each.store).create_group(name)
+        quick.commit("quick")
+        with pytest.raises(ic.ConflictError) as caught:
+            slow.commit("slow")
+        moving = repo.rearrange_session("main")
+        moving.move("/a", "/b")
+        moving.move("/b", "/a")
+        found[ic] = (
+            type(caught.value) is ic.ConflictError,
+            moving.has_uncommitted_changes,
+            type(next(iter(storage.list_objects()))).__name__,
+            isinstance(ic.CompressionAlgorithm.Zstd, Enum),
+            importlib.util.find_spec(f"{ic.__name__}.repository") is not None,
+        )
+    assert found == {icechunk: (True, True, "tuple", False, True), icefs: (False, False, "ObjectInfo", True, False)}
+
+
+def test_hints_are_in_tracebacks_and_errors_arrive_whole():
+    with pytest.raises(icefs.IcechunkError) as caught:
+        icefs.Repository.create(icefs.in_memory_storage()).lookup_branch("nope")
+    error = caught.value
+    assert f"hint: {error.hint}" in traceback.format_exception(error)[-1]
+    error.is_transient = True
+    error.add_note("said on the way")
+    made = [error, icefs.RebaseFailedError("SNAP", []), icefs.ConflictError("a", "b")]
+    for before in made:
+        after = pickle.loads(pickle.dumps(before))
+        assert type(after) is type(before)
+        assert (after.message, after.kind, after.hint, after.facts) == (
+            before.message,
+            before.kind,
+            before.hint,
+            before.facts,
+        )
+        assert getattr(after, "__notes__", []) == getattr(before, "__notes__", [])
+        assert after.is_transient == before.is_transient

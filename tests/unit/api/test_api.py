@@ -277,7 +277,9 @@ def test_credentials_of_containers():
             "https://e/": icefs.HttpAccess,
         }
     )
-    assert authorizations(given) == {
+    with pytest.warns(DeprecationWarning, match="s3://c/"):
+        found = authorizations(given)
+    assert found == {
         "s3://a/": ContainerCredentials(None, True),
         "s3://b/": ContainerCredentials(StorageCredentials("id", "secret"), None),
         "s3://c/": None,

@@ -185,9 +185,9 @@ def test_what_is_logged_is_chosen(monkeypatch):
         assert ours.level == logging.DEBUG
         icefs.set_logs_filter("error,tests::some::library=trace")
         assert (ours.level, other.level) == (logging.ERROR, logging.DEBUG)
-        with pytest.raises(ValueError, match="loud"):
-            icefs.set_logs_filter("info,icefs=loud")
-        assert ours.level == logging.ERROR
+        with pytest.warns(UserWarning, match="loud"):
+            icefs.set_logs_filter("info,icefs=loud")  # what can be understood of it counts
+        assert ours.level == logging.INFO
         monkeypatch.setenv("ICECHUNK_LOG", "icechunk=info")
         icefs.initialize_logs()
         assert ours.level == logging.INFO

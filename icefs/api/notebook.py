@@ -1,0 +1,8 @@
+"""How values look in a notebook."""
+
+from html import escape
+
+
+def as_html(value: object) -> str:
+    """Returns what a notebook shows of a value: its text. The classes of the API have it as `_repr_html_`."""
+    return f"<pre>{escape(repr(value))}</pre>"
