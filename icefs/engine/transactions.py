@@ -24,6 +24,7 @@ from icefs.errors import (
     ConflictError,
     IcefsError,
     NothingToCommitError,
+    ObjectNotFoundError,
     SessionStateError,
     StorageError,
 )
@@ -308,12 +309,17 @@ def amend(
                 hint="make a commit of its own",
             )
         try:
-            # First of all: of a commit that is no tip any more, everything may be gone.
-            updates.check_tip(repository, branch, base.id, refresh=False)
-            if not session.is_rearrange and repository.assets.fetch_transaction_log(base.id).moved_nodes:
+            try:
+                log = repository.assets.fetch_transaction_log(base.id)
+            except ObjectNotFoundError:
+                # Of a commit that is no tip any more, everything may be gone.
+                updates.check_tip(repository, branch, base.id, refresh=False)
+                raise
+            if log.moved_nodes and not session.is_rearrange:
                 raise SessionStateError(
                     "a commit that moved nodes is amended by a rearrange session", kind="rearrange-session-only"
                 )
+            updates.check_tip(repository, branch, base.id, refresh=False)
             guard = ChunkGuard.of(session)
 
             def write() -> NewSnapshot:

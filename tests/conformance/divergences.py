@@ -311,28 +311,28 @@ DIVERGENCES: dict[int, Divergence] = {
         "refuses such locations when they are set, and their chunks when they are read",
         "HTTP clients and proxies resolve these segments, so that the object may lie outside of the allowed prefix",
     ),
-    80: Divergence(
+    81: Divergence(
         "raises ConflictError itself where a branch has moved, with a message that names the two snapshots alone",
         "raises BranchMovedError, a ConflictError whose facts list the commits in between; RebaseFailedError's message "
         "names the conflicts",
         "`except` takes both; who asks for the exact type gets a subclass",
     ),
-    81: Divergence(
+    82: Divergence(
         "commits moves that put every node back where it was",
         "has no changes then, and nothing to commit",
         "nothing has changed",
     ),
-    82: Divergence(
+    83: Divergence(
         "Storage.list_objects yields pairs of key and size",
         "yields records with the time and version too",
         "the engine's own storage is the API's",
     ),
-    83: Divergence(
+    84: Divergence(
         "CompressionAlgorithm() is Zstd, and its members are no enum.Enum",
         "CompressionAlgorithm.default() is Zstd; its members, as those of ConflictType and VersionSelection, are",
         "an Enum lists its members and has their names",
     ),
-    84: Divergence(
+    85: Divergence(
         "`import icechunk.repository` and the like import its modules",
         "its names are attributes of icefs; icefs.storage is the engine's package",
         "icefs's packages are its layers",
