@@ -343,6 +343,7 @@ def refuse(status: os.stat_result, path: str) -> None:
             if is_link
             else f"find out what put it there, and remove it: {path}",
             path=path,
+            what=kind,
         )
 
 

@@ -32,6 +32,7 @@ from icefs.errors import FormatError, IcefsError, InvalidInputError, NodeNotFoun
 from icefs.format.manifest import ArrayRefs
 from icefs.format.nodes import NodeSnapshot
 from icefs.format.zarr_json import chunk_key_encoding_of
+from icefs.storage.beneath import Beneath
 from icefs.transfer.disk_errors import disk_error
 from icefs.transfer.folding import check_names
 from icefs.transfer.marker import RESERVED, Marker, Target
@@ -143,6 +144,7 @@ class _Export:
         self._times = times
         self._request = request
         self._root = request.target
+        self._target = Beneath(os.path.abspath(request.target))
         self._reader = KeyReader(session)
         self.directories: list[str] = []
         self._metadata: list[tuple[str, bytes, int]] = []
@@ -369,7 +371,7 @@ class _Export:
             yield iter([partial(writer.write_metadata, some)])
 
     def _is_there(self, path: str, size: int, time_ns: int) -> bool:
-        return self._has_files and is_there(os.path.join(self._root, path), size, time_ns)
+        return self._has_files and is_there(self._target, path, size, time_ns)
 
 
 def _neighbours(part: Part) -> Iterator[I64]:

@@ -10,6 +10,7 @@ import errno
 import itertools
 import os
 import threading
+import stat
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -31,6 +32,7 @@ from icefs.format.chunk_refs import ChunkKind
 from icefs.format.ids import ChunkId
 from icefs.format.manifest import ArrayRefs, NativeRef
 from icefs.format.zarr_json import document_of
+from icefs.storage.beneath import Beneath, Parent
 from icefs.transfer.disk_errors import disk_error
 from icefs.transfer.scan import I64
 from icefs.zarr.keys import METADATA_NAME, ChunkKeyLayout
@@ -122,13 +124,13 @@ class Outcome:
         self.written_bytes += size if is_written else 0
 
 
-def is_there(path: str, size: int, time_ns: int) -> bool:
-    """Tells whether a file has just the length and time that it should have."""
+def is_there(directory: Beneath, path: str, size: int, time_ns: int) -> bool:
+    """Tells whether a file below a directory has just the length and time that it should have; through no link."""
     try:
-        found = os.lstat(path)
-    except OSError:
+        found = directory.status(path)
+    except (OSError, NotAnObjectError):
         return False
-    return found.st_size == size and found.st_mtime_ns == time_ns
+    return stat.S_ISREG(found.st_mode) and found.st_size == size and found.st_mtime_ns == time_ns
 
 
 class _Objects:
@@ -186,6 +188,7 @@ class Writer:
         """Takes the version, the directory, where temporary names go, and whether anything else is there."""
         self._session = session
         self._above = root.rstrip("/") + "/"
+        self._target = Beneath(os.path.abspath(root))
         self._staging = staging
         self._has_files = has_files
         self._lock = threading.Lock()
@@ -270,7 +273,7 @@ class Writer:
         return found
 
     def _is_there(self, path: str, size: int, time_ns: int) -> bool:
-        return self._has_files and is_there(self._above + path, size, time_ns)
+        return self._has_files and is_there(self._target, path, size, time_ns)
 
     def _write(self, files: Sequence[_New], outcome: Outcome) -> None:
         """Writes files that are not there."""
@@ -311,10 +314,9 @@ class Writer:
             staged = f"{stage}/{file.path[len(directory) :].lstrip('/')}"
             if self._make(staged, file, outcome):
                 made.append((staged, file))
-        target = self._above + directory
         try:
-            in_directory(target, partial(os.rename, stage, target))
-        except OSError:  # some of them are there, or something else; file by file it shows
+            in_directory(self._target, directory, partial(_move, stage))
+        except (OSError, NotAnObjectError):  # some of them are there, or something else; file by file it shows
             for staged, file in made:
                 self._place(staged, file, outcome)
             _remove(stage)
@@ -333,7 +335,7 @@ class Writer:
                 os.close(fd)
         except OF_ONE_FILE as error:
             _discard(staged)
-            self._not_old(self._above + file.path)
+            self._not_old(file.path)
             outcome.failed.append(Problem(file.path, error.message))
             return False
         except OSError as error:
@@ -346,12 +348,15 @@ class Writer:
 
     def _place(self, staged: str, file: _New, outcome: Outcome) -> None:
         """Moves a file that is whole to its place."""
-        target = self._above + file.path
         try:
-            in_directory(target, partial(os.rename, staged, target))
+            in_directory(self._target, file.path, partial(_move, staged))
         except OSError as error:
             _discard(staged)
             self._in_the_way(error, file, outcome)
+        except NotAnObjectError as error:
+            _discard(staged)
+            found = f"{error.facts['path']} is {error.facts['what']}"
+            outcome.failed.append(Problem(file.path, f"something else is in its place: {found}"))
         else:
             was = self._hidden.get(file.path)
             outcome.add(file.size, is_written=was != (file.size, file.time_ns))
@@ -363,11 +368,11 @@ class Writer:
         outcome.failed.append(Problem(file.path, f"something else is in its place: {error.strerror}"))
         return False
 
-    def _not_old(self, target: str) -> None:
+    def _not_old(self, path: str) -> None:
         """Leaves no file of another version in the place of one that cannot be had."""
         if self._has_files:
-            with contextlib.suppress(OSError):
-                os.unlink(target)
+            with contextlib.suppress(OSError, NotAnObjectError), self._target.parent(path) as parent:
+                os.unlink(parent.name, dir_fd=parent.fd)
 
     def _fill(self, part: Part, row: int, objects: _Objects, fd: int) -> None:
         ref = part.refs.ref(row)
@@ -382,19 +387,27 @@ class Writer:
             _write_all(self._session.read_chunk(ref, start, start + _WINDOW_BYTES), fd)
 
 
-def in_directory[T](path: str, make: Callable[[], T]) -> T:
-    """Makes something at a path, and the directory that it is in if that is not there yet.
+def in_directory[T](target: Beneath, path: str, make: Callable[[Parent], T]) -> T:
+    """Makes something at a path below a directory, and the directory that it is in if that is not there yet.
+
+    No link on the way is followed.
 
     Each directory above may be found missing once more after it was made: while it is empty, another thread may move
     one that is full into its place, and whoever had looked up the empty one is told that nothing is there.
     """
-    for _ in range(path.count("/")):
+    for _ in range(path.count("/") + 1):
         try:
-            return make()
+            with target.parent(path) as parent:
+                return make(parent)
         except FileNotFoundError:
             with contextlib.suppress(FileNotFoundError):
-                os.makedirs(os.path.dirname(path), exist_ok=True)
-    return make()
+                target.make_directory(path.rpartition("/")[0])
+    with target.parent(path) as parent:
+        return make(parent)
+
+
+def _move(staged: str, parent: Parent) -> None:
+    os.rename(staged, parent.name, dst_dir_fd=parent.fd)
 
 
 def _copy(source: int, fd: int, offset: int, length: int) -> int:

@@ -494,3 +494,22 @@ def test_an_array_whose_chunk_keys_nobody_knows_is_left_out_by_name(separator, t
     done = export(repo, tmp_path / "out")
     assert [problem.path for problem in done.failed] == ["bad/"]
     assert set(files(tmp_path / "out")) == {"good/zarr.json", "good/c/0"}
+
+
+@pytest.mark.parametrize("force", [False, True], ids=["again", "forced"])
+def test_an_export_writes_through_no_link_of_its_target(repo, tmp_path, force):
+    """Each file that a link keeps out is named; the link stays, and what it leads to is as it was."""
+    target, outside = tmp_path / "out", tmp_path / "outside"
+    if not force:
+        export(repo, target)
+        (target / "g").rename(outside)
+    else:
+        target.mkdir()
+        outside.mkdir()
+    (target / "g").symlink_to("../outside")
+    before = {path: path.read_bytes() for path in outside.rglob("*") if path.is_file()}
+    done = export(repo, target, force=force)
+    assert {path: path.read_bytes() for path in outside.rglob("*") if path.is_file()} == before
+    assert {problem.path for problem in done.failed} == {path for path in sample() if path.startswith("g/")}
+    assert all("a symbolic link" in problem.reason for problem in done.failed)
+    assert (target / "g").is_symlink()
