@@ -129,6 +129,8 @@ def check_mounts() -> Iterator[Finding]:
             alive += 1  # another user's
         elif mountpoints.mounted_at(entry.mountpoint) is not None:
             yield Finding("mounts", WARNING, f"{entry.mountpoint}: {os.strerror(error)}")
+    if mountpoints.updatedb_reads_mounts():
+        yield Finding("mounts", WARNING, *mountpoints.UPDATEDB.rsplit(": ", 1))
     yield Finding("mounts", OK, f"{alive} of {plural(len(ours), 'mount')} answer{'s' * (len(ours) == 1)}")
 
 

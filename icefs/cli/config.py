@@ -88,10 +88,10 @@ def set_(settings: tuple[str, ...], unset: tuple[str, ...], repo: str | None, dr
 @json_option
 def check(file: str, as_json: bool) -> None:
     """Check the configuration file of a service, such as /etc/icefs/NAME.toml; see 'icefs serve --help'."""
-    from icefs.cli.service_config import check_config, find_config  # with all of `icefs mount`
+    from icefs.cli.service_config import check_file, find_config  # with all of `icefs mount`
 
     path = find_config(file)
-    options, problems = check_config(path.read_bytes())
+    options, problems = check_file(path)
     if as_json:
         found = [problem._asdict() for problem in problems]
         print_json({"file": str(path), "ok": options is not None, "problems": found})

@@ -17,6 +17,8 @@ from icefs.cli.manpages import all_pages
 from icefs.cli.options import json_option, print_json, say
 from icefs.cli.service_config import SYSTEM_DIRECTORY, user_directory
 from icefs.errors import AlreadyExistsError, EntryNotFoundError, InvalidInputError
+from icefs.fuse.mountpoints import UPDATEDB, updatedb_reads_mounts
+from icefs.private import who_may_change
 from icefs.words import plural, quoted
 
 UNIT: Final = "icefs@.service"
@@ -101,9 +103,10 @@ def install_units(user: bool, prefix: str | None, uninstall: bool, dry_run: bool
     reloaded = False
     if prefix is None and not dry_run and any(what != "kept" for what, _ in done):
         reloaded = _reload_manager(user=user)
+    warnings = [] if uninstall else list(_warnings(parts, user=user))
     if as_json:
         actions = [{"action": what, "path": str(place)} for what, place in done]
-        print_json({"actions": actions, "dry_run": dry_run, "manager_reloaded": reloaded})
+        print_json({"actions": actions, "dry_run": dry_run, "manager_reloaded": reloaded, "warnings": warnings})
         return
     pages = {part.place for part in parts if part.is_page}
     for what, place in done:
@@ -113,6 +116,8 @@ def install_units(user: bool, prefix: str | None, uninstall: bool, dry_run: bool
     for what in dict.fromkeys(what for what, place in done if place in pages):
         count = sum(action == what and place in pages for action, place in done)
         say(f"{'would be ' * (dry_run and what != 'kept')}{what} {plural(count, 'manual page')}")
+    for warning in warnings:
+        say(f"icefs: warning: {warning}", err=True)
     if reloaded:
         click.echo("systemd has read its units again")
     if not uninstall:
@@ -191,14 +196,33 @@ def _install(parts: list[Part], *, dry_run: bool) -> list[tuple[str, Path]]:
         if os.path.lexists(part.place) and not part.is_there() and not part.is_ours():
             raise AlreadyExistsError(f"not replaced, for it is not ours: {part.place}", hint="move it away first")
     done = []
-    for part in parts:
-        if part.is_there():
-            done.append(("kept", part.place))
-            continue
-        done.append(("replaced" if os.path.lexists(part.place) else "installed", part.place))
-        if not dry_run:
-            part.put()
+    mask = os.umask(0o022)  # all may read what is installed, and nobody else may change it
+    try:
+        for part in parts:
+            if part.is_there():
+                done.append(("kept", part.place))
+                continue
+            done.append(("replaced" if os.path.lexists(part.place) else "installed", part.place))
+            if not dry_run:
+                part.put()
+    finally:
+        os.umask(mask)
     return done
+
+
+def _warnings(parts: list[Part], *, user: bool) -> Iterator[str]:
+    """Says what the units run that other users can change, and what would read through the mounts."""
+    runs = {Path(sys.executable), Path(__file__), *(part.target for part in parts if part.target is not None)}
+    found = {reason for path in runs if path.exists() and (reason := who_may_change(path, far=True)) is not None}
+    for reason in sorted(found):
+        yield f"the units run what other users can change: {reason}; install icefs where only root can write"
+    for part in parts:
+        if part.content is None and part.target is None and part.place.is_dir():
+            reason = who_may_change(part.place)
+            if reason is not None:
+                yield f"other users can choose what is mounted: {reason}; run 'chmod go-w' on it"
+    if not user and updatedb_reads_mounts():
+        yield UPDATEDB
 
 
 def _remove(parts: list[Part], *, dry_run: bool) -> list[tuple[str, Path]]:

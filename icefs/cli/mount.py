@@ -22,9 +22,10 @@ from icefs.cli.options import (
 )
 from icefs.clock import to_micros
 from icefs.errors import IcefsError, InvalidInputError
+from icefs.fuse.apart import why_not_writable
 from icefs.fuse.daemon import run, spawn
 from icefs.fuse.options import FUSE_LIBRARIES, LOG_FORMATS, LOG_LEVELS, NATIVE, MountOptions
-from icefs.storage.url import redact
+from icefs.storage.url import parse_location, redact
 from icefs.vfs.names import encode_ref
 from icefs.vfs.status_text import damage_texts
 from icefs.words import command, quoted
@@ -166,8 +167,10 @@ def mount(
     ).resolved()
     if not foreground:
         pid = spawn(options)
+        _warn_read_only(options)
         _announce(options, pid, _uncommitted(options), as_json=as_json)
         return
+    _warn_read_only(options)
     code = run(options, lambda: _announce(options, os.getpid(), [], as_json=as_json))
     click.get_current_context().exit(code)
 
@@ -215,6 +218,18 @@ def _uncommitted(options: MountOptions) -> list[str]:
         for line in damage_texts(branch["damage"]):
             say(f"icefs: warning: branch {quoted(branch['name'])}: {line}", err=True)
     return [branch["name"] for branch in answer["branches"] if branch["has_changes"]]
+
+
+def _warn_read_only(options: MountOptions) -> None:
+    """Says at once, and not at the first commit, that there can be none."""
+    place = parse_location(options.repository)
+    reason = why_not_writable(place.root) if options.is_writable and place.scheme == "file" else None
+    if reason is not None:
+        say(
+            f"icefs: warning: {quoted(place.root)} cannot be written to, so nothing can be committed: {reason}; changes"
+            " are kept until it can, and --read-only refuses them",
+            err=True,
+        )
 
 
 def _announce(options: MountOptions, pid: int, uncommitted: list[str], *, as_json: bool) -> None:

@@ -22,8 +22,9 @@ from typing import Any, Final, NamedTuple
 import click
 
 from icefs.cli.mount import mount, mount_options
-from icefs.errors import EntryNotFoundError, InvalidInputError
+from icefs.errors import InvalidInputError
 from icefs.fuse.options import MountOptions
+from icefs.private import who_may_change
 from icefs.words import command
 
 SYSTEM_DIRECTORY: Final = Path("/etc/icefs")
@@ -68,7 +69,7 @@ def find_config(name: str) -> Path:
     """Finds a configuration file by path, or by the name of the service.
 
     Raises:
-        EntryNotFoundError: there is none.
+        InvalidInputError: there is none. As one that is wrong, it is no reason to start a service again and again.
     """
     if "/" in name or name.endswith(".toml"):
         places = [Path(os.path.abspath(name))]
@@ -77,7 +78,7 @@ def find_config(name: str) -> Path:
     for place in places:
         if place.exists():
             return place
-    raise EntryNotFoundError(
+    raise InvalidInputError(
         f"no configuration file: {' or '.join(map(str, places))}",
         hint='write one: repository = "…" and mountpoint = "…"; \'icefs config check FILE\' checks it',
     )
@@ -87,10 +88,10 @@ def load_config(path: Path) -> MountOptions:
     """Reads what shall be mounted from a configuration file.
 
     Raises:
-        InvalidInputError: the file says something wrong, or not enough.
+        InvalidInputError: the file says something wrong, or not enough, or other users can change it.
         OSError: the file cannot be read.
     """
-    options, problems = check_config(path.read_bytes())
+    options, problems = check_file(path)
     if options is None:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise InvalidInputError(
@@ -98,6 +99,19 @@ def load_config(path: Path) -> MountOptions:
             hint=f"correct the file; '{command('config check', str(path))}' checks it",
         )
     return options
+
+
+def check_file(path: Path) -> tuple[MountOptions | None, list[Problem]]:
+    """Reads a configuration file, as `check_config`; one that other users can change is not used.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    reason = who_may_change(path)
+    options, problems = check_config(path.read_bytes())
+    if reason is None:
+        return options, problems
+    return None, [Problem(None, None, f"{reason}, who would choose what is mounted: chmod go-w, chown"), *problems]
 
 
 def check_config(data: bytes) -> tuple[MountOptions | None, list[Problem]]:

@@ -27,6 +27,7 @@ from icefs.engine.lineage_values import Lineage, Touch
 from icefs.errors import FormatError
 from icefs.format.chunk_indices import ChunkIndices
 from icefs.format.ids import NodeId, SnapshotId
+from icefs.private import make_private
 
 _log = logging.getLogger(__name__)
 
@@ -78,7 +79,7 @@ class LineageCache:
                 self._connection = None
 
     def _open(self) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        make_private(self._path.parent)
         connection = sqlite3.connect(self._path, timeout=5, isolation_level=None, check_same_thread=False)
         try:
             connection.execute("pragma journal_mode = wal")

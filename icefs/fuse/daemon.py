@@ -22,7 +22,9 @@ from typing import IO, Any, Final
 
 from icefs.errors import IcefsError, InternalError, StorageError
 from icefs.fuse import logs
-from icefs.fuse.options import MountOptions
+from icefs.fuse.apart import check_places
+from icefs.fuse.options import MountOptions, default_log_file
+from icefs.private import make_private
 
 _STATUS_FD: Final = "ICEFS_STATUS_FD"
 _MAX_LOG_BYTES: Final = 16 << 20
@@ -43,6 +45,7 @@ def run(options: MountOptions, ready: Callable[[], None], reread: Callable[[], M
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from icefs.fuse import serving  # trio, numpy and the engine: most of a second that others save
 
+    check_places(options)
     options = options.resolved()
     _set_up_logging(options)
     serving.register_stack_dump()
@@ -63,6 +66,7 @@ def spawn(options: MountOptions) -> int:
     Raises:
         IcefsError: what the daemon raised; nothing is mounted.
     """
+    check_places(options)
     options = options.resolved()
     assert options.log_file is not None  # `resolved` chose one
     log = _open_log(Path(options.log_file))
@@ -132,10 +136,13 @@ def _wait_until_it_answers(mountpoint: str, log_file: str) -> None:
 
 def _open_log(path: Path) -> IO[bytes]:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.parent == default_log_file("/").parent:
+            make_private(path.parent)  # logs tell paths and repositories
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists() and path.stat().st_size > _MAX_LOG_BYTES:
             path.replace(path.with_name(path.name + ".1"))
-        return path.open("ab", buffering=0)
+        return open(path, "ab", buffering=0, opener=lambda name, flags: os.open(name, flags, 0o600))
     except OSError as error:
         raise StorageError(
             f"cannot write the log file {path}: {os.strerror(error.errno or errno.EIO)}", hint="choose a --log-file"

@@ -7,7 +7,8 @@ written down in a worker thread, so that a scrape costs the mount a fraction of 
 import errno
 import os
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -60,21 +61,47 @@ async def serve_metrics(listener: socket.socket, fs: "FileSystem") -> None:
         b"/metrics": partial(_metrics, fs),
         b"/healthz": partial(_health, fs),
     }
-    limit = trio.CapacityLimiter(_MAX_CONNECTIONS)
     stream = trio.SocketListener(trio.socket.from_stdlib_socket(listener))
+    idle = _Idle()
 
     async def answer(connection: trio.SocketStream) -> None:
-        async with limit:
-            await in_background("serving metrics", partial(_answer, connection, pages))
+        await in_background("serving metrics", partial(_answer, connection, pages, idle))
 
     await trio.serve_listeners(answer, [stream])
 
 
-async def _answer(connection: trio.SocketStream, pages: dict[bytes, Callable[[], Awaitable[_Page]]]) -> None:
-    with trio.move_on_after(_PATIENCE_S):
+class _Idle:
+    """The connections that have not sent their request yet, oldest first.
+
+    They are at most `_MAX_CONNECTIONS`: a new one ends the oldest, so that connections which say nothing keep nobody
+    else out, however many there are.
+    """
+
+    def __init__(self) -> None:
+        self._scopes: dict[trio.CancelScope, None] = {}
+
+    @contextmanager
+    def one(self, scope: trio.CancelScope) -> Iterator[None]:
+        """Counts a connection, which `scope` ends, while its request is waited for."""
+        if len(self._scopes) >= _MAX_CONNECTIONS:
+            oldest = next(iter(self._scopes))
+            del self._scopes[oldest]
+            oldest.cancel()
+        self._scopes[scope] = None
+        try:
+            yield
+        finally:
+            self._scopes.pop(scope, None)
+
+
+async def _answer(
+    connection: trio.SocketStream, pages: dict[bytes, Callable[[], Awaitable[_Page]]], idle: _Idle
+) -> None:
+    with trio.move_on_after(_PATIENCE_S) as scope:
         async with connection:
             try:
-                method, target = await _request(connection)
+                with idle.one(scope):
+                    method, target = await _request(connection)
                 page = pages.get(target.partition(b"?")[0])
                 if method not in (b"GET", b"HEAD"):
                     status, kind, body = "405 Method Not Allowed", _TEXT, b"only GET\n"

@@ -24,6 +24,7 @@ from icefs.words import command, shell_word
 MOUNT_TABLE: Final = Path("/proc/self/mountinfo")
 FUSE_DEVICE: Final = Path("/dev/fuse")
 FUSE_CONF: Final = Path("/etc/fuse.conf")
+UPDATEDB_CONF: Final = Path("/etc/updatedb.conf")
 FILESYSTEM_TYPE: Final = "fuse.icefs"
 AUTOMOUNT_TYPE: Final = "autofs"
 PROCESS_STATUS: Final = Path("/proc/self/status")
@@ -116,6 +117,23 @@ def mounted_at(mountpoint: str) -> MountEntry | None:
 def _unescape(text: str) -> str:
     """Undoes the kernel's octal escapes of space, tab, newline and backslash."""
     return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)
+
+
+UPDATEDB: Final = (
+    f"updatedb goes through the mounts that other users may see, and reads every directory of them: add fuse.icefs to"
+    f" PRUNEFS in {UPDATEDB_CONF}"
+)
+"""What to say where `updatedb_reads_mounts`."""
+
+
+def updatedb_reads_mounts() -> bool:
+    """Tells whether there is an updatedb(8), for locate(1), whose configuration does not leave mounts of icefs out."""
+    try:
+        text = UPDATEDB_CONF.read_text()
+    except (OSError, UnicodeDecodeError):
+        return False
+    left_out = re.findall(r"^\s*PRUNEFS\s*=\s*[\"']?([^\"'\n]*)", text, re.MULTILINE)
+    return FILESYSTEM_TYPE not in " ".join(left_out).lower().split()
 
 
 def check_fuse(*, allow_other: bool) -> None:

@@ -28,6 +28,7 @@ from icefs.engine.writing import WritableRepository
 from icefs.errors import IcefsError
 from icefs.format.ids import SnapshotId
 from icefs.fuse import logs, mountpoints
+from icefs.fuse.apart import why_not_writable
 from icefs.fuse.connection import Connection, connect
 from icefs.fuse.errno_map import OPERATIONS, in_background
 from icefs.fuse.metrics_http import listen, serve_metrics
@@ -105,6 +106,9 @@ def prepare(options: MountOptions) -> Prepared:
         undo.callback(storage.close)
         if storage.local_root is not None:
             mountpoints.check_apart(options.mountpoint, str(storage.local_root))
+            reason = why_not_writable(str(storage.local_root)) if options.is_writable else None
+            if reason is not None:
+                logger.warning("%s cannot be written to, so nothing can be committed: %s", storage.url, reason)
         authorized = dict.fromkeys(options.allow_virtual)
         is_writable = options.is_writable and storage.capabilities.is_writable
         kind = WritableRepository if is_writable else Repository

@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from icefs.errors import SessionStateError, StorageError
 from icefs.format.ids import ChunkId
+from icefs.private import make_private
 
 KEPT_S: Final = 3 * 86400
 _VERSION: Final = 1
@@ -76,7 +77,7 @@ class Ledger:
         self.path = path
         self._arrays: dict[str, int] = {}
         with self._translated():
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            make_private(path.parent)
             try:
                 self._open()
             except sqlite3.OperationalError:

@@ -26,7 +26,7 @@ _S_IFDIR: Final = 0o040000
 
 @dataclass(frozen=True, slots=True)
 class ControlFile:
-    """One file of a control directory; exactly one of the last three is given.
+    """One file of a control directory; exactly one of `make`, `connect` and `target` is given.
 
     Attributes:
         name: Its name.
@@ -34,19 +34,21 @@ class ControlFile:
             thread.
         connect: Opens a file that is read and written, given its inode number and the flags of `open(2)`.
         target: Returns where a symbolic link leads.
+        is_private: Whether only the owner of the mount's files may read it.
     """
 
     name: str
     make: Callable[[], Callable[[], bytes]] | None = None
     connect: Callable[[int, int], FileHandle] | None = None
     target: Callable[[], str] | None = None
+    is_private: bool = False
 
     @property
     def mode(self) -> int:
         """Type and permissions."""
         if self.target is not None:
             return _S_IFLNK | 0o777
-        return _S_IFREG | (0o600 if self.connect is not None else 0o444)
+        return _S_IFREG | (0o600 if self.connect is not None or self.is_private else 0o444)
 
 
 class ControlDir:

@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -112,7 +113,10 @@ class MountControl:
             _made("info.json", lambda: partial(reports.to_json, {**self._info(), **more()})),
             _made("stats.json", lambda: partial(self._stats, observer.look())),
             _made("metrics", lambda: partial(self._metrics, observer.look())),
-            _made("accesslog", lambda: partial(as_text, recent_accesses(self._fs.stats, self._fs, RING))),
+            replace(
+                _made("accesslog", lambda: partial(as_text, recent_accesses(self._fs.stats, self._fs, RING))),
+                is_private=True,  # it tells what all users open
+            ),
             _made("version", lambda: partial(str.encode, f"icefs {self._facts.get('version', '')}\n")),
         ]
 

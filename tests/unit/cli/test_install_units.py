@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import icefs.cli.install_units as install_units_module
 from icefs.cli import mount_helper
 from icefs.cli.install_units import HELPERS, UNIT
 from icefs.cli.main import STATE, USAGE, main
@@ -119,3 +120,27 @@ def test_a_wrong_call_is_one_line(ran, capsys, arguments):
     assert mount_helper.mount(arguments) == 1
     assert capsys.readouterr().err.count("\n") == 1
     assert ran == []
+
+
+def test_units_that_run_what_others_can_change_are_warned_of(tmp_path, monkeypatch, capsys):
+    """Root's units, and what mount(8) calls, run this installation."""
+    monkeypatch.setattr(install_units_module, "updatedb_reads_mounts", lambda: True)
+    monkeypatch.setattr(install_units_module, "who_may_change", lambda path, far=False: f"{path} is open")
+    assert main(["install-units", "--prefix", str(tmp_path), "--json"]) == 0
+    warnings = json.loads(capsys.readouterr().out)["warnings"]
+    assert any("the units run what other users can change" in warning for warning in warnings)
+    assert any("choose what is mounted" in warning for warning in warnings)
+    assert any("PRUNEFS" in warning for warning in warnings)
+    assert main(["install-units", "--prefix", str(tmp_path)]) == 0
+    assert capsys.readouterr().err.count("icefs: warning: ") == len(warnings)
+
+
+def test_what_is_installed_can_be_changed_by_nobody_else(tmp_path):
+    before = os.umask(0)
+    try:
+        assert main(["install-units", "--prefix", str(tmp_path)]) == 0
+    finally:
+        os.umask(before)
+    for path in tmp_path.rglob("*"):
+        if not path.is_symlink():
+            assert not path.stat().st_mode & 0o022, path

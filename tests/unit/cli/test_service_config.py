@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from icefs.cli.main import NOT_FOUND, USAGE, main
+from icefs.cli.main import USAGE, main
 from icefs.cli.service_config import KEYS, check_config, find_config, load_config
-from icefs.errors import EntryNotFoundError, InvalidInputError
+from icefs.errors import InvalidInputError
 
 LEAST = 'repository = "/data/era5"\nmountpoint = "/mnt/era5"\n'
 
@@ -129,7 +129,7 @@ def test_a_name_is_looked_for_among_ones_own_files(tmp_path, monkeypatch):
     own.write_text(LEAST)
     assert find_config("era5") == own
     assert find_config(str(own)) == own
-    with pytest.raises(EntryNotFoundError, match=f"{tmp_path}/icefs/other.toml or /etc/icefs/other.toml"):
+    with pytest.raises(InvalidInputError, match=f"{tmp_path}/icefs/other.toml or /etc/icefs/other.toml"):
         find_config("other")
 
 
@@ -146,4 +146,28 @@ def test_config_check(tmp_path, capsys):
     told = json.loads(capsys.readouterr().out)
     assert (told["file"], told["ok"]) == (str(path), False)
     assert told["problems"][0] == {"line": 3, "key": "a", "reason": "unknown key"}
-    assert main(["config", "check", str(Path(tmp_path, "missing.toml"))]) == NOT_FOUND
+    assert main(["config", "check", str(Path(tmp_path, "missing.toml"))]) == USAGE
+
+
+@pytest.mark.parametrize("mode", [0o666, 0o622, 0o777])
+def test_a_file_that_others_can_change_is_not_used(tmp_path, capsys, mode):
+    """Whoever can write it chooses what root mounts, where, and where the log goes."""
+    path = tmp_path / "x.toml"
+    path.write_text(LEAST)
+    path.chmod(mode)
+    assert main(["config", "check", str(path)]) == USAGE
+    assert f"every user can write to {path}" in capsys.readouterr().err
+    assert main(["serve", str(path)]) == USAGE
+    assert f"every user can write to {path}" in capsys.readouterr().err
+    path.chmod(0o644)
+    assert main(["config", "check", str(path)]) == 0
+
+
+def test_a_service_without_its_file_is_not_started_again(tmp_path, capsys):
+    assert main(["serve", str(tmp_path / "missing.toml")]) == USAGE
+    units = Path(__file__).parents[3] / "systemd"
+    for unit in (units / "icefs@.service", units / "user/icefs@.service"):
+        lines = dict(line.split("=", 1) for line in unit.read_text().splitlines() if "=" in line and line[0] != "#")
+        assert str(USAGE) in lines["RestartPreventExitStatus"].split()
+        assert int(lines["RestartSteps"]) > 1
+        assert int(lines["RestartMaxDelaySec"]) >= 30

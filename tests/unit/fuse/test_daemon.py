@@ -29,7 +29,7 @@ def test_the_daemon_of_a_local_repository_imports_nothing_that_it_does_not_need(
 
 def test_an_error_of_the_daemon_is_raised_here(tmp_path):
     log = tmp_path / "deep/er/log"
-    options = MountOptions(repository=str(tmp_path), mountpoint=str(tmp_path / "missing"), log_file=str(log))
+    options = MountOptions(repository=str(tmp_path / "repo"), mountpoint=str(tmp_path / "missing"), log_file=str(log))
     with pytest.raises(InvalidInputError, match="does not exist") as caught:
         daemon.spawn(options)
     assert caught.value.hint

@@ -105,3 +105,22 @@ def test_users_need_permission_to_let_others_in(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     conf.unlink()
     check_fuse(allow_other=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "reads"),
+    [
+        (None, False),
+        ('PRUNEFS="NFS afs fuse.sshfs"\n', True),
+        ("", True),
+        ('PRUNE_BIND_MOUNTS="yes"\nPRUNEFS = "NFS fuse.icefs proc"\n', False),
+        ("PRUNEFS='FUSE.ICEFS'\n", False),
+        ('# PRUNEFS="fuse.icefs"\n', True),
+    ],
+)
+def test_updatedb_is_looked_at(tmp_path, monkeypatch, text, reads):
+    path = tmp_path / "updatedb.conf"
+    if text is not None:
+        path.write_text(text)
+    monkeypatch.setattr(mountpoints, "UPDATEDB_CONF", path)
+    assert mountpoints.updatedb_reads_mounts() is reads
