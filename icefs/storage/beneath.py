@@ -97,6 +97,14 @@ class Beneath:
         self._pin: _Descriptor | None = None
         self._real = ""
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
+
     def path(self, relative: str) -> str:
         """Returns the absolute path of an entry, for messages only."""
         return f"{self._prefix}/{relative}" if relative else self.root
@@ -118,7 +126,8 @@ class Beneath:
         try:
             return Parent(root, self._walk(root, head), name)
         except OSError as error:
-            raise self._explained(error, relative) from error
+            self._explain(error, relative)
+            raise
 
     def open_file(self, relative: str, flags: int = 0) -> tuple[int, os.stat_result]:
         """Opens a regular file for reading.
@@ -141,7 +150,8 @@ class Beneath:
                 if directory != root.fd:
                     os.close(directory)
         except OSError as error:
-            raise self._explained(error, relative) from error
+            self._explain(error, relative)
+            raise
         try:
             status = os.fstat(fd)
             if not stat.S_ISREG(status.st_mode):
@@ -181,7 +191,8 @@ class Beneath:
                 if directory != root.fd:
                     os.close(directory)
         except OSError as error:
-            raise self._explained(error, relative) from error
+            self._explain(error, relative)
+            raise
         try:
             with os.scandir(fd) as entries:
                 yield from entries
@@ -201,7 +212,8 @@ class Beneath:
         except FileNotFoundError:
             return
         except OSError as error:
-            raise self._explained(error, relative) from error
+            self._explain(error, relative)
+            raise
         try:
             refuse(os.fstat(fd), self.path(relative))
             os.fsync(fd)
@@ -286,15 +298,14 @@ class Beneath:
             fd = deeper
         return fd
 
-    def _explained(self, error: OSError, relative: str) -> Exception:
-        """Returns what to raise for an error: another one where something in the way accounts for it."""
+    def _explain(self, error: OSError, relative: str) -> None:
+        """Raises another error in place of one that something in the way accounts for."""
         if error.errno in (errno.ENOENT, errno.ESTALE):
             self._forget_removed_root()
         if error.errno in _MISLED:
             found = self._find_alien(relative)
             if found is not None:
-                return found
-        return error
+                raise found from error
 
     def _find_alien(self, relative: str) -> NotAnObjectError | None:
         """Finds what on the way to an entry is neither a directory nor a file."""

@@ -118,33 +118,34 @@ def export_session(
     wanted = Marker(session.repository.storage.url, request.node, str(session.snapshot_id))
     target = Target(request.target, request.state_dir)
     marker, has_files = target.look(wanted, force=request.force)
-    export = _Export(session, times, request)
-    export.plan()
-    check_names(request.target, export.directories)
-    if has_files and marker.is_mixed:
-        export.find_gone()
-    if request.dry_run:
-        export.count(has_files=has_files)
+    with Beneath(os.path.abspath(request.target)) as directory:
+        export = _Export(session, times, request, directory)
+        export.plan()
+        check_names(request.target, export.directories)
+        if has_files and marker.is_mixed:
+            export.find_gone()
+        if request.dry_run:
+            export.count(has_files=has_files)
+            return export.result
+        target.begin(marker)
+        with target:
+            writer = Writer(session, directory, target.staging, has_files=has_files)
+            if request.delete:
+                export.delete_gone(writer)
+            export.write(writer, progress, has_files=has_files)
+            if not export.result.failed:
+                target.write(marker.finished(is_mixed=bool(export.result.left)))
         return export.result
-    target.begin(marker)
-    with target:
-        writer = Writer(session, request.target, target.staging, has_files=has_files)
-        if request.delete:
-            export.delete_gone(writer)
-        export.write(writer, progress, has_files=has_files)
-        if not export.result.failed:
-            target.write(marker.finished(is_mixed=bool(export.result.left)))
-    return export.result
 
 
 class _Export:
-    def __init__(self, session: Session, times: KeyTimes, request: ExportRequest) -> None:
+    def __init__(self, session: Session, times: KeyTimes, request: ExportRequest, directory: Beneath) -> None:
         self.result = Exported()
         self._session = session
         self._times = times
         self._request = request
         self._root = request.target
-        self._target = Beneath(os.path.abspath(request.target))
+        self._target = directory
         self._reader = KeyReader(session)
         self.directories: list[str] = []
         self._metadata: list[tuple[str, bytes, int]] = []

@@ -9,8 +9,8 @@ import contextlib
 import errno
 import itertools
 import os
-import threading
 import stat
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -184,11 +184,11 @@ class Writer:
     one directory would wait for each other.
     """
 
-    def __init__(self, session: Session, root: str, staging: str, *, has_files: bool) -> None:
+    def __init__(self, session: Session, target: Beneath, staging: str, *, has_files: bool) -> None:
         """Takes the version, the directory, where temporary names go, and whether anything else is there."""
         self._session = session
-        self._above = root.rstrip("/") + "/"
-        self._target = Beneath(os.path.abspath(root))
+        self._above = target.path("").rstrip("/") + "/"
+        self._target = target
         self._staging = staging
         self._has_files = has_files
         self._lock = threading.Lock()
@@ -214,18 +214,18 @@ class Writer:
                 directory = directory.rpartition("/")[0]
 
     def _hide(self, path: str) -> None:
-        file = self._above + path
         try:
-            if not os.path.isfile(file) or os.path.islink(file):
-                return
-            with open(file, "rb") as opened:
+            fd, found = self._target.open_file(path)
+            with open(fd, "rb") as opened:
                 told = document_of(opened.read()) or {}
             if told.get("node_type") == "group" and "consolidated_metadata" not in told:
                 return
-            found = os.lstat(file)
-            os.unlink(file)
+            with self._target.parent(path) as parent:
+                os.unlink(parent.name, dir_fd=parent.fd)
+        except (FileNotFoundError, NotADirectoryError, NotAnObjectError):
+            return  # there is none, or something else in its place
         except OSError as error:
-            raise disk_error("write", file, error) from error
+            raise disk_error("write", self._above + path, error) from error
         self._hidden[path] = found.st_size, found.st_mtime_ns
 
     def write_metadata(self, files: Sequence[tuple[str, bytes, int]]) -> Outcome:

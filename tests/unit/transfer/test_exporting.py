@@ -507,9 +507,11 @@ def test_an_export_writes_through_no_link_of_its_target(repo, tmp_path, force):
         target.mkdir()
         outside.mkdir()
     (target / "g").symlink_to("../outside")
+    if not force:  # another version, which takes metadata away while chunks change
+        change(repo)
     before = {path: path.read_bytes() for path in outside.rglob("*") if path.is_file()}
     done = export(repo, target, force=force)
     assert {path: path.read_bytes() for path in outside.rglob("*") if path.is_file()} == before
-    assert {problem.path for problem in done.failed} == {path for path in sample() if path.startswith("g/")}
+    assert {problem.path for problem in done.failed} == {path for path in read(repo) if path.startswith("g/")}
     assert all("a symbolic link" in problem.reason for problem in done.failed)
     assert (target / "g").is_symlink()
