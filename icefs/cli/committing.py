@@ -111,6 +111,8 @@ def describe_commit(answer: dict[str, Any]) -> None:
     click.echo(f"committed {answer['snapshot']}: {plural(nodes, 'node')}, {plural(chunks, 'chunk')}")
     for one in answer.get("dropped_chunks", ()):
         say(dropped_text(one))
+    for note in answer.get("notes", ()):
+        say(f"note: {quoted(note)}")
     for name in answer["untracked"]:
         say(f"untracked, not committed: {quoted(name)}")
 

@@ -28,6 +28,7 @@ from icefs.errors import (
 from icefs.format.ids import SnapshotId
 from icefs.format.manifest import ArrayRefs, InlineRef
 from icefs.vfs.branches import Entry, Move, plan_move
+from icefs.vfs.commit_notes import commit_notes
 from icefs.vfs.late_commits import base_of, differing, facts_of, hidden, late_commit, remove_hidden
 from icefs.vfs.places import open_session
 from icefs.vfs.renaming import Renaming, plan_renaming
@@ -137,7 +138,7 @@ def commit(
         except NothingToCommitError:
             if made is None:
                 raise
-            empty = {"dropped_chunks": [], "untracked": [], "kept_back": [], "remaining": 0}
+            empty = {"dropped_chunks": [], "notes": [], "untracked": [], "kept_back": [], "remaining": 0}
             return Committed(made, {**facts_of(tree, made), **empty}, [], [])
         except BranchMovedError:
             if late_commit(tree, work) is None:
@@ -348,6 +349,7 @@ def _settle(
         "nodes": len(staged.nodes) + len(staged.deleted),
         "chunks": 0 if staged.moves else staged.num_chunks,
         "dropped_chunks": dropped_counts(staged),
+        "notes": commit_notes(staged.nodes),
         "untracked": staged.untracked[:_SHOWN],
         "kept_back": result.kept_back[:_SHOWN],
         "remaining": result.remaining,

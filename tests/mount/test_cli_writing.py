@@ -136,6 +136,16 @@ def test_the_root_of_a_branch_cannot_be_removed_but_nothing_is_lost(branch, icef
     np.testing.assert_array_equal(zarr.open_group(str(branch), mode="r")["a"][:], np.arange(1, 51))
 
 
+def test_a_commit_says_what_the_official_library_cannot_read(branch, icefs):
+    encoding = {"name": "v2", "separator": "."}
+    zarr.create_array(str(branch), name="a", data=np.arange(4), chunks=(2,), chunk_key_encoding=encoding)
+    told = icefs("commit", "-m", "x", branch)
+    assert "note: /a: the official library cannot read its chunks, whose keys have the encoding 'v2'" in told
+    assert json.loads((branch / ".icefs/commit").read_text())["notes"]
+    zarr.open_array(str(branch), path="a")[0] = 9
+    assert "note" not in icefs("commit", "-m", "again", branch)
+
+
 def test_commit_and_amend(mine, branch, icefs):
     make(branch)
     (branch / "notes.txt").write_text("hello")
