@@ -18,7 +18,7 @@ from icefs.storage.url import redact
 from icefs.words import quoted, visible_json
 
 _repo_option = click.option(
-    "--repo", metavar="PATH|REPO", help="The repository, or a path in its mount; by default the current directory."
+    "--repo", metavar="PATH|REPO", help="The repository, or its mount; by default that of the current directory."
 )
 
 
@@ -41,7 +41,7 @@ def config() -> None:
 @json_option
 def get(key: str | None, repo: str | None, as_json: bool) -> None:
     """Show the configuration, or what is set at KEY, such as compression.level."""
-    tree = _tree(_saved(open_writable(locate(repo).location)))
+    tree = _tree(_saved(open_writable(locate(repo, is_repo=True).location)))
     value = tree if key is None else _find(tree, key)
     if as_json or key is not None:
         print_json(value)
@@ -60,7 +60,7 @@ def set_(settings: tuple[str, ...], unset: tuple[str, ...], repo: str | None, dr
     """Save settings; a value is JSON, or else text. 'icefs config get --json' shows all keys."""
     if not settings and not unset:
         raise InvalidInputError("nothing to set", hint="for example: icefs config set compression.level=6")
-    repository = open_writable(locate(repo).location)
+    repository = open_writable(locate(repo, is_repo=True).location)
     tree = _tree(_saved(repository))
     for key in unset:
         _put(tree, key, None)

@@ -12,6 +12,7 @@ from icefs.cli.checks import OK, PROBLEM, WARNING, Finding, examine
 from icefs.cli.locations import is_url, split_ref
 from icefs.cli.mounts import find_mount
 from icefs.cli.options import has_colours, json_option, print_json
+from icefs.cli.repos import locate
 from icefs.errors import EntryNotFoundError, StaleError
 from icefs.words import plural, quoted, visible
 
@@ -73,7 +74,7 @@ def _check_place(place: str) -> Iterator[Finding]:
             return
         if mounted is not None:
             yield from _check_mounted(mounted.ask("stats"), str(mounted.root))
-            location = mounted.repository
+            location = locate(location).location
     yield from checks.check_repository(location)
 
 

@@ -16,7 +16,7 @@ from icefs.storage.url import redact
 from icefs.words import command, quoted
 
 _repo_option = click.option(
-    "--repo", metavar="PATH|REPO", help="The repository, or a path in its mount; by default the current directory."
+    "--repo", metavar="PATH|REPO", help="The repository, or its mount; by default that of the current directory."
 )
 
 
@@ -38,7 +38,8 @@ def _listing_options[F: Callable[..., Any]](command: F) -> F:
 def _listed(where: str | None, repo: str | None) -> Refs:
     if where is not None and repo is not None:
         raise click.UsageError("the repository is given twice", click.get_current_context())
-    return open_repository(locate(where if repo is None else repo).location).refs()
+    source = locate(where) if repo is None else locate(repo, is_repo=True)
+    return open_repository(source.location).refs()
 
 
 @branch.command("list")
@@ -74,7 +75,7 @@ def _print_refs(refs: Mapping[str, SnapshotId], *, as_json: bool) -> None:
 @contextlib.contextmanager
 def _changing(repo: str | None) -> Iterator[tuple[WritableRepository, Source]]:
     """Opens a repository for a change, which its mount, where we came through one, then shows at once."""
-    source = locate(repo)
+    source = locate(repo, is_repo=True)
     yield open_writable(source.location), source
     if source.mounted is not None:
         # The change is made whether or not the mount answers; it looks by itself in a moment.

@@ -15,6 +15,7 @@ from icefs.engine.session import Session
 from icefs.engine.writing import WritableRepository
 from icefs.errors import EntryNotFoundError, InvalidInputError
 from icefs.format.layout import REFS_V1, REPO_INFO
+from icefs.format.refs_v1 import branch_key
 from icefs.storage.base import Storage
 from icefs.storage.url import open_storage
 
@@ -43,12 +44,19 @@ class Source:
         return f"{self.inside}/{key}".rstrip("/") if self.inside else key
 
 
-def locate(text: str | None, ref: str | None = None) -> Source:
+def locate(text: str | None, ref: str | None = None, *, is_repo: bool = False) -> Source:
     """Finds out what `PATH`, `REPO` or `REPO@REF` means; None is the current directory.
+
+    A directory in a mount that holds a repository itself means that one, and not the one that is mounted.
+
+    Args:
+        text: What the user wrote.
+        ref: The version, where an option of its own says it.
+        is_repo: Whether the text has to name a repository or a mount: no directory in a mounted tree will do.
 
     Raises:
         EntryNotFoundError: nothing is there, or nothing was given and the current directory is in no mount.
-        InvalidInputError: a version was given twice.
+        InvalidInputError: a version was given twice; or two repositories may be meant; or none is there (`is_repo`).
     """
     location, at = (text, None) if text is None else split_ref(text)
     if ref is not None and at is not None:
@@ -58,7 +66,14 @@ def locate(text: str | None, ref: str | None = None) -> Source:
         return Source(location, ref, None)
     path = "." if location is None else location
     mounted = find_mount(path)
+    if mounted is not None and _is_inner(path, mounted):
+        return Source(path, ref, None)
     if mounted is not None:
+        if is_repo and text is not None and mounted.inside(path):
+            raise InvalidInputError(
+                f"no repository at {absolute(path)}: it is a directory in the mount at {mounted.root}",
+                hint=f"for the repository that is mounted there, give {mounted.root}",
+            )
         return Source(mounted.repository, ref if ref is not None else mounted.ref, mounted, mounted.inside(path))
     if location is None and not any((Path(path) / name).exists() for name in (REPO_INFO, REFS_V1)):
         raise EntryNotFoundError(
@@ -66,6 +81,23 @@ def locate(text: str | None, ref: str | None = None) -> Source:
             hint="give a path in a mount, or a repository",
         )
     return Source(path, ref, None)
+
+
+def _is_inner(path: str, mounted: Mounted) -> bool:
+    """Tells whether a directory in a mount holds a repository itself.
+
+    Raises:
+        InvalidInputError: the root of a tree does; then it may mean either.
+    """
+    if not (Path(path, REPO_INFO).is_file() or Path(path, branch_key(DEFAULT_BRANCH)).is_file()):
+        return False
+    place = absolute(path).resolve()
+    if place in (mounted.root, mounted.tree):
+        raise InvalidInputError(
+            f"{place} is in the mount of {mounted.repository}, and holds a repository itself",
+            hint=f"give {place.as_uri()} for the one in it, or {mounted.repository} for the one that is mounted",
+        )
+    return True
 
 
 def open_repository(location: str, allow_virtual: tuple[str, ...] = ()) -> Repository:
