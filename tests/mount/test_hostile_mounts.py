@@ -215,3 +215,14 @@ def test_a_mount_of_another_user_is_not_asked(repo, tmp_path):
         assert (entry.user_id, entry.is_trusted) == (0, True)
         mount.path.parent.chmod(0o755)
         assert call_as_other_user(lambda: mounted_at(str(mount.path)).is_trusted)
+
+
+@needs_root
+def test_who_opens_what_is_for_the_owner_of_the_mount_alone(repo):
+    with mounted(repo, branch="main", allow_other=True) as mount:
+        mount.path.parent.chmod(0o755)
+        (mount / "a/zarr.json").read_bytes()
+        assert "zarr.json" in (mount / ".icefs/accesslog").read_text()
+        done = as_other_user(["cat", str(mount / ".icefs/accesslog")])
+        assert (done.returncode, done.stdout) == (1, "")
+        assert as_other_user(["cat", str(mount / ".icefs/status")]).returncode == 0
