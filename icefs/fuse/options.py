@@ -162,7 +162,7 @@ def parse_address(text: str) -> tuple[str, int]:
 
 def default_log_file(mountpoint: str) -> Path:
     """Returns where the daemon of a mountpoint logs unless it is told otherwise."""
-    name = quote(_absolute(mountpoint).strip("/") or "root", safe="").replace("%2F", "-")
+    name = quote(_absolute(mountpoint).strip("/") or "root", safe="", errors="surrogateescape").replace("%2F", "-")
     return _state_home() / "log" / f"{name[-200:]}.log"
 
 

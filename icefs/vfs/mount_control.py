@@ -5,7 +5,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from icefs.storage.url import redact
 from icefs.vfs import reports
@@ -23,11 +23,14 @@ from icefs.vfs.trees import SessionTree, tree_facts
 from icefs.vfs.warmup import warm_up
 from icefs.vfs.working import WorkingTree
 from icefs.vfs.working_control import WorkingControl
+from icefs.words import plural, quoted, some, visible
 
 if TYPE_CHECKING:
     # The file system owns this part of itself; it is named here for typing alone.
     from icefs.vfs.core import FileSystem
     from icefs.vfs.root import RootTree
+
+_SHOWN: Final = 10
 
 
 class MountControl:
@@ -241,15 +244,15 @@ def _made(name: str, make: Callable[[], Callable[[], bytes]]) -> ControlFile:
 
 
 def _status_of_mount(status: Mapping[str, Any]) -> bytes:
-    lines = [f"Repository {status['repository']}"]
-    for kind in ("branches", "tags"):
-        names = list(status[kind])
-        shown = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
-        lines.append(f"{len(names)} {kind}: {shown}" if names else f"no {kind}")
-    lines += [f"branch {tree['name']}: uncommitted changes" for tree in status["trees"] if tree["has_changes"]]
-    lines += [f"branch {tree['name']}: {tree['problem']}" for tree in status["trees"] if tree["problem"]]
+    lines = [f"Repository {quoted(status['repository'])}"]
+    for one, many in (("branch", "branches"), ("tag", "tags")):
+        names = [quoted(name) for name in status[many]]
+        lines.append(f"{plural(len(names), one, many)}: {some(names, _SHOWN)}" if names else f"no {many}")
+    trees = status["trees"]
+    lines += [f"branch {quoted(tree['name'])}: uncommitted changes" for tree in trees if tree["has_changes"]]
+    lines += [f"branch {quoted(tree['name'])}: {tree['problem']}" for tree in trees if tree["problem"]]
     if status["problem"]:
         lines.append(f"Refs cannot be read: {status['problem']}")
     if status["failures"]:
-        lines.append(f"{status['failures']} recent failures, see .icefs/stats.json")
-    return ("\n".join(lines) + "\n").encode(errors="surrogatepass")
+        lines.append(f"{plural(status['failures'], 'recent failure')}, see .icefs/stats.json")
+    return "".join(f"{visible(line)}\n" for line in lines).encode()

@@ -14,7 +14,7 @@ from icefs.format.ids import SnapshotId
 from icefs.format.repo_info import SnapshotInfo
 from icefs.vfs.staged_report import NOTHING_STAGED
 from icefs.vfs.status_text import status_lines, to_text
-from icefs.words import visible
+from icefs.words import visible, visible_json
 from icefs.worktree.background import BackgroundUploads
 from icefs.worktree.overlay import WorkTree
 
@@ -26,7 +26,7 @@ _MAX_AHEAD: Final = 10_000
 
 def to_json(value: Any) -> bytes:
     """Encodes a control file's JSON."""
-    return json.dumps(value, ensure_ascii=False, indent=1, default=str).encode(errors="surrogatepass") + b"\n"
+    return visible_json(json.dumps(value, ensure_ascii=False, indent=1, default=str)).encode() + b"\n"
 
 
 def moment(flushed_at: int) -> str:

@@ -16,6 +16,7 @@ from typing import Any, Final
 from icefs.engine.conflicts import Conflict
 from icefs.errors import IcefsError, InvalidInputError
 from icefs.vfs.interface import FileHandle
+from icefs.words import visible_json
 
 MAX_REQUEST_BYTES: Final = 1 << 20
 _TOLD: Final = frozenset(("invalid", "snapshot", "path", "commits", "conflicts", "expected_parent", "actual_parent"))
@@ -109,7 +110,7 @@ class RpcHandle(FileHandle):
         if line is None:
             self._answer = None
             return None
-        return json.dumps(line, ensure_ascii=False, default=str).encode(errors="surrogatepass") + b"\n"
+        return visible_json(json.dumps(line, ensure_ascii=False, default=str)).encode() + b"\n"
 
     async def _carry_out(self, data: bytes) -> Answer:
         try:

@@ -244,7 +244,10 @@ class Journal:
 
     def meta(self) -> dict[str, Any]:
         """Returns the whole `meta` table."""
-        return dict(self._execute("select key, value from meta"))
+        rows = self._execute("select key, value from meta")
+        return {
+            key: value.decode(errors="surrogateescape") if isinstance(value, bytes) else value for key, value in rows
+        }
 
     def set_meta(self, **values: str | int | None) -> None:
         """Sets keys of `meta`; None removes one."""
@@ -280,7 +283,7 @@ class Journal:
             if value is None:
                 self._execute("delete from meta where key = ?", (key,))
             else:
-                self._execute("insert or replace into meta values (?, ?)", (key, value))
+                self._execute("insert or replace into meta values (?, ?)", (key, _column(value)))
 
     def load(self) -> Loaded:
         """Reads all rows."""
@@ -560,6 +563,17 @@ class Journal:
             yield
         except sqlite3.Error as error:
             raise database_error(error, self.path, what) from error
+
+
+def _column(value: str | int) -> str | int | bytes:
+    """Returns a value as a column takes it: of the path of a repository that is no UTF-8, the bytes."""
+    if isinstance(value, int) or value.isprintable():
+        return value
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return value.encode(errors="surrogateescape")
+    return value
 
 
 def _record(batch: Batch, **meta: str | int | None) -> list[Any]:

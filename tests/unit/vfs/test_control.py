@@ -105,7 +105,7 @@ async def test_the_mount_says_what_it_is():
         status = await read_json(driver, ".icefs/status.json")
         assert status["branches"] == {"main": str(snapshot_id(2))}
         assert status["tags"] == {"t": str(snapshot_id(2))}
-        assert b"1 branches: main" in await driver.read(".icefs/status")
+        assert b"1 branch: main" in await driver.read(".icefs/status")
     async with mounted(repository().publish(), branch="main") as driver:
         info = await read_json(driver, ".icefs/info.json")
         assert (info["pid"], info["kind"], info["name"]) == (os.getpid(), "branch", "main")
