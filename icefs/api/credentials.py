@@ -202,9 +202,19 @@ def containers_credentials(
 
 
 def _stored(credentials: S3StaticCredentials) -> StorageCredentials:
+    _check(credentials)
     return StorageCredentials(
         credentials.access_key_id, credentials.secret_access_key, credentials.session_token, credentials.expires_after
     )
+
+
+def _check(credentials: object) -> None:
+    """Refuses what a user's `get_credentials` returned, if it is something else; raises InvalidInputError."""
+    if not isinstance(credentials, S3StaticCredentials):
+        raise InvalidInputError(f"get_credentials returned {type(credentials).__name__}, and not S3StaticCredentials")
+    ends: Any = credentials.expires_after
+    if ends is not None and (not isinstance(ends, datetime) or ends.tzinfo is None):
+        raise InvalidInputError("get_credentials returned keys with a time of expiry that has no time zone")
 
 
 class _Refresh:
@@ -219,6 +229,8 @@ class _Refresh:
         self._is_used = current is None
 
     def __call__(self) -> StorageCredentials:
+        if self._current is not None:
+            _check(self._current)
         if self._is_used or self._current is None or _is_expired(self._current):
             fresh = self._get_credentials()
             if self._current is not None:

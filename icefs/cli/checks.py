@@ -64,7 +64,9 @@ def examine(check: str, look: Callable[[], Iterator[Finding]]) -> Iterator[Findi
     try:
         yield from look()
     except IcefsError as error:
-        yield Finding(check, PROBLEM, error.message, error.hint)
+        from icefs.cli.main import exit_row  # whose commands these checks are part of
+
+        yield Finding(check, PROBLEM, error.message, error.hint or exit_row(error).hint)
     except OSError as error:
         yield Finding(check, PROBLEM, f"{error.strerror or error}: {error.filename or ''}".rstrip(": "))
 

@@ -47,6 +47,7 @@ def refresh(path: str, as_json: bool) -> None:
         say(line)
     for name, old in changes.get("left_behind", {}).items():
         say(
-            f"warning: snapshot {old}, which was the tip of branch {quoted(name)}, is not in its history any more: the"
-            " branch was amended or reset, or the store lost the commit; 'icefs doctor' tries what the store can do"
+            f"icefs: warning: snapshot {old}, which was the tip of branch {quoted(name)}, is not in its history any"
+            " more: the branch was amended or reset, or the store lost the commit; 'icefs doctor' tries the store",
+            err=True,
         )

@@ -57,7 +57,7 @@ from icefs.storage.s3_answers import (
 )
 from icefs.storage.s3_client import ClientHolder
 from icefs.storage.s3_deletion import Deletion
-from icefs.storage.s3_errors import LACKING, SKEWED, client_errors, region_told, s3_error
+from icefs.storage.s3_errors import LACKING, SKEWED, UNTOLD, client_errors, region_told, s3_error
 from icefs.storage.s3_options import S3Client, S3Credentials, S3Options
 from icefs.storage.s3_parts import send_parts
 from icefs.storage.s3_requests import S3Requests
@@ -167,7 +167,8 @@ class S3Storage(Storage):
                     failure.is_transient = True
                 if conflicts_pass and failure.facts.get("status") == 409:
                     failure = UnreachableError(failure.message, hint=failure.hint, **failure.facts)
-                raise failure from error
+                # What a program that gives keys has printed is in its error, and perhaps keys are in that.
+                raise failure from (None if isinstance(error, UNTOLD) else error)
 
         return self._retrier.run(once, verb=verb, name=where, on_failure=on_failure)
 
@@ -188,12 +189,13 @@ class S3Storage(Storage):
     def _is_remedied(self, requests: S3Requests, error: Exception, failure: StorageError) -> bool:
         """Removes the cause of a failure, where that can be done from here; tells whether to try again."""
         connection = requests.connection
-        if failure.facts.get("expired"):
-            return self._clients.renew(connection)
         if not isinstance(error, ClientError):
             return False
         if failure.facts.get("code") in SKEWED:
             return requests.adjust_clock(error)
+        if failure.facts.get("expired") or failure.facts.get("status") in (401, 403):
+            # Whatever the refusal is called: keys that were replaced are unknown, wrong, or allow nothing.
+            return self._clients.renew(connection)
         region = region_told(error) if failure.facts.get("status") in (301, 307, 400) else None
         return region is not None and self._clients.move(connection, region)
 

@@ -4,6 +4,8 @@
 (`s3_session`), or it is there already (`s3_direct`): then botocore is only loaded for what is rarely asked.
 """
 
+import logging
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -12,10 +14,18 @@ from typing import Any, Final
 
 from botocore import exceptions as boto_errors
 
+from icefs.errors import IcefsError
 from icefs.storage import s3_direct
-from icefs.storage.s3_options import S3Client, S3Options
+from icefs.storage.s3_errors import check_keys, client_errors, credentials_error
+from icefs.storage.s3_options import S3Client, S3Credentials, S3Options
 from icefs.storage.s3_target import Target
 
+_log = logging.getLogger(__name__)
+_FILES: Final = (
+    ("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials"),
+    ("AWS_CONFIG_FILE", "~/.aws/config"),
+    ("AWS_WEB_IDENTITY_TOKEN_FILE", ""),
+)
 _RENEWAL_PAUSE_S: Final = 60.0
 
 
@@ -26,6 +36,7 @@ class Connection:
         endpoint_url: Where the service is.
         is_anonymous: Whether requests go unsigned.
         ca_bundle: The file with the authorities to trust, if the AWS configuration names one.
+        last_keys: What requests were signed with last.
     """
 
     def __init__(self, options: S3Options, direct: s3_direct.Direct | None) -> None:
@@ -36,6 +47,7 @@ class Connection:
         self._lock = threading.Lock()
         self._client: S3Client | None = None
         self._credentials: Any
+        self.last_keys: Any = None
         if direct is not None:
             self.endpoint_url, self.ca_bundle, self._credentials = direct.endpoint_url, direct.ca_bundle, direct.keys
         else:
@@ -45,6 +57,8 @@ class Connection:
     @property
     def client(self) -> S3Client:
         """A client of botocore; raises as `connect`."""
+        if not self.is_anonymous:
+            self.frozen_credentials()  # which looks at what botocore would put into headers
         with self._lock:
             if self._client is None:
                 self._client = _open(self._options).client
@@ -69,10 +83,21 @@ class Connection:
 
         Raises:
             BotoCoreError: there are none, or they could not be refreshed.
+            AccessDeniedError: they could not be refreshed, or cannot be sent.
+            InvalidInputError: the callback that returns keys returned none.
         """
         if self._credentials is None:
             raise boto_errors.NoCredentialsError
-        return self._credentials.get_frozen_credentials()
+        try:
+            keys = self._credentials.get_frozen_credentials()
+        except (OSError, ValueError, KeyError) as error:
+            if isinstance(error, IcefsError):
+                raise
+            raise credentials_error(error) from None
+        if keys != self.last_keys:
+            check_keys(keys)
+            self.last_keys = keys
+        return keys
 
     def close(self) -> None:
         """Closes the client's connections."""
@@ -94,6 +119,7 @@ class ClientHolder:
         self._lock = threading.Lock()
         self._connection: Connection | None = None
         self._renewed_at = float("-inf")
+        self._files: Any = None
 
     def connection(self) -> Connection:
         """Returns what is known of the service.
@@ -107,6 +133,7 @@ class ClientHolder:
             with self._lock:
                 connection = self._connection
                 if connection is None:
+                    self._files = _files()
                     connection = self._connection = connect(self._options)
         return connection
 
@@ -115,17 +142,28 @@ class ClientHolder:
         return self._connection is connection
 
     def renew(self, stale: Connection) -> bool:
-        """Makes the next `connection` read the AWS configuration again; tells whether another try makes sense."""
-        if self._options.credentials is not None or self._options.anonymous:
+        """Reads the AWS configuration again, or asks the callback; tells whether that gives other keys.
+
+        It is done once in a minute, and whenever one of the files has changed.
+        """
+        if isinstance(self._options.credentials, S3Credentials) or self._options.anonymous:
             return False
         with self._lock:
             if self._connection is not stale:
                 return True
-            now = self._monotonic()
-            if now - self._renewed_at < _RENEWAL_PAUSE_S:
+            now, files = self._monotonic(), _files()
+            if now - self._renewed_at < _RENEWAL_PAUSE_S and files == self._files:
                 return False
-            self._renewed_at = now
-            self._connection = None
+            self._renewed_at, self._files = now, files
+            try:
+                renewed = connect(self._options)
+                if renewed.frozen_credentials() == stale.last_keys:
+                    return False
+            except IcefsError as error:
+                return _give_up_renewal(error)
+            except client_errors() as error:
+                return _give_up_renewal(error)
+            self._connection = renewed
             return True
 
     def move(self, stale: Connection, region: str) -> bool:
@@ -144,6 +182,23 @@ class ClientHolder:
         with self._lock:
             if self._connection is not None:
                 self._connection.close()
+
+
+def _give_up_renewal(error: Exception) -> bool:
+    _log.info("the keys for S3 could not be read again: %s", type(error).__name__)
+    return False
+
+
+def _files() -> list[tuple[int, int, int] | None]:
+    """Returns what tells whether the files that keys come from have changed."""
+    found: list[tuple[int, int, int] | None] = []
+    for name, default in _FILES:
+        try:
+            status = os.stat(os.path.expanduser(os.environ.get(name) or default))
+            found.append((status.st_mtime_ns, status.st_size, status.st_ino))
+        except OSError:
+            found.append(None)
+    return found
 
 
 def connect(options: S3Options) -> Connection:

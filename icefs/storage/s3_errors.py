@@ -6,8 +6,11 @@ all of it takes 0.3 s.
 
 import re
 import sys
+import time
 from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from botocore import exceptions as boto_errors
 
@@ -23,6 +26,7 @@ from icefs.errors import (
     UnreachableError,
 )
 from icefs.storage.answers import AnswerError, bad_answer
+from icefs.storage.proxies import proxy_name
 
 
 def client_errors() -> tuple[type[Exception], ...]:
@@ -36,10 +40,11 @@ def _unreadable() -> tuple[type[Exception], ...]:
     return () if parsers is None else (parsers.ResponseParserError,)
 
 
+_SENDABLE: Final = re.compile("[!-~]+")
 _NO_CREDENTIALS_HINT = (
     "give credentials in the AWS environment (AWS_ACCESS_KEY_ID, AWS_PROFILE, ~/.aws/credentials), or anonymous=true"
 )
-_NO_CREDENTIALS = (
+UNTOLD = (
     boto_errors.NoCredentialsError,
     boto_errors.PartialCredentialsError,
     boto_errors.CredentialRetrievalError,
@@ -48,15 +53,67 @@ _NO_CREDENTIALS = (
     boto_errors.RefreshWithMFAUnsupportedError,
     boto_errors.MetadataRetrievalError,
 )
+"""Errors of those who give keys; their texts are not shown, nor chained."""
 
 
 def configuration_error(error: Exception) -> IcefsError:
     """Translates what kept botocore from making a client."""
-    if isinstance(error, _NO_CREDENTIALS):
-        return AccessDeniedError("there are no credentials for S3", hint=_NO_CREDENTIALS_HINT)
+    if isinstance(error, UNTOLD):
+        return credentials_error(error)
     return InvalidInputError(f"the options for S3, or the AWS configuration, are not valid: {error}")
 
 
+def credentials_error(error: Exception) -> AccessDeniedError:
+    """Says which way to get keys failed, and why; without what a program printed, in which there may be keys."""
+    facts = getattr(error, "kwargs", {})
+    provider = facts.get("provider", "")
+    hint = _NO_CREDENTIALS_HINT
+    if isinstance(error, boto_errors.PartialCredentialsError):
+        what = f"the credentials for S3 from {provider} are not whole: {facts.get('cred_var')} is missing"
+    elif isinstance(error, boto_errors.SSOError | boto_errors.TokenRetrievalError):
+        what, hint = "there is no valid login to AWS SSO", "run 'aws sso login' for the profile"
+    elif isinstance(error, boto_errors.MetadataRetrievalError):
+        what = "the service that gives this machine or container its credentials for S3 does not give any"
+        hint = "check AWS_CONTAINER_CREDENTIALS_FULL_URI or the instance's role, or give credentials yourself"
+    elif isinstance(error, OSError):
+        what = f"the program of credential_process cannot be run: {error.strerror or type(error).__name__}"
+        hint = "check credential_process in the AWS configuration"
+    elif isinstance(error, ValueError | KeyError):
+        what = "the program of credential_process does not print the JSON that it should"
+        hint = "run it by hand, and check credential_process in the AWS configuration"
+    elif provider == "custom-process":
+        what, hint = "the program of credential_process failed", "run it by hand to see why"
+    elif isinstance(error, boto_errors.CredentialRetrievalError):
+        what = f"the credentials for S3 cannot be had from {provider or 'where the AWS configuration says'}"
+    else:
+        what = "there are no credentials for S3"
+    return AccessDeniedError(what, hint=hint)
+
+
+def check_keys(keys: Any) -> None:
+    """Refuses keys that cannot be sent; never repeats them.
+
+    Raises:
+        AccessDeniedError: they have a line break, or something else that no header can hold.
+    """
+    # The secret key is never sent, but a line break from a file makes it another one.
+    is_fit = {
+        "access key id": _SENDABLE.fullmatch(keys.access_key) is not None,
+        "secret access key": keys.secret_key.isprintable() and keys.secret_key == keys.secret_key.strip(),
+        "session token": not keys.token or _SENDABLE.fullmatch(keys.token) is not None,
+    }
+    for name, fits in is_fit.items():
+        if not fits:
+            raise AccessDeniedError(
+                f"the {name} for S3 has characters that no header can hold",
+                hint="look for a line break or a space at its end",
+            )
+
+
+_REGION_HINT = "the region may be another one: add ?region=… to the location, or set AWS_REGION"
+_OTHER_REGION = (
+    "the bucket is in another region, or at another endpoint: add ?region=… or ?endpoint_url=… to the location"
+)
 _ERRORS: dict[str, tuple[type[StorageError], str | None]] = {
     "NoSuchKey": (ObjectNotFoundError, None),
     "NotFound": (ObjectNotFoundError, None),
@@ -75,9 +132,19 @@ _ERRORS: dict[str, tuple[type[StorageError], str | None]] = {
     "InvalidToken": (AccessDeniedError, "the session token is not valid"),
     "RequestTimeTooSkewed": (AccessDeniedError, "this machine's clock is wrong"),
     "RequestExpired": (AccessDeniedError, "this machine's clock is wrong"),
-    "AuthorizationHeaderMalformed": (AccessDeniedError, "the region is probably another one: set region"),
+    "AuthorizationHeaderMalformed": (
+        AccessDeniedError,
+        "the region is probably another one: add ?region=… to the location, or set AWS_REGION",
+    ),
     "AccessDenied": (AccessDeniedError, "the credentials do not allow this"),
-    "PermanentRedirect": (StorageError, "the bucket is in another region, or at another endpoint: set region"),
+    "PermanentRedirect": (StorageError, _OTHER_REGION),
+    "TemporaryRedirect": (StorageError, _OTHER_REGION),
+    "301": (StorageError, _OTHER_REGION),
+    "302": (StorageError, "a redirect is mostly a login page: check the endpoint and the network"),
+    "307": (StorageError, _OTHER_REGION),
+    "400": (StorageError, _REGION_HINT),
+    "407": (AccessDeniedError, "the proxy wants a user and a password: put them into http_proxy or https_proxy"),
+    "InvalidObjectState": (AccessDeniedError, "the object is archived: restore it first"),
     "NotImplemented": (StorageError, "this object store lacks something that icefs needs"),
     "RequestTimeout": (UnreachableError, None),
     "QuotaExceeded": (NoSpaceError, None),
@@ -86,6 +153,8 @@ _ERRORS: dict[str, tuple[type[StorageError], str | None]] = {
 }
 LACKING: Final = ("NotImplemented", "MethodNotAllowed")
 """The error codes of what a service does not know."""
+# Services refuse what was signed more than 15 minutes away from their own time.
+_REFUSED_SKEW_S: Final = 15 * 60.0
 SKEWED: Final = ("RequestTimeTooSkewed", "RequestExpired")
 """The error codes of requests that were signed at another time than the service's."""
 _EXPIRED = ("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "InvalidToken")
@@ -148,8 +217,17 @@ def s3_error(error: Exception, *, action: str, endpoint: str) -> IcefsError:
         error = AnswerError("in a way that cannot be read")
     if isinstance(error, AnswerError):
         return bad_answer(error, action=action, endpoint=endpoint)
-    if isinstance(error, _NO_CREDENTIALS):
-        return AccessDeniedError(f"cannot {action}: there are no credentials", hint=_NO_CREDENTIALS_HINT)
+    if isinstance(error, UNTOLD):
+        missing = credentials_error(error)
+        return AccessDeniedError(f"cannot {action}: {missing.message}", hint=missing.hint)
+    if isinstance(error, boto_errors.ProxyConnectionError):
+        proxy = proxy_name(endpoint) or "the proxy"
+        return UnreachableError(
+            f"cannot {action}: {proxy}, the proxy for {endpoint}, cannot be reached",
+            hint=f"check {urlsplit(endpoint).scheme}_proxy in the environment",
+            never_connected=True,
+            cause="ProxyConnectionError",
+        )
     if isinstance(error, boto_errors.ParamValidationError):
         return InvalidInputError(f"cannot {action}: the bucket or key is not one that S3 allows")
     if isinstance(error, boto_errors.SSLError):
@@ -161,7 +239,7 @@ def s3_error(error: Exception, *, action: str, endpoint: str) -> IcefsError:
         return failure
     never_connected = isinstance(
         error,
-        (boto_errors.EndpointConnectionError, boto_errors.ConnectTimeoutError, boto_errors.ProxyConnectionError),
+        (boto_errors.EndpointConnectionError, boto_errors.ConnectTimeoutError),
     )
     what = "cannot be reached" if never_connected else f"broke off its answer ({type(error).__name__})"
     return UnreachableError(
@@ -186,10 +264,23 @@ def _answer_error(response: Mapping[str, Any], *, action: str, endpoint: str) ->
     facts: dict[str, Any] = {"code": code, "status": status, "endpoint": endpoint}
     if code in _EXPIRED:
         facts["expired"] = True
-    if issubclass(cls, AccessDeniedError) and hint is None:
-        hint = "check the credentials and what they allow"
+    if issubclass(cls, AccessDeniedError):
+        hint = _clock_hint(metadata.get("HTTPHeaders", {})) or hint or "check the credentials and what they allow"
     asked = metadata.get("HTTPHeaders", {}).get("retry-after", "")
     if asked.isdecimal():
         facts["retry_after_s"] = float(asked)
     answer = code if code == str(status) else f"{code} ({status})"
     return cls(f"cannot {action}: {endpoint} answered {answer}", hint=hint, **facts)
+
+
+def _clock_hint(headers: Mapping[str, str]) -> str | None:
+    """Says by how much this machine's clock is wrong, if that is why requests are refused."""
+    try:
+        ahead_s = time.time() - parsedate_to_datetime(headers.get("date", "")).timestamp()
+    except ValueError:
+        return None
+    if abs(ahead_s) < _REFUSED_SKEW_S:
+        return None
+    minutes = round(abs(ahead_s) / 60)
+    where = "ahead of" if ahead_s > 0 else "behind"
+    return f"this machine's clock is wrong: set it, it is {minutes // 60} h {minutes % 60} min {where} the service's"

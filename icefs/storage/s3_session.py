@@ -19,8 +19,8 @@ from botocore.credentials import CredentialProvider, Credentials, RefreshableCre
 from botocore.loaders import create_loader
 from botocore.parsers import ResponseParserError
 
-from icefs.errors import IcefsError, UnsupportedError
-from icefs.storage.s3_errors import configuration_error
+from icefs.errors import AccessDeniedError, IcefsError, InvalidInputError, UnsupportedError
+from icefs.storage.s3_errors import UNTOLD, configuration_error, credentials_error
 from icefs.storage.s3_options import S3Client, S3Credentials, S3Options
 from icefs.storage.s3_target import Target, is_aws, target_of
 
@@ -54,15 +54,17 @@ def open_client(options: S3Options) -> Opened:
         session.register_component("data_loader", _LOADER)
         if callable(options.credentials):
             session.get_component("credential_provider").providers.insert(0, _CallbackProvider(options.credentials))
+        credentials = None if options.anonymous else _credentials(session, options)
         client = _create(session, options, path_style=options.force_path_style or options.endpoint_url is not None)
         options.check_endpoint(client.meta.endpoint_url)
         if options.endpoint_url is None and options.force_path_style is None and not is_aws(client.meta.endpoint_url):
             # The environment names a service of its own (AWS_ENDPOINT_URL).
             client = _create(session, options, path_style=True)
-        credentials = None if options.anonymous else _credentials(session, options)
         ca_bundle = session.get_config_variable("ca_bundle")
     except IcefsError:
         raise
+    except UNTOLD as error:
+        raise configuration_error(error) from None
     except (boto_errors.ClientError, boto_errors.BotoCoreError, ResponseParserError, ValueError) as error:
         raise configuration_error(error) from error
     return Opened(client, credentials, ca_bundle)
@@ -72,7 +74,12 @@ def _credentials(session: botocore.session.Session, options: S3Options) -> Any:
     if isinstance(options.credentials, S3Credentials):
         keys = options.credentials
         return Credentials(keys.access_key_id, keys.secret_access_key, keys.session_token)
-    return session.get_credentials()
+    try:
+        return session.get_credentials()
+    except (OSError, ValueError, KeyError) as error:
+        if isinstance(error, IcefsError):
+            raise
+        raise credentials_error(error) from None
 
 
 def _create(session: botocore.session.Session, options: S3Options, *, path_style: bool) -> S3Client:
@@ -129,9 +136,25 @@ class _CallbackProvider(CredentialProvider):
         )
 
     def _ask(self) -> dict[str, Any]:
-        keys = self._callback()
+        try:
+            keys: Any = self._callback()
+        except IcefsError:
+            raise
+        except Exception as error:
+            raise AccessDeniedError(
+                f"the callback that returns the keys for S3 raised {type(error).__name__}",
+                hint="its own error is the cause of this one",
+            ) from error
+        if not isinstance(keys, S3Credentials):
+            raise InvalidInputError(f"get_credentials returned {type(keys).__name__}, and not keys for S3")
+        expiry: Any = keys.expires_after
+        if expiry is not None and (not isinstance(expiry, datetime) or expiry.tzinfo is None):
+            raise InvalidInputError("get_credentials returned keys with a time of expiry that has no time zone")
+        now = datetime.now(UTC)
+        if expiry is not None and expiry <= now:
+            raise InvalidInputError(f"get_credentials returned keys that have expired already, at {expiry.isoformat()}")
         # Without an expiry they are good for as long as the process lives.
-        expiry = keys.expires_after or datetime.now(UTC) + timedelta(days=3650)
+        expiry = expiry or now + timedelta(days=3650)
         return {
             "access_key": keys.access_key_id,
             "secret_key": keys.secret_access_key,

@@ -111,8 +111,11 @@ class Follower:
     def _warn_of_left_behind(self, tree: BranchTree, before: SnapshotId, tip: SnapshotId) -> None:
         logger.warning(
             "%s: snapshot %s, which was the tip of branch %s, is not in the history of the new tip %s: the branch was"
-            " amended or reset, or the store lost the commit ('icefs doctor' tries whether it honours conditions)",
-            *(tree.label or "the mount", before, tree.name, tip),
+            " amended or reset, or the store lost the commit ('icefs doctor' tries what it can do)",
+            tree.label or "the mount",
+            before,
+            tree.name,
+            tip,
             extra={"branch": tree.name},
         )
 
