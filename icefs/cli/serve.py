@@ -15,7 +15,7 @@ import click
 from icefs.cli.mounts import find_mount
 from icefs.cli.options import json_option, print_json, say
 from icefs.cli.service_config import find_config, load_config
-from icefs.errors import InvalidInputError, SessionStateError, StaleError
+from icefs.errors import EntryNotFoundError, InvalidInputError, SessionStateError, StaleError
 from icefs.fuse.daemon import run
 from icefs.fuse.mountpoints import FUSE_DEVICE, clear_dead_mounts
 from icefs.storage.url import redact
@@ -50,7 +50,11 @@ def serve(config: str, reloading: bool, after_stop: bool, as_json: bool) -> None
     """  # noqa: D301  (click reads the backspace)
     if after_stop and os.environ.get("SERVICE_RESULT") != "timeout":
         return  # ended by itself; or crashed, and the dead mount stays until it is mounted again: see the unit
-    path = find_config(config)
+    try:
+        path = find_config(config)
+    except EntryNotFoundError as error:
+        # As with a file that is wrong, the exit code tells systemd that starting again would be in vain.
+        raise InvalidInputError(error.message, hint=error.hint) from error
     options = load_config(path)
     if reloading:
         _reload(Path(options.mountpoint), as_json=as_json)

@@ -22,7 +22,7 @@ from typing import Any, Final, NamedTuple
 import click
 
 from icefs.cli.mount import mount, mount_options
-from icefs.errors import InvalidInputError
+from icefs.errors import EntryNotFoundError, InvalidInputError
 from icefs.fuse.options import MountOptions
 from icefs.private import who_may_change
 from icefs.words import command
@@ -69,7 +69,7 @@ def find_config(name: str) -> Path:
     """Finds a configuration file by path, or by the name of the service.
 
     Raises:
-        InvalidInputError: there is none. As one that is wrong, it is no reason to start a service again and again.
+        EntryNotFoundError: there is none.
     """
     if "/" in name or name.endswith(".toml"):
         places = [Path(os.path.abspath(name))]
@@ -78,7 +78,7 @@ def find_config(name: str) -> Path:
     for place in places:
         if place.exists():
             return place
-    raise InvalidInputError(
+    raise EntryNotFoundError(
         f"no configuration file: {' or '.join(map(str, places))}",
         hint='write one: repository = "…" and mountpoint = "…"; \'icefs config check FILE\' checks it',
     )

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from icefs.cli.main import USAGE, main
+from icefs.cli.main import NOT_FOUND, USAGE, main
 from icefs.cli.service_config import KEYS, check_config, find_config, load_config
-from icefs.errors import InvalidInputError
+from icefs.errors import EntryNotFoundError, InvalidInputError
 
 LEAST = 'repository = "/data/era5"\nmountpoint = "/mnt/era5"\n'
 
@@ -129,7 +129,7 @@ def test_a_name_is_looked_for_among_ones_own_files(tmp_path, monkeypatch):
     own.write_text(LEAST)
     assert find_config("era5") == own
     assert find_config(str(own)) == own
-    with pytest.raises(InvalidInputError, match=f"{tmp_path}/icefs/other.toml or /etc/icefs/other.toml"):
+    with pytest.raises(EntryNotFoundError, match=f"{tmp_path}/icefs/other.toml or /etc/icefs/other.toml"):
         find_config("other")
 
 
@@ -146,7 +146,7 @@ def test_config_check(tmp_path, capsys):
     told = json.loads(capsys.readouterr().out)
     assert (told["file"], told["ok"]) == (str(path), False)
     assert told["problems"][0] == {"line": 3, "key": "a", "reason": "unknown key"}
-    assert main(["config", "check", str(Path(tmp_path, "missing.toml"))]) == USAGE
+    assert main(["config", "check", str(Path(tmp_path, "missing.toml"))]) == NOT_FOUND
 
 
 @pytest.mark.parametrize("mode", [0o666, 0o622, 0o777])
