@@ -194,7 +194,10 @@ class History:
         for other in others:
             if conflicts(other.changes, self.between(other.known, into.known)):
                 return True
-            if _METADATA in own and _METADATA in other.changes and own[_METADATA] != other.changes[_METADATA]:
+            present = own.get(_METADATA, into.below[_METADATA])
+            # A fork of another session may have rewritten metadata that this one does not have.
+            is_other = _METADATA in own or other.below[_METADATA] != present
+            if _METADATA in other.changes and is_other and present != other.changes[_METADATA]:
                 return True
             own |= other.changes
         return False
