@@ -253,6 +253,12 @@ class SessionStateError(IcefsError):
     default_kind = "not-allowed"
 
 
+class TreeInUseError(SessionStateError):
+    """Another process has the working tree open; `facts["pid"]` says which, where it is known."""
+
+    default_kind = "in-use"
+
+
 class NothingToCommitError(SessionStateError):
     """A commit without changes."""
 
@@ -299,6 +305,12 @@ class StorageError(IcefsError):
     """The object store or the local disk failed, or is misconfigured."""
 
     default_kind = "object-store"
+
+
+class DamagedStateError(StorageError):
+    """The database of a working tree is damaged; its disk answers."""
+
+    default_kind = "damaged-state"
 
 
 class ObjectNotFoundError(StorageError):

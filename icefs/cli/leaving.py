@@ -1,13 +1,13 @@
 """What becomes of uncommitted changes when a mount ends: they are kept, committed or discarded."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from icefs.cli.committing import run_commit
-from icefs.cli.mounts import Mounted
+from icefs.cli.mounts import Mounted, raised
 from icefs.cli.options import human_bytes
 from icefs.errors import IcefsError
 from icefs.words import command, plural, quoted, shell_word
@@ -25,6 +25,7 @@ class Outcome:
         discarded: How many changes were dropped, by branch.
         uploads: By branch whose changes are kept: how many of its files are in the store already (`stored`), and how
             many are on their way (`pending`), with their bytes, and why the last upload failed (`error`).
+        broken: The branches whose working trees cannot be opened, with their state directories.
         come_back: The command that mounts what is kept again.
     """
 
@@ -33,11 +34,23 @@ class Outcome:
     discarded: dict[str, int] = field(default_factory=dict)
     uploads: dict[str, dict[str, Any]] = field(default_factory=dict)
     come_back: str | None = None
+    broken: list[tuple[str, Path]] = field(default_factory=list)
+
+    def discard_broken(self, *, wanted: bool) -> None:
+        """Removes the working trees that cannot be opened, once their daemon has ended, if that is wanted."""
+        from icefs.worktree.state import remove_state  # not needed by most
+
+        for name, directory in self.broken if wanted else ():
+            remove_state(directory)
+            self.discarded[name] = 0
 
     def lines(self) -> Iterator[str]:
         """Yields what is said of it, but for the way back."""
         for name, snapshot in self.committed.items():
             yield f"committed {snapshot} to branch {quoted(name)}"
+        for name, directory in self.broken:
+            if name not in self.discarded:
+                yield f"branch {quoted(name)} keeps a damaged working tree in {directory}"
         for name, count in self.discarded.items():
             yield f"dropped {plural(count, 'change')} of branch {quoted(name)}"
         for name in self.uncommitted:
@@ -75,6 +88,13 @@ def end_changes(place: Path, info: dict[str, Any], message: str | None, *, disca
     for branch in _uncommitted(Mounted(place, place, info), must_know=is_asked):
         if not branch.get("has_changes", True):  # a daemon from before an update does not tell
             continue
+        if branch.get("error") is not None:
+            if message is not None:
+                raise raised(branch["error"])
+            outcome.broken.append((branch["name"], Path(branch["directory"])))
+            if not discarding:
+                outcome.uncommitted.append(branch["name"])
+            continue
         name, tree = branch["name"], Mounted(place, place / branch["path"], info)
         if message is not None:
             outcome.committed[name] = run_commit(tree, message=message)["snapshot"]
@@ -111,18 +131,52 @@ def _uncommitted(mount: Mounted, *, must_know: bool) -> list[dict[str, Any]]:
 
 
 def mount_command(place: Path, info: dict[str, Any]) -> str:
-    """Returns the command line that makes a mount again, and finds its working trees."""
+    """Returns the command line that makes a mount again as it is, and finds its working trees."""
     from icefs.fuse.options import default_state_dir  # not needed by an unmounting that leaves nothing behind
 
-    options = info.get("options") or {}
-    state_dir = options.get("state_dir")
-    name = "mount --allow-other" if options.get("allow_other") else "mount"
+    given = info.get("options") or {}
+    defaults = {**_DEFAULTS, "state_dir": str(default_state_dir())}
+    options = {
+        flag: _FORMATS.get(flag, str)(value)
+        for fact, flag in _FLAGS.items()
+        if (value := given.get(fact)) is not None and value != defaults.get(flag)
+    }
+    name = "mount --allow-other" if given.get("allow_other") else "mount"
     # The name of a branch may begin with a dash, a prefix of virtual chunks is a URL.
-    name += "".join(f" --allow-virtual {shell_word(prefix)}" for prefix in options.get("allow_virtual") or ())
-    return command(
-        name,
-        str(info["repository"]),
-        str(place),
-        branch=options.get("branch"),
-        state_dir=None if state_dir == str(default_state_dir()) else state_dir,
-    )
+    name += "".join(f" --allow-virtual {shell_word(prefix)}" for prefix in given.get("allow_virtual") or ())
+    return command(name, str(given.get("repository") or info["repository"]), str(place), **options)
+
+
+_FLAGS: Final[Mapping[str, str]] = {
+    "branch": "branch",
+    "state_dir": "state_dir",
+    "uid": "uid",
+    "gid": "gid",
+    "umask": "umask",
+    "poll_interval_s": "poll_interval",
+    "upload_after_s": "upload_after",
+    "pack_size": "pack_size",
+    "cache_dir": "cache_dir",
+    "cache_size": "cache_size",
+    "log_level": "log_level",
+    "metrics": "metrics",
+    "fuse_library": "fuse_library",
+}
+"""The options of a mount, as `info.json` names them, and of `icefs mount`."""
+
+_DEFAULTS: Final[Mapping[str, Any]] = {
+    "umask": 0o022,
+    "poll_interval": 5.0,
+    "upload_after": 5.0,
+    "pack_size": 8 << 20,
+    "cache_size": 10 << 30,
+    "log_level": "info",
+    "fuse_library": "native",
+}
+"""What `icefs mount` takes where an option is not given; a test compares them."""
+
+_FORMATS: Final[Mapping[str, Callable[[Any], str]]] = {
+    "umask": lambda value: f"{value:03o}",
+    "poll_interval": lambda value: f"{value:g}",
+    "upload_after": lambda value: f"{value:g}",
+}

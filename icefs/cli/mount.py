@@ -3,6 +3,7 @@
 import grp
 import os
 import pwd
+import subprocess
 import sys
 from datetime import datetime
 from typing import Any
@@ -11,7 +12,7 @@ import click
 
 from icefs.cli.fstab import fstab_option
 from icefs.cli.locations import split_ref
-from icefs.cli.mounts import require_mount
+from icefs.cli.mounts import raised, require_mount
 from icefs.cli.options import (
     allow_virtual_option,
     json_option,
@@ -215,6 +216,14 @@ def _uncommitted(options: MountOptions) -> list[str]:
         say(f"icefs: warning: the state of an earlier mount cannot be read: {error}", err=True)
         return []
     for branch in answer["branches"]:
+        if branch["error"] is not None:
+            failure = raised(branch["error"])
+            if options.branch is not None:
+                # Nothing that was mounted could be used.
+                subprocess.run(["fusermount3", "-u", "--", options.mountpoint], check=False, capture_output=True)
+                raise failure
+            hint = f"; {failure.hint}" if failure.hint else ""
+            say(f"icefs: warning: branch {quoted(branch['name'])}: {failure.message}{hint}", err=True)
         for line in damage_texts(branch["damage"]):
             say(f"icefs: warning: branch {quoted(branch['name'])}: {line}", err=True)
     return [branch["name"] for branch in answer["branches"] if branch["has_changes"]]

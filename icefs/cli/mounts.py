@@ -93,7 +93,7 @@ class Mounted:
                 answer: dict[str, Any] = json.loads(line)
                 kind = answer.pop("type")
                 if kind == "error":
-                    raise _raised(answer)
+                    raise raised(answer)
                 if kind == "result":
                     return answer
                 if on_progress is not None:
@@ -131,7 +131,7 @@ def _lines(descriptor: int) -> Iterator[bytes]:
         yield rest
 
 
-def _raised(answer: dict[str, Any]) -> IcefsError:
+def raised(answer: dict[str, Any]) -> IcefsError:
     """Makes the error again that the daemon raised, so that it means the same exit code."""
     error = getattr(errors, str(answer.pop("error", "")), IcefsError)
     if not (isinstance(error, type) and issubclass(error, IcefsError)):

@@ -94,9 +94,11 @@ def umount(
                 f"unmounted, but the daemon has not ended after {timeout:g} s: process {pid}",
                 hint="wait for it, or look into its log file",
             )
+    outcome.discard_broken(wanted=discarding)
     if as_json:
         facts = {"mountpoint": str(place), "pid": pid, "was_dead": is_dead, "lazy": lazy}
-        print_json({**facts, **asdict(outcome)})
+        told = {key: value for key, value in asdict(outcome).items() if key != "broken"}
+        print_json({**facts, **told})
         return
     for line in outcome.lines():
         say(line)

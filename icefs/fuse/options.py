@@ -11,6 +11,7 @@ from typing import Any, Final, Self
 from urllib.parse import quote
 
 from icefs.errors import InvalidInputError
+from icefs.paths import real_path
 
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 LOG_FORMATS: Final = ("text", "json")
@@ -124,14 +125,14 @@ class MountOptions:
             state_dir = str(default_state_dir())
         repository = self.repository
         if "://" not in repository and not repository.startswith("memory:"):
-            repository = _absolute(repository)
+            repository = real_path(repository)
         return replace(
             self,
             repository=repository,
-            mountpoint=_absolute(self.mountpoint),
-            log_file=None if log_file is None else _absolute(log_file),
-            state_dir=None if state_dir is None else _absolute(state_dir),
-            cache_dir=None if self.cache_dir is None else _absolute(self.cache_dir),
+            mountpoint=real_path(self.mountpoint),
+            log_file=None if log_file is None else real_path(log_file),
+            state_dir=None if state_dir is None else real_path(state_dir),
+            cache_dir=None if self.cache_dir is None else real_path(self.cache_dir),
         )
 
     def to_json(self) -> str:
@@ -162,7 +163,7 @@ def parse_address(text: str) -> tuple[str, int]:
 
 def default_log_file(mountpoint: str) -> Path:
     """Returns where the daemon of a mountpoint logs unless it is told otherwise."""
-    name = quote(_absolute(mountpoint).strip("/") or "root", safe="", errors="surrogateescape").replace("%2F", "-")
+    name = quote(real_path(mountpoint).strip("/") or "root", safe="", errors="surrogateescape").replace("%2F", "-")
     return _state_home() / "log" / f"{name[-200:]}.log"
 
 
@@ -173,9 +174,3 @@ def default_state_dir() -> Path:
 
 def _state_home() -> Path:
     return Path(os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state"), "icefs")
-
-
-def _absolute(path: str) -> str:
-    # The directory above is resolved, the name itself is not: it may be a mountpoint whose daemon is dead.
-    whole = os.path.abspath(os.path.expanduser(path))
-    return os.path.join(os.path.realpath(os.path.dirname(whole)), os.path.basename(whole))

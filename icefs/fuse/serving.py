@@ -44,6 +44,7 @@ from icefs.vfs.attrs import Ownership
 from icefs.vfs.core import FileSystem, MountRequest
 from icefs.vfs.observing_rpc import set_level
 from icefs.vfs.stats import Stats
+from icefs.worktree.state import check_usable, find_directory
 from icefs.worktree.uploads import UploadOptions
 
 logger = logging.getLogger(__name__)
@@ -119,6 +120,8 @@ def prepare(options: MountOptions) -> Prepared:
         undo.callback(repository.close)
         refs = repository.refs()
         request = _request(options, repository, refs)
+        if request.state_root is not None:
+            check_usable(request.state_root, request.state_directory)
         listener = None if options.metrics is None else listen(options.metrics)
         undo.pop_all()
     return Prepared(options, storage, repository, refs, request, cache, listener)
@@ -169,6 +172,10 @@ def _request(options: MountOptions, repository: Repository, refs: Refs) -> Mount
         "log_file": options.log_file,
         "started_at": to_datetime(system_clock()).isoformat(),
         "options": {
+            "repository": redact(options.repository),
+            "uid": options.uid,
+            "gid": options.gid,
+            "umask": options.umask,
             "branch": options.branch,
             "tag": options.tag,
             "snapshot": options.snapshot,
@@ -191,6 +198,9 @@ def _request(options: MountOptions, repository: Repository, refs: Refs) -> Mount
     }
     assert options.state_dir is not None or not options.is_writable  # `resolved` chose one
     state_root = Path(options.state_dir) if options.state_dir is not None and options.is_writable else None
+    state_directory = None
+    if state_root is not None and kind == "branch":
+        state_directory = find_directory(state_root, redact(repository.storage.url), name, options.mountpoint)
     uploads = UploadOptions(options.pack_size, options.upload_after_s or None)
     return MountRequest(
         ownership,
@@ -202,6 +212,7 @@ def _request(options: MountOptions, repository: Repository, refs: Refs) -> Mount
         state_root,
         uploads,
         history_cache=default_cache_path(repository.storage.url),
+        state_directory=state_directory,
     )
 
 

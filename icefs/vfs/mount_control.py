@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
+from icefs.errors import IcefsError
 from icefs.storage.url import redact
 from icefs.vfs import reports
 from icefs.vfs.access_log import as_text, recent_accesses
@@ -17,7 +18,7 @@ from icefs.vfs.names import encode_ref
 from icefs.vfs.observing import Look
 from icefs.vfs.observing_rpc import observing_operations
 from icefs.vfs.places import open_session
-from icefs.vfs.rpc import Operation, RpcHandle
+from icefs.vfs.rpc import Operation, RpcHandle, error_facts
 from icefs.vfs.stats import RING
 from icefs.vfs.trees import SessionTree, tree_facts
 from icefs.vfs.warmup import warm_up
@@ -210,7 +211,11 @@ class MountControl:
         found: list[dict[str, Any]] = []
         for tree in self._branches():
             if isinstance(tree, WorkingTree):
-                await tree.look()
+                try:
+                    await tree.look()
+                except IcefsError as error:
+                    found.append(_unusable(tree, error))
+                    continue
                 damage = None if tree.work is None else reports.damage_facts(tree.work)
                 if _has_changes(tree) or damage is not None:
                     found.append(
@@ -221,6 +226,8 @@ class MountControl:
                             "background": None if tree.work is None else reports.background_facts(tree.work.uploads),
                             "has_changes": _has_changes(tree),
                             "damage": damage,
+                            "error": None,
+                            "directory": str(tree.state_directory),
                         }
                     )
         return sorted(found, key=lambda branch: branch["name"])
@@ -230,6 +237,20 @@ class MountControl:
         session = await self._fs.in_thread(lambda: open_session(repository, snapshot_id))
         async for line in warm_up(session, request):
             yield line
+
+
+def _unusable(tree: WorkingTree, error: IcefsError) -> dict[str, Any]:
+    """Describes a branch whose working tree cannot be opened, as `MountControl.uncommitted` does the others."""
+    return {
+        "name": tree.name,
+        "path": tree.label or ".",
+        "base": str(tree.snapshot_id),
+        "background": None,
+        "has_changes": True,
+        "damage": None,
+        "error": error_facts(error),
+        "directory": str(tree.state_directory),
+    }
 
 
 def _has_changes(tree: BranchTree) -> bool:

@@ -4,18 +4,12 @@ import sqlite3
 from pathlib import Path
 from typing import Final
 
-from icefs.errors import IcefsError, NoSpaceError, SessionStateError, StorageError
+from icefs.errors import DamagedStateError, IcefsError, NoSpaceError, StorageError, TreeInUseError
 from icefs.worktree.spool import disk_error
 
 _DAMAGED: Final = frozenset({"SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_FORMAT", "SQLITE_ERROR", "SQLITE_MISMATCH"})
 _IN_USE: Final = frozenset({"SQLITE_BUSY", "SQLITE_LOCKED"})
 _PIECE: Final = 1 << 20
-
-
-class DamagedDatabaseError(StorageError):
-    """The database of a working tree is damaged; its disk answers."""
-
-    default_kind = "damaged-state"
 
 
 def database_error(error: sqlite3.Error, path: Path, what: str) -> IcefsError:
@@ -34,14 +28,14 @@ def database_error(error: sqlite3.Error, path: Path, what: str) -> IcefsError:
             hint="free some space, or commit: what is committed leaves the working tree",
         )
     if name in _IN_USE:
-        return SessionStateError(
+        return TreeInUseError(
             f"the working tree in {path.parent} is in use by another process",
             hint="unmount it there first, or give another --state-dir",
             directory=str(path.parent),
         )
     # A text that is not UTF-8 has no code.
     if name in _DAMAGED or (not name and isinstance(error, sqlite3.OperationalError)):
-        return _unreadable(path, what) or DamagedDatabaseError(
+        return _unreadable(path, what) or DamagedStateError(
             f"the working tree's database {path} is damaged ({what}): {error}",
             hint="unmount it, and mount it again: its row log has the changes, too",
             directory=str(path.parent),

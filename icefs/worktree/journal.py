@@ -37,9 +37,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from icefs.errors import NoSpaceError, StorageError
+from icefs.errors import DamagedStateError, NoSpaceError, StorageError
 from icefs.worktree import versions
-from icefs.worktree.database_errors import DamagedDatabaseError, database_error
+from icefs.worktree.database_errors import database_error
 from icefs.worktree.reserve import RESERVE_BYTES, RESERVE_NAME, Reserve
 from icefs.worktree.row_log import RowLog, Rows, all_record, batch_record, link_rows, records_of
 from icefs.worktree.spool import disk_error
@@ -177,7 +177,7 @@ class Journal:
 
         Raises:
             UnsupportedSpecVersionError: a newer icefs wrote it.
-            DamagedDatabaseError: it is damaged.
+            DamagedStateError: it is damaged.
             SessionStateError: another process has it open.
             StorageError: it cannot be opened.
         """
@@ -495,12 +495,12 @@ class Journal:
         """Looks whether the database is whole, as far as SQLite can tell.
 
         Raises:
-            DamagedDatabaseError: it is not.
+            DamagedStateError: it is not.
         """
         with self._translated("checking the database"):
             found = [str(row[0]) for row in self._execute("pragma quick_check(1)")]
         if found != ["ok"]:
-            raise DamagedDatabaseError(f"the working tree's database is damaged: {found[0]}")
+            raise DamagedStateError(f"the working tree's database is damaged: {found[0]}")
 
     def restore(self, rows: Rows) -> None:
         """Gives the database these rows in place of those that it has, in one transaction."""

@@ -6,7 +6,7 @@ The database and the row log say the same; `rows.end` says whether the log is wh
 2. The log is whole: the database is damaged, gone or older. The log's rows take its place; what was there is kept.
 3. The log is not whole, or the machine has lost its power since: the database counts, if SQLite finds no fault in it.
 4. Only a part of the log can be read, and nothing of the database: the part is taken, and that is said.
-5. Neither can be read: `DamagedDatabaseError`, with what can be done; nothing is changed.
+5. Neither can be read: `DamagedStateError`, with what can be done; nothing is changed.
 """
 
 import logging
@@ -17,9 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from icefs.errors import UnsupportedSpecVersionError
+from icefs.errors import DamagedStateError, UnsupportedSpecVersionError
 from icefs.worktree import versions
-from icefs.worktree.database_errors import DamagedDatabaseError
 from icefs.worktree.journal import Journal
 from icefs.worktree.row_log import FoundLog, Rows, read_log
 from icefs.worktree.spool import disk_error
@@ -52,7 +51,7 @@ def open_database(directory: Path, open_journal: OpenJournal = Journal) -> Opene
     """Opens the database of a state directory, whose lock the caller has, or makes it.
 
     Raises:
-        DamagedDatabaseError: neither the database nor the row log can be read; nothing was changed.
+        DamagedStateError: neither the database nor the row log can be read; nothing was changed.
         UnsupportedSpecVersionError: a newer icefs wrote it.
         StorageError: the disk failed, or is full.
     """
@@ -71,7 +70,7 @@ def open_database(directory: Path, open_journal: OpenJournal = Journal) -> Opene
     if was_there:
         try:
             journal, rows = _read(path, open_journal, is_suspect=not log.is_closed)
-        except DamagedDatabaseError as error:
+        except DamagedStateError as error:
             what = "damaged"
             logger.warning("%s", error)
         except UnsupportedSpecVersionError:
@@ -116,11 +115,11 @@ def _open_alone(directory: Path, open_journal: OpenJournal, *, was_there: bool) 
     copy = _copy(directory) if was_there else {}
     try:
         journal, _ = _read(path, open_journal, is_suspect=was_there)
-    except (DamagedDatabaseError, UnsupportedSpecVersionError) as error:
+    except (DamagedStateError, UnsupportedSpecVersionError) as error:
         # SQLite folds a database's log into it, whatever it finds.
         for name, data in copy.items():
             (directory / name).write_bytes(data)
-        if isinstance(error, DamagedDatabaseError):
+        if isinstance(error, DamagedStateError):
             raise _beyond_help(directory, error) from error
         raise
     journal.begin_log(1)
@@ -162,7 +161,7 @@ def _check_types(rows: Rows) -> None:
     for row in rows.nodes.values():
         is_right = all(type(row[at]) is int for at in _NUMBERS) and type(row[2]) is str
         if not is_right or not all(isinstance(row[at], str | None) for at in (13, 15)):
-            raise DamagedDatabaseError(f"the working tree's database is damaged: row {row[0]}")
+            raise DamagedStateError(f"the working tree's database is damaged: row {row[0]}")
 
 
 _NUMBERS: Final = (0, 1, *range(3, 13), 14)
@@ -204,10 +203,10 @@ def _keep_aside(directory: Path) -> None:
         raise disk_error(error, f"moving {directory / DATABASE_NAME} aside") from error
 
 
-def _beyond_help(directory: Path, damage: Exception) -> DamagedDatabaseError:
+def _beyond_help(directory: Path, damage: Exception) -> DamagedStateError:
     identity = directory.name.rpartition("-")[2]
     root = directory.parent
-    return DamagedDatabaseError(
+    return DamagedStateError(
         f"the working tree in {directory} is damaged, and what it had cannot be told: {damage}",
         hint=f"'icefs sessions --state-dir {root} export {identity} DIR' copies the bytes that it has;"
         f" 'icefs sessions --state-dir {root} discard {identity}' gives it up",

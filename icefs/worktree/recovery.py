@@ -21,10 +21,10 @@ since, so the row takes the spool file's size and gets a new mtime.
 import os
 from dataclasses import dataclass, field
 
+from icefs.errors import DamagedStateError
 from icefs.worktree.commits import Commits
 from icefs.worktree.content import MAX_SIZE_BYTES
 from icefs.worktree.core import ROOT_ID, TreeCore
-from icefs.worktree.database_errors import DamagedDatabaseError
 from icefs.worktree.frozen import FrozenTree, SavedDir, View
 from icefs.worktree.journal import Loaded, NodeRow
 from icefs.worktree.lost import from_text, remove
@@ -141,7 +141,7 @@ class Loader:
     def _directory(self, node_id: int, child: int) -> DirNode:
         parent = self._nodes.get(node_id)
         if not isinstance(parent, DirNode):
-            raise DamagedDatabaseError(
+            raise DamagedStateError(
                 f"the working tree's database is damaged: row {child} is in {node_id}, which is no directory",
                 hint="keep a copy of the state directory, and report this",
             )

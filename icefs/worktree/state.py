@@ -20,12 +20,15 @@ import json
 import os
 import re
 import shutil
+import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final, Self
 
-from icefs.errors import AccessDeniedError, IcefsError, SessionStateError, StorageError
+from icefs.errors import AccessDeniedError, IcefsError, SessionStateError, StorageError, TreeInUseError
+from icefs.paths import real_path
 from icefs.worktree.row_log import LOG_NAME
 from icefs.worktree.spool import DiskIo, disk_error
 from icefs.worktree.versions import INFO_NAME, STATE_VERSION, VERSION_KEY, read_facts, sealed
@@ -34,6 +37,8 @@ DATABASE_NAME: Final = "tree.db"
 SPOOL_NAME: Final = "spool"
 LOCK_NAME: Final = "lock"
 
+_PARTS: Final = frozenset({DATABASE_NAME, SPOOL_NAME, LOG_NAME, INFO_NAME})
+_PAUSE_S: Final = 0.05
 _DENIED: Final = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 
 
@@ -153,8 +158,92 @@ def read_info(directory: Path) -> StateInfo | None:
 
 
 def has_state(directory: Path) -> bool:
-    """Tells whether there is anything of a working tree in a state directory."""
-    return any((directory / name).exists() for name in (DATABASE_NAME, SPOOL_NAME, LOG_NAME, INFO_NAME))
+    """Tells whether there is anything of a working tree in a state directory.
+
+    Raises:
+        AccessDeniedError: it cannot be looked into.
+    """
+    try:
+        return any(os.path.lexists(directory / name) for name in os.listdir(directory) if name in _PARTS)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise unusable(directory, error) from error
+
+
+def same_repository(one: object, other: str) -> bool:
+    """Tells whether two locations, without secrets, name one repository."""
+    return one == other or (isinstance(one, str) and one[:1] == other[:1] == "/" and real_path(one) == real_path(other))
+
+
+def find_directory(state_root: Path, repository: str, branch: str, place: str) -> Path:
+    """Returns the state directory of a branch that is to be mounted at a place, however both are spelled.
+
+    Raises:
+        AccessDeniedError: working trees cannot be looked for.
+    """
+    repository = real_path(repository) if repository.startswith("/") else repository
+    directory = state_dir_for(state_root, repository, branch, place)
+    if not has_state(directory) and state_root.is_dir():
+        for other in sorted(state_root.iterdir()):
+            info = read_info(other)
+            if (
+                info is not None
+                and info.branch == branch
+                and info.place
+                and real_path(info.place) == place
+                and same_repository(info.repository, repository)
+            ):
+                return other
+    return directory
+
+
+def check_usable(state_root: Path, directory: Path | None, patience_s: float = 5.0) -> None:
+    """Looks, before a mount, whether working trees can be kept, and whether that of its branch is free.
+
+    Args:
+        state_root: Where they are kept. One that cannot be written to is no error: the mount can be read.
+        directory: The state directory of the one branch that is mounted.
+        patience_s: How long to wait for another process, which may be about to end, to give it free.
+
+    Raises:
+        TreeInUseError: another process has it.
+        StorageError: files cannot be locked there.
+    """
+    with contextlib.suppress(IcefsError):
+        make_directory(state_root, DiskIo())
+    try:
+        with tempfile.TemporaryFile(dir=state_root) as file:
+            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in (*_DENIED, errno.ENOENT, errno.ENOSPC, errno.EDQUOT):
+            raise _cannot_lock(state_root, error) from error
+    if directory is None:
+        return
+    deadline = time.monotonic() + patience_s
+    while True:
+        try:
+            with contextlib.suppress(FileNotFoundError, AccessDeniedError), StateLock(directory, must_exist=True):
+                pass
+        except TreeInUseError as error:
+            if time.monotonic() < deadline:
+                time.sleep(_PAUSE_S)
+                continue
+            raise TreeInUseError(
+                f"an earlier mount of this branch, process {error.facts['pid'] or '?'}, has not ended",
+                hint="close the files that are open in it, and mount again",
+                directory=str(directory),
+                pid=error.facts["pid"],
+            ) from None
+        return
+
+
+def _cannot_lock(path: Path, error: OSError) -> StorageError:
+    return StorageError(
+        f"files cannot be locked where working trees are kept: {path}: {error.strerror}",
+        kind="io",
+        hint="give another --state-dir, on a local disk",
+    )
 
 
 def check_owner(directory: Path, meta: Mapping[str, object], repository: str, branch: str) -> None:
@@ -164,7 +253,7 @@ def check_owner(directory: Path, meta: Mapping[str, object], repository: str, br
         SessionStateError: it does.
     """
     found = meta.get("repository"), meta.get("branch")
-    if found[0] is not None and found != (repository, branch):
+    if found[0] is not None and not (same_repository(found[0], repository) and found[1] == branch):
         raise SessionStateError(
             f"{directory} holds the working tree of branch {found[1]} of {found[0]}",
             hint="give another --state-dir",
@@ -229,8 +318,8 @@ class StateLock:
             holder = os.pread(self._fd, 32, 0).decode(errors="replace").strip()
             os.close(self._fd)
             if not isinstance(error, BlockingIOError):
-                raise StorageError(f"cannot lock {path}: {error.strerror}", kind="io") from error
-            raise SessionStateError(
+                raise _cannot_lock(path, error) from error
+            raise TreeInUseError(
                 f"the working tree in {directory} is in use by process {holder or '?'}",
                 hint="unmount it there first, or give another --state-dir",
                 directory=str(directory),

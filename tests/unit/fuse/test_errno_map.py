@@ -49,6 +49,8 @@ EXPECTED = {
     "CrossTreeError": errno.EXDEV,
     "NotPermittedError": errno.EPERM,
     "SessionStateError": errno.EPERM,
+    "TreeInUseError": errno.EBUSY,
+    "DamagedStateError": errno.EIO,
     "NothingToCommitError": errno.ENODATA,
     "ChunksCollectedError": errno.ESTALE,
     "StaleError": errno.ESTALE,

@@ -49,11 +49,11 @@ def test_paths_become_absolute_and_urls_stay(tmp_path, monkeypatch):
     assert options.resolved() == options
 
 
-def test_the_name_of_a_mountpoint_is_not_resolved(tmp_path):
-    # It may be a mount whose daemon is dead, which must not be touched.
+def test_a_link_to_a_mountpoint_is_followed(tmp_path):
+    """A working tree is found by where its mount is, however that is spelled."""
     (tmp_path / "target").mkdir()
     (tmp_path / "link").symlink_to("target")
-    assert make(mountpoint=str(tmp_path / "link")).resolved().mountpoint == os.path.realpath(tmp_path) + "/link"
+    assert make(mountpoint=str(tmp_path / "link")).resolved().mountpoint == os.path.realpath(tmp_path) + "/target"
     assert make(mountpoint=str(tmp_path / "link/inner")).resolved().mountpoint.endswith("/target/inner")
 
 

@@ -1,0 +1,173 @@
+"""Working trees that an earlier mount left: found however things are spelled, and never used by two, or unusable."""
+
+import errno
+import fcntl
+import json
+import os
+import shlex
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import click
+import icechunk
+import pytest
+
+from icefs.cli.leaving import _DEFAULTS, _FLAGS, mount_command
+from icefs.cli.main import STATE, STORAGE, main
+from icefs.cli.mount import mount as mount_cli
+from icefs.errors import StorageError
+from icefs.fuse.mountpoints import mounted_at
+from icefs.worktree.state import check_usable
+from tests.support.mounting import scratch_directory
+
+type Icefs = Callable[..., str]
+
+
+@pytest.fixture
+def root() -> Iterator[Path]:
+    with scratch_directory() as directory:
+        yield Path(directory).resolve()
+
+
+@pytest.fixture
+def icefs(capsys: pytest.CaptureFixture[str]) -> Icefs:
+    """Runs a command line in this process; returns what it printed, both outputs together."""
+
+    def call(*arguments: object, code: int = 0) -> str:
+        found = main([str(argument) for argument in arguments])
+        out, err = capsys.readouterr()
+        assert found == code, out + err
+        return out + err
+
+    return call
+
+
+@pytest.fixture
+def place(root: Path) -> Path:
+    """A repository `repo` beside an empty directory `mnt`, which is no mount any more afterwards."""
+    icechunk.Repository.create(icechunk.local_filesystem_storage(str(root / "repo")))
+    (root / "mnt").mkdir()
+    return root
+
+
+def mount(icefs: Icefs, place: Path, repo: str = "repo", mnt: str = "mnt", *options: str, code: int = 0) -> str:
+    where = place / repo, place / mnt, "--branch", "main", "--state-dir", place / "st"
+    return icefs("mount", *where, *options, code=code)
+
+
+def damage_all_rows(place: Path) -> Path:
+    """Damages a state directory as an older icefs, which had no row log, might have left it."""
+    [directory] = (place / "st").iterdir()
+    for path in directory.glob("rows.*"):
+        path.unlink()
+    (directory / "tree.db").write_bytes(b"nothing")
+    return directory
+
+
+def test_a_second_mount_is_refused_while_the_first_has_files_open(place: Path, icefs: Icefs) -> None:
+    mount(icefs, place)
+    (place / "mnt" / "f").write_text("mine")
+    with (place / "mnt" / "f").open() as held:
+        icefs("umount", "--lazy", place / "mnt")
+        said = mount(icefs, place, code=STATE)
+        assert "an earlier mount of this branch, process " in said
+        assert "close the files that are open in it" in said
+        assert not (place / "mnt").is_mount()
+        assert held.read() == "mine"
+    mount(icefs, place)  # which waits for the end of the first
+    assert (place / "mnt" / "f").read_text() == "mine"
+    icefs("umount", "--discard", place / "mnt")
+
+
+@pytest.mark.parametrize("link", ["repo", "mnt"])
+@pytest.mark.parametrize("is_first", [False, True])
+def test_changes_are_found_by_another_spelling(place: Path, icefs: Icefs, link: str, *, is_first: bool) -> None:
+    (place / "link").symlink_to(link)
+    spelled = {"repo": ("link", "mnt"), "mnt": ("repo", "link")}[link]
+    turns = [spelled, ("repo", "mnt")] if is_first else [("repo", "mnt"), spelled]
+    mount(icefs, place, *turns[0])
+    (place / "mnt" / "u1").write_text("here")
+    icefs("umount", place / turns[0][1])
+    assert "uncommitted changes" in mount(icefs, place, *turns[1])
+    assert (place / "mnt" / "u1").read_text() == "here"
+    icefs("umount", place / turns[1][1])
+    assert len(list((place / "st").iterdir())) == 1
+
+
+def test_a_tree_of_an_older_icefs_that_knew_another_spelling_is_taken_up(place: Path, icefs: Icefs) -> None:
+    mount(icefs, place)
+    (place / "mnt" / "u1").write_text("here")
+    icefs("umount", place / "mnt")
+    [directory] = (place / "st").iterdir()
+    directory.rename(directory.with_name("repo-main-0123456789abcdef"))
+    assert "uncommitted changes" in mount(icefs, place)
+    assert (place / "mnt" / "u1").read_text() == "here"
+    icefs("umount", "--discard", place / "mnt")
+
+
+def test_a_tree_that_cannot_be_opened_keeps_its_branch_from_being_mounted_and_says_what_to_do(
+    place: Path, icefs: Icefs
+) -> None:
+    mount(icefs, place)
+    (place / "mnt" / "u1").write_text("here")
+    icefs("umount", place / "mnt")
+    directory = damage_all_rows(place)
+    said = mount(icefs, place, code=STORAGE)
+    assert f"the working tree in {directory} is damaged" in said
+    assert "export" in said
+    assert "discard" in said
+    assert mounted_at(str(place / "mnt")) is None
+
+
+def test_a_whole_repository_can_be_mounted_beside_a_damaged_tree_and_discard_it(place: Path, icefs: Icefs) -> None:
+    where = "mount", place / "repo", place / "mnt", "--state-dir", place / "st"
+    icefs(*where)
+    (place / "mnt" / "branches" / "main" / "u1").write_text("here")
+    icefs("umount", place / "mnt")
+    directory = damage_all_rows(place)
+    said = icefs(*where)
+    assert f"warning: branch main: the working tree in {directory} is damaged" in said
+    assert "keeps a damaged working tree" in icefs("umount", place / "mnt")
+    assert directory.exists()
+    icefs(*where)
+    icefs("umount", "--discard", place / "mnt")
+    assert not directory.exists()
+
+
+def test_files_that_cannot_be_locked_are_told_before_the_mount(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def flock(fd: int, operation: int) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(StorageError, match=f"files cannot be locked .*{place / 'st'}: Function not impl") as caught:
+        check_usable(place / "st", None)
+    assert caught.value.hint == "give another --state-dir, on a local disk"
+
+
+def test_the_way_back_has_every_option(place: Path, icefs: Icefs) -> None:
+    given = [
+        *("--uid", "1000", "--gid", "65534", "--umask", "027", "--cache-size", "1073741824", "--poll-interval", "1"),
+        *("--upload-after", "2.5", "--pack-size", "1000000", "--log-level", "debug", "--allow-virtual", "file:///x y/"),
+    ]
+    mount(icefs, place, "repo", "mnt", *given)
+    (place / "mnt" / "f").write_text("mine")
+    come_back = json.loads(icefs("umount", "--json", place / "mnt"))["come_back"]
+    words = shlex.split(come_back)
+    for option, value in zip(given[::2], given[1::2], strict=True):
+        assert words[words.index(option) + 1] == value
+    icefs(*words[1:])
+    assert json.loads(icefs("umount", "--json", place / "mnt"))["come_back"] == come_back
+
+
+def test_the_defaults_of_the_way_back_are_those_of_mount() -> None:
+    made = mount_cli.make_context("mount", ["repo", "mnt"], resilient_parsing=False).params
+    for flag, value in _DEFAULTS.items():
+        assert made[flag] == value, flag
+    options = {param.name for param in mount_cli.params if isinstance(param, click.Option)}
+    assert set(_FLAGS.values()) <= options
+
+
+def test_the_way_back_keeps_the_options_of_a_store() -> None:
+    location = "s3://b/p?endpoint_url=http://localhost:1&max_tries=1&requester_pays=true"
+    info = {"repository": "s3://b/p", "options": {"repository": location}}
+    assert shlex.split(mount_command(Path("/m"), info)) == ["icefs", "mount", location, "/m"]
