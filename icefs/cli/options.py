@@ -65,7 +65,8 @@ allow_virtual_option = click.option(
     "--allow-virtual",
     metavar="URL_PREFIX",
     multiple=True,
-    help="Follow virtual chunks into this container (repeatable).",
+    help="Follow virtual chunks into this container (repeatable). An S3 endpoint that the repository names gets no keys"
+    " unless you name it too: s3://BUCKET/?endpoint_url=URL.",
 )
 
 

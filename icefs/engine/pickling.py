@@ -36,7 +36,8 @@ type RepositoryState = bytes
 
 def repository_state(repository: Repository) -> RepositoryState:
     """Returns what opens a repository as it was opened here."""
-    return pickle.dumps((type(repository), repository.storage, repository.config, repository.authorizations))
+    named = tuple(sorted(repository.named_endpoints))
+    return pickle.dumps((type(repository), named, repository.storage, repository.config, repository.authorizations))
 
 
 def restore_repository(state: RepositoryState) -> Repository:
@@ -44,8 +45,8 @@ def restore_repository(state: RepositoryState) -> Repository:
     with _lock:
         repository: Repository | None = _received.get(state)
         if repository is None:
-            cls, *opening = pickle.loads(state)  # a part of what is being unpickled anyway
-            repository = _received[state] = cls.open(*opening)
+            cls, named, *opening = pickle.loads(state)  # a part of what is being unpickled anyway
+            repository = _received[state] = cls.open(*opening, named_endpoints=frozenset(named))
         return repository
 
 

@@ -15,6 +15,7 @@ from icefs.engine.diff import Diff, bad_chain, build_diff, chain_between, fetch_
 from icefs.engine.refs import Refs, RefsV1, check_not_upgraded, is_repository_v1
 from icefs.engine.session import Session
 from icefs.engine.virtual import Authorizations, VirtualResolver
+from icefs.engine.virtual_endpoints import endpoints_of_config
 from icefs.errors import (
     InvalidInputError,
     ObjectNotFoundError,
@@ -80,6 +81,8 @@ class Repository:
         config: RepositoryConfig,
         assets: AssetManager,
         authorize_virtual_chunk_access: Authorizations | None = None,
+        *,
+        named_endpoints: frozenset[str] = frozenset(),
     ) -> None:
         """Takes what `open` found out; not for callers."""
         self.storage = storage
@@ -93,7 +96,10 @@ class Repository:
             assets.workers,
             storage.meter if isinstance(storage, MeteredStorage) else None,
             assets.disk_cache,
+            storage=storage,
+            named_endpoints=named_endpoints,
         )
+        self.named_endpoints = named_endpoints
         self._refs_v1 = RefsV1(assets) if spec_version == 1 else None
 
     # Opening.
@@ -106,6 +112,7 @@ class Repository:
         authorize_virtual_chunk_access: Authorizations | None = None,
         *,
         cache: DiskCache | None = None,
+        named_endpoints: frozenset[str] | None = None,
     ) -> Self:
         """Opens a repository of either spec version.
 
@@ -116,6 +123,7 @@ class Repository:
                 into, each with its credentials, or None for those of the environment.
             cache: Where to keep what is read from a remote store, of a local repository its virtual chunks; closed
                 with the repository.
+            named_endpoints: The S3 endpoints that the user has named; None for those in `config`.
 
         Raises:
             RepositoryNotFoundError: nothing is there.
@@ -128,7 +136,8 @@ class Repository:
         if config is not None:
             merged = merged.merge(config)
         assets.set_cache_limits(merged)
-        return cls(storage, spec_version, merged, assets, authorize_virtual_chunk_access)
+        named = endpoints_of_config(config) if named_endpoints is None else named_endpoints
+        return cls(storage, spec_version, merged, assets, authorize_virtual_chunk_access, named_endpoints=named)
 
     @staticmethod
     def exists(storage: Storage) -> bool:
@@ -160,7 +169,9 @@ class Repository:
     ) -> Self:
         """Opens the same location anew, by default with the same configuration and authorisations."""
         authorized = self._authorized if authorize_virtual_chunk_access is None else authorize_virtual_chunk_access
-        return type(self).open(self.storage, self.config if config is None else config, authorized)
+        named = self.named_endpoints | endpoints_of_config(config)
+        chosen = self.config if config is None else config
+        return type(self).open(self.storage, chosen, authorized, named_endpoints=named)
 
     @property
     def authorizations(self) -> Authorizations:

@@ -35,6 +35,7 @@ from typing import TYPE_CHECKING, Final, Self
 from urllib.parse import quote, unquote
 
 from icefs.engine.cache import WeightedCache
+from icefs.engine.virtual_endpoints import check_endpoint, endpoint_of, split_prefix
 from icefs.engine.workers import Workers
 from icefs.errors import (
     FormatError,
@@ -64,7 +65,6 @@ _NOT_USED: Final = re.compile(r"[?#\x00-\x1f\x7f]| +\Z")
 _DEFAULT_PORTS: Final = {"http": ":80", "https": ":443"}
 _MAX_READERS: Final = 50
 _PART_BYTES: Final = 12 << 20
-_TIGRIS_ENDPOINT: Final = "https://t3.storage.dev"
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,11 +157,13 @@ class _Authorization:
         prefix: The place.
         credentials: How to sign requests there; None for those of the environment.
         files: The directory, if it is one; where its own path leads is settled when it is authorised.
+        endpoint_url: Where the user says that the bucket is, if it is one of S3.
     """
 
     prefix: Location
     credentials: ContainerCredentials | None
     files: LocalRanges | None
+    endpoint_url: str | None = None
 
     @property
     def url(self) -> str:
@@ -230,6 +232,9 @@ class VirtualResolver:
         workers: Workers,
         meter: StoreMeter | None = None,
         cache: DiskCache | None = None,
+        *,
+        storage: Storage | None = None,
+        named_endpoints: Iterable[str] = (),
     ) -> None:
         """Takes the containers of a configuration, leaving out, with a warning, those that cannot be used.
 
@@ -239,6 +244,8 @@ class VirtualResolver:
             workers: Who fetches large chunks in parts.
             meter: Who counts the requests.
             cache: Where to keep what was read from a remote store; its opener's to close.
+            storage: The repository's, whose endpoint the user has named.
+            named_endpoints: Other S3 endpoints that the user has named.
 
         Raises:
             InvalidInputError: an authorised prefix is no URL.
@@ -256,6 +263,8 @@ class VirtualResolver:
         self._workers = workers
         self._meter = meter
         self._cache = cache
+        self._storage = storage
+        self._named_endpoints = frozenset(named_endpoints)
         self._sources: WeightedCache[tuple[str, str, str], _Source] = WeightedCache(_MAX_READERS)
 
     def expand(self, location: str) -> str:
@@ -388,6 +397,9 @@ class VirtualResolver:
             if location.is_below(authorization.prefix):
                 return authorization
         named = f" (container {container.config.name!r})" if container.config.name else ""
+        store = container.config.store
+        if isinstance(store, S3Store | S3CompatibleStore) and store.options.endpoint_url:
+            named += f" (at {store.options.endpoint_url}, says the repository)"
         raise UnauthorizedContainerError(
             f"virtual chunks below {container.url_prefix}{named} may not be followed",
             hint=f"allow it with `--allow-virtual {container.url_prefix}` if you trust the repository with that",
@@ -414,7 +426,15 @@ class VirtualResolver:
             assert authorization.files is not None  # what allows a file is a prefix of files
             return authorization.files
         if isinstance(store, S3Store | S3CompatibleStore | TigrisStore) and scheme in ("s3", "tigris"):
-            return _open_s3(store, location.authority, authorization.credentials or ContainerCredentials())
+            credentials = authorization.credentials or ContainerCredentials()
+            check_endpoint(
+                store,
+                credentials,
+                url_prefix=container.url_prefix,
+                storage=self._storage,
+                named=(*self._named_endpoints, authorization.endpoint_url),
+            )
+            return _open_s3(store, location.authority, credentials)
         if isinstance(store, HttpStore) and scheme in ("http", "https"):
             from icefs.storage.http import HttpStorage
             from icefs.storage.http_client import HttpOptions
@@ -448,13 +468,14 @@ def _cache_name(ref: VirtualRef, target: _Target) -> str | None:
 
 
 def _authorization(prefix: str, credentials: ContainerCredentials | None) -> _Authorization:
+    prefix, endpoint_url = split_prefix(prefix)
     try:
         place = Location.parse(prefix if prefix.endswith("/") else f"{prefix}/")
     except ValueError as error:
         raise InvalidInputError(
             f"{prefix!r} is no URL prefix of virtual chunks: {error}", kind="invalid-virtual-ref"
         ) from None
-    return _Authorization(place, credentials, LocalRanges(place.path) if place.scheme == "file" else None)
+    return _Authorization(place, credentials, LocalRanges(place.path) if place.scheme == "file" else None, endpoint_url)
 
 
 def _no_container(url: str) -> InvalidInputError:
@@ -479,13 +500,10 @@ def _open_s3(
     from icefs.storage.s3 import S3Options, S3Storage
 
     options = store.options
-    endpoint_url = options.endpoint_url
-    if endpoint_url is None and isinstance(store, TigrisStore):
-        endpoint_url = _TIGRIS_ENDPOINT
     return S3Storage(
         bucket,
         options=S3Options(
-            endpoint_url=endpoint_url,
+            endpoint_url=endpoint_of(store),
             region=options.region,
             profile=credentials.profile,
             anonymous=options.anonymous if credentials.anonymous is None else credentials.anonymous,

@@ -62,9 +62,13 @@ class WritableRepository(Repository):
         config: RepositoryConfig,
         assets: AssetManager,
         authorize_virtual_chunk_access: Authorizations | None = None,
+        *,
+        named_endpoints: frozenset[str] = frozenset(),
     ) -> None:
         """Takes what `open` found out; not for callers."""
-        super().__init__(storage, spec_version, config, assets, authorize_virtual_chunk_access)
+        super().__init__(
+            storage, spec_version, config, assets, authorize_virtual_chunk_access, named_endpoints=named_endpoints
+        )
         self.default_commit_metadata: dict[str, Any] = {}
         self.turns = Turns()
         self._shares_with: WritableRepository | None = None

@@ -114,6 +114,7 @@ class Place:
         self.path, self.storage, self.web = path, storage, web
         bucket, web_prefix = f"s3://{storage.bucket}/{storage.prefix}/data/", f"{web.url}/data/"
         self.prefixes = (bucket, web_prefix)
+        self.allowed = (f"{bucket}?endpoint_url={endpoint_url}", web_prefix)
         s3_store = icechunk.s3_store(
             region="us-east-1", endpoint_url=endpoint_url, allow_http=True, force_path_style=True, s3_compatible=True
         )
@@ -184,7 +185,7 @@ def test_virtual_chunks_are_what_was_referenced_or_nothing(place: Place, proxy: 
     expected: list[bytes | str] = [OLD[offset : offset + SPAN] for offset in place.offsets]
     for first in (0, count):
         expected[first + 4] = expected[first + 5] = "EIO"  # beyond the end, and not there
-    options = {"branch": "main", "read_only": True, "allow_virtual": place.prefixes, "may_complain": True}
+    options = {"branch": "main", "read_only": True, "allow_virtual": place.allowed, "may_complain": True}
     with mounted(place.path, **options) as mount:
         proxy.plan("truncate", path="/data/tagged")
         assert [read(mount, number) for number in range(2 * count)] == expected
@@ -212,7 +213,7 @@ def test_virtual_chunks_that_were_not_allowed(place: Place, proxy: FaultProxy) -
         assert any("--allow-virtual" in line or "may not be followed" in line for line in mount.complaints())
     assert proxy.requests == []
     options = {"branch": "main", "read_only": True, "may_complain": True}
-    with mounted(place.path, **options, allow_virtual=place.prefixes[1:]) as mount:
+    with mounted(place.path, **options, allow_virtual=place.allowed[1:]) as mount:
         assert read(mount, 0) == "EACCES"
         assert read(mount, place.count) == OLD[10 : 10 + SPAN]
 
@@ -242,7 +243,7 @@ def test_what_has_a_checksum_is_read_from_afar_once(
         "cache_dir": str(tmp_path / "cache"),
         "cache_size": CACHE,
     }
-    allowed = {**options, "allow_virtual": place.prefixes}
+    allowed = {**options, "allow_virtual": place.allowed}
     checked = [first + number for first in (0, place.count) for number in range(2)]
     expected = {number: OLD[place.offsets[number] : place.offsets[number] + SPAN] for number in checked}
     with mounted(place.path, **allowed) as mount:
@@ -274,7 +275,7 @@ def test_damage_of_what_is_kept_is_no_danger(place: Place, proxy: FaultProxy, we
     options = {
         "branch": "main",
         "read_only": True,
-        "allow_virtual": place.prefixes,
+        "allow_virtual": place.allowed,
         "cache_dir": str(cache),
         "cache_size": CACHE,
     }
@@ -297,7 +298,7 @@ def test_warmup_of_virtual_chunks(place: Place, proxy: FaultProxy, web: WebServe
         "cache_size": CACHE,
         "may_complain": True,
     }
-    with mounted(place.path, **options, allow_virtual=place.prefixes[:1]) as mount:
+    with mounted(place.path, **options, allow_virtual=place.allowed[:1]) as mount:
         told = warm(mount / "v/c/0")
         assert (told["chunks"], told["bytes"], told["fetched_bytes"], told["skipped_chunks"]) == (1, SPAN, SPAN, 0)
         told = warm(mount.path)
@@ -307,6 +308,6 @@ def test_warmup_of_virtual_chunks(place: Place, proxy: FaultProxy, web: WebServe
         assert asked(proxy, web) == ({"tagged", "dated"}, set())
         out = subprocess.run([ICEFS, "warmup", mount.path], check=True, capture_output=True, text=True).stdout
         assert "0 bytes of them were fetched; 10 virtual chunks cannot be kept" in out
-    with mounted(place.path, **options, allow_virtual=place.prefixes[:1]) as mount:
+    with mounted(place.path, **options, allow_virtual=place.allowed[:1]) as mount:
         assert [read(mount, number) for number in range(2)] == [OLD[10 : 10 + SPAN], OLD[20 : 20 + SPAN]]
     assert asked(proxy, web)[0] <= {"plain"}  # which was fetched ahead
