@@ -17,6 +17,7 @@ import click
 
 from icefs.cli.main import USAGE
 from icefs.cli.main import main as icefs
+from icefs.cli.options import say
 
 type _Make = Callable[[list[str], dict[str, str], list[str]], list[str] | None]
 
@@ -38,7 +39,7 @@ def _run(usage: str, count: int, args: list[str] | None, make: _Make) -> int:
     try:
         flags, places = getopt.gnu_getopt(sys.argv[1:] if args is None else args, "sfnvrlN:o:t:")
     except getopt.GetoptError as error:
-        click.echo(f"icefs: {error.msg}; usage: {usage}", err=True)
+        say(f"icefs: {error.msg}; usage: {usage}", err=True)
         return _WRONG_CALL
     given = dict(flags)
     if len(places) != count or "-N" in given:
