@@ -43,7 +43,7 @@ CASES = [
     ("mount {R} {R}", USAGE, "", ""),
     ("blame {D} nothing", NOT_FOUND, "no array at /nothing", "'icefs ls'"),
     ("branch delete nope --repo {M}", NOT_FOUND, "there is no branch nope", "there are dev, main"),
-    ("log {D} mian", NOT_FOUND, "mian is no snapshot, branch or tag", "did you mean main?"),
+    ("log {D} maim", NOT_FOUND, "maim is no snapshot, branch or tag", "did you mean main?"),
     ("cat {D} a/c/7", NOT_FOUND, "the array has no such chunk", ""),
     ("import {R} {M}/tags/v1", USAGE, "the mounted tree is a tag", "--branch"),
 ]
