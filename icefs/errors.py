@@ -344,6 +344,22 @@ class BadAnswerError(UnreachableError):
     """What answered is not the object store, or not about what was asked: a login page, a proxy, another range."""
 
 
+OPEN_FILES_HINT: Final = "close some, or start it where more are allowed: ulimit -n, LimitNOFILE= in a systemd unit"
+"""What to do about too many open files."""
+
+
+class TooManyFilesError(StorageError):
+    """The process, or the machine, has as many open files as it may have."""
+
+    default_kind = "io"
+
+
+class FileTooLargeError(InvalidInputError):
+    """A file would be larger than the file system allows."""
+
+    default_kind = "io"
+
+
 class NoSpaceError(StorageError):
     """The disk, or a quota, is full."""
 

@@ -25,7 +25,7 @@ from icefs.clock import to_micros
 from icefs.errors import IcefsError, InvalidInputError
 from icefs.fuse.apart import why_not_writable
 from icefs.fuse.daemon import run, spawn
-from icefs.fuse.options import FUSE_LIBRARIES, LOG_FORMATS, LOG_LEVELS, NATIVE, MountOptions
+from icefs.fuse.options import FUSE_LIBRARIES, LOG_FORMATS, LOG_LEVELS, MAX_ID, NATIVE, MountOptions
 from icefs.storage.url import parse_location, redact
 from icefs.vfs.names import encode_ref
 from icefs.vfs.status_text import damage_texts
@@ -35,7 +35,7 @@ from icefs.words import command, quoted
 def parse_user(text: str) -> int:
     """Reads a user by number or name."""
     try:
-        return int(text) if text.isascii() and text.isdigit() else pwd.getpwnam(text).pw_uid
+        return _id(text, "user") if text.isascii() and text.isdigit() else pwd.getpwnam(text).pw_uid
     except KeyError:
         raise click.BadParameter(f"there is no user {text!r}") from None
 
@@ -43,9 +43,15 @@ def parse_user(text: str) -> int:
 def parse_group(text: str) -> int:
     """Reads a group by number or name."""
     try:
-        return int(text) if text.isascii() and text.isdigit() else grp.getgrnam(text).gr_gid
+        return _id(text, "group") if text.isascii() and text.isdigit() else grp.getgrnam(text).gr_gid
     except KeyError:
         raise click.BadParameter(f"there is no group {text!r}") from None
+
+
+def _id(text: str, what: str) -> int:
+    if len(text) > 10 or int(text) > MAX_ID:
+        raise click.BadParameter(f"{text} is no number of a {what}: they go up to {MAX_ID}")
+    return int(text)
 
 
 def parse_umask(text: str) -> int:

@@ -13,6 +13,9 @@ from urllib.parse import quote
 from icefs.errors import InvalidInputError
 from icefs.paths import real_path
 
+MAX_ID: Final = (1 << 32) - 2
+"""The largest number of a user or group; the one above it means none."""
+
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 LOG_FORMATS: Final = ("text", "json")
 NATIVE: Final = "native"
@@ -106,6 +109,9 @@ class MountOptions:
             raise InvalidInputError(f"uploads after {self.upload_after_s} s")
         if not 0 <= self.pack_size <= MAX_PACK_SIZE:
             raise InvalidInputError(f"a pack size of {self.pack_size} bytes", hint=f"at most {MAX_PACK_SIZE}")
+        for name, number in (("uid", self.uid), ("gid", self.gid)):
+            if number is not None and not 0 <= number <= MAX_ID:
+                raise InvalidInputError(f"{number} is no {name}: they go up to {MAX_ID}")
         if not 0 <= self.umask <= 0o777:
             raise InvalidInputError(f"a umask of {self.umask:o}")
 

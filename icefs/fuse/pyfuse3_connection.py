@@ -144,7 +144,8 @@ def _stats(stats: FsStats) -> pyfuse3.StatvfsData:
     found = pyfuse3.StatvfsData()
     found.f_bsize = found.f_frsize = BLOCK_SIZE
     found.f_blocks = stats.blocks
-    found.f_bfree = found.f_bavail = stats.free_blocks
+    found.f_bfree = stats.free_blocks
+    found.f_bavail = stats.available_blocks
     found.f_files = stats.files
     found.f_ffree = found.f_favail = stats.free_files
     found.f_namemax = MAX_NAME_BYTES

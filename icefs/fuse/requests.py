@@ -141,7 +141,7 @@ def _statfs(to: Operations, ino: int, body: memoryview, caller: Caller) -> Answe
 
 def _encode_statfs(stats: FsStats) -> bytes:
     return abi.STATFS_OUT.pack(
-        stats.blocks, stats.free_blocks, stats.free_blocks, stats.files, stats.free_files,
+        stats.blocks, stats.free_blocks, stats.available_blocks, stats.files, stats.free_files,
         BLOCK_SIZE, MAX_NAME_BYTES, BLOCK_SIZE,
     )  # fmt: skip
 

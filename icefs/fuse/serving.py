@@ -25,7 +25,7 @@ from icefs.engine.lineage_cache import default_cache_path
 from icefs.engine.refs import Refs
 from icefs.engine.repository import Repository
 from icefs.engine.writing import WritableRepository
-from icefs.errors import IcefsError
+from icefs.errors import OPEN_FILES_HINT, IcefsError
 from icefs.format.ids import SnapshotId
 from icefs.fuse import logs, mountpoints
 from icefs.fuse.apart import why_not_writable
@@ -56,6 +56,7 @@ SWITCH_INTERVAL_S: Final = 0.0005
 """How long a thread that computes, as a commit's does, keeps the event loop waiting: at each system call it makes."""
 
 _GRACE_S: Final = 3.0
+_FEW_OPEN_FILES: Final = 1024
 _MAX_OPEN_FILES: Final = 1 << 16
 
 
@@ -339,6 +340,9 @@ def _raise_file_limit() -> None:
     if soft != resource.RLIM_INFINITY and soft < wanted:
         with contextlib.suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < _FEW_OPEN_FILES:
+        logger.warning("the daemon may have %d files open; each open chunk is one: %s", soft, OPEN_FILES_HINT)
 
 
 def register_stack_dump() -> None:

@@ -22,6 +22,7 @@ from contextlib import suppress
 from urllib.parse import quote, unquote
 
 from icefs.errors import (
+    OPEN_FILES_HINT,
     AccessDeniedError,
     InvalidInputError,
     NameTooLongError,
@@ -29,6 +30,7 @@ from icefs.errors import (
     ObjectNotFoundError,
     ReadOnlyError,
     StorageError,
+    TooManyFilesError,
     UnreachableError,
 )
 from icefs.storage.base import Version
@@ -71,9 +73,16 @@ _CLASSES: dict[int, type[StorageError]] = {
     errno.ENOSPC: NoSpaceError,
     errno.EDQUOT: NoSpaceError,
     errno.EFBIG: NoSpaceError,
+    errno.EMFILE: TooManyFilesError,
+    errno.ENFILE: TooManyFilesError,
     errno.ETIMEDOUT: UnreachableError,  # network file systems
     errno.EHOSTDOWN: UnreachableError,
     errno.ENOTCONN: UnreachableError,
+}
+
+_HINTS: dict[type[StorageError], str] = {
+    AccessDeniedError: "change its permissions, or ask its owner",
+    TooManyFilesError: OPEN_FILES_HINT,
 }
 
 
@@ -95,8 +104,7 @@ def storage_error(
     if error.errno == errno.ENAMETOOLONG:
         return NameTooLongError(message, path=path)
     cls = StorageError if writing and error.errno in _MISSING else _CLASSES.get(error.errno or 0, StorageError)
-    hint = "change its permissions, or ask its owner" if cls is AccessDeniedError else None
-    return cls(message, hint=hint, path=path, errno=error.errno)
+    return cls(message, hint=_HINTS.get(cls), path=path, errno=error.errno)
 
 
 def version_of(status: os.stat_result) -> Version:

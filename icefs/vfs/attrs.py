@@ -103,9 +103,10 @@ class EntryRun(NamedTuple):
 
 
 class FsStats(NamedTuple):
-    """What `statfs(2)` tells, in blocks of `BLOCK_SIZE` bytes."""
+    """What `statfs(2)` tells, in blocks of `BLOCK_SIZE` bytes; the superuser alone may fill all that are free."""
 
     blocks: int
     free_blocks: int
+    available_blocks: int
     files: int
     free_files: int

@@ -44,6 +44,7 @@ _MAX_LOADED: Final = 128
 _MAX_TRIES: Final = 100
 _PEBIBYTE: Final = 1 << 50
 _LOADERS: Final = 8
+_CONTROLLERS: Final = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +100,9 @@ class FileSystem:
         self._loaders = Threads(_LOADERS, "icefs-load")
         self._readers = Threads(max(4, min(32, repository.storage.capabilities.concurrency)), "icefs-read")
         self._fetches = Fetches(self._loaders)
+        # Control files and commands have threads of their own: they say what is wrong while a store does not answer.
+        self._controllers = Threads(_CONTROLLERS, "icefs-control")
+        self._control_fetches = Fetches(self._controllers)
         self._notifier = notifier
         self.fetcher = ChunkFetcher(self._readers, max_bytes=request.memory_bytes)
         self.opener = ChunkOpener(self.fetcher, repository.storage)
@@ -126,7 +130,7 @@ class FileSystem:
             self.root = RootTree(context, refs, self.control.for_root, time.time_ns())
         else:
             self.single = _single_tree(context, request)
-        self.follower = Follower(repository, self._loaders, notifier, refs, self.root, self.single, self.open_inos)
+        self.follower = Follower(repository, self._controllers, notifier, refs, self.root, self.single, self.open_inos)
 
     def _branch_maker(self, request: MountRequest, notifier: Notifier) -> Callable[..., BranchTree] | None:
         """Returns what makes branches that can be written to; None in a mount that only reads."""
@@ -138,6 +142,7 @@ class FileSystem:
             request.state_root,
             place,
             self._writers,
+            self._controllers,
             self._fetches,
             notifier,
             request.uploads,
@@ -161,6 +166,7 @@ class FileSystem:
             tree.close_work()
         self._writers.close()
         self._loaders.close()
+        self._controllers.close()
         self._readers.close()
         if self._history_cache is not None:
             self._history_cache.close()
@@ -171,7 +177,7 @@ class FileSystem:
 
     async def in_thread[R](self, function: Callable[[], R]) -> R:
         """Runs what may block in a worker thread."""
-        return await self._loaders.run(function)
+        return await self._controllers.run(function)
 
     def gauges(self) -> dict[str, float]:
         """Returns what is open, held and under way, for the counters."""
@@ -208,6 +214,7 @@ class FileSystem:
             "read": self._readers.pending,
             "write": self._writers.pending,
             "fetch": len(self._fetches) + self.fetcher.in_flight,
+            "control": self._controllers.pending,
             "workers": self.repository.assets.workers.pending,
             "notify": self._notifier.pending,
         }
@@ -256,7 +263,7 @@ class FileSystem:
     async def _after[R](self, missing: NotInMemoryError, question: Callable[[], R]) -> R:
         """Fetches what is missing and asks again, until there is an answer."""
         for _ in range(_MAX_TRIES):
-            await self._fetches.bring(missing)
+            await (self._control_fetches if missing.is_for_asker else self._fetches).bring(missing)
             try:
                 return question()
             except NotInMemoryError as more:
@@ -320,9 +327,10 @@ class FileSystem:
             while not place.exists():  # made with the first change
                 place = place.parent
             disk = os.statvfs(place)
-            blocks, free = (count * disk.f_frsize // BLOCK_SIZE for count in (disk.f_blocks, disk.f_bavail))
-            return FsStats(blocks, free, disk.f_files, disk.f_favail)
-        return FsStats(_PEBIBYTE // BLOCK_SIZE, 0, 1 << 40, 0)
+            counts = disk.f_blocks, disk.f_bfree, disk.f_bavail
+            blocks, free, available = (count * disk.f_frsize // BLOCK_SIZE for count in counts)
+            return FsStats(blocks, free, available, disk.f_files, disk.f_ffree)
+        return FsStats(_PEBIBYTE // BLOCK_SIZE, 0, 0, 1 << 40, 0)
 
     # Files.
 

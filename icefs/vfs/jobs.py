@@ -5,7 +5,8 @@ begun ──► reports progress ──► past the point of no return ──►
 """
 
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
@@ -100,7 +101,7 @@ class Job[T]:
         assert self._outcome is not None  # set before the event
         return self._outcome.result()
 
-    async def beats(self) -> AsyncIterator[UploadProgress]:
+    async def beats(self) -> AsyncGenerator[UploadProgress]:
         """Yields the progress again and again until the work has ended."""
         while not self._ended.is_set():
             with trio.move_on_after(BEAT_S):
@@ -131,10 +132,11 @@ class Answer:
         self._job: Job[dict[str, Any]] | None = None
         self._lines = self._tell()
 
-    async def _tell(self) -> AsyncIterator[Mapping[str, Any]]:
+    async def _tell(self) -> AsyncGenerator[Mapping[str, Any]]:
         self._job = job = await self._begin()
-        async for progress in job.beats():
-            yield {"type": "progress", **progress_json(progress)}
+        async with aclosing(job.beats()) as beats:
+            async for progress in beats:
+                yield {"type": "progress", **progress_json(progress)}
         yield await job.wait()
 
     def __aiter__(self) -> AsyncIterator[Mapping[str, Any]]:
@@ -143,6 +145,10 @@ class Answer:
     async def __anext__(self) -> Mapping[str, Any]:
         """Returns the next line."""
         return await anext(self._lines)
+
+    async def aclose(self) -> None:
+        """Ends the answer; the job goes on, unless it is abandoned."""
+        await self._lines.aclose()
 
     def abandon(self) -> None:
         """Calls the job off, if it is not too late."""

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -94,17 +94,14 @@ class MountControl:
             _made("log.json", lambda: partial(reports.log_json, repository, tree.snapshot_id)),
             _made("diff", lambda: bytes),
             _made("diff.json", lambda: partial(reports.to_json, reports.tree_diff(tree.snapshot_id))),
-            ControlFile("head", target=lambda: self._head(tree)),
         ]
+        if tree.label:
+            files.append(ControlFile("head", target=lambda: f"../../../snapshots/{tree.snapshot_id}"))
         # Nothing was ever committed, discarded or rebased through a read-only tree.
         files += [_made(name, lambda: partial(reports.to_json, None)) for name in ("commit", "discard", "rebase")]
         if tree.label:
             files.append(_made("info.json", lambda: partial(reports.to_json, self._tree_info(tree))))
         return files
-
-    def _head(self, tree: SessionTree) -> str:
-        # Where there is no directory of snapshots the link leads nowhere, and still says which one it is.
-        return f"../../../snapshots/{tree.snapshot_id}" if tree.label else str(tree.snapshot_id)
 
     def _tree_info(self, tree: SessionTree) -> dict[str, Any]:
         return {**tree_facts(tree), "snapshot": str(tree.snapshot_id), "writable": isinstance(tree, WorkingTree)}
@@ -171,24 +168,24 @@ class MountControl:
     def _operations(self, tree: SessionTree | None) -> dict[str, Operation]:
         """Returns what `rpc` can be asked for, in a tree or (None) at the root."""
 
-        async def ping(request: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
+        async def ping(request: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any]]:
             yield {"pid": os.getpid()}
 
-        async def refresh(request: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
+        async def refresh(request: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any]]:
             changed = await self._fs.refresh()
             yield {**changed, **({} if tree is None else {"snapshot": str(tree.snapshot_id)})}
 
-        async def info(request: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
+        async def info(request: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any]]:
             yield {**self._info(), **({} if tree is None else self._tree_info(tree))}
 
-        async def status(request: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
+        async def status(request: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any]]:
             if tree is None:
                 yield self._mount_status()
                 return
             facts, snapshot_id = tree_facts(tree), tree.snapshot_id
             yield await self._fs.in_thread(partial(reports.tree_status, self._fs.repository, facts, snapshot_id))
 
-        async def uncommitted(request: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
+        async def uncommitted(request: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any]]:
             yield {"branches": await self.uncommitted()}
 
         operations: dict[str, Operation] = {"ping": ping, "refresh": refresh, "info": info, "status": status}
@@ -232,7 +229,7 @@ class MountControl:
                     )
         return sorted(found, key=lambda branch: branch["name"])
 
-    async def _warm_up(self, tree: SessionTree, request: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
+    async def _warm_up(self, tree: SessionTree, request: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any]]:
         repository, snapshot_id = self._fs.repository, tree.snapshot_id
         session = await self._fs.in_thread(lambda: open_session(repository, snapshot_id))
         async for line in warm_up(session, request):

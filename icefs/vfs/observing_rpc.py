@@ -1,7 +1,7 @@
 """What `rpc` can be asked for about the mount itself: its numbers, its last requests, and how much it logs."""
 
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -33,10 +33,10 @@ def get_level() -> str:
 def observing_operations(fs: "FileSystem") -> dict[str, Operation]:
     """Returns the operations, by name."""
 
-    async def stats(request: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
+    async def stats(request: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any]]:
         yield await fs.in_thread(partial(fs.observer.as_json, fs.observer.look()))
 
-    async def accesses(request: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
+    async def accesses(request: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any]]:
         limit = request.get("limit", RING)
         if not isinstance(limit, int) or limit < 0:
             raise InvalidInputError(f"{limit!r} is no number of requests")
@@ -49,7 +49,7 @@ def observing_operations(fs: "FileSystem") -> dict[str, Operation]:
         found, control = programs_accesses(fs.stats, fs, limit, window)
         yield {"accesses": found, "control": control}
 
-    async def log_level(request: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
+    async def log_level(request: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any]]:
         level, before = request.get("level"), get_level()
         if level is not None:
             if level not in LEVELS:

@@ -10,8 +10,9 @@ closes the descriptor before the end of an answer takes the request back, where 
 
 import json
 import os
-from collections.abc import AsyncIterator, Callable, Mapping
-from typing import Any, Final
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import aclosing
+from typing import Any, Final, Protocol
 
 from icefs.engine.conflicts import Conflict
 from icefs.errors import IcefsError, InvalidInputError
@@ -21,7 +22,17 @@ from icefs.words import visible_json
 MAX_REQUEST_BYTES: Final = 1 << 20
 _TOLD: Final = frozenset(("invalid", "snapshot", "path", "commits", "conflicts", "expected_parent", "actual_parent"))
 
-type Answer = AsyncIterator[Mapping[str, Any]]
+
+class Answer(Protocol):
+    """The lines of an answer; an async generator is one."""
+
+    def __aiter__(self) -> AsyncIterator[Mapping[str, Any]]:
+        """Returns the lines."""
+
+    def aclose(self) -> Awaitable[None]:
+        """Ends the answer."""
+
+
 type Operation = Callable[[Mapping[str, Any]], Answer]
 """Carries out a request: yields progress (`type` "progress"), and last the result, without a `type`.
 
@@ -67,7 +78,7 @@ class RpcHandle(FileHandle):
         self._operations = operations
         self._runs_on_write = flags & os.O_ACCMODE == os.O_WRONLY
         self._request = b""
-        self._answer: Answer | None = None
+        self._answer: AsyncGenerator[Mapping[str, Any]] | None = None
         self._running: Answer | None = None
         self._pending = b""
 
@@ -99,6 +110,18 @@ class RpcHandle(FileHandle):
         abandon = getattr(self._running, "abandon", None)
         if abandon is not None:
             abandon()
+        self._end_answer()
+
+    def _end_answer(self) -> None:
+        """Closes what tells the answer. It stands at a line that it has told, so that closing it waits for nothing."""
+        answer, self._answer = self._answer, None
+        if answer is not None:
+            closing = answer.aclose()
+            try:
+                closing.send(None)
+            except (StopIteration, RuntimeError):
+                return  # closed; or still at work for a program that is gone, which closes it
+            closing.close()
 
     async def _next_line(self) -> bytes | None:
         if self._request:
@@ -106,13 +129,17 @@ class RpcHandle(FileHandle):
             self._answer = self._carry_out(request)
         if self._answer is None:
             return None
-        line = await anext(self._answer, None)
+        answer = self._answer
+        line = await anext(answer, None)
+        if self._answer is not answer:  # released meanwhile
+            await answer.aclose()
+            return None
         if line is None:
             self._answer = None
             return None
         return visible_json(json.dumps(line, ensure_ascii=False, default=str)).encode() + b"\n"
 
-    async def _carry_out(self, data: bytes) -> Answer:
+    async def _carry_out(self, data: bytes) -> AsyncGenerator[Mapping[str, Any]]:
         try:
             request = _parse(data)
             operation = self._operations.get(request["op"])
@@ -120,9 +147,9 @@ class RpcHandle(FileHandle):
                 raise InvalidInputError(
                     f"unknown operation {request['op']!r}", hint=f"known are {', '.join(self._operations)}"
                 )
-            self._running = operation(request)
-            async for line in self._running:
-                yield line if "type" in line else {"type": "result", **line}
+            async with aclosing(operation(request)) as self._running:
+                async for line in self._running:
+                    yield line if "type" in line else {"type": "result", **line}
         except IcefsError as error:
             yield {"type": "error", **error_facts(error)}
         self._running = None

@@ -5,7 +5,7 @@ Virtual chunks are among them, as far as they may be followed and have a checksu
 """
 
 import threading
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -171,7 +171,7 @@ class Warmup:
         }
 
 
-async def warm_up(session: Session, request: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
+async def warm_up(session: Session, request: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any]]:
     """Carries out the request `warmup` of `rpc`: `path` lies below the tree's root.
 
     Raises:

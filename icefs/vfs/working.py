@@ -464,7 +464,7 @@ class WorkingTree(WorkingBase):
             told[0][1].extend(forgotten.inos)
 
         try:
-            await self.settings.threads.run(switch)
+            await self.settings.jobs.run(switch)
         except SessionStateError:
             return None  # a commit has begun meanwhile
         finally:
@@ -497,7 +497,7 @@ class WorkingTree(WorkingBase):
             take_over_late(self, work, inos, tell)
 
         try:
-            await self.in_thread(find_out)
+            await self.in_thread(find_out, self.settings.jobs)
         finally:
             self.is_committing = False
         return self.translated(entries), attrs

@@ -52,6 +52,7 @@ class WorkingSettings:
         state_root: Where working trees are kept.
         place: Tells the working trees of one branch apart: the mountpoint.
         threads: For what may wait.
+        jobs: For commits, discards, rebases and reports, which do not wait for programs that read and write.
         fetches: For what is not in memory; those of the whole mount.
         notifier: How the kernel is told.
         uploads: How chunks are stored.
@@ -63,6 +64,7 @@ class WorkingSettings:
     state_root: Path
     place: str
     threads: Threads
+    jobs: Threads
     fetches: Fetches
     notifier: Notifier
     uploads: UploadOptions
@@ -239,14 +241,14 @@ class WorkingBase(BranchTree):
         while self._moving is not None:
             await self._moving.wait()
 
-    async def in_thread[T](self, function: Callable[[], T]) -> T:
+    async def in_thread[T](self, function: Callable[[], T], threads: Threads | None = None) -> T:
         """Runs what may wait in a thread; the branch does not move meanwhile, also if nobody waits any more."""
 
         def ended() -> None:
             self._busy -= 1
 
         self._busy += 1
-        return await self.settings.threads.run(in_branch(self.name, function), ended)
+        return await (threads or self.settings.threads).run(in_branch(self.name, function), ended)
 
     async def change[T](self, operation: Callable[[WorkTree], T], *, may_wait: bool = False) -> T:
         """Runs an operation of the working tree, opened if there is none."""

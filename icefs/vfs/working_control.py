@@ -1,7 +1,7 @@
 """What can be asked of a writable branch, through control files and through `rpc`: commit, discard, rebase, status."""
 
 import os
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
 from functools import partial
@@ -254,7 +254,7 @@ class WorkingControl:
 
         tree.is_committing = True
         self._job = job if name == "last_commit" else None
-        job.start(tree.settings.threads, in_branch(tree.name, run), finish)
+        job.start(tree.settings.jobs, in_branch(tree.name, run), finish)
         return job
 
     # rpc.
@@ -262,12 +262,12 @@ class WorkingControl:
     def operations(self) -> dict[str, Operation]:
         """Returns what `rpc` can be asked for in this tree beside what it can in any."""
 
-        async def cancel(request: Mapping[str, Any]) -> AsyncIterator[Result]:
+        async def cancel(request: Mapping[str, Any]) -> AsyncGenerator[Result]:
             yield {"cancelled": self._job is not None and self._job.cancel()}
 
-        async def status(request: Mapping[str, Any]) -> AsyncIterator[Result]:
+        async def status(request: Mapping[str, Any]) -> AsyncGenerator[Result]:
             await self._tree.look()
-            yield await self._tree.in_thread(self.status)
+            yield await self._tree.in_thread(self.status, self._tree.settings.jobs)
 
         return {
             "commit": lambda request: Answer(partial(self._ask_commit, request)),

@@ -20,7 +20,7 @@ import os
 from dataclasses import replace
 from typing import Final
 
-from icefs.errors import IcefsError, InvalidInputError, StorageError
+from icefs.errors import FileTooLargeError, IcefsError, InvalidInputError, StorageError
 from icefs.worktree import lost
 from icefs.worktree.core import Change, TreeCore
 from icefs.worktree.lower import Lower
@@ -202,8 +202,10 @@ class Content:
         The bytes are cut or extended at once; a file that is not open has its row written by the operation.
         """
         core = self._core
-        if not 0 <= size <= MAX_SIZE_BYTES:
+        if size < 0:
             raise InvalidInputError(f"cannot make a file {size} bytes long", kind="io")
+        if size > MAX_SIZE_BYTES:
+            raise FileTooLargeError(f"cannot make a file {size} bytes long")
         if node.io is None:
             node.io = OpenState()
         io = node.io

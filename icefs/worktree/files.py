@@ -10,7 +10,14 @@ import contextlib
 import os
 from typing import TYPE_CHECKING, Final
 
-from icefs.errors import BadHandleError, IcefsError, InvalidInputError, IsADirectoryTreeError, NoSpaceError
+from icefs.errors import (
+    BadHandleError,
+    FileTooLargeError,
+    IcefsError,
+    InvalidInputError,
+    IsADirectoryTreeError,
+    NoSpaceError,
+)
 from icefs.worktree.content import MAX_SIZE_BYTES, Content, check_there, check_whole
 from icefs.worktree.core import Change, Lowered, TreeCore
 from icefs.worktree.nodes import (
@@ -339,8 +346,10 @@ class Files:
             NoSpaceError: nothing could be written; the file is as it was.
         """
         core = self._core
-        if offset < 0 or offset + len(data) > MAX_SIZE_BYTES:
+        if offset < 0:
             raise InvalidInputError(f"cannot write at {offset}", kind="io")
+        if offset + len(data) > MAX_SIZE_BYTES:
+            raise FileTooLargeError(f"cannot write at {offset}: the file would be too large")
         with core.lock:
             core.check_open()
             handle, node = self._for_writing(number)

@@ -28,7 +28,14 @@ from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
 
-from icefs.errors import IcefsError, InvalidInputError, NoSpaceError, StorageError
+from icefs.errors import (
+    OPEN_FILES_HINT,
+    FileTooLargeError,
+    IcefsError,
+    NoSpaceError,
+    StorageError,
+    TooManyFilesError,
+)
 
 _BUCKET_BITS = 12
 _FICLONE = 0x40049409
@@ -58,7 +65,9 @@ def disk_error(error: OSError, what: str) -> IcefsError:
             hint="free some space, or commit: what is committed leaves the working tree",
         )
     if error.errno == errno.EFBIG:
-        return InvalidInputError(f"the file would be too large ({what})", kind="io")
+        return FileTooLargeError(f"the file would be too large ({what})")
+    if error.errno in {errno.EMFILE, errno.ENFILE}:
+        return TooManyFilesError(f"too many open files ({what})", hint=OPEN_FILES_HINT)
     return StorageError(f"the working tree's disk failed ({what}): {error.strerror or error}", kind="io")
 
 

@@ -229,6 +229,8 @@ def test_nothing_to_mount(repo, place, tmp_path, here):
         ([f"{repo}@v1.0"], USAGE, "a mount takes a repository without @REF: "),
         ([repo, "-o", "nope"], USAGE, "invalid value for -o: unknown mount option: nope; "),
         ([repo, "--uid", "no-such-user"], USAGE, "invalid value for '--uid': there is no user 'no-such-user'; "),
+        ([repo, "--uid", "99999999999"], USAGE, "invalid value for '--uid': 99999999999 is no number of a user: "),
+        ([repo, "--gid", "4294967295"], USAGE, "invalid value for '--gid': 4294967295 is no number of a group: "),
         ([repo, "--umask", "8"], USAGE, "invalid value for '--umask': '8' is not an octal number "),
         ([repo, "--log-file", "/proc/nope/log"], STORAGE, "cannot write the log file /proc/nope/log: "),
     ):

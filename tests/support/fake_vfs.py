@@ -68,7 +68,7 @@ class FakeVfs:
 
     async def statfs(self, *args):
         self._note("statfs", *args)
-        return FsStats(100, 10, 1000, 5)
+        return FsStats(100, 10, 8, 1000, 5)
 
     async def readdir(self, fh, position):
         self._note("readdir", fh, position)

@@ -64,6 +64,8 @@ EXPECTED = {
     "ThrottledError": errno.EIO,
     "UnreachableError": errno.EIO,
     "BadAnswerError": errno.EIO,
+    "TooManyFilesError": errno.ENFILE,
+    "FileTooLargeError": errno.EFBIG,
     "NoSpaceError": errno.ENOSPC,
     "InvalidObjectSizeError": errno.EIO,
     "ObjectModifiedError": errno.EIO,

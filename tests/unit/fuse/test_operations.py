@@ -171,7 +171,7 @@ async def test_missing_attributes_and_access_control_lists(operations, vfs):
 
 
 async def test_statfs_is_passed_on(operations):
-    assert await operations.statfs(CALLER) == FsStats(100, 10, 1000, 5)
+    assert await operations.statfs(CALLER) == FsStats(100, 10, 8, 1000, 5)
 
 
 RUNS = [

@@ -143,7 +143,7 @@ async def test_now_is_now(operations, vfs):
 
 async def test_statfs_counts_in_blocks(operations):
     assert abi.STATFS_OUT.unpack(await ask(operations, abi.STATFS, 1, b"")) == (
-        100, 10, 10, 1000, 5, BLOCK_SIZE, 255, BLOCK_SIZE,
+        100, 10, 8, 1000, 5, BLOCK_SIZE, 255, BLOCK_SIZE,
     )  # fmt: skip
 
 

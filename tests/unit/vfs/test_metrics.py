@@ -93,7 +93,7 @@ async def test_a_mount_tells_all_its_metrics():
     assert value("icefs_queue_length", queue="notify") == told["queues"]["notify"] == 5
     assert value("icefs_kernel_told_total") == told["gauges"]["kernel_told_total"] == 2
     assert value("icefs_kernel_refused_total") == told["gauges"]["kernel_refused_total"] == 3
-    assert told["queues"].keys() == {"load", "read", "write", "fetch", "workers", "notify"}
+    assert told["queues"].keys() == {"load", "read", "write", "fetch", "control", "workers", "notify"}
     assert told["caches"]["snapshots"]["misses"] >= 1
     assert value("icefs_cache_misses_total", cache="snapshots") == told["caches"]["snapshots"]["misses"]
     commit = told["commits"]["commit"]
