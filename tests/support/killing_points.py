@@ -15,7 +15,7 @@ from icefs.worktree.journal import Journal
 from icefs.worktree.overlay import WorkTree
 from tests.support.faulty import Call, FaultyStorage
 
-_STORAGE = ("put", "put_file", "copy", "delete", "sync", "_rename", "_settle")
+_STORAGE = ("put", "put_file", "copy", "delete", "sync", "_settle")
 _JOURNAL = ("freeze", "record_intent", "settle", "thaw", "apply", "set_meta", "sync")
 
 
@@ -44,7 +44,8 @@ def die_in_commit(passage: int) -> None:
     Just after one is just before the next.
     """
     countdown = _Countdown(passage)
-    for owner, names in ((LocalStorage, _STORAGE), (Journal, _JOURNAL), (Commits, ("_add_view", "_remove_view"))):
+    views = (Commits, ("_add_view", "_remove_view"))
+    for owner, names in ((LocalStorage, _STORAGE), (os, ("rename", "link")), (Journal, _JOURNAL), views):
         for name in names:
             setattr(owner, name, _passing(getattr(owner, name), countdown))
     freeze = WorkTree.freeze

@@ -24,7 +24,8 @@ from typing import Any, NamedTuple
 
 import icechunk
 
-from icefs.storage.local_files import exclusive
+from icefs.storage.beneath import Beneath
+from icefs.storage.local_lock import exclusive
 from tests.conformance.official import GROUP, array_json, put_all
 
 BEAT = struct.Struct("d d 48s")
@@ -136,7 +137,7 @@ class Client:
         """
 
         def locked() -> R:
-            with exclusive(Path(self.task.repository), timeout_s=30):
+            with Beneath(self.task.repository) as files, exclusive(files, timeout_s=30):
                 return action()
 
         return self.step(name, locked)

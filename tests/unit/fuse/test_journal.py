@@ -84,11 +84,11 @@ def test_an_entry_has_fields(journal):
     assert journal.lines.lines == []
 
 
-def test_an_entry_of_several_lines_stays_one(journal):
+def test_no_message_makes_a_field_or_a_line_of_its_own(journal):
     message = f"a\nPRIORITY=0\n=b\x00c \udcff {KEY_ID}\n"
     journal.handler.handle(record(message, level=logging.ERROR))
     told = journal.receive()
-    assert told["MESSAGE"] == "ERROR icefs.x [/m]: a\nPRIORITY=0\n=b\x00c \\udcff ***\n"
+    assert told["MESSAGE"] == "ERROR icefs.x [/m]: a\\nPRIORITY=0\\n=b\\x00c \\xff ***\\n"
     assert told["PRIORITY"] == "3"
 
 

@@ -100,7 +100,10 @@ def test_a_line_of_json_is_an_object_without_secrets():
 
 def test_lines_for_the_journal_have_priorities():
     lines = LineFormatter("text", "/m", None, journal=True)
-    assert lines.format(record("a\nb", level=logging.ERROR)) == "<3>ERROR icefs.x [/m]: a\n<3>b"
+    assert lines.format(record("a\nb", level=logging.ERROR)) == "<3>ERROR icefs.x [/m]: a\\nb"
+    error = record("a", level=logging.ERROR)
+    error.exc_info = (ValueError, ValueError("b"), None)
+    assert lines.format(error) == "<3>ERROR icefs.x [/m]: a\n<3>ValueError: b"
 
 
 class Kept(logging.Handler):

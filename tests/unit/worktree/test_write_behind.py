@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from icefs.engine.collected import Collections
+from icefs.engine.writing import WritableRepository
 from icefs.storage.local import LocalStorage
 from icefs.worktree.overlay import WorkTree
 from icefs.worktree.packing import UploadOptions
@@ -84,7 +86,8 @@ def test_a_tree_over_a_local_repository_writes_behind(
     monkeypatch.setattr("icefs.worktree.write_behind.SPARED_BYTES", 2 * MIB)
     monkeypatch.setattr("icefs.worktree.content.WriteBehind", lambda path_of: WriteBehind(path_of, disk.begin))
     driver = Driver(WorkTree(tmp_path / "state", options(Snapshots({}))))
-    driver.tree.start_uploads(LocalStorage(tmp_path / "repo"), 512, UploadOptions())
+    repository = WritableRepository.create(LocalStorage(tmp_path / "repo"))
+    driver.tree.start_uploads(repository.storage, 512, UploadOptions(), Collections(repository))
     for number in range(16):
         driver.write(f"file{number}", bytes([number]) * MIB)
     driver.tree.close()
