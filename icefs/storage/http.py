@@ -9,6 +9,7 @@ Redirects are followed within the origin of the base URL, from http to https on 
 that the user allowed. urllib3 keeps the connections; it comes with botocore.
 """
 
+import re
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC
@@ -59,6 +60,7 @@ from icefs.storage.retry import Retrier
 _PIECE = 1 << 20
 # Characters that a path holds as they are (RFC 3986, pchar): some servers compare paths as they are written.
 _PATH_CHARACTERS: Final = "/:@!$&'()*+,;=~"
+_STRAY_PERCENT: Final = re.compile("%(?![0-9A-Fa-f]{2})")
 _STATUSES: Final[dict[int, type[StorageError]]] = {
     401: AccessDeniedError,
     403: AccessDeniedError,
@@ -104,8 +106,10 @@ class HttpStorage(Storage):
         return self._url_of(key)
 
     def _url_of(self, key: str) -> str:
-        safe = _PATH_CHARACTERS + "%" if self.options.has_encoded_keys else _PATH_CHARACTERS
-        return f"{self._url}/{quote(key, safe=safe)}"
+        if not self.options.has_encoded_keys:
+            return f"{self._url}/{quote(key, safe=_PATH_CHARACTERS)}"
+        # A percent sign that encodes nothing stands for itself; left so, all of them would be encoded once more.
+        return f"{self._url}/{quote(_STRAY_PERCENT.sub('%25', key), safe=_PATH_CHARACTERS + '%')}"
 
     # --- requests ---
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from icefs.engine.virtual import ContainerCredentials, VirtualResolver
@@ -113,6 +113,8 @@ def resolver(server: str, root: Path) -> Iterator[VirtualResolver]:
 
 @pytest.mark.parametrize("scheme", ["s3", "http", "vcc"])
 @given(rest=RESTS)
+@example(rest="%%01")
+@example(rest="a+b%2B")
 @settings(max_examples=5000 if _SOAK else settings.default.max_examples)
 def test_a_location_that_is_taken_names_the_object_that_is_read(
     scheme: str, rest: str, resolver: VirtualResolver, server: str
