@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from icefs.errors import FormatError
+from icefs.words import plural
 
 type Box = tuple[tuple[int, int], ...]
 """One half-open range of chunk indices per dimension."""
@@ -50,7 +51,9 @@ class Boxes:
         self._name = name
         for box in extents:
             if len(box) != self.ndim:
-                raise self._error(f"a manifest's extents have {len(box)} dimensions where the array has {self.ndim}")
+                raise self._error(
+                    f"a manifest's extents have {plural(len(box), 'dimension')} where the array has {self.ndim}"
+                )
         self.boxes: tuple[Box, ...] = tuple(
             tuple([(low, min(high, size)) for (low, high), size in zip(box, grid_shape, strict=True)])
             for box in extents

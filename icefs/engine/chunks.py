@@ -23,6 +23,7 @@ from icefs.format.ids import ManifestId
 from icefs.format.layout import manifest_key
 from icefs.format.manifest import ArrayRefs, ChunkKind, ChunkRef
 from icefs.format.snapshot import NodeSnapshot
+from icefs.words import plural
 
 type U32 = npt.NDArray[np.uint32]
 type U64 = npt.NDArray[np.uint64]
@@ -245,7 +246,7 @@ class ArrayChunks:
             if refs is None or not len(refs):
                 return None
             if refs.ndim != self.ndim:
-                reason = f"references of {refs.ndim} dimensions to an array of {self.ndim}"
+                reason = f"references of {plural(refs.ndim, 'dimension')} to an array of {self.ndim}"
                 name = manifest_key(self._ids[which])
                 raise FormatError(f"{name}: {reason} ({self.node.path})", file=name, reason=reason)
             self._clips[which] = clips = self._must_clip(which, refs)

@@ -21,6 +21,7 @@ from icefs.format.chunk_indices import MAX_COORDINATE, ChunkIndices
 from icefs.format.manifest import ArrayRefs
 from icefs.format.nodes import NodeSnapshot
 from icefs.format.zarr_json import parse_zarr_json
+from icefs.words import plural
 
 if TYPE_CHECKING:
     from icefs.engine.writable import WritableSession
@@ -62,7 +63,8 @@ def shift_array(session: "WritableSession", path: str, offset: Sequence[int]) ->
         chunks = _chunks(session, path)
         if len(offset) != len(chunks.grid_shape):
             raise InvalidInputError(
-                f"the offset {list(offset)} has {len(offset)} dimensions, and {path} has {len(chunks.grid_shape)}",
+                f"the offset {list(offset)} has {plural(len(offset), 'dimension')}, "
+                f"and {path} has {len(chunks.grid_shape)}",
                 kind="invalid-chunk-index",
                 path=path,
             )

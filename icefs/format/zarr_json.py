@@ -25,6 +25,7 @@ from typing import Any, Final, Literal, NoReturn
 
 from icefs.errors import InvalidMetadataError
 from icefs.format.nodes import DimensionShape, NodeType
+from icefs.words import plural
 
 _MAX_U64: Final = 2**64 - 1
 # What the official library's parser calls duplicate fields; elsewhere the last of two equal names wins.
@@ -176,7 +177,7 @@ class _Parser:
             raise self._error("its chunk_grid is no object")
         kind, grid_shape = self._grid(grid, shape)
         if len(grid_shape) != len(shape):
-            raise self._error(f"its shape has {len(shape)} dimensions, its chunk grid {len(grid_shape)}")
+            raise self._error(f"its shape has {plural(len(shape), 'dimension')}, its chunk grid {len(grid_shape)}")
         return ZarrMetadata(
             NodeType.ARRAY, zarr_format, shape, kind, grid_shape, self._names(document), _chunk_key_encoding(document)
         )

@@ -11,6 +11,7 @@ from icefs.storage.s3_answers import check_deleted
 from icefs.storage.s3_errors import LACKING, is_passing
 from icefs.storage.s3_options import S3Client
 from icefs.storage.s3_parts import Run
+from icefs.words import plural
 
 _BATCH: Final = 1000
 
@@ -52,7 +53,7 @@ class Deletion:
             lasting.extend(name for name, code in codes.items() if code != "NoSuchKey" and not is_passing(code))
             remaining = passing + unnamed
             if remaining:
-                raise ThrottledError(f"{len(remaining)} objects could not be deleted yet", some=True)
+                raise ThrottledError(f"{plural(len(remaining), 'object')} could not be deleted yet", some=True)
 
         try:
             self._run("delete from", names[0].rpartition("/")[0], once)

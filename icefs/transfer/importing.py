@@ -31,6 +31,7 @@ from icefs.format.zarr_json import parse_zarr_json
 from icefs.transfer.ledger import Ledger, ledger_path
 from icefs.transfer.scan import Scanned, scan_directory
 from icefs.transfer.storing import ArrayRows, ChunkStore, Progress, Transferred
+from icefs.words import plural
 from icefs.worktree.packing import DEFAULT_PACK_BYTES
 from icefs.worktree.staged import Invalid
 
@@ -315,7 +316,7 @@ def _invalid(invalid: Sequence[Invalid]) -> InvalidInputError:
     shown = [f"{path} {reason}" for path, reason in invalid[:_SHOWN]]
     more = f"; and {len(invalid) - _SHOWN} more" if len(invalid) > _SHOWN else ""
     return InvalidInputError(
-        f"{len(invalid)} files cannot be imported: {'; '.join(shown)}{more}",
+        f"{plural(len(invalid), 'file')} cannot be imported: {'; '.join(shown)}{more}",
         kind="invalid-tree",
         hint="correct or remove them, or leave them out with --skip-invalid",
         invalid=[list(one) for one in invalid],

@@ -33,6 +33,7 @@ from icefs.vfs.late_commits import base_of, differing, facts_of, hidden, late_co
 from icefs.vfs.places import open_session
 from icefs.vfs.renaming import Renaming, plan_renaming
 from icefs.vfs.staged_report import dropped_counts
+from icefs.words import plural
 from icefs.worktree.background import BackgroundUploads
 from icefs.worktree.commits import TreeChangedError
 from icefs.worktree.frozen import FrozenTree
@@ -245,7 +246,7 @@ def _check(staged: Staged, request: CommitRequest) -> None:
         shown = [f"{path} {reason}" for path, reason in staged.invalid[:3]]
         more = f"; and {len(staged.invalid) - 3} more" if len(staged.invalid) > 3 else ""
         raise InvalidInputError(
-            f"{len(staged.invalid)} files cannot be committed: {'; '.join(shown)}{more}",
+            f"{plural(len(staged.invalid), 'file')} cannot be committed: {'; '.join(shown)}{more}",
             kind="invalid-tree",
             hint="correct or remove them",
             invalid=[list(one) for one in staged.invalid],

@@ -14,6 +14,7 @@ from icefs.engine.session import Session
 from icefs.format.chunk_indices import ChunkIndices
 from icefs.format.manifest import ArrayRefs
 from icefs.format.nodes import NodeSnapshot
+from icefs.words import plural
 from icefs.worktree.core import Lowered
 from icefs.worktree.differences import Region
 from icefs.worktree.dropped import outside
@@ -90,7 +91,9 @@ class Renames:
                 target = _moved(f"/{directory}", region)[1:]
                 there = places.of(target)
                 if not there:
-                    yield Invalid(target, f"holds {len(rows)} chunks, but there is no array that they are chunks of")
+                    yield Invalid(
+                        target, f"holds {plural(len(rows), 'chunk')}, but there is no array that they are chunks of"
+                    )
                 elif there[0].fits(place) and not has_array_below(f"/{target}"):
                     yield _columns(node, place, there[0], rows)
                 else:

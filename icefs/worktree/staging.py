@@ -23,6 +23,7 @@ from icefs.format.chunk_indices import ChunkIndices
 from icefs.format.manifest import ArrayRefs, ChunkRef
 from icefs.format.nodes import NodeSnapshot, NodeType
 from icefs.format.zarr_json import ZarrMetadata, parse_zarr_json
+from icefs.words import plural
 from icefs.worktree import lost
 from icefs.worktree.core import Lowered
 from icefs.worktree.differences import differences
@@ -197,7 +198,8 @@ class _Staging:
             rest = len(self._chunks.refs(node)) - len(self._chunks.below(node, self._hidden_prefixes(node)))
             if rest:
                 self._gone.discard(path)
-                reason = f"was removed, but {rest} chunks of the array were not; remove {directory} to delete the array"
+                what = f"{plural(rest, 'chunk')} of the array {'was' if rest == 1 else 'were'}"
+                reason = f"was removed, but {what} not; remove {directory} to delete the array"
                 staged.invalid.append(Invalid(metadata_key(path), reason))
 
     def _hidden_prefixes(self, node: NodeSnapshot) -> list[ChunkIndex]:
