@@ -128,8 +128,32 @@ def _integer(digits: str) -> int | float:
     return int(digits) if len(digits) <= 20 else float(digits)
 
 
+class _ConstantError(ValueError):
+    """The text has a number that JSON does not have."""
+
+
 def _constant(text: str) -> NoReturn:
-    raise ValueError(f"{text} is no JSON")
+    raise _ConstantError(text)
+
+
+def _place_of_constant(data: bytes | memoryview) -> str:
+    """Returns where the first NaN or Infinity of a document is: `attributes.valid_min`, `attributes.range[1]`."""
+    mark = object()
+    text = bytes(data).decode(errors="surrogateescape")
+    try:
+        document = json.loads(text, parse_int=_integer, parse_constant=lambda _: mark)
+    except (ValueError, RecursionError):  # behind it there is something worse
+        return "a place that cannot be told"
+    waiting: list[tuple[str, Any]] = [("", document)]
+    while waiting:
+        path, value = waiting.pop()
+        if value is mark:
+            return path.removeprefix(".") or "the top"
+        if isinstance(value, dict):
+            waiting += [(f"{path}.{key}", below) for key, below in reversed(value.items())]
+        elif isinstance(value, list):
+            waiting += [(f"{path}[{index}]", below) for index, below in reversed([*enumerate(value)])]
+    return "a member that is repeated"
 
 
 def _chunk_key_encoding(document: Any) -> ChunkKeyEncoding:
@@ -161,6 +185,8 @@ class _Parser:
             document = _document(data)
         except RecursionError:
             raise self._error("its JSON nests too deep") from None
+        except _ConstantError as error:
+            raise self._error(f"it is no JSON: {error} at {_place_of_constant(data)}") from None
         except ValueError as error:
             raise self._error(f"it is no JSON: {error}") from None
         if not isinstance(document, dict):

@@ -75,6 +75,7 @@ def tree_status(repository: Repository, facts: Mapping[str, Any], snapshot_id: S
         "untracked": [],
         "invalid": [],
         "lost": [],
+        "refused": [],
     }
 
 

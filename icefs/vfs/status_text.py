@@ -43,6 +43,10 @@ def status_lines(status: Mapping[str, Any]) -> Iterator[Line]:
     if invalid:
         yield "plain", "Cannot be committed; correct or remove them:"
         yield from _some("invalid", [f"  {_about(one)}" for one in invalid])
+    refused = status.get("refused", ())
+    if refused:
+        yield "plain", "Refused when they were written, the last ones:"
+        yield from _some("invalid", [f"  {_about(one)}" for one in refused])
     if untracked:
         yield "plain", "Untracked, not part of any commit:"
         lost = frozenset(status.get("lost", ()))

@@ -21,6 +21,7 @@ import trio
 from icefs.engine.session import Session
 from icefs.errors import (
     EntryNotFoundError,
+    InvalidMetadataError,
     IsADirectoryTreeError,
     NotPermittedError,
     ReadOnlyError,
@@ -39,12 +40,14 @@ from icefs.vfs.overlay_handles import DirectWriters, EarlyHandle, OverlayHandle
 from icefs.vfs.renaming import Renaming
 from icefs.vfs.working_base import WorkingBase, WorkingSettings
 from icefs.worktree.attributes import AttrChange
+from icefs.worktree.lower import join
 from icefs.worktree.namespace import RENAME_EXCHANGE
 from icefs.worktree.nodes import Perm, TreeEntry, Where
 from icefs.worktree.overlay import WorkTree
 from icefs.worktree.settle_result import SettleResult
 from icefs.zarr.keys import METADATA_NAME, metadata_key, node_prefix
 
+_MAX_REFUSED: Final = 20
 _WRITING: Final = os.O_WRONLY | os.O_RDWR | os.O_TRUNC
 
 
@@ -54,6 +57,7 @@ class WorkingTree(WorkingBase):
     Attributes:
         direct: The files that are written past the kernel's page cache.
         early: What was opened while there was no working tree, and is still open.
+        refused: The last writes that were refused: the path that was written, or was to be, and why.
     """
 
     def __init__(self, settings: WorkingSettings, *args: Any, **options: Any) -> None:
@@ -61,6 +65,7 @@ class WorkingTree(WorkingBase):
         self.direct = DirectWriters(settings.notifier)
         self.early: dict[EarlyHandle, None] = {}
         self._removed_dirs: dict[int, Attr] = {}
+        self.refused: dict[str, str] = {}
 
     def take_work(self, work: WorkTree) -> None:
         """Takes over an opened working tree."""
@@ -365,9 +370,17 @@ class WorkingTree(WorkingBase):
         self._refuse_in_control(old_parent, old_name)
         self._refuse_in_control(new_parent, new_name)
         if new_name == METADATA_NAME != old_name:
-            await self.change(lambda work: self._check_metadata(work, self._child(work, old_parent, old_name)))
+            await self.change(
+                lambda work: self._check_metadata(
+                    work, self._child(work, old_parent, old_name), self._path_in(work, new_parent, new_name)
+                )
+            )
         if old_name == METADATA_NAME != new_name and flags & RENAME_EXCHANGE:
-            await self.change(lambda work: self._check_metadata(work, self._child(work, new_parent, new_name)))
+            await self.change(
+                lambda work: self._check_metadata(
+                    work, self._child(work, new_parent, new_name), self._path_in(work, old_parent, old_name)
+                )
+            )
 
         def rename(work: WorkTree) -> None:
             old, new = self.where(old_parent), self.where(new_parent)
@@ -389,7 +402,9 @@ class WorkingTree(WorkingBase):
         self._refuse_in_control(new_parent, new_name)
         self._refuse_in_control(ino)
         if new_name == METADATA_NAME:
-            await self.change(lambda work: self._check_metadata(work, self.where(ino)))
+            await self.change(
+                lambda work: self._check_metadata(work, self.where(ino), self._path_in(work, new_parent, new_name))
+            )
         return await self.change(
             lambda work: self._entered(work.link(self.where(ino), self.where(new_parent), new_name))
         )
@@ -414,19 +429,39 @@ class WorkingTree(WorkingBase):
         Raises:
             InvalidMetadataError: it is none.
         """
-        await self.change(lambda work: self._check_metadata(work, work.where_of(number)))
 
-    def _check_metadata(self, work: WorkTree, where: Where) -> None:
+        def check(work: WorkTree) -> None:
+            where = work.where_of(number)
+            # An empty one waits for whoever has just cut it; a commit says if nothing came.
+            if work.getattr_handle(number).size:
+                self._check_metadata(work, where, work.path_of(where))
+
+        await self.change(check)
+
+    def _path_in(self, work: WorkTree, parent: int, name: str) -> str:
+        return join(work.path_of(self.where(parent)), name)
+
+    def _check_metadata(self, work: WorkTree, where: Where, path: str) -> None:
+        """Checks the content of a file that is, or is to be, the `zarr.json` at a path."""
         attr = work.getattr(where)
         if attr.is_dir:
             return
-        path = work.path_of(where)
         number = work.open(where, os.O_RDONLY)
         try:
             data = work.read(number, 0, attr.size)
         finally:
             work.release(number)
-        parse_zarr_json(data, name=path, spec_version=self.settings.repository.spec_version)
+        self.refused.pop(path, None)
+        try:
+            parse_zarr_json(data, name=path, spec_version=self.settings.repository.spec_version)
+        except InvalidMetadataError as error:
+            self._note_refused(path, str(error.facts["reason"]))
+            raise
+
+    def _note_refused(self, path: str, reason: str) -> None:
+        self.refused[path] = reason
+        while len(self.refused) > _MAX_REFUSED:
+            del self.refused[next(iter(self.refused))]
 
     # Following the tip, and going where a commit or rebase has led.
 
