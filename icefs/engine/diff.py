@@ -18,6 +18,7 @@ from icefs.engine.assets import AssetManager
 from icefs.errors import InvalidInputError, ObjectNotFoundError
 from icefs.format.chunk_indices import ChunkIndices
 from icefs.format.ids import INITIAL_SNAPSHOT_ID, NodeId, SnapshotId
+from icefs.format.nodes import NodeSnapshot
 from icefs.format.repo_info import SnapshotInfo
 from icefs.format.snapshot import Snapshot
 from icefs.format.transaction_log import Move, TransactionLog
@@ -136,11 +137,25 @@ def build_diff(logs: Sequence[TransactionLog], old: Snapshot, new: Snapshot) -> 
     for snapshot in (old, new):  # where a node was moved, its new path counts
         for node in snapshot.nodes():
             paths[node.id] = node.path
-    return build_named_diff(logs, paths)
+    return build_named_diff(logs, paths, ranks(new.nodes()))
 
 
-def build_named_diff(logs: Sequence[TransactionLog], paths: Mapping[NodeId, str]) -> Diff:
-    """Joins transaction logs, the newest first, whose nodes have the given paths; others are left out."""
+def ranks(nodes: Iterable[NodeSnapshot]) -> dict[str, int]:
+    """Returns how many dimensions arrays have, by path."""
+    return {node.path: len(node.array.shape) for node in nodes if node.array is not None}
+
+
+def build_named_diff(
+    logs: Sequence[TransactionLog], paths: Mapping[NodeId, str], ranks_after: Mapping[str, int]
+) -> Diff:
+    """Joins transaction logs, the newest first.
+
+    Args:
+        logs: The logs.
+        paths: The paths of their nodes; what is said of others is left out. Several nodes may have had one path.
+        ranks_after: How many dimensions the arrays have that there are after the changes, by path: indices of another
+            shape are no chunks of them.
+    """
 
     def named(ids: Iterable[NodeId]) -> frozenset[str]:
         return frozenset(paths[node_id] for node_id in ids if node_id in paths)
@@ -148,7 +163,14 @@ def build_named_diff(logs: Sequence[TransactionLog], paths: Mapping[NodeId, str]
     def joined(name: str) -> frozenset[str]:
         return named({node_id for log in logs for node_id in getattr(log, name)})
 
-    chunks = {paths[node_id]: indices for node_id, indices in updated_chunks(logs).items() if node_id in paths}
+    chunks: dict[str, ChunkIndices] = {}
+    for node_id, indices in updated_chunks(logs).items():
+        path = paths.get(node_id)
+        if path is None or (len(indices) and indices.ndim != ranks_after.get(path, indices.ndim)):
+            continue
+        known = chunks.get(path)
+        # Of two arrays that are both gone, the newer one counts.
+        chunks[path] = indices if known is None else known.union(indices) if known.ndim == indices.ndim else known
     return Diff(
         new_groups=joined("new_groups"),
         new_arrays=joined("new_arrays"),

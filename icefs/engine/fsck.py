@@ -20,6 +20,7 @@ from typing import Any, Final, Literal
 import numpy as np
 
 from icefs.engine.assets import AssetManager, repository_not_found
+from icefs.engine.fsck_sizes import ImpossibleSizes
 from icefs.engine.lost_updates import (
     LostUpdate,
     bring_back_newer,
@@ -187,6 +188,7 @@ class _Check:
         self._used: set[str] = set()
         self._reported: set[str] = set()
         self._is_complete = True
+        self._impossible = ImpossibleSizes({})
         self._manifests: dict[ManifestId, ManifestFileInfo] = {}
 
     def run(self) -> FsckReport:
@@ -271,6 +273,7 @@ class _Check:
                     self._found(
                         "dangling", REPO_INFO, f"{kind} {name!r} leads to snapshot {snapshot_id}, unknown to it"
                     )
+        self._impossible = ImpossibleSizes({tip: name for name, tip in info.branches.items()})
         self._check_updates(info)
         known: dict[SnapshotId, int | None] = {}
         try:
@@ -312,6 +315,7 @@ class _Check:
         with suppress(ObjectNotFoundError):
             data = self._storage.get(CONFIG_V1).data
             self._check_config(CONFIG_V1, lambda: parse_config_yaml(data, name=CONFIG_V1))
+        self._impossible = ImpossibleSizes({tip: name for name, tip in refs.branches.items()})
         known: dict[SnapshotId, int | None] = {}
         for tip in {*refs.branches.values(), *refs.tags.values()}:
             current: SnapshotId | None = tip
@@ -354,6 +358,7 @@ class _Check:
             self._found("order", key, "its manifest files are not sorted by id")
         try:
             for node in snapshot.nodes():
+                self._impossible.add(snapshot_id, node)
                 for ref in () if node.array is None else node.array.manifests:
                     if ref.manifest_id not in manifests:
                         self._found(
@@ -387,6 +392,7 @@ class _Check:
             self._found("malformed", key, counts)
         try:
             self._check_chunks(key, manifest)
+            self._check_sizes(info.id, manifest)
         except FormatError as error:
             self._found("malformed", key, str(error.facts.get("reason", error.message)))
 
@@ -410,6 +416,16 @@ class _Check:
                     self._found("size", name, f"has {size} bytes, and {where} ends at {needed}")
         if shown > _SHOWN_CHUNKS:
             self._found("missing", key, f"{shown - _SHOWN_CHUNKS} more of its chunk objects are missing or too short")
+
+    def _check_sizes(self, manifest_id: ManifestId, manifest: Manifest) -> None:
+        key, count = manifest_key(manifest_id), 0
+        for refs in manifest.arrays.values():
+            for problem in self._impossible.find(manifest_id, refs):
+                count += 1
+                if count <= _SHOWN_CHUNKS:
+                    self._found("size", key, problem)
+        if count > _SHOWN_CHUNKS:
+            self._found("size", key, f"{count - _SHOWN_CHUNKS} more of its chunks have sizes that they cannot have")
 
     # Chunks.
 

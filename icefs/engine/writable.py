@@ -19,7 +19,7 @@ from icefs.engine.chunks import ArrayChunks
 from icefs.engine.collected import Collections, Mark
 from icefs.engine.commit import NewSnapshot
 from icefs.engine.conflicts import ConflictSolver
-from icefs.engine.diff import Diff, build_named_diff
+from icefs.engine.diff import Diff, build_named_diff, ranks
 from icefs.engine.edited_chunks import EditedChunks
 from icefs.engine.gate import Gate
 from icefs.engine.session import Session
@@ -503,8 +503,8 @@ class WritableSession(Session):
         with self.lock:
             log = self._changes.transaction_log(self.snapshot_id)
             names = {node.id: node.path for node in self.snapshot.nodes()}
-            names |= {node.id: node.path for node in self.current_nodes()}
-        return build_named_diff([log], names)
+            current = self.current_nodes()
+        return build_named_diff([log], names | {node.id: node.path for node in current}, ranks(current))
 
     # State.
 

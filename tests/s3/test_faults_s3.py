@@ -63,7 +63,7 @@ class Base:
         repository = WritableRepository.create(storage)
         with repository.transaction("main", message="start") as session:
             session.set_metadata("/", GROUP)
-            session.set_metadata("/a", array_json((10,), (1,)))
+            session.set_metadata("/a", array_json((6000,), (600,)))
             for number in range(3):
                 session.set_chunk("/a", *chunk(number, number))
         with repository.transaction("main", message="early") as session:

@@ -71,7 +71,7 @@ def test_eight_writers_of_both_libraries_lose_nothing(
     place: dict[str, str], s3_storage: S3Storage, tmp_path: Path
 ) -> None:
     repo = icechunk.Repository.create(official_storage(place))
-    array = array_json((len(HOW) * SPAN,), (1,))
+    array = array_json((600 * len(HOW) * SPAN,), (600,))
     start = commit(repo, "start", {"zarr.json": GROUP, "a/zarr.json": array})
     for name in [*(f"own-{writer}" for writer in range(len(HOW))), "shared"]:
         repo.create_branch(name, start)

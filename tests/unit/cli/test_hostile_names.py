@@ -37,7 +37,7 @@ class Hostile:
         self.word = name.encode("utf-8", "surrogateescape").decode("utf-8", "replace") or "w"
         self.path = os.path.join(directory, name or "r")
         builder = RepoBuilder(open_storage(self.path))
-        user_data = array_document([20], [10])
+        user_data = array_document("codecs")  # any size of a chunk will do
         array = builder.array("/a", 2, (2,), inline((0,), (1,)), user_data=user_data)
         self.old = builder.commit([group("/", 1), array], message=self.word, chunks={2: [(0,), (1,)]})
         moved = builder.array(f"/{self.word}", 2, (2,), inline((0,), (1,)), user_data=user_data)
