@@ -27,7 +27,8 @@ from icefs.storage.base import Storage
 from icefs.storage.disk_cache import default_cache_dir
 from icefs.storage.url import open_storage, parse_location, redact
 from icefs.words import command, plural
-from icefs.worktree.state import known_states
+from icefs.worktree.damage import LOST_NAME
+from icefs.worktree.left import left_trees
 
 OK, WARNING, PROBLEM = "ok", "warning", "problem"
 
@@ -158,17 +159,16 @@ def check_directories(state_dir: Path | None, cache_dir: Path | None) -> Iterato
     state_root = state_dir or default_state_dir()
     for name, place in (("state directory", state_root), ("cache directory", cache_dir or default_cache_dir())):
         yield from examine(name, lambda name=name, place=place: _check_directory(name, place))  # type: ignore[misc]
-    orphans = [state for state in known_states(state_root) if not state.is_in_use and state.info.entries != 0]
-    if orphans:
-        text = (
-            f"{plural(len(orphans), 'working tree')} in {state_root} {'is' if len(orphans) == 1 else 'are'} not mounted"
-        )
-        yield Finding(
-            "state directory",
-            OK,
-            text,
-            f"'{command('sessions', state_dir=None if state_dir is None else str(state_dir))}' lists them",
-        )
+    left = [tree for tree in left_trees(state_root) if not tree.is_in_use and not tree.is_clean]
+    if left:
+        text = f"{plural(len(left), 'working tree')} in {state_root} {'is' if len(left) == 1 else 'are'} not mounted"
+        yield Finding("state directory", OK, text, "'icefs sessions' lists them")
+    for tree in left:
+        if tree.problem is not None:
+            yield Finding("state directory", PROBLEM, f"{tree.directory}: {tree.problem}", "run 'icefs sessions'")
+        elif tree.aside_files:
+            text = f"{plural(tree.aside_files, 'file')} of unknown names in {tree.directory / LOST_NAME}"
+            yield Finding("state directory", WARNING, text, "look at them, and remove that directory")
 
 
 def _check_directory(name: str, place: Path) -> Iterator[Finding]:

@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-import sqlite3
+import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,16 +16,14 @@ from icefs.cli.options import Group, human_bytes, json_option, print_json, print
 from icefs.errors import EntryNotFoundError, IcefsError, InvalidInputError, SessionStateError
 from icefs.fuse.mountpoints import mounted_at
 from icefs.fuse.options import default_state_dir
+from icefs.vfs.names import encode_ref
 from icefs.words import command, plural, quoted, some, visible_lines
-from icefs.worktree.state import (
-    DATABASE_NAME,
-    LOCK_NAME,
-    KnownState,
-    StateLock,
-    is_in_use,
-    known_states,
-    remove_state,
-)
+from icefs.worktree.damage import LOST_NAME
+from icefs.worktree.left import LeftTree, left_trees, look_at
+from icefs.worktree.state import DATABASE_NAME, LOCK_NAME, SPOOL_NAME, is_in_use, remove_state
+
+SERVICE_TREES = Path("/var/lib/icefs/trees")
+"""Where the services of `icefs serve` keep their working trees (`StateDirectory` of the unit)."""
 
 _WAYS = ("ours", "theirs", "fail")
 _MIN_ID = 4
@@ -45,11 +43,13 @@ class Session:
         branch: The branch.
         base: The snapshot that it stands on.
         mountpoint: Where it is, or was, mounted; None where that is not known.
-        state: `mounted`, or `orphaned`: no living process has it.
+        state: `mounted`, `unmounted`, or `damaged`: it cannot be opened.
         pid: The process that has it.
         num_changes: How many names differ from the base, more or less; None where that cannot be told.
         size_bytes: What it takes on the disk.
         changed_at: When it changed last, in seconds since the epoch.
+        problem: Why it cannot be opened.
+        is_clean: Whether nothing would be lost with it.
     """
 
     id: str
@@ -63,6 +63,8 @@ class Session:
     num_changes: int | None
     size_bytes: int
     changed_at: float
+    problem: str | None = None
+    is_clean: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Describes it in JSON."""
@@ -79,31 +81,37 @@ class Session:
             "changed_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.changed_at)),
             "age_s": round(max(0.0, time.time() - self.changed_at)),
             "directory": str(self.directory),
+            "problem": self.problem,
         }
 
 
 def find_sessions(state_root: Path) -> list[Session]:
     """Lists the working trees under a state root."""
-    return [_describe(state) for state in known_states(state_root)]
+    return [_describe(tree) for tree in left_trees(state_root)]
 
 
-def _describe(state: KnownState) -> Session:
-    directory, info = state.directory, state.info
+def _describe(tree: LeftTree) -> Session:
+    directory, info = tree.directory, tree.info
     size_bytes, changed_at = _usage(directory)
     mountpoint = info.place or None
-    count = _count_mounted(mountpoint, info.branch) if state.is_in_use else _count_left(directory)
+    count, base = tree.num_changes, info.base
+    if tree.is_in_use:
+        count, shown = _ask_mount(mountpoint, info.branch)
+        base = shown or base
     return Session(
         directory.name.rpartition("-")[2],
         directory,
         info.repository,
         info.branch,
-        info.base,
+        base,
         mountpoint,
-        "mounted" if state.is_in_use else "orphaned",
-        _holder(directory) if state.is_in_use else None,
+        "mounted" if tree.is_in_use else "unmounted" if tree.problem is None else "damaged",
+        _holder(directory) if tree.is_in_use else None,
         count,
         size_bytes,
         changed_at,
+        tree.problem,
+        tree.is_clean,
     )
 
 
@@ -115,7 +123,8 @@ def _usage(directory: Path) -> tuple[int, float]:
             with contextlib.suppress(OSError):  # it goes while we look
                 status = os.lstat(os.path.join(place, name))
                 total += status.st_blocks * 512
-                if name != LOCK_NAME:
+                # Opening a tree touches the other files, too.
+                if place != str(directory) or name.startswith(DATABASE_NAME):
                     newest = max(newest, status.st_mtime)
     return total, newest
 
@@ -127,36 +136,21 @@ def _holder(directory: Path) -> int | None:
         return None
 
 
-def _count_left(directory: Path) -> int | None:
-    """Counts the rows of a tree that nobody has open, without changing anything; None if it cannot be read."""
-    try:
-        with (
-            StateLock(directory, must_exist=True),
-            contextlib.closing(
-                sqlite3.connect(f"{(directory / DATABASE_NAME).as_uri()}?mode=ro", uri=True)
-            ) as database,
-        ):
-            # The root is a row, too; a name that was removed is a link to nothing.
-            [(count,)] = database.execute(
-                "select (select count(*) from node) - 1 + (select count(*) from link where node = 0)"
-            ).fetchall()
-            return max(0, int(count))
-    except (IcefsError, OSError, sqlite3.Error):
-        return None
-
-
-def _count_mounted(mountpoint: str | None, branch: str) -> int | None:
-    """Asks the mount; None where it is not known, or in another namespace, or does not answer."""
+def _ask_mount(mountpoint: str | None, branch: str) -> tuple[int | None, str | None]:
+    """Asks the mount for the number of changes and the base; None where it is not known, or does not answer."""
     entry = None if mountpoint is None else mounted_at(mountpoint)
     if mountpoint is None or entry is None or not entry.is_icefs or not entry.is_trusted:
-        return None
+        return None, None
     try:
         place = Path(mountpoint)
-        stats = Mounted(place, place, parse_object(place / CONTROL / "info.json")).ask("stats")
+        info = parse_object(place / CONTROL / "info.json")
+        name = encode_ref(branch)
+        tree = place if (info.get("options") or {}).get("branch") or name is None else place / "branches" / name
+        found = Mounted(place, place, info).ask("stats")["branches"].get(branch)
+        base = Mounted(place, tree, info).ask("info").get("snapshot")
     except (IcefsError, OSError):
-        return None
-    found = stats["branches"].get(branch)
-    return None if found is None else int(found["staged_files"])
+        return None, None
+    return None if found is None else int(found["staged_files"]), base
 
 
 state_dir_option = click.option(
@@ -175,15 +169,24 @@ def _root(state_dir: str | None) -> Path:
     return default_state_dir() if state_dir is None else Path(state_dir).absolute()
 
 
+def _roots(state_dir: str | None) -> list[Path]:
+    """Returns where working trees are looked for: root also looks for those of services."""
+    places = [_root(state_dir)]
+    if state_dir is None and SERVICE_TREES.is_dir() and os.access(SERVICE_TREES, os.R_OK | os.X_OK):
+        places.append(SERVICE_TREES)
+    return places
+
+
 def _find(identity: str, state_dir: str | None) -> Session:
     """Finds a working tree by the beginning of its id, or by its directory's name."""
     root = _root(state_dir)
     name = identity.rstrip("/").rpartition("/")[2]
     states = [
-        state
-        for state in known_states(root)
-        if state.directory.name == name
-        or (len(name) >= _MIN_ID and state.directory.name.rpartition("-")[2].startswith(name))
+        tree
+        for place in _roots(state_dir)
+        for tree in left_trees(place)
+        if tree.directory.name == name
+        or (len(name) >= _MIN_ID and tree.directory.name.rpartition("-")[2].startswith(name))
     ]
     if not states:
         raise EntryNotFoundError(f"there is no working tree {identity!r} in {root}", hint="'icefs sessions' lists them")
@@ -215,7 +218,8 @@ def sessions(ctx: click.Context, state_dir: str | None, as_json: bool) -> None:
     ctx.meta[_STATE_DIR] = state_dir
     if ctx.invoked_subcommand is not None:
         return
-    found = find_sessions(_root(state_dir))
+    everything = [session for root in _roots(state_dir) for session in find_sessions(root)]
+    found = [session for session in everything if not session.is_clean]
     if as_json:
         print_json([session.to_json() for session in found])
         return
@@ -237,6 +241,16 @@ def sessions(ctx: click.Context, state_dir: str | None, as_json: bool) -> None:
         ],
         whole=("id", "state"),
     )
+    for one in found:
+        if one.problem is not None:
+            say(f"{one.id}: {one.problem}")
+            root = str(one.directory.parent)
+            rescue = command("sessions export", one.id, "DIR", state_dir=root)
+            end = command("sessions discard", one.id, state_dir=root)
+            say(f"  '{rescue}' copies the bytes that it has; '{end}' gives it up")
+    if len(everything) > len(found):
+        what = plural(len(everything) - len(found), "working tree")
+        say(f"{what} without changes not shown; 'icefs sessions prune' removes them", err=True)
 
 
 def _age(seconds: float) -> str:
@@ -290,7 +304,7 @@ def commit_session(
             session.directory,
             CommitRequest(message, parse_metadata(meta), rebase, skip_invalid=skip_invalid),
         )
-    if _count_left(session.directory) == 0:
+    if session.directory.exists() and look_at(session.directory).is_clean:
         remove_state(session.directory)
     if as_json:
         print_json({"id": session.id, "branch": session.branch, "dry_run": False, **answer})
@@ -323,6 +337,23 @@ def discard_session(identity: str, dry_run: bool, state_dir: str | None, as_json
     say(f"{verb} {changes} of branch {quoted(session.branch)}: {human_bytes(session.size_bytes)}")
 
 
+@sessions.command("prune")
+@dry_run_option
+@state_dir_option
+@json_option
+def prune_sessions(dry_run: bool, state_dir: str | None, as_json: bool) -> None:
+    """Remove the working trees that nobody has mounted and that have no changes."""
+    clean = [one for root in _roots(_given(state_dir)) for one in find_sessions(root) if one.is_clean]
+    for session in clean if not dry_run else ():
+        remove_state(session.directory)
+    gone = [one for one in clean if dry_run or not one.directory.exists()]
+    if as_json:
+        print_json({"removed": [one.to_json() for one in gone], "dry_run": dry_run})
+        return
+    verb = "would remove" if dry_run else "removed"
+    say(f"{verb} {plural(len(gone), 'working tree')}, {human_bytes(sum(one.size_bytes for one in gone))}")
+
+
 @sessions.command("export")
 @click.argument("identity", metavar="ID")
 @click.argument("target", metavar="DIR", type=click.Path(file_okay=False))
@@ -347,6 +378,9 @@ def export_session(
         raise InvalidInputError(f"not an empty directory: {place}", hint="name one that does not exist yet")
     if not dry_run:
         place.mkdir(parents=True, exist_ok=True)
+    if session.problem is not None:
+        _export_raw(session, place, dry_run=dry_run, as_json=as_json)
+        return
     with steps() as progress:
         done = export_left(_open(session, repo), session.directory, None if dry_run else place, progress)
     if as_json:
@@ -366,6 +400,28 @@ def export_session(
             f"{plural(len(done.lost), 'file')} {were} lost with the power, or the disk: {paths}",
             hint="the others were exported",
         )
+
+
+def _export_raw(session: Session, place: Path, *, dry_run: bool, as_json: bool) -> None:
+    """Copies the bytes of a tree of which nobody knows any more what files they were of."""
+    found = [
+        path
+        for name in (SPOOL_NAME, LOST_NAME)
+        for path in sorted((session.directory / name).rglob("*"))
+        if path.is_file() and path.stat().st_size
+    ]
+    size_bytes = sum(path.stat().st_size for path in found)
+    names = [str(path.relative_to(session.directory)) for path in found]
+    for path, name in zip(found, names, strict=True) if not dry_run else ():
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(path, place / name)
+    if as_json:
+        facts = {"files": names, "directories": [], "deleted": [], "lost": []}
+        print_json({"id": session.id, "directory": str(place), **facts, "bytes": size_bytes, "dry_run": dry_run})
+        return
+    verb = "would write" if dry_run else "wrote"
+    say(f"{verb} {plural(len(found), 'file')}, {human_bytes(size_bytes)}, to {quoted(str(place))}")
+    say("their names are not known: the working tree is damaged")
 
 
 def _given(state_dir: str | None) -> str | None:

@@ -14,7 +14,7 @@ import trio
 
 from icefs.engine.refs import Refs
 from icefs.engine.writing import WritableRepository
-from icefs.errors import IcefsError, NotFoundError, RefNotFoundError, StorageError
+from icefs.errors import DamagedStateError, IcefsError, NotFoundError, RefNotFoundError, StorageError
 from icefs.format.ids import SnapshotId
 from icefs.vfs.attrs import Ownership
 from icefs.vfs.committing import CommitRequest
@@ -24,7 +24,8 @@ from icefs.vfs.stats import Stats
 from icefs.vfs.working import WorkingTree
 from icefs.vfs.working_control import WorkingControl
 from icefs.worktree.changes import ChangeKind, TreeChange
-from icefs.worktree.state import read_info
+from icefs.worktree.left import look_at
+from icefs.worktree.state import has_state
 from icefs.worktree.uploads import UploadOptions
 
 _PIECE: Final = 8 << 20
@@ -82,8 +83,13 @@ def _run[T](
     repository: WritableRepository, directory: Path, work: Callable[[_Opened], Awaitable[T]], *, needs_branch: bool
 ) -> T:
     """Opens the working tree in a state directory, works with it, and closes it."""
-    info = read_info(directory)
-    if info is None:
+    left = look_at(directory)
+    info = left.info
+    if left.problem is not None:
+        raise DamagedStateError(
+            f"the working tree in {directory} cannot be opened: {left.problem}", directory=str(directory)
+        )
+    if not has_state(directory):
         raise NotFoundError(f"there is no working tree in {directory}", hint="'icefs sessions' lists them")
     refs = repository.refs()
     snapshot_id = _shown(refs, info.branch, info.base, needs_branch=needs_branch)

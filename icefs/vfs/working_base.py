@@ -200,10 +200,13 @@ class WorkingBase(BranchTree):
             self._end_work()
 
     def close_work(self) -> None:
-        """Closes the working tree, at the end of the mount."""
-        if self.work is not None:
-            self.work.close()
-            self.work = None
+        """Closes the working tree, at the end of the mount; one that has nothing to keep is removed."""
+        work, self.work = self.work, None
+        if work is not None:
+            is_clean = work.is_clean()
+            work.close()
+            if is_clean:
+                remove_state(self.state_directory)
 
     def retire(self) -> None:
         """Ends the tree; what was not committed stays in the state directory, which otherwise goes."""
@@ -211,11 +214,7 @@ class WorkingBase(BranchTree):
         self._end_work()
 
     def _end_work(self) -> None:
-        work = self.work
-        is_empty = work is not None and work.pending_intent is None and not work.has_changes()
         self.close_work()
-        if is_empty:
-            remove_state(self.state_directory)
 
     def used_numbers(self) -> Iterable[int] | None:
         """Returns the numbers that files kept over commits."""

@@ -7,7 +7,7 @@ from icefs.errors import SessionStateError
 from icefs.worktree.core import Change, TreeCore
 from icefs.worktree.lower import join
 from icefs.worktree.namespace import Namespace
-from icefs.worktree.nodes import FROM_LOWER, LOST, DirNode, Entry, FileNode, Node
+from icefs.worktree.nodes import ATTRS, FROM_LOWER, LOST, DirNode, Entry, FileNode, Node
 from icefs.worktree.reappearing import Reappearing
 
 
@@ -182,6 +182,11 @@ def count_changes(core: TreeCore, limit: int) -> int:
                 if count >= limit:
                     return limit
     return count
+
+
+def is_clean(core: TreeCore) -> bool:
+    """Tells whether a tree shows nothing but its lower tree, also in modes, owners and times that somebody set."""
+    return not has_changes(core) and not any(node.flags & ATTRS for node in list(core.by_ino.values()))
 
 
 def count_entries(core: TreeCore) -> int:

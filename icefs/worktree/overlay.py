@@ -36,7 +36,7 @@ from icefs.worktree.commits import Commits, Forgotten, OnSwitch
 from icefs.worktree.content import Content
 from icefs.worktree.core import ROOT_ID, Defaults, Lowered, TreeCore
 from icefs.worktree.damage import Damage, DamageReport
-from icefs.worktree.discard import Discarded, count_changes, count_entries, discard, has_changes, own_content
+from icefs.worktree.discard import Discarded, count_changes, count_entries, discard, has_changes, is_clean, own_content
 from icefs.worktree.files import Files
 from icefs.worktree.frozen import FrozenTree
 from icefs.worktree.invariants import check_invariants
@@ -50,7 +50,7 @@ from icefs.worktree.recovery import Loader, Recovery
 from icefs.worktree.removed import RemovedFiles
 from icefs.worktree.settle_result import SettleResult
 from icefs.worktree.spool import DiskIo, Spool
-from icefs.worktree.state import SPOOL_NAME, StateInfo, StateLock, check_owner, make_directory, read_info, write_info
+from icefs.worktree.state import SPOOL_NAME, StateInfo, check_owner, make_and_lock, read_info, write_info
 from icefs.worktree.upload_log import LOG_NAME, UploadLog
 from icefs.worktree.versions import check_version
 
@@ -119,8 +119,7 @@ class WorkTree:
         self.staged: StagedAt | None = None
         self.repository, self.branch, self._place = options.repository, options.branch, options.place
         check_version(directory)
-        make_directory(directory / SPOOL_NAME, options.io)
-        self._lock = StateLock(directory)
+        self._lock = make_and_lock(directory, options.io)
         self.uploads: BackgroundUploads | None = None
         try:
             opened = open_database(directory, options.open_journal)
@@ -275,6 +274,10 @@ class WorkTree:
     def has_changes(self) -> bool:
         """Tells whether the tree shows anything else than its base, times and modes aside."""
         return has_changes(self._core)
+
+    def is_clean(self) -> bool:
+        """Tells whether nothing would be lost with the tree."""
+        return self.pending_intent is None and is_clean(self._core) and not (self.attempts or self.damage())
 
     def count_changes(self, limit: int) -> int:
         """Counts the names that lead elsewhere than in the base, up to a limit."""

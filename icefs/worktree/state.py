@@ -22,7 +22,7 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final, Self
@@ -39,6 +39,7 @@ LOCK_NAME: Final = "lock"
 
 _PARTS: Final = frozenset({DATABASE_NAME, SPOOL_NAME, LOG_NAME, INFO_NAME})
 _PAUSE_S: Final = 0.05
+_MAX_TRIES: Final = 100
 _DENIED: Final = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 
 
@@ -59,21 +60,6 @@ class StateInfo:
     base: str
     entries: int
     place: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class KnownState:
-    """A state directory that was found.
-
-    Attributes:
-        directory: Where it is.
-        info: What is said of it.
-        is_in_use: Whether a living process has it open.
-    """
-
-    directory: Path
-    info: StateInfo
-    is_in_use: bool
 
 
 def state_dir_for(state_root: Path, repository_url: str, branch: str, place: str = "") -> Path:
@@ -262,16 +248,6 @@ def check_owner(directory: Path, meta: Mapping[str, object], repository: str, br
         )
 
 
-def known_states(state_root: Path) -> Iterator[KnownState]:
-    """Yields the state directories under a root, by name."""
-    if not state_root.is_dir():
-        return
-    for directory in sorted(state_root.iterdir()):
-        info = read_info(directory)
-        if info is not None:
-            yield KnownState(directory, info, is_in_use(directory))
-
-
 def remove_state(directory: Path) -> None:
     """Removes a state directory with all that is in it, unless somebody has it open.
 
@@ -314,6 +290,10 @@ class StateLock:
             raise unusable(directory, error) from error
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._check_there(path)
+        except FileNotFoundError:
+            os.close(self._fd)
+            raise
         except OSError as error:
             holder = os.pread(self._fd, 32, 0).decode(errors="replace").strip()
             os.close(self._fd)
@@ -330,6 +310,11 @@ class StateLock:
                 os.ftruncate(self._fd, 0)
                 os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
 
+    def _check_there(self, path: Path) -> None:
+        """Raises FileNotFoundError if the directory was removed by whoever had the lock before."""
+        if not os.path.samestat(os.fstat(self._fd), os.stat(path)):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+
     def release(self) -> None:
         """Gives the lock back."""
         if self._fd >= 0:
@@ -341,3 +326,18 @@ class StateLock:
 
     def __exit__(self, *exc: object) -> None:
         self.release()
+
+
+def make_and_lock(directory: Path, io: DiskIo) -> StateLock:
+    """Makes a state directory where there is none, and takes its lock.
+
+    Raises:
+        TreeInUseError: another process has it.
+        NoSpaceError, AccessDeniedError, StorageError: it cannot be made, or locked.
+    """
+    for _ in range(_MAX_TRIES):
+        make_directory(directory / SPOOL_NAME, io)
+        # A mount that ends removes a tree without changes.
+        with contextlib.suppress(FileNotFoundError):
+            return StateLock(directory)
+    raise StorageError(f"{directory} is removed again and again", kind="io", hint="give another --state-dir")

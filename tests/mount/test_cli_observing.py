@@ -168,7 +168,7 @@ def test_sessions_are_listed_and_committed(repo, tmp_path, run, run_json):
         for command in (("commit", session["id"], "-m", "x"), ("discard", session["id"])):
             assert "is mounted" in run("sessions", *command, *options, code=STATE)
     [session] = run_json("sessions", *options)
-    assert (session["state"], session["pid"], session["repository"]) == ("orphaned", None, str(repo))
+    assert (session["state"], session["pid"], session["repository"]) == ("unmounted", None, str(repo))
     assert session["num_changes"] == 5
     assert session["size_bytes"] > 1000
     assert session["id"] in run("sessions", *options)
@@ -202,7 +202,7 @@ def test_a_killed_mount_leaves_a_session_that_can_be_exported_and_discarded(repo
 
     leave_changes(repo, state_dir, kill=True, write=change)
     [session] = run_json("sessions", *options)
-    assert session["state"] == "orphaned"
+    assert session["state"] == "unmounted"
     name, target = session["id"], tmp_path / "out"
     dry = run_json("sessions", "export", name, target, "--dry-run", *options)
     assert not target.exists()

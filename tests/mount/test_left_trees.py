@@ -4,16 +4,19 @@ import errno
 import fcntl
 import json
 import os
+import re
 import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 import icechunk
 import pytest
+import zarr
 
 from icefs.cli.leaving import _DEFAULTS, _FLAGS, mount_command
-from icefs.cli.main import STATE, STORAGE, main
+from icefs.cli.main import STATE, STORAGE, USAGE, main
 from icefs.cli.mount import mount as mount_cli
 from icefs.errors import StorageError
 from icefs.fuse.mountpoints import mounted_at
@@ -171,3 +174,111 @@ def test_the_way_back_keeps_the_options_of_a_store() -> None:
     location = "s3://b/p?endpoint_url=http://localhost:1&max_tries=1&requester_pays=true"
     info = {"repository": "s3://b/p", "options": {"repository": location}}
     assert shlex.split(mount_command(Path("/m"), info)) == ["icefs", "mount", location, "/m"]
+
+
+def listed(icefs: Icefs, place: Path) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(icefs("sessions", "--json", "--state-dir", place / "st"))
+    return found
+
+
+def state_files(place: Path) -> dict[str, int]:
+    files = [path for path in (place / "st").rglob("*") if path.is_file()]
+    return {str(path): path.stat().st_mtime_ns for path in files}
+
+
+@pytest.mark.parametrize("is_discarded", [False, True])
+def test_a_mount_leaves_no_working_tree_without_changes(place: Path, icefs: Icefs, *, is_discarded: bool) -> None:
+    mount(icefs, place)
+    (place / "mnt" / "zarr.json").write_text('{"zarr_format": 3, "node_type": "group"}')
+    if is_discarded:
+        icefs("umount", "--discard", place / "mnt")
+    else:
+        icefs("commit", place / "mnt", "-m", "all of it")
+        icefs("umount", place / "mnt")
+    assert list((place / "st").iterdir()) == []
+
+
+def test_a_tree_with_a_mode_that_somebody_set_stays_and_is_pruned(place: Path, icefs: Icefs) -> None:
+    mount(icefs, place)
+    (place / "mnt" / "zarr.json").write_text('{"zarr_format": 3, "node_type": "group"}')
+    icefs("commit", place / "mnt", "-m", "all of it")
+    (place / "mnt" / "zarr.json").chmod(0o600)
+    icefs("umount", place / "mnt")
+    mount(icefs, place)
+    assert (place / "mnt" / "zarr.json").stat().st_mode & 0o777 == 0o600
+    icefs("umount", place / "mnt")
+    assert listed(icefs, place) == []
+    icefs("sessions", "--state-dir", place / "st", "prune", "--dry-run")
+    assert len(list((place / "st").iterdir())) == 1
+    assert "removed 1 working tree" in icefs("sessions", "--state-dir", place / "st", "prune")
+    assert list((place / "st").iterdir()) == []
+
+
+def test_looking_at_sessions_changes_nothing(place: Path, icefs: Icefs) -> None:
+    mount(icefs, place)
+    (place / "mnt" / "u1").write_text("here")
+    icefs("umount", place / "mnt")
+    before, [one] = state_files(place), listed(icefs, place)
+    assert (one["state"], one["num_changes"], one["problem"]) == ("unmounted", 1, None)
+    for path in (place / "st").rglob("rows.*"):
+        path.unlink()  # as an older icefs left it
+    [again] = listed(icefs, place)
+    assert (again["num_changes"], again["changed_at"]) == (1, one["changed_at"])
+    after = state_files(place)
+    assert {path: time_ns for path, time_ns in before.items() if "/rows." not in path} == after
+
+
+@pytest.mark.parametrize("text", [None, "", "{"])
+def test_a_tree_without_a_readable_info_json_is_listed_and_used(place: Path, icefs: Icefs, text: str | None) -> None:
+    mount(icefs, place)
+    (place / "mnt" / "u1").write_text("here")
+    icefs("umount", place / "mnt")
+    [info] = (place / "st").rglob("info.json")
+    if text is None:
+        info.unlink()
+    else:
+        info.write_text(text)
+    [one] = listed(icefs, place)
+    assert (one["repository"], one["branch"], one["num_changes"]) == (str(place / "repo"), "main", 1)
+    icefs("sessions", "--state-dir", place / "st", "export", one["id"], place / "out")
+    assert (place / "out" / "u1").read_text() == "here"
+
+
+def test_a_mounted_tree_is_listed_with_the_base_that_it_has(place: Path, icefs: Icefs) -> None:
+    mount(icefs, place)
+    (place / "mnt" / "zarr.json").write_text('{"zarr_format": 3, "node_type": "group"}')
+    snapshot = json.loads(icefs("commit", "--json", place / "mnt", "-m", "first"))["snapshot"]
+    (place / "mnt" / "u1").write_text("here")
+    [one] = listed(icefs, place)
+    assert (one["state"], one["base"], one["num_changes"]) == ("mounted", snapshot, 1)
+    icefs("umount", "--discard", place / "mnt")
+
+
+def test_a_damaged_tree_is_listed_with_its_ways_out(place: Path, icefs: Icefs) -> None:
+    mount(icefs, place)
+    (place / "mnt" / "u1").write_text("here")
+    icefs("umount", place / "mnt")
+    directory = damage_all_rows(place)
+    said = icefs("sessions", "--state-dir", place / "st")
+    assert "damaged" in said
+    export, discard = (shlex.split(line)[1:] for line in re.findall(r"'(icefs sessions [^']*)'", said))
+    assert "problem" in icefs("doctor", "--state-dir", place / "st", code=1)
+    icefs(*(place / "out" if word == "DIR" else word for word in export))
+    assert [path.read_text() for path in (place / "out").rglob("*") if path.is_file()] == ["here"]
+    icefs(*discard)
+    assert not directory.exists()
+    mount(icefs, place)
+    icefs("umount", place / "mnt")
+
+
+def test_a_cut_chunk_is_told_at_the_mount_and_not_committed(place: Path, icefs: Icefs) -> None:
+    mount(icefs, place)
+    zarr.create_array(str(place / "mnt" / "a"), shape=(4,), chunks=(4,), dtype="i8", compressors=None)[:] = 7
+    icefs("umount", place / "mnt")
+    [chunk] = [path for path in (place / "st").rglob("spool/*/*") if path.stat().st_size == 32]
+    os.truncate(chunk, 16)
+    assert "Damage: a/c/0 has not the bytes that were written" in mount(icefs, place)
+    assert "a/c/0" in icefs("status", place / "mnt")
+    assert "its bytes are not all there" in icefs("commit", place / "mnt", "-m", "x", code=USAGE)
+    zarr.open_array(str(place / "mnt" / "a"))[:] = 7
+    icefs("umount", "--commit", "-m", "whole again", place / "mnt")

@@ -48,7 +48,7 @@ def test_requests_to_a_bucket_are_counted_and_the_log_has_no_secrets(place, s3_s
     capsys.readouterr()
     assert main(["sessions", "--state-dir", str(tmp_path / "trees"), "--json"]) == 0
     [session] = json.loads(capsys.readouterr().out)
-    assert session["state"] == "orphaned"
+    assert session["state"] == "unmounted"
     command = ["sessions", "commit", session["id"], "-m", "left", "--repo", place]
     assert main([*command, "--state-dir", str(tmp_path / "trees")]) == 0, capsys.readouterr()
     capsys.readouterr()

@@ -28,8 +28,10 @@ from tests.support.state_damage import Case, cases, copy, files_of
 from tests.support.tree_driver import Driver, open_tree
 
 IS_DEEP = bool(os.environ.get("ICEFS_SOAK"))
-TURNS = 12 if IS_DEEP else 1
-MANY = 300 if IS_DEEP else 3
+TURNS = 8 if IS_DEEP else 1
+MANY = 8 if IS_DEEP else 3
+
+pytestmark = pytest.mark.timeout(3600 if IS_DEEP else 120)
 
 LOWER = {
     "zarr.json": b"root",

@@ -1,0 +1,134 @@
+"""Working trees that nobody has open: what they are, and whether they can be opened, without changing anything."""
+
+import shutil
+import sqlite3
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from icefs.errors import DamagedStateError, IcefsError
+from icefs.worktree.damage import aside_usage
+from icefs.worktree.journal import Journal
+from icefs.worktree.lower import join
+from icefs.worktree.row_log import Rows, read_log
+from icefs.worktree.state import DATABASE_NAME, StateInfo, has_state, is_in_use, read_info
+from icefs.worktree.versions import check_version
+
+_UNKNOWN: Final = StateInfo("?", "?", "?", -1)
+
+
+@dataclass(frozen=True, slots=True)
+class LeftTree:
+    """A working tree, as its files tell.
+
+    Attributes:
+        directory: Its state directory.
+        info: What it belongs to; `?` where nothing tells.
+        is_in_use: Whether a living process has it open.
+        num_changes: How many names differ from the base; None where nothing tells.
+        is_pending: Whether it is not known what became of a commit of it.
+        problem: Why it cannot be opened; None if it can, as far as its rows tell.
+        aside_files: How many files of unknown names are kept in it.
+    """
+
+    directory: Path
+    info: StateInfo
+    is_in_use: bool = False
+    num_changes: int | None = None
+    is_pending: bool = False
+    problem: str | None = None
+    aside_files: int = 0
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether nothing would be lost with it."""
+        is_known = self.num_changes == 0 and self.problem is None
+        return is_known and not (self.is_in_use or self.is_pending or self.aside_files)
+
+
+def left_trees(state_root: Path) -> Iterator[LeftTree]:
+    """Yields the working trees under a state root, by name; those in use as well."""
+    try:
+        directories = sorted(path for path in state_root.iterdir() if path.is_dir())
+    except OSError:
+        return
+    for directory in directories:
+        try:
+            is_tree = has_state(directory)
+        except IcefsError as error:
+            yield LeftTree(directory, _UNKNOWN, problem=error.message)
+            continue
+        if is_tree:
+            yield look_at(directory)
+
+
+def look_at(directory: Path) -> LeftTree:
+    """Reads what a state directory tells of its tree."""
+    info = read_info(directory)
+    tree = LeftTree(directory, info or _UNKNOWN, aside_files=aside_usage(directory)[0])
+    try:
+        check_version(directory)
+        if is_in_use(directory):
+            return replace(tree, is_in_use=True, info=info or _named(_rows(directory), _UNKNOWN))
+        rows = _rows(directory)
+    except IcefsError as error:
+        return replace(tree, problem=error.message)
+    count = _count_changes(rows)
+    return replace(tree, info=_named(rows, tree.info), num_changes=count, is_pending="intent" in rows.meta)
+
+
+def _named(rows: Rows, info: StateInfo) -> StateInfo:
+    meta = rows.meta
+    return replace(
+        info,
+        repository=str(meta.get("repository", info.repository)),
+        branch=str(meta.get("branch", info.branch)),
+        base=str(meta.get("base", info.base)),
+    )
+
+
+def _rows(directory: Path) -> Rows:
+    """Returns a tree's rows: those of the log if it is whole, or those of a copy of the database.
+
+    Raises:
+        DamagedStateError: neither can be read.
+    """
+    log = read_log(directory)
+    if log is not None and log.is_whole is not False:
+        return log.rows
+    database = directory / DATABASE_NAME
+    if not database.exists() or not database.stat().st_size:
+        if log is not None:
+            return log.rows
+        raise DamagedStateError(f"{database} is gone")
+    with tempfile.TemporaryDirectory(prefix="icefs-sessions-") as copy:
+        for side in ("", "-wal"):
+            path = directory / f"{DATABASE_NAME}{side}"
+            if path.exists():
+                shutil.copy(path, copy)
+        try:
+            journal = Journal(Path(copy, DATABASE_NAME), reserve_bytes=0)
+        except DamagedStateError:
+            if log is not None:
+                return log.rows
+            raise
+        try:
+            return journal.rows()
+        except sqlite3.Error as error:
+            raise DamagedStateError(f"{database} is damaged: {error}") from error
+        finally:
+            journal.close()
+
+
+def _count_changes(rows: Rows) -> int:
+    """Counts the names that lead elsewhere than in the base, as `discard.count_changes` does of an open tree."""
+    count = sum(len(names) for names in rows.links.values())
+    for row in rows.nodes.values():
+        parent = rows.nodes.get(row[1])
+        if row[1] == 0 or parent is None:
+            continue  # the root
+        above, lower = parent[13], row[13]
+        count += lower is None or above is None or lower != join(above, row[2])
+    return count
