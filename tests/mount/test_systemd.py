@@ -98,7 +98,10 @@ def test_what_was_installed_was_said(machine):
     assert "kept /etc/systemd/system/icefs@.service" in told  # the second time
     assert machine.succeeds("test -x /sbin/mount.icefs")
     verified = machine.run(f"systemd-analyze verify {UNIT}.service")
-    assert "icefs" not in verified, verified
+    # systemd before version 254 says that it ignores these two.
+    newer = ("RestartSteps", "RestartMaxDelaySec")
+    wrong = [line for line in verified.splitlines() if "icefs" in line and not any(key in line for key in newer)]
+    assert wrong == []
     exposure = float(machine.run(f"systemd-analyze security --no-pager {UNIT} | tail -1").split()[-3])
     assert exposure < 5.5
 

@@ -27,9 +27,11 @@ for directory in "$@"; do show "$directory"; done
 mkdir -p ".$shared"
 mount --bind "$shared" ".$shared"
 
-# Where `icefs install-units` puts helpers.
-mount -t tmpfs -o mode=755 tmpfs usr/sbin
-cp -a /usr/sbin/. usr/sbin/
+# Where `icefs install-units` puts helpers, manual pages and completions.
+for name in usr/sbin usr/local/share; do
+    mount -t tmpfs -o mode=755 tmpfs $name
+    cp -a "/$name/." $name/
+done
 
 # Of the real /etc what programs need to run at all; units of the machine around us stay outside.
 for name in passwd group nsswitch.conf ld.so.cache ld.so.conf ld.so.conf.d alternatives ssl; do
