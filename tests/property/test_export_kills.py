@@ -118,3 +118,29 @@ def test_each_step_of_a_first_export_is_one_to_die_at(nursery: Nursery, tmp_path
     else:
         pytest.fail("it never came to its end")
     assert step > 20
+
+
+@pytest.mark.parametrize("delete", [True, False] if _SOAK else [True])
+def test_each_step_of_an_update_is_one_to_die_at(
+    delete: bool, nursery: Nursery, versions: tuple[Path, list[str], list[Keys]], tmp_path: Path
+):
+    repo, ids, keys = versions
+    target, log = tmp_path / "out", tmp_path / "log"
+
+    def export(which: int, step: int, *, delete: bool) -> int:
+        arguments = (str(repo), str(target), str(tmp_path / "state"), ids[which], delete, step)
+        pid = nursery.start("tests.support.dying_export:export_and_die", log, *arguments, waits=True)
+        return nursery.wait(pid)
+
+    for step in range(1, 100, 1 if _SOAK else 2):
+        # The first version, whole, from wherever the last round ended.
+        assert export(0, 0, delete=True) == 0, log.read_text()
+        assert files(target) == keys[0]
+        code = export(1, step, delete=delete)
+        check_whole(files(target), keys)
+        if code == 0:
+            break
+        assert code == -signal.SIGKILL, log.read_text()
+    else:
+        pytest.fail("it never came to its end")
+    assert step > 10
