@@ -51,6 +51,7 @@ ACCESS: Final = 34
 CREATE: Final = 35
 INTERRUPT: Final = 36
 DESTROY: Final = 38
+FALLOCATE: Final = 43
 BATCH_FORGET: Final = 42
 READDIRPLUS: Final = 44
 RENAME2: Final = 45
@@ -179,6 +180,9 @@ FSYNC_IN: Final = Struct("=QII")
 
 SETXATTR_IN: Final = Struct("=II")
 """size, flags; then the name and the value"""
+
+FALLOCATE_IN: Final = Struct("=QQQII")
+"""fh, offset, length, mode, padding"""
 
 GETXATTR_IN: Final = Struct("=II")
 """size of the caller's buffer, padding; then the name. LISTXATTR takes the same, without a name."""

@@ -159,7 +159,7 @@ class HasBoundary(Protocol):
 OPERATIONS: Final[tuple[str, ...]] = (
     "lookup", "getattr", "setattr", "readlink", "mknod", "mkdir", "unlink", "rmdir", "symlink", "rename", "link",
     "open", "create", "read", "write", "flush", "release", "fsync", "opendir", "readdir", "releasedir", "fsyncdir",
-    "statfs", "setxattr", "getxattr", "listxattr", "removexattr", "access", "forget",
+    "statfs", "setxattr", "getxattr", "listxattr", "removexattr", "access", "forget", "fallocate",
 )  # fmt: skip
 """The requests that are answered, in the order of the counters."""
 

@@ -23,7 +23,9 @@ MAX_NAME_BYTES: Final = 255
 """The longest name that `readdir(3)` can return."""
 
 # What requests on an open file carry instead of an inode.
-_BY_HANDLE: Final = frozenset(("read", "write", "flush", "release", "fsync", "readdir", "releasedir", "fsyncdir"))
+_BY_HANDLE: Final = frozenset(
+    ("read", "write", "fallocate", "flush", "release", "fsync", "readdir", "releasedir", "fsyncdir")
+)
 _NAMELESS: Final = frozenset(("statfs", "forget"))
 
 
@@ -210,6 +212,11 @@ class Operations:
     async def write(self, fh: int, off: int, buf: bytes | memoryview, is_write_back: bool = False) -> int:
         """Writes; what the kernel had cached if `is_write_back`."""
         return await self.vfs.write(fh, off, buf, is_write_back)
+
+    @handler
+    async def fallocate(self, fh: int, offset: int, length: int, mode: int) -> None:
+        """Gives a part of a file its place on the disk, or takes it away (`fallocate(2)`)."""
+        await self.vfs.fallocate(fh, offset, length, mode)
 
     @handler
     async def flush(self, fh: int) -> None:

@@ -1,7 +1,7 @@
 """The requests of the kernel: what each takes, which handler answers it, and how the answer is laid out.
 
 `REQUESTS` is the whole of it, by opcode. What is not in it is answered with ENOSYS, which mostly makes the kernel do
-without from then on: LSEEK, FALLOCATE, COPY_FILE_RANGE, POLL, IOCTL, and the locks, which it keeps itself. INTERRUPT,
+without from then on: LSEEK, COPY_FILE_RANGE, POLL, IOCTL, and the locks, which it keeps itself. INTERRUPT,
 which is about another request, is the loop's.
 """
 
@@ -253,6 +253,11 @@ def _encode_written(count: int) -> bytes:
     return abi.WRITE_OUT.pack(count, 0)
 
 
+def _fallocate(to: Operations, ino: int, body: memoryview, caller: Caller) -> Answering:
+    fh, offset, length, mode, _ = abi.FALLOCATE_IN.unpack_from(body)
+    return to.fallocate(fh, offset, length, mode)
+
+
 def _flush(to: Operations, ino: int, body: memoryview, caller: Caller) -> Answering:
     return to.flush(_fh(body))
 
@@ -362,6 +367,7 @@ REQUESTS: Final[dict[int, Request]] = {
     abi.CREATE: Request(_create, _encode_created, _uncreate),
     abi.READ: Request(_read, _encode_read, may_be_cut=_only_reads, may_be_fault=True),
     abi.WRITE: Request(_write, _encode_written, keeps_body=True),
+    abi.FALLOCATE: Request(_fallocate, _nothing),
     abi.FLUSH: Request(_flush, _nothing),
     abi.RELEASE: Request(_release, _nothing),
     abi.FSYNC: Request(_fsync, _nothing),

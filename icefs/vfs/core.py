@@ -357,6 +357,10 @@ class FileSystem:
         file = self.handles.file(fh)
         return await (file.write_back(offset, data) if is_write_back else file.write(offset, data))
 
+    async def fallocate(self, fh: int, offset: int, length: int, mode: int) -> None:
+        """Gives a part of an open file its place on the disk, or takes it away."""
+        await self.handles.file(fh).fallocate(offset, length, mode)
+
     async def flush(self, fh: int) -> None:
         """Answers a `close(2)`."""
         await self.handles.file(fh).flush()

@@ -117,6 +117,15 @@ class FileHandle(ABC):
         """
         raise BadHandleError("the file is not open for writing", ino=self.ino)
 
+    async def fallocate(self, offset: int, length: int, mode: int) -> None:
+        """Does what `fallocate(2)` does.
+
+        Raises:
+            BadHandleError: the file is not open for writing.
+            UnsupportedError: the disk does not know the mode.
+        """
+        raise BadHandleError("the file is not open for writing", ino=self.ino)
+
     async def write_back(self, offset: int, data: bytes | memoryview) -> int:
         """Writes bytes that the kernel had cached: the program that wrote them does not wait for this.
 
@@ -351,6 +360,9 @@ class Vfs(Protocol):
 
     async def write(self, fh: int, offset: int, data: bytes | memoryview, is_write_back: bool = False) -> int:
         """Writes to an open file; `is_write_back` if the bytes were cached and no program waits for them."""
+
+    async def fallocate(self, fh: int, offset: int, length: int, mode: int) -> None:
+        """Gives a part of an open file its place on the disk, or takes it away."""
 
     async def flush(self, fh: int) -> None:
         """Answers a `close(2)`."""

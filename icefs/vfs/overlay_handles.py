@@ -132,6 +132,12 @@ class OverlayHandle(FileHandle):
             await self._tree.direct.written(self.ino)
         return count
 
+    async def fallocate(self, offset: int, length: int, mode: int) -> None:
+        """Gives a part of the file its place on the disk, or takes it away."""
+        await self._tree.may_write()
+        self._wrote = True
+        await self._tree.in_thread(lambda: self._work.fallocate(self.number, offset, length, mode))
+
     async def write_back(self, offset: int, data: bytes | memoryview) -> int:
         """Writes what the kernel had cached; the working tree marks what it cannot store."""
         await self._tree.may_write()

@@ -17,6 +17,7 @@ from icefs.errors import (
     InvalidInputError,
     IsADirectoryTreeError,
     NoSpaceError,
+    UnsupportedError,
 )
 from icefs.worktree.content import MAX_SIZE_BYTES, Content, check_there, check_whole
 from icefs.worktree.core import Change, Lowered, TreeCore
@@ -38,6 +39,11 @@ if TYPE_CHECKING:
     from icefs.worktree.spool import SpoolFile
 
 _SHORT_BYTES: Final = 32 << 10
+
+FALLOC_KEEP_SIZE: Final = 1
+FALLOC_PUNCH_HOLE: Final = 2
+FALLOC_ZERO_RANGE: Final = 16
+_KNOWN_MODES: Final = FALLOC_KEEP_SIZE | FALLOC_PUNCH_HOLE | FALLOC_ZERO_RANGE
 
 
 class Handle:
@@ -381,6 +387,29 @@ class Files:
                 if core.is_freezing and not core.writers:
                     core.changed.notify_all()
         return count
+
+    def fallocate(self, number: int, offset: int, length: int, mode: int) -> None:
+        """Gives a part of an open file its place on the disk, or takes it away (`fallocate(2)`).
+
+        Raises:
+            FileTooLargeError: the file would be too large.
+            NoSpaceError: the disk is full; the size is as it was.
+            UnsupportedError: the disk, or a working tree, does not know the mode.
+        """
+        if mode & ~_KNOWN_MODES:
+            raise UnsupportedError(f"fallocate with mode {mode:#x} is not supported")
+        end = offset + length
+        if end > MAX_SIZE_BYTES:
+            raise FileTooLargeError("the file would be too large (fallocate)")
+        with self._core.lock:
+            self._core.check_open()
+            _, node = self._for_writing(number)
+            file = self._content.private_file(node)
+            self._core.spool.fallocate(file, offset, length, mode)
+            if mode & (FALLOC_PUNCH_HOLE | FALLOC_ZERO_RANGE):
+                self._content.note_write(node, offset, min(end, node.size) if mode & FALLOC_KEEP_SIZE else end)
+            elif end > node.size and not mode & FALLOC_KEEP_SIZE:
+                self._content.note_write(node, node.size, end)
 
     def truncate(self, number: int, size: int) -> Attr:
         """Sets the size of an open file (`ftruncate`)."""

@@ -451,6 +451,10 @@ class WorkTree:
         """Sets the size of an open file."""
         return self._files.truncate(handle, size)
 
+    def fallocate(self, handle: int, offset: int, length: int, mode: int) -> None:
+        """Does what `fallocate(2)` does with an open file."""
+        self._files.fallocate(handle, offset, length, mode)
+
     def write_back(self, handle: int, offset: int, data: bytes | bytearray | memoryview) -> None:
         """Writes what the kernel has cached of an open file; what cannot be stored is marked as lost."""
         self._files.write_back(handle, offset, data)

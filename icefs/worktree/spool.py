@@ -17,6 +17,7 @@ it is long another directory is begun.
 """
 
 import contextlib
+import ctypes
 import errno
 import fcntl
 import os
@@ -35,8 +36,10 @@ from icefs.errors import (
     NoSpaceError,
     StorageError,
     TooManyFilesError,
+    UnsupportedError,
 )
 
+_libc = ctypes.CDLL(None, use_errno=True)
 _BUCKET_BITS = 12
 _FICLONE = 0x40049409
 _GET_FLAGS, _SET_FLAGS, _TOP_DIRECTORY = 0x80086601, 0x40086602, 0x20000
@@ -115,6 +118,12 @@ class DiskIo:
     def truncate(self, fd: int, size: int) -> None:
         """Sets a file's size."""
         os.ftruncate(fd, size)
+
+    def fallocate(self, fd: int, offset: int, length: int, mode: int) -> None:
+        """Gives a part of a file its place, or takes it away."""
+        if _libc.fallocate(fd, mode, ctypes.c_int64(offset), ctypes.c_int64(length)):
+            code = ctypes.get_errno()
+            raise OSError(code, os.strerror(code))
 
     def clone(self, source: int, target: int) -> bool:
         """Makes an empty file share the blocks of another; False if the file system cannot."""
@@ -358,6 +367,19 @@ class Spool:
         except OSError as error:
             raise disk_error(error, f"moving a spool file from {self.lost_directory}") from error
         return self.stat(spool_id)
+
+    def fallocate(self, file: SpoolFile, offset: int, length: int, mode: int) -> None:
+        """Gives a part of a spool file its place on the disk, or takes it away.
+
+        Raises:
+            UnsupportedError: the disk does not know the mode.
+        """
+        try:
+            self.io.fallocate(file.fd, offset, length, mode)
+        except OSError as error:
+            if error.errno in {errno.EOPNOTSUPP, errno.ENOSYS}:
+                raise UnsupportedError("the disk of the working tree does not support this fallocate") from error
+            raise disk_error(error, "fallocate") from error
 
     def copy(self, source: SpoolFile, target: SpoolFile, size: int) -> None:
         """Fills a new spool file with the first `size` bytes of another one; shares blocks where possible.

@@ -184,3 +184,28 @@ def test_control_files_answer_while_the_store_does_not(tmp_path: Path) -> None:
                 reader.join()
             subprocess.run(["fusermount3", "-u", place], check=True)
             assert daemon.wait(40) == 0
+
+
+def test_fallocate_does_what_a_local_disk_does(repository: Path, tmp_path: Path) -> None:
+    """Room, a size, holes and zeros; also in a file of the base."""
+    steps = [
+        ("-l", "10000"),
+        ("-n", "-o", "20000", "-l", "5000"),
+        ("-p", "-o", "4096", "-l", "4096"),
+        ("-z", "-o", "100", "-l", "200"),
+        ("-z", "-o", "9000", "-l", "9000"),
+        ("-z", "-n", "-o", "30000", "-l", "9000"),
+    ]
+    with mounted(repository, branch="main") as mount:
+        local = tmp_path / "local"
+        for path in (mount / "new", mount / "a/c/3"):
+            local.write_bytes(KEYS["a/c/3"])
+            path.write_bytes(KEYS["a/c/3"]) if path.name == "new" else None
+            for step in steps:
+                for one in (path, local):
+                    subprocess.run(["fallocate", *step, one], check=True)
+                assert path.stat().st_size == local.stat().st_size, step
+                assert path.read_bytes() == local.read_bytes(), step
+        with (mount / "new").open("r+b") as file, pytest.raises(OSError) as caught:
+            os.posix_fallocate(file.fileno(), 0, 1 << 60)
+        assert caught.value.errno in (errno.EFBIG, errno.ENOSPC)

@@ -46,6 +46,7 @@ CALLS = {
     "open": ((9, os.O_RDONLY, CALLER), (9, os.O_RDONLY)),
     "create": ((1, b"x", 0o644, os.O_RDWR, CALLER), (1, "x", 0o644, os.O_RDWR, CALLER)),
     "read": ((5, 10, 20), (5, 10, 20)),
+    "fallocate": ((5, 10, 3, 1), (5, 10, 3, 1)),
     "write": ((5, 10, b"abc", True), (5, 10, b"abc", True)),
     "flush": ((5,), (5,)),
     "release": ((5,), (5,)),

@@ -52,6 +52,7 @@ TABLE = [
     (abi.OPEN, 9, pack("II", 2, 0), ("open", (9, 2)), pack("QII", 5, abi.FOPEN_KEEP_CACHE | abi.FOPEN_NOFLUSH, 0)),
     (abi.CREATE, 1, pack("IIII", 2, 0o644, 0o22, 0) + names(b"x"), ("create", (1, "x", 0o644, 2, MASKED)), ENTRY + 16),
     (abi.READ, 9, pack("QQIIQII", 5, 10, 20, 0, 0, 0, 0), ("read", (5, 10, 20)), b"bytes"),
+    (abi.FALLOCATE, 9, pack("QQQII", 5, 10, 3, 1, 0), ("fallocate", (5, 10, 3, 1)), b""),
     (abi.WRITE, 9, pack("QQIIQII", 5, 10, 3, 0, 0, 0, 0) + b"abc", ("write", (5, 10, b"abc", False)), pack("II", 3, 0)),
     (abi.WRITE, 9, pack("QQIIQII", 5, 10, 3, 1, 0, 0, 0) + b"abc", ("write", (5, 10, b"abc", True)), pack("II", 3, 0)),
     (abi.FLUSH, 9, pack("QIIQ", 5, 0, 0, 7), ("flush", (5,)), b""),
