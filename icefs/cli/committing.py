@@ -3,7 +3,7 @@
 import contextlib
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import click
@@ -18,6 +18,7 @@ from icefs.words import plural, quoted, some
 _WAYS = ("ours", "theirs", "fail")
 _MARK = "# "
 _SHOWN = 5
+_LISTED = 20
 
 
 def parse_metadata(pairs: tuple[str, ...]) -> dict[str, Any]:
@@ -46,6 +47,7 @@ def parse_metadata(pairs: tuple[str, ...]) -> dict[str, Any]:
 @click.option("--rebase", type=click.Choice(_WAYS), help="Where others have committed, put the changes on top of that.")
 @click.option("--allow-empty", is_flag=True, help="Commit also where nothing changed.")
 @click.option("--skip-invalid", is_flag=True, help="Leave out files that cannot be committed.")
+@click.option("--include-open", is_flag=True, help="Take files that are open for writing, too, as they are now.")
 @json_option
 def commit(
     path: str, message: tuple[str, ...], amend: bool, meta: tuple[str, ...], as_json: bool, **options: Any
@@ -55,6 +57,8 @@ def commit(
     PATH lies anywhere in the branch; the default is the current directory. Without -m an editor asks for the message
     on a terminal; --amend keeps the message and metadata of the commit that it replaces, where none are given.
     Ctrl-C calls a commit off.
+
+    A file that is open for writing and has changed stays for the next commit, and is listed.
     """
     mounted = require_mount(path)
     metadata = parse_metadata(meta)
@@ -113,8 +117,26 @@ def describe_commit(answer: dict[str, Any]) -> None:
         say(dropped_text(one))
     for note in answer.get("notes", ()):
         say(f"note: {quoted(note)}")
-    for name in answer["untracked"]:
-        say(f"untracked, not committed: {quoted(name)}")
+    for line in left_out_lines(answer):
+        say(line)
+
+
+def left_out_lines(answer: Mapping[str, Any]) -> Iterator[str]:
+    """Yields a line for each path that a commit left out, as far as there is room."""
+    kept = {True: " (the commit keeps what it was)", False: ""}
+    lines = {
+        "open": [f"left out: {quoted(one['path'])} {one['reason']}" for one in answer.get("open", ())],
+        "invalid": [
+            f"left out: {quoted(one['path'])} {one['reason']}{kept[one['keeps']]}" for one in answer.get("invalid", ())
+        ],
+        "untracked": [f"untracked, not committed: {quoted(name)}" for name in answer.get("untracked", ())],
+    }
+    for kind, texts in lines.items():
+        yield from texts[:_LISTED]
+        count = answer.get("left_out", {}).get(kind, len(texts))
+        if count > _LISTED:
+            words = {"open": "left out, open for writing", "invalid": "left out, invalid"}.get(kind, kind)
+            yield f"and {count - _LISTED} more ({words}): 'icefs status' lists them"
 
 
 def ask_for_message(mounted: Mounted) -> str:

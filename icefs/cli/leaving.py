@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from icefs.cli.committing import run_commit
+from icefs.cli.committing import left_out_lines, run_commit
 from icefs.cli.mounts import Mounted, raised
 from icefs.cli.options import human_bytes
 from icefs.errors import IcefsError
@@ -22,6 +22,7 @@ class Outcome:
     Attributes:
         uncommitted: The branches whose changes are kept.
         committed: The snapshots that were made, by branch.
+        left_out: What these commits left out, by branch: `open`, `invalid`, `untracked` and, in `left_out`, how many.
         discarded: How many changes were dropped, by branch.
         uploads: By branch whose changes are kept: how many of its files are in the store already (`stored`), and how
             many are on their way (`pending`), with their bytes, and why the last upload failed (`error`).
@@ -31,6 +32,7 @@ class Outcome:
 
     uncommitted: list[str] = field(default_factory=list)
     committed: dict[str, str] = field(default_factory=dict)
+    left_out: dict[str, dict[str, Any]] = field(default_factory=dict)
     discarded: dict[str, int] = field(default_factory=dict)
     uploads: dict[str, dict[str, Any]] = field(default_factory=dict)
     come_back: str | None = None
@@ -48,6 +50,7 @@ class Outcome:
         """Yields what is said of it, but for the way back."""
         for name, snapshot in self.committed.items():
             yield f"committed {snapshot} to branch {quoted(name)}"
+            yield from left_out_lines(self.left_out.get(name, {}))
         for name, directory in self.broken:
             if name not in self.discarded:
                 yield f"branch {quoted(name)} keeps a damaged working tree in {directory}"
@@ -97,7 +100,10 @@ def end_changes(place: Path, info: dict[str, Any], message: str | None, *, disca
             continue
         name, tree = branch["name"], Mounted(place, place / branch["path"], info)
         if message is not None:
-            outcome.committed[name] = run_commit(tree, message=message)["snapshot"]
+            answer = run_commit(tree, message=message)
+            outcome.committed[name] = answer["snapshot"]
+            if any(answer["left_out"].values()):
+                outcome.left_out[name] = {key: answer[key] for key in ("open", "invalid", "untracked", "left_out")}
         elif discarding:
             outcome.discarded[name] = tree.ask("discard", path="")["discarded"]
         else:
@@ -105,7 +111,7 @@ def end_changes(place: Path, info: dict[str, Any], message: str | None, *, disca
             uploads = branch.get("background")
             if uploads is not None and (uploads["pending"] or uploads["stored"]):
                 outcome.uploads[name] = uploads
-    if outcome.uncommitted:
+    if outcome.uncommitted or outcome.left_out:
         outcome.come_back = mount_command(place, info)
     return outcome
 

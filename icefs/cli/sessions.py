@@ -290,7 +290,7 @@ def commit_session(
     repository = _open(session, repo)
     if dry_run:
         status = list_left(repository, session.directory)
-        facts = {key: status[key] for key in ("staged", "untracked", "invalid", "tip_moved")}
+        facts = {key: status[key] for key in ("staged", "untracked", "invalid", "open", "tip_moved")}
         if as_json:
             print_json({"id": session.id, "branch": session.branch, "dry_run": True, **facts})
         else:

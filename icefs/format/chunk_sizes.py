@@ -47,6 +47,7 @@ _ITEM_BYTES: Final[Mapping[str, int]] = {
     "numpy.datetime64": 8,
     "numpy.timedelta64": 8,
 }
+_ENCODING_MEMBERS: Final = ("data_type", "chunk_grid", "chunk_key_encoding", "codecs")
 _OF_SOME_LENGTH: Final = frozenset({"fixed_length_utf32", "null_terminated_bytes", "raw_bytes"})
 # Codecs that add as many bytes to what they are given, and nothing else.
 _ADDED_BYTES: Final[Mapping[str, int]] = {
@@ -178,6 +179,14 @@ def chunk_sizes(zarr_json: bytes | memoryview) -> ChunkSizes:
     if bounds == _ANY or all(isinstance(axis, int) for axis in axes):
         return ChunkSizes(bounds)
     return ChunkSizes(None, axes, codecs, item_bytes)
+
+
+def encodes_alike(one: bytes | memoryview, other: bytes | memoryview) -> bool:
+    """Tells whether two arrays' `zarr.json` files surely say the same of how a chunk is encoded."""
+    first, second = document_of(one), document_of(other)
+    if first is None or second is None:
+        return False
+    return all(first.get(member) == second.get(member) for member in _ENCODING_MEMBERS)
 
 
 def _outside(lengths: npt.NDArray[np.uint64], bounds: Bounds) -> BoolArray:

@@ -19,7 +19,6 @@ from icefs.engine.writable import WritableSession
 from icefs.engine.writing import WritableRepository
 from icefs.errors import (
     BranchMovedError,
-    InvalidInputError,
     NotFoundError,
     NothingToCommitError,
     SessionStateError,
@@ -29,11 +28,10 @@ from icefs.format.ids import SnapshotId
 from icefs.format.manifest import ArrayRefs, InlineRef
 from icefs.vfs.branches import Entry, Move, plan_move
 from icefs.vfs.commit_notes import commit_notes
+from icefs.vfs.commit_report import LISTED, NOTHING_LEFT_OUT, check_staged, left_out_facts, taken_facts
 from icefs.vfs.late_commits import base_of, differing, facts_of, hidden, late_commit, remove_hidden
 from icefs.vfs.places import open_session
 from icefs.vfs.renaming import Renaming, plan_renaming
-from icefs.vfs.staged_report import dropped_counts
-from icefs.words import plural
 from icefs.worktree.background import BackgroundUploads
 from icefs.worktree.commits import TreeChangedError
 from icefs.worktree.frozen import FrozenTree
@@ -49,7 +47,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_SHOWN: Final = 20
 _REBASE_TRIES: Final = 20
 
 type Tell = Callable[[list[Entry], list[int]], None]
@@ -70,6 +67,7 @@ class CommitRequest:
         rebase: `ours`, `theirs` or `fail` to rebase where others have committed; None to fail then.
         allow_empty: Commit also where nothing changed.
         skip_invalid: Leave out what cannot be committed.
+        include_open: Take what is open for writing, as it is at that moment.
         amend: Replace the branch's newest commit, which the tree must stand on.
     """
 
@@ -78,6 +76,7 @@ class CommitRequest:
     rebase: str | None = None
     allow_empty: bool = False
     skip_invalid: bool = False
+    include_open: bool = False
     amend: bool = False
 
 
@@ -139,8 +138,8 @@ def commit(
         except NothingToCommitError:
             if made is None:
                 raise
-            empty = {"dropped_chunks": [], "notes": [], "untracked": [], "kept_back": [], "remaining": 0}
-            return Committed(made, {**facts_of(tree, made), **empty}, [], [])
+            empty = {"dropped_chunks": [], "notes": [], "kept_back": [], "remaining": 0}
+            return Committed(made, {**facts_of(tree, made), **empty, **NOTHING_LEFT_OUT}, [], [])
         except BranchMovedError:
             if late_commit(tree, work) is None:
                 raise
@@ -160,8 +159,8 @@ def _commit_once(
     solver: TreeSolver | None = None
     try:
         base = open_session(repository, SnapshotId.parse(frozen.base))
-        staged = stage(frozen, base)
-        _check(staged, request)
+        staged = stage(frozen, base, includes_open=request.include_open)
+        check_staged(staged, skip_invalid=request.skip_invalid, allow_empty=request.allow_empty)
         if request.rebase is not None:
             solver = TreeSolver(request.rebase, frozen, staged.left, work.attempts)
         session = _session_for(staged, repository, tree.name, base)
@@ -196,7 +195,7 @@ def _commit_once(
             raise
         snapshot_id = published
     try:
-        return _settle(tree, work, frozen, staged, snapshot_id, open_inos, solver)
+        return _settle(tree, work, frozen, base, staged, snapshot_id, open_inos, solver)
     except StorageError as error:
         if work.pending_intent is None:
             work.leave_pending(frozen)
@@ -239,20 +238,6 @@ def _amend(session: WritableSession, request: CommitRequest, announce: Callable[
             hint="rebase, then commit without amending",
             **error.facts,
         ) from error
-
-
-def _check(staged: Staged, request: CommitRequest) -> None:
-    if staged.invalid and not request.skip_invalid:
-        shown = [f"{path} {reason}" for path, reason in staged.invalid[:3]]
-        more = f"; and {len(staged.invalid) - 3} more" if len(staged.invalid) > 3 else ""
-        raise InvalidInputError(
-            f"{plural(len(staged.invalid), 'file')} cannot be committed: {'; '.join(shown)}{more}",
-            kind="invalid-tree",
-            hint="correct or remove them",
-            invalid=[list(one) for one in staged.invalid],
-        )
-    if staged.is_empty and not request.allow_empty:
-        raise NothingToCommitError("there is nothing to commit", hint="change something first")
 
 
 def _published(
@@ -324,6 +309,7 @@ def _settle(
     tree: "WorkingTree",
     work: WorkTree,
     frozen: FrozenTree,
+    base: Session,
     staged: Staged,
     snapshot_id: SnapshotId,
     open_inos: Iterable[int],
@@ -347,12 +333,10 @@ def _settle(
         told.attrs += forgotten.inos
     facts = {
         "snapshot": str(snapshot_id),
-        "nodes": len(staged.nodes) + len(staged.deleted),
-        "chunks": 0 if staged.moves else staged.num_chunks,
-        "dropped_chunks": dropped_counts(staged),
+        **taken_facts(staged),
         "notes": commit_notes(staged.nodes),
-        "untracked": staged.untracked[:_SHOWN],
-        "kept_back": result.kept_back[:_SHOWN],
+        **left_out_facts(staged, base),
+        "kept_back": result.kept_back[:LISTED],
         "remaining": result.remaining,
     }
     return Committed(snapshot_id, facts, entries, told.attrs)

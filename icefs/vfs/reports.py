@@ -74,6 +74,7 @@ def tree_status(repository: Repository, facts: Mapping[str, Any], snapshot_id: S
         "staged": NOTHING_STAGED,
         "untracked": [],
         "invalid": [],
+        "open": [],
         "lost": [],
         "refused": [],
     }
@@ -92,7 +93,8 @@ def damage_facts(work: WorkTree) -> dict[str, Any] | None:
 
 def tree_diff(snapshot_id: SnapshotId) -> dict[str, Any]:
     """Makes the `diff.json` of a tree without changes."""
-    return {"from": str(snapshot_id), "to": None, **NOTHING_STAGED, "metadata": {}, "untracked": [], "invalid": []}
+    nothing: dict[str, Any] = {"metadata": {}, "untracked": [], "invalid": [], "open": []}
+    return {"from": str(snapshot_id), "to": None, **NOTHING_STAGED, **nothing}
 
 
 def _ahead(repository: Repository, facts: Mapping[str, Any], snapshot_id: SnapshotId) -> int | None:

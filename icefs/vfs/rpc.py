@@ -20,7 +20,9 @@ from icefs.vfs.interface import FileHandle
 from icefs.words import visible_json
 
 MAX_REQUEST_BYTES: Final = 1 << 20
-_TOLD: Final = frozenset(("invalid", "snapshot", "path", "commits", "conflicts", "expected_parent", "actual_parent"))
+_TOLD: Final = frozenset(
+    ("invalid", "open", "snapshot", "path", "commits", "conflicts", "expected_parent", "actual_parent")
+)
 
 
 class Answer(Protocol):

@@ -15,6 +15,9 @@ type Line = tuple[str, str]
 SHOWN: Final = 50
 """How many paths, or chunks of one array, are listed before "and N more"."""
 
+OPEN: Final = "is open for writing"
+"""The reason to leave out a file that a program has open and has changed."""
+
 _MARKS: Final = {"new": "+", "rewritten": "~", "deleted": "-"}
 
 
@@ -47,6 +50,10 @@ def status_lines(status: Mapping[str, Any]) -> Iterator[Line]:
     if refused:
         yield "plain", "Refused when they were written, the last ones:"
         yield from _some("invalid", [f"  {_about(one)}" for one in refused])
+    waiting = status.get("open", ())  # a daemon that was started before an update does not tell
+    if waiting:
+        yield "plain", "Open for writing, so that a commit leaves it out (--include-open takes it as it is):"
+        yield from _some("notice", [f"  {open_text(one)}" for one in waiting])
     if untracked:
         yield "plain", "Untracked, not part of any commit:"
         lost = frozenset(status.get("lost", ()))
@@ -143,6 +150,11 @@ def dropped_text(dropped: Mapping[str, Any]) -> str:
     return f"dropped  {quoted(dropped['path'])}: {plural(dropped['count'], 'chunk')}; {dropped['reason']}"
 
 
+def open_text(one: Mapping[str, str]) -> str:
+    """Names a file that a commit leaves out because of a writer, and the reason where that is another file."""
+    return quoted(one["path"]) if one["reason"] == OPEN else f"{quoted(one['path'])}: {one['reason']}"
+
+
 def _some(role: str, texts: Sequence[str]) -> Iterator[Line]:
     for text in texts[:SHOWN]:
         yield role, text
@@ -171,6 +183,11 @@ def diff_lines(diff: Mapping[str, Any], shown: int = SHOWN) -> Iterator[Line]:
     for one in diff.get("dropped_chunks", ()):
         yield "dropped", dropped_text(one)
         yield from _row_lines(one["chunks"], shown, "dropped")
+    waiting = diff.get("open", ())
+    for one in waiting[:shown]:
+        yield "notice", f"open  {open_text(one)}"
+    if len(waiting) > shown:
+        yield "plain", f"… and {len(waiting) - shown} more that are open"
     for path in diff["untracked"][:shown]:
         yield "untracked", f"untracked  {quoted(path)}"
     for one in diff["invalid"][:shown]:

@@ -49,6 +49,7 @@ from icefs.zarr.keys import METADATA_NAME, metadata_key, node_prefix
 
 _MAX_REFUSED: Final = 20
 _WRITING: Final = os.O_WRONLY | os.O_RDWR | os.O_TRUNC
+_MAPPED_S: Final = 5.0
 
 
 class WorkingTree(WorkingBase):
@@ -192,6 +193,17 @@ class WorkingTree(WorkingBase):
             raise
         self.direct.opened(ino)
         return OverlayHandle(self, work, ino, number, flags & ~os.O_CREAT, below)
+
+    async def take_mapped_pages(self) -> None:
+        """Has the kernel write what programs have changed through mappings, as far as it does so in a few seconds.
+
+        Until then nobody knows that these files have changed. A mapping keeps its file open after the descriptor is
+        closed, and what is written when it ends comes before the file's release.
+        """
+        if self.work is not None:
+            with trio.move_on_after(_MAPPED_S):
+                for ino in self.work.files.mappable():
+                    await self.settings.notifier.drop_pages(ino)
 
     def _open_lower(self, path: str, flags: int) -> FileHandle | None:
         attr = self.lower_attr(path)

@@ -230,7 +230,7 @@ class WorkingBase(BranchTree):
         if self._state_pending or self._busy > 0:
             return True
         return work is not None and (
-            self.is_committing or work.pending_intent is not None or work.is_open_for_writing() or work.has_changes()
+            self.is_committing or work.pending_intent is not None or work.files.has_writers() or work.has_changes()
         )
 
     # How operations run.

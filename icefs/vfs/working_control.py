@@ -177,6 +177,7 @@ class WorkingControl:
             if not request.allow_empty:
                 raise NothingToCommitError("there is nothing to commit", hint="change something first")
             await tree.change(lambda opened: opened)
+        await tree.take_mapped_pages()
         inos = list(self._open_inos())
 
         def run(work: WorkTree, job: Job[Result]) -> Result:
@@ -292,8 +293,9 @@ class WorkingControl:
             request.get("rebase"),
             # A commit that gets another message is another one.
             bool(request.get("allow_empty")) or (amend and bool(message is not None or metadata)),
-            bool(request.get("skip_invalid")),
-            amend,
+            skip_invalid=bool(request.get("skip_invalid")),
+            include_open=bool(request.get("include_open")),
+            amend=amend,
         )
         return await self.begin_commit(asked)
 
@@ -311,4 +313,5 @@ def _left_out(report: StagedReport) -> dict[str, Any]:
     return {
         "untracked": sorted(staged.untracked),
         "invalid": [{"path": path, "reason": reason} for path, reason in sorted(staged.invalid)],
+        "open": [{"path": path, "reason": reason} for path, reason in sorted(staged.open)],
     }

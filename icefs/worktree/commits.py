@@ -9,8 +9,9 @@ tells the next one which snapshot to look for in the branch's history: found, `c
 what was committed, or as it was.
 """
 
+import time
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from icefs.errors import NoSpaceError, SessionStateError, StorageError
 from icefs.worktree.content import Content
@@ -23,6 +24,8 @@ from icefs.worktree.nodes import STORED, WHITEOUT, DirNode
 from icefs.worktree.reappearing import Reappearing
 from icefs.worktree.settle import Settlement
 from icefs.worktree.settle_result import SettleResult
+
+_CLOSES_S: Final = 0.5
 
 type OnSwitch = Callable[[SettleResult], None]
 
@@ -72,6 +75,7 @@ class Commits:
         with core.change() as op:
             if any(view.is_durable for view in core.views):
                 raise SessionStateError("a commit of this branch is under way", kind="commit-not-allowed")
+            self._await_closes()
             self._quiesce()
             try:
                 for node in core.behind:
@@ -83,7 +87,7 @@ class Commits:
                 op.write = lambda batch: core.journal.freeze(batch, limit)
                 op.commit()
                 core.soft.clear()
-                return self._add_view(View(limit, is_durable=True))
+                return self._add_view(View(limit, is_durable=True, unfinished=core.unfinished))
             finally:
                 core.is_freezing = False
                 core.changed.notify_all()
@@ -94,10 +98,24 @@ class Commits:
         with core.change():
             self._quiesce()
             try:
-                return self._add_view(View(core.next_id - 1, is_durable=False))
+                return self._add_view(View(core.next_id - 1, is_durable=False, unfinished=core.unfinished))
             finally:
                 core.is_freezing = False
                 core.changed.notify_all()
+
+    def _await_closes(self) -> None:
+        """Waits a moment for files of which a descriptor was closed after the last change. The lock is held.
+
+        The kernel says that it was the last descriptor only after `close` has returned to the program, in a request
+        of its own. If there are more descriptors, as a child process has them, it never does.
+        """
+        core = self._core
+        end_s = time.monotonic() + _CLOSES_S
+        while core.unfinished.has_flushed():
+            left_s = end_s - time.monotonic()
+            if left_s <= 0:
+                return
+            core.changed.wait(left_s)
 
     def _quiesce(self) -> None:
         """Waits until no write is under way; no other begins before `is_freezing` is reset. The lock is held."""

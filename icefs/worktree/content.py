@@ -152,6 +152,7 @@ class Content:
             self._heal(node, start, end)
         if end > node.size:
             node.size = end
+        core.unfinished.changed(node)
         core.content_time(node)
         core.mark_behind(node)
 
@@ -228,6 +229,7 @@ class Content:
             node.size = size
             if not size:
                 node.flags &= ~DOUBTFUL
+            core.unfinished.changed(node)
             core.content_time(node)
             core.mark_behind(node)
         finally:

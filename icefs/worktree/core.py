@@ -46,6 +46,7 @@ from icefs.worktree.nodes import (
 )
 from icefs.worktree.spool import Spool
 from icefs.worktree.spool_removal import SpoolRemovals
+from icefs.worktree.unfinished import Unfinished
 
 if TYPE_CHECKING:
     from icefs.worktree.files import Handle
@@ -77,6 +78,7 @@ class TreeCore:
     INVARIANT: `lower_handles` holds every open handle of a lower file under the handle's own path, until the tree shows
         something else there.
     INVARIANT: every linked DIRTY file is in `behind`; so is every file that was created and has no row yet.
+    INVARIANT: every file in `unfinished` has a handle that may write.
     INVARIANT: a node with a row in the database has a parent with a row.
     INVARIANT: ids of nodes and spool files are below `next_id` and never used twice.
     INVARIANT: every spool file with an id up to `spool_limit`, or in `final`, keeps its bytes; a writer makes a new
@@ -92,6 +94,7 @@ class TreeCore:
         lower_handles: Open handles of pure lower files by lower path.
         soft: Directories whose times changed after their rows were written.
         behind: Files whose rows are missing, or older than their content.
+        unfinished: Files that somebody is in the middle of writing.
         views: The frozen views that somebody holds.
         spool_limit: The largest spool id that a view may refer to, 0 if there is no view.
         final: Spool files whose bytes are, or may be, part of the object store: by a second name, or under a chunk id
@@ -136,6 +139,7 @@ class TreeCore:
         self.lower_handles: dict[str, list[Handle]] = {}
         self.soft: dict[DirNode, None] = {}
         self.behind: dict[FileNode, None] = {}
+        self.unfinished = Unfinished()
         self.kept = KeptAttrs()
         self.views: list[View] = []
         self.spool_limit = 0

@@ -59,7 +59,9 @@ class DroppedChunks:
         if now is not None and now.layout != before.layout:
             names = [array.layout.format((0,) * ndim) for array in (now, before)]
             reason = f"the array's chunks have other names now, such as {names[0]} for {names[1]}"
-            return self._all(node, reason, removed, staged.written())
+            # Chunks whose files were renamed to their new names are not deleted.
+            refs = self._chunks.refs(node)
+            return _dropped(refs, _contained(refs.indices, staged.deletes), reason, removed)
         if all(new >= old for new, old in zip(metadata.grid_shape, before.grid_shape, strict=True)):
             return None
         if not self._base.array_chunks(node).reaches_beyond(metadata.grid_shape):
@@ -67,9 +69,9 @@ class DroppedChunks:
         refs = self._chunks.refs(node)
         return _dropped(refs, outside(refs, metadata.grid_shape), outside_reason(metadata.grid_shape), removed)
 
-    def _all(self, node: NodeSnapshot, reason: str, *kept: ChunkIndices) -> Dropped | None:
+    def _all(self, node: NodeSnapshot, reason: str, removed: ChunkIndices) -> Dropped | None:
         refs = self._chunks.refs(node)
-        return _dropped(refs, np.ones(len(refs), np.bool_), reason, *kept)
+        return _dropped(refs, np.ones(len(refs), np.bool_), reason, removed)
 
 
 def outside_reason(grid_shape: tuple[int, ...]) -> str:
@@ -85,9 +87,8 @@ def outside(refs: ArrayRefs, grid_shape: tuple[int, ...]) -> BoolArray:
     return rows
 
 
-def _dropped(refs: ArrayRefs, rows: BoolArray, reason: str, *kept: ChunkIndices) -> Dropped | None:
-    for indices in kept:
-        rows &= ~_contained(refs.indices, indices)
+def _dropped(refs: ArrayRefs, rows: BoolArray, reason: str, removed: ChunkIndices) -> Dropped | None:
+    rows &= ~_contained(refs.indices, removed)
     return Dropped(refs.indices.select(rows), refs.lengths[rows], reason) if rows.any() else None
 
 

@@ -87,11 +87,18 @@ class Files:
         return len(self._handles)
 
     def has_writers(self) -> bool:
-        """Tells whether any file that has a name is open for writing. The lock is held."""
-        return any(
-            handle.writable and handle.node is not None and handle.node.parent is not None
-            for handle in self._handles.values()
-        )
+        """Tells whether any file that has a name is open for writing: its program may be about to write."""
+        with self._core.lock:
+            return any(
+                handle.writable and handle.node is not None and handle.node.parent is not None
+                for handle in self._handles.values()
+            )
+
+    def mappable(self) -> list[int]:
+        """Returns the numbers of files that may be mapped for writing: those open for both, of which mmap(2) asks."""
+        with self._core.lock:
+            opened = [handle.node for handle in self._handles.values() if handle.writable and handle.readable]
+            return sorted({node.ino for node in opened if node is not None and node.parent is not None})
 
     # Opening and closing
 
@@ -128,6 +135,8 @@ class Files:
         if node.io is None:
             node.io = OpenState()
         node.io.handles += 1
+        if handle.writable:
+            self._core.unfinished.opened(node)
         return self._number(handle)
 
     def _add_lower(self, found: Lowered, flags: int) -> int:
@@ -213,6 +222,8 @@ class Files:
                 if handle.has_work:
                     raise
                 # Readers of a file are not to blame for what others could not write.
+        if node is not None and node.io is not None and handle.writable:
+            node.io.is_flushed = True  # the kernel says later whether that was the last descriptor
         if node is not None and handle.has_work:
             check_whole(node)
 
@@ -277,6 +288,9 @@ class Files:
         io = node.io
         assert io is not None
         io.handles -= 1
+        if handle.writable and core.unfinished.closed(node):
+            core.revision += 1  # a commit takes it now
+            core.changed.notify_all()  # a freeze may wait for it
         if not io.handles:
             self._content.close_node(op, node)
 

@@ -52,15 +52,17 @@ class View:
     Attributes:
         limit: The largest id, of nodes and of spool files, at the freeze.
         is_durable: Whether the database keeps the view, too.
+        unfinished: The files that were open for writing and had changed; see `TreeCore.unfinished`.
         files: Former states of files.
         dirs: Former states of directories.
     """
 
-    __slots__ = ("dirs", "files", "is_durable", "limit")
+    __slots__ = ("dirs", "files", "is_durable", "limit", "unfinished")
 
-    def __init__(self, limit: int, *, is_durable: bool) -> None:
+    def __init__(self, limit: int, *, is_durable: bool, unfinished: Iterable[FileNode] = ()) -> None:
         self.limit = limit
         self.is_durable = is_durable
+        self.unfinished = frozenset(unfinished)
         self.files: dict[FileNode, FileState] = {}
         self.dirs: dict[DirNode, SavedDir] = {}
 
@@ -99,6 +101,7 @@ class FrozenFile(NamedTuple):
         lower_path: The lower file that has its bytes; None if they are in a spool file, or it is empty.
         is_natural: Whether the bytes are those of the lower file at this very path, so nothing is to be committed.
         is_lost: Bytes of it are lost (see `lost`); it is not to be committed.
+        is_open: It was open for writing and had changed, so that more of it may have been to come.
         is_alias: The node was seen under another path before (a hard link).
         is_cut: The bytes were not all there when the tree was opened.
     """
@@ -113,6 +116,7 @@ class FrozenFile(NamedTuple):
     lower_path: str | None
     is_natural: bool
     is_lost: bool
+    is_open: bool
     is_alias: bool
     is_cut: bool = False
 
@@ -231,6 +235,7 @@ class FrozenTree:
         is_lower = bool(flags & FROM_LOWER) and not is_lost
         lower_path = origin if is_lower else None
         is_natural = is_lower and parent.lower_path is not None and origin == join(parent.lower_path, name)
+        is_open = node in self.view.unfinished
         # By position, as naming that many takes half of the time.
         return FrozenFile(
             node,
@@ -243,6 +248,7 @@ class FrozenTree:
             lower_path,
             is_natural,
             is_lost,
+            is_open,
             is_alias,
             bool(flags & CUT),
         )

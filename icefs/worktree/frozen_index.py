@@ -18,13 +18,17 @@ class FrozenIndex:
         dirs: The frozen directories by node.
         files: The names of each file.
         by_lower: The frozen directories by lower path.
-        left: Which paths were not committed.
+        left: Which paths were not committed; with a slash at the end, a directory of which nothing was.
     """
 
     dirs: dict[DirNode, FrozenDir] = field(default_factory=dict)
     files: dict[FileNode, list[FrozenFile]] = field(default_factory=dict)
     by_lower: dict[str, FrozenDir] = field(default_factory=dict)
     left: Paths = frozenset()
+    _held: Paths = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._held = frozenset(path[:-1] for path in self.left if path.endswith("/"))
 
     @classmethod
     def of(cls, frozen: FrozenTree, left: Paths) -> "FrozenIndex":
@@ -59,11 +63,20 @@ class FrozenIndex:
 
     def is_left(self, path: str) -> bool:
         """Tells whether a path, or one it lies below, was not committed."""
-        while path and self.left:
-            if path in self.left:
-                return True
+        if not self.left:
+            return False
+        above = path
+        while above and above not in self.left:
+            above = above.rpartition("/")[0]
+        return above in self.left or self.is_held(path)
+
+    def is_held(self, path: str) -> bool:
+        """Tells whether a path is, or lies in, a directory of which nothing was committed."""
+        while self._held and path not in self._held:
+            if not path:
+                return False
             path = path.rpartition("/")[0]
-        return "" in self.left
+        return bool(self._held)
 
     def left_path(self, lower_path: str) -> str | None:
         """Returns where the name of a lower path was hidden, unless that was committed; None if it was not hidden."""

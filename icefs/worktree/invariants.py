@@ -23,6 +23,9 @@ def check_invariants(core: TreeCore) -> None:
         for node in seen:
             if isinstance(node, FileNode) and node.flags & DIRTY:
                 assert node in core.behind, node
+        for node in core.unfinished:
+            assert node.io is not None, node
+            assert node.io.writable > 0, node
         numbers = list(core.kept.numbers())
         assert len(numbers) == len(set(numbers)), "a kept number leads to two paths"
         for path, handles in core.lower_handles.items():

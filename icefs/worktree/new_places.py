@@ -47,11 +47,19 @@ class NewPlaces:
         if node not in self._places:
             frozen = self._index.dirs.get(node) if self._index is not None else None
             if frozen is not None:
-                path: str | None = frozen.path
+                path: str | None = None if self._is_apart(node) else frozen.path
             else:
                 path = None if node.lower_path is None else self.new_path(node.lower_path)
             self._places[node] = path if not path or self._is_dir(path) else None
         return self._places[node]
+
+    def _is_apart(self, node: DirNode) -> bool:
+        """Tells whether a directory was made or renamed to where it is, and no commit took anything of it."""
+        index = self._index
+        frozen = None if index is None else index.dirs.get(node)
+        return (
+            index is not None and frozen is not None and frozen.lower_path != frozen.path and index.is_held(frozen.path)
+        )
 
     def below(self, directory: DirNode, name: str) -> str | None:
         """Returns the new lower path of a name in a directory; None if the directory stands over nothing."""
@@ -66,18 +74,19 @@ class NewPlaces:
         """Finds the places of all directories of the tree, given with those above before those below them.
 
         One that was made here, and is no part of a commit, stands over what others made at its path; unless that was
-        renamed away: what others put into it went with it.
+        renamed away: what others put into it went with it. It goes on hiding what the base has there.
         """
         taken = {self.of(directory) for directory in order}
         for directory in order:
+            is_apart = self._is_apart(directory)
             is_committed = self._index is not None and directory in self._index.dirs
-            if directory.parent is None or directory.lower_path is not None or is_committed:
+            if directory.parent is None or (not is_apart and (directory.lower_path is not None or is_committed)):
                 continue
             path = self.below(directory.parent, directory.name)
             if path is not None and path not in taken and self._is_dir(path):
                 taken.add(path)
                 self._places[directory] = path
-                self._joined[directory] = self._names_before(path)
+                self._joined[directory] = self._base_names(path) if is_apart else self._names_before(path)
 
     def _is_dir(self, path: str) -> bool:
         attr = self.stat(path)
@@ -90,6 +99,10 @@ class NewPlaces:
             if isinstance(found, FrozenDir) or (isinstance(found, Lowered) and found.attr.is_dir):
                 return [name for name, _ in self._frozen.list(found)]
             return []
+        return self._base_names(path)
+
+    def _base_names(self, path: str) -> list[str]:
+        """Returns the names in a directory of the old lower tree."""
         attr = self._core.lower.stat(path)
         return [] if attr is None or not attr.is_dir else [name for name, _ in self._core.lower.list(path)]
 

@@ -108,6 +108,8 @@ class OpenState:
 
     Attributes:
         handles: Open handles.
+        writable: Those of them that may write.
+        is_flushed: Whether a descriptor was closed since the last change: it may have been the last one.
         writers: Writes under way outside the lock.
         busy: Somebody makes the content private outside the lock; other writers wait.
         file: The descriptor that all handles share; None before the first byte is wanted.
@@ -115,6 +117,8 @@ class OpenState:
     """
 
     handles: int = 0
+    writable: int = 0
+    is_flushed: bool = False
     writers: int = 0
     busy: bool = False
     file: "SpoolFile | None" = None

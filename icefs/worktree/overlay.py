@@ -337,10 +337,10 @@ class WorkTree:
         with core.lock:
             return core.kept.has_names(path)
 
-    def is_open_for_writing(self) -> bool:
-        """Tells whether any file is open for writing that has a name: whoever has it may be about to write."""
-        with self._core.lock:
-            return self._files.has_writers()
+    @property
+    def files(self) -> Files:
+        """The open files."""
+        return self._files
 
     def check_invariants(self) -> None:
         """Raises AssertionError if a stated invariant does not hold; for tests."""

@@ -119,7 +119,7 @@ class Settlement:
         """Yields the lower paths of what was not committed of a renamed directory."""
         assert self._frozen is not None
         assert self._index is not None
-        for path in self._index.left:
+        for path in (path.rstrip("/") for path in self._index.left):
             found = self._frozen.find(path)
             lower_path = found.path if isinstance(found, Lowered) else getattr(found, "lower_path", None)
             if lower_path is not None and lower_path != path:
@@ -542,6 +542,7 @@ class Settlement:
                 node.io.lower = node.io.lower or old_lower
                 core.by_ino[node.ino] = node
         for node in self._converted:
+            core.unfinished.forget(node)  # all that was written is committed, by somebody who wanted it so
             if node.io is not None and node.io.file is not None:
                 node.io.file.retire()
                 node.io.file = None

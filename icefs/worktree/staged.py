@@ -29,6 +29,13 @@ class Invalid(NamedTuple):
     reason: str
 
 
+class LeftOpen(NamedTuple):
+    """A file, or a directory with all below it, that waits for a writer, and why."""
+
+    path: str
+    reason: str
+
+
 class Dropped(NamedTuple):
     """Chunks that an array has in the base, and that its rewritten `zarr.json` has no place for.
 
@@ -115,6 +122,8 @@ class Staged:
         untracked: Paths that are no Zarr keys of the hierarchy.
         invalid: Files that ought to be part of it and cannot.
         lost: The paths of the files with lost bytes (see `lost`), in `untracked` or `invalid` as well.
+        open: What stays because somebody has it open for writing, or waits for such a file.
+        held: Further paths at which nothing is committed, since `open` depends on what the base has there.
     """
 
     gone: list[str] = field(default_factory=list)
@@ -128,6 +137,8 @@ class Staged:
     untracked: list[str] = field(default_factory=list)
     invalid: list[Invalid] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
+    open: list[LeftOpen] = field(default_factory=list)
+    held: list[str] = field(default_factory=list)
 
     @property
     def deleted(self) -> list[str]:
@@ -140,6 +151,16 @@ class Staged:
         return sum(array.num_written + array.num_deleted for array in self.arrays.values())
 
     @property
+    def num_dropped(self) -> int:
+        """How many of these chunks nobody removed, and go because of what a `zarr.json` says."""
+        count = 0
+        for path, dropped in self.dropped:
+            array = self.arrays.get(path)
+            if array is not None and array.deletes.ndim == dropped.indices.ndim:
+                count += len(array.deletes) - len(difference(array.deletes, dropped.indices))
+        return count
+
+    @property
     def is_empty(self) -> bool:
         """Whether there is nothing to commit."""
         return not (self.gone or self.nodes or self.arrays)
@@ -147,7 +168,8 @@ class Staged:
     @property
     def left(self) -> list[str]:
         """The paths that stay in the working tree."""
-        return sorted({*self.untracked, *(path for path, _ in self.invalid)})
+        named = (path for path, _ in (*self.invalid, *self.open))
+        return sorted({*self.untracked, *named, *self.held})
 
 
 class StagedAt(NamedTuple):

@@ -29,24 +29,30 @@ from icefs.worktree.core import Lowered
 from icefs.worktree.differences import differences
 from icefs.worktree.dropped import DroppedChunks, outside_reason
 from icefs.worktree.frozen import FrozenFile, FrozenTree
+from icefs.worktree.holding import OPEN, Holding
 from icefs.worktree.lower import join
 from icefs.worktree.overlay import WorkTree
 from icefs.worktree.places import BaseChunks, GridArray, Place, Places
 from icefs.worktree.renames import RenamedChunks, RenamedFile, Renames
-from icefs.worktree.staged import Dropped, Invalid, Source, Staged, StagedArray, StagedAt, source_size
+from icefs.worktree.staged import Dropped, Invalid, LeftOpen, Source, Staged, StagedArray, StagedAt, source_size
 from icefs.zarr.keys import METADATA_NAME, ChunkIndex, ChunkKeyLayout, is_zarr_key, metadata_key
 from icefs.zarr.reader import KeyReader
 
 __all__ = ["Invalid", "Source", "Staged", "StagedArray", "StagedAt", "reused_ref", "stage", "staged_now"]
 
 
-def stage(frozen: FrozenTree, base: Session) -> Staged:
+def stage(frozen: FrozenTree, base: Session, *, includes_open: bool = False) -> Staged:
     """Works out what a frozen tree changes in its base.
+
+    Args:
+        frozen: The tree.
+        base: Its base.
+        includes_open: Take files that were open for writing and had changed as they were; otherwise they stay.
 
     Raises:
         StorageError, FormatError: the base, or bytes of the working tree, cannot be read.
     """
-    return _Staging(frozen, base).run()
+    return _Staging(frozen, base, includes_open=includes_open).run()
 
 
 def staged_now(work: WorkTree, open_base: Callable[[str], Session]) -> StagedAt:
@@ -81,7 +87,7 @@ def reused_ref(base: Session, reader: KeyReader, source: Source) -> ChunkRef | N
 
 
 class _Staging:
-    def __init__(self, frozen: FrozenTree, base: Session) -> None:
+    def __init__(self, frozen: FrozenTree, base: Session, *, includes_open: bool) -> None:
         self._frozen = frozen
         self._base = base
         self._paths = frozenset(base.snapshot.paths)
@@ -97,6 +103,8 @@ class _Staging:
         self._dropped = DroppedChunks(base, self._chunks)
         self._retyped: set[str] = set()
         self._cut: dict[str, list[ArrayRefs]] = {}
+        self._holding = Holding(base, frozen, self._found, includes_open=includes_open)
+        self._open_chunks: dict[str, list[ChunkIndex]] = {}
 
     def run(self) -> Staged:
         """Goes through nodes, then through chunks, of which nodes decide."""
@@ -110,6 +118,9 @@ class _Staging:
             self._stage_files(directory, files)
         self._relayout()
         self._stage_renamed_chunks()
+        self._keep_open_chunks()
+        staged.open += self._holding.left()
+        staged.held += self._holding.held_paths(self._found.hidden)
         for array in staged.arrays.values():
             array.settle()
         self._find_dropped()
@@ -139,6 +150,7 @@ class _Staging:
                     self._gone.update(node.path for node in self._base.list_nodes(f"/{path}"))
         # A directory that was moved away, and back to its place below something new, has not moved.
         self._gone.difference_update(path for path, node in self._renames.nodes.items() if path == node.path)
+        self._gone -= self._holding.kept
 
     def _has_nodes(self, path: str) -> bool:
         return f"/{path}" in self._paths or self._base.has_children(f"/{path}")
@@ -151,11 +163,14 @@ class _Staging:
                 invalid.append(Invalid(metadata_key(path), _damage(file)))
                 if file.is_lost:
                     self._staged.lost.append(metadata_key(path))
-            else:
+            elif path not in self._holding.nodes:
                 data[path] = self._frozen.read(file)
         self._staged.invalid += invalid
         for path in sorted(data, key=lambda path: (path.count("/") if path != "/" else 0, path)):
-            self._stage_node(path, data[path])
+            if self._holding.holder(path[1:]) is not None:
+                self._wait(metadata_key(path), path[1:])
+            else:
+                self._stage_node(path, data[path])
 
     def _stage_node(self, path: str, data: bytes) -> None:
         key = metadata_key(path)
@@ -165,6 +180,9 @@ class _Staging:
             self._staged.invalid.append(Invalid(key, error.message))
             return
         known = self._known(path)
+        if known is not None and self._holding.holds_encoding(path, known.user_data, data, metadata):
+            self._gone -= self._holding.kept
+            return
         if known is not None and known.node_type is not metadata.node_type:
             below = [node.path for node in self._base.list_nodes(path) if self._known(node.path) and node.path != path]
             if below and metadata.node_type is NodeType.ARRAY:
@@ -246,6 +264,8 @@ class _Staging:
             for place in places:
                 index = place.read(name)
                 path = place.array.path
+                if path in self._holding.kept:
+                    continue
                 if index is not None and (path in self._retyped or self._known(path) is not None):
                     found.setdefault(path, []).append(index)
                     break
@@ -273,14 +293,25 @@ class _Staging:
 
     def _stage_file(self, places: list[Place], directory: str, name: str, source: Source) -> None:
         is_lost = isinstance(source, FrozenFile) and source.is_lost
+        path = join(directory, name)
         if is_lost:
-            self._staged.lost.append(join(directory, name))
+            self._staged.lost.append(path)
+        if self._holding.holder(directory) is not None:
+            if is_zarr_key(path):
+                self._wait(path, directory)
+            else:
+                self._staged.untracked.append(path)
+            return
         for place in places:
             index = place.read(name)
             if index is None:
                 continue
-            reason = None
             array = place.array
+            if self._holding.is_open(source):
+                self._staged.open.append(LeftOpen(path, OPEN))
+                self._open_chunks.setdefault(array.path, []).append(index)
+                return
+            reason = None
             for position, count in zip(index, array.grid_shape, strict=True):
                 if position >= count:
                     reason = f"is outside of the grid {list(array.grid_shape)} of {array.path}"
@@ -291,20 +322,50 @@ class _Staging:
             if reason is None:
                 self._staged_array(array.path, len(index)).sets[index] = source
             else:
-                self._staged.invalid.append(Invalid(f"{directory}/{name}" if directory else name, reason))
+                self._staged.invalid.append(Invalid(path, reason))
             return
-        path = f"{directory}/{name}" if directory else name
-        if is_zarr_key(path):
+        if not is_zarr_key(path):
+            self._staged.untracked.append(path)
+        elif self._holding.is_open(source):
+            self._staged.open.append(LeftOpen(path, OPEN))
+        elif not self._waits(path, directory):
             reason = "has the name of a chunk, but there is no array that it is one of"
             self._staged.invalid.append(Invalid(path, reason))
-        else:
-            self._staged.untracked.append(path)
+
+    def _wait(self, path: str, directory: str) -> None:
+        """Leaves something for the commit after a file has been closed that decides about it."""
+        reason = self._holding.reason(directory)
+        assert reason is not None  # which is why it waits
+        self._staged.open.append(LeftOpen(path, reason))
+
+    def _waits(self, path: str, directory: str) -> bool:
+        """Leaves what may become a chunk of an array whose `zarr.json` is open; tells whether there is such a file."""
+        above = f"/{directory}" if directory else "/"
+        while above not in self._holding.nodes:
+            if above == "/" or above in self._metadata or self._known(above) is not None:
+                return False
+            above = above.rpartition("/")[0] or "/"
+        self._wait(path, directory)
+        return True
+
+    def _keep_open_chunks(self) -> None:
+        """Keeps what the base has of chunks that are open, also where the directory around them was made again."""
+        for path, indices in self._open_chunks.items():
+            known, array = self._known(path), self._staged.arrays.get(path)
+            if known is None or array is None or not len(array.deletes):
+                continue
+            now, before = self._array(path), _grid_array(known)
+            if now is not None and before is not None and now.layout == before.layout:
+                array.deletes = difference(array.deletes, ChunkIndices.from_indices(array.ndim, indices))
 
     def _stage_renamed_chunks(self) -> None:
         parts: dict[str, list[ArrayRefs]] = {}
         for found in self._renames.chunks(self._places, self._has_array_below):
-            if isinstance(found, Invalid):
-                self._staged.invalid.append(found)
+            if isinstance(found, RenamedChunks) and found.target in self._holding.arrays:
+                self._wait(found.target[1:], found.target[1:])
+            elif isinstance(found, Invalid):
+                if not self._waits(found.path, found.path):
+                    self._staged.invalid.append(found)
             elif isinstance(found, RenamedFile):
                 places = [place for place in self._places.of(found.directory) if place.is_leaf]
                 self._stage_file(places, found.directory, found.name, found.lowered)
@@ -360,6 +421,7 @@ class _Staging:
             dropped = self._dropped.find(node, before, self._metadata[path], self._array(path), changed)
             if dropped is not None:
                 staged.dropped.append((path, dropped))
+                self._delete(path, dropped.indices)  # so that the transaction log has it, too
         for path, parts in self._cut.items():
             refs = ArrayRefs.concat([replace(part, node_id=parts[0].node_id) for part in parts])
             array = self._array(path)

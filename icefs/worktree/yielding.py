@@ -21,7 +21,7 @@ from icefs.format.transaction_log import TransactionLog
 from icefs.worktree.frozen import FrozenDir, FrozenFile, FrozenTree
 from icefs.worktree.lower import join
 from icefs.worktree.nodes import WHITEOUT
-from icefs.zarr.keys import ChunkKeyLayout, is_zarr_key, node_prefix
+from icefs.zarr.keys import METADATA_NAME, ChunkKeyLayout, is_zarr_key, node_prefix
 from icefs.zarr.reader import KeyReader
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 
 _AT_ONCE: Final = "commit with a rebase, which puts both together"
+_FINISH: Final = "close or correct it and try again, or discard it"
 
 
 class TreeSolver:
@@ -56,7 +57,9 @@ class TreeSolver:
         if how not in solvers:
             raise InvalidInputError(f"no way to rebase is called {how!r}", hint="one of ours, theirs, fail")
         self._solver = solvers[how]
-        self._left = list(_left_files(view, left))
+        self._view = view
+        self._left, self._changed = _left_files(view, left)
+        self._ours_counts = how == "ours"
         self._own = frozenset(own)
         self.given_up: dict[NodeId, ChunkIndices] = {}
         self.was_needed = False
@@ -86,11 +89,16 @@ class TreeSolver:
     def _check_left(self, theirs: Session) -> None:
         """Refuses what others have put in the place of files that a commit does not take: those would hide it.
 
-        A commit of what the tree shows then would delete it, or write over it.
+        A commit of what the tree shows then would delete it, or write over it. Where ours counts, it may.
         """
-        if not self._left:
+        if not self._left and not self._changed:
             return
         reader = KeyReader(theirs)
+        for path in self._changed:
+            is_ours = self._ours_counts and not path.endswith(METADATA_NAME)
+            if not is_ours and _content(reader, path) != self._view.lower.content(path):
+                told = f"{path!r} is changed here and no part of the changes yet, and others have changed it"
+                raise _refused(told, _FINISH, path, theirs)
         for path in self._left:
             is_key = is_zarr_key(path) and reader.find(path) is not None
             if not is_key and reader.is_empty(path):
@@ -188,7 +196,7 @@ def _keys(reader: KeyReader, path: str) -> Iterator[str]:
 
 
 def _content(reader: KeyReader, path: str) -> object:
-    found = reader.find(path)
+    found = reader.find(path) if is_zarr_key(path) else None
     return found.user_data if isinstance(found, NodeSnapshot) else found
 
 
@@ -201,8 +209,46 @@ def _is_directory(view: FrozenTree, path: str) -> bool:
     return attr is not None and attr.is_dir
 
 
-def _left_files(view: FrozenTree, left: Iterable[str]) -> Iterator[str]:
-    """Yields the paths among those that are no part of a commit where there is a file, and the base has nothing."""
-    for path in left:
-        if isinstance(view.find(path), FrozenFile) and view.lower.stat(path) is None:
-            yield path
+def _left_files(view: FrozenTree, left: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Finds what the tree has, or hides, at and below paths that are no part of a commit.
+
+    Returns:
+        The files for which the base has nothing, and the keys of the base that are others here, or gone.
+    """
+    new: list[str] = []
+    changed: dict[str, None] = {}
+    for path in (path.rstrip("/") for path in left):
+        found = view.find(path)
+        waiting: list[tuple[str, FrozenDir]] = [(path, found)] if isinstance(found, FrozenDir) else []
+        if isinstance(found, FrozenFile):
+            _note_file(view, path, new, changed)
+        elif found is None:
+            changed.update(dict.fromkeys(_base_keys(view, path)))
+        for above, directory in waiting:
+            for name, entry in directory.entries.items():
+                below = join(above, name)
+                if isinstance(entry, FrozenDir):
+                    waiting.append((below, entry))
+                elif entry is WHITEOUT:
+                    changed.update(dict.fromkeys(_base_keys(view, below)))
+                elif not entry.is_natural:
+                    _note_file(view, below, new, changed)
+    return new, list(changed)
+
+
+def _note_file(view: FrozenTree, path: str, new: list[str], changed: dict[str, None]) -> None:
+    if view.lower.stat(path) is None:
+        new.append(path)
+    elif view.lower.content(path) is not None:
+        changed[path] = None
+
+
+def _base_keys(view: FrozenTree, path: str) -> Iterator[str]:
+    """Yields the keys that the base has at and below a path."""
+    waiting = [path]
+    for one in waiting:
+        attr = view.lower.stat(one)
+        if attr is not None and attr.is_dir:
+            waiting.extend(join(one, name) for name, _ in view.lower.list(one))
+        elif attr is not None:
+            yield one

@@ -406,8 +406,8 @@ def test_a_directory_that_is_made_during_a_rebased_commit_has_what_others_put_th
     bench.theirs({"a/c/4/1": b"theirs", "a/c/3/3": b"theirs"})
     staging = committing.stage
 
-    def write_after(*arguments):
-        staged = staging(*arguments)
+    def write_after(*arguments, **options):
+        staged = staging(*arguments, **options)
         bench.write("a/c/4/0", b"later")
         bench.remove("a/c/3")
         bench.write("a/c/3/2", b"later")
