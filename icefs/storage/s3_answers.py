@@ -241,6 +241,7 @@ def described(response: BaseHTTPResponse) -> Described:
         _, size = range_size(headers, 0, 1, name="the object")
         if size is None:
             raise AnswerError("206 without saying how long the object is", status)
+        read_exactly(response, 1)
     elif status == 200:
         size = content_length(headers, status)
     else:
