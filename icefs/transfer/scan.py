@@ -208,6 +208,11 @@ class _Scan:
             if name == CONTROL_NAME and not relative:
                 self._refuse(relative, name, "has the name of the control directory of mounted trees; rename it")
                 continue
+            if name in V2_METADATA_NAMES:
+                self._refuse(
+                    relative, name, "has the name of Zarr v2 metadata, which no mounted tree can make; rename it"
+                )
+                continue
             below = [
                 _Place(place.files, place.level + 1, place.prefix + part)
                 for place in places

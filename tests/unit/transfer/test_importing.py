@@ -238,6 +238,16 @@ def test_a_converted_store_keeps_its_old_metadata_to_itself(repo, tmp_path, stat
     assert import_directory(repo, ImportRequest(source, state)).untracked == [".zattrs", ".zgroup"]
 
 
+@pytest.mark.parametrize("name", [".zarray", ".zgroup", ".zattrs", ".zmetadata"])
+def test_a_node_that_no_mount_could_show_is_refused(repo, tmp_path, state, name):
+    root = tmp_path / "in"
+    write(root, {"zarr.json": GROUP, f"g/{name}/zarr.json": GROUP, f"{name}/inner/zarr.json": GROUP})
+    refused = {path for path, _ in scan_directory(str(root)).invalid}
+    assert refused == {f"g/{name}", name}
+    with pytest.raises(InvalidInputError, match="cannot be imported"):
+        import_directory(repo, ImportRequest(str(root), state))
+
+
 def test_a_dry_run_does_nothing(repo, tmp_path, state):
     source = write(tmp_path / "z", sample())
     before = [info.key for info in repo.storage.list_objects()]
