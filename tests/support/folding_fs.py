@@ -146,7 +146,7 @@ def folding_file_system(mountpoint: Path) -> Iterator[None]:
         cwd=Path(__file__).parents[2],
         stdout=subprocess.PIPE,
     )
-    watch = threading.Timer(60, process.kill)
+    watch = threading.Timer(900, process.kill)
     watch.start()
     try:
         assert process.stdout is not None
