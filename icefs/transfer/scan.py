@@ -24,7 +24,7 @@ from icefs.format.nodes import NodeType
 from icefs.format.zarr_json import parse_zarr_json
 from icefs.transfer.disk_errors import disk_error
 from icefs.worktree.staged import Invalid
-from icefs.zarr.keys import METADATA_NAME, V2_METADATA_NAMES, ChunkIndex, ChunkKeyLayout, is_zarr_key
+from icefs.zarr.keys import METADATA_NAME, V2_METADATA_NAMES, ChunkIndex, ChunkKeyLayout, is_zarr_key, lies_in_hidden
 
 type I64 = npt.NDArray[np.int64]
 type U32 = npt.NDArray[np.uint32]
@@ -285,7 +285,7 @@ class _Scan:
             else:
                 place.files.add(index, status)
             return
-        if is_zarr_key(name):
+        if is_zarr_key(name) and not lies_in_hidden(_join(relative, name)):
             self._refuse(relative, name, "has the name of a chunk, but there is no array that it is one of")
         else:
             self.found.untracked.append(_join(relative, name))

@@ -35,7 +35,7 @@ from icefs.worktree.overlay import WorkTree
 from icefs.worktree.places import BaseChunks, GridArray, Place, Places
 from icefs.worktree.renames import RenamedChunks, RenamedFile, Renames
 from icefs.worktree.staged import Dropped, Invalid, LeftOpen, Source, Staged, StagedArray, StagedAt, source_size
-from icefs.zarr.keys import METADATA_NAME, ChunkIndex, ChunkKeyLayout, is_zarr_key, metadata_key
+from icefs.zarr.keys import METADATA_NAME, ChunkIndex, ChunkKeyLayout, is_zarr_key, lies_in_hidden, metadata_key
 from icefs.zarr.reader import KeyReader
 
 __all__ = ["Invalid", "Source", "Staged", "StagedArray", "StagedAt", "reused_ref", "stage", "staged_now"]
@@ -324,7 +324,7 @@ class _Staging:
             else:
                 self._staged.invalid.append(Invalid(path, reason))
             return
-        if not is_zarr_key(path):
+        if not is_zarr_key(path) or lies_in_hidden(path):
             self._staged.untracked.append(path)
         elif self._holding.is_open(source):
             self._staged.open.append(LeftOpen(path, OPEN))

@@ -265,6 +265,11 @@ def normalize_key(key: str) -> str:
     return "/".join(segments)
 
 
+def lies_in_hidden(key: str) -> bool:
+    """Tells whether a key lies in a directory whose name begins with a dot: no writer's node, but a program's own."""
+    return any(part.startswith(".") for part in key.split("/")[:-1])
+
+
 def is_zarr_key(key: str) -> bool:
     """Tells whether a (normalised) key can be metadata or a chunk's, in some encoding, of some hierarchy."""
     name = key[key.rfind("/") + 1 :]

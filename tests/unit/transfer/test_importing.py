@@ -503,3 +503,17 @@ def test_scanning_is_sorted_and_the_fingerprint_tells_changes(tmp_path):
     assert found.fingerprint() == scan_directory(source).fingerprint()
     os.utime(root / "scalar/c", ns=(LONG_AGO, LONG_AGO + 1))
     assert found.fingerprint() != scan_directory(source).fingerprint()
+
+
+def test_what_a_program_keeps_in_a_hidden_directory_is_untracked(tmp_path):
+    """As an interrupted rsync with --partial-dir leaves it: under the name that it is to have."""
+    from icefs.transfer.scan import scan_directory
+    from tests.support.staging_bench import array
+
+    partial = tmp_path / "a/c/0/.rsync-partial"
+    partial.mkdir(parents=True)
+    (tmp_path / "a/zarr.json").write_bytes(array((4, 4), (2, 2)))
+    (tmp_path / "a/c/0/0").write_bytes(b"1234")
+    (partial / "1").write_bytes(b"12")
+    found = scan_directory(str(tmp_path))
+    assert (found.untracked, found.invalid, found.num_chunks) == (["a/c/0/.rsync-partial/1"], [], 1)

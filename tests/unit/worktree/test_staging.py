@@ -377,3 +377,13 @@ def test_a_renamed_file_and_what_is_left_at_its_former_place_have_numbers_of_the
     numbers = [bench.work.getattr(bench.where(path)).ino for path in ("n/zarr.json", "g/a/zarr.json")]
     assert len(set(numbers)) == 2
     assert bench.tree() == bench.committed() == FILES | {"s/c": b"other", "n/zarr.json": FILES["g/a/zarr.json"]}
+
+
+@pytest.mark.parametrize("below", ["g/a/c/0", "g/dots", "v/1", "g"])
+def test_what_a_program_keeps_in_a_hidden_directory_is_untracked(bench, below):
+    """As an interrupted rsync with --partial-dir leaves it: under the name that it is to have."""
+    name = f"{below}/.rsync-partial/1"
+    bench.write(name, b"half of it")
+    bench.write("s/c", b"other")
+    expected = FILES | {"s/c": b"other", name: b"half of it"}
+    check(bench, expected, untracked=[name])
