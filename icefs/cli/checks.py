@@ -255,8 +255,8 @@ def _check_local(root: Path) -> Iterator[Finding]:
         yield Finding(
             "repository",
             PROBLEM,
-            f"locks do not work in {root} ({kind}): two commits at once may lose one",
-            "let one process write at a time, or move the repository to a local disk or an object store",
+            f"files cannot be locked in {root} ({kind}), so nothing can be committed there",
+            "mount the file system with locks, or move the repository to a local disk or an object store",
         )
 
 
