@@ -19,6 +19,7 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from icefs.engine.writable import array_data
 from icefs.errors import EntryNotFoundError, InvalidInputError, InvalidMetadataError, UnsupportedError
 from icefs.format.nodes import NodeType
 from icefs.format.zarr_json import parse_zarr_json
@@ -262,6 +263,7 @@ class _Scan:
             if len(data) > _MAX_METADATA_BYTES:
                 raise InvalidMetadataError("is too long", file=key, reason="is too long")
             metadata = parse_zarr_json(data, name=key, spec_version=self._spec_version)
+            array_data(metadata, key)  # refuses a grid that no snapshot can hold
             growing = None
             if metadata.node_type is NodeType.ARRAY:
                 layout = ChunkKeyLayout.of_metadata(data, len(metadata.grid_shape))

@@ -18,6 +18,7 @@ from dataclasses import replace
 
 from icefs.engine.changeset import difference
 from icefs.engine.session import Session
+from icefs.engine.writable import array_data
 from icefs.errors import InvalidInputError, InvalidMetadataError
 from icefs.format.chunk_indices import ChunkIndices
 from icefs.format.manifest import ArrayRefs, ChunkRef
@@ -176,6 +177,7 @@ class _Staging:
         key = metadata_key(path)
         try:
             metadata = parse_zarr_json(data, name=key, spec_version=self._base.repository.spec_version)
+            array_data(metadata, key)  # refuses a grid that no snapshot can hold
         except InvalidMetadataError as error:
             self._staged.invalid.append(Invalid(key, error.message))
             return

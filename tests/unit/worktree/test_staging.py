@@ -387,3 +387,13 @@ def test_what_a_program_keeps_in_a_hidden_directory_is_untracked(bench, below):
     bench.write("s/c", b"other")
     expected = FILES | {"s/c": b"other", name: b"half of it"}
     check(bench, expected, untracked=[name])
+
+
+def test_a_grid_that_no_snapshot_can_hold_is_invalid_alone(bench):
+    bench.write("huge/zarr.json", array((1 << 33,), (1,)))
+    bench.write("s/c", b"other")
+    [(path, reason)] = bench.staged().invalid
+    assert path == "huge/zarr.json"
+    assert "8589934592 chunks along one dimension are too many" in reason
+    bench.commit(skip_invalid=True)
+    assert bench.committed() == FILES | {"s/c": b"other"}
