@@ -95,6 +95,7 @@ ERROR_TABLE: tuple[Row, ...] = (
     Row(errors.BadAnswerError, STORAGE, "check the endpoint and the network, and what answers in the store's place"),
     Row(errors.UnreachableError, STORAGE, "check the endpoint and the network"),
     Row(errors.NoSpaceError, STORAGE, "make room and try again"),
+    Row(errors.FileTooLargeError, USAGE, "write a smaller file"),
     Row(errors.TooManyFilesError, STORAGE, "raise the limit of open files ('ulimit -n'), or close some"),
     Row(errors.InvalidObjectSizeError, STORAGE, "the object is damaged: restore it from a copy"),
     Row(errors.ObjectModifiedError, STORAGE, "the referenced file changed after it was referenced"),
