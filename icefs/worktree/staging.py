@@ -331,8 +331,17 @@ class _Staging:
         elif self._holding.is_open(source):
             self._staged.open.append(LeftOpen(path, OPEN))
         elif not self._waits(path, directory):
-            reason = "has the name of a chunk, but there is no array that it is one of"
-            self._staged.invalid.append(Invalid(path, reason))
+            self._staged.invalid.append(Invalid(path, self._no_chunk(directory)))
+
+    def _no_chunk(self, directory: str) -> str:
+        """Says why a file with the name of a chunk is none, by the nearest array above it."""
+        path = f"/{directory}" if directory else "/"
+        while (array := self._array(path)) is None:
+            if path == "/":
+                return "has the name of a chunk, but there is no array that it is one of"
+            path = path.rpartition("/")[0] or "/"
+        layout = array.layout
+        return f"is no chunk of {path}: its chunks have names such as {layout.format((0,) * layout.ndim)}"
 
     def _wait(self, path: str, directory: str) -> None:
         """Leaves something for the commit after a file has been closed that decides about it."""

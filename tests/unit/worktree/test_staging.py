@@ -397,3 +397,11 @@ def test_a_grid_that_no_snapshot_can_hold_is_invalid_alone(bench):
     assert "8589934592 chunks along one dimension are too many" in reason
     bench.commit(skip_invalid=True)
     assert bench.committed() == FILES | {"s/c": b"other"}
+
+
+def test_a_file_that_is_no_chunk_of_the_array_above_it_is_told_their_names(bench):
+    bench.write("g/dots/c/0/0", b"1")
+    bench.write("g/a/c/1/7/9", b"1")
+    told = dict(bench.staged().invalid)
+    assert told["g/dots/c/0/0"] == "is no chunk of /g/dots: its chunks have names such as c.0.0"
+    assert told["g/a/c/1/7/9"] == "is no chunk of /g/a: its chunks have names such as c/0/0"
