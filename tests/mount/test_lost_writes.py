@@ -179,6 +179,10 @@ class Programs:
         self.place.kill()
         self.place.clear()
         self.place.mount()
+        try:
+            os.listdir(self.place.path)
+        except OSError:  # to open the tree takes a page, and the filler has what was kept back for that
+            self.empty()
 
     def invalid(self) -> dict[str, str]:
         return {one["path"]: one["reason"] for one in self.place.control("status.json")["invalid"]}
