@@ -11,7 +11,7 @@ PYTEST_ALL := $(PYTEST) -n $(shell expr $$(nproc) + 1) --dist loadfile
 .PHONY: help setup setup-tests demo fmt lint types test unit conformance mount s3 check soak bench man clean
 
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
 
 setup: ## Install what icefs needs into .venv (asks Debian for FUSE, uv for Python)
 	@bash scripts/setup.sh dev
