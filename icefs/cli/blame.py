@@ -1,6 +1,5 @@
 """`icefs blame`: which commit changed each chunk of an array last."""
 
-import os
 from typing import Any
 
 import click
@@ -9,10 +8,10 @@ import numpy as np
 from icefs.cli.chunk_map import cell, draw, scale
 from icefs.cli.history import describe_commit
 from icefs.cli.lineages import open_lineage_cache
-from icefs.cli.mounts import absolute
+from icefs.cli.mounts import CONTROL, check_tree
 from icefs.cli.options import human_time, json_option, print_json
 from icefs.cli.read import ref_option
-from icefs.cli.repos import DEFAULT_BRANCH, locate, open_repository
+from icefs.cli.repos import DEFAULT_BRANCH, Source, locate, open_repository
 from icefs.cli.steps import steps
 from icefs.clock import to_datetime
 from icefs.engine.lineage import Lineages
@@ -36,14 +35,18 @@ def blame(where: str, node_path: str | None, ref: str | None, as_json: bool) -> 
     block of chunks, with the number of its newest commit in the list below.
     """
     source = locate(where, ref)
-    if node_path is None and source.mounted is not None:
-        node_path = os.path.relpath(absolute(where).resolve(), source.mounted.tree.resolve())
     if node_path is None:
-        raise InvalidInputError(f"which array of {where}?", hint="icefs blame REPO NODE")
+        if source.mounted is None:
+            raise InvalidInputError(f"which array of {where}?", hint="icefs blame REPO NODE")
+        check_tree(source.mounted, where)
+    path = _node_path(source, node_path or "")
+    if source.mounted is not None and path.split("/")[1] == CONTROL:
+        raise InvalidInputError(
+            f"not an array, but the mount's control directory: {where}", hint="give the path of an array in the tree"
+        )
     repository = open_repository(source.location)
     snapshot_id = repository.resolve_ref(source.ref or DEFAULT_BRANCH)
     session = repository.session_at(snapshot_id)
-    path = "/" + normalize_key(node_path.strip("/")).removeprefix(".")
     node = session.get_node(path)
     if node is None or node.array is None:
         raise NodeNotFoundError(f"no array at {path} in {snapshot_id}", path=path)
@@ -95,6 +98,12 @@ def blame(where: str, node_path: str | None, ref: str | None, as_json: bool) -> 
     click.echo(f"  zarr.json  {_commit(metadata)}")
     if not lineage.is_complete:
         click.echo("  some transaction logs are gone: older commits cannot be told apart", err=True)
+
+
+def _node_path(source: Source, node_path: str) -> str:
+    """Returns the path of a node in the repository, "/" for the root, given one below what the user pointed at."""
+    key = source.key(node_path).strip("/")
+    return "/" if key in ("", ".") else f"/{normalize_key(key)}"
 
 
 def _commit(info: Any) -> str:

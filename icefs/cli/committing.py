@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from icefs.cli.mounts import Mounted, require_mount, require_place
+from icefs.cli.mounts import CONTROL, Mounted, check_branch, require_branch, require_place
 from icefs.cli.options import json_option, print_json, say
 from icefs.cli.progress import CommitProgress
 from icefs.errors import ConflictError, InvalidInputError, RebaseFailedError
@@ -60,7 +60,7 @@ def commit(
 
     A file that is open for writing and has changed stays for the next commit, and is listed.
     """
-    mounted = require_mount(path)
+    mounted = require_branch(path)
     metadata = parse_metadata(meta)
     text = "\n\n".join(message) if message else None
     if text is None and not amend:
@@ -169,6 +169,12 @@ def discard(path: str, everything: bool, as_json: bool) -> None:
     that was deleted, which comes back. What is dropped does not.
     """
     mounted, inside = require_place(path)
+    check_branch(mounted, path)
+    if inside.partition("/")[0] == CONTROL and not everything:
+        raise InvalidInputError(
+            f"not a part of the branch, but the mount's control directory: {path}",
+            hint=f"give a path in {mounted.tree}",
+        )
     if not inside and not everything:
         raise InvalidInputError("this would drop all changes of the branch", hint="give a path below it, or --all")
     answer = mounted.ask("discard", path="" if everything else inside)
@@ -192,7 +198,7 @@ def rebase(path: str, how: str, as_json: bool) -> None:
     Where that fails, the changes stay as they are, on the snapshot that they were made on.
     """
     with explaining():
-        answer = require_mount(path).ask("rebase", how=how)
+        answer = require_branch(path).ask("rebase", how=how)
     if as_json:
         print_json(answer)
     else:

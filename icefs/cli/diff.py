@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from icefs.cli.mounts import require_mount
+from icefs.cli.mounts import check_tree, require_mount
 from icefs.cli.options import json_option, print_json, print_painted, say
 from icefs.errors import InvalidInputError
 from icefs.vfs.status_text import SHOWN, diff_lines
@@ -50,8 +50,7 @@ def diff(where: tuple[str, ...], with_chunks: bool, with_map: bool | None, as_js
 
 def _show_uncommitted(path: str, *, with_chunks: bool, with_map: bool, as_json: bool) -> None:
     mounted = require_mount(path)
-    if mounted.tree_info.get("kind") is None:
-        raise InvalidInputError(f"not in a branch, but at the root of a mount: {path}", hint="give a path in a branch")
+    check_tree(mounted, path)
     facts = mounted.read_json("diff.json")
     if as_json:
         print_json(facts)

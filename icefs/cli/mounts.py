@@ -20,12 +20,14 @@ from icefs.errors import (
     EntryNotFoundError,
     FormatError,
     IcefsError,
+    InvalidInputError,
     NotPermittedError,
+    ReadOnlyError,
     StaleError,
     UntrustedMountError,
 )
 from icefs.fuse.mountpoints import FILESYSTEM_TYPE, MountEntry, mount_of, mount_table
-from icefs.words import command
+from icefs.words import command, quoted
 
 CONTROL = ".icefs"
 _TREES = ("branches", "tags", "snapshots")
@@ -228,6 +230,59 @@ def require_mount(path: str | os.PathLike[str]) -> Mounted:
             f"not in an icefs mount: {absolute(path)}", hint="give a path in a mount, or 'icefs mount' a repository"
         )
     return mounted
+
+
+def require_branch(path: str | os.PathLike[str]) -> Mounted:
+    """Like `require_mount`, for commands that change a branch.
+
+    Raises:
+        InvalidInputError: the path lies in no branch, tag or snapshot.
+        ReadOnlyError: the path lies in a tag or a snapshot, or the whole mount is read-only.
+    """
+    mounted = require_mount(path)
+    check_branch(mounted, path)
+    return mounted
+
+
+def check_tree(mounted: Mounted, path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Returns what the tree of a path in a mount says of itself.
+
+    Raises:
+        InvalidInputError: the path lies in no tree, but above all of them.
+    """
+    info = mounted.tree_info
+    if info.get("kind") is None:
+        parts = absolute(path).resolve().relative_to(mounted.root).parts
+        where = f"in the directory of all {parts[0]}" if parts and parts[0] in _TREES else "at the root of a mount"
+        raise InvalidInputError(
+            f"not in a branch, but {where}: {path}", hint=f"give a path in a branch, as {_some_branch(mounted.root)}"
+        )
+    return info
+
+
+def check_branch(mounted: Mounted, path: str | os.PathLike[str]) -> None:
+    """Refuses a path in a mount that lies in no writable branch, as `require_branch` does."""
+    info = check_tree(mounted, path)
+    if info.get("writable"):
+        return
+    kind, name, root = info["kind"], info.get("name"), mounted.root
+    if kind == "branch":
+        raise ReadOnlyError(
+            f"this mount is read-only: {root}", hint="unmount it, and mount the branch again without --read-only"
+        )
+    start = name or info["snapshot"]
+    raise ReadOnlyError(
+        f"this tree is read-only: {kind} {quoted(str(start))}",
+        hint=f"give a path in a branch; '{command('branch create', 'NAME', str(start), repo=str(root))}'"
+        f" makes one of this {kind}",
+    )
+
+
+def _some_branch(root: Path) -> str:
+    """Returns the path of a branch in a mount: `main`, or the first one."""
+    branches = root / "branches"
+    names = sorted(os.listdir(branches))
+    return str(branches / ("main" if "main" in names or not names else names[0]))
 
 
 def require_place(path: str | os.PathLike[str]) -> tuple[Mounted, str]:

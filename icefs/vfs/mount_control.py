@@ -5,15 +5,16 @@ import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from icefs.errors import IcefsError
+from icefs.errors import IcefsError, InvalidInputError, ReadOnlyError
 from icefs.storage.url import redact
 from icefs.vfs import reports
 from icefs.vfs.access_log import as_text, recent_accesses
 from icefs.vfs.attrs import Ownership
 from icefs.vfs.branches import BranchTree
 from icefs.vfs.control import ControlDir, ControlFile
+from icefs.vfs.jobs import Answer
 from icefs.vfs.names import encode_ref
 from icefs.vfs.observing import Look
 from icefs.vfs.observing_rpc import observing_operations
@@ -188,7 +189,16 @@ class MountControl:
         async def uncommitted(request: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any]]:
             yield {"branches": await self.uncommitted()}
 
-        operations: dict[str, Operation] = {"ping": ping, "refresh": refresh, "info": info, "status": status}
+        operations: dict[str, Operation] = {
+            "ping": ping,
+            "refresh": refresh,
+            "info": info,
+            "status": status,
+            # A writable branch has its own.
+            **dict.fromkeys(
+                ("commit", "discard", "rebase", "cancel"), lambda request: Answer(partial(_refuse, tree, request))
+            ),
+        }
         if tree is not None:
             operations["warmup"] = lambda request: self._warm_up(tree, request)
         if tree is None or tree.label == "":
@@ -234,6 +244,16 @@ class MountControl:
         session = await self._fs.in_thread(lambda: open_session(repository, snapshot_id))
         async for line in warm_up(session, request):
             yield line
+
+
+async def _refuse(tree: SessionTree | None, request: Mapping[str, Any]) -> NoReturn:
+    """Refuses what only a writable branch can do: `tree` is another one, or None above all trees."""
+    if tree is None:
+        raise InvalidInputError(
+            f"not in a branch, but at the root of a mount, where there is nothing to {request['op']}",
+            hint="ask in a branch, as branches/main",
+        )
+    raise ReadOnlyError(f"this tree is read-only: {tree.kind} {quoted(tree.name or str(tree.snapshot_id))}")
 
 
 def _unusable(tree: WorkingTree, error: IcefsError) -> dict[str, Any]:
