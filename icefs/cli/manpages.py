@@ -35,7 +35,9 @@ FILES: Final = {
     "/etc/icefs/NAME.toml, ~/.config/icefs/NAME.toml": "What a service mounts: see icefs\\-services(7).",
     "$XDG_STATE_HOME/icefs": "Working trees: what is written to a mounted branch and not committed. They hold work:"
     " 'icefs sessions' lists them. By default ~/.local/state/icefs.",
-    "$XDG_STATE_HOME/icefs/log": "The logs of daemons, one for each mountpoint.",
+    "$XDG_STATE_HOME/icefs/log": "The logs of daemons, one for each mountpoint. Old ones go: see icefs\\-caching(7).",
+    "$XDG_STATE_HOME/icefs/imports, $XDG_STATE_HOME/icefs/exports": "What the store has of imported directories, and"
+    " which version an exported directory has. Bounded; may be deleted while no import or export runs.",
     "$XDG_CACHE_HOME/icefs": "Chunks of remote stores, and answers about histories. May be deleted at any time. By"
     " default ~/.cache/icefs.",
     "REPO/icefs.lock#0": "The lock with which the processes of one machine take turns at writing to a local repository."

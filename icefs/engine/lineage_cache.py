@@ -14,7 +14,6 @@ import logging
 import os
 import sqlite3
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, Self
@@ -23,6 +22,7 @@ import msgpack  # type: ignore[import-untyped]  # it ships no types
 import numpy as np
 import zstandard
 
+from icefs.bounded import Limits, keep_within
 from icefs.engine.lineage_values import Lineage, Touch
 from icefs.errors import FormatError
 from icefs.format.chunk_indices import ChunkIndices
@@ -96,7 +96,9 @@ class LineageCache:
         self._connection = connection
         with contextlib.suppress(OSError):  # files of another process, which come and go
             os.utime(self._path)
-            _sweep(self._path.parent, self._path)
+            # A process that has another one open goes on with the deleted file.
+            limits = Limits(max_bytes=MAX_DIRECTORY_BYTES, max_unused_s=MAX_UNUSED_S)
+            keep_within(self._path.parent, "*.db", limits, own=self._path, suffixes=_SUFFIXES)
 
     def _guard[T](self, action: Callable[[], T], otherwise: T) -> T:
         """Does something with the database; where that fails, without it."""
@@ -203,27 +205,6 @@ class LineageCache:
 def _remove(path: Path) -> None:
     for suffix in _SUFFIXES:
         Path(f"{path}{suffix}").unlink(missing_ok=True)
-
-
-def _sweep(directory: Path, own: Path) -> None:
-    """Deletes databases that were not used for long, and those used longest ago while all together are too large.
-
-    A process that has one of them open goes on with the deleted file.
-    """
-    used = {path: path.stat().st_mtime for path in directory.glob("*.db") if path != own}
-    total = _size(own)
-    for path, used_at in sorted(used.items(), key=lambda one: -one[1]):
-        total += _size(path)
-        if total > MAX_DIRECTORY_BYTES or time.time() - used_at > MAX_UNUSED_S:
-            _remove(path)
-
-
-def _size(path: Path) -> int:
-    total = 0
-    for suffix in _SUFFIXES:
-        with contextlib.suppress(FileNotFoundError):
-            total += Path(f"{path}{suffix}").stat().st_size
-    return total
 
 
 def _pack(value: Any) -> bytes:

@@ -9,6 +9,7 @@ Nothing heavy is imported here, so that the command has little to do before the 
 """
 
 import base64
+import contextlib
 import errno
 import json
 import logging
@@ -142,11 +143,17 @@ def _open_log(path: Path) -> IO[bytes]:
             path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists() and path.stat().st_size > _MAX_LOG_BYTES:
             path.replace(path.with_name(path.name + ".1"))
-        return open(path, "ab", buffering=0, opener=lambda name, flags: os.open(name, flags, 0o600))
+        file = os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab", buffering=0)
     except OSError as error:
         raise StorageError(
             f"cannot write the log file {path}: {os.strerror(error.errno or errno.EIO)}", hint="choose a --log-file"
         ) from error
+    logs.hold(file.fileno())
+    if path.parent == default_log_file("/").parent:
+        with contextlib.suppress(OSError):  # another user's, or being deleted by another command
+            os.utime(path)
+            logs.keep_logs_within(path.parent, path)
+    return file
 
 
 def _last_line(log_file: str) -> str:

@@ -6,12 +6,16 @@
 
 Lines are text, or JSON objects for programs. The journal gets entries with fields (`journal`), or lines that begin
 with `<N>`, the priority that systemd reads there. A log file may be renamed away at any time (logrotate): the next
-line goes into a new one.
+line goes into a new one. A daemon holds a shared lock (flock) on its log file; those of the default directory that
+nobody holds have a limit (`keep_logs_within`).
 
 Whoever logs may say in `extra` which lines are the same although their words differ (`repeat_key`), and give the facts
 that a line is made of (`facts`), which JSON repeats as `facts`.
 """
 
+import contextlib
+import fcntl
+import io
 import json
 import logging
 import os
@@ -21,14 +25,18 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from logging.handlers import WatchedFileHandler
+from pathlib import Path
 from typing import Any, Final
 from urllib.parse import unquote
 
+from icefs.bounded import Limits, keep_within
 from icefs.fuse.journal import JournalHandler, is_journal, priority
 from icefs.log_context import current_branch
 from icefs.words import visible
 
 FORMATS: Final = ("text", "json")
+LIMITS: Final = Limits(max_bytes=256 << 20, max_files=200, max_unused_s=90 * 86400)
+"""Of the logs in the default directory; that of a running daemon stays whatever they say."""
 
 _AGAIN_S: Final = 60.0
 _KNOWN_LINES: Final = 512
@@ -261,12 +269,45 @@ class LogFile(WatchedFileHandler):
         self._takes_stderr = takes_stderr
         super().__init__(path, encoding="utf-8", errors="backslashreplace")
 
+    def _open(self) -> io.TextIOWrapper:
+        stream = super()._open()
+        hold(stream.fileno())
+        return stream
+
     def reopenIfNeeded(self) -> None:
         """Opens the file anew if its name leads elsewhere now."""
         before = self.stream
         super().reopenIfNeeded()
         if self._takes_stderr and self.stream is not before and self.stream is not None:
             os.dup2(self.stream.fileno(), 2)
+
+
+def hold(descriptor: int) -> None:
+    """Marks an open log file as one that a daemon writes, for as long as it is open."""
+    with contextlib.suppress(OSError):  # without locks it looks unused, and is made anew when it was deleted
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+
+
+def keep_logs_within(directory: Path, own: Path) -> None:
+    """Deletes logs that are over the limits, but for one's own and those that daemons hold.
+
+    Raises:
+        OSError: the directory cannot be read or changed.
+    """
+    for pattern in ("*.log", "*.log.1"):
+        keep_within(directory, pattern, LIMITS, own=own, is_free=_is_free)
+
+
+def _is_free(path: Path) -> bool:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        finally:
+            os.close(descriptor)
+    except OSError:
+        return False
+    return True
 
 
 def set_up(*, level: str, kind: str, mount: str, branch: str | None, log_file: str | None, foreground: bool) -> Repeats:

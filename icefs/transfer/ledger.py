@@ -3,6 +3,10 @@
 One SQLite file for each directory and repository, under the state directory. A row is good for as long as a file has
 its size and both of its times; what is lost of it costs storing those files again, and nothing else.
 
+The files have a limit: each import deletes those that no import has used for long, or that are too many together. A
+finished import leaves its file, from which a repeated one knows that it has nothing to do, and one with `--overwrite`
+which files are new.
+
 A row is written after what it tells of is durable. It does not keep garbage collection from taking the object: whoever
 trusts an old row asks the store first, and one older than `KEPT_S` is not trusted, as a collection that began before
 the question was asked may still end after it.
@@ -10,6 +14,7 @@ the question was asked may still end after it.
 
 import contextlib
 import hashlib
+import logging
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator
@@ -19,10 +24,15 @@ from typing import Final, NamedTuple, Self
 import numpy as np
 import numpy.typing as npt
 
+from icefs.bounded import Limits, keep_within
 from icefs.errors import SessionStateError, StorageError
 from icefs.format.ids import ChunkId
 from icefs.private import make_private
 
+_log = logging.getLogger(__name__)
+
+LIMITS: Final = Limits(max_bytes=256 << 20, max_files=1000, max_unused_s=90 * 86400)
+_SUFFIXES: Final = ("", "-wal", "-shm")
 KEPT_S: Final = 3 * 86400
 _VERSION: Final = 1
 _SCHEMA: Final = """
@@ -85,9 +95,14 @@ class Ledger:
                 raise
             except sqlite3.DatabaseError:
                 self._db.close()
-                for name in (path.name, f"{path.name}-wal", f"{path.name}-shm"):
-                    path.with_name(name).unlink(missing_ok=True)
+                for suffix in _SUFFIXES:
+                    path.with_name(f"{path.name}{suffix}").unlink(missing_ok=True)
                 self._open()
+        try:
+            os.utime(path)
+            keep_within(path.parent, "*.db", LIMITS, own=path, suffixes=_SUFFIXES, is_free=_is_free)
+        except OSError as error:
+            _log.warning("records of earlier imports in %s cannot be deleted: %s", path.parent, error)
 
     def _open(self) -> None:
         self._db = sqlite3.connect(self.path, isolation_level=None, timeout=0.5)
@@ -181,6 +196,21 @@ class Ledger:
 
     def _failed(self, error: Exception) -> StorageError:
         return StorageError(f"the record of what is imported {self.path} failed: {error}", kind="io")
+
+
+def _is_free(path: Path) -> bool:
+    """Tells whether no import has a file open; a damaged one is free."""
+    try:
+        other = sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, isolation_level=None, timeout=0)
+        try:
+            other.execute("begin immediate")
+        finally:
+            other.close()
+    except sqlite3.OperationalError:
+        return False
+    except sqlite3.DatabaseError:
+        return True
+    return True
 
 
 def _text(path: str) -> str:

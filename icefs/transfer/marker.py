@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Final, Self
 
+from icefs.bounded import Limits, keep_within
 from icefs.errors import NotADirectoryTreeError, NotEmptyError, SessionStateError
 from icefs.transfer.disk_errors import disk_error
 from icefs.transfer.folding import PROBE_PREFIX
@@ -32,6 +33,9 @@ STAGING_NAME: Final = ".icefs-export.tmp"
 RESERVED: Final = frozenset({MARKER_NAME, STAGING_NAME})
 _SUFFIX: Final = ".icefs-export"
 _MAX_NAME: Final = 200
+LIMITS: Final = Limits(max_files=1000)
+"""Of records: a further export to a directory whose record is gone asks for --force."""
+UNFINISHED: Final = Limits(max_unused_s=86400)
 _VERSION: Final = 1
 
 
@@ -95,20 +99,21 @@ class Record:
         facts = {**asdict(marker), "directory": self._root, "inode": os.stat(self._root).st_ino}
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._remove_orphaned(self._path.parent)
+            self._remove_old(self._path.parent)
             new = self._path.with_name(f"{self._path.name}.{os.getpid()}")
             new.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
             new.replace(self._path)
         except OSError as error:
             _log.warning("cannot keep a record of the export to %s: %s", self._root, error)
 
-    @staticmethod
-    def _remove_orphaned(directory: Path) -> None:
-        """Removes the records of directories that are gone."""
+    def _remove_old(self, directory: Path) -> None:
+        """Removes the records of directories that are gone, those over the limit, and what died before its rename."""
         for path in directory.glob("*.json"):
             with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
                 if not os.path.isdir(json.loads(path.read_text(encoding="utf-8"))["directory"]):
                     path.unlink()
+        keep_within(directory, "*.json", LIMITS, own=self._path)
+        keep_within(directory, "*.json.*", UNFINISHED)
 
 
 class Target:

@@ -1,13 +1,16 @@
 """Starting daemons, as far as that needs no kernel."""
 
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from icefs.bounded import Limits
 from icefs.errors import InvalidInputError, StorageError
-from icefs.fuse import daemon
+from icefs.fuse import daemon, logs
 from icefs.fuse.options import MountOptions
 
 
@@ -52,6 +55,55 @@ def test_a_log_that_grew_large_is_put_aside(tmp_path, monkeypatch):
     path.write_text("x" * 10)
     daemon._open_log(path).close()
     assert path.read_text() == "x" * 10
+
+
+def spawn_and_fail(tmp_path, name):
+    """Starts a daemon that ends at once, for its mountpoint is not there; its log is in the default directory."""
+    with pytest.raises(InvalidInputError, match="does not exist"):
+        daemon.spawn(MountOptions(repository=str(tmp_path / "repo"), mountpoint=str(tmp_path / name)))
+
+
+def logs_in(directory):
+    return {path.name.removeprefix("-").rpartition("LOG")[2] for path in directory.iterdir()}
+
+
+def make_log(directory, name, age_s, size=1):
+    path = directory / f"LOG{name}"
+    with open(path, "wb") as file:
+        file.truncate(size)  # without taking room
+    os.utime(path, (time.time() - age_s,) * 2)
+    return path
+
+
+def test_old_logs_go_but_for_those_that_a_daemon_writes(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    directory = tmp_path / "state/icefs/log"
+    directory.mkdir(parents=True)
+    over = logs.LIMITS.max_unused_s + 10
+    for name in ("old.log", "old.log.1", "notes.txt"):
+        make_log(directory, name, over)
+    make_log(directory, "young.log", over - 1000)
+    running = logs.LogFile(str(make_log(directory, "running.log", over)), takes_stderr=False)
+    spawn_and_fail(tmp_path, "LOG own")
+    assert logs_in(directory) == {"notes.txt", "young.log", "running.log", "%20own.log"}
+    running.close()
+    # One's own is of use again, however long nobody mounted there.
+    os.utime(next(directory.glob("*own.log")), (time.time() - over,) * 2)
+    spawn_and_fail(tmp_path, "LOG own")
+    assert logs_in(directory) == {"notes.txt", "young.log", "%20own.log"}
+
+
+def test_logs_are_limited_in_bytes_and_number(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    directory = tmp_path / "state/icefs/log"
+    directory.mkdir(parents=True)
+    for number in range(4):
+        make_log(directory, f"{number}.log", 60 * (number + 1), int(logs.LIMITS.max_bytes) * 2 // 5)
+    spawn_and_fail(tmp_path, "LOG own")
+    assert logs_in(directory) == {"0.log", "1.log", "%20own.log"}
+    monkeypatch.setattr(logs, "LIMITS", Limits(max_files=2))
+    spawn_and_fail(tmp_path, "LOG own")
+    assert logs_in(directory) == {"0.log", "%20own.log"}
 
 
 @pytest.mark.parametrize(

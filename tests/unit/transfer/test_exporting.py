@@ -4,10 +4,12 @@ import json
 import os
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
 
+from icefs.bounded import Limits
 from icefs.engine.key_times import KeyTimes
 from icefs.engine.lineage import Lineages
 from icefs.engine.writing import WritableRepository
@@ -385,8 +387,7 @@ def test_the_record_is_of_this_directory_and_no_other(repo, tmp_path):
     target, state = tmp_path / "out", tmp_path / "state"
     export(repo, target)
     assert "memory" in record(state).read_text() or "repo" in record(state).read_text()
-    shutil.rmtree(target)
-    (tmp_path / "takes the inode").mkdir()
+    target.rename(tmp_path / "keeps the inode")
     write(target, {"notes.txt": b"mine"})
     with pytest.raises(NotEmptyError, match="has files in it"):
         export(repo, target)
@@ -402,6 +403,23 @@ def test_the_record_is_of_this_directory_and_no_other(repo, tmp_path):
     shutil.rmtree(tmp_path / "other")
     export(repo, target, force=True)
     assert record(state)
+
+
+def test_records_are_limited_in_number_and_those_that_were_never_finished_go(repo, tmp_path, monkeypatch):
+    monkeypatch.setattr("icefs.transfer.marker.LIMITS", Limits(max_files=3))
+    records = tmp_path / "state/exports"
+    for number in range(5):
+        export(repo, tmp_path / f"out{number}")
+        for path in records.glob("*.json"):
+            os.utime(path, (path.stat().st_mtime - 60,) * 2)
+    directories = {json.loads(path.read_text())["directory"] for path in records.iterdir()}
+    assert directories == {str(tmp_path / f"out{number}") for number in (2, 3, 4)}
+    dead, alive = records / "x.json.1", records / "y.json.2"
+    for path in (dead, alive):
+        path.touch()
+    os.utime(dead, (time.time() - 2 * 86400,) * 2)
+    export(repo, tmp_path / "out4")
+    assert (dead.exists(), alive.exists()) == (False, True)
 
 
 def test_without_a_place_for_records_an_export_works_once(repo, tmp_path, caplog):

@@ -4,9 +4,11 @@ import json
 import os
 import random
 import threading
+import time
 
 import pytest
 
+from icefs.bounded import Limits
 from icefs.engine.writing import WritableRepository
 from icefs.errors import (
     AlreadyExistsError,
@@ -23,7 +25,7 @@ from icefs.format.layout import chunk_key
 from icefs.storage.local import LocalStorage
 from icefs.storage.memory import MemoryStorage
 from icefs.transfer.importing import ImportRequest, import_directory
-from icefs.transfer.ledger import KEPT_S, Ledger, ledger_path
+from icefs.transfer.ledger import KEPT_S, LIMITS, Ledger, ledger_path
 from icefs.transfer.scan import scan_directory
 from icefs.zarr.reader import KeyReader
 from tests.support.faulty import FaultyStorage
@@ -424,6 +426,45 @@ def test_what_was_stored_long_ago_is_trusted_only_if_the_branch_has_it(repo, tmp
     assert import_directory(repo, ImportRequest(source, state, overwrite=True)).stored_chunks == 0
     elsewhere = import_directory(repo, ImportRequest(source, state, path="/elsewhere"))
     assert elsewhere.stored_chunks == first.stored_chunks
+
+
+def age(path, age_s):
+    os.utime(path, (time.time() - age_s,) * 2)
+
+
+def test_records_of_imports_that_nobody_repeats_go(repo, tmp_path, state):
+    sources = {name: write(tmp_path / name, sample()) for name in ("old", "young", "interrupted", "running", "now")}
+    path_of = {name: ledger_path(state, repo.storage.url, source) for name, source in sources.items()}
+    for name in ("old", "young"):
+        import_directory(repo, ImportRequest(sources[name], state, path=f"/{name}"))
+    with pytest.raises(Stop):
+        import_directory(repo, ImportRequest(sources["interrupted"], state, path="/interrupted"), stop_at_end)
+    with Ledger(path_of["running"]):
+        for name in ("old", "running"):
+            age(path_of[name], LIMITS.max_unused_s + 10)
+        age(path_of["young"], LIMITS.max_unused_s - 1000)
+        import_directory(repo, ImportRequest(sources["now"], state, path="/now"))
+        there = {name for name, path in path_of.items() if path.exists()}
+        assert there == {"young", "interrupted", "running", "now"}
+    # What is left is of use: the interrupted import goes on, and a finished one knows that it has nothing to do.
+    assert import_directory(repo, ImportRequest(sources["interrupted"], state, path="/interrupted")).stored_chunks == 0
+    assert import_directory(repo, ImportRequest(sources["young"], state, path="/young")).is_repeated
+
+
+def test_records_of_imports_are_limited_in_bytes_and_number(tmp_path, monkeypatch):
+    directory = tmp_path / "imports"
+    directory.mkdir()
+    for number in range(4):
+        with open(directory / f"{number}.db", "wb") as file:
+            file.truncate(int(LIMITS.max_bytes) // 3)  # without taking room
+        (directory / f"{number}.db-wal").touch()
+        age(directory / f"{number}.db", 60 * (number + 1))
+    with Ledger(directory / "own.db"):
+        assert {path.name for path in directory.glob("[0-9]*")} == {"0.db", "0.db-wal", "1.db", "1.db-wal"}
+    monkeypatch.setattr("icefs.transfer.ledger.LIMITS", Limits(max_files=2))
+    with Ledger(directory / "own.db"):
+        pass
+    assert {path.name for path in directory.glob("*.db")} == {"0.db", "own.db"}
 
 
 def test_a_file_that_was_just_written_is_not_remembered(repo, tmp_path, state):
