@@ -3,7 +3,7 @@
 A container of a repository's configuration says where its bucket is. The repository may come from anybody. So such an
 endpoint gets neither the keys of the environment nor a request that is not encrypted, unless the user has named it too:
 as the endpoint of the repository, in the environment, in a configuration given when opening, or with the authorised
-prefix (`s3://bucket/?endpoint_url=URL`).
+prefix (`s3://bucket/?endpoint_url=URL`). Tigris's own endpoint is named by each authorised prefix `tigris://`.
 """
 
 import logging
@@ -80,9 +80,10 @@ def check_endpoint(
         UnauthorizedContainerError: it would get the keys of the environment, or a request that is not encrypted.
     """
     endpoint_url = endpoint_of(store)
-    if endpoint_url is None or isinstance(store, TigrisStore):
+    if endpoint_url is None:
         return
-    if _origin(endpoint_url) in {_origin(url) for url in (*named, *_named_elsewhere(storage)) if url}:
+    own = _TIGRIS_ENDPOINT if urlsplit(url_prefix).scheme.lower() == "tigris" else None
+    if _origin(endpoint_url) in {_origin(url) for url in (own, *named, *_named_elsewhere(storage)) if url}:
         return
     is_anonymous = store.options.anonymous if credentials.anonymous is None else credentials.anonymous
     has_own_keys = credentials.s3 is not None

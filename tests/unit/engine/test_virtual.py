@@ -1,4 +1,5 @@
 import os
+import re
 import threading
 from contextlib import closing
 from email.utils import formatdate
@@ -20,7 +21,7 @@ from icefs.errors import (
     UnsupportedError,
 )
 from icefs.format.config import S3Options, VirtualChunkContainer
-from icefs.format.config_storage import AzureStore, GcsStore, HttpStore, LocalFileSystemStore, S3Store
+from icefs.format.config_storage import AzureStore, GcsStore, HttpStore, LocalFileSystemStore, S3Store, TigrisStore
 from icefs.format.manifest import VirtualRef
 from icefs.storage.disk_cache import DiskCache
 from icefs.storage.metered import StoreMeter
@@ -585,6 +586,31 @@ def test_an_endpoint_that_only_the_repository_names(
     else:
         read({"s3://trusted/": credentials})
     assert {options.endpoint_url for options in opened_s3} == {endpoint}
+
+
+TIGRIS = "https://t3.storage.dev"
+
+
+@pytest.mark.parametrize("endpoint", [None, TIGRIS, THEIRS])
+@pytest.mark.parametrize("scheme", ["s3", "tigris"])
+def test_a_store_of_tigris_gets_the_keys_only_where_tigris_is_named(opened_s3, scheme, endpoint):
+    """Its own endpoint is named by the scheme; a repository cannot send the keys for an S3 bucket there."""
+    prefix = f"{scheme}://trusted/"
+    containers = [container(prefix, TigrisStore(S3Options(endpoint_url=endpoint)))]
+
+    def read(authorized):
+        VirtualResolver(containers, {authorized: None}, Workers(1)).read(ref(f"{prefix}x"))
+
+    place = endpoint or TIGRIS
+    if scheme == "tigris" and place == TIGRIS:
+        read(prefix)
+    else:
+        with pytest.raises(UnauthorizedContainerError, match=place) as caught:
+            read(prefix)
+        assert opened_s3 == []
+        [named] = re.findall(r"--allow-virtual '(.*)'", caught.value.hint)
+        read(named)
+    assert [options.endpoint_url for options in opened_s3] == [place]
 
 
 def test_the_endpoint_of_the_repository_is_named(opened_s3):
