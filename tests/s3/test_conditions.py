@@ -1,6 +1,10 @@
 """Stores that ignore or refuse the conditions of writes are found out, and a failed creation is no end."""
 
 import json
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 import pytest
 
@@ -13,7 +17,9 @@ from icefs.format.config import RepositoryConfig
 from icefs.format.config_storage import StorageSettings
 from icefs.storage.retry import RetryPolicy
 from icefs.storage.s3 import S3Credentials, S3Options, S3Storage
+from icefs.storage.url import open_storage
 from tests.support.bent_store import BentStore
+from tests.support.mounting import mounted
 
 FAST = RetryPolicy(max_tries=2, first_contact_tries=2, initial_backoff_s=0.001, max_backoff_s=0.002)
 
@@ -100,3 +106,48 @@ def test_what_is_something_elses_is_not_gone_over(storage):
     with pytest.raises(InvalidInputError, match="not empty") as caught:
         WritableRepository.create(storage)
     assert "open" not in caught.value.hint
+
+
+class Slow(BentStore):
+    """A store at which both of two writers of `repo` have read it before one of them writes it."""
+
+    def __init__(self):
+        super().__init__()
+        self.together = None
+
+    def take(self, asked):
+        if self.together is not None and asked.method == "PUT" and asked.key.endswith("/repo"):
+            self.together.wait(timeout=20)
+        return super().take(asked)
+
+
+def test_a_mount_whose_commit_the_store_lost_says_so(monkeypatch):
+    """Two mounts commit at once on a store that ignores conditions: both are told "committed", and one is wrong."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "id")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    with Slow() as store:
+        location = f"s3://bucket/p?endpoint_url={store.url}&region=us-east-1"
+        assert main(["init", location]) == 0
+        store.ignores_conditions = True
+        options = {"branch": "main", "may_complain": True}
+        with mounted(location, **options) as one, mounted(location, **options) as two:
+            mounts = {"one": one, "two": two}
+            for name, mount in mounts.items():
+                (mount / name).mkdir()
+                (mount / name / "zarr.json").write_text('{"zarr_format": 3, "node_type": "group"}')
+            store.modified_s = time.time()
+            store.together = threading.Barrier(2)
+            with ThreadPoolExecutor() as threads:
+                request = {"op": "commit", "message": "mine"}
+                told = list(threads.map(lambda mount: mount.rpc(request)[-1], mounts.values()))
+            store.together = None
+            assert [answer["type"] for answer in told] == ["result", "result"], told
+            made = dict(zip(mounts, (answer["snapshot"] for answer in told), strict=True))
+            with closing(open_storage(location)) as storage, Repository.open(storage) as repository:
+                tip = str(repository.refs().branches["main"])
+            [loser] = [name for name in mounts if made[name] != tip]
+            for name, mount in mounts.items():
+                answer = mount.refresh()
+                assert answer["left_behind"] == ({"main": made[name]} if name == loser else {})
+                logged = [line for line in mount.complaints() if "lost the commit" in line]
+                assert [made[name] in line for line in logged] == [True] * (name == loser)

@@ -118,6 +118,7 @@ class BentStore:
         answered: The bent answers that were given.
         page_only: Whether it is a login page, whatever is asked.
         ignores_conditions: Whether the conditions of writes are dropped on their way.
+        modified_s: The time of each object, in seconds since the epoch.
     """
 
     def __init__(self, elsewhere: str = "http://127.0.0.1:1") -> None:
@@ -128,6 +129,7 @@ class BentStore:
         self.elsewhere = elsewhere
         self.page_only = False
         self.ignores_conditions = False
+        self.modified_s: float = MODIFIED_S
         self._left: int | None = None
         self._uploads: dict[str, tuple[dict[int, bytes], dict[str, str]]] = {}
         self._numbers = itertools.count()
@@ -239,7 +241,7 @@ class BentStore:
         found = self.objects.get(asked.key)
         if found is None:
             return Answer(404, {"Content-Type": "application/xml"}, NO_SUCH_KEY)
-        facts = {"ETag": found.etag, "Last-Modified": formatdate(MODIFIED_S, usegmt=True), **found.metadata}
+        facts = {"ETag": found.etag, "Last-Modified": formatdate(self.modified_s, usegmt=True), **found.metadata}
         if asked.headers.get("if-none-match") == found.etag:
             return Answer(304, facts, b"")
         if asked.headers.get("if-match", found.etag) != found.etag:
