@@ -307,7 +307,7 @@ def test_warmup_of_virtual_chunks(place: Place, proxy: FaultProxy, web: WebServe
         assert (told["fetched_bytes"], told["skipped_chunks"]) == (SPAN, 2 * place.count - 2)
         assert asked(proxy, web) == ({"tagged", "dated"}, set())
         out = subprocess.run([ICEFS, "warmup", mount.path], check=True, capture_output=True, text=True).stdout
-        assert "0 bytes of them were fetched; 10 virtual chunks cannot be kept" in out
+        assert "; 0 bytes of that fetched now; 10 virtual chunks cannot be kept" in out
     with mounted(place.path, **options, allow_virtual=place.allowed[:1]) as mount:
         assert [read(mount, number) for number in range(2)] == [OLD[10 : 10 + SPAN], OLD[20 : 20 + SPAN]]
     assert asked(proxy, web)[0] <= {"plain"}  # which was fetched ahead
