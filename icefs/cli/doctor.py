@@ -73,7 +73,7 @@ def _check_place(place: str) -> Iterator[Finding]:
             yield Finding("mount", PROBLEM, error.message, error.hint)
             return
         if mounted is not None:
-            yield from _check_mounted(mounted.ask("stats"), str(mounted.root))
+            yield from _check_mounted(mounted.whole.ask("stats"), str(mounted.root))
             location = locate(location).location
     yield from checks.check_repository(location)
 

@@ -10,7 +10,7 @@ import errno
 import json
 import os
 import pwd
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from icefs.errors import (
     StaleError,
     UntrustedMountError,
 )
+from icefs.fuse.conversation import Conversation
 from icefs.fuse.mountpoints import FILESYSTEM_TYPE, MountEntry, mount_of, mount_table
 from icefs.words import command, quoted
 
@@ -67,6 +68,11 @@ class Mounted:
         return "" if where == self.tree else where.relative_to(self.tree).as_posix()
 
     @property
+    def whole(self) -> "Mounted":
+        """The whole mount, of which this may be one tree; it alone is asked for what concerns the daemon."""
+        return Mounted(self.root, self.root, self.info)
+
+    @property
     def ref(self) -> str | None:
         """The id of the snapshot that the tree shows, or None at the root of a whole repository."""
         return self.tree_info.get("snapshot")
@@ -86,12 +92,11 @@ class Mounted:
             OSError: the daemon could not be asked.
         """
         try:
-            descriptor = os.open(self.tree / CONTROL / "rpc", os.O_RDWR)
+            conversation = Conversation(self.tree / CONTROL / "rpc")
         except PermissionError:
             raise self._not_ours(operation) from None
-        try:
-            os.write(descriptor, json.dumps({"op": operation, **arguments}).encode())
-            for line in _lines(descriptor):
+        with conversation:
+            for line in conversation.ask(json.dumps({"op": operation, **arguments}).encode()):
                 answer: dict[str, Any] = json.loads(line)
                 kind = answer.pop("type")
                 if kind == "error":
@@ -100,8 +105,6 @@ class Mounted:
                     return answer
                 if on_progress is not None:
                     on_progress(answer)
-        finally:
-            os.close(descriptor)
         raise StaleError(f"the daemon gave no answer: process {self.info['pid']}", hint="look into its log file")
 
     def _not_ours(self, operation: str) -> NotPermittedError:
@@ -122,15 +125,6 @@ class Mounted:
     def read_json(self, name: str) -> Any:
         """Reads a JSON control file of the tree."""
         return _parse(self.tree / CONTROL / name)
-
-
-def _lines(descriptor: int) -> Iterator[bytes]:
-    rest = b""
-    while data := os.read(descriptor, 1 << 16):
-        *whole, rest = (rest + data).split(b"\n")
-        yield from whole
-    if rest:
-        yield rest
 
 
 def raised(answer: dict[str, Any]) -> IcefsError:

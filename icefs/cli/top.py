@@ -23,8 +23,7 @@ _CHUNK_CACHES: Final = ("memory", "disk")
 
 
 def _root_of(path: str) -> Mounted:
-    mounted = require_mount(path)
-    return Mounted(mounted.root, mounted.root, mounted.info)
+    return require_mount(path).whole
 
 
 @click.command("log-level")

@@ -51,6 +51,7 @@ ACCESS: Final = 34
 CREATE: Final = 35
 INTERRUPT: Final = 36
 DESTROY: Final = 38
+IOCTL: Final = 39
 FALLOCATE: Final = 43
 BATCH_FORGET: Final = 42
 READDIRPLUS: Final = 44
@@ -88,6 +89,9 @@ FATTR_ATIME_NOW: Final = 1 << 7
 FATTR_MTIME_NOW: Final = 1 << 8
 
 FSYNC_FDATASYNC: Final = 1 << 0
+
+IOCTL_DIR: Final = 1 << 4
+"""The ioctl is one of a directory."""
 
 # How bytes came to be written.
 WRITE_CACHE: Final = 1 << 0
@@ -183,6 +187,12 @@ SETXATTR_IN: Final = Struct("=II")
 
 FALLOCATE_IN: Final = Struct("=QQQII")
 """fh, offset, length, mode, padding"""
+
+IOCTL_IN: Final = Struct("=QIIQII")
+"""fh, flags, cmd, arg, in_size, out_size; then what the program's argument points to"""
+
+IOCTL_OUT: Final = Struct("=iIII")
+"""result, flags, in_iovs, out_iovs; then what goes where the program's argument points to"""
 
 GETXATTR_IN: Final = Struct("=II")
 """size of the caller's buffer, padding; then the name. LISTXATTR takes the same, without a name."""

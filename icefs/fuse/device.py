@@ -74,7 +74,7 @@ class Device:
         ours, theirs = socket.socketpair()
         with ours, theirs:
             done = subprocess.run(
-                ["fusermount3", "-o", ",".join(("rw", "nosuid", "nodev", *options)), "--", mountpoint],
+                ["fusermount3", "-o", ",".join(("nosuid", "nodev", *options)), "--", mountpoint],
                 env={**os.environ, _COMM_FD: str(theirs.fileno())},
                 pass_fds=[theirs.fileno()],
                 stderr=subprocess.PIPE,

@@ -160,6 +160,7 @@ OPERATIONS: Final[tuple[str, ...]] = (
     "lookup", "getattr", "setattr", "readlink", "mknod", "mkdir", "unlink", "rmdir", "symlink", "rename", "link",
     "open", "create", "read", "write", "flush", "release", "fsync", "opendir", "readdir", "releasedir", "fsyncdir",
     "statfs", "setxattr", "getxattr", "listxattr", "removexattr", "access", "forget", "fallocate",
+    "ioctl",
 )  # fmt: skip
 """The requests that are answered, in the order of the counters."""
 

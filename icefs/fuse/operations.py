@@ -24,7 +24,7 @@ MAX_NAME_BYTES: Final = 255
 
 # What requests on an open file carry instead of an inode.
 _BY_HANDLE: Final = frozenset(
-    ("read", "write", "fallocate", "flush", "release", "fsync", "readdir", "releasedir", "fsyncdir")
+    ("read", "write", "fallocate", "ioctl", "flush", "release", "fsync", "readdir", "releasedir", "fsyncdir")
 )
 _NAMELESS: Final = frozenset(("statfs", "forget"))
 
@@ -217,6 +217,11 @@ class Operations:
     async def fallocate(self, fh: int, offset: int, length: int, mode: int) -> None:
         """Gives a part of a file its place on the disk, or takes it away (`fallocate(2)`)."""
         await self.vfs.fallocate(fh, offset, length, mode)
+
+    @handler
+    async def ioctl(self, fh: int, request: bytes) -> None:
+        """Hands a request, or a part of one, to an open file; see `conversation`."""
+        await self.vfs.ioctl(fh, request)
 
     @handler
     async def flush(self, fh: int) -> None:

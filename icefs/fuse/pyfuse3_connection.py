@@ -34,7 +34,8 @@ class Pyfuse3Connection:
 
     def __init__(self, mountpoint: str, options: Iterable[str], operations: Operations) -> None:
         try:
-            pyfuse3.init(_Handlers(operations), os.path.realpath(mountpoint), set(options))
+            # It has no ioctl, the way to ask a mount that the kernel lets nobody write to.
+            pyfuse3.init(_Handlers(operations), os.path.realpath(mountpoint), set(options) - {"ro"})
         except RuntimeError as error:
             raise StorageError(
                 f"cannot mount at {mountpoint}: {error}", hint="the log has fusermount3's reason"

@@ -1,8 +1,8 @@
 """The requests of the kernel: what each takes, which handler answers it, and how the answer is laid out.
 
 `REQUESTS` is the whole of it, by opcode. What is not in it is answered with ENOSYS, which mostly makes the kernel do
-without from then on: LSEEK, COPY_FILE_RANGE, POLL, IOCTL, and the locks, which it keeps itself. INTERRUPT,
-which is about another request, is the loop's.
+without from then on: LSEEK, COPY_FILE_RANGE, POLL, and the locks, which it keeps itself. INTERRUPT, which is about
+another request, is the loop's.
 """
 
 import errno
@@ -12,6 +12,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Final, NamedTuple
 
 from icefs.fuse import abi
+from icefs.fuse.conversation import is_request
 from icefs.fuse.entries import encode_attr, encode_entry
 from icefs.fuse.errno_map import FuseError
 from icefs.fuse.operations import MAX_NAME_BYTES, Opened, Operations
@@ -258,6 +259,21 @@ def _fallocate(to: Operations, ino: int, body: memoryview, caller: Caller) -> An
     return to.fallocate(fh, offset, length, mode)
 
 
+def _ioctl(to: Operations, ino: int, body: memoryview, caller: Caller) -> Answering:
+    fh, flags, command, _, size, _ = abi.IOCTL_IN.unpack_from(body)
+    if flags & abi.IOCTL_DIR or not is_request(command):
+        return _no_such_ioctl()  # as many as files are opened: C libraries ask each whether it is a terminal
+    return to.ioctl(fh, bytes(body[abi.IOCTL_IN.size :][:size]))
+
+
+async def _no_such_ioctl() -> None:
+    raise FuseError(errno.ENOTTY)
+
+
+def _encode_ioctl(result: object) -> bytes:
+    return abi.IOCTL_OUT.pack(0, 0, 0, 0)
+
+
 def _flush(to: Operations, ino: int, body: memoryview, caller: Caller) -> Answering:
     return to.flush(_fh(body))
 
@@ -368,6 +384,7 @@ REQUESTS: Final[dict[int, Request]] = {
     abi.READ: Request(_read, _encode_read, may_be_cut=_only_reads, may_be_fault=True),
     abi.WRITE: Request(_write, _encode_written, keeps_body=True),
     abi.FALLOCATE: Request(_fallocate, _nothing),
+    abi.IOCTL: Request(_ioctl, _encode_ioctl),
     abi.FLUSH: Request(_flush, _nothing),
     abi.RELEASE: Request(_release, _nothing),
     abi.FSYNC: Request(_fsync, _nothing),

@@ -249,7 +249,8 @@ def serve(prepared: Prepared, on_ready: Callable[[], None], reread: Callable[[],
         Knobs(options, prepared.cache, prepared.request.facts, _needs_cache(options, prepared.storage)),
         reread,
     )
-    connection = _mount(options, Operations(fs, stats))
+    is_writable = isinstance(prepared.repository, WritableRepository)
+    connection = _mount(options, Operations(fs, stats), is_writable=is_writable)
     logger.info(
         "icefs %s serves %s at %s, process %d",
         prepared.request.facts["version"],
@@ -320,8 +321,8 @@ async def _poll(fs: FileSystem, knobs: Knobs) -> None:
         await knobs.wait_for_turn(last + interval_s if interval_s > 0 else math.inf)
 
 
-def _mount(options: MountOptions, operations: Operations) -> Connection:
-    chosen = ["default_permissions", "subtype=icefs", f"fsname={_fsname(options)}"]
+def _mount(options: MountOptions, operations: Operations, *, is_writable: bool) -> Connection:
+    chosen = ["rw" if is_writable else "ro", "default_permissions", "subtype=icefs", f"fsname={_fsname(options)}"]
     if options.allow_other:
         chosen.append("allow_other")
     return connect(options.fuse_library, options.mountpoint, chosen, operations)

@@ -16,7 +16,9 @@ from icefs.words import quoted
 
 logger = logging.getLogger(__name__)
 
-_BY_HANDLE = frozenset(("read", "write", "flush", "release", "fsync", "readdir", "releasedir", "fsyncdir"))
+_BY_HANDLE = frozenset(
+    ("read", "write", "fallocate", "ioctl", "flush", "release", "fsync", "readdir", "releasedir", "fsyncdir")
+)
 _PATHLESS = frozenset(("statfs",))
 _ATTRIBUTES = frozenset(("setxattr", "getxattr"))
 

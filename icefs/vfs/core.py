@@ -361,6 +361,10 @@ class FileSystem:
         """Gives a part of an open file its place on the disk, or takes it away."""
         await self.handles.file(fh).fallocate(offset, length, mode)
 
+    async def ioctl(self, fh: int, request: bytes) -> None:
+        """Hands a request, or a part of one, to an open file."""
+        await self.handles.file(fh).take_request(request)
+
     async def flush(self, fh: int) -> None:
         """Answers a `close(2)`."""
         await self.handles.file(fh).flush()

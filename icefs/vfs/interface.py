@@ -126,6 +126,14 @@ class FileHandle(ABC):
         """
         raise BadHandleError("the file is not open for writing", ino=self.ino)
 
+    async def take_request(self, data: bytes) -> None:
+        """Takes a request, or a part of one, through a descriptor that may only read.
+
+        Raises:
+            UnsupportedError: the file takes none.
+        """
+        raise UnsupportedError("the file takes no requests", ino=self.ino)
+
     async def write_back(self, offset: int, data: bytes | memoryview) -> int:
         """Writes bytes that the kernel had cached: the program that wrote them does not wait for this.
 
@@ -363,6 +371,9 @@ class Vfs(Protocol):
 
     async def fallocate(self, fh: int, offset: int, length: int, mode: int) -> None:
         """Gives a part of an open file its place on the disk, or takes it away."""
+
+    async def ioctl(self, fh: int, request: bytes) -> None:
+        """Hands a request, or a part of one, to an open file."""
 
     async def flush(self, fh: int) -> None:
         """Answers a `close(2)`."""

@@ -1,5 +1,8 @@
 """`rpc`: a control file for programs. Open it read-write, write one request, read the answer until it ends.
 
+Where the kernel lets nobody write, as the mount only reads, it is opened to read, and takes the request by an ioctl
+(see `fuse.conversation`).
+
     request    one JSON object: {"op": NAME, …}
     answer     JSON objects, one a line: any number of {"type": "progress", …}, then one of
                {"type": "result", …} and {"type": "error", "error": …, "kind": …, "message": …, "hint": …}
@@ -86,13 +89,17 @@ class RpcHandle(FileHandle):
 
     async def write(self, offset: int, data: bytes | memoryview) -> int:
         """Takes a request, or a part of one."""
-        if len(self._request) + len(data) > MAX_REQUEST_BYTES:
-            raise InvalidInputError(f"a request has at most {MAX_REQUEST_BYTES} bytes")
-        self._request += bytes(data)
+        await self.take_request(bytes(data))
         if self._runs_on_write:
             while (await self._next_line()) is not None:
                 pass
         return len(data)
+
+    async def take_request(self, data: bytes) -> None:
+        """Takes a request, or a part of one; the mode of the file lets nobody else open it than who may write."""
+        if len(self._request) + len(data) > MAX_REQUEST_BYTES:
+            raise InvalidInputError(f"a request has at most {MAX_REQUEST_BYTES} bytes")
+        self._request += data
 
     def read_nowait(self, offset: int, size: int) -> bytes | None:
         """Returns what of the answer is there."""

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import stat
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,6 +10,7 @@ import pytest
 from tests.conformance.official import GROUP, array_json, commit, create
 from tests.support.ci import require
 from tests.support.mounting import mounted
+from tests.support.users import run_as
 
 OWNER, OTHER, GROUP_ID = 4201, 4202, 4203
 KEYS = {"zarr.json": GROUP, "a/zarr.json": array_json((4,), (1,)), "a/c/0": b"0"}
@@ -32,30 +32,6 @@ def shared(tmp_path):
             yield found.path, local
 
     return mount
-
-
-def run_as(uid: int, gid: int, work: Callable[[], object]) -> str:
-    """Does something in a process of another user; returns the name of the exception, or what it returned."""
-    reader, writer = os.pipe()
-    child = os.fork()
-    if not child:
-        try:
-            os.setgroups([])
-            os.setresgid(gid, gid, gid)
-            os.setresuid(uid, uid, uid)
-            os.umask(0o022)
-            try:
-                answer = str(work())
-            except OSError as error:
-                answer = type(error).__name__
-            os.write(writer, answer.encode())
-        finally:
-            os._exit(0)
-    os.close(writer)
-    with os.fdopen(reader) as pipe:
-        answer = pipe.read()
-    os.waitpid(child, 0)
-    return answer
 
 
 def change(path: Path, way: str) -> None:

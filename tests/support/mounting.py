@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from icefs.fuse.conversation import Conversation
 from icefs.fuse.daemon import spawn
 from icefs.fuse.mountpoints import FILESYSTEM_TYPE, mount_table, mounted_at
 from icefs.fuse.options import MountOptions
@@ -77,15 +78,8 @@ class Mount:
 
     def rpc(self, request: Mapping[str, Any], tree: str = "") -> list[dict[str, Any]]:
         """Has a conversation with a tree, or with the mount's root."""
-        fd = os.open(self.path / tree / ".icefs" / "rpc", os.O_RDWR)
-        try:
-            os.write(fd, json.dumps(request).encode())
-            parts = []
-            while part := os.read(fd, 1 << 16):
-                parts.append(part)
-        finally:
-            os.close(fd)
-        return [json.loads(line) for line in b"".join(parts).splitlines()]
+        with Conversation(self.path / tree / ".icefs" / "rpc") as conversation:
+            return [json.loads(line) for line in conversation.ask(json.dumps(request).encode())]
 
     def refresh(self, tree: str = "") -> dict[str, Any]:
         """Lets the mount look for new commits, and returns when the kernel has been told."""

@@ -1,5 +1,6 @@
 """Which way to the kernel a mount takes."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -29,6 +30,14 @@ def test_a_mount_says_which_it_takes(repo, library):
 def test_the_tests_here_take_pyfuse3(repo):
     with mounted(repo) as mount:
         assert mount.control("info.json")["options"]["fuse_library"] == PYFUSE3
+
+
+def test_a_mount_that_only_reads_is_asked_by_writing(repo):
+    with mounted(repo, read_only=True, branch="main") as mount:
+        assert not os.statvfs(mount.path).f_flag & os.ST_RDONLY
+        assert mount.rpc({"op": "ping"})[0]["pid"] == mount.pid
+        with pytest.raises(OSError, match="Read-only file system"):
+            (mount / "x").mkdir()
 
 
 def test_an_unknown_one_is_refused():

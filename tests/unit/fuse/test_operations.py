@@ -47,6 +47,7 @@ CALLS = {
     "create": ((1, b"x", 0o644, os.O_RDWR, CALLER), (1, "x", 0o644, os.O_RDWR, CALLER)),
     "read": ((5, 10, 20), (5, 10, 20)),
     "fallocate": ((5, 10, 3, 1), (5, 10, 3, 1)),
+    "ioctl": ((5, b"{}"), (5, b"{}")),
     "write": ((5, 10, b"abc", True), (5, 10, b"abc", True)),
     "flush": ((5,), (5,)),
     "release": ((5,), (5,)),

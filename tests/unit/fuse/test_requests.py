@@ -35,6 +35,7 @@ def operations(vfs):
 
 
 ENTRY = abi.ENTRY_OUT.size
+REQUEST = 1 << 30 | 2 << 16 | ord("I") << 8 | 0xCE  # _IOW('I', 0xCE, char[2])
 # Opcode, inode, body, what the file system is asked, and the answer or how long it is.
 TABLE = [
     (abi.LOOKUP, 1, names(b"x"), ("lookup", (1, "x")), ENTRY),
@@ -53,6 +54,7 @@ TABLE = [
     (abi.CREATE, 1, pack("IIII", 2, 0o644, 0o22, 0) + names(b"x"), ("create", (1, "x", 0o644, 2, MASKED)), ENTRY + 16),
     (abi.READ, 9, pack("QQIIQII", 5, 10, 20, 0, 0, 0, 0), ("read", (5, 10, 20)), b"bytes"),
     (abi.FALLOCATE, 9, pack("QQQII", 5, 10, 3, 1, 0), ("fallocate", (5, 10, 3, 1)), b""),
+    (abi.IOCTL, 9, pack("QIIQII", 5, 0, REQUEST, 7, 2, 0) + b"{}", ("ioctl", (5, b"{}")), bytes(16)),
     (abi.WRITE, 9, pack("QQIIQII", 5, 10, 3, 0, 0, 0, 0) + b"abc", ("write", (5, 10, b"abc", False)), pack("II", 3, 0)),
     (abi.WRITE, 9, pack("QQIIQII", 5, 10, 3, 1, 0, 0, 0) + b"abc", ("write", (5, 10, b"abc", True)), pack("II", 3, 0)),
     (abi.FLUSH, 9, pack("QIIQ", 5, 0, 0, 7), ("flush", (5,)), b""),
@@ -85,6 +87,20 @@ def test_every_request_that_has_a_handler_is_in_the_table():
     others = {abi.SETATTR, abi.STATFS, abi.FORGET, abi.BATCH_FORGET, abi.DESTROY}
     assert {row[0] for row in TABLE} | others == REQUESTS.keys()
     assert {row[3][0] for row in TABLE} | {"setattr", "statfs", "forget"} == set(OPERATIONS)
+
+
+@pytest.mark.parametrize(
+    ("flags", "command"),
+    [
+        (0, 0x5401), (0, 0x80086601), (0, REQUEST ^ 3 << 30), (0, REQUEST ^ 1), (0, REQUEST ^ 0x100),
+        (abi.IOCTL_DIR, REQUEST),
+    ],
+)  # fmt: skip
+async def test_any_other_ioctl_is_of_no_terminal(flags, command, operations, vfs):
+    with pytest.raises(FuseError) as caught:
+        await ask(operations, abi.IOCTL, 9, pack("QIIQII", 5, flags, command, 7, 0, 0))
+    assert caught.value.errno == errno.ENOTTY
+    assert not vfs.calls
 
 
 READERS = {
