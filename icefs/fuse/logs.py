@@ -334,9 +334,17 @@ def set_up(*, level: str, kind: str, mount: str, branch: str | None, log_file: s
         terminal.setFormatter(lines)
         targets.append(JournalHandler(lines.journal_fields, terminal) if to_journal else terminal)
     repeats = Repeats(targets)
+    repeats.addFilter(_keeps_to_its_words)
     logging.basicConfig(level=level.upper(), handlers=[repeats], force=True)
     logging.getLogger("botocore").setLevel(logging.WARNING)  # it tells where it found credentials
     return repeats
+
+
+def _keeps_to_its_words(record: logging.LogRecord) -> bool:
+    """Takes tracebacks off what botocore logs: in them is what a credential_process printed, which may be keys."""
+    if record.name.partition(".")[0] == "botocore":
+        record.exc_info = record.exc_text = None
+    return True
 
 
 def _is_file(path: str, descriptor: int) -> bool:

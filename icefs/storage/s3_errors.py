@@ -72,7 +72,7 @@ def credentials_error(error: Exception) -> AccessDeniedError:
         what = f"the credentials for S3 from {provider} are not whole: {facts.get('cred_var')} is missing"
     elif isinstance(error, boto_errors.SSOError | boto_errors.TokenRetrievalError):
         what, hint = "there is no valid login to AWS SSO", "run 'aws sso login' for the profile"
-    elif isinstance(error, boto_errors.MetadataRetrievalError):
+    elif isinstance(error, boto_errors.MetadataRetrievalError) or provider == "container-role":
         what = "the service that gives this machine or container its credentials for S3 does not give any"
         hint = "check AWS_CONTAINER_CREDENTIALS_FULL_URI or the instance's role, or give credentials yourself"
     elif isinstance(error, OSError):

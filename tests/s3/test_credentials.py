@@ -145,6 +145,39 @@ def test_keys_that_expire_are_renewed_while_mounted(place: str, bare: pytest.Mon
         assert len(calls.read_text().splitlines()) > before
 
 
+@pytest.mark.parametrize(
+    ("program", "message"),
+    [
+        ("#!/bin/sh\necho FwoGZXIvSECRETTOKEN >&2; exit 3\n", "credential_process failed"),
+        (None, "credential_process cannot be run: No such file"),
+        ("#!/bin/sh\necho FwoGZXIvSECRETTOKEN\n", "does not print the JSON"),
+    ],
+)
+def test_a_program_that_stops_giving_keys_while_mounted(
+    place: str, bare: pytest.MonkeyPatch, tmp_path: Path, program: str | None, message: str
+) -> None:
+    """Reading lacks a permission then, the log says why without what the program said, and it is asked again."""
+    process_profile(tmp_path, 2)
+    bare.setenv("AWS_PROFILE", "lab")
+    keys = tmp_path / "keys"
+    good = keys.read_text()
+    with mounted(place, branch="main", read_only=True, cache_size=1 << 20, may_complain=True) as mount:
+        assert (mount / "a/c/0").read_bytes() == bytes([0]) * CHUNK
+        if program is None:
+            keys.rename(tmp_path / "gone")
+        else:
+            keys.write_text(program)
+        with pytest.raises(PermissionError):
+            (mount / "a/c/3").read_bytes()
+        assert any(message in line for line in mount.complaints())
+        assert message in json.dumps(mount.control("stats.json")["failures"])
+        assert "SECRETTOKEN" not in mount.log.read_text()
+        if program is None:
+            (tmp_path / "gone").rename(keys)
+        keys.write_text(good)
+        assert (mount / "a/c/3").read_bytes() == bytes([3]) * CHUNK
+
+
 def test_expired_and_wrong_keys_are_told(
     place: str, s3_server: SeaweedServer, bare: pytest.MonkeyPatch, tmp_path: Path, proxy: FaultProxy
 ) -> None:

@@ -1,5 +1,6 @@
 """Keys that cannot be had, cannot be sent, or were replaced: what is said, and that nothing secret is."""
 
+import json
 import logging
 import os
 import traceback
@@ -9,6 +10,7 @@ from email.utils import format_datetime
 import pytest
 
 import icefs
+from icefs.cli.main import main
 from icefs.errors import AccessDeniedError, IcefsError, InvalidInputError, UnreachableError
 from icefs.storage.http import HttpStorage
 from icefs.storage.retry import RetryPolicy
@@ -114,6 +116,44 @@ def test_a_program_that_gives_no_keys(bare, tmp_path, store, caplog, process, me
     assert any(part in error.message for part in message.split("|"))
     assert error.hint
     assert TOKEN not in caplog.text
+
+
+SSO = """
+sso_account_id = 123456789012
+sso_role_name = reader
+"""
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        f"[default]\n{SSO}sso_start_url = https://login.invalid/start\nsso_region = eu-west-1\n",
+        f"[default]\n{SSO}sso_session = work\n"
+        "[sso-session work]\nsso_start_url = https://login.invalid/start\nsso_region = eu-west-1\n",
+    ],
+)
+def test_no_login_to_sso_is_told_with_the_command_that_makes_one(bare, tmp_path, store, config):
+    (tmp_path / "config").write_text(config)
+    error = failure(open_storage(location(store)), AccessDeniedError)
+    assert "no valid login to AWS SSO" in error.message
+    assert "aws sso login" in error.hint
+    assert store.seen == []
+
+
+@pytest.mark.parametrize("answer", ["none", "refusal", "page"])
+def test_a_container_endpoint_that_gives_no_keys_is_told(bare, monkeypatch, store, answer):
+    """It is down, refuses, or is something else; what it says is not shown."""
+    monkeypatch.setattr("botocore.utils.ContainerMetadataFetcher.SLEEP_TIME", 0)
+    answers = {"refusal": Answer(403, {}, TOKEN.encode()), "page": Answer(200, {}, TOKEN.encode())}
+    with BentStore() as endpoint:
+        if answer in answers:
+            monkeypatch.setattr(endpoint, "right", lambda asked: answers[answer])
+        url = f"{endpoint.url}/keys" if answer in answers else "http://127.0.0.1:1/keys"
+        bare.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", url)
+        error = failure(open_storage(location(store)), AccessDeniedError)
+    assert "gives this machine or container its credentials" in error.message
+    assert "AWS_CONTAINER_CREDENTIALS_FULL_URI" in error.hint
+    assert store.seen == []
 
 
 @pytest.mark.parametrize("kind", ["icefs", "storage"])
@@ -240,7 +280,7 @@ def test_a_wrong_clock_is_told_with_how_wrong_it_is(bare, store, monkeypatch, co
         (403, "ExpiredToken", "expired"),
     ],
 )
-def test_what_is_asked_by_head_gives_the_reason_too(bare, store, status, code, hint):
+def test_what_is_asked_by_head_gives_the_reason_too(bare, store, capsys, status, code, hint):
     store.refusal = status, code
     storage = open_storage(location(store), access_key_id="other", secret_access_key="s")
     for call in (lambda: storage.head("repo"), lambda: icefs.engine.repository.Repository.exists(storage)):
@@ -248,3 +288,12 @@ def test_what_is_asked_by_head_gives_the_reason_too(bare, store, status, code, h
             call()
         assert hint in caught.value.hint
     storage.close()
+    # The same words from a diagnosis, which asks in the same way; in JSON and in text.
+    bare.setenv("AWS_ACCESS_KEY_ID", "other")
+    bare.setenv("AWS_SECRET_ACCESS_KEY", "s")
+    assert main(["doctor", location(store), "--json"]) == 1
+    [problem] = [each for each in json.loads(capsys.readouterr().out)["checks"] if each["status"] == "problem"]
+    assert code in problem["message"]
+    assert hint in problem["todo"]
+    main(["doctor", location(store)])
+    assert hint in capsys.readouterr().out
