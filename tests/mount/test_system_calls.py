@@ -129,15 +129,14 @@ def test_a_log_has_no_warnings_of_the_interpreter(repository: Path) -> None:
 
 
 HANGING = """
-import threading
+import time
 from icefs.storage.local import LocalStorage
 
 known = LocalStorage.get
-is_slow = threading.Event()
 
 def get(self, key, *args, **kwargs):
-    if key.startswith("manifests/") and not is_slow.wait(20):
-        pass
+    while key.startswith("manifests/") and not os.path.exists({go_on!r}):
+        time.sleep(0.01)
     return known(self, key, *args, **kwargs)
 
 LocalStorage.get = get
@@ -163,7 +162,8 @@ def test_control_files_answer_while_the_store_does_not(tmp_path: Path) -> None:
             state_dir=f"{scratch}/st",
             log_file=f"{scratch}/log",
         )
-        daemon = run_daemon(HANGING, options, stderr)
+        go_on = Path(scratch, "go-on")
+        daemon = run_daemon(HANGING.format(go_on=str(go_on)), options, stderr)
         readers = [threading.Thread(target=lambda n=n: os.path.exists(place / f"a{n}/c/0")) for n in range(40)]
         try:
             for reader in readers:
@@ -180,6 +180,7 @@ def test_control_files_answer_while_the_store_does_not(tmp_path: Path) -> None:
             assert time.monotonic() - started < 10
             assert any(reader.is_alive() for reader in readers)
         finally:
+            go_on.touch()
             for reader in readers:
                 reader.join()
             subprocess.run(["fusermount3", "-u", place], check=True)
