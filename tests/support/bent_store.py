@@ -89,6 +89,19 @@ class Answer:
     headers: dict[str, str]
     body: bytes
 
+    @property
+    def arrived(self) -> bytes:
+        """What a client reads of the body: as much as the length says."""
+        length = self.headers.get("Content-Length", "none")
+        return self.body[: int(length)] if length.isdecimal() else self.body
+
+    @property
+    def says_missing(self) -> bool:
+        """Whether it is S3's word that there is no such object."""
+        is_page = "html" in self.headers.get("Content-Type", "")
+        body = self.arrived
+        return self.status == 404 and (b"<Code>NoSuchKey</Code>" in body or (not body and not is_page))
+
 
 @dataclass(frozen=True)
 class Asked:

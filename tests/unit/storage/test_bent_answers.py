@@ -210,15 +210,9 @@ def bends(operation: str, *, writes: bool) -> Iterator[Bend]:
     yield from draw.sample(chosen, RARE_SAMPLE if operation in RARE else SAMPLE)
 
 
-def arrived(answer: Answer) -> bytes:
-    """Returns what a client reads of an answer's body."""
-    length = answer.headers.get("Content-Length", "none")
-    return answer.body[: int(length)] if length.isdecimal() else answer.body
-
-
 def is_credible(asked: Asked, answer: Answer, bend: Bend) -> bool:
     """Tells whether an answer that is not true is right in every way that the protocol knows."""
-    headers, body = answer.headers, arrived(answer)
+    headers, body = answer.headers, answer.arrived
     length = headers.get("Content-Length", "none")
     is_whole = length in ("none", str(len(body))) and headers.get("Transfer-Encoding") != "chunked, cut"
     kind = headers.get("Content-Type", "")
@@ -259,10 +253,7 @@ def is_right_error(error: IcefsError, store: BentStore, bend: Bend, kind: str) -
     if isinstance(error, ObjectNotFoundError):
         if kind == "web":
             return bool(statuses & {404, 410})
-        _, last = store.answered[-1]
-        is_page = "html" in last.headers.get("Content-Type", "")
-        body = arrived(last)
-        return 404 in statuses and (b"<Code>NoSuchKey</Code>" in body or (not body and not is_page))
+        return store.answered[-1][1].says_missing
     if isinstance(error, PreconditionFailedError):
         # Only if what was read afterwards claims another version, or the first try may have come through.
         told = {answer.status for asked, answer in store.answered if asked.method == "HEAD"}
