@@ -290,8 +290,8 @@ def amend(
     """Replaces the branch's newest commit by one that also has the session's changes (spec 2).
 
     Raises:
-        SessionStateError: the newest commit is the repository's first one, or it moved nodes and this session does
-            not.
+        SessionStateError: the newest commit is the repository's first one, or it moved nodes and this session
+            changes something else.
         UnsupportedSpecVersionError: a repository of spec 1.
         NothingToCommitError, BranchMovedError, ChunksCollectedError: as `commit`.
     """
@@ -315,10 +315,8 @@ def amend(
                 # Of a commit that is no tip any more, everything may be gone.
                 updates.check_tip(repository, branch, base.id, refresh=False)
                 raise
-            if log.moved_nodes and not session.is_rearrange:
-                raise SessionStateError(
-                    "a commit that moved nodes is amended by a rearrange session", kind="rearrange-session-only"
-                )
+            if log.moved_nodes and not session.is_rearrange and not changes.is_empty():
+                raise moves_cannot_be_joined(base.id, "make a commit of its own, or amend in a rearrange session")
             updates.check_tip(repository, branch, base.id, refresh=False)
             guard = ChunkGuard.of(session)
 
@@ -355,6 +353,15 @@ def amend(
             return earlier
         session.committed(new)
         return new.id
+
+
+def moves_cannot_be_joined(snapshot_id: SnapshotId, hint: str) -> SessionStateError:
+    """Makes the error for changes that are to amend a commit of moves: no session can do both."""
+    return SessionStateError(
+        f"the newest commit {snapshot_id} moved nodes, and such a commit has room for nothing but moves",
+        kind="rearrange-session-only",
+        hint=hint,
+    )
 
 
 def rewrite_manifests(

@@ -143,11 +143,13 @@ def merge(snapshot_id: SnapshotId, logs: Sequence[TransactionLog]) -> Transactio
     """Joins the logs of successive commits, the oldest first, into that of one commit: what `amend` writes.
 
     Lists and chunks are plain unions, so that a node may be in several of them. Moves are chained: a node moved twice
-    went from where it was first to where it is last, and one that is back where it was did not move.
+    went from where it was first to where it is last, and one that is back where it was did not move. Nor did one that
+    an earlier one of these commits made: it was nowhere before.
 
     Where the number of an array's dimensions changed in between, the newest log's chunks count: indices of another
     shape are no chunks of the array any more.
     """
+    made: set[NodeId] = set()
     moves: dict[NodeId, Move] = {}
     parts: dict[NodeId, list[ChunkIndices]] = {}
     for log in logs:
@@ -157,8 +159,12 @@ def merge(snapshot_id: SnapshotId, logs: Sequence[TransactionLog]) -> Transactio
                 sets.clear()
             sets.append(chunks)
         for move in log.moved_nodes:
+            if move.node_id in made:
+                moves.pop(move.node_id, None)
+                continue
             first = moves.get(move.node_id, move)
             moves[move.node_id] = Move(first.from_path, move.to_path, first.node_id, first.node_type)
+        made.update(log.new_groups, log.new_arrays)
     return TransactionLog(
         id=snapshot_id,
         updated_chunks={node_id: parts[node_id][0].union(*parts[node_id][1:]) for node_id in sorted(parts)},

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from icefs.engine.session import Session
-from icefs.errors import FormatError, InvalidInputError, NothingToCommitError, StorageError
+from icefs.engine.transactions import moves_cannot_be_joined
+from icefs.errors import FormatError, InvalidInputError, NothingToCommitError, ObjectNotFoundError, StorageError
 from icefs.vfs.staged_report import dropped_counts
 from icefs.words import plural
 from icefs.worktree.staged import Staged
@@ -52,6 +53,22 @@ def check_staged(staged: Staged, *, skip_invalid: bool, allow_empty: bool) -> No
             invalid=[list(one) for one in staged.invalid],
         )
     raise NothingToCommitError(_NOTHING, hint="change something first")
+
+
+def check_amend(staged: Staged, base: Session) -> None:
+    """Refuses to amend a commit of moves by anything but moves, before anything is stored.
+
+    Raises:
+        SessionStateError: that is what was asked for.
+    """
+    if staged.is_empty or staged.moves:
+        return
+    try:
+        log = base.repository.assets.fetch_transaction_log(base.snapshot_id)
+    except ObjectNotFoundError:
+        return  # the amended commit itself finds out why
+    if log.moved_nodes:
+        raise moves_cannot_be_joined(base.snapshot_id, "commit without --amend")
 
 
 def shown(texts: Sequence[str]) -> str:

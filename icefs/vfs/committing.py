@@ -28,7 +28,7 @@ from icefs.format.ids import SnapshotId
 from icefs.format.manifest import ArrayRefs, InlineRef
 from icefs.vfs.branches import Entry, Move, plan_move
 from icefs.vfs.commit_notes import commit_notes
-from icefs.vfs.commit_report import LISTED, NOTHING_LEFT_OUT, check_staged, left_out_facts, taken_facts
+from icefs.vfs.commit_report import LISTED, NOTHING_LEFT_OUT, check_amend, check_staged, left_out_facts, taken_facts
 from icefs.vfs.late_commits import base_of, differing, facts_of, hidden, late_commit, remove_hidden
 from icefs.vfs.places import open_session
 from icefs.vfs.renaming import Renaming, plan_renaming
@@ -161,6 +161,8 @@ def _commit_once(
         base = open_session(repository, SnapshotId.parse(frozen.base))
         staged = stage(frozen, base, includes_open=request.include_open)
         check_staged(staged, skip_invalid=request.skip_invalid, allow_empty=request.allow_empty)
+        if request.amend:
+            check_amend(staged, base)
         if request.rebase is not None:
             solver = TreeSolver(request.rebase, frozen, staged.left, work.attempts)
         session = _session_for(staged, repository, tree.name, base)

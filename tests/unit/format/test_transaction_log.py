@@ -177,6 +177,16 @@ def test_merging_chains_moves() -> None:
     )
 
 
+def test_what_was_made_on_the_way_has_not_moved() -> None:
+    made = TransactionLog(SNAPSHOT, new_groups=IDS[:1])
+    moved = TransactionLog(SNAPSHOT, moved_nodes=(Move("/a", "/b", IDS[0], NodeType.GROUP),))
+    again = TransactionLog(SNAPSHOT, moved_nodes=(Move("/b", "/c", IDS[0], NodeType.GROUP),))
+    both = replace(made, moved_nodes=moved.moved_nodes)  # as the official library amends
+    for logs in ([made, moved], [made, moved, again], [both, again]):
+        assert merge(SNAPSHOT, logs) == made
+    assert merge(SNAPSHOT, [moved, again]).moved_nodes == (Move("/a", "/c", IDS[0], NodeType.GROUP),)
+
+
 def test_of_chunks_of_different_dimensions_the_newest_count() -> None:
     logs = [
         TransactionLog(SNAPSHOT, updated_chunks={IDS[0]: ChunkIndices.from_indices(ndim, [(0,) * ndim])})
