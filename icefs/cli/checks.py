@@ -26,9 +26,9 @@ from icefs.fuse.options import default_state_dir
 from icefs.storage.base import Storage
 from icefs.storage.disk_cache import default_cache_dir
 from icefs.storage.url import open_storage, parse_location, redact
-from icefs.words import command, plural
+from icefs.words import command, plural, quoted
 from icefs.worktree.damage import LOST_NAME
-from icefs.worktree.left import left_trees
+from icefs.worktree.left import LeftTree, damaged_files, left_trees
 
 OK, WARNING, PROBLEM = "ok", "warning", "problem"
 
@@ -38,6 +38,7 @@ _SKEW_WARNING_S: Final = 60
 _SKEW_PROBLEM_S: Final = 15 * 60  # from here on S3 refuses signatures
 _SLOW_S: Final = 0.5
 _PROBES: Final = 3
+_SHOWN: Final = 20
 _PATIENCE_S: Final = 5.0
 _OLD_KERNEL: Final = (5, 4)
 _NETWORK: Final = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "ceph", "lustre", "gpfs", "beegfs", "afs", "glusterfs")
@@ -166,9 +167,21 @@ def check_directories(state_dir: Path | None, cache_dir: Path | None) -> Iterato
     for tree in left:
         if tree.problem is not None:
             yield Finding("state directory", PROBLEM, f"{tree.directory}: {tree.problem}", "run 'icefs sessions'")
-        elif tree.aside_files:
+            continue
+        yield from examine("state directory", lambda tree=tree: _check_left(tree))  # type: ignore[misc]
+        if tree.aside_files:
             text = f"{plural(tree.aside_files, 'file')} of unknown names in {tree.directory / LOST_NAME}"
             yield Finding("state directory", WARNING, text, "look at them, and remove that directory")
+
+
+def _check_left(tree: LeftTree) -> Iterator[Finding]:
+    """Looks for files of a tree that nobody has mounted whose bytes are not all there."""
+    for path in damaged_files(tree.directory)[:_SHOWN]:
+        branch = quoted(tree.info.branch)
+        text = f"{tree.directory}: branch {branch}: {quoted(path)} has not the bytes that were written"
+        place = quoted(tree.info.place or "?")
+        todo = f"'icefs mount' of the same branch at {place} lets you write it again or remove it"
+        yield Finding("state directory", WARNING, text, todo)
 
 
 def _check_directory(name: str, place: Path) -> Iterator[Finding]:

@@ -10,11 +10,12 @@ import click
 from icefs.cli import checks
 from icefs.cli.checks import OK, PROBLEM, WARNING, Finding, examine
 from icefs.cli.locations import is_url, split_ref
-from icefs.cli.mounts import find_mount
+from icefs.cli.mounts import Mounted, find_mount, raised
 from icefs.cli.options import has_colours, json_option, print_json
 from icefs.cli.repos import locate
 from icefs.errors import EntryNotFoundError, StaleError
-from icefs.words import plural, quoted, visible
+from icefs.vfs.status_text import damage_lines
+from icefs.words import command, plural, quoted, visible
 
 _COLOURS = {OK: "green", WARNING: "yellow", PROBLEM: "red"}
 
@@ -74,8 +75,25 @@ def _check_place(place: str) -> Iterator[Finding]:
             return
         if mounted is not None:
             yield from _check_mounted(mounted.whole.ask("stats"), str(mounted.root))
+            yield from _check_working_trees(mounted.whole)
             location = locate(location).location
     yield from checks.check_repository(location)
+
+
+def _check_working_trees(mount: Mounted) -> Iterator[Finding]:
+    """Looks what is wrong with the working trees of a mount's branches."""
+    from icefs.cli.main import exit_row  # which imports the commands
+
+    if not mount.info.get("writable", True):
+        return
+    for branch in mount.branches_with_work():
+        name = f"branch {quoted(branch['name'])}"
+        if branch["error"] is not None:
+            error = raised(branch["error"])
+            yield Finding("working tree", PROBLEM, f"{name}: {error.message}", error.hint or exit_row(error).hint)
+        place = str(mount.root / branch["path"])
+        for what, todo in damage_lines(branch["damage"]):
+            yield Finding("working tree", WARNING, f"{name}: {what}", todo or f"see '{command('status', place)}'")
 
 
 def _check_mounted(stats: dict[str, Any], mountpoint: str) -> Iterator[Finding]:

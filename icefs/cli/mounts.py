@@ -24,9 +24,11 @@ from icefs.errors import (
     NotPermittedError,
     ReadOnlyError,
     StaleError,
+    TreeInUseError,
     UntrustedMountError,
 )
 from icefs.fuse.conversation import Conversation
+from icefs.fuse.earlier import describe_open_files
 from icefs.fuse.mountpoints import FILESYSTEM_TYPE, MountEntry, mount_of, mount_table
 from icefs.words import command, quoted
 
@@ -108,11 +110,7 @@ class Mounted:
         raise StaleError(f"the daemon gave no answer: process {self.info['pid']}", hint="look into its log file")
 
     def _not_ours(self, operation: str) -> NotPermittedError:
-        owner = os.stat(self.tree / CONTROL / "rpc").st_uid
-        try:
-            name = pwd.getpwuid(owner).pw_name
-        except KeyError:
-            name = f"user {owner}"
+        name = user_name(os.stat(self.tree / CONTROL / "rpc").st_uid)
         return NotPermittedError(
             f"only {name}, whose mount it is, can {operation} here: {self.tree}",
             hint=f"ask {name}, or mount the repository yourself",
@@ -120,11 +118,33 @@ class Mounted:
 
     def read_text(self, name: str) -> str:
         """Reads a control file of the tree."""
-        return (self.tree / CONTROL / name).read_text()
+        try:
+            return (self.tree / CONTROL / name).read_text()
+        except OSError as error:
+            raise self._reason() or error from None
 
     def read_json(self, name: str) -> Any:
         """Reads a JSON control file of the tree."""
-        return _parse(self.tree / CONTROL / name)
+        try:
+            return _parse(self.tree / CONTROL / name)
+        except OSError as error:
+            raise self._reason() or error from None
+
+    def branches_with_work(self) -> list[dict[str, Any]]:
+        """Returns the mount's branches with changes, or with a working tree that is damaged or cannot be opened."""
+        branches: list[dict[str, Any]] = self.whole.ask("uncommitted")["branches"]
+        return branches
+
+    def _reason(self) -> IcefsError | None:
+        """Returns why the tree's working tree cannot be opened, which an errno does not tell; None if it can be."""
+        try:
+            branches = self.branches_with_work()
+        except (IcefsError, OSError):
+            return None
+        for branch in branches:
+            if self.root / branch["path"] == self.tree and branch["error"] is not None:
+                return raised(branch["error"])
+        return None
 
 
 def raised(answer: dict[str, Any]) -> IcefsError:
@@ -132,7 +152,13 @@ def raised(answer: dict[str, Any]) -> IcefsError:
     error = getattr(errors, str(answer.pop("error", "")), IcefsError)
     if not (isinstance(error, type) and issubclass(error, IcefsError)):
         error = IcefsError
-    return error(answer.pop("message"), kind=answer.pop("kind"), hint=answer.pop("hint"), **answer)
+    found = error(answer.pop("message"), kind=answer.pop("kind"), hint=answer.pop("hint"), **answer)
+    if isinstance(found, TreeInUseError):
+        # An earlier mount that was detached: what has it open is all that keeps it.
+        files = describe_open_files()
+        if files is not None:
+            found.hint = f"close the files that are open in it: {files}"
+    return found
 
 
 def absolute(path: str | os.PathLike[str]) -> Path:
@@ -148,6 +174,7 @@ def find_mount(path: str | os.PathLike[str]) -> Mounted | None:
         StaleError: the path lies in a mount whose daemon has ended.
         EntryNotFoundError: the path does not exist, or only a part of a mount is there.
         UntrustedMountError: the mount is another user's.
+        NotPermittedError: it is, and lets nobody else in.
     """
     start = absolute(path)
     try:
@@ -157,6 +184,8 @@ def find_mount(path: str | os.PathLike[str]) -> Mounted | None:
             raise _dead(start) from None
         if exc.errno in (errno.ENOENT, errno.ENOTDIR):
             raise EntryNotFoundError(f"no such file or directory: {path}") from None
+        if exc.errno in (errno.EACCES, errno.EPERM):
+            _explain_refusal(start)
         raise
     start = start.resolve()
     entry = _icefs_mount(str(start), status.st_dev)
@@ -202,6 +231,32 @@ def require_trusted(entry: MountEntry) -> None:
             hint="run the command as that user, or give the repository",
             mountpoint=entry.mountpoint,
         )
+
+
+def _explain_refusal(path: Path) -> None:
+    """Says whose mount it is that lets nobody else in, not even root, where a path that may not be seen is in one.
+
+    Raises:
+        NotPermittedError: it is in such a mount.
+    """
+    # The kernel refuses the mountpoint itself; a real path to what is below it cannot be had.
+    entry = mount_of(str(path))
+    if entry is None or not entry.is_icefs or entry.user_id in (None, os.geteuid()):
+        return
+    name = user_name(entry.user_id)
+    raise NotPermittedError(
+        f"the mount at {entry.mountpoint} is for {name} alone: {path}",
+        hint=f"run the command as {name}, or have {name} mount it with --allow-other",
+        mountpoint=entry.mountpoint,
+    )
+
+
+def user_name(number: int | None) -> str:
+    """Returns a user's name, or the number where it has none."""
+    try:
+        return pwd.getpwuid(-1 if number is None else number).pw_name
+    except (KeyError, OverflowError):
+        return f"user {number}"
 
 
 def _tree_of(root: Path, place: Path, info: dict[str, Any]) -> Path:

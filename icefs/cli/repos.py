@@ -89,9 +89,14 @@ def _is_inner(path: str, mounted: Mounted) -> bool:
     Raises:
         InvalidInputError: the root of a tree does; then it may mean either.
     """
-    if not (Path(path, REPO_INFO).is_file() or Path(path, branch_key(DEFAULT_BRANCH)).is_file()):
-        return False
     place = absolute(path).resolve()
+    try:
+        if not (Path(path, REPO_INFO).is_file() or Path(path, branch_key(DEFAULT_BRANCH)).is_file()):
+            return False
+    except OSError:
+        if place != mounted.tree:
+            raise
+        return False  # a tree that cannot be opened; the repository that is mounted can be
     if place in (mounted.root, mounted.tree):
         raise InvalidInputError(
             f"{place} is in the mount of {mounted.repository}, and holds a repository itself",

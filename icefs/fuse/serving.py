@@ -25,11 +25,12 @@ from icefs.engine.lineage_cache import default_cache_path
 from icefs.engine.refs import Refs
 from icefs.engine.repository import Repository
 from icefs.engine.writing import WritableRepository
-from icefs.errors import OPEN_FILES_HINT, IcefsError
+from icefs.errors import OPEN_FILES_HINT, IcefsError, TreeInUseError
 from icefs.format.ids import SnapshotId
 from icefs.fuse import logs, mountpoints
 from icefs.fuse.apart import why_not_writable
 from icefs.fuse.connection import Connection, connect
+from icefs.fuse.earlier import describe_open_files
 from icefs.fuse.errno_map import OPERATIONS, in_background
 from icefs.fuse.metrics_http import listen, serve_metrics
 from icefs.fuse.notifier import KernelNotifier
@@ -122,7 +123,13 @@ def prepare(options: MountOptions) -> Prepared:
         refs = repository.refs()
         request = _request(options, repository, refs)
         if request.state_root is not None:
-            check_usable(request.state_root, request.state_directory)
+            try:
+                check_usable(request.state_root, request.state_directory)
+            except TreeInUseError as error:
+                files = describe_open_files()
+                if files is not None:
+                    error.hint = f"close the files that are open in it, and mount again: {files}"
+                raise
         listener = None if options.metrics is None else listen(options.metrics)
         undo.pop_all()
     return Prepared(options, storage, repository, refs, request, cache, listener)

@@ -140,7 +140,12 @@ class MountControl:
             "branches": {name: str(tip) for name, tip in sorted(refs.branches.items())},
             "tags": {name: str(tip) for name, tip in sorted(refs.tags.items())},
             "trees": [
-                {**tree_facts(tree), "snapshot": str(tree.snapshot_id), "has_changes": _has_changes(tree)}
+                {
+                    **tree_facts(tree),
+                    "snapshot": str(tree.snapshot_id),
+                    "has_changes": _has_changes(tree),
+                    "problem": _problem(tree),
+                }
                 for tree in self._branches()
             ],
             "refreshed_at": fs.follower.refreshed_at,
@@ -275,6 +280,13 @@ def _has_changes(tree: BranchTree) -> bool:
     if not isinstance(tree, WorkingTree):
         return False
     return tree.has_left_work or (tree.work is not None and tree.work.has_changes())
+
+
+def _problem(tree: BranchTree) -> str | None:
+    """Says why a branch cannot be used, or does not show its tip."""
+    if isinstance(tree, WorkingTree) and tree.unusable is not None:
+        return tree.unusable.message
+    return tree.problem
 
 
 def _made(name: str, make: Callable[[], Callable[[], bytes]]) -> ControlFile:

@@ -95,21 +95,27 @@ def _where(status: Mapping[str, Any]) -> Iterator[Line]:
 
 def damage_texts(damage: Mapping[str, Any] | None) -> Iterator[str]:
     """Yields what is said of the damage of a working tree: what happened, to which paths, what to do."""
+    for what, todo in damage_lines(damage):
+        yield f"Damage: {what}; {todo}" if todo else f"Damage: {what}"
+
+
+def damage_lines(damage: Mapping[str, Any] | None) -> Iterator[tuple[str, str | None]]:
+    """Yields what happened to which paths, and what to do about it, if anything."""
     if damage is None:
         return
-    yield from (f"Damage: {note}" for note in damage["notes"])
+    yield from ((note, None) for note in damage["notes"])
     for key, what, todo in (
         ("lost", "lost its bytes", "write it again, or remove it"),
         ("cut", "has not the bytes that were written", "look at it, and write it again or remove it"),
         ("changed", "was changed after it was last closed", "look at it before you commit"),
     ):
         paths = damage[key]
-        yield from (f"Damage: {quoted(path)} {what}; {todo}" for path in paths[:SHOWN])
+        yield from ((f"{quoted(path)} {what}", todo) for path in paths[:SHOWN])
         if len(paths) > SHOWN:
-            yield f"Damage: … and {plural(len(paths) - SHOWN, 'more path')} of this kind; see status.json"
+            yield f"… and {plural(len(paths) - SHOWN, 'more path')} of this kind", "see status.json"
     if damage["aside_files"]:
         kept = f"{plural(damage['aside_files'], 'file')} ({size_text(damage['aside_bytes'])})"
-        yield f"Damage: {kept} of unknown names kept in {damage['aside']}; remove that directory if you do not need it"
+        yield f"{kept} of unknown names kept in {damage['aside']}", "remove that directory if you do not need it"
 
 
 def progress_text(progress: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from icefs.engine.collected import Collections
 from icefs.engine.session import Session
 from icefs.engine.writing import WritableRepository
-from icefs.errors import StaleError
+from icefs.errors import IcefsError, StaleError
 from icefs.format.ids import SnapshotId
 from icefs.log_context import in_branch
 from icefs.storage.url import redact
@@ -82,6 +82,7 @@ class WorkingBase(BranchTree):
         last_rebase: What became of the last rebase.
         last_discard: What became of the last discard.
         is_committing: Whether a commit, discard or rebase is under way.
+        unusable: Why the working tree, or what it stands on, could not be opened the last time; None if it could.
     """
 
     def __init__(self, settings: WorkingSettings, context: TreeContext, *args: Any, **options: Any) -> None:
@@ -92,6 +93,7 @@ class WorkingBase(BranchTree):
         self.last_rebase: dict[str, Any] | None = None
         self.last_discard: dict[str, Any] | None = None
         self.is_committing = False
+        self.unusable: IcefsError | None = None
         self.guarded = Guarded()
         self._upper = context.space.reserve(_UPPER_NUMBERS, self, None)
         self._next_upper = self._upper.start
@@ -165,11 +167,26 @@ class WorkingBase(BranchTree):
         if self.is_gone:
             raise StaleError(f"{self._label} is gone", path=self._label)
         if self.work is None and self._has_state:
-            raise NotInMemoryError((id(self), "state"), self._load_base, self._stand_on)
+            raise NotInMemoryError((id(self), "state"), self._tried(self._load_base), self._stand_on)
         if self.work is None:
             session = self._require_session()
-            raise NotInMemoryError((id(self), "work"), lambda: self._open_work(session), self.take_work)
+            opening = self._tried(lambda: self._open_work(session))
+            raise NotInMemoryError((id(self), "work"), opening, self.take_work)
         return self.work
+
+    def _tried[T](self, load: Callable[[], T]) -> Callable[[], T]:
+        """Returns what loads the same, and keeps the reason where that fails."""
+
+        def tried() -> T:
+            try:
+                found = load()
+            except IcefsError as error:
+                self.unusable = error
+                raise
+            self.unusable = None
+            return found
+
+        return tried
 
     def _load_base(self) -> Session | None:
         """Opens the snapshot that the working tree on the disk stands on; in a worker thread."""

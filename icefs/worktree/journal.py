@@ -412,8 +412,9 @@ class Journal:
         return found
 
     def add_note(self, note: str) -> None:
-        """Adds to what is to be said."""
-        self.set_meta(notes=json.dumps([*self.notes(), note]))
+        """Adds to what is to be said; the same again adds nothing."""
+        if note not in (notes := self.notes()):
+            self.set_meta(notes=json.dumps([*notes, note]))
 
     def intent(self) -> Intent | None:
         """Returns the intent that was recorded and neither completed nor abandoned."""

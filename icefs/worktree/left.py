@@ -1,19 +1,21 @@
 """Working trees that nobody has open: what they are, and whether they can be opened, without changing anything."""
 
+import os
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from icefs.errors import DamagedStateError, IcefsError
 from icefs.worktree.damage import aside_usage
 from icefs.worktree.journal import Journal
 from icefs.worktree.lower import join
 from icefs.worktree.row_log import Rows, read_log
-from icefs.worktree.state import DATABASE_NAME, StateInfo, has_state, is_in_use, read_info
+from icefs.worktree.spool import spool_path
+from icefs.worktree.state import DATABASE_NAME, SPOOL_NAME, StateInfo, has_state, is_in_use, read_info
 from icefs.worktree.versions import check_version
 
 _UNKNOWN: Final = StateInfo("?", "?", "?", -1)
@@ -77,6 +79,38 @@ def look_at(directory: Path) -> LeftTree:
         return replace(tree, problem=error.message)
     count = _count_changes(rows)
     return replace(tree, info=_named(rows, tree.info), num_changes=count, is_pending="intent" in rows.meta)
+
+
+def damaged_files(directory: Path) -> list[str]:
+    """Returns the paths of the files in a tree that nobody has open of which bytes are missing.
+
+    Raises:
+        IcefsError: its rows cannot be read.
+    """
+    rows = _rows(directory)
+    found = []
+    for row in rows.nodes.values():
+        size, spool_id, stamp = row[7], row[11], row[12]
+        if row[3] or not spool_id:
+            continue
+        try:
+            status = os.lstat(spool_path(str(directory / SPOOL_NAME), spool_id))
+        except FileNotFoundError:
+            found.append(_path(rows, row))
+            continue
+        if stamp and status.st_size < size:
+            found.append(_path(rows, row))
+    return sorted(found)
+
+
+def _path(rows: Rows, row: Sequence[Any]) -> str:
+    names = [row[2]]
+    seen = {row[0]}
+    while (above := rows.nodes.get(row[1])) is not None and above[0] not in seen and above[1]:
+        names.append(above[2])
+        seen.add(above[0])
+        row = above
+    return "/".join(reversed(names))
 
 
 def _named(rows: Rows, info: StateInfo) -> StateInfo:

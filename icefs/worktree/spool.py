@@ -209,6 +209,11 @@ class SpoolFile:
             os.close(fd)
 
 
+def spool_path(base: str, spool_id: int) -> str:
+    """Returns where a spool file of the directory `base` is."""
+    return f"{base}/{spool_id >> _BUCKET_BITS:x}/{spool_id:x}"
+
+
 class Spool:
     """The spool files of one state directory.
 
@@ -230,7 +235,7 @@ class Spool:
 
     def path(self, spool_id: int) -> str:
         """Returns where a spool file is."""
-        return f"{self._base}/{spool_id >> _BUCKET_BITS:x}/{spool_id:x}"
+        return spool_path(self._base, spool_id)
 
     def create(self, spool_id: int) -> SpoolFile:
         """Makes an empty spool file.

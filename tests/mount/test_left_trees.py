@@ -6,6 +6,8 @@ import json
 import os
 import re
 import shlex
+import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -74,11 +76,77 @@ def test_a_second_mount_is_refused_while_the_first_has_files_open(place: Path, i
         icefs("umount", "--lazy", place / "mnt")
         said = mount(icefs, place, code=STATE)
         assert "an earlier mount of this branch, process " in said
-        assert "close the files that are open in it" in said
+        assert f"close the files that are open in it, and mount again: /f (process {os.getpid()}, " in said
         assert not (place / "mnt").is_mount()
         assert held.read() == "mine"
     mount(icefs, place)  # which waits for the end of the first
     assert (place / "mnt" / "f").read_text() == "mine"
+    icefs("umount", "--discard", place / "mnt")
+
+
+def test_a_whole_mount_names_what_keeps_a_branch_of_it(place: Path, icefs: Icefs) -> None:
+    where = "mount", place / "repo", place / "mnt", "--state-dir", place / "st"
+    branch = place / "mnt" / "branches" / "main"
+    icefs(*where)
+    (branch / "f").write_text("mine")
+    with (branch / "f").open() as held:
+        icefs("umount", "--lazy", place / "mnt")
+        reason = f"close the files that are open in it: /branches/main/f (process {os.getpid()}, "
+        assert reason in icefs(*where)
+        for words, code in ((["status"], STATE), (["status", "--json"], STATE), (["doctor"], 1)):
+            said = icefs(*words, branch, code=code)
+            assert "is in use by process " in said
+            assert reason in said
+        assert reason in icefs("commit", branch, "-m", "x", code=STATE)
+        assert reason in icefs("doctor", place / "mnt", code=1)
+        assert "branch main: the working tree in " in icefs("status", place / "mnt")
+        assert "Repository initialized" in icefs("log", branch)  # the repository can be read
+        assert held.read() == "mine"
+    for _ in range(100):  # until the first daemon has ended
+        if "mine" in subprocess.run(["cat", branch / "f"], capture_output=True, text=True, check=False).stdout:
+            break
+        time.sleep(0.1)
+    assert "  f" in icefs("status", branch)
+    assert "is in use" not in icefs("status", place / "mnt")
+    icefs("umount", "--discard", place / "mnt")
+
+
+def test_doctor_says_what_is_damaged_in_a_mounted_tree_and_in_one_that_is_left(place: Path, icefs: Icefs) -> None:
+    where = "mount", place / "repo", place / "mnt", "--state-dir", place / "st"
+    branch = place / "mnt" / "branches" / "main"
+    icefs(*where)
+    (branch / "cut").write_text("sixteen letters!")
+    (branch / "gone").write_text("four")
+    icefs("umount", place / "mnt")
+    spool = {path.stat().st_size: path for path in (place / "st").rglob("spool/*/*") if path.is_file()}
+    os.truncate(spool[16], 8)
+    spool[4].unlink()
+    said = icefs("doctor", "--state-dir", place / "st")
+    assert "warning" in said
+    for name in ("cut", "gone"):
+        assert f"branch main: {name} " in said
+    assert "'icefs mount' of the same branch" in said
+    [directory] = (place / "st").iterdir()
+    (directory / "tree.db").write_bytes(b"damaged")
+    icefs(*where)
+    for place_in in (branch, place / "mnt"):
+        said = icefs("doctor", place_in)
+        assert "branch main: cut has not the bytes that were written; look at it, and write it again" in said
+        assert "branch main: gone lost its bytes; write it again, or remove it" in said
+        assert "branch main: the database was damaged; " in said
+    assert icefs("status", branch).count("the database was damaged") == 1
+    icefs("umount", "--discard", place / "mnt")
+
+
+def test_the_same_damage_again_is_shown_once(place: Path, icefs: Icefs) -> None:
+    mount(icefs, place)
+    (place / "mnt" / "u1").write_text("here")
+    for _ in range(2):
+        icefs("umount", place / "mnt")
+        [directory] = (place / "st").iterdir()
+        (directory / "tree.db").write_bytes(b"damaged")
+        mount(icefs, place)
+    assert icefs("status", place / "mnt").count("the database was damaged") == 1
     icefs("umount", "--discard", place / "mnt")
 
 
