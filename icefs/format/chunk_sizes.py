@@ -86,7 +86,8 @@ class Bounds(NamedTuple):
         return None
 
 
-_ANY: Final = Bounds(1, None)
+ANY_SIZE: Final = Bounds(1, None)
+"""The sizes of a chunk of which nothing is known."""
 
 
 class _Axis(NamedTuple):
@@ -162,7 +163,7 @@ class ChunkSizes:
         return rows
 
 
-_UNKNOWN: Final = ChunkSizes(_ANY)
+_UNKNOWN: Final = ChunkSizes(ANY_SIZE)
 
 
 def chunk_sizes(zarr_json: bytes | memoryview) -> ChunkSizes:
@@ -176,7 +177,7 @@ def chunk_sizes(zarr_json: bytes | memoryview) -> ChunkSizes:
     codecs, item_bytes = tuple(document["codecs"]), _item_bytes(document.get("data_type"))
     lengths = [axis if isinstance(axis, int) else axis.lengths[0] for axis in axes]
     bounds = _bounds(tuple(lengths), item_bytes, codecs)
-    if bounds == _ANY or all(isinstance(axis, int) for axis in axes):
+    if bounds == ANY_SIZE or all(isinstance(axis, int) for axis in axes):
         return ChunkSizes(bounds)
     return ChunkSizes(None, axes, codecs, item_bytes)
 
@@ -241,7 +242,7 @@ def _axis(axis: Any) -> _Axis | int | None:
 def _bounds(shape: tuple[int, ...], item_bytes: int | None, codecs: Sequence[Any]) -> Bounds:
     size = _encoded(shape, item_bytes, codecs, 0)
     if size is None or size.bytes < 1:
-        return _ANY
+        return ANY_SIZE
     return Bounds(size.bytes, size.bytes if size.fixed else None)
 
 

@@ -4,8 +4,8 @@
 
 A file counts as what the commit of a mounted branch would make of it: `zarr.json` is a node's metadata, a name under
 the chunk keys of the nearest array above is a chunk, any other name is untracked; a name that looks like a chunk's
-and is none, an empty chunk and one outside of the grid are invalid. A million chunk files take some tens of megabytes:
-their paths follow from their indices.
+and is none, a chunk of a size that the array's codecs rule out and one outside of the grid are invalid. A million
+chunk files take some tens of megabytes: their paths follow from their indices.
 """
 
 import hashlib
@@ -21,10 +21,12 @@ import numpy.typing as npt
 
 from icefs.engine.writable import array_data
 from icefs.errors import EntryNotFoundError, InvalidInputError, InvalidMetadataError, UnsupportedError
+from icefs.format.chunk_sizes import ChunkSizes, chunk_sizes
 from icefs.format.nodes import NodeType
 from icefs.format.zarr_json import parse_zarr_json
 from icefs.transfer.disk_errors import disk_error
 from icefs.worktree.staged import Invalid
+from icefs.worktree.unfit import unfit_reason
 from icefs.zarr.keys import METADATA_NAME, V2_METADATA_NAMES, ChunkIndex, ChunkKeyLayout, is_zarr_key, lies_in_hidden
 
 type I64 = npt.NDArray[np.int64]
@@ -122,8 +124,11 @@ class _Place(NamedTuple):
 class _Growing:
     """The chunk files of an array while they are found."""
 
-    def __init__(self, path: str, directory: str, layout: ChunkKeyLayout, grid_shape: tuple[int, ...]) -> None:
+    def __init__(
+        self, path: str, directory: str, layout: ChunkKeyLayout, grid_shape: tuple[int, ...], allowed: ChunkSizes
+    ) -> None:
         self.path, self.directory, self.layout, self.grid_shape = path, directory, layout, grid_shape
+        self.allowed = allowed
         self.coords = [array("I") for _ in grid_shape]
         self.sizes, self.mtimes, self.ctimes = array("q"), array("q"), array("q")
 
@@ -267,7 +272,7 @@ class _Scan:
             growing = None
             if metadata.node_type is NodeType.ARRAY:
                 layout = ChunkKeyLayout.of_metadata(data, len(metadata.grid_shape))
-                growing = _Growing(path, directory, layout, metadata.grid_shape)
+                growing = _Growing(path, directory, layout, metadata.grid_shape, chunk_sizes(data))
         except InvalidMetadataError as error:
             self.found.invalid.append(Invalid(key, error.message))
             return None
@@ -282,8 +287,8 @@ class _Scan:
             index, grid = place.prefix + part, place.files.grid_shape
             if any(position >= count for position, count in zip(index, grid, strict=True)):
                 self._refuse(relative, name, f"is outside of the grid {list(grid)} of {place.files.path}")
-            elif not status.st_size:
-                self._refuse(relative, name, "is empty; no chunk of an Icechunk array is")
+            elif reason := unfit_reason(place.files.allowed, place.files.path, index, status.st_size):
+                self._refuse(relative, name, reason)
             else:
                 place.files.add(index, status)
             return

@@ -86,12 +86,12 @@ def taken_facts(staged: Staged) -> dict[str, Any]:
     }
 
 
-def left_out_facts(staged: Staged, base: Session) -> dict[str, Any]:
+def left_out_facts(staged: Staged, made: Session) -> dict[str, Any]:
     """Returns, in JSON, what a commit left out: the first of each kind, and how many there are.
 
-    Of an invalid file, `keeps` says whether the snapshot goes on having what the base has at its path.
+    Of an invalid file, `keeps` says whether the snapshot that was made has something at its path.
     """
-    reader = KeyReader(base)
+    reader = KeyReader(made)
     invalid = sorted(staged.invalid)
     return {
         "open": _rows(staged.open),

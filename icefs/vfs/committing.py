@@ -197,7 +197,7 @@ def _commit_once(
             raise
         snapshot_id = published
     try:
-        return _settle(tree, work, frozen, base, staged, snapshot_id, open_inos, solver)
+        return _settle(tree, work, frozen, staged, snapshot_id, open_inos, solver)
     except StorageError as error:
         if work.pending_intent is None:
             work.leave_pending(frozen)
@@ -311,7 +311,6 @@ def _settle(
     tree: "WorkingTree",
     work: WorkTree,
     frozen: FrozenTree,
-    base: Session,
     staged: Staged,
     snapshot_id: SnapshotId,
     open_inos: Iterable[int],
@@ -337,7 +336,7 @@ def _settle(
         "snapshot": str(snapshot_id),
         **taken_facts(staged),
         "notes": commit_notes(staged.nodes),
-        **left_out_facts(staged, base),
+        **left_out_facts(staged, told.move.session),
         "kept_back": result.kept_back[:LISTED],
         "remaining": result.remaining,
     }

@@ -61,7 +61,7 @@ class DroppedChunks:
             reason = f"the array's chunks have other names now, such as {names[0]} for {names[1]}"
             # Chunks whose files were renamed to their new names are not deleted.
             refs = self._chunks.refs(node)
-            return _dropped(refs, _contained(refs.indices, staged.deletes), reason, removed)
+            return _dropped(refs, contained(refs.indices, staged.deletes), reason, removed)
         if all(new >= old for new, old in zip(metadata.grid_shape, before.grid_shape, strict=True)):
             return None
         if not self._base.array_chunks(node).reaches_beyond(metadata.grid_shape):
@@ -88,11 +88,11 @@ def outside(refs: ArrayRefs, grid_shape: tuple[int, ...]) -> BoolArray:
 
 
 def _dropped(refs: ArrayRefs, rows: BoolArray, reason: str, removed: ChunkIndices) -> Dropped | None:
-    rows &= ~_contained(refs.indices, removed)
+    rows &= ~contained(refs.indices, removed)
     return Dropped(refs.indices.select(rows), refs.lengths[rows], reason) if rows.any() else None
 
 
-def _contained(indices: ChunkIndices, others: ChunkIndices) -> BoolArray:
+def contained(indices: ChunkIndices, others: ChunkIndices) -> BoolArray:
     """Returns which of some chunk indices are in another set."""
     if not len(indices) or not len(others):
         return np.zeros(len(indices), np.bool_)

@@ -1,4 +1,4 @@
-"""What a commit leaves alone because a file that somebody has open for writing decides about it.
+"""What a commit leaves alone because a file that it does not take decides about it.
 
 A file that is open and has changed may be half of what it will be, so no commit takes it. Others depend on it:
 
@@ -7,6 +7,8 @@ A file that is open and has changed may be half of what it will be, so no commit
   not deleted at its former place before it can be committed at the new one.
 - Where a finished `zarr.json` says that chunks are encoded otherwise than before, a chunk that is open is in the
   snapshot as it was, and does not fit. The array stays as a whole, too.
+- An array whose `zarr.json` is refused, because it does not fit chunks that the array keeps, stays as a whole: its new
+  chunks fit what was refused.
 - Of a group, its `zarr.json` alone stays: what is below needs no group.
 """
 
@@ -19,7 +21,7 @@ from icefs.format.nodes import NodeType
 from icefs.format.zarr_json import ZarrMetadata
 from icefs.worktree.differences import Differences, Region
 from icefs.worktree.frozen import FrozenDir, FrozenFile, FrozenTree
-from icefs.worktree.staged import LeftOpen
+from icefs.worktree.staged import Invalid, LeftOpen
 from icefs.zarr.keys import is_zarr_key, metadata_key
 
 OPEN: Final = "is open for writing"
@@ -34,8 +36,18 @@ class Holding:
         kept: The base nodes that are not deleted, and of which no chunk is.
     """
 
-    def __init__(self, base: Session, frozen: FrozenTree, found: Differences, *, includes_open: bool) -> None:
-        """Finds what is open. With `includes_open`, open files are like any others."""
+    def __init__(
+        self, base: Session, frozen: FrozenTree, found: Differences, refused: Mapping[str, str], *, includes_open: bool
+    ) -> None:
+        """Finds what is open. With `includes_open`, open files are like any others.
+
+        Args:
+            base: The base.
+            frozen: The tree.
+            found: How they differ.
+            refused: Why, by the paths of arrays whose edited `zarr.json` cannot be committed.
+            includes_open: Whether to commit files that are open for writing.
+        """
         self._base = base
         self._frozen = frozen
         self._regions = found.regions
@@ -44,6 +56,9 @@ class Holding:
         self.arrays: set[str] = set()
         self.kept: set[str] = set()
         self._open_below: dict[str, str] = {}
+        self._refused = refused
+        for path in refused:
+            self._hold(path, "cannot be committed")
         self._is_off = includes_open or not frozen.view.unfinished
         if self._is_off:
             return
@@ -82,12 +97,20 @@ class Holding:
 
     def reason(self, directory: str) -> str | None:
         """Says for what a chunk in a directory waits, of which no finished array is known; None for nothing."""
+        path = self._node_above(directory)
+        return None if path is None else f"waits for {metadata_key(path)}, which {self.nodes[path]}"
+
+    def is_refused(self, directory: str) -> bool:
+        """Tells whether what waits in a directory does so for a `zarr.json` that was refused."""
+        return self._node_above(directory) in self._refused
+
+    def _node_above(self, directory: str) -> str | None:
         path = f"/{directory}" if directory else "/"
         while path not in self.nodes:
             if path == "/":
                 return None
             path = path.rpartition("/")[0] or "/"
-        return f"waits for {metadata_key(path)}, which {self.nodes[path]}"
+        return path
 
     def holder(self, directory: str) -> str | None:
         """Returns the array in which a directory lies and that stays as a whole; None if there is none."""
@@ -99,9 +122,15 @@ class Holding:
         return path if self.arrays else None
 
     def left(self) -> Iterator[LeftOpen]:
-        """Yields the `zarr.json` files that stay."""
+        """Yields the `zarr.json` files that stay because of a writer."""
         for path, reason in self.nodes.items():
-            yield LeftOpen(metadata_key(path), reason)
+            if path not in self._refused:
+                yield LeftOpen(metadata_key(path), reason)
+
+    def refused(self) -> Iterator[Invalid]:
+        """Yields the `zarr.json` files that stay because they cannot be committed."""
+        for path, reason in self._refused.items():
+            yield Invalid(metadata_key(path), reason)
 
     def held_paths(self, hidden: Mapping[str, Iterable[str]]) -> Iterator[str]:
         """Yields the paths, beside those of the files, at which nothing is committed; whole directories with a slash.

@@ -23,7 +23,7 @@ type Source = FrozenFile | Lowered
 
 
 class Invalid(NamedTuple):
-    """A file that cannot be committed, and why."""
+    """A file that cannot be committed, or waits for one that cannot be, and why."""
 
     path: str
     reason: str

@@ -8,12 +8,13 @@ name, are committed as the base's own reference. Other names are untracked.
     places        which array the names in a directory are chunks of
     renames       renamed directories of the base, as columns
     dropped       chunks for which a rewritten zarr.json has no place
+    unfit         chunks of a size that their array's codecs rule out
     staged        the result
 
 Only files that were written, or renamed one by one, are looked at one by one.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from icefs.engine.changeset import difference
@@ -28,7 +29,7 @@ from icefs.words import plural
 from icefs.worktree import lost
 from icefs.worktree.core import Lowered
 from icefs.worktree.differences import differences
-from icefs.worktree.dropped import DroppedChunks, outside_reason
+from icefs.worktree.dropped import DroppedChunks, contained, outside, outside_reason
 from icefs.worktree.frozen import FrozenFile, FrozenTree
 from icefs.worktree.holding import OPEN, Holding
 from icefs.worktree.lower import join
@@ -36,7 +37,16 @@ from icefs.worktree.overlay import WorkTree
 from icefs.worktree.places import BaseChunks, GridArray, Place, Places
 from icefs.worktree.renames import RenamedChunks, RenamedFile, Renames
 from icefs.worktree.staged import Dropped, Invalid, LeftOpen, Source, Staged, StagedArray, StagedAt, source_size
-from icefs.zarr.keys import METADATA_NAME, ChunkIndex, ChunkKeyLayout, is_zarr_key, lies_in_hidden, metadata_key
+from icefs.worktree.unfit import UnfitChunks
+from icefs.zarr.keys import (
+    METADATA_NAME,
+    ChunkIndex,
+    ChunkKeyLayout,
+    is_zarr_key,
+    lies_in_hidden,
+    metadata_key,
+    node_prefix,
+)
 from icefs.zarr.reader import KeyReader
 
 __all__ = ["Invalid", "Source", "Staged", "StagedArray", "StagedAt", "reused_ref", "stage", "staged_now"]
@@ -53,7 +63,15 @@ def stage(frozen: FrozenTree, base: Session, *, includes_open: bool = False) -> 
     Raises:
         StorageError, FormatError: the base, or bytes of the working tree, cannot be read.
     """
-    return _Staging(frozen, base, includes_open=includes_open).run()
+    refused: dict[str, str] = {}
+    while True:
+        staging = _Staging(frozen, base, refused, includes_open=includes_open)
+        staged = staging.run()
+        # Which chunks an array keeps is known at the end; whether it may be edited decides about what came before.
+        unfit = staging.unfit_edits()
+        if not unfit:
+            return staged
+        refused |= unfit
 
 
 def staged_now(work: WorkTree, open_base: Callable[[str], Session]) -> StagedAt:
@@ -88,7 +106,8 @@ def reused_ref(base: Session, reader: KeyReader, source: Source) -> ChunkRef | N
 
 
 class _Staging:
-    def __init__(self, frozen: FrozenTree, base: Session, *, includes_open: bool) -> None:
+    def __init__(self, frozen: FrozenTree, base: Session, refused: Mapping[str, str], *, includes_open: bool) -> None:
+        """Takes, beside the tree, the arrays whose edited `zarr.json` cannot be committed, and why."""
         self._frozen = frozen
         self._base = base
         self._paths = frozenset(base.snapshot.paths)
@@ -104,7 +123,8 @@ class _Staging:
         self._dropped = DroppedChunks(base, self._chunks)
         self._retyped: set[str] = set()
         self._cut: dict[str, list[ArrayRefs]] = {}
-        self._holding = Holding(base, frozen, self._found, includes_open=includes_open)
+        self._holding = Holding(base, frozen, self._found, refused, includes_open=includes_open)
+        self._unfit = UnfitChunks(self._zarr_json)
         self._open_chunks: dict[str, list[ChunkIndex]] = {}
 
     def run(self) -> Staged:
@@ -167,6 +187,7 @@ class _Staging:
             elif path not in self._holding.nodes:
                 data[path] = self._frozen.read(file)
         self._staged.invalid += invalid
+        self._staged.invalid += self._holding.refused()
         for path in sorted(data, key=lambda path: (path.count("/") if path != "/" else 0, path)):
             if self._holding.holder(path[1:]) is not None:
                 self._wait(metadata_key(path), path[1:])
@@ -319,8 +340,8 @@ class _Staging:
                     reason = f"is outside of the grid {list(array.grid_shape)} of {array.path}"
             if isinstance(source, FrozenFile) and (is_lost or source.is_cut):
                 reason = _damage(source)
-            if reason is None and not source_size(source):
-                reason = "is empty; no chunk of an Icechunk array is"
+            if reason is None:
+                reason = self._unfit.reason(array.path, index, source_size(source))
             if reason is None:
                 self._staged_array(array.path, len(index)).sets[index] = source
             else:
@@ -344,10 +365,13 @@ class _Staging:
         return f"is no chunk of {path}: its chunks have names such as {layout.format((0,) * layout.ndim)}"
 
     def _wait(self, path: str, directory: str) -> None:
-        """Leaves something for the commit after a file has been closed that decides about it."""
+        """Leaves something for the commit after the file that decides about it can be committed."""
         reason = self._holding.reason(directory)
         assert reason is not None  # which is why it waits
-        self._staged.open.append(LeftOpen(path, reason))
+        if self._holding.is_refused(directory):
+            self._staged.invalid.append(Invalid(path, reason))
+        else:
+            self._staged.open.append(LeftOpen(path, reason))
 
     def _waits(self, path: str, directory: str) -> bool:
         """Leaves what may become a chunk of an array whose `zarr.json` is open; tells whether there is such a file."""
@@ -398,11 +422,52 @@ class _Staging:
             return
         if found.cut is not None:
             self._cut.setdefault(found.target, []).append(found.cut)
-        if not len(found.refs):
+        refs = self._fitting(found)
+        if not len(refs):
             return
-        parts.setdefault(found.target, []).append(found.refs)
-        if found.is_same and len(found.refs) == len(self._chunks.refs(found.source)):
+        parts.setdefault(found.target, []).append(refs)
+        if found.is_same and len(refs) == len(self._chunks.refs(found.source)):
             self._whole[source] = found.target
+
+    def _fitting(self, found: RenamedChunks) -> ArrayRefs:
+        """Refuses the chunks whose sizes the array that they come to does not allow; returns the others."""
+        rows = self._unfit.taken_over(found.source, found.target, found.refs, is_same=found.is_same)
+        if not rows.any():
+            return found.refs
+        array = self._array(found.target)
+        assert array is not None  # which has places for them
+        bad = found.refs.select(rows)
+        for index, length in zip(bad.indices, bad.lengths.tolist(), strict=True):
+            reason = self._unfit.reason(array.path, index, length)
+            assert reason is not None  # so much is known
+            self._staged.invalid.append(Invalid(node_prefix(array.path) + array.layout.format(index), reason))
+        return found.refs.select(~rows)
+
+    def unfit_edits(self) -> dict[str, str]:
+        """Says of each array whose edited `zarr.json` rules out the sizes of chunks that it keeps which these are."""
+        found = {}
+        for path in self._staged.nodes:
+            known, array = self._known(path), self._array(path)
+            before = None if known is None else _grid_array(known)
+            if known is None or before is None or array is None or path in self._staged.made:
+                continue
+            if before.layout != array.layout or not self._unfit.is_stricter(known, path):
+                continue
+            refs = self._chunks.refs(known)
+            rows = ~outside(refs, array.grid_shape)
+            changed = self._staged.arrays.get(path)
+            if changed is not None:
+                rows &= ~contained(refs.indices, changed.written().union(changed.deletes))
+            refs = refs.select(rows)
+            refs = refs.select(self._unfit.taken_over(known, path, refs, is_same=True))
+            if len(refs):
+                found[path] = self._unfit.edit_reason(path, refs)
+        return found
+
+    def _zarr_json(self, path: str) -> bytes:
+        """Returns what the `zarr.json` of an array says after the commit."""
+        data = self._staged.nodes.get(path)
+        return self._base.node(path).user_data if data is None else data
 
     def _has_array_below(self, path: str) -> bool:
         stem = f"{path.rstrip('/')}/"

@@ -43,6 +43,12 @@ type Scenario = Callable[[Path, int], GeneratedRepo]
 GROUP = b'{"zarr_format":3,"node_type":"group","attributes":{}}'
 
 
+def loose_array_json(shape: Sequence[int], chunks: Sequence[int], **more: Any) -> bytes:
+    """Writes the metadata of an array whose chunks may have any size, as far as its codecs say."""
+    codecs = [{"name": "bytes"}, {"name": "numcodecs.zlib", "configuration": {"level": 1}}]
+    return array_json(shape, chunks, codecs=codecs, **more)
+
+
 def array_json(
     shape: Sequence[int],
     chunks: Sequence[int],

@@ -7,7 +7,7 @@ from pathlib import Path
 import icechunk as ic
 import pytest
 
-from tests.conformance.official import GROUP, array_json, commit, create
+from tests.conformance.official import GROUP, commit, create, loose_array_json
 from tests.support.mounting import mounted
 
 BIG = bytes(range(256)) * 256
@@ -25,7 +25,7 @@ def repo(tmp_path):
     official = create(tmp_path / "repo", 2)
     commit(official, "group", {"zarr.json": GROUP})
     for name in ("one", "two"):
-        items = {f"{name}/zarr.json": array_json((1 << 17,), (1 << 16,))}
+        items = {f"{name}/zarr.json": loose_array_json((1 << 17,), (1 << 16,))}
         commit(official, name, items | {f"{name}/c/{i}": BIG[i:] for i in range(2)})
     return tmp_path / "repo"
 
@@ -46,7 +46,7 @@ def test_a_damaged_manifest(repo):
                 broken = [name for name in ("one", "two") if not os.path.lexists(mount / name / "c/0")]
                 assert len(broken) == 1
                 for name in ("one", "two"):
-                    assert (mount / name / "zarr.json").read_bytes() == array_json((1 << 17,), (1 << 16,))
+                    assert (mount / name / "zarr.json").read_bytes() == loose_array_json((1 << 17,), (1 << 16,))
                     assert sorted(os.listdir(mount / name)) == ["c", "zarr.json"]
                     if name in broken:
                         fails(errno.EIO, os.stat, mount / name / "c/0")
@@ -90,7 +90,7 @@ def test_virtual_chunks(tmp_path):
     session = official.writable_session("main")
     from tests.conformance.official import put_all
 
-    put_all(session.store, {"a/zarr.json": array_json((30,), (10,))})
+    put_all(session.store, {"a/zarr.json": loose_array_json((30,), (10,))})
     for number, offset in enumerate((5, 1000)):
         session.store.set_virtual_ref(f"a/c/{number}", f"{prefix}source.bin", offset=offset, length=10)
     session.store.set_virtual_ref("a/c/2", f"{prefix}missing.bin", offset=0, length=10)

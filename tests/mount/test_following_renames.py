@@ -7,7 +7,7 @@ import pytest
 from icefs.engine.writing import WritableRepository
 from icefs.format.chunk_indices import ChunkIndices
 from icefs.storage.local import LocalStorage
-from tests.conformance.official import GROUP, array_json
+from tests.conformance.official import GROUP, loose_array_json
 from tests.support.mounting import mounted
 
 SHAPE, CHUNK = (9, 9), (1, 1)
@@ -22,7 +22,7 @@ def branch(tmp_path):
         for path in ("/g", "/g/sub"):
             session.set_metadata(path, GROUP)
         for path in ("/a", "/g/sub/b"):
-            session.set_metadata(path, array_json(SHAPE, CHUNK))
+            session.set_metadata(path, loose_array_json(SHAPE, CHUNK))
             for index in ((2, 2), (2, 3), (3, 2)):
                 session.set_chunk(path, index, f"{path} {index}".encode())
     with mounted(tmp_path / "repo", branch="main") as mount:
@@ -161,10 +161,10 @@ def test_pages_of_a_renamed_directory_stay_in_the_cache(branch):
 
 def test_a_directory_that_may_have_chunks_of_two_arrays_keeps_what_it_has(tmp_path):
     repository = WritableRepository.create(LocalStorage(str(tmp_path / "repo")))
-    inner = array_json(SHAPE, CHUNK, encoding=("v2", "/"))
+    inner = loose_array_json(SHAPE, CHUNK, encoding=("v2", "/"))
     with repository.transaction("main", message="start") as session:
         session.set_metadata("/", GROUP)
-        session.set_metadata("/a", array_json(SHAPE, CHUNK))
+        session.set_metadata("/a", loose_array_json(SHAPE, CHUNK))
         session.set_metadata("/a/c", inner)
         for path, index in (("/a", (3, 3)), ("/a/c", (2, 3)), ("/a/c", (2, 4))):
             session.set_chunk(path, index, f"{path} {index}".encode())

@@ -7,7 +7,7 @@ import time
 from icefs.engine.writing import WritableRepository
 from icefs.fuse.options import MountOptions
 from icefs.storage.local import LocalStorage
-from tests.conformance.official import GROUP, array_json
+from tests.conformance.official import GROUP, loose_array_json
 from tests.support.mounting import Mount, require_fuse, run_daemon, scratch_directory
 
 SLOW = """
@@ -26,7 +26,7 @@ def test_a_branch_does_not_move_while_its_working_tree_is_opened(tmp_path):
     repository = WritableRepository.create(LocalStorage(str(tmp_path / "repo")))
     with repository.transaction("main", message="start") as session:
         session.set_metadata("/", GROUP)
-        session.set_metadata("/a", array_json((9,), (1,)))
+        session.set_metadata("/a", loose_array_json((9,), (1,)))
     with scratch_directory() as scratch:
         place, log = tmp_path / "mnt", tmp_path / "log"
         place.mkdir()

@@ -14,7 +14,7 @@ from icefs.errors import InvalidInputError, RefNotFoundError
 from icefs.fuse.daemon import spawn
 from icefs.fuse.mountpoints import mounted_at
 from icefs.fuse.options import MountOptions
-from tests.conformance.official import GROUP, array_json, commit, create
+from tests.conformance.official import GROUP, commit, create, loose_array_json
 from tests.support.mounting import Mount, mounted, run_daemon, wait_until
 
 CHUNK = bytes(range(256)) * 256
@@ -23,7 +23,7 @@ CHUNK = bytes(range(256)) * 256
 @pytest.fixture(scope="module")
 def repo(tmp_path_factory):
     path = tmp_path_factory.mktemp("lifecycle") / "repo"
-    commit(create(path, 2), "first", {"zarr.json": GROUP, "a/zarr.json": array_json((2,), (1,)), "a/c/0": CHUNK})
+    commit(create(path, 2), "first", {"zarr.json": GROUP, "a/zarr.json": loose_array_json((2,), (1,)), "a/c/0": CHUNK})
     return path
 
 

@@ -21,11 +21,11 @@ from icefs.fuse.daemon import spawn
 from icefs.fuse.mountpoints import mounted_at
 from icefs.fuse.options import MountOptions
 from icefs.worktree.versions import STATE_VERSION
-from tests.conformance.official import GROUP, array_json, commit, create
+from tests.conformance.official import GROUP, commit, create, loose_array_json
 from tests.support.mounting import Mount, run_daemon, scratch_directory, wait_until
 from tests.support.store_contents import read_branch
 
-ARRAY = array_json((100,), (1,))
+ARRAY = loose_array_json((100,), (1,))
 YEAR = 365 * 24 * 3600
 ICEFS = Path(sys.executable).with_name("icefs")
 

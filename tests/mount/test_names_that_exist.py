@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conformance.official import GROUP, array_json, commit, create
+from tests.conformance.official import GROUP, commit, create, loose_array_json
 from tests.support.killing import rounds
 from tests.support.mounting import mounted
 
@@ -27,7 +27,7 @@ SECONDS = rounds(4)
 
 KEYS = {
     "zarr.json": GROUP,
-    "a/zarr.json": array_json((4, 4), (1, 1)),
+    "a/zarr.json": loose_array_json((4, 4), (1, 1)),
     **{f"a/c/{i}/{j}": bytes([1 + i]) * SIZE for i in range(4) for j in range(4)},
 }
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.conformance.official import GROUP, array_json, commit, create
+from tests.conformance.official import GROUP, commit, create, loose_array_json
 from tests.support.ci import require
 from tests.support.mounting import mounted
 from tests.support.users import run_as
 
 OWNER, OTHER, GROUP_ID = 4201, 4202, 4203
-KEYS = {"zarr.json": GROUP, "a/zarr.json": array_json((4,), (1,)), "a/c/0": b"0"}
+KEYS = {"zarr.json": GROUP, "a/zarr.json": loose_array_json((4,), (1,)), "a/c/0": b"0"}
 
 
 @pytest.fixture

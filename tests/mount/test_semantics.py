@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conformance.official import GROUP, array_json, commit, create, put_all, remove
+from tests.conformance.official import GROUP, commit, create, loose_array_json, put_all, remove
 from tests.support.mounting import mounted
 
 DOCUMENT = Path(__file__).parents[2] / "icefs/vfs/SEMANTICS.md"
@@ -24,15 +24,15 @@ BIG = bytes(range(256)) * 4096  # 1 MiB, a native chunk
 KEYS = {
     "zarr.json": GROUP,
     "g/zarr.json": GROUP,
-    "a/zarr.json": array_json((40, 40), (10, 10)),
+    "a/zarr.json": loose_array_json((40, 40), (10, 10)),
     "a/c/0/1": b"chunk 0 1",
     "a/c/2/0": b"chunk 2 0",
-    "big/zarr.json": array_json((4 << 20,), (1 << 20,)),
+    "big/zarr.json": loose_array_json((4 << 20,), (1 << 20,)),
     "big/c/0": BIG,
-    "many/zarr.json": array_json((5000,), (1,)),
-    "implicit/x/zarr.json": array_json((1,), (1,)),
+    "many/zarr.json": loose_array_json((5000,), (1,)),
+    "implicit/x/zarr.json": loose_array_json((1,), (1,)),
     "implicit/x/c/0": b"x",
-    "scalar/zarr.json": array_json((), ()),
+    "scalar/zarr.json": loose_array_json((), ()),
     "scalar/c": b"s",
 } | {f"many/c/{i}": b"%d" % i for i in range(5000)}
 
@@ -146,7 +146,7 @@ def test_times(mount):
 
 def test_times_of_several_commits(tmp_path):
     official = create(tmp_path / "repo", 2)
-    commit(official, "first", {"a/zarr.json": array_json((4,), (1,)), "a/c/0": b"0", "a/c/1": b"1"})
+    commit(official, "first", {"a/zarr.json": loose_array_json((4,), (1,)), "a/c/0": b"0", "a/c/1": b"1"})
     official.create_tag("v2", commit(official, "second", {"a/c/1": b"2"}))
     with mounted(tmp_path / "repo") as mount:
         [second, first, _] = [entry["written_at"] for entry in mount.control("log.json", "tags/v2")]
@@ -368,8 +368,8 @@ def test_edited_metadata(following):
     place for (outside of a smaller grid, or under other names) can be read until then; `status`, `diff` and the
     commit's result say how many are dropped, of which array and why."""
     official, mount = following
-    (mount / "a/zarr.json").write_bytes(array_json((20, 40), (10, 10)))
-    (mount / "big/zarr.json").write_bytes(array_json((4 << 20,), (1 << 20,), encoding=("v2", ".")))
+    (mount / "a/zarr.json").write_bytes(loose_array_json((20, 40), (10, 10)))
+    (mount / "big/zarr.json").write_bytes(loose_array_json((4 << 20,), (1 << 20,), encoding=("v2", ".")))
     told = [
         {"path": "/a", "count": 1, "reason": "the array's grid of chunks is [2, 4] now"},
         {"path": "/big", "count": 1, "reason": "the array's chunks have other names now, such as 0 for c/0"},

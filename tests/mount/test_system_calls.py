@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from icefs.fuse.options import MountOptions
-from tests.conformance.official import GROUP, array_json, commit, create
+from tests.conformance.official import GROUP, commit, create, loose_array_json
 from tests.support.mounting import mounted, run_daemon, scratch_directory
 
 KEYS = {
     "zarr.json": GROUP,
-    "a/zarr.json": array_json((400,), (1,)),
+    "a/zarr.json": loose_array_json((400,), (1,)),
     **{f"a/c/{number}": bytes([number % 256]) * 4096 for number in range(400)},
 }
 
@@ -149,7 +149,7 @@ def test_control_files_answer_while_the_store_does_not(tmp_path: Path) -> None:
     session_keys = {
         f"a{n}/{key}": value
         for n in range(40)
-        for key, value in (("zarr.json", array_json((4,), (1,))), ("c/0", b"x" * 4096))
+        for key, value in (("zarr.json", loose_array_json((4,), (1,))), ("c/0", b"x" * 4096))
     }
     commit(create(tmp_path / "repo", 2), "first", keys | session_keys)
     with scratch_directory() as scratch:

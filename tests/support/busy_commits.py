@@ -6,7 +6,7 @@ import icechunk
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
-from tests.conformance.official import GROUP, array_json
+from tests.conformance.official import GROUP, loose_array_json
 from tests.support.busy_writers import COLUMNS, TURNS, WRITERS, Ledger, number_of
 from tests.support.killing import Nursery
 from tests.support.mounting import Mount
@@ -20,7 +20,7 @@ def commit_while_busy(mount: Mount, official: icechunk.Repository, scratch: Path
     """
     (mount.path / "zarr.json").write_bytes(GROUP)
     (mount.path / "a/c").mkdir(parents=True)
-    (mount.path / "a/zarr.json").write_bytes(array_json((WRITERS * TURNS, COLUMNS), (1, 1)))
+    (mount.path / "a/zarr.json").write_bytes(loose_array_json((WRITERS * TURNS, COLUMNS), (1, 1)))
     stop = scratch / "stop"
     ledgers = [scratch / f"ledger-{number}" for number in range(WRITERS)]
     shown: list[list[int]] = [[] for _ in ledgers]

@@ -26,13 +26,13 @@ import icechunk
 
 from icefs.storage.beneath import Beneath
 from icefs.storage.local_lock import exclusive
-from tests.conformance.official import GROUP, array_json, put_all
+from tests.conformance.official import GROUP, loose_array_json, put_all
 
 BEAT = struct.Struct("d d 48s")
 """The heartbeat: when the operation began (monotonic; 0 between two), how many there were, and its name."""
 
 GRID = 4
-ARRAY = array_json((GRID, GRID), (1, 1))
+ARRAY = loose_array_json((GRID, GRID), (1, 1))
 ARRAYS = ("temperature", "wind", "rain")
 _SIZES = (1, 7, 100, 600, 4096, 5000, 20_000)
 
