@@ -25,7 +25,7 @@ from icefs.format.chunk_sizes import ChunkSizes, chunk_sizes
 from icefs.format.nodes import NodeType
 from icefs.format.zarr_json import parse_zarr_json
 from icefs.transfer.disk_errors import disk_error
-from icefs.worktree.staged import Invalid
+from icefs.worktree.staged import Invalid, metadata_reason, no_chunk_reason
 from icefs.worktree.unfit import unfit_reason
 from icefs.zarr.keys import METADATA_NAME, V2_METADATA_NAMES, ChunkIndex, ChunkKeyLayout, is_zarr_key, lies_in_hidden
 
@@ -177,6 +177,7 @@ class _Scan:
     def __init__(self, root: str, spec_version: int) -> None:
         self.found = Scanned(root)
         self._spec_version = spec_version
+        self._layouts: dict[str, ChunkKeyLayout] = {}
 
     def run(self) -> None:
         waiting: list[tuple[str, list[_Place]]] = [("", [])]
@@ -198,6 +199,7 @@ class _Scan:
             growing = self._node(path, directory)
             if growing is not None:
                 arrays.append(growing)
+                self._layouts[path] = growing.layout
                 places = [_Place(growing, 0, ()), *places]
         elif not V2_METADATA_NAMES.isdisjoint(files):
             name = min(V2_METADATA_NAMES.intersection(files))
@@ -274,7 +276,7 @@ class _Scan:
                 layout = ChunkKeyLayout.of_metadata(data, len(metadata.grid_shape))
                 growing = _Growing(path, directory, layout, metadata.grid_shape, chunk_sizes(data))
         except InvalidMetadataError as error:
-            self.found.invalid.append(Invalid(key, error.message))
+            self.found.invalid.append(Invalid(key, metadata_reason(error)))
             return None
         self.found.nodes[path] = data
         return growing
@@ -293,9 +295,17 @@ class _Scan:
                 place.files.add(index, status)
             return
         if is_zarr_key(name) and not lies_in_hidden(_join(relative, name)):
-            self._refuse(relative, name, "has the name of a chunk, but there is no array that it is one of")
+            self._refuse(relative, name, no_chunk_reason(self._array_above(relative)))
         else:
             self.found.untracked.append(_join(relative, name))
+
+    def _array_above(self, relative: str) -> tuple[str, ChunkKeyLayout] | None:
+        """Returns the nearest array above a file, and how its chunks' keys are written; None if there is none."""
+        path = f"/{relative}"
+        while path not in self._layouts and path != "/":
+            path = path.rpartition("/")[0] or "/"
+        layout = self._layouts.get(path)
+        return None if layout is None else (path, layout)
 
     def _refuse(self, relative: str, name: str, reason: str) -> None:
         self.found.invalid.append(Invalid(_join(relative, name), reason))

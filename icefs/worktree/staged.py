@@ -13,11 +13,12 @@ import numpy.typing as npt
 
 from icefs.engine.changeset import difference
 from icefs.engine.session import Session
+from icefs.errors import InvalidMetadataError
 from icefs.format.chunk_indices import ChunkIndices
 from icefs.format.manifest import ArrayRefs
 from icefs.worktree.core import Lowered
 from icefs.worktree.frozen import FrozenFile
-from icefs.zarr.keys import ChunkIndex
+from icefs.zarr.keys import ChunkIndex, ChunkKeyLayout
 
 type Source = FrozenFile | Lowered
 
@@ -48,6 +49,23 @@ class Dropped(NamedTuple):
     indices: ChunkIndices
     lengths: npt.NDArray[np.uint64]
     reason: str
+
+
+def metadata_reason(error: InvalidMetadataError) -> str:
+    """Says why a `zarr.json` is invalid, without its path, which stands before that."""
+    return f"is not valid: {error.facts['reason']}"
+
+
+def no_chunk_reason(array: tuple[str, ChunkKeyLayout] | None) -> str:
+    """Says why a file with the name of a chunk is none.
+
+    Args:
+        array: The nearest array above the file, and how the keys of its chunks are written; None if there is none.
+    """
+    if array is None:
+        return "has the name of a chunk, but there is no array that it is one of"
+    path, layout = array
+    return f"is no chunk of {path}: its chunks have names such as {layout.format((0,) * layout.ndim)}"
 
 
 def no_indices(ndim: int) -> ChunkIndices:

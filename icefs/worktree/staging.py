@@ -36,7 +36,18 @@ from icefs.worktree.lower import join
 from icefs.worktree.overlay import WorkTree
 from icefs.worktree.places import BaseChunks, GridArray, Place, Places
 from icefs.worktree.renames import RenamedChunks, RenamedFile, Renames
-from icefs.worktree.staged import Dropped, Invalid, LeftOpen, Source, Staged, StagedArray, StagedAt, source_size
+from icefs.worktree.staged import (
+    Dropped,
+    Invalid,
+    LeftOpen,
+    Source,
+    Staged,
+    StagedArray,
+    StagedAt,
+    metadata_reason,
+    no_chunk_reason,
+    source_size,
+)
 from icefs.worktree.unfit import UnfitChunks
 from icefs.zarr.keys import (
     METADATA_NAME,
@@ -200,7 +211,7 @@ class _Staging:
             metadata = parse_zarr_json(data, name=key, spec_version=self._base.repository.spec_version)
             array_data(metadata, key)  # refuses a grid that no snapshot can hold
         except InvalidMetadataError as error:
-            self._staged.invalid.append(Invalid(key, error.message))
+            self._staged.invalid.append(Invalid(key, metadata_reason(error)))
             return
         known = self._known(path)
         if known is not None and self._holding.holds_encoding(path, known.user_data, data, metadata):
@@ -357,12 +368,9 @@ class _Staging:
     def _no_chunk(self, directory: str) -> str:
         """Says why a file with the name of a chunk is none, by the nearest array above it."""
         path = f"/{directory}" if directory else "/"
-        while (array := self._array(path)) is None:
-            if path == "/":
-                return "has the name of a chunk, but there is no array that it is one of"
+        while (array := self._array(path)) is None and path != "/":
             path = path.rpartition("/")[0] or "/"
-        layout = array.layout
-        return f"is no chunk of {path}: its chunks have names such as {layout.format((0,) * layout.ndim)}"
+        return no_chunk_reason(None if array is None else (path, array.layout))
 
     def _wait(self, path: str, directory: str) -> None:
         """Leaves something for the commit after the file that decides about it can be committed."""

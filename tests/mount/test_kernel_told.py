@@ -37,7 +37,9 @@ def place(tmp_path):
         )  # fmt: skip
         daemon = run_daemon(SLOW, options, log)
         try:
-            zarr.open_group(place, mode="a").create_array("a", shape=(4,), chunks=(1,), dtype="i1")[:] = 1
+            zarr.open_group(place, mode="a").create_array("a", shape=(4,), chunks=(1,), dtype="i1", compressors=None)[
+                :
+            ] = 1
             commit(place)
             yield place
         finally:
