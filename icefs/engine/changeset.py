@@ -8,7 +8,7 @@ Source: spec 2.1 "Transaction log"; format notes §7.10.
 """
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any, Final
@@ -16,7 +16,8 @@ from typing import Any, Final
 import numpy as np
 
 from icefs.format.chunk_indices import ChunkIndices, pack_keys
-from icefs.format.ids import NodeId, SnapshotId
+from icefs.format.chunk_refs import ChunkKind
+from icefs.format.ids import ChunkId, NodeId, SnapshotId
 from icefs.format.manifest import ArrayRefs, ChunkRef
 from icefs.format.nodes import NodeSnapshot, NodeType
 from icefs.format.snapshot import Snapshot
@@ -83,6 +84,20 @@ class ChunkChanges:
             self._consolidate()
             self._sets = ArrayRefs.merge(self._sets, ArrayRefs.empty(self.node_id, self.ndim), indices)
             self._deletes = self._deletes.union(indices)
+
+    def rename_chunks(self, copies: Mapping[bytes, bytes]) -> None:
+        """Refers to copies of chunk objects, by the ids of the objects and of their copies."""
+        with self._lock:
+            self._consolidate()
+            refs = self._sets
+            rows = np.flatnonzero(refs.kinds == ChunkKind.NATIVE)
+            if not len(rows):
+                return
+            self.revision += 1
+            chunk_ids = refs.chunk_ids.copy()
+            named = [copies.get(each.tobytes(), each.tobytes()) for each in chunk_ids[rows]]
+            chunk_ids[rows] = np.frombuffer(b"".join(named), np.uint8).reshape(len(rows), ChunkId.SIZE)
+            self._sets = replace(refs, chunk_ids=chunk_ids)
 
     def drop(self, indices: ChunkIndices) -> None:
         """Forgets the changes of some chunks, as if they had not been made."""
@@ -248,6 +263,11 @@ class ChangeSet:
         twin.moves, twin._moved_to = dict(self.moves), dict(self._moved_to)
         twin.chunks = {node_id: changes.copy() for node_id, changes in self.chunks.items()}
         return twin
+
+    def rename_chunks(self, copies: Mapping[bytes, bytes]) -> None:
+        """Refers to copies of chunk objects, by the ids of the objects and of their copies."""
+        for changes in self.chunks.values():
+            changes.rename_chunks(copies)
 
     def chunk_changes(self, node: NodeSnapshot) -> ChunkChanges:
         """Returns the chunk changes of an array, made if there are none yet."""

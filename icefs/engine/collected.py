@@ -4,11 +4,18 @@ Nothing refers to the chunks of an open session, so a collection whose cutoff is
 commit must not refer to chunks that are gone. Each collection leaves an entry in the ops log of spec version 2:
 
     no collection since the session was opened    all chunks are there: nothing is asked
-    a collection, or a log that starts later       every chunk object of the session is looked up before the commit
-    spec version 1, which has no log               every chunk object of the session is looked up before the commit
+    a collection that may still be deleting       every chunk object of the session is copied to a new name
+    an older one, or a log that starts later      every chunk object of the session is looked up before the commit
+    spec version 1, which has no log              every chunk object of the session is looked up before the commit
 
-The position in the log counts, not the time: the clocks of two machines may differ. The publishing write looks at the
-log again, so a collection cannot come between the question and the commit unseen.
+To look up is not enough while a collection deletes: it may take an object after the commit has seen it. A collection
+(`garbage`) lists what it may delete *before* it writes its entry, and keeps what the state with that entry needs. So
+it takes no object that was stored after the entry, and a copy is out of its reach. Its entry allows it to delete for
+`DELETES_FOR_S`; after that it needs another one.
+
+The position in the log counts, not the time: the clocks of two machines may differ. Time tells only whether a
+collection can still be deleting, with much more room than clocks may differ. The publishing write looks at the log
+again, so a collection cannot come between the question and the commit unseen.
 
 Source: spec 2.1 "Updates to the repo info file"; format notes §5 and §7.4.
 """
@@ -35,6 +42,10 @@ if TYPE_CHECKING:
 type Mark = int
 """A position in the ops log: the time of an update, in microseconds since the epoch; 0 comes before all updates."""
 
+DELETES_FOR_S: Final = 900
+"""How long after its entry a collection may begin to delete objects, in seconds."""
+_MAY_DELETE_MICROS: Final = 3600 * 1_000_000
+"""How old an entry is whose collection has ended: `DELETES_FOR_S`, a last request, and two clocks that differ."""
 _MAX_QUESTIONS: Final = 10_000
 """For more chunk objects than this, one listing of all of them takes fewer requests than a question for each."""
 _NAMED: Final = 3
@@ -61,6 +72,22 @@ def may_have_run(info: RepoInfo, since: Mark) -> bool:
     return True
 
 
+def may_delete(info: RepoInfo, since: Mark, now: int) -> bool:
+    """Tells whether a collection that ran after a position may still be deleting.
+
+    Args:
+        info: The repository's state.
+        since: The position.
+        now: The time, in microseconds since the epoch.
+    """
+    for update in info.latest_updates:
+        if update.updated_at <= max(since, now - _MAY_DELETE_MICROS):
+            return False
+        if isinstance(update.kind, GCRan):
+            return True
+    return info.repo_before_updates is not None  # else this is the whole log
+
+
 class Collections:
     """The collections of one repository, as far as its state was last seen.
 
@@ -82,6 +109,17 @@ class Collections:
             return True
         return may_have_run(self._repository.assets.fetch_repo_info(refresh=False)[0], since)
 
+    def at_work_since(self) -> Mark:
+        """Returns a position in the log that all collections come after that may still be deleting."""
+        return 0 if self._repository.spec_version == 1 else max(0, self._repository.clock() - _MAY_DELETE_MICROS)
+
+    def may_delete(self, since: Mark) -> bool:
+        """Tells whether a collection that ran after a position may still be deleting; no, where there is no log."""
+        if self._repository.spec_version == 1:
+            return False
+        info, _ = self._repository.assets.fetch_repo_info(refresh=False)
+        return may_delete(info, since, self._repository.clock())
+
 
 @dataclass(slots=True)
 class ChunkGuard:
@@ -101,7 +139,10 @@ class ChunkGuard:
         return cls(session, session.opened_at)
 
     def check(self, changes: ChangeSet) -> None:
-        """Looks up the chunks where a collection may have taken some.
+        """Looks up the chunks where a collection may have taken some; copies them where it may still take some.
+
+        Args:
+            changes: What is committed; refers to the copies afterwards, as the session does.
 
         Raises:
             ChunksCollectedError: some are gone.
@@ -112,7 +153,9 @@ class ChunkGuard:
             self._look_up(changes)
             return
         info, _ = repository.assets.fetch_repo_info(refresh=False)
-        if may_have_run(info, self.seen):
+        if may_delete(info, self.seen, repository.clock()):
+            self._copy(changes)
+        elif may_have_run(info, self.seen):
             self._look_up(changes)
         self.seen = newest_update(info)
 
@@ -126,13 +169,49 @@ class ChunkGuard:
             raise CollectionRanError("a garbage collection ran meanwhile")
 
     def _look_up(self, changes: ChangeSet) -> None:
-        sets = [chunks.sets() for chunks in changes.chunks.values()]
-        needed: set[bytes] = set()
-        for refs in sets:
-            needed.update(_native_ids(refs))
+        sets, needed = _needed(changes)
         gone = missing_chunks(self.session.repository.assets, needed)
         if gone:
             raise _collected(self.session, sets, gone)
+
+    def _copy(self, changes: ChangeSet) -> None:
+        sets, needed = _needed(changes)
+        copies, gone = _copy_chunks(self.session.repository.assets, needed)
+        if gone:
+            raise _collected(self.session, sets, gone)
+        # In the session as well: a commit that fails now finds the copies the next time.
+        self.session.rename_chunks(copies)
+        changes.rename_chunks(copies)
+
+
+def _needed(changes: ChangeSet) -> tuple[list[ArrayRefs], set[bytes]]:
+    sets = [chunks.sets() for chunks in changes.chunks.values()]
+    needed: set[bytes] = set()
+    for refs in sets:
+        needed.update(_native_ids(refs))
+    return sets, needed
+
+
+def _copy_chunks(assets: "AssetManager", chunk_ids: Iterable[bytes]) -> tuple[dict[bytes, bytes], set[bytes]]:
+    """Copies chunk objects to new names, within the store.
+
+    Returns:
+        The id of each copy by that of its object, and the objects that the store does not have.
+
+    Raises:
+        StorageError: an object cannot be copied.
+    """
+    copies = {chunk_id: bytes(ChunkId.random()) for chunk_id in sorted(chunk_ids)}
+
+    def is_copied(chunk_id: bytes) -> bool:
+        try:
+            assets.storage.copy(chunk_key(ChunkId(chunk_id)), chunk_key(ChunkId(copies[chunk_id])))
+        except ObjectNotFoundError:
+            return False
+        return True
+
+    done = assets.workers.map_ahead(is_copied, list(copies), window=2 * assets.workers.max_workers)
+    return copies, {chunk_id for chunk_id, is_there in zip(copies, done, strict=True) if not is_there}
 
 
 def missing_chunks(assets: "AssetManager", chunk_ids: Iterable[bytes]) -> set[bytes]:

@@ -7,12 +7,24 @@ The cutoff protects writers: what a commit has stored and not yet published is y
 open for longer than that. First `repo` forgets the snapshots that go (spec 2), then objects are deleted; interrupted
 in between, the rest is garbage still, and the next run finds it. Backups in `overwritten/` are never touched.
 
+A session that is open for longer than the cutoff may commit at any moment. So all that may go is listed *before* the
+entry in the ops log, and what the state with that entry needs is kept:
+
+    list what is old ──► write the entry into `repo` ──► keep what that state needs ──► delete, of the list, the rest
+
+Who commits before the entry is in that state; who commits later sees the entry, and refers to new objects only, which
+are not in the list (`collected`). The entry counts for `DELETES_FOR_S`; what takes longer writes another one. Spec 1
+has no log: there the refs are read again before each batch, and a commit during one batch can still lose its chunks.
+
 Source: format notes §5; upstream icechunk/src/ops/gc.rs.
 """
 
 import contextlib
+import time
+from array import array
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
+from itertools import batched, chain
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -20,6 +32,7 @@ import numpy as np
 from icefs.engine import updates
 from icefs.engine.ancestry import walk_v1
 from icefs.engine.clocks import check_clock_now
+from icefs.engine.collected import DELETES_FOR_S
 from icefs.engine.expiration import collapse
 from icefs.errors import ConflictError, InvalidInputError, ObjectNotFoundError, SessionStateError
 from icefs.format import repo_info_update as edits
@@ -97,6 +110,27 @@ class _ChunkIds:
         return row < len(self._sorted) and bool(self._sorted[row] == wanted)
 
 
+class _Doomed:
+    """The old objects of a directory that nothing needed when they were listed: some 20 bytes for each."""
+
+    def __init__(self, directory: str, kind: type[ObjectId]) -> None:
+        self._directory = directory
+        self._kind = kind
+        self._ids = bytearray()
+        self._sizes = array("Q")
+
+    def add(self, object_id: ObjectId, size_bytes: int) -> None:
+        self._ids += object_id
+        self._sizes.append(size_bytes)
+
+    def __iter__(self) -> Iterator[tuple[ObjectId, str, int]]:
+        """Yields the id, key and size of each."""
+        width = self._kind.SIZE
+        for row, size_bytes in enumerate(self._sizes):
+            object_id = self._kind(bytes(self._ids[row * width : (row + 1) * width]))
+            yield object_id, f"{self._directory}/{object_id}", size_bytes
+
+
 class _RepoMoved(Exception):
     """The repository changed in a way that makes what was found out worthless."""
 
@@ -148,6 +182,8 @@ class _Collection:
         self._dry_run = dry_run
         self._progress = progress
         self._snapshots: set[SnapshotId] = set()
+        self._logs: set[SnapshotId] = set()
+        self._announced_at = 0.0
         self._manifests: set[ManifestId] = set()
         self._chunks = _ChunkIds()
         self._summary = GarbageSummary()
@@ -159,26 +195,27 @@ class _Collection:
         else:
             self._find_snapshots_v1()
         self._keep(self._snapshots)
-        logs = set(self._snapshots)
+        self._logs.update(self._snapshots)
+        dropped: frozenset[SnapshotId] = frozenset()
         if info is not None:
-            dropped = info.snapshots.keys() - self._snapshots
-            pruned = (each.pruned_ancestor_tx_logs for each in info.snapshots.values())
-            self._check_versions(logs.union(*pruned))
-            if not self._dry_run:
-                known = set(self._snapshots)
-                info = self._forget(dropped)
-                logs |= self._snapshots
-                # Committed before `repo` had the entry that makes commits look up their chunks.
-                self._keep(self._snapshots - known)
+            dropped = frozenset(info.snapshots.keys() - self._snapshots)
             for each in info.snapshots.values():
-                logs.update(each.pruned_ancestor_tx_logs)
-        else:
-            self._check_versions(logs)
+                self._logs.update(each.pruned_ancestor_tx_logs)
+        doomed = [
+            self._doomed(SNAPSHOTS, SnapshotId, self._snapshots),
+            self._doomed(TRANSACTIONS, SnapshotId, self._logs),
+            self._doomed(MANIFESTS, ManifestId, self._manifests),
+        ]
+        self._check_versions(doomed)
+        doomed.append(self._doomed(CHUNKS, ChunkId, self._chunks))
+        if info is not None and not self._dry_run:
+            self._announce(dropped)
+        snapshots, logs, manifests, chunks = doomed
         summary = self._summary
-        summary.snapshots_deleted = self._delete(SNAPSHOTS, SnapshotId, self._snapshots)
-        summary.transaction_logs_deleted = self._delete(TRANSACTIONS, SnapshotId, logs)
-        summary.manifests_deleted = self._delete(MANIFESTS, ManifestId, self._manifests)
-        summary.chunks_deleted = self._delete(CHUNKS, ChunkId, self._chunks)
+        summary.snapshots_deleted = self._delete(SNAPSHOTS, snapshots, self._snapshots)
+        summary.transaction_logs_deleted = self._delete(TRANSACTIONS, logs, self._logs)
+        summary.manifests_deleted = self._delete(MANIFESTS, manifests, self._manifests)
+        summary.chunks_deleted = self._delete(CHUNKS, chunks, self._chunks)
         return summary
 
     # What is needed.
@@ -226,9 +263,30 @@ class _Collection:
 
     # What goes.
 
-    def _forget(self, dropped: "Iterable[SnapshotId]") -> RepoInfo:
+    def _announce(self, dropped: frozenset[SnapshotId]) -> None:
+        """Writes the entry that makes later commits see to their chunks, and keeps what earlier ones refer to."""
+        known = set(self._snapshots)
+        began_at = time.monotonic()
+        info = self._forget(dropped)
+        self._announced_at = began_at
+        self._logs |= self._snapshots
+        for each in info.snapshots.values():
+            self._logs.update(each.pruned_ancestor_tx_logs)
+        self._keep(self._snapshots - known)
+
+    def _renew(self) -> None:
+        """Makes sure, before a batch is deleted, that no commit that is not known yet can refer to it."""
+        if self._repository.spec_version == 1:
+            self._repository.check_not_upgraded()
+            known = set(self._snapshots)
+            self._find_snapshots_v1()
+            self._logs |= self._snapshots
+            self._keep(self._snapshots - known)
+        elif time.monotonic() - self._announced_at > DELETES_FOR_S:
+            self._announce(frozenset())
+
+    def _forget(self, gone: frozenset[SnapshotId]) -> RepoInfo:
         """Takes snapshots out of `repo`; those that came since are kept."""
-        gone = frozenset(dropped)
 
         def change(info: RepoInfo, stamp: Stamp) -> RepoInfo:
             replacements: list[SnapshotInfo] = []
@@ -253,31 +311,28 @@ class _Collection:
         parent, logs = collapse(info, edited, lambda ancestor: ancestor.id in self._snapshots)
         return replace(edited, parent_id=parent or INITIAL_SNAPSHOT_ID, pruned_ancestor_tx_logs=logs)
 
-    def _check_versions(self, logs: set[SnapshotId]) -> None:
+    def _doomed(self, directory: str, kind: type[ObjectId], kept: "set[Any] | _ChunkIds") -> _Doomed:
+        doomed = _Doomed(directory, kind)
+        for object_id, listed in self._objects(directory, kind):
+            if listed.last_modified < self._older_than and object_id not in kept:
+                doomed.add(object_id, listed.size_bytes)
+        return doomed
+
+    def _check_versions(self, doomed: Iterable[_Doomed]) -> None:
         """Refuses to delete metadata of a newer Icechunk: nobody here knows what it is good for, or what it needs.
 
         Raises:
             UnsupportedSpecVersionError: there is some; nothing was changed.
         """
-        kinds: list[tuple[str, type[ObjectId], set[Any]]] = [
-            (SNAPSHOTS, SnapshotId, self._snapshots),
-            (TRANSACTIONS, SnapshotId, logs),
-            (MANIFESTS, ManifestId, self._manifests),
-        ]
         storage = self._repository.storage
 
-        def check(listed: ObjectInfo) -> None:
+        def check(one: tuple[ObjectId, str, int]) -> None:
+            _, key, size_bytes = one
             with contextlib.suppress(ObjectNotFoundError):
-                head = storage.get(listed.key, start=0, end=min(HEADER_BYTES, listed.size_bytes)).data
-                check_known_version(head, name=listed.key)
+                head = storage.get(key, start=0, end=min(HEADER_BYTES, size_bytes)).data
+                check_known_version(head, name=key)
 
-        doomed = (
-            listed
-            for directory, kind, kept in kinds
-            for object_id, listed in self._objects(directory, kind)
-            if listed.last_modified < self._older_than and object_id not in kept
-        )
-        heads = self._repository.assets.fetch_ahead(check, doomed, window=_HEADS_AHEAD)
+        heads = self._repository.assets.fetch_ahead(check, chain.from_iterable(doomed), window=_HEADS_AHEAD)
         for count, _ in enumerate(heads, 1):
             self._progress("versions checked", count)
 
@@ -290,27 +345,22 @@ class _Collection:
                 continue
             yield object_id, info
 
-    def _delete(self, directory: str, kind: type[ObjectId], kept: "set[Any] | _ChunkIds") -> int:
+    def _delete(self, directory: str, doomed: _Doomed, kept: "set[Any] | _ChunkIds") -> int:
         deleted = 0
-        batch: list[ObjectInfo] = []
-        for object_id, info in self._objects(directory, kind):
-            if info.last_modified < self._older_than and object_id not in kept:
-                batch.append(info)
-            if len(batch) >= _DELETE_BATCH:
-                deleted += self._delete_batch(batch)
-                self._progress(f"{directory} deleted", deleted)
-                batch = []
-        return deleted + self._delete_batch(batch)
+        for batch in batched(doomed, _DELETE_BATCH):
+            if not self._dry_run:
+                self._renew()
+            deleted += self._delete_batch({key: size for object_id, key, size in batch if object_id not in kept})
+            self._progress(f"{directory} deleted", deleted)
+        return deleted
 
-    def _delete_batch(self, batch: list[ObjectInfo]) -> int:
+    def _delete_batch(self, sizes: dict[str, int]) -> int:
         failed: set[str] = set()
-        if batch and not self._dry_run:
-            # Again before each batch: after an upgrade, other objects are needed than those that were found.
-            self._repository.check_not_upgraded()
-            failed.update(self._repository.storage.delete([info.key for info in batch]))
+        if sizes and not self._dry_run:
+            failed.update(self._repository.storage.delete(sizes))
         self._summary.objects_failed_to_delete += len(failed)
-        self._summary.bytes_deleted += sum(info.size_bytes for info in batch if info.key not in failed)
-        return len(batch) - len(failed)
+        self._summary.bytes_deleted += sum(size for key, size in sizes.items() if key not in failed)
+        return len(sizes) - len(failed)
 
 
 def _check_main(branches: set[str], repository: "WritableRepository") -> None:

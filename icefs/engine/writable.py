@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from icefs.engine import transactions
-from icefs.engine.changeset import Change, ChangeSet, ChunkChanges, NodeMove, with_manifests_of
+from icefs.engine.changeset import Change, ChangeSet, ChunkChanges, with_manifests_of
 from icefs.engine.chunks import ArrayChunks
 from icefs.engine.collected import Collections, Mark
 from icefs.engine.commit import NewSnapshot
@@ -22,6 +22,7 @@ from icefs.engine.conflicts import ConflictSolver
 from icefs.engine.diff import Diff, build_named_diff, ranks
 from icefs.engine.edited_chunks import EditedChunks
 from icefs.engine.gate import Gate
+from icefs.engine.moves import check_path, planned_move, planned_moves
 from icefs.engine.session import Session
 from icefs.errors import (
     AlreadyExistsError,
@@ -35,7 +36,7 @@ from icefs.format.chunk_indices import ChunkIndices, Uint64Array
 from icefs.format.ids import ChunkId, NodeId, SnapshotId
 from icefs.format.layout import chunk_key
 from icefs.format.manifest import ArrayRefs, ChunkRef, InlineRef, NativeRef
-from icefs.format.nodes import ArrayData, NodeSnapshot, NodeType, is_canonical_path
+from icefs.format.nodes import ArrayData, NodeSnapshot, NodeType
 from icefs.format.snapshot import Snapshot
 from icefs.format.snapshot_encode import MAX_U32
 from icefs.format.zarr_json import ZarrMetadata, parse_zarr_json
@@ -210,7 +211,7 @@ class WritableSession(Session):
             AlreadyExistsError: an array is to replace a group, or the reverse.
             ReadOnlyError, SessionStateError: the session does not write.
         """
-        _check_path(path)
+        check_path(path)
         name = f"{path.rstrip('/')}/zarr.json"
         metadata = parse_zarr_json(data, name=name, spec_version=self.repository.spec_version)
         array = array_data(metadata, name)
@@ -273,27 +274,10 @@ class WritableSession(Session):
             NodeNotFoundError: nothing is at one of the paths.
             AlreadyExistsError: something is at a new path, and stays there.
         """
-        for path in (*moves.keys(), *moves.values()):
-            _check_path(path)
         with self._gate:
             self._check_writable()
             self._check_rearranges()
-            planned = []
-            for from_path, to_path in moves.items():
-                base = self.snapshot.node_by_id(self.node(from_path).id)
-                assert base is not None  # nothing is made in a rearrange session
-                planned.append(NodeMove(base, to_path))
-            after = {node.path: node for node in self.current_nodes() if node.path not in moves}
-            stays = len(after)
-            after |= {move.to_path: move.node for move in planned}
-            if len(after) < stays + len(planned):
-                raise AlreadyExistsError("two nodes cannot have one path", kind="move-wont-overwrite", moves=moves)
-            for path in moves.values():
-                parent = after.get(path.rpartition("/")[0] or "/")
-                if path == "/" or parent is None or parent.array is not None:
-                    kind = "move-destination-parent-" + ("missing" if parent is None else "not-group")
-                    raise SessionStateError(f"{path} has no group above it", kind=kind, path=path)
-            self._changes.move_nodes(planned)
+            self._changes.move_nodes(planned_moves(self, moves))
             self._nodes_changed()
 
     def move(self, from_path: str, to_path: str) -> None:
@@ -305,38 +289,11 @@ class WritableSession(Session):
             NodeNotFoundError: nothing is at `from_path`.
             AlreadyExistsError: something is at `to_path`.
         """
-        for path in (from_path, to_path):
-            _check_path(path)
         with self._gate:
             self._check_writable()
             self._check_rearranges()
-            self._check_move(from_path, to_path)
-            moves = []
-            for node in self.list_nodes(from_path):
-                base = self.snapshot.node_by_id(node.id)
-                assert base is not None  # nothing is made in a rearrange session
-                moves.append(NodeMove(base, to_path + node.path[len(from_path) :]))
-            self._changes.move_nodes(moves)
+            self._changes.move_nodes(planned_move(self, from_path, to_path))
             self._nodes_changed()
-
-    def _check_move(self, from_path: str, to_path: str) -> None:
-        self.node(from_path)
-        if from_path in ("/", to_path) or to_path.startswith(from_path + "/"):
-            raise SessionStateError(
-                f"{from_path} cannot be moved into itself ({to_path})", kind="move-into-self-or-descendant"
-            )
-        if self.get_node(to_path) is not None:
-            raise AlreadyExistsError(f"{to_path} exists already", kind="move-wont-overwrite", path=to_path)
-        parent_path = to_path.rpartition("/")[0] or "/"
-        parent = self.get_node(parent_path) if to_path != "/" else None
-        if parent is None:
-            raise SessionStateError(
-                f"{parent_path}, the parent of {to_path}, does not exist", kind="move-destination-parent-missing"
-            )
-        if parent.array is not None:
-            raise SessionStateError(
-                f"{parent_path}, the parent of {to_path}, is an array", kind="move-destination-parent-not-group"
-            )
 
     # Writing chunks.
 
@@ -545,6 +502,20 @@ class WritableSession(Session):
         self._changes = changes
         self._nodes_changed()
 
+    def holds_chunks_since(self, marks: Iterable[Mark]) -> None:
+        """Says that chunks of the changes were stored before the session was opened.
+
+        Args:
+            marks: Positions in the repository's log before which none of these chunks was stored.
+        """
+        with self.lock:
+            self.opened_at = min([self.opened_at, *marks])
+
+    def rename_chunks(self, copies: Mapping[bytes, bytes]) -> None:
+        """Refers to copies of chunk objects, by the ids of the objects and of their copies; changes nothing else."""
+        with self.lock:
+            self._changes.rename_chunks(copies)
+
     def rebased(self, snapshot: Snapshot, changes: ChangeSet) -> None:
         """Puts the session's changes on another base."""
         with self.lock:
@@ -582,21 +553,6 @@ def array_data(metadata: ZarrMetadata, name: str) -> ArrayData | None:
         reason = f"{most} chunks along one dimension are too many"
         raise InvalidMetadataError(f"{name}: {reason}", file=name, reason=reason)
     return ArrayData(metadata.dimensions(), metadata.dimension_names, ())
-
-
-def _check_path(path: str) -> None:
-    """Refuses what is no path of a node.
-
-    Raises:
-        InvalidInputError: it is not absolute, or has an empty segment, `.` or `..`, a NUL or what is no Unicode (kind
-            `invalid-path`).
-    """
-    try:
-        is_valid = is_canonical_path(path) and b"\0" not in path.encode()
-    except UnicodeEncodeError:
-        is_valid = False
-    if not is_valid:
-        raise InvalidInputError(f"{path!r} is not the absolute path of a node", kind="invalid-path", path=path)
 
 
 def _article(node: NodeSnapshot) -> str:

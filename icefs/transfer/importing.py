@@ -18,6 +18,7 @@ import numpy as np
 
 from icefs.engine.changes import compare_refs
 from icefs.engine.changeset import difference
+from icefs.engine.collected import Collections
 from icefs.engine.conflicts import ConflictDetector
 from icefs.engine.session import Session
 from icefs.engine.writable import WritableSession
@@ -216,7 +217,9 @@ class _Import:
         session = self._repository.writable_session_at(self._request.branch, self._base.snapshot_id)
         store = ChunkStore(self._repository, ledger, self._request.pack_bytes, progress)
         rows = [ArrayRows(files, ledger.array(path)) for path, files in self._scanned.arrays.items()]
-        store.reuse(rows, lambda path: self._base_refs(self._target(path)))
+        if store.reuse(rows, lambda path: self._base_refs(self._target(path))):
+            # A collection that is under way may take them after they were looked up: the commit copies them then.
+            session.holds_chunks_since([Collections(self._repository).at_work_since()])
         try:
             store.run(rows)
         finally:

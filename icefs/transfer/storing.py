@@ -143,7 +143,7 @@ class ChunkStore:
 
     # What is there already.
 
-    def reuse(self, arrays: Sequence[ArrayRows], known: Callable[[str], ArrayRefs | None]) -> None:
+    def reuse(self, arrays: Sequence[ArrayRows], known: Callable[[str], ArrayRefs | None]) -> bool:
         """Takes over what an earlier run has stored, and the store still has.
 
         Nothing but a reference of the branch keeps garbage collection from an object: every other one is looked up.
@@ -151,6 +151,9 @@ class ChunkStore:
         Args:
             arrays: The arrays.
             known: Returns the references that the branch has to an array's chunks: what they name is there.
+
+        Returns:
+            Whether it took over chunks that the branch does not refer to.
         """
         found = [taken for array in arrays if (taken := self._matching(array, known)) is not None]
         doubtful = {
@@ -164,6 +167,7 @@ class ChunkStore:
             array.is_done[rows] = True
             self.done.files += len(rows)
             self.done.bytes += int(array.files.sizes[rows].sum())
+        return bool(doubtful - gone)
 
     def _matching(
         self, array: ArrayRows, known: Callable[[str], ArrayRefs | None]

@@ -378,6 +378,10 @@ class BackgroundUploads:
         self.forget([row.spool for row in stored.values() if row.chunk_id in gone])
         return {spool_id: row for spool_id, row in stored.items() if row.chunk_id not in gone}
 
+    def may_be_taken(self, stored: Mapping[int, Stored]) -> Sequence[Mark]:
+        """Returns where the repository's log ended before the uploads that a collection may still take."""
+        return [mark for mark in {row.mark for row in stored.values()} if self._collections.may_delete(mark)]
+
     def _is_there(self, chunk_id: ChunkId) -> bool:
         try:
             self._storage.head(chunk_key(chunk_id))

@@ -115,7 +115,10 @@ def upload_chunks(
         uploads.run(base, {}, progress)
     else:
         with background.paused(lambda: uploads.tell(progress)) as stored:
-            uploads.run(base, background.trusted(stored), progress)
+            trusted = background.trusted(stored)
+            # A collection that is under way may take them after they were looked up: the commit copies them then.
+            session.holds_chunks_since(background.may_be_taken(trusted))
+            uploads.run(base, trusted, progress)
     for column in columns:
         yield column.path, column.refs()
 

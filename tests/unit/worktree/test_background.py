@@ -323,6 +323,7 @@ def test_uploads_that_were_collected_are_made_again(
     assert len(staged.store(chunks, SOON)) == 10
     assert looked_up(storage) == 0
     staged.repository.garbage_collect(0)
+    storage.clear()
     check(staged, chunks)
     assert looked_up(storage) == 10
     assert puts(staged) == 4
