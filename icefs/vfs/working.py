@@ -13,7 +13,7 @@ for as long as it takes to write a row to the database; what may take longer run
 import contextlib
 import os
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 import trio
@@ -25,6 +25,7 @@ from icefs.errors import (
     IsADirectoryTreeError,
     NotPermittedError,
     ReadOnlyError,
+    ReservedNameError,
     SessionStateError,
     StaleError,
     UnsupportedError,
@@ -37,6 +38,7 @@ from icefs.vfs.control import CONTROL_NAME
 from icefs.vfs.interface import AttrChanges, Caller, DirHandle, FileHandle, NotInMemoryError
 from icefs.vfs.listing import Listing, NamedEntries, Section
 from icefs.vfs.overlay_handles import DirectWriters, EarlyHandle, OverlayHandle
+from icefs.vfs.refusals import Refusals
 from icefs.vfs.renaming import Renaming
 from icefs.vfs.working_base import WorkingBase, WorkingSettings
 from icefs.worktree.attributes import AttrChange
@@ -47,7 +49,6 @@ from icefs.worktree.overlay import WorkTree
 from icefs.worktree.settle_result import SettleResult
 from icefs.zarr.keys import METADATA_NAME, metadata_key, node_prefix
 
-_MAX_REFUSED: Final = 20
 _WRITING: Final = os.O_WRONLY | os.O_RDWR | os.O_TRUNC
 _MAPPED_S: Final = 5.0
 
@@ -58,7 +59,7 @@ class WorkingTree(WorkingBase):
     Attributes:
         direct: The files that are written past the kernel's page cache.
         early: What was opened while there was no working tree, and is still open.
-        refused: The last writes that were refused: the path that was written, or was to be, and why.
+        refusals: The last writes that were refused.
     """
 
     def __init__(self, settings: WorkingSettings, *args: Any, **options: Any) -> None:
@@ -66,7 +67,7 @@ class WorkingTree(WorkingBase):
         self.direct = DirectWriters(settings.notifier)
         self.early: dict[EarlyHandle, None] = {}
         self._removed_dirs: dict[int, Attr] = {}
-        self.refused: dict[str, str] = {}
+        self.refusals = Refusals()
 
     def take_work(self, work: WorkTree) -> None:
         """Takes over an opened working tree."""
@@ -336,21 +337,21 @@ class WorkingTree(WorkingBase):
                 self.direct.opened(ino)
             return handle, self._entered(entry)
 
-        return await self.change(create)
+        return await self._name(parent, create)
 
     async def mknod(self, parent: int, name: str, mode: int, rdev: int, caller: Caller) -> Attr:
         """Creates a regular file."""
         self._refuse_in_control(parent, name)
         perm = Perm(mode & 0o7777, caller.uid, caller.gid)
-        return await self.change(
-            lambda work: self._entered(work.mknod(self.where(parent), name, perm, stat.S_IFMT(mode)))
+        return await self._name(
+            parent, lambda work: self._entered(work.mknod(self.where(parent), name, perm, stat.S_IFMT(mode)))
         )
 
     async def mkdir(self, parent: int, name: str, mode: int, caller: Caller) -> Attr:
         """Creates a directory."""
         self._refuse_in_control(parent, name)
         perm = Perm(mode & 0o7777, caller.uid, caller.gid)
-        return await self.change(lambda work: self._entered(work.mkdir(self.where(parent), name, perm)))
+        return await self._name(parent, lambda work: self._entered(work.mkdir(self.where(parent), name, perm)))
 
     async def unlink(self, parent: int, name: str) -> None:
         """Removes a file."""
@@ -401,7 +402,7 @@ class WorkingTree(WorkingBase):
             if (old, old_name) != (new, new_name):
                 self._note_removed(replaced)
 
-        await self.change(rename)
+        await self._name(new_parent, rename)
 
     def _child(self, work: WorkTree, parent: int, name: str) -> Where:
         entry = work.lookup(self.where(parent), name)
@@ -417,8 +418,8 @@ class WorkingTree(WorkingBase):
             await self.change(
                 lambda work: self._check_metadata(work, self.where(ino), self._path_in(work, new_parent, new_name))
             )
-        return await self.change(
-            lambda work: self._entered(work.link(self.where(ino), self.where(new_parent), new_name))
+        return await self._name(
+            new_parent, lambda work: self._entered(work.link(self.where(ino), self.where(new_parent), new_name))
         )
 
     async def fsyncdir(self, ino: int) -> None:
@@ -463,17 +464,21 @@ class WorkingTree(WorkingBase):
             data = work.read(number, 0, attr.size)
         finally:
             work.release(number)
-        self.refused.pop(path, None)
         try:
             parse_zarr_json(data, name=path, spec_version=self.settings.repository.spec_version)
         except InvalidMetadataError as error:
-            self._note_refused(path, str(error.facts["reason"]))
+            self.refusals.note(path, str(error.facts["reason"]))
             raise
+        self.refusals.accepted(path)
 
-    def _note_refused(self, path: str, reason: str) -> None:
-        self.refused[path] = reason
-        while len(self.refused) > _MAX_REFUSED:
-            del self.refused[next(iter(self.refused))]
+    async def _name[T](self, parent: int, operation: Callable[[WorkTree], T]) -> T:
+        """Runs an operation that gives something a name in a directory."""
+        try:
+            return await self.change(operation)
+        except ReservedNameError as error:
+            if self.work is not None:
+                self.refusals.note(self._path_in(self.work, parent, error.facts["name"]), error.message)
+            raise
 
     # Following the tip, and going where a commit or rebase has led.
 

@@ -143,7 +143,7 @@ class WorkingControl:
         tree, job = self._tree, self._job
         status = reports.tree_status(tree.settings.repository, tree_facts(tree), tree.snapshot_id)
         status["writable"] = True
-        status["refused"] = [{"path": path, "reason": reason} for path, reason in tree.refused.items()]
+        status["refused"] = tree.refusals.as_json()
         intent = None if tree.work is None else tree.work.pending_intent
         if intent is not None:
             status["pending_commit"] = intent.snapshot_id

@@ -2,15 +2,17 @@
 
 import errno
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from icefs.cli.main import main
 from tests.conformance.official import GROUP, commit, create
+from tests.support.ci import require
 from tests.support.mounting import mounted
+from tests.support.users import run_as
 
+OTHER = 4202
 BAD = {
     '{"zarr_format":3,"node_type":"group","attributes":{"valid_min":NaN}}': "NaN at attributes.valid_min",
     '{"zarr_format":3,"node_type":"group","attributes":{"a":[{"b":[1,-Infinity]}]}}': (
@@ -21,7 +23,9 @@ BAD = {
 
 
 @pytest.mark.parametrize("text", BAD)
-def test_status_says_what_was_refused_where_and_why(tmp_path: Path, text: str) -> None:
+def test_status_says_what_was_refused_where_and_why(
+    tmp_path: Path, text: str, capfd: pytest.CaptureFixture[str]
+) -> None:
     """By the name that it was to get, until it is written well; also with a log that says nothing."""
     repository = tmp_path / "repo"
     commit(create(repository, 2), "first", {"zarr.json": GROUP})
@@ -38,10 +42,54 @@ def test_status_says_what_was_refused_where_and_why(tmp_path: Path, text: str) -
         assert refused["path"] == "h/zarr.json"
         assert BAD[text] in refused["reason"]
         assert refused["reason"] in (mount / ".icefs/status").read_text()
-        command = [sys.executable, "-c", "from icefs.cli.main import main; main()", "status", mount.path]
-        shown = subprocess.run(command, check=False, capture_output=True, text=True).stdout
-        assert not shown or refused["reason"] in shown
+        assert main(["status", str(mount.path)]) == 0
+        assert f"  h/zarr.json: {refused['reason']}\n" in capfd.readouterr().out
         target.write_bytes(GROUP)
+        assert mount.control("status.json")["refused"] == []
+
+
+def test_another_user_of_the_mount_sees_why_a_write_was_refused(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    require(os.getuid() == 0, "the superuser, who can become other users")
+    repository = tmp_path / "repo"
+    commit(create(repository, 2), "first", {"zarr.json": GROUP})
+    text = next(iter(BAD))
+    with mounted(repository, branch="main", allow_other=True, log_level="warning") as mount:
+        mount.path.parent.chmod(0o755)
+        (mount / "h").mkdir()
+        (mount / "h").chmod(0o777)
+        assert main(["status", str(mount.path)]) == 0  # here, where other users cannot import what it takes
+        capfd.readouterr()
+        assert run_as(OTHER, OTHER, lambda: (mount / "h/zarr.json").write_text(text)) == "OSError"
+        assert run_as(OTHER, OTHER, lambda: main(["status", str(mount.path)])) == "0"
+        assert BAD[text] in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("name", [".zgroup", ".zarray", ".zattrs", ".zmetadata"])
+@pytest.mark.parametrize("how", ["create", "mkdir", "mknod", "rename", "link"])
+def test_status_says_that_metadata_of_zarr_v2_was_refused(tmp_path: Path, how: str, name: str) -> None:
+    """Until the group or array is there in version 3."""
+    repository = tmp_path / "repo"
+    commit(create(repository, 2), "first", {"zarr.json": GROUP})
+    with mounted(repository, branch="main") as mount:
+        (mount / "h").mkdir()
+        source, target = mount / "h/source", mount / "h" / name
+        source.write_text('{"zarr_format":2}')
+        attempts = {
+            "create": lambda: target.write_text("{}"),
+            "mkdir": target.mkdir,
+            "mknod": lambda: os.mknod(target),
+            "rename": lambda: source.rename(target),
+            "link": lambda: target.hardlink_to(source),
+        }
+        with pytest.raises(PermissionError):
+            attempts[how]()
+        [refused] = mount.control("status.json")["refused"]
+        assert refused["path"] == f"h/{name}"
+        assert "an Icechunk repository holds Zarr v3 only" in refused["reason"]
+        assert f"h/{name}: {refused['reason']}" in (mount / ".icefs/status").read_text()
+        (mount / "h/zarr.json").write_bytes(GROUP)
         assert mount.control("status.json")["refused"] == []
 
 
