@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from icefs.cli.main import main
 from icefs.fuse.options import MountOptions
 from tests.conformance.official import GROUP, commit, create, loose_array_json
 from tests.support.mounting import mounted, run_daemon, scratch_directory
@@ -172,13 +173,16 @@ def test_control_files_answer_while_the_store_does_not(tmp_path: Path) -> None:
             started = time.monotonic()
             for name in ("status", "stats.json", "metrics", "status.json"):
                 assert (place / ".icefs" / name).read_bytes()
-            for request in (b'{"op": "status"}', b'{"op": "info"}', b'{"op": "discard"}'):
-                fd = os.open(place / ".icefs/rpc", os.O_RDWR)
-                os.write(fd, request)
-                assert os.read(fd, 1 << 16)
-                os.close(fd)
-            assert time.monotonic() - started < 10
-            assert any(reader.is_alive() for reader in readers)
+            for name in ("status", "status.json", "log", "log.json", "diff", "diff.json", "info.json", "accesslog"):
+                assert (place / ".icefs" / name).exists()
+                (place / ".icefs" / name).read_bytes()
+            for command in (
+                ["status"], ["info"], ["top", "--once", "--interval", "0.1"], ["diff"], ["log", "--oneline"],
+                ["discard", "--all"],
+            ):  # fmt: skip
+                assert main([command[0], *command[1:], str(place)]) == 0, command
+            assert time.monotonic() - started < 30
+            assert all(reader.is_alive() for reader in readers)
         finally:
             go_on.touch()
             for reader in readers:
