@@ -166,7 +166,7 @@ def discard(path: str, everything: bool, as_json: bool) -> None:
     """Drop uncommitted changes, at PATH or all of the branch.
 
     What is at PATH and below it becomes what it is in the snapshot that the branch stands on. PATH may be something
-    that was deleted, which comes back. What is dropped does not.
+    that was deleted, which comes back. What is dropped does not: files that were never committed are gone for good.
     """
     mounted, inside = require_place(path)
     check_branch(mounted, path)

@@ -160,7 +160,8 @@ def mount(
 
     MNT, an empty directory, then holds branches/NAME, tags/NAME and snapshots/ID: trees of Zarr keys, readable by
     any program. With --branch, --tag, --snapshot or --as-of it is that one tree. Branches can be written to; 'icefs
-    commit' makes a snapshot of what was written.
+    commit' makes a snapshot of what was written. MNT itself cannot be removed, which xarray's and zarr's mode="w" try
+    there: name a group in it, or use mode="a".
     """
     options = mount_options(
         repository,
