@@ -82,7 +82,7 @@ class Imported:
         bytes: How many bytes they have.
         stored_chunks: How many of them were stored now, outside of manifests.
         stored_bytes: Their bytes.
-        replaced: The paths of nodes that existed and were replaced.
+        replaced: The paths of nodes that existed and were replaced by others; of a dry run, that exist.
         invalid: What cannot be imported, and was left out.
         untracked: Files that are no Zarr keys.
     """
@@ -240,15 +240,21 @@ class _Import:
         for above in _groups_above(self._request.path):
             if session.get_node(above) is None:
                 session.set_metadata(above, _GROUP)
+        changed: set[str] = set()
         for path, data in self._scanned.nodes.items():
             target = self._target(path)
             known = session.get_node(target)
             if known is not None and known.node_type is not _node_type(data):
                 session.delete_node(target)
             session.set_metadata(target, data)
+            if known is None or known.user_data != data:
+                changed.add(target)
         for array in rows:
             node = session.node(self._target(array.files.path))
-            _set_chunks(session, node, array.refs(node.id))
+            if _set_chunks(session, node, array.refs(node.id)):
+                changed.add(node.path)
+        # Of what exists, an import may bring the very same again.
+        self._result.replaced = [path for path in self._result.replaced if path in changed]
 
     def _commit(self, session: WritableSession, ledger: Ledger) -> SnapshotId:
         fingerprint = self._scanned.fingerprint()
@@ -275,26 +281,29 @@ class _Import:
             raise
 
 
-def _set_chunks(session: WritableSession, node: NodeSnapshot, refs: ArrayRefs) -> None:
-    """Lets an array have just these chunks, changing no more than is different."""
+def _set_chunks(session: WritableSession, node: NodeSnapshot, refs: ArrayRefs) -> bool:
+    """Lets an array have just these chunks, changing no more than is different; tells whether anything was."""
     there = _refs(session, node)
     if there is None or not len(there):
         session.set_chunk_refs(node.path, refs)
-        return
+        return bool(len(refs))
     if not refs.ndim:
         if not len(refs):
             session.set_chunk_ref(node.path, (), None)
         elif refs.ref(0) != there.ref(0):
             session.set_chunk_refs(node.path, refs)
-        return
+        else:
+            return False
+        return True
     if not len(refs):
         session.delete_chunks(node.path, there.indices)
-        return
+        return True
     changed = compare_refs(there, refs)
     if len(changed):
         session.delete_chunks(node.path, difference(changed, refs.indices))
         mine, others = pack_keys(refs.coords, changed.coords)
         session.set_chunk_refs(node.path, refs.select(np.isin(mine, others)))
+    return bool(len(changed))
 
 
 def _refs(session: Session, node: NodeSnapshot) -> ArrayRefs | None:

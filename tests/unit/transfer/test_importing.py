@@ -163,13 +163,14 @@ def test_what_exists_is_kept_unless_it_may_be_replaced(repo, tmp_path, state):
     del expected["big/c/0"]
     assert read(repo) == expected
     assert done.stored_chunks == 1
+    assert done.replaced == ["/big", "/g/dot"]
     diff = repo.diff(before, done.snapshot_id)
     assert {path: [tuple(index) for index in chunks] for path, chunks in diff.updated_chunks.items()} == {
         "/big": [(0,), (1,), (7,)]
     }
     # The same again changes nothing, and makes no commit.
     again = import_directory(repo, ImportRequest(str(root), state, overwrite=True))
-    assert (again.snapshot_id, again.stored_chunks) == (None, 0)
+    assert (again.snapshot_id, again.stored_chunks, again.replaced) == (None, 0, [])
     assert repo.lookup_branch("main") == done.snapshot_id
 
 
