@@ -196,7 +196,7 @@ class WorkingControl:
             dropped = work.discard(path, self._tree.lower_paths(inos))
             entries = [(ino, name.encode(errors="surrogatepass")) for ino, name in dropped.entries]
             self._tell_kernel(entries, [*dropped.inos, *(ino for ino, _ in dropped.entries)])
-            return {"discarded": len(dropped.paths), "paths": dropped.paths[:_SHOWN]}
+            return {"discarded": dropped.num_changes, "paths": dropped.paths[:_SHOWN]}
 
         return self._begin("last_discard", run, nothing={"discarded": 0, "paths": []})
 

@@ -19,11 +19,14 @@ class Discarded:
         paths: The paths that were changed, and are no longer.
         entries: (inode number of the directory, name) of every entry that is another one now.
         inos: Inode numbers that are gone, or have other content now.
+        num_changes: How many files were written, removed or renamed, and directories renamed; at least one for
+            anything. Of the directories above them none counts.
     """
 
     paths: list[str] = field(default_factory=list)
     entries: list[tuple[int, str]] = field(default_factory=list)
     inos: list[int] = field(default_factory=list)
+    num_changes: int = 0
 
 
 def discard(core: TreeCore, namespace: Namespace, path: str, opened: Iterable[str] = ()) -> Discarded:
@@ -129,6 +132,7 @@ class _Dropping:
     def drop(self) -> None:
         """Takes the listed entries out."""
         core, op = self._core, self._op
+        self.discarded.num_changes = self._count()
         for directory, name, entry in self._entries:
             self.discarded.paths.append(join(directory.path(), name))
             self.discarded.entries.append((directory.ino, name))
@@ -147,6 +151,20 @@ class _Dropping:
                 self.discarded.inos.append(entry.ino)
                 self._namespace.drop_dir(op, entry)
         self.discarded.paths.reverse()
+
+    def _count(self) -> int:
+        """Counts the changes among the listed entries; a renamed directory is one, with the name that it left."""
+        renamed = {
+            entry.lower_path
+            for _, _, entry in self._entries
+            if isinstance(entry, DirNode) and entry.lower_path is not None and not entry.is_natural
+        }
+        count = len(renamed)
+        for directory, name, entry in self._entries:
+            if not isinstance(entry, DirNode):
+                left = None if directory.lower_path is None else join(directory.lower_path, name)
+                count += isinstance(entry, FileNode) or left not in renamed
+        return max(count, min(len(self._entries), 1))
 
 
 def _is_in_place(node: Node) -> bool:

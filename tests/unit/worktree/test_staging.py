@@ -405,3 +405,24 @@ def test_a_file_that_is_no_chunk_of_the_array_above_it_is_told_their_names(bench
     told = dict(bench.staged().invalid)
     assert told["g/dots/c/0/0"] == "is no chunk of /g/dots: its chunks have names such as c.0.0"
     assert told["g/a/c/1/7/9"] == "is no chunk of /g/a: its chunks have names such as c/0/0"
+
+
+def test_discard_counts_chunks_and_nodes_and_no_directories(bench):
+    bench.write("g/a/c/0/0", b"changed")
+    bench.write("n/zarr.json", array((4,), (2,)))
+    bench.write("n/c/1", b"new")
+    staged = bench.staged()
+    assert len(staged.nodes) + staged.num_chunks == 3
+    assert bench.work.discard("").num_changes == 3
+    bench.write("g/a/c/0/0", b"changed")
+    assert bench.work.discard("g/a/c/0/0").num_changes == 1
+    assert bench.work.discard("g/a/c/0/0").num_changes == 0
+    bench.write("g/a/c/0/0", b"changed")
+    bench.remove("g/a/c/1/1")
+    assert bench.work.discard("g").num_changes == bench.work.discard("").num_changes + 2
+    bench.rename("v", "w")
+    bench.write("w/0/0", b"changed")
+    assert bench.work.discard("").num_changes == 2
+    bench.mkdir("empty/inner")
+    assert bench.work.discard("empty").num_changes == 1
+    assert bench.tree() == FILES
