@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Final
@@ -25,6 +24,7 @@ from icefs.fuse import mountpoints
 from icefs.fuse.options import default_state_dir
 from icefs.storage.base import Storage
 from icefs.storage.disk_cache import default_cache_dir
+from icefs.storage.proxies import proxy_of
 from icefs.storage.url import open_storage, parse_location, redact
 from icefs.words import command, plural, quoted
 from icefs.worktree.damage import LOST_NAME
@@ -330,22 +330,25 @@ def _check_store(storage: Storage, *, is_remote: bool) -> Iterator[Finding]:
 
 def _check_clock(scheme: str, root: str, options: object) -> Iterator[Finding]:
     """Compares this machine's clock with the store's."""
+    import urllib3  # lazy: a mount of a local directory does without
+
     endpoint = root if scheme == "http" else _endpoint_of(options)
     parts = urlsplit(endpoint)
-    connect = HTTPSConnection if parts.scheme == "https" else HTTPConnection
-    connection = connect(parts.netloc.rpartition("@")[2], timeout=_PATIENCE_S)
+    place = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+    proxy = proxy_of(place)
+    pool = urllib3.PoolManager() if proxy is None else urllib3.ProxyManager(proxy)
     try:
-        connection.request("HEAD", "/")
-        told = connection.getresponse().getheader("Date")
-    except HTTPException as error:
-        yield Finding("clock", WARNING, f"the store does not tell its time: {type(error).__name__}")
+        told = pool.request("HEAD", f"{place}/", timeout=_PATIENCE_S, retries=False).headers.get("Date")
+        told_at = None if told is None else parsedate_to_datetime(told)
+    except (urllib3.exceptions.HTTPError, ValueError) as error:
+        yield Finding("clock", WARNING, f"{place} does not tell its time: {type(error).__name__}")
         return
     finally:
-        connection.close()
-    if told is None:
-        yield Finding("clock", WARNING, "the store does not tell its time")
+        pool.clear()
+    if told_at is None:
+        yield Finding("clock", WARNING, f"{place} does not tell its time")
         return
-    skew = time.time() - parsedate_to_datetime(told).timestamp()
+    skew = time.time() - told_at.timestamp()
     text = f"this clock differs by {abs(skew):.0f} s from the store's"
     if abs(skew) >= _SKEW_PROBLEM_S:
         yield Finding("clock", PROBLEM, text, "set the clock: requests are refused")

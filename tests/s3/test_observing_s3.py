@@ -6,10 +6,10 @@ from time import time
 
 import pytest
 
-from icefs.cli import checks
 from icefs.cli.main import main
 from icefs.fuse import mountpoints
 from tests.conformance.official import GROUP, array_json, commit, create
+from tests.support.bent_store import BentStore
 from tests.support.fault_proxy import FaultProxy
 from tests.support.mounting import mounted
 from tests.support.own_mounts import own_mount_table
@@ -122,26 +122,42 @@ def test_the_doctor_of_a_bucket(place, s3_server, monkeypatch, capsys):
     assert doctor(gone, 1)["endpoint"]["status"] == "problem"
 
 
-@pytest.mark.parametrize(("skew", "status"), [(0, "ok"), (300, "warning"), (3600, "problem")])
-def test_a_clock_that_differs_from_the_stores(monkeypatch, skew, status):
-    class Answer:
-        def getheader(self, name):
-            assert name == "Date"
-            return formatdate(time() - skew, usegmt=True)
+class Dated(BentStore):
+    """A store, or a proxy in front of one, whose clock differs."""
 
-    class Connection:
-        def __init__(self, *_, **__):
-            pass
+    date = ""
 
-        def request(self, *_):
-            pass
+    def take(self, asked):
+        answer = super().take(asked)
+        if self.date:
+            answer.headers["Date"] = self.date
+        return answer
 
-        def getresponse(self):
-            return Answer()
 
-        def close(self):
-            pass
+@pytest.mark.parametrize("through_proxy", [False, True])
+@pytest.mark.parametrize(
+    ("behind_s", "status"), [(0, "ok"), (300, "warning"), (3600, "problem"), (None, "warning"), ("soon", "warning")]
+)
+def test_a_clock_that_differs_from_the_stores(monkeypatch, capsys, behind_s, status, through_proxy):
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "id")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    with Dated() as store:
+        endpoint = store.url
+        if through_proxy:
+            endpoint = "http://store.invalid"
+            monkeypatch.setenv("http_proxy", store.url)
+            monkeypatch.delenv("no_proxy", raising=False)
+        store.date = formatdate(time() - behind_s, usegmt=True) if isinstance(behind_s, int) else behind_s or ""
+        main(["doctor", f"s3://bucket/p?endpoint_url={endpoint}&region=us-east-1", "--json"])
+    [found] = [check for check in json.loads(capsys.readouterr().out)["checks"] if check["check"] == "clock"]
+    assert found["status"] == status
 
-    monkeypatch.setattr(checks, "HTTPConnection", Connection)
-    [finding] = checks._check_clock("s3", "bucket", {"endpoint_url": "http://h"})
-    assert finding.status == status
+
+def test_a_store_that_is_away_has_no_clock(capsys):
+    main(["doctor", "s3://bucket/p?endpoint_url=http://127.0.0.1:1&anonymous=true", "--json"])
+    checks = json.loads(capsys.readouterr().out)["checks"]
+    assert [(check["check"], check["status"]) for check in checks[-2:]] == [
+        ("endpoint", "problem"),
+        ("clock", "warning"),
+    ]
+    assert "http://127.0.0.1:1" in checks[-1]["message"]
