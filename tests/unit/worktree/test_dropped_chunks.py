@@ -159,3 +159,23 @@ def test_a_scalar_that_becomes_a_group(tmp_path):
     bench.remove("s/c")
     assert told(bench, "/s") == (set(), set(), set())
     bench.work.close()
+
+
+def test_a_commit_counts_chunks_without_those_that_it_drops(bench):
+    bench.write("a/zarr.json", array((20, 40), (10, 10)))
+    bench.write("a/c/0/0", b"new")
+    facts = bench.commit().facts
+    assert (facts["nodes"], facts["chunks"]) == (1, 1)
+    assert [(one["path"], one["count"]) for one in facts["dropped_chunks"]] == [("/a", 8)]
+    bench.write("a/zarr.json", array((20, 40), (10, 10), separator="."))
+    facts = bench.commit().facts
+    assert (facts["nodes"], facts["chunks"]) == (1, 0)
+    assert [(one["path"], one["count"]) for one in facts["dropped_chunks"]] == [("/a", 8)]
+
+
+def test_a_diff_of_snapshots_lists_what_a_smaller_grid_dropped(bench):
+    before = bench.repository.lookup_branch("main")
+    bench.write("a/zarr.json", array((20, 40), (10, 10)))
+    done = bench.commit()
+    diff = bench.repository.diff(before, done.snapshot_id)
+    assert {tuple(index) for index in diff.updated_chunks["/a"]} == {(i, j) for i in (2, 3) for j in range(4)}

@@ -4,11 +4,13 @@ import json
 
 import pytest
 
+from icefs.cli.committing import left_out_lines
 from icefs.engine.writing import WritableRepository
 from icefs.errors import InvalidInputError
 from icefs.storage.memory import MemoryStorage
 from icefs.transfer.importing import ImportRequest, import_directory
 from icefs.transfer.scan import scan_directory
+from icefs.vfs.commit_report import LISTED
 from icefs.vfs.staged_report import StagedReport
 from icefs.vfs.status_text import diff_lines, status_lines
 from tests.support.staging_bench import Bench, array, group
@@ -93,3 +95,30 @@ def test_the_path_is_said_once(tmp_path, path):
     for text in texts:
         assert text.count(path) == 1, text
         assert f"{path} {reason}" in text.replace(f"{path}: ", f"{path} ")
+
+
+def test_a_commit_says_how_many_files_it_left_out_and_lists_the_first(tmp_path):
+    bench = Bench(tmp_path / "tree", MemoryStorage())
+    bench.write_all(GOOD | {f"note {number:04}": b"?" for number in range(LISTED + 3)})
+    facts = bench.commit().facts
+    assert facts["left_out"] == {"open": 0, "invalid": 0, "untracked": LISTED + 3}
+    assert facts["untracked"] == [f"note {number:04}" for number in range(LISTED)]
+    lines = list(left_out_lines(facts))
+    assert lines[-1] == f"and {LISTED + 3 - 20} more (untracked): 'icefs status' lists them"
+    assert lines[:-1] == [f"untracked, not committed: {name}" for name in facts["untracked"][:20]]
+    bench.work.close()
+
+
+def test_what_is_left_out_is_named_and_whether_the_snapshot_keeps_what_it_was(tmp_path):
+    bench = Bench(tmp_path / "tree", MemoryStorage())
+    bench.write_all(GOOD | {"a/c/0/0": b"good"})
+    bench.commit()
+    bench.write_all({"a/c/0/0": b"", "a/c/1/1": b"", "a/g/zarr.json": NAN, "h/zarr.json": NAN, "a/c/0/1": b"1"})
+    done = bench.commit(skip_invalid=True)
+    keeps = {one["path"]: one["keeps"] for one in done.facts["invalid"]}
+    assert keeps == {"a/c/0/0": True, "a/c/1/1": False, "a/g/zarr.json": True, "h/zarr.json": False}
+    for line, one in zip(left_out_lines(done.facts), done.facts["invalid"], strict=True):
+        kept = " (the commit keeps what it was)" if one["keeps"] else ""
+        assert line == f"left out: {one['path']} {one['reason']}{kept}"
+    assert bench.committed() == GOOD | {"a/c/0/0": b"good", "a/c/0/1": b"1"}
+    bench.work.close()
