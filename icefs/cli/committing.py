@@ -13,6 +13,7 @@ from icefs.cli.options import json_option, print_json, say
 from icefs.cli.progress import CommitProgress
 from icefs.errors import ConflictError, InvalidInputError, RebaseFailedError
 from icefs.vfs.status_text import dropped_text, status_lines, to_text
+from icefs.vfs.way_out import WayOut
 from icefs.words import plural, quoted, some
 
 _WAYS = ("ours", "theirs", "fail")
@@ -74,17 +75,25 @@ def commit(
 
 def run_commit(mounted: Mounted, **request: Any) -> dict[str, Any]:
     """Commits, showing progress where it takes long."""
-    with explaining(), CommitProgress(mounted) as progress:
+    with explaining(mounted), CommitProgress(mounted) as progress:
         return mounted.ask("commit", on_progress=progress, **request)
 
 
 @contextlib.contextmanager
-def explaining() -> Iterator[None]:
-    """Lets the line of a conflict name the commits that came in between, and the chunks."""
+def explaining(mounted: Mounted | None = None) -> Iterator[None]:
+    """Lets the line of a conflict name the commits that came in between, the chunks, and what to do at which path.
+
+    Args:
+        mounted: The mounted branch; None for a working tree that is not mounted.
+    """
     try:
         yield
     except ConflictError as error:
-        raise type(error)(explain(error), kind=error.kind, hint=error.hint, **error.facts) from error
+        hint = error.hint
+        if "discard" in error.facts and "sides" in error.facts:
+            way = WayOut(tuple(error.facts["discard"]), tuple(error.facts["sides"]))
+            hint = way.text_without_mount() if mounted is None else way.text(mounted.shown_tree)
+        raise type(error)(explain(error), kind=error.kind, hint=hint, **error.facts) from error
 
 
 def explain(error: ConflictError) -> str:
@@ -197,8 +206,9 @@ def rebase(path: str, how: str, as_json: bool) -> None:
 
     Where that fails, the changes stay as they are, on the snapshot that they were made on.
     """
-    with explaining():
-        answer = require_branch(path).ask("rebase", how=how)
+    mounted = require_branch(path)
+    with explaining(mounted):
+        answer = mounted.ask("rebase", how=how)
     if as_json:
         print_json(answer)
     else:

@@ -55,7 +55,7 @@ class Row(NamedTuple):
 # The first row that an exception is an instance of counts, so a class stands before its bases. A test holds the
 # table total over `icefs.errors`: each concrete class has a row of its own.
 ERROR_TABLE: tuple[Row, ...] = (
-    Row(errors.RebaseFailedError, CONFLICT, "choose which side wins, or change one of them, and try again"),
+    Row(errors.RebaseFailedError, CONFLICT, "'icefs help conflicts' says how to go on"),
     Row(errors.BranchMovedError, CONFLICT, "rebase and try again"),
     Row(errors.ConflictError, CONFLICT, "try again"),
     Row(errors.ChunkNotFoundError, NOT_FOUND, "'icefs ls' on the array lists its chunks"),

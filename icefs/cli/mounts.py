@@ -6,6 +6,7 @@ of root's or of this user answers for itself through `.icefs`, by plain file acc
 so that `icefs status` is quick.
 """
 
+import contextlib
 import errno
 import json
 import os
@@ -61,6 +62,15 @@ class Mounted:
     def tree_info(self) -> dict[str, Any]:
         """What the tree says of itself: `kind`, `name`, `snapshot` and more; nothing at the root of a repository."""
         return parse_object(self.tree / CONTROL / "info.json")
+
+    @property
+    def shown_tree(self) -> str:
+        """The tree's path for a command to type: from the current directory if the tree is below it, else absolute."""
+        with contextlib.suppress(OSError):  # the current directory may be gone
+            relative = os.path.relpath(self.tree)
+            if relative.split("/")[0] != "..":
+                return relative
+        return str(self.tree)
 
     def inside(self, path: str | os.PathLike[str]) -> str:
         """Returns where a path is in the tree, as a key; nothing at the tree's root, and outside of any tree."""

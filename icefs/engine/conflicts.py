@@ -16,7 +16,7 @@ from icefs.format.chunk_indices import ChunkIndices
 from icefs.format.ids import NodeId
 from icefs.format.nodes import NodeSnapshot, NodeType
 from icefs.format.transaction_log import TransactionLog
-from icefs.words import plural
+from icefs.words import plural, some
 
 _MAX_LISTED: Final = 5
 _CAPITAL: Final = re.compile("[A-Z]")
@@ -264,6 +264,30 @@ def listed(conflicts: Sequence[Conflict]) -> str:
     """Names the first few conflicts, for an error."""
     more = f" and {len(conflicts) - _MAX_LISTED} more" if len(conflicts) > _MAX_LISTED else ""
     return "; ".join(str(conflict) for conflict in conflicts[:_MAX_LISTED]) + more
+
+
+_DELETES: Final = frozenset({ConflictType.DeleteOfUpdatedArray, ConflictType.DeleteOfUpdatedGroup})
+
+
+def way_out(conflicts: Sequence[Conflict]) -> str:
+    """Says what the program that holds the session can do about conflicts."""
+    kinds = {conflict.conflict_type for conflict in conflicts}
+    if not kinds <= _DELETES | {ConflictType.ChunkDoubleUpdate}:
+        paths = dict.fromkeys(
+            conflict.path
+            for conflict in conflicts
+            if conflict.conflict_type not in _DELETES | {ConflictType.ChunkDoubleUpdate}
+        )
+        about = "" if "" in paths else f" over {some(list(paths), _MAX_LISTED)}"
+        return f"no solver settles the conflict{about}: open a new session on the branch, and make the changes again"
+    ways = []
+    if ConflictType.ChunkDoubleUpdate in kinds:
+        ways.append("on_chunk_conflict=VersionSelection.UseOurs or UseTheirs")
+    if ConflictType.DeleteOfUpdatedArray in kinds:
+        ways.append("fail_on_delete_of_updated_array=False to delete their array all the same")
+    if ConflictType.DeleteOfUpdatedGroup in kinds:
+        ways.append("fail_on_delete_of_updated_group=False to delete their group all the same")
+    return f"choose a side: rebase with BasicConflictSolver and {', '.join(ways)}; or make the changes in a new session"
 
 
 def _by_path(nodes: Iterable[NodeSnapshot]) -> list[NodeSnapshot]:

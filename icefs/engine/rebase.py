@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 from icefs.clock import to_datetime
 from icefs.engine.changeset import ChangeSet
 from icefs.engine.compared_log import compared_log
-from icefs.engine.conflicts import Conflict, ConflictSolver, listed
+from icefs.engine.conflicts import Conflict, ConflictSolver, listed, way_out
 from icefs.engine.session import Session
 from icefs.errors import ObjectNotFoundError, RebaseFailedError
 from icefs.format.ids import SnapshotId
@@ -178,7 +178,7 @@ def described(history: Iterable[SnapshotInfo], base: SnapshotId) -> list[dict[st
 def _rebase_failed(info: SnapshotInfo, conflicts: list[Conflict], commits: list[dict[str, str]]) -> RebaseFailedError:
     return RebaseFailedError(
         f"commit {info.id} ({info.message!r}) conflicts with these changes: {listed(conflicts)}",
-        hint="choose a side with --ours or --theirs, or undo the changes that conflict",
+        hint=way_out(conflicts),
         snapshot=str(info.id),
         conflicts=conflicts,
         commits=commits,

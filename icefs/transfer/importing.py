@@ -23,7 +23,13 @@ from icefs.engine.conflicts import ConflictDetector
 from icefs.engine.session import Session
 from icefs.engine.writable import WritableSession
 from icefs.engine.writing import WritableRepository
-from icefs.errors import AlreadyExistsError, ChunksCollectedError, InvalidInputError, StorageError
+from icefs.errors import (
+    AlreadyExistsError,
+    ChunksCollectedError,
+    InvalidInputError,
+    RebaseFailedError,
+    StorageError,
+)
 from icefs.format.chunk_indices import pack_keys
 from icefs.format.ids import SnapshotId
 from icefs.format.manifest import ArrayRefs
@@ -269,6 +275,9 @@ class _Import:
                 rebase_with=ConflictDetector(),
                 before_publish=note,
             )
+        except RebaseFailedError as error:
+            error.hint = "import again, onto the newest commit; --overwrite replaces the nodes that others have made"
+            raise
         except StorageError as error:
             if not session.in_doubt:
                 raise

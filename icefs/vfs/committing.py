@@ -21,6 +21,7 @@ from icefs.errors import (
     BranchMovedError,
     NotFoundError,
     NothingToCommitError,
+    RebaseFailedError,
     SessionStateError,
     StorageError,
 )
@@ -32,6 +33,7 @@ from icefs.vfs.commit_report import LISTED, NOTHING_LEFT_OUT, check_amend, check
 from icefs.vfs.late_commits import base_of, differing, facts_of, hidden, late_commit, remove_hidden
 from icefs.vfs.places import open_session
 from icefs.vfs.renaming import Renaming, plan_renaming
+from icefs.vfs.ways_out import tell_way_out
 from icefs.worktree.background import BackgroundUploads
 from icefs.worktree.commits import TreeChangedError
 from icefs.worktree.frozen import FrozenTree
@@ -194,6 +196,8 @@ def _commit_once(
             raise _in_doubt(session, unreadable) from error
         if published is None:
             work.abandon(frozen)
+            if session is not None and request.rebase is not None:
+                tell_way_out(error, request.rebase, staged, session)
             raise
         snapshot_id = published
     try:
@@ -569,7 +573,11 @@ def _compare(tree: "WorkingTree", view: FrozenTree, how: str) -> tuple[WritableS
     session = _session_for(staged, repository, tree.name, base)
     _pretend(staged, session)
     solver = TreeSolver(how, view, staged.left)
-    session.rebase(solver)
+    try:
+        session.rebase(solver)
+    except RebaseFailedError as error:
+        tell_way_out(error, how, staged, session)
+        raise
     yielded = list(solver.paths(session))
     check_shown(view, base, open_session(repository, session.snapshot_id), frozenset(yielded))
     return session, [*yielded, *revealed(view, session, frozenset(staged.left))]

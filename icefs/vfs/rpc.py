@@ -24,7 +24,10 @@ from icefs.words import visible_json
 
 MAX_REQUEST_BYTES: Final = 1 << 20
 _TOLD: Final = frozenset(
-    ("invalid", "open", "snapshot", "path", "commits", "conflicts", "expected_parent", "actual_parent")
+    (
+        *("invalid", "open", "snapshot", "path", "commits", "conflicts", "discard", "sides"),
+        *("expected_parent", "actual_parent"),
+    )
 )
 
 

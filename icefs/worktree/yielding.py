@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from icefs.engine.changeset import ChangeSet, difference
 from icefs.engine.conflicts import BasicConflictSolver, Conflict, ConflictDetector, ConflictSolver, VersionSelection
+from icefs.engine.consolidated import ConsolidatedMetadataSolver
 from icefs.engine.session import Session
 from icefs.engine.writable import WritableSession
 from icefs.errors import BranchMovedError, InvalidInputError, RebaseFailedError
@@ -56,7 +57,7 @@ class TreeSolver:
         }
         if how not in solvers:
             raise InvalidInputError(f"no way to rebase is called {how!r}", hint="one of ours, theirs, fail")
-        self._solver = solvers[how]
+        self._solver = ConsolidatedMetadataSolver(solvers[how])
         self._view = view
         self._left, self._changed = _left_files(view, left)
         self._ours_counts = how == "ours"
@@ -77,6 +78,8 @@ class TreeSolver:
             raise BranchMovedError(f"the branch has the tree's own commit {theirs.id}")
         self.was_needed = True
         self._check_left(their_session)
+        if ours.is_empty():
+            return ours, []  # others' moves conflict with any change, and here is none
         solved, conflicts = self._solver.solve(theirs, their_session, ours, our_base)
         if not conflicts and solved is not ours:
             for node_id, changes in ours.chunks.items():
