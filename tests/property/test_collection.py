@@ -29,12 +29,27 @@ def official(path: Path):
     return collect
 
 
+def official_expire(path: Path):
+    def expire(cutoff: int) -> None:
+        when = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=cutoff)
+        icechunk.Repository.open(icechunk.local_filesystem_storage(str(path))).expire_snapshots(when)
+
+    return expire
+
+
 @pytest.mark.parametrize("spec_version", [2, 1])
 @pytest.mark.parametrize("seed", SEEDS)
 def test_commits_can_be_read_whoever_collects(tmp_path: Path, seed: int, spec_version: int) -> None:
     path = tmp_path / "repo"
     storage = LocalStorage(path, durable=False)
-    world = World(storage, random.Random(seed), tmp_path, spec_version=spec_version, collect_officially=official(path))
+    world = World(
+        storage,
+        random.Random(seed),
+        tmp_path,
+        spec_version=spec_version,
+        collect_officially=official(path),
+        expire_officially=official_expire(path),
+    )
     world.run(STEPS)
     storage.close()
 
@@ -53,6 +68,17 @@ def test_the_cases_have_refusals(tmp_path: Path) -> None:
         world.run(STEPS)
         refused += world.refused
     assert refused
+
+
+def test_the_cases_have_stale_handles(tmp_path: Path) -> None:
+    upgraded = stale = 0
+    for seed in range(10):
+        world = World(MemoryStorage(), random.Random(seed), tmp_path / str(seed), spec_version=1)
+        world.run(STEPS)
+        upgraded += world.upgraded
+        stale += world.stale
+    assert upgraded
+    assert stale > 6 * upgraded
 
 
 @pytest.mark.parametrize("spec_version", [2, 1])

@@ -4,9 +4,10 @@
     world.run(steps)
 
 Actors: sessions of the API and forks of them, a working tree whose chunks are uploaded in the background, imports,
-collections and expirations by icefs or by the official library with any cutoff, refs that are reset. After each
-commit the new snapshot is read by a fresh reader: every chunk has the model's value. A commit that is refused leaves
-its changes; when the chunks that it names were written again, it goes through.
+collections and expirations by icefs or by the official library with any cutoff, refs that are reset, `fsck --repair`,
+and once an upgrade to spec 2. After each commit the new snapshot is read by a fresh reader: every chunk has the model's
+value. A commit that is refused leaves its changes; when the chunks that it names were written again, it goes through.
+Handles from before an upgrade refuse whatever they are asked for, and a new session takes their changes over.
 """
 
 import json
@@ -21,6 +22,8 @@ from icefs.clock import system_clock
 from icefs.engine.conflicts import BasicConflictSolver, VersionSelection
 from icefs.engine.expiration import ExpirationRequest
 from icefs.engine.forks import fork, merge
+from icefs.engine.fsck import repair
+from icefs.engine.migrate import upgrade
 from icefs.engine.pickling import restore_session, session_state
 from icefs.engine.writable import WritableSession
 from icefs.engine.writing import WritableRepository
@@ -31,6 +34,7 @@ from icefs.errors import (
     ObjectNotFoundError,
     SessionStateError,
     SnapshotNotFoundError,
+    StaleError,
 )
 from icefs.format.config import RepositoryConfig
 from icefs.format.ids import INITIAL_SNAPSHOT_ID, SnapshotId
@@ -96,12 +100,16 @@ class World:
         *,
         spec_version: int = 2,
         collect_officially: Collect | None = None,
+        expire_officially: Collect | None = None,
     ) -> None:
         self.storage = storage
         self.rng = rng
         self.directory = directory
         self.spec_version = spec_version
         self.official = collect_officially
+        self.official_expire = expire_officially
+        self.upgraded = 0
+        self.stale = 0
         self.repository = WritableRepository.create(storage, CONFIG, spec_version=spec_version)
         self.repository.save_config()
         session = self.repository.writable_session("main")
@@ -115,10 +123,12 @@ class World:
     def run(self, steps: int) -> None:
         actions = [self.open, self.write, self.write, self.fork, self.collect, self.collect, self.expire, self.commit]
         actions += [self.commit, self.reset, self.import_all, self.amend, self.rebase]
-        for _ in range(steps):
-            self.rng.choice(actions)()
-        for writer in list(self.writers):
-            self.finish(writer, "commit")
+        actions += [self.repair]
+        upgrade_at = self.rng.randrange(steps) if self.spec_version == 1 and self.rng.random() < 0.7 else None
+        for step in range(steps):
+            (self.upgrade if step == upgrade_at else self.rng.choice(actions))()
+        while self.writers:
+            self.commit()
 
     # What writers do.
 
@@ -132,11 +142,43 @@ class World:
     def open(self) -> None:
         if len(self.writers) < 4:
             opened_by = self.rng.choice([self.repository, WritableRepository.open(self.storage)])
+            if self.is_stale(opened_by):
+                self.refuses(lambda: opened_by.writable_session("main"))
+                return
             session = opened_by.writable_session("main")
             self.writers.append(Writer(session, self.snapshots[session.snapshot_id]))
 
     def pick(self) -> Writer | None:
-        return self.rng.choice(self.writers) if self.writers else None
+        """Chooses a session; one from before the upgrade refuses to commit, and a new session takes its place."""
+        if not self.writers:
+            return None
+        writer = self.rng.choice(self.writers)
+        session = writer.session
+        if not self.is_stale(session.repository):
+            return writer
+        had_changes = session.has_uncommitted_changes
+        self.refuses(lambda: session.commit("stale", allow_empty=True))
+        assert session.has_uncommitted_changes == had_changes
+        anew = WritableRepository.open(self.storage).writable_session("main")
+        self.writers.remove(writer)
+        self.writers.append(Writer(anew, self.snapshots[anew.snapshot_id], dict(writer.changes)))
+        for index, value in writer.changes.items():
+            anew.set_chunk("/a", index, value)
+        return self.writers[-1]
+
+    def is_stale(self, repository: WritableRepository) -> bool:
+        return repository.spec_version < self.spec_version
+
+    def refuses(self, attempt: Callable[[], object]) -> None:
+        """Checks that a handle from before the upgrade does nothing."""
+        before = {(info.key, info.version) for info in self.storage.list_objects("refs/")}
+        try:
+            attempt()
+        except StaleError:
+            self.stale += 1
+        else:
+            raise AssertionError("a handle from before the upgrade did something")
+        assert {(info.key, info.version) for info in self.storage.list_objects("refs/")} == before
 
     def write(self) -> None:
         writer = self.pick()
@@ -235,7 +277,11 @@ class World:
         request = ImportRequest(
             str(root), self.directory / "state", overwrite=True, pack_bytes=self.rng.choice([0, 32])
         )
-        done = import_directory(self.repository, request, progress)
+        repository = self.repository
+        if self.is_stale(repository):
+            self.refuses(lambda: import_directory(self.repository, request, lambda done: None))
+            repository = WritableRepository.open(self.storage)
+        done = import_directory(repository, request, progress)
         assert done.snapshot_id is not None
         self.check(done.snapshot_id, values)
 
@@ -248,8 +294,35 @@ class World:
         else:
             WritableRepository.open(self.storage).garbage_collect(cutoff)
 
+    def upgrade(self) -> None:
+        """Upgrades to spec 2, with or without the old files; handles that are open are stale from now on."""
+        repository = WritableRepository.open(self.storage)
+        upgrade(repository, delete_unused_v1_files=self.rng.random() < 0.5)
+        self.spec_version = 2
+        self.upgraded += 1
+        tip = self.tip()
+        for attempt in (
+            lambda: self.repository.garbage_collect(system_clock() + HOUR),
+            lambda: self.repository.expire_snapshots(ExpirationRequest(system_clock() + HOUR)),
+            lambda: self.repository.reset_branch("main", tip),
+            lambda: self.repository.create_branch("stale", tip),
+            lambda: self.repository.create_tag("stale", tip),
+            self.repository.save_config,
+        ):
+            self.refuses(attempt)
+
+    def repair(self) -> None:
+        """Checks, and mends what needs no mending: nothing changes."""
+        before = self.tip()
+        report = repair(self.storage)
+        assert not report.findings, report.findings
+        assert self.tip() == before
+
     def expire(self) -> None:
         cutoff = system_clock() + self.rng.choice(CUTOFFS)
+        if self.official_expire is not None and self.rng.random() < 0.5:
+            self.official_expire(cutoff)
+            return
         WritableRepository.open(self.storage).expire_snapshots(ExpirationRequest(cutoff))
 
     def reset(self) -> None:
