@@ -138,10 +138,15 @@ def _uncommitted(mount: Mounted, *, must_know: bool) -> list[dict[str, Any]]:
 
 def mount_command(place: Path, info: dict[str, Any]) -> str:
     """Returns the command line that makes a mount again as it is, and finds its working trees."""
-    from icefs.fuse.options import default_state_dir  # not needed by an unmounting that leaves nothing behind
+    # Not needed by an unmounting that leaves nothing behind.
+    from icefs.fuse.options import default_log_file, default_state_dir
 
     given = info.get("options") or {}
-    defaults = {**_DEFAULTS, "state_dir": str(default_state_dir())}
+    defaults = {
+        **_DEFAULTS,
+        "state_dir": str(default_state_dir()),
+        "log_file": str(default_log_file(str(place))),
+    }
     options = {
         flag: _FORMATS.get(flag, str)(value)
         for fact, flag in _FLAGS.items()
@@ -164,6 +169,8 @@ _FLAGS: Final[Mapping[str, str]] = {
     "pack_size": "pack_size",
     "cache_dir": "cache_dir",
     "cache_size": "cache_size",
+    "log_file": "log_file",
+    "log_format": "log_format",
     "log_level": "log_level",
     "metrics": "metrics",
     "fuse_library": "fuse_library",
@@ -177,6 +184,7 @@ _DEFAULTS: Final[Mapping[str, Any]] = {
     "pack_size": 8 << 20,
     "cache_size": 10 << 30,
     "log_level": "info",
+    "log_format": "text",
     "fuse_library": "native",
 }
 """What `icefs mount` takes where an option is not given; a test compares them."""

@@ -253,10 +253,10 @@ def _explain_refusal(path: Path) -> None:
     entry = mount_of(str(path))
     if entry is None or not entry.is_icefs or entry.user_id in (None, os.geteuid()):
         return
-    name = user_name(entry.user_id)
+    who = f"user {user_name(entry.user_id).removeprefix('user ')}"
     raise NotPermittedError(
-        f"the mount at {entry.mountpoint} is for {name} alone: {path}",
-        hint=f"run the command as {name}, or have {name} mount it with --allow-other",
+        f"the mount at {entry.mountpoint} is private to {who}: {path}",
+        hint=f"run the command as {who}, or let {who} mount it with --allow-other",
         mountpoint=entry.mountpoint,
     )
 
@@ -351,6 +351,13 @@ def require_place(path: str | os.PathLike[str]) -> tuple[Mounted, str]:
         The mount, and where the place is in its tree, without a leading slash.
     """
     place = absolute(path)
+    try:
+        os.lstat(place)
+    except PermissionError:
+        _explain_refusal(place)
+        raise
+    except OSError:
+        pass  # it need not be there
     above = place
     while not os.path.lexists(above) and above != above.parent:
         above = above.parent

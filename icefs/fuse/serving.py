@@ -196,6 +196,8 @@ def _request(options: MountOptions, repository: Repository, refs: Refs) -> Mount
             "cache_dir": options.cache_dir,
             "cache_size": options.cache_size,
             "state_dir": options.state_dir,
+            "log_file": options.log_file,
+            "log_format": options.log_format,
             "pack_size": options.pack_size,
             "upload_after_s": options.upload_after_s,
             "log_level": options.log_level,

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from icefs.cli.main import FORBIDDEN, main
 from icefs.engine.writing import WritableRepository
 from icefs.format.config import RepositoryConfig
 from icefs.fuse.mountpoints import mounted_at
@@ -215,6 +216,20 @@ def test_a_mount_of_another_user_is_not_asked(repo, tmp_path):
         assert (entry.user_id, entry.is_trusted) == (0, True)
         mount.path.parent.chmod(0o755)
         assert call_as_other_user(lambda: mounted_at(str(mount.path)).is_trusted)
+
+
+@needs_root
+@pytest.mark.parametrize("command", ["status", "info", "log", "ls", "commit -m x", "discard"])
+@pytest.mark.parametrize("below", ["", "/a"])
+def test_a_private_mount_says_whose_it_is(repo, capfd, command, below):
+    with mounted(repo, branch="main") as mount:
+        mount.path.parent.chmod(0o755)
+        words = [*command.split()[:1], f"{mount.path}{below}", *command.split()[1:]]
+        code = call_as_other_user(lambda: main(words))
+        said = "".join(capfd.readouterr())
+    assert code == FORBIDDEN
+    assert f"the mount at {mount.path} is private to user root: {mount.path}{below}; run the command as user" in said
+    assert "--allow-other" in said
 
 
 @needs_root

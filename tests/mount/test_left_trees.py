@@ -219,11 +219,13 @@ def test_the_way_back_has_every_option(place: Path, icefs: Icefs) -> None:
     given = [
         *("--uid", "1000", "--gid", "65534", "--umask", "027", "--cache-size", "1073741824", "--poll-interval", "1"),
         *("--upload-after", "2.5", "--pack-size", "1000000", "--log-level", "debug", "--allow-virtual", "file:///x y/"),
+        *("--log-file", str(place / "my log"), "--log-format", "json"),
     ]
     mount(icefs, place, "repo", "mnt", *given)
     (place / "mnt" / "f").write_text("mine")
     come_back = json.loads(icefs("umount", "--json", place / "mnt"))["come_back"]
     words = shlex.split(come_back)
+    assert json.loads((place / "my log").read_text().splitlines()[0])["mount"] == str(place / "mnt")
     for option, value in zip(given[::2], given[1::2], strict=True):
         assert words[words.index(option) + 1] == value
     icefs(*words[1:])
