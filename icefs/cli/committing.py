@@ -102,11 +102,11 @@ def explain(error: ConflictError) -> str:
     if isinstance(error, RebaseFailedError):
         conflicts = [_conflict_text(one) for one in error.conflicts if isinstance(one, dict)]
         whose = next((text for text in commits if text.startswith(str(error.snapshot))), error.snapshot)
-        return (
-            f"commit {whose} conflicts with these changes: {some(conflicts, _SHOWN, '; ')}"
-            if conflicts
-            else error.message
-        )
+        if not conflicts:
+            return error.message
+        amended = error.facts.get("amended")
+        said = f"; {amended['from']} was amended to {amended['to']}" if amended else ""
+        return f"commit {whose} conflicts with these changes: {some(conflicts, _SHOWN, '; ')}{said}"
     return f"{error.message}; others have committed {some(commits, _SHOWN)}" if commits else error.message
 
 

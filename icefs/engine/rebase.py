@@ -7,14 +7,13 @@ conflict, the commits are replayed one by one, so that the session ends on the l
 Source: format notes §5; upstream icechunk/src/session.rs.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
-from icefs.clock import to_datetime
 from icefs.engine.changeset import ChangeSet
 from icefs.engine.compared_log import compared_log
 from icefs.engine.conflicts import Conflict, ConflictSolver, listed, way_out
+from icefs.engine.others import news_since
 from icefs.engine.session import Session
 from icefs.errors import ObjectNotFoundError, RebaseFailedError
 from icefs.format.ids import SnapshotId
@@ -24,8 +23,6 @@ from icefs.format.transaction_log import TransactionLog
 if TYPE_CHECKING:
     from icefs.engine.repository import Repository
     from icefs.engine.writable import WritableSession
-
-_MAX_TOLD: Final = 100
 
 
 def commits_since(repository: "Repository", tip: SnapshotId, base: SnapshotId) -> Iterator[SnapshotInfo]:
@@ -72,7 +69,11 @@ def replay(session: "WritableSession", solver: ConflictSolver, branch: str) -> N
     history = list(branch_history(session, branch))
     if not history or history[0].id == session.snapshot_id:
         return
-    commits = described(history, session.snapshot_id)
+    base = session.snapshot_id
+
+    def explain(error: RebaseFailedError) -> None:
+        news_since(repository, history[0].id, base, branch).add_to(error, base)
+
     steps = list(_steps(history, session.snapshot_id))
     if len(steps) > 1 and _replay_at_once(session, solver, steps):
         return
@@ -80,12 +81,12 @@ def replay(session: "WritableSession", solver: ConflictSolver, branch: str) -> N
         logs = _fetch_logs(repository, log_ids)
         if logs is None:
             break
-        _replay_one(session, solver, info, logs, commits)
+        _replay_one(session, solver, info, logs, explain)
     else:
         if session.snapshot_id == history[0].id:
             return
     ours, theirs = Session(repository, session.snapshot), repository.session_at(history[0].id)
-    _replay_one(session, solver, history[0], [compared_log(ours, theirs)], commits)
+    _replay_one(session, solver, history[0], [compared_log(ours, theirs)], explain)
 
 
 def _steps(history: list[SnapshotInfo], base: SnapshotId) -> Iterator[tuple[SnapshotInfo, Sequence[SnapshotId]]]:
@@ -142,13 +143,15 @@ def _replay_one(
     solver: ConflictSolver,
     info: SnapshotInfo,
     logs: Iterable[TransactionLog],
-    commits: list[dict[str, str]],
+    explain: Callable[[RebaseFailedError], None],
 ) -> None:
     """Puts a session's changes on top of one commit."""
     theirs = session.repository.session_at(info.id)
     changes, conflicts = _solve(session, solver, logs, theirs)
     if conflicts:
-        raise _rebase_failed(info, conflicts, commits)
+        error = _rebase_failed(info, conflicts)
+        explain(error)
+        raise error
     session.rebased(theirs.snapshot, changes)
 
 
@@ -163,23 +166,10 @@ def _solve(
     return changes, []
 
 
-def described(history: Iterable[SnapshotInfo], base: SnapshotId) -> list[dict[str, str]]:
-    """Describes the newest commits after a base, for programs and people."""
-    return [
-        {
-            "id": str(info.id),
-            "message": info.message,
-            "written_at": to_datetime(info.flushed_at).isoformat(),
-        }
-        for info in islice((info for info in history if info.id != base), _MAX_TOLD)
-    ]
-
-
-def _rebase_failed(info: SnapshotInfo, conflicts: list[Conflict], commits: list[dict[str, str]]) -> RebaseFailedError:
+def _rebase_failed(info: SnapshotInfo, conflicts: list[Conflict]) -> RebaseFailedError:
     return RebaseFailedError(
         f"commit {info.id} ({info.message!r}) conflicts with these changes: {listed(conflicts)}",
         hint=way_out(conflicts),
         snapshot=str(info.id),
         conflicts=conflicts,
-        commits=commits,
     )

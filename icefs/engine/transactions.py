@@ -17,7 +17,8 @@ from icefs.engine.changeset import ChangeSet
 from icefs.engine.collected import ChunkGuard, CollectionRanError
 from icefs.engine.commit import NewSnapshot, write_snapshot
 from icefs.engine.conflicts import ConflictSolver
-from icefs.engine.rebase import branch_history, described, replay
+from icefs.engine.others import news_since
+from icefs.engine.rebase import branch_history, replay
 from icefs.engine.turns import recent_attempts
 from icefs.errors import (
     BranchMovedError,
@@ -148,7 +149,10 @@ def _never_first(error: BranchMovedError, branch: str, tries: int) -> BranchMove
 
 def _tell_commits(session: "WritableSession", error: BranchMovedError) -> None:
     """Adds to an error which commits the branch has now."""
-    error.facts["commits"] = described(branch_history(session, _branch_of(session)), session.snapshot_id)
+    branch = _branch_of(session)
+    tip = session.repository.refs().branches.get(branch)
+    if tip is not None:
+        news_since(session.repository, tip, session.snapshot_id, branch).add_to(error, session.snapshot_id)
 
 
 def _commit_once(

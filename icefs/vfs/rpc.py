@@ -25,7 +25,7 @@ from icefs.words import visible_json
 MAX_REQUEST_BYTES: Final = 1 << 20
 _TOLD: Final = frozenset(
     (
-        *("invalid", "open", "snapshot", "path", "commits", "conflicts", "discard", "sides"),
+        *("invalid", "open", "snapshot", "path", "commits", "amended", "conflicts", "discard", "sides"),
         *("expected_parent", "actual_parent"),
     )
 )
