@@ -65,6 +65,19 @@ def _escape_json(found: re.Match[str]) -> str:
     return "".join(f"\\u{units[at]:02x}{units[at + 1]:02x}" for at in range(0, len(units), 2))
 
 
+# Nodes.
+
+
+def node_name(path: str) -> str:
+    """Writes a node's path for people, as Icechunk and Zarr name nodes: `/group/array`, and `/` for the root."""
+    return f"/{path.strip('/')}"
+
+
+def node_key(path: str) -> str:
+    """Writes a node's path for programs, as Zarr's keys begin: `group/array`, and `""` for the root."""
+    return path.strip("/")
+
+
 # Commands.
 
 

@@ -17,7 +17,7 @@ from icefs.clock import to_datetime
 from icefs.engine.lineage import Lineages
 from icefs.errors import InvalidInputError, NodeNotFoundError
 from icefs.format.chunk_indices import ChunkIndices
-from icefs.words import plural, quoted, visible
+from icefs.words import node_key, plural, quoted, visible
 from icefs.zarr.keys import normalize_key
 
 _SHOWN = 35
@@ -69,7 +69,7 @@ def blame(where: str, node_path: str | None, ref: str | None, as_json: bool) -> 
         rows = zip(*(column.tolist() for column in columns), strict=True) if ndim else [()] * count
         print_json(
             {
-                "path": path.lstrip("/"),
+                "path": node_key(path),
                 "snapshot_id": str(snapshot_id),
                 "grid_shape": grid,
                 "metadata": describe_commit(metadata),

@@ -14,7 +14,7 @@ from icefs.cli.progress import CommitProgress
 from icefs.errors import ConflictError, InvalidInputError, RebaseFailedError
 from icefs.vfs.status_text import dropped_text, status_lines, to_text
 from icefs.vfs.way_out import WayOut
-from icefs.words import plural, quoted, some
+from icefs.words import node_name, plural, quoted, some
 
 _WAYS = ("ours", "theirs", "fail")
 _MARK = "# "
@@ -111,7 +111,7 @@ def explain(error: ConflictError) -> str:
 
 
 def _conflict_text(conflict: dict[str, Any]) -> str:
-    text = f"{conflict['type']} at {quoted(conflict['path'])}" if conflict["path"] else str(conflict["type"])
+    text = f"{conflict['type']} at {quoted(node_name(conflict['path']))}" if conflict["path"] else str(conflict["type"])
     if not conflict["chunks"]:
         return text
     chunks = ["/".join(map(str, index)) or "scalar" for index in conflict["chunks"]]

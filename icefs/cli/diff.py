@@ -10,7 +10,7 @@ from icefs.cli.mounts import check_tree, require_mount
 from icefs.cli.options import json_option, print_json, print_painted, say
 from icefs.errors import InvalidInputError
 from icefs.vfs.status_text import SHOWN, diff_lines
-from icefs.words import plural, quoted
+from icefs.words import node_key, node_name, plural, quoted
 
 if TYPE_CHECKING:
     from icefs.engine.diff import Diff
@@ -86,11 +86,13 @@ def describe(changes: "Diff") -> dict[str, Any]:
     """Describes a diff for programs; paths have no leading slash."""
     named = ("new_groups", "new_arrays", "deleted_groups", "deleted_arrays", "updated_groups", "updated_arrays")
     return {
-        **{name: sorted(map(_key, getattr(changes, name))) for name in named},
+        **{name: sorted(map(node_key, getattr(changes, name))) for name in named},
         "updated_chunks": {
-            _key(path): [list(index) for index in indices] for path, indices in changes.updated_chunks.items()
+            node_key(path): [list(index) for index in indices] for path, indices in changes.updated_chunks.items()
         },
-        "moved_nodes": [{"from": _key(move.from_path), "to": _key(move.to_path)} for move in changes.moved_nodes],
+        "moved_nodes": [
+            {"from": node_key(move.from_path), "to": node_key(move.to_path)} for move in changes.moved_nodes
+        ],
     }
 
 
@@ -104,7 +106,7 @@ def summarise(changes: "Diff", *, with_chunks: bool) -> Iterator[str]:
         ("D", changes.deleted_groups, changes.deleted_arrays),
         ("M", changes.updated_groups, changes.updated_arrays),
     ):
-        lines += [(path, letter, f"{quoted(_key(path).rstrip('/') + '/')}") for path in groups]
+        lines += [(path, letter, f"{quoted(node_name(path).rstrip('/') + '/')}") for path in groups]
         lines += [(path, letter, _shown(path)) for path in arrays]
     for path, indices in changes.updated_chunks.items():
         lines.append((path, "C", f"{_shown(path)}: {plural(len(indices), 'chunk')}"))
@@ -115,9 +117,5 @@ def summarise(changes: "Diff", *, with_chunks: bool) -> Iterator[str]:
         yield f"{letter}  {text}"
 
 
-def _key(path: str) -> str:
-    return path.lstrip("/") or "/"
-
-
 def _shown(path: str) -> str:
-    return quoted(_key(path))
+    return quoted(node_name(path))

@@ -15,7 +15,7 @@ from icefs.engine.session import Session
 from icefs.errors import IcefsError
 from icefs.format.chunk_indices import ChunkIndices
 from icefs.format.zarr_json import parse_zarr_json
-from icefs.words import quoted
+from icefs.words import node_key, node_name, quoted
 
 _NEW, _REWRITTEN, _DELETED = 1, 2, 3
 _MARKS = {
@@ -38,14 +38,14 @@ def map_lines(old: Session, new: Session, changes: Diff) -> Iterator[str]:
         for column, size in zip(indices.coords, grid, strict=True):
             is_inside &= column < size
         inside = indices.select(is_inside)
-        yield from _picture(path.strip("/") or "/", inside.coords, _ranks(old, new, path, inside), grid)
+        yield from _picture(node_name(path), inside.coords, _ranks(old, new, path, inside), grid)
 
 
 def staged_map_lines(tree: Path, facts: Mapping[str, Any]) -> Iterator[str]:
     """Yields a picture for each array with uncommitted chunks, from a working tree's `diff.json`."""
     for path, changes in facts["chunks"].items():
         rows = [*changes["written"], *changes["deleted"]]
-        grid = _grid_of(tree / path.strip("/") / "zarr.json")
+        grid = _grid_of(tree / node_key(path) / "zarr.json")
         if grid is None:
             continue
         inside = [row for row in rows if _is_inside(row["index"], grid)]
@@ -53,7 +53,7 @@ def staged_map_lines(tree: Path, facts: Mapping[str, Any]) -> Iterator[str]:
             continue
         columns = [np.array([row["index"][axis] for row in inside], np.uint32) for axis in range(len(grid))]
         ranks = [_DELETED if row["new_bytes"] is None else _rank(row["old_bytes"] is None) for row in inside]
-        yield from _picture(path, columns, np.array(ranks, np.int64), grid)
+        yield from _picture(node_name(path), columns, np.array(ranks, np.int64), grid)
 
 
 def _is_inside(index: Sequence[int], grid: Sequence[int]) -> bool:

@@ -12,6 +12,7 @@ import importlib
 import io
 import os
 import sys
+from itertools import takewhile
 from typing import NamedTuple
 
 import click
@@ -232,7 +233,7 @@ def main(args: list[str] | None = None) -> int:
     except (KeyboardInterrupt, click.Abort):
         return _finish(INTERRUPTED)
     except click.ClickException as exc:
-        return _finish(_report_usage(exc))
+        return _finish(_report_usage(exc, as_json="--json" in takewhile("--".__ne__, arguments)))
     except Exception as exc:  # noqa: BLE001  (the boundary of the program)
         return _finish(_report(exc, settings))
     return 0
@@ -245,6 +246,11 @@ def exit_row(exc: BaseException) -> Row:
 
 def describe(exc: Exception) -> tuple[int, str]:
     """Says what an exception means to the user: the exit code, and the line without its leading `icefs: `."""
+    code, message, hint = _meaning(exc)
+    return code, _one_line(message, hint)
+
+
+def _meaning(exc: Exception) -> tuple[int, str, str | None]:
     row = exit_row(exc)
     hint = row.hint
     match exc:
@@ -258,7 +264,7 @@ def describe(exc: Exception) -> tuple[int, str]:
                 message += f": {name}"
         case _:
             message = f"unexpected {type(exc).__name__}: {exc}"
-    return row.exit_code, _one_line(message, hint)
+    return row.exit_code, message, hint
 
 
 def _report(exc: Exception, settings: Settings) -> int:
@@ -266,16 +272,25 @@ def _report(exc: Exception, settings: Settings) -> int:
         exc = exc.exceptions[0]
     if isinstance(exc, BrokenPipeError):
         return PIPE_CLOSED
-    code, line = describe(exc)
+    code, message, hint = _meaning(exc)
     if isinstance(exc, errors.SessionStateError) and exc.kind == "commit-cancelled":
         code = INTERRUPTED
     if settings.debug:
         sys.__excepthook__(type(exc), exc, exc.__traceback__)
-    say(f"icefs: {line}", err=True)
+    _tell(exc, code, message, hint, as_json=settings.as_json)
     return code
 
 
-def _report_usage(exc: click.ClickException) -> int:
+def _tell(exc: Exception, code: int, message: str, hint: str | None, *, as_json: bool) -> None:
+    if as_json:
+        from icefs.cli.failing import error_line  # which only programs need
+
+        click.echo(error_line(exc, code, message, hint), err=True)
+    else:
+        say(f"icefs: {_one_line(message, hint)}", err=True)
+
+
+def _report_usage(exc: click.ClickException, *, as_json: bool) -> int:
     if isinstance(exc, click.exceptions.NoArgsIsHelpError):
         click.echo(exc.message, err=True)
         return USAGE
@@ -285,8 +300,9 @@ def _report_usage(exc: click.ClickException) -> int:
     message = exc.format_message()
     if message[1:2].islower():
         message = message[0].lower() + message[1:]
-    say(f"icefs: {_one_line(message, hint)}", err=True)
-    return USAGE if isinstance(exc, click.UsageError) else FAILED
+    code = USAGE if isinstance(exc, click.UsageError) else FAILED
+    _tell(exc, code, message, hint, as_json=as_json)
+    return code
 
 
 def _one_line(message: str, hint: str | None) -> str:

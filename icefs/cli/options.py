@@ -19,12 +19,20 @@ class Settings:
     """What applies to the whole command line; the context's object."""
 
     debug: bool = False
+    as_json: bool = False
 
 
 def _set_debug(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     settings = ctx.find_object(Settings)
     if value and settings is not None:
         settings.debug = True
+
+
+def _set_json(ctx: click.Context, param: click.Parameter, value: bool) -> bool:
+    settings = ctx.find_object(Settings)
+    if value and settings is not None:
+        settings.as_json = True
+    return value
 
 
 def debug_option[F: Callable[..., Any]](command: F) -> F:
@@ -40,8 +48,11 @@ def debug_option[F: Callable[..., Any]](command: F) -> F:
 
 
 def json_option[F: Callable[..., Any]](command: F) -> F:
-    """Adds `--json` (as the argument `as_json`) and `--debug`."""
-    return click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")(debug_option(command))
+    """Adds `--json` (as the argument `as_json`), which holds for errors, too, and `--debug`."""
+    option = click.option(
+        "--json", "as_json", is_flag=True, is_eager=True, callback=_set_json, help="Print JSON for programs."
+    )
+    return option(debug_option(command))
 
 
 class Group(click.Group):

@@ -16,7 +16,7 @@ from icefs.format.layout import chunk_key
 from icefs.format.manifest import ChunkRef, NativeRef, VirtualRef
 from icefs.format.snapshot import NodeSnapshot
 from icefs.format.zarr_json import document_of
-from icefs.words import quoted
+from icefs.words import node_key, node_name, quoted
 from icefs.zarr.keys import node_prefix, normalize_key
 from icefs.zarr.reader import KeyReader
 
@@ -60,14 +60,15 @@ def ls(repo: str | None, key: str, ref: str | None, is_long: bool, recursive: bo
     if keys or not is_group:
         _print_keys(session, key, is_long=is_long, as_json=as_json)
         return
-    prefix = "" if recursive else node_prefix(path)
+    prefix = node_prefix(path)
     described = list(_described_below(session, path, recursive=recursive))
     if as_json:
         print_json(described)
         return
     rows = []
     for entry in described:
-        name = entry["path"].removeprefix(prefix) + ("/" if entry["type"] == "group" else "")
+        name = node_name(entry["path"]) if recursive else entry["path"].removeprefix(prefix)
+        name += "/" if entry["type"] == "group" else ""
         rows.append((entry["type"], *map(_shape, (entry["shape"], entry["chunk_shape"])), _dtype(entry), name))
     if is_long:
         print_rows(("type", "shape", "chunks", "dtype", "name"), rows)
@@ -76,7 +77,7 @@ def ls(repo: str | None, key: str, ref: str | None, is_long: bool, recursive: bo
             click.echo(quoted(row[-1]))
     for entry in described:
         if entry["problem"] is not None:
-            say(f"icefs: {quoted(entry['path'])}: {entry['problem']}; see it with 'icefs cat'", err=True)
+            say(f"icefs: {quoted(node_name(entry['path']))}: {entry['problem']}; see it with 'icefs cat'", err=True)
 
 
 @click.command()
@@ -123,7 +124,7 @@ def describe_node(node: NodeSnapshot) -> dict[str, Any]:
     configuration = grid.get("configuration") if isinstance(grid, dict) else None
     chunks = configuration if isinstance(configuration, dict) else {}
     return {
-        "path": node.path.lstrip("/"),
+        "path": node_key(node.path),
         "type": str(node.node_type),
         "id": str(node.id),
         "shape": _list(told.get("shape")),
@@ -162,7 +163,7 @@ def _described_below(session: Session, path: str, *, recursive: bool) -> Iterato
     for name in session.children(path):
         child = f"/{node_prefix(path)}{name}"
         node = session.get_node(child)
-        yield describe_node(node) if node is not None else {**_NO_NODE, "path": child.lstrip("/")}
+        yield describe_node(node) if node is not None else {**_NO_NODE, "path": node_key(child)}
 
 
 def _print_keys(session: Session, prefix: str, *, is_long: bool, as_json: bool) -> None:

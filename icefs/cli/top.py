@@ -11,7 +11,7 @@ from icefs.cli.mounts import Mounted, require_mount
 from icefs.cli.options import human_bytes, json_option, print_json, say
 from icefs.cli.rates import Sample, rates
 from icefs.fuse.options import LOG_LEVELS
-from icefs.words import plural, quoted, visible
+from icefs.words import node_name, plural, quoted, visible
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -117,7 +117,7 @@ def _screen(facts: dict[str, Any], told: dict[str, Any], *, rows: int) -> "Rende
         lines.append(f"requests to the store are tried again, {told['store']['retries_per_s']:.1f} per s")
     if told["failures"]:
         last = told["failures"][-1]
-        what = f"{last['operation']} {quoted(last['path'])}: {last['message']}"
+        what = f"{last['operation']} {quoted(node_name(last['path']))}: {last['message']}"
         lines.append(f"{plural(len(told['failures']), 'failure')}, the last: {what}")
     body = Text("\n".join(map(visible, lines)))
     tables = Columns([_requests("operations", told["operations"]), _requests("store", told["store"]["requests"])])
@@ -179,6 +179,7 @@ def _accesses(told: dict[str, Any], rows: int) -> "Table":
     table = _table("last requests", "op", "result", "took", "bytes", "path")
     table.columns[5].justify = "left"
     for one in told["accesses"][-rows:]:
-        cells = (one["time"][11:23], one["op"], one["result"], _us(one["us"]), str(one["bytes"]), one["path"])
+        took, path = _us(one["us"]), node_name(one["path"])
+        cells = (one["time"][11:23], one["op"], one["result"], took, str(one["bytes"]), path)
         table.add_row(*(Text(quoted(cell)) for cell in cells))
     return table

@@ -24,7 +24,7 @@ from icefs.errors import InvalidInputError
 from icefs.transfer.exporting import ExportRequest, export_session
 from icefs.transfer.importing import ImportRequest, import_directory
 from icefs.transfer.storing import Transferred
-from icefs.words import plural, quoted
+from icefs.words import node_key, node_name, plural, quoted
 from icefs.zarr.keys import normalize_key
 
 _SHOWN = 20
@@ -119,7 +119,7 @@ def import_(
         "bytes": done.bytes,
         "stored_chunks": done.stored_chunks,
         "stored_bytes": done.stored_bytes,
-        "replaced": [replaced.strip("/") for replaced in done.replaced],
+        "replaced": [node_key(replaced) for replaced in done.replaced],
         "invalid": [{"path": one.path, "reason": one.reason} for one in done.invalid],
         "untracked": done.untracked,
         "dry_run": dry_run,
@@ -136,7 +136,7 @@ def import_(
         click.echo(f"nothing to import: all of it is there already ({what})")
     else:
         click.echo(f"committed {facts['snapshot_id']}: {what}")
-    _list("replaced" if not dry_run else "would replace", [quoted(path) for path in done.replaced])
+    _list("replaced" if not dry_run else "would replace", [quoted(node_name(path)) for path in done.replaced])
     _list("left out", [f"{quoted(one.path)}: {one.reason}" for one in done.invalid])
     _list("not imported, as it is no Zarr key:", [quoted(path) for path in done.untracked])
 

@@ -29,7 +29,7 @@ from icefs.engine.fsck import repair as check_and_repair
 from icefs.engine.migrate import upgrade as upgrade_repository
 from icefs.engine.storage_stats import history_stats, snapshot_stats, stats_to_json
 from icefs.errors import InvalidInputError, NodeNotFoundError
-from icefs.words import plural, quoted
+from icefs.words import node_name, plural, quoted
 
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 _FSCK_EXIT: Final = {"clean": 0, "repaired": 1, "damaged": 4, "newer": 8}
@@ -203,7 +203,7 @@ def stats(repo: str | None, history: bool, as_json: bool) -> None:
         if below == []:
             raise NodeNotFoundError(f"no group or array at /{source.inside} in snapshot {session.snapshot_id}")
         by_array = snapshot_stats(session, below)
-        facts, rows = stats_to_json(by_array), [(path.lstrip("/") or "/", each) for path, each in by_array.items()]
+        facts, rows = stats_to_json(by_array), [(node_name(path), each) for path, each in by_array.items()]
         if len(rows) > 1:
             rows.append(("all arrays", sum((each for _, each in rows[1:]), rows[0][1])))
     if as_json:

@@ -20,6 +20,7 @@ from icefs.engine.repository import Repository
 from icefs.engine.session import Session
 from icefs.format.chunk_refs import ArrayRefs, ChunkKind
 from icefs.format.ids import ManifestId, SnapshotId
+from icefs.words import node_key
 
 _KEY_BYTES: Final = 28
 _MERGE_EVERY: Final = 64
@@ -189,8 +190,4 @@ def snapshot_stats(session: Session, paths: Iterable[str] | None = None) -> dict
 def stats_to_json(by_array: dict[str, StorageStats]) -> dict[str, Any]:
     """Returns the numbers of arrays by path, without a leading slash, and their sum."""
     total = sum(by_array.values(), StorageStats())
-    return {"arrays": {_key(path): stats.to_json() for path, stats in by_array.items()}, **total.to_json()}
-
-
-def _key(path: str) -> str:
-    return path.lstrip("/") or "/"
+    return {"arrays": {node_key(path): stats.to_json() for path, stats in by_array.items()}, **total.to_json()}

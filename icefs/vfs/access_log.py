@@ -12,7 +12,7 @@ from time import perf_counter_ns
 from typing import Any, Final, Protocol
 
 from icefs.vfs.stats import Access, Detail, Stats, errno_name
-from icefs.words import quoted
+from icefs.words import node_key, node_name, quoted
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +99,7 @@ def _facts(
     return {
         "time": _moment(started_ns + offset_ns),
         "op": name,
-        "path": _path(name, paths, handles, where, detail),
+        "path": node_key(_path(name, paths, handles, where, detail)),
         "bytes": size,
         "us": round(elapsed_ns / 1000, 1),
         "result": "ok" if error == 0 else errno_name(error),
@@ -132,7 +132,7 @@ def as_text(accesses: Iterable[dict[str, Any]]) -> bytes:
     lines = []
     for one in accesses:
         numbers = f"{one['us']:>10.1f} us {one['bytes']:>9}"
-        lines.append(f"{one['time']} {one['op']:<10} {one['result']:<8} {numbers} {quoted(one['path'])}\n")
+        lines.append(f"{one['time']} {one['op']:<10} {one['result']:<8} {numbers} {quoted(node_name(one['path']))}\n")
     return "".join(lines).encode(errors="backslashreplace")
 
 

@@ -18,6 +18,7 @@ from icefs.vfs.counters import Lag
 from icefs.vfs.metrics import Durations, Labels, Metric, to_prometheus
 from icefs.vfs.stats import errno_name, quantile_us
 from icefs.vfs.working import WorkingTree
+from icefs.words import node_key
 from icefs.worktree.overlay import WorkTree
 
 if TYPE_CHECKING:
@@ -197,7 +198,7 @@ class Observer:
                 "p99_lag_us": quantile_us(self.lag.timing.buckets, 0.99),
             },
             "process": process_facts(),
-            "failures": look.failures,
+            "failures": [{**failure, "path": node_key(failure["path"])} for failure in look.failures],
         }
 
     def _moved(self, look: Look, operation: str) -> int:

@@ -20,7 +20,7 @@ from typing import Any, Final, Protocol
 from icefs.engine.conflicts import Conflict
 from icefs.errors import IcefsError, InvalidInputError
 from icefs.vfs.interface import FileHandle
-from icefs.words import visible_json
+from icefs.words import node_key, visible_json
 
 MAX_REQUEST_BYTES: Final = 1 << 20
 _TOLD: Final = frozenset(
@@ -51,6 +51,8 @@ An answer may have a method `abandon`, which takes the request back and is calle
 def error_facts(error: IcefsError) -> dict[str, Any]:
     """Describes an error in JSON; the facts that concern a user's data come along."""
     facts = {key: value for key, value in error.facts.items() if key in _TOLD}
+    if isinstance(facts.get("path"), str):
+        facts["path"] = node_key(facts["path"])
     if "conflicts" in facts:
         facts["conflicts"] = [_conflict(conflict) for conflict in facts["conflicts"]]
     return {
@@ -65,7 +67,11 @@ def error_facts(error: IcefsError) -> dict[str, Any]:
 def _conflict(conflict: Any) -> Any:
     if not isinstance(conflict, Conflict):
         return conflict
-    return {"type": conflict.conflict_type.name, "path": conflict.path, "chunks": conflict.conflicted_chunks}
+    return {
+        "type": conflict.conflict_type.name,
+        "path": conflict.path and node_key(conflict.path),
+        "chunks": conflict.conflicted_chunks,
+    }
 
 
 class RpcHandle(FileHandle):

@@ -1,17 +1,18 @@
 """What is staged, in JSON: by node and chunk counts for `status`, down to the chunk indices for `diff`.
 
-Paths are those of nodes, with a leading slash. A node is listed once: as new, updated, deleted or renamed; what only
-came along with a renamed group is not listed at all.
+Paths are those of nodes, as programs have them: without a leading slash. A node is listed once: as new, updated,
+deleted or renamed; what only came along with a renamed group is not listed at all.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from icefs.engine.changeset import difference
 from icefs.engine.chunks import ArrayChunks
 from icefs.engine.session import Session
 from icefs.format.chunk_indices import ChunkIndices
 from icefs.format.nodes import NodeSnapshot
+from icefs.words import node_key
 from icefs.worktree.staged import Staged, StagedArray, source_size
 
 NOTHING_STAGED: Final[Mapping[str, Any]] = {
@@ -23,6 +24,24 @@ NOTHING_STAGED: Final[Mapping[str, Any]] = {
     "dropped_chunks": [],
 }
 """The staged part of a status without changes."""
+
+
+class _Nodes(NamedTuple):
+    """The paths of nodes as Icechunk has them, by what became of them."""
+
+    new: list[str]
+    updated: list[str]
+    deleted: list[str]
+    renamed: list[tuple[str, str]]
+
+    def facts(self) -> dict[str, Any]:
+        """Returns them in JSON."""
+        return {
+            "new_nodes": list(map(node_key, self.new)),
+            "updated_nodes": list(map(node_key, self.updated)),
+            "deleted_nodes": list(map(node_key, self.deleted)),
+            "renamed_nodes": [{"from": node_key(source), "to": node_key(target)} for source, target in self.renamed],
+        }
 
 
 class StagedReport:
@@ -44,7 +63,7 @@ class StagedReport:
         self._origins = {target: source for source, target in staged.renames}
         self._dropped = _by_array(staged)
         self.summary: dict[str, Any] = {
-            **self._nodes(),
+            **self._nodes().facts(),
             "chunks": dict(self._chunks(self._count)),
             "dropped_chunks": dropped_counts(staged),
         }
@@ -53,11 +72,11 @@ class StagedReport:
         """Returns the same for `diff`: each chunk with its sizes, and each node's zarr.json with its."""
         nodes = self._nodes()
         metadata = {
-            path: {"old_bytes": self._old_size(path), "new_bytes": len(self.staged.nodes[path])}
-            for path in sorted([*nodes["new_nodes"], *nodes["updated_nodes"]])
+            node_key(path): {"old_bytes": self._old_size(path), "new_bytes": len(self.staged.nodes[path])}
+            for path in sorted([*nodes.new, *nodes.updated])
         }
         return {
-            **nodes,
+            **nodes.facts(),
             "metadata": metadata,
             "chunks": dict(self._chunks(self._list)),
             "dropped_chunks": [
@@ -87,7 +106,7 @@ class StagedReport:
         node = self._node_before(path)
         return None if node is None else len(node.user_data)
 
-    def _nodes(self) -> dict[str, Any]:
+    def _nodes(self) -> "_Nodes":
         staged = self.staged
         new, updated = [], []
         for path, data in staged.nodes.items():
@@ -97,12 +116,8 @@ class StagedReport:
             elif before.user_data != data:
                 updated.append(path)
         left = {source for source, _ in staged.renames}
-        return {
-            "new_nodes": sorted(new),
-            "updated_nodes": sorted(updated),
-            "deleted_nodes": [path for path in staged.deleted if path not in left],
-            "renamed_nodes": [{"from": source, "to": target} for source, target in sorted(staged.renames)],
-        }
+        deleted = [path for path in staged.deleted if path not in left]
+        return _Nodes(sorted(new), sorted(updated), deleted, sorted(staged.renames))
 
     # Chunks.
 
@@ -115,7 +130,7 @@ class StagedReport:
             deleted = array.deletes if dropped is None else difference(array.deletes, dropped)
             described = describe(array, deleted, before, came_along)
             if any(described.values()):
-                yield path, described
+                yield node_key(path), described
 
     @staticmethod
     def _count(
@@ -151,7 +166,10 @@ type Describe = Callable[[StagedArray, ChunkIndices, ArrayChunks | None, bool], 
 
 def dropped_counts(staged: Staged) -> list[dict[str, Any]]:
     """Returns how many chunks of which array go with a rewritten zarr.json, and why."""
-    return [{"path": path, "count": len(dropped.indices), "reason": dropped.reason} for path, dropped in staged.dropped]
+    return [
+        {"path": node_key(path), "count": len(dropped.indices), "reason": dropped.reason}
+        for path, dropped in staged.dropped
+    ]
 
 
 def _by_array(staged: Staged) -> dict[str, ChunkIndices]:

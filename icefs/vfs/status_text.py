@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, Final
 
-from icefs.words import plural, quoted, visible
+from icefs.words import node_name, plural, quoted, visible
 
 type Line = tuple[str, str]
 """A role (`plain`, `notice`, `staged`, `dropped`, `untracked` or `invalid`) and a text without a newline at its end."""
@@ -129,15 +129,19 @@ def progress_text(progress: Mapping[str, Any]) -> str:
 
 def _staged(staged: Mapping[str, Any]) -> Iterator[Line]:
     for key, word in (("new_nodes", "new"), ("updated_nodes", "updated"), ("deleted_nodes", "deleted")):
-        yield from _some("staged", [f"  {word:9}{quoted(path)}" for path in staged[key]])
+        yield from _some("staged", [f"  {word:9}{_node(path)}" for path in staged[key]])
     yield from _some("staged", [f"  {_renamed(one)}" for one in staged["renamed_nodes"]])
     yield from _some(
-        "staged", [f"  chunks   {quoted(path)}: {_counts(counts)}" for path, counts in staged["chunks"].items()]
+        "staged", [f"  chunks   {_node(path)}: {_counts(counts)}" for path, counts in staged["chunks"].items()]
     )
 
 
 def _renamed(one: Mapping[str, Any]) -> str:
-    return f"renamed  {quoted(one['from'])} -> {quoted(one['to'])}"
+    return f"renamed  {_node(one['from'])} -> {_node(one['to'])}"
+
+
+def _node(path: str) -> str:
+    return quoted(node_name(path))
 
 
 def _about(one: Mapping[str, Any]) -> str:
@@ -153,7 +157,7 @@ def _counts(counts: Mapping[str, int]) -> str:
 
 def dropped_text(dropped: Mapping[str, Any]) -> str:
     """Says which chunks go because of what a zarr.json says."""
-    return f"dropped  {quoted(dropped['path'])}: {plural(dropped['count'], 'chunk')}; {dropped['reason']}"
+    return f"dropped  {_node(dropped['path'])}: {plural(dropped['count'], 'chunk')}; {dropped['reason']}"
 
 
 def open_text(one: Mapping[str, str]) -> str:
@@ -176,14 +180,14 @@ def diff_lines(diff: Mapping[str, Any], shown: int = SHOWN) -> Iterator[Line]:
     for one in diff["renamed_nodes"]:
         yield "staged", _renamed(one)
     for path in diff["deleted_nodes"]:
-        yield "staged", f"deleted  {quoted(path)}"
+        yield "staged", f"deleted  {_node(path)}"
     paths = sorted(diff["metadata"].keys() | diff["chunks"].keys())
     new = set(diff["new_nodes"])
     for path in paths:
         sizes = diff["metadata"].get(path)
         word = "new" if path in new else "changed"
         about = "" if sizes is None else f"  zarr.json {_sizes(sizes)}"
-        yield "staged", f"{word:9}{quoted(path)}{about}"
+        yield "staged", f"{word:9}{_node(path)}{about}"
         if path in diff["chunks"]:
             yield from _chunk_lines(diff["chunks"][path], shown)
     for one in diff.get("dropped_chunks", ()):

@@ -191,7 +191,7 @@ def test_a_conflict_and_a_rebase(branch, repo):
     told = outcome(branch, "rebase")
     assert (told["ok"], told["kind"]) == (False, "rebase-failed")
     [conflict] = told["conflicts"]
-    assert (conflict["type"], conflict["path"], conflict["chunks"]) == ("ChunkDoubleUpdate", "/a", [[0]])
+    assert (conflict["type"], conflict["path"], conflict["chunks"]) == ("ChunkDoubleUpdate", "a", [[0]])
     assert told["message"]
     assert told["hint"]
     assert zarr.open_array(str(branch / "a"))[0] == 7  # nothing is lost
@@ -312,7 +312,7 @@ def test_progress_and_calling_off(faulty):
     assert outcome(branch)["kind"] == "commit-cancelled"
     assert messages(repo) == ["made", "Repository initialized"]
     status = json.loads((branch / ".icefs/status.json").read_text())
-    assert status["staged"]["chunks"] == {"/big": {"written": COUNT, "rewritten": 0, "deleted": 0}}
+    assert status["staged"]["chunks"] == {"big": {"written": COUNT, "rewritten": 0, "deleted": 0}}
     assert status["uploading"] is None
     assert require_mount(branch).ask("cancel") == {"cancelled": False}
     assert main(["commit", "-m", "after all", str(branch)]) == 0

@@ -1,12 +1,17 @@
 """What goes wrong on a mount, by command: the line names the thing once, and its hint helps in this case."""
 
+import json
+import os
+import re
+import shutil
+
 import icechunk
 import numpy as np
 import pytest
 import zarr
 
 from icefs.cli.main import CONFLICT, NOT_FOUND, STATE, USAGE, main
-from tests.support.hints import check
+from tests.support.hints import absolute_nodes, check, check_json
 from tests.support.mounting import mounted
 
 
@@ -53,6 +58,47 @@ CASES = [
 def test_an_error_on_a_mount_names_the_thing_once_and_hints_at_what_helps(places, capsys, line, code, said, hinted):
     arguments = line.format(**places).split()
     assert main(arguments) == code
-    message, hint = check(capsys.readouterr().err, arguments)
+    told = capsys.readouterr().err
+    message, hint = check(told, arguments)
     assert said in message
     assert hinted.format(**places) in hint
+    assert main([*arguments, "--json"]) == code
+    check_json(capsys.readouterr().err, told, code)
+
+
+def test_json_has_paths_without_and_text_nodes_with_a_leading_slash(tmp_path, capsys):
+    repo = tmp_path / "repo"
+    session = icechunk.Repository.create(icechunk.local_filesystem_storage(str(repo))).writable_session("main")
+    zarr.create_group(session.store)
+    for name in ("a", "b", "gone"):
+        zarr.create_array(session.store, name=f"g/{name}", data=np.ones(4, "i4"), chunks=(2,))
+    session.commit("made")
+    with mounted(repo, branch="main") as mount:
+        os.mkdir(mount / "moved")
+        os.rename(mount / "g/b", mount / "moved/b")
+        zarr.create_array(str(mount / "moved/new"), data=np.ones(4, "i4"))
+        shutil.rmtree(mount / "g/gone")
+        array = json.loads((mount / "g/a/zarr.json").read_text())
+        (mount / "g/a/zarr.json").write_text(json.dumps({**array, "shape": [2]}))
+        (mount / "notes").write_text("untracked")
+        (mount / "moved/new/c/9").write_bytes(b"outside of the grid")
+        documents = [mount.control(name) for name in ("status.json", "diff.json")]
+        assert documents[0]["staged"]["new_nodes"] == ["moved/new"]
+        for text in (mount / ".icefs/status").read_text(), (mount / ".icefs/diff").read_text():
+            assert re.search(r"new +/moved/new(  zarr.json \d+ B)?\n", text)
+            assert "renamed  /g/b -> /moved/b\n" in text
+        told = []
+        for command in (
+            ["status"],
+            ["diff"],
+            ["stats"],
+            ["commit", "-m", "x"],
+            ["commit", "--skip-invalid", "-m", "x"],
+        ):
+            main([*command, str(mount.path), "--json"])
+            captured = capsys.readouterr()
+            told.append(captured.out or captured.err)
+        documents += [json.loads(text) for text in told]
+        assert documents[-2]["error"]["kind"] == "invalid-tree"
+        documents += [*mount.rpc({"op": "accesses"}), mount.control("stats.json")]
+        assert absolute_nodes(documents) == []

@@ -109,7 +109,7 @@ def test_chunks_that_an_edit_drops(mine, branch, icefs):
     icefs("commit", "-m", "made", branch)
     zarr.open_group(str(branch))["a"].resize((20,))  # deletes the chunks that it cuts off
     facts = json.loads(icefs("status", "--json", branch))
-    assert facts["staged"]["chunks"] == {"/a": {"written": 0, "rewritten": 0, "deleted": 3}}
+    assert facts["staged"]["chunks"] == {"a": {"written": 0, "rewritten": 0, "deleted": 3}}
     assert facts["staged"]["dropped_chunks"] == []
     icefs("discard", "--all", branch)
     metadata = json.loads((branch / "a/zarr.json").read_text())
@@ -151,7 +151,7 @@ def test_commit_and_amend(mine, branch, icefs):
     (branch / "notes.txt").write_text("hello")
     facts = json.loads(icefs("status", "--json", branch))
     check_fields(facts, "status")
-    assert facts["staged"]["new_nodes"] == ["/", "/a"]
+    assert facts["staged"]["new_nodes"] == ["", "a"]
     assert facts["untracked"] == ["notes.txt"]
     assert icefs("status", branch) == (branch / ".icefs/status").read_text()
     assert icefs("diff", branch) == (branch / ".icefs/diff").read_text()
@@ -236,7 +236,7 @@ def test_conflicts(mine, branch, icefs):
     assert icefs("commit", "--rebase", "fail", "-m", "z", branch, code=CONFLICT).startswith(why)
     told = json.loads((branch / ".icefs/commit").read_text())
     assert [one["id"] for one in told["commits"]] == [theirs]
-    assert told["conflicts"] == [{"type": "ChunkDoubleUpdate", "path": "/a", "chunks": [[0]]}]
+    assert told["conflicts"] == [{"type": "ChunkDoubleUpdate", "path": "a", "chunks": [[0]]}]
     assert zarr.open_array(str(branch / "a"))[0] == 101
     icefs("commit", "--rebase", "ours", "-m", "z", branch)
     assert [info.message for info in mine.history()][:4] == ["z", "theirs", "y", "theirs"]
@@ -252,21 +252,21 @@ def test_the_diff_down_to_chunks(branch, icefs):
     array[:15] = 9
     (branch / "g").rename(branch / "h")
     facts = json.loads(icefs("diff", "--json", branch))
-    assert facts["renamed_nodes"] == [{"from": "/g", "to": "/h"}]
-    assert (facts["new_nodes"], facts["updated_nodes"], facts["deleted_nodes"]) == ([], ["/a"], [])
-    changes = facts["chunks"]["/a"]
+    assert facts["renamed_nodes"] == [{"from": "g", "to": "h"}]
+    assert (facts["new_nodes"], facts["updated_nodes"], facts["deleted_nodes"]) == ([], ["a"], [])
+    changes = facts["chunks"]["a"]
     assert [row["index"] for row in changes["written"]] == [[0], [1]]
     assert [row["index"] for row in changes["deleted"]] == [[4]]
     for row in changes["written"]:
         assert row["new_bytes"] == (branch / f"a/c/{row['index'][0]}").stat().st_size
         assert row["old_bytes"]
     assert changes["deleted"][0]["old_bytes"]
-    assert facts["metadata"]["/a"]["new_bytes"] == (branch / "a/zarr.json").stat().st_size
+    assert facts["metadata"]["a"]["new_bytes"] == (branch / "a/zarr.json").stat().st_size
     lines = icefs("diff", branch).splitlines()
     assert lines[0] == "renamed  /g -> /h"
     assert [line[:5] for line in lines[2:]] == ["  ~ 0", "  ~ 1", "  - 4"]
     staged = json.loads(icefs("status", "--json", branch))["staged"]
-    assert staged["chunks"] == {"/a": {"written": 2, "rewritten": 2, "deleted": 1}}
+    assert staged["chunks"] == {"a": {"written": 2, "rewritten": 2, "deleted": 1}}
     assert icefs("diff", branch, branch.name, branch.name) == ""
 
     big = zarr.open_group(str(branch)).create_array("big", shape=(70,), chunks=(1,), dtype="i4")
@@ -296,7 +296,7 @@ def check_umount(repo, place, icefs):
     text = icefs(*command.split()[1:])
     look = f"'icefs status {branch}' lists them"
     assert text.splitlines()[1] == f"branch main has uncommitted changes of an earlier mount: {look}"
-    assert json.loads(icefs("status", "--json", branch))["staged"]["new_nodes"] == ["/", "/a"]
+    assert json.loads(icefs("status", "--json", branch))["staged"]["new_nodes"] == ["", "a"]
 
     assert icefs("umount", "--commit", place, code=USAGE).startswith("--commit needs a message")
     assert icefs("umount", "--commit", "-m", "x", "--discard", place, code=USAGE)

@@ -67,7 +67,7 @@ def test_a_conflict_is_told_in_full(mount, repo):
     told = mount.control("rebase")
     assert (told["ok"], told["kind"]) == (False, "rebase-failed")
     [conflict] = told["conflicts"]
-    assert (conflict["type"], conflict["path"], conflict["chunks"]) == ("ChunkDoubleUpdate", "/a", [[0]])
+    assert (conflict["type"], conflict["path"], conflict["chunks"]) == ("ChunkDoubleUpdate", "a", [[0]])
     assert [one["message"] for one in told["commits"]] == ["theirs"]
     with pytest.raises(OSError) as failure:
         (mount / ".icefs/commit").write_text("ours")
@@ -105,7 +105,7 @@ def test_a_removed_chunk_gives_way(mount, repo, at_once):
         commit(mount, rebase="theirs")
     else:
         (mount / ".icefs/rebase").write_text("theirs")
-        assert mount.control("status.json")["staged"]["chunks"]["/a"]["deleted"] == 1
+        assert mount.control("status.json")["staged"]["chunks"]["a"]["deleted"] == 1
         commit(mount)
     assert (mount / "a/c/0").exists()
     np.testing.assert_array_equal(array(mount)[:], expected)
@@ -154,7 +154,7 @@ def test_what_was_added_to_a_directory_that_both_sides_made_is_seen_by_the_kerne
     else:
         (mount / ".icefs/rebase").write_text("fail")
         staged = mount.control("status.json")["staged"]
-        assert staged["chunks"] == {"/b": {"written": 1, "rewritten": 0, "deleted": 0}}
+        assert staged["chunks"] == {"b": {"written": 1, "rewritten": 0, "deleted": 0}}
         assert not staged["deleted_nodes"]
     assert [path.exists() for path in places] == [True, True, True, True, True]
     assert sorted(path.name for path in (mount / "new").iterdir()) == ["notes.txt", "zarr.json"]

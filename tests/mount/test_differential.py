@@ -22,6 +22,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from icefs.words import node_name
 from icefs.zarr.keys import metadata_key, node_prefix
 from tests.conformance.official import GROUP, loose_array_json, put_all, remove
 from tests.support.differential import (
@@ -589,7 +590,7 @@ class BranchMachine(RuleBasedStateMachine):
 
     def drop(self, gone: set[str], told: list[dict[str, Any]]) -> None:
         """Removes the chunks that go with the metadata of their array, which the status tells before."""
-        counts = {node_prefix(one["path"]): one["count"] for one in told}
+        counts = {node_prefix(node_name(one["path"])): one["count"] for one in told}
         found = dict.fromkeys(counts, 0)
         for path in gone:
             [prefix] = [prefix for prefix in counts if path.startswith(f"{prefix}c")] or [""]

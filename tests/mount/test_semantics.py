@@ -371,13 +371,13 @@ def test_edited_metadata(following):
     (mount / "a/zarr.json").write_bytes(loose_array_json((20, 40), (10, 10)))
     (mount / "big/zarr.json").write_bytes(loose_array_json((4 << 20,), (1 << 20,), encoding=("v2", ".")))
     told = [
-        {"path": "/a", "count": 1, "reason": "the array's grid of chunks is [2, 4] now"},
-        {"path": "/big", "count": 1, "reason": "the array's chunks have other names now, such as 0 for c/0"},
+        {"path": "a", "count": 1, "reason": "the array's grid of chunks is [2, 4] now"},
+        {"path": "big", "count": 1, "reason": "the array's chunks have other names now, such as 0 for c/0"},
     ]
     assert mount.control("status.json")["staged"]["dropped_chunks"] == told
     diff = {one["path"]: one["chunks"] for one in mount.control("diff.json")["dropped_chunks"]}
-    assert diff["/a"] == [{"index": [2, 0], "old_bytes": len(KEYS["a/c/2/0"]), "new_bytes": None}]
-    assert diff["/big"] == [{"index": [0], "old_bytes": len(BIG), "new_bytes": None}]
+    assert diff["a"] == [{"index": [2, 0], "old_bytes": len(KEYS["a/c/2/0"]), "new_bytes": None}]
+    assert diff["big"] == [{"index": [0], "old_bytes": len(BIG), "new_bytes": None}]
     for text in ((mount / ".icefs/status").read_text(), (mount / ".icefs/diff").read_text()):
         assert "dropped  /a: 1 chunk; the array's grid of chunks is [2, 4] now\n" in text
     for key in ("a/c/2/0", "big/c/0"):

@@ -104,7 +104,7 @@ def make(place, name="a", size=100):
 
 def test_zarr_python_creates_appends_resizes_and_deletes(repo, place):
     make(place)
-    assert status(place)["staged"]["chunks"] == {"/a": {"written": 10, "rewritten": 0, "deleted": 0}}
+    assert status(place)["staged"]["chunks"] == {"a": {"written": 10, "rewritten": 0, "deleted": 0}}
     done = subprocess.run(["sh", "-c", "echo first > .icefs/commit"], cwd=place, check=False)
     assert done.returncode == 0
     assert messages(repo)[0] == "first"
@@ -204,7 +204,7 @@ def test_work_survives_the_death_of_the_daemon(repo, place):
     subprocess.run(["fusermount3", "-uz", place], check=True)
     mount(repo, place)
     np.testing.assert_array_equal(zarr.open_array(str(place / "a"))[:], [*[5] * 50, *range(50, 100)])
-    assert status(place)["staged"]["chunks"] == {"/a": {"written": 5, "rewritten": 5, "deleted": 0}}
+    assert status(place)["staged"]["chunks"] == {"a": {"written": 5, "rewritten": 5, "deleted": 0}}
     commit(place, "after")
     np.testing.assert_array_equal(read(repo)[:], [*[5] * 50, *range(50, 100)])
     assert messages(repo)[:2] == ["after", "before"]

@@ -9,6 +9,7 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import _collect_aiterator, sync
 
 from icefs.format.zarr_json import chunk_key_encoding_of
+from icefs.words import node_name
 from icefs.zarr.keys import chunk_key, metadata_key, node_prefix
 from tests.conformance.official import put
 
@@ -49,13 +50,14 @@ class Changes:
         """
         if diff["renamed_nodes"] or diff["dropped_chunks"]:
             return None
-        found = cls(diff["deleted_nodes"])
+        found = cls(list(map(node_name, diff["deleted_nodes"])))
         for path in found.deleted:
             if any(key in files for key in base if key.startswith(node_prefix(path)) and key.endswith("zarr.json")):
                 return None
-        for path in [*diff["new_nodes"], *diff["updated_nodes"]]:
+        for path in map(node_name, [*diff["new_nodes"], *diff["updated_nodes"]]):
             found.metadata[path] = files[metadata_key(path)]
-        for path, chunks in diff["chunks"].items():
+        for array, chunks in diff["chunks"].items():
+            path = node_name(array)
             # Of an array whose zarr.json was removed, which no commit takes, that of the base counts.
             metadata = files.get(metadata_key(path)) or base[metadata_key(path)]
             encoding, prefix = chunk_key_encoding_of(metadata), node_prefix(path)

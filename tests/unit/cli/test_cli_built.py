@@ -97,11 +97,11 @@ def test_diff_of_moves_groups_and_deletions(builder, location, run, run_json):
     )
     builder.publish()
     assert run("diff", location, old, new).splitlines() == [
-        "R  x -> new/x",
+        "R  /x -> /new/x",
         "M  /",
-        "D  gone/",
-        "A  new/",
-        "C  new/x: 1 chunk",
+        "D  /gone/",
+        "A  /new/",
+        "C  /new/x: 1 chunk",
     ]
     assert run_json("diff", location, old, new)["moved_nodes"] == [{"from": "x", "to": "new/x"}]
 
@@ -150,7 +150,7 @@ def test_ls_without_a_root_group_shows_what_stands_there(builder, location, run,
     assert run("ls", "-l", location) == "group\t-\t-\t-\tdeep/\ngroup\t-\t-\t-\tsurface/\n"
     assert run("ls", location, "deep") == "er/\n"
     assert run("ls", location, "surface") == "t\n"
-    assert run("ls", "-R", location) == "deep/er/g/\nsurface/t\n"
+    assert run("ls", "-R", location) == "/deep/er/g/\n/surface/t\n"
     assert run("ls", location, "surface/t").splitlines() == ["surface/t/zarr.json", "surface/t/c.0", "surface/t/c.1"]
     assert [(one["path"], one["type"], one["id"]) for one in run_json("ls", location)] == [
         ("deep", "group", None),

@@ -92,7 +92,7 @@ class FakeMount:
             "message": None,
             "writable": True,
             "staged": {
-                "new_nodes": ["/a"], "updated_nodes": [], "deleted_nodes": [], "renamed_nodes": [], "chunks": {},
+                "new_nodes": ["a"], "updated_nodes": [], "deleted_nodes": [], "renamed_nodes": [], "chunks": {},
             },
             "untracked": [],
             "invalid": [],
@@ -137,8 +137,8 @@ def test_conflicts_are_explained():
         "moved; others have committed ID0 (m0), ID1 (m1), ID2 (m2), ID3 (m3), ID4 (m4) and 2 more"
     )
     conflicts = [
-        {"type": "ChunkDoubleUpdate", "path": "/a", "chunks": [[0, 1], [2, 3]]},
-        {"type": "DeleteOfUpdatedArray", "path": "/b", "chunks": None},
+        {"type": "ChunkDoubleUpdate", "path": "a", "chunks": [[0, 1], [2, 3]]},
+        {"type": "DeleteOfUpdatedArray", "path": "b", "chunks": None},
     ]
     error = RebaseFailedError("failed", snapshot="ID1", commits=commits, conflicts=conflicts)
     assert explain(error) == (

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from icefs.cli.main import FORBIDDEN, FORMAT, NOT_FOUND, STATE, STORAGE, USAGE, main
-from tests.support.hints import check
+from tests.support.hints import check, check_json
 
 
 @pytest.fixture
@@ -70,10 +70,24 @@ CASES = [
 def test_an_error_names_the_thing_once_and_hints_at_what_helps(places, capsys, line, code, said, hinted):
     arguments = line.split()
     assert main(arguments) == code
-    captured = capsys.readouterr()
-    message, hint = check(captured.err, arguments)
+    told = capsys.readouterr().err
+    message, hint = check(told, arguments)
     assert said in message
     assert hinted in hint
+    if arguments[0] == "cat" and code == STORAGE:  # --json says where the bytes are, and does not read them
+        return
+    assert main([*arguments, "--json"]) == code
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    check_json(captured.err, told, code)
+
+
+@pytest.mark.parametrize("line", ["log --nope", "log repo repo repo", "comit", "top --interval x", "mount repo"])
+def test_a_wrong_command_line_is_told_in_json_too(places, capsys, line):
+    assert main(line.split()) == USAGE
+    told = capsys.readouterr().err
+    assert main([*line.split(), "--json"]) == USAGE
+    check_json(capsys.readouterr().err, told, USAGE)
 
 
 # What permissions forbid, to a process that may do no more than others.

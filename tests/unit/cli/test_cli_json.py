@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from tests.support.hints import absolute_nodes
 from tests.unit.cli.conftest import PROJECT
 
 PAGE = (PROJECT / "icefs/cli/JSON.md").read_text()
@@ -24,12 +25,15 @@ DOCUMENTED = {
         ("tag list", ["DEMO"]),
         ("diff", ["DEMO", "v1.0", "main"]),
         ("info", ["DEMO"]),
+        ("blame", ["DEMO", "weather/time"]),
+        ("stats", ["DEMO"]),
     ],
 )
 def test_the_fields_are_those_of_the_page(command, arguments, run_json, demo):
     value = run_json(*command.split(), *(demo if argument == "DEMO" else argument for argument in arguments))
     for entry in value if isinstance(value, list) else [value]:
         assert list(entry) == DOCUMENTED[command]
+    assert absolute_nodes(value) == []
 
 
 def test_the_page_has_every_command():

@@ -129,5 +129,5 @@ def test_the_graph(history, run):
 def test_the_map_of_a_diff(history, run):
     repo, ids = history
     text = run("diff", repo, ids[0], ids[3], "--map")
-    assert "\ng/a\n  ~···\n  ·++·\n  ···-\n" in text
-    assert "/g/a\n" not in run("diff", repo, ids[0], ids[3])
+    assert "\n/g/a\n  ~···\n  ·++·\n  ···-\n" in text
+    assert "\n/g/a\n" not in run("diff", repo, ids[0], ids[3])

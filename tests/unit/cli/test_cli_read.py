@@ -34,7 +34,7 @@ def test_ls_shows_groups_and_arrays(run, demo):
     assert run("ls", demo) == "weather/\n"
     assert run("ls", demo, "weather").splitlines() == list(FIELDS)
     assert run("ls", demo, "/weather/").splitlines() == list(FIELDS)
-    assert run("ls", "-R", demo).splitlines() == ["weather/", *(f"weather/{name}" for name in FIELDS)]
+    assert run("ls", "-R", demo).splitlines() == ["/weather/", *(f"/weather/{name}" for name in FIELDS)]
 
 
 def test_ls_long_is_tab_separated_in_a_pipe(run, demo):
@@ -249,9 +249,9 @@ def test_a_broken_branch_is_left_out_with_a_warning(tmp_path, capsys):
 
 def test_diff(run, run_json, demo, ids):
     assert run("diff", demo, "v1.0", "main").splitlines() == [
-        "A  weather/precipitation",
-        "C  weather/precipitation: 8 chunks",
-        "C  weather/temperature: 4 chunks",
+        "A  /weather/precipitation",
+        "C  /weather/precipitation: 8 chunks",
+        "C  /weather/temperature: 4 chunks",
     ]
     assert "C    0/1/1\n" in run("diff", "--chunks", demo, "v1.0", "main")
     assert run("diff", demo, "v1.1", "main") == ""

@@ -75,7 +75,7 @@ def test_stats(repo, checked, run_json, run):
     now = checked("stats", repo)
     assert (now["native_bytes"], now["num_chunks"], list(now["arrays"])) == (2000, 2, ["a"])
     assert run_json("stats", repo, "--history")["native_bytes"] == 4000
-    assert run("stats", repo) == "a\t2\t2.0 KiB\t0 bytes\t0 bytes\n"
+    assert run("stats", repo) == "/a\t2\t2.0 KiB\t0 bytes\t0 bytes\n"
 
 
 def test_fsck_says_what_is_wrong(repo, run, call, tmp_path):

@@ -142,9 +142,9 @@ STATUS = {
 @pytest.mark.parametrize("count", [0, 1, 2, 60])
 def test_counts_of_a_status_and_a_diff(count):
     chunks = {"written": count, "rewritten": 0, "deleted": count}
-    dropped = [{"path": "/a", "count": count, "reason": "outside of the grid", "chunks": []}]
+    dropped = [{"path": "a", "count": count, "reason": "outside of the grid", "chunks": []}]
     staged = {
-        "new_nodes": [f"/{n}" for n in range(count)],
+        "new_nodes": [f"{n}" for n in range(count)],
         "updated_nodes": [],
         "deleted_nodes": [],
         "renamed_nodes": [],
@@ -174,7 +174,7 @@ def test_counts_of_commits_and_of_ends_of_mounts(count, capsys):
         "nodes": count,
         "chunks": count,
         "untracked": [],
-        "dropped_chunks": [{"path": "/a", "count": count, "reason": "outside of the grid"}],
+        "dropped_chunks": [{"path": "a", "count": count, "reason": "outside of the grid"}],
     }
     committing.describe_commit(answer)
     assert check(capsys.readouterr().out) == [count] * 3
