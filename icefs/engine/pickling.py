@@ -15,7 +15,7 @@ from icefs.engine.repository import Repository
 from icefs.engine.session import Session
 from icefs.engine.writable import WritableSession
 from icefs.engine.writing import WritableRepository
-from icefs.errors import SessionStateError
+from icefs.errors import SessionStateError, SnapshotNotFoundError
 from icefs.format.ids import SnapshotId
 
 # A program may receive thousands of sessions of one repository: they share it, with its caches and connections, for
@@ -77,7 +77,16 @@ def restore_session(
     origin_id: bytes | None = None,
 ) -> Session:
     """Opens the session that `session_state` described; raises as `Repository.session_at`."""
-    session = restore_repository(state).session_at(SnapshotId(snapshot_id), branch)
+    try:
+        session = restore_repository(state).session_at(SnapshotId(snapshot_id), branch)
+    except SnapshotNotFoundError as error:
+        if changes is None:
+            raise
+        raise SnapshotNotFoundError(
+            f"no snapshot {SnapshotId(snapshot_id)}, on which the fork stands: a garbage collection took it",
+            hint="fork the session again, and write the changes again; collect with a longer age than any fork is away",
+            **error.facts,
+        ) from error
     if changes is None:
         return session
     assert isinstance(session.repository, WritableRepository)  # what forks are of

@@ -8,13 +8,14 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
+from icefs.clock import system_clock
 from icefs.engine import forks
 from icefs.engine.conflicts import ConflictDetector
 from icefs.engine.pickling import WritableSessionPickledError, restore_session, session_state
 from icefs.engine.session import Session
 from icefs.engine.writable import WritableSession
 from icefs.engine.writing import WritableRepository
-from icefs.errors import ReadOnlyError, SessionStateError
+from icefs.errors import ReadOnlyError, SessionStateError, SnapshotNotFoundError
 from icefs.format.chunk_indices import ChunkIndices
 from icefs.format.ids import ChunkId
 from icefs.format.manifest import ArrayRefs, ChunkKind, InlineRef, NativeRef, VirtualRef
@@ -479,3 +480,16 @@ def test_a_chunk_that_several_forks_wrote_is_mentioned(repo: WritableRepository,
     forks.merge(session, [one, two])
     assert "2 chunks of /a were written by several of the sessions" in caplog.text
     assert contents(session) == inline(_0=b"base", _1=b"two", _2=b"one", _3=b"two", _7=b"two")
+
+
+def test_a_fork_whose_snapshot_was_collected_says_so_and_what_to_do() -> None:
+    repository = WritableRepository.create(MemoryStorage())
+    session = repository.writable_session("main")
+    session.set_metadata("/", GROUP)
+    away = pickle.dumps(session_state(forks.fork(session)))
+    repository.garbage_collect(system_clock() + 10_000_000)
+    with pytest.raises(SnapshotNotFoundError, match="a garbage collection took it") as raised:
+        restore_session(*pickle.loads(away))
+    assert raised.value.hint is not None
+    assert "fork the session again" in raised.value.hint
+    assert session.has_uncommitted_changes
