@@ -6,7 +6,9 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -213,6 +215,29 @@ def test_files_that_cannot_be_locked_are_told_before_the_mount(place: Path, monk
     with pytest.raises(StorageError, match=f"files cannot be locked .*{place / 'st'}: Function not impl") as caught:
         check_usable(place / "st", None)
     assert caught.value.hint == "give another --state-dir, on a local disk"
+
+
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="needs a C compiler")
+def test_a_file_system_without_locks_is_named_by_mount_and_by_commands(place: Path) -> None:
+    source, library = place / "noflock.c", place / "noflock.so"
+    source.write_text("#include <errno.h>\nint flock(int f, int o) { errno = ENOSYS; return -1; }\n")
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", library, source], check=True)
+
+    def call(*words: object) -> tuple[int, str]:
+        command = [str(Path(sys.executable).with_name("icefs")), *map(str, words)]
+        environment = {**os.environ, "LD_PRELOAD": str(library)}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
+        return done.returncode, done.stdout + done.stderr
+
+    code, said = call("mount", place / "repo", place / "mnt", "--branch", "main", "--state-dir", place / "st")
+    assert code == STORAGE, said
+    assert f"files cannot be locked where working trees are kept: {place / 'st'}: Function not implemented" in said
+    assert "give another --state-dir" in said
+    assert not (place / "mnt").is_mount()
+    code, said = call("branch", "create", "other", "--repo", place / "repo")
+    assert code == STORAGE, said
+    assert "lock" in said
+    assert f"files cannot be locked in {place / 'repo'}" in call("doctor", place / "repo")[1]
 
 
 def test_the_way_back_has_every_option(place: Path, icefs: Icefs) -> None:
