@@ -212,4 +212,6 @@ def rebase(path: str, how: str, as_json: bool) -> None:
     if as_json:
         print_json(answer)
     else:
+        for note in answer.get("notes", ()):
+            say(f"note: {quoted(note)}")
         click.echo(f"the changes {'now stand' if answer['moved'] else 'stand already'} on {answer['snapshot']}")

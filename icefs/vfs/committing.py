@@ -30,6 +30,7 @@ from icefs.format.manifest import ArrayRefs, InlineRef
 from icefs.vfs.branches import Entry, Move, plan_move
 from icefs.vfs.commit_notes import commit_notes
 from icefs.vfs.commit_report import LISTED, NOTHING_LEFT_OUT, check_amend, check_staged, left_out_facts, taken_facts
+from icefs.vfs.consolidated_notes import moved_notes
 from icefs.vfs.late_commits import base_of, differing, facts_of, hidden, late_commit, remove_hidden
 from icefs.vfs.places import open_session
 from icefs.vfs.renaming import Renaming, plan_renaming
@@ -339,7 +340,7 @@ def _settle(
     facts = {
         "snapshot": str(snapshot_id),
         **taken_facts(staged),
-        "notes": commit_notes(staged.nodes),
+        "notes": [*commit_notes(staged.nodes), *moved_notes(told.move)],
         **left_out_facts(staged, told.move.session),
         "kept_back": result.kept_back[:LISTED],
         "remaining": result.remaining,

@@ -77,6 +77,7 @@ def tree_status(repository: Repository, facts: Mapping[str, Any], snapshot_id: S
         "open": [],
         "lost": [],
         "refused": [],
+        "notes": [],
     }
 
 

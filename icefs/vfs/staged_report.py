@@ -49,6 +49,7 @@ class StagedReport:
 
     Attributes:
         staged: What is described.
+        base: What it is staged over.
         summary: For `status`.
     """
 
@@ -59,7 +60,7 @@ class StagedReport:
             FormatError, StorageError: manifests of the base cannot be read.
         """
         self.staged = staged
-        self._base = base
+        self.base = base
         self._origins = {target: source for source, target in staged.renames}
         self._dropped = _by_array(staged)
         self.summary: dict[str, Any] = {
@@ -100,7 +101,7 @@ class StagedReport:
         origin = self._origin(path)
         if origin == path and path in self.staged.made:
             return None
-        return self._base.get_node(origin)
+        return self.base.get_node(origin)
 
     def _old_size(self, path: str) -> int | None:
         node = self._node_before(path)
@@ -124,7 +125,7 @@ class StagedReport:
     def _chunks(self, describe: "Describe") -> Iterable[tuple[str, dict[str, Any]]]:
         for path, array in sorted(self.staged.arrays.items()):
             node = self._node_before(path)
-            before = None if node is None or node.array is None else self._base.array_chunks(node)
+            before = None if node is None or node.array is None else self.base.array_chunks(node)
             came_along = self._origin(path) != path
             dropped = self._dropped.get(path)
             deleted = array.deletes if dropped is None else difference(array.deletes, dropped)

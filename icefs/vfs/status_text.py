@@ -59,6 +59,8 @@ def status_lines(status: Mapping[str, Any]) -> Iterator[Line]:
         lost = frozenset(status.get("lost", ()))
         rows = [f"  {quoted(path)}{' (its bytes were lost)' * (path in lost)}" for path in untracked]
         yield from _some("untracked", rows)
+    for note in status.get("notes", ()):  # a daemon that was started before an update does not tell
+        yield "notice", f"Note: {note}"
     if not any(staged.values()):
         yield "plain", "Nothing to commit"
 

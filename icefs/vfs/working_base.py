@@ -15,13 +15,15 @@ from icefs.format.ids import SnapshotId
 from icefs.log_context import in_branch
 from icefs.storage.url import redact
 from icefs.vfs.attrs import FOREVER_S, Attr
-from icefs.vfs.branches import BranchTree
+from icefs.vfs.branches import BranchTree, Entry, Move
+from icefs.vfs.consolidated_notes import groups_moved
 from icefs.vfs.counters import Outcomes
 from icefs.vfs.interface import Notifier, NotInMemoryError
 from icefs.vfs.listing import Section
 from icefs.vfs.lower import Guarded, TreeLower
 from icefs.vfs.numbers import CONTROL_SLOT
 from icefs.vfs.places import Place, TreeContext, open_session
+from icefs.vfs.renaming import Renaming
 from icefs.vfs.threads import Fetches, Threads
 from icefs.worktree.lower import Lower
 from icefs.worktree.nodes import Attr as NodeAttr
@@ -82,6 +84,7 @@ class WorkingBase(BranchTree):
         last_rebase: What became of the last rebase.
         last_discard: What became of the last discard.
         is_committing: Whether a commit, discard or rebase is under way.
+        followed_groups: Groups with consolidated metadata below which the moves of the base changed something.
         unusable: Why the working tree, or what it stands on, could not be opened the last time; None if it could.
     """
 
@@ -93,6 +96,7 @@ class WorkingBase(BranchTree):
         self.last_rebase: dict[str, Any] | None = None
         self.last_discard: dict[str, Any] | None = None
         self.is_committing = False
+        self.followed_groups: set[str] = set()
         self.unusable: IcefsError | None = None
         self.guarded = Guarded()
         self._upper = context.space.reserve(_UPPER_NUMBERS, self, None)
@@ -249,6 +253,13 @@ class WorkingBase(BranchTree):
         return work is not None and (
             self.is_committing or work.pending_intent is not None or work.files.has_writers() or work.has_changes()
         )
+
+    def move(
+        self, move: Move, open_inos: Iterable[int], renaming: Renaming | None = None
+    ) -> tuple[list[Entry], list[int]]:
+        """Takes over what was planned, and remembers the groups whose consolidated metadata it may have made wrong."""
+        self.followed_groups |= groups_moved(move)
+        return super().move(move, open_inos, renaming)
 
     # How operations run.
 

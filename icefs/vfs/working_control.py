@@ -21,6 +21,7 @@ from icefs.log_context import in_branch
 from icefs.vfs import reports
 from icefs.vfs.command_files import Carry, CommandHandle, command_text
 from icefs.vfs.committing import CommitRequest, commit, rebase_tree
+from icefs.vfs.consolidated_notes import Nodes, consolidated_notes, groups_concerned
 from icefs.vfs.control import ControlFile
 from icefs.vfs.interface import FileHandle
 from icefs.vfs.jobs import Answer, Job, progress_json
@@ -52,6 +53,7 @@ class WorkingControl:
         self._open_inos = open_inos
         self._job: Job[Result] | None = None
         self._known_report: StagedReport | None = None
+        self._known_notes: tuple[tuple[Nodes, frozenset[str]], list[str]] | None = None
 
     # Files.
 
@@ -156,7 +158,20 @@ class WorkingControl:
             status["staged"] = report.summary
             status |= _left_out(report)
             status["lost"] = sorted(report.staged.lost)
+            status["notes"] = self._notes(Nodes(report.base, report.staged))
+        elif tree.followed_groups and tree.session is not None:
+            status["notes"] = self._notes(Nodes(tree.session))
         return status
+
+    def _notes(self, nodes: Nodes) -> list[str]:
+        """Returns what is to be known of consolidated metadata, worked out once for each state of the tree."""
+        tree = self._tree
+        followed = frozenset(tree.followed_groups)
+        known = self._known_notes
+        if known is None or known[0] != (nodes, followed):
+            groups = groups_concerned(nodes, nodes.changed()) | followed
+            known = self._known_notes = (nodes, followed), list(consolidated_notes(nodes, groups).values())
+        return known[1]
 
     def diff(self) -> dict[str, Any]:
         """Makes `diff.json`."""
@@ -212,9 +227,12 @@ class WorkingControl:
             tip, entries, attrs = rebase_tree(tree, work, how, inos, self._tell_kernel)
             self._tell_kernel(entries, attrs)
             tree.tip = tip
-            return {"snapshot": str(tip), "moved": str(tip) != before}
+            report = self._report(work)
+            notes = self._notes(Nodes(report.base, report.staged))
+            return {"snapshot": str(tip), "moved": str(tip) != before, "notes": notes}
 
-        return self._begin("last_rebase", run, nothing={"snapshot": str(tree.snapshot_id), "moved": False})
+        nothing = {"snapshot": str(tree.snapshot_id), "moved": False, "notes": []}
+        return self._begin("last_rebase", run, nothing=nothing)
 
     def _tell_kernel(self, entries: list[tuple[int, bytes]], attrs: list[int]) -> None:
         notifier = self._tree.settings.notifier

@@ -54,9 +54,10 @@ def test_two_people_add_variables_to_one_group_without_a_conflict(mounts, way):
     add(other.path, "z2", 2)
     icefs("commit", one.path, "-m", "z1")
     words = way.split()
-    icefs(words[0], other.path, *words[1:], *(["-m", "z2"] if words[0] == "commit" else []))
+    done = icefs(words[0], other.path, *words[1:], *(["-m", "z2"] if words[0] == "commit" else []))
     if words[0] == "rebase":
-        icefs("commit", other.path, "-m", "z2")
+        done = icefs("commit", other.path, "-m", "z2")
+    assert "consolidated metadata of / does not list /z1; run zarr.consolidate_metadata" in done.stderr + done.stdout
     one.refresh()
     for mount in mounts:
         group = zarr.open_group(str(mount.path), mode="r", use_consolidated=False)
@@ -64,7 +65,8 @@ def test_two_people_add_variables_to_one_group_without_a_conflict(mounts, way):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         zarr.consolidate_metadata(str(other.path))
-    icefs("commit", other.path, "-m", "all")
+    assert "consolidated" not in icefs("status", other.path).stdout
+    assert "consolidated" not in icefs("commit", other.path, "-m", "all").stdout
     with xr.open_zarr(other.path, consolidated=True) as dataset:
         assert set(dataset.data_vars) == {"base", "z1", "z2"}
 
@@ -106,3 +108,22 @@ def test_a_control_file_says_what_to_discard(mounts):
     (other / ".icefs/discard").write_text(told["discard"][0])
     (other / ".icefs/rebase").write_text("ours")
     assert other.control("rebase")["ok"]
+
+
+def test_status_says_what_a_pull_left_wrong_until_the_group_is_consolidated(mounts):
+    one, other = mounts
+    assert "consolidated" not in icefs("status", other.path).stdout
+    list(other.path.iterdir())
+    zarr.create_array(str(one.path / "u"), shape=(4,), dtype="f4")
+    line = "consolidated metadata of / does not list /u; run zarr.consolidate_metadata"
+    assert f"Note: {line}" in icefs("status", one.path).stdout
+    assert f"note: {line}" in icefs("commit", one.path, "-m", "u").stdout
+    other.refresh()
+    assert f"Note: {line}" in icefs("status", other.path).stdout
+    assert other.control("status.json")["notes"] == [line]
+    zarr.consolidate_metadata(str(other.path))
+    assert other.control("status.json")["notes"] == []
+    icefs("commit", other.path, "-m", "consolidated")
+    for mount in mounts:
+        mount.refresh()
+        assert mount.control("status.json")["notes"] == []
