@@ -22,6 +22,7 @@ from tests.support.old_state import LOWER, SNAPSHOT, shown, unpack
 from tests.support.tree_driver import open_tree
 
 VERSION_1 = Path(__file__).with_name("data") / "state-v1.json"
+VERSION_2 = VERSION_1.with_name("state-v2.json")
 
 
 @pytest.fixture
@@ -54,6 +55,15 @@ def check(directory: Path, told: dict[str, list[Any]]) -> None:
     driver.tree.abandon_recovered()
     assert shown(driver) == told
     driver.tree.close()
+
+
+def test_version_2_is_migrated_and_keeps_every_byte(tmp_path: Path) -> None:
+    directory = tmp_path / "tree"
+    told = unpack(VERSION_2, directory)
+    assert json.loads((directory / "info.json").read_text())["version"] == 2
+    check(directory, told)
+    assert database_version(directory) == STATE_VERSION
+    assert json.loads((directory / "info.json").read_text())["version"] == STATE_VERSION
 
 
 def test_version_1_is_migrated_and_keeps_every_byte(tmp_path: Path) -> None:
