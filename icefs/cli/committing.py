@@ -175,7 +175,8 @@ def discard(path: str, everything: bool, as_json: bool) -> None:
     """Drop uncommitted changes, at PATH or all of the branch.
 
     What is at PATH and below it becomes what it is in the snapshot that the branch stands on. PATH may be something
-    that was deleted, which comes back. What is dropped does not: files that were never committed are gone for good.
+    that was deleted, which comes back. What is dropped does not: files that were never committed are gone for good. A
+    program that has a dropped file open can go on writing to it, but these bytes go nowhere.
     """
     mounted, inside = require_place(path)
     check_branch(mounted, path)
@@ -205,6 +206,9 @@ def rebase(path: str, how: str, as_json: bool) -> None:
     """Put the changes on top of what others have committed.
 
     Where that fails, the changes stay as they are, on the snapshot that they were made on.
+
+    With --theirs, a program that has a file open whose changes give way can go on writing to it, but these bytes go
+    nowhere.
     """
     mounted = require_branch(path)
     with explaining(mounted):

@@ -34,7 +34,8 @@ def diff(where: tuple[str, ...], with_chunks: bool, with_map: bool | None, as_js
     Without versions: what differs in a mounted branch from the snapshot that it stands on, with the sizes of
     each chunk before and after; + is a new chunk, ~ one that was rewritten, - a deleted one.
 
-    From REF1, which is older, to REF2, which is later in the same history: groups and arrays that were added (A),
+    From REF1, which is older, to REF2, which is later in the same history (of two branches, the error names the newest
+    snapshot that both have, to compare from): groups and arrays that were added (A),
     deleted (D) or moved (R), whose metadata was written (M), and chunks that were set or deleted (C).
     """
     if len(where) > 3:

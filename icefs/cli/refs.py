@@ -10,7 +10,7 @@ from icefs.cli.options import Group, json_option, print_json, print_rows, say
 from icefs.cli.repos import DEFAULT_BRANCH, Source, locate, open_repository, open_writable
 from icefs.engine.refs import Refs
 from icefs.engine.writing import WritableRepository
-from icefs.errors import IcefsError
+from icefs.errors import AlreadyExistsError, IcefsError
 from icefs.format.ids import SnapshotId
 from icefs.storage.url import redact
 from icefs.words import command, quoted
@@ -107,6 +107,8 @@ def create_branch(name: str, ref: str | None, repo: str | None, as_json: bool) -
     """
     with _changing(repo) as (repository, source):
         snapshot_id = _resolve(repository, source, ref)
+        if name in repository.refs().tags:
+            raise _taken(name, "tag", "branch")
         repository.create_branch(name, snapshot_id)
     _tell(_facts(name, snapshot_id), f"created branch {quoted(name)} at {snapshot_id}", as_json=as_json)
 
@@ -156,6 +158,8 @@ def create_tag(name: str, ref: str | None, repo: str | None, as_json: bool) -> N
     """
     with _changing(repo) as (repository, source):
         snapshot_id = _resolve(repository, source, ref)
+        if name in repository.refs().branches:
+            raise _taken(name, "branch", "tag")
         repository.create_tag(name, snapshot_id)
     _tell(_facts(name, snapshot_id), f"created tag {quoted(name)} at {snapshot_id}", as_json=as_json)
 
@@ -173,6 +177,15 @@ def delete_tag(name: str, repo: str | None, as_json: bool) -> None:
     was = f"deleted tag {quoted(name)}, which was at {snapshot_id}"
     text = f"{was}; its name cannot be used again; '{other}' makes another"
     _tell(_facts(name, snapshot_id), text, as_json=as_json)
+
+
+def _taken(name: str, by: str, kind: str) -> AlreadyExistsError:
+    """Makes the error for a second ref of one name: where a name means both, commands take the branch."""
+    return AlreadyExistsError(
+        f"there is a {by} {quoted(name)}: no command could name a {kind} of the same name beside it",
+        hint="choose another name",
+        name=name,
+    )
 
 
 def _again(repo: str | None) -> str | None:

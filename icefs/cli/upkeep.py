@@ -135,6 +135,8 @@ def expire(
         return
     would = "would expire" if dry_run else "expired"
     click.echo(f"{would} {plural(len(done.released), 'snapshot')} written before {human_time(older_than)}")
+    if not done.released:
+        click.echo("every older snapshot is the tip of a branch or tag, or the first one, which stay")
     for kind, names in (("branch", done.branches), ("tag", done.tags)):
         for name in sorted(names):
             say(f"{'would delete' if dry_run else 'deleted'} {kind} {quoted(name)}")

@@ -71,12 +71,23 @@ def chain_between(ancestry: Iterable[SnapshotInfo], from_id: SnapshotId) -> list
     return None
 
 
-def bad_chain(from_id: SnapshotId, to_id: SnapshotId) -> InvalidInputError:
-    """Makes the error for a diff whose `from` is not an ancestor of its `to`."""
+def bad_chain(from_id: SnapshotId, to_id: SnapshotId, common: SnapshotId | None = None) -> InvalidInputError:
+    """Makes the error for a diff whose `from` is not an ancestor of its `to`.
+
+    Args:
+        from_id: The one snapshot.
+        to_id: The other one.
+        common: The newest snapshot that both descend from or are, where that is known.
+    """
+    hint = "a diff goes from an older snapshot to a later one of the same history"
+    if common is not None and from_id != to_id:
+        hint += (
+            f"; {to_id} is the older of these two"
+            if common == to_id
+            else f"; both descend from {common}, from which a diff to either can be made"
+        )
     return InvalidInputError(
-        f"snapshot {from_id} is not an ancestor of {to_id}",
-        kind="bad-snapshot-chain-for-diff",
-        hint="a diff goes from an older snapshot to a later one of the same history",
+        f"snapshot {from_id} is not an ancestor of {to_id}", kind="bad-snapshot-chain-for-diff", hint=hint
     )
 
 

@@ -176,7 +176,9 @@ def merged_changes(base: Snapshot, own: ChangeSet, added: Sequence[Added]) -> Ch
     for node_id, parts in chunks.items():
         node = made.get(node_id) or own.updated.get(node_id) or base.node_by_id(node_id)
         if node is None or node.array is None:
-            raise _failed(f"chunks were written to the array {node_id}, which this session does not have")
+            bases = (other.base.node_by_id(node_id) for other in added)
+            path = next((there.path for there in bases if there is not None), str(node_id))
+            raise _failed(f"chunks were written to the array {path}, which this session does not have")
         # Those of another number of dimensions are no chunks of the array that is there now.
         fitting = [part for part in parts if part.ndim == len(node.array.shape)]
         if fitting:

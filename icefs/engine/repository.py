@@ -351,7 +351,9 @@ class Repository:
         """
         chain = chain_between(self.ancestry(snapshot_id=to_id), from_id)
         if not chain:
-            raise bad_chain(from_id, to_id)
+            older = {info.id for info in self.ancestry(snapshot_id=from_id)}
+            both = (info.id for info in self.ancestry(snapshot_id=to_id) if info.id in older)
+            raise bad_chain(from_id, to_id, next(both, None))
         logs, _ = fetch_logs(self.assets, chain)
         return build_diff(logs, self.assets.fetch_snapshot(from_id), self.assets.fetch_snapshot(to_id))
 
