@@ -9,6 +9,7 @@ times, on larger trees.
 import contextlib
 import os
 import shutil
+import sqlite3
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,9 +19,10 @@ import pytest
 
 from icefs.engine.collected import Collections
 from icefs.engine.writing import WritableRepository
-from icefs.errors import IcefsError, SessionStateError
+from icefs.errors import DamagedStateError, IcefsError, SessionStateError
 from icefs.storage.memory import MemoryStorage
 from icefs.worktree.damage import Damage
+from icefs.worktree.database_errors import database_error
 from icefs.worktree.packing import UploadOptions
 from tests.support.dict_lower import Snapshots
 from tests.support.forked import Child
@@ -298,3 +300,15 @@ def check_alone(directory: Path) -> None:
     process = Child(child)
     assert process.lines() == ["refused"]
     process.wait()
+
+
+def test_a_disk_that_cannot_be_read_is_no_damaged_database(tmp_path: Path) -> None:
+    garbage, unreadable = tmp_path / "garbage.db", tmp_path / "tree.db"
+    garbage.write_bytes(b"no database" * 1000)
+    unreadable.symlink_to("/proc/self/mem")  # whose first byte is EIO
+    with contextlib.closing(sqlite3.connect(garbage)) as database, pytest.raises(sqlite3.DatabaseError) as caught:
+        database.execute("select * from node")
+    failed = database_error(caught.value, unreadable, "reading")
+    assert not isinstance(failed, DamagedStateError)
+    assert "Input/output error" in failed.message
+    assert isinstance(database_error(caught.value, garbage, "reading"), DamagedStateError)
