@@ -74,7 +74,11 @@ def test_a_repository_that_cannot_be_written_to_is_named_at_the_mount(repo, tmp_
         {ICEFS} umount {tmp_path}/mnt
     """
     done = subprocess.run(
-        ["unshare", "-m", "sh", "-c", script], capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
+        ["unshare", "-m", "--propagation", "slave", "sh", "-c", script],
+        capture_output=True,
+        text=True,
+        check=False,
+        stdin=subprocess.DEVNULL,
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("\n") == 1

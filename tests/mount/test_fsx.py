@@ -75,7 +75,7 @@ def test_commits_in_between(station, tree):
                 os.fsync(file.fileno())  # what was written through mappings
         if not exerciser.content:
             continue
-        answer = station.mount.rpc({"op": "commit", "message": f"commit {number}"}, tree)[-1]
+        answer = station.mount.rpc({"op": "commit", "message": f"commit {number}", "include_open": True}, tree)[-1]
         assert answer["type"] == "result", exerciser.explain(str(answer))
         committed = station.read_branch(tree.removeprefix("branches/"))["a/c/0"]
         assert committed == exerciser.content, exerciser.explain("another content was committed")

@@ -25,7 +25,8 @@ def repo(tmp_path):
 
 @pytest.fixture
 def mount(tmp_path, repo):
-    with mounted(repo, branch="main", state_dir=str(tmp_path / "state")) as mount:
+    # A branch that is reset by others is warned of.
+    with mounted(repo, branch="main", state_dir=str(tmp_path / "state"), may_complain=True) as mount:
         yield mount
 
 

@@ -12,13 +12,19 @@ from icefs.fuse.mountpoints import mounted_at
 from tests.mount.test_hostile_mounts import repo  # noqa: F401
 from tests.support.mounting import mounted
 
+# Holds the mount, and none of those of other tests, which would wait for this namespace to end.
+_HOLD = """
+sed -n 's|^[^ ]* \\(/[^ ]*\\) fuse.icefs .*|\\1|p' /proc/self/mounts | grep -vxF "$1" | xargs -r -n 1 umount -l
+echo ready
+exec sleep 100
+"""
 ICEFS = Path(sys.executable).with_name("icefs")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root makes mount namespaces")
 def test_umount_says_at_once_who_has_the_mount_in_another_namespace(repo):  # noqa: F811
     with mounted(repo, branch="main") as mount:
-        held = subprocess.Popen(["unshare", "-m", "sh", "-c", "echo ready; exec sleep 100"], stdout=subprocess.PIPE)
+        held = subprocess.Popen(["unshare", "-m", "sh", "-c", _HOLD, "sh", mount.path], stdout=subprocess.PIPE)
         try:
             assert held.stdout.readline() == b"ready\n"
             started = time.monotonic()
