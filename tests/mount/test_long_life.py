@@ -251,7 +251,7 @@ def test_a_newer_state_directory_is_refused_and_not_touched(place):
     old = info.read_text()
     info.write_text(sealed({**json.loads(old), "version": STATE_VERSION + 1}))
     before = {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
-    command = [
+    command = ["mount", place.repository, place.mountpoint, "--branch", "main", "--state-dir", place.state]
         "mount",
         str(place.repository),
         str(place.mountpoint),
