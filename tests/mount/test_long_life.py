@@ -252,14 +252,6 @@ def test_a_newer_state_directory_is_refused_and_not_touched(place):
     info.write_text(sealed({**json.loads(old), "version": STATE_VERSION + 1}))
     before = {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
     command = ["mount", place.repository, place.mountpoint, "--branch", "main", "--state-dir", place.state]
-        "mount",
-        str(place.repository),
-        str(place.mountpoint),
-        "--branch",
-        "main",
-        "--state-dir",
-        str(place.state),
-    ]
     done = subprocess.run([ICEFS, *command], capture_output=True, text=True, check=False)
     assert done.returncode == 8
     assert "was written by a newer icefs" in done.stderr
