@@ -26,6 +26,7 @@ from icefs.vfs.control import ControlFile
 from icefs.vfs.interface import FileHandle
 from icefs.vfs.jobs import Answer, Job, progress_json
 from icefs.vfs.places import open_session
+from icefs.vfs.root_notes import root_notes
 from icefs.vfs.rpc import Operation, error_facts
 from icefs.vfs.staged_report import StagedReport
 from icefs.vfs.status_text import diff_lines, to_text
@@ -159,18 +160,19 @@ class WorkingControl:
             status |= _left_out(report)
             status["lost"] = sorted(report.staged.lost)
             status["notes"] = self._notes(Nodes(report.base, report.staged))
-        elif tree.followed_groups and tree.session is not None:
+        elif tree.session is not None:  # else nobody has looked into the tree, and status asks the store for nothing
             status["notes"] = self._notes(Nodes(tree.session))
         return status
 
     def _notes(self, nodes: Nodes) -> list[str]:
-        """Returns what is to be known of consolidated metadata, worked out once for each state of the tree."""
+        """Returns the notes about the root and consolidated metadata, worked out once for each state of the tree."""
         tree = self._tree
         followed = frozenset(tree.followed_groups)
         known = self._known_notes
         if known is None or known[0] != (nodes, followed):
             groups = groups_concerned(nodes, nodes.changed()) | followed
-            known = self._known_notes = (nodes, followed), list(consolidated_notes(nodes, groups).values())
+            notes = [*root_notes(nodes), *consolidated_notes(nodes, groups).values()]
+            known = self._known_notes = (nodes, followed), notes
         return known[1]
 
     def diff(self) -> dict[str, Any]:
