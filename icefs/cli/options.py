@@ -4,14 +4,17 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from icefs.words import plural, quoted, suggestion, visible, visible_json
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 @dataclass(slots=True)
@@ -133,6 +136,10 @@ def print_json(value: Any) -> None:
 
 
 _COLOURS = {"staged": "green", "dropped": "red", "untracked": "yellow", "invalid": "red", "notice": "cyan"}
+_GAP = 3
+"""How many characters rich leaves between two columns."""
+_LEAST_FOLDED = 16
+"""A column that folds needs so many characters in a table; with fewer it cannot be read."""
 
 
 def has_colours() -> bool:
@@ -148,24 +155,79 @@ def print_painted(lines: Iterable[tuple[str, str]]) -> None:
         click.echo(click.style(visible(text), fg=colour) if colour else visible(text))
 
 
-def print_rows(headers: tuple[str, ...], rows: list[tuple[str, ...]], *, whole: tuple[str, ...] = ()) -> None:
+def print_rows(
+    headers: tuple[str, ...], rows: Sequence[tuple[str, ...]], *, folding: tuple[str, ...], none: str
+) -> None:
     """Prints a table: aligned under headers on a terminal, else bare tab-separated lines for `cut` and `awk`.
 
-    Nothing is cut off on a narrow terminal: cells go on in the next line, but for those of the columns in `whole`.
+    Nothing is cut off on a narrow terminal. Cells of the columns in `folding` go on in the next line; all others stay
+    in one piece, to be copied. Where that leaves too little for the former, each row becomes a block of lines.
+
+    Args:
+        headers: The names of the columns.
+        rows: As many cells each as there are columns.
+        folding: The columns whose cells may be long: paths, names, shapes.
+        none: The sentence for an empty list; it goes to standard error, where no program takes it for a row.
     """
-    if not sys.stdout.isatty():
-        for row in rows:
-            click.echo("\t".join(map(quoted, row)))
+    if not rows:
+        say(none, err=True)
         return
-    from rich import box  # 100 ms that a pipe does not pay
+    shown = [tuple(map(quoted, row)) for row in rows]
+    if not sys.stdout.isatty():
+        for row in shown:
+            click.echo("\t".join(row))
+        return
+    from rich.cells import cell_len  # rich takes 100 ms that a pipe does not pay
     from rich.console import Console
+
+    console = Console()
+    needed = [max(map(cell_len, cells)) for cells in zip(headers, *shown, strict=True)]
+    least = [
+        min(width, _LEAST_FOLDED) if header in folding else width for header, width in zip(headers, needed, strict=True)
+    ]
+    if sum(least) + _GAP * (len(headers) - 1) <= console.width:
+        _print_table(console, headers, shown, folding, least)
+    else:
+        _print_blocks(console, headers, shown, folding)
+
+
+def _print_table(
+    console: "Console",
+    headers: tuple[str, ...],
+    rows: list[tuple[str, ...]],
+    folding: tuple[str, ...],
+    least: list[int],
+) -> None:
+    from rich import box
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for number, header in enumerate(headers):
-        longest = max((len(quoted(row[number])) for row in rows), default=0) if header in whole else None
-        table.add_column(header, overflow="fold", no_wrap=header in whole, min_width=longest)
+    for header, width in zip(headers, least, strict=True):
+        table.add_column(header, overflow="fold", no_wrap=header not in folding, min_width=width)
     for row in rows:
-        table.add_row(*(Text(quoted(cell)) for cell in row))
-    Console().print(table)
+        table.add_row(*map(Text, row))
+    console.print(table)
+
+
+def _print_blocks(
+    console: "Console", headers: tuple[str, ...], rows: list[tuple[str, ...]], folding: tuple[str, ...]
+) -> None:
+    """Prints the name of each column before its cell, in lines of their own, and an empty line between rows."""
+    from rich.cells import cell_len
+    from rich.table import Table
+    from rich.text import Text
+
+    names = max(map(cell_len, headers)) + _GAP
+    whole = [cell_len(cell) for row in rows for header, cell in zip(headers, row, strict=True) if header not in folding]
+    # A terminal that is narrower still breaks the line itself, and what is copied from it is in one piece.
+    console.width = max(console.width, names + max(whole, default=0), names + _LEAST_FOLDED)
+    for number, row in enumerate(rows):
+        block = Table.grid()
+        block.add_column(min_width=names, no_wrap=True)
+        block.add_column(overflow="fold")
+        for header, cell in zip(headers, row, strict=True):
+            block.add_row(Text(header, "bold"), Text(cell))
+        if number:
+            console.print()
+        console.print(block)

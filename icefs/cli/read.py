@@ -71,7 +71,12 @@ def ls(repo: str | None, key: str, ref: str | None, is_long: bool, recursive: bo
         name += "/" if entry["type"] == "group" else ""
         rows.append((entry["type"], *map(_shape, (entry["shape"], entry["chunk_shape"])), _dtype(entry), name))
     if is_long:
-        print_rows(("type", "shape", "chunks", "dtype", "name"), rows)
+        print_rows(
+            ("type", "shape", "chunks", "dtype", "name"),
+            rows,
+            folding=("shape", "chunks", "name"),
+            none="there are no groups or arrays in it",
+        )
     else:
         for row in rows:
             click.echo(quoted(row[-1]))
@@ -189,7 +194,12 @@ def _print_keys(session: Session, prefix: str, *, is_long: bool, as_json: bool) 
     if as_json:
         print_json(described)
     else:
-        print_rows(("kind", "size", "key"), [(e["kind"], str(e["size_bytes"]), e["key"]) for e in described])
+        print_rows(
+            ("kind", "size", "key"),
+            [(e["kind"], str(e["size_bytes"]), e["key"]) for e in described],
+            folding=("key",),
+            none="there are no keys in it",
+        )
 
 
 def _no_such_key(reader: KeyReader, key: str) -> NodeNotFoundError:

@@ -49,7 +49,7 @@ def list_branches(where: str | None, repo: str | None, as_json: bool) -> None:
 
     The default is the repository of the current directory.
     """
-    _print_refs(_listed(where, repo).branches, as_json=as_json)
+    _print_refs(_listed(where, repo).branches, "there are no branches", as_json=as_json)
 
 
 @tag.command("list")
@@ -59,14 +59,15 @@ def list_tags(where: str | None, repo: str | None, as_json: bool) -> None:
 
     The default is the repository of the current directory.
     """
-    _print_refs(_listed(where, repo).tags, as_json=as_json)
+    _print_refs(_listed(where, repo).tags, "there are no tags", as_json=as_json)
 
 
-def _print_refs(refs: Mapping[str, SnapshotId], *, as_json: bool) -> None:
+def _print_refs(refs: Mapping[str, SnapshotId], none: str, *, as_json: bool) -> None:
     if as_json:
         print_json([{"name": name, "snapshot_id": str(refs[name])} for name in sorted(refs)])
     else:
-        print_rows(("name", "snapshot"), [(name, str(refs[name])) for name in sorted(refs)])
+        rows = [(name, str(refs[name])) for name in sorted(refs)]
+        print_rows(("name", "snapshot"), rows, folding=("name",), none=none)
 
 
 # Changes.

@@ -239,7 +239,8 @@ def sessions(ctx: click.Context, state_dir: str | None, as_json: bool) -> None:
             )
             for one in found
         ],
-        whole=("id", "state"),
+        folding=("branch", "repository", "mountpoint"),
+        none="there are no working trees with changes",
     )
     for one in found:
         if one.problem is not None:

@@ -223,6 +223,8 @@ def stats(repo: str | None, history: bool, as_json: bool) -> None:
             )
             for name, each in rows
         ],
+        folding=("",),
+        none="there is nothing to count",
     )
 
 
