@@ -177,9 +177,11 @@ def _accesses(told: dict[str, Any], rows: int) -> "Table":
     from rich.text import Text
 
     table = _table("last requests", "op", "result", "took", "bytes", "path")
-    table.columns[5].justify = "left"
+    # The path gives way where the screen is narrow, on its one line.
+    table.columns[5].justify, table.columns[5].no_wrap = "left", False
     for one in told["accesses"][-rows:]:
         took, path = _us(one["us"]), node_name(one["path"])
-        cells = (one["time"][11:23], one["op"], one["result"], took, str(one["bytes"]), path)
-        table.add_row(*(Text(quoted(cell)) for cell in cells))
+        cells = (one["time"][11:23], one["op"], one["result"], took, str(one["bytes"]))
+        path_cell = Text(quoted(path), no_wrap=True, overflow="ellipsis")
+        table.add_row(*(Text(quoted(cell)) for cell in cells), path_cell)
     return table

@@ -136,6 +136,18 @@ def test_an_idle_mount_looks_idle_and_control_files_hide_no_request(repo, run_js
         assert (told["read_bytes_per_s"], told["written_bytes_per_s"]) == (0, 0)
 
 
+def test_long_paths_leave_the_other_columns_of_top_whole_on_a_narrow_screen(repo, run, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    with mounted(repo, branch="main") as mount:
+        (mount / ("seen" * 30)).write_text("x")
+        shown = run("top", mount.path, "--once", "--interval", "0.1").splitlines()
+    [header] = [line for line in shown if "last requests" in line]
+    assert header.split() == ["last", "requests", "op", "result", "took", "bytes", "path"]
+    [created] = [line for line in shown if " create " in line and "seen" in line]
+    assert re.match(r"\d\d:\d\d:\d\d\.\d{3} +create +ok +\d+ [mu]s +\d+ +/?seenseen\S*…$", created.strip())
+    assert max(map(len, shown)) <= 80
+
+
 def test_top_in_a_terminal_ends_with_ctrl_c(repo):
     with mounted(repo) as mount:
         leader, follower = os.openpty()
