@@ -178,8 +178,12 @@ def mount(
         _warn_read_only(options)
         _announce(options, pid, _uncommitted(options), as_json=as_json)
         return
-    _warn_read_only(options)
-    code = run(options, lambda: _announce(options, os.getpid(), [], as_json=as_json))
+
+    def started() -> None:
+        _warn_read_only(options)
+        _announce(options, os.getpid(), [], as_json=as_json)
+
+    code = run(options, started)
     click.get_current_context().exit(code)
 
 

@@ -109,9 +109,6 @@ def prepare(options: MountOptions) -> Prepared:
         undo.callback(storage.close)
         if storage.local_root is not None:
             mountpoints.check_apart(options.mountpoint, str(storage.local_root))
-            reason = why_not_writable(str(storage.local_root)) if options.is_writable else None
-            if reason is not None:
-                logger.warning("%s cannot be written to, so nothing can be committed: %s", storage.url, reason)
         authorized = dict.fromkeys(options.allow_virtual)
         is_writable = options.is_writable and storage.capabilities.is_writable
         kind = WritableRepository if is_writable else Repository
@@ -120,6 +117,10 @@ def prepare(options: MountOptions) -> Prepared:
             undo.callback(cache.close)
         repository = kind.open(storage, authorize_virtual_chunk_access=authorized, cache=cache)
         undo.callback(repository.close)
+        if storage.local_root is not None and options.is_writable:
+            reason = why_not_writable(str(storage.local_root))
+            if reason is not None:
+                logger.warning("%s cannot be written to, so nothing can be committed: %s", storage.url, reason)
         refs = repository.refs()
         request = _request(options, repository, refs)
         if request.state_root is not None:

@@ -83,3 +83,11 @@ def test_a_repository_that_cannot_be_written_to_is_named_at_the_mount(repo, tmp_
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("\n") == 1
     assert "cannot be written to, so nothing can be committed: Read-only file system" in done.stderr
+
+
+def test_a_repository_that_is_missing_is_not_said_to_be_unwritable(tmp_path):
+    (tmp_path / "mnt").mkdir()
+    done = icefs("mount", str(tmp_path / "none"), str(tmp_path / "mnt"), "--branch", "main", "--foreground")
+    assert done.returncode == 3
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert done.stderr.startswith(f"icefs: no Icechunk repository at {tmp_path}/none")
