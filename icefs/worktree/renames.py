@@ -91,9 +91,7 @@ class Renames:
                 target = _moved(f"/{directory}", region)[1:]
                 there = places.of(target)
                 if not there:
-                    yield Invalid(
-                        target, f"holds {plural(len(rows), 'chunk')}, but there is no array that they are chunks of"
-                    )
+                    yield Invalid(target, f"holds {plural(len(rows), 'chunk')}, but there is no array above it")
                 elif there[0].fits(place) and not has_array_below(f"/{target}"):
                     yield _columns(node, place, there[0], rows)
                 else:

@@ -63,7 +63,7 @@ def no_chunk_reason(array: tuple[str, ChunkKeyLayout] | None) -> str:
         array: The nearest array above the file, and how the keys of its chunks are written; None if there is none.
     """
     if array is None:
-        return "has the name of a chunk, but there is no array that it is one of"
+        return "has the name of a chunk, but there is no array above it"
     path, layout = array
     return f"is no chunk of {path}: its chunks have names such as {layout.format((0,) * layout.ndim)}"
 

@@ -45,8 +45,8 @@ BAD = {
     "v2/c/0/0": (b"1", "is no chunk of /v2: its chunks have names such as 0/0"),
     "v2/0.0": (b"1", "is no chunk of /v2: its chunks have names such as 0/0"),
     "s/0": (b"1", "is no chunk of /s: its chunks have names such as c"),
-    "c/0": (b"1", "has the name of a chunk, but there is no array that it is one of"),
-    "none/c/0": (b"1", "has the name of a chunk, but there is no array that it is one of"),
+    "c/0": (b"1", "has the name of a chunk, but there is no array above it"),
+    "none/c/0": (b"1", "has the name of a chunk, but there is no array above it"),
 }
 STATUS = {
     "kind": "branch",
