@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -114,7 +114,7 @@ def _reload(mountpoint: Path, *, as_json: bool) -> None:
         time.sleep(_POLL_S)
     if after["problem"] is not None:
         raise SessionStateError(f"not reloaded: {after['problem']}", hint="correct the file and reload again")
-    waiting, idle = _keys(after["needs_restart"]), _keys(after.get("no_effect", ()))
+    waiting, idle = after["needs_restart"], after.get("no_effect", [])
     if as_json:
         print_json({"mountpoint": str(mountpoint), "pid": after["pid"], "needs_restart": waiting, "no_effect": idle})
         return
@@ -125,11 +125,6 @@ def _reload(mountpoint: Path, *, as_json: bool) -> None:
     if idle:
         text += f"; {', '.join(idle)} has no effect: a local repository has no cache"
     click.echo(text)
-
-
-def _keys(names: Iterable[str]) -> list[str]:
-    """Spells options as the configuration file does."""
-    return [name.removesuffix("_s").replace("_", "-") for name in names]
 
 
 def _service(mountpoint: Path) -> dict[str, Any]:

@@ -150,9 +150,9 @@ class Knobs:
         return turned
 
 
-def _keys(names: Iterable[str]) -> str:
-    """Writes options as the configuration file spells them."""
-    return ", ".join(name.removesuffix("_s").replace("_", "-") for name in names)
+def _keys(names: Iterable[str]) -> list[str]:
+    """Spells options as the configuration file does."""
+    return [name.removesuffix("_s").replace("_", "-") for name in names]
 
 
 class Service:
@@ -236,12 +236,14 @@ class Service:
             logger.error("not reloaded: %s", error)
             service["problem"] = str(error)
         else:
-            service |= {"problem": None, "needs_restart": turned.waiting, "no_effect": turned.without_effect}
-            logger.info("reloaded: %s", _keys(turned.changed) or "nothing that takes effect now has changed")
-            if turned.waiting:
-                logger.warning("these changes wait for a restart: %s", _keys(turned.waiting))
-            if turned.without_effect:
-                logger.warning("%s has no effect: a local repository has no cache", _keys(turned.without_effect))
+            waiting, idle = _keys(turned.waiting), _keys(turned.without_effect)
+            service |= {"problem": None, "needs_restart": waiting, "no_effect": idle}
+            changed = ", ".join(_keys(turned.changed))
+            logger.info("reloaded: %s", changed or "nothing that takes effect now has changed")
+            if waiting:
+                logger.warning("these changes wait for a restart: %s", ", ".join(waiting))
+            if idle:
+                logger.warning("%s has no effect: a local repository has no cache", ", ".join(idle))
         service["reloads"] += 1
         self._manager.tell(READY="1")
 

@@ -160,7 +160,7 @@ def test_a_reload_takes_over_what_can_be_changed(service):
         found = info(service)
         assert (found["options"]["poll_interval_s"], found["options"]["log_level"]) == (0.1, "debug")
         assert found["service"]["needs_restart"] == ["branch"]
-        assert found["service"]["no_effect"] == ["cache_size"]
+        assert found["service"]["no_effect"] == ["cache-size"]
         assert "these changes wait for a restart: branch" in service.journal(UNIT)
         assert "cache-size has no effect: a local repository has no cache" in service.journal(UNIT)
         write(config + "poll-intervall = 3")

@@ -177,7 +177,7 @@ async def test_a_reload_turns_what_can_be_turned_and_names_the_rest(manager, pla
 async def test_a_cache_size_has_no_effect_on_a_local_repository(manager, place, caplog):
     ours = to(manager)
     wanted = replace(OPTIONS, mountpoint=str(place), cache_size=20)
-    for needs_cache, expected in ((False, ([], ["cache_size"])), (True, (["cache_size"], []))):
+    for needs_cache, expected in ((False, ([], ["cache-size"])), (True, (["cache-size"], []))):
         service = service_of(ours, FakeFs({}), place, lambda: wanted, needs_cache=needs_cache)
         await service.reload()
         facts = service.knobs.facts["service"]
