@@ -45,7 +45,7 @@ class Session:
         mountpoint: Where it is, or was, mounted; None where that is not known.
         state: `mounted`, `unmounted`, or `damaged`: it cannot be opened.
         pid: The process that has it.
-        num_changes: How many names differ from the base, more or less; None where that cannot be told.
+        num_changes: How many changes it has, more or less; None where that cannot be told.
         size_bytes: What it takes on the disk.
         changed_at: When it changed last, in seconds since the epoch.
         problem: Why it cannot be opened.

@@ -19,8 +19,8 @@ class Discarded:
         paths: The paths that were changed, and are no longer.
         entries: (inode number of the directory, name) of every entry that is another one now.
         inos: Inode numbers that are gone, or have other content now.
-        num_changes: How many files were written, removed or renamed, and directories renamed; at least one for
-            anything. Of the directories above them none counts.
+        num_changes: How many names of files lead elsewhere than in the lower tree, and how many directories were
+            renamed; at least one for anything. Of the directories above them none counts.
     """
 
     paths: list[str] = field(default_factory=list)
@@ -161,9 +161,10 @@ class _Dropping:
         }
         count = len(renamed)
         for directory, name, entry in self._entries:
-            if not isinstance(entry, DirNode):
-                left = None if directory.lower_path is None else join(directory.lower_path, name)
-                count += isinstance(entry, FileNode) or left not in renamed
+            if isinstance(entry, FileNode):
+                count += not _is_lower(directory, name, entry)
+            elif not isinstance(entry, DirNode):
+                count += _place(directory, name) not in renamed
         return max(count, min(len(self._entries), 1))
 
 
@@ -172,6 +173,16 @@ def _is_in_place(node: Node) -> bool:
         return node.is_natural
     parent = node.parent
     return parent is not None and parent.lower_path is not None and node.origin == join(parent.lower_path, node.name)
+
+
+def _place(directory: DirNode, name: str) -> str | None:
+    """Returns where the lower tree would have a name; None if its directory is a new one."""
+    return None if directory.lower_path is None else join(directory.lower_path, name)
+
+
+def _is_lower(directory: DirNode, name: str, file: FileNode) -> bool:
+    """Tells whether a name leads to the file that the lower tree has there."""
+    return file.flags & (FROM_LOWER | LOST) == FROM_LOWER and file.origin == _place(directory, name)
 
 
 def has_changes(core: TreeCore) -> bool:
@@ -190,13 +201,7 @@ def count_changes(core: TreeCore, limit: int) -> int:
                     waiting.append(entry)
                     count += not entry.is_natural
                 else:
-                    place = None if directory.lower_path is None else join(directory.lower_path, name)
-                    is_lower = (
-                        isinstance(entry, FileNode)
-                        and entry.flags & (FROM_LOWER | LOST) == FROM_LOWER
-                        and entry.origin == place
-                    )
-                    count += not is_lower
+                    count += not (isinstance(entry, FileNode) and _is_lower(directory, name, entry))
                 if count >= limit:
                     return limit
     return count

@@ -29,7 +29,7 @@ class LeftTree:
         directory: Its state directory.
         info: What it belongs to; `?` where nothing tells.
         is_in_use: Whether a living process has it open.
-        num_changes: How many names differ from the base; None where nothing tells.
+        num_changes: How many changes `discard` would count; 0 for modes, owners and times; None where nothing tells.
         is_pending: Whether it is not known what became of a commit of it.
         problem: Why it cannot be opened; None if it can, as far as its rows tell.
         aside_files: How many files of unknown names are kept in it.
@@ -157,12 +157,34 @@ def _rows(directory: Path) -> Rows:
 
 
 def _count_changes(rows: Rows) -> int:
-    """Counts the names that lead elsewhere than in the base, as `discard.count_changes` does of an open tree."""
-    count = sum(len(names) for names in rows.links.values())
+    """Counts the changes in a tree as `discard` does; what differs only in modes, owners or times counts as none."""
+    paths = _lower_paths(rows)
+    renamed, count, num_made = set(), 0, 0
     for row in rows.nodes.values():
-        parent = rows.nodes.get(row[1])
-        if row[1] == 0 or parent is None:
+        if row[0] not in paths:
             continue  # the root
-        above, lower = parent[13], row[13]
-        count += lower is None or above is None or lower != join(above, row[2])
-    return count
+        is_dir, lower = row[3], row[13]
+        is_in_place = lower is not None and lower == paths[row[0]]
+        if not is_dir:
+            count += not is_in_place
+        elif lower is None:
+            num_made += 1
+        elif not is_in_place:
+            renamed.add(lower)
+    count += len(renamed)
+    for directory, names in rows.links.items():
+        above = rows.nodes.get(directory)
+        lower = None if above is None else above[13]
+        for name, link in names.items():
+            count += bool(link) or lower is None or join(lower, name) not in renamed
+    return max(count, min(num_made, 1))
+
+
+def _lower_paths(rows: Rows) -> dict[int, str | None]:
+    """Returns where the base would have each node, by its id; None where its directory is a new one."""
+    above = {row[0]: rows.nodes.get(row[1]) for row in rows.nodes.values() if row[1]}
+    return {
+        number: None if parent[13] is None else join(parent[13], rows.nodes[number][2])
+        for number, parent in above.items()
+        if parent is not None
+    }

@@ -6,6 +6,7 @@ from icefs.engine.writing import WritableRepository
 from icefs.errors import InvalidInputError, ObjectNotFoundError, SessionStateError
 from icefs.storage.memory import MemoryStorage
 from icefs.vfs.lower import TreeLower
+from icefs.worktree.left import look_at
 from icefs.worktree.namespace import RENAME_EXCHANGE
 from icefs.worktree.staging import staged_now
 from tests.support.staging_bench import Bench, array, group
@@ -425,4 +426,28 @@ def test_discard_counts_chunks_and_nodes_and_no_directories(bench):
     assert bench.work.discard("").num_changes == 2
     bench.mkdir("empty/inner")
     assert bench.work.discard("empty").num_changes == 1
+    assert bench.tree() == FILES
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda bench: None,
+        lambda bench: bench.write("g/a/c/0/0", b"changed"),
+        lambda bench: bench.write_all({"n/zarr.json": array((4,), (2,)), "n/c/0": b"1", "n/c/1": b"2"}),
+        lambda bench: bench.remove("g/a/c/1/1"),
+        lambda bench: bench.rename("v", "w"),
+        lambda bench: (bench.rename("v", "w"), bench.write("w/0/0", b"changed")),
+        lambda bench: (bench.rename("v", "w"), bench.mkdir("v")),
+        lambda bench: bench.rename("g/a/c/0/0", "g/a/c/1/1"),
+        lambda bench: bench.link("g/a/c/0/0", "g/other"),
+        lambda bench: bench.mkdir("empty/inner"),
+    ],
+)
+def test_a_tree_that_nobody_has_open_has_as_many_changes_as_discard_drops(bench, change, tmp_path):
+    change(bench)
+    bench.work.close()
+    told = look_at(tmp_path / "tree").num_changes
+    bench.open()
+    assert bench.work.discard("").num_changes == told
     assert bench.tree() == FILES
