@@ -99,17 +99,18 @@ def _tell(facts: Mapping[str, str], text: str, *, as_json: bool) -> None:
 @branch.command("create")
 @click.argument("name")
 @click.argument("ref", required=False)
+@click.option("--force", is_flag=True, help="Also where a tag has the name, which then means the branch.")
 @_repo_option
 @json_option
-def create_branch(name: str, ref: str | None, repo: str | None, as_json: bool) -> None:
+def create_branch(name: str, ref: str | None, force: bool, repo: str | None, as_json: bool) -> None:
     """Create the branch NAME at REF: a snapshot id, branch or tag.
 
     REF defaults to the snapshot of the mounted tree, and outside of a mount to the branch main.
     """
     with _changing(repo) as (repository, source):
         snapshot_id = _resolve(repository, source, ref)
-        if name in repository.refs().tags:
-            raise _taken(name, "tag", "branch")
+        if name in repository.refs().tags and not force:
+            raise _taken(name, "tag", "branch", "choose another name, or use --force if the name is to mean the branch")
         repository.create_branch(name, snapshot_id)
     _tell(_facts(name, snapshot_id), f"created branch {quoted(name)} at {snapshot_id}", as_json=as_json)
 
@@ -123,7 +124,8 @@ def delete_branch(name: str, repo: str | None, as_json: bool) -> None:
     with _changing(repo) as (repository, _):
         snapshot_id = repository.lookup_branch(name)
         repository.delete_branch(name)
-    undo = command("branch create", name, str(snapshot_id), repo=_again(repo))
+        create = "branch create --force" if name in repository.refs().tags else "branch create"
+    undo = command(create, name, str(snapshot_id), repo=_again(repo))
     text = f"deleted branch {quoted(name)}, which was at {snapshot_id}; '{undo}' brings it back"
     _tell(_facts(name, snapshot_id), text, as_json=as_json)
 
@@ -160,7 +162,7 @@ def create_tag(name: str, ref: str | None, repo: str | None, as_json: bool) -> N
     with _changing(repo) as (repository, source):
         snapshot_id = _resolve(repository, source, ref)
         if name in repository.refs().branches:
-            raise _taken(name, "branch", "tag")
+            raise _taken(name, "branch", "tag", "choose another name")
         repository.create_tag(name, snapshot_id)
     _tell(_facts(name, snapshot_id), f"created tag {quoted(name)} at {snapshot_id}", as_json=as_json)
 
@@ -180,11 +182,11 @@ def delete_tag(name: str, repo: str | None, as_json: bool) -> None:
     _tell(_facts(name, snapshot_id), text, as_json=as_json)
 
 
-def _taken(name: str, by: str, kind: str) -> AlreadyExistsError:
+def _taken(name: str, by: str, kind: str, hint: str) -> AlreadyExistsError:
     """Makes the error for a second ref of one name: where a name means both, commands take the branch."""
     return AlreadyExistsError(
-        f"there is a {by} {quoted(name)}: no command could name a {kind} of the same name beside it",
-        hint="choose another name",
+        f"there is a {by} {quoted(name)}: where a {kind} has the same name, no command can name the tag",
+        hint=hint,
         name=name,
     )
 
