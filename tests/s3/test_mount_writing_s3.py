@@ -3,6 +3,8 @@
 import os
 import signal
 import subprocess
+import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +15,7 @@ import numpy as np
 import pytest
 import zarr
 
+import icefs
 from icefs.clock import system_clock
 from icefs.engine.fsck import fsck
 from icefs.engine.writing import WritableRepository
@@ -134,3 +137,56 @@ def test_chunks_that_were_collected_before_the_commit_are_stored_again(
     assert len(chunk_objects(s3_storage)) == 60
     assert fsck(s3_storage).status == "clean"
     np.testing.assert_array_equal(official(s3_server, s3_prefix), DATA)
+
+
+def collecting(place: str, done: threading.Event, collected: list[int]) -> None:
+    """Deletes what nothing refers to, again and again, as far as the moment; keeps what each run returned."""
+    program = str(Path(sys.executable).with_name("icefs"))
+    while not done.is_set():
+        command = [program, "gc", place, "--older-than", "0s", "--force"]
+        collected.append(subprocess.run(command, check=False, capture_output=True, timeout=60).returncode)
+
+
+def commit(mount: Mount, message: str) -> None:
+    """Commits; what a collection has taken is refused, and stored again for the next attempt."""
+    for attempt in range(20):
+        try:
+            (mount.path / ".icefs/commit").write_text(message)
+        except OSError:
+            assert attempt < 19
+            time.sleep(0.05)
+        else:
+            return
+
+
+def test_commits_of_a_mount_whose_uploads_a_collection_takes_read_back_whole(
+    place: str, s3_storage: S3Storage, tmp_path: Path
+) -> None:
+    done, collected = threading.Event(), []
+    thread = threading.Thread(target=collecting, args=(place, done, collected))
+    expected: dict[str, np.ndarray] = {}
+    options = {"branch": "main", "state_dir": str(tmp_path / "state"), "pack_size": 1 << 17, "upload_after_s": 0.05}
+    with mounted(place, **options, may_complain=True) as mount:
+        thread.start()
+        try:
+            end = time.monotonic() + 5
+            while time.monotonic() < end:
+                name, values = f"a{len(expected)}", DATA[:, :2560] + len(expected)
+                group = zarr.open_group(str(mount.path), mode="a")
+                array = group.create_array(
+                    name, shape=values.shape, chunks=CHUNKS, dtype="f8", compressors=None, filters=None
+                )
+                array[:] = values
+                time.sleep(0.2)  # uploads are under way
+                commit(mount, name)
+                expected[name] = values
+        finally:
+            done.set()
+            thread.join()
+    assert len(expected) > 1
+    assert set(collected) == {0}
+    group = zarr.open_group(icefs.Repository.open(s3_storage).readonly_session("main").store, mode="r")
+    assert sorted(group.array_keys()) == sorted(expected)
+    for name, values in expected.items():
+        np.testing.assert_array_equal(group[name][:], values)
+    assert fsck(s3_storage).status == "clean"
