@@ -374,10 +374,11 @@ def _is_removed(directory: int) -> bool:
 def _make_outside(path: str, made: list[str]) -> None:
     """Makes the repository's own directory and those above it."""
     try:
-        os.mkdir(path)
-    except FileNotFoundError:
-        _make_outside(os.path.dirname(path), made)
-        os.mkdir(path)
+        try:
+            os.mkdir(path)
+        except FileNotFoundError:
+            _make_outside(os.path.dirname(path), made)
+            os.mkdir(path)
     except FileExistsError:
-        return
+        return  # perhaps made by another writer a moment ago
     made.append(path)

@@ -2,6 +2,7 @@
 
 import importlib.util
 import inspect
+import logging
 import pickle
 import re
 import traceback
@@ -219,14 +220,16 @@ def test_deprecated_ways_say_so(tmp_path: Path):
 
 
 @pytest.mark.parametrize("directive", ["icechunk:debug", "false", "0", "nonsense["])
-def test_a_filter_of_messages_never_ends_a_program(directive: str, monkeypatch: pytest.MonkeyPatch):
+def test_a_filter_of_messages_never_ends_a_program(
+    directive: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    caplog.set_level(logging.getLogger("icefs").level, "icefs")  # and back at the end
     icechunk.set_logs_filter(directive)
     with pytest.warns(UserWarning, match="is no level of messages"):
         icefs.set_logs_filter(directive)
     monkeypatch.setenv("ICECHUNK_LOG", directive)
     with pytest.warns(UserWarning, match="ICECHUNK_LOG"):
         icefs.initialize_logs()
-    icefs.set_logs_filter("warn")
     icechunk.set_logs_filter("warn")
 
 

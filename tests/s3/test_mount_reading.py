@@ -93,7 +93,7 @@ def test_warmup(place, proxy, tmp_path):
         assert told["fetched_bytes"] == (COUNT - 1) * CHUNK
         code, out, _ = warm(tree / "a")
         assert code == 0
-        assert "0 bytes of them were fetched" in out
+        assert "0 bytes of that fetched now" in out
         code, _, err = warm(mount.path)
         assert code == 2
         assert "branches/main" in err
