@@ -89,7 +89,7 @@ def top(path: str, interval: float, once: bool, as_json: bool) -> None:
 
 
 def _look(mounted: Mounted, before: Sample | None = None) -> Sample:
-    """Looks at a mount; the requests of this very looking are told apart, else an idle mount would look busy."""
+    """Looks at a mount; its own requests are not shown, or an idle mount would look busy."""
     stats = mounted.ask("stats")
     since = 0.0 if before is None else before.stats["uptime_s"]
     answer = mounted.ask("accesses", limit=_ACCESSES, control=False, since=since, until=stats["uptime_s"])

@@ -107,7 +107,7 @@ def content_length(headers: Headers, status: int = 0) -> int:
 
 
 def range_size(headers: Headers, start: int, end: int | None, *, name: str) -> tuple[int, int | None]:
-    """Returns the end of the range in an answer of status 206, and the size of the object, if it is told.
+    """Returns the end of the range in an answer of status 206, and the size of the object, if the answer gives it.
 
     Args:
         headers: The answer's.

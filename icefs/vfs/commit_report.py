@@ -1,4 +1,4 @@
-"""What is told of a commit: why there is none, what it took, and what it left out."""
+"""What a commit reports: why there is none, what it took, and what it left out."""
 
 from collections.abc import Sequence
 from typing import Any, Final
@@ -118,4 +118,4 @@ def _has(reader: KeyReader, path: str) -> bool:
     try:
         return reader.find(path) is not None if is_zarr_key(path) else not reader.is_empty(path)
     except (FormatError, StorageError):
-        return False  # the commit is made, and does not fail over what is told of it
+        return False  # the commit is made, and does not fail over its report

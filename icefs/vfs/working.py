@@ -445,7 +445,7 @@ class WorkingTree(WorkingBase):
 
         def check(work: WorkTree) -> None:
             where = work.where_of(number)
-            # An empty one waits for whoever has just cut it; a commit says if nothing came.
+            # An empty one waits for its writer, which has just cut it; a commit says if nothing came.
             if work.getattr_handle(number).size:
                 self._check_metadata(work, where, work.path_of(where))
 

@@ -311,7 +311,7 @@ class StateLock:
                 os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
 
     def _check_there(self, path: Path) -> None:
-        """Raises FileNotFoundError if the directory was removed by whoever had the lock before."""
+        """Raises FileNotFoundError if the former holder of the lock removed the directory."""
         if not os.path.samestat(os.fstat(self._fd), os.stat(path)):
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
 
