@@ -14,6 +14,7 @@ def run_as(uid: int, gid: int, work: Callable[[], object]) -> str:
             os.setresgid(gid, gid, gid)
             os.setresuid(uid, uid, uid)
             os.umask(0o022)
+            os.chdir("/")  # the directory of the tests may be closed to other users
             try:
                 answer = str(work())
             except OSError as error:
