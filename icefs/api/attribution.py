@@ -54,7 +54,7 @@ def attributed(storage: Storage, attribution: Attribution | None) -> Storage:
         return storage
     # Lazy: loading urllib3 takes longer than opening a local repository.
     from icefs.storage.http import HttpStorage
-    from icefs.storage.s3 import S3Storage
+    from icefs.storage.s3.store import S3Storage
 
     if isinstance(storage, S3Storage):
         return S3Storage(storage.bucket, storage.prefix, replace(storage.options, user_agent=agent))

@@ -1,13 +1,6 @@
 """Configuration under its official names."""
 
-from icefs.format.config import (
-    CachingConfig,
-    CompressionAlgorithm,
-    CompressionConfig,
-    RepositoryConfig,
-    RepoUpdateRetryConfig,
-)
-from icefs.format.config_manifest import (
+from icefs.format.config.manifest import (
     ManifestConfig,
     ManifestPreloadCondition,
     ManifestPreloadConfig,
@@ -16,7 +9,14 @@ from icefs.format.config_manifest import (
     ManifestSplittingConfig,
     ManifestVirtualChunkLocationCompressionConfig,
 )
-from icefs.format.config_storage import ObjectStoreConfig, VirtualChunkContainer
+from icefs.format.config.storage import ObjectStoreConfig, VirtualChunkContainer
+from icefs.format.config.values import (
+    CachingConfig,
+    CompressionAlgorithm,
+    CompressionConfig,
+    RepositoryConfig,
+    RepoUpdateRetryConfig,
+)
 
 __all__ = [
     "CachingConfig",

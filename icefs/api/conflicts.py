@@ -1,6 +1,6 @@
 """Conflicts and who settles them, under their official names."""
 
-from icefs.engine.conflicts import (
+from icefs.engine.write.conflicts import (
     BasicConflictSolver,
     Conflict,
     ConflictDetector,

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, ClassVar
 
-from icefs.engine.virtual import Authorizations, ContainerCredentials
+from icefs.engine.read.virtual import Authorizations, ContainerCredentials
 from icefs.errors import InvalidInputError
-from icefs.storage.s3_options import S3Credentials as StorageCredentials
+from icefs.storage.s3.options import S3Credentials as StorageCredentials
 
 __all__ = [
     "AnyCredential",

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from html import escape
 from typing import Final
 
-from icefs.engine.graph import Mark, Row
+from icefs.engine.history.graph import Mark, Row
 from icefs.format.ids import SnapshotId
 
 _COLOURS: Final = ("#3a7d44", "#1f6fb2", "#9b4f96", "#008b8b", "#b22222", "#b8860b")

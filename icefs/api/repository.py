@@ -14,11 +14,11 @@ from icefs.api.notebook import as_html
 from icefs.api.session import Session
 from icefs.api.upkeep import Upkeep
 from icefs.api.values import Diff, FeatureFlag, ManifestFileInfo, RepoStatus, SnapshotInfo, SpecVersion, Update
-from icefs.engine.graph import graph_rows
-from icefs.engine.pickling import RepositoryState, repository_state, restore_repository
-from icefs.engine.writing import WritableRepository
+from icefs.engine.history.graph import graph_rows
+from icefs.engine.write.pickling import RepositoryState, repository_state, restore_repository
+from icefs.engine.write.repository import WritableRepository
 from icefs.errors import InvalidInputError
-from icefs.format.config import RepositoryConfig
+from icefs.format.config.values import RepositoryConfig
 from icefs.format.ids import ManifestId, SnapshotId
 from icefs.storage.base import Storage
 

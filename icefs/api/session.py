@@ -8,12 +8,12 @@ from icefs.api.aio import DualIterator, asynchronous
 from icefs.api.conflicts import ConflictSolver
 from icefs.api.notebook import as_html
 from icefs.api.values import ChunkType, Diff, SessionMode
-from icefs.engine import forks, reindex
-from icefs.engine.pickling import is_same_view, restore_session, session_state
-from icefs.engine.session import Session as EngineSession
-from icefs.engine.writable import WritableSession
+from icefs.engine.read.session import Session as EngineSession
+from icefs.engine.write import forks, reindex
+from icefs.engine.write.pickling import is_same_view, restore_session, session_state
+from icefs.engine.write.session import WritableSession
 from icefs.errors import InvalidInputError, ReadOnlyError, SessionStateError
-from icefs.format.config import RepositoryConfig
+from icefs.format.config.values import RepositoryConfig
 
 if TYPE_CHECKING:
     from icefs.api.store import IcechunkStore

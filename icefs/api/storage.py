@@ -11,7 +11,7 @@ from typing import Any
 
 from icefs.api.credentials import Anonymous, S3StaticCredentials, s3_credentials, storage_credentials
 from icefs.errors import UnsupportedError
-from icefs.format.config_storage import (
+from icefs.format.config.storage import (
     AzureStore,
     ChecksumAlgorithm,
     GcsStore,
@@ -26,9 +26,9 @@ from icefs.format.config_storage import (
     StorageTimeoutSettings,
 )
 from icefs.storage.base import Storage
-from icefs.storage.local import LocalStorage
+from icefs.storage.local.store import LocalStorage
 from icefs.storage.memory import MemoryStorage
-from icefs.storage.s3_options import S3Options as StoreOptions
+from icefs.storage.s3.options import S3Options as StoreOptions
 
 type AnyObjectStoreConfig = AzureStore | GcsStore | HttpStore | LocalFileSystemStore | S3CompatibleStore | S3Store
 
@@ -138,7 +138,7 @@ def s3_storage(
         ValueError: more than one source of keys is given.
         UnsupportedError: an argument is given that is not supported.
     """
-    from icefs.storage.s3 import S3Storage  # lazy: loading urllib3 takes longer than opening a local repository
+    from icefs.storage.s3.store import S3Storage  # lazy: loading urllib3 takes longer than opening a local repository
 
     _refuse(
         "s3_storage",

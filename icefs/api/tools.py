@@ -10,7 +10,7 @@ from typing import Final, Never
 
 import icefs
 from icefs.api.repository import Repository
-from icefs.engine.migrate import upgrade
+from icefs.engine.upkeep.migrate import upgrade
 
 __all__ = [
     "initialize_logs",

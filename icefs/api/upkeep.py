@@ -7,10 +7,10 @@ from typing import Any, Literal
 
 from icefs.api.aio import asynchronous
 from icefs.clock import to_micros
-from icefs.engine.expiration import ExpirationRequest
-from icefs.engine.garbage import GarbageSummary as GCSummary
-from icefs.engine.storage_stats import history_stats
-from icefs.engine.writing import WritableRepository
+from icefs.engine.upkeep.expiration import ExpirationRequest
+from icefs.engine.upkeep.garbage import GarbageSummary as GCSummary
+from icefs.engine.upkeep.storage_stats import history_stats
+from icefs.engine.write.repository import WritableRepository
 from icefs.errors import InvalidInputError
 
 __all__ = ["ChunkStorageStats", "CommitMethod", "GCSummary"]

@@ -14,7 +14,7 @@ from icefs.cli.read import ref_option
 from icefs.cli.repos import DEFAULT_BRANCH, Source, locate, open_repository
 from icefs.cli.steps import steps
 from icefs.clock import to_datetime
-from icefs.engine.lineage import Lineages
+from icefs.engine.history.lineage import Lineages
 from icefs.errors import InvalidInputError, NodeNotFoundError
 from icefs.format.chunk_indices import ChunkIndices
 from icefs.words import node_key, plural, quoted, visible

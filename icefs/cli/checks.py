@@ -19,16 +19,16 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from icefs.cli.options import human_bytes
+from icefs.daemon import mountpoints
+from icefs.daemon.options import default_state_dir
 from icefs.errors import AccessDeniedError, IcefsError, ObjectNotFoundError, UnreachableError
-from icefs.fuse import mountpoints
-from icefs.fuse.options import default_state_dir
 from icefs.storage.base import Storage
-from icefs.storage.disk_cache import default_cache_dir
+from icefs.storage.cache.disk import default_cache_dir
 from icefs.storage.proxies import proxy_of
 from icefs.storage.url import open_storage, parse_location, redact
 from icefs.words import command, plural, quoted
-from icefs.worktree.damage import LOST_NAME
-from icefs.worktree.left import LeftTree, damaged_files, left_trees
+from icefs.worktree.spool.damage import LOST_NAME
+from icefs.worktree.spool.left import LeftTree, damaged_files, left_trees
 
 OK, WARNING, PROBLEM = "ok", "warning", "problem"
 
@@ -367,7 +367,7 @@ def _endpoint_of(options: object) -> str:
 
 def _check_conditions(storage: Storage) -> Iterator[Finding]:
     """Tries whether the store keeps the conditions of writes, without which commits are lost."""
-    from icefs.engine.store_probe import ignored_conditions
+    from icefs.engine.write.store_probe import ignored_conditions
 
     check = "conditional writes"
     try:

@@ -12,8 +12,8 @@ from icefs.cli.mounts import CONTROL, Mounted, check_branch, require_branch, req
 from icefs.cli.options import json_option, print_json, say
 from icefs.cli.progress import CommitProgress
 from icefs.errors import ConflictError, InvalidInputError, RebaseFailedError
-from icefs.vfs.status_text import dropped_text, status_lines, to_text
-from icefs.vfs.way_out import WayOut
+from icefs.vfs.control.advice import WayOut
+from icefs.vfs.control.status_text import dropped_text, status_lines, to_text
 from icefs.words import node_name, plural, quoted, some
 
 _WAYS = ("ours", "theirs", "fail")

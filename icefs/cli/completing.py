@@ -10,8 +10,8 @@ from typing import Any, Final
 import click
 from click.shell_completion import CompletionItem, get_completion_class
 
+from icefs.daemon.mountpoints import FILESYSTEM_TYPE, mount_table
 from icefs.errors import IcefsError
-from icefs.fuse.mountpoints import FILESYSTEM_TYPE, mount_table
 from icefs.words import quoted
 
 VARIABLE: Final = "_ICEFS_COMPLETE"

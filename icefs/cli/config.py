@@ -9,11 +9,11 @@ import click
 
 from icefs.cli.options import Group, json_option, print_json, say
 from icefs.cli.repos import locate, open_writable
-from icefs.engine.writing import WritableRepository
+from icefs.engine.write.repository import WritableRepository
 from icefs.errors import FormatError, InvalidInputError
-from icefs.format.config import RepositoryConfig
-from icefs.format.config_codec import encode_config, parse_config
-from icefs.format.flexbuffer import decode_flexbuffer, encode_flexbuffer
+from icefs.format.config.codec import encode_config, parse_config
+from icefs.format.config.values import RepositoryConfig
+from icefs.format.flat.flexbuffer import decode_flexbuffer, encode_flexbuffer
 from icefs.storage.url import redact
 from icefs.words import quoted, visible_json
 

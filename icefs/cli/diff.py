@@ -9,11 +9,11 @@ import click
 from icefs.cli.mounts import check_tree, require_mount
 from icefs.cli.options import json_option, print_json, print_painted, say
 from icefs.errors import InvalidInputError
-from icefs.vfs.status_text import SHOWN, diff_lines
+from icefs.vfs.control.status_text import SHOWN, diff_lines
 from icefs.words import node_key, node_name, plural, quoted
 
 if TYPE_CHECKING:
-    from icefs.engine.diff import Diff
+    from icefs.engine.history.diff import Diff
 
 _ALL = 1 << 62
 
@@ -66,7 +66,7 @@ def _show_uncommitted(path: str, *, with_chunks: bool, with_map: bool, as_json: 
 
 def _show_between(repo: str | None, old: str, new: str, *, with_chunks: bool, with_map: bool, as_json: bool) -> None:
     from icefs.cli.repos import locate, open_repository  # the engine, which a diff of a mount does without
-    from icefs.engine.diff import Diff
+    from icefs.engine.history.diff import Diff
 
     repository = open_repository(locate(repo).location)
     old_id, new_id = repository.resolve_ref(old), repository.resolve_ref(new)

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from icefs.cli.chunk_map import draw, scale
-from icefs.engine.chunks import ArrayChunks
-from icefs.engine.diff import Diff
-from icefs.engine.session import Session
+from icefs.engine.history.diff import Diff
+from icefs.engine.read.chunks import ArrayChunks
+from icefs.engine.read.session import Session
 from icefs.errors import IcefsError
 from icefs.format.chunk_indices import ChunkIndices
 from icefs.format.zarr_json import parse_zarr_json

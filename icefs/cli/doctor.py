@@ -14,7 +14,7 @@ from icefs.cli.mounts import Mounted, find_mount, raised
 from icefs.cli.options import has_colours, json_option, print_json
 from icefs.cli.repos import locate
 from icefs.errors import EntryNotFoundError, StaleError
-from icefs.vfs.status_text import damage_lines
+from icefs.vfs.control.status_text import damage_lines
 from icefs.words import command, plural, quoted, visible
 
 _COLOURS = {OK: "green", WARNING: "yellow", PROBLEM: "red"}

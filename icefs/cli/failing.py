@@ -22,7 +22,7 @@ def error_line(exc: Exception, exit_code: int, message: str, hint: str | None) -
     facts: dict[str, Any] = {"kind": _kind(exc), "message": message, "hint": hint, "exit_code": exit_code}
     facts["type"] = type(exc).__name__
     if isinstance(exc, IcefsError):
-        from icefs.vfs.rpc import error_facts  # the engine, which only such an error needs
+        from icefs.vfs.control.rpc import error_facts  # the engine, which only such an error needs
 
         told = error_facts(exc)
         facts |= {key: value for key, value in told.items() if key not in facts and key != "error"}

@@ -7,9 +7,9 @@ import click
 
 from icefs.cli.options import human_time
 from icefs.clock import to_datetime
-from icefs.engine.graph import Row, graph_rows
+from icefs.engine.history.graph import Row, graph_rows
 from icefs.engine.repository import Repository
-from icefs.format.repo_info import SnapshotInfo
+from icefs.format.repo.info import SnapshotInfo
 from icefs.words import visible
 
 if TYPE_CHECKING:

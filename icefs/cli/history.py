@@ -13,11 +13,11 @@ from icefs.cli.options import human_time, iso, json_option, print_json
 from icefs.cli.repos import DEFAULT_BRANCH, locate, open_repository
 from icefs.cli.steps import steps
 from icefs.clock import to_datetime
-from icefs.engine.refs import Refs
+from icefs.engine.read.refs import Refs
 from icefs.engine.repository import Repository
 from icefs.errors import NodeNotFoundError
 from icefs.format.ids import SnapshotId
-from icefs.format.repo_info import SnapshotInfo
+from icefs.format.repo.info import SnapshotInfo
 from icefs.words import quoted, visible, visible_json, visible_lines
 from icefs.zarr.keys import normalize_key
 
@@ -90,7 +90,7 @@ def _touching(
 ) -> Iterator[SnapshotInfo]:
     """Yields the commits that touched a node, or anything below it."""
     from icefs.cli.lineages import open_lineage_cache
-    from icefs.engine.lineage import Lineages
+    from icefs.engine.history.lineage import Lineages
 
     session = repository.session_at(snapshot_id)
     wanted = {node.id for node in session.list_nodes("/" + normalize_key(path.strip("/")))}

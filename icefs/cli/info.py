@@ -12,9 +12,9 @@ from icefs.cli.repos import locate, open_repository
 from icefs.clock import to_datetime
 from icefs.engine.repository import Repository
 from icefs.errors import InvalidInputError, NotFoundError, ObjectNotFoundError, UnsupportedError
-from icefs.format.config import RepositoryConfig
-from icefs.format.config_codec import encode_config
-from icefs.format.flexbuffer import decode_flexbuffer
+from icefs.format.config.codec import encode_config
+from icefs.format.config.values import RepositoryConfig
+from icefs.format.flat.flexbuffer import decode_flexbuffer
 from icefs.format.ids import ManifestId
 from icefs.format.layout import REPO_INFO, SNAPSHOTS
 from icefs.words import quoted

@@ -5,7 +5,7 @@ import contextlib
 import click
 
 from icefs.cli.options import json_option, print_json, say
-from icefs.engine.writing import WritableRepository
+from icefs.engine.write.repository import WritableRepository
 from icefs.storage.url import open_storage, redact
 from icefs.words import command, quoted
 

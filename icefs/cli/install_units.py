@@ -16,8 +16,8 @@ from icefs.cli.completing import completion_script
 from icefs.cli.manpages import all_pages
 from icefs.cli.options import json_option, print_json, say
 from icefs.cli.service_config import SYSTEM_DIRECTORY, user_directory
+from icefs.daemon.mountpoints import UPDATEDB, updatedb_reads_mounts
 from icefs.errors import AlreadyExistsError, EntryNotFoundError, InvalidInputError
-from icefs.fuse.mountpoints import UPDATEDB, updatedb_reads_mounts
 from icefs.private import who_may_change
 from icefs.words import plural, quoted
 

@@ -40,7 +40,7 @@ class Outcome:
 
     def discard_broken(self, *, wanted: bool) -> None:
         """Removes the working trees that cannot be opened, once their daemon has ended, if that is wanted."""
-        from icefs.worktree.state import remove_state  # not needed by most
+        from icefs.worktree.spool.state import remove_state  # not needed by most
 
         for name, directory in self.broken if wanted else ():
             remove_state(directory)
@@ -139,7 +139,7 @@ def _uncommitted(mount: Mounted, *, must_know: bool) -> list[dict[str, Any]]:
 def mount_command(place: Path, info: dict[str, Any]) -> str:
     """Returns the command line that makes a mount again as it is, and finds its working trees."""
     # Not needed by an unmounting that leaves nothing behind.
-    from icefs.fuse.options import default_log_file, default_state_dir
+    from icefs.daemon.options import default_log_file, default_state_dir
 
     given = info.get("options") or {}
     defaults = {

@@ -1,6 +1,6 @@
 """Where answers about histories are kept on this machine."""
 
-from icefs.engine.lineage_cache import LineageCache, default_cache_path
+from icefs.engine.history.lineage_cache import LineageCache, default_cache_path
 from icefs.engine.repository import Repository
 
 

@@ -22,13 +22,13 @@ from icefs.cli.options import (
     say,
 )
 from icefs.clock import to_micros
+from icefs.daemon.apart import why_not_writable
+from icefs.daemon.options import FUSE_LIBRARIES, LOG_FORMATS, LOG_LEVELS, MAX_ID, NATIVE, MountOptions
+from icefs.daemon.spawn import run, spawn
 from icefs.errors import IcefsError, InvalidInputError
-from icefs.fuse.apart import why_not_writable
-from icefs.fuse.daemon import run, spawn
-from icefs.fuse.options import FUSE_LIBRARIES, LOG_FORMATS, LOG_LEVELS, MAX_ID, NATIVE, MountOptions
 from icefs.storage.url import parse_location, redact
+from icefs.vfs.control.status_text import damage_texts
 from icefs.vfs.names import encode_ref
-from icefs.vfs.status_text import damage_texts
 from icefs.words import command, quoted
 
 

@@ -17,6 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from icefs import errors
+from icefs.daemon.conversation import Conversation
+from icefs.daemon.earlier import describe_open_files
+from icefs.daemon.mountpoints import FILESYSTEM_TYPE, MountEntry, mount_of, mount_table
 from icefs.errors import (
     EntryNotFoundError,
     FormatError,
@@ -28,9 +31,6 @@ from icefs.errors import (
     TreeInUseError,
     UntrustedMountError,
 )
-from icefs.fuse.conversation import Conversation
-from icefs.fuse.earlier import describe_open_files
-from icefs.fuse.mountpoints import FILESYSTEM_TYPE, MountEntry, mount_of, mount_table
 from icefs.words import command, quoted
 
 CONTROL = ".icefs"

@@ -8,8 +8,8 @@ import click
 
 from icefs.cli.options import Group, json_option, print_json, print_rows, say
 from icefs.cli.repos import DEFAULT_BRANCH, Source, locate, open_repository, open_writable
-from icefs.engine.refs import Refs
-from icefs.engine.writing import WritableRepository
+from icefs.engine.read.refs import Refs
+from icefs.engine.write.repository import WritableRepository
 from icefs.errors import AlreadyExistsError, IcefsError
 from icefs.format.ids import SnapshotId
 from icefs.storage.url import redact

@@ -10,12 +10,12 @@ import click
 from icefs.cli.locations import is_url, split_ref
 from icefs.cli.mounts import Mounted, absolute, find_mount
 from icefs.cli.options import say
+from icefs.engine.read.session import Session
 from icefs.engine.repository import Repository
-from icefs.engine.session import Session
-from icefs.engine.writing import WritableRepository
+from icefs.engine.write.repository import WritableRepository
 from icefs.errors import EntryNotFoundError, InvalidInputError
 from icefs.format.layout import REFS_V1, REPO_INFO
-from icefs.format.refs_v1 import branch_key
+from icefs.format.repo.refs_v1 import branch_key
 from icefs.storage.base import Storage
 from icefs.storage.url import open_storage
 

@@ -15,9 +15,9 @@ import click
 from icefs.cli.mounts import find_mount
 from icefs.cli.options import json_option, print_json, say
 from icefs.cli.service_config import find_config, load_config
+from icefs.daemon.mountpoints import FUSE_DEVICE, clear_dead_mounts
+from icefs.daemon.spawn import run
 from icefs.errors import EntryNotFoundError, InvalidInputError, SessionStateError, StaleError
-from icefs.fuse.daemon import run
-from icefs.fuse.mountpoints import FUSE_DEVICE, clear_dead_mounts
 from icefs.storage.url import redact
 from icefs.words import quoted, shell_word
 

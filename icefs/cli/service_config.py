@@ -22,8 +22,8 @@ from typing import Any, Final, NamedTuple
 import click
 
 from icefs.cli.mount import mount, mount_options
+from icefs.daemon.options import MountOptions
 from icefs.errors import EntryNotFoundError, InvalidInputError
-from icefs.fuse.options import MountOptions
 from icefs.private import who_may_change
 from icefs.words import command
 

@@ -13,14 +13,14 @@ import click
 from icefs.cli.committing import describe_commit, explaining, parse_metadata
 from icefs.cli.mounts import CONTROL, Mounted, parse_object
 from icefs.cli.options import Group, human_bytes, json_option, print_json, print_rows, say
+from icefs.daemon.mountpoints import mounted_at
+from icefs.daemon.options import default_state_dir
 from icefs.errors import EntryNotFoundError, IcefsError, InvalidInputError, SessionStateError
-from icefs.fuse.mountpoints import mounted_at
-from icefs.fuse.options import default_state_dir
 from icefs.vfs.names import encode_ref
 from icefs.words import command, plural, quoted, some, visible_lines
-from icefs.worktree.damage import LOST_NAME
-from icefs.worktree.left import LeftTree, left_trees, look_at
-from icefs.worktree.state import DATABASE_NAME, LOCK_NAME, SPOOL_NAME, is_in_use, remove_state
+from icefs.worktree.spool.damage import LOST_NAME
+from icefs.worktree.spool.left import LeftTree, left_trees, look_at
+from icefs.worktree.spool.state import DATABASE_NAME, LOCK_NAME, SPOOL_NAME, is_in_use, remove_state
 
 SERVICE_TREES = Path("/var/lib/icefs/trees")
 """Where the services of `icefs serve` keep their working trees (`StateDirectory` of the unit)."""
@@ -283,8 +283,8 @@ def commit_session(
     as_json: bool,
 ) -> None:
     """Commit what is in a working tree that is not mounted. What is not committed stays in it."""
-    from icefs.vfs.committing import CommitRequest  # the engine, which a list of sessions does not need
-    from icefs.vfs.headless import commit_left, list_left
+    from icefs.vfs.commit.committer import CommitRequest  # the engine, which a list of sessions does not need
+    from icefs.vfs.commit.headless import commit_left, list_left
 
     session = _find(identity, _given(state_dir))
     _require_free(session)
@@ -295,7 +295,7 @@ def commit_session(
         if as_json:
             print_json({"id": session.id, "branch": session.branch, "dry_run": True, **facts})
         else:
-            from icefs.vfs.status_text import status_lines, to_text
+            from icefs.vfs.control.status_text import status_lines, to_text
 
             click.echo(visible_lines(to_text(status_lines(status))), nl=False)
         return
@@ -370,7 +370,7 @@ def export_session(
     DIR is made, or empty. What was deleted is listed.
     """
     from icefs.cli.steps import steps
-    from icefs.vfs.headless import export_left
+    from icefs.vfs.commit.headless import export_left
 
     session = _find(identity, _given(state_dir))
     _require_free(session)

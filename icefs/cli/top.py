@@ -10,7 +10,7 @@ import click
 from icefs.cli.mounts import Mounted, require_mount
 from icefs.cli.options import human_bytes, json_option, print_json, say
 from icefs.cli.rates import Sample, rates
-from icefs.fuse.options import LOG_LEVELS
+from icefs.daemon.options import LOG_LEVELS
 from icefs.words import node_name, plural, quoted, visible
 
 if TYPE_CHECKING:

@@ -18,8 +18,8 @@ from icefs.cli.progress import PATIENCE_S
 from icefs.cli.read import ref_option
 from icefs.cli.repos import DEFAULT_BRANCH, Source, locate, open_repository, open_writable
 from icefs.cli.upkeep import dry_run_option
-from icefs.engine.key_times import KeyTimes
-from icefs.engine.lineage import Lineages
+from icefs.engine.history.key_times import KeyTimes
+from icefs.engine.history.lineage import Lineages
 from icefs.errors import InvalidInputError
 from icefs.transfer.exporting import ExportRequest, export_session
 from icefs.transfer.importing import ImportRequest, import_directory

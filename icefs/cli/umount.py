@@ -17,6 +17,7 @@ import click
 from icefs.cli.leaving import Outcome, end_changes
 from icefs.cli.mounts import CONTROL, DEAD, absolute, parse_object, require_trusted
 from icefs.cli.options import json_option, print_json, say
+from icefs.daemon.mountpoints import FILESYSTEM_TYPE, MountEntry, mount_table, mounted_at
 from icefs.errors import (
     EntryNotFoundError,
     FormatError,
@@ -25,7 +26,6 @@ from icefs.errors import (
     StaleError,
     UnsupportedError,
 )
-from icefs.fuse.mountpoints import FILESYSTEM_TYPE, MountEntry, mount_table, mounted_at
 from icefs.words import command, quoted, some
 
 _ASK_TIMEOUT_S = 5.0

@@ -23,11 +23,11 @@ from icefs.cli.options import (
 from icefs.cli.repos import DEFAULT_BRANCH, locate, open_repository, open_storage_of, open_writable
 from icefs.cli.steps import steps
 from icefs.clock import to_micros
-from icefs.engine.expiration import ExpirationRequest
-from icefs.engine.fsck import fsck as check
-from icefs.engine.fsck import repair as check_and_repair
-from icefs.engine.migrate import upgrade as upgrade_repository
-from icefs.engine.storage_stats import history_stats, snapshot_stats, stats_to_json
+from icefs.engine.upkeep.expiration import ExpirationRequest
+from icefs.engine.upkeep.fsck import fsck as check
+from icefs.engine.upkeep.fsck import repair as check_and_repair
+from icefs.engine.upkeep.migrate import upgrade as upgrade_repository
+from icefs.engine.upkeep.storage_stats import history_stats, snapshot_stats, stats_to_json
 from icefs.errors import InvalidInputError, NodeNotFoundError
 from icefs.words import node_name, plural, quoted
 

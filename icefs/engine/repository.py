@@ -7,15 +7,15 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from icefs.clock import to_datetime, to_micros
-from icefs.engine import inspect
-from icefs.engine.ancestry import snapshot_info_v1, walk_v1
-from icefs.engine.assets import AssetManager, snapshot_not_found
-from icefs.engine.changes import Changes, compare
-from icefs.engine.diff import Diff, bad_chain, build_diff, chain_between, fetch_logs
-from icefs.engine.refs import Refs, RefsV1, check_not_upgraded, is_repository_v1
-from icefs.engine.session import Session
-from icefs.engine.virtual import Authorizations, VirtualResolver
-from icefs.engine.virtual_endpoints import endpoints_of_config
+from icefs.engine.history.ancestry import snapshot_info_v1, walk_v1
+from icefs.engine.history.changes import Changes, compare
+from icefs.engine.history.diff import Diff, bad_chain, build_diff, chain_between, fetch_logs
+from icefs.engine.read.assets import AssetManager, snapshot_not_found
+from icefs.engine.read.refs import Refs, RefsV1, check_not_upgraded, is_repository_v1
+from icefs.engine.read.session import Session
+from icefs.engine.read.virtual import Authorizations, VirtualResolver
+from icefs.engine.read.virtual_endpoints import endpoints_of_config
+from icefs.engine.upkeep import inspect
 from icefs.errors import (
     InvalidInputError,
     ObjectNotFoundError,
@@ -24,14 +24,14 @@ from icefs.errors import (
     SnapshotNotFoundError,
     UnsupportedSpecVersionError,
 )
-from icefs.format.config import RepositoryConfig
-from icefs.format.config_codec import parse_config, parse_config_yaml
+from icefs.format.config.codec import parse_config, parse_config_yaml
+from icefs.format.config.values import RepositoryConfig
 from icefs.format.ids import ManifestId, SnapshotId
 from icefs.format.layout import CONFIG_V1, REPO_INFO
-from icefs.format.repo_info import RepoInfo, RepoStatus, SnapshotInfo, Update
-from icefs.format.snapshot import ManifestFileInfo
+from icefs.format.repo.info import RepoInfo, RepoStatus, SnapshotInfo, Update
+from icefs.format.snapshot.reader import ManifestFileInfo
 from icefs.storage.base import Storage
-from icefs.storage.disk_cache import DiskCache
+from icefs.storage.cache.disk import DiskCache
 from icefs.storage.metered import MeteredStorage
 from icefs.words import quoted, suggestion
 

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from icefs.format.chunk_indices import ChunkIndices, Int64Array, Uint32Array, increases
-from icefs.format.flatbuf import FlatBuffer, TableArray
+from icefs.format.flat.reader import FlatBuffer, TableArray
 from icefs.format.ids import NodeId
 
 MAX_DIMENSIONS = 128

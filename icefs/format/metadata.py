@@ -22,7 +22,7 @@ from typing import Any, Final
 import msgpack  # type: ignore[import-untyped]  # it ships no types
 
 from icefs.errors import FormatError, InvalidInputError
-from icefs.format.flexbuffer import MAX_DEPTH, decode_flexbuffer, encode_flexbuffer
+from icefs.format.flat.flexbuffer import MAX_DEPTH, decode_flexbuffer, encode_flexbuffer
 
 __all__ = [
     "MAX_DEPTH",

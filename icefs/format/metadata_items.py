@@ -12,8 +12,8 @@ import struct
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from icefs.format.flatbuf import FlatBuffer, Table, TableArray
-from icefs.format.flatbuf_writer import OFFSET, FlatBuilder
+from icefs.format.flat.reader import FlatBuffer, Table, TableArray
+from icefs.format.flat.writer import OFFSET, FlatBuilder
 from icefs.format.metadata import decode_value, encode_value
 
 type Items = tuple[tuple[str, bytes], ...]

@@ -21,14 +21,14 @@ import numpy as np
 import numpy.typing as npt
 
 from icefs.errors import InvalidInputError
-from icefs.format.bulk_layout import BodyPlan, TableShape, align_all, padded_sizes, put_offsets, put_vectors
 from icefs.format.chunk_indices import ChunkIndices, Int64Array
 from icefs.format.chunk_tables import IndexColumns, node_ids, parse_node_ids
-from icefs.format.columns import BuiltMapping, ByteColumn, place_rows
-from icefs.format.flatbuf import FlatBuffer, TableArray
+from icefs.format.flat.bulk import BodyPlan, TableShape, align_all, padded_sizes, put_offsets, put_vectors
+from icefs.format.flat.columns import BuiltMapping, ByteColumn, place_rows
+from icefs.format.flat.reader import FlatBuffer, TableArray
 from icefs.format.header import FileType, decode_file, encode_file
 from icefs.format.ids import NodeId, SnapshotId
-from icefs.format.nodes import NodeType, is_canonical_path
+from icefs.format.snapshot.nodes import NodeType, is_canonical_path
 
 type ByteArray = npt.NDArray[np.uint8]
 

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, NoReturn
 
 from icefs.errors import InvalidMetadataError
-from icefs.format.nodes import DimensionShape, NodeType
+from icefs.format.snapshot.nodes import DimensionShape, NodeType
 from icefs.words import plural
 
 _MAX_U64: Final = 2**64 - 1

@@ -7,9 +7,9 @@ library of that name and libfuse, for who trusts these more or wants to tell a f
 from collections.abc import Callable, Iterable
 from typing import Final, Protocol
 
+from icefs.daemon.options import NATIVE, PYFUSE3
 from icefs.errors import UnsupportedError
 from icefs.fuse.operations import Operations
-from icefs.fuse.options import NATIVE, PYFUSE3
 
 
 class Connection(Protocol):

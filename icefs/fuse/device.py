@@ -14,9 +14,9 @@ from array import array
 from collections.abc import Iterable
 from typing import Final, Self
 
+from icefs.daemon.mountpoints import refused
 from icefs.errors import StorageError, UnsupportedError
 from icefs.fuse import abi
-from icefs.fuse.mountpoints import refused
 
 MAX_WRITE_BYTES: Final = 1 << 20
 """The longest WRITE; what the kernel allows by default, also for READ."""

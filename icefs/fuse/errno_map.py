@@ -14,8 +14,8 @@ from typing import Any, Concatenate, Final, NamedTuple, Protocol
 import trio
 
 from icefs import errors
-from icefs.fuse.logs import branch_in
-from icefs.vfs.stats import Subject
+from icefs.daemon.logs import branch_in
+from icefs.vfs.observe.stats import Subject
 
 logger = logging.getLogger(__name__)
 

@@ -11,8 +11,8 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, NamedTuple
 
+from icefs.daemon.conversation import is_request
 from icefs.fuse import abi
-from icefs.fuse.conversation import is_request
 from icefs.fuse.entries import encode_attr, encode_entry
 from icefs.fuse.errno_map import FuseError
 from icefs.fuse.operations import MAX_NAME_BYTES, Opened, Operations

@@ -6,7 +6,7 @@
              of groups, the topmost last
 
 A file that has its length and its time is there already: a key's time changes whenever its content does (see
-`engine.key_times`). So an export that was interrupted goes on, and one of another version writes what differs.
+`engine.history.key_times`). So an export that was interrupted goes on, and one of another version writes what differs.
 
 INVARIANT: an array has its zarr.json only while all of its chunks are there: before the first chunk of an array that is
 there already is written or deleted, its zarr.json is taken away. So what an interrupted export leaves never opens as an
@@ -26,13 +26,13 @@ from typing import Final
 
 import numpy as np
 
-from icefs.engine.key_times import KeyTimes
-from icefs.engine.session import Session
+from icefs.engine.history.key_times import KeyTimes
+from icefs.engine.read.session import Session
 from icefs.errors import FormatError, IcefsError, InvalidInputError, NodeNotFoundError
-from icefs.format.manifest import ArrayRefs
-from icefs.format.nodes import NodeSnapshot
+from icefs.format.manifest.reader import ArrayRefs
+from icefs.format.snapshot.nodes import NodeSnapshot
 from icefs.format.zarr_json import chunk_key_encoding_of
-from icefs.storage.beneath import Beneath
+from icefs.storage.local.beneath import Beneath
 from icefs.transfer.disk_errors import disk_error
 from icefs.transfer.folding import check_names
 from icefs.transfer.marker import RESERVED, Marker, Target

@@ -16,13 +16,13 @@ from typing import Any, Final
 
 import numpy as np
 
-from icefs.engine.changes import compare_refs
-from icefs.engine.changeset import difference
-from icefs.engine.collected import Collections
-from icefs.engine.conflicts import ConflictDetector
-from icefs.engine.session import Session
-from icefs.engine.writable import WritableSession
-from icefs.engine.writing import WritableRepository
+from icefs.engine.history.changes import compare_refs
+from icefs.engine.read.session import Session
+from icefs.engine.write.changeset import difference
+from icefs.engine.write.collected import Collections
+from icefs.engine.write.conflicts import ConflictDetector
+from icefs.engine.write.repository import WritableRepository
+from icefs.engine.write.session import WritableSession
 from icefs.errors import (
     AlreadyExistsError,
     ChunksCollectedError,
@@ -32,15 +32,15 @@ from icefs.errors import (
 )
 from icefs.format.chunk_indices import pack_keys
 from icefs.format.ids import SnapshotId
-from icefs.format.manifest import ArrayRefs
-from icefs.format.nodes import NodeSnapshot, NodeType, is_canonical_path
+from icefs.format.manifest.reader import ArrayRefs
+from icefs.format.snapshot.nodes import NodeSnapshot, NodeType, is_canonical_path
 from icefs.format.zarr_json import parse_zarr_json
 from icefs.transfer.ledger import Ledger, ledger_path
 from icefs.transfer.scan import Scanned, scan_directory
 from icefs.transfer.storing import ArrayRows, ChunkStore, Progress, Transferred
 from icefs.words import plural
-from icefs.worktree.packing import DEFAULT_PACK_BYTES
-from icefs.worktree.staged import Invalid
+from icefs.worktree.stage.staged import Invalid
+from icefs.worktree.upload.packing import DEFAULT_PACK_BYTES
 
 _GROUP: Final = json.dumps({"attributes": {}, "zarr_format": 3, "node_type": "group"}, indent=2).encode()
 _SHOWN: Final = 3

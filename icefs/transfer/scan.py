@@ -19,14 +19,14 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from icefs.engine.writable import array_data
+from icefs.engine.write.session import array_data
 from icefs.errors import EntryNotFoundError, InvalidInputError, InvalidMetadataError, UnsupportedError
 from icefs.format.chunk_sizes import ChunkSizes, chunk_sizes
-from icefs.format.nodes import NodeType
+from icefs.format.snapshot.nodes import NodeType
 from icefs.format.zarr_json import parse_zarr_json
 from icefs.transfer.disk_errors import disk_error
-from icefs.worktree.staged import Invalid, metadata_reason, no_chunk_reason
-from icefs.worktree.unfit import unfit_reason
+from icefs.worktree.stage.staged import Invalid, metadata_reason, no_chunk_reason
+from icefs.worktree.stage.unfit import unfit_reason
 from icefs.zarr.keys import METADATA_NAME, V2_METADATA_NAMES, ChunkIndex, ChunkKeyLayout, is_zarr_key, lies_in_hidden
 
 type I64 = npt.NDArray[np.int64]

@@ -2,7 +2,7 @@
 
     stored by an earlier run      what the ledger says of it, if the store still has it
     up to the inline threshold    into the manifest
-    small                         into objects that they share (see `worktree.packing`)
+    small                         into objects that they share (see `worktree.upload.packing`)
     else                          an object of its own: locally a copy of the file, never a link to it
 
 Nothing here makes anything visible. A file that changes while it is read ends it.
@@ -20,18 +20,18 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from icefs.engine.workers import Workers
-from icefs.engine.writing import WritableRepository
+from icefs.engine.read.workers import Workers
+from icefs.engine.write.repository import WritableRepository
 from icefs.errors import IcefsError, ObjectNotFoundError, SessionStateError
 from icefs.format.chunk_indices import BoolArray, pack_keys
-from icefs.format.chunk_refs import ByteArray, ChunkKind
 from icefs.format.ids import ChunkId, NodeId
 from icefs.format.layout import chunk_key
-from icefs.format.manifest import ArrayRefs
+from icefs.format.manifest.reader import ArrayRefs
+from icefs.format.manifest.refs import ByteArray, ChunkKind
 from icefs.transfer.disk_errors import disk_error
 from icefs.transfer.ledger import KEPT_S, Ledger, Row
 from icefs.transfer.scan import I64, ArrayFiles
-from icefs.worktree.packing import packed_below, plan_packs
+from icefs.worktree.upload.packing import packed_below, plan_packs
 
 _MAX_THREADS: Final = 16
 _BATCH: Final = 64

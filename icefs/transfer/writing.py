@@ -17,7 +17,7 @@ from functools import partial
 from types import TracebackType
 from typing import Final, NamedTuple, Self
 
-from icefs.engine.session import Session
+from icefs.engine.read.session import Session
 from icefs.errors import (
     ChunkNotFoundError,
     FormatError,
@@ -28,11 +28,11 @@ from icefs.errors import (
     ObjectNotFoundError,
     UnauthorizedContainerError,
 )
-from icefs.format.chunk_refs import ChunkKind
 from icefs.format.ids import ChunkId
-from icefs.format.manifest import ArrayRefs, NativeRef
+from icefs.format.manifest.reader import ArrayRefs, NativeRef
+from icefs.format.manifest.refs import ChunkKind
 from icefs.format.zarr_json import document_of
-from icefs.storage.beneath import Beneath, Parent
+from icefs.storage.local.beneath import Beneath, Parent
 from icefs.transfer.disk_errors import disk_error
 from icefs.transfer.scan import I64
 from icefs.zarr.keys import METADATA_NAME, ChunkKeyLayout

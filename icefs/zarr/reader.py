@@ -12,12 +12,12 @@ from itertools import chain
 import numpy as np
 import numpy.typing as npt
 
-from icefs.engine.chunks import ArrayChunks
-from icefs.engine.edited_chunks import EditedChunks
-from icefs.engine.session import Session
+from icefs.engine.read.chunks import ArrayChunks
+from icefs.engine.read.session import Session
+from icefs.engine.write.edited_chunks import EditedChunks
 from icefs.errors import InvalidInputError, NodeNotFoundError
-from icefs.format.manifest import ChunkRef, InlineRef
-from icefs.format.snapshot import NodeSnapshot
+from icefs.format.manifest.reader import ChunkRef, InlineRef
+from icefs.format.snapshot.reader import NodeSnapshot
 from icefs.zarr.keys import (
     METADATA_NAME,
     V2_METADATA_NAMES,

@@ -19,12 +19,12 @@ import zarr.abc.store
 from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, SuffixByteRequest
 from zarr.core.buffer import Buffer, default_buffer_prototype
 
-from icefs.engine.pickling import is_same_view, restore_session, session_state
-from icefs.engine.session import Session
-from icefs.engine.writable import WritableSession
+from icefs.engine.read.session import Session
+from icefs.engine.write.pickling import is_same_view, restore_session, session_state
+from icefs.engine.write.session import WritableSession
 from icefs.errors import ReadOnlyError
-from icefs.format.manifest import InlineRef
-from icefs.format.snapshot import NodeSnapshot
+from icefs.format.manifest.reader import InlineRef
+from icefs.format.snapshot.reader import NodeSnapshot
 from icefs.zarr.keys import parse_metadata_key
 from icefs.zarr.reader import ByteRange, KeyReader
 from icefs.zarr.writer import KeyWriter, MetadataTarget

@@ -2,7 +2,7 @@
 
 A location is kept as it is given, but for its scheme, which becomes lower-case, and for `file:` URLs, whose path is
 normalised as the official writer does it: `.` and `..` are resolved, and what a URL cannot hold is percent-encoded. A
-location that does not name exactly one object as it stands is refused (see `engine.virtual`).
+location that does not name exactly one object as it stands is refused (see `engine.read.virtual`).
 Source: format notes §3, §6.
 """
 
@@ -17,11 +17,11 @@ import numpy as np
 import numpy.typing as npt
 
 from icefs.clock import to_micros
-from icefs.engine.virtual import Location
-from icefs.engine.writable import WritableSession
+from icefs.engine.read.virtual import Location
+from icefs.engine.write.session import WritableSession
 from icefs.errors import InvalidInputError
 from icefs.format.ids import NodeId
-from icefs.format.manifest import ArrayRefs, ChunkKind
+from icefs.format.manifest.reader import ArrayRefs, ChunkKind
 
 _URL: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(//.*)", re.DOTALL)
 _FILE: Final = re.compile(r"//(?:localhost)?(/[^?#]*)(.*)", re.DOTALL | re.IGNORECASE)

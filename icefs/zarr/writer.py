@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-from icefs.engine.writable import WritableSession
+from icefs.engine.write.session import WritableSession
 from icefs.errors import InvalidInputError, NodeNotFoundError, SessionStateError
 from icefs.zarr.keys import (
     V2_METADATA_NAMES,

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterable, Iterator
 
 import icefs
 from icefs.api import Repository
-from icefs.engine.session import Session
+from icefs.engine.read.session import Session
 from icefs.format.ids import SnapshotId
 from icefs.zarr.reader import KeyReader
 from tests.conformance.official import GeneratedRepo

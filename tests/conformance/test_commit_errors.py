@@ -8,9 +8,9 @@ from typing import Any
 import icechunk as ic
 import pytest
 
-from icefs.engine.writing import WritableRepository
+from icefs.engine.write.repository import WritableRepository
 from icefs.format.ids import SnapshotId
-from icefs.storage.local import LocalStorage
+from icefs.storage.local.store import LocalStorage
 from tests.conformance import official
 from tests.conformance.official import GROUP, array_json
 from tests.conformance.writers import Pair, RepoWriter, SessionWriter, outcome

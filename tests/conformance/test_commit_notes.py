@@ -7,7 +7,7 @@ import pytest
 import zarr
 
 import icefs
-from icefs.vfs.commit_notes import commit_notes
+from icefs.vfs.commit.notes import commit_notes
 from tests.conformance.official import GROUP
 
 ENCODINGS = {

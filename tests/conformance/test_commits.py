@@ -12,7 +12,7 @@ from pathlib import Path
 import icechunk as ic
 import pytest
 
-from icefs.format.config import RepositoryConfig
+from icefs.format.config.values import RepositoryConfig
 from tests.conformance import official
 from tests.conformance.official import GROUP, array_json
 from tests.conformance.writers import EngineRepo, OfficialRepo, Pair, RepoWriter, SessionWriter, Virtual, facts_of, rows
@@ -589,8 +589,8 @@ def test_locations_that_no_reader_can_decompress_stay_as_they_are(base, tmp_path
 @pytest.mark.parametrize("spec_version", [2, 1])
 @pytest.mark.parametrize("saved", [False, True], ids=["default", "with config"])
 def test_what_we_create_is_what_they_create(tmp_path, spec_version, saved):
-    from icefs.engine.writing import WritableRepository
-    from icefs.storage.local import LocalStorage
+    from icefs.engine.write.repository import WritableRepository
+    from icefs.storage.local.store import LocalStorage
 
     theirs_config = ic.RepositoryConfig(inline_chunk_threshold_bytes=9) if saved else None
     ours_config = RepositoryConfig(inline_chunk_threshold_bytes=9) if saved else None

@@ -19,13 +19,13 @@ import pytest
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
-from icefs.format.chunk_refs import ArrayRefs, ChunkKind, InlineRef, VirtualRef
 from icefs.format.ids import ManifestId, NodeId, SnapshotId
 from icefs.format.layout import MANIFESTS, SNAPSHOTS, TRANSACTIONS
-from icefs.format.locations import MAX_COMPRESSIBLE_BYTES, LocationCompression
-from icefs.format.manifest import encode_manifest, parse_manifest
-from icefs.format.nodes import ManifestFileInfo, ManifestRef
-from icefs.format.snapshot import Snapshot, encode_snapshot, parse_snapshot
+from icefs.format.manifest.locations import MAX_COMPRESSIBLE_BYTES, LocationCompression
+from icefs.format.manifest.reader import encode_manifest, parse_manifest
+from icefs.format.manifest.refs import ArrayRefs, ChunkKind, InlineRef, VirtualRef
+from icefs.format.snapshot.nodes import ManifestFileInfo, ManifestRef
+from icefs.format.snapshot.reader import Snapshot, encode_snapshot, parse_snapshot
 from icefs.format.transaction_log import TransactionLog, encode_transaction_log, parse_transaction_log
 from tests.conformance.official import GROUP, GeneratedRepo, array_json, commit, create
 from tests.conformance.oracle import RepoContent

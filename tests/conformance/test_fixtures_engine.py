@@ -8,12 +8,12 @@ import shutil
 import pytest
 
 from icefs.clock import to_datetime
+from icefs.engine.read.session import Session
 from icefs.engine.repository import Repository
-from icefs.engine.session import Session
 from icefs.errors import UnsupportedSpecVersionError
 from icefs.format.ids import INITIAL_SNAPSHOT_ID, SnapshotId
-from icefs.format.manifest import ChunkKind, NativeRef
-from icefs.storage.local import LocalStorage
+from icefs.format.manifest.reader import ChunkKind, NativeRef
+from icefs.storage.local.store import LocalStorage
 from tests.support.fixture_files import FIXTURES
 
 NAMES = ("basic-v1", "basic-v2", "history-v1", "history-v2")

@@ -7,10 +7,10 @@ from pathlib import Path
 import icechunk as ic
 import pytest
 
-from icefs.engine.migrate import upgrade
-from icefs.engine.writing import WritableRepository
-from icefs.format.config import RepositoryConfig
-from icefs.storage.local import LocalStorage
+from icefs.engine.upkeep.migrate import upgrade
+from icefs.engine.write.repository import WritableRepository
+from icefs.format.config.values import RepositoryConfig
+from icefs.storage.local.store import LocalStorage
 from tests.conformance import generate, oracle, scenarios_history
 from tests.conformance.official import GROUP, GeneratedRepo, array_json, create
 from tests.conformance.writers import EngineRepo, OfficialRepo, Pair, differences

@@ -8,9 +8,9 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
 import icefs
-from icefs.engine.storage_stats import StorageStats, snapshot_stats
-from icefs.engine.writing import WritableRepository
-from icefs.format.config import (
+from icefs.engine.upkeep.storage_stats import StorageStats, snapshot_stats
+from icefs.engine.write.repository import WritableRepository
+from icefs.format.config.values import (
     ManifestConfig,
     ManifestSplitCondition,
     ManifestSplitDimCondition,

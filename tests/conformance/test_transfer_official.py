@@ -12,11 +12,11 @@ import pytest
 import zarr
 from zarr.core.buffer import default_buffer_prototype
 
-from icefs.engine.key_times import KeyTimes
-from icefs.engine.lineage import Lineages
+from icefs.engine.history.key_times import KeyTimes
+from icefs.engine.history.lineage import Lineages
 from icefs.engine.repository import Repository
-from icefs.engine.writing import WritableRepository
-from icefs.storage.local import LocalStorage
+from icefs.engine.write.repository import WritableRepository
+from icefs.storage.local.store import LocalStorage
 from icefs.transfer.exporting import ExportRequest, export_session
 from icefs.transfer.importing import ImportRequest, import_directory
 from tests.conformance import generate

@@ -11,9 +11,9 @@ import zarr
 
 from icefs.cli.main import main
 from icefs.clock import system_clock
-from icefs.engine.fsck import fsck
-from icefs.engine.writing import WritableRepository
-from icefs.storage.local import LocalStorage
+from icefs.engine.upkeep.fsck import fsck
+from icefs.engine.write.repository import WritableRepository
+from icefs.storage.local.store import LocalStorage
 
 icechunk.set_logs_filter("off")
 

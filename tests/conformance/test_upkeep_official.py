@@ -14,8 +14,8 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
 from icefs.clock import to_datetime
-from icefs.engine.expiration import ExpirationRequest
-from icefs.engine.writing import WritableRepository
+from icefs.engine.upkeep.expiration import ExpirationRequest
+from icefs.engine.write.repository import WritableRepository
 from icefs.errors import ReadOnlyError
 from icefs.storage.url import open_storage
 from tests.conformance.official import GROUP, array_json, create, put_all

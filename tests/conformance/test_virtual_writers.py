@@ -15,8 +15,8 @@ from zarr.core.sync import sync
 
 import icefs
 from icefs.engine.repository import Repository
-from icefs.format.manifest import ChunkRef
-from icefs.storage.local import LocalStorage
+from icefs.format.manifest.reader import ChunkRef
+from icefs.storage.local.store import LocalStorage
 from tests.conformance.official import GROUP, array_json
 from tests.conformance.oracle import error_facts
 

@@ -16,7 +16,7 @@ from zarr.core.sync import _collect_aiterator
 from zarr.testing.store import StoreTests
 
 import icefs
-from icefs.engine.writable import WritableSession
+from icefs.engine.write.session import WritableSession
 from icefs.errors import AlreadyExistsError, InvalidInputError, NodeNotFoundError, ReadOnlyError, SessionStateError
 from icefs.zarr.store import IcechunkStore
 from tests.conformance.official import GROUP, array_json

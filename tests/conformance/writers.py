@@ -18,17 +18,17 @@ import icechunk as ic
 from zarr.core.sync import sync
 
 from icefs.clock import system_clock
-from icefs.engine.conflicts import BasicConflictSolver, ConflictDetector, ConflictType, VersionSelection
-from icefs.engine.writable import WritableSession
-from icefs.engine.writing import WritableRepository
+from icefs.engine.write.conflicts import BasicConflictSolver, ConflictDetector, ConflictType, VersionSelection
+from icefs.engine.write.repository import WritableRepository
+from icefs.engine.write.session import WritableSession
 from icefs.errors import IcefsError
 from icefs.format.chunk_indices import ChunkIndices
-from icefs.format.config import RepositoryConfig
-from icefs.format.config_codec import parse_config
+from icefs.format.config.codec import parse_config
+from icefs.format.config.values import RepositoryConfig
 from icefs.format.ids import SnapshotId
-from icefs.format.manifest import VirtualRef
-from icefs.format.ops_log import RepoAvailability, RepoStatus
-from icefs.storage.local import LocalStorage
+from icefs.format.manifest.reader import VirtualRef
+from icefs.format.repo.ops_log import RepoAvailability, RepoStatus
+from icefs.storage.local.store import LocalStorage
 from tests.conformance import oracle
 from tests.conformance.official import GeneratedRepo, put, remove
 from tests.conformance.oracle import RepoContent, SnapshotContent, diff_facts, error_facts

@@ -5,7 +5,7 @@ from pathlib import Path
 import icechunk
 import pytest
 
-from icefs.engine.writing import WritableRepository
+from icefs.engine.write.repository import WritableRepository
 from icefs.storage.url import open_storage
 from tests.support.busy_commits import commit_while_busy
 from tests.support.busy_writers import WRITERS

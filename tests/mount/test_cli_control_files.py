@@ -13,10 +13,10 @@ import zarr
 
 from icefs.cli.main import main
 from icefs.cli.mounts import require_mount
-from icefs.engine.writing import WritableRepository
-from icefs.format.ops_log import RepoAvailability, RepoStatus
-from icefs.fuse.mountpoints import mounted_at
-from icefs.fuse.options import MountOptions
+from icefs.daemon.mountpoints import mounted_at
+from icefs.daemon.options import MountOptions
+from icefs.engine.write.repository import WritableRepository
+from icefs.format.repo.ops_log import RepoAvailability, RepoStatus
 from icefs.storage.url import open_storage
 from tests.support.children import running
 from tests.support.mounting import mounted, run_daemon
@@ -26,7 +26,7 @@ import time
 from itertools import count
 from pathlib import Path
 from icefs import errors
-from icefs.storage.local import LocalStorage
+from icefs.storage.local.store import LocalStorage
 
 FAULT = Path({fault!r})
 STORED = count()

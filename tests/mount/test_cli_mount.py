@@ -13,7 +13,7 @@ import pytest
 
 from icefs.cli import umount as umount_command
 from icefs.cli.main import FAILED, NOT_FOUND, STATE, STORAGE, USAGE, main
-from icefs.fuse.mountpoints import mounted_at
+from icefs.daemon.mountpoints import mounted_at
 from tests.support.children import running
 from tests.support.ci import require
 
@@ -149,7 +149,7 @@ def test_new_commits_appear_at_refresh(repo, place):
 
 def is_before_the_branch(path):
     """Tells the one backup of `repo` in which the tag v1.1 is there, and the branch is not yet."""
-    from icefs.format.repo_info import parse_repo_info
+    from icefs.format.repo.info import parse_repo_info
 
     repo_info = parse_repo_info(path.read_bytes(), name=path.name)
     return "v1.1" in repo_info.tags and "warmer" not in repo_info.branches

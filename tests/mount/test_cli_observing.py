@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from icefs.cli.main import CONFLICT, NOT_FOUND, STATE, USAGE, main
-from icefs.engine.writing import WritableRepository
-from icefs.fuse import mountpoints
-from icefs.storage.local import LocalStorage
+from icefs.daemon import mountpoints
+from icefs.engine.write.repository import WritableRepository
+from icefs.storage.local.store import LocalStorage
 from tests.support.children import running
 from tests.support.mounting import mounted, scratch_directory
 from tests.support.own_mounts import own_mount_table

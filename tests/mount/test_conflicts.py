@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import zarr
 
-from icefs.engine.writing import WritableRepository
+from icefs.engine.write.repository import WritableRepository
 from icefs.storage.url import open_storage
 from tests.support.mounting import mounted
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from icefs.engine.writing import WritableRepository
+from icefs.engine.write.repository import WritableRepository
 from icefs.storage.url import open_storage
 from tests.support.mounting import mounted
 

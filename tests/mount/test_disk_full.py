@@ -14,12 +14,12 @@ import numpy.typing as npt
 import pytest
 import zarr
 
-from icefs.engine.writing import WritableRepository
+from icefs.daemon.options import MountOptions
+from icefs.daemon.spawn import spawn
+from icefs.engine.write.repository import WritableRepository
 from icefs.errors import TreeInUseError
-from icefs.fuse.daemon import spawn
-from icefs.fuse.options import MountOptions
 from icefs.storage.url import open_storage
-from icefs.worktree.state import is_in_use
+from icefs.worktree.spool.state import is_in_use
 from tests.support.ci import IN_CI
 from tests.support.killing import Place, killing_place
 from tests.support.killing_scripts import content_of

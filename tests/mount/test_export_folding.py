@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from icefs.engine.key_times import KeyTimes
-from icefs.engine.lineage import Lineages
-from icefs.engine.writing import WritableRepository
+from icefs.engine.history.key_times import KeyTimes
+from icefs.engine.history.lineage import Lineages
+from icefs.engine.write.repository import WritableRepository
 from icefs.errors import InvalidInputError
 from icefs.storage.memory import MemoryStorage
 from icefs.transfer.exporting import Exported, ExportRequest, export_session

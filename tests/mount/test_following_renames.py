@@ -4,9 +4,9 @@ import os
 
 import pytest
 
-from icefs.engine.writing import WritableRepository
+from icefs.engine.write.repository import WritableRepository
 from icefs.format.chunk_indices import ChunkIndices
-from icefs.storage.local import LocalStorage
+from icefs.storage.local.store import LocalStorage
 from tests.conformance.official import GROUP, loose_array_json
 from tests.support.mounting import mounted
 

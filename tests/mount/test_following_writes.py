@@ -4,15 +4,15 @@ import subprocess
 import threading
 import time
 
-from icefs.engine.writing import WritableRepository
-from icefs.fuse.options import MountOptions
-from icefs.storage.local import LocalStorage
+from icefs.daemon.options import MountOptions
+from icefs.engine.write.repository import WritableRepository
+from icefs.storage.local.store import LocalStorage
 from tests.conformance.official import GROUP, loose_array_json
 from tests.support.mounting import Mount, require_fuse, run_daemon, scratch_directory
 
 SLOW = """
 import time
-from icefs.vfs.working_base import WorkingBase
+from icefs.vfs.trees.working_base import WorkingBase
 real_open = WorkingBase._open_work
 def open_work(self, session):
     time.sleep(0.8)

@@ -4,16 +4,16 @@ import subprocess
 
 import icechunk
 
-from icefs.engine.writing import WritableRepository
-from icefs.fuse.options import MountOptions
+from icefs.daemon.options import MountOptions
+from icefs.engine.write.repository import WritableRepository
 from icefs.storage.url import open_storage
 from tests.conformance.official import GROUP, commit
 from tests.support.mounting import Mount, require_fuse, run_daemon, scratch_directory, wait_until
 from tests.support.soaking import ARRAY
 
 FEW = """
-import icefs.vfs.core
-icefs.vfs.core._MAX_LOADED = 3
+import icefs.vfs.filesystem
+icefs.vfs.filesystem._MAX_LOADED = 3
 """
 
 

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from icefs.cli.main import FORBIDDEN, main
-from icefs.engine.writing import WritableRepository
-from icefs.format.config import RepositoryConfig
-from icefs.fuse.mountpoints import mounted_at
-from icefs.storage.local import LocalStorage
-from icefs.storage.local_lock import LOCK_NAME
+from icefs.daemon.mountpoints import mounted_at
+from icefs.engine.write.repository import WritableRepository
+from icefs.format.config.values import RepositoryConfig
+from icefs.storage.local.lock import LOCK_NAME
+from icefs.storage.local.store import LocalStorage
 from tests.property.test_hostile_repositories import METADATA
 from tests.support.hostile import (
     SECRET,

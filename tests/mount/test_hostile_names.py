@@ -11,8 +11,8 @@ import subprocess
 import pytest
 
 from icefs.cli.main import main
-from icefs.engine.writing import WritableRepository
-from icefs.fuse.mountpoints import mounted_at
+from icefs.daemon.mountpoints import mounted_at
+from icefs.engine.write.repository import WritableRepository
 from icefs.storage.url import open_storage
 from tests.support.hostile_words import TOGETHER, hidden_in, printed_commands, words_that_arrive
 from tests.support.mounting import scratch_directory

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from icefs.cli.main import main
-from icefs.engine.writing import WritableRepository
-from icefs.storage.local import LocalStorage
+from icefs.engine.write.repository import WritableRepository
+from icefs.storage.local.store import LocalStorage
 from tests.support.mounting import mounted
 
 

@@ -7,8 +7,8 @@ import icechunk
 import pytest
 import zarr
 
-from icefs.engine.writing import WritableRepository
-from icefs.fuse.options import MountOptions
+from icefs.daemon.options import MountOptions
+from icefs.engine.write.repository import WritableRepository
 from icefs.storage.url import open_storage
 from tests.support.mounting import Mount, run_daemon, scratch_directory
 

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pytest
 import zarr
 
-from icefs.engine.writing import WritableRepository
+from icefs.engine.write.repository import WritableRepository
 from icefs.storage.url import open_storage
 from tests.support.killing import Place, killing_place, rounds
 from tests.support.killing_scripts import DEAD, VALUES, content_of

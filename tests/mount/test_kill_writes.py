@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from icefs.engine.writing import WritableRepository
+from icefs.engine.write.repository import WritableRepository
 from icefs.storage.url import open_storage
 from tests.support.killing import Place, killing_place, rounds
 from tests.support.killing_scripts import content_of, script_of

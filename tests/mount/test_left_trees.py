@@ -22,9 +22,9 @@ import zarr
 from icefs.cli.leaving import _DEFAULTS, _FLAGS, mount_command
 from icefs.cli.main import STATE, STORAGE, USAGE, main
 from icefs.cli.mount import mount as mount_cli
+from icefs.daemon.mountpoints import mounted_at
 from icefs.errors import StorageError
-from icefs.fuse.mountpoints import mounted_at
-from icefs.worktree.state import check_usable
+from icefs.worktree.spool.state import check_usable
 from tests.support.mounting import scratch_directory
 
 type Icefs = Callable[..., str]

@@ -10,10 +10,10 @@ import time
 
 import pytest
 
+from icefs.daemon.mountpoints import mounted_at
+from icefs.daemon.options import MountOptions
+from icefs.daemon.spawn import spawn
 from icefs.errors import InvalidInputError, RefNotFoundError
-from icefs.fuse.daemon import spawn
-from icefs.fuse.mountpoints import mounted_at
-from icefs.fuse.options import MountOptions
 from tests.conformance.official import GROUP, commit, create, loose_array_json
 from tests.support.mounting import Mount, mounted, run_daemon, wait_until
 
@@ -143,8 +143,8 @@ def test_a_store_that_is_gone_does_not_end_the_mount(tmp_path):
 
 
 BROKEN = """
-from icefs.vfs.core import FileSystem
-from icefs.fuse import serving
+from icefs.vfs.filesystem import FileSystem
+from icefs.daemon import serve as serving
 serving._GRACE_S = 0.2
 
 lookup = FileSystem.lookup
@@ -174,7 +174,7 @@ async def broken_release(self, fh):
     raise OSError(5, "planted")
 FileSystem.release = broken_release
 
-from icefs.vfs.following import Follower
+from icefs.vfs.trees.follower import Follower
 async def broken_refresh(self):
     raise TypeError("planted")
 Follower.refresh = broken_refresh
@@ -222,7 +222,7 @@ def test_no_exception_in_a_handler_ends_the_mount(repo, tmp_path):
 
 SLOW_JOURNAL = """
 import time
-from icefs.worktree.journal import Journal
+from icefs.worktree.spool.journal import Journal
 
 meta = Journal.meta
 def slow_meta(self):

@@ -17,10 +17,10 @@ from pathlib import Path
 import icechunk
 import pytest
 
-from icefs.fuse.daemon import spawn
-from icefs.fuse.mountpoints import mounted_at
-from icefs.fuse.options import MountOptions
-from icefs.worktree.versions import STATE_VERSION, sealed
+from icefs.daemon.mountpoints import mounted_at
+from icefs.daemon.options import MountOptions
+from icefs.daemon.spawn import spawn
+from icefs.worktree.spool.versions import STATE_VERSION, sealed
 from tests.conformance.official import GROUP, commit, create, loose_array_json
 from tests.support.mounting import Mount, run_daemon, scratch_directory, wait_until
 from tests.support.store_contents import read_branch
@@ -286,7 +286,7 @@ def test_a_branch_that_is_deleted_leaves_no_state_but_what_was_not_committed(pla
 
 SLOW_PLANS = """
 import time
-from icefs.vfs import following
+from icefs.vfs.trees import follower as following
 plan_move = following.plan_move
 def slow_plan(*args):
     time.sleep(1.5)

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import zarr
 
-from icefs.engine.writing import WritableRepository
+from icefs.engine.write.repository import WritableRepository
 from icefs.storage.url import open_storage
 from tests.mount.test_disk_full import small_disk
 from tests.support.killing import Place, killing_place, rounds

@@ -12,7 +12,7 @@ import pytest
 import zarr
 
 from icefs.cli.main import main
-from icefs.engine.writing import WritableRepository
+from icefs.engine.write.repository import WritableRepository
 from icefs.storage.url import open_storage
 from tests.support.mounting import mounted
 

@@ -24,8 +24,8 @@ def free_port():
 
 @pytest.fixture(scope="module")
 def repo(tmp_path_factory):
-    from icefs.engine.writing import WritableRepository
-    from icefs.storage.local import LocalStorage
+    from icefs.engine.write.repository import WritableRepository
+    from icefs.storage.local.store import LocalStorage
 
     place = tmp_path_factory.mktemp("observing") / "repo"
     storage = LocalStorage(place)
@@ -101,7 +101,7 @@ def test_the_log_level_changes_at_run_time_and_the_file_may_be_rotated(repo):
         list((mount / "branches/main").iterdir())
         text = mount.log.read_text()
         assert "the log level is debug now; it was info" in text
-        assert "DEBUG icefs.vfs.access_log" in text
+        assert "DEBUG icefs.vfs.observe.access_log" in text
         assert "opendir /branches/main" in text
         assert mount.rpc({"op": "log-level", "level": "warning"})[0]["before"] == "debug"
         quiet = len(mount.log.read_text().splitlines())

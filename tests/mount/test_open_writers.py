@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from icefs.engine.writing import WritableRepository
+from icefs.engine.write.repository import WritableRepository
 from icefs.storage.url import open_storage
 from icefs.zarr.keys import is_zarr_key
 from icefs.zarr.reader import KeyReader

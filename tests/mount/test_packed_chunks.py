@@ -9,8 +9,8 @@ import pytest
 import zarr
 
 from icefs.clock import to_micros
-from icefs.engine.expiration import ExpirationRequest
-from icefs.engine.writing import WritableRepository
+from icefs.engine.upkeep.expiration import ExpirationRequest
+from icefs.engine.write.repository import WritableRepository
 from icefs.storage.url import open_storage
 from tests.support.mounting import mounted
 

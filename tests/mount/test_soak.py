@@ -23,7 +23,7 @@ from typing import Any
 import icechunk
 import pytest
 
-from icefs.fuse.options import MountOptions
+from icefs.daemon.options import MountOptions
 from tests.conformance.official import GROUP, commit, create
 from tests.support.mounting import require_fuse, run_daemon, scratch_directory, wait_until
 from tests.support.soaking import BEAT, Task
@@ -40,8 +40,8 @@ LOOK = """
 # SIGUSR2 writes how much of everything there is, as JSON. Garbage is collected first, so that this is what is held.
 import gc, json, os, signal
 from collections import Counter
-from icefs.vfs.core import FileSystem
-from icefs.worktree.core import TreeCore
+from icefs.vfs.filesystem import FileSystem
+from icefs.worktree.model.core import TreeCore
 
 systems = []
 make = FileSystem.__init__

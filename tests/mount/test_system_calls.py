@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from icefs.cli.main import main
-from icefs.fuse.options import MountOptions
+from icefs.daemon.options import MountOptions
 from tests.conformance.official import GROUP, commit, create, loose_array_json
 from tests.support.mounting import mounted, run_daemon, scratch_directory
 
@@ -131,7 +131,7 @@ def test_a_log_has_no_warnings_of_the_interpreter(repository: Path) -> None:
 
 HANGING = """
 import time
-from icefs.storage.local import LocalStorage
+from icefs.storage.local.store import LocalStorage
 
 known = LocalStorage.get
 

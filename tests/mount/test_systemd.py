@@ -188,7 +188,7 @@ def test_the_journal_has_priorities_mount_and_branch(service):
     assert (first["_TRANSPORT"], first["ICEFS_MOUNT"], first["LOGGER"]) == (
         "journal",
         "/mnt/demo",
-        "icefs.fuse.serving",
+        "icefs.daemon.serve",
     )
     assert "ICEFS_BRANCH" not in first  # it is about all of them
 
@@ -207,7 +207,7 @@ def test_the_journal_has_priorities_mount_and_branch(service):
     assert {(one["ICEFS_MOUNT"], one["ICEFS_BRANCH"]) for one in complaints} == {("/mnt/demo", "main")}
 
     service.run("icefs log-level /mnt/demo debug && ls /mnt/demo/tags && icefs log-level /mnt/demo info")
-    wait_until(lambda: entries("PRIORITY=7", "LOGGER=icefs.vfs.access_log"), "what debug shows")
+    wait_until(lambda: entries("PRIORITY=7", "LOGGER=icefs.vfs.observe.access_log"), "what debug shows")
     assert "opendir /tags" in "".join(one["MESSAGE"] for one in entries("PRIORITY=7"))
 
 
@@ -215,7 +215,7 @@ def test_a_journal_that_was_away_gets_what_comes_later(service):
     look = "ls /mnt/demo/branches"  # of which each request is a line, at level debug
 
     def told():
-        return len(service.entries(UNIT, f"_PID={pid}", "LOGGER=icefs.vfs.access_log"))
+        return len(service.entries(UNIT, f"_PID={pid}", "LOGGER=icefs.vfs.observe.access_log"))
 
     pid, sockets = main_pid(service), "systemd-journald.socket systemd-journald-dev-log.socket"
     service.run(f"icefs log-level /mnt/demo debug && {look}")

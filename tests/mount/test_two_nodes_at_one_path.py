@@ -10,8 +10,8 @@ import pytest
 import zarr
 
 from icefs.cli.main import main
-from icefs.engine.writing import WritableRepository
-from icefs.storage.local import LocalStorage
+from icefs.engine.write.repository import WritableRepository
+from icefs.storage.local.store import LocalStorage
 from tests.support.mounting import mounted
 
 icechunk.set_logs_filter("off")

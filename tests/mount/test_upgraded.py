@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import zarr
 
-from icefs.engine.migrate import upgrade
-from icefs.engine.writing import WritableRepository
-from icefs.fuse.daemon import spawn
-from icefs.fuse.options import MountOptions
-from icefs.storage.local import LocalStorage
+from icefs.daemon.options import MountOptions
+from icefs.daemon.spawn import spawn
+from icefs.engine.upkeep.migrate import upgrade
+from icefs.engine.write.repository import WritableRepository
+from icefs.storage.local.store import LocalStorage
 from tests.support.mounting import Mount, mounted, require_fuse
 
 

@@ -17,10 +17,10 @@ import pytest
 import zarr
 
 from icefs.cli.mounts import require_mount
-from icefs.engine.writing import WritableRepository
-from icefs.fuse.daemon import spawn
-from icefs.fuse.mountpoints import mounted_at
-from icefs.fuse.options import MountOptions
+from icefs.daemon.mountpoints import mounted_at
+from icefs.daemon.options import MountOptions
+from icefs.daemon.spawn import spawn
+from icefs.engine.write.repository import WritableRepository
 from icefs.storage.url import open_storage
 from tests.support.ci import require
 

@@ -7,8 +7,8 @@ import numpy as np
 from hypothesis import strategies as st
 
 from icefs.format.chunk_indices import ChunkIndices
-from icefs.format.chunk_refs import ArrayRefs, ChunkKind, ChunkRef, InlineRef, NativeRef, VirtualRef
 from icefs.format.ids import ChunkId, NodeId
+from icefs.format.manifest.refs import ArrayRefs, ChunkKind, ChunkRef, InlineRef, NativeRef, VirtualRef
 
 if TYPE_CHECKING:
     from collections.abc import Callable

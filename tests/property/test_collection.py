@@ -11,7 +11,7 @@ from pathlib import Path
 import icechunk
 import pytest
 
-from icefs.storage.local import LocalStorage
+from icefs.storage.local.store import LocalStorage
 from icefs.storage.memory import MemoryStorage
 from tests.support.collecting import World, run_uploads
 

@@ -14,16 +14,16 @@ from typing import NamedTuple
 import pytest
 
 from icefs.clock import system_clock
-from icefs.engine.expiration import ExpirationRequest
-from icefs.engine.fsck import fsck, repair
-from icefs.engine.migrate import upgrade
-from icefs.engine.writing import WritableRepository
+from icefs.engine.upkeep.expiration import ExpirationRequest
+from icefs.engine.upkeep.fsck import fsck, repair
+from icefs.engine.upkeep.migrate import upgrade
+from icefs.engine.write.repository import WritableRepository
 from icefs.errors import FormatError, IcefsError, UnsupportedSpecVersionError
-from icefs.format.config import RepositoryConfig
+from icefs.format.config.values import RepositoryConfig
 from icefs.format.header import HEADER_BYTES
 from icefs.format.ids import SnapshotId
 from icefs.format.layout import CONFIG_V1, REPO_INFO, manifest_key, snapshot_key, transaction_log_key
-from icefs.format.refs_v1 import branch_key
+from icefs.format.repo.refs_v1 import branch_key
 from icefs.storage.memory import MemoryStorage
 
 FLIPS = 60 if os.environ.get("ICEFS_SOAK") == "1" else 4

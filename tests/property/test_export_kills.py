@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from icefs.engine.writing import WritableRepository
-from icefs.storage.local import LocalStorage
+from icefs.engine.write.repository import WritableRepository
+from icefs.storage.local.store import LocalStorage
 from icefs.transfer.importing import ImportRequest, import_directory
 from tests.support.killing import Nursery
 from tests.unit.transfer.test_exporting import change, files

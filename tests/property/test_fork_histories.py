@@ -15,14 +15,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from icefs.engine import forks
-from icefs.engine.conflicts import ConflictDetector
-from icefs.engine.pickling import restore_session, session_state
-from icefs.engine.session import Session
-from icefs.engine.writable import WritableSession
-from icefs.engine.writing import WritableRepository
+from icefs.engine.read.session import Session
+from icefs.engine.write import forks
+from icefs.engine.write.conflicts import ConflictDetector
+from icefs.engine.write.pickling import restore_session, session_state
+from icefs.engine.write.repository import WritableRepository
+from icefs.engine.write.session import WritableSession
 from icefs.errors import BranchMovedError, NothingToCommitError, RebaseFailedError, SessionStateError
-from icefs.format.config import RepositoryConfig
+from icefs.format.config.values import RepositoryConfig
 from icefs.format.ids import SnapshotId
 from icefs.storage.memory import MemoryStorage
 

@@ -7,20 +7,20 @@ from itertools import product
 from hypothesis import given
 from hypothesis import strategies as st
 
-from icefs.engine import forks
-from icefs.engine.pickling import restore_session, session_state
-from icefs.engine.reindex import reindex_array, shift_array
-from icefs.engine.session import Session
-from icefs.engine.writable import WritableSession
-from icefs.engine.writing import WritableRepository
+from icefs.engine.read.session import Session
+from icefs.engine.write import forks
+from icefs.engine.write.pickling import restore_session, session_state
+from icefs.engine.write.reindex import reindex_array, shift_array
+from icefs.engine.write.repository import WritableRepository
+from icefs.engine.write.session import WritableSession
 from icefs.format.chunk_indices import ChunkIndices
-from icefs.format.config import RepositoryConfig
-from icefs.format.config_manifest import (
+from icefs.format.config.manifest import (
     ManifestConfig,
     ManifestSplitCondition,
     ManifestSplitDimCondition,
     ManifestSplittingConfig,
 )
+from icefs.format.config.values import RepositoryConfig
 from icefs.storage.memory import MemoryStorage
 
 type Index = tuple[int, ...]

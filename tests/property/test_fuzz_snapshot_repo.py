@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 
 from icefs.errors import FormatError, RefNotFoundError
-from icefs.format.config_codec import encode_config_yaml, parse_config, parse_config_yaml
+from icefs.format.config.codec import encode_config_yaml, parse_config, parse_config_yaml
 from icefs.format.header import FileType, decode_file, encode_file
-from icefs.format.repo_info import encode_repo_info, parse_repo_info
-from icefs.format.snapshot import parse_snapshot
+from icefs.format.repo.info import encode_repo_info, parse_repo_info
+from icefs.format.snapshot.reader import parse_snapshot
 from icefs.format.zarr_json import chunk_key_encoding_of
 from tests.property.test_fuzz_bulk import mutations, peak_of
 from tests.support.config_samples import sample_config

@@ -19,19 +19,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from icefs.clock import system_clock
-from icefs.engine.expiration import ExpirationRequest, expire
-from icefs.engine.fsck import fsck, repair
-from icefs.engine.garbage import collect_garbage
-from icefs.engine.key_times import KeyTimes
-from icefs.engine.lineage import Lineages
-from icefs.engine.migrate import upgrade
+from icefs.engine.history.key_times import KeyTimes
+from icefs.engine.history.lineage import Lineages
 from icefs.engine.repository import Repository
-from icefs.engine.storage_stats import history_stats
-from icefs.engine.writing import WritableRepository
+from icefs.engine.upkeep.expiration import ExpirationRequest, expire
+from icefs.engine.upkeep.fsck import fsck, repair
+from icefs.engine.upkeep.garbage import collect_garbage
+from icefs.engine.upkeep.migrate import upgrade
+from icefs.engine.upkeep.storage_stats import history_stats
+from icefs.engine.write.repository import WritableRepository
 from icefs.errors import IcefsError
-from icefs.format.config import RepositoryConfig
-from icefs.storage.local import LocalStorage
-from icefs.storage.local_lock import LOCK_NAME
+from icefs.format.config.values import RepositoryConfig
+from icefs.storage.local.lock import LOCK_NAME
+from icefs.storage.local.store import LocalStorage
 from icefs.transfer.exporting import ExportRequest, export_session
 from tests.support.hostile import SECRET, STRANGE, THINGS, deadline, fits, make_outside, place, unchanged
 from tests.support.vfs_driver import mounted

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from icefs.errors import StorageError
-from icefs.worktree import lost
-from icefs.worktree.overlay import WorkTree
+from icefs.worktree.model import lost
+from icefs.worktree.tree import WorkTree
 from tests.support.dict_lower import Snapshots
 from tests.support.faulty_disk import LosingDisk
 from tests.support.tree_driver import Driver, options

@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from icefs.errors import FormatError
-from icefs.format.config_yaml import Tagged, emit_yaml, load_yaml
+from icefs.format.config.yaml import Tagged, emit_yaml, load_yaml
 from icefs.format.metadata import decode_flexbuffer, decode_msgpack, encode_flexbuffer, encode_msgpack, normalise
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=20)

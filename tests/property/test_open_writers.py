@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 
 from icefs.errors import NothingToCommitError
 from icefs.storage.memory import MemoryStorage
-from icefs.worktree.lower import ancestors
+from icefs.worktree.base import ancestors
 from icefs.zarr.keys import is_zarr_key
 from tests.support.staging_bench import PERM, Bench, group
 

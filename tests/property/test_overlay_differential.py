@@ -28,8 +28,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from icefs import errors
-from icefs.worktree.frozen import FrozenDir, FrozenEntry, FrozenFile, FrozenTree, is_directory
-from icefs.worktree.namespace import RENAME_EXCHANGE, RENAME_NOREPLACE
+from icefs.worktree.freeze.frozen import FrozenDir, FrozenEntry, FrozenFile, FrozenTree, is_directory
+from icefs.worktree.ops.namespace import RENAME_EXCHANGE, RENAME_NOREPLACE
 from icefs.zarr.keys import V2_METADATA_NAMES
 from tests.support.dict_lower import Snapshots
 from tests.support.tree_driver import Driver, Ticks, open_tree

@@ -10,11 +10,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from icefs.engine.boxes import Boxes
-from icefs.engine.conflicts import BasicConflictSolver, ConflictDetector, VersionSelection
-from icefs.engine.session import Session
-from icefs.engine.writable import WritableSession
-from icefs.engine.writing import WritableRepository
+from icefs.engine.read.boxes import Boxes
+from icefs.engine.read.session import Session
+from icefs.engine.write.conflicts import BasicConflictSolver, ConflictDetector, VersionSelection
+from icefs.engine.write.repository import WritableRepository
+from icefs.engine.write.session import WritableSession
 from icefs.errors import (
     AlreadyExistsError,
     BranchMovedError,
@@ -25,14 +25,14 @@ from icefs.errors import (
     RebaseFailedError,
 )
 from icefs.format.chunk_indices import ChunkIndices
-from icefs.format.config import RepositoryConfig
-from icefs.format.config_manifest import (
+from icefs.format.config.manifest import (
     ManifestConfig,
     ManifestSplitCondition,
     ManifestSplitDimCondition,
     ManifestSplittingConfig,
 )
-from icefs.format.manifest import ArrayRefs
+from icefs.format.config.values import RepositoryConfig
+from icefs.format.manifest.reader import ArrayRefs
 from icefs.storage.memory import MemoryStorage
 
 type Index = tuple[int, ...]

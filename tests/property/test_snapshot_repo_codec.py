@@ -6,14 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from icefs.format.ids import ManifestId, NodeId, SnapshotId
-from icefs.format.ops_log import (
-    OpsLog,
-    RepoAvailability,
-    RepoInitialized,
-    RepoStatus,
-    Update,
-)
-from icefs.format.repo_info import (
+from icefs.format.repo.info import (
     RepoInfo,
     SnapshotInfo,
     SnapshotTable,
@@ -21,7 +14,14 @@ from icefs.format.repo_info import (
     encode_repo_info,
     parse_repo_info,
 )
-from icefs.format.snapshot import (
+from icefs.format.repo.ops_log import (
+    OpsLog,
+    RepoAvailability,
+    RepoInitialized,
+    RepoStatus,
+    Update,
+)
+from icefs.format.snapshot.reader import (
     ArrayData,
     DimensionShape,
     ManifestFileInfo,

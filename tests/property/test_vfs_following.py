@@ -15,8 +15,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from icefs.errors import StaleError
-from icefs.format.manifest import InlineRef
-from icefs.vfs.inodes import ROOT_INO
+from icefs.format.manifest.reader import InlineRef
+from icefs.vfs.inodes.table import ROOT_INO
 from icefs.zarr.keys import ChunkKeyLayout
 from tests.support.repo_builder import RepoBuilder, group
 from tests.support.vfs_driver import Driver, mounted
@@ -244,7 +244,7 @@ async def test_what_the_kernel_remembers_is_true_after_every_move(snapshots, hol
 
 @pytest.mark.parametrize("many", [0, 1])
 async def test_moves_too_large_to_tell_each_chunk(many, monkeypatch):
-    monkeypatch.setattr("icefs.vfs.branches.MANY", many)
+    monkeypatch.setattr("icefs.vfs.trees.branch_tree.MANY", many)
     changed = A._replace(chunks=(((0, 0), 1), ((1, 0), 0), ((1, 1), 1)))
     for encoding in ENCODINGS:
         how = Encoding(*encoding)

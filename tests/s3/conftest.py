@@ -4,8 +4,8 @@ import itertools
 
 import pytest
 
-from icefs.engine.writing import WritableRepository
-from icefs.storage.s3 import S3Storage
+from icefs.engine.write.repository import WritableRepository
+from icefs.storage.s3.store import S3Storage
 from tests.conformance.official import GROUP, array_json
 from tests.support.fault_proxy import FaultProxy
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import icechunk
 import pytest
 
-from icefs.storage.s3 import S3Storage
+from icefs.storage.s3.store import S3Storage
 from tests.support.collecting import World, run_uploads
 from tests.support.s3_server import SeaweedServer
 

@@ -10,13 +10,13 @@ import pytest
 
 from icefs.cli.main import main
 from icefs.engine.repository import Repository
-from icefs.engine.store_probe import ignored_conditions
-from icefs.engine.writing import WritableRepository
+from icefs.engine.write.repository import WritableRepository
+from icefs.engine.write.store_probe import ignored_conditions
 from icefs.errors import IcefsError, InvalidInputError, StorageError, UnsupportedError
-from icefs.format.config import RepositoryConfig
-from icefs.format.config_storage import StorageSettings
+from icefs.format.config.storage import StorageSettings
+from icefs.format.config.values import RepositoryConfig
 from icefs.storage.retry import RetryPolicy
-from icefs.storage.s3 import S3Credentials, S3Options, S3Storage
+from icefs.storage.s3.store import S3Credentials, S3Options, S3Storage
 from icefs.storage.url import open_storage
 from tests.support.bent_store import BentStore
 from tests.support.mounting import mounted

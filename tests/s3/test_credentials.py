@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from icefs.engine.writing import WritableRepository
+from icefs.engine.write.repository import WritableRepository
 from icefs.errors import AccessDeniedError
-from icefs.storage.s3 import S3Storage
+from icefs.storage.s3.store import S3Storage
 from icefs.storage.url import open_storage
 from tests.conformance.official import GROUP, array_json
 from tests.support.fake_metadata import FakeMetadata

@@ -18,16 +18,16 @@ import pytest
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
-from icefs.engine.conflicts import BasicConflictSolver, VersionSelection
-from icefs.engine.expiration import ExpirationRequest
-from icefs.engine.fsck import fsck
-from icefs.engine.writing import WritableRepository
+from icefs.engine.upkeep.expiration import ExpirationRequest
+from icefs.engine.upkeep.fsck import fsck
+from icefs.engine.write.conflicts import BasicConflictSolver, VersionSelection
+from icefs.engine.write.repository import WritableRepository
 from icefs.errors import AlreadyExistsError, IcefsError, RefNotFoundError
-from icefs.format.config import RepositoryConfig, RepoUpdateRetryConfig
-from icefs.format.config_storage import StorageRetriesSettings
+from icefs.format.config.storage import StorageRetriesSettings
+from icefs.format.config.values import RepositoryConfig, RepoUpdateRetryConfig
 from icefs.storage.memory import MemoryStorage
 from icefs.storage.retry import RetryPolicy
-from icefs.storage.s3 import S3Storage
+from icefs.storage.s3.store import S3Storage
 from tests.conformance.official import GROUP, array_json
 from tests.support.fault_proxy import FaultProxy
 from tests.support.s3_server import ADMIN, SeaweedServer

@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from icefs.engine.fsck import fsck
+from icefs.daemon.mountpoints import mounted_at
+from icefs.daemon.options import MountOptions
+from icefs.daemon.spawn import spawn
 from icefs.engine.repository import Repository
-from icefs.fuse.daemon import spawn
-from icefs.fuse.mountpoints import mounted_at
-from icefs.fuse.options import MountOptions
-from icefs.storage.s3 import S3Storage
+from icefs.engine.upkeep.fsck import fsck
+from icefs.storage.s3.store import S3Storage
 from tests.support.fault_proxy import FaultProxy
 from tests.support.mounting import Mount, mounted, require_fuse, wait_until
 

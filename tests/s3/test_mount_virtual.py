@@ -17,7 +17,7 @@ from typing import Any, Self
 import icechunk
 import pytest
 
-from icefs.storage.s3 import S3Storage
+from icefs.storage.s3.store import S3Storage
 from tests.conformance.official import GROUP, array_json, put
 from tests.support.fault_proxy import FaultProxy
 from tests.support.mounting import Mount, mounted

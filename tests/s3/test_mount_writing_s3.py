@@ -17,12 +17,12 @@ import zarr
 
 import icefs
 from icefs.clock import system_clock
-from icefs.engine.fsck import fsck
-from icefs.engine.writing import WritableRepository
-from icefs.fuse.daemon import spawn
-from icefs.fuse.mountpoints import mounted_at
-from icefs.fuse.options import MountOptions
-from icefs.storage.s3 import S3Storage
+from icefs.daemon.mountpoints import mounted_at
+from icefs.daemon.options import MountOptions
+from icefs.daemon.spawn import spawn
+from icefs.engine.upkeep.fsck import fsck
+from icefs.engine.write.repository import WritableRepository
+from icefs.storage.s3.store import S3Storage
 from tests.support.mounting import Mount, mounted, require_fuse
 from tests.support.s3_server import SeaweedServer
 

@@ -7,7 +7,7 @@ from time import time
 import pytest
 
 from icefs.cli.main import main
-from icefs.fuse import mountpoints
+from icefs.daemon import mountpoints
 from tests.conformance.official import GROUP, array_json, commit, create
 from tests.support.bent_store import BentStore
 from tests.support.fault_proxy import FaultProxy

@@ -15,9 +15,9 @@ from botocore.credentials import Credentials
 from icefs.errors import AccessDeniedError, BadAnswerError, InvalidInputError, StorageError, UnreachableError
 from icefs.storage.answers import AnswerError
 from icefs.storage.retry import RetryPolicy
-from icefs.storage.s3 import S3Credentials, S3Options, S3Storage
-from icefs.storage.s3_answers import parse_list
-from icefs.storage.s3_requests import S3Requests
+from icefs.storage.s3.answers import parse_list
+from icefs.storage.s3.requests import S3Requests
+from icefs.storage.s3.store import S3Credentials, S3Options, S3Storage
 
 KEYS = S3Credentials("AN-ID", "a-secret-to-keep", "a-token-to-keep")
 PLAIN = {"ETag": '"v"', "Last-Modified": "Mon, 01 Jan 2024 00:00:00 GMT"}
@@ -160,7 +160,7 @@ def test_a_bucket_in_another_region_is_followed(answer):
 
 def test_what_is_secret_stays_out_of_errors_and_logs(caplog):
     caplog.set_level("DEBUG", logger="icefs")
-    caplog.set_level("DEBUG", logger="urllib3")  # botocore's own words are never logged: see `fuse.daemon`
+    caplog.set_level("DEBUG", logger="urllib3")  # botocore's own words are never logged: see `daemon.spawn`
     for answer in (error(403, "AccessDenied", more="<AWSAccessKeyId>AN-ID</AWSAccessKeyId>"), error(500, "Oh")):
         with Scripted(answer) as server:
             with pytest.raises(StorageError) as caught:

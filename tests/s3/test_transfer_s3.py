@@ -2,7 +2,7 @@
 
 import pytest
 
-from icefs.engine.writing import WritableRepository
+from icefs.engine.write.repository import WritableRepository
 from icefs.transfer.importing import ImportRequest, import_directory
 from tests.support.faulty import FaultyStorage
 from tests.unit.transfer.test_exporting import export, files

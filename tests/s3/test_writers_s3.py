@@ -14,8 +14,8 @@ import pytest
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
-from icefs.engine.fsck import fsck
-from icefs.storage.s3 import S3Storage
+from icefs.engine.upkeep.fsck import fsck
+from icefs.storage.s3.store import S3Storage
 from tests.conformance.official import GROUP, array_json, commit
 from tests.support.children import running
 from tests.support.mounting import mounted

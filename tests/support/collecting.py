@@ -19,14 +19,14 @@ from pathlib import Path
 from typing import Final
 
 from icefs.clock import system_clock
-from icefs.engine.conflicts import BasicConflictSolver, VersionSelection
-from icefs.engine.expiration import ExpirationRequest
-from icefs.engine.forks import fork, merge
-from icefs.engine.fsck import repair
-from icefs.engine.migrate import upgrade
-from icefs.engine.pickling import restore_session, session_state
-from icefs.engine.writable import WritableSession
-from icefs.engine.writing import WritableRepository
+from icefs.engine.upkeep.expiration import ExpirationRequest
+from icefs.engine.upkeep.fsck import repair
+from icefs.engine.upkeep.migrate import upgrade
+from icefs.engine.write.conflicts import BasicConflictSolver, VersionSelection
+from icefs.engine.write.forks import fork, merge
+from icefs.engine.write.pickling import restore_session, session_state
+from icefs.engine.write.repository import WritableRepository
+from icefs.engine.write.session import WritableSession
 from icefs.errors import (
     BranchMovedError,
     ChunksCollectedError,
@@ -36,12 +36,12 @@ from icefs.errors import (
     SnapshotNotFoundError,
     StaleError,
 )
-from icefs.format.config import RepositoryConfig
+from icefs.format.config.values import RepositoryConfig
 from icefs.format.ids import INITIAL_SNAPSHOT_ID, SnapshotId
 from icefs.storage.base import Storage
 from icefs.transfer.importing import ImportRequest, import_directory
-from icefs.worktree.packing import UploadOptions
-from icefs.worktree.uploads import storing_again
+from icefs.worktree.upload.packing import UploadOptions
+from icefs.worktree.upload.uploader import storing_again
 from tests.support.staged_chunks import StagedChunks
 
 GROUP: Final = b'{"zarr_format":3,"node_type":"group","attributes":{}}'

@@ -1,6 +1,6 @@
 """Configurations with a bit of everything."""
 
-from icefs.format.config import (
+from icefs.format.config.values import (
     CachingConfig,
     ChecksumAlgorithm,
     CompressionAlgorithm,

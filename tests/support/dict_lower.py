@@ -4,7 +4,7 @@ import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import count
 
-from icefs.worktree.lower import Lower, LowerAttr, join
+from icefs.worktree.base import Lower, LowerAttr, join
 
 _ROOT_INO = 1
 

@@ -32,10 +32,10 @@ from typing import Any, NamedTuple
 
 import icechunk
 
+from icefs.daemon.options import MountOptions
+from icefs.daemon.spawn import spawn
 from icefs.errors import IcefsError
 from icefs.format.zarr_json import parse_zarr_json
-from icefs.fuse.daemon import spawn
-from icefs.fuse.options import MountOptions
 from icefs.zarr.keys import METADATA_NAME, V2_METADATA_NAMES
 from tests.conformance.official import commit, create
 from tests.support.mounting import Mount

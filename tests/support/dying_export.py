@@ -7,10 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from icefs.engine.key_times import KeyTimes
-from icefs.engine.lineage import Lineages
+from icefs.engine.history.key_times import KeyTimes
+from icefs.engine.history.lineage import Lineages
 from icefs.engine.repository import Repository
-from icefs.storage.local import LocalStorage
+from icefs.storage.local.store import LocalStorage
 from icefs.transfer.exporting import ExportRequest, export_session
 
 _STEPS = ("mkdir", "rename", "unlink", "rmdir", "utime", "replace")

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from icefs.worktree.journal import Batch, Journal
-from icefs.worktree.spool import DiskIo
+from icefs.worktree.spool.files import DiskIo
+from icefs.worktree.spool.journal import Batch, Journal
 
 
 class Fuse:

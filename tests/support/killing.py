@@ -22,7 +22,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
 
-from icefs.fuse.options import MountOptions
+from icefs.daemon.options import MountOptions
 from tests.support.mounting import require_fuse, scratch_directory
 
 _ROOT = Path(__file__).parents[2]
@@ -98,7 +98,7 @@ class Nursery:
 
 def _serve() -> None:
     """Is the forking process: answers requests from stdin until it ends."""
-    importlib.import_module("icefs.fuse.serving")
+    importlib.import_module("icefs.daemon.serve")
     for line in sys.stdin:
         request = json.loads(line)
         if "wait" in request:
@@ -140,7 +140,7 @@ def _named(name: str) -> Callable[..., Any]:
 
 
 def _daemon(report: Callable[[], None], options: dict[str, Any], prepare: str, args: list[Any]) -> int:
-    from icefs.fuse.daemon import run  # in the forked process alone
+    from icefs.daemon.spawn import run  # in the forked process alone
 
     check_trees()
     if prepare:
@@ -150,7 +150,7 @@ def _daemon(report: Callable[[], None], options: dict[str, Any], prepare: str, a
 
 def check_trees() -> None:
     """Has the working trees of this process checked whenever one was opened, and before it is closed."""
-    from icefs.worktree.overlay import WorkTree
+    from icefs.worktree.tree import WorkTree
 
     opening, closing = WorkTree.__init__, WorkTree.close
 

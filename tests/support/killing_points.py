@@ -9,10 +9,10 @@ from typing import Any
 
 from icefs.errors import UnreachableError
 from icefs.storage.base import Storage
-from icefs.storage.local import LocalStorage
-from icefs.worktree.commits import Commits
-from icefs.worktree.journal import Journal
-from icefs.worktree.overlay import WorkTree
+from icefs.storage.local.store import LocalStorage
+from icefs.worktree.freeze.commits import Commits
+from icefs.worktree.spool.journal import Journal
+from icefs.worktree.tree import WorkTree
 from tests.support.faulty import Call, FaultyStorage
 
 _STORAGE = ("put", "put_file", "copy", "delete", "sync", "_settle")
@@ -71,7 +71,7 @@ def lose_published_answer(failures: int) -> None:
 
     The calls after the publishing one are those that would find out what became of it.
     """
-    from icefs.fuse import serving  # what opens storages in a daemon
+    from icefs.daemon import serve as serving
 
     opened = serving.open_storage
 

@@ -5,8 +5,8 @@ import random
 import shutil
 from pathlib import Path
 
-from icefs.worktree.journal import Journal
-from icefs.worktree.spool import DiskIo
+from icefs.worktree.spool.files import DiskIo
+from icefs.worktree.spool.journal import Journal
 
 
 class PowerDisk(DiskIo):

@@ -2,7 +2,7 @@
 
 import sys
 
-from icefs.storage.local import LocalStorage
+from icefs.storage.local.store import LocalStorage
 from tests.support.storage_contract import append_line
 
 

@@ -14,10 +14,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from icefs.fuse.conversation import Conversation
-from icefs.fuse.daemon import spawn
-from icefs.fuse.mountpoints import FILESYSTEM_TYPE, mount_table, mounted_at
-from icefs.fuse.options import MountOptions
+from icefs.daemon.conversation import Conversation
+from icefs.daemon.mountpoints import FILESYSTEM_TYPE, mount_table, mounted_at
+from icefs.daemon.options import MountOptions
+from icefs.daemon.spawn import spawn
 from tests.support.ci import require
 
 PREFIX = "icefs-test-"
@@ -163,8 +163,8 @@ def run_daemon(program: str, options: MountOptions, log: Path) -> "subprocess.Po
     """Starts a daemon that a Python program changes before it runs; it reports to its stdout when it is ready."""
     source = f"""
 import os, sys
-from icefs.fuse.daemon import run
-from icefs.fuse.options import MountOptions
+from icefs.daemon.spawn import run
+from icefs.daemon.options import MountOptions
 {program}
 code = run(MountOptions.from_json(sys.argv[1]), lambda: os.write(1, b"ready\\n"))
 os._exit(code)

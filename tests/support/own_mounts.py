@@ -2,8 +2,8 @@
 
 import os
 
-from icefs.fuse import mountpoints
-from icefs.fuse.mountpoints import FILESYSTEM_TYPE, MountEntry
+from icefs.daemon import mountpoints
+from icefs.daemon.mountpoints import FILESYSTEM_TYPE, MountEntry
 from tests.support.mounting import PREFIX
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import icechunk
 import zarr
 
-from icefs.engine.writing import WritableRepository
+from icefs.engine.write.repository import WritableRepository
 from icefs.storage.url import open_storage
 from tests.support.ci import require
 from tests.support.mounting import Mount, mounted, scratch_directory

@@ -5,10 +5,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from icefs.format.chunk_indices import ChunkIndices
 from icefs.format.ids import INITIAL_SNAPSHOT_ID, ChunkId, ManifestId, NodeId, SnapshotId
 from icefs.format.layout import chunk_key, manifest_key, snapshot_key, transaction_log_key
-from icefs.format.manifest import ArrayRefs, ChunkRef, InlineRef, NativeRef, encode_manifest
-from icefs.format.ops_log import OpsLog, RepoAvailability, RepoInitialized, RepoStatus, Update
-from icefs.format.repo_info import RepoInfo, SnapshotInfo, SnapshotTable, encode_repo_info
-from icefs.format.snapshot import (
+from icefs.format.manifest.reader import ArrayRefs, ChunkRef, InlineRef, NativeRef, encode_manifest
+from icefs.format.repo.info import RepoInfo, SnapshotInfo, SnapshotTable, encode_repo_info
+from icefs.format.repo.ops_log import OpsLog, RepoAvailability, RepoInitialized, RepoStatus, Update
+from icefs.format.snapshot.reader import (
     ArrayData,
     DimensionShape,
     ManifestFileInfo,

@@ -2,9 +2,10 @@
 
 from random import Random
 
-from icefs.format.flexbuffer import encode_flexbuffer
+from icefs.format.flat.flexbuffer import encode_flexbuffer
 from icefs.format.ids import INITIAL_SNAPSHOT_ID, ManifestId, NodeId, SnapshotId
-from icefs.format.ops_log import (
+from icefs.format.repo.info import RepoInfo, SnapshotInfo, SnapshotTable, encode_metadata
+from icefs.format.repo.ops_log import (
     BranchCreated,
     BranchDeleted,
     BranchReset,
@@ -27,8 +28,7 @@ from icefs.format.ops_log import (
     Update,
     UpdateKind,
 )
-from icefs.format.repo_info import RepoInfo, SnapshotInfo, SnapshotTable, encode_metadata
-from icefs.format.snapshot import (
+from icefs.format.snapshot.reader import (
     ArrayData,
     DimensionShape,
     ManifestFileInfo,

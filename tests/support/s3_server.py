@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from icefs.storage.s3_client import make_client
-from icefs.storage.s3_options import S3Credentials, S3Options
+from icefs.storage.s3.client import make_client
+from icefs.storage.s3.options import S3Credentials, S3Options
 
 _START_TIMEOUT_S = 60.0
 _STARTS = 3

@@ -96,15 +96,15 @@ class OfficialWriter(Writer):
 
 class EngineWriter(Writer):
     def __init__(self, place: dict[str, str]) -> None:
-        from icefs.engine.writing import WritableRepository
-        from icefs.storage.s3 import S3Credentials, S3Options, S3Storage
+        from icefs.engine.write.repository import WritableRepository
+        from icefs.storage.s3.store import S3Credentials, S3Options, S3Storage
 
         keys = S3Credentials(place["access_key_id"], place["secret_access_key"])
         options = S3Options(endpoint_url=place["endpoint_url"], credentials=keys)
         self._repo = WritableRepository.open(S3Storage(place["bucket"], place["prefix"], options))
 
     def commit(self, branch: str, number: int, data: bytes, message: str) -> str | None:
-        from icefs.engine.conflicts import ConflictDetector
+        from icefs.engine.write.conflicts import ConflictDetector
         from icefs.errors import ConflictError
 
         session = self._repo.writable_session(branch)

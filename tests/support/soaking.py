@@ -24,8 +24,8 @@ from typing import Any, NamedTuple
 
 import icechunk
 
-from icefs.storage.beneath import Beneath
-from icefs.storage.local_lock import exclusive
+from icefs.storage.local.beneath import Beneath
+from icefs.storage.local.lock import exclusive
 from tests.conformance.official import GROUP, loose_array_json, put_all
 
 BEAT = struct.Struct("d d 48s")

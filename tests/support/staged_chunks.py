@@ -5,15 +5,15 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from icefs.engine.collected import Collections
-from icefs.engine.writing import WritableRepository
+from icefs.engine.write.collected import Collections
+from icefs.engine.write.repository import WritableRepository
 from icefs.format.ids import NodeId, SnapshotId
 from icefs.format.layout import chunk_key
-from icefs.format.manifest import ArrayRefs, InlineRef, NativeRef
+from icefs.format.manifest.reader import ArrayRefs, InlineRef, NativeRef
 from icefs.storage.base import Storage
-from icefs.worktree.background import UploadState
-from icefs.worktree.frozen import FrozenFile
-from icefs.worktree.uploads import ArrayUpload, Progress, UploadOptions, UploadProgress, upload_chunks
+from icefs.worktree.freeze.frozen import FrozenFile
+from icefs.worktree.upload.background import UploadState
+from icefs.worktree.upload.uploader import ArrayUpload, Progress, UploadOptions, UploadProgress, upload_chunks
 from tests.support.dict_lower import Snapshots
 from tests.support.tree_driver import open_tree
 

@@ -7,19 +7,19 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from icefs.engine.session import Session
-from icefs.engine.writing import WritableRepository
+from icefs.engine.read.session import Session
+from icefs.engine.write.repository import WritableRepository
 from icefs.format.ids import SnapshotId
 from icefs.storage.base import Storage
-from icefs.vfs.committing import CommitRequest, Committed, commit, rebase_tree
-from icefs.vfs.lower import Guarded, TreeLower
-from icefs.vfs.places import open_session
-from icefs.worktree.lower import LowerAttr
-from icefs.worktree.nodes import Perm
-from icefs.worktree.overlay import TreeOptions, WorkTree
-from icefs.worktree.staged import Staged
-from icefs.worktree.staging import stage
-from icefs.worktree.uploads import UploadOptions
+from icefs.vfs.commit.committer import CommitRequest, Committed, commit, rebase_tree
+from icefs.vfs.trees.base import Guarded, TreeLower
+from icefs.vfs.trees.places import open_session
+from icefs.worktree.base import LowerAttr
+from icefs.worktree.model.nodes import Perm
+from icefs.worktree.stage.staged import Staged
+from icefs.worktree.stage.stager import stage
+from icefs.worktree.tree import TreeOptions, WorkTree
+from icefs.worktree.upload.uploader import UploadOptions
 from icefs.zarr.reader import KeyReader
 from icefs.zarr.writer import KeyWriter, MetadataTarget
 

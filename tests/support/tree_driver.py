@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from icefs.errors import EntryNotFoundError, NotADirectoryTreeError
-from icefs.worktree.attributes import AttrChange
-from icefs.worktree.nodes import Attr, Perm, TreeEntry, Where
-from icefs.worktree.overlay import TreeOptions, WorkTree
+from icefs.worktree.model.nodes import Attr, Perm, TreeEntry, Where
+from icefs.worktree.ops.attributes import AttrChange
+from icefs.worktree.tree import TreeOptions, WorkTree
 from tests.support.dict_lower import Snapshots
 
 PERM = Perm(0o644, 1000, 1000)

@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from icefs.worktree.frozen import FrozenTree
+from icefs.worktree.freeze.frozen import FrozenTree
 from tests.support.dict_lower import Snapshots
 from tests.support.tree_driver import Driver
 

@@ -12,11 +12,11 @@ from icefs.errors import EntryNotFoundError
 from icefs.format.ids import SnapshotId
 from icefs.fuse.errno_map import OPERATIONS
 from icefs.storage.base import Storage
-from icefs.storage.disk_cache import DiskCache
+from icefs.storage.cache.disk import DiskCache
 from icefs.vfs.attrs import Attr, EntryRun, Ownership
-from icefs.vfs.core import FileSystem, MountRequest
-from icefs.vfs.inodes import ROOT_INO
-from icefs.vfs.stats import Stats
+from icefs.vfs.filesystem import FileSystem, MountRequest
+from icefs.vfs.inodes.table import ROOT_INO
+from icefs.vfs.observe.stats import Stats
 from tests.support.fake_vfs import FakeNotifier
 
 OWNERSHIP = Ownership(1000, 1001)

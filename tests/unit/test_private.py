@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from icefs.engine.lineage_cache import LineageCache
-from icefs.fuse.daemon import _open_log
-from icefs.fuse.options import default_log_file
+from icefs.daemon.options import default_log_file
+from icefs.daemon.spawn import _open_log
+from icefs.engine.history.lineage_cache import LineageCache
 from icefs.private import make_private, who_may_change
 from icefs.transfer.ledger import Ledger
 

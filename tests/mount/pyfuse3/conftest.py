@@ -2,7 +2,7 @@
 
 import pytest
 
-from icefs.fuse.options import NATIVE, PYFUSE3, MountOptions
+from icefs.daemon.options import NATIVE, PYFUSE3, MountOptions
 
 
 @pytest.fixture(scope="module", autouse=True)

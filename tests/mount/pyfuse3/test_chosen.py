@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from icefs.engine.writing import WritableRepository
+from icefs.daemon.options import NATIVE, PYFUSE3, MountOptions
+from icefs.engine.write.repository import WritableRepository
 from icefs.errors import InvalidInputError
-from icefs.fuse.options import NATIVE, PYFUSE3, MountOptions
 from icefs.storage.url import open_storage
 from tests.support.mounting import mounted
 

@@ -13,8 +13,8 @@ import zarr
 import icefs
 import icefs.api
 from icefs.api.credentials import authorizations, storage_credentials
-from icefs.engine.virtual import ContainerCredentials
-from icefs.storage.s3_options import S3Credentials as StorageCredentials
+from icefs.engine.read.virtual import ContainerCredentials
+from icefs.storage.s3.options import S3Credentials as StorageCredentials
 from tests.support.repo_builder import SECOND, START, RepoBuilder, group, inline, snapshot_id
 
 

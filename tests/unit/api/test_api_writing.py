@@ -11,7 +11,7 @@ from zarr.core.buffer import cpu, default_buffer_prototype
 from zarr.core.sync import sync
 
 import icefs
-from icefs.engine.writable import WritableSession
+from icefs.engine.write.session import WritableSession
 
 GROUP = b'{"zarr_format":3,"node_type":"group"}'
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from icefs.engine.writing import WritableRepository
+from icefs.engine.write.repository import WritableRepository
 from icefs.format.chunk_indices import ChunkIndices
 from icefs.storage.url import open_storage
 from tests.unit.cli.test_cli_json import DOCUMENTED

@@ -14,7 +14,7 @@ from icefs.cli import options
 from icefs.cli.main import FORMAT, NOT_FOUND, STORAGE, USAGE
 from icefs.cli.read import describe_node
 from icefs.format.ids import NodeId
-from icefs.format.nodes import NodeSnapshot
+from icefs.format.snapshot.nodes import NodeSnapshot
 from tests.support.fixture_files import FIXTURES
 
 V1 = FIXTURES / "history-v1"

@@ -9,9 +9,9 @@ import time
 
 import pytest
 
-from icefs.engine.writing import WritableRepository
+from icefs.engine.write.repository import WritableRepository
 from icefs.format.layout import chunk_key
-from icefs.storage.local import LocalStorage
+from icefs.storage.local.store import LocalStorage
 from tests.unit.cli.test_cli_json import DOCUMENTED
 from tests.unit.transfer.test_exporting import files
 from tests.unit.transfer.test_importing import array, few, read, write

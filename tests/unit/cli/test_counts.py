@@ -10,9 +10,9 @@ import zarr
 
 from icefs.cli import committing, leaving
 from icefs.cli.main import main
-from icefs.engine.writing import WritableRepository
+from icefs.engine.write.repository import WritableRepository
 from icefs.storage.url import open_storage
-from icefs.vfs.status_text import diff_lines, status_lines, to_text
+from icefs.vfs.control.status_text import diff_lines, status_lines, to_text
 
 # What is counted somewhere; a number before one of them has to fit.
 NOUNS = {

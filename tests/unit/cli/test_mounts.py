@@ -13,11 +13,11 @@ import pytest
 
 from icefs.cli.main import FORBIDDEN, NOT_FOUND, STATE, main
 from icefs.cli.mounts import Mounted, find_mount, require_mount
-from icefs.engine.writing import WritableRepository
+from icefs.daemon import mountpoints
+from icefs.engine.write.repository import WritableRepository
 from icefs.errors import EntryNotFoundError, FormatError, NotPermittedError, StaleError, UntrustedMountError
-from icefs.fuse import mountpoints
 from icefs.storage import url
-from icefs.storage.local import LocalStorage
+from icefs.storage.local.store import LocalStorage
 from tests.support.fake_mounts import ROOT_LINE, line
 from tests.support.hostile import deadline
 
@@ -139,7 +139,7 @@ def test_status_outside(tmp_path, table, capsys):
 
 def test_status_imports_nothing_heavy(mount, table):
     code = (
-        "import sys, pathlib; from icefs.cli.main import main; from icefs.fuse import mountpoints;"
+        "import sys, pathlib; from icefs.cli.main import main; from icefs.daemon import mountpoints;"
         "mountpoints.MOUNT_TABLE = pathlib.Path(sys.argv[2]); code = main(['status', sys.argv[1]]);"
         "print(*sys.modules); sys.exit(code)"
     )

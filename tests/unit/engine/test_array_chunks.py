@@ -5,14 +5,14 @@ import threading
 import numpy as np
 import pytest
 
-from icefs.engine.assets import AssetManager
-from icefs.engine.boxes import Boxes
-from icefs.engine.chunks import ArrayChunks
+from icefs.engine.read.assets import AssetManager
+from icefs.engine.read.boxes import Boxes
+from icefs.engine.read.chunks import ArrayChunks
 from icefs.errors import FormatError, InvalidInputError, ObjectNotFoundError
 from icefs.format.ids import ManifestId
 from icefs.format.layout import manifest_key
-from icefs.format.manifest import ArrayRefs, ChunkKind, InlineRef, NativeRef, VirtualRef
-from icefs.format.snapshot import ManifestRef, NodeSnapshot
+from icefs.format.manifest.reader import ArrayRefs, ChunkKind, InlineRef, NativeRef, VirtualRef
+from icefs.format.snapshot.reader import ManifestRef, NodeSnapshot
 from tests.support.repo_builder import Index, RepoBuilder, group, inline, node_id
 
 

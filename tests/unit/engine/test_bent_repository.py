@@ -14,16 +14,16 @@ from typing import Any, Final
 import pytest
 
 from icefs.engine.repository import Repository
-from icefs.engine.writing import WritableRepository
+from icefs.engine.write.repository import WritableRepository
 from icefs.errors import IcefsError, NotFoundError, ObjectNotFoundError
-from icefs.format.config import RepositoryConfig
+from icefs.format.config.values import RepositoryConfig
 from icefs.storage.base import Storage
-from icefs.storage.disk_cache import DiskCache
+from icefs.storage.cache.disk import DiskCache
 from icefs.storage.http import HttpStorage
 from icefs.storage.http_client import HttpOptions
 from icefs.storage.memory import MemoryStorage
 from icefs.storage.retry import RetryPolicy
-from icefs.storage.s3 import S3Credentials, S3Options, S3Storage
+from icefs.storage.s3.store import S3Credentials, S3Options, S3Storage
 from tests.conformance.official import GROUP, array_json
 from tests.support.bent_store import BODIES, HEADERS, STATUSES, Bend, BentStore, Stored
 

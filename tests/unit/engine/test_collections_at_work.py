@@ -9,17 +9,17 @@ from pathlib import Path
 import pytest
 
 from icefs.clock import system_clock
-from icefs.engine import garbage
-from icefs.engine.conflicts import ConflictDetector
-from icefs.engine.forks import fork, merge
-from icefs.engine.writing import WritableRepository
+from icefs.engine.upkeep import garbage
+from icefs.engine.write.conflicts import ConflictDetector
+from icefs.engine.write.forks import fork, merge
+from icefs.engine.write.repository import WritableRepository
 from icefs.errors import ChunksCollectedError, ObjectNotFoundError
 from icefs.format.ids import SnapshotId
-from icefs.format.ops_log import GCRan
+from icefs.format.repo.ops_log import GCRan
 from icefs.storage.memory import MemoryStorage
 from icefs.transfer.importing import ImportRequest, import_directory
-from icefs.worktree.packing import UploadOptions
-from icefs.worktree.uploads import storing_again
+from icefs.worktree.upload.packing import UploadOptions
+from icefs.worktree.upload.uploader import storing_again
 from tests.support.collecting import CONFIG, GROUP, SIZE, Values, array, values_of
 from tests.support.faulty import FaultyStorage
 from tests.support.staged_chunks import StagedChunks

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from icefs.engine.conflicts import BasicConflictSolver, ConflictDetector
-from icefs.engine.consolidated import ConsolidatedMetadataSolver
-from icefs.engine.writing import WritableRepository
+from icefs.engine.write.conflicts import BasicConflictSolver, ConflictDetector
+from icefs.engine.write.consolidated import ConsolidatedMetadataSolver
+from icefs.engine.write.repository import WritableRepository
 from icefs.errors import RebaseFailedError
 from icefs.storage.memory import MemoryStorage
 from tests.support.staging_bench import array

@@ -4,7 +4,7 @@ import tracemalloc
 
 import pytest
 
-from icefs.engine.cache import WeightedCache
+from icefs.engine.read.cache import WeightedCache
 from icefs.engine.repository import Repository
 from tests.support.repo_builder import RepoBuilder, inline
 

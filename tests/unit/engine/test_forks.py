@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 
 from icefs.clock import system_clock
-from icefs.engine import forks
-from icefs.engine.conflicts import ConflictDetector
-from icefs.engine.pickling import WritableSessionPickledError, restore_session, session_state
-from icefs.engine.session import Session
-from icefs.engine.writable import WritableSession
-from icefs.engine.writing import WritableRepository
+from icefs.engine.read.session import Session
+from icefs.engine.write import forks
+from icefs.engine.write.conflicts import ConflictDetector
+from icefs.engine.write.pickling import WritableSessionPickledError, restore_session, session_state
+from icefs.engine.write.repository import WritableRepository
+from icefs.engine.write.session import WritableSession
 from icefs.errors import ReadOnlyError, SessionStateError, SnapshotNotFoundError
 from icefs.format.chunk_indices import ChunkIndices
 from icefs.format.ids import ChunkId
-from icefs.format.manifest import ArrayRefs, ChunkKind, InlineRef, NativeRef, VirtualRef
+from icefs.format.manifest.reader import ArrayRefs, ChunkKind, InlineRef, NativeRef, VirtualRef
 from icefs.storage.memory import MemoryStorage
 
 GROUP = b'{"zarr_format":3,"node_type":"group","attributes":{}}'

@@ -5,11 +5,11 @@ import json
 import numpy as np
 import pytest
 
-from icefs.engine.fsck import fsck, repair
-from icefs.engine.writing import WritableRepository
+from icefs.engine.upkeep.fsck import fsck, repair
+from icefs.engine.write.repository import WritableRepository
 from icefs.format.layout import chunk_key
-from icefs.format.manifest import NativeRef
-from icefs.storage.local import LocalStorage
+from icefs.format.manifest.reader import NativeRef
+from icefs.storage.local.store import LocalStorage
 from icefs.storage.memory import MemoryStorage
 from tests.support.faulty import FaultyStorage
 

@@ -5,12 +5,12 @@ import re
 
 import pytest
 
-from icefs.engine.fsck import fsck
-from icefs.engine.writing import WritableRepository
-from icefs.format.config import RepositoryConfig
+from icefs.engine.upkeep.fsck import fsck
+from icefs.engine.write.repository import WritableRepository
+from icefs.format.config.values import RepositoryConfig
 from icefs.format.ids import ChunkId
 from icefs.format.layout import chunk_key
-from icefs.format.manifest import InlineRef, NativeRef, VirtualRef
+from icefs.format.manifest.reader import InlineRef, NativeRef, VirtualRef
 from icefs.storage.memory import MemoryStorage
 
 GROUP = b'{"zarr_format":3,"node_type":"group","attributes":{}}'

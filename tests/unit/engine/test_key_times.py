@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from icefs.clock import system_clock
-from icefs.engine.expiration import ExpirationRequest
-from icefs.engine.key_times import KeyTimes
-from icefs.engine.lineage import Lineages
-from icefs.engine.lineage_cache import LineageCache
-from icefs.engine.writing import WritableRepository
+from icefs.engine.history.key_times import KeyTimes
+from icefs.engine.history.lineage import Lineages
+from icefs.engine.history.lineage_cache import LineageCache
+from icefs.engine.upkeep.expiration import ExpirationRequest
+from icefs.engine.write.repository import WritableRepository
 from icefs.errors import UnreachableError
 from icefs.storage.memory import MemoryStorage
 from tests.support.faulty import FaultyStorage

@@ -2,8 +2,8 @@
 
 import pytest
 
-from icefs.engine.conflicts import ConflictDetector
-from icefs.engine.writing import WritableRepository
+from icefs.engine.write.conflicts import ConflictDetector
+from icefs.engine.write.repository import WritableRepository
 from icefs.errors import BranchMovedError, PreconditionFailedError, UnreachableError
 from icefs.storage.memory import MemoryStorage
 from tests.support.faulty import FaultyStorage

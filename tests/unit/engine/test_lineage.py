@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 
 from icefs.clock import system_clock
-from icefs.engine import lineage_cache
-from icefs.engine.expiration import ExpirationRequest
-from icefs.engine.lineage import Lineages
-from icefs.engine.lineage_cache import LineageCache
-from icefs.engine.writing import WritableRepository
+from icefs.engine.history import lineage_cache
+from icefs.engine.history.lineage import Lineages
+from icefs.engine.history.lineage_cache import LineageCache
+from icefs.engine.upkeep.expiration import ExpirationRequest
+from icefs.engine.write.repository import WritableRepository
 from icefs.format.chunk_indices import ChunkIndices
-from icefs.storage.local import LocalStorage
+from icefs.storage.local.store import LocalStorage
 from icefs.storage.memory import MemoryStorage
 from tests.support.children import running
 
@@ -250,11 +250,11 @@ def test_a_long_history_is_fetched_side_by_side_and_each_log_once(tmp_path):
 _SHARE = """
 import sys
 from pathlib import Path
-from icefs.engine import lineage_cache
-from icefs.engine.lineage import Lineages
-from icefs.engine.lineage_cache import LineageCache
+from icefs.engine.history import lineage_cache
+from icefs.engine.history.lineage import Lineages
+from icefs.engine.history.lineage_cache import LineageCache
 from icefs.engine.repository import Repository
-from icefs.storage.local import LocalStorage
+from icefs.storage.local.store import LocalStorage
 repo = Repository.open(LocalStorage(sys.argv[1]))
 tip = repo.refs().branch("main")
 print("ready", flush=True)

@@ -5,13 +5,13 @@ import json
 import pytest
 
 from icefs.clock import system_clock
-from icefs.engine.migrate import Upgrade, upgrade
-from icefs.engine.writing import WritableRepository
+from icefs.engine.upkeep.migrate import Upgrade, upgrade
+from icefs.engine.write.repository import WritableRepository
 from icefs.errors import ConflictError, FormatError, SessionStateError, SnapshotNotFoundError
-from icefs.format.config import RepositoryConfig
+from icefs.format.config.values import RepositoryConfig
 from icefs.format.ids import INITIAL_SNAPSHOT_ID, SnapshotId
 from icefs.format.layout import CONFIG_V1, REPO_INFO, snapshot_key
-from icefs.format.ops_log import (
+from icefs.format.repo.ops_log import (
     BranchCreated,
     NewCommit,
     RepoInitialized,
@@ -19,7 +19,7 @@ from icefs.format.ops_log import (
     TagCreated,
     TagDeleted,
 )
-from icefs.format.refs_v1 import branch_key, encode_ref, tag_key, tombstone_key
+from icefs.format.repo.refs_v1 import branch_key, encode_ref, tag_key, tombstone_key
 from icefs.storage.memory import MemoryStorage
 from tests.support.faulty import FaultyStorage, each_call_in_turn
 

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from icefs.engine.conflicts import BasicConflictSolver, ConflictDetector, ConflictSolver, VersionSelection
-from icefs.engine.session import Session
-from icefs.engine.turns import Turns
-from icefs.engine.writable import WritableSession
-from icefs.engine.writing import WritableRepository
+from icefs.engine.read.session import Session
+from icefs.engine.write.conflicts import BasicConflictSolver, ConflictDetector, ConflictSolver, VersionSelection
+from icefs.engine.write.repository import WritableRepository
+from icefs.engine.write.session import WritableSession
+from icefs.engine.write.turns import Turns
 from icefs.errors import BranchMovedError, RebaseFailedError
 from icefs.storage.memory import MemoryStorage
 from tests.support.faulty import FaultyStorage

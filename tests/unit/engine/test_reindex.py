@@ -9,19 +9,19 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from icefs.engine.reindex import reindex_array, shift_array
-from icefs.engine.writable import WritableSession
-from icefs.engine.writing import WritableRepository
+from icefs.engine.write.reindex import reindex_array, shift_array
+from icefs.engine.write.repository import WritableRepository
+from icefs.engine.write.session import WritableSession
 from icefs.errors import InvalidInputError, NodeNotFoundError, ReadOnlyError, SessionStateError, UnsupportedError
-from icefs.format.config import RepositoryConfig
-from icefs.format.config_manifest import (
+from icefs.format.config.manifest import (
     ManifestConfig,
     ManifestSplitCondition,
     ManifestSplitDimCondition,
     ManifestSplittingConfig,
 )
+from icefs.format.config.values import RepositoryConfig
 from icefs.format.ids import ChunkId
-from icefs.format.manifest import ArrayRefs, ChunkKind, InlineRef, NativeRef, VirtualRef
+from icefs.format.manifest.reader import ArrayRefs, ChunkKind, InlineRef, NativeRef, VirtualRef
 from icefs.storage.memory import MemoryStorage
 
 type Index = tuple[int, ...]

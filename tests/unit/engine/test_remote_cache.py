@@ -4,13 +4,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from icefs.engine.assets import coalesce
+from icefs.engine.read.assets import coalesce
 from icefs.engine.repository import Repository
 from icefs.errors import InvalidObjectSizeError, ObjectNotFoundError
 from icefs.format.ids import ChunkId
 from icefs.format.layout import chunk_key
-from icefs.format.manifest import NativeRef
-from icefs.storage.disk_cache import DiskCache
+from icefs.format.manifest.reader import NativeRef
+from icefs.storage.cache.disk import DiskCache
 from icefs.storage.memory import MemoryStorage
 from tests.support.repo_builder import RepoBuilder, group
 

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from icefs.engine.writing import WritableRepository
+from icefs.engine.write.repository import WritableRepository
 from icefs.storage.memory import MemoryStorage
 
 GROUP = b'{"zarr_format":3,"node_type":"group","attributes":{}}'

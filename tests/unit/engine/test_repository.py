@@ -14,13 +14,13 @@ from icefs.errors import (
     SnapshotNotFoundError,
     UnsupportedSpecVersionError,
 )
-from icefs.format.config import CachingConfig, RepositoryConfig
-from icefs.format.config_codec import encode_config, encode_config_yaml
+from icefs.format.config.codec import encode_config, encode_config_yaml
+from icefs.format.config.values import CachingConfig, RepositoryConfig
 from icefs.format.ids import INITIAL_SNAPSHOT_ID
 from icefs.format.layout import backup_key, snapshot_key, transaction_log_key
-from icefs.format.ops_log import BranchCreated, NewCommit, OpsLog, RepoInitialized, TagCreated, Update
-from icefs.format.repo_info import encode_repo_info
-from icefs.format.snapshot import NodeType
+from icefs.format.repo.info import encode_repo_info
+from icefs.format.repo.ops_log import BranchCreated, NewCommit, OpsLog, RepoInitialized, TagCreated, Update
+from icefs.format.snapshot.reader import NodeType
 from icefs.format.transaction_log import Move
 from icefs.storage.memory import MemoryStorage
 from tests.support.repo_builder import SECOND, START, RepoBuilder, group, inline, node_id, snapshot_id

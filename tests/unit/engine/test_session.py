@@ -4,8 +4,8 @@ import threading
 
 import pytest
 
+from icefs.engine.read.session import Session
 from icefs.engine.repository import Repository
-from icefs.engine.session import Session
 from icefs.errors import (
     FormatError,
     InvalidInputError,
@@ -14,11 +14,11 @@ from icefs.errors import (
     ObjectNotFoundError,
     UnauthorizedContainerError,
 )
-from icefs.format.config import RepositoryConfig, VirtualChunkContainer
-from icefs.format.config_storage import LocalFileSystemStore
+from icefs.format.config.storage import LocalFileSystemStore
+from icefs.format.config.values import RepositoryConfig, VirtualChunkContainer
 from icefs.format.ids import ChunkId
-from icefs.format.manifest import ChunkKind, InlineRef, NativeRef, VirtualRef
-from icefs.storage.local import LocalStorage
+from icefs.format.manifest.reader import ChunkKind, InlineRef, NativeRef, VirtualRef
+from icefs.storage.local.store import LocalStorage
 from icefs.storage.memory import MemoryStorage
 from tests.support.repo_builder import RepoBuilder, group, inline, node_id
 

@@ -8,13 +8,13 @@ import icechunk
 import pytest
 
 from icefs.clock import system_clock
-from icefs.engine.conflicts import ConflictDetector
-from icefs.engine.expiration import ExpirationRequest
-from icefs.engine.migrate import upgrade
-from icefs.engine.writing import WritableRepository
+from icefs.engine.upkeep.expiration import ExpirationRequest
+from icefs.engine.upkeep.migrate import upgrade
+from icefs.engine.write.conflicts import ConflictDetector
+from icefs.engine.write.repository import WritableRepository
 from icefs.errors import SessionStateError, StaleError
-from icefs.format.refs_v1 import branch_key
-from icefs.storage.local import LocalStorage
+from icefs.format.repo.refs_v1 import branch_key
+from icefs.storage.local.store import LocalStorage
 from icefs.storage.memory import MemoryStorage
 from tests.support.faulty import FaultyStorage
 

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from icefs.clock import system_clock
-from icefs.engine import assets
-from icefs.engine.changes import compare
-from icefs.engine.conflicts import BasicConflictSolver, Conflict, ConflictDetector, ConflictType, VersionSelection
-from icefs.engine.writable import WritableSession
-from icefs.engine.writing import WritableRepository
+from icefs.engine.history.changes import compare
+from icefs.engine.read import assets
+from icefs.engine.write.conflicts import BasicConflictSolver, Conflict, ConflictDetector, ConflictType, VersionSelection
+from icefs.engine.write.repository import WritableRepository
+from icefs.engine.write.session import WritableSession
 from icefs.errors import (
     AlreadyExistsError,
     BranchMovedError,
@@ -32,17 +32,17 @@ from icefs.errors import (
     UnsupportedSpecVersionError,
 )
 from icefs.format.chunk_indices import ChunkIndices
-from icefs.format.config import RepositoryConfig
-from icefs.format.config_manifest import (
+from icefs.format.config.manifest import (
     ManifestConfig,
     ManifestSplitCondition,
     ManifestSplitDimCondition,
     ManifestSplittingConfig,
 )
+from icefs.format.config.values import RepositoryConfig
 from icefs.format.ids import INITIAL_SNAPSHOT_ID, ChunkId, SnapshotId
 from icefs.format.layout import chunk_key
-from icefs.format.manifest import ArrayRefs, ChunkKind
-from icefs.format.ops_log import RepoAvailability, RepoStatus
+from icefs.format.manifest.reader import ArrayRefs, ChunkKind
+from icefs.format.repo.ops_log import RepoAvailability, RepoStatus
 from icefs.storage.memory import MemoryStorage
 from tests.support.faulty import FaultyStorage, each_call_in_turn
 
@@ -607,8 +607,8 @@ def test_a_commit_in_between_is_noticed_at_the_last_write(repo):
 
 BRANCHER = """
 import sys
-from icefs.engine.writing import WritableRepository
-from icefs.storage.local import LocalStorage
+from icefs.engine.write.repository import WritableRepository
+from icefs.storage.local.store import LocalStorage
 repo = WritableRepository.open(LocalStorage(sys.argv[1]))
 tip = repo.lookup_branch("main")
 print("ready", flush=True)
@@ -620,7 +620,7 @@ for number in range(50):
 
 def test_many_processes_lose_no_update_of_a_local_repository(tmp_path: Path):
     """4 processes, 50 branches each: the official library kept 67 of 200."""
-    from icefs.storage.local import LocalStorage
+    from icefs.storage.local.store import LocalStorage
 
     root = tmp_path / "repo"
     root.mkdir()

@@ -7,13 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from icefs.clock import system_clock
-from icefs.engine.expiration import ExpirationRequest
-from icefs.engine.garbage import _ChunkIds
-from icefs.engine.writing import WritableRepository
+from icefs.engine.upkeep.expiration import ExpirationRequest
+from icefs.engine.upkeep.garbage import _ChunkIds
+from icefs.engine.write.repository import WritableRepository
 from icefs.errors import IcefsError, SessionStateError
 from icefs.format.ids import ChunkId, ManifestId, NodeId
-from icefs.format.manifest import ArrayRefs, Manifest, NativeRef
-from icefs.storage.local import LocalStorage
+from icefs.format.manifest.reader import ArrayRefs, Manifest, NativeRef
+from icefs.storage.local.store import LocalStorage
 from icefs.storage.memory import MemoryStorage
 from tests.support.faulty import each_call_in_turn
 

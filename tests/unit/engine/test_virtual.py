@@ -8,8 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from icefs.engine.virtual import ContainerCredentials, Location, VirtualResolver
-from icefs.engine.workers import Workers
+from icefs.engine.read.virtual import ContainerCredentials, Location, VirtualResolver
+from icefs.engine.read.workers import Workers
 from icefs.errors import (
     AccessDeniedError,
     FormatError,
@@ -20,12 +20,12 @@ from icefs.errors import (
     UnauthorizedContainerError,
     UnsupportedError,
 )
-from icefs.format.config import S3Options, VirtualChunkContainer
-from icefs.format.config_storage import AzureStore, GcsStore, HttpStore, LocalFileSystemStore, S3Store, TigrisStore
-from icefs.format.manifest import VirtualRef
-from icefs.storage.disk_cache import DiskCache
+from icefs.format.config.storage import AzureStore, GcsStore, HttpStore, LocalFileSystemStore, S3Store, TigrisStore
+from icefs.format.config.values import S3Options, VirtualChunkContainer
+from icefs.format.manifest.reader import VirtualRef
+from icefs.storage.cache.disk import DiskCache
 from icefs.storage.metered import StoreMeter
-from icefs.storage.s3_options import S3Credentials
+from icefs.storage.s3.options import S3Credentials
 
 DATA = bytes(range(100))
 
@@ -264,7 +264,7 @@ def test_credentials_of_the_longest_authorised_prefix_are_used(monkeypatch):
         def read_range(self, key, start, end, **_):
             return f"{key}:{start}-{end}".encode().ljust(end - start)
 
-    monkeypatch.setattr("icefs.storage.s3.S3Storage", FakeS3)
+    monkeypatch.setattr("icefs.storage.s3.store.S3Storage", FakeS3)
     store = S3Store(S3Options(endpoint_url="http://127.0.0.1:1", anonymous=True, region="r"))
     virtual = VirtualResolver(
         [container("s3://bucket/", store)],
@@ -292,7 +292,7 @@ def test_a_large_remote_chunk_comes_in_parts(monkeypatch):
             asked.append((start, end))
             return bytes(end - start)
 
-    monkeypatch.setattr("icefs.storage.s3.S3Storage", FakeS3)
+    monkeypatch.setattr("icefs.storage.s3.store.S3Storage", FakeS3)
     virtual = VirtualResolver([container("s3://b/", S3Store(S3Options()))], {"s3://b": None}, Workers(4))
     length = 30 << 20
     assert len(virtual.read(ref("s3://b/big", 7, length))) == length
@@ -533,7 +533,7 @@ def opened_s3(monkeypatch):
         def read_range(self, key, start, end, **_):
             return bytes(end - start)
 
-    monkeypatch.setattr("icefs.storage.s3.S3Storage", FakeS3)
+    monkeypatch.setattr("icefs.storage.s3.store.S3Storage", FakeS3)
     for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"):
         monkeypatch.delenv(name, raising=False)
     return opened

@@ -4,9 +4,9 @@ import re
 
 import pytest
 
-from icefs.engine.conflicts import BasicConflictSolver, ConflictDetector, ConflictType, VersionSelection, way_out
-from icefs.engine.conflicts import Conflict as C
-from icefs.engine.writing import WritableRepository
+from icefs.engine.write.conflicts import BasicConflictSolver, ConflictDetector, ConflictType, VersionSelection, way_out
+from icefs.engine.write.conflicts import Conflict as C
+from icefs.engine.write.repository import WritableRepository
 from icefs.errors import RebaseFailedError
 from icefs.storage.memory import MemoryStorage
 from tests.support.staging_bench import array, group

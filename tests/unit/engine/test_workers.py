@@ -2,7 +2,7 @@ import threading
 
 import pytest
 
-from icefs.engine.workers import Workers
+from icefs.engine.read.workers import Workers
 
 
 @pytest.fixture

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from icefs.errors import FormatError, InvalidInputError
-from icefs.format.config import (
+from icefs.format.config.codec import encode_config, encode_config_yaml, parse_config, parse_config_yaml
+from icefs.format.config.values import (
     DEFAULTS,
     CachingConfig,
     CompressionAlgorithm,
@@ -26,9 +27,8 @@ from icefs.format.config import (
     StorageSettings,
     VirtualChunkContainer,
 )
-from icefs.format.config_codec import encode_config, encode_config_yaml, parse_config, parse_config_yaml
-from icefs.format.config_yaml import MAX_BYTES, Tagged, emit_yaml, load_yaml
-from icefs.format.flexbuffer import decode_flexbuffer, encode_flexbuffer
+from icefs.format.config.yaml import MAX_BYTES, Tagged, emit_yaml, load_yaml
+from icefs.format.flat.flexbuffer import decode_flexbuffer, encode_flexbuffer
 from tests.support.config_samples import sample_config, sample_containers, sample_preload
 
 BOTH = pytest.mark.parametrize(

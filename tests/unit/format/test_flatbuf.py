@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from icefs.errors import FormatError
-from icefs.format.flatbuf import FlatBuffer, Table, TableArray
+from icefs.format.flat.reader import FlatBuffer, Table, TableArray
 
 NAME = "some/file"
 

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from icefs.errors import InvalidInputError
-from icefs.format.flatbuf import FlatBuffer, Table
-from icefs.format.flatbuf_writer import OFFSET, FlatBuilder, encode_text, field_offset
+from icefs.format.flat.reader import FlatBuffer, Table
+from icefs.format.flat.writer import OFFSET, FlatBuilder, encode_text, field_offset
 
 CODES = ("B", "H", "i", "Q", "12s", OFFSET, OFFSET)
 
@@ -130,7 +130,7 @@ def test_text_that_is_no_unicode_is_refused() -> None:
 
 
 def test_more_than_two_gib_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("icefs.format.flatbuf_writer._MAX_BYTES", 1000)
+    monkeypatch.setattr("icefs.format.flat.writer._MAX_BYTES", 1000)
     builder = FlatBuilder()
     builder.string("x" * 900)
     with pytest.raises(InvalidInputError, match="2 GiB"):

@@ -8,7 +8,7 @@ import pytest
 from flatbuffers import flexbuffers
 
 from icefs.errors import FormatError, InvalidInputError
-from icefs.format.flexbuffer import MAX_DEPTH, decode_flexbuffer, encode_flexbuffer
+from icefs.format.flat.flexbuffer import MAX_DEPTH, decode_flexbuffer, encode_flexbuffer
 
 VALUES: list[Any] = [
     None,

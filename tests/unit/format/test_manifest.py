@@ -10,11 +10,11 @@ import pytest
 import zstandard
 
 from icefs.errors import FormatError, InvalidInputError
-from icefs.format.flatbuf import FlatBuffer, Table
+from icefs.format.flat.reader import FlatBuffer, Table
 from icefs.format.header import FileType, decode_file, encode_file
 from icefs.format.ids import ChunkId, ManifestId, NodeId
-from icefs.format.locations import MAX_COMPRESSIBLE_BYTES
-from icefs.format.manifest import (
+from icefs.format.manifest.locations import MAX_COMPRESSIBLE_BYTES
+from icefs.format.manifest.reader import (
     ArrayRefs,
     ChunkKind,
     InlineRef,

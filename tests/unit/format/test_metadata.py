@@ -9,7 +9,7 @@ import msgpack
 import pytest
 
 from icefs.errors import FormatError, InvalidInputError
-from icefs.format.flexbuffer import decode_flexbuffer
+from icefs.format.flat.flexbuffer import decode_flexbuffer
 from icefs.format.metadata import (
     MAX_DEPTH,
     decode_msgpack,

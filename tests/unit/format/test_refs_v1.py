@@ -6,7 +6,7 @@ import pytest
 
 from icefs.errors import FormatError, InvalidInputError
 from icefs.format.ids import INITIAL_SNAPSHOT_ID
-from icefs.format.refs_v1 import (
+from icefs.format.repo.refs_v1 import (
     RefFile,
     branch_key,
     check_ref_name,

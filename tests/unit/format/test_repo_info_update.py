@@ -17,7 +17,8 @@ from icefs.errors import (
     SnapshotNotFoundError,
 )
 from icefs.format.ids import INITIAL_SNAPSHOT_ID, SnapshotId
-from icefs.format.ops_log import (
+from icefs.format.repo.info import RepoInfo, encode_repo_info, parse_repo_info
+from icefs.format.repo.ops_log import (
     BranchCreated,
     BranchDeleted,
     BranchReset,
@@ -40,8 +41,8 @@ from icefs.format.ops_log import (
     Update,
     UpdateKind,
 )
-from icefs.format.repo_info import RepoInfo, encode_repo_info, parse_repo_info
-from icefs.format.repo_info_update import (
+from icefs.format.repo.snapshot_table import SnapshotInfo
+from icefs.format.repo.update import (
     Stamp,
     add_branch,
     add_snapshot,
@@ -58,7 +59,6 @@ from icefs.format.repo_info_update import (
     set_status,
     update_branch,
 )
-from icefs.format.snapshot_table import SnapshotInfo
 from tests.support.repo_samples import NOW, snapshot_id
 
 STAMP = Stamp(NOW + 1_000, "repo.2.Y")

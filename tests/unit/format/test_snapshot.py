@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from icefs.errors import FormatError, InvalidInputError, InvalidMetadataError
-from icefs.format.flatbuf import FlatBuffer
-from icefs.format.flatbuf_writer import OFFSET, FlatBuilder
+from icefs.format.flat.reader import FlatBuffer
+from icefs.format.flat.writer import OFFSET, FlatBuilder
 from icefs.format.header import FileType, decode_file, encode_file
 from icefs.format.ids import NodeId, SnapshotId
 from icefs.format.metadata import encode_value
-from icefs.format.snapshot import (
+from icefs.format.snapshot.reader import (
     ArrayData,
     DimensionShape,
     ManifestFileInfo,

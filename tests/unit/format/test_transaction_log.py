@@ -8,10 +8,10 @@ import pytest
 
 from icefs.errors import FormatError, InvalidInputError
 from icefs.format.chunk_indices import ChunkIndices
-from icefs.format.flatbuf import FlatBuffer
+from icefs.format.flat.reader import FlatBuffer
 from icefs.format.header import FileType, decode_file, encode_file
 from icefs.format.ids import NodeId, SnapshotId
-from icefs.format.nodes import NodeType
+from icefs.format.snapshot.nodes import NodeType
 from icefs.format.transaction_log import (
     Move,
     TransactionLog,

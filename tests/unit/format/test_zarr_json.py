@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from icefs.errors import InvalidMetadataError
-from icefs.format.nodes import DimensionShape, NodeType
+from icefs.format.snapshot.nodes import DimensionShape, NodeType
 from icefs.format.zarr_json import ChunkKeyEncoding, ZarrMetadata, chunk_key_encoding_of, parse_zarr_json
 from tests.support.zarr_documents import ARRAY, DOCUMENTS, Verdict, array_document
 

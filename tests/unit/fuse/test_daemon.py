@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from icefs.bounded import Limits
+from icefs.daemon import logs
+from icefs.daemon import spawn as daemon
+from icefs.daemon.options import MountOptions
 from icefs.errors import InvalidInputError, StorageError
-from icefs.fuse import daemon, logs
-from icefs.fuse.options import MountOptions
 
 
 def modules_after(statement):
@@ -22,12 +23,12 @@ def modules_after(statement):
 
 
 def test_the_command_imports_little_to_start_a_daemon():
-    assert not {"numpy", "trio", "boto3", "zarr"} & modules_after("import icefs.fuse.daemon")
+    assert not {"numpy", "trio", "boto3", "zarr"} & modules_after("import icefs.daemon.spawn")
 
 
 def test_the_daemon_of_a_local_repository_imports_nothing_that_it_does_not_need():
     heavy = {"boto3", "botocore", "zarr", "click", "rich", "icechunk", "numpy.ma", "http.client"}
-    assert not heavy & modules_after("import icefs.fuse.serving")
+    assert not heavy & modules_after("import icefs.daemon.serve")
 
 
 def test_an_error_of_the_daemon_is_raised_here(tmp_path):

@@ -7,8 +7,8 @@ import struct
 
 import pytest
 
-from icefs.fuse.journal import JournalHandler, is_journal, priority
-from icefs.fuse.logs import LineFormatter, Repeats
+from icefs.daemon.journal import JournalHandler, is_journal, priority
+from icefs.daemon.logs import LineFormatter, Repeats
 from tests.unit.fuse.test_logs import KEY_ID, Kept, record
 
 

@@ -5,8 +5,7 @@ import sys
 
 import pytest
 
-from icefs.errors import InvalidInputError
-from icefs.fuse.logs import (
+from icefs.daemon.logs import (
     LineFormatter,
     LogFile,
     Repeats,
@@ -14,7 +13,8 @@ from icefs.fuse.logs import (
     redact_secrets,
     secrets_of,
 )
-from icefs.fuse.options import MountOptions, parse_address
+from icefs.daemon.options import MountOptions, parse_address
+from icefs.errors import InvalidInputError
 from icefs.log_context import current_branch, in_branch
 
 KEY_ID = "AKIA" + "ABCDEFGHIJKLMNOP"
@@ -185,7 +185,7 @@ def test_a_log_file_may_be_renamed_away(tmp_path):
 def test_stderr_follows_the_log_file(tmp_path):
     program = f"""
 import logging, os
-from icefs.fuse.logs import LogFile
+from icefs.daemon.logs import LogFile
 path = {str(tmp_path / "log")!r}
 os.dup2(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND), 2)
 file = LogFile(path, takes_stderr=True)

@@ -4,7 +4,7 @@ import socket
 
 import trio
 
-from icefs.fuse.metrics_http import listen, serve_metrics
+from icefs.daemon.metrics import listen, serve_metrics
 
 
 class Follower:

@@ -2,9 +2,9 @@ import os
 
 import pytest
 
+from icefs.daemon import mountpoints
+from icefs.daemon.mountpoints import MountEntry, check_apart, check_fuse, check_mountpoint, mount_table, mounted_at
 from icefs.errors import InvalidInputError, StaleError, UnsupportedError
-from icefs.fuse import mountpoints
-from icefs.fuse.mountpoints import MountEntry, check_apart, check_fuse, check_mountpoint, mount_table, mounted_at
 
 TABLE = r"""21 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw
 38 21 0:33 / /mnt/a\040b rw,nosuid,nodev - fuse.icefs s3://bucket/x\134y rw,user_id=0

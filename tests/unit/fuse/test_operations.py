@@ -9,10 +9,10 @@ from icefs.fuse import abi
 from icefs.fuse.errno_map import OPERATIONS, FuseError
 from icefs.fuse.operations import Operations
 from icefs.vfs.attrs import ABSENT, ABSENT_FOREVER, EntryRun, FsStats
-from icefs.vfs.command_files import CommandHandle
+from icefs.vfs.control.command_files import CommandHandle
+from icefs.vfs.control.rpc import RpcHandle
 from icefs.vfs.handles import DirectBytesHandle
 from icefs.vfs.interface import AttrChanges
-from icefs.vfs.rpc import RpcHandle
 from tests.support.fake_vfs import DIRECTORY, FILE, FakeRecorder, FakeVfs
 from tests.support.fuse_kernel import read_entries
 

@@ -2,8 +2,8 @@ import os
 
 import pytest
 
+from icefs.daemon.options import MountOptions, default_log_file
 from icefs.errors import InvalidInputError
-from icefs.fuse.options import MountOptions, default_log_file
 
 
 def make(**options):

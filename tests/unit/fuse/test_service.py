@@ -11,10 +11,10 @@ import pytest
 import trio
 import trio.testing
 
+from icefs.daemon.options import MountOptions
+from icefs.daemon.service import Knobs, Service, ServiceManager, obey_signals
 from icefs.errors import InvalidInputError
-from icefs.fuse.options import MountOptions
-from icefs.fuse.service import Knobs, Service, ServiceManager, obey_signals
-from icefs.vfs.stats import Stats
+from icefs.vfs.observe.stats import Stats
 
 OPTIONS = MountOptions(repository="/r", mountpoint="/m", cache_size=10)
 

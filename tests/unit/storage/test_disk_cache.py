@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from icefs.errors import InvalidInputError
-from icefs.storage import disk_cache
-from icefs.storage.cache_entry import BLOCK_BYTES, CachedFile, DamagedEntryError, checksums
-from icefs.storage.disk_cache import DiskCache
+from icefs.storage.cache import disk as disk_cache
+from icefs.storage.cache.disk import DiskCache
+from icefs.storage.cache.entry import BLOCK_BYTES, CachedFile, DamagedEntryError, checksums
 
 SMALL = 100
 LARGE = 2 * BLOCK_BYTES + 777
@@ -227,7 +227,7 @@ def test_threads_share_a_cache(cache):
 
 CHILD = """
 import os, random, sys
-from icefs.storage.disk_cache import DiskCache
+from icefs.storage.cache.disk import DiskCache
 cache = DiskCache(sys.argv[1], int(sys.argv[2]), reserve_bytes=0)
 chosen = random.Random(int(sys.argv[3]))
 print("started", flush=True)

@@ -22,8 +22,8 @@ from icefs.errors import (
     PreconditionFailedError,
     StorageError,
 )
-from icefs.storage.local import LocalStorage
-from icefs.storage.local_lock import LOCK_NAME
+from icefs.storage.local.lock import LOCK_NAME
+from icefs.storage.local.store import LocalStorage
 from tests.support.hostile import (
     SECRET,
     STRANGE,

@@ -20,11 +20,12 @@ from icefs.errors import (
     ReadOnlyError,
     StorageError,
 )
-from icefs.storage import beneath, local_files
-from icefs.storage.beneath import Beneath
-from icefs.storage.local import LocalStorage
-from icefs.storage.local_files import PendingWrites, decode_name, encode_name
-from icefs.storage.local_lock import LOCK_NAME, exclusive
+from icefs.storage.local import beneath
+from icefs.storage.local import files as local_files
+from icefs.storage.local.beneath import Beneath
+from icefs.storage.local.files import PendingWrites, decode_name, encode_name
+from icefs.storage.local.lock import LOCK_NAME, exclusive
+from icefs.storage.local.store import LocalStorage
 from tests.support.hex_storage import HexStorage
 from tests.support.storage_contract import StorageContract
 

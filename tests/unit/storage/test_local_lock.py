@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from icefs.errors import StorageError
-from icefs.storage.beneath import Beneath
-from icefs.storage.local import LocalStorage
-from icefs.storage.local_lock import LOCK_NAME, exclusive
+from icefs.storage.local.beneath import Beneath
+from icefs.storage.local.lock import LOCK_NAME, exclusive
+from icefs.storage.local.store import LocalStorage
 from tests.support.hostile import OTHER_USER, call_as_other_user
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be two users")

@@ -16,7 +16,7 @@ from icefs.errors import (
     ObjectNotFoundError,
     UnauthorizedContainerError,
 )
-from icefs.storage.local_ranges import LocalRanges
+from icefs.storage.local.ranges import LocalRanges
 
 _EXCHANGE = 2
 

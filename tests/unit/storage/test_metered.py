@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from icefs.errors import ObjectNotFoundError, PreconditionFailedError
-from icefs.storage.local import LocalStorage
+from icefs.storage.local.store import LocalStorage
 from icefs.storage.memory import MemoryStorage
 from icefs.storage.metered import MeteredRanges, MeteredStorage, StoreMeter
 from tests.support.storage_contract import StorageContract

@@ -8,10 +8,10 @@ from datetime import UTC, datetime
 import pytest
 
 from icefs.errors import InvalidInputError
-from icefs.storage import s3_direct
-from icefs.storage.s3_client import connect
-from icefs.storage.s3_options import S3Credentials, S3Options
-from icefs.storage.s3_session import ask_target, open_client
+from icefs.storage.s3 import direct as s3_direct
+from icefs.storage.s3.client import connect
+from icefs.storage.s3.options import S3Credentials, S3Options
+from icefs.storage.s3.session import ask_target, open_client
 
 URL = "http://127.0.0.1:8333"
 KEYS = {"AWS_ACCESS_KEY_ID": "AKIDEXAMPLE", "AWS_SECRET_ACCESS_KEY": "very secret"}
@@ -147,7 +147,7 @@ def test_botocore_is_not_loaded():
 import sys
 from icefs.errors import IcefsError
 from icefs.storage.retry import RetryPolicy
-from icefs.storage.s3 import S3Options, S3Storage
+from icefs.storage.s3.store import S3Options, S3Storage
 storage = S3Storage("bucket", "p", S3Options(endpoint_url="http://127.0.0.1:9", retry=RetryPolicy(max_tries=1)))
 try:
     storage.get("repo")

@@ -7,9 +7,9 @@ import pytest
 
 from icefs.errors import InvalidInputError, UnsupportedError
 from icefs.storage.http import HttpStorage
-from icefs.storage.local import LocalStorage
+from icefs.storage.local.store import LocalStorage
 from icefs.storage.memory import MemoryStorage
-from icefs.storage.s3 import S3Credentials, S3Storage
+from icefs.storage.s3.store import S3Credentials, S3Storage
 from icefs.storage.url import open_storage, parse_location, redact
 
 
@@ -173,5 +173,5 @@ def test_half_a_key_is_refused():
 def test_a_local_repository_does_not_wait_for_clients_of_other_stores():
     code = "import sys, icefs.storage.url as u; u.open_storage('/x'); print(*sorted(sys.modules))"
     modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert "icefs.storage.local" in modules
+    assert "icefs.storage.local.store" in modules
     assert not {"botocore", "boto3", "urllib3", "numpy", "zarr", "trio", "http.client"} & set(modules)

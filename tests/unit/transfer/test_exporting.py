@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 from icefs.bounded import Limits
-from icefs.engine.key_times import KeyTimes
-from icefs.engine.lineage import Lineages
-from icefs.engine.writing import WritableRepository
+from icefs.engine.history.key_times import KeyTimes
+from icefs.engine.history.lineage import Lineages
+from icefs.engine.write.repository import WritableRepository
 from icefs.errors import NodeNotFoundError, NotADirectoryTreeError, NotEmptyError, SessionStateError, StorageError
 from icefs.format.ids import ChunkId
 from icefs.format.layout import chunk_key
-from icefs.format.manifest import NativeRef
-from icefs.storage.local import LocalStorage
+from icefs.format.manifest.reader import NativeRef
+from icefs.storage.local.store import LocalStorage
 from icefs.storage.memory import MemoryStorage
 from icefs.transfer.exporting import ExportRequest, export_session
 from icefs.transfer.importing import ImportRequest, import_directory

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from icefs.bounded import Limits
-from icefs.engine.writing import WritableRepository
+from icefs.engine.write.repository import WritableRepository
 from icefs.errors import (
     AlreadyExistsError,
     EntryNotFoundError,
@@ -22,7 +22,7 @@ from icefs.errors import (
 )
 from icefs.format.ids import ChunkId
 from icefs.format.layout import chunk_key
-from icefs.storage.local import LocalStorage
+from icefs.storage.local.store import LocalStorage
 from icefs.storage.memory import MemoryStorage
 from icefs.transfer.importing import ImportRequest, import_directory
 from icefs.transfer.ledger import KEPT_S, LIMITS, Ledger, ledger_path

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from icefs.errors import NotAnObjectError
-from icefs.storage.beneath import Beneath
+from icefs.storage.local.beneath import Beneath
 from icefs.transfer.writing import in_directory
 from tests.support.hostile import STRANGE, deadline, make_outside, place, unchanged
 

@@ -1,7 +1,7 @@
 """Which files are written past the kernel's page cache, and when the kernel is told to drop what it has of them."""
 
-from icefs.vfs import overlay_handles
-from icefs.vfs.overlay_handles import DirectWriters
+from icefs.vfs.trees import working_handles as overlay_handles
+from icefs.vfs.trees.working_handles import DirectWriters
 from tests.support.fake_vfs import FakeNotifier
 
 

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from icefs.format.ids import NodeId
-from icefs.vfs.history import ChunkEpochs, History
+from icefs.vfs.inodes.history import ChunkEpochs, History
 
 INDICES = st.lists(st.tuples(st.integers(0, 40), st.integers(0, 9)), max_size=12)
 WIDE = st.lists(st.tuples(st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1)), min_size=1, max_size=3)

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from icefs.errors import InternalError
-from icefs.vfs.inodes import BitLayout, InodeSpace
+from icefs.vfs.inodes.table import BitLayout, InodeSpace
 
 TREE = object()
 

@@ -8,9 +8,9 @@ import trio
 
 from icefs.format.ids import ChunkId
 from icefs.format.layout import chunk_key
-from icefs.format.manifest import NativeRef
+from icefs.format.manifest.reader import NativeRef
 from icefs.storage.memory import MemoryStorage
-from icefs.vfs.lookahead import Walks
+from icefs.vfs.chunks.lookahead import Walks
 from tests.support.repo_builder import RepoBuilder
 from tests.support.vfs_driver import mounted
 

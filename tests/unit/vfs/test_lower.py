@@ -9,11 +9,11 @@ import pytest
 from icefs.engine.repository import Repository
 from icefs.errors import ObjectNotFoundError
 from icefs.format.layout import manifest_key
-from icefs.format.manifest import VirtualRef
+from icefs.format.manifest.reader import VirtualRef
 from icefs.storage.base import Object
 from icefs.storage.memory import MemoryStorage
-from icefs.vfs.lower import Guarded, TreeLower
-from icefs.worktree.lower import LowerAttr
+from icefs.vfs.trees.base import Guarded, TreeLower
+from icefs.worktree.base import LowerAttr
 from tests.support.repo_builder import RepoBuilder, group, inline
 
 PATHS = [

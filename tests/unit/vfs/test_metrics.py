@@ -9,8 +9,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from icefs.storage.memory import MemoryStorage
 from icefs.storage.metered import MeteredStorage, StoreMeter
-from icefs.vfs.counters import Lag, Outcomes
-from icefs.vfs.metrics import Durations, Metric, to_prometheus
+from icefs.vfs.observe.counters import Lag, Outcomes
+from icefs.vfs.observe.metrics import Durations, Metric, to_prometheus
 from tests.support.repo_builder import RepoBuilder, group
 from tests.support.vfs_driver import mounted
 

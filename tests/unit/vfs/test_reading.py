@@ -17,15 +17,15 @@ from icefs.errors import (
     UnreachableError,
 )
 from icefs.format.layout import chunk_key
-from icefs.format.manifest import NativeRef, VirtualRef
-from icefs.storage.cache_entry import BLOCK_BYTES
-from icefs.storage.disk_cache import DiskCache
-from icefs.storage.local import LocalStorage
+from icefs.format.manifest.reader import NativeRef, VirtualRef
+from icefs.storage.cache.disk import DiskCache
+from icefs.storage.cache.entry import BLOCK_BYTES
+from icefs.storage.local.store import LocalStorage
 from icefs.storage.memory import MemoryStorage
-from icefs.vfs import reading
-from icefs.vfs.fetching import ChunkFetcher
+from icefs.vfs.chunks import reader as reading
+from icefs.vfs.chunks.fetcher import ChunkFetcher
+from icefs.vfs.chunks.reader import BlockChunkHandle, CachedChunkHandle, FetchedChunkHandle, LocalChunkHandle
 from icefs.vfs.handles import BytesHandle
-from icefs.vfs.reading import BlockChunkHandle, CachedChunkHandle, FetchedChunkHandle, LocalChunkHandle
 from icefs.vfs.threads import Threads
 from tests.support.repo_builder import RepoBuilder
 from tests.support.vfs_driver import mounted, until
@@ -495,7 +495,7 @@ async def test_what_is_fetched_ahead_waits_its_turn_until_it_is_wanted():
 
 async def test_more_is_fetched_ahead_at_a_time_from_further_away(monkeypatch):
     clock = SimpleNamespace(perf_counter=iter([0.0, 0.0, 0.0, 0.02, 0.0, 5.0]).__next__)
-    monkeypatch.setattr("icefs.vfs.fetching.time", clock)
+    monkeypatch.setattr("icefs.vfs.chunks.fetcher.time", clock)
     pool = Threads(1, "test")
     fetcher = ChunkFetcher(pool, max_bytes=1000)
     try:

@@ -2,8 +2,8 @@ import errno
 import logging
 
 from icefs.errors import FormatError
-from icefs.vfs.access_log import as_text, log_accesses, recent_accesses
-from icefs.vfs.stats import RING, Stats, quantile_us
+from icefs.vfs.observe.access_log import as_text, log_accesses, recent_accesses
+from icefs.vfs.observe.stats import RING, Stats, quantile_us
 
 
 def make(now):

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from icefs.format.ids import NodeId
-from icefs.vfs.history import ChunkEpochs
-from icefs.vfs.inodes import BitLayout, InodeSpace
-from icefs.vfs.numbers import ArrayNumbers, ChunkRange, NodeKey, NodeNumbers
+from icefs.vfs.inodes.history import ChunkEpochs
+from icefs.vfs.inodes.numbers import ArrayNumbers, ChunkRange, NodeKey, NodeNumbers
+from icefs.vfs.inodes.table import BitLayout, InodeSpace
 
 TREE = SimpleNamespace()
 OTHER = SimpleNamespace()

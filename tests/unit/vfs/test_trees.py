@@ -14,10 +14,10 @@ from icefs.errors import (
     StaleError,
 )
 from icefs.format.layout import manifest_key
-from icefs.format.manifest import InlineRef, VirtualRef
-from icefs.format.snapshot import ManifestRef
+from icefs.format.manifest.reader import InlineRef, VirtualRef
+from icefs.format.snapshot.reader import ManifestRef
 from icefs.vfs.attrs import ABSENT, ABSENT_FOREVER, FOREVER_S
-from icefs.vfs.inodes import ROOT_INO
+from icefs.vfs.inodes.table import ROOT_INO
 from tests.support.repo_builder import SECOND, START, RepoBuilder, group, inline
 from tests.support.vfs_driver import OWNERSHIP, mounted
 
@@ -491,7 +491,7 @@ async def test_a_branch_is_never_forgotten():
 
 
 async def test_sessions_of_immutable_trees_are_bounded(monkeypatch):
-    monkeypatch.setattr("icefs.vfs.core._MAX_LOADED", 2)
+    monkeypatch.setattr("icefs.vfs.filesystem._MAX_LOADED", 2)
     builder = RepoBuilder()
     tips = [builder.commit([group(f"/g{number}", number)]) for number in range(5)]
     async with mounted(builder.publish()) as driver:

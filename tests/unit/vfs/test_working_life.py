@@ -7,13 +7,13 @@ from types import SimpleNamespace
 import pytest
 import trio
 
-from icefs.engine.writing import WritableRepository
+from icefs.engine.write.repository import WritableRepository
 from icefs.errors import StaleError
 from icefs.fuse.errno_map import OPERATIONS
 from icefs.storage.memory import MemoryStorage
-from icefs.vfs.core import FileSystem, MountRequest
-from icefs.vfs.stats import Stats
-from icefs.vfs.working import WorkingTree
+from icefs.vfs.filesystem import FileSystem, MountRequest
+from icefs.vfs.observe.stats import Stats
+from icefs.vfs.trees.working_tree import WorkingTree
 from tests.support.fake_vfs import FakeNotifier
 from tests.support.vfs_driver import OWNERSHIP, Driver, until
 

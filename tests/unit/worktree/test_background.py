@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from icefs.errors import StorageError
-from icefs.format.manifest import ArrayRefs
-from icefs.storage.local import LocalStorage
+from icefs.format.manifest.reader import ArrayRefs
+from icefs.storage.local.store import LocalStorage
 from icefs.storage.memory import MemoryStorage
-from icefs.worktree import background
-from icefs.worktree.packing import UploadOptions
-from icefs.worktree.upload_log import LOG_NAME
+from icefs.worktree.upload import background
+from icefs.worktree.upload.log import LOG_NAME
+from icefs.worktree.upload.packing import UploadOptions
 from tests.support.faulty import FaultyStorage
 from tests.support.staged_chunks import StagedChunks, path_of
 

@@ -7,9 +7,9 @@ import pytest
 
 from icefs.errors import BranchMovedError, RebaseFailedError, SessionStateError, StorageError
 from icefs.storage.memory import MemoryStorage
-from icefs.vfs import committing
-from icefs.worktree import commits
-from icefs.worktree.attributes import AttrChange
+from icefs.vfs.commit import committer as committing
+from icefs.worktree.freeze import commits
+from icefs.worktree.ops.attributes import AttrChange
 from tests.support.faulty import FaultyStorage
 from tests.support.staging_bench import Bench, array, group
 

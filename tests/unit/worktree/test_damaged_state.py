@@ -17,13 +17,13 @@ from typing import Any
 
 import pytest
 
-from icefs.engine.collected import Collections
-from icefs.engine.writing import WritableRepository
+from icefs.engine.write.collected import Collections
+from icefs.engine.write.repository import WritableRepository
 from icefs.errors import DamagedStateError, IcefsError, SessionStateError
 from icefs.storage.memory import MemoryStorage
-from icefs.worktree.damage import Damage
-from icefs.worktree.database_errors import database_error
-from icefs.worktree.packing import UploadOptions
+from icefs.worktree.spool.damage import Damage
+from icefs.worktree.spool.errors import database_error
+from icefs.worktree.upload.packing import UploadOptions
 from tests.support.dict_lower import Snapshots
 from tests.support.forked import Child
 from tests.support.state_damage import Case, cases, copy, files_of

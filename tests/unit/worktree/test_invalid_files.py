@@ -5,14 +5,14 @@ import json
 import pytest
 
 from icefs.cli.committing import left_out_lines
-from icefs.engine.writing import WritableRepository
+from icefs.engine.write.repository import WritableRepository
 from icefs.errors import InvalidInputError
 from icefs.storage.memory import MemoryStorage
 from icefs.transfer.importing import ImportRequest, import_directory
 from icefs.transfer.scan import scan_directory
-from icefs.vfs.commit_report import LISTED
-from icefs.vfs.staged_report import StagedReport
-from icefs.vfs.status_text import diff_lines, status_lines
+from icefs.vfs.commit.report import LISTED
+from icefs.vfs.control.staged_report import StagedReport
+from icefs.vfs.control.status_text import diff_lines, status_lines
 from tests.support.staging_bench import Bench, array, group
 
 NAN = json.dumps({"zarr_format": 3, "node_type": "group", "attributes": {"x": float("nan")}}).encode()

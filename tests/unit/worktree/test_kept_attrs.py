@@ -1,6 +1,6 @@
 """Numbers and times that are kept over commits: a number leads to one path, whatever was renamed."""
 
-from icefs.worktree.kept import KeptAttrs
+from icefs.worktree.model.kept import KeptAttrs
 
 
 def kept(entries):

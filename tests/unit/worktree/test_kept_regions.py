@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-from icefs.worktree.kept import KeptAttrs
-from icefs.worktree.kept_regions import KeptAttr, Region
+from icefs.worktree.model.kept import KeptAttrs
+from icefs.worktree.model.kept_regions import KeptAttr, Region
 
 
 class Rows:

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from icefs.worktree.journal import Batch, Intent, Journal
-from icefs.worktree.overlay import WorkTree
-from icefs.worktree.spool import DiskIo
+from icefs.worktree.spool.files import DiskIo
+from icefs.worktree.spool.journal import Batch, Intent, Journal
+from icefs.worktree.tree import WorkTree
 from tests.support.dict_lower import Snapshots
 from tests.support.forked import Child
 from tests.support.tree_driver import Driver, open_tree, options

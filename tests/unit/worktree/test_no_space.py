@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from icefs.errors import NoSpaceError
-from icefs.worktree.namespace import RENAME_EXCHANGE
-from icefs.worktree.nodes import Attr
-from icefs.worktree.overlay import WorkTree
+from icefs.worktree.model.nodes import Attr
+from icefs.worktree.ops.namespace import RENAME_EXCHANGE
+from icefs.worktree.tree import WorkTree
 from tests.support.ci import IN_CI
 from tests.support.dict_lower import Snapshots
 from tests.support.faulty_disk import FullDisk, Fuse, full_journal

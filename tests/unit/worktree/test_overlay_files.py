@@ -15,7 +15,7 @@ from icefs.errors import (
     StaleError,
     StorageError,
 )
-from icefs.worktree.attributes import AttrChange
+from icefs.worktree.ops.attributes import AttrChange
 from tests.support.dict_lower import Snapshots
 from tests.support.tree_driver import Driver, Ticks, open_tree
 

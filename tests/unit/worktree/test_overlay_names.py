@@ -18,8 +18,8 @@ from icefs.errors import (
     ReservedNameError,
     StaleError,
 )
-from icefs.worktree.namespace import RENAME_EXCHANGE, RENAME_NOREPLACE
-from icefs.worktree.nodes import Perm
+from icefs.worktree.model.nodes import Perm
+from icefs.worktree.ops.namespace import RENAME_EXCHANGE, RENAME_NOREPLACE
 from tests.support.dict_lower import Snapshots
 from tests.support.tree_driver import DIR_PERM, PERM, Driver, open_tree
 

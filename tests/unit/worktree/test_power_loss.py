@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from icefs.errors import StorageError
-from icefs.worktree.overlay import WorkTree
+from icefs.worktree.tree import WorkTree
 from tests.support.dict_lower import Snapshots
 from tests.support.killing_power import PowerDisk
 from tests.support.tree_driver import Driver, open_tree, options

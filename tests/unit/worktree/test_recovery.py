@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from icefs.errors import SessionStateError, StorageError
-from icefs.worktree import journal
-from icefs.worktree.overlay import WorkTree
+from icefs.worktree.spool import journal
+from icefs.worktree.tree import WorkTree
 from tests.support.dict_lower import Snapshots
 from tests.support.forked import Child
 from tests.support.tree_driver import Driver, open_tree, options

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from icefs.engine.fsck import fsck
-from icefs.engine.writing import WritableRepository
+from icefs.engine.upkeep.fsck import fsck
+from icefs.engine.write.repository import WritableRepository
 from icefs.errors import InvalidInputError
-from icefs.format.config import RepositoryConfig
+from icefs.format.config.values import RepositoryConfig
 from icefs.storage.memory import MemoryStorage
 from icefs.transfer.importing import ImportRequest, import_directory
 from icefs.zarr.reader import KeyReader

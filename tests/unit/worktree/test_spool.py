@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from icefs.errors import NoSpaceError
-from icefs.worktree.spool import DiskIo, Spool
+from icefs.worktree.spool.files import DiskIo, Spool
 
 BUCKET = 4096
 SLOW_NS = 1_000_000

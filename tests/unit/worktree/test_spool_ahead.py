@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from icefs.errors import NoSpaceError
-from icefs.worktree.nodes import FileNode
-from icefs.worktree.overlay import WorkTree
-from icefs.worktree.spool import DiskIo, Spool, SpoolFile
-from icefs.worktree.spool_ahead import SpoolAhead
+from icefs.worktree.model.nodes import FileNode
+from icefs.worktree.spool.ahead import SpoolAhead
+from icefs.worktree.spool.files import DiskIo, Spool, SpoolFile
+from icefs.worktree.tree import WorkTree
 from tests.support.dict_lower import Snapshots
 from tests.support.faulty_disk import FullDisk, Fuse
 from tests.support.tree_driver import Driver, options

@@ -3,8 +3,8 @@
 import threading
 from pathlib import Path
 
-from icefs.worktree.spool import DiskIo, Spool
-from icefs.worktree.spool_removal import SpoolRemovals
+from icefs.worktree.spool.files import DiskIo, Spool
+from icefs.worktree.spool.removal import SpoolRemovals
 from tests.support.dict_lower import Snapshots
 from tests.support.tree_driver import open_tree
 

@@ -2,13 +2,13 @@
 
 import pytest
 
-from icefs.engine.writing import WritableRepository
+from icefs.engine.write.repository import WritableRepository
 from icefs.errors import InvalidInputError, ObjectNotFoundError, SessionStateError
 from icefs.storage.memory import MemoryStorage
-from icefs.vfs.lower import TreeLower
-from icefs.worktree.left import look_at
-from icefs.worktree.namespace import RENAME_EXCHANGE
-from icefs.worktree.staging import staged_now
+from icefs.vfs.trees.base import TreeLower
+from icefs.worktree.ops.namespace import RENAME_EXCHANGE
+from icefs.worktree.spool.left import look_at
+from icefs.worktree.stage.stager import staged_now
 from tests.support.staging_bench import Bench, array, group
 
 FILES = {

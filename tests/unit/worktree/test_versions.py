@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from icefs.errors import StorageError, UnsupportedSpecVersionError
-from icefs.worktree import versions
-from icefs.worktree.state import read_info
-from icefs.worktree.versions import STATE_VERSION
+from icefs.worktree.spool import versions
+from icefs.worktree.spool.state import read_info
+from icefs.worktree.spool.versions import STATE_VERSION
 from tests.support.dict_lower import Snapshots
 from tests.support.forked import Child
 from tests.support.old_state import LOWER, SNAPSHOT, shown, unpack

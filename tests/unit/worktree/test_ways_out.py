@@ -6,7 +6,7 @@ import shlex
 
 import pytest
 
-from icefs.engine.conflicts import ConflictType
+from icefs.engine.write.conflicts import ConflictType
 from icefs.errors import RebaseFailedError
 from icefs.storage.memory import MemoryStorage
 from tests.support.staging_bench import Bench, array, group

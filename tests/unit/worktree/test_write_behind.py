@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from icefs.engine.collected import Collections
-from icefs.engine.writing import WritableRepository
-from icefs.storage.local import LocalStorage
-from icefs.worktree.overlay import WorkTree
-from icefs.worktree.packing import UploadOptions
-from icefs.worktree.write_behind import SPARED_BYTES, WriteBehind, begin_writing
+from icefs.engine.write.collected import Collections
+from icefs.engine.write.repository import WritableRepository
+from icefs.storage.local.store import LocalStorage
+from icefs.worktree.spool.write_behind import SPARED_BYTES, WriteBehind, begin_writing
+from icefs.worktree.tree import WorkTree
+from icefs.worktree.upload.packing import UploadOptions
 from tests.support.dict_lower import Snapshots
 from tests.support.tree_driver import Driver, options
 
@@ -83,8 +83,8 @@ def test_a_file_is_begun_with(tmp_path: Path) -> None:
 def test_a_tree_over_a_local_repository_writes_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, disk: Disk
 ) -> None:
-    monkeypatch.setattr("icefs.worktree.write_behind.SPARED_BYTES", 2 * MIB)
-    monkeypatch.setattr("icefs.worktree.content.WriteBehind", lambda path_of: WriteBehind(path_of, disk.begin))
+    monkeypatch.setattr("icefs.worktree.spool.write_behind.SPARED_BYTES", 2 * MIB)
+    monkeypatch.setattr("icefs.worktree.spool.content.WriteBehind", lambda path_of: WriteBehind(path_of, disk.begin))
     driver = Driver(WorkTree(tmp_path / "state", options(Snapshots({}))))
     repository = WritableRepository.create(LocalStorage(tmp_path / "repo"))
     driver.tree.start_uploads(repository.storage, 512, UploadOptions(), Collections(repository))

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from icefs.engine.repository import Repository
-from icefs.engine.writing import WritableRepository
+from icefs.engine.write.repository import WritableRepository
 from icefs.errors import FormatError, InvalidInputError, ObjectNotFoundError
 from icefs.format.chunk_indices import ChunkIndices
 from icefs.format.layout import chunk_key

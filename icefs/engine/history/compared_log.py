@@ -1,0 +1,69 @@
+"""What would a transaction log say, had one snapshot been made from another in one commit?
+
+For rebasing where no transaction logs lead from one to the other: the branch was reset, or its history expired and
+the logs are gone. It says at least all that differs.
+"""
+
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from icefs.engine.history.changes import compare
+from icefs.engine.read.session import Session
+from icefs.errors import SessionStateError
+from icefs.format.ids import NodeId
+from icefs.format.snapshot.nodes import NodeSnapshot, NodeType
+from icefs.format.transaction_log import Move, TransactionLog
+
+if TYPE_CHECKING:
+    from icefs.format.chunk_indices import ChunkIndices
+
+
+def compared_log(old: Session, new: Session) -> TransactionLog:
+    """Compares two snapshots of a repository, node by node and chunk by chunk.
+
+    Raises:
+        SessionStateError: a manifest cannot be read, so that it cannot be told which chunks differ (kind
+            `rebase-tx-log-pruned`).
+    """
+    before = {node.id: node for node in old.snapshot.nodes()}
+    after = {node.id: node for node in new.snapshot.nodes()}
+    updated = [
+        node for node_id, node in after.items() if node_id in before and node.user_data != before[node_id].user_data
+    ]
+    moves = [
+        Move(before[node_id].path, node.path, node_id, node.node_type)
+        for node_id, node in after.items()
+        if node_id in before and node.path != before[node_id].path
+    ]
+    chunks: dict[NodeId, ChunkIndices] = {}
+    for path, indices in compare(old, new).chunks.items():
+        one, other = old.get_node(path), new.get_node(path)
+        if one is None or other is None or one.id != other.id or one.array is None or other.array is None:
+            continue  # another node, which counts as deleted and new
+        if len(one.array.shape) != len(other.array.shape):
+            continue  # its metadata were updated, which is a conflict with any change of chunks
+        if indices is None:
+            raise SessionStateError(
+                f"it cannot be told which chunks of {path} differ between the snapshots {old.snapshot_id} and "
+                f"{new.snapshot_id}: transaction logs and manifests are gone",
+                kind="rebase-tx-log-pruned",
+                hint="make the changes again in a new session",
+            )
+        chunks[other.id] = indices
+    new_nodes = [node for node_id, node in after.items() if node_id not in before]
+    deleted = [node for node_id, node in before.items() if node_id not in after]
+    return TransactionLog(
+        id=new.snapshot_id,
+        new_groups=_ids(new_nodes, NodeType.GROUP),
+        new_arrays=_ids(new_nodes, NodeType.ARRAY),
+        deleted_groups=_ids(deleted, NodeType.GROUP),
+        deleted_arrays=_ids(deleted, NodeType.ARRAY),
+        updated_groups=_ids(updated, NodeType.GROUP),
+        updated_arrays=_ids(updated, NodeType.ARRAY),
+        updated_chunks=MappingProxyType(dict(sorted(chunks.items()))),
+        moved_nodes=tuple(sorted(moves, key=lambda move: move.to_path.split("/"))),
+    )
+
+
+def _ids(nodes: list[NodeSnapshot], node_type: NodeType) -> tuple[NodeId, ...]:
+    return tuple(sorted(node.id for node in nodes if node.node_type == node_type))

@@ -1,0 +1,89 @@
+"""The tree of snapshots as rows to draw, the newest first, with a lane for each line of history."""
+
+import heapq
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from enum import Enum
+
+from icefs.engine.repository import Repository
+from icefs.format.ids import SnapshotId
+from icefs.format.repo.info import SnapshotInfo
+
+
+class Mark(Enum):
+    """What a row shows of a lane."""
+
+    NOTHING = " "
+    LINE = "|"
+    SNAPSHOT = "*"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row.
+
+    Attributes:
+        marks: What it shows of each lane, from the left.
+        info: The snapshot on it; None on a row where a lane ends.
+        joins: The lane that ends here, at the snapshot of the next row, in the first lane to its left that goes on.
+    """
+
+    marks: tuple[Mark, ...]
+    info: SnapshotInfo | None = None
+    joins: int | None = None
+
+
+def graph_rows(repository: Repository, tips: Iterable[SnapshotId]) -> Iterator[Row]:
+    """Yields the rows of all snapshots that some lead to."""
+    infos: dict[SnapshotId, SnapshotInfo] = {}
+    for tip in tips:
+        for info in repository.ancestry(snapshot_id=tip):
+            if info.id in infos:
+                break
+            infos[info.id] = info
+    lanes: list[SnapshotId | None] = []
+    for info in _newest_first(infos):
+        here = [number for number, wanted in enumerate(lanes) if wanted == info.id]
+        if not here:
+            here = [_free_lane(lanes)]
+        for number in reversed(here[1:]):  # branches that began here
+            lanes[number] = None
+            yield Row(_marks(lanes), joins=number)
+            _trim(lanes)
+        lanes[here[0]] = info.parent_id
+        marks = list(_marks(lanes))
+        marks[here[0]] = Mark.SNAPSHOT
+        yield Row(tuple(marks), info)
+        _trim(lanes)
+
+
+def _newest_first(infos: dict[SnapshotId, SnapshotInfo]) -> Iterator[SnapshotInfo]:
+    """Yields snapshots by time, each before its parent whatever the clocks said."""
+    children = dict.fromkeys(infos, 0)
+    for info in infos.values():
+        if info.parent_id in children:
+            children[info.parent_id] += 1
+    ready = [(-infos[snapshot_id].flushed_at, snapshot_id) for snapshot_id, count in children.items() if not count]
+    heapq.heapify(ready)
+    while ready:
+        info = infos[heapq.heappop(ready)[1]]
+        yield info
+        parent = info.parent_id
+        if parent in children:
+            children[parent] -= 1
+            if not children[parent]:
+                heapq.heappush(ready, (-infos[parent].flushed_at, parent))
+
+
+def _free_lane(lanes: list[SnapshotId | None]) -> int:
+    lanes.append(None)
+    return lanes.index(None)
+
+
+def _trim(lanes: list[SnapshotId | None]) -> None:
+    while lanes and lanes[-1] is None:
+        lanes.pop()
+
+
+def _marks(lanes: list[SnapshotId | None]) -> tuple[Mark, ...]:
+    return tuple(Mark.NOTHING if wanted is None else Mark.LINE for wanted in lanes)

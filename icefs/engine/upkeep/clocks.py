@@ -1,0 +1,47 @@
+"""The clocks of this machine and of the store, which must agree: ages are compared with times that both gave.
+
+Commits stamp snapshots with this machine's clock, and objects get the store's times. A cutoff of collection or
+expiration is mostly counted back from this machine's clock. Where the two differ by more than ten minutes, none of
+them can be trusted.
+
+Source: format notes §7.12; upstream icechunk/src/session.rs.
+"""
+
+from typing import TYPE_CHECKING, Final
+
+from icefs.errors import SessionStateError
+
+if TYPE_CHECKING:
+    from icefs.engine.write.repository import WritableRepository
+
+_MAX_DRIFT_MICROS: Final = 600 * 1_000_000
+
+
+def check_clock(repository: "WritableRepository", store_time: int, own_time: int) -> None:
+    """Compares two times of one moment, in microseconds since the epoch.
+
+    Args:
+        repository: Whose store.
+        store_time: By the store's clock.
+        own_time: By the clock of this machine.
+
+    Raises:
+        SessionStateError: they differ by more than ten minutes (kind `snapshot-timestamp`).
+    """
+    drift = store_time - own_time
+    if abs(drift) > _MAX_DRIFT_MICROS:
+        where = "behind" if drift > 0 else "ahead of"
+        raise SessionStateError(
+            f"this machine's clock is {abs(drift) // 1_000_000} seconds {where} that of {repository.storage.url}",
+            kind="snapshot-timestamp",
+            hint="set the clock (more than 10 minutes are not allowed), then try again",
+        )
+
+
+def check_clock_now(repository: "WritableRepository") -> None:
+    """Asks the store for its time, and compares it with the clock of this machine; raises as `check_clock`."""
+    before = repository.clock()
+    store_time = repository.storage.current_time()
+    # Between the question and the answer the store may have tried several times: neither end is the moment.
+    after = repository.clock()
+    check_clock(repository, store_time, min(max(store_time, before), after))

@@ -1,0 +1,120 @@
+"""An array's chunks as a writable session sees them: the base's, with the session's changes on top."""
+
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+import numpy as np
+
+from icefs.engine.read.chunks import U32, U64, ArrayChunks, Bools, ChunkBatch
+from icefs.engine.write.changeset import Change, ChunkChanges
+from icefs.engine.write.manifest_split import inside_grid
+from icefs.format.chunk_indices import ChunkIndices
+from icefs.format.manifest.reader import ArrayRefs, ChunkKind, ChunkRef
+
+_ALL: Final = 1 << 62
+
+
+class EditedChunks:
+    """The chunks of one array in a writable session; what `ArrayChunks` answers, answered with the changes.
+
+    Single chunks are looked up in the changes first. Listing joins the columns of the base with the changes, and
+    keeps the result until the next change.
+
+    Concurrency: safe for use from several threads; each answer is that of one moment.
+
+    Attributes:
+        node: The array.
+        ndim: How many dimensions the array has.
+        grid_shape: How many chunks the array has along each dimension.
+    """
+
+    def __init__(self, base: ArrayChunks, changes: ChunkChanges) -> None:
+        self._base = base
+        self._changes = changes
+        self._merged: tuple[int, ArrayRefs] | None = None
+        self.node = base.node
+        self.ndim = base.ndim
+        self.grid_shape = base.grid_shape
+
+    def shows(self, changes: ChunkChanges) -> bool:
+        """Tells whether these are the changes that it shows."""
+        return self._changes is changes
+
+    def find(self, chunk_index: Sequence[int]) -> ChunkRef | None:
+        """Returns the reference at an index, or None where the array has no chunk; raises as `ArrayChunks.find`."""
+        if len(chunk_index) != self.ndim or any(
+            not 0 <= position < size for position, size in zip(chunk_index, self.grid_shape, strict=True)
+        ):
+            return None
+        changed = self._changes.find(chunk_index)
+        if changed is Change.UNCHANGED:
+            return self._base.find(chunk_index)
+        return None if isinstance(changed, Change) else changed
+
+    def length(self, chunk_index: Sequence[int]) -> int | None:
+        """Returns the length in bytes of the chunk at an index, or None where there is none."""
+        ref = self.find(chunk_index)
+        return None if ref is None else ref.length_bytes
+
+    def lengths(self, indices: U32) -> tuple[Bools, U64]:
+        """Looks many chunks up at once; as `ArrayChunks.lengths`."""
+        refs = self.merged()
+        if not self.ndim:
+            rows = np.zeros(len(indices), np.int64) + refs.find(())
+        else:
+            rows = refs.indices.find_many([np.ascontiguousarray(column) for column in indices.T])
+        lengths = np.zeros(len(indices), np.uint64)
+        lengths[rows >= 0] = refs.lengths[rows[rows >= 0]]
+        return rows >= 0, lengths
+
+    def kind(self, chunk_index: Sequence[int]) -> ChunkKind:
+        """Returns what kind of reference stands at an index; UNINITIALIZED where there is none."""
+        ref = self.find(chunk_index)
+        return ChunkKind.UNINITIALIZED if ref is None else ref.kind
+
+    def merged(self) -> ArrayRefs:
+        """Returns all references, in the grid, as columns."""
+        known = self._merged
+        if known is not None and known[0] == self._changes.revision:
+            return known[1]
+        parts = [batch.refs for batch in self._base.iter_batches(_ALL)]
+        base = ArrayRefs.concat(parts) if parts else None
+        revision, sets, deletes = self._changes.state()
+        refs = inside_grid(ArrayRefs.merge(base, sets, deletes), self.grid_shape)
+        # Threads that come here at once may keep an older state than they could; the revision tells.
+        self._merged = revision, refs
+        return refs
+
+    def has_prefix(self, prefix: Sequence[int]) -> bool:
+        """Tells whether any chunk's index starts with `prefix`."""
+        start, end = self.merged().range(prefix)
+        return start < end
+
+    def children(self, prefix: Sequence[int]) -> U32:
+        """Returns the distinct positions that follow `prefix` in the chunks' indices, sorted."""
+        return self.merged().children(prefix)[0] if len(prefix) < self.ndim else np.empty(0, np.uint32)
+
+    def leaves(self, prefix: Sequence[int]) -> tuple[U32, U64]:
+        """Returns the last positions, sorted, and the lengths in bytes of the chunks whose index starts so."""
+        refs = self.merged()
+        if self.ndim == 0 or len(prefix) != self.ndim - 1:
+            return np.empty(0, np.uint32), np.empty(0, np.uint64)
+        start, end = refs.range(prefix)
+        return refs.coords[-1][start:end], refs.lengths[start:end]
+
+    def indices_below(self, prefix: Sequence[int]) -> ChunkIndices:
+        """Returns the indices of all chunks that start with `prefix`."""
+        refs = self.merged()
+        start, end = refs.range(prefix)
+        return refs.indices.select(np.arange(start, end))
+
+    def iter_batches(self, max_rows: int = 100_000) -> Iterator[ChunkBatch]:
+        """Yields all references, each once, in batches of at most `max_rows`."""
+        refs = self.merged()
+        for start in range(0, len(refs), max_rows):
+            yield ChunkBatch(refs, start, min(start + max_rows, len(refs)))
+
+    @property
+    def num_chunks(self) -> int:
+        """How many chunks exist."""
+        return len(self.merged())

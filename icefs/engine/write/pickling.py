@@ -1,0 +1,110 @@
+"""Repositories and sessions that are sent to other processes, and comparing them with what comes back.
+
+What is sent is where the repository is, how it was opened, and which snapshot is meant; the receiver opens it anew.
+Storage keeps its credentials when it is pickled, so what is pickled here is as secret as they are.
+"""
+
+import pickle
+import threading
+from typing import Any
+from weakref import WeakValueDictionary
+
+from icefs.engine.read.session import Session
+from icefs.engine.repository import Repository
+from icefs.engine.write.changeset import ChangeSet
+from icefs.engine.write.collected import Mark
+from icefs.engine.write.repository import WritableRepository
+from icefs.engine.write.session import WritableSession
+from icefs.errors import SessionStateError, SnapshotNotFoundError
+from icefs.format.ids import SnapshotId
+
+# A program may receive thousands of sessions of one repository: they share it, with its caches and connections, for
+# as long as any of them lives.
+_received: WeakValueDictionary[bytes, Repository] = WeakValueDictionary()
+_lock = threading.Lock()
+
+
+class WritableSessionPickledError(SessionStateError, ValueError):
+    """A session that writes was to be pickled; a `ValueError` too, which is what the official library raises."""
+
+    default_kind = "pickle"
+
+
+type RepositoryState = bytes
+"""What opens a repository, pickled."""
+
+
+def repository_state(repository: Repository) -> RepositoryState:
+    """Returns what opens a repository as it was opened here."""
+    named = tuple(sorted(repository.named_endpoints))
+    return pickle.dumps((type(repository), named, repository.storage, repository.config, repository.authorizations))
+
+
+def restore_repository(state: RepositoryState) -> Repository:
+    """Opens the repository that `repository_state` described; raises as `Repository.open`."""
+    with _lock:
+        repository: Repository | None = _received.get(state)
+        if repository is None:
+            cls, named, *opening = pickle.loads(state)  # a part of what is being unpickled anyway
+            repository = _received[state] = cls.open(*opening, named_endpoints=frozenset(named))
+        return repository
+
+
+def session_state(session: Session) -> tuple[Any, ...]:
+    """Returns what opens a session that only reads, or a fork with the changes that it has.
+
+    Raises:
+        WritableSessionPickledError: any other session that writes: nobody could commit what came of the copy.
+    """
+    state = repository_state(session.repository), bytes(session.snapshot_id), session.branch
+    if session.read_only:
+        return state
+    if not isinstance(session, WritableSession) or not session.is_fork:
+        raise WritableSessionPickledError(
+            "a session that writes cannot be pickled",
+            hint="pickle `fork()` of it and merge what comes back, or pickle a read-only session",
+        )
+    with session.lock:
+        return *state, session.changes.copy(), session.opened_at, bytes(session.published_base)
+
+
+def restore_session(
+    state: RepositoryState,
+    snapshot_id: bytes,
+    branch: str | None,
+    changes: ChangeSet | None = None,
+    opened_at: Mark = 0,
+    origin_id: bytes | None = None,
+) -> Session:
+    """Opens the session that `session_state` described; raises as `Repository.session_at`."""
+    try:
+        session = restore_repository(state).session_at(SnapshotId(snapshot_id), branch)
+    except SnapshotNotFoundError as error:
+        if changes is None:
+            raise
+        raise SnapshotNotFoundError(
+            f"no snapshot {SnapshotId(snapshot_id)}, on which the fork stands: a garbage collection took it",
+            hint="fork the session again, and write the changes again; collect with a longer age than any fork is away",
+            **error.facts,
+        ) from error
+    if changes is None:
+        return session
+    assert isinstance(session.repository, WritableRepository)  # what forks are of
+    origin = None if origin_id is None else SnapshotId(origin_id)
+    fork = WritableSession(session.repository, session.snapshot, None, origin_id=origin)
+    with fork.lock:
+        fork.replace_changes(changes)
+        fork.opened_at = opened_at
+    return fork
+
+
+def is_same_view(one: Session, other: Session) -> bool:
+    """Tells whether two sessions show the same: they are one, or read the same snapshot of the same repository."""
+    if one is other:
+        return True
+    return (
+        one.read_only
+        and other.read_only
+        and one.snapshot_id == other.snapshot_id
+        and one.repository.storage.url == other.repository.storage.url
+    )

@@ -1,0 +1,175 @@
+"""What came between two snapshots, and putting a session's changes on top of it.
+
+A rebase compares a session's changes with the transaction logs of all commits since its base, and with the newest
+snapshot: so a session that is many commits behind is no slower than one that is a single commit behind. Where they
+conflict, the commits are replayed one by one, so that the session ends on the last one without conflicts.
+
+Source: format notes §5; upstream icechunk/src/session.rs.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from icefs.engine.history.compared_log import compared_log
+from icefs.engine.read.session import Session
+from icefs.engine.write.changeset import ChangeSet
+from icefs.engine.write.conflicts import Conflict, ConflictSolver, listed, way_out
+from icefs.engine.write.others import news_since
+from icefs.errors import ObjectNotFoundError, RebaseFailedError
+from icefs.format.ids import SnapshotId
+from icefs.format.repo.info import SnapshotInfo
+from icefs.format.transaction_log import TransactionLog
+
+if TYPE_CHECKING:
+    from icefs.engine.repository import Repository
+    from icefs.engine.write.session import WritableSession
+
+
+def commits_since(repository: "Repository", tip: SnapshotId, base: SnapshotId) -> Iterator[SnapshotInfo]:
+    """Yields commits from a tip, newest first, down to `base` or the commit that stands for it; else all of them."""
+    for info in repository.ancestry(snapshot_id=tip):
+        yield info
+        if info.id == base or base in info.pruned_ancestor_tx_logs:
+            return
+
+
+def branch_history(session: "WritableSession", branch: str) -> Iterator[SnapshotInfo]:
+    """Yields a branch's commits, newest first, down to the session's base; none where the branch is gone."""
+    tip = session.repository.refs().branches.get(branch)
+    if tip is not None:
+        yield from commits_since(session.repository, tip, session.snapshot_id)
+
+
+def logs_between(repository: "Repository", base: SnapshotId, tip: SnapshotId) -> list[TransactionLog]:
+    """Returns what was changed between two snapshots, as transaction logs, the oldest first.
+
+    Where the one does not descend from the other, or a log is gone, the two snapshots are compared instead.
+
+    Raises:
+        SessionStateError: a manifest is gone too, so that it is unknown which chunks differ (kind
+            `rebase-tx-log-pruned`).
+    """
+    if base == tip:
+        return []
+    history = list(commits_since(repository, tip, base))
+    ids = [log_id for _, log_ids in _steps(history, base) for log_id in log_ids]
+    logs = _fetch_logs(repository, ids)
+    if not ids or logs is None:
+        return [compared_log(repository.session_at(base), repository.session_at(tip))]
+    return logs
+
+
+def replay(session: "WritableSession", solver: ConflictSolver, branch: str) -> None:
+    """Puts a session's changes on top of its branch's present tip; the caller has frozen the session.
+
+    Raises:
+        RebaseFailedError, SessionStateError: as `transactions.rebase`.
+    """
+    repository = session.repository
+    history = list(branch_history(session, branch))
+    if not history or history[0].id == session.snapshot_id:
+        return
+    base = session.snapshot_id
+
+    def explain(error: RebaseFailedError) -> None:
+        news_since(repository, history[0].id, base, branch).add_to(error, base)
+
+    steps = list(_steps(history, session.snapshot_id))
+    if len(steps) > 1 and _replay_at_once(session, solver, steps):
+        return
+    for info, log_ids in steps:
+        logs = _fetch_logs(repository, log_ids)
+        if logs is None:
+            break
+        _replay_one(session, solver, info, logs, explain)
+    else:
+        if session.snapshot_id == history[0].id:
+            return
+    ours, theirs = Session(repository, session.snapshot), repository.session_at(history[0].id)
+    _replay_one(session, solver, history[0], [compared_log(ours, theirs)], explain)
+
+
+def _steps(history: list[SnapshotInfo], base: SnapshotId) -> Iterator[tuple[SnapshotInfo, Sequence[SnapshotId]]]:
+    """Yields the commits after a base, the oldest first, and the transaction logs that each stands for.
+
+    The base itself may be among the commits that expired: the one after it then names their logs, the base's too.
+    Nothing is yielded where the base is in no way part of the history.
+    """
+    oldest = history[-1]
+    if oldest.id == base:
+        history = history[:-1]
+    elif base not in oldest.pruned_ancestor_tx_logs:
+        return
+    for info in reversed(history):
+        pruned = info.pruned_ancestor_tx_logs
+        if base in pruned:
+            pruned = pruned[pruned.index(base) + 1 :]
+        yield info, (*pruned, info.id)
+
+
+def _fetch_logs(repository: "Repository", log_ids: Sequence[SnapshotId]) -> list[TransactionLog] | None:
+    """Fetches transaction logs; None where one is gone."""
+    try:
+        return repository.assets.fetch_all(repository.assets.fetch_transaction_log, log_ids)
+    except ObjectNotFoundError:
+        return None
+
+
+def _replay_at_once(
+    session: "WritableSession", solver: ConflictSolver, steps: Sequence[tuple[SnapshotInfo, Sequence[SnapshotId]]]
+) -> bool:
+    """Puts a session's changes on top of several commits; False, and nothing done, where they must be taken singly.
+
+    Only where no commit deleted or moved a node: then the newest snapshot has each node that a conflict could be with,
+    at the path where it was, and the conflicts are those that the commits have one by one.
+    """
+    repository = session.repository
+    logs = _fetch_logs(repository, [log_id for _, log_ids in steps for log_id in log_ids])
+    if logs is None or any(log.moved_nodes or log.deleted_arrays or log.deleted_groups for log in logs):
+        return False
+    theirs = repository.session_at(steps[-1][0].id)
+    try:
+        changes, conflicts = _solve(session, solver, logs, theirs)
+    except RebaseFailedError:
+        return False
+    if conflicts:
+        return False
+    session.rebased(theirs.snapshot, changes)
+    return True
+
+
+def _replay_one(
+    session: "WritableSession",
+    solver: ConflictSolver,
+    info: SnapshotInfo,
+    logs: Iterable[TransactionLog],
+    explain: Callable[[RebaseFailedError], None],
+) -> None:
+    """Puts a session's changes on top of one commit."""
+    theirs = session.repository.session_at(info.id)
+    changes, conflicts = _solve(session, solver, logs, theirs)
+    if conflicts:
+        error = _rebase_failed(info, conflicts)
+        explain(error)
+        raise error
+    session.rebased(theirs.snapshot, changes)
+
+
+def _solve(
+    session: "WritableSession", solver: ConflictSolver, logs: Iterable[TransactionLog], theirs: Session
+) -> tuple[ChangeSet, list[Conflict]]:
+    changes, our_base = session.changes, Session(session.repository, session.snapshot)
+    for log in logs:
+        changes, conflicts = solver.solve(log, theirs, changes, our_base)
+        if conflicts:
+            return changes, conflicts
+    return changes, []
+
+
+def _rebase_failed(info: SnapshotInfo, conflicts: list[Conflict]) -> RebaseFailedError:
+    return RebaseFailedError(
+        f"commit {info.id} ({info.message!r}) conflicts with these changes: {listed(conflicts)}",
+        hint=way_out(conflicts),
+        snapshot=str(info.id),
+        conflicts=conflicts,
+    )

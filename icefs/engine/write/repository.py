@@ -1,0 +1,454 @@
+"""A repository that is written to: made, committed to, and administered."""
+
+import contextlib
+import copy
+from collections.abc import Iterator, Mapping
+from typing import Any, Self
+
+from icefs.clock import Clock, system_clock
+from icefs.engine.read.assets import AssetManager
+from icefs.engine.read.virtual import Authorizations
+from icefs.engine.repository import Repository
+from icefs.engine.upkeep.expiration import ExpirationRequest, Expired, expire
+from icefs.engine.upkeep.garbage import GarbageSummary, Progress, collect_garbage
+from icefs.engine.write import publish as updates
+from icefs.engine.write import transactions
+from icefs.engine.write.session import WritableSession
+from icefs.engine.write.store_probe import ignored_conditions, is_probe
+from icefs.engine.write.turns import Turns
+from icefs.errors import (
+    ConflictError,
+    InvalidInputError,
+    ObjectNotFoundError,
+    PreconditionFailedError,
+    ReadOnlyError,
+    UnsupportedError,
+)
+from icefs.format.config.codec import encode_config, encode_config_yaml
+from icefs.format.config.manifest import ManifestSplittingConfig
+from icefs.format.config.storage import StorageRetriesSettings
+from icefs.format.config.values import RepositoryConfig
+from icefs.format.ids import INITIAL_SNAPSHOT_ID, ChunkId, SnapshotId
+from icefs.format.layout import CONFIG_V1, REPO_INFO, backup_key, backup_name, snapshot_key, transaction_log_key
+from icefs.format.manifest.locations import LocationCompression
+from icefs.format.repo import update as edits
+from icefs.format.repo.info import MAIN_BRANCH, RepoInfo, encode_repo_info
+from icefs.format.repo.ops_log import RepoAvailability, RepoStatus
+from icefs.format.repo.refs_v1 import branch_key, encode_ref
+from icefs.format.repo.snapshot_table import SnapshotInfo
+from icefs.format.snapshot.writer import encode_snapshot
+from icefs.format.transaction_log import TransactionLog, encode_transaction_log
+from icefs.storage.base import Storage
+from icefs.storage.base import Version as StorageVersion
+
+_FIRST_MESSAGE = "Repository initialized"
+_FIRST_METADATA: dict[str, Any] = {"__icechunk": {"is_root": True}}
+
+
+class WritableRepository(Repository):
+    """An open repository, for reading and writing.
+
+    Attributes:
+        clock: Where it reads the time.
+        default_commit_metadata: Joined with the metadata of every commit of this object's sessions.
+        turns: When this object's sessions committed, for fairness among those who commit to one branch.
+    """
+
+    clock: Clock = staticmethod(system_clock)
+
+    def __init__(
+        self,
+        storage: Storage,
+        spec_version: int,
+        config: RepositoryConfig,
+        assets: AssetManager,
+        authorize_virtual_chunk_access: Authorizations | None = None,
+        *,
+        named_endpoints: frozenset[str] = frozenset(),
+    ) -> None:
+        """Takes what `open` found out; not for callers."""
+        super().__init__(
+            storage, spec_version, config, assets, authorize_virtual_chunk_access, named_endpoints=named_endpoints
+        )
+        self.default_commit_metadata: dict[str, Any] = {}
+        self.turns = Turns()
+        self._shares_with: WritableRepository | None = None
+        self._effective = config.effective()
+
+    def with_commit_metadata(self, metadata: Mapping[str, Any]) -> Self:
+        """Returns an object for the same repository with default commit metadata of its own.
+
+        Both share the files that were read, the caches and the connections.
+        """
+        twin = copy.copy(self)
+        twin.default_commit_metadata = dict(metadata)
+        twin._shares_with = self
+        return twin
+
+    @classmethod
+    def create(
+        cls,
+        storage: Storage,
+        config: RepositoryConfig | None = None,
+        authorize_virtual_chunk_access: Authorizations | None = None,
+        *,
+        spec_version: int | None = None,
+        check_clean_root: bool = True,
+        check_conditions: bool = True,
+        clock: Clock = system_clock,
+    ) -> Self:
+        """Makes a repository with the branch `main` and no nodes.
+
+        Args:
+            storage: Where to.
+            config: Persisted, if it is not the default.
+            authorize_virtual_chunk_access: As for `open`.
+            spec_version: 1 or 2 (the default).
+            check_clean_root: Refuse a location that holds anything but what an interrupted `create` left.
+            check_conditions: Refuse a store that ignores the conditions of writes; so does not a configuration in which
+                `storage.unsafe_use_conditional_update` is false.
+            clock: Where to read the time.
+
+        Raises:
+            InvalidInputError: something is there already (kind `parent-directory-not-clean`).
+            UnsupportedError: the store ignores conditions, so that of two writers one would lose its commits.
+            ConflictError: somebody else made one at the same moment (kind `repo-info-updated`).
+        """
+        version = 2 if spec_version is None else spec_version
+        if version not in (1, 2):
+            raise InvalidInputError(f"there is no spec version {version}", hint="choose 1 or 2")
+        if check_clean_root:
+            _check_clean(storage)
+        elif cls.exists(storage):
+            # Found out before the first snapshot's file, which has the same name in all repositories, is replaced.
+            raise _made_already(storage)
+        if check_conditions and not _does_without_conditions(config):
+            _check_conditions(storage)
+        now = clock()
+        _write_first_snapshot(storage, version, now)
+        storage.sync()
+        settings = None if config is None or config == RepositoryConfig() else config
+        try:
+            if version == 1:
+                if settings is not None:
+                    _create_config_v1(storage, encode_config_yaml(settings))
+                _create(storage, branch_key(MAIN_BRANCH), encode_ref(INITIAL_SNAPSHOT_ID))
+            else:
+                first = SnapshotInfo(INITIAL_SNAPSHOT_ID, None, now, _FIRST_MESSAGE, _FIRST_METADATA, ())
+                encoded = None if settings is None else encode_config(settings)
+                info = edits.initial_repo_info(first, now=now, config=encoded)
+                _create(storage, REPO_INFO, encode_repo_info(info))
+        except PreconditionFailedError as error:
+            if cls.exists(storage):
+                raise _made_already(storage) from error
+            raise
+        opened = cls.open(storage, config, authorize_virtual_chunk_access)
+        opened.clock = clock
+        return opened
+
+    @classmethod
+    def open_or_create(
+        cls,
+        storage: Storage,
+        config: RepositoryConfig | None = None,
+        authorize_virtual_chunk_access: Authorizations | None = None,
+        *,
+        create_version: int | None = None,
+        check_clean_root: bool = True,
+    ) -> Self:
+        """Opens a repository if there is one, and makes it otherwise; raises as `open` and `create`."""
+        if cls.exists(storage):
+            return cls.open(storage, config, authorize_virtual_chunk_access)
+        return cls.create(
+            storage,
+            config,
+            authorize_virtual_chunk_access,
+            spec_version=create_version,
+            check_clean_root=check_clean_root,
+        )
+
+    # Settings that writing needs, with their defaults.
+
+    @property
+    def compression_level(self) -> int:
+        """The zstd level of metadata files."""
+        compression = self._effective.compression
+        return 3 if compression is None or compression.level is None else compression.level
+
+    @property
+    def inline_threshold_bytes(self) -> int:
+        """The size up to which a chunk is kept in its manifest."""
+        threshold = self._effective.inline_chunk_threshold_bytes
+        return 512 if threshold is None else threshold
+
+    @property
+    def num_updates(self) -> int:
+        """How many updates one `repo` file lists."""
+        return self._effective.num_updates_per_repo_info_file or edits.DEFAULT_NUM_UPDATES
+
+    @property
+    def update_retries(self) -> StorageRetriesSettings | None:
+        """How often to try an update of `repo` that others were faster with."""
+        retries = self._effective.repo_update_retries
+        return None if retries is None else retries.default
+
+    @property
+    def splitting(self) -> ManifestSplittingConfig | None:
+        """How chunk references are divided among manifests."""
+        return None if self._effective.manifest is None else self._effective.manifest.splitting
+
+    @property
+    def location_compression(self) -> LocationCompression | None:
+        """When the locations of virtual chunks are compressed."""
+        manifest = self._effective.manifest
+        settings = None if manifest is None else manifest.virtual_chunk_location_compression
+        if settings is None:
+            return LocationCompression()
+        given = {name: getattr(settings, name) for name in LocationCompression.__dataclass_fields__}
+        return LocationCompression(**{name: value for name, value in given.items() if value is not None})
+
+    def check_online(self, info: RepoInfo | None = None, *, refresh: bool = True) -> None:
+        """Refuses to write to a repository whose status does not allow it; without `refresh`, did not when last seen.
+
+        Raises:
+            ReadOnlyError: the status is not online (kind `read-only-repository`).
+        """
+        if self.spec_version == 1:
+            return
+        status = (info or self.assets.fetch_repo_info(refresh=refresh)[0]).status
+        if status.availability is not RepoAvailability.online:
+            reason = status.limited_availability_reason
+            raise ReadOnlyError(
+                f"{self.storage.url} is {status.availability.name.replace('_', '-')}"
+                + (f": {reason}" if reason else ""),
+                kind="read-only-repository",
+                hint="set its status to online first",
+            )
+
+    # Sessions.
+
+    def writable_session(self, branch: str) -> WritableSession:
+        """Opens a session on the tip of a branch.
+
+        Raises:
+            RefNotFoundError: there is no such branch.
+            ReadOnlyError: the repository's status is not online.
+        """
+        self.check_online()
+        return self._session(branch, self.lookup_branch(branch))
+
+    def rearrange_session(self, branch: str) -> WritableSession:
+        """Opens a session that moves nodes, on the tip of a branch (spec 2).
+
+        Raises:
+            UnsupportedSpecVersionError: the repository is of spec 1.
+            RefNotFoundError, ReadOnlyError: as `writable_session`.
+            SessionStateError: the feature flag `move_node` is off.
+        """
+        updates.require_v2(self, "moves of nodes")
+        info, _ = self.assets.fetch_repo_info()
+        self.check_online(info)
+        updates.check_flag(info, updates.MOVE_NODE, "move_node")
+        return self._session(branch, self.lookup_branch(branch), is_rearrange=True)
+
+    def writable_session_at(
+        self, branch: str, snapshot_id: SnapshotId, *, is_rearrange: bool = False
+    ) -> WritableSession:
+        """Opens a session on a snapshot that was a branch's tip once; a commit fails unless it still is."""
+        return self._session(branch, snapshot_id, is_rearrange=is_rearrange)
+
+    def _session(self, branch: str, snapshot_id: SnapshotId, *, is_rearrange: bool = False) -> WritableSession:
+        return WritableSession(self, self.assets.fetch_snapshot(snapshot_id), branch, is_rearrange=is_rearrange)
+
+    @contextlib.contextmanager
+    def transaction(
+        self, branch: str, *, message: str, metadata: dict[str, Any] | None = None, **options: Any
+    ) -> Iterator[WritableSession]:
+        """Yields a session and commits it when the block ends well; an exception leaves no commit."""
+        session = self.writable_session(branch)
+        yield session
+        session.commit(message, metadata, **options)
+
+    # Refs.
+
+    def create_branch(self, name: str, snapshot_id: SnapshotId) -> None:
+        """Creates a branch; raises AlreadyExistsError, SnapshotNotFoundError."""
+        self.check_online()
+        updates.create_branch(self, name, snapshot_id)
+
+    def reset_branch(self, name: str, snapshot_id: SnapshotId, *, expected: SnapshotId | None = None) -> None:
+        """Points a branch at another snapshot; raises RefNotFoundError, SnapshotNotFoundError, ConflictError."""
+        self.check_online()
+        updates.reset_branch(self, name, snapshot_id, expected=expected)
+
+    def delete_branch(self, name: str) -> None:
+        """Deletes a branch; raises RefNotFoundError, and SessionStateError for `main`."""
+        self.check_online()
+        updates.delete_branch(self, name)
+
+    def create_tag(self, name: str, snapshot_id: SnapshotId) -> None:
+        """Creates a tag; raises AlreadyExistsError (also for a deleted tag's name), SnapshotNotFoundError."""
+        self.check_online()
+        updates.create_tag(self, name, snapshot_id)
+
+    def delete_tag(self, name: str) -> None:
+        """Deletes a tag for good; raises RefNotFoundError."""
+        self.check_online()
+        updates.delete_tag(self, name)
+
+    # What is kept about the repository itself.
+
+    def set_metadata(self, metadata: Mapping[str, Any]) -> None:
+        """Replaces the repository's own metadata (spec 2)."""
+        updates.require_v2(self, "metadata of its own")
+        updates.update_repo_info(self, lambda info, stamp: edits.set_metadata(info, metadata, stamp))
+
+    def update_metadata(self, metadata: Mapping[str, Any]) -> dict[str, Any]:
+        """Adds to the repository's own metadata (spec 2), and returns all of it."""
+        updates.require_v2(self, "metadata of its own")
+        changed = updates.update_repo_info(
+            self, lambda info, stamp: edits.set_metadata(info, {**info.metadata, **metadata}, stamp)
+        )
+        return changed.metadata
+
+    def set_status(self, status: RepoStatus) -> None:
+        """Sets whether the repository may be written to (spec 2); allowed whatever it is now."""
+        updates.require_v2(self, "status")
+        updates.update_repo_info(self, lambda info, stamp: edits.set_status(info, status, stamp), check_online=False)
+
+    def set_feature_flag(self, flag: int, setting: bool | None) -> None:
+        """Switches a feature on or off, or back to its default with None (spec 2)."""
+        updates.require_v2(self, "feature flags")
+        updates.update_repo_info(self, lambda info, stamp: edits.set_feature_flag(info, flag, setting, stamp))
+
+    # Upkeep.
+
+    def expire_snapshots(self, request: ExpirationRequest) -> Expired:
+        """Takes old snapshots out of the history; see `expiration.expire`."""
+        return expire(self, request)
+
+    def garbage_collect(
+        self, older_than: int, *, dry_run: bool = False, progress: Progress = lambda what, count: None
+    ) -> GarbageSummary:
+        """Deletes what nothing needs and was stored before a cutoff; see `garbage.collect_garbage`."""
+        return collect_garbage(self, older_than, dry_run=dry_run, progress=progress)
+
+    def rewrite_manifests(
+        self, message: str, *, branch: str, metadata: dict[str, Any] | None = None, replace_tip: bool = False
+    ) -> SnapshotId:
+        """Commits a branch's manifests anew, divided as the configuration says; see `transactions`."""
+        session = self.writable_session(branch)
+        return transactions.rewrite_manifests(session, message, metadata=metadata, replace_tip=replace_tip)
+
+    def save_config(self) -> None:
+        """Persists the present configuration.
+
+        Raises:
+            ConflictError: spec 1: somebody else changed it at the same moment (kind `config-updated`).
+            StaleError: spec 1: the repository was upgraded since it was opened.
+        """
+        if self.spec_version == 2:
+            data = encode_config(self.config)
+            updates.update_repo_info(self, lambda info, stamp: edits.set_config(info, data, stamp))
+            return
+        self.check_not_upgraded()
+        try:
+            known = self.storage.head(CONFIG_V1).version
+        except ObjectNotFoundError:
+            known = None
+        self._put_config_v1(known)
+        self.check_not_upgraded()
+
+    def _put_config_v1(self, known: StorageVersion | None) -> None:
+        data = encode_config_yaml(self.config)
+        try:
+            if known is None:
+                self.storage.put(CONFIG_V1, data, create_only=True)
+                return
+            backup = backup_key(backup_name(CONFIG_V1, self.clock(), ChunkId.random()))
+            self.storage.copy(CONFIG_V1, backup, if_match=known)
+            self.storage.put(CONFIG_V1, data, if_match=known)
+        except PreconditionFailedError as error:
+            raise ConflictError(
+                "somebody else changed the configuration at the same moment",
+                kind="config-updated",
+                hint="look at theirs, then save again",
+            ) from error
+
+
+def _check_clean(storage: Storage) -> None:
+    """Refuses a location that holds anything but what an interrupted creation left.
+
+    Raises:
+        InvalidInputError: it does (kind `parent-directory-not-clean`).
+    """
+    if next(iter(storage.list_dir()), None) is None:
+        return
+    first = snapshot_key(INITIAL_SNAPSHOT_ID), transaction_log_key(INITIAL_SNAPSHOT_ID), CONFIG_V1
+    is_made = Repository.exists(storage)
+    others = (info for info in storage.list_objects() if info.key not in first and not is_probe(info))
+    if is_made or next(others, None) is not None:
+        raise InvalidInputError(
+            f"{storage.url} is not empty",
+            kind="parent-directory-not-clean",
+            hint="choose another location, or open the repository that is there"
+            if is_made
+            else "choose another location",
+        )
+
+
+def _does_without_conditions(config: RepositoryConfig | None) -> bool:
+    """Tells whether a configuration says itself that there are no conditional writes."""
+    settings = None if config is None else config.storage
+    return settings is not None and settings.unsafe_use_conditional_update is False
+
+
+def _check_conditions(storage: Storage) -> None:
+    """Refuses a store that ignores the conditions of writes; raises UnsupportedError."""
+    ignored = ignored_conditions(storage)
+    if ignored:
+        raise UnsupportedError(
+            f"{storage.url} ignores {' and '.join(ignored)}: of two commits at once one would be lost",
+            hint="use a store that keeps conditional writes, or look for a proxy that drops the conditions; where there"
+            " is never a second writer: icefs init --single-writer",
+        )
+
+
+def _create_config_v1(storage: Storage, data: bytes) -> None:
+    """Writes the configuration of a new repository, perhaps over that of an interrupted creation."""
+    try:
+        _create(storage, CONFIG_V1, data)
+    except PreconditionFailedError:
+        if Repository.exists(storage):
+            raise
+        storage.put(CONFIG_V1, data, if_match=storage.head(CONFIG_V1).version)
+
+
+def _made_already(storage: Storage) -> ConflictError:
+    return ConflictError(f"somebody else made a repository at {storage.url}", kind="repo-info-updated", hint="open it")
+
+
+def _create(storage: Storage, key: str, data: bytes) -> None:
+    """Writes an object that is not there yet; raises PreconditionFailedError."""
+    try:
+        storage.put(key, data, create_only=True)
+    except PreconditionFailedError as error:
+        # The answer to an earlier try may have been lost.
+        if not error.facts.get("maybe_written") or storage.get(key).data != data:
+            raise
+
+
+def _write_first_snapshot(storage: Storage, spec_version: int, now: int) -> None:
+    data = encode_snapshot(
+        snapshot_id=INITIAL_SNAPSHOT_ID,
+        flushed_at=now,
+        message=_FIRST_MESSAGE,
+        metadata=_FIRST_METADATA,
+        nodes=(),
+        manifest_files=(),
+        spec_version=spec_version,
+    )
+    storage.put(snapshot_key(INITIAL_SNAPSHOT_ID), data)
+    if spec_version == 2:
+        log = TransactionLog(id=INITIAL_SNAPSHOT_ID)
+        storage.put(transaction_log_key(INITIAL_SNAPSHOT_ID), encode_transaction_log(log, spec_version=2))

@@ -1,0 +1,559 @@
+"""A session that writes: changes to nodes and chunks over a base snapshot, until a commit makes them a snapshot.
+
+Nothing of it is visible to anybody else before the commit's last write. Chunks that are not inline are stored when
+they are set; a session that is given up leaves them behind for garbage collection.
+
+After a successful commit, amend or flush the session is read-only, on no branch, and stands on the new snapshot
+(official behaviour, format notes §2).
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from icefs.engine.history.diff import Diff, build_named_diff, ranks
+from icefs.engine.read.chunks import ArrayChunks
+from icefs.engine.read.session import Session
+from icefs.engine.write import transactions
+from icefs.engine.write.changeset import Change, ChangeSet, ChunkChanges, with_manifests_of
+from icefs.engine.write.collected import Collections, Mark
+from icefs.engine.write.conflicts import ConflictSolver
+from icefs.engine.write.edited_chunks import EditedChunks
+from icefs.engine.write.gate import Gate
+from icefs.engine.write.moves import check_path, planned_move, planned_moves
+from icefs.engine.write.snapshot_writer import NewSnapshot
+from icefs.errors import (
+    AlreadyExistsError,
+    InvalidInputError,
+    InvalidMetadataError,
+    NodeNotFoundError,
+    ReadOnlyError,
+    SessionStateError,
+)
+from icefs.format.chunk_indices import ChunkIndices, Uint64Array
+from icefs.format.ids import ChunkId, NodeId, SnapshotId
+from icefs.format.layout import chunk_key
+from icefs.format.manifest.reader import ArrayRefs, ChunkRef, InlineRef, NativeRef
+from icefs.format.snapshot.nodes import ArrayData, NodeSnapshot, NodeType
+from icefs.format.snapshot.reader import Snapshot
+from icefs.format.snapshot.writer import MAX_U32
+from icefs.format.zarr_json import ZarrMetadata, parse_zarr_json
+
+if TYPE_CHECKING:
+    from icefs.engine.write.repository import WritableRepository
+
+
+_MAX_ARRAYS: Final = 256
+
+
+class WritableSession(Session):
+    """One snapshot and changes to it.
+
+    Concurrency: safe to use from several threads. `_gate` guards the base and the changes together. It is held for
+    moments only; while the session is committed or rebased, whoever wants to change it waits, and readers do not.
+
+    Attributes:
+        is_rearrange: Whether the session moves nodes, and can do nothing else.
+        origin_id: What a fork's origin stood on when the fork was made: the last published snapshot that its changes
+            know of. None but for forks.
+        revision: Counts the changes made to the session.
+        in_doubt: The commits whose answers were lost, so that trying again does not commit twice.
+        opened_at: The position in the repository's log before which none of the session's chunks was stored.
+    """
+
+    def __init__(
+        self,
+        repository: "WritableRepository",
+        snapshot: Snapshot,
+        branch: str | None,
+        *,
+        is_rearrange: bool = False,
+        origin_id: SnapshotId | None = None,
+    ) -> None:
+        super().__init__(repository, snapshot, branch)
+        self.origin_id = origin_id
+        self._writable_repository = repository
+        self.read_only = False
+        self.is_rearrange = is_rearrange
+        self.revision = 0
+        self.in_doubt: list[transactions.InDoubt] = []
+        self.opened_at: Mark = Collections(repository).mark()
+        self._changes = ChangeSet(is_rearrange=is_rearrange)
+        self._gate = Gate()
+        # By node: as long as nothing but chunks changes, an array's chunks need not be put together again.
+        self._edited: dict[NodeId, tuple[NodeSnapshot, ArrayChunks, EditedChunks | None]] = {}
+
+    @property
+    def repository(self) -> "WritableRepository":
+        """Where the snapshot is."""
+        return self._writable_repository
+
+    @property
+    def changes(self) -> ChangeSet:
+        """The uncommitted changes; whoever reads them holds `lock`."""
+        return self._changes
+
+    @property
+    def lock(self) -> AbstractContextManager[bool]:
+        """Keeps other threads from changing the session, for a moment."""
+        return self._gate.lock
+
+    def frozen(self) -> AbstractContextManager[None]:
+        """Keeps other threads from changing the session for longer, while they can read it."""
+        return self._gate.frozen()
+
+    @property
+    def is_frozen(self) -> bool:
+        """Whether somebody who wants to change the session has to wait, as of now."""
+        return self._gate.is_frozen
+
+    @property
+    def is_fork(self) -> bool:
+        """Whether the session writes for another one, and is never committed itself."""
+        return self.branch is None and not self.read_only
+
+    @property
+    def published_base(self) -> SnapshotId:
+        """The newest published snapshot that the session's changes know of."""
+        return self.origin_id or self.snapshot_id
+
+    @property
+    def has_uncommitted_changes(self) -> bool:
+        """Whether there is anything to commit."""
+        with self.lock:
+            return not self._changes.is_empty()
+
+    def discard_changes(self) -> None:
+        """Forgets all uncommitted changes.
+
+        Raises:
+            ReadOnlyError: the session is read-only.
+        """
+        with self._gate:
+            self._check_writable()
+            self._changes = ChangeSet(is_rearrange=self.is_rearrange)
+            self._nodes_changed()
+
+    # Reading, with the changes.
+
+    def get_node(self, path: str) -> NodeSnapshot | None:
+        """Returns the group or array at an absolute path, or None."""
+        with self.lock:
+            return self._changes.current(self.snapshot.node(path), path)
+
+    def node(self, path: str) -> NodeSnapshot:
+        """Returns the group or array at an absolute path.
+
+        Raises:
+            NodeNotFoundError: there is none.
+        """
+        node = self.get_node(path)
+        if node is None:
+            raise NodeNotFoundError(f"no node at {path} in the session on snapshot {self.snapshot_id}", path=path)
+        return node
+
+    def current_nodes(self) -> list[NodeSnapshot]:
+        """Returns all nodes as they are now, in no promised order."""
+        with self.lock:
+            return list(self._changes.nodes(self.snapshot.nodes()))
+
+    def _paths(self) -> Sequence[str]:
+        return [node.path for node in self.current_nodes()]
+
+    def _below(self, path: str) -> tuple[list[str], int, int]:
+        with self.lock:  # so that a list of paths is not kept that was made before a change
+            return super()._below(path)
+
+    def list_nodes(self, path: str = "/") -> Iterator[NodeSnapshot]:
+        """Yields the node at `path`, if there is one, and all nodes below it, sorted by path, all of one moment."""
+        with self.lock:
+            return iter(list(super().list_nodes(path)))
+
+    def array_chunks(self, array: str | NodeSnapshot) -> ArrayChunks | EditedChunks:  # type: ignore[override]
+        """Returns the chunk references of an array, with the session's changes.
+
+        Changes made later show in what is returned only if there were some before; ask again.
+
+        Raises:
+            NodeNotFoundError: no node is at the path.
+            InvalidInputError: the node is a group (kind `not-an-array`).
+        """
+        with self.lock:
+            node = self.node(array) if isinstance(array, str) else array
+            changes = self._changes.chunks.get(node.id)
+            if changes is not None and changes.ndim != len(node.array.shape if node.array is not None else ()):
+                changes = None  # the caller's node is not what stands there now
+            known = self._edited.get(node.id)
+            if known is None or (known[0] is not node and known[0] != node):
+                known = node, ArrayChunks(self.repository.assets, node), None
+            _, base, edited = known
+            if changes and (edited is None or not edited.shows(changes)):
+                edited = EditedChunks(base, changes)
+            while len(self._edited) >= _MAX_ARRAYS:
+                del self._edited[next(iter(self._edited))]
+            self._edited[node.id] = node, base, edited
+            return edited if changes and edited is not None else base
+
+    # Writing nodes.
+
+    def set_metadata(self, path: str, data: bytes, *, overwrite: bool = True) -> NodeSnapshot:
+        """Makes a group or array, or rewrites its zarr.json; the bytes are kept as they are.
+
+        Args:
+            path: The node's.
+            data: What its zarr.json holds.
+            overwrite: Also where a node is at the path already; otherwise that one stays as it is.
+
+        Raises:
+            InvalidMetadataError: `data` is no metadata of a Zarr v3 node that Icechunk can hold.
+            AlreadyExistsError: an array is to replace a group, or the reverse.
+            ReadOnlyError, SessionStateError: the session does not write.
+        """
+        check_path(path)
+        name = f"{path.rstrip('/')}/zarr.json"
+        metadata = parse_zarr_json(data, name=name, spec_version=self.repository.spec_version)
+        array = array_data(metadata, name)
+        with self._gate:
+            self.check_edits()
+            existing = self.get_node(path)
+            if existing is not None and not overwrite:
+                return existing
+            if existing is not None and existing.node_type is not metadata.node_type:
+                raise AlreadyExistsError(
+                    f"{path} is {_article(existing)} and cannot become another kind of node",
+                    path=path,
+                    hint="delete the node first",
+                )
+            if existing is not None and existing.user_data == data:
+                return existing
+            node_id = NodeId.random() if existing is None else existing.id
+            base = None if existing is None else self.snapshot.node_by_id(node_id)
+            node = with_manifests_of(NodeSnapshot(node_id, path, bytes(data), array), base)
+            self._changes.put_node(node, base)
+            self._nodes_changed()
+            return node
+
+    def delete_node(self, path: str) -> None:
+        """Deletes a node and all below it; nothing happens where there is none.
+
+        Raises:
+            ReadOnlyError, SessionStateError: the session does not write.
+        """
+        with self._gate:
+            self.check_edits()
+            for node in self.list_nodes(path):
+                self._changes.delete_node(node, self.snapshot.node_by_id(node.id))
+            self._nodes_changed()
+
+    def delete_nodes(self, paths: Iterable[str]) -> None:
+        """Deletes exactly the nodes at some paths, not those below them: Icechunk holds nodes without parents.
+
+        Raises:
+            ReadOnlyError, SessionStateError: the session does not write.
+        """
+        with self._gate:
+            self.check_edits()
+            for path in paths:
+                node = self.get_node(path)
+                if node is not None:
+                    self._changes.delete_node(node, self.snapshot.node_by_id(node.id))
+            self._nodes_changed()
+
+    def move_nodes(self, moves: Mapping[str, str]) -> None:
+        """Moves nodes one by one and at once, each without what is below it (rearrange sessions of spec 2 only).
+
+        So two nodes can change places, which a sequence of `move` can say only by way of a third place.
+
+        Args:
+            moves: The new path of each node, by the path that it has.
+
+        Raises:
+            SessionStateError: the session is no rearrange session; or a node would be left without a group above it.
+            NodeNotFoundError: nothing is at one of the paths.
+            AlreadyExistsError: something is at a new path, and stays there.
+        """
+        with self._gate:
+            self._check_writable()
+            self._check_rearranges()
+            self._changes.move_nodes(planned_moves(self, moves))
+            self._nodes_changed()
+
+    def move(self, from_path: str, to_path: str) -> None:
+        """Moves a node with all below it (rearrange sessions of spec 2 only).
+
+        Raises:
+            SessionStateError: the session is no rearrange session; or the target lies below the source, or its
+                parent is missing or no group.
+            NodeNotFoundError: nothing is at `from_path`.
+            AlreadyExistsError: something is at `to_path`.
+        """
+        with self._gate:
+            self._check_writable()
+            self._check_rearranges()
+            self._changes.move_nodes(planned_move(self, from_path, to_path))
+            self._nodes_changed()
+
+    # Writing chunks.
+
+    def set_chunk(self, path: str, chunk_index: Sequence[int], data: bytes | memoryview) -> None:
+        """Stores a chunk: in the manifest where it is small, else as an object at once.
+
+        Raises:
+            NodeNotFoundError, InvalidInputError: no array is at the path, or the index is outside of its grid, or
+                the chunk is empty.
+            StorageError: the chunk cannot be stored.
+        """
+        with self._gate:
+            self.check_chunk(path, chunk_index, len(data))
+        # Stored before it is referred to, and outside of the lock.
+        self.set_chunk_ref(path, chunk_index, self.store_chunk(data))
+
+    def check_chunk(self, path: str, chunk_index: Sequence[int], length_bytes: int) -> None:
+        """Refuses what `set_chunk` would refuse of a chunk of that length; waits for no commit."""
+        with self.lock:
+            self.check_edits()
+            self._array_for(path, chunk_index, length_bytes)
+
+    def store_chunk(self, data: bytes | memoryview) -> ChunkRef:
+        """Puts a chunk's bytes where a reference can name them, and returns the reference."""
+        if len(data) <= self.repository.inline_threshold_bytes:
+            return InlineRef(bytes(data))
+        chunk_id = ChunkId.random()
+        self.repository.storage.put(chunk_key(chunk_id), data)
+        return NativeRef(chunk_id, 0, len(data))
+
+    def set_chunk_ref(
+        self, path: str, chunk_index: Sequence[int], ref: ChunkRef | None, *, overwrite: bool = True
+    ) -> None:
+        """Sets the reference to a chunk, whose bytes are stored already; None deletes the chunk.
+
+        Args:
+            path: The array's.
+            chunk_index: The chunk's.
+            ref: The reference.
+            overwrite: Also where this session set the chunk already; otherwise that one stays as it is.
+
+        Raises:
+            NodeNotFoundError, InvalidInputError: as `set_chunk`.
+        """
+        with self._gate:
+            self.check_edits()
+            node = self._array_for(path, chunk_index, 1 if ref is None else ref.length_bytes)
+            changes = self._changes.chunk_changes(node)
+            if not overwrite and not isinstance(changes.find(chunk_index), Change):
+                return
+            self.revision += 1
+            changes.set(chunk_index, ref)
+
+    def set_chunk_refs(self, path: str, refs: ArrayRefs) -> None:
+        """Sets many references at once; those outside of the array's grid are refused together.
+
+        Raises:
+            NodeNotFoundError, InvalidInputError: as `set_chunk`.
+        """
+        with self._gate:
+            self.check_edits()
+            if not len(refs):
+                return
+            node = self._array_for_all(path, refs.indices, refs.lengths)
+            self.revision += 1
+            self._changes.chunk_changes(node).set_many(refs)
+
+    def delete_chunks(self, path: str, indices: ChunkIndices) -> None:
+        """Deletes many chunks at once; those that do not exist count as deleted.
+
+        Raises:
+            NodeNotFoundError, InvalidInputError: no array is at the path.
+        """
+        with self._gate:
+            self.check_edits()
+            node = self._array(path)
+            if not len(indices):
+                return
+            self._array_for_all(path, indices, None)
+            self.revision += 1
+            self._changes.chunk_changes(node).delete_many(indices)
+
+    def delete_chunks_below(self, path: str, prefix: Sequence[int]) -> None:
+        """Deletes all chunks whose index starts with `prefix`.
+
+        Raises:
+            NodeNotFoundError, InvalidInputError: no array is at the path.
+            FormatError, StorageError: it cannot be told which chunks there are.
+        """
+        chunks = self.array_chunks(path)
+        if isinstance(chunks, ArrayChunks):
+            chunks = EditedChunks(chunks, ChunkChanges(chunks.node.id, chunks.ndim))
+        # Fetched before the lock is taken; what others write meanwhile came later than this.
+        self.delete_chunks(path, chunks.indices_below(prefix))
+
+    def _array(self, path: str) -> NodeSnapshot:
+        node = self.node(path)
+        if node.array is None:
+            raise InvalidInputError(f"{path} is a group, not an array", kind="not-an-array", path=path)
+        return node
+
+    def _array_for_all(self, path: str, indices: ChunkIndices, lengths: Uint64Array | None) -> NodeSnapshot:
+        """Returns the array at a path, if all of some chunks fit it; the error names the first one that does not."""
+
+        def index_at(row: int) -> tuple[int, ...]:
+            return tuple(int(column[row]) for column in indices.coords)
+
+        node = self._array(path)
+        assert node.array is not None
+        if indices.ndim != len(node.array.shape):
+            return self._array_for(path, index_at(0), 1)
+        wrong = np.zeros(len(indices), np.bool_) if lengths is None else lengths == 0
+        for column, dimension in zip(indices.coords, node.array.shape, strict=True):
+            wrong |= column >= dimension.num_chunks
+        if wrong.any():
+            row = int(wrong.argmax())
+            self._array_for(path, index_at(row), 1 if lengths is None else int(lengths[row]))
+        return node
+
+    def _array_for(self, path: str, chunk_index: Sequence[int], length_bytes: int) -> NodeSnapshot:
+        node = self._array(path)
+        assert node.array is not None
+        index = tuple(chunk_index)
+        if len(index) != len(node.array.shape) or any(
+            not 0 <= position < dimension.num_chunks
+            for position, dimension in zip(index, node.array.shape, strict=True)
+        ):
+            grid = tuple(dimension.num_chunks for dimension in node.array.shape)
+            raise InvalidInputError(
+                f"chunk {list(index)} is outside of the grid {list(grid)} of {path}",
+                kind="invalid-chunk-index",
+                path=path,
+                chunk_index=index,
+            )
+        if length_bytes == 0:
+            raise InvalidInputError(
+                f"chunk {list(index)} of {path} is empty",
+                kind="zero-length-chunk",
+                path=path,
+                hint="delete the chunk instead: a chunk that does not exist reads as the fill value",
+            )
+        return node
+
+    # Commits; see `transactions` for arguments and errors.
+
+    def commit(self, message: str, metadata: dict[str, Any] | None = None, **options: Any) -> SnapshotId:
+        """Commits the changes to the branch."""
+        return transactions.commit(self, message, metadata, **options)
+
+    def amend(self, message: str, metadata: dict[str, Any] | None = None, **options: Any) -> SnapshotId:
+        """Replaces the branch's newest commit by one that also has the changes (spec 2)."""
+        return transactions.amend(self, message, metadata=metadata, **options)
+
+    def flush(self, message: str, *, metadata: dict[str, Any] | None = None) -> SnapshotId:
+        """Writes the changes as a snapshot that no branch leads to."""
+        return transactions.flush(self, message, metadata=metadata)
+
+    def rebase(self, solver: ConflictSolver) -> None:
+        """Puts the changes on top of the branch's present tip."""
+        transactions.rebase(self, solver)
+
+    def status(self) -> Diff:
+        """Returns the uncommitted changes."""
+        with self.lock:
+            log = self._changes.transaction_log(self.snapshot_id)
+            names = {node.id: node.path for node in self.snapshot.nodes()}
+            current = self.current_nodes()
+        return build_named_diff([log], names | {node.id: node.path for node in current}, ranks(current))
+
+    # State.
+
+    def _check_writable(self) -> None:
+        if self.read_only:
+            raise ReadOnlyError(
+                "the session is read-only", kind="read-only-session", hint="open a new writable session"
+            )
+
+    def check_edits(self) -> None:
+        """Refuses to change anything but the places of nodes; the caller holds the lock.
+
+        Raises:
+            ReadOnlyError, SessionStateError: the session does not write, or moves nodes only.
+        """
+        self._check_writable()
+        if self.is_rearrange:
+            raise SessionStateError(
+                "a rearrange session moves nodes and does nothing else",
+                kind="rearrange-session-only",
+                hint="make other changes in a writable session",
+            )
+
+    def _check_rearranges(self) -> None:
+        if not self.is_rearrange:
+            raise SessionStateError(
+                "nodes can be moved in a rearrange session only",
+                kind="non-rearrange-session",
+                hint="open one with `rearrange_session`",
+            )
+
+    def _nodes_changed(self) -> None:
+        self.revision += 1
+        self._sorted_paths = None
+
+    def replace_changes(self, changes: ChangeSet) -> None:
+        """Puts other changes, to the same base, in the place of the session's; the caller holds the lock."""
+        self._changes = changes
+        self._nodes_changed()
+
+    def holds_chunks_since(self, marks: Iterable[Mark]) -> None:
+        """Says that chunks of the changes were stored before the session was opened.
+
+        Args:
+            marks: Positions in the repository's log before which none of these chunks was stored.
+        """
+        with self.lock:
+            self.opened_at = min([self.opened_at, *marks])
+
+    def rename_chunks(self, copies: Mapping[bytes, bytes]) -> None:
+        """Refers to copies of chunk objects, by the ids of the objects and of their copies; changes nothing else."""
+        with self.lock:
+            self._changes.rename_chunks(copies)
+
+    def rebased(self, snapshot: Snapshot, changes: ChangeSet) -> None:
+        """Puts the session's changes on another base."""
+        with self.lock:
+            self.snapshot = snapshot
+            self._changes = changes.rebased(snapshot)
+            self._nodes_changed()
+
+    def committed(self, new: NewSnapshot | SnapshotId) -> None:
+        """Turns the session into a read-only one of the snapshot that it has become."""
+        assets = self.repository.assets
+        if isinstance(new, NewSnapshot):
+            # Not fetched again: the commit is made, and must not fail now.
+            snapshot = new.parse()
+            assets.snapshots.get(new.id, lambda: (snapshot, len(snapshot) + 1))
+        else:
+            snapshot = assets.fetch_snapshot(new)
+        with self.lock:
+            self.rebased(snapshot, ChangeSet())
+            self.read_only = True
+            self.branch = None
+            self.in_doubt.clear()
+            self._edited.clear()
+
+
+def array_data(metadata: ZarrMetadata, name: str) -> ArrayData | None:
+    """Turns parsed metadata into what a snapshot says of an array, but for manifests; None for a group.
+
+    Raises:
+        InvalidMetadataError: more chunks along an axis than a chunk index can count.
+    """
+    if metadata.node_type is NodeType.GROUP:
+        return None
+    most = max(metadata.grid_shape, default=0)
+    if most > MAX_U32:
+        reason = f"{most} chunks along one dimension are too many"
+        raise InvalidMetadataError(f"{name}: {reason}", file=name, reason=reason)
+    return ArrayData(metadata.dimensions(), metadata.dimension_names, ())
+
+
+def _article(node: NodeSnapshot) -> str:
+    return "a group" if node.array is None else "an array"

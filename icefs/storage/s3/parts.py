@@ -1,0 +1,102 @@
+"""Large objects are sent to an S3 service in parts."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any, Final, Protocol
+
+from icefs.errors import StorageError
+from icefs.storage.s3.answers import told
+from icefs.storage.s3.options import S3Client
+
+_PART_THREADS: Final = 4
+_MAX_PARTS: Final = 10_000
+
+type OnFailure = Callable[[StorageError], None]
+
+
+class Run(Protocol):
+    """Sends requests about an object until there is an answer."""
+
+    def __call__[T](
+        self,
+        verb: str,
+        name: str,
+        operation: Callable[[S3Client], T],
+        *,
+        on_failure: OnFailure | None = None,
+        is_conditional: bool = False,
+    ) -> T:
+        """Does what `operation` does with a client of botocore."""
+        ...
+
+
+def send_parts(
+    run: Run,
+    target: dict[str, Any],
+    size_bytes: int,
+    read: Callable[[int, int], bytes],
+    *,
+    part_bytes: int,
+    metadata: dict[str, str],
+    condition: dict[str, Any],
+    on_failure: OnFailure | None,
+) -> str:
+    """Sends an object in parts; returns its entity tag.
+
+    Args:
+        run: Sends the requests.
+        target: Bucket and key, as arguments of botocore's methods.
+        size_bytes: How large the object is.
+        read: Returns a range of it.
+        part_bytes: How large parts are, unless there would be too many.
+        metadata: The object's user metadata.
+        condition: What the end of the upload depends on.
+        on_failure: Is called at each passing failure of the request that ends the upload.
+
+    Raises:
+        StorageError: nothing was written; or, if `facts["was_lost"]`, an answer to the end of the upload was lost, and
+            the object may be there.
+    """
+    name = target["Key"]
+    begun = {**target, "Metadata": metadata}
+    upload = {
+        **target,
+        "UploadId": run("write", name, lambda client: told(client.create_multipart_upload(**begun), "UploadId")),
+    }
+    part_bytes = max(part_bytes, -(-size_bytes // _MAX_PARTS))
+
+    def send(number: int) -> dict[str, Any]:
+        body = read((number - 1) * part_bytes, min(number * part_bytes, size_bytes))
+        part = {**upload, "PartNumber": number, "Body": body}
+        return {
+            "PartNumber": number,
+            "ETag": run("write", name, lambda client: told(client.upload_part(**part), "ETag")),
+        }
+
+    was_lost = False
+
+    def failed(error: StorageError) -> None:
+        nonlocal was_lost
+        was_lost = True
+        if on_failure is not None:
+            on_failure(error)
+
+    try:
+        with ThreadPoolExecutor(_PART_THREADS, thread_name_prefix="icefs-part") as pool:
+            parts = list(pool.map(send, range(1, -(-size_bytes // part_bytes) + 1)))
+        end = {**upload, "MultipartUpload": {"Parts": parts}, **condition}
+        tag: str = run(
+            "write",
+            name,
+            lambda client: told(client.complete_multipart_upload(**end), "ETag"),
+            on_failure=failed,
+            is_conditional=bool(condition),
+        )
+    except StorageError as error:
+        error.facts["was_lost"] = was_lost
+        # What may be left of it is no object; a bucket's lifecycle rule removes it.
+        with suppress(StorageError):
+            run("write", name, lambda client: client.abort_multipart_upload(**upload))
+        raise
+    return tag

@@ -1,0 +1,125 @@
+"""A tree's own commit that was given up, and that the store has carried out all the same, when nobody waited any more.
+
+A tree remembers what it was about to publish on its base. Where one of these snapshots is found in the branch's history
+the tree is put on it as if the commit had succeeded at once, and what is otherwise in the tree by now stays a change.
+The files themselves tell: the tree may have been written to since, and by another daemon.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+from icefs.engine.history.changes import compare
+from icefs.engine.read.session import Session
+from icefs.format.ids import SnapshotId
+from icefs.format.snapshot.nodes import NodeSnapshot
+from icefs.vfs.trees.places import open_session
+from icefs.worktree.freeze.frozen import FrozenTree
+from icefs.worktree.stage.staged import Source, source_size
+from icefs.worktree.stage.stager import Staged
+from icefs.worktree.tree import WorkTree
+from icefs.zarr.keys import ChunkKeyLayout, metadata_key, node_prefix
+from icefs.zarr.reader import KeyReader
+
+if TYPE_CHECKING:
+    from icefs.vfs.trees.working_tree import WorkingTree
+
+
+def late_commit(tree: "WorkingTree", work: WorkTree) -> SnapshotId | None:
+    """Finds a commit that the tree had given up among those of its branch since the tree's base.
+
+    Raises:
+        StorageError, FormatError: the history cannot be read.
+        RefNotFoundError: the branch is gone.
+    """
+    if not work.attempts:
+        return None
+    repository, attempts = tree.settings.repository, frozenset(work.attempts)
+    if str(repository.lookup_branch(tree.name)) == work.base:
+        return None
+    for info in repository.ancestry(branch=tree.name):
+        if str(info.id) in attempts:
+            return info.id
+        if str(info.id) == work.base:
+            return None
+    return None
+
+
+def differing(staged: Staged, frozen: FrozenTree, made: Session) -> list[str] | None:
+    """Returns the paths of what is staged and not so in a snapshot; None where renames make that too much to tell."""
+    if staged.renames or any(array.reused is not None for array in staged.arrays.values()):
+        return None
+    reader = KeyReader(made)
+    found = [metadata_key(path) for path, data in staged.nodes.items() if reader.read(metadata_key(path)) != data]
+    for path, array in staged.arrays.items():
+        node = made.get_node(path)
+        layout = None if node is None or node.array is None else _layout(node)
+        for index, source in array.sets.items():
+            place = source.path
+            if layout is None or layout.ndim != len(index) or not _is_same(reader, frozen, place, source):
+                found.append(place)
+    return found
+
+
+def _is_same(reader: KeyReader, frozen: FrozenTree, key: str, source: Source) -> bool:
+    there = reader.find(key)
+    if there is None or isinstance(there, NodeSnapshot) or there.length_bytes != source_size(source):
+        return False
+    return reader.read(key) == frozen.read(source)
+
+
+def hidden(staged: Staged, frozen: FrozenTree, base: Session, made: Session) -> Iterator[str]:
+    """Yields the keys of a snapshot that a tree does not show, although they are not in its way: removed since."""
+    reader = KeyReader(made)
+    for key in _candidates(staged, base, made, reader):
+        if reader.find(key) is not None and frozen.find(key) is None:
+            yield key
+
+
+def _candidates(staged: Staged, base: Session, made: Session, reader: KeyReader) -> Iterator[str]:
+    changes = compare(base, made)
+    for path in {*changes.new, *changes.updated, *staged.gone}:
+        yield metadata_key(path)
+    whole = {*changes.new, *staged.gone, *(path for path, indices in changes.chunks.items() if indices is None)}
+    for path in whole:
+        node = made.get_node(path)
+        if node is not None and node.array is not None:
+            for batch in reader.list_batches(node_prefix(path).rstrip("/")):
+                yield from batch
+    parts = [(path, indices) for path, indices in changes.chunks.items() if indices is not None]
+    parts += [(path, array.deletes) for path, array in staged.arrays.items() if len(array.deletes)]
+    for path, indices in parts:
+        node = made.get_node(path)
+        if node is not None and node.array is not None and len(node.array.shape) == indices.ndim:
+            layout = _layout(node)
+            yield from (node_prefix(path) + layout.format(index) for index in indices)
+
+
+def _layout(node: NodeSnapshot) -> ChunkKeyLayout:
+    assert node.array is not None  # for arrays only
+    return ChunkKeyLayout.of_metadata(node.user_data, len(node.array.shape))
+
+
+def remove_hidden(work: WorkTree, keys: Iterable[str]) -> Iterator[tuple[int, bytes]]:
+    """Removes names from a tree, and yields them with the numbers of their directories."""
+    for key in keys:
+        above, _, name = key.rpartition("/")
+        where = work.where_is(above)
+        if where is not None and work.where_is(key) is not None:
+            work.unlink(where, name)
+            yield work.getattr(where).ino, name.encode(errors="surrogatepass")
+
+
+def facts_of(tree: "WorkingTree", snapshot_id: SnapshotId) -> dict[str, object]:
+    """Returns what is told of a commit that was found to have been made, as of any."""
+    log = tree.settings.repository.assets.fetch_transaction_log(snapshot_id)
+    nodes = (log.new_groups, log.new_arrays, log.deleted_groups, log.deleted_arrays, log.updated_arrays)
+    return {
+        "snapshot": str(snapshot_id),
+        "nodes": sum(map(len, nodes)) + len(log.updated_groups),
+        "chunks": sum(map(len, log.updated_chunks.values())),
+    }
+
+
+def base_of(tree: "WorkingTree", frozen: FrozenTree) -> Session:
+    """Opens the snapshot that a frozen tree stands on."""
+    return open_session(tree.settings.repository, SnapshotId.parse(frozen.base))

@@ -1,0 +1,308 @@
+"""Which files a mount's control directories have, and what makes their contents."""
+
+import os
+import time
+from collections.abc import AsyncGenerator, Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+from icefs.errors import IcefsError, InvalidInputError, ReadOnlyError
+from icefs.storage.url import redact
+from icefs.vfs.attrs import Ownership
+from icefs.vfs.chunks.warmup import warm_up
+from icefs.vfs.control import reports
+from icefs.vfs.control.branch_control import WorkingControl
+from icefs.vfs.control.directory import ControlDir, ControlFile
+from icefs.vfs.control.jobs import Answer
+from icefs.vfs.control.observing_rpc import observing_operations
+from icefs.vfs.control.rpc import Operation, RpcHandle, error_facts
+from icefs.vfs.names import encode_ref
+from icefs.vfs.observe.access_log import as_text, recent_accesses
+from icefs.vfs.observe.report import Look
+from icefs.vfs.observe.stats import RING
+from icefs.vfs.trees.branch_tree import BranchTree
+from icefs.vfs.trees.places import open_session
+from icefs.vfs.trees.snapshot_tree import SessionTree, tree_facts
+from icefs.vfs.trees.working_tree import WorkingTree
+from icefs.words import plural, quoted, some, visible
+
+if TYPE_CHECKING:
+    # The file system owns this part of itself; it is named here for typing alone.
+    from icefs.vfs.filesystem import FileSystem
+    from icefs.vfs.trees.root import RootTree
+
+_SHOWN: Final = 10
+
+
+class MountControl:
+    """Makes control directories: one in each tree, one at the mount's root, and one that is both.
+
+    Facts are gathered on the event loop's thread and written down in a worker thread, where the history that goes
+    with them can be read.
+    """
+
+    def __init__(self, fs: "FileSystem", facts: Mapping[str, Any], ownership: Ownership) -> None:
+        self._fs = fs
+        self._facts = dict(facts)
+        self._ownership = ownership
+        self._started_ns = time.time_ns()
+
+    def for_tree(self, tree: SessionTree) -> ControlDir:
+        """Makes a tree's control directory, which is the mount's too where the tree is all there is."""
+        files = self._tree_files(tree)
+        operations = self._operations(tree)
+        if isinstance(tree, WorkingTree):
+            working = WorkingControl(tree, self._fs.open_inos)
+            own = working.files()
+            files = [own.get(file.name, file) for file in files]
+            operations |= working.operations()
+        if tree.label == "":
+            files += self._root_files(partial(self._tree_info, tree))
+        files.append(ControlFile("rpc", connect=partial(self._connect, operations)))
+        return ControlDir(tree.fixed, files, self._ownership, self._started_ns)
+
+    def for_root(self, root: "RootTree") -> ControlDir:
+        """Makes the control directory at the root of a mount of a whole repository."""
+        files = [
+            _made("status", lambda: partial(_status_of_mount, self._mount_status())),
+            _made("status.json", lambda: partial(reports.to_json, self._mount_status())),
+            *self._root_files(dict),
+            ControlFile("rpc", connect=partial(self._connect, self._operations(None))),
+        ]
+        return ControlDir(root.fixed, files, self._ownership, self._started_ns)
+
+    # Trees.
+
+    def _tree_files(self, tree: SessionTree) -> list[ControlFile]:
+        repository = self._fs.repository
+
+        def status() -> Callable[[], dict[str, Any]]:
+            return partial(reports.tree_status, repository, tree_facts(tree), tree.snapshot_id)
+
+        def as_text() -> Callable[[], bytes]:
+            make = status()
+            return lambda: reports.status_text(make())
+
+        def as_json() -> Callable[[], bytes]:
+            make = status()
+            return lambda: reports.to_json(make())
+
+        files = [
+            _made("status", as_text),
+            _made("status.json", as_json),
+            _made("log", lambda: partial(reports.log_text, repository, tree.snapshot_id)),
+            _made("log.json", lambda: partial(reports.log_json, repository, tree.snapshot_id)),
+            _made("diff", lambda: bytes),
+            _made("diff.json", lambda: partial(reports.to_json, reports.tree_diff(tree.snapshot_id))),
+        ]
+        if tree.label:
+            files.append(ControlFile("head", target=lambda: f"../../../snapshots/{tree.snapshot_id}"))
+        # Nothing was ever committed, discarded or rebased through a read-only tree.
+        files += [_made(name, lambda: partial(reports.to_json, None)) for name in ("commit", "discard", "rebase")]
+        if tree.label:
+            files.append(_made("info.json", lambda: partial(reports.to_json, self._tree_info(tree))))
+        return files
+
+    def _tree_info(self, tree: SessionTree) -> dict[str, Any]:
+        return {**tree_facts(tree), "snapshot": str(tree.snapshot_id), "writable": isinstance(tree, WorkingTree)}
+
+    # The mount.
+
+    def _root_files(self, more: Callable[[], dict[str, Any]]) -> list[ControlFile]:
+        observer = self._fs.observer
+        return [
+            _made("info.json", lambda: partial(reports.to_json, {**self._info(), **more()})),
+            _made("stats.json", lambda: partial(self._stats, observer.look())),
+            _made("metrics", lambda: partial(self._metrics, observer.look())),
+            replace(
+                _made("accesslog", lambda: partial(as_text, recent_accesses(self._fs.stats, self._fs, RING))),
+                is_private=True,  # it tells what all users open
+            ),
+            _made("version", lambda: partial(str.encode, f"icefs {self._facts.get('version', '')}\n")),
+        ]
+
+    def _info(self) -> dict[str, Any]:
+        repository = self._fs.repository
+        return {
+            "pid": os.getpid(),
+            "repository": redact(repository.storage.url),
+            "spec_version": repository.spec_version,
+            **self._facts,
+        }
+
+    def _mount_status(self) -> dict[str, Any]:
+        fs, refs = self._fs, self._fs.follower.refs
+        return {
+            "kind": "repository",
+            "repository": redact(fs.repository.storage.url),
+            "mountpoint": self._facts.get("mountpoint"),
+            "branches": {name: str(tip) for name, tip in sorted(refs.branches.items())},
+            "tags": {name: str(tip) for name, tip in sorted(refs.tags.items())},
+            "trees": [
+                {
+                    **tree_facts(tree),
+                    "snapshot": str(tree.snapshot_id),
+                    "has_changes": _has_changes(tree),
+                    "problem": _problem(tree),
+                }
+                for tree in self._branches()
+            ],
+            "refreshed_at": fs.follower.refreshed_at,
+            "problem": fs.follower.problem,
+            "failures": len(fs.stats.failures),
+        }
+
+    def _branches(self) -> list[BranchTree]:
+        """Returns the branches that somebody has looked at, or the one that is all there is."""
+        fs = self._fs
+        if fs.root is not None:
+            return list(fs.root.branches.values())
+        return [fs.single] if isinstance(fs.single, BranchTree) else []
+
+    def _stats(self, look: Look) -> bytes:
+        return reports.to_json(self._fs.observer.as_json(look))
+
+    def _metrics(self, look: Look) -> bytes:
+        return self._fs.observer.as_prometheus(look).encode(errors="backslashreplace")
+
+    # rpc.
+
+    def _connect(self, operations: Mapping[str, Operation], ino: int, flags: int) -> RpcHandle:
+        return RpcHandle(ino, operations, flags)
+
+    def _operations(self, tree: SessionTree | None) -> dict[str, Operation]:
+        """Returns what `rpc` can be asked for, in a tree or (None) at the root."""
+
+        async def ping(request: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any]]:
+            yield {"pid": os.getpid()}
+
+        async def refresh(request: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any]]:
+            changed = await self._fs.refresh()
+            yield {**changed, **({} if tree is None else {"snapshot": str(tree.snapshot_id)})}
+
+        async def info(request: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any]]:
+            yield {**self._info(), **({} if tree is None else self._tree_info(tree))}
+
+        async def status(request: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any]]:
+            if tree is None:
+                yield self._mount_status()
+                return
+            facts, snapshot_id = tree_facts(tree), tree.snapshot_id
+            yield await self._fs.in_thread(partial(reports.tree_status, self._fs.repository, facts, snapshot_id))
+
+        async def uncommitted(request: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any]]:
+            yield {"branches": await self.uncommitted()}
+
+        operations: dict[str, Operation] = {
+            "ping": ping,
+            "refresh": refresh,
+            "info": info,
+            "status": status,
+            # A writable branch has its own.
+            **dict.fromkeys(
+                ("commit", "discard", "rebase", "cancel"), lambda request: Answer(partial(_refuse, tree, request))
+            ),
+        }
+        if tree is not None:
+            operations["warmup"] = lambda request: self._warm_up(tree, request)
+        if tree is None or tree.label == "":
+            operations |= {"uncommitted": uncommitted, **observing_operations(self._fs)}
+        return operations
+
+    async def uncommitted(self) -> list[dict[str, Any]]:
+        """Lists the branches with changes or damage, also those that nobody has looked at since the mount began."""
+        fs = self._fs
+        if fs.root is not None:
+            # Each branch's tree is made, which finds out whether a working tree was left for it.
+            directory = fs.root.directory_ino("branches")
+            for name in fs.follower.refs.branches:
+                text = encode_ref(name)
+                if text is not None and name not in fs.root.branches:
+                    fs.forget((await fs.lookup(directory, text)).ino, 1)
+        found: list[dict[str, Any]] = []
+        for tree in self._branches():
+            if isinstance(tree, WorkingTree):
+                try:
+                    await tree.look()
+                except IcefsError as error:
+                    found.append(_unusable(tree, error))
+                    continue
+                damage = None if tree.work is None else reports.damage_facts(tree.work)
+                if _has_changes(tree) or damage is not None:
+                    found.append(
+                        {
+                            "name": tree.name,
+                            "path": tree.label or ".",
+                            "base": str(tree.snapshot_id),
+                            "background": None if tree.work is None else reports.background_facts(tree.work.uploads),
+                            "has_changes": _has_changes(tree),
+                            "damage": damage,
+                            "error": None,
+                            "directory": str(tree.state_directory),
+                        }
+                    )
+        return sorted(found, key=lambda branch: branch["name"])
+
+    async def _warm_up(self, tree: SessionTree, request: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any]]:
+        repository, snapshot_id = self._fs.repository, tree.snapshot_id
+        session = await self._fs.in_thread(lambda: open_session(repository, snapshot_id))
+        async for line in warm_up(session, request):
+            yield line
+
+
+async def _refuse(tree: SessionTree | None, request: Mapping[str, Any]) -> NoReturn:
+    """Refuses what only a writable branch can do: `tree` is another one, or None above all trees."""
+    if tree is None:
+        raise InvalidInputError(
+            f"not in a branch, but at the root of a mount, where there is nothing to {request['op']}",
+            hint="ask in a branch, as branches/main",
+        )
+    raise ReadOnlyError(f"this tree is read-only: {tree.kind} {quoted(tree.name or str(tree.snapshot_id))}")
+
+
+def _unusable(tree: WorkingTree, error: IcefsError) -> dict[str, Any]:
+    """Describes a branch whose working tree cannot be opened, as `MountControl.uncommitted` does the others."""
+    return {
+        "name": tree.name,
+        "path": tree.label or ".",
+        "base": str(tree.snapshot_id),
+        "background": None,
+        "has_changes": True,
+        "damage": None,
+        "error": error_facts(error),
+        "directory": str(tree.state_directory),
+    }
+
+
+def _has_changes(tree: BranchTree) -> bool:
+    """Tells whether there is anything uncommitted; a working tree that waits to be opened is taken to have some."""
+    if not isinstance(tree, WorkingTree):
+        return False
+    return tree.has_left_work or (tree.work is not None and tree.work.has_changes())
+
+
+def _problem(tree: BranchTree) -> str | None:
+    """Says why a branch cannot be used, or does not show its tip."""
+    if isinstance(tree, WorkingTree) and tree.unusable is not None:
+        return tree.unusable.message
+    return tree.problem
+
+
+def _made(name: str, make: Callable[[], Callable[[], bytes]]) -> ControlFile:
+    return ControlFile(name, make=make)
+
+
+def _status_of_mount(status: Mapping[str, Any]) -> bytes:
+    lines = [f"Repository {quoted(status['repository'])}"]
+    for one, many in (("branch", "branches"), ("tag", "tags")):
+        names = [quoted(name) for name in status[many]]
+        lines.append(f"{plural(len(names), one, many)}: {some(names, _SHOWN)}" if names else f"no {many}")
+    trees = status["trees"]
+    lines += [f"branch {quoted(tree['name'])}: uncommitted changes" for tree in trees if tree["has_changes"]]
+    lines += [f"branch {quoted(tree['name'])}: {tree['problem']}" for tree in trees if tree["problem"]]
+    if status["problem"]:
+        lines.append(f"Refs cannot be read: {status['problem']}")
+    if status["failures"]:
+        lines.append(f"{plural(status['failures'], 'recent failure')}, see .icefs/stats.json")
+    return "".join(f"{visible(line)}\n" for line in lines).encode()

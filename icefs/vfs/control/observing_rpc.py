@@ -1,0 +1,65 @@
+"""What `rpc` can be asked for about the mount itself: its numbers, its last requests, and how much it logs."""
+
+import logging
+from collections.abc import AsyncGenerator, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+from icefs.errors import InvalidInputError
+from icefs.vfs.control.rpc import Operation
+from icefs.vfs.observe.access_log import log_accesses, programs_accesses, recent_accesses
+from icefs.vfs.observe.stats import RING
+
+if TYPE_CHECKING:
+    from icefs.vfs.filesystem import FileSystem
+
+logger = logging.getLogger(__name__)
+
+LEVELS: Final = ("debug", "info", "warning", "error")
+"""How much can be logged, most first."""
+
+
+def set_level(fs: "FileSystem", level: str) -> None:
+    """Logs from now on what is at least so important; at `debug`, each request."""
+    logging.getLogger().setLevel(level.upper())
+    log_accesses(fs.stats, fs, enabled=level == "debug")
+
+
+def get_level() -> str:
+    """Returns how much is logged."""
+    return logging.getLevelName(logging.getLogger().level).lower()
+
+
+def observing_operations(fs: "FileSystem") -> dict[str, Operation]:
+    """Returns the operations, by name."""
+
+    async def stats(request: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any]]:
+        yield await fs.in_thread(partial(fs.observer.as_json, fs.observer.look()))
+
+    async def accesses(request: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any]]:
+        limit = request.get("limit", RING)
+        if not isinstance(limit, int) or limit < 0:
+            raise InvalidInputError(f"{limit!r} is no number of requests")
+        if request.get("control", True):
+            yield {"accesses": recent_accesses(fs.stats, fs, limit)}
+            return
+        window = request.get("since", 0), request.get("until", 0)
+        if not all(isinstance(uptime, int | float) for uptime in window):
+            raise InvalidInputError(f"{window} are no uptimes in seconds")
+        found, control = programs_accesses(fs.stats, fs, limit, window)
+        yield {"accesses": found, "control": control}
+
+    async def log_level(request: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any]]:
+        level, before = request.get("level"), get_level()
+        if level is not None:
+            if level not in LEVELS:
+                raise InvalidInputError(f"unknown log level {level!r}", hint=f"one of {', '.join(LEVELS)}")
+            # Said while the one or the other level lets it through.
+            is_louder = LEVELS.index(level) < LEVELS.index("warning")
+            if is_louder:
+                set_level(fs, level)
+            logger.info("the log level is %s now; it was %s", level, before)
+            set_level(fs, level)
+        yield {"level": get_level(), "before": before}
+
+    return {"stats": stats, "accesses": accesses, "log-level": log_level}

@@ -1,0 +1,27 @@
+"""The note about a tree that has nodes, but no group at its root.
+
+Icechunk holds nodes whose parents are no nodes: what `ds.to_zarr("mnt/surface")` leaves has no group at `/`. Readers
+that begin at the root, such as `zarr.open_group` and `xarray.open_datatree`, find nothing there.
+"""
+
+from typing import Final
+
+from icefs.errors import FormatError, StorageError
+from icefs.vfs.control.consolidated_notes import Nodes
+
+_NO_ROOT: Final = "there is no group at /; open the nodes below by their paths, or make it with zarr.create_group"
+
+
+def root_notes(nodes: Nodes) -> list[str]:
+    """Returns the line about a root that is no node while there are nodes below it; else nothing."""
+    try:
+        return [_NO_ROOT] if nodes.get("/") is None and _has_any(nodes) else []
+    except (FormatError, StorageError):
+        return []  # a note is not worth a failure; reading the node tells what is wrong with it
+
+
+def _has_any(nodes: Nodes) -> bool:
+    staged = nodes.staged
+    if staged is None or not staged.gone:
+        return bool(staged and staged.nodes) or nodes.base.has_children("/")
+    return bool(staged.nodes) or any(node.path not in staged.gone for node in nodes.base.list_nodes())

@@ -1,0 +1,176 @@
+"""What a branch's working tree stands on: a snapshot by path, with the branch tree's own inode numbers.
+
+A working tree asks from any thread, the branch tree belongs to the event loop's. So while a branch has a working
+tree, everything that touches the numbers goes through `Guarded`: one lock, and what is not in memory is fetched
+where that may be waited for, while on the event loop's thread `NotInMemoryError` passes through the working tree
+(whose operations succeed or fail as a whole) to whoever asks again when it is there.
+"""
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final, Protocol
+
+from icefs.engine.read.session import Session
+from icefs.errors import EntryNotFoundError, InvalidInputError
+from icefs.format.manifest.reader import ChunkRef
+from icefs.format.snapshot.reader import NodeSnapshot
+from icefs.vfs.attrs import Attr
+from icefs.vfs.interface import NotInMemoryError
+from icefs.vfs.trees.listing import Section
+from icefs.worktree.base import LowerAttr, join
+from icefs.zarr.reader import KeyReader
+
+_COPY_BYTES: Final = 8 << 20
+
+
+class Guarded:
+    """Lets threads use what belongs to the event loop's.
+
+    Concurrency: `lock` is held for moments only, and never while something is fetched.
+    """
+
+    def __init__(self) -> None:
+        """Is made on the event loop's thread, or on the one that it will run in."""
+        self.lock = threading.RLock()
+        self._loop_thread = threading.get_ident()
+
+    def call[T](self, question: Callable[[], T]) -> T:
+        """Asks; in a worker thread also fetches what is missing.
+
+        Raises:
+            NotInMemoryError: something is missing, on the event loop's thread.
+        """
+        while True:
+            with self.lock:
+                try:
+                    return question()
+                except NotInMemoryError as error:
+                    missing = error
+            if threading.get_ident() == self._loop_thread:
+                raise missing
+            value = missing.load()
+            with self.lock:
+                missing.store(value)
+
+
+class Numbered(Protocol):
+    """The tree that has the inode numbers."""
+
+    @property
+    def session(self) -> Session | None:
+        """What it shows now."""
+
+    def lower_attr(self, path: str) -> Attr | None:
+        """Returns the attributes of a lower path of that session."""
+
+    def lower_sections(self, path: str) -> list[Section]:
+        """Lists a lower directory of that session, without dots."""
+
+
+class TreeLower:
+    """One snapshot of a branch, by path; implements `worktree.base.Lower`.
+
+    Numbers and times are those of the branch tree while it shows this very snapshot. Before and after, numbers are
+    0 and times -1: the working tree then asks for what is there and how long it is, and for bytes.
+    """
+
+    def __init__(self, tree: Numbered, guarded: Guarded, session: Session) -> None:
+        self.session = session
+        self._tree = tree
+        self._guarded = guarded
+        self._reader = KeyReader(session)
+
+    def stat(self, path: str) -> LowerAttr | None:
+        """Returns the attributes of a path."""
+        with self._guarded.lock:
+            is_shown = self._is_shown()
+        # What is not shown has no numbers, and may have to be fetched: nobody waits for that.
+        return self._guarded.call(lambda: self._stat(path)) if is_shown else self._stat_unnumbered(path)
+
+    def stat_many(self, paths: Sequence[str]) -> Sequence[LowerAttr | None]:
+        """Returns the attributes of many paths; those of chunks, which most are, are looked up together."""
+        with self._guarded.lock:
+            is_shown = self._is_shown()
+        if is_shown:
+            return list(map(self.stat, paths))
+        lengths = self._reader.chunk_lengths(paths)
+        return [
+            self.stat(path) if length is None else LowerAttr(0, False, length, -1)
+            for path, length in zip(paths, lengths, strict=True)
+        ]
+
+    def _stat(self, path: str) -> LowerAttr | None:
+        if not self._is_shown():
+            return self._stat_unnumbered(path)
+        attr = self._tree.lower_attr(path)
+        return None if attr is None else LowerAttr(attr.ino, attr.is_dir, attr.size, attr.mtime_ns)
+
+    def _is_shown(self) -> bool:
+        shown = self._tree.session
+        return shown is not None and shown.snapshot_id == self.session.snapshot_id
+
+    def _stat_unnumbered(self, path: str) -> LowerAttr | None:
+        found = self._find(path) if path else None
+        if found is not None:
+            return LowerAttr(0, False, _length(found), -1)
+        is_dir = not path or self.session.has_children(f"/{path}") or bool(self._reader.list_directory(path))
+        return LowerAttr(0, True, 0, -1) if is_dir else None
+
+    def _find(self, path: str) -> ChunkRef | NodeSnapshot | None:
+        try:
+            return self._reader.find(path)
+        except InvalidInputError:  # what no hierarchy can have as a key, this one has not
+            return None
+
+    def content(self, path: str) -> object:
+        """Returns the reference to a chunk, or the bytes of a `zarr.json`; None where there is no file."""
+        found = self._find(path) if path else None
+        return found.user_data if isinstance(found, NodeSnapshot) else found
+
+    def list(self, path: str) -> Iterator[tuple[str, LowerAttr]]:
+        """Yields the entries of a directory."""
+        if not self._is_shown():
+            for name in self._reader.list_directory(path):
+                attr = self._stat_unnumbered(join(path, name))
+                if attr is not None:
+                    yield name, attr
+            return
+        for section in self._guarded.call(lambda: self._tree.lower_sections(path)):
+            for first in range(0, len(section), 1024):
+                end = min(first + 1024, len(section))
+                with self._guarded.lock:
+                    run = section.run(first, end, 0)
+                is_dir = run.template.is_dir
+                sizes = run.sizes or [0] * len(run.names)
+                times = run.mtimes_ns or [run.template.mtime_ns] * len(run.names)
+                for raw_name, ino, size, time_ns in zip(run.names, run.inos, sizes, times, strict=True):
+                    yield raw_name.decode(errors="surrogatepass"), LowerAttr(ino, is_dir, size, time_ns)
+
+    def read(self, path: str, offset: int, size: int) -> bytes:
+        """Returns bytes of a file."""
+        found = self._require(path)
+        end = min(offset + size, _length(found))
+        if end <= offset:
+            return b""
+        if isinstance(found, NodeSnapshot):
+            return found.user_data[offset:end]
+        return self.session.read_chunk(found, offset, end)
+
+    def copy_to(self, path: str, fd: int) -> None:
+        """Writes a whole file to a descriptor."""
+        length = _length(self._require(path))
+        for start in range(0, length, _COPY_BYTES):
+            data = memoryview(self.read(path, start, _COPY_BYTES))
+            while data:
+                data = data[os.write(fd, data) :]
+
+    def _require(self, path: str) -> ChunkRef | NodeSnapshot:
+        found = self._find(path)
+        if found is None:
+            raise EntryNotFoundError(f"no {path!r} in snapshot {self.session.snapshot_id}", path=path)
+        return found
+
+
+def _length(found: ChunkRef | NodeSnapshot) -> int:
+    return len(found.user_data) if isinstance(found, NodeSnapshot) else found.length_bytes

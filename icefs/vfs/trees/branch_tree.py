@@ -1,0 +1,461 @@
+"""A branch as a tree that follows the branch's tip.
+
+When the tip moves, what changed is worked out in a thread (`plan_move`), and then taken over at once, between two
+requests (`BranchTree.move`). The kernel is told which names lead elsewhere now. It need not be told of contents:
+what changed has another inode number, and the old number is stale, which makes the kernel look the name up again
+even where a notification is late.
+"""
+
+from bisect import bisect_left
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from icefs.engine.history.changes import Changes, compare
+from icefs.engine.read.chunks import ArrayChunks
+from icefs.engine.read.session import Session
+from icefs.errors import FormatError, InvalidInputError, StorageError
+from icefs.format.chunk_indices import pack_keys
+from icefs.format.ids import SnapshotId
+from icefs.format.snapshot.reader import NodeSnapshot
+from icefs.vfs.chunks.array_view import key_layout
+from icefs.vfs.inodes.numbers import ArrayNumbers, ChunkRange
+from icefs.vfs.inodes.table import Range
+from icefs.vfs.trees.renames import Renaming, RenamingMove, has_dir
+from icefs.vfs.trees.snapshot_tree import SessionTree
+from icefs.zarr.keys import METADATA_NAME, ChunkKeyLayout
+
+type U32 = npt.NDArray[np.uint32]
+type Columns = tuple[U32, ...]
+type Entry = tuple[int, bytes]
+
+_METADATA: Final = METADATA_NAME.encode()
+_TIDY_AT: Final = 200
+MANY: Final = 100_000
+"""Beyond this many changed chunks of an array the kernel forgets the array's directory instead of each of them."""
+
+
+@dataclass(slots=True)
+class ArrayMove:
+    """What a move of the tip means to one array's keys.
+
+    Attributes:
+        before: The array before the move; None if it is new.
+        after: The array after the move; None if it is gone.
+        layout: How the keys were written before, or None if that is unknown.
+        changed: The chunks that changed, one column per dimension; None if any may have.
+        top_names: The names in the array's directory that may lead elsewhere, where that is all that is told.
+        gone_dirs: The directories above chunks that are gone, by the count of their coordinates, as columns.
+        among_nodes: Where nodes lie below the array: the chunks whose names may be in directories of those nodes.
+        cut_names: The names in the array's directory below which chunks may lie that the grid no longer reaches.
+    """
+
+    before: NodeSnapshot | None
+    after: NodeSnapshot | None
+    layout: ChunkKeyLayout | None
+    changed: Columns | None = None
+    top_names: list[bytes] = field(default_factory=list)
+    gone_dirs: dict[int, Columns] = field(default_factory=dict)
+    among_nodes: list[Columns] = field(default_factory=list)
+    cut_names: list[bytes] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """What changes when a branch tree goes from one session to another.
+
+    Attributes:
+        session: The new one.
+        changes: How the keys differ.
+        arrays: The arrays whose chunks are concerned, by path.
+    """
+
+    session: Session
+    changes: Changes
+    arrays: Mapping[str, ArrayMove]
+
+
+def plan_move(old: Session, new: Session) -> Move:
+    """Works out what changes; in a worker thread. Nodes and manifests that cannot be read concern their array only."""
+    changes = compare(old, new)
+    arrays: dict[str, ArrayMove] = {}
+    for path in changes.new | changes.deleted | changes.updated | changes.chunks.keys():
+        before, after = _array(old, path), _array(new, path)
+        if before is None:
+            if after is not None:
+                arrays[path] = ArrayMove(None, after, None)
+        elif after is None or _layout(before) != _layout(after):
+            arrays[path] = _whole(old, before, after)
+        elif path in changes.chunks:
+            indices = changes.chunks[path]
+            arrays[path] = (
+                _whole(old, before, after) if indices is None else _detailed(old, new, before, after, indices.coords)
+            )
+        elif _is_cut(before, after):
+            nothing = tuple(np.empty(0, np.uint32) for _ in _chunk_counts(before))
+            arrays[path] = _detailed(old, new, before, after, nothing)
+    return Move(new, changes, arrays)
+
+
+def _array(session: Session, path: str) -> NodeSnapshot | None:
+    """Returns the array at a path; None where there is none, or none that can be read."""
+    with suppress(FormatError):
+        node = session.get_node(path)
+        return node if node is not None and node.array is not None else None
+    return None
+
+
+def _chunk_counts(node: NodeSnapshot) -> list[int]:
+    """Returns how many chunks an array has room for in each dimension."""
+    return [] if node.array is None else [dimension.num_chunks for dimension in node.array.shape]
+
+
+def _is_cut(before: NodeSnapshot, after: NodeSnapshot) -> bool:
+    """Tells whether chunks that were within the grid may be outside of it now; no transaction log tells of them."""
+    return any(now < then for then, now in zip(_chunk_counts(before), _chunk_counts(after), strict=False))
+
+
+def _layout(node: NodeSnapshot) -> ChunkKeyLayout | None:
+    with suppress(InvalidInputError):
+        return key_layout(node)
+    return None
+
+
+def _whole(old: Session, before: NodeSnapshot, after: NodeSnapshot | None) -> ArrayMove:
+    """Plans for an array of which nothing need be the same."""
+    move = ArrayMove(before, after, _layout(before))
+    layout = move.layout
+    if layout is None:
+        return move
+    if old.has_children(before.path):
+        with suppress(FormatError, StorageError):
+            move.among_nodes = [batch.coords for batch in old.array_chunks(before).iter_batches(1 << 62)]
+    if len(layout.widths) > 1 and layout.widths[0] == 0:
+        move.top_names = [b"c"]
+        return move
+    # Names that cannot be told because a manifest cannot be read were never told to the kernel either.
+    with suppress(FormatError, StorageError):
+        chunks = old.array_chunks(before)
+        if len(layout.widths) > 1:
+            move.top_names = layout.format_names(0, [chunks.children(())])
+        else:
+            move.top_names = [
+                name for batch in chunks.iter_batches(1 << 62) for name in layout.format_names(0, batch.coords)
+            ]
+    return move
+
+
+def _detailed(old: Session, new: Session, before: NodeSnapshot, after: NodeSnapshot, coords: Columns) -> ArrayMove:
+    """Plans for an array some of whose chunks changed."""
+    move = ArrayMove(before, after, _layout(before))
+    then, now = old.array_chunks(before), new.array_chunks(after)
+    # A transaction log may name chunks outside of both grids, which nobody ever saw.
+    inside = _inside(coords, then.grid_shape) | _inside(coords, now.grid_shape)
+    move.changed = tuple(column[inside] for column in coords)
+    if old.has_children(before.path):
+        move.among_nodes = [move.changed]
+    if move.layout is not None:
+        if len(coords) and len(move.changed[0]) > MANY:
+            move.top_names = _whole(old, before, after).top_names
+        elif len(move.layout.widths) > 1:
+            try:
+                move.gone_dirs = _gone_dirs(now, move.changed)
+            except (FormatError, StorageError):  # whatever may be gone, the array's directory is looked at anew
+                move.top_names = _whole(old, before, after).top_names
+    if _is_cut(before, after):
+        whole = _whole(old, before, after)
+        move.cut_names, move.among_nodes = whole.top_names, whole.among_nodes
+    return move
+
+
+def _inside(coords: Columns, grid_shape: Sequence[int]) -> npt.NDArray[np.bool_]:
+    inside = np.ones(len(coords[0]) if coords else 1, np.bool_)
+    for column, size in zip(coords, grid_shape, strict=True):
+        inside &= column < size
+    return inside
+
+
+def _gone_dirs(chunks: ArrayChunks, changed: Columns) -> dict[int, Columns]:
+    """Returns the prefixes of changed chunks below which there is nothing any more."""
+    gone: dict[int, Columns] = {}
+    for depth in range(len(changed)):
+        prefixes = distinct(changed[:depth])
+        rows = zip(*(column.tolist() for column in prefixes), strict=True) if depth else [()]
+        missing = np.array([not chunks.has_prefix(row) for row in rows], np.bool_)
+        if missing.any():
+            gone[depth] = tuple(column[missing] for column in prefixes)
+    return gone
+
+
+def distinct(columns: Columns) -> Columns:
+    """Returns each row of columns once, sorted."""
+    if not columns:
+        return ()
+    _, first = np.unique(pack_keys(columns)[0], return_index=True)
+    return tuple(column[first] for column in columns)
+
+
+def ancestors(path: str) -> Iterator[str]:
+    """Yields a node's path and the paths of all directories above it."""
+    while path != "/":
+        yield path
+        path = path.rpartition("/")[0] or "/"
+    yield "/"
+
+
+class BranchTree(SessionTree):
+    """A branch without uncommitted changes.
+
+    Attributes:
+        problem: Why the tree does not show the tip, in words; None if it does.
+        tip: The branch's tip as last seen.
+    """
+
+    is_immutable = False
+
+    problem: str | None = None
+    tip: SnapshotId | None = None
+    _tidy_at: int = _TIDY_AT
+
+    @property
+    def is_pinned(self) -> bool:
+        """Whether the tree stays where it is, whatever the tip does."""
+        return False
+
+    def used_numbers(self) -> Iterable[int] | None:
+        """Returns the numbers, beside those of open files, that lead to what they always did; None to ask later."""
+        return ()
+
+    def tidy(self, open_inos: Iterable[int]) -> None:
+        """Forgets the numbers of what was replaced long ago, once there are many: a mount lives for months.
+
+        Every move of the tip gives a range of numbers to each array with new chunks. Where all chunks of a range
+        have been replaced or deleted since, its numbers are stale anyhow. Called between two requests.
+        """
+        space = self._context.space
+        ranges = space.ranges_of(self)
+        if len(ranges) + len(self._nodes) < self._tidy_at:
+            return
+        others = self.used_numbers()
+        if others is None:
+            return
+        used = {*open_inos, *others}
+        ordered = sorted(used)
+        gone = {id(numbers): key for key, numbers in self._numbers.items() if not self._has_array(*key)}
+        over = [one for one in ranges if self._is_over(one, gone) and not _is_any_in(ordered, one)]
+        for one in over:
+            numbers: ArrayNumbers = one.content.numbers
+            numbers.forget(one.content.epoch)
+            if id(numbers) in gone and numbers.is_unused:
+                self._numbers.pop(gone[id(numbers)], None)
+        space.drop_ranges(self, over)
+        self._nodes.forget(lambda key: key.epoch != self.history.file_epoch(key.path), used)
+        self._file_times = {key: time for key, time in self._file_times.items() if self._nodes.known(key) is not None}
+        self._tidy_at = max(_TIDY_AT, 2 * (len(ranges) - len(over) + len(self._nodes)))
+
+    def _has_array(self, path: str, node_id: bytes) -> bool:
+        if self.session is None:
+            return True
+        try:
+            node = self.session.get_node(path)
+        except FormatError:  # a node that cannot be read is there all the same
+            return True
+        return node is not None and bytes(node.id) == node_id
+
+    def _is_over(self, one: Range, gone: Container[int]) -> bool:
+        """Tells whether a range is one of chunks that all have other numbers now, or of an array that is gone."""
+        content = one.content
+        if not isinstance(content, ChunkRange) or content.layout is None:
+            return False
+        numbers = content.numbers
+        if id(numbers) in gone or self._numbers.get((numbers.path, bytes(numbers.node_id))) is not numbers:
+            return True
+        if not content.epoch or content.epoch in numbers.dir_epochs.values():  # directories have numbers of it, too
+            return False
+        epochs = self.history.chunks(numbers.node_id)
+        return epochs is None or content.epoch not in epochs.live()
+
+    async def take_over(self, move: Move, open_inos: Iterable[int]) -> tuple[list[Entry], list[int]] | None:
+        """Takes over what was planned, as `move` does; None if the tree has to stay after all."""
+        return self.move(move, open_inos)
+
+    async def find_out(self, open_inos: Iterable[int]) -> tuple[list[Entry], list[int]] | None:
+        """Finds out what became of a commit that is in doubt; None where nothing has changed by that."""
+        return None
+
+    @property
+    def is_untouched(self) -> bool:
+        """Whether nobody has looked below the root yet."""
+        return self.session is None and not len(self._nodes)
+
+    def restart(self, snapshot_id: SnapshotId, flushed_at: int) -> list[int]:
+        """Takes another tip where nobody has looked at the tree yet; returns inodes with new attributes."""
+        self.snapshot_id = snapshot_id
+        self._begin_history(snapshot_id, flushed_at)
+        return [self.root_ino]
+
+    def move(
+        self, move: Move, open_inos: Iterable[int], renaming: Renaming | None = None
+    ) -> tuple[list[Entry], list[int]]:
+        """Takes over what was planned.
+
+        Args:
+            move: The plan, from the present session.
+            open_inos: The inodes that are open, of any tree.
+            renaming: What was renamed by the mount's own commit, and keeps its numbers.
+
+        Returns:
+            The names that lead elsewhere now, each with its directory; and the directories with new attributes.
+        """
+        changes = move.changes
+        entries = list(self._moved_nodes(move))
+        for path, array in move.arrays.items():
+            entries += self._moved_chunks(path, array)
+        entries += self._moved_open(move, open_inos)
+        renames = None if renaming is None else RenamingMove(self, renaming, move)
+        epoch = self.history.begin(move.session.snapshot.flushed_at)
+        self.history.change_files(changes.new | changes.deleted | changes.updated, epoch)
+        touched = {*changes.new, *changes.deleted, *changes.updated, *move.arrays}
+        if renames is not None:
+            touched = renames.touched(touched)
+            renames.keep_dirs()
+        dirs = {above for path in touched for above in ancestors(path)}
+        self.history.change_dirs(dirs, epoch)
+        # An array that was moved is at two paths here, and is not gone.
+        for array in move.arrays.values():
+            if array.before is not None and (array.after is None or array.after.id != array.before.id):
+                self.history.forget_array(array.before.id)
+        for array in move.arrays.values():
+            self._record(array, epoch)
+        chunk_dirs = [ino for path, array in move.arrays.items() for ino in self._moved_chunk_dirs(path, array)]
+        if renames is not None:
+            renames.finish(epoch)
+        self.unload()
+        self.snapshot_id = move.session.snapshot_id
+        self.session = move.session
+        attrs = [ino for path in dirs if (ino := self.known_dir(path)) is not None]
+        return entries, attrs + chunk_dirs
+
+    def _record(self, move: ArrayMove, epoch: int) -> None:
+        after = move.after
+        if after is None:
+            return
+        if move.changed is None:
+            self.history.change_chunks(after.id).change_all(epoch)
+        elif not move.changed or len(move.changed[0]):
+            self.history.change_chunks(after.id).change(move.changed, epoch)
+
+    # What the kernel is told. All of this runs before the tree changes, and asks what the kernel may know from before.
+
+    def _moved_nodes(self, move: Move) -> Iterator[Entry]:
+        old, new = self.session, move.session
+        assert old is not None  # the move was planned from it
+        for path in move.changes.updated:
+            yield from self._entry(path, _METADATA)
+        for path in move.changes.new | move.changes.deleted:
+            yield from self._entry(path, _METADATA)
+            # Upwards as long as a directory came to be or ceased to be.
+            for place in ancestors(path):
+                if place == "/" or has_dir(old, place) == has_dir(new, place):
+                    break
+                parent, _, name = place.rpartition("/")
+                yield from self._entry(parent or "/", name.encode(errors="surrogatepass"))
+
+    def _entry(self, directory: str, name: bytes) -> Iterator[Entry]:
+        ino = self.known_dir(directory)
+        if ino is not None:
+            yield ino, name
+
+    def _moved_chunks(self, path: str, move: ArrayMove) -> Iterator[Entry]:
+        before, layout = move.before, move.layout
+        directory = self.known_dir(path)
+        numbers = None if before is None else self.known_numbers(path, before)
+        if directory is None or layout is None or numbers is None:
+            return  # nobody looked at its chunks
+        for columns in move.among_nodes:
+            yield from self._entries_among_nodes(path, layout, columns)
+        if move.after is not None and move.after.array is not None:
+            numbers.fit(_chunk_counts(move.after))
+        yield from ((directory, name) for name in move.cut_names)
+        if move.top_names:
+            yield from ((directory, name) for name in move.top_names)
+            return
+        if move.changed is None:
+            return
+        yield from _leaf_entries(numbers, layout, directory, move.changed)
+        for depth, prefixes in move.gone_dirs.items():
+            yield from _dir_entries(numbers, layout, directory, depth, prefixes)
+
+    def _entries_among_nodes(self, path: str, layout: ChunkKeyLayout, columns: Columns) -> Iterator[Entry]:
+        """Yields what lies above and at chunks in directories that are nodes as well, name by name."""
+        rows = zip(*(column.tolist() for column in columns), strict=True) if columns else [()]
+        for index in rows:
+            directory = path
+            for name in layout.format(index).split("/"):
+                yield from self._entry(directory, name.encode())
+                directory = f"{directory.rstrip('/')}/{name}"
+
+    def _moved_chunk_dirs(self, path: str, move: ArrayMove) -> list[int]:
+        before, layout = move.before, move.layout
+        numbers = None if before is None else self.known_numbers(path, before)
+        if layout is None or numbers is None or not move.changed or len(layout.widths) < 2 or move.top_names:
+            return []
+        inos: list[int] = []
+        for depth in range(len(move.changed)):
+            inos += numbers.dir_numbers(distinct(move.changed[:depth]))
+        return inos
+
+    def _moved_open(self, move: Move, open_inos: Iterable[int]) -> Iterator[Entry]:
+        """Yields the names of open chunks in directories that are dropped whole: dropping does not reach those."""
+        for ino in open_inos:
+            found = self._context.space.find(ino)
+            if found is None or found.tree is not self or not isinstance(found.content, ChunkRange):
+                continue
+            numbers, layout = found.content.numbers, found.content.layout
+            array = move.arrays.get(numbers.path)
+            directory = self.known_dir(numbers.path)
+            if array is None or array.layout is None or not array.top_names or layout is None or directory is None:
+                continue
+            columns = tuple(np.array([position], np.uint32) for position in layout.unpack(ino - found.start))
+            if len(columns) == array.layout.ndim:
+                yield from _leaf_entries(numbers, array.layout, directory, columns)
+
+
+def _is_any_in(ordered: Sequence[int], one: Range) -> bool:
+    """Tells whether any of some ordered numbers lies in a range."""
+    at = bisect_left(ordered, one.start)
+    return at < len(ordered) and ordered[at] < one.end
+
+
+def _leaf_entries(numbers: ArrayNumbers, layout: ChunkKeyLayout, directory: int, columns: Columns) -> Iterator[Entry]:
+    """Yields the names of chunks with their directories."""
+    level = len(layout.widths) - 1
+    width = layout.widths[level]
+    names = layout.format_names(level, columns[len(columns) - width :])
+    if level == 0:
+        return ((directory, name) for name in names)
+    above = columns[: len(columns) - width]
+    if above:
+        parents = numbers.dir_numbers(above)
+    else:
+        parents = [numbers.dir_number(()) if layout.prefix else directory] * len(names)
+    return iter(zip(parents, names, strict=True))
+
+
+def _dir_entries(
+    numbers: ArrayNumbers, layout: ChunkKeyLayout, directory: int, depth: int, prefixes: Columns
+) -> Iterator[Entry]:
+    """Yields the names of directories above chunks, given by prefixes of `depth` coordinates, with their parents."""
+    lead = 1 if layout.prefix else 0
+    if depth == 0:
+        return iter([(directory, b"c")] if lead else [])
+    names = layout.format_names(depth - 1 + lead, prefixes[-1:])
+    if depth > 1:
+        parents = numbers.dir_numbers(prefixes[:-1])
+    else:
+        parents = [numbers.dir_number(()) if lead else directory] * len(names)
+    return iter(zip(parents, names, strict=True))

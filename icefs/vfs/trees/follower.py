@@ -1,0 +1,231 @@
+"""Follows the repository's refs: new ones appear, deleted ones go, and branch trees move with their tips."""
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any, Final
+
+import trio
+
+from icefs.engine.read.refs import Refs
+from icefs.engine.repository import Repository
+from icefs.errors import IcefsError
+from icefs.format.ids import SnapshotId
+from icefs.vfs.interface import Notifier
+from icefs.vfs.names import encode_ref
+from icefs.vfs.threads import Threads
+from icefs.vfs.trees.branch_tree import BranchTree, Entry, plan_move
+from icefs.vfs.trees.places import open_session
+from icefs.vfs.trees.root import RootTree, fetch_times
+from icefs.vfs.trees.snapshot_tree import SessionTree
+
+logger = logging.getLogger(__name__)
+
+_MAX_WALKED: Final = 1000
+_SHOWN: Final = 20
+
+
+class Follower:
+    """Keeps a mount's trees at the tips of their branches.
+
+    Concurrency: `refresh` holds `_lock`, so that two of them never interleave; what blocks runs in a thread. A
+    tree is changed between two awaits, and the kernel told afterwards.
+
+    Attributes:
+        refs: The refs as last seen.
+        problem: Why the refs could not be read the last time; None if they could.
+        moves: How many times a branch tree moved.
+    """
+
+    def __init__(
+        self,
+        repository: Repository,
+        threads: Threads,
+        notifier: Notifier,
+        refs: Refs,
+        root: RootTree | None,
+        single: SessionTree | None,
+        open_inos: Callable[[], Iterable[int]],
+    ) -> None:
+        self.refs = refs
+        self.problem: str | None = None
+        self.moves = 0
+        self.refreshed_at = time.time()
+        self._repository = repository
+        self._threads = threads
+        self._notifier = notifier
+        self._root = root
+        self._single = single
+        self._open_inos = open_inos
+        self._retired: list[BranchTree] = []
+        self._lock = trio.Lock()
+
+    async def refresh(self) -> dict[str, Any]:
+        """Reads the refs, takes over what changed, and returns when the kernel has been told.
+
+        Returns:
+            What changed, in JSON.
+
+        Raises:
+            StorageError, FormatError: the refs cannot be read; nothing was changed.
+        """
+        async with self._lock:
+            # A tree that commits while the refs are read stands on a tip that they may not know yet.
+            stood = {tree: tree.snapshot_id for tree in self._branch_trees()}
+            try:
+                refs = await self._threads.run(self._repository.refs)
+            except IcefsError as error:
+                self.problem = str(error)
+                if error.kind == "repository-upgraded":
+                    for tree in self._branch_trees():
+                        tree.problem = f"{error}; {error.hint}"
+                raise
+            self.problem = None
+            self.refreshed_at = time.time()
+            old, self.refs = self.refs, refs
+            changed = _compare(old, refs)
+            moved: dict[str, list[str]] = {}
+            left_behind: dict[str, str] = {}
+            if self._root is not None:
+                await self._update_root(self._root, refs, changed)
+            self._forget_retired()
+            for tree in self._branch_trees():
+                await self._find_out(tree)
+                tip = refs.branches.get(tree.name)
+                is_behind = tip is not None and tip != tree.snapshot_id == stood.get(tree, tree.snapshot_id)
+                if tip is not None and is_behind and not tree.is_pinned:
+                    before = tree.snapshot_id
+                    if await self._move(tree, tip):
+                        moved[tree.name] = [str(before), str(tip)]
+                        if await self._threads.run(partial(_is_left_behind, self._repository, before, tip)):
+                            left_behind[tree.name] = str(before)
+                            self._warn_of_left_behind(tree, before, tip)
+                tree.tip = tip
+                tree.tidy(self._open_inos())
+                if tip is None and tree is self._single:
+                    tree.problem = f"branch {tree.name} was deleted"
+            await self._notifier.drain()
+            return {**changed, "moved": moved, "left_behind": left_behind}
+
+    def _warn_of_left_behind(self, tree: BranchTree, before: SnapshotId, tip: SnapshotId) -> None:
+        logger.warning(
+            "%s: snapshot %s, which was the tip of branch %s, is not in the history of the new tip %s: the branch was"
+            " amended or reset, or the store lost the commit ('icefs doctor' tries what it can do)",
+            tree.label or "the mount",
+            before,
+            tree.name,
+            tip,
+            extra={"branch": tree.name},
+        )
+
+    async def _find_out(self, tree: BranchTree) -> None:
+        """Lets a tree ask again for the outcome of a commit."""
+        try:
+            changed = await tree.find_out(self._open_inos())
+        except IcefsError as error:
+            what, about = tree.label or "the mount", {"branch": tree.name}
+            logger.warning("%s: the outcome of a commit is not known yet: %s", what, error, extra=about)
+            return
+        if changed is not None:
+            self._notifier.invalidate_entries(changed[0])
+            self._notifier.invalidate_attrs(changed[1])
+
+    def _forget_retired(self) -> None:
+        """Forgets the numbers of branches that are gone, once none of their files is open."""
+        if not self._retired:
+            return
+        space = self._retired[0].space
+        opened = {id(found.tree) for ino in self._open_inos() if (found := space.find(ino)) is not None}
+        for tree in [tree for tree in self._retired if id(tree) not in opened]:
+            space.drop(tree)
+            self._retired.remove(tree)
+
+    def _branch_trees(self) -> list[BranchTree]:
+        if self._root is not None:
+            return list(self._root.branches.values())
+        return [self._single] if isinstance(self._single, BranchTree) else []
+
+    async def _update_root(self, root: RootTree, refs: Refs, changed: dict[str, list[str]]) -> None:
+        """Lets refs come and go."""
+        entries: list[Entry] = []
+        old = root.refs
+        root.refs = refs
+        for name in [name for name in root.branches if name not in refs.branches]:
+            tree = root.branches.pop(name)
+            tree.retire()
+            self._retired.append(tree)
+            entries += _named(root.directory_ino("branches"), name)
+        for name in [name for name, tree in root.tags.items() if refs.tags.get(name) != tree.snapshot_id]:
+            root.tags.pop(name).retire()
+            entries += _named(root.directory_ino("tags"), name)
+        touched = [kind for kind in ("branches", "tags") if changed[f"new_{kind}"] or changed[f"deleted_{kind}"]]
+        if old.version != refs.version:
+            touched.append("snapshots")
+        self._notifier.invalidate_entries(entries)
+        self._notifier.invalidate_attrs(root.touch(touched, time.time_ns()))
+
+    async def _move(self, tree: BranchTree, tip: SnapshotId) -> bool:
+        """Moves one tree to a new tip; where that cannot be read the tree stays, and says so."""
+        try:
+            if tree.is_untouched:
+                times = await self._threads.run(lambda: fetch_times(self._repository, [tip]))
+                if tree.is_untouched:
+                    self._notifier.invalidate_attrs(tree.restart(tip, times[tip] or 0))
+                    tree.problem = None
+                    return True
+            old = tree.session
+            if old is None:
+                old = await self._threads.run(lambda: open_session(self._repository, tree.snapshot_id))
+                tree.session = tree.session or old
+            session = tree.session
+            assert session is not None  # a branch tree never unloads by itself
+            move = await self._threads.run(lambda: plan_move(session, open_session(self._repository, tip)))
+            if tree.session is not session:
+                return False  # it has committed meanwhile, and the plan is not about where it stands now
+        except IcefsError as error:
+            if tree.problem != str(error):
+                facts = tree.label, tree.snapshot_id, type(error).__name__, error
+                logger.warning("%s stays at %s: %s: %s", *facts, extra={"branch": tree.name})
+            tree.problem = str(error)
+            return False
+        taken = await tree.take_over(move, self._open_inos())
+        if taken is None:
+            return False
+        entries, attrs = taken
+        tree.problem = None
+        self.moves += 1
+        self._notifier.invalidate_entries(entries)
+        self._notifier.invalidate_attrs(attrs)
+        what, about = tree.label or "the mount", {"branch": tree.name}
+        logger.info("%s moved to %s: %d names", what, tip, len(entries), extra=about)
+        return True
+
+
+def _named(directory: int, name: str) -> list[Entry]:
+    text = encode_ref(name)
+    return [] if text is None else [(directory, text.encode())]
+
+
+def _is_left_behind(repository: Repository, before: SnapshotId, tip: SnapshotId) -> bool:
+    """Tells whether a branch's former tip is not in the history of the new one, as far as that is quick to find out."""
+    seen = 0
+    try:
+        for info in repository.ancestry_as_seen(tip):
+            seen += 1
+            if info.id == before or seen > _MAX_WALKED:
+                return False
+    except IcefsError as error:
+        logger.debug("cannot tell whether %s comes after %s: %s", tip, before, error)
+        return False
+    return True
+
+
+def _compare(old: Refs, new: Refs) -> dict[str, list[str]]:
+    """Says which refs came and went, for people: not more than a screenful of each."""
+    pairs = {"branches": (old.branches, new.branches), "tags": (old.tags, new.tags)}
+    changed: dict[str, list[str]] = {}
+    for kind, (before, after) in pairs.items():
+        changed[f"new_{kind}"] = sorted(after.keys() - before.keys())[:_SHOWN]
+        changed[f"deleted_{kind}"] = sorted(before.keys() - after.keys())[:_SHOWN]
+    return changed

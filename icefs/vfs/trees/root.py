@@ -1,0 +1,316 @@
+"""The mount's own directories, `branches`, `tags` and `snapshots`, and the trees that they lead to."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final
+
+from icefs.engine.read.refs import Refs
+from icefs.engine.repository import Repository
+from icefs.errors import (
+    FormatError,
+    InvalidInputError,
+    IsADirectoryTreeError,
+    NotFoundError,
+    ObjectNotFoundError,
+    StorageError,
+    TreeError,
+)
+from icefs.format.ids import SnapshotId
+from icefs.vfs.attrs import ABSENT, ABSENT_FOREVER, FOREVER_S, Attr, EntryRun
+from icefs.vfs.control.directory import CONTROL_NAME, ControlDir
+from icefs.vfs.inodes.numbers import CONTROL_SLOT, ROOT_SLOT, reserve_fixed
+from icefs.vfs.interface import DirHandle, FileHandle, NotInMemoryError, Tree, not_a_directory
+from icefs.vfs.names import decode_ref, encode_ref
+from icefs.vfs.trees.branch_tree import BranchTree
+from icefs.vfs.trees.listing import Listing, NamedEntries, Section
+from icefs.vfs.trees.places import TreeContext
+from icefs.vfs.trees.snapshot_tree import SessionTree, SnapshotTree
+
+_BRANCHES, _TAGS, _SNAPSHOTS = 250, 251, 252
+_DIRECTORIES: Final = {"branches": _BRANCHES, "tags": _TAGS, "snapshots": _SNAPSHOTS}
+_NAMES: Final = {slot: name for name, slot in _DIRECTORIES.items()}
+
+
+class RootTree(Tree):
+    """The top of a mount that shows the whole repository.
+
+    Trees are made when somebody looks at them: a repository may have tens of thousands of snapshots.
+
+    Attributes:
+        refs: The refs as last seen.
+        branches: The branch trees that were made, by name.
+        tags: The tag trees that were made, by name.
+        snapshots: The snapshot trees that were made, by id.
+    """
+
+    def __init__(
+        self, context: TreeContext, refs: Refs, make_control: Callable[["RootTree"], ControlDir], now_ns: int
+    ) -> None:
+        self.refs = refs
+        self.branches: dict[str, BranchTree] = {}
+        self.tags: dict[str, SnapshotTree] = {}
+        self.snapshots: dict[SnapshotId, SnapshotTree] = {}
+        self.fixed = reserve_fixed(context.space, self, is_root=True)
+        self._context = context
+        self._changed_ns = dict.fromkeys((ROOT_SLOT, *_NAMES), now_ns)
+        self._flushed_at: dict[SnapshotId, int | None] = {}
+        self._reachable: tuple[str, list[tuple[SnapshotId, int]]] | None = None
+        self._control = make_control(self)
+        self._dir_mode = context.ownership.dir_mode(writable=False)
+
+    @property
+    def label(self) -> str:
+        """The root has no label."""
+        return ""
+
+    def path_of(self, ino: int) -> str:
+        """Returns the path of an inode below the mountpoint."""
+        slot = ino - self.fixed.start
+        if slot == ROOT_SLOT:
+            return "/"
+        return f"/{_NAMES[slot]}" if slot in _NAMES else self._control.path_of(slot)
+
+    def trees(self) -> list[SessionTree]:
+        """Returns all trees that were made."""
+        return [*self.branches.values(), *self.tags.values(), *self.snapshots.values()]
+
+    # Attributes.
+
+    def _attr(self, slot: int) -> Attr:
+        owner, time_ns = self._context.ownership, self._changed_ns[slot]
+        ino = self.fixed.ino(slot)
+        mode = self._dir_mode
+        return Attr(ino, mode, 2, owner.uid, owner.gid, 0, time_ns, time_ns, time_ns, FOREVER_S, FOREVER_S)
+
+    def getattr(self, ino: int) -> Attr:
+        """Returns attributes."""
+        slot = ino - self.fixed.start
+        return self._attr(slot) if slot in self._changed_ns else self._control.getattr(slot)
+
+    def touch(self, names: Iterable[str], now_ns: int) -> list[int]:
+        """Gives directories of the root a new time; returns their inodes."""
+        slots = [_DIRECTORIES[name] for name in names]
+        for slot in slots:
+            self._changed_ns[slot] = now_ns
+        return [self.fixed.ino(slot) for slot in slots]
+
+    def directory_ino(self, name: str) -> int:
+        """Returns the inode of `branches`, `tags` or `snapshots`."""
+        return self.fixed.ino(_DIRECTORIES[name])
+
+    # Names.
+
+    def lookup(self, parent: int, name: str) -> Attr:
+        """Finds a directory of the root, or the tree of a ref or snapshot."""
+        slot = parent - self.fixed.start
+        if slot == ROOT_SLOT:
+            if name == CONTROL_NAME:
+                return self._control.dir_attr()
+            return self._attr(_DIRECTORIES[name]) if name in _DIRECTORIES else ABSENT_FOREVER
+        if slot == CONTROL_SLOT:
+            return self._control.lookup(name)
+        if slot not in _NAMES:
+            raise not_a_directory(self.path_of(parent))
+        tree = self._find_tree(slot, name)
+        if tree is None:
+            return ABSENT
+        tree.kernel_refs += 1
+        return tree.root_attr()
+
+    def _find_tree(self, slot: int, text: str) -> SessionTree | None:
+        if slot == _SNAPSHOTS:
+            try:
+                snapshot_id = SnapshotId.parse(text)
+            except InvalidInputError:
+                return None
+            # One directory must not have two names, so the other spellings of an id lead nowhere.
+            return self._snapshot_tree(snapshot_id) if str(snapshot_id) == text else None
+        name = decode_ref(text)
+        if name is None:
+            return None
+        kind = "branch" if slot == _BRANCHES else "tag"
+        try:
+            tip = self.refs.branch(name) if kind == "branch" else self.refs.tag(name)
+        except NotFoundError:
+            return None
+        return self._branch_tree(name, tip) if kind == "branch" else self._tag_tree(name, tip)
+
+    def _branch_tree(self, name: str, tip: SnapshotId) -> BranchTree:
+        tree = self.branches.get(name)
+        if tree is None:
+            make = self._context.make_branch or BranchTree
+            tree = make(
+                self._context,
+                "branch",
+                name,
+                tip,
+                self._require_time(tip) or 0,
+                label=f"branches/{encode_ref(name)}",
+                parent_ino=self.fixed.ino(_BRANCHES),
+            )
+            tree.tip = tip
+            self.branches[name] = tree
+        return tree
+
+    def _tag_tree(self, name: str, snapshot_id: SnapshotId) -> SnapshotTree:
+        tree = self.tags.get(name)
+        if tree is None:
+            tree = self.tags[name] = SnapshotTree(
+                self._context,
+                "tag",
+                name,
+                snapshot_id,
+                self._require_time(snapshot_id) or 0,
+                label=f"tags/{encode_ref(name)}",
+                parent_ino=self.fixed.ino(_TAGS),
+            )
+        return tree
+
+    def _snapshot_tree(self, snapshot_id: SnapshotId) -> SnapshotTree | None:
+        tree = self.snapshots.get(snapshot_id)
+        if tree is None:
+            flushed_at = self._require_time(snapshot_id)
+            if flushed_at is None:
+                del self._flushed_at[snapshot_id]  # somebody may commit it
+                return None
+            tree = self.snapshots[snapshot_id] = SnapshotTree(
+                self._context,
+                "snapshot",
+                "",
+                snapshot_id,
+                flushed_at,
+                label=f"snapshots/{snapshot_id}",
+                parent_ino=self.fixed.ino(_SNAPSHOTS),
+            )
+        return tree
+
+    def _require_time(self, snapshot_id: SnapshotId) -> int | None:
+        """Returns a snapshot's time; None if there is no such snapshot, 0 if it cannot be read."""
+        if snapshot_id not in self._flushed_at:
+            self._require_times([snapshot_id])
+        return self._flushed_at[snapshot_id]
+
+    def _require_times(self, snapshot_ids: Iterable[SnapshotId]) -> None:
+        missing = [snapshot_id for snapshot_id in snapshot_ids if snapshot_id not in self._flushed_at]
+        if missing:
+            repository = self._context.repository
+            raise NotInMemoryError(
+                ("times", *missing), lambda: fetch_times(repository, missing), self._flushed_at.update
+            )
+
+    def forget_tree(self, tree: SessionTree) -> None:
+        """Lets go of an immutable tree; it is made anew when somebody looks again."""
+        if self.tags.get(tree.name) is tree:
+            del self.tags[tree.name]
+        if self.snapshots.get(tree.snapshot_id) is tree:
+            del self.snapshots[tree.snapshot_id]
+
+    # Listing.
+
+    def opendir(self, ino: int) -> DirHandle:
+        """Opens a directory."""
+        slot = ino - self.fixed.start
+        if slot != ROOT_SLOT and slot != CONTROL_SLOT and slot not in _NAMES:
+            raise not_a_directory(self.path_of(ino))
+        return Listing(ino, lambda: self._list(slot), self._note_entered)
+
+    def _note_entered(self, run: EntryRun, first: int, end: int) -> None:
+        for ino in run.inos[first:end]:
+            found = self._context.space.find(ino)
+            if found is not None and isinstance(found.tree, SessionTree):
+                found.tree.kernel_refs += 1
+
+    def _list(self, slot: int) -> Sequence[Section]:
+        if slot == CONTROL_SLOT:
+            own = self._control.dir_attr()
+            dots = [(b".", own.ino, 0, own.mtime_ns), (b"..", self.fixed.root_ino, 0, own.mtime_ns)]
+            return [NamedEntries(own, dots), *self._control.sections()]
+        own = self._attr(slot)
+        # The kernel's own numbers for the two dots are never taken for references, so they need no counting.
+        entries = [(b".", own.ino, 0, own.mtime_ns), (b"..", self.fixed.root_ino, 0, own.mtime_ns)]
+        if slot == ROOT_SLOT:
+            for name, number in _DIRECTORIES.items():
+                attr = self._attr(number)
+                entries.append((name.encode(), attr.ino, 0, attr.mtime_ns))
+        else:
+            for text, tree in self._list_trees(slot):
+                attr = tree.root_attr()
+                entries.append((text.encode(), attr.ino, 0, attr.mtime_ns))
+        is_writable = slot == _BRANCHES and self._context.make_branch is not None
+        template = own._replace(mode=self._context.ownership.dir_mode(writable=is_writable))
+        return [NamedEntries(own, entries[:2]), NamedEntries(template, entries[2:])]
+
+    def _list_trees(self, slot: int) -> list[tuple[str, SessionTree]]:
+        found: list[tuple[str, SessionTree]] = []
+        if slot == _SNAPSHOTS:
+            for snapshot_id, flushed_at in self._require_reachable():
+                self._flushed_at.setdefault(snapshot_id, flushed_at)
+                tree = self._snapshot_tree(snapshot_id)
+                if tree is not None:
+                    found.append((str(snapshot_id), tree))
+            return found
+        names = self.refs.branches if slot == _BRANCHES else self.refs.tags
+        shown = [(text, name, tip) for name, tip in names.items() if (text := encode_ref(name)) is not None]
+        self._require_times(tip for _, _, tip in shown)
+        for text, name, tip in shown:
+            found.append((text, self._branch_tree(name, tip) if slot == _BRANCHES else self._tag_tree(name, tip)))
+        return found
+
+    def _require_reachable(self) -> list[tuple[SnapshotId, int]]:
+        version = self.refs.version
+        if self._reachable is None or self._reachable[0] != version:
+            repository, refs = self._context.repository, self.refs
+            raise NotInMemoryError(
+                ("reachable", version), lambda: (version, fetch_reachable(repository, refs)), self._take_reachable
+            )
+        return self._reachable[1]
+
+    def _take_reachable(self, reachable: tuple[str, list[tuple[SnapshotId, int]]]) -> None:
+        self._reachable = reachable
+
+    # Files.
+
+    def readlink(self, ino: int) -> str:
+        """Returns where a link in the control directory leads."""
+        slot = ino - self.fixed.start
+        if slot in self._changed_ns:
+            raise TreeError("not a symbolic link", ino=ino)
+        return self._control.readlink(slot)
+
+    def open(self, ino: int, flags: int) -> FileHandle:
+        """Opens a control file."""
+        slot = ino - self.fixed.start
+        if slot in self._changed_ns or slot == CONTROL_SLOT:
+            raise IsADirectoryTreeError(f"{self.path_of(ino)} is a directory")
+        return self._control.open(slot, flags)
+
+
+def fetch_times(repository: Repository, snapshot_ids: Sequence[SnapshotId]) -> dict[SnapshotId, int | None]:
+    """Returns the times of snapshots in microseconds: None of one that does not exist, 0 of one that is damaged."""
+
+    def fetch(snapshot_id: SnapshotId) -> int | None:
+        try:
+            try:
+                return repository.snapshot_info(snapshot_id).flushed_at
+            except NotFoundError:
+                # One that no ref reaches any more may have its file still.
+                return repository.assets.fetch_snapshot(snapshot_id).flushed_at
+        except (NotFoundError, ObjectNotFoundError):
+            return None
+        except (FormatError, StorageError):
+            return 0
+
+    return dict(zip(snapshot_ids, repository.assets.fetch_all(fetch, snapshot_ids), strict=True))
+
+
+def fetch_reachable(repository: Repository, refs: Refs) -> list[tuple[SnapshotId, int]]:
+    """Returns every snapshot that a ref reaches, with its time; as far as histories can be read."""
+    found: dict[SnapshotId, int] = {}
+    for tip in {*refs.branches.values(), *refs.tags.values()}:
+        try:
+            for info in repository.ancestry(snapshot_id=tip):
+                if info.id in found:
+                    break
+                found[info.id] = info.flushed_at
+        except (NotFoundError, FormatError, StorageError):
+            continue
+    return list(found.items())

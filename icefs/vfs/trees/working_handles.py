@@ -1,0 +1,234 @@
+"""Open files of a working tree."""
+
+import os
+import re
+from typing import TYPE_CHECKING, Final
+
+from icefs.vfs.interface import FileHandle, Notifier
+from icefs.worktree.tree import WorkTree
+from icefs.zarr.keys import METADATA_NAME
+
+if TYPE_CHECKING:
+    from icefs.vfs.trees.working_tree import WorkingTree
+
+_WRITING = os.O_WRONLY | os.O_RDWR
+
+
+_FLUSHES_FIRST: Final = (6, 6)
+
+
+def _kernel_version() -> tuple[int, int]:
+    found = re.match(r"(\d+)\.(\d+)", os.uname().release)
+    return (int(found[1]), int(found[2])) if found is not None else (0, 0)
+
+
+class DirectWriters:
+    """Files whose bytes come past the kernel's page cache, from the program that made them and only writes.
+
+    That saves a copy of every byte and the question for `security.capability` that the kernel asks before each write:
+    two thirds of the time of a file of 1 MiB. When a file is made there is nobody else who has it open, so there are
+    no pages of it, nor a mapping. Whoever opens it meanwhile goes through the page cache as always, and from then on
+    a write is answered only when the kernel has dropped what it had cached before.
+
+    Linux 6.6 is the first to write dirty pages of others' mappings before such a write, and not over it later.
+
+    Concurrency: on the event loop's thread.
+    """
+
+    def __init__(self, notifier: Notifier) -> None:
+        self._notifier = notifier
+        self._is_safe = _kernel_version() >= _FLUSHES_FIRST
+        # Whether others have opened the file, by inode number.
+        self._shared: dict[int, bool] = {}
+
+    def begin(self, ino: int) -> bool:
+        """Tells whether the bytes of a file that was made just now may come directly; `end` must follow then."""
+        if self._is_safe:
+            self._shared[ino] = False
+        return self._is_safe
+
+    def opened(self, ino: int) -> None:
+        """Takes note that a file was opened, whichever."""
+        if ino in self._shared:
+            self._shared[ino] = True
+
+    async def written(self, ino: int) -> None:
+        """Returns when nobody can read what was there before a write."""
+        if self._shared.get(ino):
+            await self._notifier.drop_pages(ino)
+
+    def end(self, ino: int) -> None:
+        """Takes note that the writer has closed its file."""
+        self._shared.pop(ino, None)
+
+
+class OverlayHandle(FileHandle):
+    """An open file of a branch that has a working tree.
+
+    Spool files are on a local disk and mostly in its page cache, so reads and writes of them happen on the event
+    loop's thread. What may have to wait for the object store, or copy a file first, goes to a thread.
+
+    Attributes:
+        number: The working tree's handle.
+        is_writable: Whether it was opened for writing.
+        direct_io: Whether it is one of the tree's `direct` writers.
+    """
+
+    __slots__ = ("_is_made", "_lower", "_tree", "_work", "_wrote", "direct_io", "is_writable", "number")
+
+    def __init__(
+        self, tree: "WorkingTree", work: WorkTree, ino: int, number: int, flags: int, lower: FileHandle | None
+    ) -> None:
+        """Takes a handle of the working tree and, of a file that nobody changed, one of the snapshot."""
+        super().__init__(ino)
+        self.number = number
+        self.direct_io = False
+        self.is_writable = bool(flags & _WRITING)
+        self._tree = tree
+        self._work = work
+        self._lower = lower
+        self._is_made = bool(flags & os.O_CREAT)
+        self._wrote = bool(flags & os.O_TRUNC)
+
+    @property
+    def wants_flush(self) -> bool:  # type: ignore[override]  # what another kind of file knows without asking
+        """Whether it was opened for writing, or made: what is made has to be kept."""
+        return self.is_writable or self._is_made
+
+    @property
+    def size(self) -> int:
+        """The file's size now."""
+        return self._work.getattr_handle(self.number).size
+
+    def read_nowait(self, offset: int, size: int) -> bytes | bytearray | memoryview | None:
+        """Reads what is near."""
+        work = self._work
+        if self._lower is not None:
+            if isinstance(work.where_of(self.number), str):
+                return self._lower.read_nowait(offset, size)
+            self._drop_lower()  # somebody wrote to the file since
+        return work.read(self.number, offset, size) if work.is_local(self.number) else None
+
+    async def read(self, offset: int, size: int) -> bytes | bytearray | memoryview:
+        """Reads, and waits."""
+        data = self.read_nowait(offset, size)
+        if data is not None:
+            return data
+        if self._lower is not None:
+            return await self._lower.read(offset, size)
+        return await self._tree.in_thread(lambda: self._work.read(self.number, offset, size))
+
+    async def write(self, offset: int, data: bytes | memoryview) -> int:
+        """Writes bytes."""
+        await self._tree.may_write()
+        self._wrote = True
+        work = self._work
+        if work.is_ready(self.number):
+            count = work.write(self.number, offset, data)
+        else:
+            # The first write to a file of the base, or after a freeze, copies it.
+            count = await self._tree.in_thread(lambda: work.write(self.number, offset, data))
+        if self.direct_io:
+            await self._tree.direct.written(self.ino)
+        return count
+
+    async def fallocate(self, offset: int, length: int, mode: int) -> None:
+        """Gives a part of the file its place on the disk, or takes it away."""
+        await self._tree.may_write()
+        self._wrote = True
+        await self._tree.in_thread(lambda: self._work.fallocate(self.number, offset, length, mode))
+
+    async def write_back(self, offset: int, data: bytes | memoryview) -> int:
+        """Writes what the kernel had cached; the working tree marks what it cannot store."""
+        await self._tree.may_write()
+        self._wrote = True
+        work = self._work
+        if work.is_ready(self.number):
+            work.write_back(self.number, offset, data)
+        else:
+            await self._tree.in_thread(lambda: work.write_back(self.number, offset, data))
+        return len(data)
+
+    async def flush(self) -> None:
+        """Makes what was written survive the death of the daemon.
+
+        Raises:
+            InvalidMetadataError: the file is not a valid `zarr.json`; it is kept.
+        """
+        if not self.wants_flush:
+            return
+        self._work.flush(self.number)
+        if self._wrote:
+            self._wrote = False
+            if self._work.name_of(self.number) == METADATA_NAME:
+                await self._tree.check_metadata(self.number)
+
+    async def fsync(self) -> None:
+        """Makes what was written survive power loss."""
+        await self._tree.in_thread(lambda: self._work.fsync(self.number))
+
+    def release(self) -> None:
+        """Gives the file back."""
+        if self.direct_io:
+            self._tree.direct.end(self.ino)
+        self._drop_lower()
+        self._work.release(self.number)
+
+    def _drop_lower(self) -> None:
+        if self._lower is not None:
+            self._lower.release()
+            self._lower = None
+
+
+class EarlyHandle(FileHandle):
+    """A file that was opened to be read when its branch had no working tree yet.
+
+    Whoever writes to the file later changes it for this reader, too: when a working tree is opened it *adopts* the
+    handle, and answers from then on. A file of a snapshot that the branch has left stays what it was.
+
+    Concurrency: it is adopted in a worker thread while it is in the branch's table, and the table's lock is held.
+
+    Attributes:
+        adopted: What answers instead.
+    """
+
+    __slots__ = ("_lower", "_tree", "adopted")
+
+    def __init__(self, tree: "WorkingTree", lower: FileHandle) -> None:
+        """Takes the branch and its own handle, which does not answer once it is adopted."""
+        super().__init__(lower.ino)
+        self.adopted: OverlayHandle | None = None
+        self._tree = tree
+        self._lower = lower
+
+    def adopt(self, work: WorkTree, path: str) -> None:
+        """Has a working tree answer, which shows the file at a lower path."""
+        number = work.open(path, os.O_RDONLY)
+        self.adopted = OverlayHandle(self._tree, work, self.ino, number, os.O_RDONLY, self._lower)
+
+    @property
+    def _now(self) -> FileHandle:
+        return self._lower if self.adopted is None else self.adopted
+
+    @property
+    def size(self) -> int:
+        """The file's size now."""
+        return self._now.size
+
+    def read_nowait(self, offset: int, size: int) -> bytes | bytearray | memoryview | None:
+        """Reads what is near."""
+        return self._now.read_nowait(offset, size)
+
+    async def read(self, offset: int, size: int) -> bytes | bytearray | memoryview:
+        """Reads, and waits."""
+        return await self._now.read(offset, size)
+
+    async def fsync(self) -> None:
+        """Makes what was written by others survive power loss."""
+        await self._now.fsync()
+
+    def release(self) -> None:
+        """Gives the file back."""
+        with self._tree.guarded.lock:
+            self._tree.early.pop(self, None)
+        self._now.release()

@@ -1,0 +1,87 @@
+"""Where a frozen tree differs from its base, by directory; the base itself is not asked.
+
+A directory of the base that was renamed is one `Region`, however much is below it: what lies there is worked out from
+the base's columns (`renames`), not by listing it.
+"""
+
+from dataclasses import dataclass, field
+
+from icefs.worktree.base import join
+from icefs.worktree.freeze.frozen import FrozenDir, FrozenFile
+from icefs.worktree.model.nodes import WHITEOUT
+from icefs.zarr.keys import METADATA_NAME
+
+
+@dataclass(slots=True)
+class Region:
+    """A directory of the base that stands elsewhere, with what is below it.
+
+    Attributes:
+        lower: Where the base has it.
+        path: Where it is now.
+        excluded: Lower paths at and below which it shows something else, or nothing.
+    """
+
+    lower: str
+    path: str
+    excluded: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Differences:
+    """What is not as in the base.
+
+    Attributes:
+        metadata: The `zarr.json` files that were written or renamed, by node path.
+        files: The other such files, by directory, with their names.
+        hidden: The names at which the base's own entry is not to be seen any more, by directory.
+        regions: What was renamed.
+    """
+
+    metadata: dict[str, FrozenFile] = field(default_factory=dict)
+    files: dict[str, list[tuple[str, FrozenFile]]] = field(default_factory=dict)
+    hidden: dict[str, list[str]] = field(default_factory=dict)
+    regions: list[Region] = field(default_factory=list)
+
+
+def differences(root: FrozenDir) -> Differences:
+    """Goes through the upper entries of a frozen tree."""
+    found = Differences()
+    waiting: list[tuple[FrozenDir, Region | None]] = [(root, None)]
+    while waiting:
+        directory, region = waiting.pop()
+        is_in_place = region is None and (directory.is_natural or not directory.path)
+        hidden: list[str] = []
+        files: list[tuple[str, FrozenFile]] = []
+        for name, entry in directory.entries.items():
+            if isinstance(entry, FrozenFile):
+                if entry.is_natural:
+                    continue
+                if name == METADATA_NAME:
+                    found.metadata[f"/{directory.path}"] = entry
+                else:
+                    files.append((name, entry))
+                if region is not None:
+                    region.excluded.append(join(directory.lower_path or "", name))
+            elif entry is not WHITEOUT and entry.is_natural:
+                waiting.append((entry, region))
+            else:
+                if is_in_place:
+                    hidden.append(name)
+                elif region is not None:
+                    region.excluded.append(join(directory.lower_path or "", name))
+                if entry is not WHITEOUT:
+                    waiting.append((entry, _region(entry, found)))
+        if hidden:
+            found.hidden[directory.path] = hidden
+        if files:
+            found.files[directory.path] = files
+    return found
+
+
+def _region(directory: FrozenDir, found: Differences) -> Region | None:
+    if directory.lower_path is None:
+        return None
+    region = Region(directory.lower_path, directory.path)
+    found.regions.append(region)
+    return region

@@ -1,0 +1,108 @@
+"""Where everything of a frozen tree was, by node and by lower path; for changes of base (`settle`)."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from icefs.worktree.base import join
+from icefs.worktree.freeze.frozen import FrozenDir, FrozenFile, FrozenTree
+from icefs.worktree.model.nodes import WHITEOUT, DirNode, FileNode
+
+type Paths = frozenset[str]
+
+
+@dataclass(slots=True)
+class FrozenIndex:
+    """Where everything of a frozen tree was.
+
+    Attributes:
+        dirs: The frozen directories by node.
+        files: The names of each file.
+        by_lower: The frozen directories by lower path.
+        left: Which paths were not committed; with a slash at the end, a directory of which nothing was.
+    """
+
+    dirs: dict[DirNode, FrozenDir] = field(default_factory=dict)
+    files: dict[FileNode, list[FrozenFile]] = field(default_factory=dict)
+    by_lower: dict[str, FrozenDir] = field(default_factory=dict)
+    left: Paths = frozenset()
+    _held: Paths = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._held = frozenset(path[:-1] for path in self.left if path.endswith("/"))
+
+    @classmethod
+    def of(cls, frozen: FrozenTree, left: Paths) -> "FrozenIndex":
+        """Walks the frozen tree once."""
+        index = cls.of_dirs(frozen, left)
+        for _, entry in frozen.walk():
+            if isinstance(entry, FrozenFile):
+                index.files.setdefault(entry.node, []).append(entry)
+        return index
+
+    @classmethod
+    def of_dirs(cls, frozen: FrozenTree, left: Paths) -> "FrozenIndex":
+        """Walks the directories alone; `files` stays empty, which nothing but `files` itself is about."""
+        index = cls(left=left)
+        waiting = [frozen.root]
+        for directory in waiting:
+            index.dirs[directory.node] = directory
+            if directory.lower_path is not None:
+                index.by_lower[directory.lower_path] = directory
+            waiting.extend(entry for entry in directory.entries.values() if isinstance(entry, FrozenDir))
+        return index
+
+    def hidden_paths(self) -> Iterator[str]:
+        """Yields the lower paths that the frozen tree did not show, and that are gone."""
+        for directory in self.dirs.values():
+            if directory.lower_path is not None:
+                for name, entry in directory.entries.items():
+                    path = join(directory.lower_path, name)
+                    is_hidden = entry is WHITEOUT or entry.lower_path != path
+                    if is_hidden and not self.is_left(join(directory.path, name)):
+                        yield path
+
+    def is_left(self, path: str) -> bool:
+        """Tells whether a path, or one it lies below, was not committed."""
+        if not self.left:
+            return False
+        above = path
+        while above and above not in self.left:
+            above = above.rpartition("/")[0]
+        return above in self.left or self.is_held(path)
+
+    def is_held(self, path: str) -> bool:
+        """Tells whether a path is, or lies in, a directory of which nothing was committed."""
+        while self._held and path not in self._held:
+            if not path:
+                return False
+            path = path.rpartition("/")[0]
+        return bool(self._held)
+
+    def left_path(self, lower_path: str) -> str | None:
+        """Returns where the name of a lower path was hidden, unless that was committed; None if it was not hidden."""
+        above, _, name = lower_path.rpartition("/")
+        directory = self.by_lower.get(above)
+        if directory is None or name not in directory.entries:
+            return None
+        path = join(directory.path, name)
+        return path if self.is_left(path) else None
+
+    def new_path(self, lower_path: str) -> str | None:
+        """Returns where a lower path was in the merged tree, None if it was not to be seen."""
+        above, below = lower_path, ""
+        while True:
+            directory = self.by_lower.get(above)
+            if directory is not None:
+                break
+            if not above:
+                return None
+            above, _, name = above.rpartition("/")
+            below = join(name, below) if below else name
+        if not below:
+            return directory.path
+        entry = directory.entries.get(below.partition("/")[0])
+        if entry is None:
+            return join(directory.path, below)
+        if isinstance(entry, FrozenFile) and entry.lower_path == lower_path:
+            return entry.path
+        return None

@@ -1,0 +1,69 @@
+"""Numbers for what is to be seen again while the kernel still has it as something that was removed.
+
+A file that is open keeps its inode number when it is removed, and the kernel keeps the directories above it, in which
+nothing can be made any more. Should the lower tree's file and directories be seen again meanwhile, because the removal
+is discarded or gives way to what others wrote, they are others, and need numbers of their own: they get *kept* ones.
+
+Concurrency: under the tree's lock.
+"""
+
+from collections.abc import Iterable, Iterator
+
+from icefs.worktree.base import LowerAttr
+from icefs.worktree.model.core import TreeCore
+from icefs.worktree.model.nodes import FileNode
+
+
+class Reappearing:
+    """What is hidden before an operation, and may be seen after it."""
+
+    def __init__(self, core: TreeCore, opened: Iterable[str] = ()) -> None:
+        """Takes note of the directories that were removed with open files in them, further ones among these."""
+        self._core = core
+        self._directories = {
+            above
+            for path in (*opened, *(node.origin or "" for node in self._removed()))
+            for above in _ancestors(path)
+            if above not in core.lower_dirs and not core.is_reachable(above)
+        }
+
+    def _removed(self) -> Iterator[FileNode]:
+        """Yields the files of the lower tree that are open, and have no name any more."""
+        for node in self._core.by_ino.values():
+            if isinstance(node, FileNode) and node.parent is None and node.origin is not None:
+                yield node
+
+    def renumber(self, twins: Iterable[str] = ()) -> None:
+        """Gives other numbers to what is to be seen again, and to lower paths whose number another file has now."""
+        core = self._core
+        for twin in twins:
+            attr = core.lower_stat(twin)
+            if attr is not None:
+                self._keep(twin, attr)
+        for node in list(self._removed()):
+            path = node.origin
+            assert path is not None
+            attr = self._seen(path)
+            if attr is None:
+                continue
+            if core.lower_files.get(path) is node:
+                del core.lower_files[path]
+            if attr.ino == node.ino:
+                self._keep(path, attr)
+        for path in self._directories:
+            attr = self._seen(path)
+            if attr is not None:
+                self._keep(path, attr)
+
+    def _seen(self, path: str) -> LowerAttr | None:
+        """Returns the attributes of a lower path that is to be seen, and has no node."""
+        return self._core.lower_stat(path) if self._core.is_reachable(path) else None
+
+    def _keep(self, path: str, attr: LowerAttr) -> None:
+        above, _, name = path.rpartition("/")
+        self._core.kept.add(above, [(name, self._core.new_ino(), attr.mtime_ns)])
+
+
+def _ancestors(path: str) -> Iterator[str]:
+    while path := path.rpartition("/")[0]:
+        yield path

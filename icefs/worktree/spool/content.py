@@ -1,0 +1,413 @@
+"""Where a file's bytes are, and what it takes to change them.
+
+A node's bytes come from one of three places: nothing (size 0), the lower file at its `origin`, or a spool file.
+Writing needs a *private* spool file: one that no frozen view refers to, nor the object store. Where there is none,
+one is made, filled from the lower file (copy-up) or from the shared spool file (a reflink where the disk can), unless
+the bytes are to be thrown away.
+
+Concurrency: everything is called with the tree's lock held, except `read_spool`, `write_spool` and `copy_up`.
+Making content private releases the lock while it copies: `OpenState.busy` makes other writers of the node wait,
+readers go on with the old bytes. A freeze does not wait for a copy (what it copies is still the old content); a copy
+that ends on a frozen tree gives its file a new id, so that it is no part of the view.
+
+Bytes that the kernel had cached and that could not be stored are *lost* (see `lost`). The program that wrote them does
+not wait for them, so the file is marked: its row says which bytes, and so does the mode of its spool file, which a disk
+without a free block takes, too.
+"""
+
+import logging
+import os
+from dataclasses import replace
+from typing import Final
+
+from icefs.errors import FileTooLargeError, IcefsError, InvalidInputError, StorageError
+from icefs.worktree.base import Lower
+from icefs.worktree.model import lost
+from icefs.worktree.model.core import Change, TreeCore
+from icefs.worktree.model.nodes import DIRTY, DOUBTFUL, FROM_LOWER, LOST, FileNode, OpenState
+from icefs.worktree.spool.ahead import SpoolAhead
+from icefs.worktree.spool.files import SpoolFile, disk_error
+from icefs.worktree.spool.write_behind import WriteBehind
+
+logger = logging.getLogger(__name__)
+
+MAX_SIZE_BYTES: Final = 2**63 - 1
+
+
+class Content:
+    """The bytes of a tree's files."""
+
+    def __init__(self, core: TreeCore, files_ahead: int = 0) -> None:
+        """Takes the tree's state, and how many spool files to make ahead for whoever writes many."""
+        self._core = core
+        self._spool = core.spool
+        self.ahead = SpoolAhead(core.spool, core.take_spool_id, files_ahead)
+        self._behind: WriteBehind | None = None
+
+    def write_behind(self) -> None:
+        """Has the disk begin with files that are closed, as a commit will wait for them."""
+        behind = self._behind = WriteBehind(self._spool.path)
+        with self._core.lock:
+            self._core.on_closed = lambda node: behind.closed(node.spool_id, node.size)
+
+    def close(self) -> None:
+        """Ends what works in the background. The lock is held."""
+        self.ahead.close()
+        self._core.on_closed = None
+        if self._behind is not None:
+            self._behind.close()
+
+    # Rows
+
+    def store(self, op: Change, node: FileNode) -> None:
+        """Has a file's row written if it is behind, with the spool file's own mtime (see `recovery`).
+
+        The lock is held.
+        """
+        if node.parent is None or node not in self._core.behind:
+            return
+        op.touch(node)
+        node.stamp = 0
+        io = node.io
+        if node.spool_id and (io is None or not io.writers):
+            if io is not None and io.file is not None:
+                node.stamp = os.fstat(io.file.fd).st_mtime_ns
+            else:
+                found = self._spool.stat(node.spool_id)
+                node.stamp = 0 if found is None else found.st_mtime_ns
+        if io is None or not io.writers:
+            node.flags &= ~DIRTY
+        op.store[node] = None
+        self._release_superseded(op, node)
+
+    def close_node(self, op: Change, node: FileNode) -> None:
+        """Ends what a node had while it was open. The lock is held."""
+        core = self._core
+        io = node.io
+        assert io is not None
+        if node.parent is not None and node in core.behind:
+            self.store(op, node)
+        if io.file is not None:
+            io.file.retire()
+        node.io = None
+        if node.parent is None:
+            core.behind.pop(node, None)
+            core.by_ino.pop(node.ino, None)
+            if node.origin is not None and core.lower_files.get(node.origin) is node:
+                del core.lower_files[node.origin]
+            core.release_spool(op, node.spool_id)
+            self._release_superseded(op, node)
+        else:
+            core.forget_placeholder(node)
+            if core.on_closed is not None and node.spool_id:
+                core.on_closed(node)
+
+    # Spool files
+
+    def file_of(self, node: FileNode) -> SpoolFile:
+        """Returns the descriptor that all handles of a node share. The lock is held, the node is open."""
+        io = node.io
+        assert io is not None
+        if io.file is None:
+            io.file = self._spool.open(node.spool_id)
+        return io.file
+
+    def read_spool(self, fd: int, offset: int, size: int) -> bytes:
+        """Reads `size` bytes, fewer only where the file ends. Needs no lock."""
+        try:
+            data = self._spool.io.pread(fd, size, offset)
+            if len(data) == size or not data:
+                return data
+            parts = [data]
+            done = len(data)
+            while done < size and (data := self._spool.io.pread(fd, size - done, offset + done)):
+                parts.append(data)
+                done += len(data)
+            return b"".join(parts)
+        except OSError as error:
+            raise disk_error(error, "reading a spool file") from error
+
+    def write_spool(self, fd: int, data: bytes | bytearray | memoryview, offset: int) -> int:
+        """Writes bytes; fewer than given only if the disk became full on the way. Needs no lock."""
+        pwrite = self._spool.io.pwrite
+        done = 0
+        try:
+            done = pwrite(fd, data, offset)
+            while done < len(data):
+                count = pwrite(fd, memoryview(data)[done:], offset + done)
+                if not count:
+                    break
+                done += count
+        except OSError as error:
+            if not done:
+                raise disk_error(error, "writing a spool file") from error
+        return done
+
+    def note_write(self, node: FileNode, start: int, end: int) -> None:
+        """Gives a file the size and times that a write of `[start, end)` leaves it with."""
+        core = self._core
+        if core.views:
+            core.keep_for_views(node)
+        if node.flags & LOST:
+            self._heal(node, start, end)
+        if end > node.size:
+            node.size = end
+        core.unfinished.changed(node)
+        core.content_time(node)
+        core.mark_behind(node)
+
+    # Bytes that are lost
+
+    def lose(self, node: FileNode, start: int, end: int) -> None:
+        """Marks bytes of a file as lost, in memory and, as far as the disk allows, for later. Takes the lock itself."""
+        core = self._core
+        with core.lock:
+            end = min(end, node.size)
+            if core.is_closed or start >= end or (node.flags & LOST and not node.lost):
+                return
+            core.keep_for_views(node)
+            node.flags |= LOST
+            node.lost = lost.add(node.lost, start, end)
+            core.mark_behind(node)
+            self._mark_spool(node)
+        try:
+            with core.change() as op:
+                self.store(op, node)
+                op.write = lambda batch: core.journal.apply(replace(batch, is_needed=True))
+        except IcefsError as error:
+            # The row stays behind: the next flush, freeze or release writes it.
+            logger.warning("the row of %r, whose bytes were lost, cannot be written now: %s", node.name, error)
+
+    def _heal(self, node: FileNode, start: int, end: int) -> None:
+        """Takes bytes that are known again, or cut off, from those that are lost. The lock is held."""
+        if not node.lost:
+            return
+        node.lost = lost.remove(node.lost, start, end)
+        if not node.lost:
+            node.flags &= ~LOST
+            self._mark_spool(node)
+
+    def _mark_spool(self, node: FileNode) -> None:
+        """Has the mode of a file's own spool file tell whether bytes of it are lost. The lock is held."""
+        if node.spool_id and not self._is_shared(node):
+            try:
+                self._spool.mark(node.spool_id, is_lost=bool(node.flags & LOST))
+            except OSError as error:
+                logger.warning("spool file %x cannot be marked: %s", node.spool_id, error)
+
+    # Changing
+
+    def resize(self, op: Change, node: FileNode, size: int) -> None:
+        """Sets a file's size inside an operation. The lock is held; it may be released and taken again.
+
+        The bytes are cut or extended at once; a file that is not open has its row written by the operation.
+        """
+        core = self._core
+        if size < 0:
+            raise InvalidInputError(f"cannot make a file {size} bytes long", kind="io")
+        if size > MAX_SIZE_BYTES:
+            raise FileTooLargeError(f"cannot make a file {size} bytes long")
+        if node.io is None:
+            node.io = OpenState()
+        io = node.io
+        io.handles += 1
+        try:
+            self._wait_for_turn(node)
+            if size or (node.spool_id and not self._is_shared(node)):
+                file = self.private_file(node)
+                if size != node.size:
+                    try:
+                        self._spool.io.truncate(file.fd, size)
+                    except OSError as error:
+                        raise disk_error(error, "truncating a spool file") from error
+            else:
+                self._make_empty(node)
+            if core.views:
+                core.keep_for_views(node)
+            if node.flags & LOST:
+                self._heal(node, size, MAX_SIZE_BYTES)
+            node.size = size
+            if not size:
+                node.flags &= ~DOUBTFUL
+            core.unfinished.changed(node)
+            core.content_time(node)
+            core.mark_behind(node)
+        finally:
+            io.handles -= 1
+            if not io.handles:
+                self.close_node(op, node)
+
+    def _make_empty(self, node: FileNode) -> None:
+        """Drops content that is shared with the lower tree or a view."""
+        core = self._core
+        core.keep_for_views(node)
+        self._let_go(node)
+        node.spool_id = 0
+        node.size = 0
+        node.flags &= ~(FROM_LOWER | DOUBTFUL)
+        node.lost = ()
+
+    def _let_go(self, node: FileNode) -> None:
+        """Gives up a spool file that is shared, or is not there."""
+        core = self._core
+        if 0 < node.spool_id <= core.spool_limit:
+            # A view's release removes what nothing else refers to.
+            core.deferred.append(node.spool_id)
+        elif node.spool_id:
+            core.superseded.setdefault(node, []).append(node.spool_id)
+        io = node.io
+        if io is not None and io.file is not None:
+            io.file.retire()
+            io.file = None
+
+    def _release_superseded(self, op: Change, node: FileNode) -> None:
+        """Lets go of spool files that a node's row will not name any more once the operation is written."""
+        if node in self._core.superseded:
+            op.spools += [spool_id for spool_id in self._core.superseded.pop(node) if spool_id != node.spool_id]
+
+    def is_private(self, node: FileNode) -> bool:
+        """Tells whether a file's bytes can be changed without copying them first."""
+        return not node.size or (bool(node.spool_id) and not self._is_shared(node))
+
+    def _is_shared(self, node: FileNode) -> bool:
+        core, spool_id = self._core, node.spool_id
+        return 0 < spool_id <= core.spool_limit or spool_id in core.final or is_all_lost(node)
+
+    def _wait_for_turn(self, node: FileNode) -> None:
+        """Waits until neither a freeze nor a copy of this node is under way. The lock is held."""
+        core = self._core
+        io = node.io
+        assert io is not None
+        while core.is_freezing or io.busy:
+            core.changed.wait()
+
+    def private_file(self, node: FileNode) -> SpoolFile:
+        """Returns a spool file that this node alone refers to. The lock is held; it may be released meanwhile."""
+        while True:
+            self._wait_for_turn(node)
+            check_there(node, 0, 0)
+            if node.spool_id and not self._is_shared(node):
+                return self.file_of(node)
+            if not node.size:
+                file = self.ahead.take(self._core.spool_limit) or self._spool.create(self._core.take_spool_id())
+                self._install(node, file)
+                return file
+            copy = self._copy(node)
+            if copy is not None:
+                return copy
+
+    def _install(self, node: FileNode, file: SpoolFile) -> None:
+        self._core.keep_for_views(node)
+        self._let_go(node)
+        assert node.io is not None
+        node.io.file = file
+        node.spool_id = file.id
+        node.flags &= ~FROM_LOWER
+        if node.flags & LOST:
+            self._mark_spool(node)
+        self._core.mark_behind(node)
+
+    def _copy(self, node: FileNode) -> SpoolFile | None:
+        """Makes a private copy of a node's bytes, outside the lock, and installs it.
+
+        Returns:
+            None if the content changed meanwhile, because the tree got another base.
+        """
+        core = self._core
+        io = node.io
+        assert io is not None
+        source = None if node.flags & FROM_LOWER else self.file_of(node)
+        before = lower, origin, size, _ = io.lower or core.lower, node.origin, node.size, node.spool_id
+        io.busy = True
+        if source is not None:
+            source.users += 1
+        spool_id = core.take_id()
+        core.lock.release()
+        file: SpoolFile | None = None
+        try:
+            file = self._spool.create(spool_id)
+            if source is None:
+                self._fill_from_lower(lower, origin or "", file, size)
+            else:
+                self._spool.copy(source, file, size)
+        except BaseException:
+            self._throw_away(file)
+            raise
+        finally:
+            core.lock.acquire()
+            io.busy = False
+            if source is not None:
+                source.drop()
+            core.changed.notify_all()
+        if before != (io.lower or core.lower, node.origin, node.size, node.spool_id):
+            self._throw_away(file)
+            return None
+        if spool_id <= core.spool_limit:
+            # The tree was frozen meanwhile; a larger id tells that this file is not part of the view.
+            self._spool.rename(file, core.take_id())
+        self._install(node, file)
+        return file
+
+    def _throw_away(self, file: SpoolFile | None) -> None:
+        if file is not None:
+            file.retire()
+            self._spool.remove(file.id)
+
+    def _fill_from_lower(self, lower: Lower, path: str, file: SpoolFile, size: int) -> None:
+        try:
+            lower.copy_to(path, file.fd)
+            copied = os.fstat(file.fd).st_size
+        except OSError as error:
+            raise disk_error(error, "copying a file up") from error
+        if copied != size:
+            raise StorageError(
+                f"{path!r} has {copied} bytes where {size} were expected", kind="io", path=path, expected=size
+            )
+
+    def copy_up(self, node: FileNode) -> None:
+        """Gives a file bytes of its own, because the lower tree is about to lose them. Takes the lock itself."""
+        core = self._core
+        with core.change() as op:
+            if not node.flags & FROM_LOWER or node.parent is None:
+                return
+            if node.io is None:
+                node.io = OpenState()
+            node.io.handles += 1
+            before = node.mtime_ns
+            try:
+                self.private_file(node)
+                node.mtime_ns = before  # the content is the same
+            finally:
+                node.io.handles -= 1
+                if not node.io.handles:
+                    self.close_node(op, node)
+
+
+def is_all_lost(node: FileNode) -> bool:
+    """Tells whether a file has no byte left, as its spool file is gone."""
+    return bool(node.flags & LOST) and not node.lost
+
+
+def check_there(node: FileNode, start: int, end: int) -> None:
+    """Refuses to work with bytes that are lost.
+
+    Raises:
+        StorageError: a byte of `[start, end)` is lost, or all are.
+    """
+    if node.flags & LOST and (not node.lost or lost.overlaps(node.lost, start, end)):
+        raise lost_error(node)
+
+
+def check_whole(node: FileNode) -> None:
+    """Refuses to call a file stored that has lost bytes.
+
+    Raises:
+        StorageError: it has.
+    """
+    if node.flags & LOST:
+        raise lost_error(node)
+
+
+def lost_error(node: FileNode) -> StorageError:
+    """Returns the error to raise where lost bytes are wanted."""
+    return StorageError(f"bytes of {node.name!r} were lost", kind="io", hint=lost.HINT, name=node.name)

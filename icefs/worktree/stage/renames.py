@@ -1,0 +1,174 @@
+"""What renamed directories of the base come to: nodes under other paths, and chunk references under other indices.
+
+A directory may be a node's, a group's with a whole hierarchy, one of chunks, or one above all of these. References are
+taken over as columns. Only where names mean other coordinates in the new place than they did in the old one (another
+chunk key encoding, arrays inside of arrays) each chunk is looked at by its name.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from icefs.engine.read.session import Session
+from icefs.format.chunk_indices import ChunkIndices
+from icefs.format.manifest.reader import ArrayRefs
+from icefs.format.snapshot.nodes import NodeSnapshot
+from icefs.words import plural
+from icefs.worktree.base import LowerAttr
+from icefs.worktree.freeze.differences import Region
+from icefs.worktree.freeze.dropped import outside
+from icefs.worktree.model.core import Lowered
+from icefs.worktree.model.places import BaseChunks, Place, Places, covered_rows
+from icefs.worktree.stage.staged import Invalid
+from icefs.zarr.keys import metadata_key, node_prefix
+
+
+@dataclass(frozen=True, slots=True)
+class RenamedChunks:
+    """References of the base to chunks of an array of the new hierarchy.
+
+    Attributes:
+        source: The array of the base that they are from.
+        target: The array that they are of now.
+        refs: The references, with their new indices.
+        is_same: Whether the indices are the old ones.
+        cut: References that lie outside of the new array's grid.
+    """
+
+    source: NodeSnapshot
+    target: str
+    refs: ArrayRefs
+    is_same: bool
+    cut: ArrayRefs | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RenamedFile:
+    """A chunk of the base whose name has to be read anew."""
+
+    directory: str
+    name: str
+    lowered: Lowered
+
+
+class Renames:
+    """Reads regions against the base.
+
+    Attributes:
+        nodes: The base nodes that are elsewhere, by their new path.
+    """
+
+    def __init__(self, base: Session, chunks: BaseChunks, regions: list[Region], base_places: Places) -> None:
+        self._base = base
+        self._chunks = chunks
+        self._regions = regions
+        self._base_places = base_places
+        self.nodes: dict[str, NodeSnapshot] = {}
+        for region in regions:
+            excluded = frozenset(region.excluded)
+            for node in base.list_nodes(f"/{region.lower}"):
+                if not _is_covered(metadata_key(node.path), excluded):
+                    self.nodes[_moved(node.path, region)] = node
+
+    def chunks(
+        self, places: Places, has_array_below: Callable[[str], bool]
+    ) -> Iterator[RenamedChunks | RenamedFile | Invalid]:
+        """Yields what becomes of the chunks in renamed directories.
+
+        Args:
+            places: Those of the new hierarchy.
+            has_array_below: Tells whether an array lies below a node path of the new hierarchy.
+        """
+        for region in self._regions:
+            excluded = frozenset(region.excluded)
+            for place in self._sources(region, excluded):
+                node = self._base.node(place.array.path)
+                directory = _join(node_prefix(node.path), place)
+                rows = self._rows(node, place, directory, region)
+                if not len(rows):
+                    continue
+                target = _moved(f"/{directory}", region)[1:]
+                there = places.of(target)
+                if not there:
+                    yield Invalid(target, f"holds {plural(len(rows), 'chunk')}, but there is no array above it")
+                elif there[0].fits(place) and not has_array_below(f"/{target}"):
+                    yield _columns(node, place, there[0], rows)
+                else:
+                    yield from _singly(node, place, rows, region)
+
+    def _sources(self, region: Region, excluded: frozenset[str]) -> Iterator[Place]:
+        """Yields where chunks lie in a region: in an array above it, and in each array in it."""
+        yield from (place for place in self._base_places.of(region.lower) if place.level)
+        for node in self._base.list_nodes(f"/{region.lower}"):
+            if node.array is not None and not _is_covered(node.path[1:], excluded):
+                yield from (place for place in self._base_places.of(node.path[1:]) if not place.level)
+
+    def _rows(self, node: NodeSnapshot, place: Place, directory: str, region: Region) -> ArrayRefs:
+        refs = self._chunks.refs(node)
+        start, end = refs.range(place.prefix)
+        rows = np.zeros(len(refs), np.bool_)
+        rows[start:end] = True
+        stem = f"{directory}/" if directory else ""
+        gone = []
+        for path in region.excluded:
+            if path.startswith(stem):
+                index = place.prefix
+                level = place.level
+                for name in path[len(stem) :].split("/"):
+                    part = place.array.layout.parse_component(level, name) if level < place.array.layout.depth else None
+                    if part is None:
+                        break
+                    index, level = index + part, level + 1
+                else:
+                    gone.append(index)
+        if gone:
+            rows &= ~covered_rows(refs.indices, gone)
+        return refs if rows.all() else refs.select(rows)
+
+
+def _join(prefix: str, place: Place) -> str:
+    """Returns the lower path of the directory that a place is, given the prefix of its array's keys."""
+    layout, names, index = place.array.layout, [], list(place.prefix)
+    for level in range(place.level):
+        width = layout.widths[level]
+        names.append(layout.format_component(level, index[:width]))
+        index = index[width:]
+    return (prefix + "/".join(names)).rstrip("/")
+
+
+def _moved(path: str, region: Region) -> str:
+    """Returns where a node path of a region is now."""
+    below = path[1:] if not region.lower else path[len(region.lower) + 2 :]
+    return f"/{region.path}/{below}".rstrip("/") or "/"
+
+
+def _is_covered(path: str, excluded: frozenset[str]) -> bool:
+    if not excluded:
+        return False
+    while path:
+        if path in excluded:
+            return True
+        path = path.rpartition("/")[0]
+    return False
+
+
+def _columns(node: NodeSnapshot, place: Place, there: Place, rows: ArrayRefs) -> RenamedChunks:
+    is_same = there.prefix == place.prefix
+    if not is_same:
+        count = len(rows)
+        fixed = [np.full(count, coordinate, np.uint32) for coordinate in there.prefix]
+        rows = replace(rows, indices=ChunkIndices([*fixed, *rows.coords[len(place.prefix) :]], count))
+    # What lies outside of a smaller grid goes as it does when an array is resized where it is.
+    cut = outside(rows, there.array.grid_shape)
+    if not cut.any():
+        return RenamedChunks(node, there.array.path, rows, is_same)
+    return RenamedChunks(node, there.array.path, rows.select(~cut), is_same, rows.select(cut))
+
+
+def _singly(node: NodeSnapshot, place: Place, rows: ArrayRefs, region: Region) -> Iterator[RenamedFile]:
+    prefix = node_prefix(node.path)
+    for index, length in zip(rows.indices, rows.lengths.tolist(), strict=True):
+        lower_path = prefix + place.array.layout.format(index)
+        directory, _, name = _moved(f"/{lower_path}", region)[1:].rpartition("/")
+        yield RenamedFile(directory, name, Lowered(lower_path, LowerAttr(0, False, length, -1)))

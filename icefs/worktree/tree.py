@@ -1,0 +1,607 @@
+"""The working tree of a branch: what programs did since the base snapshot, over that snapshot.
+
+`WorkTree` is what the VFS talks to. Behind it:
+
+    namespace   names: lookup, create, mkdir, link, unlink, rmdir, rename, listing
+    files       handles: open, read, write, truncate, flush, fsync, release; content has copy-up and sharing
+    attributes  mode, owner, times, size
+    commits     freeze, intent, complete, abandon, rebase; settle has the algorithm, frozen the views
+    discard     dropping changes
+    recovery    opening after a crash
+    core        the nodes, the lock, and how one operation succeeds or fails as a whole
+    journal     SQLite          spool   the bytes          kept   attributes over a commit
+
+What lasts: after `flush` (every `close(2)`), and after any change of a name or an attribute, the result survives the
+death of the process; after `fsync` of a file or directory power loss, too.
+
+Everything is synchronous and may be called from any thread; `core` says what the lock covers. Who must not wait calls
+from a thread: a write may wait for a freeze or a copy-up, and the lower tree may be remote.
+"""
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from icefs.engine.write.collected import Collections
+from icefs.errors import NoSpaceError, NotPermittedError, SessionStateError
+from icefs.storage.base import Storage
+from icefs.worktree.base import LowerFactory
+from icefs.worktree.freeze.commits import Commits, Forgotten, OnSwitch
+from icefs.worktree.freeze.frozen import FrozenTree
+from icefs.worktree.model.changes import TreeChange, list_changes
+from icefs.worktree.model.core import ROOT_ID, Defaults, Lowered, TreeCore
+from icefs.worktree.model.invariants import check_invariants
+from icefs.worktree.model.nodes import STORED, Attr, FileNode, Perm, TreeEntry, Where
+from icefs.worktree.model.removed import RemovedFiles
+from icefs.worktree.ops.attributes import AttrChange, set_attributes
+from icefs.worktree.ops.discard import (
+    Discarded,
+    count_changes,
+    count_entries,
+    discard,
+    has_changes,
+    is_clean,
+    own_content,
+)
+from icefs.worktree.ops.files import Files
+from icefs.worktree.ops.namespace import DirView, Namespace
+from icefs.worktree.rebase.outcome import SettleResult
+from icefs.worktree.spool.content import Content
+from icefs.worktree.spool.damage import Damage, DamageReport
+from icefs.worktree.spool.files import DiskIo, Spool
+from icefs.worktree.spool.journal import Intent, Journal
+from icefs.worktree.spool.opening import Opened, open_database
+from icefs.worktree.spool.recovery import Loader, Recovery
+from icefs.worktree.spool.state import SPOOL_NAME, StateInfo, check_owner, make_and_lock, read_info, write_info
+from icefs.worktree.spool.versions import check_version
+from icefs.worktree.upload.background import BackgroundUploads
+from icefs.worktree.upload.log import LOG_NAME, UploadLog
+from icefs.worktree.upload.packing import UploadOptions
+
+if TYPE_CHECKING:
+    from icefs.worktree.stage.staged import StagedAt
+
+
+@dataclass(frozen=True, slots=True)
+class TreeOptions:
+    """How a working tree is opened.
+
+    Attributes:
+        lower_for: Returns the lower tree of a snapshot, by id.
+        allocate_ino: Returns an inode number that no lower tree uses, another one at every call.
+        repository: Identifies the repository; a tree of another one is refused. Without secrets.
+        branch: The branch.
+        place: Where it is mounted, for people; empty where that is not known.
+        base: The snapshot that a new tree stands on; an existing one has its own.
+        file: Mode and owner of what the lower tree provides.
+        directory: The same for directories.
+        now_ns: The clock.
+        io: The system calls on spool files.
+        open_journal: Opens the database.
+        files_ahead: How many spool files are made ahead for whoever writes many files.
+        first_id: The smallest id that is given from now on; `spool` says why trees do not all begin with the same.
+    """
+
+    lower_for: LowerFactory
+    allocate_ino: Callable[[], int]
+    repository: str
+    branch: str
+    base: str
+    file: Perm = field(default_factory=lambda: Perm(0o644, os.getuid(), os.getgid()))
+    directory: Perm = field(default_factory=lambda: Perm(0o755, os.getuid(), os.getgid()))
+    now_ns: Callable[[], int] = time.time_ns
+    io: DiskIo = field(default_factory=DiskIo)
+    open_journal: Callable[[Path], Journal] = Journal
+    files_ahead: int = 0
+    first_id: int = ROOT_ID + 1
+    place: str = ""
+
+
+class WorkTree:
+    """An open working tree.
+
+    Attributes:
+        directory: Its state directory.
+        uploads: What uploads chunks in the background; None for nothing.
+        repository, branch: What it belongs to.
+        recovery: What was found when it was opened.
+        removed: Keeps removed files for a kernel.
+        attempts: The snapshots that were about to be published on its base; one may appear late.
+        staged: What was staged when somebody last looked (`staging.staged_now`).
+    """
+
+    def __init__(self, directory: Path, options: TreeOptions) -> None:
+        """Opens the tree in a state directory, made if there is none.
+
+        Raises:
+            SessionStateError: another process has it open, or it belongs to another repository or branch.
+            UnsupportedSpecVersionError: a newer icefs wrote it.
+            NoSpaceError, AccessDeniedError: the directory cannot be written to.
+            StorageError: its database is damaged.
+        """
+        self.directory = directory
+        self.staged: StagedAt | None = None
+        self.repository, self.branch, self._place = options.repository, options.branch, options.place
+        check_version(directory)
+        self._lock = make_and_lock(directory, options.io)
+        self.uploads: BackgroundUploads | None = None
+        try:
+            opened = open_database(directory, options.open_journal)
+            try:
+                self._open(opened, options)
+            except BaseException:
+                opened.journal.close()
+                raise
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def _open(self, opened: Opened, options: TreeOptions) -> None:
+        journal, meta = opened.journal, opened.journal.meta()
+        check_owner(self.directory, meta, self.repository, self.branch)
+        base = str(meta.get("base", options.base))
+        lower = options.lower_for(base)
+        root = lower.stat("")
+        self._core = core = TreeCore(
+            journal=journal,
+            spool=Spool(self.directory / SPOOL_NAME, options.io),
+            lower=lower,
+            lower_for=options.lower_for,
+            allocate=options.allocate_ino,
+            now_ns=options.now_ns,
+            defaults=Defaults(options.file, options.directory),
+        )
+        core.base = base
+        core.next_id = options.first_id
+        if root is not None:
+            core.root.ino = root.ino
+            core.root.mtime_ns = core.root.ctime_ns = core.root.atime_ns = root.mtime_ns
+        self._content = Content(core, options.files_ahead)
+        self._files = Files(core, self._content)
+        self._namespace = Namespace(core, self._files)
+        self.removed = RemovedFiles(core, self._content)
+        self._commits = Commits(core, self._content)
+        self.attempts = self._commits.attempts
+        is_new = "repository" not in meta
+        if is_new:
+            facts = {"repository": self.repository, "branch": self.branch, "base": base, "notes": meta.get("notes")}
+            journal.settle([core.row(core.root)], [], closed=0, **facts)
+        loader = Loader(core)
+        was_closed = bool(meta.get("closed"))
+        self.recovery: Recovery = loader.load(was_closed=was_closed)
+        self.recovery.is_new = is_new
+        loader.load_frozen(self._commits)
+        loader.sweep(opened, was_closed=was_closed)
+        journal.set_meta(closed=0)
+        # Their entries have to last before any fsync says that a file does.
+        options.io.sync_dir(os.fspath(self.directory / SPOOL_NAME))
+        options.io.sync_dir(os.fspath(self.directory))
+        self._damage = DamageReport(self.directory, core)
+        self._write_info(self.recovery.entries)
+
+    def _write_info(self, entries: int) -> None:
+        place = self._place or getattr(read_info(self.directory), "place", "")
+        write_info(self.directory, StateInfo(self.repository, self.branch, self._core.base, entries, place))
+
+    def close(self) -> None:
+        """Writes what is not written yet and gives the state directory free; open handles are lost.
+
+        An unresolved freeze stays as it is: without an intent the next `open` abandons it.
+
+        Raises:
+            NoSpaceError, StorageError: not all could be written. The tree is closed all the same, and is found as
+                after the death of the process: with all that was flushed.
+        """
+        core = self._core
+        if self.uploads is not None:
+            self.uploads.close()
+        try:
+            self._write_all()
+            core.journal.set_meta(closed=1)
+            with contextlib.suppress(NoSpaceError):  # it is for people to read, and says less than the database
+                self._write_info(count_entries(core))
+        finally:
+            with core.lock:
+                core.is_closed = True
+                for opened in core.by_ino.values():
+                    if isinstance(opened, FileNode) and opened.io is not None and opened.io.file is not None:
+                        opened.io.file.retire()
+                self._content.close()
+            core.removals.close()
+            core.journal.close()
+            self._lock.release()
+
+    def start_uploads(
+        self,
+        storage: Storage,
+        inline_bytes: int,
+        options: UploadOptions,
+        collections: Collections,
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Begins to upload chunks in the background, if the options want it; locally, to write them to the disk.
+
+        Args:
+            storage: Where the repository is.
+            inline_bytes: Up to which size chunks are not uploaded at all.
+            options: How.
+            collections: The garbage collections of the repository.
+            monotonic: The clock that tells how long a file has been quiet.
+
+        Raises:
+            StorageError: the record of uploads cannot be written.
+        """
+        if storage.capabilities.local_files:
+            self._content.write_behind()
+        elif options.quiet_s is not None:
+            log = UploadLog(self.directory / LOG_NAME)
+            uploads = BackgroundUploads(
+                self._core, storage, inline_bytes, options, log, collections, monotonic=monotonic
+            )
+            self.uploads = uploads
+
+    def _write_all(self) -> None:
+        core = self._core
+        with core.change() as op:
+            for node in core.behind:
+                self._content.store(op, node)
+            for directory in core.soft:
+                if directory.flags & STORED:
+                    op.store[directory] = None
+            op.write = lambda batch: core.journal.apply(replace(batch, is_needed=True))
+            op.commit()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    # The tree as a whole
+
+    @property
+    def base(self) -> str:
+        """The snapshot that the tree stands on."""
+        return self._core.base
+
+    def used_numbers(self) -> list[int]:
+        """Returns the inode numbers that the tree answers for: of its nodes, and of what was committed."""
+        with self._core.lock:
+            return [*self._core.by_ino, *self._core.kept.used()]
+
+    @property
+    def root_ino(self) -> int:
+        """The inode number of the root."""
+        return self._core.root.ino
+
+    def has_changes(self) -> bool:
+        """Tells whether the tree shows anything else than its base, times and modes aside."""
+        return has_changes(self._core)
+
+    def is_clean(self) -> bool:
+        """Tells whether nothing would be lost with the tree."""
+        return self.pending_intent is None and is_clean(self._core) and not (self.attempts or self.damage())
+
+    def count_changes(self, limit: int) -> int:
+        """Counts the names that lead elsewhere than in the base, up to a limit."""
+        return count_changes(self._core, limit)
+
+    def damage(self) -> Damage:
+        """Tells what of the state directory was damaged when it was opened, and is not healed."""
+        return self._damage.now()
+
+    def changes(self) -> Iterator[TreeChange]:
+        """Yields what differs from the base: a directory before what is in it, names sorted."""
+        with contextlib.ExitStack() as undo:
+            undo.callback(self.release_view, frozen := self.view())
+            yield from list_changes(frozen)
+
+    def knows(self, ino: int) -> bool:
+        """Tells whether an inode number is (or was, before a commit) the tree's, and so may be used as a `Where`."""
+        core = self._core
+        if ino in core.by_ino:
+            return True
+        with core.lock:
+            return ino in core.by_ino or core.kept.path_of(ino) is not None
+
+    def path_of(self, where: Where) -> str:
+        """Returns where something is in the merged tree; of several names of a file the first.
+
+        Raises:
+            StaleError: it is no longer there.
+            EntryNotFoundError: it is open, and was removed.
+        """
+        core = self._core
+        with core.lock:
+            return core.path_of(core.resolve(where))
+
+    def where_is(self, path: str) -> Where | None:
+        """Returns how to name what is at a path of the merged tree, None if nothing is."""
+        core = self._core
+        with core.lock:
+            where: Where = core.root.ino
+            for name in path.split("/") if path else ():
+                found = core.resolve(where)
+                if isinstance(found, FileNode) or (isinstance(found, Lowered) and not found.attr.is_dir):
+                    return None
+                child = core.child(found.path if isinstance(found, Lowered) else found, name)
+                if child is None:
+                    return None
+                where = core.entry(child).where
+            return where
+
+    def forgotten(self, paths: Iterable[str], kept: Iterable[str]) -> Forgotten:
+        """Tells what follows from `SettleResult.forget`, which was given paths and returned what had been kept."""
+        return self._commits.forgotten(paths, kept)
+
+    def has_kept_in(self, path: str) -> bool:
+        """Tells whether entries of a lower directory have numbers or times that they keep from before a commit."""
+        core = self._core
+        with core.lock:
+            return core.kept.has_names(path)
+
+    @property
+    def files(self) -> Files:
+        """The open files."""
+        return self._files
+
+    def check_invariants(self) -> None:
+        """Raises AssertionError if a stated invariant does not hold; for tests."""
+        check_invariants(self._core)
+
+    # Names
+
+    def lookup(self, parent: Where, name: str) -> TreeEntry | None:
+        """Returns what a name in a directory refers to, None if nothing."""
+        return self._namespace.lookup(parent, name)
+
+    def list_dir(self, where: Where) -> Iterator[tuple[str, TreeEntry]]:
+        """Yields the entries of a directory as they are now."""
+        return self._namespace.list_dir(where)
+
+    def dir_view(self, where: Where) -> DirView:
+        """Returns what a directory shows, for a caller that lists the lower directory by itself."""
+        return self._namespace.dir_view(where)
+
+    def create(self, parent: Where, name: str, perm: Perm, flags: int) -> tuple[TreeEntry, int]:
+        """Opens a file, made if there is none; `flags` are those of `open(2)`. Returns a handle, too."""
+        return self._namespace.create(parent, name, perm, flags)
+
+    def mkdir(self, parent: Where, name: str, perm: Perm) -> TreeEntry:
+        """Makes a directory."""
+        return self._namespace.mkdir(parent, name, perm)
+
+    def link(self, where: Where, parent: Where, name: str) -> TreeEntry:
+        """Gives a file another name."""
+        return self._namespace.link(where, parent, name)
+
+    def unlink(self, parent: Where, name: str) -> None:
+        """Removes a file's name."""
+        self._namespace.unlink(parent, name)
+
+    def rmdir(self, parent: Where, name: str) -> None:
+        """Removes an empty directory."""
+        self._namespace.rmdir(parent, name)
+
+    def rename(self, parent: Where, name: str, new_parent: Where, new_name: str, flags: int = 0) -> None:
+        """Gives a file or directory another name and place; `flags` are those of `renameat2(2)`."""
+        self._namespace.rename(parent, name, new_parent, new_name, flags)
+
+    def mknod(self, parent: Where, name: str, perm: Perm, file_type: int) -> TreeEntry:
+        """Makes a regular file; refuses devices, pipes and sockets."""
+        if file_type not in {0, 0o100000}:
+            raise NotPermittedError("a mounted branch has no special files", name=name)
+        entry, handle = self._namespace.create(parent, name, perm, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+        try:
+            self._files.flush(handle)
+        finally:
+            self._files.release(handle)
+        return entry
+
+    def getattr(self, where: Where) -> Attr:
+        """Returns a node's attributes.
+
+        Raises:
+            StaleError: it is no longer there.
+        """
+        core = self._core
+        with core.lock:
+            return core.entry(core.resolve(where)).attr
+
+    def getattr_handle(self, handle: int) -> Attr:
+        """Returns the attributes of an open file, also of one that was removed."""
+        return self._files.getattr(handle)
+
+    def set_attributes(self, where: Where, change: AttrChange) -> Attr:
+        """Sets mode, owner, times or size."""
+        return set_attributes(self._core, self._content, where, change)
+
+    # Open files
+
+    def open(self, where: Where, flags: int) -> int:
+        """Opens a file with the flags of `open(2)`; returns a handle."""
+        return self._files.open(where, flags)
+
+    def is_local(self, handle: int) -> bool:
+        """Tells whether the bytes of an open file are on the local disk, so that reading them need not wait."""
+        return self._files.is_local(handle)
+
+    def is_ready(self, handle: int) -> bool:
+        """Tells whether writing to an open file need not wait for a copy or a freeze, as far as one can tell."""
+        return self._files.is_ready(handle)
+
+    def is_fresh(self, handle: int) -> bool:
+        """Tells whether an open file was made by opening it, so that nobody else can have seen any of it."""
+        return self._files.is_fresh(handle)
+
+    def name_of(self, handle: int) -> str | None:
+        """Returns the name of an open file, None if it has none or nobody has changed it."""
+        return self._files.name(handle)
+
+    def where_of(self, handle: int) -> Where:
+        """Returns how to name an open file."""
+        return self._files.where(handle)
+
+    def read(self, handle: int, offset: int, size: int) -> bytes:
+        """Reads from an open file; fewer bytes only where it ends."""
+        return self._files.read(handle, offset, size)
+
+    def write(self, handle: int, offset: int, data: bytes | bytearray | memoryview) -> int:
+        """Writes to an open file; returns how many bytes were written."""
+        return self._files.write(handle, offset, data)
+
+    def truncate(self, handle: int, size: int) -> Attr:
+        """Sets the size of an open file."""
+        return self._files.truncate(handle, size)
+
+    def fallocate(self, handle: int, offset: int, length: int, mode: int) -> None:
+        """Does what `fallocate(2)` does with an open file."""
+        self._files.fallocate(handle, offset, length, mode)
+
+    def write_back(self, handle: int, offset: int, data: bytes | bytearray | memoryview) -> None:
+        """Writes what the kernel has cached of an open file; what cannot be stored is marked as lost."""
+        self._files.write_back(handle, offset, data)
+
+    def flush(self, handle: int) -> None:
+        """Makes an open file survive the death of this process; for every `close(2)`."""
+        self._files.flush(handle)
+
+    def fsync(self, handle: int) -> None:
+        """Makes an open file survive power loss."""
+        self._files.fsync(handle)
+
+    def fsync_dir(self) -> None:
+        """Makes every name, of all directories, survive power loss.
+
+        They are in the log already, so the log is synced; it has one order, and no directory can be synced alone.
+        """
+        core = self._core
+        with core.change() as op:
+            for directory in core.soft:
+                if directory.flags & STORED:
+                    op.store[directory] = None
+            op.commit()
+            core.soft.clear()
+        core.journal.sync()
+
+    def release(self, handle: int) -> None:
+        """Gives back a handle."""
+        self._files.release(handle)
+
+    # Commits
+
+    def freeze(self) -> FrozenTree:
+        """Takes the view that a commit works on; writers wait until those under way have ended."""
+        return self._commits.freeze()
+
+    def view(self) -> FrozenTree:
+        """Takes a view for looking only; give it back with `release_view`."""
+        return self._commits.view()
+
+    def release_view(self, frozen: FrozenTree) -> None:
+        """Gives back what `view` returned."""
+        self._commits.release(frozen)
+
+    def record_intent(self, frozen: FrozenTree, snapshot_id: str, base: str, left: Iterable[str] = ()) -> None:
+        """Notes, so that it survives power loss, that `frozen` is about to be published as a snapshot.
+
+        Args:
+            frozen: What `freeze` returned.
+            snapshot_id: The id that the snapshot will have.
+            base: The snapshot that it is based on.
+            left: The paths of `frozen` that are not part of it, with all below them.
+        """
+        self._commits.record_intent(frozen, snapshot_id, base, left)
+
+    def complete(
+        self,
+        frozen: FrozenTree,
+        new_base: str,
+        left: Iterable[str] = (),
+        on_switch: OnSwitch | None = None,
+        yielded: Iterable[str] = (),
+    ) -> SettleResult:
+        """Puts the tree on the snapshot that `frozen` became; what was committed and not changed since is dropped.
+
+        Args:
+            frozen: What `freeze` returned.
+            new_base: The snapshot.
+            left: The paths of `frozen` that were not committed (untracked, invalid), with all below them.
+            on_switch: Called with the result while the tree is still locked, for tables that must change with it.
+            yielded: The paths of `frozen` at which the snapshot has what others wrote, which is to be seen instead.
+
+        Raises:
+            NoSpaceError: the disk is full; the tree is still frozen on the old base, and this can be called again.
+        """
+        return self._commits.complete(frozen, new_base, left, on_switch, yielded)
+
+    def leave_pending(self, frozen: FrozenTree) -> None:
+        """Keeps a frozen tree of which nobody can tell at present whether it was published; see `pending_intent`."""
+        self._commits.leave_pending(frozen)
+
+    def abandon(self, frozen: FrozenTree) -> None:
+        """Gives a frozen tree back whose commit failed; the working tree is as if it had not been frozen."""
+        self._commits.release(frozen)
+
+    @property
+    def pending_intent(self) -> Intent | None:
+        """A commit that was about to be published, in this process or one before, and whose outcome is not known.
+
+        Until it is resolved, nothing can be committed or discarded; files can be read and written.
+        """
+        return self._commits.intent
+
+    def complete_recovered(self, on_switch: OnSwitch | None = None) -> SettleResult:
+        """Resolves the pending intent: the snapshot is in the branch's history."""
+        frozen, intent = self.pending()
+        return self._commits.complete(frozen, intent.snapshot_id, intent.left, on_switch)
+
+    def abandon_recovered(self) -> None:
+        """Gives up the pending intent: the snapshot is not in the branch's history; see `attempts`."""
+        frozen, _ = self.pending()
+        self._commits.release(frozen)
+
+    def pending(self) -> tuple[FrozenTree, Intent]:
+        """Returns the commit that is to be resolved, with the tree that it was made of."""
+        frozen, intent = self._commits.recovered, self._commits.intent
+        if frozen is None or intent is None:
+            raise SessionStateError("there is no commit to be resolved")
+        return frozen, intent
+
+    def own_content(self) -> tuple[int, int]:
+        """Returns how many files have content of their own, and their bytes."""
+        return own_content(self._core)
+
+    @property
+    def revision(self) -> int:
+        """Changes whenever the tree may show something else than before."""
+        return self._core.revision
+
+    def rebase_to(
+        self,
+        new_base: str,
+        on_switch: OnSwitch | None = None,
+        expected: int | None = None,
+        yielded: Iterable[str] = (),
+    ) -> SettleResult:
+        """Puts the tree, with all its changes, on another snapshot.
+
+        Args:
+            new_base: The snapshot.
+            on_switch: As for `complete`.
+            expected: The revision that the tree must still have.
+            yielded: Paths at which the new base is to be seen, also where the tree has changed or removed them.
+
+        Raises:
+            TreeChangedError: the tree has another revision; it stays on its base.
+        """
+        return self._commits.rebase_to(new_base, on_switch, expected, yielded)
+
+    def discard(self, path: str = "", opened: Iterable[str] = ()) -> Discarded:
+        """Drops all changes at a path and below it, or all there are; `opened` are lower files opened elsewhere."""
+        return discard(self._core, self._namespace, path.strip("/"), opened)
