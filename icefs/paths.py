@@ -1,23 +1,43 @@
-"""Paths of the machine's file systems, where they lead in the end."""
+"""The two kinds of paths in a repository, and the only conversions between them.
 
-import os
-from typing import Final
+NodePath    "/", "/a/b"            a group or an array, as Icechunk's snapshots have it
+TreePath    "", "a/b/c/0"          a file or directory of a tree, from the tree's root; also a Zarr key
+"""
 
-_MAX_LINKS: Final = 40
+from typing import NewType
+
+NodePath = NewType("NodePath", str)
+TreePath = NewType("TreePath", str)
+
+ROOT_NODE = NodePath("/")
+ROOT_DIRECTORY = TreePath("")
 
 
-def real_path(path: str) -> str:
-    """Returns the absolute path without links.
+def node_path(directory: TreePath) -> NodePath:
+    """Returns the path of the node whose directory this is."""
+    return NodePath(f"/{directory}")
 
-    The last component is asked whether it is a link and for nothing else: it may be a mountpoint whose daemon is dead,
-    or does not answer.
-    """
-    whole = os.path.abspath(os.path.expanduser(path))
-    for _ in range(_MAX_LINKS):
-        above, name = os.path.split(whole)
-        whole = os.path.join(os.path.realpath(above), name)
-        try:
-            whole = os.path.normpath(os.path.join(os.path.dirname(whole), os.readlink(whole)))
-        except OSError:
-            break
-    return whole
+
+def tree_path(node: NodePath) -> TreePath:
+    """Returns the path of a node's directory."""
+    return TreePath(node[1:])
+
+
+def child_node(node: NodePath, name: str) -> NodePath:
+    """Returns the path of a node below another one."""
+    return NodePath(f"{node}{name}" if node == "/" else f"{node}/{name}")
+
+
+def child(directory: TreePath, name: str) -> TreePath:
+    """Returns the path of an entry of a directory."""
+    return TreePath(f"{directory}/{name}" if directory else name)
+
+
+def parent(path: TreePath) -> TreePath:
+    """Returns the path of the directory that an entry is in; the root's is the root."""
+    return TreePath(path.rpartition("/")[0])
+
+
+def base_name(path: TreePath) -> str:
+    """Returns the last component of a path; the root's is empty."""
+    return path.rpartition("/")[2]
