@@ -2,8 +2,32 @@
 
     from icefs import Repository, local_filesystem_storage
 
-The Python API lies in `icefs.api` and is loaded when one of its names is first asked for: the command line and the
-daemon, which do not use it, must not wait for it.
+The Python API lies in `icefs.api` and is loaded when one of its names is first used: the command line and the daemon
+do not use it and do not wait for it. `ARCHITECTURE.md` says how the packages work together.
+
+    api          the Python API, under the official library's names
+    cli          the command line
+    daemon       the process behind a mount: started, served, watched, stopped
+    fuse         the kernel's protocol
+    vfs          the file system, without a kernel
+    transfer     whole directories of Zarr v3 into a repository and out of it
+    worktree     what programs changed in a mounted branch and have not committed
+    zarr         Zarr keys, and sessions read and written by them
+    engine       repositories, sessions, history, upkeep
+    format       the bytes of Icechunk files to values and back
+    storage      object stores behind one interface
+    dask         dask arrays written into forks of a session
+    distributed  forked sessions for programs that compute in many processes
+    xarray       xarray datasets written into a session
+    errors       every error that icefs raises
+    clock        where icefs reads the time
+    inode        the type of inode numbers
+    paths        the two kinds of paths, and the conversions between them
+    real_path    where paths of the machine's file systems lead
+    private      directories and files that other users cannot read or steer
+    bounded      directories of files left on this machine, each with a limit
+    words        names, commands and counts in messages
+    log_context  the branch that log lines are about
 """
 
 from importlib import import_module

@@ -1,7 +1,23 @@
 """The Python API, under the official library's names.
 
-`import icefs as ic` runs a program written for `import icechunk as ic`. Beside the official names there are
+`import icefs as ic` runs a program written for `import icechunk as ic`. Besides the official names there are
 `Repository.log` and `SnapshotInfo.commit_message`.
+
+    repository   `Repository`: open, create, branches, tags, history
+    session      `Session` and `ForkSession`: read, write, commit, rebase
+    store        `IcechunkStore`, the Zarr store of a session
+    storage      locations of repositories and of virtual chunks
+    config       configuration
+    credentials  credentials, fixed or refreshed by a function
+    conflicts    conflicts and the solvers that settle them
+    values       the values that the API returns: snapshots, diffs, refs
+    errors       the official error names, and the stable codes of `kind`
+    graph        the drawing of the history
+    upkeep       expiration, garbage collection, sizes, manifest rewrites
+    tools        upgrades, logging, versions
+    attribution  labels that the access logs of buckets show
+    aio          the `_async` twins of synchronous methods
+    notebook     how values look in a notebook
 """
 
 from typing import TYPE_CHECKING, Any

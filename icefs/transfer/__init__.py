@@ -1,1 +1,12 @@
-"""Whole directories of Zarr v3 into a repository and out of it, straight through the engine."""
+"""Whole directories of Zarr v3 into a repository and out of it, straight through the engine.
+
+importing    a directory becomes one commit
+scan         finds the nodes and chunk files of a directory
+storing      uploads the chunk files
+ledger       the files that are uploaded and not committed yet
+exporting    a version of a repository becomes a directory
+writing      writes the files of an export, from many threads
+marker       the record of an export in its directory
+folding      names that a file system takes for one
+disk_errors  errors of the user's directory
+"""

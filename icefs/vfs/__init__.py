@@ -1,1 +1,16 @@
-"""The file system, without a kernel."""
+"""The file system, without a kernel.
+
+interface   what the layers of the file system ask of each other: files, directories, trees
+attrs       attributes, and how long the kernel may keep them
+filesystem  the whole: finds the tree of an inode number, and waits where trees may not
+handles     open files and directories
+names       branch and tag names as file names, and back
+xattrs      extended attributes that say where a file's bytes come from
+threads     worker threads that answer on the event loop's thread
+inodes      inode numbers and times
+chunks      chunk files: which exist, and reading them
+trees       the trees of snapshots and branches
+commit      commits of working trees
+control     the control directory `.icefs`
+observe     counters, statistics, metrics and the access log
+"""

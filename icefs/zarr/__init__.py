@@ -1,1 +1,8 @@
-"""Zarr keys, and the store that zarr-python reads and writes through."""
+"""Zarr keys, and sessions read and written by them.
+
+keys          Zarr keys to node paths and chunk indices, and back
+reader        reads a snapshot by Zarr keys
+writer        writes a session by Zarr keys
+store         the Zarr store of a session, for zarr-python
+virtual_refs  virtual chunk references, checked and turned into columns
+"""

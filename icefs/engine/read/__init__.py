@@ -1,1 +1,12 @@
-"""TODO."""
+"""Reading: sessions, and what they share.
+
+session            a session that reads: the nodes of a snapshot, their chunks, the chunks' bytes
+assets             a repository's files, decoded once and cached
+cache              a bounded cache that loads each key once at a time
+chunks             an array's chunk references over all of its manifests
+boxes              which of an array's manifests has a chunk index
+refs               branches and tags of both spec versions
+virtual            virtual chunks: byte ranges of objects outside of the repository
+virtual_endpoints  the S3 services that the user named, and those that only the repository names
+workers            the thread pool of a repository
+"""

@@ -1,1 +1,23 @@
-"""TODO."""
+"""Writing: sessions with changes, and the commits that publish them.
+
+repository       a repository that is written to: made, committed to, administered
+session          a session that writes
+changeset        the changes of a session
+edited_chunks    an array's chunks, with the session's changes on top
+consolidated     rebases over groups whose consolidated metadata both sides rewrote
+moves            checks of the moves in a rearrange session
+reindex          moves an array's chunks to other indices by their references
+forks            sessions that write for another one, in other processes
+pickling         repositories and sessions sent to other processes
+gate             many writers for a moment each, or one commit
+transactions     commit, amend, flush
+snapshot_writer  writes the files of a snapshot
+manifest_split   how chunk references are spread over manifests
+collected        chunks that garbage collection may have deleted before the commit
+publish          the one conditional write that makes a snapshot visible
+rebase           replays a session's changes over a newer tip
+conflicts        conflicts between two sets of changes, and the solvers
+others           what others committed to a branch meanwhile, for messages
+turns            fair turns among processes that commit to one branch
+store_probe      whether a store keeps the conditions of writes
+"""

@@ -1,1 +1,14 @@
-"""TODO."""
+"""Trees: what branches, tags and snapshots look like in a mount.
+
+root             the directories `branches`, `tags` and `snapshots`, and their trees
+places           what the inode numbers and names of a tree stand for
+listing          directory listings
+snapshot_tree    a snapshot as a tree
+branch_tree      a branch as a tree that follows its tip
+follower         moves branch trees when refs change in the repository
+working_base     the life of the working tree over a branch
+working_tree     a branch that can be written to
+working_handles  open files of a working tree
+base             the base snapshot of a working tree, by path
+renames          inode numbers and times of what a commit renames
+"""

@@ -1,1 +1,7 @@
-"""TODO."""
+"""Staging: what a frozen view means in Zarr's terms.
+
+stager   works out the nodes and chunks that a frozen view changes
+staged   the values that the stager returns
+renames  renamed directories of the base, as moved nodes and moved chunk references
+unfit    chunks of a size that their codecs rule out
+"""
