@@ -19,9 +19,9 @@ from icefs.worktree.freeze.frozen import FrozenTree, View
 from icefs.worktree.freeze.frozen_index import FrozenIndex
 from icefs.worktree.model.core import Change, Lowered, TreeCore
 from icefs.worktree.model.nodes import STORED, WHITEOUT, DirNode
+from icefs.worktree.model.reappearing import Reappearing
 from icefs.worktree.rebase.base_change import Settlement
 from icefs.worktree.rebase.outcome import SettleResult
-from icefs.worktree.rebase.reappearing import Reappearing
 from icefs.worktree.spool.content import Content
 from icefs.worktree.spool.journal import Intent
 

@@ -7,8 +7,8 @@ from icefs.errors import SessionStateError
 from icefs.worktree.base import join
 from icefs.worktree.model.core import Change, TreeCore
 from icefs.worktree.model.nodes import ATTRS, FROM_LOWER, LOST, DirNode, Entry, FileNode, Node
+from icefs.worktree.model.reappearing import Reappearing
 from icefs.worktree.ops.namespace import Namespace
-from icefs.worktree.rebase.reappearing import Reappearing
 
 
 @dataclass(slots=True)

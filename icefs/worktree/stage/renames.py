@@ -17,9 +17,9 @@ from icefs.format.snapshot.nodes import NodeSnapshot
 from icefs.words import plural
 from icefs.worktree.base import LowerAttr
 from icefs.worktree.freeze.differences import Region
-from icefs.worktree.freeze.dropped import outside
 from icefs.worktree.model.core import Lowered
 from icefs.worktree.model.places import BaseChunks, Place, Places, covered_rows
+from icefs.worktree.stage.dropped import outside
 from icefs.worktree.stage.staged import Invalid
 from icefs.zarr.keys import metadata_key, node_prefix
 

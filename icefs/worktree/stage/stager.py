@@ -28,12 +28,12 @@ from icefs.format.zarr_json import ZarrMetadata, parse_zarr_json
 from icefs.words import plural
 from icefs.worktree.base import join
 from icefs.worktree.freeze.differences import differences
-from icefs.worktree.freeze.dropped import DroppedChunks, contained, outside, outside_reason
 from icefs.worktree.freeze.frozen import FrozenFile, FrozenTree
-from icefs.worktree.freeze.holding import OPEN, Holding
 from icefs.worktree.model import lost
 from icefs.worktree.model.core import Lowered
 from icefs.worktree.model.places import BaseChunks, GridArray, Place, Places
+from icefs.worktree.stage.dropped import DroppedChunks, contained, outside, outside_reason
+from icefs.worktree.stage.holding import OPEN, Holding
 from icefs.worktree.stage.renames import RenamedChunks, RenamedFile, Renames
 from icefs.worktree.stage.staged import (
     Dropped,
