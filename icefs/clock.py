@@ -6,16 +6,20 @@ Icechunk's times are microseconds since 1970-01-01 UTC without leap seconds (spe
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from typing import Final
 
 type Clock = Callable[[], int]
 """Returns the present time in microseconds since the epoch."""
+
+NS_PER_US: Final = 1000
+"""Icechunk's times are microseconds, the kernel's nanoseconds."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def system_clock() -> int:
     """Returns the system's time in microseconds since the epoch."""
-    return time.time_ns() // 1000
+    return time.time_ns() // NS_PER_US
 
 
 def to_datetime(micros: int) -> datetime:

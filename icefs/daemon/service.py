@@ -30,7 +30,7 @@ from icefs.storage.url import redact
 from icefs.vfs.control.observing_rpc import set_level
 from icefs.vfs.filesystem import FileSystem
 from icefs.vfs.trees.branch_tree import BranchTree
-from icefs.vfs.trees.working_tree import WorkingTree
+from icefs.vfs.trees.writable_branch import WritableBranch
 
 logger = logging.getLogger(__name__)
 
@@ -284,7 +284,7 @@ class Service:
         if count:
             shown = f"{_COUNTED}+" if count >= _COUNTED else str(count)
             text += f" ({shown} uncommitted {'change' if count == 1 else 'changes'})"
-        if isinstance(tree, WorkingTree) and tree.is_committing:
+        if isinstance(tree, WritableBranch) and tree.is_committing:
             text += " (committing)"
         if isinstance(tree, BranchTree) and tree.problem:
             text += f" ({tree.problem})"
@@ -292,8 +292,8 @@ class Service:
 
     def _changes(self, tree: Any) -> int:
         """Returns how many names of a branch are not committed, as last counted."""
-        if not isinstance(tree, WorkingTree) or tree.work is None:
-            return int(isinstance(tree, WorkingTree) and tree.has_left_work)
+        if not isinstance(tree, WritableBranch) or tree.work is None:
+            return int(isinstance(tree, WritableBranch) and tree.has_left_work)
         return self._counts.get(tree.name, (0, 0))[1]
 
     async def _count_changes(self) -> None:
@@ -301,7 +301,7 @@ class Service:
         fs = self._fs
         trees = [fs.single] if fs.root is None else list(fs.root.branches.values())
         for tree in trees:
-            work = tree.work if isinstance(tree, WorkingTree) else None
+            work = tree.work if isinstance(tree, WritableBranch) else None
             if tree is None or work is None or self._counts.get(tree.name, (-1, 0))[0] == work.revision:
                 continue
             revision = work.revision

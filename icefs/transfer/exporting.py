@@ -26,6 +26,7 @@ from typing import Final
 
 import numpy as np
 
+from icefs.clock import NS_PER_US
 from icefs.engine.history.key_times import KeyTimes
 from icefs.engine.read.session import Session
 from icefs.errors import FormatError, IcefsError, InvalidInputError, NodeNotFoundError
@@ -38,7 +39,7 @@ from icefs.transfer.folding import check_names
 from icefs.transfer.marker import RESERVED, Marker, Target
 from icefs.transfer.scan import I64
 from icefs.transfer.storing import Progress, Transferred
-from icefs.transfer.writing import NANOSECONDS, OF_ONE_FILE, Outcome, Part, Problem, Writer, is_there
+from icefs.transfer.writing import OF_ONE_FILE, Outcome, Part, Problem, Writer, is_there
 from icefs.zarr.keys import METADATA_NAME, ChunkKeyLayout, is_zarr_key, node_prefix
 from icefs.zarr.reader import KeyReader
 
@@ -305,7 +306,7 @@ class _Export:
         if self._request.delete:
             self.result.deleted, self.result.left = self.result.left, []
         for path, data, time in self._metadata:
-            self._count(not self._is_there(path, len(data), time * NANOSECONDS), len(data))
+            self._count(not self._is_there(path, len(data), time * NS_PER_US), len(data))
         for part in self._parts:
             for _, path, size, time_ns in part.files(part.rows):
                 self._count(not self._is_there(path, size, time_ns), size)

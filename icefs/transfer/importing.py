@@ -17,6 +17,7 @@ from typing import Any, Final
 import numpy as np
 
 from icefs.engine.history.changes import compare_refs
+from icefs.engine.read.chunks import ALL_ROWS
 from icefs.engine.read.session import Session
 from icefs.engine.write.changeset import difference
 from icefs.engine.write.collected import Collections
@@ -317,7 +318,7 @@ def _set_chunks(session: WritableSession, node: NodeSnapshot, refs: ArrayRefs) -
 
 def _refs(session: Session, node: NodeSnapshot) -> ArrayRefs | None:
     """Returns all references of an array in one set."""
-    batches = list(session.array_chunks(node).iter_batches(1 << 62))
+    batches = list(session.array_chunks(node).iter_batches(ALL_ROWS))
     parts = [batch.refs for batch in batches if len(batch)]
     return ArrayRefs.concat(parts) if parts else None
 

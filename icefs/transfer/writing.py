@@ -17,6 +17,7 @@ from functools import partial
 from types import TracebackType
 from typing import Final, NamedTuple, Self
 
+from icefs.clock import NS_PER_US
 from icefs.engine.read.session import Session
 from icefs.errors import (
     ChunkNotFoundError,
@@ -37,7 +38,6 @@ from icefs.transfer.disk_errors import disk_error
 from icefs.transfer.scan import I64
 from icefs.zarr.keys import METADATA_NAME, ChunkKeyLayout
 
-NANOSECONDS: Final = 1000
 _WINDOW_BYTES: Final = 32 << 20
 _COPY_BYTES: Final = 8 << 20
 _FLAGS: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
@@ -101,7 +101,7 @@ class Part:
         sizes = self.refs.lengths[rows].tolist()
         prefix, key = self.prefix, self.layout.format
         return [
-            File(row, prefix + key(index), size, time * NANOSECONDS)
+            File(row, prefix + key(index), size, time * NS_PER_US)
             for row, index, size, time in zip(numbers, indices, sizes, times, strict=False)
         ]
 
@@ -232,7 +232,7 @@ class Writer:
         """Writes zarr.json files, each given by its path, its bytes and its time in microseconds."""
         outcome = Outcome()
         self._write(
-            [_New(path, len(data), time * NANOSECONDS, partial(_write_all, data)) for path, data, time in files],
+            [_New(path, len(data), time * NS_PER_US, partial(_write_all, data)) for path, data, time in files],
             outcome,
         )
         return outcome

@@ -10,9 +10,6 @@ FOREVER_S: Final = 1e9
 BLOCK_SIZE: Final = 128 * 1024
 """The preferred I/O size (`st_blksize`)."""
 
-NANOSECONDS: Final = 1000
-"""Icechunk's times are microseconds, the kernel's nanoseconds."""
-
 
 class Attr(NamedTuple):
     """The attributes of one inode, as `stat(2)` shows them. A tuple, because one is made for every request.
@@ -49,7 +46,10 @@ class Attr(NamedTuple):
         return stat.S_ISDIR(self.mode)
 
 
-ABSENT: Final = Attr(0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, 0.0)
+ABSENT: Final = Attr(
+    ino=0, mode=0, nlink=0, uid=0, gid=0, size=0, mtime_ns=0, ctime_ns=0, atime_ns=0, entry_timeout_s=0.0,
+    attr_timeout_s=0.0,
+)  # fmt: skip
 """The name does not exist now; the kernel asks again the next time."""
 
 ABSENT_FOREVER: Final = ABSENT._replace(entry_timeout_s=FOREVER_S)
@@ -69,6 +69,22 @@ class Ownership:
     uid: int
     gid: int
     umask: int = 0o022
+
+    def attr(self, ino: int, mode: int, *, nlink: int, size: int, time_ns: int) -> Attr:
+        """Returns the attributes of a file or directory that has one time, and that the kernel may always believe."""
+        return Attr(
+            ino=ino,
+            mode=mode,
+            nlink=nlink,
+            uid=self.uid,
+            gid=self.gid,
+            size=size,
+            mtime_ns=time_ns,
+            ctime_ns=time_ns,
+            atime_ns=time_ns,
+            entry_timeout_s=FOREVER_S,
+            attr_timeout_s=FOREVER_S,
+        )
 
     def file_mode(self, *, writable: bool) -> int:
         """Returns type and permissions of a regular file."""

@@ -37,7 +37,7 @@ from icefs.vfs.trees.places import TreeContext
 from icefs.vfs.trees.root import RootTree, fetch_times
 from icefs.vfs.trees.snapshot_tree import SessionTree, SnapshotTree
 from icefs.vfs.trees.working_base import WorkingSettings
-from icefs.vfs.trees.working_tree import WorkingTree
+from icefs.vfs.trees.writable_branch import WritableBranch
 from icefs.worktree.upload.uploader import UploadOptions
 
 _MAX_LOADED: Final = 128
@@ -107,7 +107,7 @@ class FileSystem:
         self.fetcher = ChunkFetcher(self._readers, max_bytes=request.memory_bytes)
         self.opener = ChunkOpener(self.fetcher, repository.storage)
         self._writers = Threads(_LOADERS, "icefs-write")
-        self._working: list[WorkingTree] = []
+        self._working: list[WritableBranch] = []
         self._loaded: dict[SessionTree, None] = {}
         self.outcomes = Outcomes()
         self.observer = Observer(self, _meter_of(repository.storage), request.facts)
@@ -151,7 +151,7 @@ class FileSystem:
         )
 
         def make(*args: Any, **options: Any) -> BranchTree:
-            tree = WorkingTree(settings, *args, **options)
+            tree = WritableBranch(settings, *args, **options)
             # Branches come and go while a mount lives for months.
             self._working = [one for one in self._working if one.work is not None or not one.is_gone]
             self._working.append(tree)

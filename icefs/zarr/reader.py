@@ -12,7 +12,7 @@ from itertools import chain
 import numpy as np
 import numpy.typing as npt
 
-from icefs.engine.read.chunks import ArrayChunks
+from icefs.engine.read.chunks import ALL_ROWS, ArrayChunks
 from icefs.engine.read.session import Session
 from icefs.engine.write.edited_chunks import EditedChunks
 from icefs.errors import InvalidInputError, NodeNotFoundError
@@ -31,8 +31,6 @@ from icefs.zarr.keys import (
     parse_metadata_key,
     split_candidates,
 )
-
-_ALL_ROWS = 1 << 30
 
 
 class KeyMissingError(NodeNotFoundError, FileNotFoundError):
@@ -328,11 +326,11 @@ class KeyReader:
             total += len(node.user_data)
             opened = self.open_array(node.path)
             if opened is not None:
-                total += sum(int(lengths.sum()) for _, lengths in opened.batches_below((), _ALL_ROWS))
+                total += sum(int(lengths.sum()) for _, lengths in opened.batches_below((), ALL_ROWS))
         inside = self.directory_of_chunks(prefix)
         if inside is not None and inside[2]:
             above, index, _ = inside
-            total += sum(int(lengths.sum()) for _, lengths in above.batches_below(index, _ALL_ROWS))
+            total += sum(int(lengths.sum()) for _, lengths in above.batches_below(index, ALL_ROWS))
         return total
 
     def directory_of_chunks(self, prefix: str) -> tuple[OpenArray, ChunkIndex, int] | None:

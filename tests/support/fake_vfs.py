@@ -5,7 +5,10 @@ from typing import Any
 from icefs.vfs.attrs import FOREVER_S, Attr, EntryRun, FsStats
 from icefs.vfs.handles import BytesHandle, DirectBytesHandle
 
-FILE = Attr(42, 0o100444, 1, 7, 8, 1000, 3_000_000_001, 2_000_000_002, 1_000_000_003, FOREVER_S, 5.5)
+FILE = Attr(
+    ino=42, mode=0o100444, nlink=1, uid=7, gid=8, size=1000, mtime_ns=3_000_000_001, ctime_ns=2_000_000_002,
+    atime_ns=1_000_000_003, entry_timeout_s=FOREVER_S, attr_timeout_s=5.5,
+)  # fmt: skip
 DIRECTORY = FILE._replace(ino=2, mode=0o040555, nlink=2, size=0)
 
 

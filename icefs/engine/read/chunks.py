@@ -28,6 +28,9 @@ from icefs.words import plural
 type U32 = npt.NDArray[np.uint32]
 type U64 = npt.NDArray[np.uint64]
 type Bools = npt.NDArray[np.bool_]
+ALL_ROWS: Final = 1 << 62
+"""The size of a batch that holds all rows, as many as there may be."""
+
 _EMPTY_U32: Final = np.empty(0, np.uint32)
 _EMPTY_U64: Final = np.empty(0, np.uint64)
 
@@ -358,4 +361,4 @@ class ArrayChunks:
     @property
     def num_chunks(self) -> int:
         """How many chunks exist; loads all manifests, and raises as `iter_batches`."""
-        return sum(len(batch) for batch in self.iter_batches(1 << 62))
+        return sum(len(batch) for batch in self.iter_batches(ALL_ROWS))

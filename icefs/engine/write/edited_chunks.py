@@ -1,17 +1,14 @@
 """An array's chunks as a writable session sees them: the base's, with the session's changes on top."""
 
 from collections.abc import Iterator, Sequence
-from typing import Final
 
 import numpy as np
 
-from icefs.engine.read.chunks import U32, U64, ArrayChunks, Bools, ChunkBatch
+from icefs.engine.read.chunks import ALL_ROWS, U32, U64, ArrayChunks, Bools, ChunkBatch
 from icefs.engine.write.changeset import Change, ChunkChanges
 from icefs.engine.write.manifest_split import inside_grid
 from icefs.format.chunk_indices import ChunkIndices
 from icefs.format.manifest.reader import ArrayRefs, ChunkKind, ChunkRef
-
-_ALL: Final = 1 << 62
 
 
 class EditedChunks:
@@ -77,7 +74,7 @@ class EditedChunks:
         known = self._merged
         if known is not None and known[0] == self._changes.revision:
             return known[1]
-        parts = [batch.refs for batch in self._base.iter_batches(_ALL)]
+        parts = [batch.refs for batch in self._base.iter_batches(ALL_ROWS)]
         base = ArrayRefs.concat(parts) if parts else None
         revision, sets, deletes = self._changes.state()
         refs = inside_grid(ArrayRefs.merge(base, sets, deletes), self.grid_shape)

@@ -13,7 +13,7 @@ from typing import ClassVar, Final
 import numpy as np
 import numpy.typing as npt
 
-from icefs.engine.read.chunks import ArrayChunks, ChunkBatch
+from icefs.engine.read.chunks import ALL_ROWS, ArrayChunks, ChunkBatch
 from icefs.engine.read.session import Session
 from icefs.errors import FormatError, InvalidInputError
 from icefs.format.manifest.reader import ArrayRefs, ChunkRef
@@ -252,7 +252,7 @@ class ArrayView:
         if layout.widths[level] == 1 and layout.ndim > 0:
             positions, lengths = chunks.leaves(prefix)
             return [ChunkColumns((positions,), lengths, len(positions))]
-        return [_flat(batch) for batch in chunks.iter_batches(1 << 62)]
+        return [_flat(batch) for batch in chunks.iter_batches(ALL_ROWS)]
 
     def names(self, level: int, part: ChunkColumns, first: int, end: int) -> list[bytes]:
         """Writes the names of the entries `[first, end)` of a part of a listing."""

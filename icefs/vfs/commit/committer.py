@@ -46,7 +46,7 @@ from icefs.worktree.upload.background import BackgroundUploads
 from icefs.worktree.upload.uploader import ArrayUpload, Progress, UploadOptions, storing_again, upload_chunks
 
 if TYPE_CHECKING:
-    from icefs.vfs.trees.working_tree import WorkingTree
+    from icefs.vfs.trees.writable_branch import WritableBranch
 
 logger = logging.getLogger(__name__)
 
@@ -101,7 +101,7 @@ class Committed:
 
 
 def commit(
-    tree: "WorkingTree",
+    tree: "WritableBranch",
     work: WorkTree,
     request: CommitRequest,
     open_inos: Iterable[int],
@@ -149,7 +149,7 @@ def commit(
 
 
 def _commit_once(
-    tree: "WorkingTree",
+    tree: "WritableBranch",
     work: WorkTree,
     request: CommitRequest,
     open_inos: Iterable[int],
@@ -313,7 +313,7 @@ def _apply_nodes(staged: Staged, session: WritableSession) -> None:
 
 
 def _settle(
-    tree: "WorkingTree",
+    tree: "WritableBranch",
     work: WorkTree,
     frozen: FrozenTree,
     staged: Staged,
@@ -348,7 +348,7 @@ def _settle(
     return Committed(snapshot_id, facts, entries, told.attrs)
 
 
-def _their_part(tree: "WorkingTree", told: "_Switch", base: str, snapshot_id: SnapshotId) -> Move:
+def _their_part(tree: "WritableBranch", told: "_Switch", base: str, snapshot_id: SnapshotId) -> Move:
     """Works out what came in between when a commit was rebased; numbers and times of that are not those of before."""
     repository = tree.settings.repository
     parent = repository.snapshot_info(snapshot_id).parent_id
@@ -403,7 +403,7 @@ class _Switch:
 
     def __init__(
         self,
-        tree: "WorkingTree",
+        tree: "WritableBranch",
         snapshot_id: SnapshotId,
         open_inos: Iterable[int],
         frozen: FrozenTree | None = None,
@@ -439,7 +439,7 @@ class _Switch:
         return encoded(result.renamed)
 
 
-def resolve(tree: "WorkingTree", work: WorkTree, open_inos: Iterable[int]) -> tuple[list[Entry], list[int]]:
+def resolve(tree: "WritableBranch", work: WorkTree, open_inos: Iterable[int]) -> tuple[list[Entry], list[int]]:
     """Finds out what became of a commit in doubt, and completes or abandons it.
 
     Returns:
@@ -465,7 +465,7 @@ def resolve(tree: "WorkingTree", work: WorkTree, open_inos: Iterable[int]) -> tu
 
 
 def take_over_late(
-    tree: "WorkingTree", work: WorkTree, open_inos: Iterable[int], tell: Tell = _tell_nobody
+    tree: "WritableBranch", work: WorkTree, open_inos: Iterable[int], tell: Tell = _tell_nobody
 ) -> SnapshotId | None:
     """Puts a tree on a commit of its own that had been given up, and that its branch has; returns that."""
     snapshot_id = late_commit(tree, work)
@@ -501,7 +501,7 @@ def take_over_late(
     return snapshot_id
 
 
-def recover(tree: "WorkingTree", work: WorkTree, session: Session) -> None:
+def recover(tree: "WritableBranch", work: WorkTree, session: Session) -> None:
     """Brings a working tree that was just opened to where it can be worked with; in a worker thread.
 
     Where the store does not answer, a commit in doubt stays so; the tree can be read and written all the same.
@@ -520,7 +520,7 @@ def recover(tree: "WorkingTree", work: WorkTree, session: Session) -> None:
 
 
 def rebase_tree(
-    tree: "WorkingTree", work: WorkTree, how: str, open_inos: Iterable[int], tell: Tell = _tell_nobody
+    tree: "WritableBranch", work: WorkTree, how: str, open_inos: Iterable[int], tell: Tell = _tell_nobody
 ) -> tuple[SnapshotId, list[Entry], list[int]]:
     """Puts a working tree's changes on the branch's tip.
 
@@ -562,7 +562,7 @@ def rebase_tree(
     )
 
 
-def _compare(tree: "WorkingTree", view: FrozenTree, how: str) -> tuple[WritableSession, list[str]]:
+def _compare(tree: "WritableBranch", view: FrozenTree, how: str) -> tuple[WritableSession, list[str]]:
     """Rebases what is staged, without storing it.
 
     Returns:

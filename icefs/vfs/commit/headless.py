@@ -22,7 +22,7 @@ from icefs.vfs.control.branch_control import WorkingControl
 from icefs.vfs.filesystem import FileSystem, MountRequest
 from icefs.vfs.inodes.table import ROOT_INO
 from icefs.vfs.observe.stats import Stats
-from icefs.vfs.trees.working_tree import WorkingTree
+from icefs.vfs.trees.writable_branch import WritableBranch
 from icefs.worktree.model.changes import ChangeKind, TreeChange
 from icefs.worktree.spool.left import look_at
 from icefs.worktree.spool.state import has_state
@@ -73,7 +73,7 @@ class Exported:
 
 
 class _Opened:
-    def __init__(self, fs: FileSystem, tree: WorkingTree) -> None:
+    def __init__(self, fs: FileSystem, tree: WritableBranch) -> None:
         self.fs = fs
         self.tree = tree
         self.control = WorkingControl(tree, fs.open_inos)
@@ -107,7 +107,7 @@ def _run[T](
     fs = FileSystem(repository, refs, request, _NoKernel(), Stats(()))
 
     async def main() -> T:
-        assert isinstance(fs.single, WorkingTree)  # a writable repository's branch
+        assert isinstance(fs.single, WritableBranch)  # a writable repository's branch
         await fs.single.look()
         return await work(_Opened(fs, fs.single))
 

@@ -21,10 +21,10 @@ from icefs.zarr.keys import ChunkKeyLayout, metadata_key, node_prefix
 from icefs.zarr.reader import KeyReader
 
 if TYPE_CHECKING:
-    from icefs.vfs.trees.working_tree import WorkingTree
+    from icefs.vfs.trees.writable_branch import WritableBranch
 
 
-def late_commit(tree: "WorkingTree", work: WorkTree) -> SnapshotId | None:
+def late_commit(tree: "WritableBranch", work: WorkTree) -> SnapshotId | None:
     """Finds a commit that the tree had given up among those of its branch since the tree's base.
 
     Raises:
@@ -109,7 +109,7 @@ def remove_hidden(work: WorkTree, keys: Iterable[str]) -> Iterator[tuple[int, by
             yield work.getattr(where).ino, name.encode(errors="surrogatepass")
 
 
-def facts_of(tree: "WorkingTree", snapshot_id: SnapshotId) -> dict[str, object]:
+def facts_of(tree: "WritableBranch", snapshot_id: SnapshotId) -> dict[str, object]:
     """Returns what is told of a commit that was found to have been made, as of any."""
     log = tree.settings.repository.assets.fetch_transaction_log(snapshot_id)
     nodes = (log.new_groups, log.new_arrays, log.deleted_groups, log.deleted_arrays, log.updated_arrays)
@@ -120,6 +120,6 @@ def facts_of(tree: "WorkingTree", snapshot_id: SnapshotId) -> dict[str, object]:
     }
 
 
-def base_of(tree: "WorkingTree", frozen: FrozenTree) -> Session:
+def base_of(tree: "WritableBranch", frozen: FrozenTree) -> Session:
     """Opens the snapshot that a frozen tree stands on."""
     return open_session(tree.settings.repository, SnapshotId.parse(frozen.base))

@@ -31,7 +31,7 @@ from icefs.vfs.control.status_text import diff_lines, to_text
 from icefs.vfs.interface import FileHandle
 from icefs.vfs.trees.places import open_session
 from icefs.vfs.trees.snapshot_tree import tree_facts
-from icefs.vfs.trees.working_tree import WorkingTree
+from icefs.vfs.trees.writable_branch import WritableBranch
 from icefs.worktree.stage.stager import staged_now
 from icefs.worktree.tree import WorkTree
 
@@ -49,7 +49,7 @@ class WorkingControl:
     its end there whether or not anybody still waits for it.
     """
 
-    def __init__(self, tree: WorkingTree, open_inos: Callable[[], Iterable[int]]) -> None:
+    def __init__(self, tree: WritableBranch, open_inos: Callable[[], Iterable[int]]) -> None:
         self._tree = tree
         self._open_inos = open_inos
         self._job: Job[Result] | None = None

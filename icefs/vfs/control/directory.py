@@ -10,7 +10,7 @@ from functools import partial
 from typing import Final
 
 from icefs.errors import ReadOnlyError, StaleError, TreeError
-from icefs.vfs.attrs import ABSENT_FOREVER, FOREVER_S, Attr, Ownership
+from icefs.vfs.attrs import ABSENT_FOREVER, Attr, Ownership
 from icefs.vfs.handles import DirectBytesHandle
 from icefs.vfs.inodes.numbers import CONTROL_SLOT, FixedNumbers
 from icefs.vfs.interface import FileHandle, NotInMemoryError
@@ -69,10 +69,8 @@ class ControlDir:
         self._made: dict[int, bytes] = {}
 
     def _attr(self, slot: int, mode: int, size: int = 0) -> Attr:
-        owner, time_ns = self._ownership, self._started_ns
         nlink = 2 if slot == CONTROL_SLOT else 1
-        ino = self._fixed.ino(slot)
-        return Attr(ino, mode, nlink, owner.uid, owner.gid, size, time_ns, time_ns, time_ns, FOREVER_S, FOREVER_S)
+        return self._ownership.attr(self._fixed.ino(slot), mode, nlink=nlink, size=size, time_ns=self._started_ns)
 
     def dir_attr(self) -> Attr:
         """Returns the attributes of the directory itself."""

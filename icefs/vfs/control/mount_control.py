@@ -24,7 +24,7 @@ from icefs.vfs.observe.stats import RING
 from icefs.vfs.trees.branch_tree import BranchTree
 from icefs.vfs.trees.places import open_session
 from icefs.vfs.trees.snapshot_tree import SessionTree, tree_facts
-from icefs.vfs.trees.working_tree import WorkingTree
+from icefs.vfs.trees.writable_branch import WritableBranch
 from icefs.words import plural, quoted, some, visible
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class MountControl:
         """Makes a tree's control directory, which is the mount's too where the tree is all there is."""
         files = self._tree_files(tree)
         operations = self._operations(tree)
-        if isinstance(tree, WorkingTree):
+        if isinstance(tree, WritableBranch):
             working = WorkingControl(tree, self._fs.open_inos)
             own = working.files()
             files = [own.get(file.name, file) for file in files]
@@ -105,7 +105,7 @@ class MountControl:
         return files
 
     def _tree_info(self, tree: SessionTree) -> dict[str, Any]:
-        return {**tree_facts(tree), "snapshot": str(tree.snapshot_id), "writable": isinstance(tree, WorkingTree)}
+        return {**tree_facts(tree), "snapshot": str(tree.snapshot_id), "writable": isinstance(tree, WritableBranch)}
 
     # The mount.
 
@@ -222,7 +222,7 @@ class MountControl:
                     fs.forget((await fs.lookup(directory, text)).ino, 1)
         found: list[dict[str, Any]] = []
         for tree in self._branches():
-            if isinstance(tree, WorkingTree):
+            if isinstance(tree, WritableBranch):
                 try:
                     await tree.look()
                 except IcefsError as error:
@@ -261,7 +261,7 @@ async def _refuse(tree: SessionTree | None, request: Mapping[str, Any]) -> NoRet
     raise ReadOnlyError(f"this tree is read-only: {tree.kind} {quoted(tree.name or str(tree.snapshot_id))}")
 
 
-def _unusable(tree: WorkingTree, error: IcefsError) -> dict[str, Any]:
+def _unusable(tree: WritableBranch, error: IcefsError) -> dict[str, Any]:
     """Describes a branch whose working tree cannot be opened, as `MountControl.uncommitted` does the others."""
     return {
         "name": tree.name,
@@ -277,14 +277,14 @@ def _unusable(tree: WorkingTree, error: IcefsError) -> dict[str, Any]:
 
 def _has_changes(tree: BranchTree) -> bool:
     """Tells whether there is anything uncommitted; a working tree that waits to be opened is taken to have some."""
-    if not isinstance(tree, WorkingTree):
+    if not isinstance(tree, WritableBranch):
         return False
     return tree.has_left_work or (tree.work is not None and tree.work.has_changes())
 
 
 def _problem(tree: BranchTree) -> str | None:
     """Says why a branch cannot be used, or does not show its tip."""
-    if isinstance(tree, WorkingTree) and tree.unusable is not None:
+    if isinstance(tree, WritableBranch) and tree.unusable is not None:
         return tree.unusable.message
     return tree.problem
 

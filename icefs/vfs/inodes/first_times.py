@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from icefs.clock import NS_PER_US
 from icefs.engine.history.key_times import ChunkTimes, KeyTimes
 from icefs.engine.history.lineage import Lineages
 from icefs.format.ids import NodeId, SnapshotId
-from icefs.vfs.attrs import NANOSECONDS
 from icefs.vfs.interface import NotInMemoryError
 
 type I64 = npt.NDArray[np.int64]
@@ -38,11 +38,11 @@ class FirstTimes:
         """
         times = self._times
         if times is None:
-            return self._uniform.uniform * NANOSECONDS
+            return self._uniform.uniform * NS_PER_US
         found = times.known_metadata(node_id)
         if found is None:
             raise NotInMemoryError((id(times), "metadata", node_id), lambda: times.metadata(node_id), _kept)
-        return found * NANOSECONDS
+        return found * NS_PER_US
 
     def chunks(self, node_id: NodeId) -> ChunkTimes:
         """Returns the times of an array's chunks, in microseconds; raises as `metadata_ns`."""
@@ -58,7 +58,7 @@ class FirstTimes:
     def known_chunk_ns(self, node_id: NodeId, chunk_index: Sequence[int]) -> int | None:
         """Returns the time of a chunk if it can be told without reading."""
         found = self.known_chunks(node_id)
-        return None if found is None else found.of(chunk_index) * NANOSECONDS
+        return None if found is None else found.of(chunk_index) * NS_PER_US
 
     def known_chunks(self, node_id: NodeId) -> ChunkTimes | None:
         """Returns what `chunks` returns if it can be told without reading."""

@@ -8,8 +8,8 @@ the commit (see `worktree.model.kept_regions`).
 import threading
 from collections.abc import Iterator
 
+from icefs.clock import NS_PER_US
 from icefs.engine.history.key_times import ChunkTimes
-from icefs.vfs.attrs import NANOSECONDS
 from icefs.vfs.inodes.history import ChunkEpochs, History
 from icefs.vfs.inodes.numbers import ArrayNumbers, ChunkRange, ChunkTable, Prefix, newest_epoch
 from icefs.vfs.inodes.table import InodeSpace
@@ -65,7 +65,7 @@ class FormerArray:
         if is_chunk and not epoch:
             if self._first is None:
                 return None  # so nobody was told of any
-            time_ns = self._first.of(prefix) * NANOSECONDS
+            time_ns = self._first.of(prefix) * NS_PER_US
         with self._lock:
             try:
                 number = self.owner.number(prefix, epoch if is_chunk else newest_epoch(self._dir_epochs, prefix))

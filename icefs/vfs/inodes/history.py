@@ -14,8 +14,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from icefs.clock import NS_PER_US
 from icefs.format.ids import NodeId
-from icefs.vfs.attrs import NANOSECONDS
 from icefs.vfs.inodes.table import BitLayout
 
 type I64 = npt.NDArray[np.int64]
@@ -136,7 +136,7 @@ class History:
 
     def __init__(self, flushed_at: int) -> None:
         """Begins epoch 0, at a snapshot's time in microseconds."""
-        self._times_ns = [flushed_at * NANOSECONDS]
+        self._times_ns = [flushed_at * NS_PER_US]
         self._files: dict[str, int] = {}
         self._dirs: dict[str, int] = {}
         self._chunks: dict[NodeId, ChunkEpochs] = {}
@@ -148,10 +148,10 @@ class History:
 
     def begin(self, flushed_at: int) -> int:
         """Begins the next epoch, at its snapshot's time in microseconds, and returns it."""
-        time_ns = flushed_at * NANOSECONDS
+        time_ns = flushed_at * NS_PER_US
         known = set(self._times_ns)
         while time_ns in known:  # a branch that was reset and is back, or two snapshots of the same microsecond
-            time_ns += NANOSECONDS
+            time_ns += NS_PER_US
         self._times_ns.append(time_ns)
         return self.epoch
 

@@ -17,7 +17,7 @@ from icefs.storage.metered import StoreCounts, StoreMeter, Timing
 from icefs.vfs.observe.counters import Lag
 from icefs.vfs.observe.metrics import Durations, Labels, Metric, to_prometheus
 from icefs.vfs.observe.stats import errno_name, quantile_us
-from icefs.vfs.trees.working_tree import WorkingTree
+from icefs.vfs.trees.writable_branch import WritableBranch
 from icefs.words import node_key
 from icefs.worktree.tree import WorkTree
 
@@ -125,9 +125,9 @@ class Observer:
             stats.uptime_s,
         )
 
-    def _working(self) -> list[WorkingTree]:
+    def _working(self) -> list[WritableBranch]:
         trees = [self._fs.single] if self._fs.root is None else list(self._fs.root.branches.values())
-        return [tree for tree in trees if isinstance(tree, WorkingTree)]
+        return [tree for tree in trees if isinstance(tree, WritableBranch)]
 
     def _disk_cache(self) -> dict[str, float]:
         cache = self._fs.repository.assets.disk_cache

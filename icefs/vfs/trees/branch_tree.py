@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from icefs.engine.history.changes import Changes, compare
-from icefs.engine.read.chunks import ArrayChunks
+from icefs.engine.read.chunks import ALL_ROWS, ArrayChunks
 from icefs.engine.read.session import Session
 from icefs.errors import FormatError, InvalidInputError, StorageError
 from icefs.format.chunk_indices import pack_keys
@@ -133,7 +133,7 @@ def _whole(old: Session, before: NodeSnapshot, after: NodeSnapshot | None) -> Ar
         return move
     if old.has_children(before.path):
         with suppress(FormatError, StorageError):
-            move.among_nodes = [batch.coords for batch in old.array_chunks(before).iter_batches(1 << 62)]
+            move.among_nodes = [batch.coords for batch in old.array_chunks(before).iter_batches(ALL_ROWS)]
     if len(layout.widths) > 1 and layout.widths[0] == 0:
         move.top_names = [b"c"]
         return move
@@ -144,7 +144,7 @@ def _whole(old: Session, before: NodeSnapshot, after: NodeSnapshot | None) -> Ar
             move.top_names = layout.format_names(0, [chunks.children(())])
         else:
             move.top_names = [
-                name for batch in chunks.iter_batches(1 << 62) for name in layout.format_names(0, batch.coords)
+                name for batch in chunks.iter_batches(ALL_ROWS) for name in layout.format_names(0, batch.coords)
             ]
     return move
 

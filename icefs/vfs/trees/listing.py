@@ -11,8 +11,9 @@ from typing import Final
 
 import numpy as np
 
+from icefs.clock import NS_PER_US
 from icefs.engine.history.key_times import ChunkTimes
-from icefs.vfs.attrs import NANOSECONDS, Attr, EntryRun
+from icefs.vfs.attrs import Attr, EntryRun
 from icefs.vfs.chunks.array_view import ArrayView, ChunkColumns
 from icefs.vfs.inodes.history import U32, ChunkEpochs, History
 from icefs.vfs.inodes.numbers import Prefix
@@ -101,11 +102,11 @@ class ChunkEntries(Section):
             return [history.time_ns(since)] * count
         own = None if first is None else first.of_all(columns, count)
         if each is None:
-            return None if own is None else (own * NANOSECONDS).tolist()
+            return None if own is None else (own * NS_PER_US).tolist()
         times = history.times_ns(each)
         if first is not None:
             for row in np.flatnonzero(each == 0).tolist():
-                times[row] = (first.uniform if own is None else int(own[row])) * NANOSECONDS
+                times[row] = (first.uniform if own is None else int(own[row])) * NS_PER_US
         return times
 
     def _dirs(self, names: list[bytes], first: int, end: int, start: int, epochs: ChunkEpochs | None) -> EntryRun:

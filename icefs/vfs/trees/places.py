@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+from icefs.clock import NS_PER_US
 from icefs.engine.history.lineage import Lineages
 from icefs.engine.read.session import Session
 from icefs.engine.repository import Repository
@@ -16,7 +17,7 @@ from icefs.errors import FormatError, ObjectNotFoundError, SnapshotNotFoundError
 from icefs.format.ids import SnapshotId
 from icefs.format.manifest.reader import ChunkRef
 from icefs.format.snapshot.reader import NodeSnapshot
-from icefs.vfs.attrs import ABSENT, ABSENT_FOREVER, FOREVER_S, NANOSECONDS, Attr, Ownership
+from icefs.vfs.attrs import ABSENT, ABSENT_FOREVER, Attr, Ownership
 from icefs.vfs.chunks.array_view import ArrayView
 from icefs.vfs.chunks.reader import ChunkOpener
 from icefs.vfs.inodes.first_times import FirstTimes
@@ -390,9 +391,8 @@ class PlacedTree(Tree):
 
     def _attr(self, ino: int, mode: int, nlink: int, size: int, epoch: int, first_ns: int | None = None) -> Attr:
         """Makes attributes; `first_ns` is the time of a file that has not changed since the mount looks."""
-        owner = self._context.ownership
         time_ns = self.history.time_ns(epoch) if first_ns is None else first_ns
-        return Attr(ino, mode, nlink, owner.uid, owner.gid, size, time_ns, time_ns, time_ns, FOREVER_S, FOREVER_S)
+        return self._context.ownership.attr(ino, mode, nlink=nlink, size=size, time_ns=time_ns)
 
     def dir_attr(self, path: str) -> Attr:
         """Returns the attributes of a directory of nodes, which must be one."""
@@ -411,7 +411,7 @@ class PlacedTree(Tree):
     def _chunk_attr(self, view: ArrayView, chunk_index: Prefix, ref: ChunkRef) -> Attr:
         epoch = self._chunk_epoch(view, chunk_index)
         ino = view.numbers.number(chunk_index, epoch)
-        first_ns = None if epoch else self.first_times.chunks(view.node.id).of(chunk_index) * NANOSECONDS
+        first_ns = None if epoch else self.first_times.chunks(view.node.id).of(chunk_index) * NS_PER_US
         return self._attr(ino, self._file_mode, 1, min(ref.length_bytes, MAX_SIZE), epoch, first_ns)
 
     def _chunk_dir_attr(self, view: ArrayView, prefix: Prefix) -> Attr:

@@ -15,7 +15,7 @@ from icefs.errors import (
     TreeError,
 )
 from icefs.format.ids import SnapshotId
-from icefs.vfs.attrs import ABSENT, ABSENT_FOREVER, FOREVER_S, Attr, EntryRun
+from icefs.vfs.attrs import ABSENT, ABSENT_FOREVER, Attr, EntryRun
 from icefs.vfs.control.directory import CONTROL_NAME, ControlDir
 from icefs.vfs.inodes.numbers import CONTROL_SLOT, ROOT_SLOT, reserve_fixed
 from icefs.vfs.interface import DirHandle, FileHandle, NotInMemoryError, Tree, not_a_directory
@@ -76,10 +76,9 @@ class RootTree(Tree):
     # Attributes.
 
     def _attr(self, slot: int) -> Attr:
-        owner, time_ns = self._context.ownership, self._changed_ns[slot]
-        ino = self.fixed.ino(slot)
-        mode = self._dir_mode
-        return Attr(ino, mode, 2, owner.uid, owner.gid, 0, time_ns, time_ns, time_ns, FOREVER_S, FOREVER_S)
+        return self._context.ownership.attr(
+            self.fixed.ino(slot), self._dir_mode, nlink=2, size=0, time_ns=self._changed_ns[slot]
+        )
 
     def getattr(self, ino: int) -> Attr:
         """Returns attributes."""

@@ -10,10 +10,11 @@ import os
 from collections.abc import Sequence
 from typing import Any, Final
 
+from icefs.clock import NS_PER_US
 from icefs.errors import IsADirectoryTreeError, ReadOnlyError, StaleError, TreeError
 from icefs.format.snapshot.reader import NodeSnapshot
 from icefs.vfs import xattrs
-from icefs.vfs.attrs import NANOSECONDS, Attr, EntryRun
+from icefs.vfs.attrs import Attr, EntryRun
 from icefs.vfs.chunks.array_view import ArrayView
 from icefs.vfs.control.directory import CONTROL_NAME, ControlDir
 from icefs.vfs.handles import BytesHandle
@@ -261,7 +262,7 @@ class SessionTree(PlacedTree):
             return [ChunkEntries(view, level, prefix, part, template, self.history) for part in parts]
         epochs = self.history.chunks(view.node.id)
         first = self.first_times.chunks(view.node.id) if parts and (epochs is None or not epochs.since) else None
-        first_ns = None if first is None else first.uniform * NANOSECONDS
+        first_ns = None if first is None else first.uniform * NS_PER_US
         template = self._attr(0, self._file_mode, 1, 0, 0, first_ns)
         return [ChunkEntries(view, level, prefix, part, template, self.history, first) for part in parts]
 
@@ -297,7 +298,7 @@ class SnapshotTree(SessionTree):
         """Drops what can be loaded again, times among it: the kernel remembers trees that nobody looks at any more."""
         super().unload()
         if not self.is_gone:  # what is open of one that is gone keeps its time
-            self._begin_history(self.snapshot_id, self.history.time_ns(0) // NANOSECONDS)
+            self._begin_history(self.snapshot_id, self.history.time_ns(0) // NS_PER_US)
 
 
 def tree_facts(tree: SessionTree) -> dict[str, Any]:

@@ -389,17 +389,17 @@ class WorkingBase(BranchTree):
 
     def _kernel_attr(self, attr: NodeAttr) -> Attr:
         return Attr(
-            attr.ino,
-            attr.mode,
-            2 if attr.is_dir else attr.nlink,
-            attr.uid,
-            attr.gid,
-            attr.size,
-            attr.mtime_ns,
-            attr.ctime_ns,
-            attr.atime_ns,
-            FOREVER_S,
-            FOREVER_S,
+            ino=attr.ino,
+            mode=attr.mode,
+            nlink=2 if attr.is_dir else attr.nlink,
+            uid=attr.uid,
+            gid=attr.gid,
+            size=attr.size,
+            mtime_ns=attr.mtime_ns,
+            ctime_ns=attr.ctime_ns,
+            atime_ns=attr.atime_ns,
+            entry_timeout_s=FOREVER_S,
+            attr_timeout_s=FOREVER_S,
         )
 
     def _entered(self, entry: TreeEntry) -> Attr:

@@ -9,7 +9,7 @@ from icefs.worktree.tree import WorkTree
 from icefs.zarr.keys import METADATA_NAME
 
 if TYPE_CHECKING:
-    from icefs.vfs.trees.working_tree import WorkingTree
+    from icefs.vfs.trees.writable_branch import WritableBranch
 
 _WRITING = os.O_WRONLY | os.O_RDWR
 
@@ -77,7 +77,7 @@ class OverlayHandle(FileHandle):
     __slots__ = ("_is_made", "_lower", "_tree", "_work", "_wrote", "direct_io", "is_writable", "number")
 
     def __init__(
-        self, tree: "WorkingTree", work: WorkTree, ino: int, number: int, flags: int, lower: FileHandle | None
+        self, tree: "WritableBranch", work: WorkTree, ino: int, number: int, flags: int, lower: FileHandle | None
     ) -> None:
         """Takes a handle of the working tree and, of a file that nobody changed, one of the snapshot."""
         super().__init__(ino)
@@ -194,7 +194,7 @@ class EarlyHandle(FileHandle):
 
     __slots__ = ("_lower", "_tree", "adopted")
 
-    def __init__(self, tree: "WorkingTree", lower: FileHandle) -> None:
+    def __init__(self, tree: "WritableBranch", lower: FileHandle) -> None:
         """Takes the branch and its own handle, which does not answer once it is adopted."""
         super().__init__(lower.ino)
         self.adopted: OverlayHandle | None = None

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from icefs.engine.read.chunks import ALL_ROWS
 from icefs.engine.read.session import Session
 from icefs.format.chunk_indices import ChunkIndices
 from icefs.format.manifest.reader import ArrayRefs
@@ -17,7 +18,6 @@ from icefs.format.snapshot.nodes import NodeSnapshot
 from icefs.worktree.stage.staged import no_indices
 from icefs.zarr.keys import ChunkIndex, ChunkKeyLayout
 
-_ALL_ROWS = 1 << 62
 _FEW = 256
 
 
@@ -99,7 +99,7 @@ class BaseChunks:
         """
         refs = self._refs.get(node.path)
         if refs is None:
-            parts = [batch.refs for batch in self._base.array_chunks(node).iter_batches(_ALL_ROWS)]
+            parts = [batch.refs for batch in self._base.array_chunks(node).iter_batches(ALL_ROWS)]
             assert node.array is not None  # only arrays have chunks
             refs = ArrayRefs.concat(parts) if parts else ArrayRefs.empty(node.id, len(node.array.shape))
             self._refs[node.path] = refs

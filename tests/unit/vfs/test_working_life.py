@@ -13,7 +13,7 @@ from icefs.fuse.errno_map import OPERATIONS
 from icefs.storage.memory import MemoryStorage
 from icefs.vfs.filesystem import FileSystem, MountRequest
 from icefs.vfs.observe.stats import Stats
-from icefs.vfs.trees.working_tree import WorkingTree
+from icefs.vfs.trees.writable_branch import WritableBranch
 from tests.support.fake_vfs import FakeNotifier
 from tests.support.vfs_driver import OWNERSHIP, Driver, until
 
@@ -23,7 +23,7 @@ async def test_a_working_tree_that_is_being_opened_goes_with_its_branch(tmp_path
     repository.create_branch("short", repository.lookup_branch("main"))
     begun, may_go_on = threading.Event(), threading.Event()
     opened = []
-    really_open = WorkingTree._open_work
+    really_open = WritableBranch._open_work
 
     def slowly(tree, session):
         work = really_open(tree, session)
@@ -32,7 +32,7 @@ async def test_a_working_tree_that_is_being_opened_goes_with_its_branch(tmp_path
         assert may_go_on.wait(30)
         return work
 
-    monkeypatch.setattr(WorkingTree, "_open_work", slowly)
+    monkeypatch.setattr(WritableBranch, "_open_work", slowly)
     request, notifier = MountRequest(OWNERSHIP, state_root=tmp_path), FakeNotifier()
     fs = FileSystem(repository, repository.refs(), request, notifier, Stats(OPERATIONS))
     directory = await Driver(fs, notifier).walk("branches/short")

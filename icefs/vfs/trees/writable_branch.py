@@ -53,7 +53,7 @@ _WRITING: Final = os.O_WRONLY | os.O_RDWR | os.O_TRUNC
 _MAPPED_S: Final = 5.0
 
 
-class WorkingTree(WorkingBase):
+class WritableBranch(WorkingBase):
     """A branch that can be written to.
 
     Attributes:
