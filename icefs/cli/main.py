@@ -18,7 +18,7 @@ from typing import NamedTuple
 import click
 
 from icefs import errors
-from icefs.cli.options import Group, Settings, debug_option, say
+from icefs.cli.support.options import Group, Settings, debug_option, say
 from icefs.words import visible
 
 USAGE, NOT_FOUND, STATE, CONFLICT, FORBIDDEN, STORAGE, FORMAT, BUG = 2, 3, 4, 5, 6, 7, 8, 70
@@ -118,7 +118,7 @@ COMPLETING = "_ICEFS_COMPLETE"
 
 
 class Lazy(NamedTuple):
-    """Where a subcommand is, and its one line for the list of commands, which is shown without importing it."""
+    """The module below `icefs.cli.commands`, and the line for the list of commands, which imports none of them."""
 
     module: str
     attribute: str
@@ -126,41 +126,41 @@ class Lazy(NamedTuple):
 
 
 COMMANDS: dict[str, Lazy] = {
-    "init": Lazy("icefs.cli.init", "init", "Make an empty repository, with the branch main."),
-    "mount": Lazy("icefs.cli.mount", "mount", "Mount a repository as a file system."),
-    "umount": Lazy("icefs.cli.umount", "umount", "Unmount, and wait for the daemon to end."),
-    "serve": Lazy("icefs.cli.serve", "serve", "Serve the mount of a configuration file, as a service."),
-    "install-units": Lazy("icefs.cli.install_units", "install_units", "Install systemd's units and mount(8)'s helper."),
-    "status": Lazy("icefs.cli.control", "status", "Show the state of a mounted tree."),
-    "diff": Lazy("icefs.cli.diff", "diff", "Show what changed between two versions, or what is not committed yet."),
-    "commit": Lazy("icefs.cli.committing", "commit", "Commit the changes in a mounted branch."),
-    "discard": Lazy("icefs.cli.committing", "discard", "Drop uncommitted changes, at PATH or all of the branch."),
-    "rebase": Lazy("icefs.cli.committing", "rebase", "Put the changes on top of what others have committed."),
-    "refresh": Lazy("icefs.cli.control", "refresh", "Let a mount look for new commits now."),
-    "top": Lazy("icefs.cli.top", "top", "Show live what a mount does."),
-    "log-level": Lazy("icefs.cli.top", "log_level", "Show or change how much the daemon of a mount logs."),
-    "sessions": Lazy("icefs.cli.sessions", "sessions", "List working trees; commit, discard or export one unmounted."),
-    "doctor": Lazy("icefs.cli.doctor", "doctor", "Find out why something does not work."),
-    "warmup": Lazy("icefs.cli.warmup", "warmup", "Fetch chunks into the disk cache."),
-    "info": Lazy("icefs.cli.info", "info", "Show facts about a repository or a mount."),
-    "log": Lazy("icefs.cli.history", "log", "Show the history of a branch, tag or snapshot."),
-    "blame": Lazy("icefs.cli.blame", "blame", "Show which commit changed each chunk of an array last."),
-    "branch": Lazy("icefs.cli.refs", "branch", "List, create, delete and reset branches."),
-    "tag": Lazy("icefs.cli.refs", "tag", "List, create and delete tags."),
-    "ls": Lazy("icefs.cli.read", "ls", "List groups, arrays and chunks."),
-    "cat": Lazy("icefs.cli.read", "cat", "Write the bytes of a Zarr key to standard output."),
-    "import": Lazy("icefs.cli.transfer", "import_", "Import a directory of Zarr v3 as one commit."),
-    "export": Lazy("icefs.cli.transfer", "export", "Export a version as plain files of Zarr v3."),
-    "stats": Lazy("icefs.cli.upkeep", "stats", "Show how many bytes chunks take, by array or of all versions."),
-    "fsck": Lazy("icefs.cli.upkeep", "fsck", "Check that a repository is whole, and mend it."),
-    "expire": Lazy("icefs.cli.upkeep", "expire", "Take old snapshots out of the history."),
-    "gc": Lazy("icefs.cli.upkeep", "gc", "Delete objects that nothing needs."),
-    "rewrite-manifests": Lazy("icefs.cli.upkeep", "rewrite_manifests", "Write a branch's manifests anew."),
-    "upgrade": Lazy("icefs.cli.upkeep", "upgrade", "Bring a repository of spec version 1 to version 2."),
-    "config": Lazy("icefs.cli.config", "config", "Show and change the saved configuration."),
-    "inspect": Lazy("icefs.cli.info", "inspect", "Show a file of the repository as JSON."),
-    "help": Lazy("icefs.cli.help", "show_help", "Show help on a topic or a command, or write manual pages."),
-    "completion": Lazy("icefs.cli.help", "completion", "Print a script that lets a shell complete commands."),
+    "init": Lazy("init", "init", "Make an empty repository, with the branch main."),
+    "mount": Lazy("mount", "mount", "Mount a repository as a file system."),
+    "umount": Lazy("umount", "umount", "Unmount, and wait for the daemon to end."),
+    "serve": Lazy("serve", "serve", "Serve the mount of a configuration file, as a service."),
+    "install-units": Lazy("install_units", "install_units", "Install systemd's units and mount(8)'s helper."),
+    "status": Lazy("control", "status", "Show the state of a mounted tree."),
+    "diff": Lazy("diff", "diff", "Show what changed between two versions, or what is not committed yet."),
+    "commit": Lazy("committing", "commit", "Commit the changes in a mounted branch."),
+    "discard": Lazy("committing", "discard", "Drop uncommitted changes, at PATH or all of the branch."),
+    "rebase": Lazy("committing", "rebase", "Put the changes on top of what others have committed."),
+    "refresh": Lazy("control", "refresh", "Let a mount look for new commits now."),
+    "top": Lazy("top", "top", "Show live what a mount does."),
+    "log-level": Lazy("top", "log_level", "Show or change how much the daemon of a mount logs."),
+    "sessions": Lazy("sessions", "sessions", "List working trees; commit, discard or export one unmounted."),
+    "doctor": Lazy("doctor", "doctor", "Find out why something does not work."),
+    "warmup": Lazy("warmup", "warmup", "Fetch chunks into the disk cache."),
+    "info": Lazy("info", "info", "Show facts about a repository or a mount."),
+    "log": Lazy("history", "log", "Show the history of a branch, tag or snapshot."),
+    "blame": Lazy("blame", "blame", "Show which commit changed each chunk of an array last."),
+    "branch": Lazy("refs", "branch", "List, create, delete and reset branches."),
+    "tag": Lazy("refs", "tag", "List, create and delete tags."),
+    "ls": Lazy("read", "ls", "List groups, arrays and chunks."),
+    "cat": Lazy("read", "cat", "Write the bytes of a Zarr key to standard output."),
+    "import": Lazy("transfer", "import_", "Import a directory of Zarr v3 as one commit."),
+    "export": Lazy("transfer", "export", "Export a version as plain files of Zarr v3."),
+    "stats": Lazy("upkeep", "stats", "Show how many bytes chunks take, by array or of all versions."),
+    "fsck": Lazy("upkeep", "fsck", "Check that a repository is whole, and mend it."),
+    "expire": Lazy("upkeep", "expire", "Take old snapshots out of the history."),
+    "gc": Lazy("upkeep", "gc", "Delete objects that nothing needs."),
+    "rewrite-manifests": Lazy("upkeep", "rewrite_manifests", "Write a branch's manifests anew."),
+    "upgrade": Lazy("upkeep", "upgrade", "Bring a repository of spec version 1 to version 2."),
+    "config": Lazy("config", "config", "Show and change the saved configuration."),
+    "inspect": Lazy("info", "inspect", "Show a file of the repository as JSON."),
+    "help": Lazy("help", "show_help", "Show help on a topic or a command, or write manual pages."),
+    "completion": Lazy("help", "completion", "Print a script that lets a shell complete commands."),
 }
 
 
@@ -176,10 +176,10 @@ class LazyGroup(Group):
         lazy = COMMANDS.get(cmd_name)
         if lazy is None:
             return None
-        command = getattr(importlib.import_module(lazy.module), lazy.attribute)
+        command = getattr(importlib.import_module(f"icefs.cli.commands.{lazy.module}"), lazy.attribute)
         assert isinstance(command, click.Command)
         if COMPLETING in os.environ:
-            importlib.import_module("icefs.cli.completing").prepare(command, cmd_name)
+            importlib.import_module("icefs.cli.support.completing").prepare(command, cmd_name)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -283,7 +283,7 @@ def _report(exc: Exception, settings: Settings) -> int:
 
 def _tell(exc: Exception, code: int, message: str, hint: str | None, *, as_json: bool) -> None:
     if as_json:
-        from icefs.cli.failing import error_line  # which only programs need
+        from icefs.cli.support.failing import error_line  # which only programs need
 
         click.echo(error_line(exc, code, message, hint), err=True)
     else:

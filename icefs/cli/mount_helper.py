@@ -17,7 +17,7 @@ import click
 
 from icefs.cli.main import USAGE
 from icefs.cli.main import main as icefs
-from icefs.cli.options import say
+from icefs.cli.support.options import say
 
 type _Make = Callable[[list[str], dict[str, str], list[str]], list[str] | None]
 

@@ -12,7 +12,7 @@ import pytest
 import zarr
 
 from icefs.cli.main import main
-from icefs.cli.mounts import require_mount
+from icefs.cli.support.mounts import require_mount
 from icefs.daemon.mountpoints import mounted_at
 from icefs.daemon.options import MountOptions
 from icefs.engine.write.repository import WritableRepository

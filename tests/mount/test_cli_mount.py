@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from icefs.cli import umount as umount_command
+from icefs.cli.commands import umount as umount_command
 from icefs.cli.main import FAILED, NOT_FOUND, STATE, STORAGE, USAGE, main
 from icefs.daemon.mountpoints import mounted_at
 from tests.support.children import running

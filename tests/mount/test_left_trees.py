@@ -19,9 +19,9 @@ import icechunk
 import pytest
 import zarr
 
-from icefs.cli.leaving import _DEFAULTS, _FLAGS, mount_command
+from icefs.cli.commands.mount import mount as mount_cli
 from icefs.cli.main import STATE, STORAGE, USAGE, main
-from icefs.cli.mount import mount as mount_cli
+from icefs.cli.support.leaving import _DEFAULTS, _FLAGS, mount_command
 from icefs.daemon.mountpoints import mounted_at
 from icefs.errors import StorageError
 from icefs.worktree.spool.state import check_usable

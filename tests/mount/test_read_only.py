@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from icefs.cli.main import main
-from icefs.cli.mounts import require_mount
+from icefs.cli.support.mounts import require_mount
 from icefs.daemon.conversation import MAX_PART_BYTES, Conversation
 from icefs.daemon.mountpoints import mount_table
 from icefs.errors import InvalidInputError

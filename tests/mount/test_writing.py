@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import zarr
 
-from icefs.cli.mounts import require_mount
+from icefs.cli.support.mounts import require_mount
 from icefs.daemon.mountpoints import mounted_at
 from icefs.daemon.options import MountOptions
 from icefs.daemon.spawn import spawn

@@ -4,7 +4,7 @@ import click
 import numpy as np
 import pytest
 
-from icefs.cli.chunk_map import axes, draw, scale
+from icefs.cli.support.chunk_map import axes, draw, scale
 
 
 def picture(grid, ranks):

@@ -5,10 +5,10 @@ import shutil
 import click
 import pytest
 
-from icefs.cli import options
-from icefs.cli.committing import ask_for_message, explain, parse_metadata
+from icefs.cli.commands.committing import ask_for_message, explain, parse_metadata
 from icefs.cli.main import NOT_FOUND, STATE, USAGE
-from icefs.cli.progress import CommitProgress
+from icefs.cli.support import options
+from icefs.cli.support.progress import CommitProgress
 from icefs.engine.repository import Repository
 from icefs.errors import BranchMovedError, InvalidInputError, RebaseFailedError
 from icefs.storage.url import open_storage
@@ -169,7 +169,7 @@ def test_colours_are_for_terminals_that_want_them(monkeypatch, capsys):
 
 def test_a_bar_is_shown_where_it_takes_long_and_somebody_looks(monkeypatch, capsys):
     told = {"files": 1, "total_files": 2, "bytes": 10, "total_bytes": 20}
-    monkeypatch.setattr("icefs.cli.progress.PATIENCE_S", 0.0)
+    monkeypatch.setattr("icefs.cli.support.progress.PATIENCE_S", 0.0)
     with CommitProgress(FakeMount()) as progress:
         progress(told)
     assert capsys.readouterr().err == ""

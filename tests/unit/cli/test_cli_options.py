@@ -5,9 +5,9 @@ import re
 import click
 import pytest
 
-from icefs.cli import options
 from icefs.cli.main import main
-from icefs.cli.options import parse_size
+from icefs.cli.support import options
+from icefs.cli.support.options import parse_size
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import icefs
-from icefs.cli import options
+from icefs.cli.commands.read import describe_node
 from icefs.cli.main import FORMAT, NOT_FOUND, STORAGE, USAGE
-from icefs.cli.read import describe_node
+from icefs.cli.support import options
 from icefs.format.ids import NodeId
 from icefs.format.snapshot.nodes import NodeSnapshot
 from tests.support.fixture_files import FIXTURES
@@ -148,7 +148,7 @@ def test_cat_writes_the_bytes(run, capsysbinary, demo, run_json):
 
 
 def test_cat_in_windows_gives_the_same_bytes(run_json, demo, monkeypatch, capsysbinary):
-    from icefs.cli import read
+    from icefs.cli.commands import read
     from icefs.cli.main import main
 
     monkeypatch.setattr(read, "_WINDOW_BYTES", 1000)

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import zarr
 
-from icefs.cli import committing, leaving
+from icefs.cli.commands import committing
 from icefs.cli.main import main
+from icefs.cli.support import leaving
 from icefs.engine.write.repository import WritableRepository
 from icefs.storage.url import open_storage
 from icefs.vfs.control.status_text import diff_lines, status_lines, to_text

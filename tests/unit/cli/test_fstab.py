@@ -3,8 +3,8 @@
 import click
 import pytest
 
-from icefs.cli.fstab import fstab_option, parse_option_list
 from icefs.cli.main import USAGE
+from icefs.cli.support.fstab import fstab_option, parse_option_list
 
 
 @click.command()

@@ -8,9 +8,9 @@ import subprocess
 import click
 import pytest
 
-from icefs.cli import manpages
 from icefs.cli.main import COMMANDS, EXIT_CODES, NOT_FOUND, USAGE, icefs, main
-from icefs.cli.manpages import TOPICS, Block, blocks
+from icefs.cli.support import manpages
+from icefs.cli.support.manpages import TOPICS, Block, blocks
 from tests.support.ci import require
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-import icefs.cli.install_units as install_units_module
+import icefs.cli.commands.install_units as install_units_module
 from icefs.cli import mount_helper
-from icefs.cli.install_units import HELPERS, UNIT
+from icefs.cli.commands.install_units import HELPERS, UNIT
 from icefs.cli.main import STATE, USAGE, main
-from icefs.cli.manpages import all_pages
+from icefs.cli.support.manpages import all_pages
 
 BIN = Path(sys.executable).parent
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from icefs.cli.locations import is_url, split_ref
+from icefs.cli.support.locations import is_url, split_ref
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from icefs.cli.main import NOT_FOUND, USAGE, main
-from icefs.cli.service_config import KEYS, check_config, find_config, load_config
+from icefs.cli.support.service_config import KEYS, check_config, find_config, load_config
 from icefs.errors import EntryNotFoundError, InvalidInputError
 
 LEAST = 'repository = "/data/era5"\nmountpoint = "/mnt/era5"\n'
@@ -45,7 +45,7 @@ def test_each_kind_of_value():
 
 
 def test_the_keys_are_the_long_options_of_mount():
-    from icefs.cli.mount import mount
+    from icefs.cli.commands.mount import mount
 
     long = {option.removeprefix("--") for param in mount.params for option in param.opts if option.startswith("--")}
     assert set(KEYS) == long - {"foreground", "json", "debug"} | {"repository", "mountpoint"}

@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from icefs.cli import umount
+from icefs.cli.commands import umount
 from icefs.cli.main import FAILED, FORBIDDEN, STATE
 from tests.support.fake_mounts import entry
 

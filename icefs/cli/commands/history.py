@@ -1,0 +1,159 @@
+"""`icefs log`: the history of a branch, tag or snapshot."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import click
+
+from icefs.cli.support.graph import graph_lines
+from icefs.cli.support.options import human_time, iso, json_option, print_json
+from icefs.cli.support.repos import DEFAULT_BRANCH, locate, open_repository
+from icefs.cli.support.steps import steps
+from icefs.clock import to_datetime
+from icefs.engine.read.refs import Refs
+from icefs.engine.repository import Repository
+from icefs.errors import NodeNotFoundError
+from icefs.format.ids import SnapshotId
+from icefs.format.repo.info import SnapshotInfo
+from icefs.words import quoted, visible, visible_json, visible_lines
+from icefs.zarr.keys import normalize_key
+
+_OWN = "__icechunk"  # what the format's libraries note for themselves; --json has it
+
+
+class _LogCommand(click.Command):
+    """Takes what stands behind `--` as the path to follow, as git does."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parses the command line."""
+        if "--" in args:
+            cut = args.index("--")
+            if len(args) > cut + 2:
+                raise click.UsageError("one path can be followed at a time", ctx)
+            args = [*args[:cut], *(f"--follow={path}" for path in args[cut + 1 :])]
+        return super().parse_args(ctx, args)
+
+
+@click.command(cls=_LogCommand)
+@click.argument("repo", metavar="[PATH|REPO]", required=False)
+@click.argument("ref", metavar="[REF] [-- NODE]", required=False)
+@click.option("-n", "--max-count", type=click.IntRange(min=0), metavar="N", help="Show at most N snapshots.")
+@click.option("--follow", metavar="NODE", help="Show only commits that touched this group or array; as '-- NODE'.")
+@click.option("--graph", is_flag=True, help="Draw the branches and tags beside it; all of them without REF.")
+@click.option("--oneline", is_flag=True, help="One line for each snapshot.")
+@json_option
+def log(
+    repo: str | None,
+    ref: str | None,
+    max_count: int | None,
+    follow: str | None,
+    graph: bool,
+    oneline: bool,
+    as_json: bool,
+) -> None:
+    """Show the history of a branch, tag or snapshot.
+
+    Newest first. REF defaults to the branch main, and in a mounted tree to that tree's version. A node is followed
+    through renames, a group with all that is below it.
+    """
+    source = locate(repo, ref)
+    repository = open_repository(source.location)
+    names = Names.of(repository.refs(refresh=False))
+    if graph:
+        if as_json or follow is not None:
+            raise click.UsageError("--graph goes with neither --json nor a path")
+        for line in islice(graph_lines(repository, names, None if source.ref is None else source.ref), max_count):
+            click.echo(line)
+        return
+    version = source.ref if source.ref is not None else DEFAULT_BRANCH
+    history: Iterator[SnapshotInfo] = repository.log(version)
+    if follow is not None:
+        with steps() as progress:  # which is over before anything is printed
+            found = _touching(repository, repository.resolve_ref(version), follow, progress)
+            history = iter(list(islice(found, max_count)))
+    history = islice(history, max_count)
+    if as_json:
+        print_json([describe_snapshot(info, names) for info in history])
+        return
+    for number, info in enumerate(history):
+        if oneline:
+            click.echo(f"{_headline(info, names)} {visible(info.message.partition('\n')[0])}")
+        else:
+            click.echo(("\n" if number else "") + _entry(info, names))
+
+
+def _touching(
+    repository: Repository, snapshot_id: SnapshotId, path: str, progress: Callable[[str, int], None]
+) -> Iterator[SnapshotInfo]:
+    """Yields the commits that touched a node, or anything below it."""
+    from icefs.cli.support.lineages import open_lineage_cache
+    from icefs.engine.history.lineage import Lineages
+
+    session = repository.session_at(snapshot_id)
+    wanted = {node.id for node in session.list_nodes("/" + normalize_key(path.strip("/")))}
+    if not wanted:
+        raise NodeNotFoundError(f"nothing at {path} in {snapshot_id}", path=path)
+    with open_lineage_cache(repository) as cache:
+        for info, touched in Lineages(repository, cache, progress).touches(snapshot_id):
+            if not wanted.isdisjoint(touched):
+                yield info
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """Which branches and tags are at each snapshot, sorted."""
+
+    branches: Mapping[SnapshotId, list[str]]
+    tags: Mapping[SnapshotId, list[str]]
+
+    @classmethod
+    def of(cls, refs: Refs) -> "Names":
+        """Turns refs around."""
+        return cls(_turned(refs.branches), _turned(refs.tags))
+
+    def labels(self, snapshot_id: SnapshotId) -> str:
+        """Returns the branches and tags at a snapshot, for people; nothing where there are none."""
+        branches, tags = self.branches.get(snapshot_id, ()), self.tags.get(snapshot_id, ())
+        return ", ".join([*map(quoted, branches), *(f"tag: {quoted(name)}" for name in tags)])
+
+
+def _turned(refs: Mapping[str, SnapshotId]) -> dict[SnapshotId, list[str]]:
+    names: dict[SnapshotId, list[str]] = {}
+    for name in sorted(refs):
+        names.setdefault(refs[name], []).append(name)
+    return names
+
+
+def describe_snapshot(info: SnapshotInfo, names: Names) -> dict[str, Any]:
+    """Describes a snapshot for programs."""
+    return {
+        "id": str(info.id),
+        "parent_id": None if info.parent_id is None else str(info.parent_id),
+        "written_at": iso(to_datetime(info.flushed_at)),
+        "message": info.message,
+        "metadata": dict(info.metadata),
+        "branches": names.branches.get(info.id, []),
+        "tags": names.tags.get(info.id, []),
+    }
+
+
+def describe_commit(info: SnapshotInfo) -> dict[str, Any]:
+    """Describes a snapshot in a few words, for programs."""
+    return {"id": str(info.id), "written_at": iso(to_datetime(info.flushed_at)), "message": info.message}
+
+
+def _entry(info: SnapshotInfo, names: Names) -> str:
+    lines = [f"snapshot {_headline(info, names)}", f"Date: {human_time(to_datetime(info.flushed_at))}"]
+    for key, value in info.metadata.items():
+        if not key.startswith(_OWN):
+            lines.append(f"{quoted(key)}: {visible_json(json.dumps(value, ensure_ascii=False))}")
+    return "\n".join([*lines, "", *(f"    {line}" for line in visible_lines(info.message).split("\n"))])
+
+
+def _headline(info: SnapshotInfo, names: Names) -> str:
+    here = names.labels(info.id)
+    text = click.style(str(info.id), fg="yellow")
+    return f"{text} ({click.style(here, bold=True)})" if here else text

@@ -1,0 +1,53 @@
+"""`icefs log --graph`: the tree of snapshots with lanes for its branches, the newest first."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import click
+
+from icefs.cli.support.options import human_time
+from icefs.clock import to_datetime
+from icefs.engine.history.graph import Row, graph_rows
+from icefs.engine.repository import Repository
+from icefs.format.repo.info import SnapshotInfo
+from icefs.words import visible
+
+if TYPE_CHECKING:
+    from icefs.cli.commands.history import Names
+
+_COLOURS = ("green", "blue", "magenta", "cyan", "red", "yellow")
+
+
+def graph_lines(repository: Repository, names: "Names", ref: str | None) -> Iterator[str]:
+    """Yields the lines of the graph.
+
+    Args:
+        repository: Whose history.
+        names: Which refs are at each snapshot.
+        ref: The version to begin at; None for all branches and tags.
+    """
+    tips = [*names.branches, *names.tags] if ref is None else [repository.resolve_ref(ref)]
+    for row in graph_rows(repository, tips):
+        drawn = _drawn(row)
+        yield drawn if row.info is None else f"{drawn} {_text(row.info, names)}"
+
+
+def _drawn(row: Row) -> str:
+    marks = [_coloured(number, mark.value) for number, mark in enumerate(row.marks)]
+    if row.joins is None:
+        return " ".join(marks).rstrip()
+    # The lane ends at the one beside it.
+    before, after = marks[: row.joins], marks[row.joins + 1 :]
+    joined = " ".join(before) + _coloured(row.joins, "/")
+    return (joined + ("  " + " ".join(after) if after else "")).rstrip()
+
+
+def _coloured(number: int, mark: str) -> str:
+    return mark if mark == " " else click.style(mark, fg=_COLOURS[number % len(_COLOURS)])
+
+
+def _text(info: SnapshotInfo, names: "Names") -> str:
+    here = names.labels(info.id)
+    labels = f" ({click.style(here, bold=True)})" if here else ""
+    message = visible(info.message.partition("\n")[0])
+    return f"{click.style(str(info.id), fg='yellow')}{labels} {human_time(to_datetime(info.flushed_at))}  {message}"

@@ -1,0 +1,196 @@
+"""What becomes of uncommitted changes when a mount ends: they are kept, committed or discarded."""
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from icefs.cli.commands.committing import left_out_lines, run_commit
+from icefs.cli.support.mounts import Mounted, raised
+from icefs.cli.support.options import human_bytes
+from icefs.errors import IcefsError
+from icefs.words import command, plural, quoted, shell_word
+
+_PATIENCE_S = 5.0
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What became of them.
+
+    Attributes:
+        uncommitted: The branches whose changes are kept.
+        committed: The snapshots that were made, by branch.
+        left_out: What these commits left out, by branch: `open`, `invalid`, `untracked` and, in `left_out`, how many.
+        discarded: How many changes were dropped, by branch.
+        uploads: By branch whose changes are kept: how many of its files are in the store already (`stored`), and how
+            many are on their way (`pending`), with their bytes, and why the last upload failed (`error`).
+        broken: The branches whose working trees cannot be opened, with their state directories.
+        come_back: The command that mounts what is kept again.
+    """
+
+    uncommitted: list[str] = field(default_factory=list)
+    committed: dict[str, str] = field(default_factory=dict)
+    left_out: dict[str, dict[str, Any]] = field(default_factory=dict)
+    discarded: dict[str, int] = field(default_factory=dict)
+    uploads: dict[str, dict[str, Any]] = field(default_factory=dict)
+    come_back: str | None = None
+    broken: list[tuple[str, Path]] = field(default_factory=list)
+
+    def discard_broken(self, *, wanted: bool) -> None:
+        """Removes the working trees that cannot be opened, once their daemon has ended, if that is wanted."""
+        from icefs.worktree.spool.state import remove_state  # not needed by most
+
+        for name, directory in self.broken if wanted else ():
+            remove_state(directory)
+            self.discarded[name] = 0
+
+    def lines(self) -> Iterator[str]:
+        """Yields what is said of it, but for the way back."""
+        for name, snapshot in self.committed.items():
+            yield f"committed {snapshot} to branch {quoted(name)}"
+            yield from left_out_lines(self.left_out.get(name, {}))
+        for name, directory in self.broken:
+            if name not in self.discarded:
+                yield f"branch {quoted(name)} keeps a damaged working tree in {directory}"
+        for name, count in self.discarded.items():
+            yield f"dropped {plural(count, 'change')} of branch {quoted(name)}"
+        for name in self.uncommitted:
+            yield f"branch {quoted(name)} keeps uncommitted changes"
+            if name in self.uploads:
+                yield from _upload_lines(self.uploads[name])
+
+
+def _upload_lines(uploads: dict[str, Any]) -> Iterator[str]:
+    """Yields how far the uploads had come, and what becomes of the rest."""
+    stored = f"{_files(uploads['stored'], uploads['stored_bytes'], 'is', 'are')} in the store already"
+    if not uploads["pending"]:
+        yield f"  {stored}"
+        return
+    pending = f"{_files(uploads['pending'], uploads['pending_bytes'], 'was', 'were')} still being uploaded"
+    yield f"  {pending}, {stored}; the rest goes on when it is mounted again"
+    if uploads["error"]:
+        yield f"  the last upload failed: {uploads['error']}"
+
+
+def _files(count: int, num_bytes: int, verb: str, verbs: str) -> str:
+    return f"{plural(count, 'file')} ({human_bytes(num_bytes)}) {verb if count == 1 else verbs}"
+
+
+def end_changes(place: Path, info: dict[str, Any], message: str | None, *, discarding: bool) -> Outcome:
+    """Commits (with a message), discards or lists what is not committed in a mount.
+
+    Raises:
+        IcefsError: something could not be committed or discarded; the mount is as it was.
+    """
+    outcome = Outcome()
+    if not info.get("writable", True) or (info.get("options") or {}).get("read_only"):
+        return outcome
+    is_asked = message is not None or discarding
+    for branch in _uncommitted(Mounted(place, place, info), must_know=is_asked):
+        if not branch.get("has_changes", True):  # a daemon from before an update does not tell
+            continue
+        if branch.get("error") is not None:
+            if message is not None:
+                raise raised(branch["error"])
+            outcome.broken.append((branch["name"], Path(branch["directory"])))
+            if not discarding:
+                outcome.uncommitted.append(branch["name"])
+            continue
+        name, tree = branch["name"], Mounted(place, place / branch["path"], info)
+        if message is not None:
+            answer = run_commit(tree, message=message)
+            outcome.committed[name] = answer["snapshot"]
+            if any(answer["left_out"].values()):
+                outcome.left_out[name] = {key: answer[key] for key in ("open", "invalid", "untracked", "left_out")}
+        elif discarding:
+            outcome.discarded[name] = tree.ask("discard", path="")["discarded"]
+        else:
+            outcome.uncommitted.append(name)
+            uploads = branch.get("background")
+            if uploads is not None and (uploads["pending"] or uploads["stored"]):
+                outcome.uploads[name] = uploads
+    if outcome.uncommitted or outcome.left_out:
+        outcome.come_back = mount_command(place, info)
+    return outcome
+
+
+def _uncommitted(mount: Mounted, *, must_know: bool) -> list[dict[str, Any]]:
+    """Asks which branches have changes. A daemon that does not say so keeps nobody from unmounting."""
+    answer: list[list[dict[str, Any]]] = []
+    failure: list[IcefsError | OSError] = []
+
+    def ask() -> None:
+        try:
+            answer.append(mount.ask("uncommitted")["branches"])
+        except (IcefsError, OSError) as error:
+            failure.append(error)
+
+    # A daemon that hangs would hang us too; a thread left behind does not keep the process from ending.
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(None if must_know else _PATIENCE_S)
+    if must_know and failure:
+        raise failure[0]
+    return answer[0] if answer else []
+
+
+def mount_command(place: Path, info: dict[str, Any]) -> str:
+    """Returns the command line that makes a mount again as it is, and finds its working trees."""
+    # Not needed by an unmounting that leaves nothing behind.
+    from icefs.daemon.options import default_log_file, default_state_dir
+
+    given = info.get("options") or {}
+    defaults = {
+        **_DEFAULTS,
+        "state_dir": str(default_state_dir()),
+        "log_file": str(default_log_file(str(place))),
+    }
+    options = {
+        flag: _FORMATS.get(flag, str)(value)
+        for fact, flag in _FLAGS.items()
+        if (value := given.get(fact)) is not None and value != defaults.get(flag)
+    }
+    name = "mount --allow-other" if given.get("allow_other") else "mount"
+    # The name of a branch may begin with a dash, a prefix of virtual chunks is a URL.
+    name += "".join(f" --allow-virtual {shell_word(prefix)}" for prefix in given.get("allow_virtual") or ())
+    return command(name, str(given.get("repository") or info["repository"]), str(place), **options)
+
+
+_FLAGS: Final[Mapping[str, str]] = {
+    "branch": "branch",
+    "state_dir": "state_dir",
+    "uid": "uid",
+    "gid": "gid",
+    "umask": "umask",
+    "poll_interval_s": "poll_interval",
+    "upload_after_s": "upload_after",
+    "pack_size": "pack_size",
+    "cache_dir": "cache_dir",
+    "cache_size": "cache_size",
+    "log_file": "log_file",
+    "log_format": "log_format",
+    "log_level": "log_level",
+    "metrics": "metrics",
+    "fuse_library": "fuse_library",
+}
+"""The options of a mount, as `info.json` names them, and of `icefs mount`."""
+
+_DEFAULTS: Final[Mapping[str, Any]] = {
+    "umask": 0o022,
+    "poll_interval": 5.0,
+    "upload_after": 5.0,
+    "pack_size": 8 << 20,
+    "cache_size": 10 << 30,
+    "log_level": "info",
+    "log_format": "text",
+    "fuse_library": "native",
+}
+"""What `icefs mount` takes where an option is not given; a test compares them."""
+
+_FORMATS: Final[Mapping[str, Callable[[Any], str]]] = {
+    "umask": lambda value: f"{value:03o}",
+    "poll_interval": lambda value: f"{value:g}",
+    "upload_after": lambda value: f"{value:g}",
+}
