@@ -4,6 +4,7 @@ NodePath    "/", "/a/b"            a group or an array, as Icechunk's snapshots 
 TreePath    "", "a/b/c/0"          a file or directory of a tree, from the tree's root; also a Zarr key
 """
 
+from collections.abc import Iterator
 from typing import NewType
 
 NodePath = NewType("NodePath", str)
@@ -26,6 +27,14 @@ def tree_path(node: NodePath) -> TreePath:
 def child_node(node: NodePath, name: str) -> NodePath:
     """Returns the path of a node below another one."""
     return NodePath(f"{node}{name}" if node == "/" else f"{node}/{name}")
+
+
+def node_and_ancestors(node: NodePath) -> Iterator[NodePath]:
+    """Yields a node's path and the paths of all nodes that may be above it, the root last."""
+    while node != ROOT_NODE:
+        yield node
+        node = NodePath(node.rpartition("/")[0] or ROOT_NODE)
+    yield ROOT_NODE
 
 
 def child(directory: TreePath, name: str) -> TreePath:

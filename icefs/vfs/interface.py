@@ -430,6 +430,10 @@ class Vfs(Protocol):
         """Returns the path of what is open, for log lines; never raises."""
 
 
+type Entry = tuple[int, bytes]
+"""A name in a directory, by the directory's inode number."""
+
+
 class Notifier(Protocol):
     """How the VFS tells the kernel that something it cached is no longer so.
 
@@ -449,7 +453,7 @@ class Notifier(Protocol):
     def failed(self) -> int:
         """How many it refused to forget."""
 
-    def invalidate_entries(self, entries: Iterable[tuple[int, bytes]]) -> None:
+    def invalidate_entries(self, entries: Iterable[Entry]) -> None:
         """Makes the kernel look names up again, given with their directories; what is open stays open."""
 
     def invalidate_attrs(self, inos: Iterable[int]) -> None:

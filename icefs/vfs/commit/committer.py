@@ -32,7 +32,8 @@ from icefs.vfs.commit.notes import commit_notes
 from icefs.vfs.commit.report import LISTED, NOTHING_LEFT_OUT, check_amend, check_staged, left_out_facts, taken_facts
 from icefs.vfs.control.consolidated_notes import moved_notes
 from icefs.vfs.control.ways_out import tell_way_out
-from icefs.vfs.trees.branch_tree import Entry, Move, plan_move
+from icefs.vfs.interface import Entry
+from icefs.vfs.trees.moves import Move, plan_move
 from icefs.vfs.trees.places import open_session
 from icefs.vfs.trees.renames import Renaming, plan_renaming
 from icefs.worktree.freeze.commits import TreeChangedError

@@ -22,13 +22,13 @@ from icefs.vfs.commit.committer import CommitRequest, commit, rebase_tree
 from icefs.vfs.control import reports
 from icefs.vfs.control.command_files import Carry, CommandHandle, command_text
 from icefs.vfs.control.consolidated_notes import Nodes, consolidated_notes, groups_concerned
-from icefs.vfs.control.directory import ControlFile
 from icefs.vfs.control.jobs import Answer, Job, progress_json
 from icefs.vfs.control.root_notes import root_notes
 from icefs.vfs.control.rpc import Operation, error_facts
 from icefs.vfs.control.staged_report import StagedReport
 from icefs.vfs.control.status_text import diff_lines, to_text
 from icefs.vfs.interface import FileHandle
+from icefs.vfs.trees.control_dir import ControlFile
 from icefs.vfs.trees.places import open_session
 from icefs.vfs.trees.snapshot_tree import tree_facts
 from icefs.vfs.trees.writable_branch import WritableBranch

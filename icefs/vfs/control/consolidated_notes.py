@@ -16,7 +16,8 @@ from typing import Any, Final
 from icefs.engine.read.session import Session
 from icefs.engine.write.consolidated import CONSOLIDATED
 from icefs.errors import FormatError, StorageError
-from icefs.vfs.trees.branch_tree import Move, ancestors
+from icefs.paths import NodePath, node_and_ancestors
+from icefs.vfs.trees.moves import Move
 from icefs.words import some
 from icefs.worktree.stage.staged import Staged
 
@@ -76,7 +77,7 @@ class Nodes:
 
 def groups_concerned(nodes: Nodes, changed: Iterable[str]) -> set[str]:
     """Returns the groups with consolidated metadata at and above the paths of changed nodes."""
-    above = {group for path in changed for group in ancestors(path)}
+    above = {group for path in changed for group in node_and_ancestors(NodePath(path))}
     return {group for group in above if _MARK in (_get(nodes, group) or b"")}
 
 
@@ -122,7 +123,7 @@ def _faults(nodes: Nodes, group: str) -> Iterator[str]:
         return
     there = nodes.below(group)
     missing = sorted(there.keys() - listed.keys())
-    implicit = {above for path in there for above in ancestors(path)}
+    implicit = {above for path in there for above in node_and_ancestors(NodePath(path))}
     gone = sorted(listed.keys() - there.keys() - implicit)
     if missing:
         yield f"does not list {some(missing, _SHOWN)}"

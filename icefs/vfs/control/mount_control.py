@@ -13,7 +13,6 @@ from icefs.vfs.attrs import Ownership
 from icefs.vfs.chunks.warmup import warm_up
 from icefs.vfs.control import reports
 from icefs.vfs.control.branch_control import WorkingControl
-from icefs.vfs.control.directory import ControlDir, ControlFile
 from icefs.vfs.control.jobs import Answer
 from icefs.vfs.control.observing_rpc import observing_operations
 from icefs.vfs.control.rpc import Operation, RpcHandle, error_facts
@@ -22,6 +21,7 @@ from icefs.vfs.observe.access_log import as_text, recent_accesses
 from icefs.vfs.observe.report import Look
 from icefs.vfs.observe.stats import RING
 from icefs.vfs.trees.branch_tree import BranchTree
+from icefs.vfs.trees.control_dir import ControlDir, ControlFile
 from icefs.vfs.trees.places import open_session
 from icefs.vfs.trees.snapshot_tree import SessionTree, tree_facts
 from icefs.vfs.trees.writable_branch import WritableBranch

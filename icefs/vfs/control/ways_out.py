@@ -22,8 +22,8 @@ from icefs.engine.write.session import WritableSession
 from icefs.errors import RebaseFailedError
 from icefs.format.ids import SnapshotId
 from icefs.format.snapshot.nodes import NodeType
+from icefs.paths import NodePath, node_and_ancestors
 from icefs.vfs.control.advice import WayOut
-from icefs.vfs.trees.branch_tree import ancestors
 from icefs.worktree.stage.staged import Staged, topmost
 from icefs.zarr.keys import metadata_key
 
@@ -89,7 +89,7 @@ def _place(conflict: Conflict, session: WritableSession, theirs: Session) -> str
 
 def _topmost_deleted(path: str, session: WritableSession) -> str:
     deleted = session.changes.deleted
-    return [above for above in ancestors(path) if above == path or above in deleted][-1]
+    return [above for above in node_and_ancestors(NodePath(path)) if above == path or above in deleted][-1]
 
 
 def _is_group(session: Session, path: str) -> bool:

@@ -7,204 +7,24 @@ even where a notification is late.
 """
 
 from bisect import bisect_left
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections.abc import Container, Iterable, Iterator, Sequence
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
-from icefs.engine.history.changes import Changes, compare
-from icefs.engine.read.chunks import ALL_ROWS, ArrayChunks
-from icefs.engine.read.session import Session
-from icefs.errors import FormatError, InvalidInputError, StorageError
-from icefs.format.chunk_indices import pack_keys
+from icefs.errors import FormatError
 from icefs.format.ids import SnapshotId
-from icefs.format.snapshot.reader import NodeSnapshot
-from icefs.vfs.chunks.array_view import key_layout
+from icefs.paths import NodePath, node_and_ancestors
 from icefs.vfs.inodes.numbers import ArrayNumbers, ChunkRange
 from icefs.vfs.inodes.table import Range
-from icefs.vfs.trees.renames import Renaming, RenamingMove, has_dir
+from icefs.vfs.interface import Entry
+from icefs.vfs.trees.moves import ArrayMove, Columns, Move, chunk_counts, distinct, has_dir
+from icefs.vfs.trees.renames import Renaming, RenamingMove
 from icefs.vfs.trees.snapshot_tree import SessionTree
 from icefs.zarr.keys import METADATA_NAME, ChunkKeyLayout
 
-type U32 = npt.NDArray[np.uint32]
-type Columns = tuple[U32, ...]
-type Entry = tuple[int, bytes]
-
 _METADATA: Final = METADATA_NAME.encode()
 _TIDY_AT: Final = 200
-MANY: Final = 100_000
-"""Beyond this many changed chunks of an array the kernel forgets the array's directory instead of each of them."""
-
-
-@dataclass(slots=True)
-class ArrayMove:
-    """What a move of the tip means to one array's keys.
-
-    Attributes:
-        before: The array before the move; None if it is new.
-        after: The array after the move; None if it is gone.
-        layout: How the keys were written before, or None if that is unknown.
-        changed: The chunks that changed, one column per dimension; None if any may have.
-        top_names: The names in the array's directory that may lead elsewhere, where that is all that is told.
-        gone_dirs: The directories above chunks that are gone, by the count of their coordinates, as columns.
-        among_nodes: Where nodes lie below the array: the chunks whose names may be in directories of those nodes.
-        cut_names: The names in the array's directory below which chunks may lie that the grid no longer reaches.
-    """
-
-    before: NodeSnapshot | None
-    after: NodeSnapshot | None
-    layout: ChunkKeyLayout | None
-    changed: Columns | None = None
-    top_names: list[bytes] = field(default_factory=list)
-    gone_dirs: dict[int, Columns] = field(default_factory=dict)
-    among_nodes: list[Columns] = field(default_factory=list)
-    cut_names: list[bytes] = field(default_factory=list)
-
-
-@dataclass(frozen=True, slots=True)
-class Move:
-    """What changes when a branch tree goes from one session to another.
-
-    Attributes:
-        session: The new one.
-        changes: How the keys differ.
-        arrays: The arrays whose chunks are concerned, by path.
-    """
-
-    session: Session
-    changes: Changes
-    arrays: Mapping[str, ArrayMove]
-
-
-def plan_move(old: Session, new: Session) -> Move:
-    """Works out what changes; in a worker thread. Nodes and manifests that cannot be read concern their array only."""
-    changes = compare(old, new)
-    arrays: dict[str, ArrayMove] = {}
-    for path in changes.new | changes.deleted | changes.updated | changes.chunks.keys():
-        before, after = _array(old, path), _array(new, path)
-        if before is None:
-            if after is not None:
-                arrays[path] = ArrayMove(None, after, None)
-        elif after is None or _layout(before) != _layout(after):
-            arrays[path] = _whole(old, before, after)
-        elif path in changes.chunks:
-            indices = changes.chunks[path]
-            arrays[path] = (
-                _whole(old, before, after) if indices is None else _detailed(old, new, before, after, indices.coords)
-            )
-        elif _is_cut(before, after):
-            nothing = tuple(np.empty(0, np.uint32) for _ in _chunk_counts(before))
-            arrays[path] = _detailed(old, new, before, after, nothing)
-    return Move(new, changes, arrays)
-
-
-def _array(session: Session, path: str) -> NodeSnapshot | None:
-    """Returns the array at a path; None where there is none, or none that can be read."""
-    with suppress(FormatError):
-        node = session.get_node(path)
-        return node if node is not None and node.array is not None else None
-    return None
-
-
-def _chunk_counts(node: NodeSnapshot) -> list[int]:
-    """Returns how many chunks an array has room for in each dimension."""
-    return [] if node.array is None else [dimension.num_chunks for dimension in node.array.shape]
-
-
-def _is_cut(before: NodeSnapshot, after: NodeSnapshot) -> bool:
-    """Tells whether chunks that were within the grid may be outside of it now; no transaction log tells of them."""
-    return any(now < then for then, now in zip(_chunk_counts(before), _chunk_counts(after), strict=False))
-
-
-def _layout(node: NodeSnapshot) -> ChunkKeyLayout | None:
-    with suppress(InvalidInputError):
-        return key_layout(node)
-    return None
-
-
-def _whole(old: Session, before: NodeSnapshot, after: NodeSnapshot | None) -> ArrayMove:
-    """Plans for an array of which nothing need be the same."""
-    move = ArrayMove(before, after, _layout(before))
-    layout = move.layout
-    if layout is None:
-        return move
-    if old.has_children(before.path):
-        with suppress(FormatError, StorageError):
-            move.among_nodes = [batch.coords for batch in old.array_chunks(before).iter_batches(ALL_ROWS)]
-    if len(layout.widths) > 1 and layout.widths[0] == 0:
-        move.top_names = [b"c"]
-        return move
-    # Names that cannot be told because a manifest cannot be read were never told to the kernel either.
-    with suppress(FormatError, StorageError):
-        chunks = old.array_chunks(before)
-        if len(layout.widths) > 1:
-            move.top_names = layout.format_names(0, [chunks.children(())])
-        else:
-            move.top_names = [
-                name for batch in chunks.iter_batches(ALL_ROWS) for name in layout.format_names(0, batch.coords)
-            ]
-    return move
-
-
-def _detailed(old: Session, new: Session, before: NodeSnapshot, after: NodeSnapshot, coords: Columns) -> ArrayMove:
-    """Plans for an array some of whose chunks changed."""
-    move = ArrayMove(before, after, _layout(before))
-    then, now = old.array_chunks(before), new.array_chunks(after)
-    # A transaction log may name chunks outside of both grids, which nobody ever saw.
-    inside = _inside(coords, then.grid_shape) | _inside(coords, now.grid_shape)
-    move.changed = tuple(column[inside] for column in coords)
-    if old.has_children(before.path):
-        move.among_nodes = [move.changed]
-    if move.layout is not None:
-        if len(coords) and len(move.changed[0]) > MANY:
-            move.top_names = _whole(old, before, after).top_names
-        elif len(move.layout.widths) > 1:
-            try:
-                move.gone_dirs = _gone_dirs(now, move.changed)
-            except (FormatError, StorageError):  # whatever may be gone, the array's directory is looked at anew
-                move.top_names = _whole(old, before, after).top_names
-    if _is_cut(before, after):
-        whole = _whole(old, before, after)
-        move.cut_names, move.among_nodes = whole.top_names, whole.among_nodes
-    return move
-
-
-def _inside(coords: Columns, grid_shape: Sequence[int]) -> npt.NDArray[np.bool_]:
-    inside = np.ones(len(coords[0]) if coords else 1, np.bool_)
-    for column, size in zip(coords, grid_shape, strict=True):
-        inside &= column < size
-    return inside
-
-
-def _gone_dirs(chunks: ArrayChunks, changed: Columns) -> dict[int, Columns]:
-    """Returns the prefixes of changed chunks below which there is nothing any more."""
-    gone: dict[int, Columns] = {}
-    for depth in range(len(changed)):
-        prefixes = distinct(changed[:depth])
-        rows = zip(*(column.tolist() for column in prefixes), strict=True) if depth else [()]
-        missing = np.array([not chunks.has_prefix(row) for row in rows], np.bool_)
-        if missing.any():
-            gone[depth] = tuple(column[missing] for column in prefixes)
-    return gone
-
-
-def distinct(columns: Columns) -> Columns:
-    """Returns each row of columns once, sorted."""
-    if not columns:
-        return ()
-    _, first = np.unique(pack_keys(columns)[0], return_index=True)
-    return tuple(column[first] for column in columns)
-
-
-def ancestors(path: str) -> Iterator[str]:
-    """Yields a node's path and the paths of all directories above it."""
-    while path != "/":
-        yield path
-        path = path.rpartition("/")[0] or "/"
-    yield "/"
 
 
 class BranchTree(SessionTree):
@@ -323,7 +143,7 @@ class BranchTree(SessionTree):
         if renames is not None:
             touched = renames.touched(touched)
             renames.keep_dirs()
-        dirs = {above for path in touched for above in ancestors(path)}
+        dirs = {above for path in touched for above in node_and_ancestors(NodePath(path))}
         self.history.change_dirs(dirs, epoch)
         # An array that was moved is at two paths here, and is not gone.
         for array in move.arrays.values():
@@ -359,7 +179,7 @@ class BranchTree(SessionTree):
         for path in move.changes.new | move.changes.deleted:
             yield from self._entry(path, _METADATA)
             # Upwards as long as a directory came to be or ceased to be.
-            for place in ancestors(path):
+            for place in node_and_ancestors(NodePath(path)):
                 if place == "/" or has_dir(old, place) == has_dir(new, place):
                     break
                 parent, _, name = place.rpartition("/")
@@ -379,7 +199,7 @@ class BranchTree(SessionTree):
         for columns in move.among_nodes:
             yield from self._entries_among_nodes(path, layout, columns)
         if move.after is not None and move.after.array is not None:
-            numbers.fit(_chunk_counts(move.after))
+            numbers.fit(chunk_counts(move.after))
         yield from ((directory, name) for name in move.cut_names)
         if move.top_names:
             yield from ((directory, name) for name in move.top_names)

@@ -12,10 +12,11 @@ from icefs.engine.read.refs import Refs
 from icefs.engine.repository import Repository
 from icefs.errors import IcefsError
 from icefs.format.ids import SnapshotId
-from icefs.vfs.interface import Notifier
+from icefs.vfs.interface import Entry, Notifier
 from icefs.vfs.names import encode_ref
 from icefs.vfs.threads import Threads
-from icefs.vfs.trees.branch_tree import BranchTree, Entry, plan_move
+from icefs.vfs.trees.branch_tree import BranchTree
+from icefs.vfs.trees.moves import plan_move
 from icefs.vfs.trees.places import open_session
 from icefs.vfs.trees.root import RootTree, fetch_times
 from icefs.vfs.trees.snapshot_tree import SessionTree

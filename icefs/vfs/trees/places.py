@@ -40,8 +40,8 @@ from icefs.vfs.trees.listing import MAX_SIZE
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from icefs.vfs.control.directory import ControlDir
     from icefs.vfs.trees.branch_tree import BranchTree
+    from icefs.vfs.trees.control_dir import ControlDir
     from icefs.vfs.trees.snapshot_tree import SessionTree
 
 

@@ -21,6 +21,7 @@ from icefs.vfs.chunks.array_view import key_layout
 from icefs.vfs.inodes.former import FormerArray
 from icefs.vfs.inodes.history import ChunkEpochs
 from icefs.vfs.inodes.numbers import ArrayNumbers, NodeKey, Prefix
+from icefs.vfs.trees.moves import Columns, Move, has_dir
 from icefs.worktree.base import Lower, join
 from icefs.worktree.freeze.frozen_index import FrozenIndex
 from icefs.worktree.model.kept_regions import KeptAttr, Region
@@ -28,7 +29,7 @@ from icefs.zarr.keys import ChunkKeyLayout, metadata_key, node_prefix, parse_met
 
 if TYPE_CHECKING:
     from icefs.format.ids import NodeId
-    from icefs.vfs.trees.branch_tree import BranchTree, Columns, Move
+    from icefs.vfs.trees.branch_tree import BranchTree
     from icefs.vfs.trees.working_base import WorkingBase
 
 
@@ -44,7 +45,7 @@ class ArrayRename:
 
     before: NodeSnapshot
     after: NodeSnapshot
-    changed: "Columns | None"
+    changed: Columns | None
 
 
 @dataclass(slots=True)
@@ -201,7 +202,7 @@ class _Planning:
                 return ArrayRename(node, after, self._changed(node, after))
         return None
 
-    def _changed(self, node: NodeSnapshot, after: NodeSnapshot) -> "Columns | None":
+    def _changed(self, node: NodeSnapshot, after: NodeSnapshot) -> Columns | None:
         one, other = self._old.array_chunks(node), self._new.array_chunks(after)
         assert node.array is not None
         assert after.array is not None
@@ -261,16 +262,6 @@ def _array(session: Session, path: str) -> NodeSnapshot | None:
     return node if node is not None and node.array is not None else None
 
 
-def has_dir(session: Session, path: str) -> bool:
-    """Tells whether a path is a directory of nodes; a node that cannot be read is there all the same."""
-    if path == "/" or session.has_children(path):
-        return True
-    try:
-        return session.get_node(path) is not None
-    except FormatError:
-        return True
-
-
 def _arrays_above(session: Session, path: str) -> Iterator[str]:
     """Yields the paths of the arrays that a lower directory lies below."""
     above = f"/{path}"
@@ -286,7 +277,7 @@ class RenamingMove:
     Made before the tree moves, since it takes what is true until then.
     """
 
-    def __init__(self, tree: "BranchTree", plan: Renaming, move: "Move") -> None:
+    def __init__(self, tree: "BranchTree", plan: Renaming, move: Move) -> None:
         self._tree = tree
         self._plan = plan
         self._move = move

@@ -16,11 +16,11 @@ from icefs.errors import (
 )
 from icefs.format.ids import SnapshotId
 from icefs.vfs.attrs import ABSENT, ABSENT_FOREVER, Attr, EntryRun
-from icefs.vfs.control.directory import CONTROL_NAME, ControlDir
 from icefs.vfs.inodes.numbers import CONTROL_SLOT, ROOT_SLOT, reserve_fixed
 from icefs.vfs.interface import DirHandle, FileHandle, NotInMemoryError, Tree, not_a_directory
 from icefs.vfs.names import decode_ref, encode_ref
 from icefs.vfs.trees.branch_tree import BranchTree
+from icefs.vfs.trees.control_dir import CONTROL_NAME, ControlDir
 from icefs.vfs.trees.listing import Listing, NamedEntries, Section
 from icefs.vfs.trees.places import TreeContext
 from icefs.vfs.trees.snapshot_tree import SessionTree, SnapshotTree

@@ -16,10 +16,10 @@ from icefs.format.snapshot.reader import NodeSnapshot
 from icefs.vfs import xattrs
 from icefs.vfs.attrs import Attr, EntryRun
 from icefs.vfs.chunks.array_view import ArrayView
-from icefs.vfs.control.directory import CONTROL_NAME, ControlDir
 from icefs.vfs.handles import BytesHandle
 from icefs.vfs.inodes.numbers import CONTROL_SLOT, ChunkRange, NodeNumbers, Prefix
 from icefs.vfs.interface import DirHandle, FileHandle, NotInMemoryError, not_a_directory
+from icefs.vfs.trees.control_dir import CONTROL_NAME, ControlDir
 from icefs.vfs.trees.listing import ChunkEntries, Listing, NamedEntries, Section
 from icefs.vfs.trees.places import Place, PlacedTree, join
 from icefs.zarr.keys import METADATA_NAME

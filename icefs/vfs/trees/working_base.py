@@ -17,12 +17,13 @@ from icefs.storage.url import redact
 from icefs.vfs.attrs import FOREVER_S, Attr
 from icefs.vfs.control.consolidated_notes import groups_moved
 from icefs.vfs.inodes.numbers import CONTROL_SLOT
-from icefs.vfs.interface import Notifier, NotInMemoryError
+from icefs.vfs.interface import Entry, Notifier, NotInMemoryError
 from icefs.vfs.observe.counters import Outcomes
 from icefs.vfs.threads import Fetches, Threads
 from icefs.vfs.trees.base import Guarded, TreeLower
-from icefs.vfs.trees.branch_tree import BranchTree, Entry, Move
+from icefs.vfs.trees.branch_tree import BranchTree
 from icefs.vfs.trees.listing import Section
+from icefs.vfs.trees.moves import Move
 from icefs.vfs.trees.places import Place, TreeContext, open_session
 from icefs.vfs.trees.renames import Renaming
 from icefs.worktree.base import Lower

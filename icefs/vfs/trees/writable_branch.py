@@ -33,11 +33,12 @@ from icefs.errors import (
 from icefs.format.zarr_json import parse_zarr_json
 from icefs.vfs.attrs import ABSENT, Attr
 from icefs.vfs.commit.committer import encoded, recover, resolve, take_over_late
-from icefs.vfs.control.directory import CONTROL_NAME
-from icefs.vfs.control.refusals import Refusals
-from icefs.vfs.interface import AttrChanges, Caller, DirHandle, FileHandle, NotInMemoryError
-from icefs.vfs.trees.branch_tree import BranchTree, Entry, Move
+from icefs.vfs.interface import AttrChanges, Caller, DirHandle, Entry, FileHandle, NotInMemoryError
+from icefs.vfs.trees.branch_tree import BranchTree
+from icefs.vfs.trees.control_dir import CONTROL_NAME
 from icefs.vfs.trees.listing import Listing, NamedEntries, Section
+from icefs.vfs.trees.moves import Move
+from icefs.vfs.trees.refusals import Refusals
 from icefs.vfs.trees.renames import Renaming
 from icefs.vfs.trees.working_base import WorkingBase, WorkingSettings
 from icefs.vfs.trees.working_handles import DirectWriters, EarlyHandle, OverlayHandle
