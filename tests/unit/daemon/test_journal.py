@@ -9,7 +9,7 @@ import pytest
 
 from icefs.daemon.journal import JournalHandler, is_journal, priority
 from icefs.daemon.logs import LineFormatter, Repeats
-from tests.unit.fuse.test_logs import KEY_ID, Kept, record
+from tests.unit.daemon.test_logs import KEY_ID, Kept, record
 
 
 def test_levels_have_priorities():
