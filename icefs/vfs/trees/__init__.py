@@ -7,8 +7,8 @@ snapshot_tree    a snapshot as a tree
 branch_tree      a branch as a tree that follows its tip
 follower         moves branch trees when refs change in the repository
 working_base     the life of the working tree over a branch
-working_tree     a branch that can be written to
 working_handles  open files of a working tree
 base             the base snapshot of a working tree, by path
 renames          inode numbers and times of what a commit renames
+writable_branch  a branch that programs can write to
 """

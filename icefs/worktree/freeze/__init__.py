@@ -4,7 +4,5 @@ frozen        a frozen view
 frozen_index  the files of a frozen view, by node and by base path
 differences   where a frozen view differs from the base
 unfinished    files that a program is still writing
-holding       what a commit leaves out because of a file that it leaves out
-dropped       chunks of the base that a rewritten `zarr.json` has no room for
 commits       freezes the tree, and ends the commit: published, failed or unknown
 """

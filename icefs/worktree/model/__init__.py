@@ -9,4 +9,5 @@ lost          bytes of a file that could not be stored
 kept          retained inode numbers and times
 kept_regions  retained numbers and times of renamed directories of chunks
 invariants    checks of the state, for tests
+reappearing   inode numbers for files that appear again under a removed name
 """

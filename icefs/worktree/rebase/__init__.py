@@ -3,6 +3,5 @@
 base_change  puts a working tree on another base snapshot
 outcome      what a change of base did
 new_places   where the directories of a working tree are on the new base
-reappearing  inode numbers for files that appear again under a removed name
 yielding     where a working tree gives way to the commits of others
 """

@@ -4,4 +4,6 @@ stager   works out the nodes and chunks that a frozen view changes
 staged   the values that the stager returns
 renames  renamed directories of the base, as moved nodes and moved chunk references
 unfit    chunks of a size that their codecs rule out
+dropped  chunks of the base that a rewritten `zarr.json` has no room for
+holding  what a commit leaves out because of a file that it leaves out
 """
