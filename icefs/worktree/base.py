@@ -1,7 +1,7 @@
 """What a working tree stands on: a read-only tree of files, addressed by path.
 
-A *lower path* has no leading slash: `""` is the root, `"a/b/c/0/0"` a chunk. The VFS implements `Lower` over a
-snapshot; tests implement it over a dictionary. One `Lower` never changes: after a commit or a rebase the working
+A *base path* has no leading slash: `""` is the root, `"a/b/c/0/0"` a chunk. The VFS implements `BaseTree` over a
+snapshot; tests implement it over a dictionary. One `BaseTree` never changes: after a commit or a rebase the working
 tree asks its owner for another one.
 """
 
@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 
-class LowerAttr(NamedTuple):
-    """What the lower tree says of one path.
+class BaseAttr(NamedTuple):
+    """What the base says of one path.
 
     Attributes:
         ino: Its inode number, the same one at every call. It belongs to the content more than to the path: where
@@ -27,7 +27,7 @@ class LowerAttr(NamedTuple):
     mtime_ns: int
 
 
-class Lower(Protocol):
+class BaseTree(Protocol):
     """A read-only tree.
 
     Concurrency: every method may be called from any thread. `stat` and `list` are called while the working tree's
@@ -35,16 +35,16 @@ class Lower(Protocol):
     before, outside. `read` and `copy_to` are called without the lock.
     """
 
-    def stat(self, path: str) -> LowerAttr | None:
+    def stat(self, path: str) -> BaseAttr | None:
         """Returns the attributes of `path`, None if nothing is there. The root is always a directory."""
 
-    def stat_many(self, paths: Sequence[str]) -> Sequence[LowerAttr | None]:
+    def stat_many(self, paths: Sequence[str]) -> Sequence[BaseAttr | None]:
         """Returns what `stat` says of each path; may wait for the network, so nobody holds a lock."""
 
     def content(self, path: str) -> object:
         """Returns something that is equal for two files of any snapshots only if their bytes are; None for no file."""
 
-    def list(self, path: str) -> Iterable[tuple[str, LowerAttr]]:
+    def list(self, path: str) -> Iterable[tuple[str, BaseAttr]]:
         """Yields the entries of a directory, in any order but the same at every call; lazily if there are many."""
 
     def read(self, path: str, offset: int, size: int) -> bytes:
@@ -54,7 +54,7 @@ class Lower(Protocol):
         """Writes a whole file to a descriptor that is open for writing and stands at its beginning."""
 
 
-type LowerFactory = Callable[[str], Lower]
+type BaseFactory = Callable[[str], BaseTree]
 """Returns the tree of a snapshot, by its id."""
 
 

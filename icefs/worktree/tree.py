@@ -15,7 +15,7 @@ What lasts: after `flush` (every `close(2)`), and after any change of a name or 
 death of the process; after `fsync` of a file or directory power loss, too.
 
 Everything is synchronous and may be called from any thread; `core` says what the lock covers. Who must not wait calls
-from a thread: a write may wait for a freeze or a copy-up, and the lower tree may be remote.
+from a thread: a write may wait for a freeze or a copy-up, and the base may be remote.
 """
 
 import contextlib
@@ -29,11 +29,11 @@ from typing import TYPE_CHECKING, Self
 from icefs.engine.write.collected import Collections
 from icefs.errors import NoSpaceError, NotPermittedError, SessionStateError
 from icefs.storage.base import Storage
-from icefs.worktree.base import LowerFactory
+from icefs.worktree.base import BaseFactory
 from icefs.worktree.freeze.commits import Commits, Forgotten, OnSwitch
 from icefs.worktree.freeze.frozen import FrozenTree
 from icefs.worktree.model.changes import TreeChange, list_changes
-from icefs.worktree.model.core import ROOT_ID, Defaults, Lowered, TreeCore
+from icefs.worktree.model.core import ROOT_ID, BaseEntry, Defaults, TreeCore
 from icefs.worktree.model.invariants import check_invariants
 from icefs.worktree.model.nodes import STORED, Attr, FileNode, Perm, TreeEntry, Where
 from icefs.worktree.model.removed import RemovedFiles
@@ -71,13 +71,13 @@ class TreeOptions:
     """How a working tree is opened.
 
     Attributes:
-        lower_for: Returns the lower tree of a snapshot, by id.
-        allocate_ino: Returns an inode number that no lower tree uses, another one at every call.
+        base_for: Returns the base of a snapshot, by id.
+        allocate_ino: Returns an inode number that no base uses, another one at every call.
         repository: Identifies the repository; a tree of another one is refused. Without secrets.
         branch: The branch.
         place: Where it is mounted, for people; empty where that is not known.
         base: The snapshot that a new tree stands on; an existing one has its own.
-        file: Mode and owner of what the lower tree provides.
+        file: Mode and owner of what the base provides.
         directory: The same for directories.
         now_ns: The clock.
         io: The system calls on spool files.
@@ -86,7 +86,7 @@ class TreeOptions:
         first_id: The smallest id that is given from now on; `spool` says why trees do not all begin with the same.
     """
 
-    lower_for: LowerFactory
+    base_for: BaseFactory
     allocate_ino: Callable[[], int]
     repository: str
     branch: str
@@ -144,13 +144,13 @@ class WorkTree:
         journal, meta = opened.journal, opened.journal.meta()
         check_owner(self.directory, meta, self.repository, self.branch)
         base = str(meta.get("base", options.base))
-        lower = options.lower_for(base)
-        root = lower.stat("")
+        base_tree = options.base_for(base)
+        root = base_tree.stat("")
         self._core = core = TreeCore(
             journal=journal,
             spool=Spool(self.directory / SPOOL_NAME, options.io),
-            lower=lower,
-            lower_for=options.lower_for,
+            base_tree=base_tree,
+            base_for=options.base_for,
             allocate=options.allocate_ino,
             now_ns=options.now_ns,
             defaults=Defaults(options.file, options.directory),
@@ -327,9 +327,9 @@ class WorkTree:
             where: Where = core.root.ino
             for name in path.split("/") if path else ():
                 found = core.resolve(where)
-                if isinstance(found, FileNode) or (isinstance(found, Lowered) and not found.attr.is_dir):
+                if isinstance(found, FileNode) or (isinstance(found, BaseEntry) and not found.attr.is_dir):
                     return None
-                child = core.child(found.path if isinstance(found, Lowered) else found, name)
+                child = core.child(found.path if isinstance(found, BaseEntry) else found, name)
                 if child is None:
                     return None
                 where = core.entry(child).where
@@ -340,7 +340,7 @@ class WorkTree:
         return self._commits.forgotten(paths, kept)
 
     def has_kept_in(self, path: str) -> bool:
-        """Tells whether entries of a lower directory have numbers or times that they keep from before a commit."""
+        """Tells whether entries of a base directory have numbers or times that they keep from before a commit."""
         core = self._core
         with core.lock:
             return core.kept.has_names(path)
@@ -365,7 +365,7 @@ class WorkTree:
         return self._namespace.list_dir(where)
 
     def dir_view(self, where: Where) -> DirView:
-        """Returns what a directory shows, for a caller that lists the lower directory by itself."""
+        """Returns what a directory shows, for a caller that lists the base directory by itself."""
         return self._namespace.dir_view(where)
 
     def create(self, parent: Where, name: str, perm: Perm, flags: int) -> tuple[TreeEntry, int]:
@@ -603,5 +603,5 @@ class WorkTree:
         return self._commits.rebase_to(new_base, on_switch, expected, yielded)
 
     def discard(self, path: str = "", opened: Iterable[str] = ()) -> Discarded:
-        """Drops all changes at a path and below it, or all there are; `opened` are lower files opened elsewhere."""
+        """Drops all changes at a path and below it, or all there are; `opened` are base files opened elsewhere."""
         return discard(self._core, self._namespace, path.strip("/"), opened)

@@ -19,12 +19,12 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from icefs.errors import StorageError
 from icefs.worktree.model import lost
 from icefs.worktree.tree import WorkTree
-from tests.support.dict_lower import Snapshots
+from tests.support.dict_base import Snapshots
 from tests.support.faulty_disk import LosingDisk
 from tests.support.tree_driver import Driver, options
 
 UNIT = 1 << 10  # the longest writes go past the lock, the others do not
-LOWER = {"base": bytes(range(1, 41)) * UNIT}
+BASE = {"base": bytes(range(1, 41)) * UNIT}
 PATHS = st.sampled_from(["base", "own", "other"])
 PLACES = st.integers(0, 48)
 LENGTHS = st.integers(1, 40)
@@ -60,8 +60,8 @@ class LosingMachine(RuleBasedStateMachine):
         super().__init__()
         self.scratch = Path(tempfile.mkdtemp(prefix="icefs-lost-"))
         self.disk = LosingDisk()
-        self.snapshots = Snapshots(LOWER)
-        self.files = {path: File(bytearray(data), bytearray(len(data))) for path, data in LOWER.items()}
+        self.snapshots = Snapshots(BASE)
+        self.files = {path: File(bytearray(data), bytearray(len(data))) for path, data in BASE.items()}
         self.lives = 0
         self.fill = 0
         self.driver = self.open()
@@ -169,7 +169,7 @@ class LosingMachine(RuleBasedStateMachine):
     def discard(self) -> None:
         """All is as in the base."""
         self.driver.tree.discard()
-        self.files = {path: File(bytearray(data), bytearray(len(data))) for path, data in LOWER.items()}
+        self.files = {path: File(bytearray(data), bytearray(len(data))) for path, data in BASE.items()}
 
     @rule()
     def die(self) -> None:

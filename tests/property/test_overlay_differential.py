@@ -31,7 +31,7 @@ from icefs import errors
 from icefs.worktree.freeze.frozen import FrozenDir, FrozenEntry, FrozenFile, FrozenTree, is_directory
 from icefs.worktree.ops.namespace import RENAME_EXCHANGE, RENAME_NOREPLACE
 from icefs.zarr.keys import V2_METADATA_NAMES
-from tests.support.dict_lower import Snapshots
+from tests.support.dict_base import Snapshots
 from tests.support.tree_driver import Driver, Ticks, open_tree
 
 ERRNOS: list[tuple[type[BaseException], int]] = [
@@ -48,7 +48,7 @@ ERRNOS: list[tuple[type[BaseException], int]] = [
     (errors.BadHandleError, errno.EBADF),
 ]
 
-LOWER = {
+BASE = {
     "zarr.json": b"root",
     "a/zarr.json": b"array",
     "a/c/0": b"chunk 0",
@@ -126,8 +126,8 @@ class OverlayMachine(RuleBasedStateMachine):
         self.scratch = Path(tempfile.mkdtemp(prefix="icefs-overlay-"))
         self.model = self.scratch / "model"
         self.model.mkdir()
-        self.snapshots = Snapshots(LOWER)
-        self.populate(LOWER)
+        self.snapshots = Snapshots(BASE)
+        self.populate(BASE)
         self.clock = Ticks(step=0)
         self.driver: Driver = open_tree(self.scratch / "state", self.snapshots, self.clock)
         self.opened: list[Open] = []

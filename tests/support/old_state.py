@@ -19,11 +19,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.support.dict_lower import Snapshots
+from tests.support.dict_base import Snapshots
 from tests.support.forked import Child
 from tests.support.tree_driver import Driver, open_tree
 
-LOWER = {"a/zarr.json": b"{}", "a/c/0": b"chunk 0", "a/c/1": b"chunk 1", "b/zarr.json": b"b", "b/c/0": b"0", "r": b"r"}
+BASE = {"a/zarr.json": b"{}", "a/c/0": b"chunk 0", "a/c/1": b"chunk 1", "b/zarr.json": b"b", "b/c/0": b"0", "r": b"r"}
 SNAPSHOT = "1CECHNKREP0F1RSTCMT0"
 
 
@@ -66,7 +66,7 @@ def make(directory: Path) -> dict[str, list[Any]]:
     """Makes a state directory in a process that is killed; returns what the tree showed."""
 
     def child(report: Callable[[str], None]) -> None:
-        driver = open_tree(directory, Snapshots(LOWER))
+        driver = open_tree(directory, Snapshots(BASE))
         work(driver)
         report(json.dumps(shown(driver)))
         signal.pause()

@@ -14,7 +14,7 @@ from icefs.storage.base import Storage
 from icefs.worktree.freeze.frozen import FrozenFile
 from icefs.worktree.upload.background import UploadState
 from icefs.worktree.upload.uploader import ArrayUpload, Progress, UploadOptions, UploadProgress, upload_chunks
-from tests.support.dict_lower import Snapshots
+from tests.support.dict_base import Snapshots
 from tests.support.tree_driver import open_tree
 
 DEADLINE_S = 20

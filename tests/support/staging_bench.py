@@ -12,9 +12,9 @@ from icefs.engine.write.repository import WritableRepository
 from icefs.format.ids import SnapshotId
 from icefs.storage.base import Storage
 from icefs.vfs.commit.committer import CommitRequest, Committed, commit, rebase_tree
-from icefs.vfs.trees.base import Guarded, TreeLower
+from icefs.vfs.trees.base import Guarded, SessionBase
 from icefs.vfs.trees.places import open_session
-from icefs.worktree.base import LowerAttr
+from icefs.worktree.base import BaseAttr
 from icefs.worktree.model.nodes import Perm
 from icefs.worktree.stage.staged import Staged
 from icefs.worktree.stage.stager import stage
@@ -47,22 +47,22 @@ def array(shape: tuple[int, ...], chunks: tuple[int, ...], *, encoding: str = "d
     ).encode()
 
 
-class NumberedLower(TreeLower):
+class NumberedBase(SessionBase):
     """Gives each path a number of its own."""
 
     def __init__(self, numbers: dict[str, int], session: Session) -> None:
         super().__init__(SimpleNamespace(session=None), Guarded(), session)  # type: ignore[arg-type]
         self._numbers = numbers
 
-    def stat(self, path: str) -> LowerAttr | None:
+    def stat(self, path: str) -> BaseAttr | None:
         attr = super().stat(path)
         return None if attr is None else self._numbered(path, attr)
 
-    def stat_many(self, paths: Sequence[str]) -> list[LowerAttr | None]:
+    def stat_many(self, paths: Sequence[str]) -> list[BaseAttr | None]:
         found = zip(paths, super().stat_many(paths), strict=True)
         return [None if attr is None else self._numbered(path, attr) for path, attr in found]
 
-    def _numbered(self, path: str, attr: LowerAttr) -> LowerAttr:
+    def _numbered(self, path: str, attr: BaseAttr) -> BaseAttr:
         return attr._replace(ino=self._numbers.setdefault(path, len(self._numbers) + 1), mtime_ns=1)
 
     def list(self, path: str) -> Any:
@@ -88,7 +88,7 @@ class Bench:
         self.work = WorkTree(
             self._directory,
             TreeOptions(
-                lower_for=lambda snapshot_id: NumberedLower(self._numbers, self.open_base(snapshot_id)),
+                base_for=lambda snapshot_id: NumberedBase(self._numbers, self.open_base(snapshot_id)),
                 allocate_ino=self._allocate,
                 repository="bench",
                 branch="main",

@@ -10,7 +10,7 @@ from icefs.errors import EntryNotFoundError, NotADirectoryTreeError
 from icefs.worktree.model.nodes import Attr, Perm, TreeEntry, Where
 from icefs.worktree.ops.attributes import AttrChange
 from icefs.worktree.tree import TreeOptions, WorkTree
-from tests.support.dict_lower import Snapshots
+from tests.support.dict_base import Snapshots
 
 PERM = Perm(0o644, 1000, 1000)
 DIR_PERM = Perm(0o755, 1000, 1000)
@@ -31,7 +31,7 @@ class Ticks:
 def options(snapshots: Snapshots, now_ns: Callable[[], int] | None = None) -> TreeOptions:
     """Returns how a test opens a tree."""
     made = TreeOptions(
-        lower_for=snapshots,
+        base_for=snapshots,
         allocate_ino=snapshots.numbers.allocate,
         repository="memory:test",
         branch="main",

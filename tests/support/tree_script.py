@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from icefs.worktree.freeze.frozen import FrozenTree
-from tests.support.dict_lower import Snapshots
+from tests.support.dict_base import Snapshots
 from tests.support.tree_driver import Driver
 
 UNTRACKED = ".partial"

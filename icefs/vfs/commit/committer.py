@@ -398,7 +398,7 @@ class _Switch:
     """Moves the branch tree at the moment when the working tree changes its base.
 
     Attributes:
-        theirs: The lower paths at and below which others have changed something.
+        theirs: The base paths at and below which others have changed something.
         kept: Those of which a number was kept until then.
     """
 
@@ -419,7 +419,7 @@ class _Switch:
         self._renaming: Renaming | None = None
         if frozen is not None:
             index = FrozenIndex.of_dirs(frozen, frozenset(left))
-            self._renaming = plan_renaming(tree, old, new, frozen.lower, index)
+            self._renaming = plan_renaming(tree, old, new, frozen.base_tree, index)
         self._open_inos = list(open_inos)
         self.entries: list[Entry] = []
         self.attrs: list[int] = []

@@ -210,7 +210,7 @@ class WorkingControl:
         inos = list(self._open_inos())
 
         def run(work: WorkTree, job: Job[Result]) -> Result:
-            dropped = work.discard(path, self._tree.lower_paths(inos))
+            dropped = work.discard(path, self._tree.base_paths(inos))
             entries = [(ino, name.encode(errors="surrogatepass")) for ino, name in dropped.entries]
             self._tell_kernel(entries, [*dropped.inos, *(ino for ino, _ in dropped.entries)])
             return {"discarded": dropped.num_changes, "paths": dropped.paths[:_SHOWN]}

@@ -18,7 +18,7 @@ from icefs.format.snapshot.reader import NodeSnapshot
 from icefs.vfs.attrs import Attr
 from icefs.vfs.interface import NotInMemoryError
 from icefs.vfs.trees.listing import Section
-from icefs.worktree.base import LowerAttr, join
+from icefs.worktree.base import BaseAttr, join
 from icefs.zarr.reader import KeyReader
 
 _COPY_BYTES: Final = 8 << 20
@@ -61,15 +61,15 @@ class Numbered(Protocol):
     def session(self) -> Session | None:
         """What it shows now."""
 
-    def lower_attr(self, path: str) -> Attr | None:
-        """Returns the attributes of a lower path of that session."""
+    def base_attr(self, path: str) -> Attr | None:
+        """Returns the attributes of a base path of that session."""
 
-    def lower_sections(self, path: str) -> list[Section]:
-        """Lists a lower directory of that session, without dots."""
+    def base_sections(self, path: str) -> list[Section]:
+        """Lists a base directory of that session, without dots."""
 
 
-class TreeLower:
-    """One snapshot of a branch, by path; implements `worktree.base.Lower`.
+class SessionBase:
+    """One snapshot of a branch, by path; implements `worktree.base.BaseTree`.
 
     Numbers and times are those of the branch tree while it shows this very snapshot. Before and after, numbers are
     0 and times -1: the working tree then asks for what is there and how long it is, and for bytes.
@@ -81,14 +81,14 @@ class TreeLower:
         self._guarded = guarded
         self._reader = KeyReader(session)
 
-    def stat(self, path: str) -> LowerAttr | None:
+    def stat(self, path: str) -> BaseAttr | None:
         """Returns the attributes of a path."""
         with self._guarded.lock:
             is_shown = self._is_shown()
         # What is not shown has no numbers, and may have to be fetched: nobody waits for that.
         return self._guarded.call(lambda: self._stat(path)) if is_shown else self._stat_unnumbered(path)
 
-    def stat_many(self, paths: Sequence[str]) -> Sequence[LowerAttr | None]:
+    def stat_many(self, paths: Sequence[str]) -> Sequence[BaseAttr | None]:
         """Returns the attributes of many paths; those of chunks, which most are, are looked up together."""
         with self._guarded.lock:
             is_shown = self._is_shown()
@@ -96,26 +96,26 @@ class TreeLower:
             return list(map(self.stat, paths))
         lengths = self._reader.chunk_lengths(paths)
         return [
-            self.stat(path) if length is None else LowerAttr(0, False, length, -1)
+            self.stat(path) if length is None else BaseAttr(0, False, length, -1)
             for path, length in zip(paths, lengths, strict=True)
         ]
 
-    def _stat(self, path: str) -> LowerAttr | None:
+    def _stat(self, path: str) -> BaseAttr | None:
         if not self._is_shown():
             return self._stat_unnumbered(path)
-        attr = self._tree.lower_attr(path)
-        return None if attr is None else LowerAttr(attr.ino, attr.is_dir, attr.size, attr.mtime_ns)
+        attr = self._tree.base_attr(path)
+        return None if attr is None else BaseAttr(attr.ino, attr.is_dir, attr.size, attr.mtime_ns)
 
     def _is_shown(self) -> bool:
         shown = self._tree.session
         return shown is not None and shown.snapshot_id == self.session.snapshot_id
 
-    def _stat_unnumbered(self, path: str) -> LowerAttr | None:
+    def _stat_unnumbered(self, path: str) -> BaseAttr | None:
         found = self._find(path) if path else None
         if found is not None:
-            return LowerAttr(0, False, _length(found), -1)
+            return BaseAttr(0, False, _length(found), -1)
         is_dir = not path or self.session.has_children(f"/{path}") or bool(self._reader.list_directory(path))
-        return LowerAttr(0, True, 0, -1) if is_dir else None
+        return BaseAttr(0, True, 0, -1) if is_dir else None
 
     def _find(self, path: str) -> ChunkRef | NodeSnapshot | None:
         try:
@@ -128,7 +128,7 @@ class TreeLower:
         found = self._find(path) if path else None
         return found.user_data if isinstance(found, NodeSnapshot) else found
 
-    def list(self, path: str) -> Iterator[tuple[str, LowerAttr]]:
+    def list(self, path: str) -> Iterator[tuple[str, BaseAttr]]:
         """Yields the entries of a directory."""
         if not self._is_shown():
             for name in self._reader.list_directory(path):
@@ -136,7 +136,7 @@ class TreeLower:
                 if attr is not None:
                     yield name, attr
             return
-        for section in self._guarded.call(lambda: self._tree.lower_sections(path)):
+        for section in self._guarded.call(lambda: self._tree.base_sections(path)):
             for first in range(0, len(section), 1024):
                 end = min(first + 1024, len(section))
                 with self._guarded.lock:
@@ -145,7 +145,7 @@ class TreeLower:
                 sizes = run.sizes or [0] * len(run.names)
                 times = run.mtimes_ns or [run.template.mtime_ns] * len(run.names)
                 for raw_name, ino, size, time_ns in zip(run.names, run.inos, sizes, times, strict=True):
-                    yield raw_name.decode(errors="surrogatepass"), LowerAttr(ino, is_dir, size, time_ns)
+                    yield raw_name.decode(errors="surrogatepass"), BaseAttr(ino, is_dir, size, time_ns)
 
     def read(self, path: str, offset: int, size: int) -> bytes:
         """Returns bytes of a file."""

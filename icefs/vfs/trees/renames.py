@@ -22,7 +22,7 @@ from icefs.vfs.inodes.former import FormerArray
 from icefs.vfs.inodes.history import ChunkEpochs
 from icefs.vfs.inodes.numbers import ArrayNumbers, NodeKey, Prefix
 from icefs.vfs.trees.moves import Columns, Move, has_dir
-from icefs.worktree.base import Lower, join
+from icefs.worktree.base import BaseTree, join
 from icefs.worktree.freeze.frozen_index import FrozenIndex
 from icefs.worktree.model.kept_regions import KeptAttr, Region
 from icefs.zarr.keys import ChunkKeyLayout, metadata_key, node_prefix, parse_metadata_key
@@ -87,7 +87,9 @@ class Renaming:
         return array in self.inside or f"{array}/".startswith(self.under)
 
 
-def plan_renaming(tree: "WorkingBase", old: Session, new: Session, lower: Lower, index: FrozenIndex) -> Renaming | None:
+def plan_renaming(
+    tree: "WorkingBase", old: Session, new: Session, base_tree: BaseTree, index: FrozenIndex
+) -> Renaming | None:
     """Works out what a commit renames; in a worker thread. None if there is nothing of the kind.
 
     What cannot be read does not keep its numbers.
@@ -96,23 +98,23 @@ def plan_renaming(tree: "WorkingBase", old: Session, new: Session, lower: Lower,
         tree: The branch, which shows `old`.
         old: What the working tree stood on.
         new: What was committed.
-        lower: `old` by path, with the tree's numbers.
+        base_tree: `old` by path, with the tree's numbers.
         index: Where everything was in the frozen tree.
     """
     redirects = [
-        directory.lower_path
+        directory.base_path
         for directory in index.dirs.values()
-        if directory.is_redirect and directory.lower_path is not None and not index.is_left(directory.path)
+        if directory.is_redirect and directory.base_path is not None and not index.is_left(directory.path)
     ]
     if not redirects:
         return None
-    return _Planning(tree, old, new, lower, Renaming(index)).run(redirects)
+    return _Planning(tree, old, new, base_tree, Renaming(index)).run(redirects)
 
 
 class _Planning:
-    def __init__(self, tree: "WorkingBase", old: Session, new: Session, lower: Lower, plan: Renaming) -> None:
+    def __init__(self, tree: "WorkingBase", old: Session, new: Session, base_tree: BaseTree, plan: Renaming) -> None:
         self._tree = tree
-        self._lower = lower
+        self._base_tree = base_tree
         self._old = old
         self._new = new
         self._plan = plan
@@ -122,7 +124,7 @@ class _Planning:
         plan, tree = self._plan, self._tree
         nodes = [path for path in redirects if has_dir(self._old, f"/{path}")]
         plan.under = tuple(f"/{path}/" for path in nodes)
-        plan.ends = {_above(f"/{end}") for path in nodes for end in (path, plan.index.by_lower[path].path)}
+        plan.ends = {_above(f"/{end}") for path in nodes for end in (path, plan.index.by_base_path[path].path)}
         inside: dict[str, list[str]] = {}
         for path in set(redirects).difference(nodes):
             for above in _arrays_above(self._old, path):
@@ -163,7 +165,7 @@ class _Planning:
             at = _prefix_in(node, layout, path)
             if at is not None and path != root:
                 plan.departed.append((numbers, at))
-                self._add_region(node, former, path, plan.index.by_lower[path].path)
+                self._add_region(node, former, path, plan.index.by_base_path[path].path)
         return found
 
     def _add_region(self, node: NodeSnapshot, former: FormerArray, path: str, now: str) -> None:
@@ -179,7 +181,7 @@ class _Planning:
         plan, waiting = self._plan, [path]
         try:
             for directory in waiting:
-                for name, attr in self._lower.list(directory):
+                for name, attr in self._base_tree.list(directory):
                     below = join(directory, name)
                     place = plan.index.new_path(below)
                     if place is not None and attr.ino:
@@ -215,7 +217,7 @@ class _Planning:
 
     def _find_same(self, moved: Mapping[str, ArrayRename | None]) -> None:
         index, plan = self._plan.index, self._plan
-        touched = set(index.by_lower)
+        touched = set(index.by_base_path)
         for old_path in self._old.snapshot.paths if plan.under else ():
             if not f"{old_path}/".startswith(plan.under):
                 continue
@@ -238,7 +240,7 @@ def _is_unchanged(array: ArrayRename | None) -> bool:
 
 
 def _prefix_in(node: NodeSnapshot, layout: ChunkKeyLayout | None, path: str) -> Prefix | None:
-    """Returns the coordinates that all chunks below a lower directory share; None if it is none of the array's."""
+    """Returns the coordinates that all chunks below a base directory share; None if it is none of the array's."""
     with suppress(InvalidInputError):
         layout = layout or key_layout(node)
         components = path[len(node_prefix(node.path)) :].split("/")
@@ -263,7 +265,7 @@ def _array(session: Session, path: str) -> NodeSnapshot | None:
 
 
 def _arrays_above(session: Session, path: str) -> Iterator[str]:
-    """Yields the paths of the arrays that a lower directory lies below."""
+    """Yields the paths of the arrays that a base directory lies below."""
     above = f"/{path}"
     while above != "/":
         above = above.rpartition("/")[0] or "/"

@@ -1,4 +1,4 @@
-"""The working tree over a branch: its life, how operations run in it, and the lower tree that it stands on."""
+"""The working tree over a branch: its life, how operations run in it, and the base that it stands on."""
 
 import random
 import stat
@@ -20,13 +20,13 @@ from icefs.vfs.inodes.numbers import CONTROL_SLOT
 from icefs.vfs.interface import Entry, Notifier, NotInMemoryError
 from icefs.vfs.observe.counters import Outcomes
 from icefs.vfs.threads import Fetches, Threads
-from icefs.vfs.trees.base import Guarded, TreeLower
+from icefs.vfs.trees.base import Guarded, SessionBase
 from icefs.vfs.trees.branch_tree import BranchTree
 from icefs.vfs.trees.listing import Section
 from icefs.vfs.trees.moves import Move
 from icefs.vfs.trees.places import Place, TreeContext, open_session
 from icefs.vfs.trees.renames import Renaming
-from icefs.worktree.base import Lower
+from icefs.worktree.base import BaseTree
 from icefs.worktree.model.nodes import Attr as NodeAttr
 from icefs.worktree.model.nodes import Perm, TreeEntry, Where
 from icefs.worktree.spool.opening import open_database
@@ -122,12 +122,12 @@ class WorkingBase(BranchTree):
             self._next_upper += 1
             return self._next_upper - 1
 
-    def lower_for(self, snapshot_id: str) -> Lower:
-        """Returns the lower tree of a snapshot; may fetch it."""
+    def base_for(self, snapshot_id: str) -> BaseTree:
+        """Returns the base of a snapshot; may fetch it."""
         session = self.session
         if session is None or str(session.snapshot_id) != snapshot_id:
             session = open_session(self.settings.repository, SnapshotId.parse(snapshot_id))
-        return TreeLower(self, self.guarded, session)
+        return SessionBase(self, self.guarded, session)
 
     def _open_work(self, session: Session) -> WorkTree:
         """Opens the working tree; in a worker thread."""
@@ -139,7 +139,7 @@ class WorkingBase(BranchTree):
         work = WorkTree(
             self.state_directory,
             TreeOptions(
-                lower_for=self.lower_for,
+                base_for=self.base_for,
                 allocate_ino=self._allocate,
                 repository=redact(self.settings.repository.storage.url),
                 branch=self.name,
@@ -321,9 +321,9 @@ class WorkingBase(BranchTree):
         work = self.work
         if work is None or work.knows(ino):
             return ino
-        return self.guarded.call(lambda: self._lower_path(ino))
+        return self.guarded.call(lambda: self._base_path(ino))
 
-    def _lower_path(self, ino: int) -> str:
+    def _base_path(self, ino: int) -> str:
         place = self.locate(ino)
         if place.dir_path is not None:
             return place.dir_path[1:]
@@ -333,7 +333,7 @@ class WorkingBase(BranchTree):
             raise self._stale(ino)
         return node_prefix(place.view.node.path) + place.view.path_of(place.prefix)
 
-    def _find_lower(self, path: str) -> Place | None:
+    def _find_base(self, path: str) -> Place | None:
         above, _, name = path.rpartition("/")
         if name == METADATA_NAME:
             info = self.dir_info(f"/{above}")
@@ -356,9 +356,9 @@ class WorkingBase(BranchTree):
             above, _, part = above.rpartition("/")
             names.insert(0, part)
 
-    def lower_attr(self, path: str) -> Attr | None:
+    def base_attr(self, path: str) -> Attr | None:
         """Returns the attributes of a path of the snapshot that the tree stands on."""
-        place = self._find_lower(path) if path else Place(dir_path="/")
+        place = self._find_base(path) if path else Place(dir_path="/")
         if place is None:
             return None
         if place.dir_path is not None:
@@ -375,9 +375,9 @@ class WorkingBase(BranchTree):
         ref = view.find(place.prefix)
         return None if ref is None else self._chunk_attr(view, place.prefix, ref)
 
-    def lower_sections(self, path: str) -> list[Section]:
+    def base_sections(self, path: str) -> list[Section]:
         """Lists a directory of the snapshot that the tree stands on, without dots."""
-        place = self._find_lower(path) if path else Place(dir_path="/")
+        place = self._find_base(path) if path else Place(dir_path="/")
         if place is None:
             return []
         if place.dir_path is not None:

@@ -74,10 +74,10 @@ class OverlayHandle(FileHandle):
         direct_io: Whether it is one of the tree's `direct` writers.
     """
 
-    __slots__ = ("_is_made", "_lower", "_tree", "_work", "_wrote", "direct_io", "is_writable", "number")
+    __slots__ = ("_base_handle", "_is_made", "_tree", "_work", "_wrote", "direct_io", "is_writable", "number")
 
     def __init__(
-        self, tree: "WritableBranch", work: WorkTree, ino: int, number: int, flags: int, lower: FileHandle | None
+        self, tree: "WritableBranch", work: WorkTree, ino: int, number: int, flags: int, base_handle: FileHandle | None
     ) -> None:
         """Takes a handle of the working tree and, of a file that nobody changed, one of the snapshot."""
         super().__init__(ino)
@@ -86,7 +86,7 @@ class OverlayHandle(FileHandle):
         self.is_writable = bool(flags & _WRITING)
         self._tree = tree
         self._work = work
-        self._lower = lower
+        self._base_handle = base_handle
         self._is_made = bool(flags & os.O_CREAT)
         self._wrote = bool(flags & os.O_TRUNC)
 
@@ -103,10 +103,10 @@ class OverlayHandle(FileHandle):
     def read_nowait(self, offset: int, size: int) -> bytes | bytearray | memoryview | None:
         """Reads what is near."""
         work = self._work
-        if self._lower is not None:
+        if self._base_handle is not None:
             if isinstance(work.where_of(self.number), str):
-                return self._lower.read_nowait(offset, size)
-            self._drop_lower()  # somebody wrote to the file since
+                return self._base_handle.read_nowait(offset, size)
+            self._drop_base()  # somebody wrote to the file since
         return work.read(self.number, offset, size) if work.is_local(self.number) else None
 
     async def read(self, offset: int, size: int) -> bytes | bytearray | memoryview:
@@ -114,8 +114,8 @@ class OverlayHandle(FileHandle):
         data = self.read_nowait(offset, size)
         if data is not None:
             return data
-        if self._lower is not None:
-            return await self._lower.read(offset, size)
+        if self._base_handle is not None:
+            return await self._base_handle.read(offset, size)
         return await self._tree.in_thread(lambda: self._work.read(self.number, offset, size))
 
     async def write(self, offset: int, data: bytes | memoryview) -> int:
@@ -171,13 +171,13 @@ class OverlayHandle(FileHandle):
         """Gives the file back."""
         if self.direct_io:
             self._tree.direct.end(self.ino)
-        self._drop_lower()
+        self._drop_base()
         self._work.release(self.number)
 
-    def _drop_lower(self) -> None:
-        if self._lower is not None:
-            self._lower.release()
-            self._lower = None
+    def _drop_base(self) -> None:
+        if self._base_handle is not None:
+            self._base_handle.release()
+            self._base_handle = None
 
 
 class EarlyHandle(FileHandle):
@@ -192,23 +192,23 @@ class EarlyHandle(FileHandle):
         adopted: What answers instead.
     """
 
-    __slots__ = ("_lower", "_tree", "adopted")
+    __slots__ = ("_base_handle", "_tree", "adopted")
 
-    def __init__(self, tree: "WritableBranch", lower: FileHandle) -> None:
+    def __init__(self, tree: "WritableBranch", base_handle: FileHandle) -> None:
         """Takes the branch and its own handle, which does not answer once it is adopted."""
-        super().__init__(lower.ino)
+        super().__init__(base_handle.ino)
         self.adopted: OverlayHandle | None = None
         self._tree = tree
-        self._lower = lower
+        self._base_handle = base_handle
 
     def adopt(self, work: WorkTree, path: str) -> None:
-        """Has a working tree answer, which shows the file at a lower path."""
+        """Has a working tree answer, which shows the file at a base path."""
         number = work.open(path, os.O_RDONLY)
-        self.adopted = OverlayHandle(self._tree, work, self.ino, number, os.O_RDONLY, self._lower)
+        self.adopted = OverlayHandle(self._tree, work, self.ino, number, os.O_RDONLY, self._base_handle)
 
     @property
     def _now(self) -> FileHandle:
-        return self._lower if self.adopted is None else self.adopted
+        return self._base_handle if self.adopted is None else self.adopted
 
     @property
     def size(self) -> int:

@@ -1,7 +1,7 @@
 """A branch that can be written to: the branch tree, with a working tree over it from the first write on.
 
     nothing was ever written    BranchTree answers
-    a working tree is open      it answers, and asks the branch tree for what nobody changed (`lower`)
+    a working tree is open      it answers, and asks the branch tree for what nobody changed (`base_tree`)
 
 A working tree stays open once it is there, also when a commit has left nothing in it: it keeps the inode numbers
 and times that programs have seen. While it has changes the branch stays at their base; without, it follows its tip.
@@ -78,7 +78,7 @@ class WritableBranch(WorkingBase):
             elif handle.adopted is None:
                 # It was opened a moment ago, so that there is nothing to be fetched.
                 with contextlib.suppress(StaleError, NotInMemoryError):
-                    handle.adopt(work, self._lower_path(handle.ino))
+                    handle.adopt(work, self._base_path(handle.ino))
         self.early.clear()
         work.removed.keep()
         super().take_work(work)
@@ -87,7 +87,7 @@ class WritableBranch(WorkingBase):
         work = super()._open_work(session)
         for handle in list(self.early):
             with contextlib.suppress(StaleError):  # the branch has left its snapshot
-                path = self.guarded.call(lambda: self._lower_path(handle.ino))  # noqa: B023
+                path = self.guarded.call(lambda: self._base_path(handle.ino))  # noqa: B023
                 work.getattr(path)  # what has to be fetched for that is not, with the lock held
                 with self.guarded.lock:
                     if handle in self.early:
@@ -176,17 +176,17 @@ class WritableBranch(WorkingBase):
         """Opens a file."""
         if self._is_control(ino) or (self.work is None and not flags & _WRITING):
             with self.guarded.lock:
-                lower = super().open(ino, flags)
+                base_tree = super().open(ino, flags)
                 if self._is_control(ino):
-                    return lower
-                handle = EarlyHandle(self, lower)
+                    return base_tree
+                handle = EarlyHandle(self, base_tree)
                 self.early[handle] = None
                 return handle
         work = self._require_work()
         where = self.where(ino)
         below = None
         if isinstance(where, str) and not flags & _WRITING:
-            below = self.guarded.call(lambda: self._open_lower(where, flags))
+            below = self.guarded.call(lambda: self._open_base(where, flags))
         try:
             number = work.open(where, flags & ~os.O_APPEND)
         except BaseException:
@@ -207,8 +207,8 @@ class WritableBranch(WorkingBase):
                 for ino in self.work.files.mappable():
                     await self.settings.notifier.drop_pages(ino)
 
-    def _open_lower(self, path: str, flags: int) -> FileHandle | None:
-        attr = self.lower_attr(path)
+    def _open_base(self, path: str, flags: int) -> FileHandle | None:
+        attr = self.base_attr(path)
         return None if attr is None or attr.is_dir else super().open(attr.ino, flags)
 
     def opendir(self, ino: int) -> DirHandle:
@@ -238,9 +238,9 @@ class WritableBranch(WorkingBase):
             parent = own.ino if above is None else work.getattr(above).ino
         dots = NamedEntries(own, [(b".", own.ino, 0, own.mtime_ns), (b"..", parent, 0, own.mtime_ns)])
         view = work.dir_view(where)
-        if not view.hides and view.lower_path is not None and not work.has_kept_in(view.lower_path):
-            path = view.lower_path
-            return [dots, *self.guarded.call(lambda: self.lower_sections(path))]
+        if not view.hides and view.base_path is not None and not work.has_kept_in(view.base_path):
+            path = view.base_path
+            return [dots, *self.guarded.call(lambda: self.base_sections(path))]
         groups: dict[tuple[int, int, int, int], list[tuple[bytes, int, int, int]]] = {}
         for name, (_, attr) in work.list_dir(where):
             if name == CONTROL_NAME and own.ino == self.root_ino:
@@ -272,7 +272,7 @@ class WritableBranch(WorkingBase):
         path = where
 
         def ask() -> dict[str, bytes]:
-            attr = self.lower_attr(path)
+            attr = self.base_attr(path)
             return {} if attr is None else BranchTree._xattrs(self, attr.ino)
 
         return self.guarded.call(ask)
@@ -556,7 +556,7 @@ class WritableBranch(WorkingBase):
         return self.translated(entries), attrs
 
     def changed_paths(self, move: Move) -> list[str]:
-        """Returns the lower paths at and below which a move shows other content; for `KeptAttrs.forget`.
+        """Returns the base paths at and below which a move shows other content; for `KeptAttrs.forget`.
 
         A directory that is still there keeps its number, whatever is in it: the kernel is told of the names in it.
         """
@@ -571,15 +571,15 @@ class WritableBranch(WorkingBase):
             paths += [node_prefix(path) + array.layout.format(row) for row in rows]
         return paths
 
-    def lower_paths(self, inos: Iterable[int]) -> list[str]:
-        """Returns the lower paths of those inodes that are the branch's and have no other number in the tree."""
+    def base_paths(self, inos: Iterable[int]) -> list[str]:
+        """Returns the base paths of those inodes that are the branch's and have no other number in the tree."""
         paths = []
         for ino in inos:
             found = self.space.find(ino)
             if found is None or found.tree is not self or self._is_control(ino):
                 continue
             with contextlib.suppress(StaleError, NotInMemoryError):
-                paths.append(self.guarded.call(lambda: self._lower_path(ino)))  # noqa: B023
+                paths.append(self.guarded.call(lambda: self._base_path(ino)))  # noqa: B023
         return paths
 
     def translated(self, entries: Sequence[Entry]) -> list[Entry]:
@@ -592,7 +592,7 @@ class WritableBranch(WorkingBase):
             if ino not in known:
                 known[ino] = ino
                 try:
-                    where = work.where_is(self.guarded.call(lambda: self._lower_path(ino)))  # noqa: B023
+                    where = work.where_is(self.guarded.call(lambda: self._base_path(ino)))  # noqa: B023
                     if where is not None:
                         known[ino] = work.getattr(where).ino
                 except (StaleError, NotInMemoryError):

@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterable
 from typing import Final, NamedTuple
 
 from icefs.errors import NoSpaceError, SessionStateError, StorageError
-from icefs.worktree.base import Lower, join
+from icefs.worktree.base import BaseTree, join
 from icefs.worktree.freeze.frozen import FrozenTree, View
 from icefs.worktree.freeze.frozen_index import FrozenIndex
-from icefs.worktree.model.core import Change, Lowered, TreeCore
+from icefs.worktree.model.core import BaseEntry, Change, TreeCore
 from icefs.worktree.model.nodes import STORED, WHITEOUT, DirNode
 from icefs.worktree.model.reappearing import Reappearing
 from icefs.worktree.rebase.base_change import Settlement
@@ -215,8 +215,8 @@ class Commits:
             core.check_open()
             self._check_durable(frozen)
         try:
-            lower = core.lower_for(new_base)
-            settlement = Settlement(core, FrozenIndex.of(frozen, frozenset(left)), frozen, lower, yielded)
+            base_tree = core.base_for(new_base)
+            settlement = Settlement(core, FrozenIndex.of(frozen, frozenset(left)), frozen, base_tree, yielded)
             settlement.verify()
             return self._settle(settlement, new_base, frozen.view, on_switch)
         except StorageError:
@@ -236,9 +236,9 @@ class Commits:
                 base has had to be copied; nothing else was changed.
         """
         core = self._core
-        lower = core.lower_for(new_base)
+        base_tree = core.base_for(new_base)
         self._check_unfrozen()
-        return self._settle(Settlement(core, None, None, lower, yielded), new_base, None, on_switch, expected)
+        return self._settle(Settlement(core, None, None, base_tree, yielded), new_base, None, on_switch, expected)
 
     def _check_unfrozen(self) -> None:
         if any(view.is_durable for view in self._core.views):
@@ -269,14 +269,14 @@ class Commits:
                 if not files and not directories:
                     return self._switch(op, settlement, new_base, view, copied_up, on_switch)
                 paths = [*map(core.path_of, files), *map(core.path_of, directories)]
-                lower = core.lower
+                base_tree = core.base_tree
             # Copying takes time and the network; it happens without the lock, then everything is checked anew.
             copied_up += paths
             for node in files:
                 self._content.copy_up(node)
                 settlement.copied(node)
             for directory in directories:
-                self._rescue(directory, lower)
+                self._rescue(directory, base_tree)
 
     def _switch(
         self,
@@ -328,7 +328,7 @@ class Commits:
         return result
 
     def _forget(self, paths: Iterable[str]) -> list[str]:
-        """Forgets what is kept of lower paths, and returns of which there was; see `KeptAttrs`. The lock is held."""
+        """Forgets what is kept of base paths, and returns of which there was; see `KeptAttrs`. The lock is held."""
         kept = self._core.kept
         changed = list(paths)
         known = [path for path in (*changed, *_above(changed)) if path[-1:] != "/" and kept.get(path) is not None]
@@ -340,10 +340,10 @@ class Commits:
         core = self._core
         above = _above(paths)
         with core.lock:
-            lower = core.lower
-            known = [path for path in above if path in core.lower_dirs or core.kept.get(path) is not None]
+            base_tree = core.base_tree
+            known = [path for path in above if path in core.base_dirs or core.kept.get(path) is not None]
         asked = {*known, *(path.rpartition("/")[0] for path in kept)}
-        found = {path: attr for path in asked if (attr := lower.stat(path)) is not None}  # may fetch
+        found = {path: attr for path in asked if (attr := base_tree.stat(path)) is not None}  # may fetch
         there = {path: found[path] for path in known if path in found}
         with core.lock:
             core.kept.forget(path for path in known if path not in there)
@@ -353,24 +353,24 @@ class Commits:
             return Forgotten([(ino, name) for directory, _, name in names if (ino := dirs[directory])], inos)
 
     def _number_of(self, directory: str) -> int:
-        """Returns the number of a lower directory, 0 if it is not there."""
-        node = self._core.lower_dirs.get(directory)
-        attr = self._core.lower_stat(directory) if node is None else None
+        """Returns the number of a base directory, 0 if it is not there."""
+        node = self._core.base_dirs.get(directory)
+        attr = self._core.base_stat(directory) if node is None else None
         return node.ino if node is not None else attr.ino if attr is not None else 0
 
-    def _rescue(self, directory: DirNode, lower: Lower) -> None:
+    def _rescue(self, directory: DirNode, base_tree: BaseTree) -> None:
         """Gives everything that a directory shows bytes of its own."""
         core = self._core
         waiting = [directory]
         for node in waiting:
-            if node.lower_path is None:
+            if node.base_path is None:
                 continue
-            names = list(lower.list(node.lower_path))
+            names = list(base_tree.list(node.base_path))
             for name, attr in names:
                 with core.change():
                     entry = node.entries.get(name)
                     if entry is None:
-                        entry = core.materialise(node, name, Lowered(join(node.lower_path, name), attr))
+                        entry = core.materialise(node, name, BaseEntry(join(node.base_path, name), attr))
                 if isinstance(entry, DirNode):
                     if entry.is_natural:
                         waiting.append(entry)

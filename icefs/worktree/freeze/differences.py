@@ -17,12 +17,12 @@ class Region:
     """A directory of the base that stands elsewhere, with what is below it.
 
     Attributes:
-        lower: Where the base has it.
+        base_path: Where the base has it.
         path: Where it is now.
-        excluded: Lower paths at and below which it shows something else, or nothing.
+        excluded: Base paths at and below which it shows something else, or nothing.
     """
 
-    lower: str
+    base_path: str
     path: str
     excluded: list[str] = field(default_factory=list)
 
@@ -62,14 +62,14 @@ def differences(root: FrozenDir) -> Differences:
                 else:
                     files.append((name, entry))
                 if region is not None:
-                    region.excluded.append(join(directory.lower_path or "", name))
+                    region.excluded.append(join(directory.base_path or "", name))
             elif entry is not WHITEOUT and entry.is_natural:
                 waiting.append((entry, region))
             else:
                 if is_in_place:
                     hidden.append(name)
                 elif region is not None:
-                    region.excluded.append(join(directory.lower_path or "", name))
+                    region.excluded.append(join(directory.base_path or "", name))
                 if entry is not WHITEOUT:
                     waiting.append((entry, _region(entry, found)))
         if hidden:
@@ -80,8 +80,8 @@ def differences(root: FrozenDir) -> Differences:
 
 
 def _region(directory: FrozenDir, found: Differences) -> Region | None:
-    if directory.lower_path is None:
+    if directory.base_path is None:
         return None
-    region = Region(directory.lower_path, directory.path)
+    region = Region(directory.base_path, directory.path)
     found.regions.append(region)
     return region

@@ -16,11 +16,11 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from icefs.errors import StorageError
-from icefs.worktree.base import Lower, join
-from icefs.worktree.model.core import Lowered, TreeCore
+from icefs.worktree.base import BaseTree, join
+from icefs.worktree.model.core import BaseEntry, TreeCore
 from icefs.worktree.model.nodes import (
     CUT,
-    FROM_LOWER,
+    FROM_BASE,
     LOST,
     WHITEOUT,
     DirNode,
@@ -98,8 +98,8 @@ class FrozenFile(NamedTuple):
         mtime_ns: When its content last changed.
         spool_id: The spool file with its bytes, 0 if it has none.
         spool_path: Where that is; None if it has none.
-        lower_path: The lower file that has its bytes; None if they are in a spool file, or it is empty.
-        is_natural: Whether the bytes are those of the lower file at this very path, so nothing is to be committed.
+        base_path: The base file that has its bytes; None if they are in a spool file, or it is empty.
+        is_natural: Whether the bytes are those of the base file at this very path, so nothing is to be committed.
         is_lost: Bytes of it are lost (see `lost`); it is not to be committed.
         is_open: It was open for writing and had changed, so that more of it may have been to come.
         is_alias: The node was seen under another path before (a hard link).
@@ -113,7 +113,7 @@ class FrozenFile(NamedTuple):
     mtime_ns: int
     spool_id: int
     spool_path: str | None
-    lower_path: str | None
+    base_path: str | None
     is_natural: bool
     is_lost: bool
     is_open: bool
@@ -122,7 +122,7 @@ class FrozenFile(NamedTuple):
 
 
 class _Facts(NamedTuple):
-    """What a view needs of a node as it was; of directories, `origin` alone: their lower path."""
+    """What a view needs of a node as it was; of directories, `origin` alone: their base path."""
 
     size: int
     mtime_ns: int
@@ -139,23 +139,23 @@ class FrozenDir:
         node: Identifies the directory.
         path: Where it is in the merged tree.
         ino: Its inode number.
-        lower_path: The lower directory that shines through where `entries` has no name; None for none.
-        is_natural: Whether that is the lower directory at this very path; otherwise, with a `lower_path`, it was
+        base_path: The base directory that shines through where `entries` has no name; None for none.
+        is_natural: Whether that is the base directory at this very path; otherwise, with a `base_path`, it was
             renamed here.
-        entries: What lies over the lower directory, by name, sorted.
+        entries: What lies over the base directory, by name, sorted.
     """
 
     node: DirNode = field(repr=False)
     path: str
     ino: int
-    lower_path: str | None
+    base_path: str | None
     is_natural: bool
     entries: "dict[str, FrozenEntry]" = field(repr=False)
 
     @property
     def is_redirect(self) -> bool:
-        """Whether it is a lower directory that was renamed."""
-        return self.lower_path is not None and not self.is_natural
+        """Whether it is a base directory that was renamed."""
+        return self.base_path is not None and not self.is_natural
 
 
 type FrozenEntry = FrozenFile | FrozenDir | Whiteout
@@ -169,7 +169,7 @@ class FrozenTree:
     Attributes:
         base: The snapshot that it stands on.
         revision: The tree's own at that moment; together with `base` it tells whether anything has changed since.
-        lower: The lower tree.
+        base_tree: The base.
         view: The former states; for the working tree.
     """
 
@@ -178,12 +178,12 @@ class FrozenTree:
         self.view = view
         self.base = core.base
         self.revision = core.revision
-        self.lower: Lower = core.lower
+        self.base_tree: BaseTree = core.base_tree
         self._root: FrozenDir | None = None
 
     @property
     def root(self) -> FrozenDir:
-        """The root, and through it everything that differs from the lower tree."""
+        """The root, and through it everything that differs from the base."""
         if self._root is None:
             self._root = self._build()
         return self._root
@@ -193,7 +193,7 @@ class FrozenTree:
         core, view = self._core, self.view
         with core.lock:
             state = view.dir_state(core.root).state
-        root = FrozenDir(core.root, "", core.root.ino, state.lower_path, True, {})
+        root = FrozenDir(core.root, "", core.root.ino, state.base_path, True, {})
         waiting = [root]
         seen: set[FileNode] = set()
         while waiting:
@@ -207,8 +207,8 @@ class FrozenTree:
                 if entry is WHITEOUT or facts is None:
                     directory.entries[name] = WHITEOUT
                 elif isinstance(entry, DirNode):
-                    lower = None if directory.lower_path is None else join(directory.lower_path, name)
-                    is_natural = facts.origin is not None and facts.origin == lower
+                    base_path = None if directory.base_path is None else join(directory.base_path, name)
+                    is_natural = facts.origin is not None and facts.origin == base_path
                     child = FrozenDir(entry, path, entry.ino, facts.origin, is_natural, {})
                     directory.entries[name] = child
                     below.append(child)
@@ -223,7 +223,7 @@ class FrozenTree:
         if isinstance(node, FileNode):
             state = self.view.files.get(node) or node
             return _Facts(state.size, state.mtime_ns, state.spool_id, state.origin, state.flags)
-        return _Facts(0, 0, 0, self.view.dir_state(node).state.lower_path, 0)
+        return _Facts(0, 0, 0, self.view.dir_state(node).state.base_path, 0)
 
     def _file(
         self, parent: FrozenDir, path: str, name: str, node: FileNode, facts: "_Facts", is_alias: bool
@@ -231,10 +231,10 @@ class FrozenTree:
         size, mtime_ns, spool_id, origin, flags = facts
         spool_path = self._core.spool.path(spool_id) if spool_id else None
         is_lost = bool(flags & LOST)
-        # What was written over a lower file and is lost is a change, though the bytes are still those of the file.
-        is_lower = bool(flags & FROM_LOWER) and not is_lost
-        lower_path = origin if is_lower else None
-        is_natural = is_lower and parent.lower_path is not None and origin == join(parent.lower_path, name)
+        # What was written over a base file and is lost is a change, though the bytes are still those of the file.
+        is_of_base = bool(flags & FROM_BASE) and not is_lost
+        base_path = origin if is_of_base else None
+        is_natural = is_of_base and parent.base_path is not None and origin == join(parent.base_path, name)
         is_open = node in self.view.unfinished
         # By position, as naming that many takes half of the time.
         return FrozenFile(
@@ -245,7 +245,7 @@ class FrozenTree:
             mtime_ns,
             spool_id,
             spool_path,
-            lower_path,
+            base_path,
             is_natural,
             is_lost,
             is_open,
@@ -270,7 +270,7 @@ class FrozenTree:
             else:
                 waiting.pop()
 
-    def find(self, path: str) -> FrozenFile | FrozenDir | Lowered | None:
+    def find(self, path: str) -> FrozenFile | FrozenDir | BaseEntry | None:
         """Returns what is at a path of the merged tree, None if nothing."""
         found: FrozenEntry = self.root
         names = path.split("/") if path else []
@@ -279,42 +279,42 @@ class FrozenTree:
                 return None
             below = found.entries.get(name)
             if below is None:
-                if found.lower_path is None:
+                if found.base_path is None:
                     return None
-                lower_path = join(found.lower_path, "/".join(names[position:]))
-                attr = self.lower.stat(lower_path)
-                return None if attr is None else Lowered(lower_path, attr)
+                base_path = join(found.base_path, "/".join(names[position:]))
+                attr = self.base_tree.stat(base_path)
+                return None if attr is None else BaseEntry(base_path, attr)
             found = below
         return None if found is WHITEOUT else found
 
-    def list(self, found: FrozenDir | Lowered) -> Iterator[tuple[str, FrozenFile | FrozenDir | Lowered]]:
+    def list(self, found: FrozenDir | BaseEntry) -> Iterator[tuple[str, FrozenFile | FrozenDir | BaseEntry]]:
         """Yields the merged entries of a directory, the upper ones first."""
         hidden: dict[str, FrozenEntry] = {}
-        lower_path: str | None
+        base_path: str | None
         if isinstance(found, FrozenDir):
-            hidden, lower_path = found.entries, found.lower_path
+            hidden, base_path = found.entries, found.base_path
             for name, entry in hidden.items():
                 if entry is not WHITEOUT:
                     yield name, entry
         else:
-            lower_path = found.path
-        if lower_path is not None:
-            for name, attr in self.lower.list(lower_path):
+            base_path = found.path
+        if base_path is not None:
+            for name, attr in self.base_tree.list(base_path):
                 if name not in hidden:
-                    yield name, Lowered(join(lower_path, name), attr)
+                    yield name, BaseEntry(join(base_path, name), attr)
 
-    def read(self, found: FrozenFile | Lowered) -> bytes:
+    def read(self, found: FrozenFile | BaseEntry) -> bytes:
         """Reads a whole file of the merged tree.
 
         Raises:
             StorageError: the bytes are gone, or cannot be had.
         """
-        if isinstance(found, Lowered):
-            return self.lower.read(found.path, 0, found.attr.size)
+        if isinstance(found, BaseEntry):
+            return self.base_tree.read(found.path, 0, found.attr.size)
         if found.is_lost:
             raise StorageError(f"the bytes of {found.path!r} were lost", kind="io", path=found.path)
-        if found.lower_path is not None:
-            return self.lower.read(found.lower_path, 0, found.size)
+        if found.base_path is not None:
+            return self.base_tree.read(found.base_path, 0, found.size)
         if found.spool_path is None:
             return b""
         try:
@@ -347,6 +347,6 @@ def _entries(directory: FrozenDir) -> Iterator[tuple[str, FrozenEntry]]:
         yield join(directory.path, name), entry
 
 
-def is_directory(found: FrozenFile | FrozenDir | Lowered) -> bool:
+def is_directory(found: FrozenFile | FrozenDir | BaseEntry) -> bool:
     """Tells whether a merged entry is a directory."""
-    return found.attr.is_dir if isinstance(found, Lowered) else isinstance(found, FrozenDir)
+    return found.attr.is_dir if isinstance(found, BaseEntry) else isinstance(found, FrozenDir)

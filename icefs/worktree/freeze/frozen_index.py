@@ -1,4 +1,4 @@
-"""Where everything of a frozen tree was, by node and by lower path; for changes of base (`settle`)."""
+"""Where everything of a frozen tree was, by node and by base path; for changes of base (`settle`)."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -17,13 +17,13 @@ class FrozenIndex:
     Attributes:
         dirs: The frozen directories by node.
         files: The names of each file.
-        by_lower: The frozen directories by lower path.
+        by_base_path: The frozen directories by base path.
         left: Which paths were not committed; with a slash at the end, a directory of which nothing was.
     """
 
     dirs: dict[DirNode, FrozenDir] = field(default_factory=dict)
     files: dict[FileNode, list[FrozenFile]] = field(default_factory=dict)
-    by_lower: dict[str, FrozenDir] = field(default_factory=dict)
+    by_base_path: dict[str, FrozenDir] = field(default_factory=dict)
     left: Paths = frozenset()
     _held: Paths = field(init=False)
 
@@ -46,18 +46,18 @@ class FrozenIndex:
         waiting = [frozen.root]
         for directory in waiting:
             index.dirs[directory.node] = directory
-            if directory.lower_path is not None:
-                index.by_lower[directory.lower_path] = directory
+            if directory.base_path is not None:
+                index.by_base_path[directory.base_path] = directory
             waiting.extend(entry for entry in directory.entries.values() if isinstance(entry, FrozenDir))
         return index
 
     def hidden_paths(self) -> Iterator[str]:
-        """Yields the lower paths that the frozen tree did not show, and that are gone."""
+        """Yields the base paths that the frozen tree did not show, and that are gone."""
         for directory in self.dirs.values():
-            if directory.lower_path is not None:
+            if directory.base_path is not None:
                 for name, entry in directory.entries.items():
-                    path = join(directory.lower_path, name)
-                    is_hidden = entry is WHITEOUT or entry.lower_path != path
+                    path = join(directory.base_path, name)
+                    is_hidden = entry is WHITEOUT or entry.base_path != path
                     if is_hidden and not self.is_left(join(directory.path, name)):
                         yield path
 
@@ -78,20 +78,20 @@ class FrozenIndex:
             path = path.rpartition("/")[0]
         return bool(self._held)
 
-    def left_path(self, lower_path: str) -> str | None:
-        """Returns where the name of a lower path was hidden, unless that was committed; None if it was not hidden."""
-        above, _, name = lower_path.rpartition("/")
-        directory = self.by_lower.get(above)
+    def left_path(self, base_path: str) -> str | None:
+        """Returns where the name of a base path was hidden, unless that was committed; None if it was not hidden."""
+        above, _, name = base_path.rpartition("/")
+        directory = self.by_base_path.get(above)
         if directory is None or name not in directory.entries:
             return None
         path = join(directory.path, name)
         return path if self.is_left(path) else None
 
-    def new_path(self, lower_path: str) -> str | None:
-        """Returns where a lower path was in the merged tree, None if it was not to be seen."""
-        above, below = lower_path, ""
+    def new_path(self, base_path: str) -> str | None:
+        """Returns where a base path was in the merged tree, None if it was not to be seen."""
+        above, below = base_path, ""
         while True:
-            directory = self.by_lower.get(above)
+            directory = self.by_base_path.get(above)
             if directory is not None:
                 break
             if not above:
@@ -103,6 +103,6 @@ class FrozenIndex:
         entry = directory.entries.get(below.partition("/")[0])
         if entry is None:
             return join(directory.path, below)
-        if isinstance(entry, FrozenFile) and entry.lower_path == lower_path:
+        if isinstance(entry, FrozenFile) and entry.base_path == base_path:
             return entry.path
         return None

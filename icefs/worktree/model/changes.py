@@ -12,11 +12,11 @@ class ChangeKind(StrEnum):
     """What differs from the base at a path."""
 
     WRITTEN = "written"
-    """A file with bytes of its own, new or over a lower one."""
+    """A file with bytes of its own, new or over a base one."""
     REUSED = "reused"
-    """A file whose bytes are those of a lower file of another path: renamed, or linked."""
+    """A file whose bytes are those of a base file of another path: renamed, or linked."""
     ATTRIBUTES = "attributes"
-    """The lower file itself, with times, mode or owner that somebody set; nothing to commit."""
+    """The base file itself, with times, mode or owner that somebody set; nothing to commit."""
     WHITEOUT = "whiteout"
     """A file or directory of the base that was removed."""
     NEW_DIRECTORY = "new-directory"
@@ -34,7 +34,7 @@ class TreeChange:
         path: Where, in the merged tree.
         size: The file's size in bytes; 0 for anything but a file.
         mtime_ns: When the file's content changed; 0 for anything but a file.
-        source: The lower path of what is shown here, if it is another one.
+        source: The base path of what is shown here, if it is another one.
         is_lost: The file's bytes are gone.
         is_cut: The file's bytes are not all there.
     """
@@ -60,14 +60,14 @@ def _change(path: str, entry: FrozenEntry) -> TreeChange | None:
     if isinstance(entry, FrozenDir):
         if entry.is_natural:
             return None
-        kind = ChangeKind.NEW_DIRECTORY if entry.lower_path is None else ChangeKind.RENAMED_DIRECTORY
-        return TreeChange(kind, path, source=entry.lower_path)
+        kind = ChangeKind.NEW_DIRECTORY if entry.base_path is None else ChangeKind.RENAMED_DIRECTORY
+        return TreeChange(kind, path, source=entry.base_path)
     if entry is WHITEOUT:
         return TreeChange(ChangeKind.WHITEOUT, path)
-    if entry.lower_path is None:
+    if entry.base_path is None:
         return TreeChange(
             ChangeKind.WRITTEN, path, entry.size, entry.mtime_ns, is_lost=entry.is_lost, is_cut=entry.is_cut
         )
     if entry.is_natural:
         return TreeChange(ChangeKind.ATTRIBUTES, path, entry.size, entry.mtime_ns)
-    return TreeChange(ChangeKind.REUSED, path, entry.size, entry.mtime_ns, source=entry.lower_path)
+    return TreeChange(ChangeKind.REUSED, path, entry.size, entry.mtime_ns, source=entry.base_path)

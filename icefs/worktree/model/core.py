@@ -12,11 +12,11 @@ Two kinds of changes need no row at once. A file that was created and not yet cl
 `flush`, `rename`, `link` or `fsync`: nobody was told yet that it is there. The times of directories are written
 with the directory's next row, at a freeze or at the end; after a crash they are restored from the entries.
 
-*Materialising* a pure lower file or directory makes a node for it that says the same as before. It changes
+*Materialising* an untouched file or directory makes a node for it that says the same as before. It changes
 nothing that anybody can see, so it is not undone, and not written until something refers to it.
 
-Concurrency: `lock` protects everything here. Reading and writing bytes, and copying a lower file up, happen
-outside of it (`files`), as does reading from the lower tree. While the lock is held the lower tree is asked for
+Concurrency: `lock` protects everything here. Reading and writing bytes, and copying a base file up, happen
+outside of it (`files`), as does reading from the base. While the lock is held the base is asked for
 attributes and listings only, which it answers from memory. Lock order: the tree's lock is taken first and alone.
 """
 
@@ -25,13 +25,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from icefs.errors import EntryNotFoundError, NotADirectoryTreeError, StaleError
-from icefs.worktree.base import Lower, LowerAttr, LowerFactory, join
+from icefs.worktree.base import BaseAttr, BaseFactory, BaseTree, join
 from icefs.worktree.freeze.unfinished import Unfinished
 from icefs.worktree.model import lost
 from icefs.worktree.model.kept import KeptAttrs
 from icefs.worktree.model.nodes import (
     DIRTY,
-    FROM_LOWER,
+    FROM_BASE,
     PERSISTENT,
     STORED,
     WHITEOUT,
@@ -55,15 +55,15 @@ if TYPE_CHECKING:
 ROOT_ID = 1
 
 
-class Lowered(NamedTuple):
-    """A pure lower node: its path and attributes."""
+class BaseEntry(NamedTuple):
+    """A untouched node: its path and attributes."""
 
     path: str
-    attr: LowerAttr
+    attr: BaseAttr
 
 
 class Defaults(NamedTuple):
-    """Mode and owner of what the lower tree provides."""
+    """Mode and owner of what the base provides."""
 
     file: Perm
     directory: Perm
@@ -73,9 +73,9 @@ class TreeCore:
     """Everything that a working tree has in memory.
 
     INVARIANT: `by_ino` holds every node that an entry refers to, and every open file that none refers to.
-    INVARIANT: `lower_dirs` holds every live directory with a lower path, `lower_files` every linked file with an
+    INVARIANT: `base_dirs` holds every live directory with a base path, `base_files` every linked file with an
         origin; besides, open files that were removed.
-    INVARIANT: `lower_handles` holds every open handle of a lower file under the handle's own path, until the tree shows
+    INVARIANT: `base_handles` holds every open handle of a base file under the handle's own path, until the tree shows
         something else there.
     INVARIANT: every linked DIRTY file is in `behind`; so is every file that was created and has no row yet.
     INVARIANT: every file in `unfinished` has a handle that may write.
@@ -89,9 +89,9 @@ class TreeCore:
         changed: Is notified when a writer ends, a copy is done or a freeze is over.
         root: The root directory.
         by_ino: The nodes by inode number.
-        lower_dirs: The materialised directories by lower path.
-        lower_files: The materialised files by lower path.
-        lower_handles: Open handles of pure lower files by lower path.
+        base_dirs: The materialised directories by base path.
+        base_files: The materialised files by base path.
+        base_handles: Open handles of untouched files by base path.
         soft: Directories whose times changed after their rows were written.
         behind: Files whose rows are missing, or older than their content.
         unfinished: Files that somebody is in the middle of writing.
@@ -116,8 +116,8 @@ class TreeCore:
         *,
         journal: Journal,
         spool: Spool,
-        lower: Lower,
-        lower_for: LowerFactory,
+        base_tree: BaseTree,
+        base_for: BaseFactory,
         allocate: Callable[[], int],
         now_ns: Callable[[], int],
         defaults: Defaults,
@@ -125,8 +125,8 @@ class TreeCore:
         self.journal = journal
         self.spool = spool
         self.removals = SpoolRemovals(spool)
-        self.lower = lower
-        self.lower_for = lower_for
+        self.base_tree = base_tree
+        self.base_for = base_for
         self.now_ns = now_ns
         self.defaults = defaults
         self.lock = threading.Lock()
@@ -134,9 +134,9 @@ class TreeCore:
         self.base = ""
         self.next_id = ROOT_ID + 1
         self.by_ino: dict[int, Node] = {}
-        self.lower_dirs: dict[str, DirNode] = {}
-        self.lower_files: dict[str, FileNode] = {}
-        self.lower_handles: dict[str, list[Handle]] = {}
+        self.base_dirs: dict[str, DirNode] = {}
+        self.base_files: dict[str, FileNode] = {}
+        self.base_handles: dict[str, list[Handle]] = {}
         self.soft: dict[DirNode, None] = {}
         self.behind: dict[FileNode, None] = {}
         self.unfinished = Unfinished()
@@ -219,25 +219,25 @@ class TreeCore:
 
     # Finding nodes
 
-    def lower_stat(self, path: str) -> LowerAttr | None:
-        """Asks the lower tree; what was kept over a commit counts more."""
-        attr = self.lower.stat(path)
+    def base_stat(self, path: str) -> BaseAttr | None:
+        """Asks the base; what was kept over a commit counts more."""
+        attr = self.base_tree.stat(path)
         if attr is not None and self.kept:
             kept = self.kept.get(path)
             if kept is not None:
-                return LowerAttr(kept.ino, attr.is_dir, attr.size, kept.mtime_ns)
+                return BaseAttr(kept.ino, attr.is_dir, attr.size, kept.mtime_ns)
         return attr
 
     def is_reachable(self, path: str) -> bool:
-        """Tells whether a lower path without a node of its own is part of the merged tree."""
+        """Tells whether a base path without a node of its own is part of the merged tree."""
         while path:
             path, _, name = path.rpartition("/")
-            node = self.lower_dirs.get(path)
+            node = self.base_dirs.get(path)
             if node is not None:
                 return name not in node.entries
         return True
 
-    def resolve(self, where: Where) -> Node | Lowered:
+    def resolve(self, where: Where) -> Node | BaseEntry:
         """Returns what a caller means.
 
         Raises:
@@ -251,25 +251,25 @@ class TreeCore:
             if kept is None:
                 raise StaleError(f"inode {where} is gone", ino=where)
             where = kept
-        upper = self.lower_dirs.get(where) or self.lower_files.get(where)
+        upper = self.base_dirs.get(where) or self.base_files.get(where)
         if upper is not None:
             return upper
-        attr = self.lower_stat(where) if self.is_reachable(where) else None
+        attr = self.base_stat(where) if self.is_reachable(where) else None
         if attr is None:
             raise StaleError(f"{where!r} is gone", path=where)
-        return Lowered(where, attr)
+        return BaseEntry(where, attr)
 
     def directory(self, where: Where) -> DirNode | str:
-        """Returns the directory that a caller means: its node, or its lower path.
+        """Returns the directory that a caller means: its node, or its base path.
 
         Raises:
             StaleError: it is no longer there.
             NotADirectoryTreeError: it is a file.
         """
-        node = self.by_ino.get(where) if isinstance(where, int) else self.lower_dirs.get(where)
+        node = self.by_ino.get(where) if isinstance(where, int) else self.base_dirs.get(where)
         if node is None:
             found = self.resolve(where)
-            if isinstance(found, Lowered):
+            if isinstance(found, BaseEntry):
                 if not found.attr.is_dir:
                     raise NotADirectoryTreeError(f"{found.path!r} is a file", path=found.path)
                 return found.path
@@ -278,33 +278,33 @@ class TreeCore:
             raise NotADirectoryTreeError(f"{node.name!r} is a file", ino=node.ino)
         return node
 
-    def child(self, directory: DirNode | str, name: str) -> Node | Lowered | None:
+    def child(self, directory: DirNode | str, name: str) -> Node | BaseEntry | None:
         """Returns what stands under a name in a directory, None if nothing does."""
         if isinstance(directory, DirNode):
             entry = directory.entries.get(name)
             if entry is not None:
                 return None if entry is WHITEOUT else entry
-            if directory.lower_path is None:
+            if directory.base_path is None:
                 return None
-            directory = directory.lower_path
+            directory = directory.base_path
         path = join(directory, name)
-        attr = self.lower_stat(path)
-        return None if attr is None else Lowered(path, attr)
+        attr = self.base_stat(path)
+        return None if attr is None else BaseEntry(path, attr)
 
-    def entry(self, found: Node | Lowered) -> TreeEntry:
+    def entry(self, found: Node | BaseEntry) -> TreeEntry:
         """Returns how a caller sees what was found."""
-        if isinstance(found, Lowered):
-            return TreeEntry(found.path, self.lower_attr(found.attr))
+        if isinstance(found, BaseEntry):
+            return TreeEntry(found.path, self.base_attr(found.attr))
         return TreeEntry(found.ino, found.attr())
 
-    def lower_attr(self, attr: LowerAttr) -> Attr:
-        """Returns the attributes of a pure lower node."""
+    def base_attr(self, attr: BaseAttr) -> Attr:
+        """Returns the attributes of an untouched node."""
         perm = self.defaults.directory if attr.is_dir else self.defaults.file
         kind = 0o040000 if attr.is_dir else 0o100000
         time_ns = attr.mtime_ns
         return Attr(attr.ino, kind | perm.mode, 1, perm.uid, perm.gid, attr.size, time_ns, time_ns, time_ns)
 
-    def path_of(self, found: Node | Lowered) -> str:
+    def path_of(self, found: Node | BaseEntry) -> str:
         """Returns where something is in the merged tree; of a file's links the first one."""
         if isinstance(found, DirNode):
             return found.path()
@@ -315,7 +315,7 @@ class TreeCore:
         parent = found.path
         while True:
             parent, _, _ = parent.rpartition("/")
-            node = self.lower_dirs.get(parent)
+            node = self.base_dirs.get(parent)
             if node is not None:
                 return join(node.path(), found.path[len(parent) + 1 if parent else 0 :])
 
@@ -325,39 +325,39 @@ class TreeCore:
         """Returns the node of a directory, made with all above it where there is none."""
         if isinstance(directory, DirNode):
             return directory
-        node = self.lower_dirs.get(directory)
+        node = self.base_dirs.get(directory)
         if node is not None:
             return node
         missing = []
         path = directory
-        while path not in self.lower_dirs:
+        while path not in self.base_dirs:
             missing.append(path)
             path = path.rpartition("/")[0]
-        node = self.lower_dirs[path]
+        node = self.base_dirs[path]
         for path in reversed(missing):
             name = path.rpartition("/")[2]
-            attr = None if name in node.entries else self.lower_stat(path)
+            attr = None if name in node.entries else self.base_stat(path)
             if attr is None:
                 raise StaleError(f"{directory!r} is gone", path=directory)
             if not attr.is_dir:
                 raise NotADirectoryTreeError(f"{path!r} is a file", path=path)
             below = DirNode(self.take_id(), attr.ino, self.perm(*self.defaults.directory), attr.mtime_ns, path)
-            self.lower_dirs[path] = below
+            self.base_dirs[path] = below
             self._insert(node, name, below)
             node = below
         return node
 
-    def materialise_file(self, parent: DirNode, name: str, lowered: Lowered) -> FileNode:
-        """Makes the node of a pure lower file, in its materialised directory."""
-        attr = lowered.attr
+    def materialise_file(self, parent: DirNode, name: str, base_entry: BaseEntry) -> FileNode:
+        """Makes the node of an untouched file, in its materialised directory."""
+        attr = base_entry.attr
         # The number may be in use still, by the open file that stood here before a `discard`.
         ino = self.new_ino() if attr.ino in self.by_ino else attr.ino
         node = FileNode(self.take_id(), ino, self.perm(*self.defaults.file), attr.size, attr.mtime_ns)
-        node.origin = lowered.path
-        node.flags = FROM_LOWER
-        self.lower_files[lowered.path] = node
+        node.origin = base_entry.path
+        node.flags = FROM_BASE
+        self.base_files[base_entry.path] = node
         self._insert(parent, name, node)
-        handles = self.lower_handles.pop(lowered.path, None)
+        handles = self.base_handles.pop(base_entry.path, None)
         if handles:
             node.io = OpenState(handles=len(handles))
             for handle in handles:
@@ -373,9 +373,9 @@ class TreeCore:
             parent.hidden.add(name)
         self.by_ino[node.ino] = node
 
-    def materialise(self, directory: DirNode, name: str, found: Node | Lowered) -> Node:
+    def materialise(self, directory: DirNode, name: str, found: Node | BaseEntry) -> Node:
         """Returns the node of what `child` found in a directory."""
-        if not isinstance(found, Lowered):
+        if not isinstance(found, BaseEntry):
             return found
         if found.attr.is_dir:
             return self.materialise_dir(found.path)
@@ -384,7 +384,7 @@ class TreeCore:
     def materialise_where(self, where: Where) -> Node:
         """Returns the node of what a caller means."""
         found = self.resolve(where)
-        if not isinstance(found, Lowered):
+        if not isinstance(found, BaseEntry):
             return found
         if found.attr.is_dir:
             return self.materialise_dir(found.path)
@@ -392,32 +392,32 @@ class TreeCore:
         return self.materialise_file(self.materialise_dir(above), name, found)
 
     def forget_placeholder(self, node: FileNode) -> None:
-        """Drops the node of a lower file that says nothing which the lower tree does not say itself."""
-        parent, lowered_path = node.parent, node.origin
+        """Drops the node of a base file that says nothing which the base does not say itself."""
+        parent, base_path = node.parent, node.origin
         if (
-            node.flags == FROM_LOWER
+            node.flags == FROM_BASE
             and node.io is None
             and node.extra is None
             and parent is not None
-            and parent.lower_path is not None
-            and lowered_path is not None
-            and lowered_path == join(parent.lower_path, node.name)
+            and parent.base_path is not None
+            and base_path is not None
+            and base_path == join(parent.base_path, node.name)
             and not self.views
         ):
             del parent.entries[node.name]
             if parent.hidden is not None:
                 parent.hidden.discard(node.name)
             del self.by_ino[node.ino]
-            del self.lower_files[lowered_path]
+            del self.base_files[base_path]
             node.parent = None
-            attr = self.lower_stat(lowered_path)
+            attr = self.base_stat(base_path)
             if attr is not None and (attr.ino, attr.mtime_ns) != (node.ino, node.mtime_ns):
                 # It was committed while it was open.
-                self.kept.add(parent.lower_path, [(node.name, node.ino, node.mtime_ns)])
+                self.kept.add(parent.base_path, [(node.name, node.ino, node.mtime_ns)])
 
     def renew_dir(self, path: str, time_ns: int) -> int | None:
-        """Gives a lower directory whose time is the tree's a later one; returns its number, None if it is not."""
-        node = self.lower_dirs.get(path)
+        """Gives a base directory whose time is the tree's a later one; returns its number, None if it is not."""
+        node = self.base_dirs.get(path)
         if node is not None:
             self.keep_for_views(node)
             node.mtime_ns = node.ctime_ns = max(time_ns, self.tick(node), node.mtime_ns + 1)
@@ -440,11 +440,13 @@ class TreeCore:
         flags = node.flags & PERSISTENT
         times = node.mtime_ns, node.ctime_ns, node.atime_ns
         if isinstance(node, DirNode):
-            return NodeRow(node.id, above, node.name, 1, *perm, 0, *times, 0, 0, node.lower_path, flags)
-        lower = node.origin if node.flags & FROM_LOWER else None
+            return NodeRow(node.id, above, node.name, 1, *perm, 0, *times, 0, 0, node.base_path, flags)
+        base_path = node.origin if node.flags & FROM_BASE else None
         stamp = 0 if node.flags & DIRTY else node.stamp
         spool_id, ranges = node.spool_id, lost.to_text(node.lost)
-        return NodeRow(node.id, above, node.name, 0, *perm, node.size, *times, spool_id, stamp, lower, flags, ranges)
+        return NodeRow(
+            node.id, above, node.name, 0, *perm, node.size, *times, spool_id, stamp, base_path, flags, ranges
+        )
 
     def with_ancestors(self, nodes: "dict[Node, None]") -> list[Node]:
         """Returns nodes to write, with the directories above them that have no row yet."""

@@ -1,7 +1,7 @@
 """Whether a tree is what its classes say it is; for tests."""
 
 from icefs.worktree.model.core import TreeCore
-from icefs.worktree.model.nodes import DIRTY, FROM_LOWER, LOST, STORED, WHITEOUT, DirNode, FileNode, Node
+from icefs.worktree.model.nodes import DIRTY, FROM_BASE, LOST, STORED, WHITEOUT, DirNode, FileNode, Node
 
 
 def check_invariants(core: TreeCore) -> None:
@@ -15,11 +15,11 @@ def check_invariants(core: TreeCore) -> None:
             assert orphan.io is not None, orphan
         assert set(core.by_ino.values()) == set(seen) | open_orphans
         assert len(core.by_ino) == len(seen) + len(open_orphans)
-        dirs = {node.lower_path: node for node in seen if isinstance(node, DirNode) and node.lower_path is not None}
-        assert core.lower_dirs == dirs
+        dirs = {node.base_path: node for node in seen if isinstance(node, DirNode) and node.base_path is not None}
+        assert core.base_dirs == dirs
         files = [node for node in core.by_ino.values() if isinstance(node, FileNode) and node.origin is not None]
-        assert core.lower_files.items() <= {(node.origin, node) for node in files}
-        assert {node for node in files if node.parent is not None} <= set(core.lower_files.values())
+        assert core.base_files.items() <= {(node.origin, node) for node in files}
+        assert {node for node in files if node.parent is not None} <= set(core.base_files.values())
         for node in seen:
             if isinstance(node, FileNode) and node.flags & DIRTY:
                 assert node in core.behind, node
@@ -28,7 +28,7 @@ def check_invariants(core: TreeCore) -> None:
             assert node.io.writable > 0, node
         numbers = list(core.kept.numbers())
         assert len(numbers) == len(set(numbers)), "a kept number leads to two paths"
-        for path, handles in core.lower_handles.items():
+        for path, handles in core.base_handles.items():
             assert handles, f"no handle of {path!r} is open"
             assert all(handle.path == path and handle.node is None for handle in handles), path
         assert core.spool_limit == max((view.limit for view in core.views), default=0)
@@ -39,7 +39,7 @@ def _check_directory(core: TreeCore, directory: DirNode, seen: dict[Node, None])
     seen[directory] = None
     for name, entry in directory.entries.items():
         if entry is WHITEOUT:
-            assert directory.lower_path is not None, f"{directory} has a whiteout for {name!r} and nothing to hide"
+            assert directory.base_path is not None, f"{directory} has a whiteout for {name!r} and nothing to hide"
         elif isinstance(entry, DirNode):
             assert entry.parent is directory, entry
             assert entry.name == name, entry
@@ -55,7 +55,7 @@ def _check_directory(core: TreeCore, directory: DirNode, seen: dict[Node, None])
 
 
 def _check_file(core: TreeCore, node: FileNode) -> None:
-    if node.flags & FROM_LOWER:
+    if node.flags & FROM_BASE:
         assert node.origin is not None, node
         assert node.spool_id == 0, node
     elif not node.spool_id:

@@ -34,7 +34,7 @@ class _Directory(NamedTuple):
 
 
 class KeptAttrs:
-    """Attributes by lower path, and paths by inode number.
+    """Attributes by base path, and paths by inode number.
 
     Concurrency: the tree's lock protects it.
 
@@ -54,7 +54,7 @@ class KeptAttrs:
         return sum(len(directory.names) for directory in self._directories.values())
 
     def get(self, path: str) -> KeptAttr | None:
-        """Returns what is kept of a lower path."""
+        """Returns what is kept of a base path."""
         return self._own(path) or self.regions.get(path)
 
     def _own(self, path: str) -> KeptAttr | None:
@@ -66,11 +66,11 @@ class KeptAttrs:
         return None if row < 0 else KeptAttr(int(directory.inos[row]), int(directory.mtimes[row]))
 
     def has_names(self, parent: str) -> bool:
-        """Tells whether anything is kept of the entries of one lower directory."""
+        """Tells whether anything is kept of the entries of one base directory."""
         return parent in self._directories or self.regions.covers(parent)
 
     def in_directory(self, parent: str) -> Callable[[str], KeptAttr | None]:
-        """Returns what tells what is kept of the entries of one lower directory; may be called without the lock."""
+        """Returns what tells what is kept of the entries of one base directory; may be called without the lock."""
         names, regions = self._names_of(parent), self.regions
         if not regions.covers(parent):
             return names.get
@@ -84,7 +84,7 @@ class KeptAttrs:
         return {name.decode(): KeptAttr(ino, mtime) for name, ino, mtime in rows}
 
     def path_of(self, ino: int) -> str | None:
-        """Returns the lower path that has kept this inode number."""
+        """Returns the base path that has kept this inode number."""
         own = self._own_path_of(ino)
         if own is not None or not self.regions:
             return own
@@ -118,7 +118,7 @@ class KeptAttrs:
         return inos[order], places[order], parents
 
     def add(self, parent: str, entries: Iterable[tuple[str, int, int]]) -> None:
-        """Keeps (name, ino, mtime_ns) of entries of one lower directory; replaces what was kept of them."""
+        """Keeps (name, ino, mtime_ns) of entries of one base directory; replaces what was kept of them."""
         rows = {name.encode(): (ino, mtime) for name, ino, mtime in entries}
         if not rows:
             return
@@ -142,7 +142,7 @@ class KeptAttrs:
             self.add(above, rows)
 
     def forget(self, paths: Iterable[str]) -> None:
-        """Forgets lower paths and everything below them; of a path with a slash at its end, what is below alone."""
+        """Forgets base paths and everything below them; of a path with a slash at its end, what is below alone."""
         gone = set(paths)
         self.regions.forget(path.removesuffix("/") for path in gone)
         self._forget_own(gone)
@@ -182,9 +182,9 @@ class KeptAttrs:
         """Follows a change of base; for whole directories `regions` has to follow it, too.
 
         Args:
-            moves: New lower paths by old ones, for them and everything below. Of two that lie below one another
+            moves: New base paths by old ones, for them and everything below. Of two that lie below one another
                 the longer holds for what is below it.
-            gone: Old lower paths that are forgotten with everything below, unless it was moved away.
+            gone: Old base paths that are forgotten with everything below, unless it was moved away.
         """
         if not self._directories:
             return

@@ -81,7 +81,7 @@ class _Layer:
 
 
 class KeptRegions:
-    """Regions by the lower path that they are at now.
+    """Regions by the base path that they are at now.
 
     Of two regions that a path lies in the inner one counts; of two at the same path the older one, which has the
     numbers that were there first.
@@ -104,7 +104,7 @@ class KeptRegions:
         return sum(len(layers) for layers in self._layers.values())
 
     def get(self, path: str) -> KeptAttr | None:
-        """Returns what is kept of a lower path."""
+        """Returns what is kept of a base path."""
         if not self._layers:
             return None
         for root in ancestors(path):
@@ -115,11 +115,11 @@ class KeptRegions:
         return None
 
     def covers(self, parent: str) -> bool:
-        """Tells whether anything may be kept of the entries of a lower directory."""
+        """Tells whether anything may be kept of the entries of a base directory."""
         return bool(self._layers) and any(root in self._layers for root in ancestors(join(parent, "?")))
 
     def path_of(self, ino: int) -> str | None:
-        """Returns the lower path that has kept this inode number."""
+        """Returns the base path that has kept this inode number."""
         if not self._formers:
             return None
         owner = next(iter(self._formers.values()))[0].owner_of(ino)
@@ -148,7 +148,7 @@ class KeptRegions:
         self._index()
 
     def forget(self, paths: Iterable[str]) -> None:
-        """Forgets lower paths and everything below them."""
+        """Forgets base paths and everything below them."""
         gone = set(paths) if self._layers else set()
         if not gone:
             return
@@ -166,9 +166,9 @@ class KeptRegions:
         """Follows a change of base.
 
         Args:
-            moves: New lower paths of directories by old ones, for what is below. Of two that lie below one another
+            moves: New base paths of directories by old ones, for what is below. Of two that lie below one another
                 the longer holds for what is below it.
-            gone: Old lower paths, in order, that are forgotten with everything below unless it was moved away.
+            gone: Old base paths, in order, that are forgotten with everything below unless it was moved away.
         """
         if not self._layers:
             return

@@ -1,7 +1,7 @@
 """The nodes of a working tree, as they are in memory: files, directories, and the whiteouts between them.
 
-A node exists only where the tree differs from its lower tree, or has to be able to: everything else is *pure
-lower* and has no object here. Nodes are plain records; `core` and its users change them, under the tree's lock.
+A node exists only where the tree differs from its base, or has to be able to: everything else is *untouched* and has
+no object here. Nodes are plain records; `core` and its users change them, under the tree's lock.
 """
 
 import stat
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 from icefs.worktree.model.lost import Ranges
 
 if TYPE_CHECKING:
-    from icefs.worktree.base import Lower
+    from icefs.worktree.base import BaseTree
     from icefs.worktree.spool.files import SpoolFile
 
 
@@ -21,7 +21,7 @@ class _Whiteout(Enum):
 
 
 WHITEOUT: Final = _Whiteout.WHITEOUT
-"""The directory entry that hides an entry of the lower directory."""
+"""The directory entry that hides an entry of the base directory."""
 
 type Whiteout = Literal[_Whiteout.WHITEOUT]
 type Node = FileNode | DirNode
@@ -31,8 +31,8 @@ type Entry = Node | Whiteout
 class Flag(IntFlag):
     """The states of a node. `ATTRS`, `LOST`, `CUT` and `CHANGED` are kept in the database as they are."""
 
-    FROM_LOWER = 1
-    """The bytes are those of the lower file at `origin`."""
+    FROM_BASE = 1
+    """The bytes are those of the base file at `origin`."""
     STORED = 2
     """The database has a row of the node."""
     DIRTY = 4
@@ -50,7 +50,7 @@ class Flag(IntFlag):
 
 
 # IntFlag's operators cost a microsecond each; the hot paths use these.
-FROM_LOWER: Final = int(Flag.FROM_LOWER)
+FROM_BASE: Final = int(Flag.FROM_BASE)
 STORED: Final = int(Flag.STORED)
 DIRTY: Final = int(Flag.DIRTY)
 ATTRS: Final = int(Flag.ATTRS)
@@ -89,9 +89,9 @@ class Attr(NamedTuple):
 
 
 type Where = int | str
-"""How a caller names a node: the inode number of an upper one, or the lower path of a pure lower one.
+"""How a caller names a node: the inode number of an upper one, or the base path of an untouched one.
 
-Both stay valid when the node passes from one state to the other, except a lower path over a change of base
+Both stay valid when the node passes from one state to the other, except a base path over a change of base
 (`SettleResult.new_path` translates it)."""
 
 
@@ -113,7 +113,7 @@ class OpenState:
         writers: Writes under way outside the lock.
         busy: Somebody makes the content private outside the lock; other writers wait.
         file: The descriptor that all handles share; None before the first byte is wanted.
-        lower: The lower tree that still has the bytes of an unlinked file, where that is not the current one.
+        base_tree: The base that still has the bytes of an unlinked file, where that is not the current one.
     """
 
     handles: int = 0
@@ -122,7 +122,7 @@ class OpenState:
     writers: int = 0
     busy: bool = False
     file: "SpoolFile | None" = None
-    lower: "Lower | None" = None
+    base_tree: "BaseTree | None" = None
 
 
 class FileState(NamedTuple):
@@ -148,8 +148,8 @@ class FileNode:
 
     INVARIANT: `parent is None` exactly when no entry refers to the node; it is then open, or forgotten.
     INVARIANT: `parent.entries[name] is self`, and the same for every pair in `extra`.
-    INVARIANT: `flags & FROM_LOWER` implies `origin is not None and spool_id == 0`.
-    INVARIANT: `spool_id == 0` without FROM_LOWER means `size == 0`.
+    INVARIANT: `flags & FROM_BASE` implies `origin is not None and spool_id == 0`.
+    INVARIANT: `spool_id == 0` without FROM_BASE means `size == 0`.
     INVARIANT: `lost` has ranges only with LOST, and none of them ends behind `size`.
 
     Attributes:
@@ -157,7 +157,7 @@ class FileNode:
         ino: The inode number; of this mount only.
         stamp: The spool file's own mtime when the row was written, 0 while DIRTY; recovery compares it.
         spool_id: The spool file with the bytes, 0 for none.
-        origin: The lower path whose identity (and, with FROM_LOWER, content) the node has.
+        origin: The base path whose identity (and, with FROM_BASE, content) the node has.
         parent: The directory of the first link.
         name: The name of the first link.
         extra: The further links; None if there are none.
@@ -289,41 +289,41 @@ class DirState(NamedTuple):
     atime_ns: int
     parent: "DirNode | None"
     name: str
-    lower_path: str | None
+    base_path: str | None
     flags: int
 
 
 class DirNode:
-    """A directory: its own entries, laid over those of a lower directory if it has one.
+    """A directory: its own entries, laid over those of a base directory if it has one.
 
     INVARIANT: `parent.entries[name] is self`, except for the root (`parent is None`, id 1) and removed directories.
-    INVARIANT: `lower_path is None` implies that `entries` has no whiteout.
-    INVARIANT: no two directories of a tree have the same `lower_path`.
+    INVARIANT: `base_path is None` implies that `entries` has no whiteout.
+    INVARIANT: no two directories of a tree have the same `base_path`.
 
     Attributes:
         id: The key of the database row; never reused.
         ino: The inode number; of this mount only.
         entries: The upper entries by name.
-        hidden: The names of `entries` that the lower directory has as well, if that is known; None if not.
-        lower_path: The lower directory whose other entries shine through; None if nothing does.
+        hidden: The names of `entries` that the base directory has as well, if that is known; None if not.
+        base_path: The base directory whose other entries shine through; None if nothing does.
     """
 
     __slots__ = (
         "atime_ns",
+        "base_path",
         "ctime_ns",
         "entries",
         "flags",
         "hidden",
         "id",
         "ino",
-        "lower_path",
         "mtime_ns",
         "name",
         "parent",
         "perm",
     )
 
-    def __init__(self, node_id: int, ino: int, perm: Perm, time_ns: int, lower_path: str | None) -> None:
+    def __init__(self, node_id: int, ino: int, perm: Perm, time_ns: int, base_path: str | None) -> None:
         self.id = node_id
         self.ino = ino
         self.perm = perm
@@ -332,7 +332,7 @@ class DirNode:
         self.name = ""
         self.entries: dict[str, Entry] = {}
         self.hidden: set[str] | None = set()
-        self.lower_path = lower_path
+        self.base_path = base_path
         self.flags = 0
 
     def state(self) -> DirState:
@@ -344,7 +344,7 @@ class DirNode:
             self.atime_ns,
             self.parent,
             self.name,
-            self.lower_path,
+            self.base_path,
             self.flags,
         )
 
@@ -357,19 +357,19 @@ class DirNode:
             self.atime_ns,
             self.parent,
             self.name,
-            self.lower_path,
+            self.base_path,
             self.flags,
         ) = state
 
     @property
     def is_natural(self) -> bool:
-        """Whether the lower directory is at the very place where this one is."""
+        """Whether the base directory is at the very place where this one is."""
         if self.parent is None:
             return True
-        above = self.parent.lower_path
-        if above is None or self.lower_path is None:
+        above = self.parent.base_path
+        if above is None or self.base_path is None:
             return False
-        return self.lower_path == (f"{above}/{self.name}" if above else self.name)
+        return self.base_path == (f"{above}/{self.name}" if above else self.name)
 
     def path(self) -> str:
         """Returns where the directory is in the merged tree."""
@@ -396,4 +396,4 @@ class DirNode:
         )
 
     def __repr__(self) -> str:
-        return f"<dir {self.id} {self.name!r} lower={self.lower_path!r} entries={len(self.entries)}>"
+        return f"<dir {self.id} {self.name!r} base={self.base_path!r} entries={len(self.entries)}>"

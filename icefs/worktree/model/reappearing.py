@@ -1,7 +1,7 @@
 """Numbers for what is to be seen again while the kernel still has it as something that was removed.
 
 A file that is open keeps its inode number when it is removed, and the kernel keeps the directories above it, in which
-nothing can be made any more. Should the lower tree's file and directories be seen again meanwhile, because the removal
+nothing can be made any more. Should the base's file and directories be seen again meanwhile, because the removal
 is discarded or gives way to what others wrote, they are others, and need numbers of their own: they get *kept* ones.
 
 Concurrency: under the tree's lock.
@@ -9,7 +9,7 @@ Concurrency: under the tree's lock.
 
 from collections.abc import Iterable, Iterator
 
-from icefs.worktree.base import LowerAttr
+from icefs.worktree.base import BaseAttr
 from icefs.worktree.model.core import TreeCore
 from icefs.worktree.model.nodes import FileNode
 
@@ -24,20 +24,20 @@ class Reappearing:
             above
             for path in (*opened, *(node.origin or "" for node in self._removed()))
             for above in _ancestors(path)
-            if above not in core.lower_dirs and not core.is_reachable(above)
+            if above not in core.base_dirs and not core.is_reachable(above)
         }
 
     def _removed(self) -> Iterator[FileNode]:
-        """Yields the files of the lower tree that are open, and have no name any more."""
+        """Yields the files of the base that are open, and have no name any more."""
         for node in self._core.by_ino.values():
             if isinstance(node, FileNode) and node.parent is None and node.origin is not None:
                 yield node
 
     def renumber(self, twins: Iterable[str] = ()) -> None:
-        """Gives other numbers to what is to be seen again, and to lower paths whose number another file has now."""
+        """Gives other numbers to what is to be seen again, and to base paths whose number another file has now."""
         core = self._core
         for twin in twins:
-            attr = core.lower_stat(twin)
+            attr = core.base_stat(twin)
             if attr is not None:
                 self._keep(twin, attr)
         for node in list(self._removed()):
@@ -46,8 +46,8 @@ class Reappearing:
             attr = self._seen(path)
             if attr is None:
                 continue
-            if core.lower_files.get(path) is node:
-                del core.lower_files[path]
+            if core.base_files.get(path) is node:
+                del core.base_files[path]
             if attr.ino == node.ino:
                 self._keep(path, attr)
         for path in self._directories:
@@ -55,11 +55,11 @@ class Reappearing:
             if attr is not None:
                 self._keep(path, attr)
 
-    def _seen(self, path: str) -> LowerAttr | None:
-        """Returns the attributes of a lower path that is to be seen, and has no node."""
-        return self._core.lower_stat(path) if self._core.is_reachable(path) else None
+    def _seen(self, path: str) -> BaseAttr | None:
+        """Returns the attributes of a base path that is to be seen, and has no node."""
+        return self._core.base_stat(path) if self._core.is_reachable(path) else None
 
-    def _keep(self, path: str, attr: LowerAttr) -> None:
+    def _keep(self, path: str, attr: BaseAttr) -> None:
         above, _, name = path.rpartition("/")
         self._core.kept.add(above, [(name, self._core.new_ino(), attr.mtime_ns)])
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from icefs.errors import SessionStateError
 from icefs.worktree.base import join
 from icefs.worktree.model.core import Change, TreeCore
-from icefs.worktree.model.nodes import ATTRS, FROM_LOWER, LOST, DirNode, Entry, FileNode, Node
+from icefs.worktree.model.nodes import ATTRS, FROM_BASE, LOST, DirNode, Entry, FileNode, Node
 from icefs.worktree.model.reappearing import Reappearing
 from icefs.worktree.ops.namespace import Namespace
 
@@ -19,7 +19,7 @@ class Discarded:
         paths: The paths that were changed, and are no longer.
         entries: (inode number of the directory, name) of every entry that is another one now.
         inos: Inode numbers that are gone, or have other content now.
-        num_changes: How many names of files lead elsewhere than in the lower tree, and how many directories were
+        num_changes: How many names of files lead elsewhere than in the base, and how many directories were
             renamed; at least one for anything. Of the directories above them none counts.
     """
 
@@ -39,7 +39,7 @@ def discard(core: TreeCore, namespace: Namespace, path: str, opened: Iterable[st
         core: The tree.
         namespace: Its names.
         path: Where.
-        opened: The lower paths of files that are open and of which the tree does not know it.
+        opened: The base paths of files that are open and of which the tree does not know it.
 
     Raises:
         SessionStateError: a commit is under way, or something was renamed away from there.
@@ -110,9 +110,9 @@ class _Dropping:
             if isinstance(entry, DirNode) or (isinstance(entry, FileNode) and places.issuperset(entry.links()))
         }
         shown = {
-            join(directory.lower_path, name) for directory, name, _ in self._entries if directory.lower_path is not None
+            join(directory.base_path, name) for directory, name, _ in self._entries if directory.base_path is not None
         }
-        origins: list[tuple[str, Node]] = [*core.lower_dirs.items(), *core.lower_files.items()]
+        origins: list[tuple[str, Node]] = [*core.base_dirs.items(), *core.base_files.items()]
         for origin, node in origins:
             if node in self._nodes or node is core.root or _is_in_place(node):
                 continue
@@ -144,9 +144,9 @@ class _Dropping:
             if isinstance(entry, FileNode):
                 self.discarded.inos.append(entry.ino)
                 self._namespace.drop_link(op, entry, directory, name)
-                if entry.parent is None and entry.origin is not None and core.lower_files.get(entry.origin) is entry:
-                    # It may be open still; the lower file that is to be seen again is another one.
-                    op.put(core.lower_files, entry.origin, None)
+                if entry.parent is None and entry.origin is not None and core.base_files.get(entry.origin) is entry:
+                    # It may be open still; the base file that is to be seen again is another one.
+                    op.put(core.base_files, entry.origin, None)
             elif isinstance(entry, DirNode):
                 self.discarded.inos.append(entry.ino)
                 self._namespace.drop_dir(op, entry)
@@ -155,9 +155,9 @@ class _Dropping:
     def _count(self) -> int:
         """Counts the changes among the listed entries; a renamed directory is one, with the name that it left."""
         renamed = {
-            entry.lower_path
+            entry.base_path
             for _, _, entry in self._entries
-            if isinstance(entry, DirNode) and entry.lower_path is not None and not entry.is_natural
+            if isinstance(entry, DirNode) and entry.base_path is not None and not entry.is_natural
         }
         count = len(renamed)
         for directory, name, entry in self._entries:
@@ -172,26 +172,26 @@ def _is_in_place(node: Node) -> bool:
     if isinstance(node, DirNode):
         return node.is_natural
     parent = node.parent
-    return parent is not None and parent.lower_path is not None and node.origin == join(parent.lower_path, node.name)
+    return parent is not None and parent.base_path is not None and node.origin == join(parent.base_path, node.name)
 
 
 def _place(directory: DirNode, name: str) -> str | None:
-    """Returns where the lower tree would have a name; None if its directory is a new one."""
-    return None if directory.lower_path is None else join(directory.lower_path, name)
+    """Returns where the base would have a name; None if its directory is a new one."""
+    return None if directory.base_path is None else join(directory.base_path, name)
 
 
 def _is_lower(directory: DirNode, name: str, file: FileNode) -> bool:
-    """Tells whether a name leads to the file that the lower tree has there."""
-    return file.flags & (FROM_LOWER | LOST) == FROM_LOWER and file.origin == _place(directory, name)
+    """Tells whether a name leads to the file that the base has there."""
+    return file.flags & (FROM_BASE | LOST) == FROM_BASE and file.origin == _place(directory, name)
 
 
 def has_changes(core: TreeCore) -> bool:
-    """Tells whether the tree shows anything else than its lower tree, times and modes aside."""
+    """Tells whether the tree shows anything else than its base, times and modes aside."""
     return count_changes(core, 1) > 0
 
 
 def count_changes(core: TreeCore, limit: int) -> int:
-    """Counts the names that lead elsewhere than in the lower tree, new directories among them, up to a limit."""
+    """Counts the names that lead elsewhere than in the base, new directories among them, up to a limit."""
     count = 0
     with core.lock:
         waiting = [core.root]
@@ -208,7 +208,7 @@ def count_changes(core: TreeCore, limit: int) -> int:
 
 
 def is_clean(core: TreeCore) -> bool:
-    """Tells whether a tree shows nothing but its lower tree, also in modes, owners and times that somebody set."""
+    """Tells whether a tree shows nothing but its base, also in modes, owners and times that somebody set."""
     return not has_changes(core) and not any(node.flags & ATTRS for node in list(core.by_ino.values()))
 
 

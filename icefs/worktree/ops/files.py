@@ -1,6 +1,6 @@
 """Open files: handles, reading, writing, and what makes their bytes last.
 
-Concurrency: handles change under the tree's lock. `pread` and `pwrite` on spool files, and reading the lower tree,
+Concurrency: handles change under the tree's lock. `pread` and `pwrite` on spool files, and reading the base,
 happen outside of it: `SpoolFile.users` keeps the descriptor open meanwhile, `OpenState.writers` and
 `TreeCore.writers` let a freeze wait. An appending write stays under the lock, since its place depends on the size;
 so does a short one, which takes less time than giving the lock back and taking it again.
@@ -19,9 +19,9 @@ from icefs.errors import (
     NoSpaceError,
     UnsupportedError,
 )
-from icefs.worktree.model.core import Change, Lowered, TreeCore
+from icefs.worktree.model.core import BaseEntry, Change, TreeCore
 from icefs.worktree.model.nodes import (
-    FROM_LOWER,
+    FROM_BASE,
     LOST,
     STORED,
     Attr,
@@ -35,7 +35,7 @@ from icefs.worktree.model.nodes import (
 from icefs.worktree.spool.content import MAX_SIZE_BYTES, Content, check_there, check_whole
 
 if TYPE_CHECKING:
-    from icefs.worktree.base import Lower, LowerAttr
+    from icefs.worktree.base import BaseAttr, BaseTree
     from icefs.worktree.spool.files import SpoolFile
 
 _SHORT_BYTES: Final = 32 << 10
@@ -49,18 +49,18 @@ _KNOWN_MODES: Final = FALLOC_KEEP_SIZE | FALLOC_PUNCH_HOLE | FALLOC_ZERO_RANGE
 class Handle:
     """An open file.
 
-    INVARIANT: exactly one of `node` and `path` says what is open: `path` while the file is pure lower.
+    INVARIANT: exactly one of `node` and `path` says what is open: `path` while the file is untouched.
 
     Attributes:
         node: The file's node.
-        path: The lower path, and `lower` and `attr` what it was when it was opened.
+        path: The base path, and `base_tree` and `attr` what it was when it was opened.
         readable: Open for reading.
         writable: Open for writing.
         has_work: Opened to write or to create.
         appends: Every write goes to the end.
     """
 
-    __slots__ = ("appends", "attr", "has_work", "lower", "node", "path", "readable", "writable")
+    __slots__ = ("appends", "attr", "base_tree", "has_work", "node", "path", "readable", "writable")
 
     def __init__(self, flags: int) -> None:
         access = flags & os.O_ACCMODE
@@ -70,8 +70,8 @@ class Handle:
         self.appends = bool(flags & os.O_APPEND)
         self.node: FileNode | None = None
         self.path = ""
-        self.lower: Lower | None = None
-        self.attr: LowerAttr | None = None
+        self.base_tree: BaseTree | None = None
+        self.attr: BaseAttr | None = None
 
 
 class Files:
@@ -112,14 +112,14 @@ class Files:
         with self._core.change() as op:
             return self.open_found(op, self._core.resolve(where), flags)[1]
 
-    def open_found(self, op: Change, found: Node | Lowered, flags: int) -> tuple[TreeEntry, int]:
+    def open_found(self, op: Change, found: Node | BaseEntry, flags: int) -> tuple[TreeEntry, int]:
         """Opens what was found, inside an operation."""
         core = self._core
-        if isinstance(found, DirNode) or (isinstance(found, Lowered) and found.attr.is_dir):
+        if isinstance(found, DirNode) or (isinstance(found, BaseEntry) and found.attr.is_dir):
             raise IsADirectoryTreeError(f"{core.path_of(found)!r} is a directory")
-        if isinstance(found, Lowered):
+        if isinstance(found, BaseEntry):
             if not flags & (os.O_ACCMODE | os.O_TRUNC):
-                return core.entry(found), self._add_lower(found, flags)
+                return core.entry(found), self._add_base(found, flags)
             node = core.materialise_where(found.path)
             assert isinstance(node, FileNode)
         else:
@@ -139,10 +139,10 @@ class Files:
             self._core.unfinished.opened(node)
         return self._number(handle)
 
-    def _add_lower(self, found: Lowered, flags: int) -> int:
+    def _add_base(self, found: BaseEntry, flags: int) -> int:
         handle = Handle(flags)
-        handle.path, handle.attr, handle.lower = found.path, found.attr, self._core.lower
-        self._core.lower_handles.setdefault(found.path, []).append(handle)
+        handle.path, handle.attr, handle.base_tree = found.path, found.attr, self._core.base_tree
+        self._core.base_handles.setdefault(found.path, []).append(handle)
         return self._number(handle)
 
     def _number(self, handle: Handle) -> int:
@@ -170,7 +170,7 @@ class Files:
             if handle.node is not None:
                 return handle.node.attr()
             assert handle.attr is not None
-            return self._core.lower_attr(handle.attr)
+            return self._core.base_attr(handle.attr)
 
     def where(self, number: int) -> Where:
         """Returns how to name an open file. Needs no lock: a handle gets a node once, and keeps it."""
@@ -179,7 +179,7 @@ class Files:
         return handle.path if node is None else node.ino
 
     def name(self, number: int) -> str | None:
-        """Returns the name of an open file, of several the first; None if it has none, or is pure lower."""
+        """Returns the name of an open file, of several the first; None if it has none, or is untouched."""
         node = self._handle(number).node
         return None if node is None or node.parent is None else node.name
 
@@ -193,7 +193,7 @@ class Files:
     def is_local(self, number: int) -> bool:
         """Tells whether the bytes of an open file are in a spool file, or there are none. Takes no lock."""
         node = self._handle(number).node
-        return node is not None and not node.flags & (FROM_LOWER | LOST)
+        return node is not None and not node.flags & (FROM_BASE | LOST)
 
     def is_fresh(self, number: int) -> bool:
         """Tells whether an open file was made by opening it, and by nobody else since. Takes no lock."""
@@ -279,11 +279,11 @@ class Files:
         del self._handles[number]
         node = handle.node
         if node is None:
-            handles = core.lower_handles.get(handle.path, [])
+            handles = core.base_handles.get(handle.path, [])
             if handle in handles:  # not if the file was removed or replaced meanwhile
                 handles.remove(handle)
                 if not handles:
-                    del core.lower_handles[handle.path]
+                    del core.base_handles[handle.path]
             return
         io = node.io
         assert io is not None
@@ -304,7 +304,7 @@ class Files:
 
         Raises:
             BadHandleError: the handle is not open for reading.
-            StorageError: the bytes are gone, or the lower tree cannot provide them.
+            StorageError: the bytes are gone, or the base cannot provide them.
         """
         core = self._core
         with core.lock:
@@ -313,14 +313,14 @@ class Files:
                 raise BadHandleError("the file is not open for reading", handle=number)
             node = handle.node
             if node is None:
-                assert handle.lower is not None
+                assert handle.base_tree is not None
                 assert handle.attr is not None
-                lower, path, length = handle.lower, handle.path, handle.attr.size
-            elif node.flags & FROM_LOWER:
+                base_tree, path, length = handle.base_tree, handle.path, handle.attr.size
+            elif node.flags & FROM_BASE:
                 check_there(node, offset, offset + size)
                 assert node.io is not None
                 assert node.origin is not None
-                lower, path, length = node.io.lower or core.lower, node.origin, node.size
+                base_tree, path, length = node.io.base_tree or core.base_tree, node.origin, node.size
             elif not (node.spool_id or node.flags & LOST):
                 return b""
             else:
@@ -328,10 +328,10 @@ class Files:
                     check_there(node, offset, offset + size)
                 file = self._content.file_of(node)
                 file.users += 1
-                lower = None
-        if lower is not None:
+                base_tree = None
+        if base_tree is not None:
             size = min(size, length - offset)
-            return lower.read(path, offset, size) if size > 0 else b""
+            return base_tree.read(path, offset, size) if size > 0 else b""
         try:
             return self._content.read_spool(file.fd, offset, size)
         finally:

@@ -20,8 +20,8 @@ from icefs.errors import (
     NotPermittedError,
     ReservedNameError,
 )
-from icefs.worktree.base import LowerAttr, is_below, join
-from icefs.worktree.model.core import Change, Lowered, TreeCore
+from icefs.worktree.base import BaseAttr, is_below, join
+from icefs.worktree.model.core import BaseEntry, Change, TreeCore
 from icefs.worktree.model.nodes import STORED, WHITEOUT, DirNode, Entry, FileNode, Node, Perm, TreeEntry, Where
 from icefs.worktree.ops.files import Files
 from icefs.zarr.keys import V2_METADATA_NAMES
@@ -36,15 +36,15 @@ ROOT_RESERVED_NAMES: Final = frozenset({".icefs"})
 
 
 class DirView(NamedTuple):
-    """What a directory shows, for a caller that lists the lower directory by itself.
+    """What a directory shows, for a caller that lists the base directory by itself.
 
     Attributes:
-        lower_path: The lower directory whose entries shine through, except those in `hides`; None for none.
+        base_path: The base directory whose entries shine through, except those in `hides`; None for none.
         entries: The upper entries by name.
-        hides: The names of the lower directory that are not to be shown.
+        hides: The names of the base directory that are not to be shown.
     """
 
-    lower_path: str | None
+    base_path: str | None
     entries: dict[str, TreeEntry]
     hides: frozenset[str]
 
@@ -85,27 +85,27 @@ class Namespace:
             return None if found is None else core.entry(found)
 
     def list_dir(self, where: Where) -> Iterator[tuple[str, TreeEntry]]:
-        """Yields the entries of a directory as they are now: upper ones first, then those of the lower directory.
+        """Yields the entries of a directory as they are now: upper ones first, then those of the base directory.
 
-        The lower directory is listed while the iterator is advanced.
+        The base directory is listed while the iterator is advanced.
         """
         core = self._core
         view = self.dir_view(where)
         yield from view.entries.items()
-        if view.lower_path is None:
+        if view.base_path is None:
             return
         with core.lock:
-            lower = core.lower
-            kept_of = core.kept.in_directory(view.lower_path)
-        for name, attr in lower.list(view.lower_path):
+            base_tree = core.base_tree
+            kept_of = core.kept.in_directory(view.base_path)
+        for name, attr in base_tree.list(view.base_path):
             if name not in view.hides:
                 kept = kept_of(name)
                 if kept is not None:
-                    attr = LowerAttr(kept.ino, attr.is_dir, attr.size, kept.mtime_ns)
-                yield name, TreeEntry(join(view.lower_path, name), core.lower_attr(attr))
+                    attr = BaseAttr(kept.ino, attr.is_dir, attr.size, kept.mtime_ns)
+                yield name, TreeEntry(join(view.base_path, name), core.base_attr(attr))
 
     def dir_view(self, where: Where) -> DirView:
-        """Returns what a directory shows; cheap, whatever the size of the lower directory."""
+        """Returns what a directory shows; cheap, whatever the size of the base directory."""
         core = self._core
         with core.lock:
             core.check_open()
@@ -113,7 +113,7 @@ class Namespace:
             if not isinstance(directory, DirNode):
                 return DirView(directory, {}, frozenset())
             entries = {name: core.entry(entry) for name, entry in directory.entries.items() if entry is not WHITEOUT}
-            return DirView(directory.lower_path, entries, frozenset(directory.entries))
+            return DirView(directory.base_path, entries, frozenset(directory.entries))
 
     # Creating
 
@@ -185,7 +185,7 @@ class Namespace:
             directory = core.directory(parent)
             if core.child(directory, name) is not None:
                 raise _exists(name)
-            if isinstance(found, DirNode) or (isinstance(found, Lowered) and found.attr.is_dir):
+            if isinstance(found, DirNode) or (isinstance(found, BaseEntry) and found.attr.is_dir):
                 raise NotPermittedError("a directory has one name only", where=where)
             self._check_free_name(directory, name)
             above = core.materialise_dir(directory)
@@ -218,12 +218,12 @@ class Namespace:
         core = self._core
         with core.change() as op:
             directory, found = self._existing(parent, name)
-            if isinstance(found, DirNode) or (isinstance(found, Lowered) and found.attr.is_dir):
+            if isinstance(found, DirNode) or (isinstance(found, BaseEntry) and found.attr.is_dir):
                 raise IsADirectoryTreeError(f"{name!r} is a directory", name=name)
             above = core.materialise_dir(directory)
             op.dir_changed(above)
-            if isinstance(found, Lowered):
-                if found.path not in core.lower_handles and not core.keeps_removed:
+            if isinstance(found, BaseEntry):
+                if found.path not in core.base_handles and not core.keeps_removed:
                     self._hide(op, above, name)
                     return
                 found = core.materialise_file(above, name, found)
@@ -239,49 +239,49 @@ class Namespace:
             self._check_empty_dir(found, name)
             above = core.materialise_dir(directory)
             op.dir_changed(above)
-            if isinstance(found, Lowered):
+            if isinstance(found, BaseEntry):
                 self._hide(op, above, name)
                 return
             assert isinstance(found, DirNode)
             self._take_out(op, above, name)
             self.drop_dir(op, found)
 
-    def _existing(self, parent: Where, name: str) -> tuple[DirNode | str, Node | Lowered]:
+    def _existing(self, parent: Where, name: str) -> tuple[DirNode | str, Node | BaseEntry]:
         directory = self._core.directory(parent)
         found = self._core.child(directory, name)
         if found is None:
             raise EntryNotFoundError(f"no {name!r} in this directory", name=name)
         return directory, found
 
-    def _check_empty_dir(self, found: Node | Lowered, name: str) -> None:
-        if isinstance(found, FileNode) or (isinstance(found, Lowered) and not found.attr.is_dir):
+    def _check_empty_dir(self, found: Node | BaseEntry, name: str) -> None:
+        if isinstance(found, FileNode) or (isinstance(found, BaseEntry) and not found.attr.is_dir):
             raise NotADirectoryTreeError(f"{name!r} is not a directory", name=name)
         if not self._is_empty(found):
             raise NotEmptyError(f"the directory {name!r} is not empty", name=name)
 
-    def _is_empty(self, found: DirNode | Lowered) -> bool:
+    def _is_empty(self, found: DirNode | BaseEntry) -> bool:
         core = self._core
         entries: dict[str, Entry] = {}
         path: str | None
         if isinstance(found, DirNode):
-            entries, path = found.entries, found.lower_path
+            entries, path = found.entries, found.base_path
             if any(entry is not WHITEOUT for entry in entries.values()):
                 return False
         else:
             path = found.path
-        return path is None or all(name in entries for name, _ in core.lower.list(path))
+        return path is None or all(name in entries for name, _ in core.base_tree.list(path))
 
     def _hide(self, op: Change, directory: DirNode, name: str) -> None:
-        """Puts a whiteout over a pure lower entry."""
+        """Puts a whiteout over an untouched entry."""
         op.put(directory.entries, name, WHITEOUT)
         if directory.hidden is not None:
             directory.hidden.add(name)
         op.links.append((directory, name, 0))
 
     def _take_out(self, op: Change, directory: DirNode, name: str) -> None:
-        """Removes an upper entry; a whiteout takes its place if the lower directory has the name, too."""
+        """Removes an upper entry; a whiteout takes its place if the base directory has the name, too."""
         entry = directory.entries[name]
-        if self._hides_lower(directory, name):
+        if self._hides_base(directory, name):
             op.put(directory.entries, name, WHITEOUT)
             op.links.append((directory, name, 0))
             return
@@ -289,12 +289,12 @@ class Namespace:
         if isinstance(entry, FileNode) and entry.extra is not None and (directory, name) in entry.extra:
             op.links.append((directory, name, None))
 
-    def _hides_lower(self, directory: DirNode, name: str) -> bool:
-        if directory.lower_path is None:
+    def _hides_base(self, directory: DirNode, name: str) -> bool:
+        if directory.base_path is None:
             return False
         if directory.hidden is not None:
             return name in directory.hidden
-        return self._core.lower.stat(join(directory.lower_path, name)) is not None
+        return self._core.base_tree.stat(join(directory.base_path, name)) is not None
 
     def drop_link(self, op: Change, node: FileNode, directory: DirNode, name: str, *, is_kept: bool = False) -> None:
         """Takes one link from a file, and with the last one its row and, unless it is open or kept, its bytes."""
@@ -316,8 +316,8 @@ class Namespace:
         elif node.io is None:
             op.put(core.behind, node, None)
             op.put(core.by_ino, node.ino, None)
-            if node.origin is not None and core.lower_files.get(node.origin) is node:
-                op.put(core.lower_files, node.origin, None)
+            if node.origin is not None and core.base_files.get(node.origin) is node:
+                op.put(core.base_files, node.origin, None)
             core.release_spool(op, node.spool_id)
 
     def drop_dir(self, op: Change, node: DirNode) -> None:
@@ -329,8 +329,8 @@ class Namespace:
         op.kill(node)
         node.parent = None
         op.put(core.by_ino, node.ino, None)
-        if node.lower_path is not None:
-            op.put(core.lower_dirs, node.lower_path, None)
+        if node.base_path is not None:
+            op.put(core.base_dirs, node.base_path, None)
 
     # Renaming
 
@@ -363,7 +363,7 @@ class Namespace:
                 raise _exists(new_name)
             if flags == RENAME_EXCHANGE and target is None:
                 raise EntryNotFoundError(f"no {new_name!r} in this directory", name=new_name)
-            if source is target or (isinstance(source, Lowered) and source == target):
+            if source is target or (isinstance(source, BaseEntry) and source == target):
                 return
             if self._contains(source, new_directory) or (
                 flags == RENAME_EXCHANGE and target is not None and self._contains(target, directory)
@@ -381,12 +381,12 @@ class Namespace:
                 self._check_replaceable(source, target, new_name)
             self._move(op, (directory, name, source), (new_directory, new_name, target))
 
-    def _contains(self, found: Node | Lowered, directory: DirNode | str) -> bool:
+    def _contains(self, found: Node | BaseEntry, directory: DirNode | str) -> bool:
         """Tells whether a directory is what was found, or lies below it."""
         if isinstance(found, FileNode):
             return False
-        if isinstance(found, Lowered):
-            # What is below a pure lower directory is pure lower.
+        if isinstance(found, BaseEntry):
+            # What is below an untouched directory is untouched.
             return isinstance(directory, str) and is_below(directory, found.path)
         place: DirNode | None = directory if isinstance(directory, DirNode) else self._nearest(directory)
         while place is not None and place is not found:
@@ -395,12 +395,12 @@ class Namespace:
 
     def _nearest(self, path: str) -> DirNode:
         while True:
-            node = self._core.lower_dirs.get(path)
+            node = self._core.base_dirs.get(path)
             if node is not None:
                 return node
             path = path.rpartition("/")[0]
 
-    def _check_replaceable(self, source: Node | Lowered, target: Node | Lowered, name: str) -> None:
+    def _check_replaceable(self, source: Node | BaseEntry, target: Node | BaseEntry, name: str) -> None:
         if _is_dir(source):
             self._check_empty_dir(target, name)
         elif _is_dir(target):
@@ -409,8 +409,8 @@ class Namespace:
     def _move(
         self,
         op: Change,
-        source: tuple[DirNode | str, str, Node | Lowered],
-        target: tuple[DirNode | str, str, Node | Lowered | None],
+        source: tuple[DirNode | str, str, Node | BaseEntry],
+        target: tuple[DirNode | str, str, Node | BaseEntry | None],
     ) -> None:
         core = self._core
         above, name = core.materialise_dir(source[0]), source[1]
@@ -420,8 +420,8 @@ class Namespace:
         if new_above is not above:
             op.dir_changed(new_above)
         was_extra = False
-        if isinstance(replaced, Lowered):
-            if replaced.path in core.lower_handles or (core.keeps_removed and not replaced.attr.is_dir):
+        if isinstance(replaced, BaseEntry):
+            if replaced.path in core.base_handles or (core.keeps_removed and not replaced.attr.is_dir):
                 replaced = core.materialise(new_above, new_name, replaced)
             elif new_above.hidden is not None:
                 new_above.hidden.add(new_name)
@@ -441,8 +441,8 @@ class Namespace:
     def _exchange(
         self,
         op: Change,
-        one: tuple[DirNode | str, str, Node | Lowered],
-        two: tuple[DirNode | str, str, Node | Lowered],
+        one: tuple[DirNode | str, str, Node | BaseEntry],
+        two: tuple[DirNode | str, str, Node | BaseEntry],
     ) -> None:
         core = self._core
         places = [(core.materialise_dir(directory), name) for directory, name, _ in (one, two)]
@@ -478,8 +478,8 @@ def _set_place(node: Node, old: tuple[DirNode, str], new: tuple[DirNode, str]) -
         node.parent, node.name = new
 
 
-def _is_dir(found: Node | Lowered) -> bool:
-    return found.attr.is_dir if isinstance(found, Lowered) else isinstance(found, DirNode)
+def _is_dir(found: Node | BaseEntry) -> bool:
+    return found.attr.is_dir if isinstance(found, BaseEntry) else isinstance(found, DirNode)
 
 
 def _exists(name: str) -> AlreadyExistsError:

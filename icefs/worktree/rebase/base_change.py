@@ -2,17 +2,17 @@
 
 After a commit the new snapshot provides what was frozen and committed, so the working tree lets go of it; what
 changed since the freeze stays, now over the new snapshot. For every directory and file that remains this decides
-what of the new lower tree belongs under it:
+what of the new base belongs under it:
 
-- A directory that was frozen at path P stands over the new lower directory P, wherever it has been moved since; if
+- A directory that was frozen at path P stands over the new base directory P, wherever it has been moved since; if
   the new snapshot has no directory P (an empty one, one of untracked names), over nothing.
-- A directory that was pure lower at the freeze stands over the lower directory at the path it had then.
+- A directory that was untouched at the freeze stands over the base directory at the path it had then.
 - A directory that was made here, of which nothing is committed, stands over the one that others made at its path
-  (`NewPlaces`): what they put in it is to be seen, and what it hid of the old lower tree stays hidden.
+  (`NewPlaces`): what they put in it is to be seen, and what it hid of the old base stays hidden.
 - A committed file whose content did not change since is dropped; if it is open, or has further names, it stays as a
-  node whose bytes are the new lower file's.
+  node whose bytes are the new base file's.
 - A file that has a further name shows the new base's content under its own one, if only others have changed it.
-- A whiteout stays where the new lower directory has the name, but for one that was committed: what is there then was
+- A whiteout stays where the new base directory has the name, but for one that was committed: what is there then was
   put there by others. A name that was committed and has been removed since gets one.
 - At a path that is *yielded* the new snapshot is to be seen: a file there that did not change since goes, and so does
   what hides it.
@@ -20,7 +20,7 @@ what of the new lower tree belongs under it:
 Nothing that is only in the old base, and that the tree still shows, may be lost: before the change, `rescue` lists
 the files whose bytes must be copied up.
 
-Concurrency: `Settlement` is used under the tree's lock, except that it asks the new lower tree for the frozen files
+Concurrency: `Settlement` is used under the tree's lock, except that it asks the new base for the frozen files
 before (`verify`).
 """
 
@@ -28,14 +28,14 @@ import contextlib
 from collections.abc import Iterable, Iterator, Mapping
 
 from icefs.errors import FormatError, StaleError, StorageError
-from icefs.worktree.base import Lower, ancestors, join
+from icefs.worktree.base import BaseTree, ancestors, join
 from icefs.worktree.freeze.frozen import FrozenTree
 from icefs.worktree.freeze.frozen_index import FrozenIndex
-from icefs.worktree.model.core import Lowered, TreeCore
+from icefs.worktree.model.core import BaseEntry, TreeCore
 from icefs.worktree.model.kept_regions import KeptAttr, Region
 from icefs.worktree.model.nodes import (
     DIRTY,
-    FROM_LOWER,
+    FROM_BASE,
     STORED,
     WHITEOUT,
     DirNode,
@@ -57,7 +57,7 @@ class Settlement:
         core: TreeCore,
         index: FrozenIndex | None,
         frozen: FrozenTree | None,
-        lower: Lower,
+        base_tree: BaseTree,
         yielded: Iterable[str] = (),
     ) -> None:
         self._yielded = frozenset(yielded)
@@ -65,13 +65,13 @@ class Settlement:
         self._core = core
         self._index = index
         self._frozen = frozen
-        self._lower = lower
-        self.places = NewPlaces(core, index, frozen, lower)
+        self._base_tree = base_tree
+        self.places = NewPlaces(core, index, frozen, base_tree)
         self._provided: dict[FileNode, str] = {}
         self._undo: list[tuple[Node, FileState | DirState, dict[str, Entry] | None, set[str] | None]] = []
         self._vanished: list[FileNode] = []
         self._converted: list[FileNode] = []
-        self._left_lower: list[str] = []
+        self._left_base: list[str] = []
         self._still_open: dict[str, str] = {}
         self._copied: dict[FileNode, tuple[str, int, int]] = {}
         self._parted: set[tuple[DirNode, str]] = set()
@@ -86,7 +86,7 @@ class Settlement:
     # Before the lock
 
     def verify(self) -> None:
-        """Asks the new lower tree for every committed file; what it does not have as it was frozen stays."""
+        """Asks the new base for every committed file; what it does not have as it was frozen stays."""
         index = self._index
         assert index is not None
         sizes = {
@@ -96,10 +96,10 @@ class Settlement:
             if not (file.is_natural or index.is_left(file.path) or file.path in self._yielded)
         }
         paths = list(sizes)
-        self.places.stats.update(zip(paths, self._lower.stat_many(paths), strict=True))
+        self.places.stats.update(zip(paths, self._base_tree.stat_many(paths), strict=True))
         self.kept_back = sorted(path for path, size in sizes.items() if not self._has_file(path, size))
         index.left = index.left.union(self.kept_back)
-        self._left_lower = list(self._find_left_lower())
+        self._left_base = list(self._find_left_base())
         # What the lock need not be held for: whoever wants to read or write waits for it.
         self._provided = {
             node: files[0].path
@@ -112,30 +112,30 @@ class Settlement:
         for files in index.files.values():
             # A file that is also still at its own place has not moved.
             for file in files if len(files) == 1 else sorted(files, key=lambda file: not file.is_natural):
-                if file.lower_path is not None and not index.is_left(file.path):
-                    self.places.moved_files.setdefault(file.lower_path, file.path)
+                if file.base_path is not None and not index.is_left(file.path):
+                    self.places.moved_files.setdefault(file.base_path, file.path)
 
-    def _find_left_lower(self) -> Iterator[str]:
-        """Yields the lower paths of what was not committed of a renamed directory."""
+    def _find_left_base(self) -> Iterator[str]:
+        """Yields the base paths of what was not committed of a renamed directory."""
         assert self._frozen is not None
         assert self._index is not None
         for path in (path.rstrip("/") for path in self._index.left):
             found = self._frozen.find(path)
-            lower_path = found.path if isinstance(found, Lowered) else getattr(found, "lower_path", None)
-            if lower_path is not None and lower_path != path:
-                yield lower_path
+            base_path = found.path if isinstance(found, BaseEntry) else getattr(found, "base_path", None)
+            if base_path is not None and base_path != path:
+                yield base_path
 
     def look_ahead(self) -> None:
         """Asks what will be asked with the lock held, so that no fetch makes whoever reads or writes wait then."""
         core = self._core
         with core.lock:
             nodes = [node for node in core.by_ino.values() if node.parent is not None]
-            files = [node.origin for node in nodes if isinstance(node, FileNode) and node.flags & FROM_LOWER]
+            files = [node.origin for node in nodes if isinstance(node, FileNode) and node.flags & FROM_BASE]
             dirs = [node for node in nodes if isinstance(node, DirNode)]
-            made = [node.path() for node in dirs if node.lower_path is None]
-            origins = [path for path in (*files, *(node.lower_path for node in dirs)) if path is not None]
+            made = [node.path() for node in dirs if node.base_path is None]
+            origins = [path for path in (*files, *(node.base_path for node in dirs)) if path is not None]
         for origin in origins:
-            core.lower.content(origin)
+            core.base_tree.content(origin)
         for path in (*made, *map(self.places.new_path, origins)):
             if path is not None:
                 self.places.stat(path)
@@ -147,7 +147,7 @@ class Settlement:
         core = self._core
         found = []
         for node in core.by_ino.values():
-            if isinstance(node, FileNode) and node.flags & FROM_LOWER and node.parent is not None:
+            if isinstance(node, FileNode) and node.flags & FROM_BASE and node.parent is not None:
                 is_provided = self._committed_path(node) is not None or self._source(node) is not None
                 is_own = not self._is_natural(node) or self._is_left(node)
                 if not is_provided and is_own and not self._yields(node):
@@ -155,14 +155,14 @@ class Settlement:
         return found
 
     def rescue_dirs(self) -> list[DirNode]:
-        """Returns directories that show lower entries which only the old base has, and that somebody put there."""
+        """Returns directories that show base entries which only the old base has, and that somebody put there."""
         found = []
-        for node in list(self._core.lower_dirs.values()):
+        for node in list(self._core.base_dirs.values()):
             if node.parent is None:
                 continue
             frozen = self._index.dirs.get(node) if self._index is not None else None
             is_left = frozen is not None and self._index is not None and self._index.is_left(frozen.path)
-            if (is_left or not node.is_natural) and self.places.of(node) is None and self._shows_lower(node):
+            if (is_left or not node.is_natural) and self.places.of(node) is None and self._shows_base(node):
                 found.append(node)
         return found
 
@@ -171,30 +171,30 @@ class Settlement:
         core = self._core
         files: list[FileNode] = []
         dirs: list[DirNode] = []
-        for lower_path in self._left_lower:
+        for base_path in self._left_base:
             try:
-                node = core.materialise_where(lower_path)
+                node = core.materialise_where(base_path)
             except StaleError:  # removed since
                 continue
             if isinstance(node, DirNode):
-                if self._shows_lower(node):
+                if self._shows_base(node):
                     dirs.append(node)
-            elif node.flags & FROM_LOWER and node.parent is not None:
+            elif node.flags & FROM_BASE and node.parent is not None:
                 files.append(node)
         return files, dirs
 
-    def _shows_lower(self, node: DirNode) -> bool:
-        """Tells whether anything pure lower is to be seen in a directory or below it."""
+    def _shows_base(self, node: DirNode) -> bool:
+        """Tells whether anything untouched is to be seen in a directory or below it."""
         waiting = [node]
         for directory in waiting:
-            path = directory.lower_path
-            if path is not None and any(name not in directory.entries for name, _ in self._core.lower.list(path)):
+            path = directory.base_path
+            if path is not None and any(name not in directory.entries for name, _ in self._core.base_tree.list(path)):
                 return True
             for entry in directory.entries.values():
                 if isinstance(entry, DirNode):
                     if entry.is_natural:
                         waiting.append(entry)
-                elif entry is not WHITEOUT and entry.flags & FROM_LOWER and self._is_natural(entry):
+                elif entry is not WHITEOUT and entry.flags & FROM_BASE and self._is_natural(entry):
                     return True
         return False
 
@@ -207,22 +207,22 @@ class Settlement:
         return (
             node.extra is None
             and parent is not None
-            and parent.lower_path is not None
-            and node.origin == join(parent.lower_path, node.name)
+            and parent.base_path is not None
+            and node.origin == join(parent.base_path, node.name)
         )
 
-    # What the new lower tree has of the files
+    # What the new base has of the files
 
     def _committed_paths(self, node: FileNode) -> list[str]:
-        """Returns the paths under which the new lower tree has the very content of a file."""
+        """Returns the paths under which the new base has the very content of a file."""
         if self._index is None or self._frozen is None:
             return []
         files = self._index.files.get(node)
         if files is None or node.flags & DIRTY:
             return []
         was = self._frozen.view.file_state(node)
-        same = was.spool_id == node.spool_id and was.flags & FROM_LOWER == node.flags & FROM_LOWER
-        if not same or (node.flags & FROM_LOWER and was.origin != node.origin):
+        same = was.spool_id == node.spool_id and was.flags & FROM_BASE == node.flags & FROM_BASE
+        if not same or (node.flags & FROM_BASE and was.origin != node.origin):
             return []
         return [
             file.path
@@ -242,10 +242,10 @@ class Settlement:
         if files is None or not all(file.path in self._yielded for file in files) or node.flags & DIRTY:
             return False
         was = self._frozen.view.file_state(node)
-        return (was.spool_id, was.origin, was.flags & FROM_LOWER) == (
+        return (was.spool_id, was.origin, was.flags & FROM_BASE) == (
             node.spool_id,
             node.origin,
-            node.flags & FROM_LOWER,
+            node.flags & FROM_BASE,
         )
 
     def _committed_path(self, node: FileNode) -> str | None:
@@ -263,7 +263,7 @@ class Settlement:
         return attr is not None and not attr.is_dir and attr.size == size
 
     def _source(self, node: FileNode) -> str | None:
-        """Returns the new lower path with the content that a file takes from the old lower tree."""
+        """Returns the new base path with the content that a file takes from the old base."""
         assert node.origin is not None
         path = self.places.new_path(node.origin)
         if path is None:
@@ -301,10 +301,14 @@ class Settlement:
         self._collect()
 
     def _find_still_open(self) -> Iterator[tuple[str, str]]:
-        """Yields the lower paths of open files, with the new ones, that have the same content there."""
-        for path, opened in self._core.lower_handles.items():
-            new, lower = self.places.new_path(path), opened[0].lower
-            if new is not None and lower is not None and lower.content(opened[0].path) == self._lower.content(new):
+        """Yields the base paths of open files, with the new ones, that have the same content there."""
+        for path, opened in self._core.base_handles.items():
+            new, base_tree = self.places.new_path(path), opened[0].base_tree
+            if (
+                new is not None
+                and base_tree is not None
+                and base_tree.content(opened[0].path) == self._base_tree.content(new)
+            ):
                 yield path, new
 
     def copied(self, node: FileNode) -> None:
@@ -315,12 +319,12 @@ class Settlement:
     def _part(self, node: FileNode) -> None:
         """Takes from a file with several names the one in the old base, if nobody wrote to it but others in the new."""
         path, *copy = self._copied.get(node, (node.origin,))
-        if path is None or not (node.flags & FROM_LOWER or copy == [node.spool_id, node.mtime_ns]):
+        if path is None or not (node.flags & FROM_BASE or copy == [node.spool_id, node.mtime_ns]):
             return
         for directory, name in self.places.outdated_names(node, path):
             self._save(node)
             node.drop_link(directory, name)
-            node.origin = node.origin if node.flags & FROM_LOWER else None
+            node.origin = node.origin if node.flags & FROM_BASE else None
             self._parted.add((directory, name))
 
     def _settle_file(self, node: FileNode) -> bool:
@@ -355,10 +359,10 @@ class Settlement:
             self.spools.append(node.spool_id)
             node.spool_id = node.stamp = 0
             node.origin = path
-            node.flags |= FROM_LOWER
+            node.flags |= FROM_BASE
             self._converted.append(node)
             return True
-        if not node.flags & FROM_LOWER:
+        if not node.flags & FROM_BASE:
             if node.origin is not None:
                 self._save(node)
                 node.origin = self.places.new_path(node.origin) or left
@@ -375,16 +379,16 @@ class Settlement:
         if path is not None:
             self.twins.append(path)
 
-    def _left_path(self, lower_path: str) -> str | None:
-        """Returns where the new lower tree still has a renamed file, as no commit took that it is gone from there.
+    def _left_path(self, base_path: str) -> str | None:
+        """Returns where the new base still has a renamed file, as no commit took that it is gone from there.
 
         It has the renamed file's number: the two must not be seen both, or have to be given different ones.
         """
-        path = None if self._index is None else self._index.left_path(lower_path)
+        path = None if self._index is None else self._index.left_path(base_path)
         return None if path is None or self.places.stat(path) is None else path
 
     def _is_unchanged(self, node: FileNode) -> bool:
-        """Tells whether a file that the new lower tree has is closed, and just what and where it was when frozen."""
+        """Tells whether a file that the new base has is closed, and just what and where it was when frozen."""
         assert self._frozen is not None
         return (
             node.io is None
@@ -422,14 +426,14 @@ class Settlement:
         is_gone = is_gone and WHITEOUT not in directory.entries.values()
         self._save(directory)
         directory.entries = entries
-        directory.lower_path = place
+        directory.base_path = place
         directory.hidden = None if place is not None else set()
         parent = directory.parent
         if parent is not None and is_gone:
             directory.parent = None
         if parent is None or entries or place is None or place != self.places.below(parent, directory.name):
             return
-        # Says nothing any more that the new lower directory does not say itself.
+        # Says nothing any more that the new base directory does not say itself.
         self.dropped.append((place, directory.ino, directory.mtime_ns))
         if directory.perm != self._core.defaults.directory:
             self.changed_attrs.append(directory.ino)
@@ -451,13 +455,13 @@ class Settlement:
         return not self._index.is_left(join(frozen.path, name))
 
     def _opened(self, parent: DirNode, name: str, place: str, path: str) -> DirNode:
-        """Makes a directory that hides everything of a lower one but what is yielded."""
+        """Makes a directory that hides everything of a base one but what is yielded."""
         core = self._core
         attr = self.places.stat(place)
         mtime_ns = 0 if attr is None else max(attr.mtime_ns, 0)
         node = DirNode(core.take_id(), core.new_ino(), core.perm(*core.defaults.directory), mtime_ns, place)
         node.parent, node.name, node.hidden = parent, name, None
-        for below, _ in self._lower.list(place):
+        for below, _ in self._base_tree.list(place):
             inner = join(path, below)
             if inner in self._above_yielded:
                 node.entries[below] = self._opened(node, below, join(place, below), inner)
@@ -516,30 +520,28 @@ class Settlement:
         return nodes, links
 
     def is_placeholder(self, node: Node) -> bool:
-        """Tells whether a node says only what the new lower tree says, and is there because it is open."""
-        return isinstance(node, FileNode) and node.flags & ~STORED == FROM_LOWER and self._is_natural(node)
+        """Tells whether a node says only what the new base says, and is there because it is open."""
+        return isinstance(node, FileNode) and node.flags & ~STORED == FROM_BASE and self._is_natural(node)
 
     # Under the lock: after the rows are written, nothing below may fail
 
     def finish(self) -> None:
         """Brings everything beside the nodes in line."""
         core = self._core
-        old_lower = core.lower
+        old_base_tree = core.base_tree
         orphans = [node for node in core.by_ino.values() if node.parent is None and node is not core.root]
         core.by_ino = {node.ino: node for node in self.remaining}
-        core.lower_dirs = {
-            node.lower_path: node
-            for node in self.remaining
-            if isinstance(node, DirNode) and node.lower_path is not None
+        core.base_dirs = {
+            node.base_path: node for node in self.remaining if isinstance(node, DirNode) and node.base_path is not None
         }
-        core.lower_files = {
+        core.base_files = {
             node.origin: node for node in self.remaining if isinstance(node, FileNode) and node.origin is not None
         }
         for node in (*orphans, *self._vanished):
             # Removed but still open: it goes on reading from the tree that has its bytes.
             if isinstance(node, FileNode) and node.io is not None and node not in self.remaining:
                 node.parent = None
-                node.io.lower = node.io.lower or old_lower
+                node.io.base_tree = node.io.base_tree or old_base_tree
                 core.by_ino[node.ino] = node
         for node in self._converted:
             core.unfinished.forget(node)  # all that was written is committed, by somebody who wanted it so
@@ -557,13 +559,13 @@ class Settlement:
         core.behind = {node: None for node in core.behind if core.by_ino.get(node.ino) is node}
         self._finish_kept()
         self._finish_handles()
-        core.lower = self._lower
+        core.base_tree = self._base_tree
 
     def _finish_kept(self) -> None:
         core, index = self._core, self._index
         if index is not None:
             files = {old: new for old, new in self.places.moved_files.items() if old != new}
-            dirs = {lower: frozen.path for lower, frozen in index.by_lower.items() if lower != frozen.path}
+            dirs = {path: frozen.path for path, frozen in index.by_base_path.items() if path != frozen.path}
             hidden = sorted(set(index.hidden_paths()))
             core.kept.settle(files | dirs, hidden)
             core.kept.regions.settle(dirs, hidden)
@@ -571,7 +573,7 @@ class Settlement:
         core.kept.add_paths(self.dropped)
 
     def keep_renamed(self, regions: Mapping[str, Region], names: Mapping[str, KeptAttr]) -> None:
-        """Keeps numbers and times of renamed directories of chunks, where the new lower tree has them."""
+        """Keeps numbers and times of renamed directories of chunks, where the new base has them."""
         kept = self._core.kept
         kept.regions.add({path: region for path, region in regions.items() if self._surely_has(path)})
         kept.regions.forget(self._yielded)
@@ -588,10 +590,10 @@ class Settlement:
 
     def _finish_handles(self) -> None:
         core = self._core
-        handles, core.lower_handles = core.lower_handles, {}
+        handles, core.base_handles = core.base_handles, {}
         for path, opened in handles.items():
             new = self._still_open.get(path)
             if new is not None:
-                core.lower_handles[new] = opened
+                core.base_handles[new] = opened
                 for handle in opened:
-                    handle.path, handle.lower = new, self._lower
+                    handle.path, handle.base_tree = new, self._base_tree

@@ -20,8 +20,8 @@ class SettleResult:
         remaining: The number of files, directories and whiteouts that the working tree still has.
         renamed: (number of the directory above, name) of every directory that was renamed: what lies below it, and
             is the new base's, has the numbers that it has there.
-        new_path: The lower path, in the new base, of what had a lower path in the old one; None if it is gone.
-        forget: Forgets what is kept of lower paths; returns of which there was. While the tree is still locked.
+        new_path: The base path, in the new base, of what had a base path in the old one; None if it is gone.
+        forget: Forgets what is kept of base paths; returns of which there was. While the tree is still locked.
     """
 
     base: str

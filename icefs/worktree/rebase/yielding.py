@@ -105,7 +105,7 @@ class TreeSolver:
         reader = KeyReader(theirs)
         for path in self._changed:
             is_ours = self._ours_counts and not path.endswith(METADATA_NAME)
-            if not is_ours and _content(reader, path) != self._view.lower.content(path):
+            if not is_ours and _content(reader, path) != self._view.base_tree.content(path):
                 told = f"{path!r} is changed here and no part of the changes yet, and others have changed it"
                 raise _refused(told, _FINISH, path, theirs)
         for path in self._left:
@@ -138,7 +138,7 @@ def revealed(view: FrozenTree, session: WritableSession, left: Container[str] = 
     for path in _hidden(view):
         if path in left:
             continue
-        attr = view.lower.stat(path)
+        attr = view.base_tree.stat(path)
         if attr is None or not attr.is_dir:
             if reader.find(path) is not None:
                 yield path
@@ -157,8 +157,8 @@ def _hidden(view: FrozenTree) -> Iterator[str]:
                 yield join(directory.path, name)
             elif isinstance(entry, FrozenDir) and not entry.is_redirect:
                 waiting.append(entry)
-        if directory.lower_path is None and _is_directory(view, directory.path):
-            for name, _ in view.lower.list(directory.path):
+        if directory.base_path is None and _is_directory(view, directory.path):
+            for name, _ in view.base_tree.list(directory.path):
                 if name not in directory.entries:
                     yield join(directory.path, name)
 
@@ -179,13 +179,13 @@ def check_shown(view: FrozenTree, base: Session, tip: Session, yielded: Containe
         if isinstance(entry, FrozenFile):
             if entry.is_natural and entry.node in linked and _content(before, path) != _content(after, path):
                 raise _refused(f"{path!r} has several names here, and others have changed it", _AT_ONCE, path, tip)
-        elif isinstance(entry, FrozenDir) and entry.lower_path is not None and not entry.is_natural:
+        elif isinstance(entry, FrozenDir) and entry.base_path is not None and not entry.is_natural:
             at_target = (
                 key
                 for key in _keys(after, path)
-                if key in yielded or (view.lower.stat(key) is None and view.find(key) is None)
+                if key in yielded or (view.base_tree.stat(key) is None and view.find(key) is None)
             )
-            key = next(at_target, None) or _changed_below(before, after, entry.lower_path)
+            key = next(at_target, None) or _changed_below(before, after, entry.base_path)
             if key is not None:
                 told = f"{path!r} is a renamed directory here, and others have changed {key!r}"
                 raise _refused(told, _AT_ONCE, path, tip)
@@ -214,7 +214,7 @@ def _refused(message: str, hint: str, path: str, theirs: Session) -> RebaseFaile
 
 
 def _is_directory(view: FrozenTree, path: str) -> bool:
-    attr = view.lower.stat(path)
+    attr = view.base_tree.stat(path)
     return attr is not None and attr.is_dir
 
 
@@ -246,9 +246,9 @@ def _left_files(view: FrozenTree, left: Iterable[str]) -> tuple[list[str], list[
 
 
 def _note_file(view: FrozenTree, path: str, new: list[str], changed: dict[str, None]) -> None:
-    if view.lower.stat(path) is None:
+    if view.base_tree.stat(path) is None:
         new.append(path)
-    elif view.lower.content(path) is not None:
+    elif view.base_tree.content(path) is not None:
         changed[path] = None
 
 
@@ -256,8 +256,8 @@ def _base_keys(view: FrozenTree, path: str) -> Iterator[str]:
     """Yields the keys that the base has at and below a path."""
     waiting = [path]
     for one in waiting:
-        attr = view.lower.stat(one)
+        attr = view.base_tree.stat(one)
         if attr is not None and attr.is_dir:
-            waiting.extend(join(one, name) for name, _ in view.lower.list(one))
+            waiting.extend(join(one, name) for name, _ in view.base_tree.list(one))
         elif attr is not None:
             yield one

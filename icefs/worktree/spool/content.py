@@ -1,8 +1,8 @@
 """Where a file's bytes are, and what it takes to change them.
 
-A node's bytes come from one of three places: nothing (size 0), the lower file at its `origin`, or a spool file.
+A node's bytes come from one of three places: nothing (size 0), the base file at its `origin`, or a spool file.
 Writing needs a *private* spool file: one that no frozen view refers to, nor the object store. Where there is none,
-one is made, filled from the lower file (copy-up) or from the shared spool file (a reflink where the disk can), unless
+one is made, filled from the base file (copy-up) or from the shared spool file (a reflink where the disk can), unless
 the bytes are to be thrown away.
 
 Concurrency: everything is called with the tree's lock held, except `read_spool`, `write_spool` and `copy_up`.
@@ -21,10 +21,10 @@ from dataclasses import replace
 from typing import Final
 
 from icefs.errors import FileTooLargeError, IcefsError, InvalidInputError, StorageError
-from icefs.worktree.base import Lower
+from icefs.worktree.base import BaseTree
 from icefs.worktree.model import lost
 from icefs.worktree.model.core import Change, TreeCore
-from icefs.worktree.model.nodes import DIRTY, DOUBTFUL, FROM_LOWER, LOST, FileNode, OpenState
+from icefs.worktree.model.nodes import DIRTY, DOUBTFUL, FROM_BASE, LOST, FileNode, OpenState
 from icefs.worktree.spool.ahead import SpoolAhead
 from icefs.worktree.spool.files import SpoolFile, disk_error
 from icefs.worktree.spool.write_behind import WriteBehind
@@ -93,8 +93,8 @@ class Content:
         if node.parent is None:
             core.behind.pop(node, None)
             core.by_ino.pop(node.ino, None)
-            if node.origin is not None and core.lower_files.get(node.origin) is node:
-                del core.lower_files[node.origin]
+            if node.origin is not None and core.base_files.get(node.origin) is node:
+                del core.base_files[node.origin]
             core.release_spool(op, node.spool_id)
             self._release_superseded(op, node)
         else:
@@ -238,13 +238,13 @@ class Content:
                 self.close_node(op, node)
 
     def _make_empty(self, node: FileNode) -> None:
-        """Drops content that is shared with the lower tree or a view."""
+        """Drops content that is shared with the base or a view."""
         core = self._core
         core.keep_for_views(node)
         self._let_go(node)
         node.spool_id = 0
         node.size = 0
-        node.flags &= ~(FROM_LOWER | DOUBTFUL)
+        node.flags &= ~(FROM_BASE | DOUBTFUL)
         node.lost = ()
 
     def _let_go(self, node: FileNode) -> None:
@@ -302,7 +302,7 @@ class Content:
         assert node.io is not None
         node.io.file = file
         node.spool_id = file.id
-        node.flags &= ~FROM_LOWER
+        node.flags &= ~FROM_BASE
         if node.flags & LOST:
             self._mark_spool(node)
         self._core.mark_behind(node)
@@ -316,8 +316,8 @@ class Content:
         core = self._core
         io = node.io
         assert io is not None
-        source = None if node.flags & FROM_LOWER else self.file_of(node)
-        before = lower, origin, size, _ = io.lower or core.lower, node.origin, node.size, node.spool_id
+        source = None if node.flags & FROM_BASE else self.file_of(node)
+        before = base_tree, origin, size, _ = io.base_tree or core.base_tree, node.origin, node.size, node.spool_id
         io.busy = True
         if source is not None:
             source.users += 1
@@ -327,7 +327,7 @@ class Content:
         try:
             file = self._spool.create(spool_id)
             if source is None:
-                self._fill_from_lower(lower, origin or "", file, size)
+                self._fill_from_base(base_tree, origin or "", file, size)
             else:
                 self._spool.copy(source, file, size)
         except BaseException:
@@ -339,7 +339,7 @@ class Content:
             if source is not None:
                 source.drop()
             core.changed.notify_all()
-        if before != (io.lower or core.lower, node.origin, node.size, node.spool_id):
+        if before != (io.base_tree or core.base_tree, node.origin, node.size, node.spool_id):
             self._throw_away(file)
             return None
         if spool_id <= core.spool_limit:
@@ -353,9 +353,9 @@ class Content:
             file.retire()
             self._spool.remove(file.id)
 
-    def _fill_from_lower(self, lower: Lower, path: str, file: SpoolFile, size: int) -> None:
+    def _fill_from_base(self, base_tree: BaseTree, path: str, file: SpoolFile, size: int) -> None:
         try:
-            lower.copy_to(path, file.fd)
+            base_tree.copy_to(path, file.fd)
             copied = os.fstat(file.fd).st_size
         except OSError as error:
             raise disk_error(error, "copying a file up") from error
@@ -365,10 +365,10 @@ class Content:
             )
 
     def copy_up(self, node: FileNode) -> None:
-        """Gives a file bytes of its own, because the lower tree is about to lose them. Takes the lock itself."""
+        """Gives a file bytes of its own, because the base is about to lose them. Takes the lock itself."""
         core = self._core
         with core.change() as op:
-            if not node.flags & FROM_LOWER or node.parent is None:
+            if not node.flags & FROM_BASE or node.parent is None:
                 return
             if node.io is None:
                 node.io = OpenState()

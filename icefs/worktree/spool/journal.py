@@ -62,7 +62,7 @@ create table node (
     atime_ns integer not null,
     spool integer not null,         -- spool id of the bytes, 0 none
     stamp integer not null,         -- the spool file's st_mtime_ns when this was written, 0 if it was being written
-    lower text,                     -- file: the lower path that has the bytes; directory: what shines through
+    lower text,                     -- file: the base path that has the bytes; directory: what shines through
     flags integer not null,         -- Flag.ATTRS, LOST, CUT, CHANGED
     lost text                       -- which bytes of a LOST file are gone (`lost.to_text`); null: all
 );
@@ -117,7 +117,7 @@ class NodeRow(NamedTuple):
     atime_ns: int
     spool: int
     stamp: int
-    lower: str | None
+    base_path: str | None
     flags: int
     lost: str | None = None
 

@@ -158,29 +158,29 @@ def _rows(directory: Path) -> Rows:
 
 def _count_changes(rows: Rows) -> int:
     """Counts the changes in a tree as `discard` does; what differs only in modes, owners or times counts as none."""
-    paths = _lower_paths(rows)
+    paths = _base_paths(rows)
     renamed, count, num_made = set(), 0, 0
     for row in rows.nodes.values():
         if row[0] not in paths:
             continue  # the root
-        is_dir, lower = row[3], row[13]
-        is_in_place = lower is not None and lower == paths[row[0]]
+        is_dir, base_path = row[3], row[13]
+        is_in_place = base_path is not None and base_path == paths[row[0]]
         if not is_dir:
             count += not is_in_place
-        elif lower is None:
+        elif base_path is None:
             num_made += 1
         elif not is_in_place:
-            renamed.add(lower)
+            renamed.add(base_path)
     count += len(renamed)
     for directory, names in rows.links.items():
         above = rows.nodes.get(directory)
-        lower = None if above is None else above[13]
+        base_path = None if above is None else above[13]
         for name, link in names.items():
-            count += bool(link) or lower is None or join(lower, name) not in renamed
+            count += bool(link) or base_path is None or join(base_path, name) not in renamed
     return max(count, min(num_made, 1))
 
 
-def _lower_paths(rows: Rows) -> dict[int, str | None]:
+def _base_paths(rows: Rows) -> dict[int, str | None]:
     """Returns where the base would have each node, by its id; None where its directory is a new one."""
     above = {row[0]: rows.nodes.get(row[1]) for row in rows.nodes.values() if row[1]}
     return {

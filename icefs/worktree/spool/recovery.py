@@ -30,7 +30,7 @@ from icefs.worktree.model.nodes import (
     CHANGED,
     CUT,
     DOUBTFUL,
-    FROM_LOWER,
+    FROM_BASE,
     LOST,
     PERSISTENT,
     STORED,
@@ -96,11 +96,11 @@ class Loader:
         for node in self._nodes.values():
             core.by_ino[node.ino] = node
             if isinstance(node, DirNode):
-                node.hidden = None if node.lower_path is not None else set()
-                if node.lower_path is not None:
-                    core.lower_dirs[node.lower_path] = node
+                node.hidden = None if node.base_path is not None else set()
+                if node.base_path is not None:
+                    core.base_dirs[node.base_path] = node
             elif node.origin is not None:
-                core.lower_files[node.origin] = node
+                core.base_files[node.origin] = node
         self._reconcile(was_closed=was_closed)
         if not was_closed:
             self._renew_times()
@@ -116,12 +116,14 @@ class Loader:
             if row.id == ROOT_ID:
                 node: Node = core.root
             elif row.kind:
-                node = DirNode(row.id, core.new_ino(), core.perm(row.mode, row.uid, row.gid), row.mtime_ns, row.lower)
+                node = DirNode(
+                    row.id, core.new_ino(), core.perm(row.mode, row.uid, row.gid), row.mtime_ns, row.base_path
+                )
             else:
                 node = FileNode(row.id, core.new_ino(), core.perm(row.mode, row.uid, row.gid), row.size, row.mtime_ns)
             # Nodes of a frozen tree that were removed since live in its view alone.
             node.restore(self._state(row))  # type: ignore[arg-type]
-            node.flags = row.flags & PERSISTENT | (FROM_LOWER if not row.kind and row.lower is not None else 0)
+            node.flags = row.flags & PERSISTENT | (FROM_BASE if not row.kind and row.base_path is not None else 0)
             if is_live:
                 node.flags |= STORED
             self._nodes[row.id] = node
@@ -133,10 +135,10 @@ class Loader:
         perm = self._core.perm(row.mode, row.uid, row.gid)
         times = row.mtime_ns, row.ctime_ns, row.atime_ns
         if row.kind:
-            return DirState(perm, *times, None, row.name, row.lower, row.flags & PERSISTENT)
-        flags = row.flags & PERSISTENT | (FROM_LOWER if row.lower is not None else 0)
+            return DirState(perm, *times, None, row.name, row.base_path, row.flags & PERSISTENT)
+        flags = row.flags & PERSISTENT | (FROM_BASE if row.base_path is not None else 0)
         lost = from_text(row.lost)
-        return FileState(perm, row.size, *times, row.spool, row.stamp, row.lower, None, row.name, None, flags, lost)
+        return FileState(perm, row.size, *times, row.spool, row.stamp, row.base_path, None, row.name, None, flags, lost)
 
     def _directory(self, node_id: int, child: int) -> DirNode:
         parent = self._nodes.get(node_id)

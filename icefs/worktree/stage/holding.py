@@ -159,4 +159,4 @@ def _origin(path: str, regions: Iterable[Region]) -> str | None:
         is_above = path == f"/{region.path}" or path.startswith(f"/{region.path}/")
         if is_above and (best is None or len(region.path) > len(best.path)):
             best = region
-    return None if best is None else f"/{best.lower}{path[len(best.path) + 1 :]}"
+    return None if best is None else f"/{best.base_path}{path[len(best.path) + 1 :]}"

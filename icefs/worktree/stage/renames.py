@@ -15,9 +15,9 @@ from icefs.format.chunk_indices import ChunkIndices
 from icefs.format.manifest.reader import ArrayRefs
 from icefs.format.snapshot.nodes import NodeSnapshot
 from icefs.words import plural
-from icefs.worktree.base import LowerAttr
+from icefs.worktree.base import BaseAttr
 from icefs.worktree.freeze.differences import Region
-from icefs.worktree.model.core import Lowered
+from icefs.worktree.model.core import BaseEntry
 from icefs.worktree.model.places import BaseChunks, Place, Places, covered_rows
 from icefs.worktree.stage.dropped import outside
 from icefs.worktree.stage.staged import Invalid
@@ -49,7 +49,7 @@ class RenamedFile:
 
     directory: str
     name: str
-    lowered: Lowered
+    base_entry: BaseEntry
 
 
 class Renames:
@@ -67,7 +67,7 @@ class Renames:
         self.nodes: dict[str, NodeSnapshot] = {}
         for region in regions:
             excluded = frozenset(region.excluded)
-            for node in base.list_nodes(f"/{region.lower}"):
+            for node in base.list_nodes(f"/{region.base_path}"):
                 if not _is_covered(metadata_key(node.path), excluded):
                     self.nodes[_moved(node.path, region)] = node
 
@@ -99,8 +99,8 @@ class Renames:
 
     def _sources(self, region: Region, excluded: frozenset[str]) -> Iterator[Place]:
         """Yields where chunks lie in a region: in an array above it, and in each array in it."""
-        yield from (place for place in self._base_places.of(region.lower) if place.level)
-        for node in self._base.list_nodes(f"/{region.lower}"):
+        yield from (place for place in self._base_places.of(region.base_path) if place.level)
+        for node in self._base.list_nodes(f"/{region.base_path}"):
             if node.array is not None and not _is_covered(node.path[1:], excluded):
                 yield from (place for place in self._base_places.of(node.path[1:]) if not place.level)
 
@@ -128,7 +128,7 @@ class Renames:
 
 
 def _join(prefix: str, place: Place) -> str:
-    """Returns the lower path of the directory that a place is, given the prefix of its array's keys."""
+    """Returns the base path of the directory that a place is, given the prefix of its array's keys."""
     layout, names, index = place.array.layout, [], list(place.prefix)
     for level in range(place.level):
         width = layout.widths[level]
@@ -139,7 +139,7 @@ def _join(prefix: str, place: Place) -> str:
 
 def _moved(path: str, region: Region) -> str:
     """Returns where a node path of a region is now."""
-    below = path[1:] if not region.lower else path[len(region.lower) + 2 :]
+    below = path[1:] if not region.base_path else path[len(region.base_path) + 2 :]
     return f"/{region.path}/{below}".rstrip("/") or "/"
 
 
@@ -169,6 +169,6 @@ def _columns(node: NodeSnapshot, place: Place, there: Place, rows: ArrayRefs) ->
 def _singly(node: NodeSnapshot, place: Place, rows: ArrayRefs, region: Region) -> Iterator[RenamedFile]:
     prefix = node_prefix(node.path)
     for index, length in zip(rows.indices, rows.lengths.tolist(), strict=True):
-        lower_path = prefix + place.array.layout.format(index)
-        directory, _, name = _moved(f"/{lower_path}", region)[1:].rpartition("/")
-        yield RenamedFile(directory, name, Lowered(lower_path, LowerAttr(0, False, length, -1)))
+        base_path = prefix + place.array.layout.format(index)
+        directory, _, name = _moved(f"/{base_path}", region)[1:].rpartition("/")
+        yield RenamedFile(directory, name, BaseEntry(base_path, BaseAttr(0, False, length, -1)))

@@ -17,10 +17,10 @@ from icefs.errors import InvalidMetadataError
 from icefs.format.chunk_indices import ChunkIndices
 from icefs.format.manifest.reader import ArrayRefs
 from icefs.worktree.freeze.frozen import FrozenFile
-from icefs.worktree.model.core import Lowered
+from icefs.worktree.model.core import BaseEntry
 from icefs.zarr.keys import ChunkIndex, ChunkKeyLayout
 
-type Source = FrozenFile | Lowered
+type Source = FrozenFile | BaseEntry
 
 
 class Invalid(NamedTuple):
@@ -75,7 +75,7 @@ def no_indices(ndim: int) -> ChunkIndices:
 
 def source_size(source: Source) -> int:
     """Returns the length of a file in bytes."""
-    return source.attr.size if isinstance(source, Lowered) else source.size
+    return source.attr.size if isinstance(source, BaseEntry) else source.size
 
 
 @dataclass(slots=True)

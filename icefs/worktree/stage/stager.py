@@ -30,7 +30,7 @@ from icefs.worktree.base import join
 from icefs.worktree.freeze.differences import differences
 from icefs.worktree.freeze.frozen import FrozenFile, FrozenTree
 from icefs.worktree.model import lost
-from icefs.worktree.model.core import Lowered
+from icefs.worktree.model.core import BaseEntry
 from icefs.worktree.model.places import BaseChunks, GridArray, Place, Places
 from icefs.worktree.stage.dropped import DroppedChunks, contained, outside, outside_reason
 from icefs.worktree.stage.holding import OPEN, Holding
@@ -109,10 +109,10 @@ def staged_now(work: WorkTree, open_base: Callable[[str], Session]) -> StagedAt:
 
 def reused_ref(base: Session, reader: KeyReader, source: Source) -> ChunkRef | None:
     """Returns the base's own reference to the bytes of a file; None if they have to be stored."""
-    lower_path = source.path if isinstance(source, Lowered) else source.lower_path
-    if lower_path is None:
+    base_path = source.path if isinstance(source, BaseEntry) else source.base_path
+    if base_path is None:
         return None
-    found = reader.find(lower_path)
+    found = reader.find(base_path)
     return None if isinstance(found, NodeSnapshot) else found
 
 
@@ -411,7 +411,7 @@ class _Staging:
                     self._staged.invalid.append(found)
             elif isinstance(found, RenamedFile):
                 places = [place for place in self._places.of(found.directory) if place.is_leaf]
-                self._stage_file(places, found.directory, found.name, found.lowered)
+                self._stage_file(places, found.directory, found.name, found.base_entry)
             else:
                 self._take_over(found, parts)
         for path, refs in parts.items():

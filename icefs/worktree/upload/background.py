@@ -35,7 +35,7 @@ from icefs.format.ids import ChunkId
 from icefs.format.layout import chunk_key
 from icefs.storage.base import Storage, read_file
 from icefs.worktree.model.core import TreeCore
-from icefs.worktree.model.nodes import CUT, DIRTY, FROM_LOWER, LOST, FileNode
+from icefs.worktree.model.nodes import CUT, DIRTY, FROM_BASE, LOST, FileNode
 from icefs.worktree.upload.log import Stored, UploadLog
 from icefs.worktree.upload.packing import UploadOptions, packed_below, plan_packs
 from icefs.zarr.keys import METADATA_NAME, is_zarr_key
@@ -212,7 +212,7 @@ class BackgroundUploads:
         core, node = self._core, closed.node
         if node.parent is None or node.spool_id != closed.spool_id or node.stamp != closed.stamp or not node.stamp:
             return None  # written to since: it will be closed again
-        if node.flags & (DIRTY | FROM_LOWER | LOST | CUT) or node.size <= self._inline_bytes:
+        if node.flags & (DIRTY | FROM_BASE | LOST | CUT) or node.size <= self._inline_bytes:
             return None
         if node.io is not None:
             return None  # somebody has it open, and will close it

@@ -29,7 +29,7 @@ from icefs.format.layout import chunk_key
 from icefs.format.manifest.reader import ArrayRefs, ChunkRef, InlineRef, NativeRef, VirtualRef
 from icefs.format.manifest.refs import ByteArray, ChunkKind, Uint64Array
 from icefs.worktree.freeze.frozen import FrozenFile, FrozenTree
-from icefs.worktree.model.core import Lowered
+from icefs.worktree.model.core import BaseEntry
 from icefs.worktree.stage.stager import Source, reused_ref
 from icefs.worktree.upload.background import BackgroundUploads
 from icefs.worktree.upload.log import Stored
@@ -315,7 +315,7 @@ class _Uploads:
                 [
                     (source.spool_id, source.spool_path, size, offset)
                     for source, size, offset in sources
-                    if isinstance(source, FrozenFile) and source.spool_path is not None and source.lower_path is None
+                    if isinstance(source, FrozenFile) and source.spool_path is not None and source.base_path is None
                 ],
                 chunk_id,
                 self._mark,
@@ -398,7 +398,7 @@ def _batches(sizes: Sequence[int], most: int) -> Iterator[tuple[int, int]]:
 
 def _stored_ref(stored: Mapping[int, Stored], source: Source, size: int) -> NativeRef | None:
     """Returns where the bytes of a file were stored before; None if they were not."""
-    if not stored or not isinstance(source, FrozenFile) or source.lower_path is not None or source.is_lost:
+    if not stored or not isinstance(source, FrozenFile) or source.base_path is not None or source.is_lost:
         return None
     found = stored.get(source.spool_id)
     return None if found is None or found.size != size else NativeRef(found.chunk_id, found.offset, size)
@@ -409,12 +409,12 @@ def _index(chunk: tuple[ChunkIndex, Source]) -> ChunkIndex:
 
 
 def _size(source: Source) -> int:
-    return source.attr.size if isinstance(source, Lowered) else source.size
+    return source.attr.size if isinstance(source, BaseEntry) else source.size
 
 
 def _spool_path(source: Source) -> str | None:
     """Returns the file that has exactly a source's bytes, if there is one."""
-    if isinstance(source, Lowered) or source.lower_path is not None or source.is_lost:
+    if isinstance(source, BaseEntry) or source.base_path is not None or source.is_lost:
         return None
     return source.spool_path
 

@@ -24,7 +24,7 @@ from icefs.storage.memory import MemoryStorage
 from icefs.worktree.spool.damage import Damage
 from icefs.worktree.spool.errors import database_error
 from icefs.worktree.upload.packing import UploadOptions
-from tests.support.dict_lower import Snapshots
+from tests.support.dict_base import Snapshots
 from tests.support.forked import Child
 from tests.support.state_damage import Case, cases, copy, files_of
 from tests.support.tree_driver import Driver, open_tree
@@ -35,7 +35,7 @@ MANY = 8 if IS_DEEP else 3
 
 pytestmark = pytest.mark.timeout(3600 if IS_DEEP else 120)
 
-LOWER = {
+BASE = {
     "zarr.json": b"root",
     "a/zarr.json": b"array",
     "a/c/0": b"chunk 0" * 300,
@@ -118,7 +118,7 @@ def shown(driver: Driver) -> Shown:
 
 
 def snapshots() -> Snapshots:
-    made = Snapshots(LOWER)
+    made = Snapshots(BASE)
     made.add("next", {})
     return made
 

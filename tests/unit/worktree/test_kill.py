@@ -16,12 +16,12 @@ import pytest
 from icefs.worktree.spool.files import DiskIo
 from icefs.worktree.spool.journal import Batch, Intent, Journal
 from icefs.worktree.tree import WorkTree
-from tests.support.dict_lower import Snapshots
+from tests.support.dict_base import Snapshots
 from tests.support.forked import Child
 from tests.support.tree_driver import Driver, open_tree, options
 from tests.support.tree_script import Model, Player, Step, check_after_kill, content, make_script, start
 
-LOWER = {
+BASE = {
     "zarr.json": b"root",
     "a/zarr.json": b"array",
     "a/c/0": b"chunk 0" * 300,
@@ -111,7 +111,7 @@ class DeadlyJournal(Journal):
 
 def snapshots_of(model: Model) -> Snapshots:
     """Returns the repository as it is where a model ends."""
-    snapshots = Snapshots(LOWER)
+    snapshots = Snapshots(BASE)
     snapshots.add(model.base, model.base_files)
     if model.published:
         snapshots.add(model.intent, model.committed(), on=model.base)
@@ -168,7 +168,7 @@ SCRIPT = [
 
 def test_killed_at_every_step_of_a_script(scratch: Path) -> None:
     """Every change of the database and of a spool file is a place to die, just before and just after it."""
-    models = [start(LOWER)]
+    models = [start(BASE)]
     for step in SCRIPT:
         models.append(models[-1].after(step))
     script = list(zip(SCRIPT, models[1:], strict=True))
@@ -200,7 +200,7 @@ def test_killed_at_every_step_of_a_script(scratch: Path) -> None:
 def test_killed_at_random_moments(scratch: Path, seed: int) -> None:
     """One tree, killed sixty times by somebody else while it works, and continued from what was there each time."""
     rng = random.Random(seed)
-    model = start(LOWER)
+    model = start(BASE)
     acknowledged = commits = 0
     for round_number in range(60):
         script = make_script(model, random.Random(f"{seed} {round_number}"), 400)

@@ -14,11 +14,11 @@ from icefs.worktree.model.nodes import Attr
 from icefs.worktree.ops.namespace import RENAME_EXCHANGE
 from icefs.worktree.tree import WorkTree
 from tests.support.ci import IN_CI
-from tests.support.dict_lower import Snapshots
+from tests.support.dict_base import Snapshots
 from tests.support.faulty_disk import FullDisk, Fuse, full_journal
 from tests.support.tree_driver import Driver, Ticks, open_tree, options
 
-LOWER = {"zarr.json": b"root", "a/zarr.json": b"{}", "a/c/0": b"chunk 0", "a/c/1": b"chunk 1", "b/zarr.json": b"b"}
+BASE = {"zarr.json": b"root", "a/zarr.json": b"{}", "a/c/0": b"chunk 0", "a/c/1": b"chunk 1", "b/zarr.json": b"b"}
 
 
 def state(driver: Driver) -> tuple[dict[str, Attr], dict[str, bytes]]:
@@ -27,12 +27,12 @@ def state(driver: Driver) -> tuple[dict[str, Attr], dict[str, bytes]]:
 
 OPERATIONS: dict[str, Callable[[Driver], object]] = {
     "mkdir": lambda driver: driver.mkdir("dir"),
-    "unlink lower": lambda driver: driver.unlink("a/c/0"),
+    "unlink base file": lambda driver: driver.unlink("a/c/0"),
     "unlink own": lambda driver: driver.unlink("own"),
     "unlink linked": lambda driver: driver.unlink("linked"),
     "rmdir": lambda driver: driver.rmdir("empty"),
     "link": lambda driver: driver.link("a/c/0", "a/c/2"),
-    "rename lower": lambda driver: driver.rename("a/c/0", "a/c/2"),
+    "rename base file": lambda driver: driver.rename("a/c/0", "a/c/2"),
     "rename over": lambda driver: driver.rename("own", "a/c/1"),
     "rename over linked": lambda driver: driver.rename("own", "linked"),
     "rename directory": lambda driver: driver.rename("a", "empty"),
@@ -47,7 +47,7 @@ OPERATIONS: dict[str, Callable[[Driver], object]] = {
 
 
 def prepared(tmp_path: Path, fuse: Fuse) -> Driver:
-    opts = options(Snapshots(LOWER), Ticks())
+    opts = options(Snapshots(BASE), Ticks())
     driver = Driver(WorkTree(tmp_path, replace(opts, io=FullDisk(fuse), open_journal=full_journal(fuse))))
     driver.write("own", b"my own bytes")
     driver.link("zarr.json", "linked")
@@ -81,7 +81,7 @@ def test_an_operation_that_meets_a_full_disk_does_nothing(tmp_path: Path, name: 
         driver.tree.check_invariants()
         files = driver.files()
         driver.tree.close()
-        driver = open_tree(tmp_path / str(place), Snapshots(LOWER))
+        driver = open_tree(tmp_path / str(place), Snapshots(BASE))
         assert driver.files() == files
         driver.tree.close()
     assert place > 0, "no place to fail was found"
@@ -107,14 +107,14 @@ def test_a_write_that_fails_changes_nothing_and_a_flush_can_be_repeated(tmp_path
     fuse.mend()
     driver.close(handle)
     driver.tree.close()
-    driver = open_tree(tmp_path, Snapshots(LOWER))
+    driver = open_tree(tmp_path, Snapshots(BASE))
     assert driver.read("own") == b"my own bytes and more"
     driver.tree.close()
 
 
 def test_a_commit_that_cannot_be_completed_can_be_completed_later(tmp_path: Path) -> None:
     fuse = Fuse()
-    snapshots = Snapshots(LOWER)
+    snapshots = Snapshots(BASE)
     opts = replace(options(snapshots, Ticks()), io=FullDisk(fuse), open_journal=full_journal(fuse))
     driver = Driver(WorkTree(tmp_path, opts))
     driver.write("a/c/0", b"new chunk")
@@ -164,9 +164,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 def test_a_disk_that_really_is_full(small_disk: Path) -> None:
     """Files are written until nothing goes any more; every one that could be closed is whole, then and later."""
-    snapshots = Snapshots(LOWER)
+    snapshots = Snapshots(BASE)
     driver = open_tree(small_disk / "state", snapshots)
-    expected = dict(LOWER)
+    expected = dict(BASE)
     failures = 0
     for size in (100_000, 10_000, 1000, 10):
         for number in range(10_000):
@@ -222,14 +222,14 @@ def test_a_truncation_that_meets_a_full_disk_is_done_or_not(tmp_path: Path, size
         assert found["own"] in {before["own"], before["own"][:size].ljust(size, b"\0")}
         assert found == {**before, "own": found["own"]}
         driver.tree.close()
-        driver = open_tree(tmp_path / str(place), Snapshots(LOWER))
+        driver = open_tree(tmp_path / str(place), Snapshots(BASE))
         assert driver.files() == found
         driver.tree.close()
 
 
 def test_what_makes_room_works_on_a_disk_without_any(small_disk: Path) -> None:
     """Names are removed, changes discarded, a commit is completed; others then have to do without."""
-    snapshots = Snapshots(LOWER)
+    snapshots = Snapshots(BASE)
     driver = open_tree(small_disk / "state", snapshots)
     for number in range(100):
         driver.write(f"a/{number}", b"1234")

@@ -16,15 +16,15 @@ from icefs.errors import (
     StorageError,
 )
 from icefs.worktree.ops.attributes import AttrChange
-from tests.support.dict_lower import Snapshots
+from tests.support.dict_base import Snapshots
 from tests.support.tree_driver import Driver, Ticks, open_tree
 
-LOWER = {"a/zarr.json": b"{}", "a/c/0": bytes(range(256)) * 40, "a/c/1": b"small", "a/empty": b""}
+BASE = {"a/zarr.json": b"{}", "a/c/0": bytes(range(256)) * 40, "a/c/1": b"small", "a/empty": b""}
 
 
 @pytest.fixture
 def snapshots() -> Snapshots:
-    return Snapshots(LOWER)
+    return Snapshots(BASE)
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def spool_files(driver: Driver) -> int:
 
 
 def test_reads_are_exact(driver: Driver) -> None:
-    data = LOWER["a/c/0"]
+    data = BASE["a/c/0"]
     driver.write("new", data)
     for path in ("a/c/0", "new"):
         handle = driver.open(path, os.O_RDONLY)
@@ -53,16 +53,16 @@ def test_reads_are_exact(driver: Driver) -> None:
 
 
 def test_copy_up_happens_at_the_first_write_only(driver: Driver, snapshots: Snapshots) -> None:
-    lower = snapshots.trees["base"]
+    base_tree = snapshots.trees["base"]
     driver.chmod("a/c/0", 0o600)
     driver.rename("a/c/0", "a/c/9")
     driver.link("a/c/9", "other")
     handle = driver.open("a/c/9", os.O_RDWR)
-    assert lower.reads == []
+    assert base_tree.reads == []
     assert spool_files(driver) == 0
     driver.tree.write(handle, 3, b"XYZ")
-    assert lower.reads == ["a/c/0"]
-    expected = LOWER["a/c/0"][:3] + b"XYZ" + LOWER["a/c/0"][6:]
+    assert base_tree.reads == ["a/c/0"]
+    expected = BASE["a/c/0"][:3] + b"XYZ" + BASE["a/c/0"][6:]
     assert driver.tree.read(handle, 0, 1 << 20) == expected
     driver.close(handle)
     assert driver.read("other") == expected
@@ -109,7 +109,7 @@ def test_opening_for_writing_without_writing_leaves_nothing(driver: Driver, snap
     assert snapshots.trees["base"].reads == []
 
 
-def test_a_reader_of_a_lower_file_sees_what_is_written_meanwhile(driver: Driver) -> None:
+def test_a_reader_of_a_base_file_sees_what_is_written_meanwhile(driver: Driver) -> None:
     reader = driver.open("a/c/1", os.O_RDONLY)
     assert driver.tree.read(reader, 0, 9) == b"small"
     driver.write("a/c/1", b"BIGGER", os.O_WRONLY)
@@ -119,23 +119,23 @@ def test_a_reader_of_a_lower_file_sees_what_is_written_meanwhile(driver: Driver)
 
 
 def test_a_removed_file_is_there_while_it_is_open(driver: Driver) -> None:
-    lower, upper = driver.open("a/c/1", os.O_RDONLY), driver.open("new", os.O_RDWR | os.O_CREAT)
+    base_tree, upper = driver.open("a/c/1", os.O_RDONLY), driver.open("new", os.O_RDWR | os.O_CREAT)
     driver.tree.write(upper, 0, b"bytes")
-    inos = [driver.tree.getattr_handle(handle).ino for handle in (lower, upper)]
+    inos = [driver.tree.getattr_handle(handle).ino for handle in (base_tree, upper)]
     driver.unlink("a/c/1")
     driver.unlink("new")
     assert not driver.exists("a/c/1")
-    assert driver.tree.read(lower, 0, 9) == b"small"
+    assert driver.tree.read(base_tree, 0, 9) == b"small"
     driver.tree.write(upper, 5, b" more")
     assert driver.tree.read(upper, 0, 99) == b"bytes more"
-    for handle, ino in zip((lower, upper), inos, strict=True):
+    for handle, ino in zip((base_tree, upper), inos, strict=True):
         attr = driver.tree.getattr_handle(handle)
         assert (attr.ino, attr.nlink) == (ino, 0)
         assert driver.tree.getattr(ino) == attr
     driver.write("a/c/1", b"another file")
     assert driver.stat("a/c/1").ino not in inos
     assert spool_files(driver) == 2
-    driver.close(lower)
+    driver.close(base_tree)
     driver.close(upper)
     assert spool_files(driver) == 1
     with pytest.raises(StaleError):
@@ -154,7 +154,7 @@ def test_a_removed_open_file_cannot_be_linked(driver: Driver) -> None:
     driver.close(handle)
 
 
-def test_renaming_over_an_open_lower_file_keeps_it_readable(driver: Driver) -> None:
+def test_renaming_over_an_open_base_file_keeps_it_readable(driver: Driver) -> None:
     reader = driver.open("a/c/1", os.O_RDONLY)
     driver.write("t.partial", b"new chunk")
     driver.rename("t.partial", "a/c/1")
@@ -257,16 +257,16 @@ def test_size_and_times_in_one_call(driver: Driver) -> None:
     assert driver.read("a/c/1") == b"sm"
 
 
-def test_a_lower_file_that_cannot_be_had_stays_as_it_is(driver: Driver, snapshots: Snapshots) -> None:
-    lower = snapshots.trees["base"]
+def test_a_base_file_that_cannot_be_had_stays_as_it_is(driver: Driver, snapshots: Snapshots) -> None:
+    base_tree = snapshots.trees["base"]
     handle = driver.open("a/c/0", os.O_RDWR)
-    bytes_of = lower.files.pop("a/c/0")
+    bytes_of = base_tree.files.pop("a/c/0")
     with pytest.raises(KeyError):
         driver.tree.write(handle, 0, b"x")
-    lower.files["a/c/0"] = bytes_of[:-1]
+    base_tree.files["a/c/0"] = bytes_of[:-1]
     with pytest.raises(StorageError, match="were expected"):
         driver.tree.write(handle, 0, b"x")
-    lower.files["a/c/0"] = bytes_of
+    base_tree.files["a/c/0"] = bytes_of
     assert spool_files(driver) == 0
     driver.tree.write(handle, 0, b"x")
     driver.close(handle)
@@ -278,7 +278,7 @@ def test_random_operations_on_one_file(driver: Driver, tmp_path: Path, seed: int
     """As fsx does: writes, appends, cuts, reads and reopenings against a plain file."""
     rng = random.Random(seed)
     model = os.open(tmp_path / "model", os.O_RDWR | os.O_CREAT)
-    os.write(model, LOWER["a/c/0"])
+    os.write(model, BASE["a/c/0"])
     path = "a/c/0"
     handle = driver.open(path, os.O_RDWR)
     views = []
@@ -329,7 +329,7 @@ def test_a_file_that_was_open_while_its_renamed_directory_was_committed_is_given
     driver.rename("a", "b")
     handle = driver.open("b/c/1", os.O_RDONLY)
     frozen = driver.tree.freeze()
-    files = {f"b{path[1:]}": data for path, data in LOWER.items()}
+    files = {f"b{path[1:]}": data for path, data in BASE.items()}
     snapshots.add("next", files, on="base", changed=files)
     driver.tree.complete(frozen, "next")
     driver.tree.check_invariants()

@@ -1,4 +1,4 @@
-"""Names in a working tree: what each operation does to the tree, and what it leaves of the lower tree alone."""
+"""Names in a working tree: what each operation does to the tree, and what it leaves of the base alone."""
 
 import os
 from collections.abc import Iterator
@@ -20,10 +20,10 @@ from icefs.errors import (
 )
 from icefs.worktree.model.nodes import Perm
 from icefs.worktree.ops.namespace import RENAME_EXCHANGE, RENAME_NOREPLACE
-from tests.support.dict_lower import Snapshots
+from tests.support.dict_base import Snapshots
 from tests.support.tree_driver import DIR_PERM, PERM, Driver, open_tree
 
-LOWER = {
+BASE = {
     "zarr.json": b"root",
     "a/zarr.json": b"array a",
     **{f"a/c/{i}/{j}": b"chunk %d %d" % (i, j) for i in range(3) for j in range(3)},
@@ -34,7 +34,7 @@ LOWER = {
 
 @pytest.fixture
 def snapshots() -> Snapshots:
-    return Snapshots(LOWER)
+    return Snapshots(BASE)
 
 
 @pytest.fixture
@@ -45,8 +45,8 @@ def driver(tmp_path: Path, snapshots: Snapshots) -> Iterator[Driver]:
     driver.tree.close()
 
 
-def test_an_untouched_tree_is_its_lower_tree(driver: Driver) -> None:
-    assert driver.files() == LOWER
+def test_an_untouched_tree_is_its_base(driver: Driver) -> None:
+    assert driver.files() == BASE
     assert not driver.tree.has_changes()
     assert driver.listdir("a/c") == ["0", "1", "2"]
     assert driver.stat("a/c/0/1").size == len(b"chunk 0 1")
@@ -55,8 +55,8 @@ def test_an_untouched_tree_is_its_lower_tree(driver: Driver) -> None:
     assert driver.entry(".zgroup") is None
 
 
-def test_only_readdir_lists_the_lower_tree(driver: Driver, snapshots: Snapshots) -> None:
-    lower = snapshots.trees["base"]
+def test_only_readdir_lists_the_base(driver: Driver, snapshots: Snapshots) -> None:
+    base_tree = snapshots.trees["base"]
     driver.write("a/c/1/1", b"new")
     driver.write("a/c/7/7", b"new") if driver.exists("a/c/7") else driver.mkdir("a/c/7")
     driver.rename("a/c/0/0", "a/c/0/x.partial")
@@ -64,19 +64,19 @@ def test_only_readdir_lists_the_lower_tree(driver: Driver, snapshots: Snapshots)
     driver.rename("a", "moved")
     driver.chmod("moved/c/1/2", 0o600)
     assert driver.read("moved/c/2/1") == b"chunk 2 1"
-    assert lower.listed == []
-    assert lower.reads == ["a/c/2/1"]
+    assert base_tree.listed == []
+    assert base_tree.reads == ["a/c/2/1"]
 
 
-def test_a_renamed_lower_directory_is_a_redirect(driver: Driver, snapshots: Snapshots) -> None:
-    inos = {path: driver.stat(path).ino for path in LOWER}
+def test_a_renamed_base_directory_is_a_redirect(driver: Driver, snapshots: Snapshots) -> None:
+    inos = {path: driver.stat(path).ino for path in BASE}
     inos["a/c"] = driver.stat("a/c").ino
     driver.rename("a", "g/moved")
     assert not driver.exists("a")
-    for path in LOWER:
+    for path in BASE:
         new = f"g/moved{path[1:]}" if path.startswith("a/") else path
         assert driver.stat(new).ino == inos[path]
-        assert driver.read(new) == LOWER[path]
+        assert driver.read(new) == BASE[path]
     assert driver.stat("g/moved/c").ino == inos["a/c"]
     assert snapshots.trees["base"].listed == []
     driver.mkdir("a")
@@ -84,11 +84,11 @@ def test_a_renamed_lower_directory_is_a_redirect(driver: Driver, snapshots: Snap
     driver.rename("g/moved", "again")
     driver.rmdir("a")
     driver.rename("again", "a")
-    assert driver.files() == LOWER
+    assert driver.files() == BASE
     assert not driver.tree.has_changes()
 
 
-def test_a_lower_path_names_the_same_thing_whatever_becomes_of_it(driver: Driver) -> None:
+def test_a_base_path_names_the_same_thing_whatever_becomes_of_it(driver: Driver) -> None:
     where = driver.where("a/c/0/0")
     assert where == "a/c/0/0"
     driver.rename("a", "z")
@@ -196,7 +196,7 @@ def test_what_cannot_be_renamed(driver: Driver) -> None:
     assert driver.read("new/c/1/1") == b"chunk 1 1"
 
 
-def test_a_removed_lower_file_stays_away(driver: Driver) -> None:
+def test_a_removed_base_file_stays_away(driver: Driver) -> None:
     driver.unlink("a/c/0/0")
     assert driver.listdir("a/c/0") == ["1", "2"]
     with pytest.raises(EntryNotFoundError):
@@ -217,7 +217,7 @@ def test_a_temporary_file_leaves_no_trace(driver: Driver) -> None:
     assert list(driver.tree.changes()) == []
 
 
-def test_rmtree_of_a_lower_array_leaves_one_whiteout(driver: Driver) -> None:
+def test_rmtree_of_a_base_array_leaves_one_whiteout(driver: Driver) -> None:
     for i in range(3):
         for j in range(3):
             driver.unlink(f"a/c/{i}/{j}")
@@ -231,7 +231,7 @@ def test_rmtree_of_a_lower_array_leaves_one_whiteout(driver: Driver) -> None:
     driver.mkdir("a")
     assert driver.listdir("a") == []
     driver.write("a/zarr.json", b"another array")
-    assert driver.files() == {**{p: d for p, d in LOWER.items() if p[0] != "a"}, "a/zarr.json": b"another array"}
+    assert driver.files() == {**{p: d for p, d in BASE.items() if p[0] != "a"}, "a/zarr.json": b"another array"}
 
 
 def test_what_cannot_be_removed(driver: Driver) -> None:
@@ -369,9 +369,9 @@ def test_dir_view_says_what_to_hide(driver: Driver) -> None:
     driver.write("a/c/0/1", b"x")
     driver.write("a/c/0/new", b"x")
     view = driver.tree.dir_view(driver.where("a/c/0"))
-    assert view.lower_path == "a/c/0"
+    assert view.base_path == "a/c/0"
     assert sorted(view.entries) == ["1", "new"]
     assert view.hides >= {"0", "1"}
-    assert driver.tree.dir_view("a/c/1").lower_path == "a/c/1"
+    assert driver.tree.dir_view("a/c/1").base_path == "a/c/1"
     driver.mkdir("plain")
-    assert driver.tree.dir_view(driver.where("plain")).lower_path is None
+    assert driver.tree.dir_view(driver.where("plain")).base_path is None

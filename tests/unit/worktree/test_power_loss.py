@@ -9,11 +9,11 @@ import pytest
 
 from icefs.errors import StorageError
 from icefs.worktree.tree import WorkTree
-from tests.support.dict_lower import Snapshots
+from tests.support.dict_base import Snapshots
 from tests.support.killing_power import PowerDisk
 from tests.support.tree_driver import Driver, open_tree, options
 
-LOWER = {"zarr.json": b"root", "a/zarr.json": b"{}", "a/c/0": b"chunk 0", "a/c/1": b"chunk 1"}
+BASE = {"zarr.json": b"root", "a/zarr.json": b"{}", "a/c/0": b"chunk 0", "a/c/1": b"chunk 1"}
 
 
 def write(driver: Driver, path: str, data: bytes, *, is_synced: bool) -> None:
@@ -26,7 +26,7 @@ def write(driver: Driver, path: str, data: bytes, *, is_synced: bool) -> None:
 
 def check(image: Path, synced: dict[str, bytes | None], closed: dict[str, set[bytes]]) -> None:
     """Opens what is left, and compares it with what was synced (None: removed) and what was only closed."""
-    driver = open_tree(image, Snapshots(LOWER))
+    driver = open_tree(image, Snapshots(BASE))
     driver.tree.check_invariants()
     recovery = driver.tree.recovery
     flagged = {*recovery.lost, *recovery.rewritten, *recovery.cut, *recovery.changed}
@@ -52,7 +52,7 @@ def test_what_was_synced_survives_power_loss(tmp_path: Path, seed: int) -> None:
     rng = random.Random(seed)
     disk = PowerDisk()
     driver = Driver(
-        WorkTree(tmp_path / "state", replace(options(Snapshots(LOWER)), io=disk, open_journal=disk.open_journal))
+        WorkTree(tmp_path / "state", replace(options(Snapshots(BASE)), io=disk, open_journal=disk.open_journal))
     )
     synced: dict[str, bytes | None] = {}
     closed: dict[str, set[bytes]] = {}
@@ -67,7 +67,7 @@ def test_what_was_synced_survives_power_loss(tmp_path: Path, seed: int) -> None:
             temporary = f"{path}.{number}"
             write(driver, temporary, data, is_synced=is_synced)
             driver.rename(temporary, path)
-            before = closed.pop(path, {b"", LOWER.get(path, b"")}) | {synced.pop(path, None) or b"", data}
+            before = closed.pop(path, {b"", BASE.get(path, b"")}) | {synced.pop(path, None) or b"", data}
             if is_synced:
                 driver.tree.fsync_dir()
                 synced[path] = data

@@ -14,16 +14,16 @@ import pytest
 from icefs.errors import SessionStateError, StorageError
 from icefs.worktree.spool import journal
 from icefs.worktree.tree import WorkTree
-from tests.support.dict_lower import Snapshots
+from tests.support.dict_base import Snapshots
 from tests.support.forked import Child
 from tests.support.tree_driver import Driver, open_tree, options
 
-LOWER = {"a/zarr.json": b"{}", "a/c/0": b"chunk 0", "a/c/1": b"chunk 1", "b/zarr.json": b"b"}
+BASE = {"a/zarr.json": b"{}", "a/c/0": b"chunk 0", "a/c/1": b"chunk 1", "b/zarr.json": b"b"}
 
 
 @pytest.fixture
 def snapshots() -> Snapshots:
-    return Snapshots(LOWER)
+    return Snapshots(BASE)
 
 
 def die_after(directory: Path, snapshots: Snapshots, work: Callable[[Driver], None]) -> None:
@@ -85,8 +85,8 @@ def test_a_file_that_was_being_written_has_what_was_written(tmp_path: Path, snap
         driver.tree.write(other, 0, b"first")
         driver.rename("renamed while open.partial", "renamed while open")
         driver.tree.write(other, 5, b" second")
-        lower = driver.open("a/c/0", os.O_RDWR)
-        driver.tree.write(lower, 0, b"CH")
+        base_tree = driver.open("a/c/0", os.O_RDWR)
+        driver.tree.write(base_tree, 0, b"CH")
 
     die_after(tmp_path, snapshots, work)
     driver = open_tree(tmp_path, snapshots)

@@ -12,7 +12,7 @@ from icefs.worktree.model.nodes import FileNode
 from icefs.worktree.spool.ahead import SpoolAhead
 from icefs.worktree.spool.files import DiskIo, Spool, SpoolFile
 from icefs.worktree.tree import WorkTree
-from tests.support.dict_lower import Snapshots
+from tests.support.dict_base import Snapshots
 from tests.support.faulty_disk import FullDisk, Fuse
 from tests.support.tree_driver import Driver, options
 

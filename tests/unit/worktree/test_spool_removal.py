@@ -5,7 +5,7 @@ from pathlib import Path
 
 from icefs.worktree.spool.files import DiskIo, Spool
 from icefs.worktree.spool.removal import SpoolRemovals
-from tests.support.dict_lower import Snapshots
+from tests.support.dict_base import Snapshots
 from tests.support.tree_driver import open_tree
 
 

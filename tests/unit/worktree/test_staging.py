@@ -5,7 +5,7 @@ import pytest
 from icefs.engine.write.repository import WritableRepository
 from icefs.errors import InvalidInputError, ObjectNotFoundError, SessionStateError
 from icefs.storage.memory import MemoryStorage
-from icefs.vfs.trees.base import TreeLower
+from icefs.vfs.trees.base import SessionBase
 from icefs.worktree.ops.namespace import RENAME_EXCHANGE
 from icefs.worktree.spool.left import look_at
 from icefs.worktree.stage.stager import staged_now
@@ -309,7 +309,7 @@ def test_small_chunks_of_several_arrays_share_an_object(bench):
 
 def test_what_the_published_snapshot_lacks_stays_in_the_tree(bench, monkeypatch):
     asked_alone = []
-    stat = TreeLower.stat
+    stat = SessionBase.stat
     written = {f"g/a/c/{i}/{j}": bytes([7, i, j]) * 200 for i in range(4) for j in range(4)}
     written |= {"v/0/0": b"inline", "s/c": b"another scalar", "g/dots/c.0.0": b"dots", "n/zarr.json": group() + b"\n"}
     bench.write_all(written)
@@ -319,7 +319,7 @@ def test_what_the_published_snapshot_lacks_stays_in_the_tree(bench, monkeypatch)
     bench.theirs(
         written | {"g/a/c/3/3": b"shorter", "g/dots/c.0.0": None, "g/dots/c.1.1": None, "n/zarr.json": group()}
     )
-    monkeypatch.setattr(TreeLower, "stat", lambda lower, path: asked_alone.append(path) or stat(lower, path))
+    monkeypatch.setattr(SessionBase, "stat", lambda base_tree, path: asked_alone.append(path) or stat(base_tree, path))
     tip = str(bench.repository.lookup_branch("main"))
     result = bench.work.complete(frozen, tip, ["note.txt"])
     bench.work.check_invariants()

@@ -16,9 +16,9 @@ from icefs.errors import StorageError, UnsupportedSpecVersionError
 from icefs.worktree.spool import versions
 from icefs.worktree.spool.state import read_info
 from icefs.worktree.spool.versions import STATE_VERSION
-from tests.support.dict_lower import Snapshots
+from tests.support.dict_base import Snapshots
 from tests.support.forked import Child
-from tests.support.old_state import LOWER, SNAPSHOT, shown, unpack
+from tests.support.old_state import BASE, SNAPSHOT, shown, unpack
 from tests.support.tree_driver import open_tree
 
 VERSION_1 = Path(__file__).with_name("data") / "state-v1.json"
@@ -27,7 +27,7 @@ VERSION_2 = VERSION_1.with_name("state-v2.json")
 
 @pytest.fixture
 def snapshots() -> Snapshots:
-    return Snapshots(LOWER)
+    return Snapshots(BASE)
 
 
 def contents(directory: Path) -> dict[str, tuple[int, bytes]]:
@@ -46,7 +46,7 @@ def database_version(directory: Path) -> int:
 
 def check(directory: Path, told: dict[str, list[Any]]) -> None:
     """Opens the tree, and compares all that it shows, and its commit in doubt, with what the old version told."""
-    driver = open_tree(directory, Snapshots(LOWER))
+    driver = open_tree(directory, Snapshots(BASE))
     assert shown(driver) == told
     intent = driver.tree.pending_intent
     assert intent is not None
@@ -77,7 +77,7 @@ def test_version_1_is_migrated_and_keeps_every_byte(tmp_path: Path) -> None:
     info = read_info(directory)
     assert info is not None
     assert (info.repository, info.branch, info.base) == ("memory:test", "main", "base")
-    driver = open_tree(directory, Snapshots(LOWER))
+    driver = open_tree(directory, Snapshots(BASE))
     assert shown(driver) == told
     driver.tree.close()
 
@@ -141,7 +141,7 @@ def test_steps_follow_one_another_in_one_transaction(tmp_path: Path, monkeypatch
     monkeypatch.setattr(versions, "MIGRATIONS", {version: step(version) for version in (1, 2, 3)})
     check(tmp_path, told)
     assert done == [1, 2, 3]
-    driver = open_tree(tmp_path, Snapshots(LOWER))
+    driver = open_tree(tmp_path, Snapshots(BASE))
     driver.tree.close()
     assert done == [1, 2, 3]
 
@@ -196,7 +196,7 @@ def test_a_crash_anywhere_in_a_migration_is_harmless(tmp_path: Path) -> None:
             sqlite3.connect = connect_traced  # type: ignore[assignment]
             versions.MIGRATIONS[1] = migrate_more
             sys.addaudithook(lambda event, _: point() if event in {"open", "os.rename", "os.remove"} else None)
-            open_tree(directory, Snapshots(LOWER))
+            open_tree(directory, Snapshots(BASE))
             report("opened")
             os.kill(os.getpid(), signal.SIGKILL)
 

@@ -1,15 +1,15 @@
-"""A lower tree in a dictionary, and a registry of them by snapshot."""
+"""A base in a dictionary, and a registry of them by snapshot."""
 
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import count
 
-from icefs.worktree.base import Lower, LowerAttr, join
+from icefs.worktree.base import BaseAttr, BaseTree, join
 
 _ROOT_INO = 1
 
 
-class DictLower:
+class DictBase:
     """Files by path. Directories exist where a file lies below them, as in an Icechunk tree.
 
     Inode numbers come from a `Numbers` that several snapshots share: a path keeps its number while `epochs` says
@@ -39,19 +39,19 @@ class DictLower:
                 above, _, name = above.rpartition("/")
                 is_dir = True
 
-    def stat(self, path: str) -> LowerAttr | None:
+    def stat(self, path: str) -> BaseAttr | None:
         ino, mtime_ns = self.numbers.of(path, self.epochs.get(path, 0)), self.mtimes.get(path, 1_000)
         if path in self.files:
-            return LowerAttr(ino, False, len(self.files[path]), mtime_ns)
-        return LowerAttr(ino, True, 0, mtime_ns) if path in self._names else None
+            return BaseAttr(ino, False, len(self.files[path]), mtime_ns)
+        return BaseAttr(ino, True, 0, mtime_ns) if path in self._names else None
 
-    def stat_many(self, paths: Sequence[str]) -> list[LowerAttr | None]:
+    def stat_many(self, paths: Sequence[str]) -> list[BaseAttr | None]:
         return [self.stat(path) for path in paths]
 
     def content(self, path: str) -> bytes | None:
         return self.files.get(path)
 
-    def list(self, path: str) -> Iterator[tuple[str, LowerAttr]]:
+    def list(self, path: str) -> Iterator[tuple[str, BaseAttr]]:
         self.listed.append(path)
         for name in self._names.get(path, {}):
             attr = self.stat(join(path, name))
@@ -68,7 +68,7 @@ class DictLower:
 
 
 class Numbers:
-    """Inode numbers of lower paths; those of upper nodes are drawn from far above."""
+    """Inode numbers of base paths; those of upper nodes are drawn from far above."""
 
     def __init__(self) -> None:
         self._known: dict[tuple[str, int], int] = {("", 0): _ROOT_INO}
@@ -82,11 +82,11 @@ class Numbers:
 
 
 class Snapshots:
-    """The lower trees of a make-believe repository."""
+    """The base of a make-believe repository."""
 
     def __init__(self, files: Mapping[str, bytes] | None = None) -> None:
         self.numbers = Numbers()
-        self.trees: dict[str, DictLower] = {}
+        self.trees: dict[str, DictBase] = {}
         self.add("base", files or {})
 
     def add(
@@ -97,7 +97,7 @@ class Snapshots:
         *,
         on: str = "",
         changed: Collection[str] = (),
-    ) -> DictLower:
+    ) -> DictBase:
         """Adds a snapshot.
 
         Args:
@@ -108,8 +108,8 @@ class Snapshots:
             changed: The paths that it made or changed, which have other inode numbers therefore.
         """
         epochs = {**(self.trees[on].epochs if on else {}), **dict.fromkeys(changed, len(self.trees))}
-        self.trees[snapshot_id] = tree = DictLower(files, self.numbers, mtimes, epochs)
+        self.trees[snapshot_id] = tree = DictBase(files, self.numbers, mtimes, epochs)
         return tree
 
-    def __call__(self, snapshot_id: str) -> Lower:
+    def __call__(self, snapshot_id: str) -> BaseTree:
         return self.trees[snapshot_id]

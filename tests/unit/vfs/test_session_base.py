@@ -12,8 +12,8 @@ from icefs.format.layout import manifest_key
 from icefs.format.manifest.reader import VirtualRef
 from icefs.storage.base import Object
 from icefs.storage.memory import MemoryStorage
-from icefs.vfs.trees.base import Guarded, TreeLower
-from icefs.worktree.base import LowerAttr
+from icefs.vfs.trees.base import Guarded, SessionBase
+from icefs.worktree.base import BaseAttr
 from tests.support.repo_builder import RepoBuilder, group, inline
 
 PATHS = [
@@ -33,18 +33,18 @@ def builder() -> RepoBuilder:
     return builder
 
 
-def lower_of(storage: Any, guarded: Guarded, **tree: Any) -> TreeLower:
+def base_of(storage: Any, guarded: Guarded, **tree: Any) -> SessionBase:
     session = Repository.open(storage).readonly_session("main")
     shown = SimpleNamespace(**{"session": None, **tree})
     if shown.session == "this":
         shown.session = session
-    return TreeLower(shown, guarded, session)  # type: ignore[arg-type]
+    return SessionBase(shown, guarded, session)  # type: ignore[arg-type]
 
 
 def test_many_paths_have_the_attributes_of_each(builder: RepoBuilder) -> None:
-    lower = lower_of(builder.publish(), Guarded())
-    found = lower.stat_many(PATHS)
-    assert list(found) == [lower.stat(path) for path in PATHS]
+    base_tree = base_of(builder.publish(), Guarded())
+    found = base_tree.stat_many(PATHS)
+    assert list(found) == [base_tree.stat(path) for path in PATHS]
     sizes = {path: attr.size for path, attr in zip(PATHS, found, strict=True) if attr is not None and not attr.is_dir}
     chunks = {
         "g/a/c/0/0": 6,
@@ -56,24 +56,24 @@ def test_many_paths_have_the_attributes_of_each(builder: RepoBuilder) -> None:
         "g//a/c/1/1": 6,
     }
     assert {path: size for path, size in sizes.items() if not path.endswith("zarr.json")} == chunks
-    assert lower.stat_many([]) == []
+    assert base_tree.stat_many([]) == []
 
 
 def test_the_tree_that_shows_the_snapshot_is_asked(builder: RepoBuilder) -> None:
-    attr = LowerAttr(17, False, 5, 1234)
-    lower = lower_of(builder.publish(), Guarded(), session="this", lower_attr={"g/a/c/0/0": attr}.get)
-    assert lower.stat_many(["g/a/c/0/0", "g/a/c/1/1"]) == [attr, None]
+    attr = BaseAttr(17, False, 5, 1234)
+    base_tree = base_of(builder.publish(), Guarded(), session="this", base_attr={"g/a/c/0/0": attr}.get)
+    assert base_tree.stat_many(["g/a/c/0/0", "g/a/c/1/1"]) == [attr, None]
 
 
 def test_what_cannot_be_read_is_an_error_of_those_that_need_it(builder: RepoBuilder) -> None:
     storage = builder.publish()
-    lower = lower_of(storage, Guarded())
-    node = lower.session.node("/g/a")
+    base_tree = base_of(storage, Guarded())
+    node = base_tree.session.node("/g/a")
     assert node.array is not None
     storage.delete([manifest_key(node.array.manifests[1].manifest_id)])
-    assert lower.stat_many(["g/a/c/1/0", "s/c"]) == [LowerAttr(0, False, 600, -1), LowerAttr(0, False, 2, -1)]
+    assert base_tree.stat_many(["g/a/c/1/0", "s/c"]) == [BaseAttr(0, False, 600, -1), BaseAttr(0, False, 2, -1)]
     with pytest.raises(ObjectNotFoundError):
-        lower.stat_many(["g/a/c/1/0", "g/a/c/3/2"])
+        base_tree.stat_many(["g/a/c/1/0", "g/a/c/3/2"])
 
 
 def test_the_event_loop_does_not_wait_while_manifests_are_fetched(builder: RepoBuilder) -> None:
@@ -96,6 +96,6 @@ def test_the_event_loop_does_not_wait_while_manifests_are_fetched(builder: RepoB
     plain, storage = builder.publish(), Watched()
     for one in plain.list_objects():
         storage.put(one.key, plain.get(one.key).data)
-    lower_of(storage, guarded).stat_many([path for path in PATHS if path.startswith("g/a/c/")])
+    base_of(storage, guarded).stat_many([path for path in PATHS if path.startswith("g/a/c/")])
     assert free
     assert all(free)
