@@ -10,13 +10,14 @@ import errno
 import logging
 import queue
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from operator import methodcaller
 from typing import Final
 
 import trio
 
 from icefs.fuse.connection import Connection
+from icefs.inode import Invalidations
 
 logger = logging.getLogger(__name__)
 
@@ -65,27 +66,18 @@ class KernelNotifier:
             # A notification may wait for a request that nobody answers any more; then the thread is left behind.
             self._thread.join(timeout=2)
 
-    def invalidate_entries(self, entries: Iterable[tuple[int, bytes]]) -> None:
-        """Makes the kernel look names up again."""
-        found = list(entries)
+    def invalidate(self, changed: Invalidations) -> None:
+        """Makes the kernel look names up and ask for attributes again."""
+        entries, inodes = list(changed.entries), list(changed.inodes)
 
         def send() -> None:
-            for parent, name in found:
+            for parent, name in entries:
                 self._send(f"{name!r} in inode {parent}", methodcaller("invalidate_entry", parent, name))
-
-        if found and self._is_open:
-            self._put(len(found), send)
-
-    def invalidate_attrs(self, inos: Iterable[int]) -> None:
-        """Makes the kernel ask for attributes again."""
-        found = list(inos)
-
-        def send() -> None:
-            for ino in found:
+            for ino in inodes:
                 self._send(f"inode {ino}", methodcaller("invalidate_inode", ino, attr_only=True))
 
-        if found and self._is_open:
-            self._put(len(found), send)
+        if self._is_open and (entries or inodes):
+            self._put(len(entries) + len(inodes), send)
 
     def _put(self, number: int, send: Callable[[], None]) -> None:
         self._asked += number

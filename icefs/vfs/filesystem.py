@@ -18,6 +18,7 @@ from icefs.engine.repository import Repository
 from icefs.engine.write.repository import WritableRepository
 from icefs.errors import CrossTreeError, InternalError, StaleError
 from icefs.format.ids import SnapshotId
+from icefs.inode import Invalidations
 from icefs.storage.base import Storage
 from icefs.storage.metered import MeteredStorage, StoreMeter
 from icefs.vfs.attrs import BLOCK_SIZE, Attr, EntryRun, FsStats, Ownership
@@ -242,7 +243,7 @@ class FileSystem:
             oldest.unload()
             directory, _, name = oldest.label.partition("/")
             if self.root is not None and not self._is_open(oldest):
-                self._notifier.invalidate_entries([(self.root.directory_ino(directory), name.encode())])
+                self._notifier.invalidate(Invalidations([(self.root.directory_ino(directory), name.encode())]))
 
     def _is_open(self, tree: SessionTree) -> bool:
         """Tells whether any file or directory of a tree is open."""

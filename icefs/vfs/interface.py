@@ -13,10 +13,11 @@ in a thread before asking again.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from icefs.errors import BadHandleError, NotADirectoryTreeError, ReadOnlyError, TreeError, UnsupportedError
+from icefs.inode import Invalidations
 from icefs.vfs.attrs import Attr, EntryRun, FsStats
 
 
@@ -430,12 +431,8 @@ class Vfs(Protocol):
         """Returns the path of what is open, for log lines; never raises."""
 
 
-type Entry = tuple[int, bytes]
-"""A name in a directory, by the directory's inode number."""
-
-
 class Notifier(Protocol):
-    """How the VFS tells the kernel that something it cached is no longer so.
+    """Has the kernel drop what it caches, once that is no longer so.
 
     Sends nothing from the caller's stack: invalidating a name waits for the requests in flight on its directory,
     which only the caller's event loop can finish.
@@ -443,21 +440,18 @@ class Notifier(Protocol):
 
     @property
     def pending(self) -> int:
-        """How many names and inodes the kernel has yet to be told of."""
+        """How many invalidations wait to be sent."""
 
     @property
     def sent(self) -> int:
-        """How many it was told of and knew."""
+        """How many the kernel took, as it knew the name or inode."""
 
     @property
     def failed(self) -> int:
-        """How many it refused to forget."""
+        """How many the kernel refused."""
 
-    def invalidate_entries(self, entries: Iterable[Entry]) -> None:
-        """Makes the kernel look names up again, given with their directories; what is open stays open."""
-
-    def invalidate_attrs(self, inos: Iterable[int]) -> None:
-        """Makes the kernel ask for inodes' attributes again."""
+    def invalidate(self, changed: Invalidations) -> None:
+        """Makes the kernel look names up and ask for attributes again; what is open stays open."""
 
     async def drop_pages(self, ino: int) -> None:
         """Returns when the kernel has dropped what it cached of a file's content; requests are answered meanwhile."""

@@ -28,9 +28,10 @@ from typing import TYPE_CHECKING, Self
 
 from icefs.engine.write.collected import Collections
 from icefs.errors import NoSpaceError, NotPermittedError, SessionStateError
+from icefs.inode import Invalidations
 from icefs.storage.base import Storage
 from icefs.worktree.base import BaseFactory
-from icefs.worktree.freeze.commits import Commits, Forgotten, OnSwitch
+from icefs.worktree.freeze.commits import Commits, OnSwitch
 from icefs.worktree.freeze.frozen import FrozenTree
 from icefs.worktree.model.changes import TreeChange, list_changes
 from icefs.worktree.model.core import ROOT_ID, BaseEntry, Defaults, TreeCore
@@ -335,7 +336,7 @@ class WorkTree:
                 where = core.entry(child).where
             return where
 
-    def forgotten(self, paths: Iterable[str], kept: Iterable[str]) -> Forgotten:
+    def forgotten(self, paths: Iterable[str], kept: Iterable[str]) -> Invalidations:
         """Tells what follows from `SettleResult.forget`, which was given paths and returned what had been kept."""
         return self._commits.forgotten(paths, kept)
 

@@ -287,11 +287,11 @@ def test_a_branch_that_is_deleted_leaves_no_state_but_what_was_not_committed(pla
 SLOW_PLANS = """
 import time
 from icefs.vfs.trees import follower as following
-plan_move = following.plan_move
+plan_advance = following.plan_advance
 def slow_plan(*args):
     time.sleep(1.5)
-    return plan_move(*args)
-following.plan_move = slow_plan
+    return plan_advance(*args)
+following.plan_advance = slow_plan
 """
 
 

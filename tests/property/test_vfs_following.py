@@ -244,7 +244,7 @@ async def test_what_the_kernel_remembers_is_true_after_every_move(snapshots, hol
 
 @pytest.mark.parametrize("many", [0, 1])
 async def test_moves_too_large_to_tell_each_chunk(many, monkeypatch):
-    monkeypatch.setattr("icefs.vfs.trees.moves.MANY", many)
+    monkeypatch.setattr("icefs.vfs.trees.advance.MANY", many)
     changed = A._replace(chunks=(((0, 0), 1), ((1, 0), 0), ((1, 1), 1)))
     for encoding in ENCODINGS:
         how = Encoding(*encoding)

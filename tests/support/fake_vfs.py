@@ -111,7 +111,7 @@ class FakeRecorder:
 
 
 class FakeNotifier:
-    """Implements `icefs.vfs.interface.Notifier`: keeps what the kernel would have been told."""
+    """Implements `icefs.vfs.interface.Notifier`: keeps the invalidations that the kernel would have got."""
 
     def __init__(self) -> None:
         self.entries: list[tuple[int, bytes]] = []
@@ -125,11 +125,9 @@ class FakeNotifier:
     def sent(self):
         return len(self.entries) + len(self.attrs) + len(self.dropped)
 
-    def invalidate_entries(self, entries):
-        self.entries += entries
-
-    def invalidate_attrs(self, inos):
-        self.attrs += inos
+    def invalidate(self, changed):
+        self.entries += changed.entries
+        self.attrs += changed.inodes
 
     async def drop_pages(self, ino):
         self.dropped.append(ino)

@@ -10,6 +10,7 @@ from typing import Any
 from icefs.engine.read.session import Session
 from icefs.engine.write.repository import WritableRepository
 from icefs.format.ids import SnapshotId
+from icefs.inode import Invalidations
 from icefs.storage.base import Storage
 from icefs.vfs.commit.committer import CommitRequest, Committed, commit, rebase_tree
 from icefs.vfs.trees.base import Guarded, SessionBase
@@ -115,8 +116,8 @@ class Bench:
     def session(self) -> Session:
         return self.open_base(self.work.base)
 
-    def move(self, move: Any, open_inos: Any, renaming: Any = None) -> tuple[list[Any], list[int]]:
-        return [], []
+    def advance(self, advance: Any, open_inos: Any, renaming: Any = None) -> Invalidations:
+        return Invalidations()
 
     def known_arrays(self) -> dict[Any, Any]:
         return {}
@@ -126,11 +127,11 @@ class Bench:
         self.work.check_invariants()
         return done
 
-    def changed_paths(self, move: Any) -> list[str]:
+    def changed_paths(self, advance: Any) -> list[str]:
         return [""]
 
     def rebase(self, how: str) -> SnapshotId:
-        tip, _, _ = rebase_tree(self, self.work, how, ())  # type: ignore[arg-type]
+        tip, _ = rebase_tree(self, self.work, how, ())  # type: ignore[arg-type]
         self.work.check_invariants()
         return tip
 

@@ -27,13 +27,13 @@ from icefs.errors import (
 )
 from icefs.format.ids import SnapshotId
 from icefs.format.manifest.reader import ArrayRefs, InlineRef
+from icefs.inode import Entry, Invalidations
 from icefs.vfs.commit.late_commits import base_of, differing, facts_of, hidden, late_commit, remove_hidden
 from icefs.vfs.commit.notes import commit_notes
 from icefs.vfs.commit.report import LISTED, NOTHING_LEFT_OUT, check_amend, check_staged, left_out_facts, taken_facts
-from icefs.vfs.control.consolidated_notes import moved_notes
+from icefs.vfs.control.consolidated_notes import advance_notes
 from icefs.vfs.control.ways_out import tell_way_out
-from icefs.vfs.interface import Entry
-from icefs.vfs.trees.moves import Move, plan_move
+from icefs.vfs.trees.advance import Advance, plan_advance
 from icefs.vfs.trees.places import open_session
 from icefs.vfs.trees.renames import Renaming, plan_renaming
 from icefs.worktree.freeze.commits import TreeChangedError
@@ -53,11 +53,11 @@ logger = logging.getLogger(__name__)
 
 _REBASE_TRIES: Final = 20
 
-type Tell = Callable[[list[Entry], list[int]], None]
-"""Is told of the names that lead elsewhere now, and of the inodes with other attributes."""
+type Invalidate = Callable[[Invalidations], None]
+"""Has the kernel drop what it caches."""
 
 
-def _tell_nobody(entries: list[Entry], attrs: list[int]) -> None:
+def _invalidate_nothing(changed: Invalidations) -> None:
     """Is for trees that no kernel knows."""
 
 
@@ -91,14 +91,12 @@ class Committed:
     Attributes:
         snapshot_id: The new snapshot.
         facts: What is told of it, in JSON.
-        entries: The names that lead elsewhere, for the kernel.
-        attrs: The inodes with other attributes, for the kernel.
+        changed: What the kernel has to ask for again.
     """
 
     snapshot_id: SnapshotId
     facts: dict[str, Any]
-    entries: list[Entry]
-    attrs: list[int]
+    changed: Invalidations
 
 
 def commit(
@@ -108,7 +106,7 @@ def commit(
     open_inos: Iterable[int],
     progress: Progress,
     before_publish: Callable[[], None] = lambda: None,
-    tell: Tell = _tell_nobody,
+    invalidate: Invalidate = _invalidate_nothing,
 ) -> Committed:
     """Commits a working tree.
 
@@ -119,8 +117,8 @@ def commit(
         open_inos: The inodes that are open.
         progress: Is told how far the uploads are; what it raises ends the commit, and the tree is as it was.
         before_publish: Called right before the commit may become visible; what it raises ends the commit, too.
-        tell: Is told what an earlier commit has changed whose outcome was not known before, whatever becomes of this
-            one.
+        invalidate: Gets what an earlier commit has changed whose outcome was not known before, whatever becomes of
+            this one.
 
     Raises:
         NothingToCommitError: nothing changed.
@@ -129,10 +127,10 @@ def commit(
         StorageError: the store failed; the tree is as it was, or the commit's outcome is not known yet.
     """
     if work.pending_intent is not None:
-        tell(*resolve(tree, work, open_inos))
+        invalidate(resolve(tree, work, open_inos))
     made: SnapshotId | None = None
     while True:
-        late = take_over_late(tree, work, open_inos, tell)
+        late = take_over_late(tree, work, open_inos, invalidate)
         if late is not None:
             made = late
             request = replace(request, allow_empty=False, amend=False)  # that is done
@@ -143,7 +141,7 @@ def commit(
             if made is None:
                 raise
             empty = {"dropped_chunks": [], "notes": [], "kept_back": [], "remaining": 0}
-            return Committed(made, {**facts_of(tree, made), **empty, **NOTHING_LEFT_OUT}, [], [])
+            return Committed(made, {**facts_of(tree, made), **empty, **NOTHING_LEFT_OUT}, Invalidations())
         except BranchMovedError:
             if late_commit(tree, work) is None:
                 raise
@@ -325,37 +323,37 @@ def _settle(
     """Puts the tree on the snapshot that it became."""
     before = tree.next_number
     told = _Switch(tree, snapshot_id, open_inos, frozen, staged.left)
-    yielded = [] if solver is None else list(solver.paths(told.move.session))
+    yielded = [] if solver is None else list(solver.paths(told.advance.session))
     is_rebased = solver is not None and solver.was_needed
     if is_rebased:
         # Asked before the tree is moved: from then on, nothing may fail.
         told.theirs = tree.changed_paths(_their_part(tree, told, frozen.base, snapshot_id))
     result = work.complete(frozen, str(snapshot_id), staged.left, told, yielded)
     # A file that had several names is several files now.
-    entries = [*_new_names(work, result, before), *_cut_names(work, told.move), *told.renamed(result)]
+    entries = [*_new_names(work, result, before), *_cut_names(work, told.advance), *told.renamed(result)]
     if is_rebased:
-        entries += [*told.entries, *_names_above(work, yielded)]
-        forgotten = work.forgotten(told.theirs, told.kept)
-        entries += encoded(forgotten.entries)
-        told.attrs += forgotten.inos
+        entries += [*told.changed.entries, *_names_above(work, yielded)]
+    changed = Invalidations(entries, told.changed.inodes)
+    if is_rebased:
+        changed += work.forgotten(told.theirs, told.kept)
     facts = {
         "snapshot": str(snapshot_id),
         **taken_facts(staged),
-        "notes": [*commit_notes(staged.nodes), *moved_notes(told.move)],
-        **left_out_facts(staged, told.move.session),
+        "notes": [*commit_notes(staged.nodes), *advance_notes(told.advance)],
+        **left_out_facts(staged, told.advance.session),
         "kept_back": result.kept_back[:LISTED],
         "remaining": result.remaining,
     }
-    return Committed(snapshot_id, facts, entries, told.attrs)
+    return Committed(snapshot_id, facts, changed)
 
 
-def _their_part(tree: "WritableBranch", told: "_Switch", base: str, snapshot_id: SnapshotId) -> Move:
+def _their_part(tree: "WritableBranch", told: "_Switch", base: str, snapshot_id: SnapshotId) -> Advance:
     """Works out what came in between when a commit was rebased; numbers and times of that are not those of before."""
     repository = tree.settings.repository
     parent = repository.snapshot_info(snapshot_id).parent_id
     if parent is None or str(parent) == base:
-        return told.move
-    return plan_move(open_session(repository, SnapshotId.parse(base)), open_session(repository, parent))
+        return told.advance
+    return plan_advance(open_session(repository, SnapshotId.parse(base)), open_session(repository, parent))
 
 
 def _names_above(work: WorkTree, paths: Iterable[str]) -> Iterable[Entry]:
@@ -371,18 +369,13 @@ def _names_above(work: WorkTree, paths: Iterable[str]) -> Iterable[Entry]:
             path = above
 
 
-def _cut_names(work: WorkTree, move: Move) -> Iterable[Entry]:
+def _cut_names(work: WorkTree, advance: Advance) -> Iterable[Entry]:
     """Yields the names below which chunks were that lie outside of their array's grid now, and are gone."""
-    for path, array in move.arrays.items():
+    for path, array in advance.arrays.items():
         where = work.where_is(path[1:]) if array.cut_names else None
         if where is not None:
             ino = work.getattr(where).ino
             yield from ((ino, name) for name in array.cut_names)
-
-
-def encoded(entries: Iterable[tuple[int, str]]) -> list[Entry]:
-    """Returns entries with their names as the kernel has them."""
-    return [(ino, name.encode(errors="surrogatepass")) for ino, name in entries]
 
 
 def _new_names(work: WorkTree, result: SettleResult, before: int) -> Iterable[Entry]:
@@ -415,20 +408,19 @@ class _Switch:
         assert old is not None  # a working tree stands on one
         self._tree = tree
         new = open_session(tree.settings.repository, snapshot_id)
-        self.move = plan_move(old, new)
+        self.advance = plan_advance(old, new)
         self._renaming: Renaming | None = None
         if frozen is not None:
             index = FrozenIndex.of_dirs(frozen, frozenset(left))
             self._renaming = plan_renaming(tree, old, new, frozen.base_tree, index)
         self._open_inos = list(open_inos)
-        self.entries: list[Entry] = []
-        self.attrs: list[int] = []
+        self.changed = Invalidations()
         self.theirs: list[str] = []
         self.kept: list[str] = []
 
     def __call__(self, result: SettleResult) -> None:
-        self.entries, attrs = self._tree.move(self.move, self._open_inos, self._renaming)
-        self.attrs = [*attrs, *result.changed_attrs]
+        self.changed = self._tree.advance(self.advance, self._open_inos, self._renaming)
+        self.changed += Invalidations(inodes=result.changed_attrs)
         if self._renaming is not None:
             result.keep_renamed(self._renaming.regions, self._renaming.names)
         self.kept = result.forget(self.theirs)
@@ -437,14 +429,14 @@ class _Switch:
         """Yields the names of directories that were renamed, if not all that lies below keeps its number."""
         if self._renaming is None or self._renaming.is_complete:
             return ()
-        return encoded(result.renamed)
+        return result.renamed
 
 
-def resolve(tree: "WritableBranch", work: WorkTree, open_inos: Iterable[int]) -> tuple[list[Entry], list[int]]:
+def resolve(tree: "WritableBranch", work: WorkTree, open_inos: Iterable[int]) -> Invalidations:
     """Finds out what became of a commit in doubt, and completes or abandons it.
 
     Returns:
-        The names that lead elsewhere now, and the inodes with other attributes.
+        What the kernel has to ask for again.
 
     Raises:
         StorageError: the store does not tell; the commit stays in doubt.
@@ -458,15 +450,15 @@ def resolve(tree: "WritableBranch", work: WorkTree, open_inos: Iterable[int]) ->
         switch = _Switch(tree, snapshot_id, open_inos, frozen, intent.left)
         result = work.complete_recovered(switch)
         logger.info("%s: the commit %s had gone through", tree.label, snapshot_id)
-        entries = [*_new_names(work, result, before), *_cut_names(work, switch.move), *switch.renamed(result)]
-        return [*switch.entries, *entries], switch.attrs
+        entries = [*_new_names(work, result, before), *_cut_names(work, switch.advance), *switch.renamed(result)]
+        return switch.changed + Invalidations(entries)
     work.abandon_recovered()
     logger.info("%s: the commit %s had not gone through", tree.label, snapshot_id)
-    return [], []
+    return Invalidations()
 
 
 def take_over_late(
-    tree: "WritableBranch", work: WorkTree, open_inos: Iterable[int], tell: Tell = _tell_nobody
+    tree: "WritableBranch", work: WorkTree, open_inos: Iterable[int], invalidate: Invalidate = _invalidate_nothing
 ) -> SnapshotId | None:
     """Puts a tree on a commit of its own that had been given up, and that its branch has; returns that."""
     snapshot_id = late_commit(tree, work)
@@ -485,19 +477,18 @@ def take_over_late(
         before = tree.next_number
         told = _Switch(tree, snapshot_id, open_inos, frozen, left)
         theirs = _their_part(tree, told, frozen.base, snapshot_id)
-        if theirs is not told.move:
+        if theirs is not told.advance:
             told.theirs = tree.changed_paths(theirs)
         work.record_intent(frozen, str(snapshot_id), frozen.base, left)
     except BaseException:
         work.abandon(frozen)
         raise
     result = work.complete(frozen, str(snapshot_id), left, told)
-    entries = [*told.entries, *_new_names(work, result, before), *_cut_names(work, told.move), *told.renamed(result)]
-    if theirs is not told.move:
-        forgotten = work.forgotten(told.theirs, told.kept)
-        entries += encoded(forgotten.entries)
-        told.attrs += forgotten.inos
-    tell([*entries, *remove_hidden(work, removed)], told.attrs)
+    entries = [*_new_names(work, result, before), *_cut_names(work, told.advance), *told.renamed(result)]
+    changed = told.changed + Invalidations(entries)
+    if theirs is not told.advance:
+        changed += work.forgotten(told.theirs, told.kept)
+    invalidate(changed + Invalidations(list(remove_hidden(work, removed))))
     logger.info("%s: the commit %s, which had been given up, was made after all", tree.label, snapshot_id)
     return snapshot_id
 
@@ -521,12 +512,16 @@ def recover(tree: "WritableBranch", work: WorkTree, session: Session) -> None:
 
 
 def rebase_tree(
-    tree: "WritableBranch", work: WorkTree, how: str, open_inos: Iterable[int], tell: Tell = _tell_nobody
-) -> tuple[SnapshotId, list[Entry], list[int]]:
+    tree: "WritableBranch",
+    work: WorkTree,
+    how: str,
+    open_inos: Iterable[int],
+    invalidate: Invalidate = _invalidate_nothing,
+) -> tuple[SnapshotId, Invalidations]:
     """Puts a working tree's changes on the branch's tip.
 
     Returns:
-        The tip, the names that lead elsewhere now, and the inodes with other attributes.
+        The tip, and what the kernel has to ask for again.
 
     Raises:
         RebaseFailedError: what is staged conflicts with what others have committed, or the tree cannot show that; it is
@@ -535,12 +530,12 @@ def rebase_tree(
         StorageError: the store failed; the tree is as it was.
     """
     if work.pending_intent is not None:
-        tell(*resolve(tree, work, open_inos))
-    take_over_late(tree, work, open_inos, tell)
+        invalidate(resolve(tree, work, open_inos))
+    take_over_late(tree, work, open_inos, invalidate)
     for _ in range(_REBASE_TRIES):
         tip = tree.settings.repository.lookup_branch(tree.name)
         if str(tip) == work.base:
-            return tip, [], []
+            return tip, Invalidations()
         view = work.view()
         try:
             session, yielded = _compare(tree, view, how)
@@ -548,14 +543,13 @@ def rebase_tree(
             work.release_view(view)
         tip = session.snapshot_id
         switch = _Switch(tree, tip, open_inos)
-        switch.theirs = tree.changed_paths(switch.move)
+        switch.theirs = tree.changed_paths(switch.advance)
         try:
             work.rebase_to(str(tip), switch, view.revision, yielded)
         except TreeChangedError:
             continue  # what was written since has to be compared, too
-        forgotten = work.forgotten(switch.theirs, switch.kept)
-        entries = [*switch.entries, *encoded(forgotten.entries), *_names_above(work, yielded)]
-        return tip, entries, [*switch.attrs, *forgotten.inos]
+        changed = switch.changed + work.forgotten(switch.theirs, switch.kept)
+        return tip, changed + Invalidations(list(_names_above(work, yielded)))
     raise SessionStateError(
         "files of the working tree change all the time, so they cannot be compared with others' commits",
         kind="tree-changed",

@@ -5,7 +5,7 @@ It is the same file system as that of a mount, only that nobody asks it through 
 
 import os
 import stat
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -16,6 +16,7 @@ from icefs.engine.read.refs import Refs
 from icefs.engine.write.repository import WritableRepository
 from icefs.errors import DamagedStateError, IcefsError, NotFoundError, RefNotFoundError, StorageError
 from icefs.format.ids import SnapshotId
+from icefs.inode import Invalidations
 from icefs.vfs.attrs import Ownership
 from icefs.vfs.commit.committer import CommitRequest
 from icefs.vfs.control.branch_control import WorkingControl
@@ -38,10 +39,7 @@ class _NoKernel:
 
     pending = sent = failed = 0
 
-    def invalidate_entries(self, entries: Iterable[tuple[int, bytes]]) -> None:
-        """Does nothing."""
-
-    def invalidate_attrs(self, inos: Iterable[int]) -> None:
+    def invalidate(self, changed: Invalidations) -> None:
         """Does nothing."""
 
     async def drop_pages(self, ino: int) -> None:

@@ -17,6 +17,7 @@ from icefs.errors import (
     SessionStateError,
 )
 from icefs.format.ids import SnapshotId
+from icefs.inode import Invalidations
 from icefs.log_context import in_branch
 from icefs.vfs.commit.committer import CommitRequest, commit, rebase_tree
 from icefs.vfs.control import reports
@@ -198,8 +199,8 @@ class WorkingControl:
         inos = list(self._open_inos())
 
         def run(work: WorkTree, job: Job[Result]) -> Result:
-            done = commit(tree, work, request, inos, job.report, job.commit_point, self._tell_kernel)
-            self._tell_kernel(done.entries, done.attrs)
+            done = commit(tree, work, request, inos, job.report, job.commit_point, self._invalidate)
+            self._invalidate(done.changed)
             tree.tip = done.snapshot_id
             return done.facts
 
@@ -211,8 +212,7 @@ class WorkingControl:
 
         def run(work: WorkTree, job: Job[Result]) -> Result:
             dropped = work.discard(path, self._tree.base_paths(inos))
-            entries = [(ino, name.encode(errors="surrogatepass")) for ino, name in dropped.entries]
-            self._tell_kernel(entries, [*dropped.inos, *(ino for ino, _ in dropped.entries)])
+            self._invalidate(dropped.changed)
             return {"discarded": dropped.num_changes, "paths": dropped.paths[:_SHOWN]}
 
         return self._begin("last_discard", run, nothing={"discarded": 0, "paths": []})
@@ -226,8 +226,8 @@ class WorkingControl:
 
         def run(work: WorkTree, job: Job[Result]) -> Result:
             before = work.base
-            tip, entries, attrs = rebase_tree(tree, work, how, inos, self._tell_kernel)
-            self._tell_kernel(entries, attrs)
+            tip, changed = rebase_tree(tree, work, how, inos, self._invalidate)
+            self._invalidate(changed)
             tree.tip = tip
             report = self._report(work)
             notes = self._notes(Nodes(report.base, report.staged))
@@ -236,10 +236,8 @@ class WorkingControl:
         nothing = {"snapshot": str(tree.snapshot_id), "moved": False, "notes": []}
         return self._begin("last_rebase", run, nothing=nothing)
 
-    def _tell_kernel(self, entries: list[tuple[int, bytes]], attrs: list[int]) -> None:
-        notifier = self._tree.settings.notifier
-        notifier.invalidate_entries(self._tree.translated(entries))
-        notifier.invalidate_attrs(attrs)
+    def _invalidate(self, changed: Invalidations) -> None:
+        self._tree.settings.notifier.invalidate(self._tree.translated(changed))
 
     def _begin(self, name: str, work: Work, nothing: Result | None = None) -> Job[Result]:
         """Begins a job; `nothing` is its result where there is no working tree."""

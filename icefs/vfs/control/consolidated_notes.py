@@ -17,7 +17,7 @@ from icefs.engine.read.session import Session
 from icefs.engine.write.consolidated import CONSOLIDATED
 from icefs.errors import FormatError, StorageError
 from icefs.paths import NodePath, node_and_ancestors
-from icefs.vfs.trees.moves import Move
+from icefs.vfs.trees.advance import Advance
 from icefs.words import some
 from icefs.worktree.stage.staged import Staged
 
@@ -81,15 +81,15 @@ def groups_concerned(nodes: Nodes, changed: Iterable[str]) -> set[str]:
     return {group for group in above if _MARK in (_get(nodes, group) or b"")}
 
 
-def groups_moved(move: Move) -> set[str]:
-    """Returns the groups with consolidated metadata below which a move of a branch tree changed something."""
-    changes = move.changes
-    return groups_concerned(Nodes(move.session), changes.new | changes.deleted | changes.updated)
+def groups_changed(advance: Advance) -> set[str]:
+    """Returns the groups with consolidated metadata below which an advance of a branch tree changed something."""
+    changes = advance.changes
+    return groups_concerned(Nodes(advance.session), changes.new | changes.deleted | changes.updated)
 
 
-def moved_notes(move: Move) -> Iterable[str]:
+def advance_notes(advance: Advance) -> Iterable[str]:
     """Returns the notes about these groups."""
-    return consolidated_notes(Nodes(move.session), groups_moved(move)).values()
+    return consolidated_notes(Nodes(advance.session), groups_changed(advance)).values()
 
 
 def _get(nodes: Nodes, path: str) -> bytes | None:

@@ -5,7 +5,8 @@ places           what the inode numbers and names of a tree stand for
 listing          directory listings
 snapshot_tree    a snapshot as a tree
 branch_tree      a branch as a tree that follows its tip
-follower         moves branch trees when refs change in the repository
+advance          what changes when a branch gets another tip
+follower         follows refs when they change in the repository
 working_base     the life of the working tree over a branch
 working_handles  open files of a working tree
 base             the base snapshot of a working tree, by path

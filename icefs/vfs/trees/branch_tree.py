@@ -1,7 +1,7 @@
 """A branch as a tree that follows the branch's tip.
 
-When the tip moves, what changed is worked out in a thread (`plan_move`), and then taken over at once, between two
-requests (`BranchTree.move`). The kernel is told which names lead elsewhere now. It need not be told of contents:
+When the tip moves, what changed is worked out in a thread (`plan_advance`), and then taken over at once, between two
+requests (`BranchTree.advance`). The kernel is told which names lead elsewhere now. It need not be told of contents:
 what changed has another inode number, and the old number is stale, which makes the kernel look the name up again
 even where a notification is late.
 """
@@ -14,12 +14,12 @@ import numpy as np
 
 from icefs.errors import FormatError
 from icefs.format.ids import SnapshotId
+from icefs.inode import Entry, Invalidations
 from icefs.paths import NodePath, node_and_ancestors
 from icefs.vfs.inodes.numbers import ArrayNumbers, ChunkRange
 from icefs.vfs.inodes.table import Range
-from icefs.vfs.interface import Entry
-from icefs.vfs.trees.moves import ArrayMove, Columns, Move, chunk_counts, distinct, has_dir
-from icefs.vfs.trees.renames import Renaming, RenamingMove
+from icefs.vfs.trees.advance import Advance, ArrayAdvance, Columns, chunk_counts, distinct, has_dir
+from icefs.vfs.trees.renames import AppliedRenaming, Renaming
 from icefs.vfs.trees.snapshot_tree import SessionTree
 from icefs.zarr.keys import METADATA_NAME, ChunkKeyLayout
 
@@ -53,7 +53,7 @@ class BranchTree(SessionTree):
     def tidy(self, open_inos: Iterable[int]) -> None:
         """Forgets the numbers of what was replaced long ago, once there are many: a mount lives for months.
 
-        Every move of the tip gives a range of numbers to each array with new chunks. Where all chunks of a range
+        Every advance of the tip gives a range of numbers to each array with new chunks. Where all chunks of a range
         have been replaced or deleted since, its numbers are stale anyhow. Called between two requests.
         """
         space = self._context.space
@@ -99,11 +99,11 @@ class BranchTree(SessionTree):
         epochs = self.history.chunks(numbers.node_id)
         return epochs is None or content.epoch not in epochs.live()
 
-    async def take_over(self, move: Move, open_inos: Iterable[int]) -> tuple[list[Entry], list[int]] | None:
-        """Takes over what was planned, as `move` does; None if the tree has to stay after all."""
-        return self.move(move, open_inos)
+    async def take_over(self, advance: Advance, open_inos: Iterable[int]) -> Invalidations | None:
+        """Takes over what was planned, as `advance` does; None if the tree has to stay after all."""
+        return self.advance(advance, open_inos)
 
-    async def find_out(self, open_inos: Iterable[int]) -> tuple[list[Entry], list[int]] | None:
+    async def find_out(self, open_inos: Iterable[int]) -> Invalidations | None:
         """Finds out what became of a commit that is in doubt; None where nothing has changed by that."""
         return None
 
@@ -112,71 +112,69 @@ class BranchTree(SessionTree):
         """Whether nobody has looked below the root yet."""
         return self.session is None and not len(self._nodes)
 
-    def restart(self, snapshot_id: SnapshotId, flushed_at: int) -> list[int]:
-        """Takes another tip where nobody has looked at the tree yet; returns inodes with new attributes."""
+    def restart(self, snapshot_id: SnapshotId, flushed_at: int) -> Invalidations:
+        """Takes another tip where nobody has looked at the tree yet."""
         self.snapshot_id = snapshot_id
         self._begin_history(snapshot_id, flushed_at)
-        return [self.root_ino]
+        return Invalidations(inodes=[self.root_ino])
 
-    def move(
-        self, move: Move, open_inos: Iterable[int], renaming: Renaming | None = None
-    ) -> tuple[list[Entry], list[int]]:
+    def advance(self, advance: Advance, open_inos: Iterable[int], renaming: Renaming | None = None) -> Invalidations:
         """Takes over what was planned.
 
         Args:
-            move: The plan, from the present session.
+            advance: The plan, from the present session.
             open_inos: The inodes that are open, of any tree.
             renaming: What was renamed by the mount's own commit, and keeps its numbers.
 
         Returns:
-            The names that lead elsewhere now, each with its directory; and the directories with new attributes.
+            The names that lead elsewhere now, and the directories with new attributes.
         """
-        changes = move.changes
-        entries = list(self._moved_nodes(move))
-        for path, array in move.arrays.items():
-            entries += self._moved_chunks(path, array)
-        entries += self._moved_open(move, open_inos)
-        renames = None if renaming is None else RenamingMove(self, renaming, move)
-        epoch = self.history.begin(move.session.snapshot.flushed_at)
+        changes = advance.changes
+        entries = list(self._changed_nodes(advance))
+        for path, array in advance.arrays.items():
+            entries += self._changed_chunks(path, array)
+        entries += self._changed_open(advance, open_inos)
+        renames = None if renaming is None else AppliedRenaming(self, renaming, advance)
+        epoch = self.history.begin(advance.session.snapshot.flushed_at)
         self.history.change_files(changes.new | changes.deleted | changes.updated, epoch)
-        touched = {*changes.new, *changes.deleted, *changes.updated, *move.arrays}
+        touched = {*changes.new, *changes.deleted, *changes.updated, *advance.arrays}
         if renames is not None:
             touched = renames.touched(touched)
             renames.keep_dirs()
         dirs = {above for path in touched for above in node_and_ancestors(NodePath(path))}
         self.history.change_dirs(dirs, epoch)
         # An array that was moved is at two paths here, and is not gone.
-        for array in move.arrays.values():
+        for array in advance.arrays.values():
             if array.before is not None and (array.after is None or array.after.id != array.before.id):
                 self.history.forget_array(array.before.id)
-        for array in move.arrays.values():
+        for array in advance.arrays.values():
             self._record(array, epoch)
-        chunk_dirs = [ino for path, array in move.arrays.items() for ino in self._moved_chunk_dirs(path, array)]
+        chunk_dirs = [ino for path, array in advance.arrays.items() for ino in self._changed_chunk_dirs(path, array)]
         if renames is not None:
             renames.finish(epoch)
         self.unload()
-        self.snapshot_id = move.session.snapshot_id
-        self.session = move.session
+        self.snapshot_id = advance.session.snapshot_id
+        self.session = advance.session
         attrs = [ino for path in dirs if (ino := self.known_dir(path)) is not None]
-        return entries, attrs + chunk_dirs
+        return Invalidations(entries, attrs + chunk_dirs)
 
-    def _record(self, move: ArrayMove, epoch: int) -> None:
-        after = move.after
+    def _record(self, advance: ArrayAdvance, epoch: int) -> None:
+        after = advance.after
         if after is None:
             return
-        if move.changed is None:
+        if advance.changed is None:
             self.history.change_chunks(after.id).change_all(epoch)
-        elif not move.changed or len(move.changed[0]):
-            self.history.change_chunks(after.id).change(move.changed, epoch)
+        elif not advance.changed or len(advance.changed[0]):
+            self.history.change_chunks(after.id).change(advance.changed, epoch)
 
     # What the kernel is told. All of this runs before the tree changes, and asks what the kernel may know from before.
 
-    def _moved_nodes(self, move: Move) -> Iterator[Entry]:
-        old, new = self.session, move.session
-        assert old is not None  # the move was planned from it
-        for path in move.changes.updated:
+    def _changed_nodes(self, advance: Advance) -> Iterator[Entry]:
+        old, new = self.session, advance.session
+        assert old is not None  # the advance was planned from it
+        for path in advance.changes.updated:
             yield from self._entry(path, _METADATA)
-        for path in move.changes.new | move.changes.deleted:
+        for path in advance.changes.new | advance.changes.deleted:
             yield from self._entry(path, _METADATA)
             # Upwards as long as a directory came to be or ceased to be.
             for place in node_and_ancestors(NodePath(path)):
@@ -190,24 +188,24 @@ class BranchTree(SessionTree):
         if ino is not None:
             yield ino, name
 
-    def _moved_chunks(self, path: str, move: ArrayMove) -> Iterator[Entry]:
-        before, layout = move.before, move.layout
+    def _changed_chunks(self, path: str, advance: ArrayAdvance) -> Iterator[Entry]:
+        before, layout = advance.before, advance.layout
         directory = self.known_dir(path)
         numbers = None if before is None else self.known_numbers(path, before)
         if directory is None or layout is None or numbers is None:
             return  # nobody looked at its chunks
-        for columns in move.among_nodes:
+        for columns in advance.among_nodes:
             yield from self._entries_among_nodes(path, layout, columns)
-        if move.after is not None and move.after.array is not None:
-            numbers.fit(chunk_counts(move.after))
-        yield from ((directory, name) for name in move.cut_names)
-        if move.top_names:
-            yield from ((directory, name) for name in move.top_names)
+        if advance.after is not None and advance.after.array is not None:
+            numbers.fit(chunk_counts(advance.after))
+        yield from ((directory, name) for name in advance.cut_names)
+        if advance.top_names:
+            yield from ((directory, name) for name in advance.top_names)
             return
-        if move.changed is None:
+        if advance.changed is None:
             return
-        yield from _leaf_entries(numbers, layout, directory, move.changed)
-        for depth, prefixes in move.gone_dirs.items():
+        yield from _leaf_entries(numbers, layout, directory, advance.changed)
+        for depth, prefixes in advance.gone_dirs.items():
             yield from _dir_entries(numbers, layout, directory, depth, prefixes)
 
     def _entries_among_nodes(self, path: str, layout: ChunkKeyLayout, columns: Columns) -> Iterator[Entry]:
@@ -219,24 +217,24 @@ class BranchTree(SessionTree):
                 yield from self._entry(directory, name.encode())
                 directory = f"{directory.rstrip('/')}/{name}"
 
-    def _moved_chunk_dirs(self, path: str, move: ArrayMove) -> list[int]:
-        before, layout = move.before, move.layout
+    def _changed_chunk_dirs(self, path: str, advance: ArrayAdvance) -> list[int]:
+        before, layout = advance.before, advance.layout
         numbers = None if before is None else self.known_numbers(path, before)
-        if layout is None or numbers is None or not move.changed or len(layout.widths) < 2 or move.top_names:
+        if layout is None or numbers is None or not advance.changed or len(layout.widths) < 2 or advance.top_names:
             return []
         inos: list[int] = []
-        for depth in range(len(move.changed)):
-            inos += numbers.dir_numbers(distinct(move.changed[:depth]))
+        for depth in range(len(advance.changed)):
+            inos += numbers.dir_numbers(distinct(advance.changed[:depth]))
         return inos
 
-    def _moved_open(self, move: Move, open_inos: Iterable[int]) -> Iterator[Entry]:
+    def _changed_open(self, advance: Advance, open_inos: Iterable[int]) -> Iterator[Entry]:
         """Yields the names of open chunks in directories that are dropped whole: dropping does not reach those."""
         for ino in open_inos:
             found = self._context.space.find(ino)
             if found is None or found.tree is not self or not isinstance(found.content, ChunkRange):
                 continue
             numbers, layout = found.content.numbers, found.content.layout
-            array = move.arrays.get(numbers.path)
+            array = advance.arrays.get(numbers.path)
             directory = self.known_dir(numbers.path)
             if array is None or array.layout is None or not array.top_names or layout is None or directory is None:
                 continue

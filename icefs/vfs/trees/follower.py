@@ -1,4 +1,4 @@
-"""Follows the repository's refs: new ones appear, deleted ones go, and branch trees move with their tips."""
+"""Follows the repository's refs: new ones appear, deleted ones go, and branch trees advance with their tips."""
 
 import logging
 import time
@@ -12,11 +12,12 @@ from icefs.engine.read.refs import Refs
 from icefs.engine.repository import Repository
 from icefs.errors import IcefsError
 from icefs.format.ids import SnapshotId
-from icefs.vfs.interface import Entry, Notifier
+from icefs.inode import Entry, Invalidations
+from icefs.vfs.interface import Notifier
 from icefs.vfs.names import encode_ref
 from icefs.vfs.threads import Threads
+from icefs.vfs.trees.advance import plan_advance
 from icefs.vfs.trees.branch_tree import BranchTree
-from icefs.vfs.trees.moves import plan_move
 from icefs.vfs.trees.places import open_session
 from icefs.vfs.trees.root import RootTree, fetch_times
 from icefs.vfs.trees.snapshot_tree import SessionTree
@@ -129,8 +130,7 @@ class Follower:
             logger.warning("%s: the outcome of a commit is not known yet: %s", what, error, extra=about)
             return
         if changed is not None:
-            self._notifier.invalidate_entries(changed[0])
-            self._notifier.invalidate_attrs(changed[1])
+            self._notifier.invalidate(changed)
 
     def _forget_retired(self) -> None:
         """Forgets the numbers of branches that are gone, once none of their files is open."""
@@ -163,8 +163,7 @@ class Follower:
         touched = [kind for kind in ("branches", "tags") if changed[f"new_{kind}"] or changed[f"deleted_{kind}"]]
         if old.version != refs.version:
             touched.append("snapshots")
-        self._notifier.invalidate_entries(entries)
-        self._notifier.invalidate_attrs(root.touch(touched, time.time_ns()))
+        self._notifier.invalidate(Invalidations(entries, root.touch(touched, time.time_ns())))
 
     async def _move(self, tree: BranchTree, tip: SnapshotId) -> bool:
         """Moves one tree to a new tip; where that cannot be read the tree stays, and says so."""
@@ -172,7 +171,7 @@ class Follower:
             if tree.is_untouched:
                 times = await self._threads.run(lambda: fetch_times(self._repository, [tip]))
                 if tree.is_untouched:
-                    self._notifier.invalidate_attrs(tree.restart(tip, times[tip] or 0))
+                    self._notifier.invalidate(tree.restart(tip, times[tip] or 0))
                     tree.problem = None
                     return True
             old = tree.session
@@ -181,7 +180,7 @@ class Follower:
                 tree.session = tree.session or old
             session = tree.session
             assert session is not None  # a branch tree never unloads by itself
-            move = await self._threads.run(lambda: plan_move(session, open_session(self._repository, tip)))
+            advance = await self._threads.run(lambda: plan_advance(session, open_session(self._repository, tip)))
             if tree.session is not session:
                 return False  # it has committed meanwhile, and the plan is not about where it stands now
         except IcefsError as error:
@@ -190,16 +189,14 @@ class Follower:
                 logger.warning("%s stays at %s: %s: %s", *facts, extra={"branch": tree.name})
             tree.problem = str(error)
             return False
-        taken = await tree.take_over(move, self._open_inos())
+        taken = await tree.take_over(advance, self._open_inos())
         if taken is None:
             return False
-        entries, attrs = taken
         tree.problem = None
         self.moves += 1
-        self._notifier.invalidate_entries(entries)
-        self._notifier.invalidate_attrs(attrs)
+        self._notifier.invalidate(taken)
         what, about = tree.label or "the mount", {"branch": tree.name}
-        logger.info("%s moved to %s: %d names", what, tip, len(entries), extra=about)
+        logger.info("%s moved to %s: %d names", what, tip, len(taken.entries), extra=about)
         return True
 
 

@@ -21,7 +21,7 @@ from icefs.vfs.chunks.array_view import key_layout
 from icefs.vfs.inodes.former import FormerArray
 from icefs.vfs.inodes.history import ChunkEpochs
 from icefs.vfs.inodes.numbers import ArrayNumbers, NodeKey, Prefix
-from icefs.vfs.trees.moves import Columns, Move, has_dir
+from icefs.vfs.trees.advance import Advance, Columns, has_dir
 from icefs.worktree.base import BaseTree, join
 from icefs.worktree.freeze.frozen_index import FrozenIndex
 from icefs.worktree.model.kept_regions import KeptAttr, Region
@@ -273,16 +273,16 @@ def _arrays_above(session: Session, path: str) -> Iterator[str]:
             yield above
 
 
-class RenamingMove:
+class AppliedRenaming:
     """Carries out what a commit renames, while a branch tree moves to the commit.
 
     Made before the tree moves, since it takes what is true until then.
     """
 
-    def __init__(self, tree: "BranchTree", plan: Renaming, move: Move) -> None:
+    def __init__(self, tree: "BranchTree", plan: Renaming, advance: Advance) -> None:
         self._tree = tree
         self._plan = plan
-        self._move = move
+        self._advance = advance
         history = tree.history
         self._epochs: dict[NodeId, ChunkEpochs] = {
             array.after.id: ChunkEpochs() if (known := history.chunks(array.before.id)) is None else known.copy()
@@ -297,8 +297,8 @@ class RenamingMove:
         plan.is_complete = plan.is_complete and not any(plan.concerns(path) for path, _ in late)
 
     def touched(self, paths: set[str]) -> set[str]:
-        """Returns which of the nodes that a move touches are not merely elsewhere, and what lost or got one."""
-        same, new = self._plan.same, self._move.session
+        """Returns which of the nodes that an advance touches are not merely elsewhere, and what lost or got one."""
+        same, new = self._plan.same, self._advance.session
         gone = {old for old in same.values() if old not in same and not has_dir(new, old)}
         return paths - same.keys() - gone | self._plan.ends
 
@@ -309,11 +309,11 @@ class RenamingMove:
         tree.history.keep_dirs(self._plan.same | moves)
 
     def finish(self, epoch: int) -> None:
-        """Lets numbers and times follow; the tree's history has taken note of the move already."""
+        """Lets numbers and times follow; the tree's history has taken note of the advance already."""
         tree, plan = self._tree, self._plan
         tree.rename_arrays(plan.left, [(array.before, array.after) for array in plan.arrays])
         for node in plan.left:
-            still = _node(self._move.session, node.path)
+            still = _node(self._advance.session, node.path)
             if still is not None and still.id == node.id:
                 tree.history.put_chunks(node.id, ChunkEpochs(epoch))
         for array in plan.arrays:
@@ -328,7 +328,7 @@ class RenamingMove:
 
     def _moved_dirs(self) -> dict[NodeKey, NodeKey | None]:
         """Returns which directories are elsewhere; None for those that are no directories of nodes any more."""
-        new = self._move.session
+        new = self._advance.session
         moves: dict[NodeKey, NodeKey | None] = {}
         for key in self._tree.known_nodes():
             if key.epoch is None and f"{key.path}/".startswith(self._plan.under):

@@ -12,18 +12,19 @@ from icefs.engine.write.collected import Collections
 from icefs.engine.write.repository import WritableRepository
 from icefs.errors import IcefsError, StaleError
 from icefs.format.ids import SnapshotId
+from icefs.inode import Invalidations
 from icefs.log_context import in_branch
 from icefs.storage.url import redact
 from icefs.vfs.attrs import FOREVER_S, Attr
-from icefs.vfs.control.consolidated_notes import groups_moved
+from icefs.vfs.control.consolidated_notes import groups_changed
 from icefs.vfs.inodes.numbers import CONTROL_SLOT
-from icefs.vfs.interface import Entry, Notifier, NotInMemoryError
+from icefs.vfs.interface import Notifier, NotInMemoryError
 from icefs.vfs.observe.counters import Outcomes
 from icefs.vfs.threads import Fetches, Threads
+from icefs.vfs.trees.advance import Advance
 from icefs.vfs.trees.base import Guarded, SessionBase
 from icefs.vfs.trees.branch_tree import BranchTree
 from icefs.vfs.trees.listing import Section
-from icefs.vfs.trees.moves import Move
 from icefs.vfs.trees.places import Place, TreeContext, open_session
 from icefs.vfs.trees.renames import Renaming
 from icefs.worktree.base import BaseTree
@@ -85,7 +86,7 @@ class WorkingBase(BranchTree):
         last_rebase: What became of the last rebase.
         last_discard: What became of the last discard.
         is_committing: Whether a commit, discard or rebase is under way.
-        followed_groups: Groups with consolidated metadata below which the moves of the base changed something.
+        followed_groups: Groups with consolidated metadata below which advances of the branch changed something.
         unusable: Why the working tree, or what it stands on, could not be opened the last time; None if it could.
     """
 
@@ -255,12 +256,10 @@ class WorkingBase(BranchTree):
             self.is_committing or work.pending_intent is not None or work.files.has_writers() or work.has_changes()
         )
 
-    def move(
-        self, move: Move, open_inos: Iterable[int], renaming: Renaming | None = None
-    ) -> tuple[list[Entry], list[int]]:
+    def advance(self, advance: Advance, open_inos: Iterable[int], renaming: Renaming | None = None) -> Invalidations:
         """Takes over what was planned, and remembers the groups whose consolidated metadata it may have made wrong."""
-        self.followed_groups |= groups_moved(move)
-        return super().move(move, open_inos, renaming)
+        self.followed_groups |= groups_changed(advance)
+        return super().advance(advance, open_inos, renaming)
 
     # How operations run.
 

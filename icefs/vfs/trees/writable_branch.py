@@ -31,13 +31,14 @@ from icefs.errors import (
     UnsupportedError,
 )
 from icefs.format.zarr_json import parse_zarr_json
+from icefs.inode import Invalidations
 from icefs.vfs.attrs import ABSENT, Attr
-from icefs.vfs.commit.committer import encoded, recover, resolve, take_over_late
-from icefs.vfs.interface import AttrChanges, Caller, DirHandle, Entry, FileHandle, NotInMemoryError
+from icefs.vfs.commit.committer import recover, resolve, take_over_late
+from icefs.vfs.interface import AttrChanges, Caller, DirHandle, FileHandle, NotInMemoryError
+from icefs.vfs.trees.advance import Advance
 from icefs.vfs.trees.branch_tree import BranchTree
 from icefs.vfs.trees.control_dir import CONTROL_NAME
 from icefs.vfs.trees.listing import Listing, NamedEntries, Section
-from icefs.vfs.trees.moves import Move
 from icefs.vfs.trees.refusals import Refusals
 from icefs.vfs.trees.renames import Renaming
 from icefs.vfs.trees.working_base import WorkingBase, WorkingSettings
@@ -483,38 +484,33 @@ class WritableBranch(WorkingBase):
 
     # Following the tip, and going where a commit or rebase has led.
 
-    def move(
-        self, move: Move, open_inos: Iterable[int], renaming: Renaming | None = None
-    ) -> tuple[list[Entry], list[int]]:
+    def advance(self, advance: Advance, open_inos: Iterable[int], renaming: Renaming | None = None) -> Invalidations:
         """Takes over what was planned; with a working tree only from within a change of its base."""
         with self.guarded.lock:
-            return super().move(move, open_inos, renaming)
+            return super().advance(advance, open_inos, renaming)
 
-    async def take_over(self, move: Move, open_inos: Iterable[int]) -> tuple[list[Entry], list[int]] | None:
+    async def take_over(self, advance: Advance, open_inos: Iterable[int]) -> Invalidations | None:
         """Follows the branch; None if there are changes meanwhile, and the tree stays."""
         if self.is_pinned or self._moving is not None:
             return None
         work = self.work
         if work is None:
-            return self.move(move, open_inos)
+            return self.advance(advance, open_inos)
         self._moving = trio.Event()
-        told: list[tuple[list[Entry], list[int]]] = []
+        found: list[Invalidations] = []
         inos = list(open_inos)
 
-        changed = self.changed_paths(move)
+        changed = self.changed_paths(advance)
         kept: list[str] = []
 
         def on_switch(result: SettleResult) -> None:
-            entries, attrs = self.move(move, inos)
-            told.append((entries, [*attrs, *result.changed_attrs]))
+            found.append(self.advance(advance, inos) + Invalidations(inodes=result.changed_attrs))
             # At no moment may a number that was kept lead to other content: the kernel has the former under it.
             kept.extend(result.forget(changed))
 
         def switch() -> None:
-            work.rebase_to(str(move.session.snapshot_id), on_switch)
-            forgotten = work.forgotten(changed, kept)
-            told[0][0].extend(encoded(forgotten.entries))
-            told[0][1].extend(forgotten.inos)
+            work.rebase_to(str(advance.session.snapshot_id), on_switch)
+            found.append(work.forgotten(changed, kept))
 
         try:
             await self.settings.jobs.run(switch)
@@ -523,10 +519,9 @@ class WritableBranch(WorkingBase):
         finally:
             self._moving.set()
             self._moving = None
-        entries, attrs = told[0]
-        return self.translated(entries), attrs
+        return self.translated(found[0] + found[1])
 
-    async def find_out(self, open_inos: Iterable[int]) -> tuple[list[Entry], list[int]] | None:
+    async def find_out(self, open_inos: Iterable[int]) -> Invalidations | None:
         """Finds out what became of a commit that is in doubt, or was given up; None where nothing changes by that.
 
         Raises:
@@ -537,33 +532,28 @@ class WritableBranch(WorkingBase):
             return None
         self.is_committing = True
         inos = list(open_inos)
-        entries: list[Entry] = []
-        attrs: list[int] = []
-
-        def tell(names: list[Entry], changed: list[int]) -> None:
-            entries.extend(names)
-            attrs.extend(changed)
+        found: list[Invalidations] = []
 
         def find_out() -> None:
             if work.pending_intent is not None:
-                tell(*resolve(self, work, inos))
-            take_over_late(self, work, inos, tell)
+                found.append(resolve(self, work, inos))
+            take_over_late(self, work, inos, found.append)
 
         try:
             await self.in_thread(find_out, self.settings.jobs)
         finally:
             self.is_committing = False
-        return self.translated(entries), attrs
+        return self.translated(sum(found, Invalidations()))
 
-    def changed_paths(self, move: Move) -> list[str]:
-        """Returns the base paths at and below which a move shows other content; for `KeptAttrs.forget`.
+    def changed_paths(self, advance: Advance) -> list[str]:
+        """Returns the base paths at and below which an advance shows other content; for `KeptAttrs.forget`.
 
         A directory that is still there keeps its number, whatever is in it: the kernel is told of the names in it.
         """
-        changes = move.changes
+        changes = advance.changes
         paths = [metadata_key(path) for path in changes.new | changes.deleted | changes.updated]
-        paths += [path[1:] for path in changes.deleted if path != "/" and not move.session.has_children(path)]
-        for path, array in move.arrays.items():
+        paths += [path[1:] for path in changes.deleted if path != "/" and not advance.session.has_children(path)]
+        for path, array in advance.arrays.items():
             if array.changed is None or array.layout is None or array.top_names:
                 paths.append(node_prefix(path))  # no number in the whole array is kept
                 continue
@@ -582,13 +572,13 @@ class WritableBranch(WorkingBase):
                 paths.append(self.guarded.call(lambda: self._base_path(ino)))  # noqa: B023
         return paths
 
-    def translated(self, entries: Sequence[Entry]) -> list[Entry]:
+    def translated(self, changed: Invalidations) -> Invalidations:
         """Gives directories the numbers by which the kernel knows them, where those are not the branch tree's."""
         work = self.work
         if work is None:
-            return list(entries)
+            return changed
         known: dict[int, int] = {}
-        for ino, _ in entries:
+        for ino, _ in changed.entries:
             if ino not in known:
                 known[ino] = ino
                 try:
@@ -597,4 +587,4 @@ class WritableBranch(WorkingBase):
                         known[ino] = work.getattr(where).ino
                 except (StaleError, NotInMemoryError):
                     continue
-        return [(known[ino], name) for ino, name in entries]
+        return Invalidations([(known[ino], name) for ino, name in changed.entries], changed.inodes)

@@ -11,9 +11,10 @@ what was committed, or as it was.
 
 import time
 from collections.abc import Callable, Iterable
-from typing import Final, NamedTuple
+from typing import Final
 
 from icefs.errors import NoSpaceError, SessionStateError, StorageError
+from icefs.inode import Invalidations
 from icefs.worktree.base import BaseTree, join
 from icefs.worktree.freeze.frozen import FrozenTree, View
 from icefs.worktree.freeze.frozen_index import FrozenIndex
@@ -34,18 +35,6 @@ class TreeChangedError(SessionStateError):
     """The working tree is not what it was compared as; compare it again."""
 
     default_kind = "tree-changed"
-
-
-class Forgotten(NamedTuple):
-    """What a tree no longer keeps, for whoever has told it to others.
-
-    Attributes:
-        entries: (number of the directory, name) of what has another number now, or is gone.
-        inos: The numbers of directories that have another time.
-    """
-
-    entries: list[tuple[int, str]]
-    inos: list[int]
 
 
 class Commits:
@@ -335,7 +324,7 @@ class Commits:
         kept.forget(changed)
         return known
 
-    def forgotten(self, paths: Iterable[str], kept: Iterable[str]) -> Forgotten:
+    def forgotten(self, paths: Iterable[str], kept: Iterable[str]) -> Invalidations:
         """Gives the directories above what others changed another time; `kept` is what `_forget` returned of it."""
         core = self._core
         above = _above(paths)
@@ -350,7 +339,8 @@ class Commits:
             inos = [ino for path, attr in there.items() if (ino := core.renew_dir(path, attr.mtime_ns)) is not None]
             names = [path.rpartition("/") for path in kept if path not in there]
             dirs = {directory: self._number_of(directory) for directory in {directory for directory, _, _ in names}}
-            return Forgotten([(ino, name) for directory, _, name in names if (ino := dirs[directory])], inos)
+            entries = [(ino, name.encode(errors="surrogatepass")) for above, _, name in names if (ino := dirs[above])]
+            return Invalidations(entries, inos)
 
     def _number_of(self, directory: str) -> int:
         """Returns the number of a base directory, 0 if it is not there."""

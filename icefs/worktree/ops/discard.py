@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from icefs.errors import SessionStateError
+from icefs.inode import Invalidations
 from icefs.worktree.base import join
 from icefs.worktree.model.core import Change, TreeCore
 from icefs.worktree.model.nodes import ATTRS, FROM_BASE, LOST, DirNode, Entry, FileNode, Node
@@ -13,19 +14,17 @@ from icefs.worktree.ops.namespace import Namespace
 
 @dataclass(slots=True)
 class Discarded:
-    """What a discard dropped, for whoever has cached it.
+    """What a discard dropped.
 
     Attributes:
         paths: The paths that were changed, and are no longer.
-        entries: (inode number of the directory, name) of every entry that is another one now.
-        inos: Inode numbers that are gone, or have other content now.
+        changed: The entries that are others now, their directories, and the inodes that are gone or have other content.
         num_changes: How many names of files lead elsewhere than in the base, and how many directories were
             renamed; at least one for anything. Of the directories above them none counts.
     """
 
     paths: list[str] = field(default_factory=list)
-    entries: list[tuple[int, str]] = field(default_factory=list)
-    inos: list[int] = field(default_factory=list)
+    changed: Invalidations = field(default_factory=Invalidations)
     num_changes: int = 0
 
 
@@ -133,24 +132,27 @@ class _Dropping:
         """Takes the listed entries out."""
         core, op = self._core, self._op
         self.discarded.num_changes = self._count()
+        entries: list[tuple[int, bytes]] = []
+        inodes: list[int] = []
         for directory, name, entry in self._entries:
             self.discarded.paths.append(join(directory.path(), name))
-            self.discarded.entries.append((directory.ino, name))
+            entries.append((directory.ino, name.encode(errors="surrogatepass")))
             op.touch(directory)
             if directory.hidden is not None:
                 directory.hidden.discard(name)
             op.put(directory.entries, name, None)
             op.links.append((directory, name, None))
             if isinstance(entry, FileNode):
-                self.discarded.inos.append(entry.ino)
+                inodes.append(entry.ino)
                 self._namespace.drop_link(op, entry, directory, name)
                 if entry.parent is None and entry.origin is not None and core.base_files.get(entry.origin) is entry:
                     # It may be open still; the base file that is to be seen again is another one.
                     op.put(core.base_files, entry.origin, None)
             elif isinstance(entry, DirNode):
-                self.discarded.inos.append(entry.ino)
+                inodes.append(entry.ino)
                 self._namespace.drop_dir(op, entry)
         self.discarded.paths.reverse()
+        self.discarded.changed = Invalidations(entries, [*inodes, *(directory for directory, _ in entries)])
 
     def _count(self) -> int:
         """Counts the changes among the listed entries; a renamed directory is one, with the name that it left."""

@@ -80,7 +80,7 @@ class Settlement:
         self.changed_attrs: list[int] = []
         self.spools: list[int] = []
         self.remaining: dict[Node, None] = {}
-        self.renamed: list[tuple[int, str]] = []
+        self.renamed: list[tuple[int, bytes]] = []
         self.twins: list[str] = []
 
     # Before the lock
@@ -282,7 +282,7 @@ class Settlement:
         core = self._core
         if self._index is not None:
             self.renamed = [
-                (node.parent.ino, node.name)
+                (node.parent.ino, node.name.encode(errors="surrogatepass"))
                 for node, frozen in self._index.dirs.items()
                 if frozen.is_redirect and node.parent is not None
             ]

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
+from icefs.inode import Entry
 from icefs.worktree.model.kept_regions import KeptAttr, Region
 
 
@@ -30,7 +31,7 @@ class SettleResult:
     kept_back: list[str]
     copied_up: list[str]
     remaining: int
-    renamed: list[tuple[int, str]]
+    renamed: list[Entry]
     new_path: Callable[[str], str | None]
     forget: Callable[[Iterable[str]], list[str]]
     keep_renamed: Callable[[Mapping[str, Region], Mapping[str, KeptAttr]], None]

@@ -5,6 +5,7 @@ import pytest
 
 from icefs.fuse.device import Device
 from icefs.fuse.notifier import KernelNotifier
+from icefs.inode import Invalidations
 
 
 class Kernel(Device):
@@ -44,9 +45,9 @@ def notifier(kernel):
 
 
 async def test_the_kernel_is_told_in_order_and_from_another_thread(told, notifier):
-    notifier.invalidate_entries([(1, b"a"), (2, b"b")])
-    notifier.invalidate_attrs(iter([7]))
-    notifier.invalidate_entries([])
+    notifier.invalidate(Invalidations([(1, b"a"), (2, b"b")]))
+    notifier.invalidate(Invalidations(inodes=[7]))
+    notifier.invalidate(Invalidations())
     await notifier.drain()
     assert told == [("entry", 1, b"a", "icefs-notify"), ("entry", 2, b"b", "icefs-notify"), ("attr", 7, "icefs-notify")]
     assert notifier.sent == 3
@@ -62,7 +63,7 @@ async def test_pages_are_dropped_before_anything_else_happens(told, notifier):
 
 
 async def test_what_the_kernel_does_not_know_needs_no_forgetting(told, notifier, caplog):
-    notifier.invalidate_entries([(1, b"unknown"), (1, b"refused"), (1, b"known")])
+    notifier.invalidate(Invalidations([(1, b"unknown"), (1, b"refused"), (1, b"known")]))
     await notifier.drain()
     assert (notifier.sent, notifier.failed, notifier.pending) == (1, 1, 0)
     [record] = caplog.records
@@ -71,8 +72,7 @@ async def test_what_the_kernel_does_not_know_needs_no_forgetting(told, notifier,
 
 async def test_nothing_is_sent_after_the_end(told, notifier):
     notifier.stop()
-    notifier.invalidate_entries([(1, b"a")])
-    notifier.invalidate_attrs([1])
+    notifier.invalidate(Invalidations([(1, b"a")], [1]))
     await notifier.drain()
     assert told == []
 
@@ -91,8 +91,7 @@ async def test_a_long_job_is_cut_short_at_the_end(monkeypatch, kernel, notifier)
 
     monkeypatch.setattr(Device, "invalidate_entry", entry)
     monkeypatch.delattr(Kernel, "invalidate_entry")
-    notifier.invalidate_entries([(number, b"x") for number in range(1000)])
-    notifier.invalidate_attrs([1, 2])
+    notifier.invalidate(Invalidations([(number, b"x") for number in range(1000)], [1, 2]))
     assert reached.wait(5)
     assert (notifier.sent, notifier.pending) == (0, 1002)
     notifier._is_open = False

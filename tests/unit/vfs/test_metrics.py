@@ -7,6 +7,7 @@ import time
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from icefs.inode import Invalidations
 from icefs.storage.memory import MemoryStorage
 from icefs.storage.metered import MeteredStorage, StoreMeter
 from icefs.vfs.observe.counters import Lag, Outcomes
@@ -69,7 +70,7 @@ async def test_a_mount_tells_all_its_metrics():
         driver.fs.outcomes.add("commit", 2_000_000, None)
         driver.fs.outcomes.add("commit", 1_000_000, ValueError("x"))
         driver.fs.observer.lag.add(3_000_000)
-        driver.notifier.invalidate_entries([(1, b"a"), (1, b"b")])
+        driver.notifier.invalidate(Invalidations([(1, b"a"), (1, b"b")]))
         driver.notifier.pending, driver.notifier.failed = 5, 3
         told = json.loads(await driver.read(".icefs/stats.json"))
         families = parse((await driver.read(".icefs/metrics")).decode())

@@ -25,12 +25,12 @@ MANY: Final = 100_000
 
 
 @dataclass(slots=True)
-class ArrayMove:
-    """What a move of the tip means to one array's keys.
+class ArrayAdvance:
+    """What an advance of the tip means to one array's keys.
 
     Attributes:
-        before: The array before the move; None if it is new.
-        after: The array after the move; None if it is gone.
+        before: The array before the advance; None if it is new.
+        after: The array after the advance; None if it is gone.
         layout: How the keys were written before, or None if that is unknown.
         changed: The chunks that changed, one column per dimension; None if any may have.
         top_names: The names in the array's directory that may lead elsewhere, where that is all that is told.
@@ -50,7 +50,7 @@ class ArrayMove:
 
 
 @dataclass(frozen=True, slots=True)
-class Move:
+class Advance:
     """What changes when a branch tree goes from one session to another.
 
     Attributes:
@@ -61,18 +61,18 @@ class Move:
 
     session: Session
     changes: Changes
-    arrays: Mapping[str, ArrayMove]
+    arrays: Mapping[str, ArrayAdvance]
 
 
-def plan_move(old: Session, new: Session) -> Move:
+def plan_advance(old: Session, new: Session) -> Advance:
     """Works out what changes; in a worker thread. Nodes and manifests that cannot be read concern their array only."""
     changes = compare(old, new)
-    arrays: dict[str, ArrayMove] = {}
+    arrays: dict[str, ArrayAdvance] = {}
     for path in changes.new | changes.deleted | changes.updated | changes.chunks.keys():
         before, after = _array(old, path), _array(new, path)
         if before is None:
             if after is not None:
-                arrays[path] = ArrayMove(None, after, None)
+                arrays[path] = ArrayAdvance(None, after, None)
         elif after is None or _layout(before) != _layout(after):
             arrays[path] = _whole(old, before, after)
         elif path in changes.chunks:
@@ -83,7 +83,7 @@ def plan_move(old: Session, new: Session) -> Move:
         elif _is_cut(before, after):
             nothing = tuple(np.empty(0, np.uint32) for _ in chunk_counts(before))
             arrays[path] = _detailed(old, new, before, after, nothing)
-    return Move(new, changes, arrays)
+    return Advance(new, changes, arrays)
 
 
 def _array(session: Session, path: str) -> NodeSnapshot | None:
@@ -110,51 +110,51 @@ def _layout(node: NodeSnapshot) -> ChunkKeyLayout | None:
     return None
 
 
-def _whole(old: Session, before: NodeSnapshot, after: NodeSnapshot | None) -> ArrayMove:
+def _whole(old: Session, before: NodeSnapshot, after: NodeSnapshot | None) -> ArrayAdvance:
     """Plans for an array of which nothing need be the same."""
-    move = ArrayMove(before, after, _layout(before))
-    layout = move.layout
+    advance = ArrayAdvance(before, after, _layout(before))
+    layout = advance.layout
     if layout is None:
-        return move
+        return advance
     if old.has_children(before.path):
         with suppress(FormatError, StorageError):
-            move.among_nodes = [batch.coords for batch in old.array_chunks(before).iter_batches(ALL_ROWS)]
+            advance.among_nodes = [batch.coords for batch in old.array_chunks(before).iter_batches(ALL_ROWS)]
     if len(layout.widths) > 1 and layout.widths[0] == 0:
-        move.top_names = [b"c"]
-        return move
+        advance.top_names = [b"c"]
+        return advance
     # Names that cannot be told because a manifest cannot be read were never told to the kernel either.
     with suppress(FormatError, StorageError):
         chunks = old.array_chunks(before)
         if len(layout.widths) > 1:
-            move.top_names = layout.format_names(0, [chunks.children(())])
+            advance.top_names = layout.format_names(0, [chunks.children(())])
         else:
-            move.top_names = [
+            advance.top_names = [
                 name for batch in chunks.iter_batches(ALL_ROWS) for name in layout.format_names(0, batch.coords)
             ]
-    return move
+    return advance
 
 
-def _detailed(old: Session, new: Session, before: NodeSnapshot, after: NodeSnapshot, coords: Columns) -> ArrayMove:
+def _detailed(old: Session, new: Session, before: NodeSnapshot, after: NodeSnapshot, coords: Columns) -> ArrayAdvance:
     """Plans for an array some of whose chunks changed."""
-    move = ArrayMove(before, after, _layout(before))
+    advance = ArrayAdvance(before, after, _layout(before))
     then, now = old.array_chunks(before), new.array_chunks(after)
     # A transaction log may name chunks outside of both grids, which nobody ever saw.
     inside = _inside(coords, then.grid_shape) | _inside(coords, now.grid_shape)
-    move.changed = tuple(column[inside] for column in coords)
+    advance.changed = tuple(column[inside] for column in coords)
     if old.has_children(before.path):
-        move.among_nodes = [move.changed]
-    if move.layout is not None:
-        if len(coords) and len(move.changed[0]) > MANY:
-            move.top_names = _whole(old, before, after).top_names
-        elif len(move.layout.widths) > 1:
+        advance.among_nodes = [advance.changed]
+    if advance.layout is not None:
+        if len(coords) and len(advance.changed[0]) > MANY:
+            advance.top_names = _whole(old, before, after).top_names
+        elif len(advance.layout.widths) > 1:
             try:
-                move.gone_dirs = _gone_dirs(now, move.changed)
+                advance.gone_dirs = _gone_dirs(now, advance.changed)
             except (FormatError, StorageError):  # whatever may be gone, the array's directory is looked at anew
-                move.top_names = _whole(old, before, after).top_names
+                advance.top_names = _whole(old, before, after).top_names
     if _is_cut(before, after):
         whole = _whole(old, before, after)
-        move.cut_names, move.among_nodes = whole.top_names, whole.among_nodes
-    return move
+        advance.cut_names, advance.among_nodes = whole.top_names, whole.among_nodes
+    return advance
 
 
 def _inside(coords: Columns, grid_shape: Sequence[int]) -> npt.NDArray[np.bool_]:
