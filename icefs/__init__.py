@@ -26,6 +26,7 @@ do not use it and do not wait for it. `ARCHITECTURE.md` says how the packages wo
     real_path    where paths of the machine's file systems lead
     private      directories and files that other users cannot read or steer
     bounded      directories of files left on this machine, each with a limit
+    locks        the order in which threads take locks
     words        names, commands and counts in messages
     log_context  the branch that log lines are about
 """

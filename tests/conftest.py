@@ -42,6 +42,16 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
         return (yield)
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown() -> Iterator[None]:
+    """Fails a test in whose time a thread, of this process or a daemon, took a lock against the order."""
+    outcome = yield
+    found = surroundings.take_lock_violations()
+    if found:
+        pytest.fail(f"locks were taken against the order (`icefs.locks`):\n{found}", pytrace=False)
+    return outcome
+
+
 def _limit_s(item: pytest.Item) -> float | None:
     """Returns when pytest-timeout has failed a test for certain; None where a test may take its time."""
     marker = item.get_closest_marker("timeout")

@@ -10,6 +10,8 @@ import signal
 import tempfile
 from pathlib import Path
 
+from icefs.locks import CHECK_VARIABLE
+
 # Of a user: what icefs, the AWS libraries, click, rich and Python look at.
 _FOREIGN = (
     "AWS_", "AZURE_", "GOOGLE_", "BOTO_", "ICECHUNK_", "ICEFS_LOG", "RUST_LOG", "XDG_", "LC_",
@@ -30,6 +32,7 @@ def normalise() -> None:
     """Gives this process, and so its children, default signals, the usual umask and a user's plain environment.
 
     The directories of the XDG specification are fresh ones, so that no test reads or fills those of the developer.
+    Locks check their order, here and in daemons.
     """
     for number in _SIGNALS:
         if signal.getsignal(number) == signal.SIG_IGN:
@@ -46,10 +49,21 @@ def normalise() -> None:
         os.environ[f"XDG_{name}_HOME"] = str(Path(_HOME.name, name.lower()))
     for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
         os.environ[name] = str(Path(_HOME.name, name.lower()))
+    os.environ[CHECK_VARIABLE] = str(Path(_HOME.name, "lock-order"))
     _fill_standard_descriptors()
 
 
 _HOME: tempfile.TemporaryDirectory[str] | None = None
+
+
+def take_lock_violations() -> str:
+    """Returns what was reported since the last call of threads that took locks against the order."""
+    report = Path(os.environ[CHECK_VARIABLE])
+    if not report.exists():
+        return ""
+    found = report.read_text()
+    report.unlink()
+    return found
 
 
 def _fill_standard_descriptors() -> None:

@@ -7,7 +7,6 @@ of the store, and no more, since beyond that threads only take the interpreter f
 """
 
 import contextlib
-import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable, Sequence
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
+from icefs.locks import Rank, new_lock
 from icefs.vfs.threads import Threads
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ class ChunkFetcher:
         self._waiting_keys: dict[Hashable, _Ahead] = {}
         self._running_ahead = 0
         self._seconds: deque[float] = deque(maxlen=_SAMPLES)
-        self._lock = threading.Lock()
+        self._lock = new_lock(Rank.LEAF, "chunks that arrived")
         self._arrived: list[Callable[[], None]] = []
 
     @property

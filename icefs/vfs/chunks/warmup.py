@@ -4,7 +4,6 @@ Virtual chunks are among them, as far as they may be followed and have a checksu
 `engine.read.virtual`). Native chunks of a local repository are not: they are here.
 """
 
-import threading
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,6 +16,7 @@ from icefs.errors import EntryNotFoundError, InvalidInputError, UnsupportedError
 from icefs.format.ids import ChunkId
 from icefs.format.manifest.reader import ChunkKind, InlineRef, VirtualRef
 from icefs.format.snapshot.reader import NodeSnapshot
+from icefs.locks import Rank, new_lock
 from icefs.vfs.chunks.array_view import key_layout
 from icefs.vfs.threads import Threads
 
@@ -56,7 +56,7 @@ class Warmup:
         self._kinds = (ChunkKind.VIRTUAL,) if is_local else (ChunkKind.NATIVE, ChunkKind.VIRTUAL)
         self._path = path.strip("/")
         # The workers count, and so does the thread that finds work for them.
-        self._lock = threading.Lock()
+        self._lock = new_lock(Rank.LEAF, "a warm-up")
 
     def run(self) -> None:
         """Fetches what is not kept yet; blocks.

@@ -4,7 +4,6 @@ begun ──► reports progress ──► past the point of no return ──►
                 └ called off: `report` and `commit_point` raise, and the work undoes itself
 """
 
-import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Final
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import trio
 
 from icefs.errors import SessionStateError
+from icefs.locks import Rank, new_lock
 from icefs.vfs.threads import Threads
 from icefs.worktree.upload.uploader import UploadProgress
 
@@ -36,7 +36,7 @@ class Job[T]:
         """Takes what whoever waits for the end waits for as well."""
         self.progress = UploadProgress(0, 0, 0, 0)
         self._then = then
-        self._lock = threading.Lock()
+        self._lock = new_lock(Rank.LEAF, "jobs")
         self._is_cancelled = False
         self._is_past = False
         self._ended = trio.Event()

@@ -16,7 +16,6 @@ content changes gets a number from another range. So what a number stands for ne
 still remembers of it. An array that was renamed takes its ranges along (see `renaming`).
 """
 
-import threading
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -27,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from icefs.errors import InternalError
+from icefs.locks import Rank, new_lock
 from icefs.vfs.interface import Tree
 
 type I64 = npt.NDArray[np.int64]
@@ -76,7 +76,7 @@ class InodeSpace:
         self._of_tree: dict[int, list[Range]] = {}
         self._dropped = 0
         self._next = _FIRST
-        self._lock = threading.Lock()
+        self._lock = new_lock(Rank.LEAF, "inode ranges")
 
     def __len__(self) -> int:
         return len(self._table[1]) - self._dropped

@@ -9,12 +9,13 @@ where that may be waited for, while on the event loop's thread `NotInMemoryError
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from icefs.engine.read.session import Session
 from icefs.errors import EntryNotFoundError, InvalidInputError
 from icefs.format.manifest.reader import ChunkRef
 from icefs.format.snapshot.reader import NodeSnapshot
+from icefs.locks import Rank, new_rlock
 from icefs.vfs.attrs import Attr
 from icefs.vfs.interface import NotInMemoryError
 from icefs.vfs.trees.listing import Section
@@ -27,19 +28,20 @@ _COPY_BYTES: Final = 8 << 20
 class Guarded:
     """Lets threads use what belongs to the event loop's.
 
-    Concurrency: `lock` is held for moments only, and never while something is fetched.
+    Concurrency: `lock` is held for moments only, and never while something is fetched. A thread that holds the lock of
+    the branch's working tree may take it, never the other way round (`icefs.locks`).
     """
 
     def __init__(self) -> None:
         """Is made on the event loop's thread, or on the one that it will run in."""
-        self.lock = threading.RLock()
+        self.lock = new_rlock(Rank.BRANCH, "a branch")
         self._loop_thread = threading.get_ident()
 
     def call[T](self, question: Callable[[], T]) -> T:
         """Asks; in a worker thread also fetches what is missing.
 
         Raises:
-            NotInMemoryError: something is missing, on the event loop's thread.
+            NotInMemoryError: something is missing, on the event loop's thread; it is stored with the lock held.
         """
         while True:
             with self.lock:
@@ -48,10 +50,17 @@ class Guarded:
                 except NotInMemoryError as error:
                     missing = error
             if threading.get_ident() == self._loop_thread:
-                raise missing
-            value = missing.load()
+                raise NotInMemoryError(
+                    missing.key, missing.load, self._storing(missing), is_for_asker=missing.is_for_asker
+                )
+            self._storing(missing)(missing.load())
+
+    def _storing(self, missing: NotInMemoryError) -> Callable[[Any], None]:
+        def store(value: Any) -> None:
             with self.lock:
                 missing.store(value)
+
+        return store
 
 
 class Numbered(Protocol):

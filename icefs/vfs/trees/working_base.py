@@ -291,17 +291,12 @@ class WorkingBase(BranchTree):
         raise StaleError(f"{self._label}: what was fetched is always gone again")
 
     async def _bring(self, missing: NotInMemoryError) -> None:
-        """Fetches what is missing, together with whoever else needs it: a state directory is opened but once."""
-
-        def store(value: Any) -> None:
-            with self.guarded.lock:
-                missing.store(value)
-
+        """Fetches what is missing, together with all others that need it: a state directory is opened but once."""
         self._busy += 1
         try:
             load = in_branch(self.name, missing.load)
             await self.settings.fetches.bring(
-                NotInMemoryError(missing.key, load, store, is_for_asker=missing.is_for_asker)
+                NotInMemoryError(missing.key, load, missing.store, is_for_asker=missing.is_for_asker)
             )
         finally:
             self._busy -= 1

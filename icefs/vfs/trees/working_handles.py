@@ -186,7 +186,8 @@ class EarlyHandle(FileHandle):
     Whoever writes to the file later changes it for this reader, too: when a working tree is opened it *adopts* the
     handle, and answers from then on. A file of a snapshot that the branch has left stays what it was.
 
-    Concurrency: it is adopted in a worker thread while it is in the branch's table, and the table's lock is held.
+    Concurrency: it is adopted in a worker thread, and released on the event loop's; the branch's lock decides which of
+    the two is first. The working tree's lock comes before that one, so the file is opened there without it.
 
     Attributes:
         adopted: What answers instead.
@@ -202,9 +203,13 @@ class EarlyHandle(FileHandle):
         self._base_handle = base_handle
 
     def adopt(self, work: WorkTree, path: str) -> None:
-        """Has a working tree answer, which shows the file at a base path."""
+        """Has a working tree answer, which shows the file at a base path, unless the handle was released."""
         number = work.open(path, os.O_RDONLY)
-        self.adopted = OverlayHandle(self._tree, work, self.ino, number, os.O_RDONLY, self._base_handle)
+        with self._tree.guarded.lock:
+            if self in self._tree.early:
+                self.adopted = OverlayHandle(self._tree, work, self.ino, number, os.O_RDONLY, self._base_handle)
+                return
+        work.release(number)
 
     @property
     def _now(self) -> FileHandle:

@@ -79,7 +79,7 @@ class WritableBranch(WorkingBase):
             elif handle.adopted is None:
                 # It was opened a moment ago, so that there is nothing to be fetched.
                 with contextlib.suppress(StaleError, NotInMemoryError):
-                    handle.adopt(work, self._base_path(handle.ino))
+                    handle.adopt(work, self.guarded.call(lambda: self._base_path(handle.ino)))  # noqa: B023
         self.early.clear()
         work.removed.keep()
         super().take_work(work)
@@ -88,11 +88,7 @@ class WritableBranch(WorkingBase):
         work = super()._open_work(session)
         for handle in list(self.early):
             with contextlib.suppress(StaleError):  # the branch has left its snapshot
-                path = self.guarded.call(lambda: self._base_path(handle.ino))  # noqa: B023
-                work.getattr(path)  # what has to be fetched for that is not, with the lock held
-                with self.guarded.lock:
-                    if handle in self.early:
-                        handle.adopt(work, path)
+                handle.adopt(work, self.guarded.call(lambda: self._base_path(handle.ino)))  # noqa: B023
         return work
 
     def _recover(self, work: WorkTree, session: Session) -> None:

@@ -17,7 +17,7 @@ nothing that anybody can see, so it is not undone, and not written until somethi
 
 Concurrency: `lock` protects everything here. Reading and writing bytes, and copying a base file up, happen
 outside of it (`files`), as does reading from the base. While the lock is held the base is asked for
-attributes and listings only, which it answers from memory. Lock order: the tree's lock is taken first and alone.
+attributes and listings only, which it answers from memory. `CONCURRENCY.md` has the order of locks.
 """
 
 import threading
@@ -25,6 +25,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from icefs.errors import EntryNotFoundError, NotADirectoryTreeError, StaleError
+from icefs.locks import Rank, new_lock
 from icefs.worktree.base import BaseAttr, BaseFactory, BaseTree, join
 from icefs.worktree.freeze.unfinished import Unfinished
 from icefs.worktree.model import lost
@@ -129,7 +130,7 @@ class TreeCore:
         self.base_for = base_for
         self.now_ns = now_ns
         self.defaults = defaults
-        self.lock = threading.Lock()
+        self.lock = new_lock(Rank.TREE, "a working tree")
         self.changed = threading.Condition(self.lock)
         self.base = ""
         self.next_id = ROOT_ID + 1
@@ -558,6 +559,11 @@ class Change:
             mapping.pop(key, None)
         else:
             mapping[key] = value
+
+    @property
+    def may_wait(self) -> bool:
+        """Whether nothing would have to be undone, so that the lock may be let go for a while."""
+        return not self._undo
 
     def dir_changed(self, directory: DirNode) -> None:
         """Gives a directory new times because its entries change; must be called before they do."""

@@ -203,6 +203,7 @@ class Content:
         The bytes are cut or extended at once; a file that is not open has its row written by the operation.
         """
         core = self._core
+        assert op.may_wait  # others see the tree while the lock is free
         if size < 0:
             raise InvalidInputError(f"cannot make a file {size} bytes long", kind="io")
         if size > MAX_SIZE_BYTES:

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Final
 
+from icefs.locks import Rank, new_lock
 from icefs.worktree.spool.files import Spool
 
 _AT_ONCE: Final = 128
@@ -26,7 +27,7 @@ class SpoolRemovals:
         """Takes where the files are, and how many of them are removed while the caller waits."""
         self._spool = spool
         self._at_once = at_once
-        self._lock = threading.Lock()
+        self._lock = new_lock(Rank.LEAF, "spool files to be removed")
         self._waiting: deque[int] = deque()
         self._thread: threading.Thread | None = None
         self._is_closed = False

@@ -13,7 +13,7 @@ Nothing that goes wrong here is lost or reported to a program: the commit upload
 cannot.
 
 Concurrency: `_scheduler` and a few workers are threads of their own; they die with the process, and nobody waits for
-them at its end. The tree's lock may be held when `_lock` is taken, never the reverse. No request is made under a lock.
+them at its end. No request is made under a lock; `worktree/CONCURRENCY.md` has the order of locks.
 """
 
 import logging
@@ -33,6 +33,7 @@ from icefs.engine.write.collected import Collections, Mark
 from icefs.errors import IcefsError, ObjectNotFoundError, StorageError
 from icefs.format.ids import ChunkId
 from icefs.format.layout import chunk_key
+from icefs.locks import Rank, new_rlock
 from icefs.storage.base import Storage, read_file
 from icefs.worktree.model.core import TreeCore
 from icefs.worktree.model.nodes import CUT, DIRTY, FROM_BASE, LOST, FileNode
@@ -122,7 +123,7 @@ class BackgroundUploads:
         self._packed_below = packed_below(options.pack_bytes, is_local=False)
         self._closed: deque[_Closed] = deque()
         self._wake = threading.Event()
-        self._lock = threading.Condition()
+        self._lock = threading.Condition(new_rlock(Rank.LEAF, "uploads"))
         self._stored: dict[int, Stored] = {}
         self._small: dict[str, dict[int, _Item]] = {}
         self._waiting: deque[Sequence[_Item]] = deque()
