@@ -1,15 +1,12 @@
-"""The paragraphs of `icefs/vfs/SEMANTICS.md`, each a test on a real mount."""
+"""What `icefs/vfs/SEMANTICS.md` says first of each matter, on a real mount; the document names all of its tests."""
 
 import asyncio
 import errno
 import fcntl
-import inspect
 import mmap
 import os
-import re
 import stat
 import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -19,7 +16,6 @@ import pytest
 from tests.conformance.official import GROUP, commit, create, loose_array_json, put_all, remove
 from tests.support.mounting import mounted
 
-DOCUMENT = Path(__file__).parents[2] / "icefs/vfs/SEMANTICS.md"
 BIG = bytes(range(256)) * 4096  # 1 MiB, a native chunk
 KEYS = {
     "zarr.json": GROUP,
@@ -499,26 +495,3 @@ def test_refs_that_come_and_go(tmp_path):
         single.refresh()
         assert (single / "zarr.json").read_bytes() == GROUP
         assert "was deleted" in (single / ".icefs/status").read_text()
-
-
-def test_the_document_and_the_tests_say_the_same():
-    """Holds every paragraph with a § to a test, and every test to a paragraph."""
-
-    def plain(text):
-        return re.sub(r"\s+", " ", text).strip()
-
-    paragraphs = {
-        plain(text) for text in re.findall(r"^§ (.*?)(?=\n\n|\Z)", DOCUMENT.read_text(), re.DOTALL | re.MULTILINE)
-    }
-    modules = [sys.modules[__name__]]
-    from tests.mount import test_damage
-
-    modules.append(test_damage)
-    tests = {
-        plain(function.__doc__ or "")
-        for module in modules
-        for name, function in inspect.getmembers(module, inspect.isfunction)
-        if name.startswith("test_") and function.__module__ == module.__name__
-    }
-    assert paragraphs <= tests
-    assert len(paragraphs) > 20

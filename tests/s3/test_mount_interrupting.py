@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from icefs.daemon.options import PYFUSE3
 from tests.conformance.official import array_json
 from tests.support.children import running
 from tests.support.fault_proxy import FaultProxy
@@ -173,6 +174,23 @@ def test_a_page_fault_does_not_fail_while_its_program_lives(place: str, proxy: F
             for one in (handles, ends):
                 one.kill()
                 one.wait()
+
+
+def test_through_pyfuse3_a_program_waits_until_the_store_answers(place: str, proxy: FaultProxy) -> None:
+    with mounted(place, branch="main", fuse_library=PYFUSE3) as mount:
+        plan = proxy.plan("wait", path="/chunks/", times=None)
+        victim = start("python", mount, 1)
+        try:
+            wait_until(lambda: plan.fired > 0 and sleeps(victim), "a program that waits")
+            victim.send_signal(signal.SIGINT)
+            with pytest.raises(subprocess.TimeoutExpired):
+                victim.wait(1)
+            proxy.go_on()
+            assert victim.wait(PATIENCE_S) == 3
+        finally:
+            proxy.go_on()
+            victim.kill()
+            victim.wait()
 
 
 def in_flight(mount: Mount) -> int:

@@ -1,6 +1,5 @@
 """The control directory `.icefs`.
 
-directory           the table of files, whose content is made when they are opened
 mount_control       which files the control directories have
 branch_control      commit, discard, rebase and status of a writable branch
 command_files       files that run the command written to them
@@ -10,7 +9,6 @@ jobs                work in a thread, with progress, that can be cancelled
 reports             texts and JSON about trees and mounts
 staged_report       staged changes as JSON
 status_text         `status` and `diff` as text
-refusals            the last writes that a branch refused
 advice              advice on the conflicts of a rebase
 ways_out            ways out of a rebase with conflicts
 consolidated_notes  notes on consolidated metadata that disagrees with the nodes

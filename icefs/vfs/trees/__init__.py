@@ -12,4 +12,6 @@ working_handles  open files of a working tree
 base             the base snapshot of a working tree, by path
 renames          inode numbers and times of what a commit renames
 writable_branch  a branch that programs can write to
+control_dir      the control directory `.icefs`: files whose content is made when they are opened
+refusals         the last writes that a branch refused
 """

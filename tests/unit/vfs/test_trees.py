@@ -257,6 +257,17 @@ async def test_a_node_wins_over_chunks_and_shows_them_too():
         assert await driver.listdir("a/c/2") == ["2", "g"]
 
 
+async def test_of_two_chunks_with_one_name_the_nearer_arrays_is_there():
+    builder = built(array("/a", 1, (3,), (0,), (2,)), array("/a/c", 2, (2,), (0,), name="v2"))
+    async with mounted(builder.publish(), branch="main") as driver:
+        assert files(await driver.tree()) == {
+            "a/zarr.json": array_json(),
+            "a/c/zarr.json": array_json(name="v2"),
+            "a/c/0": b"/a/c(0,)",
+            "a/c/2": b"/a(2,)",
+        }
+
+
 async def test_a_node_called_zarr_json_is_hidden_by_the_metadata_of_its_parent():
     builder = built(just(group("/", 1)), just(group("/zarr.json", 2)), just(group("/x/zarr.json", 3)))
     async with mounted(builder.publish(), branch="main") as driver:
