@@ -26,9 +26,10 @@ demo: ## Write, commit, look back and settle a conflict, narrated
 fmt: setup ## Format the code
 	@$(BIN)/ruff format -q . && $(BIN)/ruff check -q --fix .
 
-lint: setup ## ruff, formatting, layers, spelling, prose
+lint: setup ## ruff, formatting, imports, layers, spelling, prose
 	@$(BIN)/ruff check -q .
 	@$(BIN)/ruff format -q --check .
+	@$(BIN)/python scripts/check_imports.py
 	@$(BIN)/lint-imports --no-cache | tail -n 4
 	@$(BIN)/codespell icefs tests scripts README.md Makefile
 	@$(BIN)/python scripts/lint_prose.py

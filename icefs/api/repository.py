@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, Self, TypedDict
 
 from icefs.api.aio import DualIterator, asynchronous
 from icefs.api.attribution import Attribution, attributed
-from icefs.api.conflicts import ConflictSolver
 from icefs.api.credentials import AnyCredential, authorizations
 from icefs.api.graph import AncestryGraph
 from icefs.api.notebook import as_html
@@ -15,6 +14,7 @@ from icefs.api.session import Session
 from icefs.api.upkeep import Upkeep
 from icefs.api.values import Diff, FeatureFlag, ManifestFileInfo, RepoStatus, SnapshotInfo, SpecVersion, Update
 from icefs.engine.history.graph import graph_rows
+from icefs.engine.write.conflicts import ConflictSolver
 from icefs.engine.write.pickling import RepositoryState, repository_state, restore_repository
 from icefs.engine.write.repository import WritableRepository
 from icefs.errors import InvalidInputError

@@ -5,11 +5,11 @@ from operator import index as to_integer
 from typing import TYPE_CHECKING, Any
 
 from icefs.api.aio import DualIterator, asynchronous
-from icefs.api.conflicts import ConflictSolver
 from icefs.api.notebook import as_html
 from icefs.api.values import ChunkType, Diff, SessionMode
 from icefs.engine.read.session import Session as EngineSession
 from icefs.engine.write import forks, reindex
+from icefs.engine.write.conflicts import ConflictSolver
 from icefs.engine.write.pickling import is_same_view, restore_session, session_state
 from icefs.engine.write.session import WritableSession
 from icefs.errors import InvalidInputError, ReadOnlyError, SessionStateError

@@ -11,17 +11,17 @@ import numpy.typing as npt
 from icefs.api.aio import DualIterator, asynchronous
 from icefs.api.notebook import as_html
 from icefs.api.values import ChunkType, VirtualChunkSpec
+from icefs.engine.read.chunks import ArrayChunks
+from icefs.engine.write.edited_chunks import EditedChunks
 from icefs.errors import InvalidInputError, SessionStateError
 from icefs.format.ids import ChunkId
-from icefs.format.manifest.reader import InlineRef, VirtualRef
+from icefs.format.manifest.refs import InlineRef, VirtualRef
 from icefs.zarr import store
 from icefs.zarr.virtual_refs import set_virtual_columns
 from icefs.zarr.writer import ChunkTarget
 
 if TYPE_CHECKING:
     from icefs.api.session import Session
-    from icefs.engine.read.chunks import ArrayChunks
-    from icefs.engine.write.edited_chunks import EditedChunks
 
 type ChunkColumns = tuple[
     npt.NDArray[np.uint32], npt.NDArray[np.uint8], list[str], npt.NDArray[np.uint64], npt.NDArray[np.uint64],

@@ -11,8 +11,8 @@ from icefs.clock import to_datetime, to_micros
 from icefs.engine.history.diff import Diff as EngineDiff
 from icefs.format.ids import ObjectId
 from icefs.format.repo import ops_log as formats
-from icefs.format.repo.info import SnapshotInfo as FormatSnapshotInfo
-from icefs.format.snapshot.reader import ManifestFileInfo as FormatManifestFileInfo
+from icefs.format.repo.snapshot_table import SnapshotInfo as FormatSnapshotInfo
+from icefs.format.snapshot.nodes import ManifestFileInfo as FormatManifestFileInfo
 
 
 class _NamedInt(IntEnum):

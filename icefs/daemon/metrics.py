@@ -10,16 +10,14 @@ import socket
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import trio
 
 from icefs.daemon.options import parse_address
 from icefs.errors import InvalidInputError
 from icefs.fuse.errno_map import in_background
-
-if TYPE_CHECKING:
-    from icefs.vfs.filesystem import FileSystem
+from icefs.vfs.filesystem import FileSystem
 
 _MAX_REQUEST: Final = 8192
 _PATIENCE_S: Final = 5.0

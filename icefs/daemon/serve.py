@@ -46,7 +46,7 @@ from icefs.vfs.control.observing_rpc import set_level
 from icefs.vfs.filesystem import FileSystem, MountRequest
 from icefs.vfs.observe.stats import Stats
 from icefs.worktree.spool.state import check_usable, find_directory
-from icefs.worktree.upload.uploader import UploadOptions
+from icefs.worktree.upload.packing import UploadOptions
 
 logger = logging.getLogger(__name__)
 

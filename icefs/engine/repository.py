@@ -28,8 +28,10 @@ from icefs.format.config.codec import parse_config, parse_config_yaml
 from icefs.format.config.values import RepositoryConfig
 from icefs.format.ids import ManifestId, SnapshotId
 from icefs.format.layout import CONFIG_V1, REPO_INFO
-from icefs.format.repo.info import RepoInfo, RepoStatus, SnapshotInfo, Update
-from icefs.format.snapshot.reader import ManifestFileInfo
+from icefs.format.repo.info import RepoInfo
+from icefs.format.repo.ops_log import RepoStatus, Update
+from icefs.format.repo.snapshot_table import SnapshotInfo
+from icefs.format.snapshot.nodes import ManifestFileInfo
 from icefs.storage.base import Storage
 from icefs.storage.cache.disk import DiskCache
 from icefs.storage.metered import MeteredStorage

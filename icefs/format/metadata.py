@@ -24,17 +24,6 @@ import msgpack  # type: ignore[import-untyped]  # it ships no types
 from icefs.errors import FormatError, InvalidInputError
 from icefs.format.flat.flexbuffer import MAX_DEPTH, decode_flexbuffer, encode_flexbuffer
 
-__all__ = [
-    "MAX_DEPTH",
-    "decode_flexbuffer",
-    "decode_msgpack",
-    "decode_value",
-    "encode_flexbuffer",
-    "encode_msgpack",
-    "encode_value",
-    "normalise",
-]
-
 _U64_MAX: Final = 2**64 - 1
 _I64_MIN: Final = -(2**63)
 

@@ -209,7 +209,8 @@ def _open_http(url: str, options: dict[str, Any]) -> Storage:
 
 def _open_s3(bucket: str, prefix: str, options: dict[str, Any]) -> Storage:
     # Lazy: botocore takes 300 ms, which a local repository need not wait for.
-    from icefs.storage.s3.store import S3Credentials, S3Options, S3Storage
+    from icefs.storage.s3.options import S3Credentials, S3Options
+    from icefs.storage.s3.store import S3Storage
 
     _take_retry(options)
     keys = [options.pop(name, None) for name in ("access_key_id", "secret_access_key", "session_token")]

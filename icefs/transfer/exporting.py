@@ -30,7 +30,7 @@ from icefs.clock import NS_PER_US
 from icefs.engine.history.key_times import KeyTimes
 from icefs.engine.read.session import Session
 from icefs.errors import FormatError, IcefsError, InvalidInputError, NodeNotFoundError
-from icefs.format.manifest.reader import ArrayRefs
+from icefs.format.manifest.refs import ArrayRefs
 from icefs.format.snapshot.nodes import NodeSnapshot
 from icefs.format.zarr_json import chunk_key_encoding_of
 from icefs.storage.local.beneath import Beneath

@@ -33,7 +33,7 @@ from icefs.errors import (
 )
 from icefs.format.chunk_indices import pack_keys
 from icefs.format.ids import SnapshotId
-from icefs.format.manifest.reader import ArrayRefs
+from icefs.format.manifest.refs import ArrayRefs
 from icefs.format.snapshot.nodes import NodeSnapshot, NodeType, is_canonical_path
 from icefs.format.zarr_json import parse_zarr_json
 from icefs.transfer.ledger import Ledger, ledger_path

@@ -26,8 +26,7 @@ from icefs.errors import IcefsError, ObjectNotFoundError, SessionStateError
 from icefs.format.chunk_indices import BoolArray, pack_keys
 from icefs.format.ids import ChunkId, NodeId
 from icefs.format.layout import chunk_key
-from icefs.format.manifest.reader import ArrayRefs
-from icefs.format.manifest.refs import ByteArray, ChunkKind
+from icefs.format.manifest.refs import ArrayRefs, ByteArray, ChunkKind
 from icefs.transfer.disk_errors import disk_error
 from icefs.transfer.ledger import KEPT_S, Ledger, Row
 from icefs.transfer.scan import I64, ArrayFiles

@@ -30,8 +30,7 @@ from icefs.errors import (
     UnauthorizedContainerError,
 )
 from icefs.format.ids import ChunkId
-from icefs.format.manifest.reader import ArrayRefs, NativeRef
-from icefs.format.manifest.refs import ChunkKind
+from icefs.format.manifest.refs import ArrayRefs, ChunkKind, NativeRef
 from icefs.format.zarr_json import document_of
 from icefs.storage.local.beneath import Beneath, Parent
 from icefs.transfer.disk_errors import disk_error

@@ -39,7 +39,7 @@ from icefs.vfs.trees.root import RootTree, fetch_times
 from icefs.vfs.trees.snapshot_tree import SessionTree, SnapshotTree
 from icefs.vfs.trees.working_base import WorkingSettings
 from icefs.vfs.trees.writable_branch import WritableBranch
-from icefs.worktree.upload.uploader import UploadOptions
+from icefs.worktree.upload.packing import UploadOptions
 
 _MAX_LOADED: Final = 128
 _MAX_TRIES: Final = 100

@@ -5,7 +5,7 @@ from typing import Final
 from icefs.engine.repository import Repository
 from icefs.format.ids import SnapshotId
 from icefs.format.layout import chunk_key
-from icefs.format.manifest.reader import ChunkRef, InlineRef, NativeRef
+from icefs.format.manifest.refs import ChunkRef, InlineRef, NativeRef
 from icefs.storage.url import redact
 
 PREFIX: Final = "user.icefs."

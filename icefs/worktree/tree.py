@@ -24,7 +24,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from icefs.engine.write.collected import Collections
 from icefs.errors import NoSpaceError, NotPermittedError, SessionStateError
@@ -59,12 +59,10 @@ from icefs.worktree.spool.opening import Opened, open_database
 from icefs.worktree.spool.recovery import Loader, Recovery
 from icefs.worktree.spool.state import SPOOL_NAME, StateInfo, check_owner, make_and_lock, read_info, write_info
 from icefs.worktree.spool.versions import check_version
+from icefs.worktree.stage.staged import StagedAt
 from icefs.worktree.upload.background import BackgroundUploads
 from icefs.worktree.upload.log import LOG_NAME, UploadLog
 from icefs.worktree.upload.packing import UploadOptions
-
-if TYPE_CHECKING:
-    from icefs.worktree.stage.staged import StagedAt
 
 
 @dataclass(frozen=True, slots=True)

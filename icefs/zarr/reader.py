@@ -16,8 +16,8 @@ from icefs.engine.read.chunks import ALL_ROWS, ArrayChunks
 from icefs.engine.read.session import Session
 from icefs.engine.write.edited_chunks import EditedChunks
 from icefs.errors import InvalidInputError, NodeNotFoundError
-from icefs.format.manifest.reader import ChunkRef, InlineRef
-from icefs.format.snapshot.reader import NodeSnapshot
+from icefs.format.manifest.refs import ChunkRef, InlineRef
+from icefs.format.snapshot.nodes import NodeSnapshot
 from icefs.zarr.keys import (
     METADATA_NAME,
     V2_METADATA_NAMES,

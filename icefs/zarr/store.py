@@ -23,8 +23,8 @@ from icefs.engine.read.session import Session
 from icefs.engine.write.pickling import is_same_view, restore_session, session_state
 from icefs.engine.write.session import WritableSession
 from icefs.errors import ReadOnlyError
-from icefs.format.manifest.reader import InlineRef
-from icefs.format.snapshot.reader import NodeSnapshot
+from icefs.format.manifest.refs import InlineRef
+from icefs.format.snapshot.nodes import NodeSnapshot
 from icefs.zarr.keys import parse_metadata_key
 from icefs.zarr.reader import ByteRange, KeyReader
 from icefs.zarr.writer import KeyWriter, MetadataTarget

@@ -21,7 +21,7 @@ from icefs.engine.read.virtual import Location
 from icefs.engine.write.session import WritableSession
 from icefs.errors import InvalidInputError
 from icefs.format.ids import NodeId
-from icefs.format.manifest.reader import ArrayRefs, ChunkKind
+from icefs.format.manifest.refs import ArrayRefs, ChunkKind
 
 _URL: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(//.*)", re.DOTALL)
 _FILE: Final = re.compile(r"//(?:localhost)?(/[^?#]*)(.*)", re.DOTALL | re.IGNORECASE)

@@ -9,14 +9,16 @@ import icechunk as ic
 from icefs.clock import to_micros
 from icefs.format.ids import INITIAL_SNAPSHOT_ID, SnapshotId
 from icefs.format.layout import OVERWRITTEN, REPO_INFO, SNAPSHOTS
-from icefs.format.repo.info import RepoInfo, SnapshotInfo, encode_repo_info, parse_repo_info
+from icefs.format.repo.info import RepoInfo, encode_repo_info, parse_repo_info
+from icefs.format.repo.snapshot_table import SnapshotInfo
 from icefs.format.repo.update import (
     Stamp,
     add_snapshot,
     initial_repo_info,
     next_timestamp,
 )
-from icefs.format.snapshot.reader import Snapshot, encode_snapshot, parse_snapshot
+from icefs.format.snapshot.reader import Snapshot, parse_snapshot
+from icefs.format.snapshot.writer import encode_snapshot
 from icefs.format.transaction_log import TransactionLog, encode_transaction_log
 from tests.support.repo_samples import snapshot_id
 

@@ -22,10 +22,12 @@ from zarr.core.sync import sync
 from icefs.format.ids import ManifestId, NodeId, SnapshotId
 from icefs.format.layout import MANIFESTS, SNAPSHOTS, TRANSACTIONS
 from icefs.format.manifest.locations import MAX_COMPRESSIBLE_BYTES, LocationCompression
-from icefs.format.manifest.reader import encode_manifest, parse_manifest
+from icefs.format.manifest.reader import parse_manifest
 from icefs.format.manifest.refs import ArrayRefs, ChunkKind, InlineRef, VirtualRef
+from icefs.format.manifest.writer import encode_manifest
 from icefs.format.snapshot.nodes import ManifestFileInfo, ManifestRef
-from icefs.format.snapshot.reader import Snapshot, encode_snapshot, parse_snapshot
+from icefs.format.snapshot.reader import Snapshot, parse_snapshot
+from icefs.format.snapshot.writer import encode_snapshot
 from icefs.format.transaction_log import TransactionLog, encode_transaction_log, parse_transaction_log
 from tests.conformance.official import GROUP, GeneratedRepo, array_json, commit, create
 from tests.conformance.oracle import RepoContent

@@ -19,9 +19,10 @@ from icefs.format.config.codec import encode_config, encode_config_yaml, parse_c
 from icefs.format.config.values import RepositoryConfig
 from icefs.format.ids import INITIAL_SNAPSHOT_ID, SnapshotId
 from icefs.format.layout import CONFIG_V1, OVERWRITTEN, REFS_V1, REPO_INFO, SNAPSHOTS
-from icefs.format.repo.info import RepoInfo, SnapshotInfo, encode_repo_info
+from icefs.format.repo.info import RepoInfo, encode_repo_info
 from icefs.format.repo.ops_log import RepoAvailability, RepoStatus, Update
 from icefs.format.repo.refs_v1 import encode_ref, parse_ref, parse_ref_key
+from icefs.format.repo.snapshot_table import SnapshotInfo
 from icefs.format.repo.update import (
     Stamp,
     add_branch,
@@ -34,7 +35,9 @@ from icefs.format.repo.update import (
     set_status,
     update_branch,
 )
-from icefs.format.snapshot.reader import NodeType, Snapshot, encode_snapshot
+from icefs.format.snapshot.nodes import NodeType
+from icefs.format.snapshot.reader import Snapshot
+from icefs.format.snapshot.writer import encode_snapshot
 from icefs.format.zarr_json import parse_zarr_json
 from tests.conformance.made import Made, local, read_repo, read_snapshot
 from tests.conformance.official import GROUP, GeneratedRepo, array_json, commit, put

@@ -12,7 +12,7 @@ from icefs.engine.read.session import Session
 from icefs.engine.repository import Repository
 from icefs.errors import UnsupportedSpecVersionError
 from icefs.format.ids import INITIAL_SNAPSHOT_ID, SnapshotId
-from icefs.format.manifest.reader import ChunkKind, NativeRef
+from icefs.format.manifest.refs import ChunkKind, NativeRef
 from icefs.storage.local.store import LocalStorage
 from tests.support.fixture_files import FIXTURES
 

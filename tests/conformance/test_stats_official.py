@@ -10,13 +10,13 @@ from zarr.core.sync import sync
 import icefs
 from icefs.engine.upkeep.storage_stats import StorageStats, snapshot_stats
 from icefs.engine.write.repository import WritableRepository
-from icefs.format.config.values import (
+from icefs.format.config.manifest import (
     ManifestConfig,
     ManifestSplitCondition,
     ManifestSplitDimCondition,
     ManifestSplittingConfig,
-    RepositoryConfig,
 )
+from icefs.format.config.values import RepositoryConfig
 from icefs.storage.url import open_storage
 from tests.conformance.official import GROUP, array_json, commit, create, put_all
 

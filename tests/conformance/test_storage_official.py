@@ -7,7 +7,8 @@ from icefs.engine.repository import Repository
 from icefs.errors import ObjectNotFoundError, PreconditionFailedError
 from icefs.storage.local.lock import LOCK_NAME
 from icefs.storage.local.store import LocalStorage
-from icefs.storage.s3.store import S3Credentials, S3Options, S3Storage
+from icefs.storage.s3.options import S3Credentials, S3Options
+from icefs.storage.s3.store import S3Storage
 from icefs.storage.url import open_storage
 from tests.support.bent_store import BentStore
 from tests.support.s3_server import ADMIN

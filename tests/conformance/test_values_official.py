@@ -10,15 +10,16 @@ import pytest
 
 from icefs.errors import FormatError, InvalidMetadataError
 from icefs.format.config.codec import encode_config, encode_config_yaml, parse_config, parse_config_yaml
-from icefs.format.config.values import DEFAULTS, ManifestPreloadCondition, RepositoryConfig
-from icefs.format.flat.flexbuffer import encode_flexbuffer
+from icefs.format.config.manifest import ManifestPreloadCondition
+from icefs.format.config.values import DEFAULTS, RepositoryConfig
+from icefs.format.flat.flexbuffer import MAX_DEPTH, encode_flexbuffer
 from icefs.format.layout import CONFIG_V1, REPO_INFO, SNAPSHOTS
-from icefs.format.metadata import MAX_DEPTH
 from icefs.format.repo.info import encode_repo_info
 from icefs.format.repo.update import (
     set_metadata,
 )
-from icefs.format.snapshot.reader import encode_snapshot, parse_snapshot
+from icefs.format.snapshot.reader import parse_snapshot
+from icefs.format.snapshot.writer import encode_snapshot
 from icefs.format.zarr_json import parse_zarr_json
 from tests.conformance.made import Made, local, read_repo, read_snapshot
 from tests.conformance.official import GROUP, commit, put

@@ -15,7 +15,7 @@ from zarr.core.sync import sync
 
 import icefs
 from icefs.engine.repository import Repository
-from icefs.format.manifest.reader import ChunkRef
+from icefs.format.manifest.refs import ChunkRef
 from icefs.storage.local.store import LocalStorage
 from tests.conformance.official import GROUP, array_json
 from tests.conformance.oracle import error_facts

@@ -26,7 +26,7 @@ from icefs.format.chunk_indices import ChunkIndices
 from icefs.format.config.codec import parse_config
 from icefs.format.config.values import RepositoryConfig
 from icefs.format.ids import SnapshotId
-from icefs.format.manifest.reader import VirtualRef
+from icefs.format.manifest.refs import VirtualRef
 from icefs.format.repo.ops_log import RepoAvailability, RepoStatus
 from icefs.storage.local.store import LocalStorage
 from tests.conformance import oracle

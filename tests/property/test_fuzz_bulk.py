@@ -15,11 +15,13 @@ import numpy as np
 import pytest
 
 from icefs.errors import FormatError
-from icefs.format.flat.bulk import BodyPlan, TableShape, place_rows, put_offsets
+from icefs.format.flat.bulk import BodyPlan, TableShape, put_offsets
+from icefs.format.flat.columns import place_rows
 from icefs.format.header import HEADER_BYTES, UNLIMITED_BELOW_BYTES, FileType, decode_file, encode_file
 from icefs.format.ids import ManifestId, NodeId, SnapshotId
 from icefs.format.manifest.locations import LocationCompression
-from icefs.format.manifest.reader import encode_manifest, parse_manifest
+from icefs.format.manifest.reader import parse_manifest
+from icefs.format.manifest.writer import encode_manifest
 from icefs.format.snapshot.nodes import NodeType
 from icefs.format.transaction_log import Move, TransactionLog, encode_transaction_log, parse_transaction_log
 from tests.property.strategies_refs import sample_arrays, sample_indices

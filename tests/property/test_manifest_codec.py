@@ -10,8 +10,9 @@ from icefs.format.chunk_indices import ChunkIndices, check_coords, pack_keys
 from icefs.format.flat.columns import ByteColumn, place
 from icefs.format.ids import ManifestId, NodeId, SnapshotId
 from icefs.format.manifest.locations import LocationCompression
-from icefs.format.manifest.reader import encode_manifest, parse_manifest
+from icefs.format.manifest.reader import parse_manifest
 from icefs.format.manifest.refs import ArrayRefs
+from icefs.format.manifest.writer import encode_manifest
 from icefs.format.snapshot.nodes import NodeType
 from icefs.format.transaction_log import Move, TransactionLog, encode_transaction_log, parse_transaction_log
 from tests.property.strategies_refs import ANY_COORDINATE, NODE_IDS, SMALL, Index, as_map, index_maps, index_sets

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from icefs.errors import FormatError
 from icefs.format.config.yaml import Tagged, emit_yaml, load_yaml
-from icefs.format.metadata import decode_flexbuffer, decode_msgpack, encode_flexbuffer, encode_msgpack, normalise
+from icefs.format.flat.flexbuffer import decode_flexbuffer, encode_flexbuffer
+from icefs.format.metadata import decode_msgpack, encode_msgpack, normalise
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=20)
 KEYS = TEXT.filter(lambda text: "\0" not in text)

@@ -32,7 +32,7 @@ from icefs.format.config.manifest import (
     ManifestSplittingConfig,
 )
 from icefs.format.config.values import RepositoryConfig
-from icefs.format.manifest.reader import ArrayRefs
+from icefs.format.manifest.refs import ArrayRefs
 from icefs.storage.memory import MemoryStorage
 
 type Index = tuple[int, ...]

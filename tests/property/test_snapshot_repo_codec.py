@@ -6,14 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from icefs.format.ids import ManifestId, NodeId, SnapshotId
-from icefs.format.repo.info import (
-    RepoInfo,
-    SnapshotInfo,
-    SnapshotTable,
-    encode_metadata,
-    encode_repo_info,
-    parse_repo_info,
-)
+from icefs.format.repo.info import RepoInfo, encode_metadata, encode_repo_info, parse_repo_info
 from icefs.format.repo.ops_log import (
     OpsLog,
     RepoAvailability,
@@ -21,15 +14,10 @@ from icefs.format.repo.ops_log import (
     RepoStatus,
     Update,
 )
-from icefs.format.snapshot.reader import (
-    ArrayData,
-    DimensionShape,
-    ManifestFileInfo,
-    ManifestRef,
-    NodeSnapshot,
-    encode_snapshot,
-    parse_snapshot,
-)
+from icefs.format.repo.snapshot_table import SnapshotInfo, SnapshotTable
+from icefs.format.snapshot.nodes import ArrayData, DimensionShape, ManifestFileInfo, ManifestRef, NodeSnapshot
+from icefs.format.snapshot.reader import parse_snapshot
+from icefs.format.snapshot.writer import encode_snapshot
 from tests.support.repo_samples import sample_kinds
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=8)

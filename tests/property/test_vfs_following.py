@@ -15,7 +15,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from icefs.errors import StaleError
-from icefs.format.manifest.reader import InlineRef
+from icefs.format.manifest.refs import InlineRef
 from icefs.vfs.inodes.table import ROOT_INO
 from icefs.zarr.keys import ChunkKeyLayout
 from tests.support.repo_builder import RepoBuilder, group

@@ -25,9 +25,14 @@ from hypothesis import strategies as st
 from icefs.engine.read.virtual import ContainerCredentials, VirtualResolver
 from icefs.engine.read.workers import Workers
 from icefs.errors import IcefsError, InvalidInputError
-from icefs.format.config.storage import HttpStore, LocalFileSystemStore, S3CompatibleStore
-from icefs.format.config.values import S3Options, VirtualChunkContainer
-from icefs.format.manifest.reader import VirtualRef
+from icefs.format.config.storage import (
+    HttpStore,
+    LocalFileSystemStore,
+    S3CompatibleStore,
+    S3Options,
+    VirtualChunkContainer,
+)
+from icefs.format.manifest.refs import VirtualRef
 from icefs.zarr.virtual_refs import LocationCheck
 
 _SOAK = bool(os.environ.get("ICEFS_SOAK"))

@@ -16,7 +16,8 @@ from icefs.errors import IcefsError, InvalidInputError, StorageError, Unsupporte
 from icefs.format.config.storage import StorageSettings
 from icefs.format.config.values import RepositoryConfig
 from icefs.storage.retry import RetryPolicy
-from icefs.storage.s3.store import S3Credentials, S3Options, S3Storage
+from icefs.storage.s3.options import S3Credentials, S3Options
+from icefs.storage.s3.store import S3Storage
 from icefs.storage.url import open_storage
 from tests.support.bent_store import BentStore
 from tests.support.mounting import mounted

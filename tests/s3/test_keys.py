@@ -14,7 +14,8 @@ from icefs.cli.main import main
 from icefs.errors import AccessDeniedError, IcefsError, InvalidInputError, UnreachableError
 from icefs.storage.http import HttpStorage
 from icefs.storage.retry import RetryPolicy
-from icefs.storage.s3.store import S3Credentials, S3Options, S3Storage
+from icefs.storage.s3.options import S3Credentials, S3Options
+from icefs.storage.s3.store import S3Storage
 from icefs.storage.url import open_storage
 from tests.support.bent_store import Answer, BentStore
 

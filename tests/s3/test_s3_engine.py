@@ -5,9 +5,9 @@ import pytest
 from icefs.engine.read.virtual import ContainerCredentials
 from icefs.engine.repository import Repository
 from icefs.errors import ObjectModifiedError, ObjectNotFoundError, RepositoryNotFoundError, UnauthorizedContainerError
-from icefs.format.config.storage import S3Store
-from icefs.format.config.values import RepositoryConfig, S3Options, VirtualChunkContainer
-from icefs.format.manifest.reader import InlineRef, VirtualRef
+from icefs.format.config.storage import S3Options, S3Store, VirtualChunkContainer
+from icefs.format.config.values import RepositoryConfig
+from icefs.format.manifest.refs import InlineRef, VirtualRef
 from tests.support.repo_builder import RepoBuilder, group, snapshot_id
 
 DATA = bytes(range(256))

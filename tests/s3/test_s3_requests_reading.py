@@ -16,8 +16,9 @@ from icefs.errors import AccessDeniedError, BadAnswerError, InvalidInputError, S
 from icefs.storage.answers import AnswerError
 from icefs.storage.retry import RetryPolicy
 from icefs.storage.s3.answers import parse_list
+from icefs.storage.s3.options import S3Credentials, S3Options
 from icefs.storage.s3.requests import S3Requests
-from icefs.storage.s3.store import S3Credentials, S3Options, S3Storage
+from icefs.storage.s3.store import S3Storage
 
 KEYS = S3Credentials("AN-ID", "a-secret-to-keep", "a-token-to-keep")
 PLAIN = {"ETag": '"v"', "Last-Modified": "Mon, 01 Jan 2024 00:00:00 GMT"}

@@ -21,7 +21,8 @@ from icefs.errors import (
     UnreachableError,
 )
 from icefs.storage.retry import RetryPolicy
-from icefs.storage.s3.store import S3Credentials, S3Options, S3Storage
+from icefs.storage.s3.options import S3Credentials, S3Options
+from icefs.storage.s3.store import S3Storage
 from icefs.storage.url import open_storage
 from tests.support.fault_proxy import FaultProxy
 from tests.support.hex_storage import HexStorage

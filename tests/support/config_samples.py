@@ -1,10 +1,6 @@
 """Configurations with a bit of everything."""
 
-from icefs.format.config.values import (
-    CachingConfig,
-    ChecksumAlgorithm,
-    CompressionAlgorithm,
-    CompressionConfig,
+from icefs.format.config.manifest import (
     ManifestConfig,
     ManifestPreloadCondition,
     ManifestPreloadConfig,
@@ -12,15 +8,23 @@ from icefs.format.config.values import (
     ManifestSplitDimCondition,
     ManifestSplittingConfig,
     ManifestVirtualChunkLocationCompressionConfig,
+)
+from icefs.format.config.storage import (
+    ChecksumAlgorithm,
     ObjectStoreConfig,
-    RepositoryConfig,
-    RepoUpdateRetryConfig,
     S3Options,
     StorageConcurrencySettings,
     StorageRetriesSettings,
     StorageSettings,
     StorageTimeoutSettings,
     VirtualChunkContainer,
+)
+from icefs.format.config.values import (
+    CachingConfig,
+    CompressionAlgorithm,
+    CompressionConfig,
+    RepositoryConfig,
+    RepoUpdateRetryConfig,
 )
 
 

@@ -5,17 +5,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from icefs.format.chunk_indices import ChunkIndices
 from icefs.format.ids import INITIAL_SNAPSHOT_ID, ChunkId, ManifestId, NodeId, SnapshotId
 from icefs.format.layout import chunk_key, manifest_key, snapshot_key, transaction_log_key
-from icefs.format.manifest.reader import ArrayRefs, ChunkRef, InlineRef, NativeRef, encode_manifest
-from icefs.format.repo.info import RepoInfo, SnapshotInfo, SnapshotTable, encode_repo_info
+from icefs.format.manifest.refs import ArrayRefs, ChunkRef, InlineRef, NativeRef
+from icefs.format.manifest.writer import encode_manifest
+from icefs.format.repo.info import RepoInfo, encode_repo_info
 from icefs.format.repo.ops_log import OpsLog, RepoAvailability, RepoInitialized, RepoStatus, Update
-from icefs.format.snapshot.reader import (
-    ArrayData,
-    DimensionShape,
-    ManifestFileInfo,
-    ManifestRef,
-    NodeSnapshot,
-    encode_snapshot,
-)
+from icefs.format.repo.snapshot_table import SnapshotInfo, SnapshotTable
+from icefs.format.snapshot.nodes import ArrayData, DimensionShape, ManifestFileInfo, ManifestRef, NodeSnapshot
+from icefs.format.snapshot.writer import encode_snapshot
 from icefs.format.transaction_log import Move, TransactionLog, encode_transaction_log
 from icefs.storage.base import Storage
 from icefs.storage.memory import MemoryStorage

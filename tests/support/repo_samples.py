@@ -4,7 +4,7 @@ from random import Random
 
 from icefs.format.flat.flexbuffer import encode_flexbuffer
 from icefs.format.ids import INITIAL_SNAPSHOT_ID, ManifestId, NodeId, SnapshotId
-from icefs.format.repo.info import RepoInfo, SnapshotInfo, SnapshotTable, encode_metadata
+from icefs.format.repo.info import RepoInfo, encode_metadata
 from icefs.format.repo.ops_log import (
     BranchCreated,
     BranchDeleted,
@@ -28,14 +28,9 @@ from icefs.format.repo.ops_log import (
     Update,
     UpdateKind,
 )
-from icefs.format.snapshot.reader import (
-    ArrayData,
-    DimensionShape,
-    ManifestFileInfo,
-    ManifestRef,
-    NodeSnapshot,
-    encode_snapshot,
-)
+from icefs.format.repo.snapshot_table import SnapshotInfo, SnapshotTable
+from icefs.format.snapshot.nodes import ArrayData, DimensionShape, ManifestFileInfo, ManifestRef, NodeSnapshot
+from icefs.format.snapshot.writer import encode_snapshot
 
 NOW = 1_700_000_000_000_000
 GROUP_JSON = b'{"zarr_format":3,"node_type":"group"}'

@@ -97,7 +97,8 @@ class OfficialWriter(Writer):
 class EngineWriter(Writer):
     def __init__(self, place: dict[str, str]) -> None:
         from icefs.engine.write.repository import WritableRepository
-        from icefs.storage.s3.store import S3Credentials, S3Options, S3Storage
+        from icefs.storage.s3.options import S3Credentials, S3Options
+        from icefs.storage.s3.store import S3Storage
 
         keys = S3Credentials(place["access_key_id"], place["secret_access_key"])
         options = S3Options(endpoint_url=place["endpoint_url"], credentials=keys)

@@ -9,11 +9,12 @@ from icefs.engine.write.collected import Collections
 from icefs.engine.write.repository import WritableRepository
 from icefs.format.ids import NodeId, SnapshotId
 from icefs.format.layout import chunk_key
-from icefs.format.manifest.reader import ArrayRefs, InlineRef, NativeRef
+from icefs.format.manifest.refs import ArrayRefs, InlineRef, NativeRef
 from icefs.storage.base import Storage
 from icefs.worktree.freeze.frozen import FrozenFile
 from icefs.worktree.upload.background import UploadState
-from icefs.worktree.upload.uploader import ArrayUpload, Progress, UploadOptions, UploadProgress, upload_chunks
+from icefs.worktree.upload.packing import UploadOptions
+from icefs.worktree.upload.uploader import ArrayUpload, Progress, UploadProgress, upload_chunks
 from tests.support.dict_base import Snapshots
 from tests.support.tree_driver import open_tree
 

@@ -17,7 +17,7 @@ from icefs.engine.read.refs import Refs
 from icefs.engine.repository import Repository
 from icefs.errors import NodeNotFoundError
 from icefs.format.ids import SnapshotId
-from icefs.format.repo.info import SnapshotInfo
+from icefs.format.repo.snapshot_table import SnapshotInfo
 from icefs.words import quoted, visible, visible_json, visible_lines
 from icefs.zarr.keys import normalize_key
 

@@ -13,8 +13,8 @@ from icefs.cli.support.repos import locate, open_version
 from icefs.engine.read.session import Session
 from icefs.errors import ChunkNotFoundError, InvalidInputError, NodeNotFoundError
 from icefs.format.layout import chunk_key
-from icefs.format.manifest.reader import ChunkRef, NativeRef, VirtualRef
-from icefs.format.snapshot.reader import NodeSnapshot
+from icefs.format.manifest.refs import ChunkRef, NativeRef, VirtualRef
+from icefs.format.snapshot.nodes import NodeSnapshot
 from icefs.format.zarr_json import document_of
 from icefs.words import node_key, node_name, quoted
 from icefs.zarr.keys import node_prefix, normalize_key

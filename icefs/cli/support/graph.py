@@ -9,7 +9,7 @@ from icefs.cli.support.options import human_time
 from icefs.clock import to_datetime
 from icefs.engine.history.graph import Row, graph_rows
 from icefs.engine.repository import Repository
-from icefs.format.repo.info import SnapshotInfo
+from icefs.format.repo.snapshot_table import SnapshotInfo
 from icefs.words import visible
 
 if TYPE_CHECKING:

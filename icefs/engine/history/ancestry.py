@@ -10,7 +10,7 @@ from icefs.engine.read.assets import AssetManager
 from icefs.errors import FormatError, ObjectNotFoundError
 from icefs.format.ids import SnapshotId
 from icefs.format.layout import snapshot_key
-from icefs.format.repo.info import SnapshotInfo
+from icefs.format.repo.snapshot_table import SnapshotInfo
 from icefs.format.snapshot.reader import Snapshot
 
 

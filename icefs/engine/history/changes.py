@@ -21,8 +21,8 @@ from icefs.engine.read.session import Session
 from icefs.errors import FormatError, NotFoundError, ObjectNotFoundError, StorageError
 from icefs.format.chunk_indices import ChunkIndices, pack_keys
 from icefs.format.ids import NodeId, SnapshotId
-from icefs.format.manifest.reader import ArrayRefs, ChunkKind
-from icefs.format.snapshot.reader import NodeSnapshot
+from icefs.format.manifest.refs import ArrayRefs, ChunkKind
+from icefs.format.snapshot.nodes import NodeSnapshot
 
 type BoolArray = npt.NDArray[np.bool_]
 type Int64Array = npt.NDArray[np.int64]

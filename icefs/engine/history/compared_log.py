@@ -5,17 +5,14 @@ the logs are gone. It says at least all that differs.
 """
 
 from types import MappingProxyType
-from typing import TYPE_CHECKING
 
 from icefs.engine.history.changes import compare
 from icefs.engine.read.session import Session
 from icefs.errors import SessionStateError
+from icefs.format.chunk_indices import ChunkIndices
 from icefs.format.ids import NodeId
 from icefs.format.snapshot.nodes import NodeSnapshot, NodeType
 from icefs.format.transaction_log import Move, TransactionLog
-
-if TYPE_CHECKING:
-    from icefs.format.chunk_indices import ChunkIndices
 
 
 def compared_log(old: Session, new: Session) -> TransactionLog:

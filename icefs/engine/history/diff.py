@@ -18,7 +18,7 @@ from icefs.engine.read.assets import AssetManager
 from icefs.errors import InvalidInputError, ObjectNotFoundError
 from icefs.format.chunk_indices import ChunkIndices
 from icefs.format.ids import INITIAL_SNAPSHOT_ID, NodeId, SnapshotId
-from icefs.format.repo.info import SnapshotInfo
+from icefs.format.repo.snapshot_table import SnapshotInfo
 from icefs.format.snapshot.nodes import NodeSnapshot
 from icefs.format.snapshot.reader import Snapshot
 from icefs.format.transaction_log import Move, TransactionLog

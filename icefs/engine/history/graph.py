@@ -7,7 +7,7 @@ from enum import Enum
 
 from icefs.engine.repository import Repository
 from icefs.format.ids import SnapshotId
-from icefs.format.repo.info import SnapshotInfo
+from icefs.format.repo.snapshot_table import SnapshotInfo
 
 
 class Mark(Enum):

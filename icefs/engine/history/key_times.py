@@ -14,7 +14,7 @@ too late perhaps, but never too early.
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -24,9 +24,7 @@ from icefs.engine.history.lineage_values import Lineage, Touch
 from icefs.errors import FormatError, NotFoundError, ObjectNotFoundError
 from icefs.format.chunk_indices import ChunkIndices
 from icefs.format.ids import NodeId, SnapshotId
-
-if TYPE_CHECKING:
-    from icefs.format.repo.info import SnapshotInfo
+from icefs.format.repo.snapshot_table import SnapshotInfo
 
 type Times = npt.NDArray[np.int64]
 

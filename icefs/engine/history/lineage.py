@@ -20,7 +20,7 @@ from icefs.engine.repository import Repository
 from icefs.errors import FormatError, ObjectNotFoundError
 from icefs.format.chunk_indices import ChunkIndices, pack_keys
 from icefs.format.ids import INITIAL_SNAPSHOT_ID, NodeId, SnapshotId
-from icefs.format.repo.info import SnapshotInfo
+from icefs.format.repo.snapshot_table import SnapshotInfo
 from icefs.format.transaction_log import TransactionLog
 
 # A lineage this much shorter than the history is not kept: the next one is as quick to find out.

@@ -17,7 +17,8 @@ from icefs.errors import FormatError, ObjectNotFoundError, RepositoryNotFoundErr
 from icefs.format.config.values import RepositoryConfig
 from icefs.format.ids import ChunkId, ManifestId, NodeId, SnapshotId
 from icefs.format.layout import REPO_INFO, backup_key, chunk_key, manifest_key, snapshot_key, transaction_log_key
-from icefs.format.manifest.reader import ArrayRefs, Manifest, parse_manifest
+from icefs.format.manifest.reader import Manifest, parse_manifest
+from icefs.format.manifest.refs import ArrayRefs
 from icefs.format.repo.info import RepoInfo, parse_repo_info
 from icefs.format.snapshot.reader import Snapshot, parse_snapshot
 from icefs.format.transaction_log import TransactionLog, parse_transaction_log

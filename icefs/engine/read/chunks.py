@@ -21,8 +21,8 @@ from icefs.engine.read.boxes import Box, Boxes, inside
 from icefs.errors import FormatError, InvalidInputError
 from icefs.format.ids import ManifestId
 from icefs.format.layout import manifest_key
-from icefs.format.manifest.reader import ArrayRefs, ChunkKind, ChunkRef
-from icefs.format.snapshot.reader import NodeSnapshot
+from icefs.format.manifest.refs import ArrayRefs, ChunkKind, ChunkRef
+from icefs.format.snapshot.nodes import NodeSnapshot
 from icefs.words import plural
 
 type U32 = npt.NDArray[np.uint32]

@@ -12,8 +12,9 @@ from icefs.errors import FormatError, InvalidInputError, NodeNotFoundError
 from icefs.format.config.values import RepositoryConfig
 from icefs.format.ids import ChunkId, SnapshotId
 from icefs.format.layout import chunk_key
-from icefs.format.manifest.reader import ChunkKind, ChunkRef, InlineRef, NativeRef, VirtualRef
-from icefs.format.snapshot.reader import NodeSnapshot, Snapshot
+from icefs.format.manifest.refs import ChunkKind, ChunkRef, InlineRef, NativeRef, VirtualRef
+from icefs.format.snapshot.nodes import NodeSnapshot
+from icefs.format.snapshot.reader import Snapshot
 from icefs.storage.base import Done, FileOpener, Storage
 from icefs.storage.cache.entry import CachedFile
 

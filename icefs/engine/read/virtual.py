@@ -31,7 +31,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Final, Self
+from typing import Final, Self
 from urllib.parse import quote, unquote
 
 from icefs.engine.read.cache import WeightedCache
@@ -46,17 +46,21 @@ from icefs.errors import (
     UnauthorizedContainerError,
     UnsupportedError,
 )
-from icefs.format.config.storage import HttpStore, LocalFileSystemStore, S3CompatibleStore, S3Store, TigrisStore
-from icefs.format.config.values import VirtualChunkContainer
-from icefs.format.manifest.reader import VirtualRef
+from icefs.format.config.storage import (
+    HttpStore,
+    LocalFileSystemStore,
+    S3CompatibleStore,
+    S3Store,
+    TigrisStore,
+    VirtualChunkContainer,
+)
+from icefs.format.manifest.refs import VirtualRef
 from icefs.storage.base import RangeReader, Storage
 from icefs.storage.cache.disk import CacheView, DiskCache
 from icefs.storage.cache.entry import CachedFile
 from icefs.storage.local.ranges import LocalRanges
 from icefs.storage.metered import MeteredRanges, StoreMeter
-
-if TYPE_CHECKING:
-    from icefs.storage.s3.options import S3Credentials
+from icefs.storage.s3.options import S3Credentials
 
 _log = logging.getLogger(__name__)
 _RELATIVE: Final = "vcc://"
@@ -497,7 +501,8 @@ def _key(target: _Target) -> str:
 def _open_s3(
     store: S3Store | S3CompatibleStore | TigrisStore, bucket: str, credentials: ContainerCredentials
 ) -> RangeReader:
-    from icefs.storage.s3.store import S3Options, S3Storage
+    from icefs.storage.s3.options import S3Options
+    from icefs.storage.s3.store import S3Storage
 
     options = store.options
     return S3Storage(

@@ -15,10 +15,10 @@ from icefs.errors import ObjectNotFoundError
 from icefs.format.header import HEADER_BYTES, FileType, decode_file
 from icefs.format.ids import ManifestId, ObjectId, SnapshotId
 from icefs.format.layout import REPO_INFO, manifest_key, snapshot_key, transaction_log_key
-from icefs.format.manifest.reader import ArrayRefs, ChunkKind
+from icefs.format.manifest.refs import ArrayRefs, ChunkKind
 from icefs.format.repo.info import RepoInfo
 from icefs.format.repo.ops_log import FeatureFlagChanged, RepoAvailability, RepoMigrated, RepoStatus, Update
-from icefs.format.snapshot.reader import NodeSnapshot
+from icefs.format.snapshot.nodes import NodeSnapshot
 from icefs.format.transaction_log import TransactionLog, merge
 
 _AVAILABILITY: Final = {RepoAvailability.online: "Online", RepoAvailability.read_only: "ReadOnly"}

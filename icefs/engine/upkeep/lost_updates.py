@@ -14,11 +14,12 @@ Source: format notes §7.4, §7.12; spec 2.1 "Updates to the repo info file".
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from icefs.clock import system_clock, to_datetime
 from icefs.engine.read.assets import AssetManager
 from icefs.engine.write import publish as updates
+from icefs.engine.write.repository import WritableRepository
 from icefs.errors import (
     FormatError,
     IcefsError,
@@ -44,9 +45,6 @@ from icefs.format.repo.snapshot_table import SnapshotInfo
 from icefs.format.repo.update import Stamp
 from icefs.format.snapshot.reader import Snapshot
 from icefs.storage.base import Storage
-
-if TYPE_CHECKING:
-    from icefs.engine.write.repository import WritableRepository
 
 _DAMAGED: Final = "damaged-"
 

@@ -18,10 +18,11 @@ Source: format notes §1 and §7.8; upstream icechunk/src/migrations/mod.rs.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from icefs.engine.history.ancestry import snapshot_info_v1
 from icefs.engine.read.assets import AssetManager, snapshot_not_found
+from icefs.engine.write.repository import WritableRepository
 from icefs.errors import (
     ConflictError,
     FormatError,
@@ -49,10 +50,7 @@ from icefs.format.repo.ops_log import (
 )
 from icefs.format.repo.refs_v1 import branch_key, parse_ref, parse_ref_key, tag_key
 from icefs.format.repo.snapshot_table import SnapshotInfo, SnapshotTable
-
-if TYPE_CHECKING:
-    from icefs.engine.write.repository import WritableRepository
-    from icefs.storage.base import Version
+from icefs.storage.base import Version
 
 _EVENT_OFFSET: Final = 1000
 """How much later than its snapshot, in microseconds, a branch or tag is said to have been made."""

@@ -17,8 +17,7 @@ import numpy as np
 
 from icefs.format.chunk_indices import ChunkIndices, pack_keys
 from icefs.format.ids import ChunkId, NodeId, SnapshotId
-from icefs.format.manifest.reader import ArrayRefs, ChunkRef
-from icefs.format.manifest.refs import ChunkKind
+from icefs.format.manifest.refs import ArrayRefs, ChunkKind, ChunkRef
 from icefs.format.snapshot.nodes import NodeSnapshot, NodeType
 from icefs.format.snapshot.reader import Snapshot
 from icefs.format.transaction_log import Move, TransactionLog

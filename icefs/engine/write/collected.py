@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from icefs.engine.read.assets import AssetManager
 from icefs.engine.write.changeset import ChangeSet
 from icefs.errors import ChunksCollectedError, IcefsError, InvalidInputError, ObjectNotFoundError
 from icefs.format.ids import ChunkId
@@ -35,7 +36,6 @@ from icefs.format.repo.info import RepoInfo
 from icefs.format.repo.ops_log import GCRan
 
 if TYPE_CHECKING:
-    from icefs.engine.read.assets import AssetManager
     from icefs.engine.write.repository import WritableRepository
     from icefs.engine.write.session import WritableSession
 

@@ -8,7 +8,7 @@ from icefs.engine.read.chunks import ALL_ROWS, U32, U64, ArrayChunks, Bools, Chu
 from icefs.engine.write.changeset import Change, ChunkChanges
 from icefs.engine.write.manifest_split import inside_grid
 from icefs.format.chunk_indices import ChunkIndices
-from icefs.format.manifest.reader import ArrayRefs, ChunkKind, ChunkRef
+from icefs.format.manifest.refs import ArrayRefs, ChunkKind, ChunkRef
 
 
 class EditedChunks:

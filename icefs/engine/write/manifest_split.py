@@ -26,7 +26,7 @@ from icefs.format.config.manifest import (
     SplitAxis,
     SplitDimensionName,
 )
-from icefs.format.manifest.reader import ArrayRefs
+from icefs.format.manifest.refs import ArrayRefs
 
 _U32_MAX: Final = 2**32 - 1
 

@@ -8,16 +8,14 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from icefs.clock import to_datetime
+from icefs.engine.repository import Repository
 from icefs.errors import IcefsError, ObjectNotFoundError, SnapshotNotFoundError
 from icefs.format.ids import SnapshotId
-from icefs.format.repo.info import SnapshotInfo
 from icefs.format.repo.ops_log import CommitAmended
-
-if TYPE_CHECKING:
-    from icefs.engine.repository import Repository
+from icefs.format.repo.snapshot_table import SnapshotInfo
 
 _MAX_LISTED: Final = 100
 _MAX_WALKED: Final = {1: 100, 2: 100_000}

@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING
 
 from icefs.engine.history.compared_log import compared_log
 from icefs.engine.read.session import Session
+from icefs.engine.repository import Repository
 from icefs.engine.write.changeset import ChangeSet
 from icefs.engine.write.conflicts import Conflict, ConflictSolver, listed, way_out
 from icefs.engine.write.others import news_since
 from icefs.errors import ObjectNotFoundError, RebaseFailedError
 from icefs.format.ids import SnapshotId
-from icefs.format.repo.info import SnapshotInfo
+from icefs.format.repo.snapshot_table import SnapshotInfo
 from icefs.format.transaction_log import TransactionLog
 
 if TYPE_CHECKING:
-    from icefs.engine.repository import Repository
     from icefs.engine.write.session import WritableSession
 
 

@@ -9,23 +9,20 @@ Source: upstream icechunk/src/session.rs (`reindex_array`, `shift_array`); forma
 
 from collections.abc import Callable, Iterable, Sequence
 from operator import index as to_integer
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 
 from icefs.engine.read.chunks import ArrayChunks
 from icefs.engine.write.changeset import ChunkChanges, difference
 from icefs.engine.write.edited_chunks import EditedChunks
+from icefs.engine.write.session import WritableSession
 from icefs.errors import InvalidInputError, UnsupportedError
 from icefs.format.chunk_indices import MAX_COORDINATE, ChunkIndices
-from icefs.format.manifest.reader import ArrayRefs
+from icefs.format.manifest.refs import ArrayRefs
 from icefs.format.snapshot.nodes import NodeSnapshot
 from icefs.format.zarr_json import parse_zarr_json
 from icefs.words import plural
-
-if TYPE_CHECKING:
-    from icefs.engine.write.session import WritableSession
-
 
 type IndexMap = Callable[[list[int]], Iterable[int] | None]
 """Maps a chunk index to another one, or to None."""

@@ -35,7 +35,7 @@ from icefs.errors import (
 from icefs.format.chunk_indices import ChunkIndices, Uint64Array
 from icefs.format.ids import ChunkId, NodeId, SnapshotId
 from icefs.format.layout import chunk_key
-from icefs.format.manifest.reader import ArrayRefs, ChunkRef, InlineRef, NativeRef
+from icefs.format.manifest.refs import ArrayRefs, ChunkRef, InlineRef, NativeRef
 from icefs.format.snapshot.nodes import ArrayData, NodeSnapshot, NodeType
 from icefs.format.snapshot.reader import Snapshot
 from icefs.format.snapshot.writer import MAX_U32

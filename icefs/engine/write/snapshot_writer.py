@@ -25,7 +25,7 @@ from icefs.engine.write.manifest_split import plan, split_sizes
 from icefs.errors import InternalError
 from icefs.format.ids import ManifestId, SnapshotId
 from icefs.format.layout import manifest_key, snapshot_key, transaction_log_key
-from icefs.format.manifest.reader import ArrayRefs
+from icefs.format.manifest.refs import ArrayRefs
 from icefs.format.manifest.writer import encode_manifest
 from icefs.format.metadata_items import encode_items
 from icefs.format.snapshot.nodes import ManifestFileInfo, ManifestRef, NodeSnapshot

@@ -15,16 +15,35 @@ from functools import partial
 from typing import Any, Final
 
 from icefs.errors import FormatError, InvalidInputError
-from icefs.format.config.manifest import SplitAny, SplitAxis, SplitDimensionName
+from icefs.format.config.manifest import (
+    ManifestConfig,
+    ManifestPreloadCondition,
+    ManifestPreloadConfig,
+    ManifestSplitCondition,
+    ManifestSplitDimCondition,
+    ManifestSplittingConfig,
+    ManifestVirtualChunkLocationCompressionConfig,
+    SplitAny,
+    SplitAxis,
+    SplitDimensionName,
+)
 from icefs.format.config.storage import (
     AzureStore,
+    ChecksumAlgorithm,
     GcsStore,
     HttpStore,
     InMemoryStore,
     LocalFileSystemStore,
+    ObjectStoreConfig,
     S3CompatibleStore,
+    S3Options,
     S3Store,
+    StorageConcurrencySettings,
+    StorageRetriesSettings,
+    StorageSettings,
+    StorageTimeoutSettings,
     TigrisStore,
+    VirtualChunkContainer,
 )
 from icefs.format.config.types import (
     BOOL,
@@ -52,25 +71,10 @@ from icefs.format.config.types import (
 )
 from icefs.format.config.values import (
     CachingConfig,
-    ChecksumAlgorithm,
     CompressionAlgorithm,
     CompressionConfig,
-    ManifestConfig,
-    ManifestPreloadCondition,
-    ManifestPreloadConfig,
-    ManifestSplitCondition,
-    ManifestSplitDimCondition,
-    ManifestSplittingConfig,
-    ManifestVirtualChunkLocationCompressionConfig,
-    ObjectStoreConfig,
     RepositoryConfig,
     RepoUpdateRetryConfig,
-    S3Options,
-    StorageConcurrencySettings,
-    StorageRetriesSettings,
-    StorageSettings,
-    StorageTimeoutSettings,
-    VirtualChunkContainer,
 )
 from icefs.format.config.yaml import Tagged, emit_yaml, load_yaml
 from icefs.format.flat.flexbuffer import decode_flexbuffer, encode_flexbuffer

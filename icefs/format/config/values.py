@@ -17,46 +17,18 @@ from icefs.format.config.manifest import (
     ManifestPreloadCondition,
     ManifestPreloadConfig,
     ManifestSplitCondition,
-    ManifestSplitDimCondition,
     ManifestSplittingConfig,
     ManifestVirtualChunkLocationCompressionConfig,
     SplitAny,
 )
 from icefs.format.config.merge import Mergeable
 from icefs.format.config.storage import (
-    ChecksumAlgorithm,
-    ObjectStoreConfig,
-    S3Options,
     StorageConcurrencySettings,
     StorageRetriesSettings,
     StorageSettings,
     StorageTimeoutSettings,
     VirtualChunkContainer,
 )
-
-__all__ = [
-    "DEFAULTS",
-    "CachingConfig",
-    "ChecksumAlgorithm",
-    "CompressionAlgorithm",
-    "CompressionConfig",
-    "ManifestConfig",
-    "ManifestPreloadCondition",
-    "ManifestPreloadConfig",
-    "ManifestSplitCondition",
-    "ManifestSplitDimCondition",
-    "ManifestSplittingConfig",
-    "ManifestVirtualChunkLocationCompressionConfig",
-    "ObjectStoreConfig",
-    "RepoUpdateRetryConfig",
-    "RepositoryConfig",
-    "S3Options",
-    "StorageConcurrencySettings",
-    "StorageRetriesSettings",
-    "StorageSettings",
-    "StorageTimeoutSettings",
-    "VirtualChunkContainer",
-]
 
 
 class CompressionAlgorithm(Enum):

@@ -27,34 +27,16 @@ from icefs.format.flat.columns import BuiltMapping, ByteColumn
 from icefs.format.flat.reader import FlatBuffer, Table, TableArray, Vectors
 from icefs.format.header import FileType, decode_file
 from icefs.format.ids import ChunkId, ManifestId, NodeId
-from icefs.format.manifest.locations import MAX_COMPRESSIBLE_BYTES, LocationCompression, LocationDictionary, Locations
+from icefs.format.manifest.locations import MAX_COMPRESSIBLE_BYTES, LocationDictionary, Locations
 from icefs.format.manifest.refs import (
     ArrayRefs,
     ByteArray,
     ChunkKind,
-    ChunkRef,
     InlineColumn,
-    InlineRef,
-    NativeRef,
     Uint64Array,
     VirtualColumn,
-    VirtualRef,
     no_chunk_ids,
 )
-from icefs.format.manifest.writer import encode_manifest
-
-__all__ = [
-    "ArrayRefs",
-    "ChunkKind",
-    "ChunkRef",
-    "InlineRef",
-    "LocationCompression",
-    "Manifest",
-    "NativeRef",
-    "VirtualRef",
-    "encode_manifest",
-    "parse_manifest",
-]
 
 _PLAIN, _ZSTD_DICTIONARY = range(2)
 # The official reader's bound too, for what a file may say in all.

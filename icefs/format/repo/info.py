@@ -30,7 +30,6 @@ from icefs.format.ids import SnapshotId
 from icefs.format.metadata_items import Items, add_items, decode_items, encode_items, read_items
 from icefs.format.repo.ops_log import (
     OpsLog,
-    RepoAvailability,
     RepoStatus,
     Update,
     add_status,
@@ -38,19 +37,6 @@ from icefs.format.repo.ops_log import (
     parse_status,
 )
 from icefs.format.repo.snapshot_table import SnapshotInfo, SnapshotTable
-
-__all__ = [
-    "MAIN_BRANCH",
-    "OpsLog",
-    "RepoAvailability",
-    "RepoInfo",
-    "RepoStatus",
-    "SnapshotInfo",
-    "SnapshotTable",
-    "Update",
-    "encode_repo_info",
-    "parse_repo_info",
-]
 
 MAIN_BRANCH: Final = "main"
 """The branch that every repository has."""

@@ -38,23 +38,9 @@ from icefs.format.snapshot.nodes import (
     ManifestFileInfo,
     ManifestRef,
     NodeSnapshot,
-    NodeType,
     is_canonical_path,
 )
-from icefs.format.snapshot.writer import ARRAY, GROUP, MAX_U32, V1_DIMENSION, encode_snapshot
-
-__all__ = [
-    "ArrayData",
-    "DimensionShape",
-    "ManifestFileInfo",
-    "ManifestFiles",
-    "ManifestRef",
-    "NodeSnapshot",
-    "NodeType",
-    "Snapshot",
-    "encode_snapshot",
-    "parse_snapshot",
-]
+from icefs.format.snapshot.writer import ARRAY, GROUP, MAX_U32, V1_DIMENSION
 
 
 class ManifestFiles(Mapping[ManifestId, ManifestFileInfo]):

@@ -58,11 +58,9 @@ from icefs.storage.s3.answers import (
 from icefs.storage.s3.client import ClientHolder
 from icefs.storage.s3.deletion import Deletion
 from icefs.storage.s3.errors import LACKING, SKEWED, UNTOLD, client_errors, region_told, s3_error
-from icefs.storage.s3.options import S3Client, S3Credentials, S3Options
+from icefs.storage.s3.options import S3Client, S3Options
 from icefs.storage.s3.parts import send_parts
 from icefs.storage.s3.requests import S3Requests
-
-__all__ = ["S3Credentials", "S3Options", "S3Storage"]
 
 _WRITE_ID = "icechunkwriteid"
 _WRITE_ID_HEADER = f"x-amz-meta-{_WRITE_ID}"

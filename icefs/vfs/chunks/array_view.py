@@ -16,8 +16,8 @@ import numpy.typing as npt
 from icefs.engine.read.chunks import ALL_ROWS, ArrayChunks, ChunkBatch
 from icefs.engine.read.session import Session
 from icefs.errors import FormatError, InvalidInputError
-from icefs.format.manifest.reader import ArrayRefs, ChunkRef
-from icefs.format.snapshot.reader import NodeSnapshot
+from icefs.format.manifest.refs import ArrayRefs, ChunkRef
+from icefs.format.snapshot.nodes import NodeSnapshot
 from icefs.format.zarr_json import chunk_key_encoding_of
 from icefs.vfs.inodes.numbers import ArrayNumbers, Prefix
 from icefs.vfs.interface import NotInMemoryError

@@ -12,15 +12,16 @@ import os
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import trio
 
 from icefs.engine.read.assets import coalesce
 from icefs.engine.read.session import Session, chunk_opener
 from icefs.errors import FormatError, InvalidInputError, InvalidObjectSizeError, UnauthorizedContainerError
+from icefs.format.ids import ChunkId
 from icefs.format.layout import CHUNKS
-from icefs.format.manifest.reader import ChunkRef, InlineRef, NativeRef, VirtualRef
+from icefs.format.manifest.refs import ChunkRef, InlineRef, NativeRef, VirtualRef
 from icefs.storage.base import FileOpener, Storage
 from icefs.storage.cache.entry import CachedFile, DamagedEntryError
 from icefs.storage.local.files import storage_error
@@ -30,9 +31,6 @@ from icefs.vfs.chunks.lookahead import Walk, Walks
 from icefs.vfs.handles import BytesHandle
 from icefs.vfs.inodes.numbers import Prefix
 from icefs.vfs.interface import FileHandle
-
-if TYPE_CHECKING:
-    from icefs.format.ids import ChunkId
 
 WHOLE_CHUNK_BYTES: Final = 64 << 20
 """Larger chunks (shards, mostly) are fetched block by block."""

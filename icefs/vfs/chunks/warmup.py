@@ -14,8 +14,8 @@ from icefs.engine.read.assets import coalesce
 from icefs.engine.read.session import Session
 from icefs.errors import EntryNotFoundError, InvalidInputError, UnsupportedError
 from icefs.format.ids import ChunkId
-from icefs.format.manifest.reader import ChunkKind, InlineRef, VirtualRef
-from icefs.format.snapshot.reader import NodeSnapshot
+from icefs.format.manifest.refs import ChunkKind, InlineRef, VirtualRef
+from icefs.format.snapshot.nodes import NodeSnapshot
 from icefs.locks import Rank, new_lock
 from icefs.vfs.chunks.array_view import key_layout
 from icefs.vfs.threads import Threads

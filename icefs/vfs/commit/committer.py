@@ -26,7 +26,7 @@ from icefs.errors import (
     StorageError,
 )
 from icefs.format.ids import SnapshotId
-from icefs.format.manifest.reader import ArrayRefs, InlineRef
+from icefs.format.manifest.refs import ArrayRefs, InlineRef
 from icefs.inode import Entry, Invalidations
 from icefs.vfs.commit.late_commits import base_of, differing, facts_of, hidden, late_commit, remove_hidden
 from icefs.vfs.commit.notes import commit_notes
@@ -41,10 +41,12 @@ from icefs.worktree.freeze.frozen import FrozenTree
 from icefs.worktree.freeze.frozen_index import FrozenIndex
 from icefs.worktree.rebase.outcome import SettleResult
 from icefs.worktree.rebase.yielding import TreeSolver, check_shown, revealed
-from icefs.worktree.stage.stager import Staged, stage
+from icefs.worktree.stage.staged import Staged
+from icefs.worktree.stage.stager import stage
 from icefs.worktree.tree import WorkTree
 from icefs.worktree.upload.background import BackgroundUploads
-from icefs.worktree.upload.uploader import ArrayUpload, Progress, UploadOptions, storing_again, upload_chunks
+from icefs.worktree.upload.packing import UploadOptions
+from icefs.worktree.upload.uploader import ArrayUpload, Progress, storing_again, upload_chunks
 
 if TYPE_CHECKING:
     from icefs.vfs.trees.writable_branch import WritableBranch

@@ -27,7 +27,7 @@ from icefs.vfs.trees.writable_branch import WritableBranch
 from icefs.worktree.model.changes import ChangeKind, TreeChange
 from icefs.worktree.spool.left import look_at
 from icefs.worktree.spool.state import has_state
-from icefs.worktree.upload.uploader import UploadOptions
+from icefs.worktree.upload.packing import UploadOptions
 
 _PIECE: Final = 8 << 20
 _WITH_BYTES: Final = (ChangeKind.WRITTEN, ChangeKind.REUSED)

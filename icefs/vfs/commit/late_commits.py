@@ -14,8 +14,7 @@ from icefs.format.ids import SnapshotId
 from icefs.format.snapshot.nodes import NodeSnapshot
 from icefs.vfs.trees.places import open_session
 from icefs.worktree.freeze.frozen import FrozenTree
-from icefs.worktree.stage.staged import Source, source_size
-from icefs.worktree.stage.stager import Staged
+from icefs.worktree.stage.staged import Source, Staged, source_size
 from icefs.worktree.tree import WorkTree
 from icefs.zarr.keys import ChunkKeyLayout, metadata_key, node_prefix
 from icefs.zarr.reader import KeyReader

@@ -23,14 +23,13 @@ from icefs.vfs.observe.stats import RING
 from icefs.vfs.trees.branch_tree import BranchTree
 from icefs.vfs.trees.control_dir import ControlDir, ControlFile
 from icefs.vfs.trees.places import open_session
+from icefs.vfs.trees.root import RootTree
 from icefs.vfs.trees.snapshot_tree import SessionTree, tree_facts
 from icefs.vfs.trees.writable_branch import WritableBranch
 from icefs.words import plural, quoted, some, visible
 
 if TYPE_CHECKING:
-    # The file system owns this part of itself; it is named here for typing alone.
     from icefs.vfs.filesystem import FileSystem
-    from icefs.vfs.trees.root import RootTree
 
 _SHOWN: Final = 10
 

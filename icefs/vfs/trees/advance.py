@@ -13,7 +13,7 @@ from icefs.engine.read.chunks import ALL_ROWS, ArrayChunks
 from icefs.engine.read.session import Session
 from icefs.errors import FormatError, InvalidInputError, StorageError
 from icefs.format.chunk_indices import pack_keys
-from icefs.format.snapshot.reader import NodeSnapshot
+from icefs.format.snapshot.nodes import NodeSnapshot
 from icefs.vfs.chunks.array_view import key_layout
 from icefs.zarr.keys import ChunkKeyLayout
 

@@ -13,8 +13,8 @@ from typing import Any, Final, Protocol
 
 from icefs.engine.read.session import Session
 from icefs.errors import EntryNotFoundError, InvalidInputError
-from icefs.format.manifest.reader import ChunkRef
-from icefs.format.snapshot.reader import NodeSnapshot
+from icefs.format.manifest.refs import ChunkRef
+from icefs.format.snapshot.nodes import NodeSnapshot
 from icefs.locks import Rank, new_rlock
 from icefs.vfs.attrs import Attr
 from icefs.vfs.interface import NotInMemoryError

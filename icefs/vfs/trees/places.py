@@ -15,8 +15,8 @@ from icefs.engine.read.session import Session
 from icefs.engine.repository import Repository
 from icefs.errors import FormatError, ObjectNotFoundError, SnapshotNotFoundError, StaleError
 from icefs.format.ids import SnapshotId
-from icefs.format.manifest.reader import ChunkRef
-from icefs.format.snapshot.reader import NodeSnapshot
+from icefs.format.manifest.refs import ChunkRef
+from icefs.format.snapshot.nodes import NodeSnapshot
 from icefs.vfs.attrs import ABSENT, ABSENT_FOREVER, Attr, Ownership
 from icefs.vfs.chunks.array_view import ArrayView
 from icefs.vfs.chunks.reader import ChunkOpener
@@ -35,13 +35,13 @@ from icefs.vfs.inodes.numbers import (
 )
 from icefs.vfs.inodes.table import InodeSpace
 from icefs.vfs.interface import NotInMemoryError, Tree
+from icefs.vfs.trees.control_dir import ControlDir
 from icefs.vfs.trees.listing import MAX_SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from icefs.vfs.trees.branch_tree import BranchTree
-    from icefs.vfs.trees.control_dir import ControlDir
     from icefs.vfs.trees.snapshot_tree import SessionTree
 
 

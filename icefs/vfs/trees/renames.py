@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 from icefs.engine.history.changes import compare_refs
 from icefs.engine.read.session import Session
 from icefs.errors import FormatError, InvalidInputError, StorageError
-from icefs.format.snapshot.reader import NodeSnapshot
+from icefs.format.ids import NodeId
+from icefs.format.snapshot.nodes import NodeSnapshot
 from icefs.vfs.chunks.array_view import key_layout
 from icefs.vfs.inodes.former import FormerArray
 from icefs.vfs.inodes.history import ChunkEpochs
@@ -28,7 +29,6 @@ from icefs.worktree.model.kept_regions import KeptAttr, Region
 from icefs.zarr.keys import ChunkKeyLayout, metadata_key, node_prefix, parse_metadata_key
 
 if TYPE_CHECKING:
-    from icefs.format.ids import NodeId
     from icefs.vfs.trees.branch_tree import BranchTree
     from icefs.vfs.trees.working_base import WorkingBase
 

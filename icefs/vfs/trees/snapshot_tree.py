@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from icefs.clock import NS_PER_US
 from icefs.errors import IsADirectoryTreeError, ReadOnlyError, StaleError, TreeError
-from icefs.format.snapshot.reader import NodeSnapshot
+from icefs.format.snapshot.nodes import NodeSnapshot
 from icefs.vfs import xattrs
 from icefs.vfs.attrs import Attr, EntryRun
 from icefs.vfs.chunks.array_view import ArrayView

@@ -34,7 +34,7 @@ from icefs.worktree.spool.opening import open_database
 from icefs.worktree.spool.state import StateLock, has_state, remove_state, state_dir_for
 from icefs.worktree.spool.versions import check_version
 from icefs.worktree.tree import TreeOptions, WorkTree
-from icefs.worktree.upload.uploader import UploadOptions
+from icefs.worktree.upload.packing import UploadOptions
 from icefs.zarr.keys import METADATA_NAME, metadata_key, node_prefix
 
 if TYPE_CHECKING:

@@ -16,8 +16,6 @@ import numpy.typing as npt
 from icefs.worktree.base import is_below, join, lineage
 from icefs.worktree.model.kept_regions import KeptAttr, KeptRegions
 
-__all__ = ["KeptAttr", "KeptAttrs"]
-
 
 class _Directory(NamedTuple):
     """INVARIANT: the columns have one length; `names` is sorted and has no duplicates."""

@@ -7,13 +7,11 @@ no object here. Nodes are plain records; `core` and its users change them, under
 import stat
 from dataclasses import dataclass
 from enum import Enum, IntFlag
-from typing import TYPE_CHECKING, Final, Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
+from icefs.worktree.base import BaseTree
 from icefs.worktree.model.lost import Ranges
-
-if TYPE_CHECKING:
-    from icefs.worktree.base import BaseTree
-    from icefs.worktree.spool.files import SpoolFile
+from icefs.worktree.spool.files import SpoolFile
 
 
 class _Whiteout(Enum):

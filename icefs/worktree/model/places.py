@@ -13,7 +13,7 @@ import numpy.typing as npt
 from icefs.engine.read.chunks import ALL_ROWS
 from icefs.engine.read.session import Session
 from icefs.format.chunk_indices import ChunkIndices
-from icefs.format.manifest.reader import ArrayRefs
+from icefs.format.manifest.refs import ArrayRefs
 from icefs.format.snapshot.nodes import NodeSnapshot
 from icefs.worktree.stage.staged import no_indices
 from icefs.zarr.keys import ChunkIndex, ChunkKeyLayout

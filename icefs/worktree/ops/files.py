@@ -8,7 +8,7 @@ so does a short one, which takes less time than giving the lock back and taking 
 
 import contextlib
 import os
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from icefs.errors import (
     BadHandleError,
@@ -19,6 +19,7 @@ from icefs.errors import (
     NoSpaceError,
     UnsupportedError,
 )
+from icefs.worktree.base import BaseAttr, BaseTree
 from icefs.worktree.model.core import BaseEntry, Change, TreeCore
 from icefs.worktree.model.nodes import (
     FROM_BASE,
@@ -33,10 +34,7 @@ from icefs.worktree.model.nodes import (
     Where,
 )
 from icefs.worktree.spool.content import MAX_SIZE_BYTES, Content, check_there, check_whole
-
-if TYPE_CHECKING:
-    from icefs.worktree.base import BaseAttr, BaseTree
-    from icefs.worktree.spool.files import SpoolFile
+from icefs.worktree.spool.files import SpoolFile
 
 _SHORT_BYTES: Final = 32 << 10
 

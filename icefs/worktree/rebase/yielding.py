@@ -9,7 +9,7 @@ new base is to be seen instead of the tree's own change:
 
 from collections.abc import Container, Iterable, Iterator
 from itertools import chain
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from icefs.engine.read.session import Session
 from icefs.engine.write.changeset import ChangeSet, difference
@@ -23,6 +23,8 @@ from icefs.engine.write.conflicts import (
 from icefs.engine.write.consolidated import ConsolidatedMetadataSolver
 from icefs.engine.write.session import WritableSession
 from icefs.errors import BranchMovedError, InvalidInputError, RebaseFailedError
+from icefs.format.chunk_indices import ChunkIndices
+from icefs.format.ids import NodeId
 from icefs.format.snapshot.nodes import NodeSnapshot
 from icefs.format.transaction_log import TransactionLog
 from icefs.worktree.base import join
@@ -30,11 +32,6 @@ from icefs.worktree.freeze.frozen import FrozenDir, FrozenFile, FrozenTree
 from icefs.worktree.model.nodes import WHITEOUT
 from icefs.zarr.keys import METADATA_NAME, ChunkKeyLayout, is_zarr_key, node_prefix
 from icefs.zarr.reader import KeyReader
-
-if TYPE_CHECKING:
-    from icefs.format.chunk_indices import ChunkIndices
-    from icefs.format.ids import NodeId
-
 
 _AT_ONCE: Final = "commit with a rebase, which puts both together"
 _FINISH: Final = "close or correct it and try again, or discard it"

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from icefs.engine.read.session import Session
 from icefs.format.chunk_indices import ChunkIndices, pack_keys
-from icefs.format.manifest.reader import ArrayRefs
+from icefs.format.manifest.refs import ArrayRefs
 from icefs.format.snapshot.nodes import NodeSnapshot, NodeType
 from icefs.format.zarr_json import ZarrMetadata
 from icefs.worktree.model.places import BaseChunks, GridArray

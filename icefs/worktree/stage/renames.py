@@ -12,7 +12,7 @@ import numpy as np
 
 from icefs.engine.read.session import Session
 from icefs.format.chunk_indices import ChunkIndices
-from icefs.format.manifest.reader import ArrayRefs
+from icefs.format.manifest.refs import ArrayRefs
 from icefs.format.snapshot.nodes import NodeSnapshot
 from icefs.words import plural
 from icefs.worktree.base import BaseAttr

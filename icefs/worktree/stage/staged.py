@@ -15,7 +15,7 @@ from icefs.engine.read.session import Session
 from icefs.engine.write.changeset import difference
 from icefs.errors import InvalidMetadataError
 from icefs.format.chunk_indices import ChunkIndices
-from icefs.format.manifest.reader import ArrayRefs
+from icefs.format.manifest.refs import ArrayRefs
 from icefs.worktree.freeze.frozen import FrozenFile
 from icefs.worktree.model.core import BaseEntry
 from icefs.zarr.keys import ChunkIndex, ChunkKeyLayout

@@ -22,7 +22,7 @@ from icefs.engine.write.changeset import difference
 from icefs.engine.write.session import array_data
 from icefs.errors import InvalidInputError, InvalidMetadataError
 from icefs.format.chunk_indices import ChunkIndices
-from icefs.format.manifest.reader import ArrayRefs, ChunkRef
+from icefs.format.manifest.refs import ArrayRefs, ChunkRef
 from icefs.format.snapshot.nodes import NodeSnapshot, NodeType
 from icefs.format.zarr_json import ZarrMetadata, parse_zarr_json
 from icefs.words import plural
@@ -59,8 +59,6 @@ from icefs.zarr.keys import (
     node_prefix,
 )
 from icefs.zarr.reader import KeyReader
-
-__all__ = ["Invalid", "Source", "Staged", "StagedArray", "StagedAt", "reused_ref", "stage", "staged_now"]
 
 
 def stage(frozen: FrozenTree, base: Session, *, includes_open: bool = False) -> Staged:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from icefs.format.chunk_sizes import ANY_SIZE, ChunkSizes, chunk_sizes, encodes_alike
-from icefs.format.manifest.reader import ArrayRefs
+from icefs.format.manifest.refs import ArrayRefs
 from icefs.format.snapshot.nodes import NodeSnapshot
 from icefs.words import plural
 

@@ -26,18 +26,25 @@ from icefs.engine.write.session import WritableSession
 from icefs.errors import ChunksCollectedError, StorageError
 from icefs.format.ids import ChunkId, NodeId
 from icefs.format.layout import chunk_key
-from icefs.format.manifest.reader import ArrayRefs, ChunkRef, InlineRef, NativeRef, VirtualRef
-from icefs.format.manifest.refs import ByteArray, ChunkKind, Uint64Array
+from icefs.format.manifest.refs import (
+    ArrayRefs,
+    ByteArray,
+    ChunkKind,
+    ChunkRef,
+    InlineRef,
+    NativeRef,
+    Uint64Array,
+    VirtualRef,
+)
 from icefs.worktree.freeze.frozen import FrozenFile, FrozenTree
 from icefs.worktree.model.core import BaseEntry
-from icefs.worktree.stage.stager import Source, reused_ref
+from icefs.worktree.stage.staged import Source
+from icefs.worktree.stage.stager import reused_ref
 from icefs.worktree.upload.background import BackgroundUploads
 from icefs.worktree.upload.log import Stored
 from icefs.worktree.upload.packing import UploadOptions, packed_below, plan_packs
 from icefs.zarr.keys import ChunkIndex
 from icefs.zarr.reader import KeyReader
-
-__all__ = ["ArrayUpload", "Progress", "UploadOptions", "UploadProgress", "upload_chunks"]
 
 logger = logging.getLogger(__name__)
 

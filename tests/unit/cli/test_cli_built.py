@@ -9,10 +9,10 @@ import pytest
 
 from icefs.cli.main import FORBIDDEN, FORMAT, STORAGE
 from icefs.format.config.codec import encode_config
-from icefs.format.config.storage import LocalFileSystemStore
-from icefs.format.config.values import RepositoryConfig, VirtualChunkContainer
-from icefs.format.manifest.reader import VirtualRef
-from icefs.format.snapshot.reader import NodeType
+from icefs.format.config.storage import LocalFileSystemStore, VirtualChunkContainer
+from icefs.format.config.values import RepositoryConfig
+from icefs.format.manifest.refs import VirtualRef
+from icefs.format.snapshot.nodes import NodeType
 from icefs.format.transaction_log import Move
 from icefs.storage.url import open_storage
 from tests.support.repo_builder import RepoBuilder, group, inline, node_id

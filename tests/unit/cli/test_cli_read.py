@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from datetime import datetime
 from pathlib import Path
 
@@ -12,7 +13,6 @@ from hypothesis import strategies as st
 import icefs
 from icefs.cli.commands.read import describe_node
 from icefs.cli.main import FORMAT, NOT_FOUND, STORAGE, USAGE
-from icefs.cli.support import options
 from icefs.format.ids import NodeId
 from icefs.format.snapshot.nodes import NodeSnapshot
 from tests.support.fixture_files import FIXTURES
@@ -341,7 +341,7 @@ def test_a_damaged_repository(fail, tmp_path):
 
 
 def test_a_terminal_gets_tables(monkeypatch, run, demo):
-    monkeypatch.setattr(options.sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
     table = run("branch", "list", demo)
     assert "name" in table.splitlines()[0]
     assert "\t" not in table

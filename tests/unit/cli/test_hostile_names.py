@@ -13,7 +13,7 @@ import pytest
 from hypothesis import settings
 
 from icefs.cli.main import main
-from icefs.format.snapshot.reader import NodeType
+from icefs.format.snapshot.nodes import NodeType
 from icefs.format.transaction_log import Move
 from icefs.storage.url import open_storage
 from tests.support.hostile_words import HOSTILE, TOGETHER, hidden_in, printed_commands, words_that_arrive

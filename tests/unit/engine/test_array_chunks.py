@@ -11,8 +11,8 @@ from icefs.engine.read.chunks import ArrayChunks
 from icefs.errors import FormatError, InvalidInputError, ObjectNotFoundError
 from icefs.format.ids import ManifestId
 from icefs.format.layout import manifest_key
-from icefs.format.manifest.reader import ArrayRefs, ChunkKind, InlineRef, NativeRef, VirtualRef
-from icefs.format.snapshot.reader import ManifestRef, NodeSnapshot
+from icefs.format.manifest.refs import ArrayRefs, ChunkKind, InlineRef, NativeRef, VirtualRef
+from icefs.format.snapshot.nodes import ManifestRef, NodeSnapshot
 from tests.support.repo_builder import Index, RepoBuilder, group, inline, node_id
 
 

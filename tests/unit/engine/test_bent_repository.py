@@ -23,7 +23,8 @@ from icefs.storage.http import HttpStorage
 from icefs.storage.http_client import HttpOptions
 from icefs.storage.memory import MemoryStorage
 from icefs.storage.retry import RetryPolicy
-from icefs.storage.s3.store import S3Credentials, S3Options, S3Storage
+from icefs.storage.s3.options import S3Credentials, S3Options
+from icefs.storage.s3.store import S3Storage
 from tests.conformance.official import GROUP, array_json
 from tests.support.bent_store import BODIES, HEADERS, STATUSES, Bend, BentStore, Stored
 

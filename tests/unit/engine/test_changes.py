@@ -6,8 +6,8 @@ from icefs.engine.repository import Repository
 from icefs.errors import SnapshotNotFoundError
 from icefs.format.ids import INITIAL_SNAPSHOT_ID, NodeId
 from icefs.format.layout import manifest_key, transaction_log_key
-from icefs.format.manifest.reader import ArrayRefs, InlineRef, VirtualRef
-from icefs.format.snapshot.reader import ManifestRef
+from icefs.format.manifest.refs import ArrayRefs, InlineRef, VirtualRef
+from icefs.format.snapshot.nodes import ManifestRef
 from tests.support.repo_builder import RepoBuilder, group, inline, node_id, snapshot_id
 
 

@@ -18,7 +18,7 @@ from icefs.engine.write.session import WritableSession
 from icefs.errors import ReadOnlyError, SessionStateError, SnapshotNotFoundError
 from icefs.format.chunk_indices import ChunkIndices
 from icefs.format.ids import ChunkId
-from icefs.format.manifest.reader import ArrayRefs, ChunkKind, InlineRef, NativeRef, VirtualRef
+from icefs.format.manifest.refs import ArrayRefs, ChunkKind, InlineRef, NativeRef, VirtualRef
 from icefs.storage.memory import MemoryStorage
 
 GROUP = b'{"zarr_format":3,"node_type":"group","attributes":{}}'

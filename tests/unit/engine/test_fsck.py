@@ -8,7 +8,7 @@ import pytest
 from icefs.engine.upkeep.fsck import fsck, repair
 from icefs.engine.write.repository import WritableRepository
 from icefs.format.layout import chunk_key
-from icefs.format.manifest.reader import NativeRef
+from icefs.format.manifest.refs import NativeRef
 from icefs.storage.local.store import LocalStorage
 from icefs.storage.memory import MemoryStorage
 from tests.support.faulty import FaultyStorage

@@ -10,7 +10,7 @@ from icefs.engine.write.repository import WritableRepository
 from icefs.format.config.values import RepositoryConfig
 from icefs.format.ids import ChunkId
 from icefs.format.layout import chunk_key
-from icefs.format.manifest.reader import InlineRef, NativeRef, VirtualRef
+from icefs.format.manifest.refs import InlineRef, NativeRef, VirtualRef
 from icefs.storage.memory import MemoryStorage
 
 GROUP = b'{"zarr_format":3,"node_type":"group","attributes":{}}'

@@ -8,7 +8,7 @@ import pytest
 from icefs.engine.repository import Repository
 from icefs.errors import IcefsError, InternalError
 from icefs.format.header import FileType, decode_file, encode_file
-from icefs.format.manifest.reader import InlineRef, VirtualRef
+from icefs.format.manifest.refs import InlineRef, VirtualRef
 from icefs.storage.memory import MemoryStorage
 from tests.support.hex_storage import HexStorage
 from tests.support.repo_builder import RepoBuilder, group, inline, snapshot_id

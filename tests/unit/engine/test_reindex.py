@@ -21,7 +21,7 @@ from icefs.format.config.manifest import (
 )
 from icefs.format.config.values import RepositoryConfig
 from icefs.format.ids import ChunkId
-from icefs.format.manifest.reader import ArrayRefs, ChunkKind, InlineRef, NativeRef, VirtualRef
+from icefs.format.manifest.refs import ArrayRefs, ChunkKind, InlineRef, NativeRef, VirtualRef
 from icefs.storage.memory import MemoryStorage
 
 type Index = tuple[int, ...]

@@ -9,7 +9,7 @@ from icefs.engine.repository import Repository
 from icefs.errors import InvalidObjectSizeError, ObjectNotFoundError
 from icefs.format.ids import ChunkId
 from icefs.format.layout import chunk_key
-from icefs.format.manifest.reader import NativeRef
+from icefs.format.manifest.refs import NativeRef
 from icefs.storage.cache.disk import DiskCache
 from icefs.storage.memory import MemoryStorage
 from tests.support.repo_builder import RepoBuilder, group

@@ -20,7 +20,7 @@ from icefs.format.ids import INITIAL_SNAPSHOT_ID
 from icefs.format.layout import backup_key, snapshot_key, transaction_log_key
 from icefs.format.repo.info import encode_repo_info
 from icefs.format.repo.ops_log import BranchCreated, NewCommit, OpsLog, RepoInitialized, TagCreated, Update
-from icefs.format.snapshot.reader import NodeType
+from icefs.format.snapshot.nodes import NodeType
 from icefs.format.transaction_log import Move
 from icefs.storage.memory import MemoryStorage
 from tests.support.repo_builder import SECOND, START, RepoBuilder, group, inline, node_id, snapshot_id

@@ -14,10 +14,10 @@ from icefs.errors import (
     ObjectNotFoundError,
     UnauthorizedContainerError,
 )
-from icefs.format.config.storage import LocalFileSystemStore
-from icefs.format.config.values import RepositoryConfig, VirtualChunkContainer
+from icefs.format.config.storage import LocalFileSystemStore, VirtualChunkContainer
+from icefs.format.config.values import RepositoryConfig
 from icefs.format.ids import ChunkId
-from icefs.format.manifest.reader import ChunkKind, InlineRef, NativeRef, VirtualRef
+from icefs.format.manifest.refs import ChunkKind, InlineRef, NativeRef, VirtualRef
 from icefs.storage.local.store import LocalStorage
 from icefs.storage.memory import MemoryStorage
 from tests.support.repo_builder import RepoBuilder, group, inline, node_id

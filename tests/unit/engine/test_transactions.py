@@ -41,7 +41,7 @@ from icefs.format.config.manifest import (
 from icefs.format.config.values import RepositoryConfig
 from icefs.format.ids import INITIAL_SNAPSHOT_ID, ChunkId, SnapshotId
 from icefs.format.layout import chunk_key
-from icefs.format.manifest.reader import ArrayRefs, ChunkKind
+from icefs.format.manifest.refs import ArrayRefs, ChunkKind
 from icefs.format.repo.ops_log import RepoAvailability, RepoStatus
 from icefs.storage.memory import MemoryStorage
 from tests.support.faulty import FaultyStorage, each_call_in_turn

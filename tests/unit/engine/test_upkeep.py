@@ -12,7 +12,8 @@ from icefs.engine.upkeep.garbage import _ChunkIds
 from icefs.engine.write.repository import WritableRepository
 from icefs.errors import IcefsError, SessionStateError
 from icefs.format.ids import ChunkId, ManifestId, NodeId
-from icefs.format.manifest.reader import ArrayRefs, Manifest, NativeRef
+from icefs.format.manifest.reader import Manifest
+from icefs.format.manifest.refs import ArrayRefs, NativeRef
 from icefs.storage.local.store import LocalStorage
 from icefs.storage.memory import MemoryStorage
 from tests.support.faulty import each_call_in_turn

@@ -20,9 +20,17 @@ from icefs.errors import (
     UnauthorizedContainerError,
     UnsupportedError,
 )
-from icefs.format.config.storage import AzureStore, GcsStore, HttpStore, LocalFileSystemStore, S3Store, TigrisStore
-from icefs.format.config.values import S3Options, VirtualChunkContainer
-from icefs.format.manifest.reader import VirtualRef
+from icefs.format.config.storage import (
+    AzureStore,
+    GcsStore,
+    HttpStore,
+    LocalFileSystemStore,
+    S3Options,
+    S3Store,
+    TigrisStore,
+    VirtualChunkContainer,
+)
+from icefs.format.manifest.refs import VirtualRef
 from icefs.storage.cache.disk import DiskCache
 from icefs.storage.metered import StoreMeter
 from icefs.storage.s3.options import S3Credentials

@@ -9,23 +9,27 @@ import pytest
 
 from icefs.errors import FormatError, InvalidInputError
 from icefs.format.config.codec import encode_config, encode_config_yaml, parse_config, parse_config_yaml
-from icefs.format.config.values import (
-    DEFAULTS,
-    CachingConfig,
-    CompressionAlgorithm,
-    CompressionConfig,
+from icefs.format.config.manifest import (
     ManifestConfig,
     ManifestPreloadCondition,
     ManifestPreloadConfig,
     ManifestSplitCondition,
     ManifestSplitDimCondition,
     ManifestSplittingConfig,
+)
+from icefs.format.config.storage import (
     ObjectStoreConfig,
-    RepositoryConfig,
     S3Options,
     StorageRetriesSettings,
     StorageSettings,
     VirtualChunkContainer,
+)
+from icefs.format.config.values import (
+    DEFAULTS,
+    CachingConfig,
+    CompressionAlgorithm,
+    CompressionConfig,
+    RepositoryConfig,
 )
 from icefs.format.config.yaml import MAX_BYTES, Tagged, emit_yaml, load_yaml
 from icefs.format.flat.flexbuffer import decode_flexbuffer, encode_flexbuffer

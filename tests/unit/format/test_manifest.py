@@ -13,18 +13,10 @@ from icefs.errors import FormatError, InvalidInputError
 from icefs.format.flat.reader import FlatBuffer, Table
 from icefs.format.header import FileType, decode_file, encode_file
 from icefs.format.ids import ChunkId, ManifestId, NodeId
-from icefs.format.manifest.locations import MAX_COMPRESSIBLE_BYTES
-from icefs.format.manifest.reader import (
-    ArrayRefs,
-    ChunkKind,
-    InlineRef,
-    LocationCompression,
-    Manifest,
-    NativeRef,
-    VirtualRef,
-    encode_manifest,
-    parse_manifest,
-)
+from icefs.format.manifest.locations import MAX_COMPRESSIBLE_BYTES, LocationCompression
+from icefs.format.manifest.reader import Manifest, parse_manifest
+from icefs.format.manifest.refs import ArrayRefs, ChunkKind, InlineRef, NativeRef, VirtualRef
+from icefs.format.manifest.writer import encode_manifest
 from tests.property.strategies_refs import as_map, kinds_in, sample_arrays
 from tests.support.fixture_files import fixture_files
 

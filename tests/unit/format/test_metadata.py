@@ -9,15 +9,8 @@ import msgpack
 import pytest
 
 from icefs.errors import FormatError, InvalidInputError
-from icefs.format.flat.flexbuffer import decode_flexbuffer
-from icefs.format.metadata import (
-    MAX_DEPTH,
-    decode_msgpack,
-    decode_value,
-    encode_msgpack,
-    encode_value,
-    normalise,
-)
+from icefs.format.flat.flexbuffer import MAX_DEPTH, decode_flexbuffer
+from icefs.format.metadata import decode_msgpack, decode_value, encode_msgpack, encode_value, normalise
 
 
 class Colour(enum.IntEnum):

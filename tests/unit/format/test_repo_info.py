@@ -16,8 +16,9 @@ from icefs.format.flat.reader import FlatBuffer
 from icefs.format.flat.writer import OFFSET, FlatBuilder
 from icefs.format.header import FileType, decode_file, encode_file
 from icefs.format.ids import INITIAL_SNAPSHOT_ID, SnapshotId
-from icefs.format.repo.info import RepoInfo, SnapshotInfo, SnapshotTable, encode_repo_info, parse_repo_info
+from icefs.format.repo.info import RepoInfo, encode_repo_info, parse_repo_info
 from icefs.format.repo.ops_log import OpsLog, RepoAvailability, RepoInitialized, RepoStatus, Update
+from icefs.format.repo.snapshot_table import SnapshotInfo, SnapshotTable
 from tests.support.repo_samples import NOW, sample_infos, sample_repo, sample_updates, snapshot_id
 
 NAME = "repo"

@@ -12,17 +12,9 @@ from icefs.format.flat.writer import OFFSET, FlatBuilder
 from icefs.format.header import FileType, decode_file, encode_file
 from icefs.format.ids import NodeId, SnapshotId
 from icefs.format.metadata import encode_value
-from icefs.format.snapshot.reader import (
-    ArrayData,
-    DimensionShape,
-    ManifestFileInfo,
-    ManifestRef,
-    NodeSnapshot,
-    NodeType,
-    Snapshot,
-    encode_snapshot,
-    parse_snapshot,
-)
+from icefs.format.snapshot.nodes import ArrayData, DimensionShape, ManifestFileInfo, ManifestRef, NodeSnapshot, NodeType
+from icefs.format.snapshot.reader import Snapshot, parse_snapshot
+from icefs.format.snapshot.writer import encode_snapshot
 from tests.support.repo_samples import (
     GROUP_JSON,
     NOW,

@@ -315,7 +315,7 @@ async def test_other_tasks_have_their_turn_while_requests_never_end(kernel, requ
         buffers[0][: abi.IN_HEADER.size] = abi.IN_HEADER.pack(abi.IN_HEADER.size + 8, abi.FORGET, 1, 9, 0, 0, 0, 0, 0)
         return abi.IN_HEADER.size + 8
 
-    monkeypatch.setattr(loop.os, "readv", endless)
+    monkeypatch.setattr(os, "readv", endless)
     nursery.start_soon(other)
     with trio.fail_after(10):
         await requests.run()
@@ -325,7 +325,7 @@ async def test_the_loop_ends_when_it_is_unmounted(kernel, requests, monkeypatch)
     def unmounted(fd, buffers):
         raise OSError(errno.ENODEV, "unmounted")
 
-    monkeypatch.setattr(loop.os, "readv", unmounted)
+    monkeypatch.setattr(os, "readv", unmounted)
     with trio.fail_after(10):
         await requests.run()
 

@@ -27,7 +27,8 @@ from icefs.storage.base import Storage
 from icefs.storage.http import HttpStorage
 from icefs.storage.http_client import HttpOptions
 from icefs.storage.retry import RetryPolicy
-from icefs.storage.s3.store import S3Credentials, S3Options, S3Storage
+from icefs.storage.s3.options import S3Credentials, S3Options
+from icefs.storage.s3.store import S3Storage
 from tests.support.bent_store import BODIES, HEADERS, NO_SUCH_KEY, STATUSES, Answer, Asked, Bend, BentStore, Stored
 
 EVERY: Final = os.environ.get("ICEFS_SOAK") is not None

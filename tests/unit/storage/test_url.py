@@ -9,7 +9,8 @@ from icefs.errors import InvalidInputError, UnsupportedError
 from icefs.storage.http import HttpStorage
 from icefs.storage.local.store import LocalStorage
 from icefs.storage.memory import MemoryStorage
-from icefs.storage.s3.store import S3Credentials, S3Storage
+from icefs.storage.s3.options import S3Credentials
+from icefs.storage.s3.store import S3Storage
 from icefs.storage.url import open_storage, parse_location, redact
 
 

@@ -16,7 +16,7 @@ from icefs.engine.write.repository import WritableRepository
 from icefs.errors import NodeNotFoundError, NotADirectoryTreeError, NotEmptyError, SessionStateError, StorageError
 from icefs.format.ids import ChunkId
 from icefs.format.layout import chunk_key
-from icefs.format.manifest.reader import NativeRef
+from icefs.format.manifest.refs import NativeRef
 from icefs.storage.local.store import LocalStorage
 from icefs.storage.memory import MemoryStorage
 from icefs.transfer.exporting import ExportRequest, export_session

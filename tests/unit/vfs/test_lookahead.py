@@ -8,7 +8,7 @@ import trio
 
 from icefs.format.ids import ChunkId
 from icefs.format.layout import chunk_key
-from icefs.format.manifest.reader import NativeRef
+from icefs.format.manifest.refs import NativeRef
 from icefs.storage.memory import MemoryStorage
 from icefs.vfs.chunks.lookahead import Walks
 from tests.support.repo_builder import RepoBuilder

@@ -17,7 +17,7 @@ from icefs.errors import (
     UnreachableError,
 )
 from icefs.format.layout import chunk_key
-from icefs.format.manifest.reader import NativeRef, VirtualRef
+from icefs.format.manifest.refs import NativeRef, VirtualRef
 from icefs.storage.cache.disk import DiskCache
 from icefs.storage.cache.entry import BLOCK_BYTES
 from icefs.storage.local.store import LocalStorage

@@ -9,7 +9,7 @@ import pytest
 from icefs.engine.repository import Repository
 from icefs.errors import ObjectNotFoundError
 from icefs.format.layout import manifest_key
-from icefs.format.manifest.reader import VirtualRef
+from icefs.format.manifest.refs import VirtualRef
 from icefs.storage.base import Object
 from icefs.storage.memory import MemoryStorage
 from icefs.vfs.trees.base import Guarded, SessionBase

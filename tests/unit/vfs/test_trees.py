@@ -14,8 +14,8 @@ from icefs.errors import (
     StaleError,
 )
 from icefs.format.layout import manifest_key
-from icefs.format.manifest.reader import InlineRef, VirtualRef
-from icefs.format.snapshot.reader import ManifestRef
+from icefs.format.manifest.refs import InlineRef, VirtualRef
+from icefs.format.snapshot.nodes import ManifestRef
 from icefs.vfs.attrs import ABSENT, ABSENT_FOREVER, FOREVER_S
 from icefs.vfs.inodes.table import ROOT_INO
 from tests.support.repo_builder import SECOND, START, RepoBuilder, group, inline

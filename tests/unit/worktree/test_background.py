@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from icefs.errors import StorageError
-from icefs.format.manifest.reader import ArrayRefs
+from icefs.format.manifest.refs import ArrayRefs
 from icefs.storage.local.store import LocalStorage
 from icefs.storage.memory import MemoryStorage
 from icefs.worktree.upload import background

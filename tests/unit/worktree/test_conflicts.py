@@ -10,6 +10,8 @@ from icefs.storage.memory import MemoryStorage
 from icefs.vfs.commit import committer as committing
 from icefs.worktree.freeze import commits
 from icefs.worktree.ops.attributes import AttrChange
+from icefs.worktree.rebase.base_change import Settlement
+from icefs.worktree.stage import stager
 from tests.support.faulty import FaultyStorage
 from tests.support.staging_bench import Bench, array, group
 
@@ -404,7 +406,7 @@ def test_chunks_that_were_renamed_to_where_others_write(bench, larger, how):
 def test_a_directory_that_is_made_during_a_rebased_commit_has_what_others_put_there(bench, larger, monkeypatch, how):
     bench.write("b/c/1", b"ours")
     bench.theirs({"a/c/4/1": b"theirs", "a/c/3/3": b"theirs"})
-    staging = committing.stage
+    staging = stager.stage
 
     def write_after(*arguments, **options):
         staged = staging(*arguments, **options)
@@ -524,7 +526,7 @@ def test_nobody_waits_for_the_store_while_the_tree_goes_to_another_base(bench, s
         storage.interfere(look, methods="get", times=None)
         return settlement(*arguments, **options)
 
-    settlement = commits.Settlement
+    settlement = Settlement
     monkeypatch.setattr(commits, "Settlement", forget)
     join(bench, "fail", at_once=at_once)
     monkeypatch.undo()

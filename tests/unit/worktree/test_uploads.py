@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from icefs.errors import StorageError
-from icefs.format.manifest.reader import ChunkKind, InlineRef, NativeRef
+from icefs.format.manifest.refs import ChunkKind, InlineRef, NativeRef
 from icefs.storage.base import Storage
 from icefs.storage.local.store import LocalStorage
 from icefs.storage.memory import MemoryStorage
 from icefs.worktree.upload import uploader as uploads
-from icefs.worktree.upload.packing import packed_below, plan_packs
-from icefs.worktree.upload.uploader import UploadOptions, UploadProgress
+from icefs.worktree.upload.packing import UploadOptions, packed_below, plan_packs
+from icefs.worktree.upload.uploader import UploadProgress
 from tests.support.faulty import FaultyStorage
 from tests.support.hex_storage import HexStorage
 from tests.support.staged_chunks import StagedChunks, path_of
