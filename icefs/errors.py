@@ -2,7 +2,7 @@
 
 The upper classes and the `kind` codes are those of the official library (`icechunk.IcechunkError` and its
 `ErrorKind`), so that a program written for it can catch the same things; the classes below them are what a
-file system needs to choose an errno. `fuse/errno_map.py` and `cli/main.py` hold total tables over this tree.
+file system needs to choose an errno. `daemon/errno_map.py` and `cli/main.py` hold total tables over this tree.
 
     IcefsError
     ├─ ConflictError                  RebaseFailedError, BranchMovedError

@@ -1,6 +1,6 @@
 """The `icefs` command: finds the subcommand, runs it, and turns what goes wrong into one line and an exit code.
 
-`main` is the boundary of the program in the way that `fuse/errno_map.py` is that of the daemon: below it code
+`main` is the boundary of the program in the way that `fuse/boundary.py` is that of the daemon: below it code
 raises, here and nowhere else an exception becomes something a user sees.
 
     icefs: <what happened>: <to what>; <what to do next>

@@ -3,9 +3,7 @@
     where the mount may be written to    opened to read and write: the request is written
     where it only reads                  opened to read: the request is handed over by ioctls, each with a part of it
 
-Either way the answer is read from the same descriptor. The kernel lets an ioctl pass also where the mount is `ro`. Its
-command has the layout of `asm-generic/ioctl.h`: a direction (the program gives, the kernel takes), the length of the
-part, a type and a number. The kernel copies as many bytes as the command says and hands them to the daemon.
+Either way the answer is read from the same descriptor. The kernel lets an ioctl pass also where the mount is `ro`.
 """
 
 import errno
@@ -13,20 +11,9 @@ import fcntl
 import os
 from collections.abc import Iterator
 from types import TracebackType
-from typing import Final, Self
+from typing import Self
 
-MAX_PART_BYTES: Final = (1 << 14) - 1
-"""The most that one ioctl can carry: its length has 14 bits."""
-
-_GIVES: Final = 1 << 30
-_LENGTH_SHIFT: Final = 16
-_REQUEST: Final = ord("I") << 8 | 0xCE
-_TYPE_AND_NUMBER: Final = (1 << _LENGTH_SHIFT) - 1
-
-
-def is_request(command: int) -> bool:
-    """Tells whether the command of an ioctl hands over a request, or a part of one."""
-    return command & ~(MAX_PART_BYTES << _LENGTH_SHIFT) == _GIVES | _REQUEST
+from icefs.vfs.control.ioctl import MAX_PART_BYTES, request_command
 
 
 class Conversation:
@@ -58,7 +45,7 @@ class Conversation:
         else:
             for first in range(0, len(request), MAX_PART_BYTES):
                 part = bytearray(request[first : first + MAX_PART_BYTES])  # Python copies no more than 1 KiB of bytes
-                fcntl.ioctl(self._fd, _GIVES | len(part) << _LENGTH_SHIFT | _REQUEST, part)
+                fcntl.ioctl(self._fd, request_command(len(part)), part)
         rest = b""
         while data := os.read(self._fd, 1 << 16):
             *whole, rest = (rest + data).split(b"\n")

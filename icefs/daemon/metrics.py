@@ -14,9 +14,9 @@ from typing import Final
 
 import trio
 
+from icefs.daemon.background import in_background
 from icefs.daemon.options import parse_address
 from icefs.errors import InvalidInputError
-from icefs.fuse.errno_map import in_background
 from icefs.vfs.filesystem import FileSystem
 
 _MAX_REQUEST: Final = 8192

@@ -23,7 +23,10 @@ import trio
 from icefs.clock import system_clock, to_datetime
 from icefs.daemon import logs, mountpoints
 from icefs.daemon.apart import why_not_writable
+from icefs.daemon.background import in_background
+from icefs.daemon.connect import connect
 from icefs.daemon.earlier import describe_open_files
+from icefs.daemon.errno_map import RequestRecorder
 from icefs.daemon.metrics import listen, serve_metrics
 from icefs.daemon.options import MountOptions
 from icefs.daemon.service import Knobs, Service, ServiceManager, obey_signals
@@ -33,10 +36,9 @@ from icefs.engine.repository import Repository
 from icefs.engine.write.repository import WritableRepository
 from icefs.errors import OPEN_FILES_HINT, IcefsError, TreeInUseError
 from icefs.format.ids import SnapshotId
-from icefs.fuse.connection import Connection, connect
-from icefs.fuse.errno_map import OPERATIONS, in_background
+from icefs.fuse.boundary import OPERATIONS, Recorder
+from icefs.fuse.connection import Connection
 from icefs.fuse.notifier import KernelNotifier
-from icefs.fuse.operations import Operations
 from icefs.storage.base import Storage
 from icefs.storage.cache.disk import DiskCache, default_cache_dir
 from icefs.storage.metered import MeteredStorage, StoreMeter
@@ -260,7 +262,7 @@ def serve(prepared: Prepared, on_ready: Callable[[], None], reread: Callable[[],
         reread,
     )
     is_writable = isinstance(prepared.repository, WritableRepository)
-    connection = _mount(options, Operations(fs, stats), is_writable=is_writable)
+    connection = _mount(options, fs, RequestRecorder(stats), is_writable=is_writable)
     logger.info(
         "icefs %s serves %s at %s, process %d",
         prepared.request.facts["version"],
@@ -331,11 +333,11 @@ async def _poll(fs: FileSystem, knobs: Knobs) -> None:
         await knobs.wait_for_turn(last + interval_s if interval_s > 0 else math.inf)
 
 
-def _mount(options: MountOptions, operations: Operations, *, is_writable: bool) -> Connection:
+def _mount(options: MountOptions, fs: FileSystem, recorder: Recorder, *, is_writable: bool) -> Connection:
     chosen = ["rw" if is_writable else "ro", "default_permissions", "subtype=icefs", f"fsname={_fsname(options)}"]
     if options.allow_other:
         chosen.append("allow_other")
-    return connect(options.fuse_library, options.mountpoint, chosen, operations)
+    return connect(options.fuse_library, options.mountpoint, chosen, fs, recorder)
 
 
 def _fsname(options: MountOptions) -> str:

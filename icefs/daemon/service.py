@@ -22,9 +22,9 @@ from typing import Any, Final, Self
 
 import trio
 
+from icefs.daemon.background import in_background
 from icefs.daemon.options import MountOptions
 from icefs.errors import IcefsError
-from icefs.fuse.errno_map import in_background
 from icefs.storage.cache.disk import DiskCache
 from icefs.storage.url import redact
 from icefs.vfs.control.observing_rpc import set_level

@@ -14,9 +14,8 @@ from array import array
 from collections.abc import Iterable
 from typing import Final, Self
 
-from icefs.daemon.mountpoints import refused
-from icefs.errors import StorageError, UnsupportedError
 from icefs.fuse import abi
+from icefs.fuse.connection import KernelTooOldError, MountError
 
 MAX_WRITE_BYTES: Final = 1 << 20
 """The longest WRITE; what the kernel allows by default, also for READ."""
@@ -66,8 +65,8 @@ class Device:
             options: Those of `fusermount3 -o`; commas in them are escaped.
 
         Raises:
-            StorageError: the kernel or `fusermount3` refused.
-            UnsupportedError: the kernel is too old.
+            MountError: the kernel or `fusermount3` refused.
+            KernelTooOldError: it speaks a version of FUSE before 7.31.
         """
         # fusermount3 takes the mode of a link for that of the root.
         mountpoint = os.path.realpath(mountpoint)
@@ -86,7 +85,7 @@ class Device:
             reason = (
                 " ".join(done.stderr.decode(errors="replace").split()) or f"fusermount3 ended with {done.returncode}"
             )
-            raise refused(mountpoint, reason)
+            raise MountError(reason)
         device = cls(fd, mountpoint)
         try:
             device._agree()
@@ -102,7 +101,7 @@ class Device:
             request = os.read(self.fd, BUFFER_BYTES)
             _, opcode, unique, *_ = abi.IN_HEADER.unpack_from(request)
             if opcode != abi.INIT:
-                raise StorageError(f"cannot mount at {self.mountpoint}: the kernel began with request {opcode}")
+                raise MountError(f"the kernel began with request {opcode}")
             # Older kernels send a shorter one.
             major, minor, max_readahead, flags, _ = abi.INIT_IN.unpack(
                 request[abi.IN_HEADER.size :][: abi.INIT_IN.size].ljust(abi.INIT_IN.size, b"\0")
@@ -116,9 +115,9 @@ class Device:
                 ),
             )  # fmt: skip
             if major < abi.MAJOR or (major == abi.MAJOR and minor < abi.OLDEST_MINOR):
-                raise UnsupportedError(
+                raise KernelTooOldError(
                     f"the kernel speaks version {major}.{minor} of FUSE, which is too old",
-                    hint="use Linux 5.4 or newer",
+                    advice="use Linux 5.4 or newer",
                 )
             if major == abi.MAJOR:
                 return

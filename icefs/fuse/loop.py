@@ -16,19 +16,19 @@ import errno
 import logging
 import os
 import types
-from collections.abc import Coroutine, Generator, Iterable
+from collections.abc import Coroutine, Generator, Iterable, Mapping
 from time import perf_counter
 from typing import Any, Final
 
 import trio
 
 from icefs.fuse import abi
+from icefs.fuse.boundary import FuseError, Recorder
 from icefs.fuse.device import BUFFER_BYTES, Device, is_over
-from icefs.fuse.errno_map import FuseError
 from icefs.fuse.interrupts import Interrupts
 from icefs.fuse.linger import Linger
-from icefs.fuse.operations import Operations
-from icefs.fuse.requests import REQUESTS, Caller, Request
+from icefs.fuse.requests import BoundRequest, Caller, bind
+from icefs.vfs.interface import Vfs
 
 logger = logging.getLogger(__name__)
 
@@ -49,13 +49,12 @@ class NativeConnection:
     """A file system that icefs itself has mounted, and whose protocol it speaks; implements `connection.Connection`.
 
     Raises:
-        StorageError: the kernel or `fusermount3` refused.
-        UnsupportedError: the kernel is too old.
+        MountError: the kernel or `fusermount3` refused, or the kernel is too old.
     """
 
-    def __init__(self, mountpoint: str, options: Iterable[str], operations: Operations) -> None:
+    def __init__(self, mountpoint: str, options: Iterable[str], vfs: Vfs, recorder: Recorder) -> None:
         self._device = Device.mount(mountpoint, options)
-        self._loop = RequestLoop(self._device, operations, MAX_TASKS)
+        self._loop = RequestLoop(self._device, bind(vfs, recorder), MAX_TASKS)
         self.serve = self._loop.run
         self.stop = self._loop.stop
         self.invalidate_entry = self._device.invalidate_entry
@@ -74,10 +73,14 @@ class RequestLoop:
     """
 
     def __init__(
-        self, device: Device, operations: Operations, max_tasks: int, interrupts: Interrupts | None = None
+        self,
+        device: Device,
+        requests: Mapping[int, BoundRequest],
+        max_tasks: int,
+        interrupts: Interrupts | None = None,
     ) -> None:
         self._device = device
-        self._operations = operations
+        self._requests = requests
         self._max_tasks = max_tasks
         self._nursery: trio.Nursery | None = None
         self._stand_by = trio.lowlevel.ParkingLot()
@@ -137,7 +140,7 @@ class RequestLoop:
 
     async def _read_on(self) -> bool:
         """Reads and answers requests until one has waited and is answered; False at the end of all."""
-        fd, requests, operations = self._device.fd, REQUESTS, self._operations
+        fd, requests = self._device.fd, self._requests
         readv, unpack, header_bytes = os.readv, abi.IN_HEADER.unpack_from, abi.IN_HEADER.size
         turn_began = perf_counter()
         while not self._is_over:
@@ -171,7 +174,7 @@ class RequestLoop:
                     self._refuse(unique, errno.ENOSYS)
                 continue
             try:
-                answering = request.begin(operations, ino, body, Caller(uid, gid, pid))
+                answering = request.handle(ino, body, Caller(uid, gid, pid))
                 trap = answering.send(None)
             except StopIteration as answered:
                 self._answer(request, unique, answered.value)
@@ -182,7 +185,7 @@ class RequestLoop:
                 logger.exception("request %d", opcode)
                 self._refuse(unique, _BUG)
             else:
-                may_be_cut = request.may_be_cut is not None and request.may_be_cut(operations, body)
+                may_be_cut = request.may_be_cut is not None and request.may_be_cut(body)
                 await self._finish(request, unique, pid if may_be_cut else None, answering, trap)
                 return True
             if perf_counter() - turn_began > _TURN_S:
@@ -198,7 +201,7 @@ class RequestLoop:
         return True
 
     async def _finish(
-        self, request: Request, unique: int, pid: int | None, answering: Coroutine[Any, Any, Any], trap: Any
+        self, request: BoundRequest, unique: int, pid: int | None, answering: Coroutine[Any, Any, Any], trap: Any
     ) -> None:
         """Answers a request that waits, while another task reads; one that may be cut off has a `pid`."""
         buffer = None
@@ -233,7 +236,7 @@ class RequestLoop:
             return await answering
         raise FuseError(errno.EINTR)
 
-    def _answer(self, request: Request, unique: int, result: Any) -> None:
+    def _answer(self, request: BoundRequest, unique: int, result: Any) -> None:
         if request.encode is None:
             return
         try:
@@ -246,7 +249,7 @@ class RequestLoop:
             self._device.answer(unique, payload)
         except OSError as error:
             if error.errno in _GONE and request.undo is not None and self._nursery is not None:
-                self._nursery.start_soon(_taken_back, request.undo(self._operations, result))
+                self._nursery.start_soon(_taken_back, request.undo(result))
             elif error.errno not in _GONE:
                 self._note(error)
 
@@ -284,5 +287,5 @@ def _resume(answering: Coroutine[Any, Any, Any], trap: Any) -> Generator[Any, An
 async def _taken_back(undo: Coroutine[Any, Any, Any]) -> None:
     try:
         await undo
-    except FuseError:
-        logger.debug("what a program no longer waits for could not be taken back", exc_info=True)
+    except Exception:
+        logger.warning("the result of a request whose program has gone could not be taken back", exc_info=True)

@@ -1,22 +1,24 @@
 """The other way to the kernel: through pyfuse3 and libfuse.
 
-Each handler translates between pyfuse3's values and those of `operations.Operations`, which both ways share: what a
-system call answers does not depend on the way. What pyfuse3 does not offer is in the table of `vfs/SEMANTICS.md`.
+Each handler turns pyfuse3's arguments into those of the method of `Vfs` that answers, and the method's result into
+pyfuse3's values. System calls answer as they do through the native connection. The table in `vfs/SEMANTICS.md` says
+what pyfuse3 does not offer.
 """
 
 import contextlib
 import os
-from collections.abc import Callable, Coroutine, Iterable
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from functools import partial
+from typing import Any, Final, NamedTuple
 
 import pyfuse3
 
-from icefs.errors import StorageError
-from icefs.fuse import abi
-from icefs.fuse.errno_map import FuseError, handler
-from icefs.fuse.operations import MAX_NAME_BYTES, Opened, Operations
+from icefs.fuse.boundary import Boundary, FuseError, Recorder
+from icefs.fuse.connection import MountError
+from icefs.fuse.names import MAX_NAME_BYTES, existing_name, new_name
+from icefs.fuse.requests import xattr_of
 from icefs.vfs.attrs import BLOCK_SIZE, Attr, EntryRun, FsStats
-from icefs.vfs.interface import AttrChanges
+from icefs.vfs.interface import AttrChanges, FileHandle, Vfs
 
 _MIN_TASKS: Final = 4
 """Tasks that wait for requests; with pyfuse3's own default of one, each request starts a task."""
@@ -29,17 +31,15 @@ class Pyfuse3Connection:
     """A file system that pyfuse3 has mounted; implements `connection.Connection`. A process can have one.
 
     Raises:
-        StorageError: the kernel or `fusermount3` refused; its reason is on stderr.
+        MountError: the kernel or `fusermount3` refused; its reason is on stderr.
     """
 
-    def __init__(self, mountpoint: str, options: Iterable[str], operations: Operations) -> None:
+    def __init__(self, mountpoint: str, options: Iterable[str], vfs: Vfs, recorder: Recorder) -> None:
         try:
-            # It has no ioctl, the way to ask a mount that the kernel lets nobody write to.
-            pyfuse3.init(_Handlers(operations), os.path.realpath(mountpoint), set(options) - {"ro"})
+            # pyfuse3 has no ioctl, by which programs command a mount that the kernel does not let them write to.
+            pyfuse3.init(_Handlers(vfs, recorder), os.path.realpath(mountpoint), set(options) - {"ro"})
         except RuntimeError as error:
-            raise StorageError(
-                f"cannot mount at {mountpoint}: {error}", hint="the log has fusermount3's reason"
-            ) from None
+            raise MountError(str(error), advice="the log has fusermount3's reason") from None
         self._is_open = True
 
     async def serve(self) -> None:
@@ -86,36 +86,14 @@ def _entry(attr: Attr) -> pyfuse3.EntryAttributes:
     return entry
 
 
-def _opened(opened: Opened) -> pyfuse3.FileInfo:
+def _opened(opened: tuple[int, FileHandle]) -> pyfuse3.FileInfo:
+    fh, file = opened
     return pyfuse3.FileInfo(
-        fh=pyfuse3.FileHandleT(opened.fh),
-        direct_io=bool(opened.flags & abi.FOPEN_DIRECT_IO),
-        keep_cache=bool(opened.flags & abi.FOPEN_KEEP_CACHE),
-        nonseekable=bool(opened.flags & abi.FOPEN_NONSEEKABLE),
+        fh=pyfuse3.FileHandleT(fh),
+        direct_io=file.direct_io,
+        keep_cache=not file.direct_io,
+        nonseekable=file.nonseekable,
     )
-
-
-class _Listing:
-    """Sends directory entries behind the boundary; pyfuse3 wants them one by one."""
-
-    def __init__(self, operations: Operations) -> None:
-        self.recorder = operations.recorder
-        self.describe = operations.describe
-        self._vfs = operations.vfs
-
-    @handler
-    async def readdir(self, fh: int, position: int, token: pyfuse3.ReaddirToken) -> None:
-        while (run := await self._vfs.readdir(fh, position)) is not None:
-            first, count = position - run.start, len(run.names)
-            end = first
-            while end < count and pyfuse3.readdir_reply(
-                token, pyfuse3.FileNameT(run.names[end]), _entry(_attr_of(run, end)), run.start + end + 1
-            ):
-                end += 1
-            self._vfs.entered(fh, run, first, end)
-            position = run.start + end
-            if end < count:
-                break
 
 
 def _attr_of(run: EntryRun, index: int) -> Attr:
@@ -126,19 +104,6 @@ def _attr_of(run: EntryRun, index: int) -> Attr:
         mtime_ns = run.mtimes_ns[index]
         attr = attr._replace(mtime_ns=mtime_ns, ctime_ns=mtime_ns, atime_ns=mtime_ns)
     return attr
-
-
-def _translated(name: str, convert: Callable[[Any], Any] | None = None) -> Callable[..., Coroutine[Any, Any, Any]]:
-    """Makes the handler of that name: pyfuse3 passes the arguments that `Operations` takes, in their order."""
-
-    async def handle(self: "_Handlers", *args: Any) -> Any:
-        try:
-            result = await getattr(self.operations, name)(*args)
-        except FuseError as error:
-            raise pyfuse3.FUSEError(error.errno) from None
-        return result if convert is None else convert(result)
-
-    return handle
 
 
 def _stats(stats: FsStats) -> pyfuse3.StatvfsData:
@@ -153,75 +118,123 @@ def _stats(stats: FsStats) -> pyfuse3.StatvfsData:
     return found
 
 
-def _created(created: tuple[Opened, Attr]) -> tuple[pyfuse3.FileInfo, pyfuse3.EntryAttributes]:
-    opened, attr = created
-    return _opened(opened), _entry(attr)
+def _created(created: tuple[int, FileHandle, Attr]) -> tuple[pyfuse3.FileInfo, pyfuse3.EntryAttributes]:
+    fh, file, attr = created
+    return _opened((fh, file)), _entry(attr)
+
+
+def _changes(attr: Any, fields: Any) -> AttrChanges:
+    """Returns the attributes to change; the kernel's "now" comes as a time."""
+    return AttrChanges(
+        mode=attr.st_mode if fields.update_mode else None,
+        uid=attr.st_uid if fields.update_uid else None,
+        gid=attr.st_gid if fields.update_gid else None,
+        size=attr.st_size if fields.update_size else None,
+        mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
+        atime_ns=attr.st_atime_ns if fields.update_atime else None,
+    )
+
+
+def _names(names: Sequence[str]) -> list[bytes]:
+    return [os.fsencode(name) for name in names]
+
+
+def _as_it_is(result: Any) -> Any:
+    return result
+
+
+class _Handler(NamedTuple):
+    """One operation.
+
+    Attributes:
+        arguments: Reads the arguments of the method of `Vfs` of its name from those that pyfuse3 passes.
+        convert: Turns the method's result into pyfuse3's.
+    """
+
+    arguments: Callable[..., tuple[Any, ...]]
+    convert: Callable[[Any], Any] = _as_it_is
+
+
+# By operation. pyfuse3 does not say which bytes of a WRITE were cached, so each counts as one that no program awaits.
+_HANDLERS: Final[dict[str, _Handler]] = {
+    "lookup": _Handler(lambda parent, name, ctx: (parent, existing_name(name)), _entry),
+    "getattr": _Handler(lambda ino, ctx: (ino,), _entry),
+    "setattr": _Handler(lambda ino, attr, fields, fh, ctx: (ino, _changes(attr, fields), fh, ctx), _entry),
+    "readlink": _Handler(lambda ino, ctx: (ino,), os.fsencode),
+    "mknod": _Handler(lambda parent, name, mode, rdev, ctx: (parent, new_name(name), mode, rdev, ctx), _entry),
+    "mkdir": _Handler(lambda parent, name, mode, ctx: (parent, new_name(name), mode, ctx), _entry),
+    "unlink": _Handler(lambda parent, name, ctx: (parent, existing_name(name))),
+    "rmdir": _Handler(lambda parent, name, ctx: (parent, existing_name(name))),
+    "symlink": _Handler(lambda parent, name, target, ctx: (parent, new_name(name), os.fsdecode(target), ctx), _entry),
+    "rename": _Handler(
+        lambda parent, old, new_parent, new, flags, ctx: (parent, existing_name(old), new_parent, new_name(new), flags)
+    ),
+    "link": _Handler(lambda ino, parent, name, ctx: (ino, parent, new_name(name)), _entry),
+    "open": _Handler(lambda ino, flags, ctx: (ino, flags), _opened),
+    "create": _Handler(lambda parent, name, mode, flags, ctx: (parent, new_name(name), mode, flags, ctx), _created),
+    "read": _Handler(lambda fh, offset, size: (fh, offset, size)),
+    "write": _Handler(lambda fh, offset, data: (fh, offset, data, True)),
+    "flush": _Handler(lambda fh: (fh,)),
+    "release": _Handler(lambda fh: (fh,)),
+    "fsync": _Handler(lambda fh, datasync: (fh,)),
+    "opendir": _Handler(lambda ino, ctx: (ino,)),
+    "readdir": _Handler(lambda fh, position, token: (fh, position, token)),
+    "releasedir": _Handler(lambda fh: (fh,)),
+    "fsyncdir": _Handler(lambda fh, datasync: (fh,)),
+    "statfs": _Handler(lambda ctx: (), _stats),
+    "setxattr": _Handler(lambda ino, name, value, ctx: (ino, os.fsdecode(name), value)),
+    "getxattr": _Handler(lambda ino, name, ctx: (ino, os.fsdecode(name))),
+    "listxattr": _Handler(lambda ino, ctx: (ino,), _names),
+    "removexattr": _Handler(lambda ino, name, ctx: (ino, os.fsdecode(name))),
+}
+
+
+def _translated(
+    handle: Callable[..., Awaitable[Any]], convert: Callable[[Any], Any]
+) -> Callable[..., Coroutine[Any, Any, Any]]:
+    async def translated(*args: Any) -> Any:
+        try:
+            result = await handle(*args)
+        except FuseError as error:
+            raise pyfuse3.FUSEError(error.errno) from None
+        return convert(result)
+
+    return translated
+
+
+async def _readdir(vfs: Vfs, fh: int, position: int, token: pyfuse3.ReaddirToken) -> None:
+    """Sends directory entries one by one, each with its attributes."""
+    while (run := await vfs.readdir(fh, position)) is not None:
+        first, count = position - run.start, len(run.names)
+        end = first
+        while end < count and pyfuse3.readdir_reply(
+            token, pyfuse3.FileNameT(run.names[end]), _entry(_attr_of(run, end)), run.start + end + 1
+        ):
+            end += 1
+        vfs.entered(fh, run, first, end)
+        position = run.start + end
+        if end < count:
+            break
 
 
 class _Handlers(pyfuse3.Operations):
-    """What pyfuse3 calls."""
+    """The object that pyfuse3 calls: its own methods refuse, those of `_HANDLERS` take their place."""
 
     enable_writeback_cache = False
     supports_dot_lookup = False
     enable_acl = False
 
-    def __init__(self, operations: Operations) -> None:
+    def __init__(self, vfs: Vfs, recorder: Recorder) -> None:
         super().__init__()
-        self.operations = operations
-        self._listing = _Listing(operations)
-
-    lookup = _translated("lookup", _entry)
-    forget = _translated("forget")
-    getattr = _translated("getattr", _entry)
-    access = _translated("access")
-    readlink = _translated("readlink")
-    mknod = _translated("mknod", _entry)
-    mkdir = _translated("mkdir", _entry)
-    unlink = _translated("unlink")
-    rmdir = _translated("rmdir")
-    symlink = _translated("symlink", _entry)
-    rename = _translated("rename")
-    link = _translated("link", _entry)
-    open = _translated("open", _opened)
-    create = _translated("create", _created)
-    read = _translated("read")
-    flush = _translated("flush")
-    release = _translated("release")
-    fsync = _translated("fsync")
-    opendir = _translated("opendir")
-    releasedir = _translated("releasedir")
-    fsyncdir = _translated("fsyncdir")
-    statfs = _translated("statfs", _stats)
-    setxattr = _translated("setxattr")
-    getxattr = _translated("getxattr")
-    listxattr = _translated("listxattr")
-    removexattr = _translated("removexattr")
-
-    async def setattr(self, inode: Any, attr: Any, fields: Any, fh: Any, ctx: Any) -> pyfuse3.EntryAttributes:
-        """Changes attributes; the kernel's "now" comes as a time."""
-        changes = AttrChanges(
-            mode=attr.st_mode if fields.update_mode else None,
-            uid=attr.st_uid if fields.update_uid else None,
-            gid=attr.st_gid if fields.update_gid else None,
-            size=attr.st_size if fields.update_size else None,
-            mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
-            atime_ns=attr.st_atime_ns if fields.update_atime else None,
-        )
-        changed: pyfuse3.EntryAttributes = await _set_attributes(self, inode, changes, fh, ctx)
-        return changed
-
-    async def write(self, fh: Any, off: int, buf: bytes) -> int:
-        """Writes. pyfuse3 does not say which bytes were cached, so each write is treated as one that nobody awaits."""
-        written: int = await _write(self, fh, off, buf, True)
-        return written
-
-    async def readdir(self, fh: Any, start_id: int, token: pyfuse3.ReaddirToken) -> None:
-        """Sends directory entries, each with its attributes."""
-        try:
-            await self._listing.readdir(fh, start_id, token)
-        except FuseError as error:
-            raise pyfuse3.FUSEError(error.errno) from None
-
-
-_set_attributes: Final = _translated("setattr", _entry)
-_write: Final = _translated("write")
+        boundary = Boundary(vfs, recorder)
+        methods: dict[str, Callable[..., Awaitable[Any]]] = {
+            "readdir": partial(_readdir, vfs),
+            "getxattr": partial(xattr_of, vfs),
+        }
+        handlers: dict[str, Callable[..., Coroutine[Any, Any, Any]]] = {}
+        for name, (arguments, convert) in _HANDLERS.items():
+            if name != "flush" or vfs.wants_flush:
+                handle = boundary.guard(name, arguments, methods.get(name) or getattr(vfs, name))
+                handlers[name] = _translated(handle, convert)
+        handlers["forget"] = boundary.guard_forget(tuple)
+        vars(self).update(handlers)

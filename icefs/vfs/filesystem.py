@@ -24,6 +24,7 @@ from icefs.storage.metered import MeteredStorage, StoreMeter
 from icefs.vfs.attrs import BLOCK_SIZE, Attr, EntryRun, FsStats, Ownership
 from icefs.vfs.chunks.fetcher import ChunkFetcher
 from icefs.vfs.chunks.reader import ChunkOpener
+from icefs.vfs.control.ioctl import is_request
 from icefs.vfs.control.mount_control import MountControl
 from icefs.vfs.handles import HandleTable
 from icefs.vfs.inodes.table import InodeSpace
@@ -317,10 +318,6 @@ class FileSystem:
         except NotInMemoryError as missing:
             return await self._after(missing, lambda: self._tree(ino).getxattr(ino, name))
 
-    async def access(self, ino: int, mode: int, caller: Caller) -> bool:
-        """Allows everything: the kernel has checked the mode (`default_permissions`)."""
-        return True
-
     async def statfs(self) -> FsStats:
         """Describes the disk that changes are kept on; on a read-only mount a large one without a free block."""
         place = self._state_root
@@ -348,6 +345,10 @@ class FileSystem:
         file = self.handles.file(fh)
         data = file.read_nowait(offset, size)
         return await file.read(offset, size) if data is None else data
+
+    def takes_ioctl(self, command: int) -> bool:
+        """Tells whether an ioctl hands over a request, or a part of one."""
+        return is_request(command)
 
     def only_reads(self, fh: int) -> bool:
         """Tells whether to read from what is open changes nothing."""

@@ -1,6 +1,6 @@
 """What stands between the layers of the file system: files, directories, trees, and the whole.
 
-    fuse.operations ── Vfs ── Tree (one per mounted tree) ── FileHandle, DirHandle
+    fuse.requests ── Vfs ── Tree (one per mounted tree) ── FileHandle, DirHandle
 
 A `Tree` answers for the inodes of one branch, tag or snapshot, or of the mount's own directories; another tree
 can stand in front of it and pass on what it does not answer itself. None of this knows the kernel's protocol: names are
@@ -71,6 +71,12 @@ class AttrChanges(NamedTuple):
     size: int | None = None
     mtime_ns: int | None = None
     atime_ns: int | None = None
+
+
+type Detail = str | int | tuple[str, int] | None
+type Subject = tuple[int, Detail, int]
+"""What a request was about: an inode or a handle; a name in that directory, or the handle that was opened, or both; and
+how many bytes were read or written."""
 
 
 class FileHandle(ABC):
@@ -415,11 +421,11 @@ class Vfs(Protocol):
     async def removexattr(self, ino: int, name: str) -> None:
         """Removes an extended attribute."""
 
-    async def access(self, ino: int, mode: int, caller: Caller) -> bool:
-        """Tells whether the caller may; the kernel checks for itself where it can."""
-
     def forget(self, ino: int, count: int) -> None:
         """Drops references of the kernel to an inode."""
+
+    def takes_ioctl(self, command: int) -> bool:
+        """Tells whether `ioctl` is asked for requests of a command; any other fails with ENOTTY."""
 
     def only_reads(self, fh: int) -> bool:
         """Tells whether to read from what is open changes nothing; also of what is not open. Never raises."""

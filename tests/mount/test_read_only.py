@@ -11,9 +11,10 @@ import pytest
 
 from icefs.cli.main import main
 from icefs.cli.support.mounts import require_mount
-from icefs.daemon.conversation import MAX_PART_BYTES, Conversation
+from icefs.daemon.conversation import Conversation
 from icefs.daemon.mountpoints import mount_table
 from icefs.errors import InvalidInputError
+from icefs.vfs.control.ioctl import MAX_PART_BYTES
 from tests.conformance.official import GROUP, array_json, commit, create
 from tests.support.ci import require
 from tests.support.mounting import Mount, mounted

@@ -2,7 +2,9 @@
 
 from typing import Any
 
+from icefs.daemon.errno_map import to_errno
 from icefs.vfs.attrs import FOREVER_S, Attr, EntryRun, FsStats
+from icefs.vfs.control.ioctl import is_request
 from icefs.vfs.handles import BytesHandle, DirectBytesHandle
 
 FILE = Attr(
@@ -83,6 +85,9 @@ class FakeVfs:
     def forget(self, ino, count):
         self._note("forget", ino, count)
 
+    def takes_ioctl(self, command):
+        return is_request(command)
+
     def only_reads(self, fh):
         return fh not in self.acting
 
@@ -94,20 +99,21 @@ class FakeVfs:
 
 
 class FakeRecorder:
-    """Implements `icefs.fuse.errno_map.Recorder`."""
+    """Implements `icefs.fuse.boundary.Recorder`; errnos are those of the daemon."""
 
     def __init__(self) -> None:
         self.requests: list[int] = []
         self.accesses: list[tuple[int, int, tuple]] = []
-        self.failures: list[tuple[int, BaseException, int, int, str]] = []
+        self.failures: list[tuple[int, BaseException, str]] = []
 
     def record(self, operation, started_ns, elapsed_ns, error, subject):
         assert elapsed_ns >= 0
         self.requests.append(operation)
         self.accesses.append((operation, error, subject))
 
-    def record_failure(self, operation, error, row_errno, level, where):
-        self.failures.append((operation, error, row_errno, level, where))
+    def failed(self, operation, error, where):
+        self.failures.append((operation, error, where()))
+        return to_errno(error).errno
 
 
 class FakeNotifier:

@@ -10,7 +10,7 @@ import trio
 from icefs.engine.repository import Repository
 from icefs.errors import EntryNotFoundError
 from icefs.format.ids import SnapshotId
-from icefs.fuse.errno_map import OPERATIONS
+from icefs.fuse.boundary import OPERATIONS
 from icefs.storage.base import Storage
 from icefs.storage.cache.disk import DiskCache
 from icefs.vfs.attrs import Attr, EntryRun, Ownership

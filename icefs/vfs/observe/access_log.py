@@ -11,7 +11,8 @@ from datetime import UTC, datetime
 from time import perf_counter_ns
 from typing import Any, Final, Protocol
 
-from icefs.vfs.observe.stats import Access, Detail, Stats, errno_name
+from icefs.vfs.interface import Detail
+from icefs.vfs.observe.stats import Access, Stats, errno_name
 from icefs.words import node_key, node_name, quoted
 
 logger = logging.getLogger(__name__)
@@ -24,7 +25,7 @@ _ATTRIBUTES = frozenset(("setxattr", "getxattr"))
 
 _CONTROL: Final = ".icefs"
 
-type _Opened = tuple[int, bytes | None]
+type _Opened = tuple[int, str | None]
 
 
 class Describes(Protocol):
@@ -116,10 +117,9 @@ def _path(operation: str, paths: Describes, handles: dict[int, _Opened], where: 
         where, detail = opened
     path = paths.describe_inode(where)
     name = detail[0] if isinstance(detail, tuple) else detail
-    if not isinstance(name, bytes):
+    if not isinstance(name, str):
         return path
-    text = name.decode(errors="backslashreplace")
-    return f"{path} {text}" if operation in _ATTRIBUTES else f"{path.rstrip('/')}/{text}"
+    return f"{path} {name}" if operation in _ATTRIBUTES else f"{path.rstrip('/')}/{name}"
 
 
 def _moment(time_ns: int) -> str:

@@ -11,6 +11,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+from icefs.vfs.interface import Subject
+
 BUCKETS: Final = 36
 """Latencies are counted by the power of two, in nanoseconds, that they stay below: up to a minute."""
 
@@ -18,11 +20,6 @@ RING: Final = 1000
 """So many of the last requests are remembered."""
 
 _REMEMBERED: Final = 50
-
-type Detail = bytes | int | tuple[bytes, int] | None
-type Subject = tuple[int, Detail, int]
-"""What a request was about: an inode or a handle; a name in that directory, or the handle that was opened, or both; and
-how many bytes were read or written."""
 
 type Access = tuple[int, int, int, int, Subject]
 """One request: its kind, when it began (`perf_counter_ns`), how long it took, its errno, what it was about."""

@@ -1,13 +1,11 @@
 """Directory entries without attributes, and who is sent them."""
 
-from types import SimpleNamespace
-
 import pytest
 
 from icefs.fuse.bare_entries import SPARSE, Listers
-from icefs.fuse.operations import Operations
+from icefs.fuse.listings import Listings
 from icefs.vfs.attrs import EntryRun
-from tests.support.fake_vfs import FILE, FakeRecorder, FakeVfs
+from tests.support.fake_vfs import FILE, FakeVfs
 from tests.support.fuse_kernel import read_entries
 
 
@@ -81,13 +79,13 @@ def test_only_the_latest_processes_are_remembered():
 class Kernel:
     """Takes entries a bufferful at a time, and notes those without attributes."""
 
-    def __init__(self, operations, room):
-        self.operations = operations
+    def __init__(self, listings, room):
+        self.listings = listings
         self.size = room * (152 + 8)
 
     async def list(self, fh):
         self.names, self.bare, position = [], [], 0
-        while entries := read_entries(await self.operations.readdir(fh, position, self.size)):
+        while entries := read_entries(await self.listings.readdir(fh, position, self.size)):
             self.names += [entry.name for entry in entries]
             self.bare += [entry.name for entry in entries if entry.node_id == 0]
             position = entries[-1].position
@@ -98,37 +96,37 @@ FILES = EntryRun(0, FILE, [b"%d" % i for i in range(1000)], list(range(100, 1100
 
 
 @pytest.fixture
-def operations():
+def listings():
     vfs = FakeVfs()
     vfs.runs = [FILES]
-    return Operations(vfs, FakeRecorder())
+    return Listings(vfs)
 
 
-async def listed(operations, kernel, pid, fh=3):
-    operations.vfs.answers["opendir"] = fh
-    await operations.opendir(2, SimpleNamespace(pid=pid))
+async def listed(listings, kernel, pid, fh=3):
+    listings.vfs.answers["opendir"] = fh
+    await listings.opendir(2, pid)
     assert await kernel.list(fh) == FILES.names
-    entered = sum(args[2] - args[1] for name, args in operations.vfs.calls if name == "entered")
-    operations.vfs.calls.clear()
-    await operations.releasedir(fh)
+    entered = sum(args[2] - args[1] for name, args in listings.vfs.calls if name == "entered")
+    listings.vfs.calls.clear()
+    await listings.releasedir(fh)
     # Every entry that brings attributes is a reference of the kernel, and no other.
     assert entered == len(FILES.names) - len(kernel.bare)
     return len(kernel.bare)
 
 
 @pytest.mark.parametrize("room", [1, 7, 100, 5000])
-async def test_names_alone_are_soon_listed_without_attributes(operations, room):
-    kernel = Kernel(operations, room)
-    assert [await listed(operations, kernel, pid=7) for _ in range(3)] == [63, 1000, 1000]
+async def test_names_alone_are_soon_listed_without_attributes(listings, room):
+    kernel = Kernel(listings, room)
+    assert [await listed(listings, kernel, pid=7) for _ in range(3)] == [63, 1000, 1000]
 
 
 @pytest.mark.parametrize("room", [1, 7, 100, 5000])
-async def test_who_looks_names_up_is_hardly_asked_to(operations, room):
-    kernel = Kernel(operations, room)
+async def test_who_looks_names_up_is_hardly_asked_to(listings, room):
+    kernel = Kernel(listings, room)
     counts = []
     for _ in range(20):
-        counts.append(await listed(operations, kernel, pid=7))
+        counts.append(await listed(listings, kernel, pid=7))
         for name in kernel.bare:
-            await operations.lookup(2, name, SimpleNamespace(pid=7))
+            await listings.lookup(2, name.decode(), 7)
     assert counts[0] == 63
     assert sum(counts[1:]) <= 6

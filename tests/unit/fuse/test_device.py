@@ -5,8 +5,8 @@ import stat
 
 import pytest
 
-from icefs.errors import StorageError, UnsupportedError
 from icefs.fuse import abi
+from icefs.fuse.connection import KernelTooOldError, MountError
 from icefs.fuse.device import MAX_WRITE_BYTES, Device
 from tests.support.fuse_kernel import FakeKernel, pack
 
@@ -52,14 +52,14 @@ def test_a_kernel_of_a_later_protocol_begins_again(kernel):
 
 def test_a_kernel_that_is_too_old_is_refused(kernel):
     kernel.send(abi.INIT, 2, body=pack("IIII", 7, 26, 0, 0))
-    with pytest.raises(UnsupportedError, match=r"version 7\.26 of FUSE") as caught:
+    with pytest.raises(KernelTooOldError, match=r"version 7\.26 of FUSE") as caught:
         kernel.device._agree()
-    assert caught.value.hint
+    assert caught.value.advice
 
 
 def test_anything_else_is_no_beginning(kernel):
     kernel.send(abi.GETATTR, 2, 1)
-    with pytest.raises(StorageError, match="began with request 3"):
+    with pytest.raises(MountError, match="began with request 3"):
         kernel.device._agree()
 
 
@@ -89,9 +89,8 @@ def script(tmp_path, monkeypatch, text):
 )
 def test_a_refusal_says_why(tmp_path, monkeypatch, text, reason):
     script(tmp_path, monkeypatch, text)
-    with pytest.raises(StorageError, match=reason) as caught:
+    with pytest.raises(MountError, match=reason):
         Device.mount(str(tmp_path), [])
-    assert str(tmp_path) in str(caught.value)
 
 
 def test_the_descriptor_is_nobody_elses(tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ import trio
 
 from icefs.engine.write.repository import WritableRepository
 from icefs.errors import StaleError
-from icefs.fuse.errno_map import OPERATIONS
+from icefs.fuse.boundary import OPERATIONS
 from icefs.storage.memory import MemoryStorage
 from icefs.vfs.filesystem import FileSystem, MountRequest
 from icefs.vfs.observe.stats import Stats

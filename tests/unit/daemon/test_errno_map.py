@@ -6,16 +6,10 @@ import pytest
 import trio
 
 from icefs import errors
-from icefs.fuse.errno_map import (
-    ERRNO_TABLE,
-    OPERATIONS,
-    FuseError,
-    handler,
-    in_background,
-    silent_handler,
-    to_errno,
-)
-from tests.support.fake_vfs import FakeRecorder
+from icefs.daemon.background import in_background
+from icefs.daemon.errno_map import ERRNO_TABLE, RequestRecorder, to_errno
+from icefs.fuse.boundary import OPERATIONS, FuseError
+from icefs.vfs.observe.stats import Stats
 
 CONCRETE = [
     cls
@@ -114,103 +108,76 @@ def test_what_the_system_said_to_the_daemon_is_not_said_to_the_caller(given, tol
     assert to_errno(OSError(given, "x") if given else OSError("x")).errno == told
 
 
-class Guarded:
-    def __init__(self):
-        self.recorder = FakeRecorder()
-        self.error = None
-
-    def describe(self, operation, args):
-        return "/somewhere"
-
-    @handler
-    async def read(self, fh):
-        if self.error is not None:
-            raise self.error
-        return b"abc"
-
-    @silent_handler
-    def forget(self, pairs):
-        raise self.error
+READ = OPERATIONS.index("read")
 
 
-async def test_an_answer_passes_and_is_counted():
-    guarded = Guarded()
-    assert await guarded.read(3) == b"abc"
-    assert guarded.recorder.accesses == [(OPERATIONS.index("read"), 0, (3, None, 3))]
+@pytest.fixture
+def stats():
+    return Stats(OPERATIONS)
+
+
+@pytest.fixture
+def recorder(stats):
+    return RequestRecorder(stats)
+
+
+def failed(recorder, error):
+    return recorder.failed(READ, error, lambda: "/somewhere")
 
 
 @pytest.mark.parametrize("cls", CONCRETE, ids=lambda cls: cls.__name__)
-async def test_every_error_becomes_its_errno(cls):
-    guarded = Guarded()
-    guarded.error = cls("it happened")
-    with pytest.raises(FuseError) as caught:
-        await guarded.read(3)
-    assert caught.value.errno == EXPECTED[cls.__name__]
-    [(operation, error, number, _, _)] = guarded.recorder.failures
-    assert (OPERATIONS[operation], error, number) == ("read", guarded.error, EXPECTED[cls.__name__])
-    assert guarded.recorder.accesses == [(OPERATIONS.index("read"), EXPECTED[cls.__name__], (3, None, 0))]
+def test_every_failure_is_counted_under_its_errno(cls, recorder, stats):
+    number = failed(recorder, cls("it happened"))
+    assert number == EXPECTED[cls.__name__]
+    assert stats.errors_of(READ) == {errno.errorcode[number]: 1}
 
 
 @pytest.mark.parametrize("bug", [ZeroDivisionError("x"), RecursionError(), AssertionError(), StopAsyncIteration()])
-async def test_a_bug_is_logged_with_its_traceback_and_is_eio(bug, caplog):
-    guarded = Guarded()
-    guarded.error = bug
-    with pytest.raises(FuseError) as caught:
-        await guarded.read(3)
-    assert caught.value.errno == errno.EIO
+def test_a_bug_is_logged_with_its_traceback_and_is_eio(bug, recorder, caplog):
+    assert failed(recorder, bug) == errno.EIO
     [record] = caplog.records
     assert record.levelno == logging.ERROR
     assert record.exc_info is not None
     assert "/somewhere" in record.getMessage()
 
 
-async def test_what_programs_expect_to_fail_is_not_in_the_log(caplog):
-    guarded = Guarded()
-    guarded.error = errors.EntryNotFoundError("no such name")
-    with pytest.raises(FuseError):
-        await guarded.read(3)
+def test_what_programs_expect_to_fail_is_not_in_the_log(recorder, caplog):
+    failed(recorder, errors.EntryNotFoundError("no such name"))
+    failed(recorder, FuseError(errno.ENAMETOOLONG, "a name of 256 bytes"))
     assert not [record for record in caplog.records if record.levelno >= logging.INFO]
 
 
-async def test_a_damaged_file_is_a_warning_with_path_and_reason(caplog):
-    guarded = Guarded()
-    guarded.error = errors.FormatError("manifest M is broken", file="M", reason="broken")
-    with pytest.raises(FuseError):
-        await guarded.read(3)
-    assert caplog.records[-1].getMessage() == "read /somewhere: EIO: FormatError: manifest M is broken"
+def test_a_damaged_file_is_a_warning_with_path_and_reason(recorder, stats, caplog):
+    failed(recorder, errors.FormatError("manifest M is broken", file="M", reason="broken"))
+    assert caplog.messages == ["read /somewhere: EIO: FormatError: manifest M is broken"]
+    [failure] = stats.failures
+    assert (failure["operation"], failure["path"], failure["errno"]) == ("read", "/somewhere", "EIO")
 
 
-async def test_cancellation_passes_and_is_counted_as_an_interruption(caplog):
-    guarded = Guarded()
+def test_a_name_that_is_not_utf8_is_noted(recorder, caplog):
+    caplog.set_level(logging.INFO)
+    assert failed(recorder, FuseError(errno.EINVAL, "b'x' is not UTF-8")) == errno.EINVAL
+    assert caplog.messages == ["read /somewhere: EINVAL: FuseError: b'x' is not UTF-8"]
 
-    @handler
-    async def read(self, fh):
-        await trio.sleep_forever()
 
-    with trio.move_on_after(0.01) as scope:
-        await read(guarded, 3)
-    assert scope.cancelled_caught
-    number = OPERATIONS.index("read")
-    assert guarded.recorder.accesses == [(number, errno.EINTR, (3, None, 0))]
-    [(operation, _, code, level, _)] = guarded.recorder.failures
-    assert (operation, code, level) == (number, errno.EINTR, logging.DEBUG)
+async def test_a_cancelled_request_is_an_interrupted_one(recorder, stats, caplog):
+    async def interrupted():
+        with pytest.raises(trio.Cancelled) as caught:
+            await trio.sleep_forever()
+        assert failed(recorder, caught.value) == errno.EINTR
+
+    with trio.move_on_after(0):
+        await interrupted()
+    assert stats.errors_of(READ) == {"EINTR": 1}
     assert not caplog.records
 
 
-async def test_a_failure_to_describe_a_failure_is_only_logged(caplog):
-    guarded = Guarded()
-    guarded.describe = None
-    guarded.error = ZeroDivisionError()
-    with pytest.raises(FuseError):
-        await guarded.read(3)
+def test_a_failure_to_describe_a_failure_is_only_logged(recorder, caplog):
+    def where():
+        raise LookupError
+
+    assert recorder.failed(READ, ZeroDivisionError(), where) == errno.EIO
     assert "while reporting" in caplog.text
-
-
-async def test_forget_never_raises(caplog):
-    guarded = Guarded()
-    guarded.error = ZeroDivisionError()
-    await guarded.forget([(1, 1)])
-    assert "ZeroDivisionError" in caplog.text
 
 
 @pytest.mark.parametrize("error", [errors.UnreachableError("gone"), ZeroDivisionError(), errors.InternalError("x")])
