@@ -65,9 +65,6 @@ KNOWN_CYCLES = frozenset(
         ("icefs.vfs.trees.renames", "icefs.vfs.trees.branch_tree"),
         ("icefs.vfs.trees.renames", "icefs.vfs.trees.working_base"),
         ("icefs.vfs.trees.working_handles", "icefs.vfs.trees.writable_branch"),
-        # worktree
-        ("icefs.worktree.model.core", "icefs.worktree.freeze.frozen"),
-        ("icefs.worktree.model.core", "icefs.worktree.ops.files"),
     )
 )
 

@@ -27,6 +27,13 @@ class BaseAttr(NamedTuple):
     mtime_ns: int
 
 
+class BaseEntry(NamedTuple):
+    """A untouched node: its path and attributes."""
+
+    path: str
+    attr: BaseAttr
+
+
 class BaseTree(Protocol):
     """A read-only tree.
 

@@ -26,18 +26,21 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
 
+from icefs.engine.read.session import Session
 from icefs.engine.write.collected import Collections
 from icefs.errors import NoSpaceError, NotPermittedError, SessionStateError
 from icefs.inode import Invalidations
 from icefs.storage.base import Storage
-from icefs.worktree.base import BaseFactory
+from icefs.worktree.base import BaseEntry, BaseFactory
+from icefs.worktree.core.content import Content
+from icefs.worktree.core.damage import Damage, DamageReport
+from icefs.worktree.core.invariants import check_invariants
+from icefs.worktree.core.tree_core import TreeCore
+from icefs.worktree.freeze.changes import TreeChange, list_changes
 from icefs.worktree.freeze.commits import Commits, OnSwitch
 from icefs.worktree.freeze.frozen import FrozenTree
-from icefs.worktree.model.changes import TreeChange, list_changes
-from icefs.worktree.model.core import ROOT_ID, BaseEntry, Defaults, TreeCore
-from icefs.worktree.model.invariants import check_invariants
+from icefs.worktree.model.node_tree import ROOT_ID, Defaults
 from icefs.worktree.model.nodes import STORED, Attr, FileNode, Perm, TreeEntry, Where
-from icefs.worktree.model.removed import RemovedFiles
 from icefs.worktree.ops.attributes import AttrChange, set_attributes
 from icefs.worktree.ops.discard import (
     Discarded,
@@ -50,16 +53,16 @@ from icefs.worktree.ops.discard import (
 )
 from icefs.worktree.ops.files import Files
 from icefs.worktree.ops.namespace import DirView, Namespace
+from icefs.worktree.ops.removed import RemovedFiles
 from icefs.worktree.rebase.outcome import SettleResult
-from icefs.worktree.spool.content import Content
-from icefs.worktree.spool.damage import Damage, DamageReport
+from icefs.worktree.recovery import Loader, Recovery
 from icefs.worktree.spool.files import DiskIo, Spool
 from icefs.worktree.spool.journal import Intent, Journal
 from icefs.worktree.spool.opening import Opened, open_database
-from icefs.worktree.spool.recovery import Loader, Recovery
 from icefs.worktree.spool.state import SPOOL_NAME, StateInfo, check_owner, make_and_lock, read_info, write_info
 from icefs.worktree.spool.versions import check_version
 from icefs.worktree.stage.staged import StagedAt
+from icefs.worktree.stage.stager import stage
 from icefs.worktree.upload.background import BackgroundUploads
 from icefs.worktree.upload.log import LOG_NAME, UploadLog
 from icefs.worktree.upload.packing import UploadOptions
@@ -110,7 +113,6 @@ class WorkTree:
         recovery: What was found when it was opened.
         removed: Keeps removed files for a kernel.
         attempts: The snapshots that were about to be published on its base; one may appear late.
-        staged: What was staged when somebody last looked (`staging.staged_now`).
     """
 
     def __init__(self, directory: Path, options: TreeOptions) -> None:
@@ -123,7 +125,7 @@ class WorkTree:
             StorageError: its database is damaged.
         """
         self.directory = directory
-        self.staged: StagedAt | None = None
+        self._staged: StagedAt | None = None
         self.repository, self.branch, self._place = options.repository, options.branch, options.place
         check_version(directory)
         self._lock = make_and_lock(directory, options.io)
@@ -299,6 +301,28 @@ class WorkTree:
         with contextlib.ExitStack() as undo:
             undo.callback(self.release_view, frozen := self.view())
             yield from list_changes(frozen)
+
+    def staged_now(self, open_base: Callable[[str], Session]) -> StagedAt:
+        """Works out what the tree changes in its base; where nothing changed since the last call, returns that answer.
+
+        The tree may be written to meanwhile.
+
+        Args:
+            open_base: Opens a snapshot by its id.
+
+        Raises:
+            StorageError, FormatError: as `stage`.
+        """
+        known = self._staged
+        if known is not None and (str(known.base.snapshot_id), known.revision) == (self.base, self.revision):
+            return known
+        view = self.view()
+        try:
+            base = open_base(view.base)
+            known = self._staged = StagedAt(base, view.revision, stage(view, base))
+        finally:
+            self.release_view(view)
+        return known
 
     def knows(self, ino: int) -> bool:
         """Tells whether an inode number is (or was, before a commit) the tree's, and so may be used as a `Where`."""

@@ -41,7 +41,7 @@ LOOK = """
 import gc, json, os, signal
 from collections import Counter
 from icefs.vfs.filesystem import FileSystem
-from icefs.worktree.model.core import TreeCore
+from icefs.worktree.core.tree_core import TreeCore
 
 systems = []
 make = FileSystem.__init__

@@ -18,9 +18,8 @@ from icefs.daemon.options import default_state_dir
 from icefs.errors import EntryNotFoundError, IcefsError, InvalidInputError, SessionStateError
 from icefs.vfs.names import encode_ref
 from icefs.words import command, plural, quoted, some, visible_lines
-from icefs.worktree.spool.damage import LOST_NAME
 from icefs.worktree.spool.left import LeftTree, left_trees, look_at
-from icefs.worktree.spool.state import DATABASE_NAME, LOCK_NAME, SPOOL_NAME, is_in_use, remove_state
+from icefs.worktree.spool.state import DATABASE_NAME, LOCK_NAME, LOST_NAME, SPOOL_NAME, is_in_use, remove_state
 
 SERVICE_TREES = Path("/var/lib/icefs/trees")
 """Where the services of `icefs serve` keep their working trees (`StateDirectory` of the unit)."""

@@ -27,8 +27,8 @@ from icefs.storage.cache.disk import default_cache_dir
 from icefs.storage.proxies import proxy_of
 from icefs.storage.url import open_storage, parse_location, redact
 from icefs.words import command, plural, quoted
-from icefs.worktree.spool.damage import LOST_NAME
 from icefs.worktree.spool.left import LeftTree, damaged_files, left_trees
+from icefs.worktree.spool.state import LOST_NAME
 
 OK, WARNING, PROBLEM = "ok", "warning", "problem"
 

@@ -24,7 +24,7 @@ from icefs.vfs.filesystem import FileSystem, MountRequest
 from icefs.vfs.inodes.table import ROOT_INO
 from icefs.vfs.observe.stats import Stats
 from icefs.vfs.trees.writable_branch import WritableBranch
-from icefs.worktree.model.changes import ChangeKind, TreeChange
+from icefs.worktree.freeze.changes import ChangeKind, TreeChange
 from icefs.worktree.spool.left import look_at
 from icefs.worktree.spool.state import has_state
 from icefs.worktree.upload.packing import UploadOptions

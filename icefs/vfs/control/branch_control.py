@@ -33,7 +33,6 @@ from icefs.vfs.trees.control_dir import ControlFile
 from icefs.vfs.trees.places import open_session
 from icefs.vfs.trees.snapshot_tree import tree_facts
 from icefs.vfs.trees.writable_branch import WritableBranch
-from icefs.worktree.stage.stager import staged_now
 from icefs.worktree.tree import WorkTree
 
 _SHOWN: Final = 50
@@ -136,7 +135,7 @@ class WorkingControl:
 
     def _report(self, work: WorkTree) -> StagedReport:
         repository = self._tree.settings.repository
-        now = staged_now(work, lambda base: open_session(repository, SnapshotId.parse(base)))
+        now = work.staged_now(lambda base: open_session(repository, SnapshotId.parse(base)))
         known = self._known_report
         if known is None or known.staged is not now.staged:
             known = self._known_report = StagedReport(now.staged, now.base)

@@ -3,6 +3,6 @@
 frozen        a frozen view
 frozen_index  the files of a frozen view, by node and by base path
 differences   where a frozen view differs from the base
-unfinished    files that a program is still writing
+changes       the differences of a frozen view, as a list
 commits       freezes the tree, and ends the commit: published, failed or unknown
 """

@@ -15,15 +15,16 @@ from typing import Final
 
 from icefs.errors import NoSpaceError, SessionStateError, StorageError
 from icefs.inode import Invalidations
-from icefs.worktree.base import BaseTree, join
-from icefs.worktree.freeze.frozen import FrozenTree, View
+from icefs.worktree.base import BaseEntry, BaseTree, join
+from icefs.worktree.core.content import Content
+from icefs.worktree.core.tree_core import Change, TreeCore
+from icefs.worktree.freeze.frozen import FrozenTree
 from icefs.worktree.freeze.frozen_index import FrozenIndex
-from icefs.worktree.model.core import BaseEntry, Change, TreeCore
 from icefs.worktree.model.nodes import STORED, WHITEOUT, DirNode
 from icefs.worktree.model.reappearing import Reappearing
+from icefs.worktree.model.views import View
 from icefs.worktree.rebase.base_change import Settlement
 from icefs.worktree.rebase.outcome import SettleResult
-from icefs.worktree.spool.content import Content
 from icefs.worktree.spool.journal import Intent
 
 _CLOSES_S: Final = 0.5
@@ -360,7 +361,7 @@ class Commits:
                 with core.change():
                     entry = node.entries.get(name)
                     if entry is None:
-                        entry = core.materialise(node, name, BaseEntry(join(node.base_path, name), attr))
+                        entry = core.materialise.node(node, name, BaseEntry(join(node.base_path, name), attr))
                 if isinstance(entry, DirNode):
                     if entry.is_natural:
                         waiting.append(entry)

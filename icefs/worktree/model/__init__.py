@@ -1,13 +1,14 @@
-"""The state of a working tree in memory.
+"""The nodes of a working tree in memory; nothing here knows of disks.
 
 nodes         files, directories and whiteouts
-core          the state, and the frame in which everything changes it
-places        which array a file is a chunk of
-changes       the changes of a working tree, as a list
-removed       removed files that the kernel still knows
+open_state    what a file has only while it is open
+handles       open files
+node_tree     the nodes over their base, and how to find them
+materialise   nodes for what the base has and no node stands for yet
+unfinished    files that a program is still writing
+views         former states of nodes, for frozen views
 lost          bytes of a file that could not be stored
 kept          retained inode numbers and times
 kept_regions  retained numbers and times of renamed directories of chunks
-invariants    checks of the state, for tests
 reappearing   inode numbers for files that appear again under a removed name
 """

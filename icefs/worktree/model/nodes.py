@@ -1,17 +1,15 @@
 """The nodes of a working tree, as they are in memory: files, directories, and the whiteouts between them.
 
 A node exists only where the tree differs from its base, or has to be able to: everything else is *untouched* and has
-no object here. Nodes are plain records; `core` and its users change them, under the tree's lock.
+no object here. Nodes are plain records; their users change them, under the tree's lock.
 """
 
 import stat
-from dataclasses import dataclass
 from enum import Enum, IntFlag
 from typing import Final, Literal, NamedTuple
 
-from icefs.worktree.base import BaseTree
 from icefs.worktree.model.lost import Ranges
-from icefs.worktree.spool.files import SpoolFile
+from icefs.worktree.model.open_state import OpenState
 
 
 class _Whiteout(Enum):
@@ -98,29 +96,6 @@ class TreeEntry(NamedTuple):
 
     where: Where
     attr: Attr
-
-
-@dataclass(slots=True, eq=False)
-class OpenState:
-    """What a file node has only while it is open, or while its bytes are being copied.
-
-    Attributes:
-        handles: Open handles.
-        writable: Those of them that may write.
-        is_flushed: Whether a descriptor was closed since the last change: it may have been the last one.
-        writers: Writes under way outside the lock.
-        busy: Somebody makes the content private outside the lock; other writers wait.
-        file: The descriptor that all handles share; None before the first byte is wanted.
-        base_tree: The base that still has the bytes of an unlinked file, where that is not the current one.
-    """
-
-    handles: int = 0
-    writable: int = 0
-    is_flushed: bool = False
-    writers: int = 0
-    busy: bool = False
-    file: "SpoolFile | None" = None
-    base_tree: "BaseTree | None" = None
 
 
 class FileState(NamedTuple):

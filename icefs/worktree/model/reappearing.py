@@ -10,34 +10,34 @@ Concurrency: under the tree's lock.
 from collections.abc import Iterable, Iterator
 
 from icefs.worktree.base import BaseAttr
-from icefs.worktree.model.core import TreeCore
+from icefs.worktree.model.node_tree import NodeTree
 from icefs.worktree.model.nodes import FileNode
 
 
 class Reappearing:
     """What is hidden before an operation, and may be seen after it."""
 
-    def __init__(self, core: TreeCore, opened: Iterable[str] = ()) -> None:
-        """Takes note of the directories that were removed with open files in them, further ones among these."""
-        self._core = core
+    def __init__(self, tree: NodeTree, opened: Iterable[str] = ()) -> None:
+        """Remembers the directories that were removed with open files in them; `opened` are further such files."""
+        self._tree = tree
         self._directories = {
             above
             for path in (*opened, *(node.origin or "" for node in self._removed()))
             for above in _ancestors(path)
-            if above not in core.base_dirs and not core.is_reachable(above)
+            if above not in tree.base_dirs and not tree.is_reachable(above)
         }
 
     def _removed(self) -> Iterator[FileNode]:
         """Yields the files of the base that are open, and have no name any more."""
-        for node in self._core.by_ino.values():
+        for node in self._tree.by_ino.values():
             if isinstance(node, FileNode) and node.parent is None and node.origin is not None:
                 yield node
 
     def renumber(self, twins: Iterable[str] = ()) -> None:
         """Gives other numbers to what is to be seen again, and to base paths whose number another file has now."""
-        core = self._core
+        tree = self._tree
         for twin in twins:
-            attr = core.base_stat(twin)
+            attr = tree.base_stat(twin)
             if attr is not None:
                 self._keep(twin, attr)
         for node in list(self._removed()):
@@ -46,8 +46,8 @@ class Reappearing:
             attr = self._seen(path)
             if attr is None:
                 continue
-            if core.base_files.get(path) is node:
-                del core.base_files[path]
+            if tree.base_files.get(path) is node:
+                del tree.base_files[path]
             if attr.ino == node.ino:
                 self._keep(path, attr)
         for path in self._directories:
@@ -57,11 +57,11 @@ class Reappearing:
 
     def _seen(self, path: str) -> BaseAttr | None:
         """Returns the attributes of a base path that is to be seen, and has no node."""
-        return self._core.base_stat(path) if self._core.is_reachable(path) else None
+        return self._tree.base_stat(path) if self._tree.is_reachable(path) else None
 
     def _keep(self, path: str, attr: BaseAttr) -> None:
         above, _, name = path.rpartition("/")
-        self._core.kept.add(above, [(name, self._core.new_ino(), attr.mtime_ns)])
+        self._tree.kept.add(above, [(name, self._tree.new_ino(), attr.mtime_ns)])
 
 
 def _ancestors(path: str) -> Iterator[str]:

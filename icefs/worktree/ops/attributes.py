@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 
 from icefs.errors import IsADirectoryTreeError
-from icefs.worktree.model.core import TreeCore
+from icefs.worktree.core.content import Content
+from icefs.worktree.core.tree_core import TreeCore
 from icefs.worktree.model.nodes import ATTRS, STORED, Attr, DirNode, Where
-from icefs.worktree.spool.content import Content
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ def set_attributes(core: TreeCore, content: Content, where: Where, change: AttrC
         NoSpaceError: the disk is full.
     """
     with core.change() as op:
-        node = core.materialise_where(where)
+        node = core.materialise.at(where)
         if change.size is not None:
             if isinstance(node, DirNode):
                 raise IsADirectoryTreeError(f"{node.name!r} is a directory", name=node.name)

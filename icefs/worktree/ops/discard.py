@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from icefs.errors import SessionStateError
 from icefs.inode import Invalidations
 from icefs.worktree.base import join
-from icefs.worktree.model.core import Change, TreeCore
+from icefs.worktree.core.tree_core import Change, TreeCore
 from icefs.worktree.model.nodes import ATTRS, FROM_BASE, LOST, DirNode, Entry, FileNode, Node
 from icefs.worktree.model.reappearing import Reappearing
 from icefs.worktree.ops.namespace import Namespace

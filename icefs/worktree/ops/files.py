@@ -19,22 +19,12 @@ from icefs.errors import (
     NoSpaceError,
     UnsupportedError,
 )
-from icefs.worktree.base import BaseAttr, BaseTree
-from icefs.worktree.model.core import BaseEntry, Change, TreeCore
-from icefs.worktree.model.nodes import (
-    FROM_BASE,
-    LOST,
-    STORED,
-    Attr,
-    DirNode,
-    FileNode,
-    Node,
-    OpenState,
-    TreeEntry,
-    Where,
-)
-from icefs.worktree.spool.content import MAX_SIZE_BYTES, Content, check_there, check_whole
-from icefs.worktree.spool.files import SpoolFile
+from icefs.worktree.base import BaseEntry
+from icefs.worktree.core.content import MAX_SIZE_BYTES, Content, check_there, check_whole
+from icefs.worktree.core.tree_core import Change, TreeCore
+from icefs.worktree.model.handles import Handle
+from icefs.worktree.model.nodes import FROM_BASE, LOST, STORED, Attr, DirNode, FileNode, Node, TreeEntry, Where
+from icefs.worktree.model.open_state import OpenState, SpoolFile
 
 _SHORT_BYTES: Final = 32 << 10
 
@@ -42,34 +32,6 @@ FALLOC_KEEP_SIZE: Final = 1
 FALLOC_PUNCH_HOLE: Final = 2
 FALLOC_ZERO_RANGE: Final = 16
 _KNOWN_MODES: Final = FALLOC_KEEP_SIZE | FALLOC_PUNCH_HOLE | FALLOC_ZERO_RANGE
-
-
-class Handle:
-    """An open file.
-
-    INVARIANT: exactly one of `node` and `path` says what is open: `path` while the file is untouched.
-
-    Attributes:
-        node: The file's node.
-        path: The base path, and `base_tree` and `attr` what it was when it was opened.
-        readable: Open for reading.
-        writable: Open for writing.
-        has_work: Opened to write or to create.
-        appends: Every write goes to the end.
-    """
-
-    __slots__ = ("appends", "attr", "base_tree", "has_work", "node", "path", "readable", "writable")
-
-    def __init__(self, flags: int) -> None:
-        access = flags & os.O_ACCMODE
-        self.readable = access != os.O_WRONLY
-        self.writable = access != os.O_RDONLY
-        self.has_work = self.writable or bool(flags & os.O_CREAT)
-        self.appends = bool(flags & os.O_APPEND)
-        self.node: FileNode | None = None
-        self.path = ""
-        self.base_tree: BaseTree | None = None
-        self.attr: BaseAttr | None = None
 
 
 class Files:
@@ -118,7 +80,7 @@ class Files:
         if isinstance(found, BaseEntry):
             if not flags & (os.O_ACCMODE | os.O_TRUNC):
                 return core.entry(found), self._add_base(found, flags)
-            node = core.materialise_where(found.path)
+            node = core.materialise.at(found.path)
             assert isinstance(node, FileNode)
         else:
             node = found
@@ -255,7 +217,7 @@ class Files:
         core.journal.sync()
         check_whole(node)
 
-    def _sync(self, node: FileNode, file: "SpoolFile") -> None:
+    def _sync(self, node: FileNode, file: SpoolFile) -> None:
         """Has the disk store a file's bytes; if it does not, nobody knows which it has, so all of them are lost."""
         spool = self._core.spool
         try:

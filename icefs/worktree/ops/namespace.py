@@ -20,8 +20,8 @@ from icefs.errors import (
     NotPermittedError,
     ReservedNameError,
 )
-from icefs.worktree.base import BaseAttr, is_below, join
-from icefs.worktree.model.core import BaseEntry, Change, TreeCore
+from icefs.worktree.base import BaseAttr, BaseEntry, is_below, join
+from icefs.worktree.core.tree_core import Change, TreeCore
 from icefs.worktree.model.nodes import STORED, WHITEOUT, DirNode, Entry, FileNode, Node, Perm, TreeEntry, Where
 from icefs.worktree.ops.files import Files
 from icefs.zarr.keys import V2_METADATA_NAMES
@@ -139,7 +139,7 @@ class Namespace:
     def _new_file(self, op: Change, directory: DirNode | str, name: str, perm: Perm) -> FileNode:
         core = self._core
         self._check_free_name(directory, name)
-        above = core.materialise_dir(directory)
+        above = core.materialise.directory(directory)
         if above.perm.mode & stat.S_ISGID:
             perm = core.perm(perm.mode, perm.uid, above.perm.gid)
         node = FileNode(core.take_id(), core.new_ino(), perm, 0, core.now_ns())
@@ -159,7 +159,7 @@ class Namespace:
             if core.child(directory, name) is not None:
                 raise _exists(name)
             self._check_free_name(directory, name)
-            above = core.materialise_dir(directory)
+            above = core.materialise.directory(directory)
             if above.perm.mode & stat.S_ISGID:
                 perm = core.perm(perm.mode | stat.S_ISGID, perm.uid, above.perm.gid)
             node = DirNode(core.take_id(), core.new_ino(), perm, core.now_ns(), None)
@@ -188,8 +188,8 @@ class Namespace:
             if isinstance(found, DirNode) or (isinstance(found, BaseEntry) and found.attr.is_dir):
                 raise NotPermittedError("a directory has one name only", where=where)
             self._check_free_name(directory, name)
-            above = core.materialise_dir(directory)
-            node = core.materialise_where(where)
+            above = core.materialise.directory(directory)
+            node = core.materialise.at(where)
             assert isinstance(node, FileNode)
             op.dir_changed(above)
             op.touch(node)
@@ -220,13 +220,13 @@ class Namespace:
             directory, found = self._existing(parent, name)
             if isinstance(found, DirNode) or (isinstance(found, BaseEntry) and found.attr.is_dir):
                 raise IsADirectoryTreeError(f"{name!r} is a directory", name=name)
-            above = core.materialise_dir(directory)
+            above = core.materialise.directory(directory)
             op.dir_changed(above)
             if isinstance(found, BaseEntry):
                 if found.path not in core.base_handles and not core.keeps_removed:
                     self._hide(op, above, name)
                     return
-                found = core.materialise_file(above, name, found)
+                found = core.materialise.file(above, name, found)
             self._take_out(op, above, name)
             self.drop_link(op, found, above, name, is_kept=core.keeps_removed)
 
@@ -237,7 +237,7 @@ class Namespace:
         with core.change() as op:
             directory, found = self._existing(parent, name)
             self._check_empty_dir(found, name)
-            above = core.materialise_dir(directory)
+            above = core.materialise.directory(directory)
             op.dir_changed(above)
             if isinstance(found, BaseEntry):
                 self._hide(op, above, name)
@@ -413,16 +413,16 @@ class Namespace:
         target: tuple[DirNode | str, str, Node | BaseEntry | None],
     ) -> None:
         core = self._core
-        above, name = core.materialise_dir(source[0]), source[1]
-        new_above, new_name, replaced = core.materialise_dir(target[0]), target[1], target[2]
-        node = core.materialise(above, name, source[2])
+        above, name = core.materialise.directory(source[0]), source[1]
+        new_above, new_name, replaced = core.materialise.directory(target[0]), target[1], target[2]
+        node = core.materialise.node(above, name, source[2])
         op.dir_changed(above)
         if new_above is not above:
             op.dir_changed(new_above)
         was_extra = False
         if isinstance(replaced, BaseEntry):
             if replaced.path in core.base_handles or (core.keeps_removed and not replaced.attr.is_dir):
-                replaced = core.materialise(new_above, new_name, replaced)
+                replaced = core.materialise.node(new_above, new_name, replaced)
             elif new_above.hidden is not None:
                 new_above.hidden.add(new_name)
         if isinstance(replaced, FileNode):
@@ -445,8 +445,8 @@ class Namespace:
         two: tuple[DirNode | str, str, Node | BaseEntry],
     ) -> None:
         core = self._core
-        places = [(core.materialise_dir(directory), name) for directory, name, _ in (one, two)]
-        nodes = [core.materialise(*place, found) for place, (_, _, found) in zip(places, (one, two), strict=True)]
+        places = [(core.materialise.directory(directory), name) for directory, name, _ in (one, two)]
+        nodes = [core.materialise.node(*place, found) for place, (_, _, found) in zip(places, (one, two), strict=True)]
         extras = [
             isinstance(node, FileNode) and node.extra is not None and place in node.extra
             for place, node in zip(places, nodes, strict=True)

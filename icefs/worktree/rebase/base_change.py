@@ -28,10 +28,10 @@ import contextlib
 from collections.abc import Iterable, Iterator, Mapping
 
 from icefs.errors import FormatError, StaleError, StorageError
-from icefs.worktree.base import BaseTree, ancestors, join
+from icefs.worktree.base import BaseEntry, BaseTree, ancestors, join
+from icefs.worktree.core.tree_core import TreeCore
 from icefs.worktree.freeze.frozen import FrozenTree
 from icefs.worktree.freeze.frozen_index import FrozenIndex
-from icefs.worktree.model.core import BaseEntry, TreeCore
 from icefs.worktree.model.kept_regions import KeptAttr, Region
 from icefs.worktree.model.nodes import (
     DIRTY,
@@ -173,7 +173,7 @@ class Settlement:
         dirs: list[DirNode] = []
         for base_path in self._left_base:
             try:
-                node = core.materialise_where(base_path)
+                node = core.materialise.at(base_path)
             except StaleError:  # removed since
                 continue
             if isinstance(node, DirNode):

@@ -5,10 +5,10 @@ Concurrency: under the tree's lock, but for what is set before anything is asked
 
 from collections.abc import Sequence
 
-from icefs.worktree.base import BaseAttr, BaseTree, join
+from icefs.worktree.base import BaseAttr, BaseEntry, BaseTree, join
+from icefs.worktree.core.tree_core import TreeCore
 from icefs.worktree.freeze.frozen import FrozenDir, FrozenTree
 from icefs.worktree.freeze.frozen_index import FrozenIndex
-from icefs.worktree.model.core import BaseEntry, TreeCore
 from icefs.worktree.model.nodes import DirNode, FileNode
 
 

@@ -3,13 +3,10 @@
 state         state directories: where they lie, and their locks
 versions      versions of the state directory
 opening       opens the database, compares its files, repairs what is damaged
-recovery      from rows and spool files back to nodes
-damage        what is damaged in a working tree
 journal       the database of rows
 row_log       the second copy of the rows
 errors        what the errors of SQLite mean
 files         spool files: the bytes of written files
-content       where a file's bytes are, and copying them up
 ahead         spool files made in advance
 write_behind  starts to write dirty pages to disk before a commit waits for them
 removal       removes spool files that nothing refers to

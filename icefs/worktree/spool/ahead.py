@@ -13,7 +13,8 @@ from queue import SimpleQueue
 from typing import Final
 
 from icefs.errors import IcefsError
-from icefs.worktree.spool.files import Spool, SpoolFile
+from icefs.worktree.model.open_state import SpoolFile
+from icefs.worktree.spool.files import Spool
 
 _STREAK: Final = 8
 """How many files must be wanted in quick succession before more are made ahead."""

@@ -38,6 +38,7 @@ from icefs.errors import (
     TooManyFilesError,
     UnsupportedError,
 )
+from icefs.worktree.model.open_state import SpoolFile
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _BUCKET_BITS = 12
@@ -166,47 +167,6 @@ class DiskIo:
     def rename(self, old: str, new: str) -> None:
         """Renames a file or directory."""
         os.rename(old, new)
-
-
-class SpoolFile:
-    """An open spool file, shared by the handles of one node.
-
-    Concurrency: `users` counts the system calls under way outside the tree's lock; the descriptor is closed when
-    it is retired and the last of them has ended, so that none ever meets a descriptor number used again.
-
-    Attributes:
-        id: The spool id.
-        fd: The descriptor, open for reading and writing.
-        users: System calls under way.
-        retired: Nobody may start another one.
-        is_entry_synced: Whether the directory entry is known to be on the disk.
-    """
-
-    __slots__ = ("fd", "id", "is_entry_synced", "retired", "users")
-
-    def __init__(self, spool_id: int, fd: int) -> None:
-        self.id = spool_id
-        self.fd = fd
-        self.users = 0
-        self.retired = False
-        self.is_entry_synced = False
-
-    def retire(self) -> None:
-        """Closes the descriptor now, or as soon as nobody uses it."""
-        self.retired = True
-        if not self.users:
-            self._close()
-
-    def drop(self) -> None:
-        """Ends one use."""
-        self.users -= 1
-        if self.retired and not self.users:
-            self._close()
-
-    def _close(self) -> None:
-        fd, self.fd = self.fd, -1
-        if fd >= 0:
-            os.close(fd)
 
 
 def spool_path(base: str, spool_id: int) -> str:

@@ -11,11 +11,18 @@ from typing import Any, Final
 
 from icefs.errors import DamagedStateError, IcefsError
 from icefs.worktree.base import join
-from icefs.worktree.spool.damage import aside_usage
 from icefs.worktree.spool.files import spool_path
 from icefs.worktree.spool.journal import Journal
 from icefs.worktree.spool.row_log import Rows, read_log
-from icefs.worktree.spool.state import DATABASE_NAME, SPOOL_NAME, StateInfo, has_state, is_in_use, read_info
+from icefs.worktree.spool.state import (
+    DATABASE_NAME,
+    SPOOL_NAME,
+    StateInfo,
+    aside_usage,
+    has_state,
+    is_in_use,
+    read_info,
+)
 from icefs.worktree.spool.versions import check_version
 
 _UNKNOWN: Final = StateInfo("?", "?", "?", -1)

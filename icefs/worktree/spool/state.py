@@ -35,6 +35,7 @@ from icefs.worktree.spool.versions import INFO_NAME, STATE_VERSION, VERSION_KEY,
 
 DATABASE_NAME: Final = "tree.db"
 SPOOL_NAME: Final = "spool"
+LOST_NAME: Final = "spool.lost"
 LOCK_NAME: Final = "lock"
 
 _PARTS: Final = frozenset({DATABASE_NAME, SPOOL_NAME, LOG_NAME, INFO_NAME})
@@ -341,3 +342,13 @@ def make_and_lock(directory: Path, io: DiskIo) -> StateLock:
         with contextlib.suppress(FileNotFoundError):
             return StateLock(directory)
     raise StorageError(f"{directory} is removed again and again", kind="io", hint="give another --state-dir")
+
+
+def aside_usage(directory: Path) -> tuple[int, int]:
+    """Returns how many spool files of a state directory were set aside, and their bytes."""
+    try:
+        with os.scandir(directory / LOST_NAME) as entries:
+            sizes = [entry.stat(follow_symlinks=False).st_size for entry in entries]
+    except OSError:
+        return 0, 0
+    return len(sizes), sum(sizes)

@@ -2,6 +2,7 @@
 
 stager   works out the nodes and chunks that a frozen view changes
 staged   the values that the stager returns
+places   which array a file is a chunk of
 renames  renamed directories of the base, as moved nodes and moved chunk references
 unfit    chunks of a size that their codecs rule out
 dropped  chunks of the base that a rewritten `zarr.json` has no room for

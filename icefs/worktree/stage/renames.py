@@ -15,11 +15,10 @@ from icefs.format.chunk_indices import ChunkIndices
 from icefs.format.manifest.refs import ArrayRefs
 from icefs.format.snapshot.nodes import NodeSnapshot
 from icefs.words import plural
-from icefs.worktree.base import BaseAttr
+from icefs.worktree.base import BaseAttr, BaseEntry
 from icefs.worktree.freeze.differences import Region
-from icefs.worktree.model.core import BaseEntry
-from icefs.worktree.model.places import BaseChunks, Place, Places, covered_rows
 from icefs.worktree.stage.dropped import outside
+from icefs.worktree.stage.places import BaseChunks, Place, Places, covered_rows
 from icefs.worktree.stage.staged import Invalid
 from icefs.zarr.keys import metadata_key, node_prefix
 

@@ -16,8 +16,8 @@ from icefs.engine.write.changeset import difference
 from icefs.errors import InvalidMetadataError
 from icefs.format.chunk_indices import ChunkIndices
 from icefs.format.manifest.refs import ArrayRefs
+from icefs.worktree.base import BaseEntry
 from icefs.worktree.freeze.frozen import FrozenFile
-from icefs.worktree.model.core import BaseEntry
 from icefs.zarr.keys import ChunkIndex, ChunkKeyLayout
 
 type Source = FrozenFile | BaseEntry

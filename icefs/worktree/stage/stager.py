@@ -14,7 +14,7 @@ name, are committed as the base's own reference. Other names are untracked.
 Only files that were written, or renamed one by one, are looked at one by one.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
 from icefs.engine.read.session import Session
@@ -26,14 +26,13 @@ from icefs.format.manifest.refs import ArrayRefs, ChunkRef
 from icefs.format.snapshot.nodes import NodeSnapshot, NodeType
 from icefs.format.zarr_json import ZarrMetadata, parse_zarr_json
 from icefs.words import plural
-from icefs.worktree.base import join
+from icefs.worktree.base import BaseEntry, join
 from icefs.worktree.freeze.differences import differences
 from icefs.worktree.freeze.frozen import FrozenFile, FrozenTree
 from icefs.worktree.model import lost
-from icefs.worktree.model.core import BaseEntry
-from icefs.worktree.model.places import BaseChunks, GridArray, Place, Places
 from icefs.worktree.stage.dropped import DroppedChunks, contained, outside, outside_reason
 from icefs.worktree.stage.holding import OPEN, Holding
+from icefs.worktree.stage.places import BaseChunks, GridArray, Place, Places
 from icefs.worktree.stage.renames import RenamedChunks, RenamedFile, Renames
 from icefs.worktree.stage.staged import (
     Dropped,
@@ -42,13 +41,11 @@ from icefs.worktree.stage.staged import (
     Source,
     Staged,
     StagedArray,
-    StagedAt,
     metadata_reason,
     no_chunk_reason,
     source_size,
 )
 from icefs.worktree.stage.unfit import UnfitChunks
-from icefs.worktree.tree import WorkTree
 from icefs.zarr.keys import (
     METADATA_NAME,
     ChunkIndex,
@@ -81,28 +78,6 @@ def stage(frozen: FrozenTree, base: Session, *, includes_open: bool = False) -> 
         if not unfit:
             return staged
         refused |= unfit
-
-
-def staged_now(work: WorkTree, open_base: Callable[[str], Session]) -> StagedAt:
-    """Works out what a working tree changes in its base, or returns that where nothing changed since it was asked.
-
-    Args:
-        work: The tree; may be written to meanwhile.
-        open_base: Opens a snapshot by its id.
-
-    Raises:
-        StorageError, FormatError: as `stage`.
-    """
-    known = work.staged
-    if known is not None and (str(known.base.snapshot_id), known.revision) == (work.base, work.revision):
-        return known
-    view = work.view()
-    try:
-        base = open_base(view.base)
-        known = work.staged = StagedAt(base, view.revision, stage(view, base))
-    finally:
-        work.release_view(view)
-    return known
 
 
 def reused_ref(base: Session, reader: KeyReader, source: Source) -> ChunkRef | None:

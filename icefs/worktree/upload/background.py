@@ -35,7 +35,7 @@ from icefs.format.ids import ChunkId
 from icefs.format.layout import chunk_key
 from icefs.locks import Rank, new_rlock
 from icefs.storage.base import Storage, read_file
-from icefs.worktree.model.core import TreeCore
+from icefs.worktree.core.tree_core import TreeCore
 from icefs.worktree.model.nodes import CUT, DIRTY, FROM_BASE, LOST, FileNode
 from icefs.worktree.upload.log import Stored, UploadLog
 from icefs.worktree.upload.packing import UploadOptions, packed_below, plan_packs

@@ -36,8 +36,8 @@ from icefs.format.manifest.refs import (
     Uint64Array,
     VirtualRef,
 )
+from icefs.worktree.base import BaseEntry
 from icefs.worktree.freeze.frozen import FrozenFile, FrozenTree
-from icefs.worktree.model.core import BaseEntry
 from icefs.worktree.stage.staged import Source
 from icefs.worktree.stage.stager import reused_ref
 from icefs.worktree.upload.background import BackgroundUploads

@@ -21,7 +21,7 @@ from icefs.engine.write.collected import Collections
 from icefs.engine.write.repository import WritableRepository
 from icefs.errors import DamagedStateError, IcefsError, SessionStateError
 from icefs.storage.memory import MemoryStorage
-from icefs.worktree.spool.damage import Damage
+from icefs.worktree.core.damage import Damage
 from icefs.worktree.spool.errors import database_error
 from icefs.worktree.upload.packing import UploadOptions
 from tests.support.dict_base import Snapshots

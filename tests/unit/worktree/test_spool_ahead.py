@@ -9,8 +9,9 @@ import pytest
 
 from icefs.errors import NoSpaceError
 from icefs.worktree.model.nodes import FileNode
+from icefs.worktree.model.open_state import SpoolFile
 from icefs.worktree.spool.ahead import SpoolAhead
-from icefs.worktree.spool.files import DiskIo, Spool, SpoolFile
+from icefs.worktree.spool.files import DiskIo, Spool
 from icefs.worktree.tree import WorkTree
 from tests.support.dict_base import Snapshots
 from tests.support.faulty_disk import FullDisk, Fuse

@@ -8,7 +8,6 @@ from icefs.storage.memory import MemoryStorage
 from icefs.vfs.trees.base import SessionBase
 from icefs.worktree.ops.namespace import RENAME_EXCHANGE
 from icefs.worktree.spool.left import look_at
-from icefs.worktree.stage.stager import staged_now
 from tests.support.staging_bench import Bench, array, group
 
 FILES = {
@@ -276,7 +275,7 @@ def test_a_directory_goes_back_under_something_new(bench):
 
 def test_what_is_staged_is_worked_out_once_for_each_state_of_the_tree(bench):
     def now():
-        return staged_now(bench.work, bench.open_base).staged
+        return bench.work.staged_now(bench.open_base).staged
 
     bench.write("g/a/c/0/0", b"new")
     first = now()

@@ -84,7 +84,7 @@ def test_a_tree_over_a_local_repository_writes_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, disk: Disk
 ) -> None:
     monkeypatch.setattr("icefs.worktree.spool.write_behind.SPARED_BYTES", 2 * MIB)
-    monkeypatch.setattr("icefs.worktree.spool.content.WriteBehind", lambda path_of: WriteBehind(path_of, disk.begin))
+    monkeypatch.setattr("icefs.worktree.core.content.WriteBehind", lambda path_of: WriteBehind(path_of, disk.begin))
     driver = Driver(WorkTree(tmp_path / "state", options(Snapshots({}))))
     repository = WritableRepository.create(LocalStorage(tmp_path / "repo"))
     driver.tree.start_uploads(repository.storage, 512, UploadOptions(), Collections(repository))

@@ -1,14 +1,12 @@
 """What of a working tree is damaged, as far as opening it could tell: what is said of it until it is healed."""
 
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
-from icefs.worktree.model.core import TreeCore
+from icefs.worktree.core.tree_core import TreeCore
 from icefs.worktree.model.nodes import CHANGED, CUT, LOST
-
-LOST_NAME: Final = "spool.lost"
+from icefs.worktree.spool.state import LOST_NAME, aside_usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +66,3 @@ class DamageReport:
         files, size = aside_usage(self._aside.parent)
         lost, cut, changed = (tuple(sorted(found[flag])) for flag in (LOST, CUT, CHANGED))
         return Damage(tuple(notes), lost, cut, changed, files, size, str(self._aside))
-
-
-def aside_usage(directory: Path) -> tuple[int, int]:
-    """Returns how many spool files of a state directory were set aside, and their bytes."""
-    try:
-        with os.scandir(directory / LOST_NAME) as entries:
-            sizes = [entry.stat(follow_symlinks=False).st_size for entry in entries]
-    except OSError:
-        return 0, 0
-    return len(sizes), sum(sizes)

@@ -22,11 +22,12 @@ from typing import Final
 
 from icefs.errors import FileTooLargeError, IcefsError, InvalidInputError, StorageError
 from icefs.worktree.base import BaseTree
+from icefs.worktree.core.tree_core import Change, TreeCore
 from icefs.worktree.model import lost
-from icefs.worktree.model.core import Change, TreeCore
-from icefs.worktree.model.nodes import DIRTY, DOUBTFUL, FROM_BASE, LOST, FileNode, OpenState
+from icefs.worktree.model.nodes import DIRTY, DOUBTFUL, FROM_BASE, LOST, FileNode
+from icefs.worktree.model.open_state import OpenState, SpoolFile
 from icefs.worktree.spool.ahead import SpoolAhead
-from icefs.worktree.spool.files import SpoolFile, disk_error
+from icefs.worktree.spool.files import disk_error
 from icefs.worktree.spool.write_behind import WriteBehind
 
 logger = logging.getLogger(__name__)
@@ -98,7 +99,7 @@ class Content:
             core.release_spool(op, node.spool_id)
             self._release_superseded(op, node)
         else:
-            core.forget_placeholder(node)
+            core.materialise.forget(node)
             if core.on_closed is not None and node.spool_id:
                 core.on_closed(node)
 

@@ -5,8 +5,8 @@ gets the old bytes. So a file whose last name goes stays, like one that somebody
 inode number. It says so as soon as no program can come back to the file, mostly at once.
 """
 
-from icefs.worktree.model.core import TreeCore
-from icefs.worktree.spool.content import Content
+from icefs.worktree.core.content import Content
+from icefs.worktree.core.tree_core import TreeCore
 
 
 class RemovedFiles:

@@ -22,10 +22,12 @@ import os
 from dataclasses import dataclass, field
 
 from icefs.errors import DamagedStateError
+from icefs.worktree.core.content import MAX_SIZE_BYTES
+from icefs.worktree.core.tree_core import TreeCore
 from icefs.worktree.freeze.commits import Commits
-from icefs.worktree.freeze.frozen import FrozenTree, SavedDir, View
-from icefs.worktree.model.core import ROOT_ID, TreeCore
+from icefs.worktree.freeze.frozen import FrozenTree
 from icefs.worktree.model.lost import from_text, remove
+from icefs.worktree.model.node_tree import ROOT_ID
 from icefs.worktree.model.nodes import (
     CHANGED,
     CUT,
@@ -42,7 +44,7 @@ from icefs.worktree.model.nodes import (
     FileState,
     Node,
 )
-from icefs.worktree.spool.content import MAX_SIZE_BYTES
+from icefs.worktree.model.views import SavedDir, View
 from icefs.worktree.spool.files import is_marked
 from icefs.worktree.spool.journal import Loaded, NodeRow
 from icefs.worktree.spool.opening import Opened

@@ -1,6 +1,6 @@
 """Whether a tree is what its classes say it is; for tests."""
 
-from icefs.worktree.model.core import TreeCore
+from icefs.worktree.core.tree_core import TreeCore
 from icefs.worktree.model.nodes import DIRTY, FROM_BASE, LOST, STORED, WHITEOUT, DirNode, FileNode, Node
 
 

@@ -1,0 +1,7 @@
+"""A working tree that lasts: its nodes with their rows and their bytes.
+
+tree_core   the nodes, the lock, and the frame in which everything changes them
+content     where a file's bytes are, and copying them up
+damage      what is damaged in a working tree
+invariants  checks of the state, for tests
+"""
