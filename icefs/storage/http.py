@@ -323,7 +323,10 @@ class HttpStorage(Storage):
         self._refuse_to_list()
 
     def _refuse_to_list(self) -> Never:
-        raise UnsupportedError(f"{self.url} is a web server, which cannot list what it has")
+        raise UnsupportedError(
+            f"{self.url} is a web server, which cannot list what it has",
+            hint="use the address of its bucket (s3://…), or a copy on a disk",
+        )
 
     @override
     def close(self) -> None:
@@ -376,4 +379,9 @@ def _answer_error(response: urllib3.BaseHTTPResponse, url: str, asked: Mapping[s
     wait_s = response.headers.get("Retry-After", "")
     if wait_s.isdecimal():
         facts["retry_after_s"] = float(wait_s)
-    return _STATUSES.get(status, StorageError)(f"cannot read {url}: the server answered {status}", **facts)
+    error = _STATUSES.get(status, StorageError)
+    if issubclass(error, AccessDeniedError):
+        hint: str | None = "check the address and its permissions"
+    else:
+        hint = "check the address" if status < 500 and not error.is_transient else None
+    return error(f"cannot read {url}: the server answered {status}", hint=hint, **facts)

@@ -154,7 +154,7 @@ class BentStore:
         class Handler(_Handler):
             store = owner
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = _Server(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
@@ -424,6 +424,11 @@ _BENT_HEADERS: dict[str, Callable[[Answer, BentStore], None]] = {
     "elsewhere": _location,
     "here": _put("Location", "/login"),
 }
+
+
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Says nothing of clients that hang up."""
 
 
 class _Handler(BaseHTTPRequestHandler):

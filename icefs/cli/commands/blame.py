@@ -97,7 +97,7 @@ def blame(where: str, node_path: str | None, ref: str | None, as_json: bool) -> 
         click.echo(f"  {cell(_SHOWN + 1)}  {plural(len(infos) - _SHOWN, 'older commit')}")
     click.echo(f"  zarr.json  {_commit(metadata)}")
     if not lineage.is_complete:
-        click.echo("  some transaction logs are gone: older commits cannot be told apart", err=True)
+        click.echo("  some transaction logs are gone or damaged: older commits cannot be told apart", err=True)
 
 
 def _node_path(source: Source, node_path: str) -> str:

@@ -21,10 +21,11 @@ from icefs.cli.support.repos import DEFAULT_BRANCH, Source, locate, open_reposit
 from icefs.engine.history.key_times import KeyTimes
 from icefs.engine.history.lineage import Lineages
 from icefs.errors import InvalidInputError
+from icefs.storage.url import redact
 from icefs.transfer.exporting import ExportRequest, export_session
 from icefs.transfer.importing import ImportRequest, import_directory
 from icefs.transfer.storing import Transferred
-from icefs.words import node_key, node_name, plural, quoted
+from icefs.words import command, node_key, node_name, plural, quoted
 from icefs.zarr.keys import normalize_key
 
 _SHOWN = 20
@@ -214,6 +215,11 @@ def export(
                 err=True,
             )
         _list("cannot be exported:", [f"{quoted(one.path)}: {one.reason}" for one in done.failed])
+        if done.failed:
+            rest = "all else would be" if dry_run else "all else is there"
+            say(
+                f"{rest}; '{command('fsck', redact(source.location))}' says whether the repository is damaged", err=True
+            )
     if done.failed:
         click.get_current_context().exit(_DAMAGED)
 

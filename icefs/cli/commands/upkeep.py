@@ -5,6 +5,7 @@ does the rest.
 """
 
 import re
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -24,12 +25,14 @@ from icefs.cli.support.repos import DEFAULT_BRANCH, locate, open_repository, ope
 from icefs.cli.support.steps import steps
 from icefs.clock import to_micros
 from icefs.engine.upkeep.expiration import ExpirationRequest
+from icefs.engine.upkeep.fsck import FsckReport
 from icefs.engine.upkeep.fsck import fsck as check
 from icefs.engine.upkeep.fsck import repair as check_and_repair
 from icefs.engine.upkeep.migrate import upgrade as upgrade_repository
 from icefs.engine.upkeep.storage_stats import history_stats, snapshot_stats, stats_to_json
 from icefs.errors import InvalidInputError, NodeNotFoundError
-from icefs.words import node_name, plural, quoted
+from icefs.format.layout import REPO_INFO
+from icefs.words import command, node_name, plural, quoted
 
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 _FSCK_EXIT: Final = {"clean": 0, "repaired": 1, "damaged": 4, "newer": 8}
@@ -179,7 +182,24 @@ def fsck(repo: str | None, deep: bool, repair: bool, as_json: bool) -> None:
             plural(count, kind.removesuffix("s"), kind) for kind, count in sorted(report.checked.items())
         )
         click.echo(f"{report.status}: {checked} checked")
+        for line in _ways_out(report, storage.url, was_repaired=repair):
+            say(f"note: {line}")
     click.get_current_context().exit(_FSCK_EXIT[report.status])
+
+
+def _ways_out(report: FsckReport, location: str, *, was_repaired: bool) -> Iterator[str]:
+    """Yields what can be done about findings."""
+    if report.status == "newer":
+        yield "upgrade icefs, and check again"
+    if report.status != "damaged":
+        return
+    # What the backups in overwritten/ can mend, which a repair has tried.
+    mendable = any(one.key == REPO_INFO and one.kind in ("missing", "malformed") for one in report.findings)
+    mendable |= any(update.is_recoverable for update in report.lost)
+    if mendable and not was_repaired:
+        yield f"'{command('fsck --repair', location)}' mends what the backups in overwritten/ can mend"
+    else:
+        yield "restore the files that are listed from a copy of the repository; what needs none of them can be read"
 
 
 @click.command()

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from icefs.engine.history.diff import chain_between, fetch_logs, updated_chunks
 from icefs.engine.read.chunks import ArrayChunks
 from icefs.engine.read.session import Session
-from icefs.errors import FormatError, NotFoundError, ObjectNotFoundError, StorageError
+from icefs.errors import FormatError, NotAnObjectError, NotFoundError, ObjectNotFoundError, StorageError
 from icefs.format.chunk_indices import ChunkIndices, pack_keys
 from icefs.format.ids import NodeId, SnapshotId
 from icefs.format.manifest.refs import ArrayRefs, ChunkKind
@@ -129,7 +129,7 @@ def _logged_chunks(old: Session, new: Session) -> dict[NodeId, ChunkIndices] | N
         if chain is None or sum(1 + len(info.pruned_ancestor_tx_logs) for info in chain) > _MAX_LOGS:
             return None
         logs, is_complete = fetch_logs(repository.assets, chain)
-    except (NotFoundError, ObjectNotFoundError, FormatError):
+    except (NotFoundError, ObjectNotFoundError, FormatError, NotAnObjectError):
         return None  # a snapshot that the history does not have, a log that is gone or malformed
     return updated_chunks(logs) if is_complete else None
 

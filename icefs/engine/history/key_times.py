@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from icefs.engine.history.lineage import Lineages
 from icefs.engine.history.lineage_values import Lineage, Touch
-from icefs.errors import FormatError, NotFoundError, ObjectNotFoundError
+from icefs.errors import FormatError, NotAnObjectError, NotFoundError, ObjectNotFoundError
 from icefs.format.chunk_indices import ChunkIndices
 from icefs.format.ids import NodeId, SnapshotId
 from icefs.format.repo.snapshot_table import SnapshotInfo
@@ -138,7 +138,7 @@ class KeyTimes:
     def _mixed_times(self, node_id: NodeId, floor: int) -> ChunkTimes:
         try:
             return ChunkTimes.of_lineage(self._lineages.lineage(self._snapshot_id, node_id), floor)
-        except (FormatError, NotFoundError, ObjectNotFoundError):
+        except (FormatError, NotFoundError, ObjectNotFoundError, NotAnObjectError):
             return ChunkTimes(self._flushed_at)
 
     def _find(self, node_id: NodeId) -> None:
@@ -153,7 +153,7 @@ class KeyTimes:
         while node_id not in self._metadata and not self._is_at_end:
             try:
                 self._step()
-            except (FormatError, NotFoundError, ObjectNotFoundError):
+            except (FormatError, NotFoundError, ObjectNotFoundError, NotAnObjectError):
                 self._is_at_end = True
             except BaseException:
                 # The store may answer next time; what was seen would be counted twice.

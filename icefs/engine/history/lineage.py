@@ -17,7 +17,7 @@ import numpy as np
 from icefs.engine.history.lineage_cache import LineageCache
 from icefs.engine.history.lineage_values import Lineage, OwnerArray, Touch
 from icefs.engine.repository import Repository
-from icefs.errors import FormatError, ObjectNotFoundError
+from icefs.errors import FormatError, NotAnObjectError, ObjectNotFoundError
 from icefs.format.chunk_indices import ChunkIndices, pack_keys
 from icefs.format.ids import INITIAL_SNAPSHOT_ID, NodeId, SnapshotId
 from icefs.format.repo.snapshot_table import SnapshotInfo
@@ -137,7 +137,7 @@ class Lineages:
         for snapshot_id in (info.id, *reversed(info.pruned_ancestor_tx_logs)):
             try:
                 logs.append(self._repository.assets.fetch_transaction_log(snapshot_id))
-            except FormatError:
+            except (FormatError, NotAnObjectError):
                 return None
             except ObjectNotFoundError:
                 if snapshot_id != INITIAL_SNAPSHOT_ID:

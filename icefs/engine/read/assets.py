@@ -25,6 +25,7 @@ from icefs.format.transaction_log import TransactionLog, parse_transaction_log
 from icefs.storage.base import Done, Storage, Version
 from icefs.storage.cache.disk import CacheView, DiskCache
 from icefs.storage.cache.entry import CachedFile
+from icefs.words import command
 
 _log = logging.getLogger(__name__)
 
@@ -106,9 +107,18 @@ class AssetManager:
             except ObjectNotFoundError as error:
                 raise repository_not_found(self.storage) from error
             if changed is not None:
-                known = self._repo = parse_repo_info(changed.data, name=REPO_INFO), changed.version
+                known = self._repo = self._parse_repo_info(changed.data), changed.version
             assert known is not None  # an unconditional request always answers with an object
             return known
+
+    def _parse_repo_info(self, data: bytes) -> RepoInfo:
+        try:
+            return parse_repo_info(data, name=REPO_INFO)
+        except FormatError as error:
+            if error.hint is None:
+                # Each update leaves a copy of what it replaces.
+                error.hint = f"'{command('fsck --repair', self.storage.url)}' restores it if a copy is left"
+            raise
 
     def remember_repo_info(self, info: RepoInfo, version: Version, *, replaces: Version) -> None:
         """Takes over a repo info that was just written, unless another one has been read since."""
@@ -339,7 +349,7 @@ def coalesce(ranges: Iterable[tuple[int, int]]) -> list[list[tuple[int, int]]]:
 def repository_not_found(storage: Storage) -> RepositoryNotFoundError:
     """Makes the error for a location that holds no repository."""
     return RepositoryNotFoundError(
-        f"no Icechunk repository at {storage.url}", hint="check the location, or make one with `icefs init`"
+        f"no Icechunk repository at {storage.url}", hint="check the location, or make one with 'icefs init'"
     )
 
 

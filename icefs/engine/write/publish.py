@@ -458,5 +458,5 @@ def require_v2(repository: "WritableRepository", what: str) -> None:
     if repository.spec_version == 1:
         repository.check_not_upgraded()
         raise UnsupportedSpecVersionError(
-            f"a repository of spec version 1 has no {what}", hint="upgrade the repository with `icefs upgrade`"
+            f"a repository of spec version 1 has no {what}", hint="upgrade the repository with 'icefs upgrade'"
         )

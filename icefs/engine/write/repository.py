@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import os
 from collections.abc import Iterator, Mapping
 from typing import Any, Self
 
@@ -382,6 +383,11 @@ def _check_clean(storage: Storage) -> None:
     Raises:
         InvalidInputError: it does (kind `parent-directory-not-clean`).
     """
+    root = storage.local_root
+    if root is not None and os.path.exists(root) and not os.path.isdir(root):
+        raise InvalidInputError(
+            f"{root} is not a directory", kind="parent-directory-not-clean", hint="choose another location"
+        )
     if next(iter(storage.list_dir()), None) is None:
         return
     first = snapshot_key(INITIAL_SNAPSHOT_ID), transaction_log_key(INITIAL_SNAPSHOT_ID), CONFIG_V1

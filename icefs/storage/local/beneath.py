@@ -349,10 +349,10 @@ def refuse(status: os.stat_result, path: str) -> None:
     if kind is not None:
         is_link = stat.S_ISLNK(status.st_mode)
         raise NotAnObjectError(
-            f"{path} is {kind}; in a repository nothing is followed or opened but files and directories",
+            f"{path} is {kind}: in a repository nothing is followed or opened but files and directories",
             hint="put the file there itself; a directory of another disk can be mounted there with 'mount --bind'"
             if is_link
-            else f"find out what put it there, and remove it: {path}",
+            else "find out what put it there, and remove it",
             path=path,
             what=kind,
         )

@@ -127,7 +127,7 @@ def _check_kind(status: os.stat_result, path: str) -> None:
     refuse(status, path)
     if not stat.S_ISREG(status.st_mode):
         raise StorageError(
-            f"the lock of the repository is no file: {path}", hint=f"remove it: {path}", path=path, errno=errno.EISDIR
+            f"the lock of the repository is no file: {path}", hint="remove it", path=path, errno=errno.EISDIR
         )
 
 

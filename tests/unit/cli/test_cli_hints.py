@@ -34,7 +34,7 @@ CASES = [
     ("log empty", NOT_FOUND, "no Icechunk repository at ", "make one"),
     ("log repo maim", NOT_FOUND, "maim is no snapshot, branch or tag of ", "did you mean main?"),
     ("log repo@zzz", NOT_FOUND, "zzz is no snapshot, branch or tag of ", "list what exists"),
-    ("log damaged", FORMAT, "", "restore it from a copy"),
+    ("log damaged", FORMAT, "", "icefs fsck --repair "),
     ("log http://127.0.0.1:1/x", STORAGE, "cannot read http://127.0.0.1:1/x/", "check the address and the network"),
     ("ls repo a/b", NOT_FOUND, "no such group, array or key", "'icefs ls'"),
     ("cat repo weather", NOT_FOUND, "a group or array is not a key", "weather/zarr.json"),

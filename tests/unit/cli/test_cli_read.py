@@ -334,7 +334,7 @@ def test_a_damaged_repository(fail, tmp_path):
     (tmp_path / "repo").write_bytes(b"nonsense")
     line = fail(FORMAT, "log", tmp_path)
     assert "repo" in line
-    assert line.endswith("the file is damaged: restore it from a copy")
+    assert line.endswith(f"'icefs fsck --repair {tmp_path}' restores it if a copy is left")
 
 
 # What a terminal gets
