@@ -1,4 +1,4 @@
-"""`make bench`: measures icefs and prints the README's table.
+"""`make bench`: measures icefs and prints the tables of `RESULTS.md`.
 
 Times are wall seconds of client processes. Each comparison runs its two sides in turn, several rounds, everything
 freshly mounted; the table shows the medians and the median of the ratios, which is what to quote: single times say
