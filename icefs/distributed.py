@@ -1,4 +1,4 @@
-"""What programs that compute in many processes need of forked sessions, under the official names."""
+"""Forked sessions for programs that compute in many processes, under the official names."""
 
 from collections.abc import Iterator
 from typing import Any

@@ -35,14 +35,14 @@ def to_icechunk(
 ) -> None:
     """Writes a dataset to a group; the session is not committed.
 
-    Metadata and what is in memory are written at once. Then dask arrays are, in a fork of the session, by whatever
-    scheduler dask is set to.
+    Writes metadata and arrays in memory at once. Then writes dask arrays, in a fork of the session, by the scheduler
+    that dask is set to.
 
     Args:
         obj: The dataset; an array becomes one.
         session: Where to; it writes.
         group: The group's path.
-        mode: As of `Dataset.to_zarr`, like all that follow but for the last.
+        mode: As in `Dataset.to_zarr`, like all arguments after it except the last.
         safe_chunks: See there.
         align_chunks: See there.
         append_dim: See there.
@@ -71,7 +71,7 @@ def to_icechunk(
     dump_to_store(dataset, target, writer, encoding=encoding or {})  # type: ignore[no-untyped-call]
     if not writer.sources:
         return
-    from icefs.dask import store_dask  # lazy: who has no dask arrays need not have dask
+    from icefs.dask import store_dask  # lazy: programs without dask arrays need not have dask
 
     store = session.fork().store
     session.merge(

@@ -1,4 +1,4 @@
-"""Imports every module of icefs once, which leaves the bytecode of each, and of all that they import, beside it."""
+"""Imports every module of icefs once; Python leaves the bytecode of each, and of their imports, next to it."""
 
 import importlib
 import pkgutil

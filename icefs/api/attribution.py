@@ -1,4 +1,4 @@
-"""Who makes the requests: labels that owners of buckets find in their access logs."""
+"""Labels of the program that makes requests; owners of buckets find them in their access logs."""
 
 import re
 from dataclasses import dataclass, fields, replace
@@ -18,7 +18,7 @@ class Attribution:
 
     Attributes:
         client: Which program makes the requests: `name` or `name/version`.
-        workload: What for: a job, a pipeline.
+        workload: The purpose: a job, a pipeline.
         principal: On whose behalf, where one program works for many.
     """
 
@@ -42,7 +42,7 @@ class Attribution:
                 )
 
     def user_agent(self) -> str:
-        """Returns what is added to the User-Agent header."""
+        """Returns the labels as they are added to the User-Agent header."""
         labels = [f"{name}={getattr(self, name)}" for name in ("workload", "principal") if getattr(self, name)]
         return " ".join(part for part in (self.client, f"({'; '.join(labels)})" if labels else "") if part)
 

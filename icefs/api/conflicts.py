@@ -1,4 +1,4 @@
-"""Conflicts and who settles them, under their official names."""
+"""Conflicts and the solvers that settle them, under their official names."""
 
 from icefs.engine.write.conflicts import (
     BasicConflictSolver,

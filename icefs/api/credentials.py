@@ -1,7 +1,7 @@
 """Credentials under their official names.
 
-icefs reaches S3 and what speaks S3, web servers and local files. `containers_credentials` says which virtual chunk
-containers may be followed, and with which credentials; for local files and web servers that is a permission alone.
+icefs reaches S3 and services with its protocol, web servers and local files. `containers_credentials` says which
+virtual chunk containers may be followed, and with which credentials; for local files and web servers that is a permission alone.
 """
 
 import warnings
@@ -84,7 +84,7 @@ type AnyS3Credential = FromEnv | Anonymous | Static | Refreshable
 
 
 class Credentials:
-    """What opens a virtual chunk container: one of the nested classes."""
+    """Credentials of a virtual chunk container: one of the nested classes."""
 
     S3: ClassVar[type["S3"]]
     LocalFileSystemAccess: ClassVar[type["_LocalFileSystemAccess"]]
@@ -188,7 +188,7 @@ def containers_credentials(
     """Says which virtual chunk containers may be followed, and with which credentials.
 
     Args:
-        m: The URL prefixes of the containers. None stands for what the environment has.
+        m: The URL prefixes of the containers. None stands for the environment's credentials.
 
     Raises:
         ValueError: a value is of another kind.
@@ -209,7 +209,7 @@ def _stored(credentials: S3StaticCredentials) -> StorageCredentials:
 
 
 def _check(credentials: object) -> None:
-    """Refuses what a user's `get_credentials` returned, if it is something else; raises InvalidInputError."""
+    """Raises InvalidInputError if a user's `get_credentials` returned something else."""
     if not isinstance(credentials, S3StaticCredentials):
         raise InvalidInputError(f"get_credentials returned {type(credentials).__name__}, and not S3StaticCredentials")
     ends: Any = credentials.expires_after
@@ -251,7 +251,7 @@ def _is_expired(credentials: S3StaticCredentials) -> bool:
 def storage_credentials(
     credential: AnyS3Credential,
 ) -> StorageCredentials | Callable[[], StorageCredentials] | None:
-    """Turns credentials into what S3 storage takes; None for those of the environment and for none at all."""
+    """Turns credentials into those of S3 storage; None for those of the environment and for none at all."""
     match credential:
         case Static(credentials):
             return _stored(credentials)
@@ -261,7 +261,7 @@ def storage_credentials(
 
 
 def authorizations(m: Mapping[str, AnyCredential | None] | None) -> Authorizations | None:
-    """Turns what `containers_credentials` returned into what the engine takes.
+    """Turns the result of `containers_credentials` into the engine's authorisations.
 
     Raises:
         InvalidInputError: a value is of another kind.

@@ -1,6 +1,6 @@
 """The official names of errors, and the stable codes of their `kind`.
 
-`IcechunkError` is `IcefsError`: whoever catches the one catches the other.
+`IcechunkError` is `IcefsError`: a program that catches the one catches the other.
 """
 
 from enum import StrEnum

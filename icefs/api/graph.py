@@ -18,7 +18,7 @@ _ID_LENGTH: Final = 8
 class AncestryGraph:
     """A drawing of the history: text for `print`, a picture in notebooks.
 
-    What is drawn is the history as it was when `Repository.ancestry_graph` was called.
+    It shows the history at the time of the call of `Repository.ancestry_graph`.
     """
 
     def __init__(self, rows: Iterator[Row], refs: Mapping[SnapshotId, list[str]], *, plain: bool) -> None:

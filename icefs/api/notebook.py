@@ -4,5 +4,5 @@ from html import escape
 
 
 def as_html(value: object) -> str:
-    """Returns what a notebook shows of a value: its text. The classes of the API have it as `_repr_html_`."""
+    """Returns the text of a value for notebooks. The classes of the API have it as `_repr_html_`."""
     return f"<pre>{escape(repr(value))}</pre>"

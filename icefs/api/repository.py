@@ -47,7 +47,7 @@ def _version(branch: str | None, tag: str | None, snapshot_id: str | None) -> _V
 class Repository(Upkeep):
     """An Icechunk repository.
 
-    Methods whose name ends in `_async` do what those without it do, as coroutines.
+    Methods whose name ends in `_async` do the same as those without it, as coroutines.
     """
 
     def __init__(self, repository: WritableRepository, attribution: Attribution | None = None) -> None:
@@ -78,7 +78,7 @@ class Repository(Upkeep):
 
         Args:
             storage: Where it is.
-            config: Overrides what is persisted, field by field.
+            config: Overrides the persisted configuration, field by field.
             authorize_virtual_chunk_access: The URL prefixes of the containers that virtual chunks may be followed
                 into, each with its credentials; see `containers_credentials`.
             attribution: Labels for the requests that are made.
@@ -111,7 +111,7 @@ class Repository(Upkeep):
 
         Raises:
             InvalidInputError: something is there already (`parent-directory-not-clean`).
-            ConflictError: somebody else created one at the same moment.
+            ConflictError: another writer created one at the same moment.
         """
         return cls(
             WritableRepository.create(
@@ -171,7 +171,7 @@ class Repository(Upkeep):
         config: RepositoryConfig | None = None,
         authorize_virtual_chunk_access: Mapping[str, AnyCredential | None] | None = None,
     ) -> Self:
-        """Opens the same location anew, by default with the same configuration and authorisations."""
+        """Opens the same location again, by default with the same configuration and authorisations."""
         return type(self)(
             self._engine.reopen(config, authorizations(authorize_virtual_chunk_access)), self._attribution
         )
@@ -205,16 +205,16 @@ class Repository(Upkeep):
         """Persists the configuration.
 
         Raises:
-            ConflictError: somebody else changed it at the same moment (spec version 1).
+            ConflictError: another writer changed it at the same moment (spec version 1).
         """
         self._engine.save_config()
 
     def default_commit_metadata(self) -> dict[str, Any]:
-        """Returns what is joined with the metadata of every commit."""
+        """Returns the metadata that every commit gets."""
         return dict(self._engine.default_commit_metadata)
 
     def set_default_commit_metadata(self, metadata: dict[str, Any]) -> None:
-        """Sets what is joined with the metadata of every commit of this object's sessions; the commit's own wins."""
+        """Sets metadata that every commit of this object's sessions gets; the commit's own values win."""
         self._engine.default_commit_metadata = dict(metadata)
 
     # Refs.
@@ -269,7 +269,7 @@ class Repository(Upkeep):
     # History.
 
     def lookup_snapshot(self, snapshot_id: str) -> SnapshotInfo:
-        """Returns what the repository knows of a snapshot without its nodes; raises SnapshotNotFoundError."""
+        """Returns the description of a snapshot, without its nodes; raises SnapshotNotFoundError."""
         return SnapshotInfo.of(self._engine.lookup_snapshot(SnapshotId.parse(snapshot_id)))
 
     def ancestry(
@@ -286,7 +286,7 @@ class Repository(Upkeep):
     def async_ancestry(
         self, *, branch: str | None = None, tag: str | None = None, snapshot_id: str | None = None
     ) -> AsyncIterator[SnapshotInfo]:
-        """Yields what `ancestry` does, for `async for`."""
+        """Yields the same as `ancestry`, for `async for`."""
         return self._ancestry(branch, tag, snapshot_id)
 
     def _ancestry(self, branch: str | None, tag: str | None, snapshot_id: str | None) -> DualIterator[SnapshotInfo]:
@@ -304,7 +304,7 @@ class Repository(Upkeep):
         """Draws the history of a version, or of all branches.
 
         Args:
-            branch: Draw what leads to this branch; without any of these three, to all branches.
+            branch: Draw the ancestors of this branch; without any of these three, of all branches.
             tag: A tag.
             snapshot_id: A snapshot.
             plain: Without colours.
@@ -336,7 +336,7 @@ class Repository(Upkeep):
         to_tag: str | None = None,
         to_snapshot_id: str | None = None,
     ) -> Diff:
-        """Returns what changed after one snapshot up to a later one of the same history.
+        """Returns the changes after one snapshot up to a later one of the same history.
 
         Raises:
             InvalidInputError: the first is not an ancestor of the second.
@@ -348,7 +348,7 @@ class Repository(Upkeep):
         return Diff.of(self._engine.diff(old, new))
 
     def ops_log(self) -> Iterator[Update]:
-        """Yields what was done to the repository, newest first; spec version 2 only.
+        """Yields the updates of the repository, newest first; spec version 2 only.
 
         Raises:
             FormatError: the repository is of spec version 1.
@@ -356,7 +356,7 @@ class Repository(Upkeep):
         return self._ops_log()
 
     def ops_log_async(self) -> AsyncIterator[Update]:
-        """Yields what `ops_log` does, for `async for`."""
+        """Yields the same as `ops_log`, for `async for`."""
         return self._ops_log()
 
     def _ops_log(self) -> DualIterator[Update]:
@@ -447,7 +447,7 @@ class Repository(Upkeep):
         return dict(self._engine.update_metadata(metadata))
 
     def set_status(self, status: RepoStatus) -> None:
-        """Sets whether the repository may be written to; allowed whatever it is now."""
+        """Sets whether the repository may be written to; allowed in either state."""
         self._engine.set_status(status.stored(self._engine.clock()))
 
     def get_status(self) -> RepoStatus:

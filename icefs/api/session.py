@@ -49,7 +49,7 @@ class Session:
 
     @property
     def mode(self) -> SessionMode:
-        """What the session may change; a fork is writable (Divergence 73)."""
+        """The changes that the session allows; a fork is writable (Divergence 73)."""
         if not isinstance(self._engine, WritableSession) or self._engine.read_only:
             return SessionMode.readonly
         return SessionMode.rearrange if self._engine.is_rearrange else SessionMode.writable
@@ -77,7 +77,7 @@ class Session:
     @property
     def store(self) -> "IcechunkStore":
         """The session's Zarr store, for zarr-python."""
-        # zarr-python takes half a second to import, and whoever only looks at refs does not need it.
+        # zarr-python takes half a second to import, and a program that only reads refs does not need it.
         from icefs.api.store import IcechunkStore
 
         store = IcechunkStore(self._engine)
@@ -147,7 +147,8 @@ class Session:
     def shift_array(self, array_path: str, chunk_offset: Iterable[int]) -> None:
         """Moves all chunks of an array by as many chunks along each axis, without reading any.
 
-        What would leave the array is gone (resize it first), and what nothing moves to reads as the fill value.
+        Chunks that would leave the array are gone (resize it first), and places that no chunk moves to read as the fill
+        value.
 
         Args:
             array_path: The array's absolute path.
@@ -172,7 +173,7 @@ class Session:
         """Moves each chunk of an array to where a function says, without reading any.
 
         Both functions take the index of a chunk as a list, and return another one within the array's grid of chunks.
-        What they raise comes out as it is.
+        Their exceptions come out unchanged.
 
         Args:
             array_path: The array's absolute path.
@@ -181,7 +182,8 @@ class Session:
                 returns None, or a place without a chunk; without the function, the chunk that is there stays.
 
         Raises:
-            InvalidInputError: as for `shift_array`, and if a function returns what is no chunk index of the array.
+            InvalidInputError: as for `shift_array`, and if a function returns anything but a chunk index of the
+                array.
             NodeNotFoundError, UnsupportedError, ReadOnlyError: as for `shift_array`.
         """
         reindex.reindex_array(self._changing(), _checked(array_path), forward, backward)
@@ -189,7 +191,7 @@ class Session:
     def fork(self) -> "ForkSession":
         """Starts a session that writes for this one, in another process.
 
-        A fork can be pickled, with what it has changed; `merge` brings that back, and this session commits it.
+        A fork can be pickled, with its changes; `merge` brings them back, and this session commits it.
 
         Raises:
             SessionStateError: the session is read-only (`cannot-fork-read-only-session`).
@@ -203,7 +205,7 @@ class Session:
 
         Raises:
             SessionStateError: two of them, or one and this session, changed the metadata of a node differently, made
-                it, or deleted what the other changed (`merge-failed`).
+                it, or deleted something that the other changed (`merge-failed`).
             ReadOnlyError: the session is read-only.
         """
         forks.merge(self._engine, [other._engine for other in others])
@@ -326,7 +328,7 @@ class ForkSession(Session):
 
 
 def session_of(engine: EngineSession) -> Session:
-    """Wraps the engine's session in what it is."""
+    """Wraps the engine's session in the class of its kind."""
     is_fork = isinstance(engine, WritableSession) and engine.is_fork
     return ForkSession(engine) if is_fork else Session(engine)
 

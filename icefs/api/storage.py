@@ -68,7 +68,7 @@ def local_filesystem_storage(path: str | PathLike[str]) -> Storage:
 
 
 def http_storage(base_url: str, opts: dict[str, str] | None = None, headers: dict[str, str] | None = None) -> Storage:
-    """Opens what a web server has below a URL, for reading.
+    """Opens the objects of a web server below a URL, for reading.
 
     Args:
         base_url: Begins with `http://` or `https://`.
@@ -114,7 +114,7 @@ def s3_storage(
     Args:
         bucket: The bucket.
         prefix: The keys' prefix, without a slash at its end; empty or None for the whole bucket.
-        region: The region; by default what the AWS environment says.
+        region: The region; by default the AWS environment's.
         endpoint_url: The service's URL; by default that of AWS.
         allow_http: Whether the endpoint may be `http://`.
         access_key_id: Together with `secret_access_key` and possibly `session_token`: the keys.
@@ -128,7 +128,7 @@ def s3_storage(
         force_path_style: Put the bucket into the URL's path.
         network_stream_timeout_seconds: How long to wait for the next bytes of an answer; 0 for ever.
         requester_pays: Agree to pay for requests.
-        checksum_algorithm: Not supported: icefs sends what every known service accepts.
+        checksum_algorithm: Not supported: icefs sends the one that every known service accepts.
         legacy_rooted_keys: Not supported.
         read_headers: Not supported.
         write_headers: Not supported.
@@ -177,7 +177,7 @@ def tigris_storage(*, bucket: str, prefix: str | None, use_weak_consistency: boo
     Args:
         bucket: The bucket.
         prefix: The keys' prefix.
-        use_weak_consistency: Not supported: what was written might not be read.
+        use_weak_consistency: Not supported: a written object might not be read.
         options: As of `s3_storage`.
 
     Raises:

@@ -27,7 +27,7 @@ type ChunkColumns = tuple[
     npt.NDArray[np.uint32], npt.NDArray[np.uint8], list[str], npt.NDArray[np.uint64], npt.NDArray[np.uint64],
     dict[int, bytes],
 ]  # fmt: skip
-"""What `IcechunkStore.array_chunk_iterator` yields."""
+"""The values that `IcechunkStore.array_chunk_iterator` yields."""
 
 
 class IcechunkStore(store.IcechunkStore):
@@ -97,7 +97,7 @@ class IcechunkStore(store.IcechunkStore):
             offset: Where the chunk begins in the object.
             length: How long it is.
             checksum: The object's entity tag, or a time after which it was not modified.
-            validate_container: Refuse what no virtual chunk container of the configuration holds.
+            validate_container: Refuse locations that no virtual chunk container of the configuration holds.
 
         Raises:
             InvalidInputError: the key or location is not valid, or no container holds it
@@ -134,7 +134,7 @@ class IcechunkStore(store.IcechunkStore):
         Args:
             array_path: The array's path, with or without the slash at its start.
             chunks: The chunks.
-            validate_containers: Leave out what no virtual chunk container of the configuration holds.
+            validate_containers: Leave out locations that no virtual chunk container of the configuration holds.
 
         Returns:
             The indices of the chunks that were left out; None if there are none.
@@ -181,7 +181,7 @@ class IcechunkStore(store.IcechunkStore):
             locations: The objects' URLs, in C order; an empty one leaves its chunk as it is.
             offsets: Where the chunks begin.
             lengths: How long they are.
-            validate_containers: Leave out what no virtual chunk container of the configuration holds.
+            validate_containers: Leave out locations that no virtual chunk container of the configuration holds.
             arr_offset: The index of the box's first chunk.
             checksum: Of all the objects.
 

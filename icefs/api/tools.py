@@ -1,4 +1,4 @@
-"""Functions beside the classes, under their official names: upgrading, logging, versions."""
+"""Functions besides the classes, under their official names: upgrading, logging, versions."""
 
 import logging
 import os
@@ -40,16 +40,16 @@ def upgrade_icechunk_repository(
     delete_unused_v1_files: bool = True,
     prefetch_concurrency: int | None = None,
 ) -> Repository:
-    """Brings a repository of spec version 1 to version 2; nobody must write to it meanwhile.
+    """Brings a repository of spec version 1 to version 2; no program may write to it meanwhile.
 
     Args:
         repo: The repository; of no use afterwards, unless it is a dry run.
         dry_run: Read everything that is needed, and write nothing.
-        delete_unused_v1_files: Delete what only version 1 needs.
+        delete_unused_v1_files: Delete the files that only version 1 needs.
         prefetch_concurrency: Accepted; icefs reads through bounded caches anyway.
 
     Returns:
-        The repository, opened anew.
+        The repository, opened again.
 
     Raises:
         SessionStateError: it is of version 2 already (`invalid-repository-migration`).
@@ -63,7 +63,7 @@ def upgrade_icechunk_repository(
 
 
 class _Upgraded:
-    """What an upgraded repository holds in the place of the engine's."""
+    """The stand-in for the engine's repository in an object whose repository was upgraded."""
 
     def __getattr__(self, name: str) -> Never:
         raise RuntimeError("this repository was upgraded: go on with the one that upgrade_icechunk_repository returned")
@@ -75,7 +75,7 @@ def user_agent() -> str:
 
 
 def print_debug_info() -> None:
-    """Prints the versions of what matters, for reports."""
+    """Prints the versions of icefs, Python and libraries, for reports."""
     print(f"platform:  {platform.platform()}")
     print(f"python:  {platform.python_version()}")
     print(f"icefs:  {icefs.__version__}")
@@ -119,7 +119,7 @@ def initialize_logs() -> None:
 
 
 def shutdown_telemetry() -> None:
-    """Writes out what is buffered of the log: icefs sends nothing to anybody."""
+    """Writes buffered log lines out; icefs sends nothing over the network."""
     for handler in logging.getLogger("icefs").handlers:
         handler.flush()
     sys.stderr.flush()

@@ -33,7 +33,7 @@ class ChunkStorageStats:
     inlined_bytes: int
 
     def non_virtual_bytes(self) -> int:
-        """Returns what the repository itself takes."""
+        """Returns the size of the repository's own objects."""
         return self.native_bytes + self.inlined_bytes
 
     def total_bytes(self) -> int:
@@ -108,7 +108,7 @@ class Upkeep:
         metadata: dict[str, Any] | None = None,
         commit_method: CommitMethod = "new_commit",
     ) -> str:
-        """Commits a branch's manifests anew, divided as the configuration says; returns the new snapshot's id.
+        """Rewrites a branch's manifests in one commit, split as the configuration says; returns the new snapshot's id.
 
         Raises:
             InvalidInputError: there is no such way to commit.

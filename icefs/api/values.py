@@ -35,7 +35,7 @@ class ChunkType(_NamedInt):
 
 
 class SessionMode(_NamedInt):
-    """What a session may change: nothing, data, or the places of nodes."""
+    """The changes that a session allows: none, data, or the paths of nodes."""
 
     readonly = 0
     writable = 1
@@ -71,12 +71,12 @@ class RepoStatus:
 
     @classmethod
     def of(cls, status: formats.RepoStatus) -> Self:
-        """Converts what the repository's file says."""
+        """Converts the value in the repository's file."""
         availability = RepoAvailability(int(status.availability))
         return cls(availability, to_datetime(status.set_at), status.limited_availability_reason)
 
     def stored(self, now: int) -> formats.RepoStatus:
-        """Returns what the repository's file says of it; `now`, in microseconds, is the time if none was given."""
+        """Converts to the value in the repository's file; `now`, in microseconds, is the time if none was given."""
         set_at = now if self.set_at is None else to_micros(self.set_at)
         availability = formats.RepoAvailability(int(self.availability))
         return formats.RepoStatus(availability, set_at, self.limited_availability_reason)
@@ -101,7 +101,7 @@ class SnapshotInfo:
 
     @classmethod
     def of(cls, info: FormatSnapshotInfo) -> Self:
-        """Converts what the engine knows of a snapshot."""
+        """Converts the engine's description of a snapshot."""
         parent = None if info.parent_id is None else str(info.parent_id)
         return cls(str(info.id), parent, to_datetime(info.flushed_at), info.message, dict(info.metadata))
 
@@ -116,7 +116,7 @@ class ManifestFileInfo:
 
     @classmethod
     def of(cls, info: FormatManifestFileInfo) -> Self:
-        """Converts what the snapshot's file says."""
+        """Converts the values in the snapshot's file."""
         return cls(str(info.id), info.size_bytes, info.num_chunk_refs)
 
 
@@ -138,7 +138,7 @@ class VirtualChunkSpec:
 
 @dataclass(frozen=True, slots=True)
 class FeatureFlag:
-    """A switch of a repository; `setting` is None where nobody set it."""
+    """A switch of a repository; `setting` is None where it was never set."""
 
     id: int
     name: str
@@ -163,7 +163,7 @@ _DIFF_TITLES = {
 
 @dataclass(repr=False, frozen=True, slots=True)
 class Diff:
-    """What changed between two snapshots, or in a session, by absolute path."""
+    """The changes between two snapshots, or in a session, by absolute path."""
 
     new_groups: set[str] = field(default_factory=set)
     new_arrays: set[str] = field(default_factory=set)
@@ -176,7 +176,7 @@ class Diff:
 
     @classmethod
     def of(cls, diff: EngineDiff) -> Self:
-        """Converts what the engine computed."""
+        """Converts the engine's result."""
         return cls(
             **{name: set(getattr(diff, name)) for name in _DIFF_TITLES},
             updated_chunks={path: [list(index) for index in indices] for path, indices in diff.updated_chunks.items()},
@@ -207,7 +207,7 @@ class Diff:
 
 
 class UpdateType:
-    """What happened to a repository; each kind is a subclass, as in `UpdateType.NewCommit`."""
+    """An update of a repository; each kind is a subclass, as in `UpdateType.NewCommit`."""
 
     RepoInitialized: ClassVar[type["RepoInitialized"]]
     RepoMigrated: ClassVar[type["RepoMigrated"]]
