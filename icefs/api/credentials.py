@@ -1,7 +1,8 @@
 """Credentials under their official names.
 
 icefs reaches S3 and services with its protocol, web servers and local files. `containers_credentials` says which
-virtual chunk containers may be followed, and with which credentials; for local files and web servers that is a permission alone.
+virtual chunk containers may be followed, and with which credentials; for local files and web servers that is a
+permission alone.
 """
 
 import warnings
