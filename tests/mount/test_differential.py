@@ -171,8 +171,8 @@ class BranchMachine(RuleBasedStateMachine):
             return
         expected, found = self.plain.do(action), self.mounted.do(action)
         is_invalid = data is not None and not is_valid(data) and not expected.number
-        if is_invalid and os.stat(self.plain.at(path)).st_nlink > 1:
-            # Of a file with several names, one is asked whether it is a `zarr.json`.
+        if is_invalid and (not data or os.stat(self.plain.at(path)).st_nlink > 1):
+            # An empty file may still get its bytes; of a file with several names, one says whether it is a `zarr.json`.
             assert found.number in {0, errno.EINVAL}, found
         elif is_invalid and is_metadata(path):
             assert found.number == errno.EINVAL, f"{path} is not valid, the mount: {found}"
@@ -573,7 +573,7 @@ class BranchMachine(RuleBasedStateMachine):
         self.check_committed(files, status)
         self.committed()
         # Whatever is left may have been renamed.
-        self.has_renames &= bool(status["untracked"] or status["invalid"])
+        self.has_renames &= bool(status["untracked"] or status["invalid"] or status["open"])
 
     def official_moves(self, snapshot_id: str) -> bool:
         """Tells whether a commit has moved nodes."""
@@ -921,7 +921,7 @@ class BranchMachine(RuleBasedStateMachine):
 
 def left_by(status: dict[str, Any], files: dict[str, bytes]) -> set[str]:
     """Returns the files that stay in the working tree; a renamed directory of chunks is told of as one."""
-    told = {*status["untracked"], *(one["path"] for one in status["invalid"])}
+    told = {*status["untracked"], *(one["path"] for one in (*status["invalid"], *status["open"]))}
     return {path for path in files.keys() | told if path in told or any(path.startswith(f"{one}/") for one in told)}
 
 

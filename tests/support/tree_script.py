@@ -188,7 +188,7 @@ def _draw(
         return Step(kind, rng.choice(empty)) if empty else None
     if kind == "link" and files and is_free:
         return Step(kind, rng.choice(files), path)
-    if kind == "rename":
+    if kind == "rename" and (files or dirs[1:]):
         source = rng.choice([*files, *dirs[1:]])
         if path == source or path.startswith(f"{source}/") or path in model.dirs:
             return None

@@ -99,7 +99,7 @@ HANGING = """
 
 
 def test_a_failing_test_does_not_hang_the_run(tmp_path):
-    done = run_tests(tmp_path, HANGING, "--timeout", "1", ICEFS_TEST_GRACE_S="1")
+    done = run_tests(tmp_path, HANGING, "--timeout", "1", ICEFS_TEST_GRACE_S="4")
     assert done.returncode == 1, done.stdout + done.stderr
     assert "2 failed, 1 passed" in done.stdout
     assert done.stderr.count("does not end; its processes are killed") == 2
