@@ -52,8 +52,6 @@ KNOWN_CYCLES = frozenset(
         ("icefs.engine.write.snapshot_writer", "icefs.engine.write.repository"),
         ("icefs.engine.write.transactions", "icefs.engine.write.session"),
         # vfs.commit
-        ("icefs.vfs.commit.committer", "icefs.vfs.trees.writable_branch"),
-        ("icefs.vfs.commit.late_commits", "icefs.vfs.trees.writable_branch"),
         # vfs.control
         ("icefs.vfs.control.mount_control", "icefs.vfs.filesystem"),
         ("icefs.vfs.control.observing_rpc", "icefs.vfs.filesystem"),
@@ -63,7 +61,6 @@ KNOWN_CYCLES = frozenset(
         ("icefs.vfs.trees.places", "icefs.vfs.trees.branch_tree"),
         ("icefs.vfs.trees.places", "icefs.vfs.trees.snapshot_tree"),
         ("icefs.vfs.trees.renames", "icefs.vfs.trees.branch_tree"),
-        ("icefs.vfs.trees.renames", "icefs.vfs.trees.working_base"),
         ("icefs.vfs.trees.working_handles", "icefs.vfs.trees.writable_branch"),
     )
 )

@@ -5,7 +5,7 @@
     namespace   names: lookup, create, mkdir, link, unlink, rmdir, rename, listing
     files       handles: open, read, write, truncate, flush, fsync, release; content has copy-up and sharing
     attributes  mode, owner, times, size
-    commits     freeze, intent, complete, abandon, rebase; settle has the algorithm, frozen the views
+    commits     freeze, intent, release; frozen has the views, base_change what becomes of them
     discard     dropping changes
     recovery    opening after a crash
     core        the nodes, the lock, and how one operation succeeds or fails as a whole
@@ -29,7 +29,6 @@ from typing import Self
 from icefs.engine.read.session import Session
 from icefs.engine.write.collected import Collections
 from icefs.errors import NoSpaceError, NotPermittedError, SessionStateError
-from icefs.inode import Invalidations
 from icefs.storage.base import Storage
 from icefs.worktree.base import BaseEntry, BaseFactory
 from icefs.worktree.core.content import Content
@@ -37,7 +36,7 @@ from icefs.worktree.core.damage import Damage, DamageReport
 from icefs.worktree.core.invariants import check_invariants
 from icefs.worktree.core.tree_core import TreeCore
 from icefs.worktree.freeze.changes import TreeChange, list_changes
-from icefs.worktree.freeze.commits import Commits, OnSwitch
+from icefs.worktree.freeze.commits import Commits
 from icefs.worktree.freeze.frozen import FrozenTree
 from icefs.worktree.model.node_tree import ROOT_ID, Defaults
 from icefs.worktree.model.nodes import STORED, Attr, FileNode, Perm, TreeEntry, Where
@@ -54,7 +53,8 @@ from icefs.worktree.ops.discard import (
 from icefs.worktree.ops.files import Files
 from icefs.worktree.ops.namespace import DirView, Namespace
 from icefs.worktree.ops.removed import RemovedFiles
-from icefs.worktree.rebase.outcome import SettleResult
+from icefs.worktree.rebase.base_change import Advance, change_base, nothing_below
+from icefs.worktree.rebase.plan import BaseOutcome, BasePlan
 from icefs.worktree.recovery import Loader, Recovery
 from icefs.worktree.spool.files import DiskIo, Spool
 from icefs.worktree.spool.journal import Intent, Journal
@@ -358,10 +358,6 @@ class WorkTree:
                 where = core.entry(child).where
             return where
 
-    def forgotten(self, paths: Iterable[str], kept: Iterable[str]) -> Invalidations:
-        """Tells what follows from `SettleResult.forget`, which was given paths and returned what had been kept."""
-        return self._commits.forgotten(paths, kept)
-
     def has_kept_in(self, path: str) -> bool:
         """Tells whether entries of a base directory have numbers or times that they keep from before a commit."""
         core = self._core
@@ -541,27 +537,21 @@ class WorkTree:
         """
         self._commits.record_intent(frozen, snapshot_id, base, left)
 
-    def complete(
-        self,
-        frozen: FrozenTree,
-        new_base: str,
-        left: Iterable[str] = (),
-        on_switch: OnSwitch | None = None,
-        yielded: Iterable[str] = (),
-    ) -> SettleResult:
-        """Puts the tree on the snapshot that `frozen` became; what was committed and not changed since is dropped.
+    def change_base(self, plan: BasePlan, advance: Advance = nothing_below) -> BaseOutcome:
+        """Puts the tree on another snapshot: one that a frozen tree became, or one that others have committed.
+
+        What was committed and not changed since is dropped; all other changes stay.
 
         Args:
-            frozen: What `freeze` returned.
-            new_base: The snapshot.
-            left: The paths of `frozen` that were not committed (untracked, invalid), with all below them.
-            on_switch: Called with the result while the tree is still locked, for tables that must change with it.
-            yielded: The paths of `frozen` at which the snapshot has what others wrote, which is to be seen instead.
+            plan: What to do.
+            advance: Called while the tree is locked, for tables that must change with it.
 
         Raises:
-            NoSpaceError: the disk is full; the tree is still frozen on the old base, and this can be called again.
+            SessionStateError: a commit is under way, other than that of the plan (kind `commit-not-allowed`).
+            TreeChangedError: the tree does not have the plan's revision; it stays on its base.
+            NoSpaceError: the disk is full; the tree is still on the old base, and this can be called again.
         """
-        return self._commits.complete(frozen, new_base, left, on_switch, yielded)
+        return change_base(self._core, self._content, self._commits, plan, advance)
 
     def leave_pending(self, frozen: FrozenTree) -> None:
         """Keeps a frozen tree of which nobody can tell at present whether it was published; see `pending_intent`."""
@@ -578,11 +568,6 @@ class WorkTree:
         Until it is resolved, nothing can be committed or discarded; files can be read and written.
         """
         return self._commits.intent
-
-    def complete_recovered(self, on_switch: OnSwitch | None = None) -> SettleResult:
-        """Resolves the pending intent: the snapshot is in the branch's history."""
-        frozen, intent = self.pending()
-        return self._commits.complete(frozen, intent.snapshot_id, intent.left, on_switch)
 
     def abandon_recovered(self) -> None:
         """Gives up the pending intent: the snapshot is not in the branch's history; see `attempts`."""
@@ -604,26 +589,6 @@ class WorkTree:
     def revision(self) -> int:
         """Changes whenever the tree may show something else than before."""
         return self._core.revision
-
-    def rebase_to(
-        self,
-        new_base: str,
-        on_switch: OnSwitch | None = None,
-        expected: int | None = None,
-        yielded: Iterable[str] = (),
-    ) -> SettleResult:
-        """Puts the tree, with all its changes, on another snapshot.
-
-        Args:
-            new_base: The snapshot.
-            on_switch: As for `complete`.
-            expected: The revision that the tree must still have.
-            yielded: Paths at which the new base is to be seen, also where the tree has changed or removed them.
-
-        Raises:
-            TreeChangedError: the tree has another revision; it stays on its base.
-        """
-        return self._commits.rebase_to(new_base, on_switch, expected, yielded)
 
     def discard(self, path: str = "", opened: Iterable[str] = ()) -> Discarded:
         """Drops all changes at a path and below it, or all there are; `opened` are base files opened elsewhere."""

@@ -31,6 +31,7 @@ from icefs import errors
 from icefs.worktree.freeze.frozen import FrozenDir, FrozenEntry, FrozenFile, FrozenTree, is_directory
 from icefs.worktree.ops.namespace import RENAME_EXCHANGE, RENAME_NOREPLACE
 from icefs.zarr.keys import V2_METADATA_NAMES
+from tests.support.base_plans import complete_recovered, plan_of_commit
 from tests.support.dict_base import Snapshots
 from tests.support.tree_driver import Driver, Ticks, open_tree
 
@@ -452,7 +453,7 @@ class OverlayMachine(RuleBasedStateMachine):
         snapshot_id, left = self.prepare_commit()
         if self.commits % 2:
             self.driver.tree.record_intent(self.frozen.frozen, snapshot_id, self.driver.tree.base, left)
-        result = self.driver.tree.complete(self.frozen.frozen, snapshot_id, left)
+        result = self.driver.tree.change_base(plan_of_commit(self.frozen.frozen, snapshot_id, left))
         assert result.kept_back == []
         assert self.driver.tree.base == snapshot_id
         self.frozen = None
@@ -509,7 +510,7 @@ class OverlayMachine(RuleBasedStateMachine):
             assert recovered is not None
             assert self.frozen_files(recovered) == frozen.files
             if published:
-                tree.complete_recovered()
+                complete_recovered(tree)
                 self.committed()
             else:
                 tree.abandon_recovered()

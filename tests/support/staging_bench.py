@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +12,9 @@ from icefs.engine.write.repository import WritableRepository
 from icefs.format.ids import SnapshotId
 from icefs.inode import Invalidations
 from icefs.storage.base import Storage
-from icefs.vfs.commit.committer import CommitRequest, Committed, commit, rebase_tree
+from icefs.vfs.commit.committer import Committer
+from icefs.vfs.commit.rebaser import rebase_tree
+from icefs.vfs.commit.request import CommitRequest, Committed
 from icefs.vfs.trees.base import Guarded, SessionBase
 from icefs.vfs.trees.places import open_session
 from icefs.worktree.base import BaseAttr
@@ -122,18 +124,22 @@ class Bench:
     def known_arrays(self) -> dict[Any, Any]:
         return {}
 
-    def commit(self, message: str = "a commit", **options: Any) -> Committed:
-        done = commit(self, self.work, CommitRequest(message, **options), (), lambda _: None)  # type: ignore[arg-type]
+    def commit(
+        self, message: str = "a commit", *, before_publish: Callable[[], None] = lambda: None, **options: Any
+    ) -> Committed:
+        ignore: Any = lambda _: None  # noqa: E731
+        committer = Committer(self, self.work, self.repository, UploadOptions(), (), ignore)  # type: ignore[arg-type]
+        done = committer.commit(CommitRequest(message, **options), ignore, before_publish)
         self.work.check_invariants()
         return done
 
-    def changed_paths(self, advance: Any) -> list[str]:
-        return [""]
+    def translated(self, changed: Invalidations) -> Invalidations:
+        return changed
 
     def rebase(self, how: str) -> SnapshotId:
-        tip, _ = rebase_tree(self, self.work, how, ())  # type: ignore[arg-type]
+        rebased = rebase_tree(self, self.work, self.repository, how, (), lambda _: None)  # type: ignore[arg-type]
         self.work.check_invariants()
-        return tip
+        return rebased.tip
 
     def theirs(self, changes: Mapping[str, bytes | None], message: str = "theirs") -> None:
         """Commits beside the working tree: keys and their values, None to delete."""

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from icefs.worktree.freeze.frozen import FrozenTree
+from tests.support.base_plans import complete_recovered, plan_of_commit
 from tests.support.dict_base import Snapshots
 from tests.support.tree_driver import Driver
 
@@ -264,7 +265,7 @@ class Player:
             case "complete":
                 assert self._frozen is not None
                 left = [path for path, _ in self._frozen.walk() if path.endswith(UNTRACKED)]
-                tree.complete(self._frozen, after.base, left)
+                tree.change_base(plan_of_commit(self._frozen, after.base, left))
             case "abandon":
                 assert self._frozen is not None
                 tree.abandon(self._frozen)
@@ -289,7 +290,7 @@ def check_after_kill(driver: Driver, before: Model, step: Step | None, after: Mo
     if intent is not None:
         now = next(model for model in candidates if model.intent == intent.snapshot_id)
         if now.published:
-            tree.complete_recovered()
+            complete_recovered(tree)
             assert tree.pending_intent is None
             now = now.completed()
         else:

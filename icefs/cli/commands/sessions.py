@@ -282,8 +282,8 @@ def commit_session(
     as_json: bool,
 ) -> None:
     """Commit what is in a working tree that is not mounted. What is not committed stays in it."""
-    from icefs.vfs.commit.committer import CommitRequest  # the engine, which a list of sessions does not need
     from icefs.vfs.commit.headless import commit_left, list_left
+    from icefs.vfs.commit.request import CommitRequest  # the engine, which a list of sessions does not need
 
     session = _find(identity, _given(state_dir))
     _require_free(session)

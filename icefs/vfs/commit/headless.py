@@ -18,7 +18,7 @@ from icefs.errors import DamagedStateError, IcefsError, NotFoundError, RefNotFou
 from icefs.format.ids import SnapshotId
 from icefs.inode import Invalidations
 from icefs.vfs.attrs import Ownership
-from icefs.vfs.commit.committer import CommitRequest
+from icefs.vfs.commit.request import CommitRequest
 from icefs.vfs.control.branch_control import WorkingControl
 from icefs.vfs.filesystem import FileSystem, MountRequest
 from icefs.vfs.inodes.table import ROOT_INO

@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from icefs.engine.read.session import Session
+from icefs.engine.repository import Repository
 from icefs.engine.write.transactions import moves_cannot_be_joined
 from icefs.errors import FormatError, InvalidInputError, NothingToCommitError, ObjectNotFoundError, StorageError
+from icefs.format.ids import SnapshotId
 from icefs.vfs.control.staged_report import dropped_counts
 from icefs.words import plural
 from icefs.worktree.stage.staged import Staged
@@ -75,6 +77,17 @@ def shown(texts: Sequence[str]) -> str:
     """Joins the first few texts for one line, and says how many more there are."""
     more = f"; and {len(texts) - _SHOWN} more" if len(texts) > _SHOWN else ""
     return "; ".join(texts[:_SHOWN]) + more
+
+
+def late_facts(repository: Repository, snapshot_id: SnapshotId) -> dict[str, Any]:
+    """Returns, in JSON, what a commit took that was found to have been made."""
+    log = repository.assets.fetch_transaction_log(snapshot_id)
+    nodes = (log.new_groups, log.new_arrays, log.deleted_groups, log.deleted_arrays, log.updated_arrays)
+    return {
+        "snapshot": str(snapshot_id),
+        "nodes": sum(map(len, nodes)) + len(log.updated_groups),
+        "chunks": sum(map(len, log.updated_chunks.values())),
+    }
 
 
 def taken_facts(staged: Staged) -> dict[str, Any]:

@@ -17,9 +17,10 @@ from icefs.errors import (
     SessionStateError,
 )
 from icefs.format.ids import SnapshotId
-from icefs.inode import Invalidations
 from icefs.log_context import in_branch
-from icefs.vfs.commit.committer import CommitRequest, commit, rebase_tree
+from icefs.vfs.commit.committer import Committer
+from icefs.vfs.commit.rebaser import rebase_tree
+from icefs.vfs.commit.request import CommitRequest
 from icefs.vfs.control import reports
 from icefs.vfs.control.command_files import Carry, CommandHandle, command_text
 from icefs.vfs.control.consolidated_notes import Nodes, consolidated_notes, groups_concerned
@@ -198,8 +199,10 @@ class WorkingControl:
         inos = list(self._open_inos())
 
         def run(work: WorkTree, job: Job[Result]) -> Result:
-            done = commit(tree, work, request, inos, job.report, job.commit_point, self._invalidate)
-            self._invalidate(done.changed)
+            settings, invalidate = tree.settings, tree.settings.notifier.invalidate
+            committer = Committer(tree, work, settings.repository, settings.uploads, inos, invalidate)
+            done = committer.commit(request, job.report, job.commit_point)
+            invalidate(done.changed)
             tree.tip = done.snapshot_id
             return done.facts
 
@@ -211,7 +214,7 @@ class WorkingControl:
 
         def run(work: WorkTree, job: Job[Result]) -> Result:
             dropped = work.discard(path, self._tree.base_paths(inos))
-            self._invalidate(dropped.changed)
+            self._tree.settings.notifier.invalidate(dropped.changed)
             return {"discarded": dropped.num_changes, "paths": dropped.paths[:_SHOWN]}
 
         return self._begin("last_discard", run, nothing={"discarded": 0, "paths": []})
@@ -225,18 +228,16 @@ class WorkingControl:
 
         def run(work: WorkTree, job: Job[Result]) -> Result:
             before = work.base
-            tip, changed = rebase_tree(tree, work, how, inos, self._invalidate)
-            self._invalidate(changed)
-            tree.tip = tip
+            invalidate = tree.settings.notifier.invalidate
+            rebased = rebase_tree(tree, work, tree.settings.repository, how, inos, invalidate)
+            invalidate(rebased.changed)
+            tip = tree.tip = rebased.tip
             report = self._report(work)
             notes = self._notes(Nodes(report.base, report.staged))
             return {"snapshot": str(tip), "moved": str(tip) != before, "notes": notes}
 
         nothing = {"snapshot": str(tree.snapshot_id), "moved": False, "notes": []}
         return self._begin("last_rebase", run, nothing=nothing)
-
-    def _invalidate(self, changed: Invalidations) -> None:
-        self._tree.settings.notifier.invalidate(self._tree.translated(changed))
 
     def _begin(self, name: str, work: Work, nothing: Result | None = None) -> Job[Result]:
         """Begins a job; `nothing` is its result where there is no working tree."""

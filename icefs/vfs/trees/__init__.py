@@ -11,6 +11,9 @@ working_base     the life of the working tree over a branch
 working_handles  open files of a working tree
 base             the base snapshot of a working tree, by path
 renames          inode numbers and times of what a commit renames
+base_change      a change of base of a branch and its working tree
+in_doubt         commits whose outcome was not known
+late_commits     a commit that timed out, and that the store carried out after all
 writable_branch  a branch that programs can write to
 control_dir      the control directory `.icefs`: files whose content is made when they are opened
 refusals         the last writes that a branch refused

@@ -11,7 +11,7 @@ the references before and after are compared, as columns, and a chunk that diffe
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from icefs.engine.history.changes import compare_refs
 from icefs.engine.read.session import Session
@@ -19,10 +19,13 @@ from icefs.errors import FormatError, InvalidInputError, StorageError
 from icefs.format.ids import NodeId
 from icefs.format.snapshot.nodes import NodeSnapshot
 from icefs.vfs.chunks.array_view import key_layout
+from icefs.vfs.inodes.first_times import FirstTimes
 from icefs.vfs.inodes.former import FormerArray
-from icefs.vfs.inodes.history import ChunkEpochs
+from icefs.vfs.inodes.history import ChunkEpochs, History
 from icefs.vfs.inodes.numbers import ArrayNumbers, NodeKey, Prefix
+from icefs.vfs.inodes.table import InodeSpace
 from icefs.vfs.trees.advance import Advance, Columns, has_dir
+from icefs.vfs.trees.base import Guarded
 from icefs.worktree.base import BaseTree, join
 from icefs.worktree.freeze.frozen_index import FrozenIndex
 from icefs.worktree.model.kept_regions import KeptAttr, Region
@@ -30,7 +33,6 @@ from icefs.zarr.keys import ChunkKeyLayout, metadata_key, node_prefix, parse_met
 
 if TYPE_CHECKING:
     from icefs.vfs.trees.branch_tree import BranchTree
-    from icefs.vfs.trees.working_base import WorkingBase
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +89,31 @@ class Renaming:
         return array in self.inside or f"{array}/".startswith(self.under)
 
 
+class NumberedBranch(Protocol):
+    """A branch, as far as the inode numbers and times of its arrays concern it."""
+
+    @property
+    def guarded(self) -> Guarded:
+        """What lets other threads ask it."""
+
+    @property
+    def space(self) -> InodeSpace:
+        """The mount's inode numbers."""
+
+    @property
+    def history(self) -> History:
+        """What changed when."""
+
+    @property
+    def first_times(self) -> FirstTimes:
+        """When chunks were first written."""
+
+    def known_arrays(self) -> Mapping[tuple[str, bytes], ArrayNumbers]:
+        """Returns the numbers of the arrays that were looked at, by path and node id."""
+
+
 def plan_renaming(
-    tree: "WorkingBase", old: Session, new: Session, base_tree: BaseTree, index: FrozenIndex
+    tree: NumberedBranch, old: Session, new: Session, base_tree: BaseTree, index: FrozenIndex
 ) -> Renaming | None:
     """Works out what a commit renames; in a worker thread. None if there is nothing of the kind.
 
@@ -112,7 +137,7 @@ def plan_renaming(
 
 
 class _Planning:
-    def __init__(self, tree: "WorkingBase", old: Session, new: Session, base_tree: BaseTree, plan: Renaming) -> None:
+    def __init__(self, tree: NumberedBranch, old: Session, new: Session, base_tree: BaseTree, plan: Renaming) -> None:
         self._tree = tree
         self._base_tree = base_tree
         self._old = old

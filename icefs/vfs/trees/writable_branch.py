@@ -33,11 +33,12 @@ from icefs.errors import (
 from icefs.format.zarr_json import parse_zarr_json
 from icefs.inode import Invalidations
 from icefs.vfs.attrs import ABSENT, Attr
-from icefs.vfs.commit.committer import recover, resolve, take_over_late
 from icefs.vfs.interface import AttrChanges, Caller, DirHandle, FileHandle, NotInMemoryError
 from icefs.vfs.trees.advance import Advance
+from icefs.vfs.trees.base_change import change_base, plan_following
 from icefs.vfs.trees.branch_tree import BranchTree
 from icefs.vfs.trees.control_dir import CONTROL_NAME
+from icefs.vfs.trees.in_doubt import recover, resolve, take_over_late
 from icefs.vfs.trees.listing import Listing, NamedEntries, Section
 from icefs.vfs.trees.refusals import Refusals
 from icefs.vfs.trees.renames import Renaming
@@ -47,9 +48,8 @@ from icefs.worktree.base import join
 from icefs.worktree.model.nodes import Perm, TreeEntry, Where
 from icefs.worktree.ops.attributes import AttrChange
 from icefs.worktree.ops.namespace import RENAME_EXCHANGE
-from icefs.worktree.rebase.outcome import SettleResult
 from icefs.worktree.tree import WorkTree
-from icefs.zarr.keys import METADATA_NAME, metadata_key, node_prefix
+from icefs.zarr.keys import METADATA_NAME
 
 _WRITING: Final = os.O_WRONLY | os.O_RDWR | os.O_TRUNC
 _MAPPED_S: Final = 5.0
@@ -92,7 +92,7 @@ class WritableBranch(WorkingBase):
         return work
 
     def _recover(self, work: WorkTree, session: Session) -> None:
-        recover(self, work, session)
+        recover(self, work, self.settings.repository)
 
     # Reading.
 
@@ -493,29 +493,16 @@ class WritableBranch(WorkingBase):
         if work is None:
             return self.advance(advance, open_inos)
         self._moving = trio.Event()
-        found: list[Invalidations] = []
         inos = list(open_inos)
-
-        changed = self.changed_paths(advance)
-        kept: list[str] = []
-
-        def on_switch(result: SettleResult) -> None:
-            found.append(self.advance(advance, inos) + Invalidations(inodes=result.changed_attrs))
-            # At no moment may a number that was kept lead to other content: the kernel has the former under it.
-            kept.extend(result.forget(changed))
-
-        def switch() -> None:
-            work.rebase_to(str(advance.session.snapshot_id), on_switch)
-            found.append(work.forgotten(changed, kept))
-
+        plan = plan_following(advance)
         try:
-            await self.settings.jobs.run(switch)
+            outcome = await self.settings.jobs.run(lambda: change_base(self, work, plan, inos))
         except SessionStateError:
             return None  # a commit has begun meanwhile
         finally:
             self._moving.set()
             self._moving = None
-        return self.translated(found[0] + found[1])
+        return outcome.changed
 
     async def find_out(self, open_inos: Iterable[int]) -> Invalidations | None:
         """Finds out what became of a commit that is in doubt, or was given up; None where nothing changes by that.
@@ -530,32 +517,20 @@ class WritableBranch(WorkingBase):
         inos = list(open_inos)
         found: list[Invalidations] = []
 
+        repository = self.settings.repository
+
         def find_out() -> None:
             if work.pending_intent is not None:
-                found.append(resolve(self, work, inos))
-            take_over_late(self, work, inos, found.append)
+                found.append(resolve(self, work, repository, inos))
+            late = take_over_late(self, work, repository, inos)
+            if late is not None:
+                found.append(late.changed)
 
         try:
             await self.in_thread(find_out, self.settings.jobs)
         finally:
             self.is_committing = False
-        return self.translated(sum(found, Invalidations()))
-
-    def changed_paths(self, advance: Advance) -> list[str]:
-        """Returns the base paths at and below which an advance shows other content; for `KeptAttrs.forget`.
-
-        A directory that is still there keeps its number, whatever is in it: the kernel is told of the names in it.
-        """
-        changes = advance.changes
-        paths = [metadata_key(path) for path in changes.new | changes.deleted | changes.updated]
-        paths += [path[1:] for path in changes.deleted if path != "/" and not advance.session.has_children(path)]
-        for path, array in advance.arrays.items():
-            if array.changed is None or array.layout is None or array.top_names:
-                paths.append(node_prefix(path))  # no number in the whole array is kept
-                continue
-            rows = zip(*(column.tolist() for column in array.changed), strict=True) if array.changed else [()]
-            paths += [node_prefix(path) + array.layout.format(row) for row in rows]
-        return paths
+        return sum(found, Invalidations())
 
     def base_paths(self, inos: Iterable[int]) -> list[str]:
         """Returns the base paths of those inodes that are the branch's and have no other number in the tree."""

@@ -1,7 +1,7 @@
-"""Where everything of a frozen tree was, by node and by base path; for changes of base (`settle`)."""
+"""Where everything of a frozen tree was, by node and by base path; for changes of base."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 
 from icefs.worktree.base import join
 from icefs.worktree.freeze.frozen import FrozenDir, FrozenFile, FrozenTree
@@ -15,12 +15,14 @@ class FrozenIndex:
     """Where everything of a frozen tree was.
 
     Attributes:
+        frozen: The tree.
         dirs: The frozen directories by node.
         files: The names of each file.
         by_base_path: The frozen directories by base path.
         left: Which paths were not committed; with a slash at the end, a directory of which nothing was.
     """
 
+    frozen: FrozenTree
     dirs: dict[DirNode, FrozenDir] = field(default_factory=dict)
     files: dict[FileNode, list[FrozenFile]] = field(default_factory=dict)
     by_base_path: dict[str, FrozenDir] = field(default_factory=dict)
@@ -33,23 +35,23 @@ class FrozenIndex:
     @classmethod
     def of(cls, frozen: FrozenTree, left: Paths) -> "FrozenIndex":
         """Walks the frozen tree once."""
-        index = cls.of_dirs(frozen, left)
+        index = cls(frozen, left=left)
+        index._add_directory(frozen.root)
         for _, entry in frozen.walk():
             if isinstance(entry, FrozenFile):
                 index.files.setdefault(entry.node, []).append(entry)
+            elif isinstance(entry, FrozenDir):
+                index._add_directory(entry)
         return index
 
-    @classmethod
-    def of_dirs(cls, frozen: FrozenTree, left: Paths) -> "FrozenIndex":
-        """Walks the directories alone; `files` stays empty, which nothing but `files` itself is about."""
-        index = cls(left=left)
-        waiting = [frozen.root]
-        for directory in waiting:
-            index.dirs[directory.node] = directory
-            if directory.base_path is not None:
-                index.by_base_path[directory.base_path] = directory
-            waiting.extend(entry for entry in directory.entries.values() if isinstance(entry, FrozenDir))
-        return index
+    def _add_directory(self, directory: FrozenDir) -> None:
+        self.dirs[directory.node] = directory
+        if directory.base_path is not None:
+            self.by_base_path[directory.base_path] = directory
+
+    def leaving(self, paths: Iterable[str]) -> "FrozenIndex":
+        """Returns the same with further paths that were not committed."""
+        return replace(self, left=self.left.union(paths))
 
     def hidden_paths(self) -> Iterator[str]:
         """Yields the base paths that the frozen tree did not show, and that are gone."""

@@ -87,8 +87,7 @@ class Attr(NamedTuple):
 type Where = int | str
 """How a caller names a node: the inode number of an upper one, or the base path of an untouched one.
 
-Both stay valid when the node passes from one state to the other, except a base path over a change of base
-(`SettleResult.new_path` translates it)."""
+Both stay valid when the node passes from one state to the other, except a base path over a change of base."""
 
 
 class TreeEntry(NamedTuple):
@@ -233,6 +232,15 @@ class FileNode:
         else:
             del extra[directory, name]
         self.extra = extra or None
+
+    @property
+    def is_natural(self) -> bool:
+        """Whether its only name is the place that the base file at `origin` has."""
+        parent = self.parent
+        if parent is None or parent.base_path is None or self.extra is not None:
+            return False
+        above = parent.base_path
+        return self.origin == (f"{above}/{self.name}" if above else self.name)
 
     def attr(self) -> Attr:
         """Returns what `stat` says."""

@@ -7,11 +7,7 @@ import pytest
 
 from icefs.errors import BranchMovedError, RebaseFailedError, SessionStateError, StorageError
 from icefs.storage.memory import MemoryStorage
-from icefs.vfs.commit import committer as committing
-from icefs.worktree.freeze import commits
 from icefs.worktree.ops.attributes import AttrChange
-from icefs.worktree.rebase.base_change import Settlement
-from icefs.worktree.stage import stager
 from tests.support.faulty import FaultyStorage
 from tests.support.staging_bench import Bench, array, group
 
@@ -222,15 +218,14 @@ def test_a_removal_that_cannot_be_committed_stays_over_a_rebase(bench, how):
 def test_what_is_written_between_the_comparison_and_the_rebase_is_compared_too(bench, monkeypatch):
     bench.write("a/c/0/0", b"ours")
     bench.theirs({"a/c/1/1": b"theirs"})
-    compare, written = committing._compare, []
+    release_view, written = bench.work.release_view, []
 
-    def write_after(*arguments):
-        found = compare(*arguments)
+    def write_after(view):
+        release_view(view)
         if not written:
             written.append(bench.write("a/c/1/1", b"late"))
-        return found
 
-    monkeypatch.setattr(committing, "_compare", write_after)
+    monkeypatch.setattr(bench.work, "release_view", write_after)
     with pytest.raises(RebaseFailedError):
         bench.rebase("fail")
     assert bench.read("a/c/1/1") == b"late"
@@ -241,14 +236,13 @@ def test_what_is_written_between_the_comparison_and_the_rebase_is_compared_too(b
 def test_a_tree_that_is_never_quiet_is_not_rebased(bench, monkeypatch):
     bench.write("a/c/0/0", b"ours")
     bench.theirs({"a/c/1/1": b"theirs"})
-    compare = committing._compare
+    release_view = bench.work.release_view
 
-    def write_after(*arguments):
-        found = compare(*arguments)
+    def write_after(view):
+        release_view(view)
         bench.write("a/c/2/2", b"again")
-        return found
 
-    monkeypatch.setattr(committing, "_compare", write_after)
+    monkeypatch.setattr(bench.work, "release_view", write_after)
     with pytest.raises(SessionStateError, match="change all the time"):
         bench.rebase("fail")
     monkeypatch.undo()
@@ -403,21 +397,17 @@ def test_chunks_that_were_renamed_to_where_others_write(bench, larger, how):
 
 
 @ALL_WAYS
-def test_a_directory_that_is_made_during_a_rebased_commit_has_what_others_put_there(bench, larger, monkeypatch, how):
+def test_a_directory_that_is_made_during_a_rebased_commit_has_what_others_put_there(bench, larger, how):
     bench.write("b/c/1", b"ours")
     bench.theirs({"a/c/4/1": b"theirs", "a/c/3/3": b"theirs"})
-    staging = stager.stage
 
-    def write_after(*arguments, **options):
-        staged = staging(*arguments, **options)
-        bench.write("a/c/4/0", b"later")
-        bench.remove("a/c/3")
-        bench.write("a/c/3/2", b"later")
-        return staged
+    def write():
+        if bench.work.where_is("a/c/4/0") is None:
+            bench.write("a/c/4/0", b"later")
+            bench.remove("a/c/3")
+            bench.write("a/c/3/2", b"later")
 
-    monkeypatch.setattr(committing, "stage", write_after)
-    bench.commit(rebase=how)
-    monkeypatch.undo()
+    bench.commit(rebase=how, before_publish=write)
     expected = without(larger, "a/c/3/") | {"b/c/1": b"ours", "a/c/4/0": b"later", "a/c/3/2": b"later"}
     check(bench, expected | {"a/c/4/1": b"theirs", "a/c/3/3": b"theirs"})
 
@@ -524,10 +514,10 @@ def test_nobody_waits_for_the_store_while_the_tree_goes_to_another_base(bench, s
         bench.repository.assets.manifests.clear()
         bench.repository.assets.snapshots.clear()
         storage.interfere(look, methods="get", times=None)
-        return settlement(*arguments, **options)
+        return change_base(*arguments, **options)
 
-    settlement = Settlement
-    monkeypatch.setattr(commits, "Settlement", forget)
+    change_base = bench.work.change_base
+    monkeypatch.setattr(bench.work, "change_base", forget)
     join(bench, "fail", at_once=at_once)
     monkeypatch.undo()
     storage.clear()

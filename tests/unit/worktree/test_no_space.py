@@ -13,6 +13,7 @@ from icefs.errors import NoSpaceError
 from icefs.worktree.model.nodes import Attr
 from icefs.worktree.ops.namespace import RENAME_EXCHANGE
 from icefs.worktree.tree import WorkTree
+from tests.support.base_plans import complete_recovered, plan_of_commit
 from tests.support.ci import IN_CI
 from tests.support.dict_base import Snapshots
 from tests.support.faulty_disk import FullDisk, Fuse, full_journal
@@ -132,13 +133,13 @@ def test_a_commit_that_cannot_be_completed_can_be_completed_later(tmp_path: Path
     before = state(driver)
     fuse.blow()
     with pytest.raises(NoSpaceError):
-        driver.tree.complete(frozen, "next")
+        driver.tree.change_base(plan_of_commit(frozen, "next"))
     assert state(driver) == before
     assert driver.tree.base == "base"
     assert driver.tree.pending_intent is not None
     driver.tree.check_invariants()
     fuse.mend()
-    driver.tree.complete_recovered()
+    complete_recovered(driver.tree)
     assert driver.tree.pending_intent is None
     assert driver.tree.base == "next"
     assert driver.files() == {**files, "a/c/1": b"meanwhile"}
@@ -251,7 +252,7 @@ def test_what_makes_room_works_on_a_disk_without_any(small_disk: Path) -> None:
     frozen = driver.tree.freeze()
     driver.tree.record_intent(frozen, "next", "base")
     snapshots.add("next", {path: data for path, data in files.items() if data}, on="base")
-    driver.tree.complete(frozen, "next", [path for path, data in files.items() if not data])
+    driver.tree.change_base(plan_of_commit(frozen, "next", [path for path, data in files.items() if not data]))
     assert driver.files() == files
     driver.unlink("a/70")
     del files["a/70"]

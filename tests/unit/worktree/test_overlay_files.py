@@ -16,6 +16,7 @@ from icefs.errors import (
     StorageError,
 )
 from icefs.worktree.ops.attributes import AttrChange
+from tests.support.base_plans import plan_of_commit
 from tests.support.dict_base import Snapshots
 from tests.support.tree_driver import Driver, Ticks, open_tree
 
@@ -331,7 +332,7 @@ def test_a_file_that_was_open_while_its_renamed_directory_was_committed_is_given
     frozen = driver.tree.freeze()
     files = {f"b{path[1:]}": data for path, data in BASE.items()}
     snapshots.add("next", files, on="base", changed=files)
-    driver.tree.complete(frozen, "next")
+    driver.tree.change_base(plan_of_commit(frozen, "next"))
     driver.tree.check_invariants()
     assert driver.tree.read(handle, 0, 100) == b"small"
     driver.close(handle)

@@ -8,6 +8,7 @@ from icefs.storage.memory import MemoryStorage
 from icefs.vfs.trees.base import SessionBase
 from icefs.worktree.ops.namespace import RENAME_EXCHANGE
 from icefs.worktree.spool.left import look_at
+from tests.support.base_plans import complete_recovered, plan_of_commit
 from tests.support.staging_bench import Bench, array, group
 
 FILES = {
@@ -320,7 +321,7 @@ def test_what_the_published_snapshot_lacks_stays_in_the_tree(bench, monkeypatch)
     )
     monkeypatch.setattr(SessionBase, "stat", lambda base_tree, path: asked_alone.append(path) or stat(base_tree, path))
     tip = str(bench.repository.lookup_branch("main"))
-    result = bench.work.complete(frozen, tip, ["note.txt"])
+    result = bench.work.change_base(plan_of_commit(frozen, tip, ["note.txt"]))
     bench.work.check_invariants()
     lacking = ["g/a/c/3/3", "g/dots/c.0.0", "n/zarr.json"]
     assert result.kept_back == lacking
@@ -343,11 +344,11 @@ def test_a_manifest_that_cannot_be_read_leaves_the_commit_to_be_completed(bench)
     storage.delete(list(manifests))
     bench.repository = WritableRepository.open(storage)  # which has none of them in memory
     with pytest.raises(ObjectNotFoundError):
-        bench.work.complete(frozen, tip)
+        bench.work.change_base(plan_of_commit(frozen, tip))
     assert bench.work.pending_intent is not None
     for key, data in manifests.items():
         storage.put(key, data)
-    assert bench.work.complete_recovered().kept_back == []
+    assert complete_recovered(bench.work).kept_back == []
     assert bench.tree() == FILES | {"g/a/c/0/0": b"x" * 600}
 
 

@@ -6,25 +6,21 @@ The files themselves tell: the tree may have been written to since, and by anoth
 """
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
 
 from icefs.engine.history.changes import compare
 from icefs.engine.read.session import Session
+from icefs.engine.write.repository import WritableRepository
 from icefs.format.ids import SnapshotId
 from icefs.format.snapshot.nodes import NodeSnapshot
-from icefs.vfs.trees.places import open_session
 from icefs.worktree.freeze.frozen import FrozenTree
 from icefs.worktree.stage.staged import Source, Staged, source_size
 from icefs.worktree.tree import WorkTree
 from icefs.zarr.keys import ChunkKeyLayout, metadata_key, node_prefix
 from icefs.zarr.reader import KeyReader
 
-if TYPE_CHECKING:
-    from icefs.vfs.trees.writable_branch import WritableBranch
 
-
-def late_commit(tree: "WritableBranch", work: WorkTree) -> SnapshotId | None:
-    """Finds a commit that the tree had given up among those of its branch since the tree's base.
+def late_commit(work: WorkTree, repository: WritableRepository, branch: str) -> SnapshotId | None:
+    """Finds a commit that a tree had given up among those of its branch since the tree's base.
 
     Raises:
         StorageError, FormatError: the history cannot be read.
@@ -32,10 +28,10 @@ def late_commit(tree: "WritableBranch", work: WorkTree) -> SnapshotId | None:
     """
     if not work.attempts:
         return None
-    repository, attempts = tree.settings.repository, frozenset(work.attempts)
-    if str(repository.lookup_branch(tree.name)) == work.base:
+    attempts = frozenset(work.attempts)
+    if str(repository.lookup_branch(branch)) == work.base:
         return None
-    for info in repository.ancestry(branch=tree.name):
+    for info in repository.ancestry(branch=branch):
         if str(info.id) in attempts:
             return info.id
         if str(info.id) == work.base:
@@ -106,19 +102,3 @@ def remove_hidden(work: WorkTree, keys: Iterable[str]) -> Iterator[tuple[int, by
         if where is not None and work.where_is(key) is not None:
             work.unlink(where, name)
             yield work.getattr(where).ino, name.encode(errors="surrogatepass")
-
-
-def facts_of(tree: "WritableBranch", snapshot_id: SnapshotId) -> dict[str, object]:
-    """Returns what is told of a commit that was found to have been made, as of any."""
-    log = tree.settings.repository.assets.fetch_transaction_log(snapshot_id)
-    nodes = (log.new_groups, log.new_arrays, log.deleted_groups, log.deleted_arrays, log.updated_arrays)
-    return {
-        "snapshot": str(snapshot_id),
-        "nodes": sum(map(len, nodes)) + len(log.updated_groups),
-        "chunks": sum(map(len, log.updated_chunks.values())),
-    }
-
-
-def base_of(tree: "WritableBranch", frozen: FrozenTree) -> Session:
-    """Opens the snapshot that a frozen tree stands on."""
-    return open_session(tree.settings.repository, SnapshotId.parse(frozen.base))

@@ -1,0 +1,166 @@
+"""A change of base of a branch with a working tree: planned from both sides, and carried out at one moment.
+
+the branch's advance, what the commit renames ─┐
+├─► plan ──► both trees stand on the new snapshot ──► outcome
+the frozen tree, what others changed ──────────┘
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from icefs.engine.read.session import Session
+from icefs.engine.repository import Repository
+from icefs.format.ids import SnapshotId
+from icefs.inode import Invalidations
+from icefs.vfs.trees.advance import Advance, plan_advance
+from icefs.vfs.trees.places import open_session
+from icefs.vfs.trees.renames import NumberedBranch, Renaming, plan_renaming
+from icefs.worktree.base import join
+from icefs.worktree.freeze.frozen import FrozenTree
+from icefs.worktree.freeze.frozen_index import FrozenIndex
+from icefs.worktree.rebase.plan import BaseOutcome, BasePlan, RenamedChunks
+from icefs.worktree.tree import WorkTree
+from icefs.zarr.keys import metadata_key, node_prefix
+
+
+class ChangingBranch(NumberedBranch, Protocol):
+    """A branch with a working tree, as far as a change of base concerns it."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+
+    @property
+    def label(self) -> str:
+        """Where it is in the mount; empty for the only tree."""
+
+    @property
+    def session(self) -> Session | None:
+        """What it shows now."""
+
+    def advance(self, advance: Advance, open_inos: Iterable[int], renaming: Renaming | None = None) -> Invalidations:
+        """Goes to another snapshot; called while the working tree is locked."""
+
+    def translated(self, changed: Invalidations) -> Invalidations:
+        """Gives directories the numbers by which the kernel knows them, where those are the working tree's."""
+
+
+@dataclass(frozen=True, slots=True)
+class BranchPlan:
+    """A change of base of a branch and its working tree.
+
+    Attributes:
+        advance: What changes in the branch.
+        tree: The working tree's part.
+        renaming: What the commit renamed; None for nothing.
+        shows_others: Whether names lead to what others wrote. After a commit of the tree alone they lead to what the
+            tree showed already.
+    """
+
+    advance: Advance
+    tree: BasePlan
+    renaming: Renaming | None = None
+    shows_others: bool = True
+
+
+def plan_following(advance: Advance, yielded: Iterable[str] = (), revision: int | None = None) -> BranchPlan:
+    """Plans to put a working tree's changes on a snapshot that others made.
+
+    Args:
+        advance: What changes in the branch.
+        yielded: The paths at which the tree gives way to others.
+        revision: The revision that the tree must still have; None for any.
+    """
+    base, changed = str(advance.session.snapshot_id), changed_paths(advance)
+    return BranchPlan(advance, BasePlan(base, yielded=frozenset(yielded), changed=changed, revision=revision))
+
+
+def plan_commit(
+    branch: ChangingBranch,
+    frozen: FrozenTree,
+    made: Session,
+    left: Iterable[str],
+    *,
+    yielded: Iterable[str] = (),
+    others: Advance | None = None,
+    shows_others: bool = True,
+) -> BranchPlan:
+    """Plans to put a working tree on the snapshot that was made of it.
+
+    Args:
+        branch: The branch, which shows what the tree stands on.
+        frozen: The tree that the snapshot was made of.
+        made: The snapshot.
+        left: The paths of the frozen tree that are not in it.
+        yielded: The paths at which the tree gives way to others.
+        others: What others changed between the tree's base and the snapshot.
+        shows_others: Whether names lead to what others wrote.
+    """
+    old = branch.session
+    assert old is not None  # a working tree stands on one
+    advance = plan_advance(old, made)
+    index = FrozenIndex.of(frozen, frozenset(left))
+    renaming = plan_renaming(branch, old, made, frozen.base_tree, index)
+    tree = BasePlan(
+        str(made.snapshot_id),
+        index,
+        frozenset(yielded),
+        () if others is None else changed_paths(others),
+        list(_cut_off(advance)),
+        RenamedChunks() if renaming is None else RenamedChunks(renaming.regions, renaming.names),
+    )
+    return BranchPlan(advance, tree, renaming, shows_others)
+
+
+def change_base(branch: ChangingBranch, work: WorkTree, plan: BranchPlan, open_inos: Iterable[int]) -> BaseOutcome:
+    """Puts a branch and its working tree on another snapshot; in a worker thread.
+
+    Raises:
+        TreeChangedError, SessionStateError, NoSpaceError, StorageError: as `WorkTree.change_base`.
+    """
+    advanced = Invalidations()
+    opened = list(open_inos)
+
+    def advance() -> None:
+        nonlocal advanced
+        advanced = branch.advance(plan.advance, opened, plan.renaming)
+
+    outcome = work.change_base(plan.tree, advance)
+    if not plan.shows_others:
+        advanced = Invalidations(inodes=advanced.inodes)
+    changed = branch.translated(advanced) + outcome.changed
+    if plan.renaming is not None and not plan.renaming.is_complete:
+        changed += Invalidations(outcome.renamed)
+    return replace(outcome, changed=changed)
+
+
+def advance_of_others(repository: Repository, base: str, snapshot_id: SnapshotId) -> Advance | None:
+    """Works out what others changed between a tree's base and the snapshot that was made of it; None for nothing."""
+    parent = repository.snapshot_info(snapshot_id).parent_id
+    if parent is None or str(parent) == base:
+        return None
+    return plan_advance(open_session(repository, SnapshotId.parse(base)), open_session(repository, parent))
+
+
+def changed_paths(advance: Advance) -> Sequence[str]:
+    """Returns the paths at and below which an advance shows other content; with a slash at the end, only below.
+
+    A directory that is still there keeps its number, whatever is in it: the kernel looks up the names in it again.
+    """
+    changes = advance.changes
+    paths = [metadata_key(path) for path in changes.new | changes.deleted | changes.updated]
+    paths += [path[1:] for path in changes.deleted if path != "/" and not advance.session.has_children(path)]
+    for path, array in advance.arrays.items():
+        if array.changed is None or array.layout is None or array.top_names:
+            paths.append(node_prefix(path))  # no number in the whole array is retained
+            continue
+        rows = zip(*(column.tolist() for column in array.changed), strict=True) if array.changed else [()]
+        paths += [node_prefix(path) + array.layout.format(row) for row in rows]
+    return paths
+
+
+def _cut_off(advance: Advance) -> Iterator[str]:
+    """Yields the names below which chunks lay that are outside of their array's grid now."""
+    for path, array in advance.arrays.items():
+        yield from (join(path[1:], name.decode(errors="surrogatepass")) for name in array.cut_names)

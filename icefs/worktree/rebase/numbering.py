@@ -1,0 +1,170 @@
+"""Inode numbers and times over a change of base: which are retained, and which must not lead to what they led to.
+
+Programs find a file that they committed under the number that it had. What others changed has another number, and the
+directories above it another time: the kernel has the former content under the old ones.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+
+from icefs.errors import FormatError, StorageError
+from icefs.inode import Entry, Invalidations
+from icefs.worktree.base import BaseAttr, BaseEntry, lineage
+from icefs.worktree.core.tree_core import TreeCore
+from icefs.worktree.freeze.frozen_index import FrozenIndex
+from icefs.worktree.model.nodes import DirNode, FileNode, Node
+from icefs.worktree.rebase.new_base import AskedOnce, NewBase
+from icefs.worktree.rebase.plan import BasePlan
+
+
+def follow(
+    core: TreeCore, new: NewBase, committed: FrozenIndex | None, dropped: Sequence[tuple[str, int, int]]
+) -> None:
+    """Has the retained attributes follow what a commit renamed, and adds those of what it took. The lock is held.
+
+    Args:
+        core: The tree.
+        new: The base that it stands on now.
+        committed: The frozen tree that the base was made of; None if it was made by others.
+        dropped: (path, inode number, mtime_ns) of what the base provides now.
+    """
+    if committed is not None:
+        files = {old: now for old, now in new.moved_files.items() if old != now}
+        dirs = {path: frozen.path for path, frozen in committed.by_base_path.items() if path != frozen.path}
+        hidden = sorted(set(committed.hidden_paths()))
+        core.kept.settle(files | dirs, hidden)
+        core.kept.regions.settle(dirs, hidden)
+    core.kept.forget_numbers([ino for _, ino, _ in dropped])
+    core.kept.add_paths(dropped)
+
+
+def retain_renamed(core: TreeCore, asked: AskedOnce, plan: BasePlan) -> None:
+    """Retains the attributes of renamed directories of chunks, where the new base has them. The lock is held."""
+    kept = core.kept
+    kept.regions.add({path: region for path, region in plan.renamed.regions.items() if _surely_has(asked, path)})
+    kept.regions.forget(plan.yielded)
+    kept.add_paths(
+        (path, *attr)
+        for path, attr in plan.renamed.names.items()
+        if path not in plan.yielded and kept.get(path) is None and _surely_has(asked, path)
+    )
+
+
+def _surely_has(asked: AskedOnce, path: str) -> bool:
+    with suppress(FormatError, StorageError):  # it is too late to fail
+        return asked.stat(path) is not None
+    return False
+
+
+def give_up(core: TreeCore, changed: Sequence[str]) -> list[str]:
+    """Gives up the attributes of what others changed; returns the paths that had retained some. The lock is held.
+
+    At no moment may a retained number lead to other content.
+    """
+    kept = core.kept
+    known = [path for path in (*changed, *_above(changed)) if path[-1:] != "/" and kept.get(path) is not None]
+    kept.forget(changed)
+    return known
+
+
+def renew_above(core: TreeCore, changed: Sequence[str], given_up: Sequence[str]) -> Invalidations:
+    """Gives the directories above what others changed another time.
+
+    Takes the lock for moments, as the base may have to be fetched. What cannot be fetched is taken to be gone: the
+    kernel asks again for what has no retained number any more.
+
+    Args:
+        core: The tree, on its new base.
+        changed: What others changed.
+        given_up: What `give_up` returned.
+    """
+    above = _above(changed)
+    with core.lock:
+        tree = core.base_tree
+        known = [path for path in above if path in core.base_dirs or core.kept.get(path) is not None]
+    found: dict[str, BaseAttr] = {}
+    for path in {*known, *(path.rpartition("/")[0] for path in given_up)}:
+        with suppress(FormatError, StorageError):
+            attr = tree.stat(path)
+            if attr is not None:
+                found[path] = attr
+    there = {path: found[path] for path in known if path in found}
+    with core.lock:
+        core.kept.forget(path for path in known if path not in there)
+        inodes = [ino for path, attr in there.items() if (ino := core.renew_dir(path, attr.mtime_ns)) is not None]
+        return Invalidations(list(base_entries(core, (path for path in given_up if path not in there))), inodes)
+
+
+def base_entries(core: TreeCore, paths: Iterable[str]) -> Iterator[Entry]:
+    """Yields the entries at base paths whose directories are there. The lock is held."""
+    inos: dict[str, int] = {}
+    for path in paths:
+        above, _, name = path.rpartition("/")
+        if above not in inos:
+            inos[above] = _directory_ino(core, above)
+        if inos[above]:
+            yield inos[above], _encoded(name)
+
+
+def _directory_ino(core: TreeCore, path: str) -> int:
+    """Returns the number of a base directory, 0 if it is not there or cannot be read."""
+    node = core.base_dirs.get(path)
+    if node is not None:
+        return node.ino
+    with suppress(FormatError, StorageError):
+        attr = core.base_stat(path)
+        return 0 if attr is None else attr.ino
+    return 0
+
+
+def tree_entries(core: TreeCore, paths: Iterable[str]) -> Iterator[Entry]:
+    """Yields the entries at paths of the merged tree whose directories are there. The lock is held."""
+    inos: dict[str, int] = {}
+    for path in dict.fromkeys(paths):
+        above, _, name = path.rpartition("/")
+        if above not in inos:
+            with suppress(FormatError, StorageError):
+                found = _find(core, above)
+                inos[above] = 0 if found is None else core.entry(found).attr.ino
+        if inos.get(above):
+            yield inos[above], _encoded(name)
+
+
+def _find(core: TreeCore, path: str) -> Node | BaseEntry | None:
+    found: Node | BaseEntry | None = core.root
+    for name in path.split("/") if path else ():
+        if found is None or isinstance(found, FileNode) or (isinstance(found, BaseEntry) and not found.attr.is_dir):
+            return None
+        found = core.child(found if isinstance(found, DirNode) else found.path, name)
+    return found
+
+
+def shown_again(plan: BasePlan) -> Iterator[str]:
+    """Yields the tree paths that lead elsewhere now because a plan says so, with those above yielded ones."""
+    yield from plan.cut_off
+    for path in plan.yielded:
+        yield from lineage(path)
+
+
+def renamed_entries(committed: FrozenIndex | None) -> list[Entry]:
+    """Returns the entries of the directories that were renamed in a frozen tree. The lock is held."""
+    if committed is None:
+        return []
+    return [
+        (node.parent.ino, _encoded(node.name))
+        for node, frozen in committed.dirs.items()
+        if frozen.is_redirect and node.parent is not None
+    ]
+
+
+def _encoded(name: str) -> bytes:
+    return name.encode(errors="surrogatepass")
+
+
+def _above(paths: Iterable[str]) -> set[str]:
+    """Returns the directories above paths; that of a path with a slash at its end is the path itself."""
+    above: set[str] = set()
+    for path in paths:
+        while path and (path := path.rpartition("/")[0]) not in above:
+            above.add(path)
+    return above
