@@ -22,6 +22,7 @@ do not use it and do not wait for it. `ARCHITECTURE.md` says how the packages wo
     errors       every error that icefs raises
     clock        where icefs reads the time
     inode        the type of inode numbers
+    ioctl        the ioctl that hands a request to a mount
     paths        the two kinds of paths, and the conversions between them
     real_path    where paths of the machine's file systems lead
     private      directories and files that other users cannot read or steer

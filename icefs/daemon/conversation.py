@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import Self
 
-from icefs.vfs.control.ioctl import MAX_PART_BYTES, request_command
+from icefs.ioctl import MAX_PART_BYTES, request_command
 
 
 class Conversation:

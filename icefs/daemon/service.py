@@ -1,31 +1,27 @@
-"""What a service manager is told of a mount, and what it asks for: systemd's `sd_notify(3)` and its watchdog.
+"""A mount as a service: its service manager's notifications and watchdog, signals, and reloads.
 
-    READY=1      when the mount answers
-    STATUS=…     what is mounted, its tips, what is not committed; kept current
-    WATCHDOG=1   from the event loop, as long as it turns
-    RELOADING=1  between a SIGHUP and the READY=1 that follows
-    STOPPING=1   when the mount begins to end
-
-The protocol is a datagram of lines to the socket that `$NOTIFY_SOCKET` names; it needs no library.
+READY=1      when the mount answers
+STATUS=…     what is mounted, its tips, what is not committed; kept current
+WATCHDOG=1   from the event loop, as long as it turns
+RELOADING=1  between a SIGHUP and the READY=1 that follows
+STOPPING=1   when the mount begins to end
 """
 
 import logging
-import os
 import signal
-import socket
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, MutableMapping
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import trio
 
 from icefs.daemon.background import in_background
+from icefs.daemon.live_options import LiveOptions
 from icefs.daemon.options import MountOptions
+from icefs.daemon.systemd import ServiceManager
 from icefs.errors import IcefsError
-from icefs.storage.cache.disk import DiskCache
 from icefs.storage.url import redact
 from icefs.vfs.control.observing_rpc import set_level
 from icefs.vfs.filesystem import FileSystem
@@ -34,8 +30,6 @@ from icefs.vfs.trees.writable_branch import WritableBranch
 
 logger = logging.getLogger(__name__)
 
-ADJUSTABLE: Final = ("log_level", "cache_size", "poll_interval_s")
-"""The options that take effect without mounting anew."""
 
 _STATUS_INTERVAL_S: Final = 1.0
 _SHOWN_BRANCHES: Final = 4
@@ -45,149 +39,47 @@ _COUNTED: Final = 1000
 _PINGS_PER_DEADLINE: Final = 3
 
 
-class ServiceManager:
-    """The way to the service manager that started us; every method does nothing where there is none."""
-
-    def __init__(self, address: str | None = None, watchdog_s: float | None = None) -> None:
-        """Takes the address of the socket, and within how many seconds it wants to hear from us again and again."""
-        self.watchdog_s = watchdog_s
-        self._socket: socket.socket | None = None
-        if address is not None:
-            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-            self._socket.setblocking(False)
-            self._address = f"\0{address[1:]}" if address.startswith("@") else address
-
-    @classmethod
-    def from_environment(cls, environ: MutableMapping[str, str] = os.environ) -> Self:
-        """Takes what the service manager left in the environment out of it: it is not meant for our children."""
-        address = environ.pop("NOTIFY_SOCKET", None)
-        microseconds, pid = environ.pop("WATCHDOG_USEC", ""), environ.pop("WATCHDOG_PID", "")
-        is_ours = pid in ("", str(os.getpid()))
-        watchdog_s = int(microseconds) / 1e6 if microseconds.isdecimal() and is_ours else None
-        if address is not None and not address.startswith(("/", "@")):
-            logger.warning("the service manager is not told anything: NOTIFY_SOCKET=%s is no local socket", address)
-            address = None
-        return cls(address, watchdog_s or None)
-
-    @property
-    def is_there(self) -> bool:
-        """Whether anybody wants to be told."""
-        return self._socket is not None
-
-    def tell(self, **fields: str) -> None:
-        """Tells fields, such as `READY="1"`. A manager that does not listen is no reason to fail."""
-        if self._socket is None:
-            return
-        message = "\n".join(f"{name}={' '.join(value.split())}" for name, value in fields.items())
-        try:
-            self._socket.sendto(message.encode(errors="replace"), self._address)
-        except OSError as error:
-            logger.debug("the service manager does not listen: %s", error)
-
-    def close(self) -> None:
-        """Closes the socket; nothing is told afterwards."""
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
-
-
-@dataclass(slots=True)
-class Turned:
-    """What became of the options that changed in a configuration that was read again, by name.
-
-    Attributes:
-        changed: What took effect.
-        waiting: What needs a restart.
-        without_effect: What means nothing to this mount, with or without a restart.
-    """
-
-    changed: list[str] = field(default_factory=list)
-    waiting: list[str] = field(default_factory=list)
-    without_effect: list[str] = field(default_factory=list)
-
-
-@dataclass(slots=True)
-class Knobs:
-    """What can be changed while the mount is there.
-
-    Attributes:
-        options: The options as they are in effect.
-        cache: The disk cache; None for a mount without one.
-        needs_cache: Whether a disk cache would have something to keep: not so of a local repository.
-        facts: What `info.json` tells; its `options` are kept true, its `service` says what became of reloads.
-    """
-
-    options: MountOptions
-    cache: DiskCache | None
-    facts: Mapping[str, Any]
-    needs_cache: bool
-    _turned: trio.Event = field(default_factory=trio.Event)
-
-    async def wait_for_turn(self, until: float) -> None:
-        """Waits until something is changed, or a point in trio's time has come."""
-        with trio.move_on_at(until):
-            await self._turned.wait()
-
-    def turn(self, wanted: MountOptions) -> Turned:
-        """Takes over what can be changed."""
-        turned = Turned()
-        for name in (option.name for option in fields(MountOptions)):
-            value = getattr(wanted, name)
-            if value == getattr(self.options, name):
-                continue
-            # A cache is opened and given to the repository when the mount begins, and not later.
-            if name not in ADJUSTABLE or (name == "cache_size" and self.cache is None):
-                of_no_use = name == "cache_size" and not self.needs_cache
-                (turned.without_effect if of_no_use else turned.waiting).append(name)
-                continue
-            turned.changed.append(name)
-            self.options = replace(self.options, **{name: value})
-            self.facts["options"][name] = value
-        if self.cache is not None:
-            self.cache.max_bytes = self.options.cache_size
-        self._turned.set()
-        self._turned = trio.Event()
-        return turned
-
-
 def _keys(names: Iterable[str]) -> list[str]:
-    """Spells options as the configuration file does."""
+    """Returns options as the configuration file spells them."""
     return [name.removesuffix("_s").replace("_", "-") for name in names]
 
 
 class Service:
-    """A mount as a service: tells how it is, and reloads.
+    """A mount as a service: notifies the service manager of its state, and reloads.
 
-    Concurrency: everything runs on the event loop's thread, but what waits: reading the
-    configuration again, and counting what is not committed.
+    Attributes:
+        live: The options that are in effect.
+        can_reload: Whether SIGHUP reloads; else it ends the mount.
+
+    Concurrency: on the event loop's thread. Worker threads read the configuration again and count changes.
     """
 
     def __init__(
         self,
         manager: ServiceManager,
         fs: FileSystem,
-        knobs: Knobs,
+        live: LiveOptions,
         reread: Callable[[], MountOptions] | None = None,
     ) -> None:
-        """Takes what to tell whom.
+        """Makes the service of a mount.
 
         Args:
-            manager: Whom.
+            manager: Gets the notifications.
             fs: The mount.
-            knobs: What a reload may change.
+            live: The options, of which a reload changes some.
             reread: Reads the configuration again; None where there is none, and SIGHUP means the end.
         """
-        self.knobs = knobs
-        self.can_reload = knobs.facts["service"]["can_reload"] = reread is not None
+        self.live = live
+        self.can_reload = live.facts["service"]["can_reload"] = reread is not None
         self._manager = manager
         self._fs = fs
         self._reread = reread
         self._counts: dict[str, tuple[int, int]] = {}
-        self._told = ""
+        self._last_line = ""
 
     async def run(self, on_ready: Callable[[], None]) -> None:
-        """Tells when the mount answers, and from then on how it is."""
-        mountpoint = self.knobs.options.mountpoint
+        """Notifies the manager when the mount answers, and of its state from then on."""
+        mountpoint = self.live.options.mountpoint
         async with trio.open_nursery() as nursery:
             if self._manager.watchdog_s is not None:
                 nursery.start_soon(self._ping, self._manager.watchdog_s / _PINGS_PER_DEADLINE)
@@ -195,62 +87,62 @@ class Service:
                 version = Path(mountpoint, ".icefs", "version")
                 await trio.to_thread.run_sync(version.read_bytes, abandon_on_cancel=True)
             on_ready()
-            self._told = self._line()
-            self._manager.tell(READY="1", STATUS=self._told)
+            self._last_line = self._line()
+            self._manager.notify(READY="1", STATUS=self._last_line)
             if self._manager.is_there:
-                # Also of branches that nobody looks at, and for which the last mount left something.
+                # Also those that an earlier mount left in branches that no program has looked at.
                 await in_background("looking for uncommitted changes", self._fs.control.uncommitted)
                 nursery.start_soon(self._keep_status)
 
     async def _ping(self, interval_s: float) -> None:
         while True:
-            self._manager.tell(WATCHDOG="1")
+            self._manager.notify(WATCHDOG="1")
             await trio.sleep(interval_s)
 
     async def _keep_status(self) -> None:
         while True:
-            await in_background("the status line", self._tell_status)
+            await in_background("the status line", self._update_status)
             await trio.sleep(_STATUS_INTERVAL_S)
 
-    async def _tell_status(self) -> None:
+    async def _update_status(self) -> None:
         await self._count_changes()
         line = self._line()
-        if line != self._told:
-            self._told = line
-            self._manager.tell(STATUS=line)
+        if line != self._last_line:
+            self._last_line = line
+            self._manager.notify(STATUS=line)
 
     def stopping(self, why: str) -> None:
-        """Tells that the mount begins to end."""
-        self._manager.tell(STOPPING="1", STATUS=why)
+        """Notifies the manager that the mount begins to end."""
+        self._manager.notify(STOPPING="1", STATUS=why)
 
     async def reload(self) -> None:
-        """Reads the configuration again and takes over what can be changed without mounting anew."""
+        """Reads the configuration again and puts into effect what needs no other mount."""
         assert self._reread is not None
-        self._manager.tell(RELOADING="1", MONOTONIC_USEC=str(time.monotonic_ns() // 1000))
-        service = self.knobs.facts["service"]
+        self._manager.notify(RELOADING="1", MONOTONIC_USEC=str(time.monotonic_ns() // 1000))
+        service = self.live.facts["service"]
         try:
             wanted = await trio.to_thread.run_sync(self._reread)
-            turned = self.knobs.turn(wanted)
-            set_level(self._fs, self.knobs.options.log_level)
+            applied = self.live.apply(wanted)
+            set_level(self._fs, self.live.options.log_level)
         except (IcefsError, OSError) as error:
             logger.error("not reloaded: %s", error)
             service["problem"] = str(error)
         else:
-            waiting, idle = _keys(turned.waiting), _keys(turned.without_effect)
+            waiting, idle = _keys(applied.waiting), _keys(applied.without_effect)
             service |= {"problem": None, "needs_restart": waiting, "no_effect": idle}
-            changed = ", ".join(_keys(turned.changed))
+            changed = ", ".join(_keys(applied.changed))
             logger.info("reloaded: %s", changed or "nothing that takes effect now has changed")
             if waiting:
                 logger.warning("these changes wait for a restart: %s", ", ".join(waiting))
             if idle:
                 logger.warning("%s has no effect: a local repository has no cache", ", ".join(idle))
         service["reloads"] += 1
-        self._manager.tell(READY="1")
+        self._manager.notify(READY="1")
 
     # The status line.
 
     def _line(self) -> str:
-        """Says what is mounted, where its branches are and what is not committed, in one line."""
+        """Returns the status line: the repository, the tips of its branches, and uncommitted changes."""
         fs = self._fs
         parts = list(self._trees())
         refs = fs.follower.refs
@@ -273,7 +165,7 @@ class Service:
             yield self._tree(tree.name or tree.kind, str(tree.snapshot_id), tree)
             return
         trees = fs.root.branches
-        # Where something is uncommitted comes first.
+        # Branches with uncommitted changes come first.
         names = sorted(fs.follower.refs.branches, key=lambda name: (not self._changes(trees.get(name)), name))
         for name in names[:_SHOWN_BRANCHES]:
             yield self._tree(name, str(fs.follower.refs.branches[name]), trees.get(name))
@@ -291,13 +183,13 @@ class Service:
         return text
 
     def _changes(self, tree: Any) -> int:
-        """Returns how many names of a branch are not committed, as last counted."""
+        """Returns how many names of a branch have uncommitted changes, as last counted."""
         if not isinstance(tree, WritableBranch) or tree.work is None:
             return int(isinstance(tree, WritableBranch) and tree.has_left_work)
         return self._counts.get(tree.name, (0, 0))[1]
 
     async def _count_changes(self) -> None:
-        """Counts what is not committed, where the tree has changed since it was last counted."""
+        """Counts uncommitted changes of the trees that have changed since they were last counted."""
         fs = self._fs
         trees = [fs.single] if fs.root is None else list(fs.root.branches.values())
         for tree in trees:
@@ -310,7 +202,7 @@ class Service:
 
 
 async def obey_signals(service: Service, stop: Callable[[], Awaitable[None]]) -> None:
-    """Ends the mount at SIGTERM and SIGINT; SIGHUP ends it too, but where there is a configuration to read again."""
+    """Ends the mount at SIGTERM and SIGINT, and at SIGHUP if there is no configuration to read again."""
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         async for number in signals:
             if number == signal.SIGHUP and service.can_reload:

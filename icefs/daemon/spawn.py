@@ -21,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, Final
 
-from icefs.daemon import logs
+from icefs.daemon import log_files, logs
 from icefs.daemon.apart import check_places
 from icefs.daemon.options import MountOptions, default_log_file
 from icefs.errors import IcefsError, InternalError, StorageError
@@ -44,15 +44,16 @@ def run(options: MountOptions, ready: Callable[[], None], reread: Callable[[], M
     """
     # numpy's linear algebra would start a thread for each processor, which nothing here uses.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    from icefs.daemon import serve as serving
+    from icefs.daemon.prepare import prepare
+    from icefs.daemon.serve import register_stack_dump, serve
 
     check_places(options)
     options = options.resolved()
     _set_up_logging(options)
-    serving.register_stack_dump()
-    prepared = serving.prepare(options)
+    register_stack_dump()
+    prepared = prepare(options)
     try:
-        serving.serve(prepared, ready, reread)
+        serve(prepared, ready, reread)
     finally:
         prepared.close()
     return 0
@@ -148,11 +149,11 @@ def _open_log(path: Path) -> IO[bytes]:
         raise StorageError(
             f"cannot write the log file {path}: {os.strerror(error.errno or errno.EIO)}", hint="choose a --log-file"
         ) from error
-    logs.hold(file.fileno())
+    log_files.hold(file.fileno())
     if path.parent == default_log_file("/").parent:
         with contextlib.suppress(OSError):  # another user's, or being deleted by another command
             os.utime(path)
-            logs.keep_logs_within(path.parent, path)
+            log_files.keep_logs_within(path.parent, path)
     return file
 
 

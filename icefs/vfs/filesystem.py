@@ -19,12 +19,12 @@ from icefs.engine.write.repository import WritableRepository
 from icefs.errors import CrossTreeError, InternalError, StaleError
 from icefs.format.ids import SnapshotId
 from icefs.inode import Invalidations
+from icefs.ioctl import is_request
 from icefs.storage.base import Storage
 from icefs.storage.metered import MeteredStorage, StoreMeter
 from icefs.vfs.attrs import BLOCK_SIZE, Attr, EntryRun, FsStats, Ownership
 from icefs.vfs.chunks.fetcher import ChunkFetcher
 from icefs.vfs.chunks.reader import ChunkOpener
-from icefs.vfs.control.ioctl import is_request
 from icefs.vfs.control.mount_control import MountControl
 from icefs.vfs.handles import HandleTable
 from icefs.vfs.inodes.table import InodeSpace

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from icefs.daemon.mountpoints import mounted_at
+from icefs.daemon.mountinfo import mounted_at
 from tests.mount.test_hostile_mounts import repo  # noqa: F401
 
 ICEFS = Path(sys.executable).with_name("icefs")

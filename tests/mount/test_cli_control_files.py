@@ -13,7 +13,7 @@ import zarr
 
 from icefs.cli.main import main
 from icefs.cli.support.mounts import require_mount
-from icefs.daemon.mountpoints import mounted_at
+from icefs.daemon.mountinfo import mounted_at
 from icefs.daemon.options import MountOptions
 from icefs.engine.write.repository import WritableRepository
 from icefs.format.repo.ops_log import RepoAvailability, RepoStatus

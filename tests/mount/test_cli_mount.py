@@ -13,7 +13,7 @@ import pytest
 
 from icefs.cli.commands import umount as umount_command
 from icefs.cli.main import FAILED, NOT_FOUND, STATE, STORAGE, USAGE, main
-from icefs.daemon.mountpoints import mounted_at
+from icefs.daemon.mountinfo import mounted_at
 from tests.support.children import running
 from tests.support.ci import require
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from icefs.cli.main import CONFLICT, NOT_FOUND, STATE, USAGE, main
-from icefs.daemon import mountpoints
+from icefs.daemon import mountinfo
 from icefs.engine.write.repository import WritableRepository
 from icefs.storage.local.store import LocalStorage
 from tests.support.children import running
@@ -255,7 +255,7 @@ def test_a_session_whose_branch_has_moved_says_so_and_can_be_rebased(repo, tmp_p
 
 
 def test_the_doctor_finds_what_is_wrong(repo, tmp_path, run, run_json, monkeypatch):
-    monkeypatch.setattr(mountpoints, "mount_table", own_mount_table)
+    monkeypatch.setattr(mountinfo, "mount_table", own_mount_table)
     places = ("--state-dir", tmp_path / "trees", "--cache-dir", tmp_path / "cache")
 
     def findings(told, status):
@@ -280,7 +280,7 @@ def test_the_doctor_finds_what_is_wrong(repo, tmp_path, run, run_json, monkeypat
 
 
 def test_the_doctor_finds_dead_mounts_and_asks_living_ones(repo, tmp_path, run, run_json, monkeypatch):
-    monkeypatch.setattr(mountpoints, "mount_table", own_mount_table)
+    monkeypatch.setattr(mountinfo, "mount_table", own_mount_table)
     places = ("--state-dir", tmp_path / "trees", "--cache-dir", tmp_path / "cache")
     with mounted(repo, branch="main") as mount:
         write_array(mount.path)

@@ -17,7 +17,7 @@ import pytest
 import zarr
 
 from icefs.cli.main import CONFLICT, NOT_FOUND, STATE, USAGE, main
-from icefs.daemon.mountpoints import mounted_at
+from icefs.daemon.mountinfo import mounted_at
 from tests.support.mounting import mounted
 from tests.unit.cli.test_cli_json import DOCUMENTED
 

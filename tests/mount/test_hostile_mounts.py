@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from icefs.cli.main import FORBIDDEN, main
-from icefs.daemon.mountpoints import mounted_at
+from icefs.daemon.mountinfo import mounted_at
 from icefs.engine.write.repository import WritableRepository
 from icefs.format.config.values import RepositoryConfig
 from icefs.storage.local.lock import LOCK_NAME

@@ -11,7 +11,7 @@ import subprocess
 import pytest
 
 from icefs.cli.main import main
-from icefs.daemon.mountpoints import mounted_at
+from icefs.daemon.mountinfo import mounted_at
 from icefs.engine.write.repository import WritableRepository
 from icefs.storage.url import open_storage
 from tests.support.hostile_words import TOGETHER, hidden_in, printed_commands, words_that_arrive

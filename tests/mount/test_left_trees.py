@@ -22,7 +22,7 @@ import zarr
 from icefs.cli.commands.mount import mount as mount_cli
 from icefs.cli.main import STATE, STORAGE, USAGE, main
 from icefs.cli.support.leaving import _DEFAULTS, _FLAGS, mount_command
-from icefs.daemon.mountpoints import mounted_at
+from icefs.daemon.mountinfo import mounted_at
 from icefs.errors import StorageError
 from icefs.worktree.spool.state import check_usable
 from tests.support.mounting import scratch_directory

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from icefs.daemon.mountpoints import mounted_at
+from icefs.daemon.mountinfo import mounted_at
 from icefs.daemon.options import MountOptions
 from icefs.daemon.spawn import spawn
 from icefs.errors import InvalidInputError, RefNotFoundError

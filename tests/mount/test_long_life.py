@@ -17,7 +17,7 @@ from pathlib import Path
 import icechunk
 import pytest
 
-from icefs.daemon.mountpoints import mounted_at
+from icefs.daemon.mountinfo import mounted_at
 from icefs.daemon.options import MountOptions
 from icefs.daemon.spawn import spawn
 from icefs.worktree.spool.versions import STATE_VERSION, sealed

@@ -12,9 +12,9 @@ import pytest
 from icefs.cli.main import main
 from icefs.cli.support.mounts import require_mount
 from icefs.daemon.conversation import Conversation
-from icefs.daemon.mountpoints import mount_table
+from icefs.daemon.mountinfo import mount_table
 from icefs.errors import InvalidInputError
-from icefs.vfs.control.ioctl import MAX_PART_BYTES
+from icefs.ioctl import MAX_PART_BYTES
 from tests.conformance.official import GROUP, array_json, commit, create
 from tests.support.ci import require
 from tests.support.mounting import Mount, mounted

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import zarr
 
-from icefs.daemon.mountpoints import mount_table
+from icefs.daemon.mountinfo import mount_table
 from tests.support.mounting import scratch_directory
 from tests.support.readme import recipe, run_recipe
 

@@ -17,7 +17,7 @@ import pytest
 import zarr
 
 from icefs.cli.support.mounts import require_mount
-from icefs.daemon.mountpoints import mounted_at
+from icefs.daemon.mountinfo import mounted_at
 from icefs.daemon.options import MountOptions
 from icefs.daemon.spawn import spawn
 from icefs.engine.write.repository import WritableRepository

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from icefs.daemon.mountpoints import mounted_at
+from icefs.daemon.mountinfo import mounted_at
 from icefs.daemon.options import MountOptions
 from icefs.daemon.spawn import spawn
 from icefs.engine.repository import Repository

@@ -17,7 +17,7 @@ import zarr
 
 import icefs
 from icefs.clock import system_clock
-from icefs.daemon.mountpoints import mounted_at
+from icefs.daemon.mountinfo import mounted_at
 from icefs.daemon.options import MountOptions
 from icefs.daemon.spawn import spawn
 from icefs.engine.upkeep.fsck import fsck

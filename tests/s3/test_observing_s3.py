@@ -7,7 +7,7 @@ from time import time
 import pytest
 
 from icefs.cli.main import main
-from icefs.daemon import mountpoints
+from icefs.daemon import mountinfo
 from tests.conformance.official import GROUP, array_json, commit, create
 from tests.support.bent_store import BentStore
 from tests.support.fault_proxy import FaultProxy
@@ -104,7 +104,7 @@ def test_a_command_whose_store_does_not_answer_says_so_once(place, s3_server, ca
 
 
 def test_the_doctor_of_a_bucket(place, s3_server, monkeypatch, capsys):
-    monkeypatch.setattr(mountpoints, "mount_table", own_mount_table)
+    monkeypatch.setattr(mountinfo, "mount_table", own_mount_table)
 
     def doctor(location, code):
         capsys.readouterr()

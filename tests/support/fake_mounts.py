@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from icefs.daemon.mountpoints import FILESYSTEM_TYPE, MountEntry
+from icefs.daemon.mountinfo import FILESYSTEM_TYPE, MountEntry
 
 ROOT_LINE = "21 1 0:1 / / rw - rootfs rootfs rw\n"
 

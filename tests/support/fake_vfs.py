@@ -3,8 +3,8 @@
 from typing import Any
 
 from icefs.daemon.errno_map import to_errno
+from icefs.ioctl import is_request
 from icefs.vfs.attrs import FOREVER_S, Attr, EntryRun, FsStats
-from icefs.vfs.control.ioctl import is_request
 from icefs.vfs.handles import BytesHandle, DirectBytesHandle
 
 FILE = Attr(

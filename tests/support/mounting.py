@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from icefs.daemon.conversation import Conversation
-from icefs.daemon.mountpoints import FILESYSTEM_TYPE, mount_table, mounted_at
+from icefs.daemon.mountinfo import FILESYSTEM_TYPE, mount_table, mounted_at
 from icefs.daemon.options import MountOptions
 from icefs.daemon.spawn import spawn
 from tests.support.ci import require

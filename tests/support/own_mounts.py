@@ -2,8 +2,8 @@
 
 import os
 
-from icefs.daemon import mountpoints
-from icefs.daemon.mountpoints import FILESYSTEM_TYPE, MountEntry
+from icefs.daemon import mountinfo
+from icefs.daemon.mountinfo import FILESYSTEM_TYPE, MountEntry
 from tests.support.mounting import PREFIX
 
 
@@ -14,4 +14,4 @@ def own_mount_table() -> list[MountEntry]:
     return [entry for entry in entries if entry.filesystem_type != FILESYSTEM_TYPE or own in entry.mountpoint]
 
 
-_real_table = mountpoints.mount_table
+_real_table = mountinfo.mount_table

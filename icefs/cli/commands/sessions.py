@@ -13,7 +13,7 @@ import click
 from icefs.cli.commands.committing import describe_commit, explaining, parse_metadata
 from icefs.cli.support.mounts import CONTROL, Mounted, parse_object
 from icefs.cli.support.options import Group, human_bytes, json_option, print_json, print_rows, say
-from icefs.daemon.mountpoints import mounted_at
+from icefs.daemon.mountinfo import mounted_at
 from icefs.daemon.options import default_state_dir
 from icefs.errors import EntryNotFoundError, IcefsError, InvalidInputError, SessionStateError
 from icefs.vfs.names import encode_ref

@@ -17,7 +17,7 @@ import click
 from icefs.cli.support.leaving import Outcome, end_changes
 from icefs.cli.support.mounts import CONTROL, DEAD, absolute, parse_object, require_trusted
 from icefs.cli.support.options import json_option, print_json, say
-from icefs.daemon.mountpoints import FILESYSTEM_TYPE, MountEntry, mount_table, mounted_at
+from icefs.daemon.mountinfo import FILESYSTEM_TYPE, MountEntry, mount_table, mounted_at
 from icefs.errors import (
     EntryNotFoundError,
     FormatError,

@@ -19,7 +19,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from icefs.cli.support.options import human_bytes
-from icefs.daemon import mountpoints
+from icefs.daemon import mountinfo, mountpoints
 from icefs.daemon.options import default_state_dir
 from icefs.errors import AccessDeniedError, IcefsError, ObjectNotFoundError, UnreachableError
 from icefs.storage.base import Storage
@@ -115,7 +115,7 @@ def check_fuse() -> Iterator[Finding]:
 
 def check_mounts() -> Iterator[Finding]:
     """Looks for mounts whose daemon is dead, or does not answer."""
-    ours = [entry for entry in mountpoints.mount_table() if entry.filesystem_type == mountpoints.FILESYSTEM_TYPE]
+    ours = [entry for entry in mountinfo.mount_table() if entry.filesystem_type == mountinfo.FILESYSTEM_TYPE]
     alive = 0
     for entry in ours:
         error = _ask(entry.mountpoint)
@@ -131,7 +131,7 @@ def check_mounts() -> Iterator[Finding]:
             )
         elif error in (errno.EACCES, errno.EPERM):
             alive += 1  # another user's
-        elif mountpoints.mounted_at(entry.mountpoint) is not None:
+        elif mountinfo.mounted_at(entry.mountpoint) is not None:
             yield Finding("mounts", WARNING, f"{entry.mountpoint}: {os.strerror(error)}")
     if mountpoints.updatedb_reads_mounts():
         yield Finding("mounts", WARNING, *mountpoints.UPDATEDB.rsplit(": ", 1))
@@ -216,7 +216,7 @@ def _filesystem_type(place: Path) -> str:
     real = os.path.realpath(place)
     found = ""
     kind = ""
-    for entry in mountpoints.mount_table():
+    for entry in mountinfo.mount_table():
         point = entry.mountpoint.rstrip("/")
         if (real == point or real.startswith(f"{point}/")) and len(point) >= len(found):
             found, kind = point, entry.filesystem_type

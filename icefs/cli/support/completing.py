@@ -10,7 +10,7 @@ from typing import Any, Final
 import click
 from click.shell_completion import CompletionItem, get_completion_class
 
-from icefs.daemon.mountpoints import FILESYSTEM_TYPE, mount_table
+from icefs.daemon.mountinfo import FILESYSTEM_TYPE, mount_table
 from icefs.errors import IcefsError
 from icefs.words import quoted
 

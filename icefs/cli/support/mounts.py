@@ -19,7 +19,7 @@ from typing import Any
 from icefs import errors
 from icefs.daemon.conversation import Conversation
 from icefs.daemon.earlier import describe_open_files
-from icefs.daemon.mountpoints import FILESYSTEM_TYPE, MountEntry, mount_of, mount_table
+from icefs.daemon.mountinfo import FILESYSTEM_TYPE, MountEntry, mount_of, mount_table
 from icefs.errors import (
     EntryNotFoundError,
     FormatError,

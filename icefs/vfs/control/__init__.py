@@ -3,7 +3,6 @@
 mount_control       which files the control directories have
 branch_control      commit, discard, rebase and status of a writable branch
 command_files       files that run the command written to them
-ioctl               the ioctl that hands a request to `rpc`
 rpc                 the file `rpc`: one request, one answer
 observing_rpc       requests about the mount itself
 jobs                work in a thread, with progress, that can be cancelled

@@ -1,7 +1,7 @@
 """`rpc`: a control file for programs. Open it read-write, write one request, read the answer until it ends.
 
 Where the kernel lets nobody write, as the mount only reads, it is opened to read, and takes the request by an ioctl
-(see `daemon.conversation` and `ioctl`).
+(see `icefs.ioctl`).
 
     request    one JSON object: {"op": NAME, …}
     answer     JSON objects, one a line: any number of {"type": "progress", …}, then one of

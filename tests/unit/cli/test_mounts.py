@@ -13,7 +13,7 @@ import pytest
 
 from icefs.cli.main import FORBIDDEN, NOT_FOUND, STATE, main
 from icefs.cli.support.mounts import Mounted, find_mount, require_mount
-from icefs.daemon import mountpoints
+from icefs.daemon import mountinfo
 from icefs.engine.write.repository import WritableRepository
 from icefs.errors import EntryNotFoundError, FormatError, NotPermittedError, StaleError, UntrustedMountError
 from icefs.storage import url
@@ -27,7 +27,7 @@ def table(tmp_path, monkeypatch):
     """What the kernel calls mounted: nothing but the root, until a test writes more."""
     path = tmp_path / "mountinfo"
     path.write_text(ROOT_LINE)
-    monkeypatch.setattr(mountpoints, "MOUNT_TABLE", path)
+    monkeypatch.setattr(mountinfo, "MOUNT_TABLE", path)
     return path
 
 
@@ -139,8 +139,8 @@ def test_status_outside(tmp_path, table, capsys):
 
 def test_status_imports_nothing_heavy(mount, table):
     code = (
-        "import sys, pathlib; from icefs.cli.main import main; from icefs.daemon import mountpoints;"
-        "mountpoints.MOUNT_TABLE = pathlib.Path(sys.argv[2]); code = main(['status', sys.argv[1]]);"
+        "import sys, pathlib; from icefs.cli.main import main; from icefs.daemon import mountinfo;"
+        "mountinfo.MOUNT_TABLE = pathlib.Path(sys.argv[2]); code = main(['status', sys.argv[1]]);"
         "print(*sys.modules); sys.exit(code)"
     )
     done = subprocess.run(
@@ -257,4 +257,4 @@ def test_a_directory_in_a_tree_that_looks_like_a_tree_is_none(mount):
 
 def test_the_source_of_a_mount_does_not_tell_its_owner(table):
     table.write_text(ROOT_LINE + "38 21 0:5 / /m rw - fuse.icefs a,user_id=0, rw,user_id=4201,group_id=0\n")
-    assert mountpoints.mounted_at("/m").user_id == 4201
+    assert mountinfo.mounted_at("/m").user_id == 4201

@@ -8,7 +8,8 @@ import struct
 import pytest
 
 from icefs.daemon.journal import JournalHandler, is_journal, priority
-from icefs.daemon.logs import LineFormatter, Repeats
+from icefs.daemon.logs import LineFormatter
+from icefs.daemon.repeats import Repeats
 from tests.unit.daemon.test_logs import KEY_ID, Kept, record
 
 

@@ -5,15 +5,11 @@ import sys
 
 import pytest
 
-from icefs.daemon.logs import (
-    LineFormatter,
-    LogFile,
-    Repeats,
-    branch_in,
-    redact_secrets,
-    secrets_of,
-)
+from icefs.daemon.log_files import LogFile
+from icefs.daemon.logs import LineFormatter, branch_in
 from icefs.daemon.options import MountOptions, parse_address
+from icefs.daemon.redaction import redact_secrets, secrets_of
+from icefs.daemon.repeats import Repeats
 from icefs.errors import InvalidInputError
 from icefs.log_context import current_branch, in_branch
 

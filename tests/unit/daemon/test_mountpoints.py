@@ -2,8 +2,9 @@ import os
 
 import pytest
 
-from icefs.daemon import mountpoints
-from icefs.daemon.mountpoints import MountEntry, check_apart, check_fuse, check_mountpoint, mount_table, mounted_at
+from icefs.daemon import mountinfo, mountpoints
+from icefs.daemon.mountinfo import MountEntry, mount_table, mounted_at
+from icefs.daemon.mountpoints import check_apart, check_fuse, check_mountpoint
 from icefs.errors import InvalidInputError, StaleError, UnsupportedError
 
 TABLE = r"""21 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw
@@ -16,7 +17,7 @@ TABLE = r"""21 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw
 def table(tmp_path, monkeypatch):
     path = tmp_path / "mountinfo"
     path.write_text(TABLE)
-    monkeypatch.setattr(mountpoints, "MOUNT_TABLE", path)
+    monkeypatch.setattr(mountinfo, "MOUNT_TABLE", path)
     return path
 
 

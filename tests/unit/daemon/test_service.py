@@ -11,8 +11,10 @@ import pytest
 import trio
 import trio.testing
 
+from icefs.daemon.live_options import LiveOptions
 from icefs.daemon.options import MountOptions
-from icefs.daemon.service import Knobs, Service, ServiceManager, obey_signals
+from icefs.daemon.service import Service, obey_signals
+from icefs.daemon.systemd import ServiceManager
 from icefs.errors import InvalidInputError
 from icefs.vfs.observe.stats import Stats
 
@@ -80,7 +82,9 @@ class FakeFs:
 
 def service_of(ours, fs, mountpoint, reread=None, cache=None, needs_cache=True):
     facts = {"options": {}, "service": {"reloads": 0, "needs_restart": [], "no_effect": [], "problem": None}}
-    return Service(ours, fs, Knobs(replace(OPTIONS, mountpoint=str(mountpoint)), cache, facts, needs_cache), reread)
+    return Service(
+        ours, fs, LiveOptions(replace(OPTIONS, mountpoint=str(mountpoint)), cache, facts, needs_cache), reread
+    )
 
 
 @pytest.fixture
@@ -101,7 +105,7 @@ def test_the_environment_is_taken_from_our_children():
 def test_without_a_manager_nothing_is_told(environment):
     ours = ServiceManager.from_environment(environment)
     assert (ours.is_there, ours.watchdog_s) == (False, None)
-    ours.tell(READY="1")
+    ours.notify(READY="1")
     ours.close()
 
 
@@ -113,13 +117,13 @@ def test_a_socket_that_is_none_is_said(caplog):
 def test_a_manager_that_has_gone_is_no_failure(manager):
     ours = to(manager)
     os.unlink(manager.socket.getsockname())
-    ours.tell(READY="1")
+    ours.notify(READY="1")
     ours.close()
 
 
 def test_a_line_stays_one_line(manager):
     ours = to(manager)
-    ours.tell(STATUS="a\nREADY=1\n b", MAINPID="7")
+    ours.notify(STATUS="a\nREADY=1\n b", MAINPID="7")
     assert manager.heard() == [{"STATUS": "a READY=1 b", "MAINPID": "7"}]
     ours.close()
 
@@ -168,9 +172,9 @@ async def test_a_reload_turns_what_can_be_turned_and_names_the_rest(manager, pla
     first, last = manager.heard()
     assert (first["RELOADING"], last) == ("1", {"READY": "1"})
     assert int(first["MONOTONIC_USEC"]) > 0
-    assert (cache.max_bytes, service.knobs.options.poll_interval_s, service.knobs.options.branch) == (20, 9.0, None)
+    assert (cache.max_bytes, service.live.options.poll_interval_s, service.live.options.branch) == (20, 9.0, None)
     expected = {"can_reload": True, "reloads": 1, "needs_restart": ["branch"], "no_effect": [], "problem": None}
-    assert service.knobs.facts["service"] == expected
+    assert service.live.facts["service"] == expected
     ours.close()
 
 
@@ -180,7 +184,7 @@ async def test_a_cache_size_has_no_effect_on_a_local_repository(manager, place, 
     for needs_cache, expected in ((False, ([], ["cache-size"])), (True, (["cache-size"], []))):
         service = service_of(ours, FakeFs({}), place, lambda: wanted, needs_cache=needs_cache)
         await service.reload()
-        facts = service.knobs.facts["service"]
+        facts = service.live.facts["service"]
         assert (facts["needs_restart"], facts["no_effect"]) == expected
     assert "cache-size has no effect: a local repository has no cache" in caplog.text
     assert "these changes wait for a restart: cache-size" in caplog.text
@@ -194,10 +198,10 @@ async def test_a_configuration_that_is_wrong_changes_nothing(manager, place):
 
     ours = to(manager)
     service = service_of(ours, FakeFs({}), place, reread)
-    before = service.knobs.options
+    before = service.live.options
     await service.reload()
     assert manager.heard()[-1] == {"READY": "1"}
-    assert (service.knobs.options, service.knobs.facts["service"]["problem"]) == (before, "a.toml:3: branch: no")
+    assert (service.live.options, service.live.facts["service"]["problem"]) == (before, "a.toml:3: branch: no")
     ours.close()
 
 
@@ -223,6 +227,6 @@ async def test_sighup_reloads_where_there_is_something_to_read_again_and_ends_th
         await trio.sleep(0.1)  # a reload reads in a thread
         nursery.cancel_scope.cancel()
     assert bool(stopped) is not has_configuration
-    assert service.knobs.facts["service"]["reloads"] == int(has_configuration)
+    assert service.live.facts["service"]["reloads"] == int(has_configuration)
     assert ("STOPPING" in manager.heard()[0]) is not has_configuration
     ours.close()

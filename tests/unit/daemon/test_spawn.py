@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from icefs.bounded import Limits
-from icefs.daemon import logs
+from icefs.daemon import log_files
 from icefs.daemon import spawn as daemon
 from icefs.daemon.options import MountOptions
 from icefs.errors import InvalidInputError, StorageError
@@ -80,11 +80,11 @@ def test_old_logs_go_but_for_those_that_a_daemon_writes(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     directory = tmp_path / "state/icefs/log"
     directory.mkdir(parents=True)
-    over = logs.LIMITS.max_unused_s + 10
+    over = log_files.LIMITS.max_unused_s + 10
     for name in ("old.log", "old.log.1", "notes.txt"):
         make_log(directory, name, over)
     make_log(directory, "young.log", over - 1000)
-    running = logs.LogFile(str(make_log(directory, "running.log", over)), takes_stderr=False)
+    running = log_files.LogFile(str(make_log(directory, "running.log", over)), takes_stderr=False)
     spawn_and_fail(tmp_path, "LOG own")
     assert logs_in(directory) == {"notes.txt", "young.log", "running.log", "%20own.log"}
     running.close()
@@ -99,10 +99,10 @@ def test_logs_are_limited_in_bytes_and_number(tmp_path, monkeypatch):
     directory = tmp_path / "state/icefs/log"
     directory.mkdir(parents=True)
     for number in range(4):
-        make_log(directory, f"{number}.log", 60 * (number + 1), int(logs.LIMITS.max_bytes) * 2 // 5)
+        make_log(directory, f"{number}.log", 60 * (number + 1), int(log_files.LIMITS.max_bytes) * 2 // 5)
     spawn_and_fail(tmp_path, "LOG own")
     assert logs_in(directory) == {"0.log", "1.log", "%20own.log"}
-    monkeypatch.setattr(logs, "LIMITS", Limits(max_files=2))
+    monkeypatch.setattr(log_files, "LIMITS", Limits(max_files=2))
     spawn_and_fail(tmp_path, "LOG own")
     assert logs_in(directory) == {"0.log", "%20own.log"}
 

@@ -1,4 +1,4 @@
-"""The ioctl that hands a request to `rpc`, or a part of one, through a descriptor that may only read.
+"""The ioctl that hands a request to a mount, or a part of one, through a descriptor that may only read.
 
 Its command has the layout of `asm-generic/ioctl.h`: a direction (the program gives, the kernel takes), the length of
 the part, a type and a number. The kernel copies as many bytes as the command says and hands them to the daemon.

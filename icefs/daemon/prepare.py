@@ -1,0 +1,206 @@
+"""Opens what a mount needs: all that can be wrong with its options is found before anything is mounted."""
+
+import contextlib
+import logging
+import os
+import socket
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from icefs.clock import system_clock, to_datetime
+from icefs.daemon import mountpoints
+from icefs.daemon.apart import why_not_writable
+from icefs.daemon.earlier import describe_open_files
+from icefs.daemon.metrics import listen
+from icefs.daemon.options import MountOptions
+from icefs.engine.history.lineage_cache import default_cache_path
+from icefs.engine.read.refs import Refs
+from icefs.engine.repository import Repository
+from icefs.engine.write.repository import WritableRepository
+from icefs.errors import IcefsError, TreeInUseError
+from icefs.format.ids import SnapshotId
+from icefs.storage.base import Storage
+from icefs.storage.cache.disk import DiskCache, default_cache_dir
+from icefs.storage.metered import MeteredStorage, StoreMeter
+from icefs.storage.url import open_storage, redact
+from icefs.vfs.attrs import Ownership
+from icefs.vfs.filesystem import MountRequest
+from icefs.worktree.spool.state import check_usable, find_directory
+from icefs.worktree.upload.packing import UploadOptions
+
+logger = logging.getLogger(__name__)
+
+
+class Prepared:
+    """The repository of a mount and what belongs to it, open and checked: all that `serve` needs."""
+
+    def __init__(
+        self,
+        options: MountOptions,
+        storage: Storage,
+        repository: Repository,
+        refs: Refs,
+        request: MountRequest,
+        cache: DiskCache | None,
+        listener: socket.socket | None,
+    ) -> None:
+        self.options = options
+        self.storage = storage
+        self.repository = repository
+        self.refs = refs
+        self.request = request
+        self.cache = cache
+        self.listener = listener
+
+    def close(self) -> None:
+        """Closes the repository, with its threads and connections, and the socket of metrics."""
+        if self.listener is not None:
+            self.listener.close()
+        self.repository.close()
+        self.storage.close()
+
+
+def prepare(options: MountOptions) -> Prepared:
+    """Checks the options of a mount, and opens the repository.
+
+    Raises:
+        InvalidInputError: the mountpoint or an option is wrong.
+        StaleError: a daemon has died there, and its mount cannot be cleared away.
+        UnsupportedError: FUSE is not there.
+        RepositoryNotFoundError, RefNotFoundError, SnapshotNotFoundError: there is nothing to mount.
+        StorageError, FormatError: the repository cannot be read.
+    """
+    mountpoints.check_fuse(allow_other=options.allow_other)
+    if mountpoints.clear_dead_mounts(options.mountpoint):
+        logger.info("cleared away %s, whose daemon had died", options.mountpoint)
+    mountpoints.check_mountpoint(options.mountpoint)
+    storage = MeteredStorage(open_storage(options.repository), StoreMeter())
+    with contextlib.ExitStack() as undo:
+        undo.callback(storage.close)
+        if storage.local_root is not None:
+            mountpoints.check_apart(options.mountpoint, str(storage.local_root))
+        authorized = dict.fromkeys(options.allow_virtual)
+        is_writable = options.is_writable and storage.capabilities.is_writable
+        kind = WritableRepository if is_writable else Repository
+        cache = _open_cache(options, storage)
+        if cache is not None:
+            undo.callback(cache.close)
+        repository = kind.open(storage, authorize_virtual_chunk_access=authorized, cache=cache)
+        undo.callback(repository.close)
+        if storage.local_root is not None and options.is_writable:
+            reason = why_not_writable(str(storage.local_root))
+            if reason is not None:
+                logger.warning("%s cannot be written to, so nothing can be committed: %s", storage.url, reason)
+        refs = repository.refs()
+        request = _request(options, repository, refs)
+        if request.state_root is not None:
+            try:
+                check_usable(request.state_root, request.state_directory)
+            except TreeInUseError as error:
+                files = describe_open_files()
+                if files is not None:
+                    error.hint = f"close the files that are open in it, and mount again: {files}"
+                raise
+        listener = None if options.metrics is None else listen(options.metrics)
+        undo.pop_all()
+    return Prepared(options, storage, repository, refs, request, cache, listener)
+
+
+def needs_cache(options: MountOptions, storage: Storage) -> bool:
+    """Tells whether a cache has something to keep: of a local repository only virtual chunks of remote stores."""
+    return not storage.capabilities.local_files or any(
+        not prefix.lower().startswith("file:") for prefix in options.allow_virtual
+    )
+
+
+def _open_cache(options: MountOptions, storage: Storage) -> DiskCache | None:
+    """Opens the disk cache; None without a use for one, or if the default directory cannot be used."""
+    if options.cache_size <= 0 or not needs_cache(options, storage):
+        return None
+    try:
+        return DiskCache(options.cache_dir or default_cache_dir(), options.cache_size)
+    except IcefsError as error:
+        if options.cache_dir is not None:
+            raise
+        logger.warning("no disk cache: %s", error)
+        return None
+
+
+def _request(options: MountOptions, repository: Repository, refs: Refs) -> MountRequest:
+    kind, name, snapshot_id = "", "", None
+    if options.branch is not None:
+        tip = refs.branch(options.branch)
+        if options.as_of is None:
+            kind, name, snapshot_id = "branch", options.branch, tip
+        else:
+            kind, snapshot_id = "snapshot", repository.resolve(branch=options.branch, as_of=options.as_of)
+    elif options.tag is not None:
+        kind, name, snapshot_id = "tag", options.tag, refs.tag(options.tag)
+    elif options.snapshot is not None:
+        kind, snapshot_id = "snapshot", SnapshotId.parse(options.snapshot)
+    if snapshot_id is not None:
+        repository.session_at(snapshot_id)  # fails before the mount if the snapshot cannot be read
+    ownership = Ownership(
+        os.getuid() if options.uid is None else options.uid,
+        os.getgid() if options.gid is None else options.gid,
+        options.umask,
+    )
+    facts: dict[str, Any] = {
+        "version": program_version(),
+        "mountpoint": options.mountpoint,
+        "log_file": options.log_file,
+        "started_at": to_datetime(system_clock()).isoformat(),
+        "options": {
+            "repository": redact(options.repository),
+            "uid": options.uid,
+            "gid": options.gid,
+            "umask": options.umask,
+            "branch": options.branch,
+            "tag": options.tag,
+            "snapshot": options.snapshot,
+            "as_of": options.as_of,
+            "read_only": options.read_only,
+            "allow_other": options.allow_other,
+            "poll_interval_s": options.poll_interval_s,
+            "allow_virtual": [redact(prefix) for prefix in options.allow_virtual],
+            "memory_bytes": options.memory_bytes,
+            "cache_dir": options.cache_dir,
+            "cache_size": options.cache_size,
+            "state_dir": options.state_dir,
+            "log_file": options.log_file,
+            "log_format": options.log_format,
+            "pack_size": options.pack_size,
+            "upload_after_s": options.upload_after_s,
+            "log_level": options.log_level,
+            "metrics": options.metrics,
+            "fuse_library": options.fuse_library,
+        },
+        "service": {"can_reload": False, "reloads": 0, "needs_restart": [], "no_effect": [], "problem": None},
+    }
+    assert options.state_dir is not None or not options.is_writable  # `resolved` chose one
+    state_root = Path(options.state_dir) if options.state_dir is not None and options.is_writable else None
+    state_directory = None
+    if state_root is not None and kind == "branch":
+        state_directory = find_directory(state_root, redact(repository.storage.url), name, options.mountpoint)
+    uploads = UploadOptions(options.pack_size, options.upload_after_s or None)
+    return MountRequest(
+        ownership,
+        kind,
+        name,
+        snapshot_id,
+        options.memory_bytes,
+        facts,
+        state_root,
+        uploads,
+        history_cache=default_cache_path(repository.storage.url),
+        state_directory=state_directory,
+    )
+
+
+def program_version() -> str:
+    """Returns icefs's own version."""
+    try:
+        return version("icefs")
+    except PackageNotFoundError:
+        return "unknown"
