@@ -37,20 +37,6 @@ KNOWN_CYCLES = frozenset(
         ("icefs.api.store", "icefs.api.session"),
         # cli
         ("icefs.cli.support.graph", "icefs.cli.commands.history"),
-        # engine
-        ("icefs.engine.read.session", "icefs.engine.repository"),
-        ("icefs.engine.read.virtual_endpoints", "icefs.engine.read.virtual"),
-        ("icefs.engine.upkeep.clocks", "icefs.engine.write.repository"),
-        ("icefs.engine.upkeep.expiration", "icefs.engine.write.repository"),
-        ("icefs.engine.upkeep.garbage", "icefs.engine.write.repository"),
-        ("icefs.engine.write.collected", "icefs.engine.write.repository"),
-        ("icefs.engine.write.collected", "icefs.engine.write.session"),
-        ("icefs.engine.write.moves", "icefs.engine.write.session"),
-        ("icefs.engine.write.publish", "icefs.engine.write.repository"),
-        ("icefs.engine.write.rebase", "icefs.engine.write.session"),
-        ("icefs.engine.write.session", "icefs.engine.write.repository"),
-        ("icefs.engine.write.snapshot_writer", "icefs.engine.write.repository"),
-        ("icefs.engine.write.transactions", "icefs.engine.write.session"),
         # vfs.commit
         # vfs.control
         ("icefs.vfs.control.mount_control", "icefs.vfs.filesystem"),

@@ -62,7 +62,7 @@ class Repository(Upkeep):
 
     def __reduce__(self) -> tuple[Any, ...]:
         engine = self._engine
-        return _restore, (repository_state(engine), self._attribution, engine.default_commit_metadata)
+        return _restore, (repository_state(engine.context), self._attribution, engine.context.default_commit_metadata)
 
     # Opening.
 
@@ -211,11 +211,11 @@ class Repository(Upkeep):
 
     def default_commit_metadata(self) -> dict[str, Any]:
         """Returns the metadata that every commit gets."""
-        return dict(self._engine.default_commit_metadata)
+        return dict(self._engine.context.default_commit_metadata)
 
     def set_default_commit_metadata(self, metadata: dict[str, Any]) -> None:
         """Sets metadata that every commit of this object's sessions gets; the commit's own values win."""
-        self._engine.default_commit_metadata = dict(metadata)
+        self._engine.context.default_commit_metadata = dict(metadata)
 
     # Refs.
 
@@ -320,7 +320,7 @@ class Repository(Upkeep):
         names: dict[SnapshotId, list[str]] = {}
         for name, target in sorted(refs.branches.items()) + sorted(refs.tags.items()):
             names.setdefault(target, []).append(name)
-        return AncestryGraph(graph_rows(self._engine, tips), names, plain=plain)
+        return AncestryGraph(graph_rows(self._engine.context, tips), names, plain=plain)
 
     def log(self, ref: str = "main") -> list[SnapshotInfo]:
         """Returns the history of a snapshot id, branch or tag, newest first; raises RefNotFoundError."""
@@ -448,7 +448,7 @@ class Repository(Upkeep):
 
     def set_status(self, status: RepoStatus) -> None:
         """Sets whether the repository may be written to; allowed in either state."""
-        self._engine.set_status(status.stored(self._engine.clock()))
+        self._engine.set_status(status.stored(self._engine.context.clock()))
 
     def get_status(self) -> RepoStatus:
         """Returns whether the repository is online; raises FormatError for spec version 1."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from icefs.api.aio import DualIterator, asynchronous
 from icefs.api.notebook import as_html
 from icefs.api.values import ChunkType, Diff, SessionMode
+from icefs.engine.history.diff import Diff as EngineDiff
 from icefs.engine.read.session import Session as EngineSession
 from icefs.engine.write import forks, reindex
 from icefs.engine.write.conflicts import ConflictSolver
@@ -52,7 +53,7 @@ class Session:
         """The changes that the session allows; a fork is writable (Divergence 73)."""
         if not isinstance(self._engine, WritableSession) or self._engine.read_only:
             return SessionMode.readonly
-        return SessionMode.rearrange if self._engine.is_rearrange else SessionMode.writable
+        return SessionMode.rearrange if self._engine.draft.is_rearrange else SessionMode.writable
 
     @property
     def snapshot_id(self) -> str:
@@ -86,7 +87,8 @@ class Session:
 
     def status(self) -> Diff:
         """Returns the uncommitted changes."""
-        return Diff.of(self._engine.status())
+        engine = self._engine
+        return Diff.of(engine.status() if isinstance(engine, WritableSession) else EngineDiff())
 
     def get_node_id(self, path: str) -> str:
         """Returns the id of the node at an absolute path; it stays the same when the node is moved.
@@ -329,7 +331,7 @@ class ForkSession(Session):
 
 def session_of(engine: EngineSession) -> Session:
     """Wraps the engine's session in the class of its kind."""
-    is_fork = isinstance(engine, WritableSession) and engine.is_fork
+    is_fork = isinstance(engine, WritableSession) and engine.draft.is_fork
     return ForkSession(engine) if is_fork else Session(engine)
 
 

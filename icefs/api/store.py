@@ -64,7 +64,7 @@ class IcechunkStore(store.IcechunkStore):
         return DualIterator(self._batches(self._session.array_chunks(_absolute(array_path)), batch_size))
 
     def _batches(self, chunks: "ArrayChunks | EditedChunks", batch_size: int) -> Iterator[ChunkColumns]:
-        expand = self._session.repository.virtual.expand
+        expand = self._session.context.virtual.expand
         for batch in chunks.iter_batches(batch_size):
             places = [""] * len(batch)
             kinds = batch.kinds

@@ -7,8 +7,9 @@ from typing import Any, Literal
 
 from icefs.api.aio import asynchronous
 from icefs.clock import to_micros
-from icefs.engine.upkeep.expiration import ExpirationRequest
+from icefs.engine.upkeep.expiration import ExpirationRequest, expire
 from icefs.engine.upkeep.garbage import GarbageSummary as GCSummary
+from icefs.engine.upkeep.garbage import collect_garbage
 from icefs.engine.upkeep.storage_stats import history_stats
 from icefs.engine.write.repository import WritableRepository
 from icefs.errors import InvalidInputError
@@ -54,7 +55,7 @@ class Upkeep:
     ) -> set[str]:
         """Takes snapshots older than a time out of the history; returns their ids."""
         request = ExpirationRequest(to_micros(older_than), delete_expired_branches, delete_expired_tags)
-        return {str(snapshot_id) for snapshot_id in self._engine.expire_snapshots(request).released}
+        return {str(snapshot_id) for snapshot_id in expire(self._engine, request).released}
 
     def garbage_collect(
         self,
@@ -70,7 +71,7 @@ class Upkeep:
         max_concurrent_listings: int | None = None,
     ) -> GCSummary:
         """Deletes objects that nothing needs any more and that were stored before a time."""
-        return self._engine.garbage_collect(to_micros(delete_object_older_than), dry_run=dry_run)
+        return collect_garbage(self._engine, to_micros(delete_object_older_than), dry_run=dry_run)
 
     def chunk_storage_stats(
         self,

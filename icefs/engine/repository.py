@@ -7,15 +7,16 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from icefs.clock import to_datetime, to_micros
-from icefs.engine.history.ancestry import snapshot_info_v1, walk_v1
+from icefs.engine.history import ancestry
 from icefs.engine.history.changes import Changes, compare
 from icefs.engine.history.diff import Diff, bad_chain, build_diff, chain_between, fetch_logs
-from icefs.engine.read.assets import AssetManager, snapshot_not_found
-from icefs.engine.read.refs import Refs, RefsV1, check_not_upgraded, is_repository_v1
-from icefs.engine.read.session import Session
-from icefs.engine.read.virtual import Authorizations, VirtualResolver
+from icefs.engine.read import inspect
+from icefs.engine.read.assets import AssetManager
+from icefs.engine.read.context import ReadContext
+from icefs.engine.read.refs import Refs, is_repository_v1
+from icefs.engine.read.session import Session, session_at
+from icefs.engine.read.virtual import Authorizations
 from icefs.engine.read.virtual_endpoints import endpoints_of_config
-from icefs.engine.upkeep import inspect
 from icefs.errors import (
     InvalidInputError,
     ObjectNotFoundError,
@@ -34,7 +35,6 @@ from icefs.format.repo.snapshot_table import SnapshotInfo
 from icefs.format.snapshot.nodes import ManifestFileInfo
 from icefs.storage.base import Storage
 from icefs.storage.cache.disk import DiskCache
-from icefs.storage.metered import MeteredStorage
 from icefs.words import quoted, suggestion
 
 _FLAGS: Final = (("move_node", 3, True), ("create_tag", 4, True), ("delete_tag", 5, True))
@@ -69,40 +69,26 @@ class Repository:
     status) makes one conditional request in spec 2.
 
     Attributes:
-        storage: Where the repository is; closed by whoever opened it.
+        storage: Where the repository is; closed by its opener.
         spec_version: 1 or 2.
         config: The defaults, overridden by the persisted configuration, overridden by the opener's.
         assets: The repository's files.
         virtual: Reads virtual chunks.
     """
 
-    def __init__(
-        self,
-        storage: Storage,
-        spec_version: int,
-        config: RepositoryConfig,
-        assets: AssetManager,
-        authorize_virtual_chunk_access: Authorizations | None = None,
-        *,
-        named_endpoints: frozenset[str] = frozenset(),
-    ) -> None:
-        """Takes what `open` found out; not for callers."""
-        self.storage = storage
-        self.spec_version = spec_version
-        self.config = config
-        self.assets = assets
-        self._authorized = dict(authorize_virtual_chunk_access or {})
-        self.virtual = VirtualResolver(
-            (config.virtual_chunk_containers or {}).values(),
-            self._authorized,
-            assets.workers,
-            storage.meter if isinstance(storage, MeteredStorage) else None,
-            assets.disk_cache,
-            storage=storage,
-            named_endpoints=named_endpoints,
-        )
-        self.named_endpoints = named_endpoints
-        self._refs_v1 = RefsV1(assets) if spec_version == 1 else None
+    def __init__(self, context: ReadContext) -> None:
+        """Takes what `open` has made; not for callers."""
+        self._context = context
+        self.storage = context.storage
+        self.spec_version = context.spec_version
+        self.config = context.config
+        self.assets = context.assets
+        self.virtual = context.virtual
+
+    @property
+    def context(self) -> ReadContext:
+        """What sessions and histories need of the repository."""
+        return self._context
 
     # Opening.
 
@@ -139,7 +125,19 @@ class Repository:
             merged = merged.merge(config)
         assets.set_cache_limits(merged)
         named = endpoints_of_config(config) if named_endpoints is None else named_endpoints
-        return cls(storage, spec_version, merged, assets, authorize_virtual_chunk_access, named_endpoints=named)
+        return cls._of(storage, spec_version, merged, assets, authorize_virtual_chunk_access, named)
+
+    @classmethod
+    def _of(
+        cls,
+        storage: Storage,
+        spec_version: int,
+        config: RepositoryConfig,
+        assets: AssetManager,
+        authorizations: Authorizations | None,
+        named_endpoints: frozenset[str],
+    ) -> Self:
+        return cls(ReadContext(storage, spec_version, config, assets, authorizations, named_endpoints=named_endpoints))
 
     @staticmethod
     def exists(storage: Storage) -> bool:
@@ -169,26 +167,21 @@ class Repository:
         config: RepositoryConfig | None = None,
         authorize_virtual_chunk_access: Authorizations | None = None,
     ) -> Self:
-        """Opens the same location anew, by default with the same configuration and authorisations."""
-        authorized = self._authorized if authorize_virtual_chunk_access is None else authorize_virtual_chunk_access
-        named = self.named_endpoints | endpoints_of_config(config)
+        """Opens the same location again, by default with the same configuration and authorisations."""
+        known = self.context
+        authorized = known.authorizations if authorize_virtual_chunk_access is None else authorize_virtual_chunk_access
+        named = known.named_endpoints | endpoints_of_config(config)
         chosen = self.config if config is None else config
         return type(self).open(self.storage, chosen, authorized, named_endpoints=named)
 
     @property
-    def authorizations(self) -> Authorizations:
-        """The URL prefixes that virtual chunks may be followed into, with their credentials."""
-        return self._authorized
-
-    @property
     def authorized_virtual_container_prefixes(self) -> set[str]:
         """The URL prefixes that virtual chunks may be followed into."""
-        return set(self._authorized)
+        return set(self.context.authorizations)
 
     def close(self) -> None:
         """Ends the repository's threads and connections to virtual chunks' stores."""
-        self.virtual.close()
-        self.assets.close()
+        self.context.close()
 
     def __enter__(self) -> Self:
         return self
@@ -201,20 +194,8 @@ class Repository:
     # Refs.
 
     def refs(self, *, refresh: bool = True) -> Refs:
-        """Returns all branches and tags.
-
-        Args:
-            refresh: Ask the store whether they changed. Without, what was last seen will do.
-        """
-        if self._refs_v1 is not None:
-            return self._refs_v1.fetch(refresh=refresh)
-        info, version = self.assets.fetch_repo_info(refresh=refresh)
-        return Refs(info.branches, info.tags, version)
-
-    def check_not_upgraded(self) -> None:
-        """Refuses to go on where the repository was opened as spec 1, and was upgraded since; raises StaleError."""
-        if self.spec_version == 1:
-            check_not_upgraded(self.storage)
+        """Returns all branches and tags; see `ReadContext.refs`."""
+        return self.context.refs(refresh=refresh)
 
     def list_branches(self) -> set[str]:
         """Returns the names of all branches."""
@@ -267,7 +248,7 @@ class Repository:
     def _as_of(self, branch: str, tip: SnapshotId, as_of: datetime | int) -> SnapshotId:
         micros = to_micros(as_of) if isinstance(as_of, datetime) else as_of
         oldest = None
-        for oldest in self._walk(tip):
+        for oldest in ancestry.walk(self.context, tip):
             if oldest.flushed_at <= micros:
                 return oldest.id
         raise SnapshotNotFoundError(
@@ -299,28 +280,12 @@ class Repository:
     # History.
 
     def lookup_snapshot(self, snapshot_id: SnapshotId) -> SnapshotInfo:
-        """Returns what the repository knows of a snapshot without its nodes.
-
-        Raises:
-            SnapshotNotFoundError: spec 2: it is not in `repo`; spec 1: it has no file.
-        """
-        if self.spec_version == 1:
-            try:
-                return snapshot_info_v1(self.assets.fetch_snapshot(snapshot_id))
-            except ObjectNotFoundError as error:
-                raise snapshot_not_found(snapshot_id) from error
-        return _entry(self.assets.fetch_repo_info()[0], snapshot_id)
+        """Returns what the repository knows of a snapshot without its nodes; see `ancestry.lookup_snapshot`."""
+        return ancestry.lookup_snapshot(self.context, snapshot_id)
 
     def snapshot_info(self, snapshot_id: SnapshotId) -> SnapshotInfo:
-        """Does what `lookup_snapshot` does, without a request where what was last seen has the snapshot."""
-        if self.spec_version == 1:
-            return self.lookup_snapshot(snapshot_id)
-        return _entry(self._repo_info_with(snapshot_id), snapshot_id)
-
-    def _repo_info_with(self, snapshot_id: SnapshotId) -> RepoInfo:
-        """Returns the repo info as last seen if it has a snapshot, or else anew."""
-        info, _ = self.assets.fetch_repo_info(refresh=False)
-        return info if snapshot_id in info.snapshots else self.assets.fetch_repo_info()[0]
+        """Does what `lookup_snapshot` does, without a request if the state as last read has the snapshot."""
+        return ancestry.snapshot_as_seen(self.context, snapshot_id)
 
     def ancestry(
         self, *, branch: str | None = None, tag: str | None = None, snapshot_id: SnapshotId | None = None
@@ -329,20 +294,15 @@ class Repository:
 
         Errors about the argument are raised by the call itself, those about an ancestor by the iterator.
         """
-        return self._walk(self.resolve(branch=branch, tag=tag, snapshot_id=snapshot_id))
+        return ancestry.walk(self.context, self.resolve(branch=branch, tag=tag, snapshot_id=snapshot_id))
 
     def ancestry_as_seen(self, snapshot_id: SnapshotId) -> Iterator[SnapshotInfo]:
-        """Does what `ancestry` does, without a request where what was last seen has the snapshot."""
-        return self._walk(self.snapshot_info(snapshot_id).id)
+        """Does what `ancestry` does, without a request if the state as last read has the snapshot."""
+        return ancestry.ancestry_as_seen(self.context, snapshot_id)
 
     def log(self, ref: str = "main") -> Iterator[SnapshotInfo]:
         """Returns the ancestry of what `resolve_ref` makes of a name."""
-        return self._walk(self.resolve_ref(ref))
-
-    def _walk(self, start: SnapshotId) -> Iterator[SnapshotInfo]:
-        if self.spec_version == 1:
-            return walk_v1(self.assets, start)
-        return self._repo_info_with(start).ancestry(start)
+        return ancestry.walk(self.context, self.resolve_ref(ref))
 
     def diff(self, from_id: SnapshotId, to_id: SnapshotId) -> Diff:
         """Returns what changed after one snapshot up to a later one of the same history.
@@ -370,25 +330,8 @@ class Repository:
     # Sessions.
 
     def session_at(self, snapshot_id: SnapshotId, branch: str | None = None) -> Session:
-        """Opens any snapshot that has a file, also one that no ref reaches.
-
-        Raises:
-            SnapshotNotFoundError: it has no file, and the repository knows nothing of it.
-            ObjectNotFoundError: it has no file, although the repository knows it.
-            FormatError: the file is malformed.
-        """
-        try:
-            return Session(self, self.assets.fetch_snapshot(snapshot_id), branch)
-        except ObjectNotFoundError as error:
-            if self._is_known(snapshot_id):
-                raise  # the repository is damaged
-            raise snapshot_not_found(snapshot_id) from error
-
-    def _is_known(self, snapshot_id: SnapshotId) -> bool:
-        if self.spec_version > 1:
-            return snapshot_id in self.assets.fetch_repo_info()[0].snapshots
-        refs = self.refs()
-        return snapshot_id in refs.branches.values() or snapshot_id in refs.tags.values()
+        """Opens any snapshot that has a file, also one that no ref reaches; raises as `read.session.session_at`."""
+        return session_at(self.context, snapshot_id, branch)
 
     def readonly_session(
         self,
@@ -406,7 +349,7 @@ class Repository:
 
     def _repo_info(self, what: str) -> RepoInfo:
         if self.spec_version == 1:
-            self.check_not_upgraded()
+            self.context.check_not_upgraded()
             raise UnsupportedSpecVersionError(
                 f"{what} needs a repository of spec version 2, and {self.storage.url} is of version 1",
                 hint="upgrade the repository",
@@ -489,13 +432,6 @@ class Repository:
             info = self._repo_info("the repo info").snapshots.get(snapshot_id)
             pruned = () if info is None else tuple(info.pruned_ancestor_tx_logs)
         return inspect.inspect_transaction_log(self.assets, snapshot_id, pruned)
-
-
-def _entry(info: RepoInfo, snapshot_id: SnapshotId) -> SnapshotInfo:
-    found = info.snapshots.get(snapshot_id)
-    if found is None:
-        raise snapshot_not_found(snapshot_id)
-    return found
 
 
 def _fetch_config(assets: AssetManager) -> tuple[RepositoryConfig | None, int]:

@@ -116,7 +116,7 @@ def export_session(
     top = request.node
     if top != "/" and session.get_node(top) is None and not session.has_children(top):
         raise NodeNotFoundError(f"no group or array at {request.node} in {session.snapshot_id}", path=request.node)
-    wanted = Marker(session.repository.storage.url, request.node, str(session.snapshot_id))
+    wanted = Marker(session.context.storage.url, request.node, str(session.snapshot_id))
     target = Target(request.target, request.state_dir)
     marker, has_files = target.look(wanted, force=request.force)
     with Beneath(os.path.abspath(request.target)) as directory:
@@ -323,7 +323,7 @@ class _Export:
         self._has_files = has_files
         done = Transferred(0, self.result.files, 0, self.result.bytes)
         progress(done)
-        capabilities = self._session.repository.storage.capabilities
+        capabilities = self._session.context.storage.capabilities
         threads = min(_MAX_THREADS, capabilities.concurrency)
         if capabilities.local_files:  # nothing is waited for, and more threads than processors take longer
             threads = min(threads, max(2, os.cpu_count() or 2))

@@ -20,7 +20,7 @@ from icefs.engine.history.changes import compare_refs
 from icefs.engine.read.chunks import ALL_ROWS
 from icefs.engine.read.session import Session
 from icefs.engine.write.changeset import difference
-from icefs.engine.write.collected import Collections
+from icefs.engine.write.collection_log import Collections
 from icefs.engine.write.conflicts import ConflictDetector
 from icefs.engine.write.repository import WritableRepository
 from icefs.engine.write.session import WritableSession
@@ -129,7 +129,7 @@ def import_directory(
     """
     if not is_canonical_path(request.path):
         raise InvalidInputError(f"{request.path!r} is not the absolute path of a node", kind="invalid-path")
-    repository.check_online()
+    repository.context.check_online()
     base = repository.session_at(repository.lookup_branch(request.branch))
     scanned = scan_directory(request.source, spec_version=repository.spec_version)
     result = Imported(
@@ -226,7 +226,7 @@ class _Import:
         rows = [ArrayRows(files, ledger.array(path)) for path, files in self._scanned.arrays.items()]
         if store.reuse(rows, lambda path: self._base_refs(self._target(path))):
             # A collection that is under way may take them after they were looked up: the commit copies them then.
-            session.holds_chunks_since([Collections(self._repository).at_work_since()])
+            session.draft.holds_chunks_since([Collections(self._repository.context).at_work_since()])
         try:
             store.run(rows)
         finally:
@@ -280,10 +280,10 @@ class _Import:
             error.hint = "import again, onto the newest commit; --overwrite replaces the nodes that others have made"
             raise
         except StorageError as error:
-            if not session.in_doubt:
+            if not session.draft.in_doubt:
                 raise
             # The store's answer was lost. If it does not answer now either, the next run finds out.
-            made = session.in_doubt[-1].snapshot_id
+            made = session.draft.in_doubt[-1].snapshot_id
             error.hint = "run it again: it finds out whether the commit was made"
             with contextlib.suppress(StorageError):
                 if self._is_in_history(made):

@@ -129,7 +129,7 @@ class ChunkStore:
         clock_s: Callable[[], float] = time.time,
     ) -> None:
         self._storage = repository.storage
-        self._inline_bytes = repository.inline_threshold_bytes
+        self._inline_bytes = repository.context.inline_threshold_bytes
         self._pack_bytes = pack_bytes
         self._ledger = ledger
         self._progress = progress

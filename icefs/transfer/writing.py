@@ -195,7 +195,7 @@ class Writer:
         self._hidden_above: set[str] = set()
         self._hidden: dict[str, tuple[int, int]] = {}
         self._numbers = itertools.count()
-        self._is_local = session.repository.storage.capabilities.local_files
+        self._is_local = session.context.storage.capabilities.local_files
 
     def hide_above(self, path: str) -> None:
         """Takes away the zarr.json of the array that a chunk is of, before the chunk is written or deleted.

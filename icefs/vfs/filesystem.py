@@ -124,7 +124,7 @@ class FileSystem:
             self._drop_tree,
             self._note_loaded,
             self._branch_maker(request, notifier),
-            Lineages(repository, self._history_cache),
+            Lineages(repository.context, self._history_cache),
         )
         self.root: RootTree | None = None
         self.single: SessionTree | None = None

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Self
 
 from icefs.engine.read.session import Session
-from icefs.engine.write.collected import Collections
+from icefs.engine.write.collection_log import Collections
 from icefs.errors import NoSpaceError, NotPermittedError, SessionStateError
 from icefs.storage.base import Storage
 from icefs.worktree.base import BaseEntry, BaseFactory

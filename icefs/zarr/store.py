@@ -275,7 +275,7 @@ class IcechunkStore(zarr.abc.store.Store):
             return
         # Nothing is stored for a chunk that is refused, and nothing is referred to that is not stored.
         session.check_chunk(target.path, target.index, len(data))
-        if len(data) <= session.repository.inline_threshold_bytes:
+        if len(data) <= session.context.inline_threshold_bytes:
             ref = session.store_chunk(data)
         else:
             ref = await self._run(session.store_chunk, data)
@@ -334,11 +334,11 @@ class IcechunkStore(zarr.abc.store.Store):
 
     async def _change[**P](self, function: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
         """Changes the session: at once, or on a thread that can wait where it is being committed."""
-        if self._writable.is_frozen:
+        if self._writable.draft.gate.is_frozen:
             await asyncio.to_thread(function, *args, **kwargs)
         else:
             function(*args, **kwargs)
 
     async def _run[**P, R](self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Runs something that may do I/O on the repository's workers."""
-        return await asyncio.wrap_future(self._session.repository.assets.workers.submit(function, *args, **kwargs))
+        return await asyncio.wrap_future(self._session.context.assets.workers.submit(function, *args, **kwargs))

@@ -139,7 +139,7 @@ def set_virtual_columns(
         InvalidInputError: a location, index or length is not valid; nothing is set then.
         NodeNotFoundError, ReadOnlyError, SessionStateError: as for other chunks.
     """
-    check = LocationCheck(session.repository.virtual.has_container if validate_containers else None)
+    check = LocationCheck(session.context.virtual.has_container if validate_containers else None)
     stored = [check(location) for location in locations]
     tags = [checksum_parts(checksum) for checksum in checksums]
     offset_column, length_column = (np.asarray(values, np.uint64) for values in (offsets, lengths))

@@ -560,7 +560,7 @@ def test_the_configuration_that_we_save_is_the_one_that_is_read(base, tmp_path):
 def test_default_commit_metadata(base, tmp_path):
     pair = Pair.of(base(2), tmp_path / "pair")
     pair.official.raw.set_default_commit_metadata({"by": "default", "n": 1})
-    pair.ours.raw.default_commit_metadata = {"by": "default", "n": 1}
+    pair.ours.raw.context.default_commit_metadata = {"by": "default", "n": 1}
 
     def scenario(repo: RepoWriter) -> None:
         repo.write(lambda s: s.node("/m", GROUP), "plain")

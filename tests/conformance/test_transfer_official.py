@@ -26,7 +26,7 @@ from tests.support.fixture_files import FIXTURES
 
 def export(repo, snapshot_id, target, **options):
     session = repo.session_at(repo.resolve_ref(snapshot_id))
-    times = KeyTimes(Lineages(repo), session.snapshot_id, session.snapshot.flushed_at)
+    times = KeyTimes(Lineages(repo.context), session.snapshot_id, session.snapshot.flushed_at)
     return export_session(
         session, times, ExportRequest(str(target), state_dir=Path(target).parent / "state", **options)
     )

@@ -47,7 +47,7 @@ def repository(*paths: str) -> WritableRepository:
 
 def export(repo: WritableRepository, target: Path, **options: bool) -> Exported:
     session = repo.readonly_session("main")
-    times = KeyTimes(Lineages(repo), session.snapshot_id, session.snapshot.flushed_at)
+    times = KeyTimes(Lineages(repo.context), session.snapshot_id, session.snapshot.flushed_at)
     return export_session(session, times, ExportRequest(str(target), **options))
 
 

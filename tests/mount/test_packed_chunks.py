@@ -9,7 +9,8 @@ import pytest
 import zarr
 
 from icefs.clock import to_micros
-from icefs.engine.upkeep.expiration import ExpirationRequest
+from icefs.engine.upkeep.expiration import ExpirationRequest, expire
+from icefs.engine.upkeep.garbage import collect_garbage
 from icefs.engine.write.repository import WritableRepository
 from icefs.storage.url import open_storage
 from tests.support.mounting import mounted
@@ -92,8 +93,8 @@ def test_objects_are_collected_when_none_of_their_chunks_is_referred_to(
             official(repo).garbage_collect(later)
         else:
             ours = WritableRepository.open(open_storage(str(repo)))
-            ours.expire_snapshots(ExpirationRequest(to_micros(later)))
-            ours.garbage_collect(to_micros(later))
+            expire(ours, ExpirationRequest(to_micros(later)))
+            collect_garbage(ours, to_micros(later))
             ours.close()
         return packed & set(objects(repo))
 

@@ -14,8 +14,9 @@ from typing import NamedTuple
 import pytest
 
 from icefs.clock import system_clock
-from icefs.engine.upkeep.expiration import ExpirationRequest
+from icefs.engine.upkeep.expiration import ExpirationRequest, expire
 from icefs.engine.upkeep.fsck import fsck, repair
+from icefs.engine.upkeep.garbage import collect_garbage
 from icefs.engine.upkeep.migrate import upgrade
 from icefs.engine.write.repository import WritableRepository
 from icefs.errors import FormatError, IcefsError, UnsupportedSpecVersionError
@@ -137,16 +138,16 @@ def damages(spec_version: int, what: str) -> Iterator[tuple[str, bytes | None]]:
 
 
 OPERATIONS: dict[str, Callable[[WritableRepository, Base], object]] = {
-    "gc": lambda repo, made: repo.garbage_collect(system_clock() + LATER),
-    "expire": lambda repo, made: repo.expire_snapshots(ExpirationRequest(system_clock() + LATER)),
+    "gc": lambda repo, made: collect_garbage(repo, system_clock() + LATER),
+    "expire": lambda repo, made: expire(repo, ExpirationRequest(system_clock() + LATER)),
     "expire, gc": lambda repo, made: (
-        repo.expire_snapshots(ExpirationRequest(system_clock() + LATER)),
-        repo.garbage_collect(system_clock() + LATER),
+        expire(repo, ExpirationRequest(system_clock() + LATER)),
+        collect_garbage(repo, system_clock() + LATER),
     ),
     "repair": lambda repo, made: repair(repo.storage),
     "repair, gc": lambda repo, made: (
         repair(repo.storage),
-        WritableRepository.open(repo.storage).garbage_collect(system_clock() + LATER),
+        collect_garbage(WritableRepository.open(repo.storage), system_clock() + LATER),
     ),
     "upgrade": lambda repo, made: upgrade(repo),
     "commit": lambda repo, made: _commit(repo),

@@ -170,12 +170,12 @@ class History:
             restored = restore_session(*pickle.loads(pickle.dumps(session_state(session))))
             assert isinstance(restored, WritableSession)
             # Not the repository as it was opened anew, which is another one in memory.
-            session = WritableSession(self.repo, session.snapshot, None, origin_id=restored.origin_id)
+            session = WritableSession(self.repo.context, session.snapshot, None, origin_id=restored.draft.origin_id)
         self.writers.append(Writer(session, writer.known, writer.content))
 
     def merge(self, into: Writer, others: list[Writer]) -> None:
         others = [other for other in others if other is not into]
-        if into.session.is_fork and any(not other.session.is_fork for other in others):
+        if into.session.draft.is_fork and any(not other.session.draft.is_fork for other in others):
             kind = "merge-not-allowed"
         else:
             kind = "merge-failed" if self.excludes(into, others) else ""
@@ -187,19 +187,19 @@ class History:
             return
         forks.merge(into.session, sessions)
         for other in others:
-            into.changes |= other.changes
+            into.changes |= other.draft.changes
 
     def excludes(self, into: Writer, others: list[Writer]) -> bool:
         own = dict(into.changes)
         for other in others:
-            if conflicts(other.changes, self.between(other.known, into.known)):
+            if conflicts(other.draft.changes, self.between(other.known, into.known)):
                 return True
             present = own.get(_METADATA, into.below[_METADATA])
             # A fork of another session may have rewritten metadata that this one does not have.
             is_other = _METADATA in own or other.below[_METADATA] != present
-            if _METADATA in other.changes and is_other and present != other.changes[_METADATA]:
+            if _METADATA in other.draft.changes and is_other and present != other.draft.changes[_METADATA]:
                 return True
-            own |= other.changes
+            own |= other.draft.changes
         return False
 
     def between(self, known: SnapshotId, newer: SnapshotId) -> frozenset[int]:

@@ -82,7 +82,7 @@ def _commit(root: Path) -> Any:
 def _export(root: Path) -> Any:
     repository = Repository.open(_storage(root))
     session = repository.session_at(repository.resolve_ref("main"))
-    times = KeyTimes(Lineages(repository), session.snapshot_id, session.snapshot.flushed_at)
+    times = KeyTimes(Lineages(repository.context), session.snapshot_id, session.snapshot.flushed_at)
     target = root.with_name(f"{root.name}-export")
     done = export_session(session, times, ExportRequest(str(target)), lambda done: None)
     return [path.read_bytes() for path in target.rglob("*") if path.is_file()], done

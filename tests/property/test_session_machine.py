@@ -406,7 +406,7 @@ class SessionMachine(RuleBasedStateMachine):
 
     def give_up_chunks(self, side: Side):
         """Forgets chunks that are theirs now; which those are the session knows, and it must be some that changed."""
-        changes = side.session.changes.chunks
+        changes = side.session.draft.changes.chunks
         for path, node in side.tree.items():
             for index in list(side.edits.chunks.get(node.id, ())):
                 if changes[side.session.node(path).id].touched().find(index) < 0:
@@ -461,9 +461,9 @@ class SessionMachine(RuleBasedStateMachine):
     def sessions_show_the_model(self):
         for side in self.sides:
             assert side.session.has_uncommitted_changes == (not side.edits.is_empty())
-            if side.checked != side.session.revision:
+            if side.checked != side.session.draft.revision:
                 assert plain(read(side.session)) == plain(side.tree)
-                side.checked = side.session.revision
+                side.checked = side.session.draft.revision
 
     @invariant()
     def the_branch_shows_its_tip(self):

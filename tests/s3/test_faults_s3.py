@@ -19,7 +19,9 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
 from icefs.engine.upkeep.expiration import ExpirationRequest
+from icefs.engine.upkeep.expiration import expire as expire_snapshots
 from icefs.engine.upkeep.fsck import fsck
+from icefs.engine.upkeep.garbage import collect_garbage
 from icefs.engine.write.conflicts import BasicConflictSolver, VersionSelection
 from icefs.engine.write.repository import WritableRepository
 from icefs.errors import AlreadyExistsError, IcefsError, RefNotFoundError
@@ -179,10 +181,10 @@ OPERATIONS: Final[dict[str, Operation]] = {
         lambda case: case.open().delete_tag("old"), lambda facts: facts["tags"].pop("old"), (RefNotFoundError,)
     ),
     "expire": Operation(
-        lambda case: case.open().expire_snapshots(ExpirationRequest(1 << 60)),
+        lambda case: expire_snapshots(case.open(), ExpirationRequest(1 << 60)),
         expire,
     ),
-    "collect garbage": Operation(lambda case: case.open().garbage_collect(1 << 60)),
+    "collect garbage": Operation(lambda case: collect_garbage(case.open(), 1 << 60)),
 }
 
 

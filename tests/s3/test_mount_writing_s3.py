@@ -21,6 +21,7 @@ from icefs.daemon.mountinfo import mounted_at
 from icefs.daemon.options import MountOptions
 from icefs.daemon.spawn import spawn
 from icefs.engine.upkeep.fsck import fsck
+from icefs.engine.upkeep.garbage import collect_garbage
 from icefs.engine.write.repository import WritableRepository
 from icefs.storage.s3.store import S3Storage
 from tests.support.mounting import Mount, mounted, require_fuse
@@ -131,7 +132,7 @@ def test_chunks_that_were_collected_before_the_commit_are_stored_again(
     with mounted(place, branch="main", state_dir=state, pack_size=0, upload_after_s=0.1, may_complain=True) as mount:
         write(mount, (10, 2560))  # 60 chunks of 200 KiB
         background(mount, lambda state: state["stored"] == 60)
-        collected = WritableRepository.open(s3_storage).garbage_collect(system_clock() + 60_000_000)
+        collected = collect_garbage(WritableRepository.open(s3_storage), system_clock() + 60_000_000)
         assert collected.chunks_deleted == 60
         (mount.path / ".icefs/commit").write_text("after a collection")
     assert len(chunk_objects(s3_storage)) == 60

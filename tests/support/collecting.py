@@ -19,10 +19,12 @@ from pathlib import Path
 from typing import Final
 
 from icefs.clock import system_clock
-from icefs.engine.upkeep.expiration import ExpirationRequest
+from icefs.engine.upkeep.expiration import ExpirationRequest, expire
 from icefs.engine.upkeep.fsck import repair
+from icefs.engine.upkeep.garbage import collect_garbage
 from icefs.engine.upkeep.migrate import upgrade
 from icefs.engine.write.conflicts import BasicConflictSolver, VersionSelection
+from icefs.engine.write.context import WriteContext
 from icefs.engine.write.forks import fork, merge
 from icefs.engine.write.pickling import restore_session, session_state
 from icefs.engine.write.repository import WritableRepository
@@ -154,7 +156,7 @@ class World:
             return None
         writer = self.rng.choice(self.writers)
         session = writer.session
-        if not self.is_stale(session.repository):
+        if not self.is_stale(session.context):
             return writer
         had_changes = session.has_uncommitted_changes
         self.refuses(lambda: session.commit("stale", allow_empty=True))
@@ -166,7 +168,7 @@ class World:
             anew.set_chunk("/a", index, value)
         return self.writers[-1]
 
-    def is_stale(self, repository: WritableRepository) -> bool:
+    def is_stale(self, repository: WritableRepository | WriteContext) -> bool:
         return repository.spec_version < self.spec_version
 
     def refuses(self, attempt: Callable[[], object]) -> None:
@@ -292,7 +294,7 @@ class World:
         if self.official is not None and self.rng.random() < 0.5:
             self.official(cutoff)
         else:
-            WritableRepository.open(self.storage).garbage_collect(cutoff)
+            collect_garbage(WritableRepository.open(self.storage), cutoff)
 
     def upgrade(self) -> None:
         """Upgrades to spec 2, with or without the old files; handles that are open are stale from now on."""
@@ -302,8 +304,8 @@ class World:
         self.upgraded += 1
         tip = self.tip()
         for attempt in (
-            lambda: self.repository.garbage_collect(system_clock() + HOUR),
-            lambda: self.repository.expire_snapshots(ExpirationRequest(system_clock() + HOUR)),
+            lambda: collect_garbage(self.repository, system_clock() + HOUR),
+            lambda: expire(self.repository, ExpirationRequest(system_clock() + HOUR)),
             lambda: self.repository.reset_branch("main", tip),
             lambda: self.repository.create_branch("stale", tip),
             lambda: self.repository.create_tag("stale", tip),
@@ -323,7 +325,7 @@ class World:
         if self.official_expire is not None and self.rng.random() < 0.5:
             self.official_expire(cutoff)
             return
-        WritableRepository.open(self.storage).expire_snapshots(ExpirationRequest(cutoff))
+        expire(WritableRepository.open(self.storage), ExpirationRequest(cutoff))
 
     def reset(self) -> None:
         repository = WritableRepository.open(self.storage)
@@ -356,7 +358,7 @@ def run_uploads(storage: Storage, rng: random.Random, directory: Path, steps: in
                 case 2:
                     if rng.random() < 0.7:
                         staged.wait_for(lambda state: not state.pending or options.pack_bytes > 0)
-                    WritableRepository.open(storage).garbage_collect(system_clock() + rng.choice(CUTOFFS))
+                    collect_garbage(WritableRepository.open(storage), system_clock() + rng.choice(CUTOFFS))
                 case _ if values:
                     snapshot_id = storing_again(
                         staged.driver.tree.uploads, lambda: staged.commit(list(values), options)

@@ -39,6 +39,6 @@ def export_and_die(
         setattr(os, name, counted(getattr(os, name)))
     with Repository.open(LocalStorage(repo)) as opened:
         session = opened.session_at(opened.resolve_ref(ref))
-        times = KeyTimes(Lineages(opened), session.snapshot_id, session.snapshot.flushed_at)
+        times = KeyTimes(Lineages(opened.context), session.snapshot_id, session.snapshot.flushed_at)
         done = export_session(session, times, ExportRequest(target, delete=delete, state_dir=Path(state)))
     return 1 if done.failed else 0

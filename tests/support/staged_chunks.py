@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from icefs.engine.write.collected import Collections
+from icefs.engine.write.collection_log import Collections
 from icefs.engine.write.repository import WritableRepository
 from icefs.format.ids import NodeId, SnapshotId
 from icefs.format.layout import chunk_key
@@ -53,8 +53,8 @@ class StagedChunks:
 
     def start_uploads(self, options: UploadOptions, monotonic: Callable[[], float] = time.monotonic) -> None:
         """Begins to upload in the background."""
-        inline_bytes = self.repository.inline_threshold_bytes
-        collections = Collections(self.repository)
+        inline_bytes = self.repository.context.inline_threshold_bytes
+        collections = Collections(self.repository.context)
         self.driver.tree.start_uploads(self.storage, inline_bytes, options, collections, monotonic=monotonic)
 
     def wait_for(self, condition: Callable[[UploadState], bool]) -> UploadState:

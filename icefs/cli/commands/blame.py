@@ -51,7 +51,7 @@ def blame(where: str, node_path: str | None, ref: str | None, as_json: bool) -> 
     if node is None or node.array is None:
         raise NodeNotFoundError(f"no array at {path} in {snapshot_id}", path=path)
     with open_lineage_cache(repository) as cache, steps() as progress:
-        lineage = Lineages(repository, cache, progress).lineage(snapshot_id, node.id)
+        lineage = Lineages(repository.context, cache, progress).lineage(snapshot_id, node.id)
     parts = [batch.coords for batch in session.array_chunks(node).iter_batches()]
     ndim = len(node.array.shape)
     count = 1 if parts and not ndim else sum(len(part[0]) for part in parts) if ndim else 0

@@ -97,7 +97,7 @@ def _touching(
     if not wanted:
         raise NodeNotFoundError(f"nothing at {path} in {snapshot_id}", path=path)
     with open_lineage_cache(repository) as cache:
-        for info, touched in Lineages(repository, cache, progress).touches(snapshot_id):
+        for info, touched in Lineages(repository.context, cache, progress).touches(snapshot_id):
             if not wanted.isdisjoint(touched):
                 yield info
 

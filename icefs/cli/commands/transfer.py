@@ -185,7 +185,7 @@ def export(
         str(absolute(directory)), _node_path(source.key(node)), force, delete, dry_run, _state_dir()
     )
     with open_lineage_cache(repository) as cache, _bar("exporting") as show:
-        times = KeyTimes(Lineages(repository, cache), session.snapshot_id, session.snapshot.flushed_at)
+        times = KeyTimes(Lineages(repository.context, cache), session.snapshot_id, session.snapshot.flushed_at)
         done = export_session(session, times, request, show)
     if as_json:
         print_json(

@@ -25,9 +25,11 @@ from icefs.cli.support.repos import DEFAULT_BRANCH, locate, open_repository, ope
 from icefs.cli.support.steps import steps
 from icefs.clock import to_micros
 from icefs.engine.upkeep.expiration import ExpirationRequest
+from icefs.engine.upkeep.expiration import expire as expire_snapshots
 from icefs.engine.upkeep.fsck import FsckReport
 from icefs.engine.upkeep.fsck import fsck as check
 from icefs.engine.upkeep.fsck import repair as check_and_repair
+from icefs.engine.upkeep.garbage import collect_garbage
 from icefs.engine.upkeep.migrate import upgrade as upgrade_repository
 from icefs.engine.upkeep.storage_stats import history_stats, snapshot_stats, stats_to_json
 from icefs.errors import InvalidInputError, NodeNotFoundError
@@ -83,7 +85,7 @@ def gc(repo: str | None, older_than: datetime, dry_run: bool, force: bool, as_js
         )
     repository = open_writable(locate(repo).location)
     with steps() as progress:
-        summary = repository.garbage_collect(to_micros(older_than), dry_run=dry_run, progress=progress)
+        summary = collect_garbage(repository, to_micros(older_than), dry_run=dry_run, progress=progress)
     facts = {**summary.to_json(), "older_than": iso(older_than), "dry_run": dry_run}
     if as_json:
         print_json(facts)
@@ -121,8 +123,8 @@ def expire(
     'icefs gc' then deletes what only they needed. The tips of branches and tags stay, and the first snapshot.
     """
     repository = open_writable(locate(repo).location)
-    done = repository.expire_snapshots(
-        ExpirationRequest(to_micros(older_than), delete_expired_branches, delete_expired_tags, dry_run)
+    done = expire_snapshots(
+        repository, ExpirationRequest(to_micros(older_than), delete_expired_branches, delete_expired_tags, dry_run)
     )
     if as_json:
         print_json(

@@ -27,7 +27,7 @@ def graph_lines(repository: Repository, names: "Names", ref: str | None) -> Iter
         ref: The version to begin at; None for all branches and tags.
     """
     tips = [*names.branches, *names.tags] if ref is None else [repository.resolve_ref(ref)]
-    for row in graph_rows(repository, tips):
+    for row in graph_rows(repository.context, tips):
         drawn = _drawn(row)
         yield drawn if row.info is None else f"{drawn} {_text(row.info, names)}"
 

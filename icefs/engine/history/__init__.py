@@ -1,6 +1,6 @@
 """What changed between snapshots, when, and by which commit.
 
-ancestry        the ancestors of a snapshot in spec 1
+ancestry        snapshots by id, and the ancestors of one
 changes         how the keys of two snapshots differ
 compared_log    a transaction log, made by comparing two snapshots
 diff            the changes from a snapshot to a descendant, from transaction logs

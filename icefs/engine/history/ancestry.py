@@ -1,17 +1,74 @@
-"""The history of a snapshot in spec 1: itself, its parent, and so on to the first one.
+"""The history of a snapshot: itself, its parent, and so on to the first one.
 
-Each snapshot's file has the id of its parent (spec 2 keeps the graph of all snapshots in `repo` instead). Expiration
+Spec 2 keeps the graph of all snapshots in `repo`. In spec 1 each snapshot's file has the id of its parent; expiration
 rewrites the file of the oldest snapshot that it keeps, so that the first one becomes its parent.
 """
 
 from collections.abc import Iterator
 
-from icefs.engine.read.assets import AssetManager
+from icefs.engine.read.assets import AssetManager, snapshot_not_found
+from icefs.engine.read.context import ReadContext
 from icefs.errors import FormatError, ObjectNotFoundError
 from icefs.format.ids import SnapshotId
 from icefs.format.layout import snapshot_key
+from icefs.format.repo.info import RepoInfo
 from icefs.format.repo.snapshot_table import SnapshotInfo
 from icefs.format.snapshot.reader import Snapshot
+
+
+def lookup_snapshot(context: ReadContext, snapshot_id: SnapshotId) -> SnapshotInfo:
+    """Returns what the repository knows of a snapshot without its nodes.
+
+    Raises:
+        SnapshotNotFoundError: spec 2: it is not in `repo`; spec 1: it has no file.
+    """
+    if context.spec_version == 1:
+        try:
+            return snapshot_info_v1(context.assets.fetch_snapshot(snapshot_id))
+        except ObjectNotFoundError as error:
+            raise snapshot_not_found(snapshot_id) from error
+    return _entry(context.assets.fetch_repo_info()[0], snapshot_id)
+
+
+def snapshot_as_seen(context: ReadContext, snapshot_id: SnapshotId) -> SnapshotInfo:
+    """Does what `lookup_snapshot` does, without a request if the state of `repo` as last read has the snapshot."""
+    if context.spec_version == 1:
+        return lookup_snapshot(context, snapshot_id)
+    return _entry(_repo_info_with(context, snapshot_id), snapshot_id)
+
+
+def ancestry(context: ReadContext, snapshot_id: SnapshotId) -> Iterator[SnapshotInfo]:
+    """Returns a snapshot and its ancestors, newest first.
+
+    Raises:
+        SnapshotNotFoundError: as `lookup_snapshot`, by the call itself; the iterator raises for an ancestor.
+    """
+    return walk(context, lookup_snapshot(context, snapshot_id).id)
+
+
+def ancestry_as_seen(context: ReadContext, snapshot_id: SnapshotId) -> Iterator[SnapshotInfo]:
+    """Does what `ancestry` does, without a request if the state of `repo` as last read has the snapshot."""
+    return walk(context, snapshot_as_seen(context, snapshot_id).id)
+
+
+def walk(context: ReadContext, start: SnapshotId) -> Iterator[SnapshotInfo]:
+    """Does what `ancestry` does, from a snapshot that the repository has."""
+    if context.spec_version == 1:
+        return walk_v1(context.assets, start)
+    return _repo_info_with(context, start).ancestry(start)
+
+
+def _repo_info_with(context: ReadContext, snapshot_id: SnapshotId) -> RepoInfo:
+    """Returns the state of `repo` as last read if it has a snapshot; asks the store otherwise."""
+    info, _ = context.assets.fetch_repo_info(refresh=False)
+    return info if snapshot_id in info.snapshots else context.assets.fetch_repo_info()[0]
+
+
+def _entry(info: RepoInfo, snapshot_id: SnapshotId) -> SnapshotInfo:
+    found = info.snapshots.get(snapshot_id)
+    if found is None:
+        raise snapshot_not_found(snapshot_id)
+    return found
 
 
 def snapshot_info_v1(snapshot: Snapshot) -> SnapshotInfo:

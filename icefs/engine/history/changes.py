@@ -15,6 +15,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from icefs.engine.history.ancestry import ancestry_as_seen
 from icefs.engine.history.diff import chain_between, fetch_logs, updated_chunks
 from icefs.engine.read.chunks import ArrayChunks
 from icefs.engine.read.session import Session
@@ -122,13 +123,12 @@ def _grid(node: NodeSnapshot) -> tuple[int, ...]:
 
 def _logged_chunks(old: Session, new: Session) -> dict[NodeId, ChunkIndices] | None:
     """Returns what transaction logs say that changed between two snapshots; None where they do not say all."""
-    repository = new.repository
     try:
-        history = repository.ancestry_as_seen(new.snapshot_id)
+        history = ancestry_as_seen(new.context, new.snapshot_id)
         chain = chain_between(islice(history, _MAX_LOGS + 1), old.snapshot_id)
         if chain is None or sum(1 + len(info.pruned_ancestor_tx_logs) for info in chain) > _MAX_LOGS:
             return None
-        logs, is_complete = fetch_logs(repository.assets, chain)
+        logs, is_complete = fetch_logs(new.context.assets, chain)
     except (NotFoundError, ObjectNotFoundError, FormatError, NotAnObjectError):
         return None  # a snapshot that the history does not have, a log that is gone or malformed
     return updated_chunks(logs) if is_complete else None

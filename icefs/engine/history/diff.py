@@ -122,7 +122,7 @@ def fetch_logs(assets: AssetManager, chain: Sequence[SnapshotInfo]) -> tuple[lis
                 )
             return None
 
-    logs = assets.fetch_all(fetch, wanted)
+    logs = assets.workers.map(fetch, wanted)
     missing = [item for item, log in zip(wanted, logs, strict=True) if log is None and item[0] != INITIAL_SNAPSHOT_ID]
     return [log for log in logs if log is not None], not missing
 

@@ -5,7 +5,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 
-from icefs.engine.repository import Repository
+from icefs.engine.history.ancestry import ancestry
+from icefs.engine.read.context import ReadContext
 from icefs.format.ids import SnapshotId
 from icefs.format.repo.snapshot_table import SnapshotInfo
 
@@ -33,11 +34,11 @@ class Row:
     joins: int | None = None
 
 
-def graph_rows(repository: Repository, tips: Iterable[SnapshotId]) -> Iterator[Row]:
+def graph_rows(context: ReadContext, tips: Iterable[SnapshotId]) -> Iterator[Row]:
     """Yields the rows of all snapshots that some lead to."""
     infos: dict[SnapshotId, SnapshotInfo] = {}
     for tip in tips:
-        for info in repository.ancestry(snapshot_id=tip):
+        for info in ancestry(context, tip):
             if info.id in infos:
                 break
             infos[info.id] = info

@@ -14,9 +14,10 @@ from typing import Final
 
 import numpy as np
 
+from icefs.engine.history.ancestry import ancestry
 from icefs.engine.history.lineage_cache import LineageCache
 from icefs.engine.history.lineage_values import Lineage, OwnerArray, Touch
-from icefs.engine.repository import Repository
+from icefs.engine.read.context import ReadContext
 from icefs.errors import FormatError, NotAnObjectError, ObjectNotFoundError
 from icefs.format.chunk_indices import ChunkIndices, pack_keys
 from icefs.format.ids import INITIAL_SNAPSHOT_ID, NodeId, SnapshotId
@@ -55,16 +56,16 @@ class Lineages:
     """
 
     def __init__(
-        self, repository: Repository, cache: LineageCache | None = None, progress: Progress | None = None
+        self, context: ReadContext, cache: LineageCache | None = None, progress: Progress | None = None
     ) -> None:
-        """Takes what histories are told of.
+        """Creates the finder of one repository.
 
         Args:
-            repository: The repository.
-            cache: Where answers are kept; closed by whoever opened it.
-            progress: Told how many commits have been looked at.
+            context: The repository.
+            cache: Keeps answers; closed by its opener.
+            progress: Called with the number of commits that have been looked at.
         """
-        self._repository = repository
+        self._context = context
         self._cache = cache
         self._progress = progress
 
@@ -102,12 +103,12 @@ class Lineages:
 
     def _until_known(self, snapshot_id: SnapshotId, node_id: NodeId) -> tuple[Iterable[SnapshotInfo], Lineage | None]:
         """Returns a snapshot and its ancestors, newest first, down to one whose answer is kept; and that answer."""
-        ancestry = self._repository.ancestry(snapshot_id=snapshot_id)
+        snapshots = ancestry(self._context, snapshot_id)
         cached = set() if self._cache is None else self._cache.snapshots_of(node_id)
         if self._cache is None or not cached:
-            return ancestry, None
+            return snapshots, None
         newer: list[SnapshotInfo] = []
-        for info in ancestry:
+        for info in snapshots:
             earlier = self._cache.lineage(info.id, node_id) if info.id in cached else None
             if earlier is not None:
                 return newer, earlier
@@ -115,11 +116,11 @@ class Lineages:
         return newer, None
 
     def _side_by_side[T, R](self, fetch: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-        assets, remaining = self._repository.assets, iter(items)
+        assets, remaining = self._context.assets, iter(items)
         number = 0
         for part in (
-            assets.fetch_ahead(fetch, islice(remaining, _FIRST)),
-            assets.fetch_ahead(fetch, remaining, window=assets.workers.max_workers),
+            assets.workers.map_ahead(fetch, islice(remaining, _FIRST)),
+            assets.workers.map_ahead(fetch, remaining, window=assets.workers.max_workers),
         ):
             for found in part:
                 number += 1
@@ -136,7 +137,7 @@ class Lineages:
         logs = []
         for snapshot_id in (info.id, *reversed(info.pruned_ancestor_tx_logs)):
             try:
-                logs.append(self._repository.assets.fetch_transaction_log(snapshot_id))
+                logs.append(self._context.assets.fetch_transaction_log(snapshot_id))
             except (FormatError, NotAnObjectError):
                 return None
             except ObjectNotFoundError:
@@ -157,8 +158,8 @@ class Lineages:
 
     def touches_or_gaps(self, snapshot_id: SnapshotId) -> Iterator[tuple[SnapshotInfo, dict[NodeId, Touch] | None]]:
         """Yields what `touches` does, but None for a snapshot whose logs are not all there; raises as that."""
-        ancestry = self._repository.ancestry(snapshot_id=snapshot_id)
-        return self._side_by_side(lambda info: (info, self._touched(info)), ancestry)
+        snapshots = ancestry(self._context, snapshot_id)
+        return self._side_by_side(lambda info: (info, self._touched(info)), snapshots)
 
     def _touched(self, info: SnapshotInfo) -> dict[NodeId, Touch] | None:
         # Expiration lets a snapshot stand for the logs of others, too.

@@ -1,6 +1,8 @@
 """Reading: sessions, and what they share.
 
 session            a session that reads: the nodes of a snapshot, their chunks, the chunks' bytes
+context            what every reader of an open repository needs
+inspect            a repository's files as plain JSON values
 assets             a repository's files, decoded once and cached
 cache              a bounded cache that loads each key once at a time
 chunks             an array's chunk references over all of its manifests

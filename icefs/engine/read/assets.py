@@ -7,7 +7,7 @@ time: nothing remembers an error.
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from icefs.engine.read.boxes import Box
@@ -192,14 +192,6 @@ class AssetManager:
 
         return self.transaction_logs.get(snapshot_id, load)
 
-    def fetch_all[T, R](self, fetch: Callable[[T], R], items: Iterable[T]) -> list[R]:
-        """Fetches several things side by side on the repository's workers, in order."""
-        return self.workers.map(fetch, items)
-
-    def fetch_ahead[T, R](self, fetch: Callable[[T], R], items: Iterable[T], *, window: int = 8) -> Iterator[R]:
-        """Yields fetched things in order, at most `window` of them requested ahead of the consumer."""
-        return self.workers.map_ahead(fetch, items, window=window)
-
     def read_chunk_object(self, chunk_id: ChunkId, start: int, end: int) -> bytes:
         """Reads the bytes `[start, end)` of a chunk object, exactly.
 
@@ -247,7 +239,9 @@ class AssetManager:
             if data is not None:
                 found[start, end] = data
         runs = coalesce([span for span in ranges if span not in found])
-        fetched = self.fetch_ahead(lambda run: self._fetch_range(key, run[0][0], max(end for _, end in run)), runs)
+        fetched = self.workers.map_ahead(
+            lambda run: self._fetch_range(key, run[0][0], max(end for _, end in run)), runs
+        )
         for run, data in zip(runs, fetched, strict=True):
             base = run[0][0]
             for start, end in run:
@@ -272,7 +266,7 @@ class AssetManager:
         parts = range(start, end, _PART_BYTES)
         # The length is what a manifest claims: parts are asked for in a window, so that the first one that the object
         # does not have ends it.
-        fetched = self.fetch_ahead(
+        fetched = self.workers.map_ahead(
             lambda at: self.storage.get(key, start=at, end=min(at + _PART_BYTES, end)).data, parts
         )
         return b"".join(fetched)

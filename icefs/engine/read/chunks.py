@@ -283,7 +283,7 @@ class ArrayChunks:
         if len(which) > 1:
             absent = sum(self._assets.manifests.peek(self._ids[number]) is None for number in which)
             if absent > 1:
-                return self._assets.fetch_ahead(self._refs, which)
+                return self._assets.workers.map_ahead(self._refs, which)
         return map(self._refs, which)
 
     # Listing.

@@ -137,7 +137,7 @@ class RefsV1:
             for file, info in sorted(files.items())
             if not file.is_tombstone and RefFile(file.kind, file.name, True) not in files
         ]
-        read = self._assets.fetch_all(self._read, [info for _, info in live])
+        read = self._assets.workers.map(self._read, [info for _, info in live])
         refs: dict[str, dict[str, SnapshotId]] = {"branch": {}, "tag": {}}
         broken: dict[str, dict[str, FormatError]] = {"branch": {}, "tag": {}}
         seen: dict[str, tuple[Version, SnapshotId | FormatError]] = {}

@@ -4,11 +4,12 @@ import threading
 from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from icefs.engine.history.diff import Diff
+from icefs.engine.read.assets import snapshot_not_found
 from icefs.engine.read.chunks import U32, ArrayChunks
-from icefs.errors import FormatError, InvalidInputError, NodeNotFoundError
+from icefs.engine.read.context import ReadContext
+from icefs.errors import FormatError, InvalidInputError, NodeNotFoundError, ObjectNotFoundError
 from icefs.format.config.values import RepositoryConfig
 from icefs.format.ids import ChunkId, SnapshotId
 from icefs.format.layout import chunk_key
@@ -17,9 +18,6 @@ from icefs.format.snapshot.nodes import NodeSnapshot
 from icefs.format.snapshot.reader import Snapshot
 from icefs.storage.base import Done, FileOpener, Storage
 from icefs.storage.cache.entry import CachedFile
-
-if TYPE_CHECKING:
-    from icefs.engine.repository import Repository
 
 _MAX_ARRAYS: Final = 1024
 # Object stores and pread take signed 64-bit offsets.
@@ -34,27 +32,36 @@ class Session:
 
     Immutable and safe to use from any thread; `_lock` guards the memo of arrays.
 
-    Attributes:
-        snapshot: The snapshot's nodes.
-        branch: The branch that the session was opened on, or None.
-        read_only: Whether the session cannot write.
     """
 
-    read_only: bool = True
-
-    def __init__(self, repository: "Repository", snapshot: Snapshot, branch: str | None = None) -> None:
-        self._repository = repository
-        self.snapshot = snapshot
-        self.branch = branch
+    def __init__(self, context: ReadContext, snapshot: Snapshot, branch: str | None = None) -> None:
+        self._context = context
+        self._snapshot = snapshot
+        self._branch = branch
         self._lock = threading.Lock()
         self._arrays: OrderedDict[str, ArrayChunks] = OrderedDict()
         self._sorted_paths: list[str] | None = None
-        self._open_chunk = chunk_opener(repository.storage)
+        self._open_chunk = chunk_opener(context.storage)
 
     @property
-    def repository(self) -> "Repository":
-        """Where the snapshot is."""
-        return self._repository
+    def context(self) -> ReadContext:
+        """The repository that the snapshot is in."""
+        return self._context
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The snapshot's nodes."""
+        return self._snapshot
+
+    @property
+    def branch(self) -> str | None:
+        """The branch that the session was opened on, or None."""
+        return self._branch
+
+    @property
+    def read_only(self) -> bool:
+        """Whether the session cannot write."""
+        return True
 
     @property
     def snapshot_id(self) -> SnapshotId:
@@ -64,16 +71,12 @@ class Session:
     @property
     def config(self) -> RepositoryConfig:
         """The repository's configuration."""
-        return self.repository.config
+        return self.context.config
 
     @property
     def has_uncommitted_changes(self) -> bool:
         """Whether there is anything to commit."""
         return False
-
-    def status(self) -> Diff:
-        """Returns the uncommitted changes."""
-        return Diff.empty()
 
     # The hierarchy.
 
@@ -128,15 +131,17 @@ class Session:
         paths, start, end = self._below(path)
         return start < end and (path != "/" or paths[end - 1] != "/")
 
-    def _paths(self) -> Sequence[str]:
-        return self.snapshot.paths
-
-    def _below(self, path: str) -> tuple[list[str], int, int]:
-        """Returns the sorted paths of all nodes, and the range of them that lie below a path (or are the root)."""
+    def _paths(self) -> list[str]:
+        """Returns the sorted paths of all nodes."""
         paths = self._sorted_paths
         if paths is None:
             # Threads may do this twice; they get the same. Sorting what is sorted takes one pass.
-            paths = self._sorted_paths = sorted(self._paths())
+            paths = self._sorted_paths = sorted(self.snapshot.paths)
+        return paths
+
+    def _below(self, path: str) -> tuple[list[str], int, int]:
+        """Returns the sorted paths of all nodes, and the range of them that lie below a path (or are the root)."""
+        paths = self._paths()
         stem = path.removesuffix("/")
         start = bisect_left(paths, stem + "/")
         return paths, start, bisect_left(paths, stem + _AFTER_SLASH, start)
@@ -158,7 +163,7 @@ class Session:
             if chunks is not None:
                 self._arrays.move_to_end(path)
                 return chunks
-        chunks = ArrayChunks(self.repository.assets, self.node(path) if isinstance(array, str) else array)
+        chunks = ArrayChunks(self.context.assets, self.node(path) if isinstance(array, str) else array)
         with self._lock:
             chunks = self._arrays.setdefault(path, chunks)
             while len(self._arrays) > _MAX_ARRAYS:
@@ -191,7 +196,7 @@ class Session:
                 for position in (batch.kinds == ChunkKind.VIRTUAL).nonzero()[0].tolist():
                     ref = batch.ref(position)
                     if isinstance(ref, VirtualRef):
-                        yield self.repository.virtual.expand(ref.location)
+                        yield self.context.virtual.expand(ref.location)
 
     # Bytes.
 
@@ -219,8 +224,8 @@ class Session:
             return b""
         if isinstance(ref, NativeRef):
             offset = ref.offset_bytes
-            return self.repository.assets.read_chunk_object(ref.chunk_id, offset + start, offset + end)
-        return self.repository.virtual.read(ref, start, end)
+            return self.context.assets.read_chunk_object(ref.chunk_id, offset + start, offset + end)
+        return self.context.virtual.read(ref, start, end)
 
     def read_chunks(self, refs: Sequence[NativeRef]) -> list[bytes]:
         """Reads native chunks that lie in one object, whole; near ones come in one request; raises as `read_chunk`."""
@@ -229,7 +234,7 @@ class Session:
             if ref.offset_bytes + ref.length_bytes > _MAX_OFFSET:
                 self.read_chunk(ref)
         ranges = [(ref.offset_bytes, ref.offset_bytes + ref.length_bytes) for ref in refs]
-        return self.repository.assets.read_chunk_ranges(refs[0].chunk_id, ranges)
+        return self.context.assets.read_chunk_ranges(refs[0].chunk_id, ranges)
 
     def start_read(self, ref: ChunkRef, done: Done) -> bool:
         """Begins to read all of a chunk, where that needs no thread; what is not read so, `read_chunk` reads.
@@ -241,7 +246,7 @@ class Session:
         if not isinstance(ref, NativeRef) or not ref.length_bytes:
             return False
         start, end = ref.offset_bytes, ref.offset_bytes + ref.length_bytes
-        return end <= _MAX_OFFSET and self.repository.assets.start_chunk_read(ref.chunk_id, start, end, done)
+        return end <= _MAX_OFFSET and self.context.assets.start_chunk_read(ref.chunk_id, start, end, done)
 
     def open_cached(self, ref: NativeRef | VirtualRef) -> CachedFile | None:
         """Opens what the disk cache keeps of a chunk, whose bytes are read when they are wanted.
@@ -250,14 +255,14 @@ class Session:
             UnauthorizedContainerError, InvalidInputError, FormatError: a virtual chunk cannot be followed.
         """
         if isinstance(ref, VirtualRef):
-            return self.repository.virtual.open_cached(ref)
+            return self.context.virtual.open_cached(ref)
         start = ref.offset_bytes
-        return self.repository.assets.open_cached(ref.chunk_id, start, start + ref.length_bytes)
+        return self.context.assets.open_cached(ref.chunk_id, start, start + ref.length_bytes)
 
     def is_cached(self, ref: NativeRef) -> bool:
         """Tells whether the disk cache keeps a native chunk, as far as can be told without reading it."""
         start = ref.offset_bytes
-        return self.repository.assets.is_cached(ref.chunk_id, start, start + ref.length_bytes)
+        return self.context.assets.is_cached(ref.chunk_id, start, start + ref.length_bytes)
 
     def open_chunk_file(self, chunk_id: ChunkId) -> int | None:
         """Opens the local file of a native chunk, for callers that copy it themselves; None where there is no file.
@@ -269,6 +274,29 @@ class Session:
             StorageError: as `Storage.get`.
         """
         return None if self._open_chunk is None else self._open_chunk(str(chunk_id))[0]
+
+
+def session_at(context: ReadContext, snapshot_id: SnapshotId, branch: str | None = None) -> Session:
+    """Opens any snapshot that has a file, also one that no ref reaches.
+
+    Raises:
+        SnapshotNotFoundError: it has no file, and the repository does not list it.
+        ObjectNotFoundError: it has no file, although the repository lists it.
+        FormatError: the file is malformed.
+    """
+    try:
+        return Session(context, context.assets.fetch_snapshot(snapshot_id), branch)
+    except ObjectNotFoundError as error:
+        if _is_known(context, snapshot_id):
+            raise  # the repository is damaged
+        raise snapshot_not_found(snapshot_id) from error
+
+
+def _is_known(context: ReadContext, snapshot_id: SnapshotId) -> bool:
+    if context.spec_version > 1:
+        return snapshot_id in context.assets.fetch_repo_info()[0].snapshots
+    refs = context.refs()
+    return snapshot_id in refs.branches.values() or snapshot_id in refs.tags.values()
 
 
 def chunk_opener(storage: Storage) -> FileOpener | None:

@@ -81,7 +81,7 @@ class ContainerCredentials:
         profile: A profile of the AWS configuration files.
     """
 
-    s3: "S3Credentials | Callable[[], S3Credentials] | None" = None
+    s3: S3Credentials | Callable[[], S3Credentials] | None = None
     anonymous: bool | None = None
     profile: str | None = None
 
@@ -381,7 +381,7 @@ class VirtualResolver:
             data = fetch(first, last)
         else:
             parts = range(first, last, _PART_BYTES)
-            data = b"".join(self._workers.map_ahead(lambda at: fetch(at, min(at + _PART_BYTES, last)), parts, window=8))
+            data = b"".join(self._workers.map_ahead(lambda at: fetch(at, min(at + _PART_BYTES, last)), parts))
         if len(data) != last - first:
             raise InvalidObjectSizeError(
                 f"virtual chunk: {len(data)} bytes came where {last - first} are expected",
@@ -433,7 +433,8 @@ class VirtualResolver:
             credentials = authorization.credentials or ContainerCredentials()
             check_endpoint(
                 store,
-                credentials,
+                anonymous=credentials.anonymous,
+                has_own_keys=credentials.s3 is not None,
                 url_prefix=container.url_prefix,
                 storage=self._storage,
                 named=(*self._named_endpoints, authorization.endpoint_url),

@@ -9,16 +9,12 @@ prefix (`s3://bucket/?endpoint_url=URL`). Tigris's own endpoint is named by each
 import logging
 import os
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, urlsplit
 
 from icefs.errors import InvalidInputError, UnauthorizedContainerError
 from icefs.format.config.storage import S3CompatibleStore, S3Store, TigrisStore
 from icefs.format.config.values import RepositoryConfig
 from icefs.storage.base import Storage
-
-if TYPE_CHECKING:
-    from icefs.engine.read.virtual import ContainerCredentials
 
 type S3Like = S3Store | S3CompatibleStore | TigrisStore
 
@@ -61,8 +57,9 @@ def split_prefix(prefix: str) -> tuple[str, str | None]:
 
 def check_endpoint(
     store: S3Like,
-    credentials: "ContainerCredentials",
     *,
+    anonymous: bool | None,
+    has_own_keys: bool,
     url_prefix: str,
     storage: Storage | None,
     named: Iterable[str | None],
@@ -71,7 +68,9 @@ def check_endpoint(
 
     Args:
         store: The container's store.
-        credentials: What the user gave for the authorised prefix.
+        anonymous: Whether the user had requests below the authorised prefix sent unsigned; None where the user left
+            that to the container.
+        has_own_keys: Whether the user gave keys for the authorised prefix.
         url_prefix: The container's.
         storage: The repository's.
         named: Other endpoints that the user has named.
@@ -85,8 +84,7 @@ def check_endpoint(
     own = _TIGRIS_ENDPOINT if urlsplit(url_prefix).scheme.lower() == "tigris" else None
     if _origin(endpoint_url) in {_origin(url) for url in (own, *named, *_named_elsewhere(storage)) if url}:
         return
-    is_anonymous = store.options.anonymous if credentials.anonymous is None else credentials.anonymous
-    has_own_keys = credentials.s3 is not None
+    is_anonymous = store.options.anonymous if anonymous is None else anonymous
     if (is_anonymous or has_own_keys) and urlsplit(endpoint_url).scheme == "https":
         _log.info("the repository says that %s is at %s", url_prefix, endpoint_url)
         return

@@ -30,7 +30,7 @@ class Workers:
         """Applies `function` to all items and returns the results in order; raises the first item's error."""
         return list(self.map_ahead(function, items, window=None))
 
-    def map_ahead[T, R](self, function: Callable[[T], R], items: Iterable[T], *, window: int | None = 4) -> Iterator[R]:
+    def map_ahead[T, R](self, function: Callable[[T], R], items: Iterable[T], *, window: int | None = 8) -> Iterator[R]:
         """Yields the results in order, with at most `window` items (None: all) started ahead of the consumer."""
         remaining = iter(items)
         if window is None:

@@ -4,9 +4,7 @@ fsck           checks a repository, and repairs it
 fsck_sizes     chunks of a size that their codecs rule out
 garbage        deletes the objects that nothing needs
 expiration     removes old snapshots from the history
-clocks         compares this machine's clock with the store's
 lost_updates   updates of `repo` that another writer overwrote
-inspect        a repository's files as plain JSON values
 storage_stats  how many bytes a repository's chunks take
 migrate        upgrades from spec 1 to spec 2
 """

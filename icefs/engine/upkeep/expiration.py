@@ -10,11 +10,11 @@ Source: format notes §5; upstream icechunk/src/ops/gc.rs and expiration_v1.rs.
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from icefs.engine.history.ancestry import walk_v1
-from icefs.engine.upkeep.clocks import check_clock_now
-from icefs.engine.write import publish as updates
+from icefs.engine.write import publish
+from icefs.engine.write.clocks import check_clock_now
+from icefs.engine.write.repository import WritableRepository
 from icefs.errors import RefNotFoundError
 from icefs.format.ids import INITIAL_SNAPSHOT_ID, ChunkId, SnapshotId
 from icefs.format.layout import backup_key, backup_name, snapshot_key
@@ -24,9 +24,6 @@ from icefs.format.repo.ops_log import ExpirationRan
 from icefs.format.repo.snapshot_table import SnapshotInfo
 from icefs.format.repo.update import Stamp
 from icefs.format.snapshot.writer import encode_snapshot
-
-if TYPE_CHECKING:
-    from icefs.engine.write.repository import WritableRepository
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +60,7 @@ class ExpirationRequest:
     dry_run: bool = False
 
 
-def expire(repository: "WritableRepository", request: ExpirationRequest) -> Expired:
+def expire(repository: WritableRepository, request: ExpirationRequest) -> Expired:
     """Takes old snapshots out of the history.
 
     Raises:
@@ -72,9 +69,9 @@ def expire(repository: "WritableRepository", request: ExpirationRequest) -> Expi
         ConflictError: others changed the repository every time.
         FormatError, StorageError: something cannot be read or written; spec 2: nothing has changed then.
     """
-    repository.check_online()
+    repository.context.check_online()
     if not request.dry_run:
-        check_clock_now(repository)
+        check_clock_now(repository.context)
     if repository.spec_version == 1:
         return _expire_v1(repository, request)
     if request.dry_run:
@@ -94,7 +91,7 @@ def expire(repository: "WritableRepository", request: ExpirationRequest) -> Expi
             drop_tags=done.tags,
         )
 
-    updates.update_repo_info(repository, change)
+    publish.update_repo_info(repository.context, change)
     return done
 
 
@@ -186,7 +183,7 @@ class _RefPlan:
     root: SnapshotId | None = None
 
 
-def _expire_v1(repository: "WritableRepository", request: ExpirationRequest) -> Expired:
+def _expire_v1(repository: WritableRepository, request: ExpirationRequest) -> Expired:
     refs = repository.refs()
     released: set[SnapshotId] = set()
     edited: set[SnapshotId] = set()
@@ -212,9 +209,9 @@ def _all_refs(
     return [("branch", *each) for each in sorted(branches)] + [("tag", *each) for each in sorted(tags)]
 
 
-def _delete_ref(repository: "WritableRepository", kind: str, name: str) -> None:
+def _delete_ref(repository: WritableRepository, kind: str, name: str) -> None:
     try:
-        (updates.delete_tag if kind == "tag" else updates.delete_branch)(repository, name)
+        (publish.delete_tag if kind == "tag" else publish.delete_branch)(repository.context, name)
     except RefNotFoundError:
         return  # somebody else was faster
 
@@ -237,9 +234,9 @@ def _plan_v1(ancestry: list[SnapshotInfo], older_than: int) -> _RefPlan:
     return _RefPlan(is_expired, frozenset(released), editable, root)
 
 
-def _adopt(repository: "WritableRepository", snapshot_id: SnapshotId, parent_id: SnapshotId) -> None:
+def _adopt(repository: WritableRepository, snapshot_id: SnapshotId, parent_id: SnapshotId) -> None:
     """Rewrites a snapshot's file with another parent, and keeps a copy of what it was."""
-    repository.check_not_upgraded()
+    repository.context.check_not_upgraded()
     snapshot = repository.assets.refetch_snapshot(snapshot_id)
     data = encode_snapshot(
         snapshot_id=snapshot.id,
@@ -250,10 +247,10 @@ def _adopt(repository: "WritableRepository", snapshot_id: SnapshotId, parent_id:
         manifest_files=snapshot.manifest_files.values(),
         spec_version=1,
         parent_id=parent_id,
-        level=repository.compression_level,
+        level=repository.context.compression_level,
     )
     # Bits that have changed on the disk may show in nothing that was parsed.
-    kept = backup_name(f"snapshot-{snapshot_id}", repository.clock(), ChunkId.random())
+    kept = backup_name(f"snapshot-{snapshot_id}", repository.context.clock(), ChunkId.random())
     repository.storage.copy(snapshot_key(snapshot_id), backup_key(kept))
     repository.storage.put(snapshot_key(snapshot_id), data)
     repository.assets.refetch_snapshot(snapshot_id)

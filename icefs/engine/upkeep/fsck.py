@@ -440,7 +440,7 @@ class _Check:
                 return key, error.message
             return key, None
 
-        for count, (key, problem) in enumerate(self._assets.fetch_ahead(read, needed), 1):
+        for count, (key, problem) in enumerate(self._assets.workers.map_ahead(read, needed), 1):
             if problem is not None:
                 self._found("unreadable", key, problem)
             self._progress("chunks read", count)

@@ -12,9 +12,10 @@ entry in the ops log, and what the state with that entry needs is kept:
 
     list what is old ──► write the entry into `repo` ──► keep what that state needs ──► delete, of the list, the rest
 
-Who commits before the entry is in that state; who commits later sees the entry, and refers to new objects only, which
-are not in the list (`collected`). The entry counts for `DELETES_FOR_S`; what takes longer writes another one. Spec 1
-has no log: there the refs are read again before each batch, and a commit during one batch can still lose its chunks.
+A commit before the entry is in that state. A later commit sees the entry, and refers to new objects only, which are not
+in the list (`write.chunk_guard`). The entry counts for `DELETES_FOR_S`; a collection that takes longer writes another
+one. Spec 1 has no log: there the refs are read again before each batch, and a commit during one batch can still lose
+its chunks.
 
 Source: format notes §5; upstream icechunk/src/ops/gc.rs.
 """
@@ -25,15 +26,16 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from itertools import batched, chain
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 
 from icefs.engine.history.ancestry import walk_v1
-from icefs.engine.upkeep.clocks import check_clock_now
 from icefs.engine.upkeep.expiration import collapse
-from icefs.engine.write import publish as updates
-from icefs.engine.write.collected import DELETES_FOR_S
+from icefs.engine.write import publish
+from icefs.engine.write.clocks import check_clock_now
+from icefs.engine.write.collection_log import DELETES_FOR_S
+from icefs.engine.write.repository import WritableRepository
 from icefs.errors import ConflictError, InvalidInputError, ObjectNotFoundError, SessionStateError
 from icefs.format.header import HEADER_BYTES, check_known_version
 from icefs.format.ids import INITIAL_SNAPSHOT_ID, ChunkId, ManifestId, ObjectId, SnapshotId
@@ -46,9 +48,6 @@ from icefs.format.repo.ops_log import GCRan
 from icefs.format.repo.snapshot_table import SnapshotInfo
 from icefs.format.repo.update import Stamp
 from icefs.storage.base import ObjectInfo
-
-if TYPE_CHECKING:
-    from icefs.engine.write.repository import WritableRepository
 
 _DELETE_BATCH: Final = 1000
 _MAX_TRIES: Final = 10
@@ -136,7 +135,7 @@ class _RepoMoved(Exception):
 
 
 def collect_garbage(
-    repository: "WritableRepository",
+    repository: WritableRepository,
     older_than: int,
     *,
     dry_run: bool = False,
@@ -160,9 +159,9 @@ def collect_garbage(
         FormatError, StorageError: something that is needed cannot be read, so that nobody knows what it needs; nothing
             was deleted. Or deleting failed halfway; what is needed is still there.
     """
-    repository.check_online()
+    repository.context.check_online()
     if not dry_run:
-        check_clock_now(repository)
+        check_clock_now(repository.context)
     for _ in range(_MAX_TRIES):
         try:
             return _Collection(repository, older_than, dry_run=dry_run, progress=progress).run()
@@ -176,7 +175,7 @@ def collect_garbage(
 
 
 class _Collection:
-    def __init__(self, repository: "WritableRepository", older_than: int, *, dry_run: bool, progress: Progress) -> None:
+    def __init__(self, repository: WritableRepository, older_than: int, *, dry_run: bool, progress: Progress) -> None:
         self._repository = repository
         self._older_than = older_than
         self._dry_run = dry_run
@@ -251,11 +250,11 @@ class _Collection:
         """Keeps the manifests of snapshots, and their chunks."""
         assets = self._repository.assets
         found: set[ManifestId] = set()
-        for count, snapshot in enumerate(assets.fetch_ahead(assets.fetch_snapshot, sorted(snapshots)), 1):
+        for count, snapshot in enumerate(assets.workers.map_ahead(assets.fetch_snapshot, sorted(snapshots)), 1):
             found.update(snapshot.manifest_files)
             self._progress("snapshots read", count)
         found -= self._manifests
-        for count, manifest in enumerate(assets.fetch_ahead(assets.fetch_manifest, sorted(found)), 1):
+        for count, manifest in enumerate(assets.workers.map_ahead(assets.fetch_manifest, sorted(found)), 1):
             self._chunks.add(manifest)
             self._progress("manifests read", count)
         self._manifests |= found
@@ -277,7 +276,7 @@ class _Collection:
     def _renew(self) -> None:
         """Makes sure, before a batch is deleted, that no commit that is not known yet can refer to it."""
         if self._repository.spec_version == 1:
-            self._repository.check_not_upgraded()
+            self._repository.context.check_not_upgraded()
             known = set(self._snapshots)
             self._find_snapshots_v1()
             self._logs |= self._snapshots
@@ -305,7 +304,7 @@ class _Collection:
             present = gone & info.snapshots.keys()
             return edits.rewrite_snapshots(info, GCRan(), stamp, drop=present, replacements=replacements)
 
-        return updates.update_repo_info(self._repository, change)
+        return publish.update_repo_info(self._repository.context, change)
 
     def _reparented(self, info: RepoInfo, edited: SnapshotInfo) -> SnapshotInfo:
         parent, logs = collapse(info, edited, lambda ancestor: ancestor.id in self._snapshots)
@@ -332,7 +331,7 @@ class _Collection:
                 head = storage.get(key, start=0, end=min(HEADER_BYTES, size_bytes)).data
                 check_known_version(head, name=key)
 
-        heads = self._repository.assets.fetch_ahead(check, chain.from_iterable(doomed), window=_HEADS_AHEAD)
+        heads = self._repository.assets.workers.map_ahead(check, chain.from_iterable(doomed), window=_HEADS_AHEAD)
         for count, _ in enumerate(heads, 1):
             self._progress("versions checked", count)
 
@@ -363,7 +362,7 @@ class _Collection:
         return len(sizes) - len(failed)
 
 
-def _check_main(branches: set[str], repository: "WritableRepository") -> None:
+def _check_main(branches: set[str], repository: WritableRepository) -> None:
     """Refuses a repository without the branch that every repository has: what it needs is not known."""
     if MAIN_BRANCH not in branches:
         raise SessionStateError(

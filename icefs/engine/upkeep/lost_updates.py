@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from icefs.clock import system_clock, to_datetime
 from icefs.engine.read.assets import AssetManager
-from icefs.engine.write import publish as updates
+from icefs.engine.write import publish
 from icefs.engine.write.repository import WritableRepository
 from icefs.errors import (
     FormatError,
@@ -194,7 +194,7 @@ def _leading(
     return replace(named, snapshot_id=tip, added=tuple(reversed(added)))
 
 
-def recover(repository: "WritableRepository", lost: list[LostUpdate]) -> list[str]:
+def recover(repository: WritableRepository, lost: list[LostUpdate]) -> list[str]:
     """Does again what lost updates did, as far as that is possible.
 
     Returns:
@@ -221,7 +221,7 @@ def recover(repository: "WritableRepository", lost: list[LostUpdate]) -> list[st
     return done
 
 
-def _bring_back(repository: "WritableRepository", update: LostUpdate, name: str, tip: SnapshotId) -> bool:
+def _bring_back(repository: WritableRepository, update: LostUpdate, name: str, tip: SnapshotId) -> bool:
     is_tag = isinstance(update.kind, TagCreated)
 
     def change(info: RepoInfo, stamp: Stamp) -> RepoInfo:
@@ -232,7 +232,7 @@ def _bring_back(repository: "WritableRepository", update: LostUpdate, name: str,
         return (edits.add_tag if is_tag else edits.add_branch)(grown, name, tip, stamp)
 
     before, _ = repository.assets.fetch_repo_info()
-    after = updates.update_repo_info(repository, change)
+    after = publish.update_repo_info(repository.context, change)
     return after is not before
 
 
@@ -300,7 +300,7 @@ def _problem(data: bytes, key: str) -> FormatError | None:
     return None
 
 
-def bring_back_newer(repository: "WritableRepository") -> list[str]:
+def bring_back_newer(repository: WritableRepository) -> list[str]:
     """Makes branches for the snapshots that are newer than a restored `repo`, which does not know them.
 
     What their parents were is not known any more. Each gets the newest tip of a branch that is older than itself: its
@@ -338,7 +338,7 @@ def bring_back_newer(repository: "WritableRepository") -> list[str]:
     return done
 
 
-def _add_branch(repository: "WritableRepository", name: str, snapshot: Snapshot) -> None:
+def _add_branch(repository: WritableRepository, name: str, snapshot: Snapshot) -> None:
     def add(info: RepoInfo, stamp: Stamp) -> RepoInfo:
         if snapshot.id in info.snapshots:
             return info
@@ -351,5 +351,5 @@ def _add_branch(repository: "WritableRepository", name: str, snapshot: Snapshot)
     def name_it(info: RepoInfo, stamp: Stamp) -> RepoInfo:
         return info if name in info.branches else edits.add_branch(info, name, snapshot.id, stamp)
 
-    updates.update_repo_info(repository, add)
-    updates.update_repo_info(repository, name_it)
+    publish.update_repo_info(repository.context, add)
+    publish.update_repo_info(repository.context, name_it)

@@ -91,7 +91,7 @@ class Upgrade:
     is_dry_run: bool
 
 
-def upgrade(repository: "WritableRepository", *, dry_run: bool = False, delete_unused_v1_files: bool = True) -> Upgrade:
+def upgrade(repository: WritableRepository, *, dry_run: bool = False, delete_unused_v1_files: bool = True) -> Upgrade:
     """Upgrades a repository to version 2; the handle is of no use afterwards.
 
     Args:
@@ -127,12 +127,12 @@ def upgrade(repository: "WritableRepository", *, dry_run: bool = False, delete_u
     return Upgrade(info, keys, undeleted, dry_run)
 
 
-def _publish(repository: "WritableRepository", refs: RefsState, info: RepoInfo) -> tuple[RefsState, RepoInfo]:
+def _publish(repository: WritableRepository, refs: RefsState, info: RepoInfo) -> tuple[RefsState, RepoInfo]:
     """Writes `repo`, and again where refs changed while it was being made."""
     storage = repository.storage
     version: Version | None = None
     for _ in range(_MAX_TRIES):
-        data = encode_repo_info(info, level=repository.compression_level)
+        data = encode_repo_info(info, level=repository.context.compression_level)
         storage.sync()
         try:
             # The publishing write: before it the repository is of version 1, after it of version 2.
@@ -156,7 +156,7 @@ def _publish(repository: "WritableRepository", refs: RefsState, info: RepoInfo) 
     )
 
 
-def _unused_keys(repository: "WritableRepository", ref_keys: Sequence[str]) -> tuple[str, ...]:
+def _unused_keys(repository: WritableRepository, ref_keys: Sequence[str]) -> tuple[str, ...]:
     """Returns what version 2 has no use for, in the order of deleting it."""
     main = branch_key(MAIN_BRANCH)
     keys = sorted(ref_keys, key=lambda key: (key != main, key))
@@ -167,7 +167,7 @@ def _unused_keys(repository: "WritableRepository", ref_keys: Sequence[str]) -> t
     return (*keys, CONFIG_V1)
 
 
-def _delete(repository: "WritableRepository", keys: Sequence[str]) -> tuple[str, ...]:
+def _delete(repository: WritableRepository, keys: Sequence[str]) -> tuple[str, ...]:
     """Deletes what nobody needs, as far as possible, and returns what is left."""
     left: list[str] = []
     try:
@@ -189,7 +189,7 @@ def _list_refs(assets: AssetManager) -> RefsState:
         if file is not None:
             found[file] = listed.key
     names = sorted({(file.kind, file.name) for file in found})
-    targets = assets.fetch_all(lambda name: _target(assets, *name), names)
+    targets = assets.workers.map(lambda name: _target(assets, *name), names)
     branches: dict[str, SnapshotId] = {}
     tags: dict[str, SnapshotId] = {}
     deleted: dict[str, SnapshotId | None] = {}
@@ -232,7 +232,7 @@ def _fetch_snapshots(assets: AssetManager, refs: RefsState) -> dict[SnapshotId, 
         except (FormatError, StorageError):
             return None  # if it is needed, it will be asked for again
 
-    known = {info.id: info for info in assets.fetch_ahead(fetch, ids) if info is not None}
+    known = {info.id: info for info in assets.workers.map_ahead(fetch, ids) if info is not None}
     reached: dict[SnapshotId, SnapshotInfo] = {}
     for tip in (*refs.branches.values(), *refs.tags.values()):
         current: SnapshotId | None = tip
@@ -251,13 +251,13 @@ def _fetch_snapshots(assets: AssetManager, refs: RefsState) -> dict[SnapshotId, 
 # Writing version 2.
 
 
-def _repo_info(repository: "WritableRepository", refs: RefsState) -> RepoInfo:
+def _repo_info(repository: WritableRepository, refs: RefsState) -> RepoInfo:
     if MAIN_BRANCH not in refs.branches:
         raise ConflictError(f"the branch {MAIN_BRANCH} is gone: somebody else upgrades the repository")
     snapshots = _fetch_snapshots(repository.assets, refs)
     *_, root = _ancestry(snapshots, refs.branches[MAIN_BRANCH])
     updates = _ops_log(refs, snapshots)
-    now = max(repository.clock(), updates[0].updated_at + 1)
+    now = max(repository.context.clock(), updates[0].updated_at + 1)
     return RepoInfo(
         snapshots=SnapshotTable.of(snapshots.values()),
         branches=MappingProxyType(dict(refs.branches)),
@@ -269,7 +269,7 @@ def _repo_info(repository: "WritableRepository", refs: RefsState) -> RepoInfo:
     )
 
 
-def _config(repository: "WritableRepository") -> bytes | None:
+def _config(repository: WritableRepository) -> bytes | None:
     """Returns what is persisted; what the opener overrode is nobody else's business."""
     try:
         data = repository.storage.get(CONFIG_V1).data

@@ -139,11 +139,11 @@ def history_stats(repository: Repository, progress: Progress = lambda what, coun
     assets = repository.assets
     snapshots = reachable(repository)
     manifests: set[ManifestId] = set()
-    for count, snapshot in enumerate(assets.fetch_ahead(assets.fetch_snapshot, sorted(snapshots)), 1):
+    for count, snapshot in enumerate(assets.workers.map_ahead(assets.fetch_snapshot, sorted(snapshots)), 1):
         manifests.update(snapshot.manifest_files)
         progress("snapshots read", count)
     counter = _Counter()
-    for count, manifest in enumerate(assets.fetch_ahead(assets.fetch_manifest, sorted(manifests)), 1):
+    for count, manifest in enumerate(assets.workers.map_ahead(assets.fetch_manifest, sorted(manifests)), 1):
         for refs in manifest.arrays.values():
             counter.add(refs)
         progress("manifests read", count)

@@ -2,6 +2,8 @@
 
 repository       a repository that is written to: made, committed to, administered
 session          a session that writes
+context          what every writer to an open repository needs
+draft            the base of a session, the changes to it, and the commits of them that were tried
 changeset        the changes of a session
 edited_chunks    an array's chunks, with the session's changes on top
 consolidated     rebases over groups whose consolidated metadata both sides rewrote
@@ -10,14 +12,16 @@ reindex          moves an array's chunks to other indices by their references
 forks            sessions that write for another one, in other processes
 pickling         repositories and sessions sent to other processes
 gate             many writers for a moment each, or one commit
-transactions     commit, amend, flush
+transactions     commit, amend, flush, rebase
 snapshot_writer  writes the files of a snapshot
 manifest_split   how chunk references are spread over manifests
-collected        chunks that garbage collection may have deleted before the commit
+collection_log   the collections of a repository, from its ops log
+chunk_guard      keeps a commit from referring to chunks that garbage collection has deleted
+clocks           compares this machine's clock with the store's
 publish          the one conditional write that makes a snapshot visible
 rebase           replays a session's changes over a newer tip
 conflicts        conflicts between two sets of changes, and the solvers
-others           what others committed to a branch meanwhile, for messages
+news             what others committed to a branch meanwhile, for messages
 turns            fair turns among processes that commit to one branch
 store_probe      whether a store keeps the conditions of writes
 """

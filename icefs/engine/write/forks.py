@@ -22,11 +22,11 @@ from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Final, NamedTuple
 
-from icefs.engine.read.session import Session
+from icefs.engine.read.context import ReadContext
+from icefs.engine.read.session import Session, session_at
 from icefs.engine.write.changeset import ChangeSet, ChunkChanges, intersection, with_manifests_of
 from icefs.engine.write.conflicts import detect, listed
 from icefs.engine.write.rebase import logs_between
-from icefs.engine.write.repository import WritableRepository
 from icefs.engine.write.session import WritableSession
 from icefs.engine.write.snapshot_writer import write_snapshot
 from icefs.errors import ReadOnlyError, SessionStateError
@@ -52,14 +52,15 @@ def fork(session: Session) -> WritableSession:
             kind="cannot-fork-read-only-session",
             hint="send the session itself: those that only read can be pickled",
         )
-    with session.frozen():
-        with session.lock:
-            snapshot, changes, origin_id = session.snapshot, session.changes.copy(), session.published_base
+    draft = session.draft
+    with draft.frozen():
+        with draft.lock:
+            snapshot, changes, origin_id = draft.snapshot, draft.changes.copy(), draft.published_base
         if not changes.is_empty():
             # Not published: only the forks know of it.
-            new = write_snapshot(session.repository, snapshot, changes, message="fork", metadata={})
+            new = write_snapshot(session.context, snapshot, changes, message="fork", metadata={})
             snapshot = new.parse()
-        return WritableSession(session.repository, snapshot, None, origin_id=origin_id)
+        return WritableSession(session.context, snapshot, None, origin_id=origin_id)
 
 
 class Added(NamedTuple):
@@ -93,41 +94,42 @@ def merge(session: Session, others: Iterable[Session]) -> None:
     if not isinstance(session, WritableSession) or session.read_only:
         raise ReadOnlyError("the session is read-only", kind="read-only-session", hint="open a new writable session")
     added: list[Added] = []
-    oldest = session.opened_at
+    oldest = session.draft.opened_at
     for other in others:
         if other is session or not isinstance(other, WritableSession):
             continue  # nothing to add
         _check_pair(session, other)
-        with other.lock:
-            added.append(Added(other.snapshot, other.changes.copy(), other.published_base))
-            oldest = min(oldest, other.opened_at)
+        with other.draft.lock:
+            added.append(Added(other.snapshot, other.draft.changes.copy(), other.draft.published_base))
+            oldest = min(oldest, other.draft.opened_at)
     if not added:
         return
-    with session.frozen():
-        with session.lock:
-            session.check_edits()
-            base, own = session.snapshot, session.changes.copy()
-            known = session.published_base
+    draft = session.draft
+    with draft.frozen():
+        with draft.lock:
+            draft.check_edits()
+            base, own = draft.snapshot, draft.changes.copy()
+            known = draft.published_base
         for part in added:
-            _check_commits_between(session.repository, part, known)
+            _check_commits_between(session.context, part, known)
         merged = merged_changes(base, own, added)
-        with session.lock:
-            session.replace_changes(merged)
+        with draft.lock:
+            draft.replace_changes(merged)
             # The chunks that came with the changes were stored since then.
-            session.opened_at = oldest
+            draft.opened_at = oldest
 
 
 def _check_pair(session: WritableSession, other: WritableSession) -> None:
-    if session.is_fork and other.branch is not None:
+    if session.draft.is_fork and other.branch is not None:
         raise SessionStateError(
             "a session with a branch cannot be merged into a fork",
             kind="merge-not-allowed",
             hint="merge the fork into the session",
         )
-    mine, theirs = session.repository.storage.url, other.repository.storage.url
+    mine, theirs = session.context.storage.url, other.context.storage.url
     if mine != theirs:
         raise SessionStateError(f"a session of {theirs} cannot be merged into one of {mine}", kind="merge-not-allowed")
-    if other.is_rearrange:
+    if other.draft.is_rearrange:
         raise SessionStateError(
             "the changes of a session that moves nodes cannot be merged",
             kind="rearrange-session-only",
@@ -135,11 +137,11 @@ def _check_pair(session: WritableSession, other: WritableSession) -> None:
         )
 
 
-def _check_commits_between(repository: WritableRepository, added: Added, known: SnapshotId) -> None:
+def _check_commits_between(context: ReadContext, added: Added, known: SnapshotId) -> None:
     """Refuses changes that would undo what was committed between what they know of and what their new session does."""
-    ours_base = Session(repository, added.base)
-    theirs = repository.session_at(known)
-    for log in logs_between(repository, added.origin_id, known):
+    ours_base = Session(context, added.base)
+    theirs = session_at(context, known)
+    for log in logs_between(context, added.origin_id, known):
         conflicts = list(detect(log, theirs, added.changes, ours_base))
         if conflicts:
             raise SessionStateError(

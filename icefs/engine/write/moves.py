@@ -4,14 +4,11 @@ Source: spec 2.1 "Transaction log"; upstream icechunk/src/session.rs (`move_node
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from icefs.engine.write.changeset import NodeMove
+from icefs.engine.write.draft import Draft
 from icefs.errors import AlreadyExistsError, InvalidInputError, SessionStateError
 from icefs.format.snapshot.nodes import is_canonical_path
-
-if TYPE_CHECKING:
-    from icefs.engine.write.session import WritableSession
 
 
 def check_path(path: str) -> None:
@@ -29,11 +26,11 @@ def check_path(path: str) -> None:
         raise InvalidInputError(f"{path!r} is not the absolute path of a node", kind="invalid-path", path=path)
 
 
-def planned_moves(session: "WritableSession", moves: Mapping[str, str]) -> list[NodeMove]:
-    """Plans moves of single nodes, made at once; the caller keeps the session as it is meanwhile.
+def planned_moves(draft: Draft, moves: Mapping[str, str]) -> list[NodeMove]:
+    """Plans moves of single nodes, made at once; the caller holds the draft's gate.
 
     Args:
-        session: The session.
+        draft: The draft that they are for.
         moves: The new path of each node, by the path that it has.
 
     Raises:
@@ -44,8 +41,8 @@ def planned_moves(session: "WritableSession", moves: Mapping[str, str]) -> list[
     """
     for path in (*moves.keys(), *moves.values()):
         check_path(path)
-    planned = [_moved(session, from_path, to_path) for from_path, to_path in moves.items()]
-    after = {node.path: node for node in session.current_nodes() if node.path not in moves}
+    planned = [_moved(draft, from_path, to_path) for from_path, to_path in moves.items()]
+    after = {node.path: node for node in draft.nodes() if node.path not in moves}
     stays = len(after)
     after |= {move.to_path: move.node for move in planned}
     if len(after) < stays + len(planned):
@@ -58,8 +55,8 @@ def planned_moves(session: "WritableSession", moves: Mapping[str, str]) -> list[
     return planned
 
 
-def planned_move(session: "WritableSession", from_path: str, to_path: str) -> list[NodeMove]:
-    """Plans the move of a node with all below it; the caller keeps the session as it is meanwhile.
+def planned_move(draft: Draft, from_path: str, to_path: str) -> list[NodeMove]:
+    """Plans the move of a node with all below it; the caller holds the draft's gate.
 
     Raises:
         InvalidInputError: one of the paths is none.
@@ -69,15 +66,15 @@ def planned_move(session: "WritableSession", from_path: str, to_path: str) -> li
     """
     for path in (from_path, to_path):
         check_path(path)
-    session.node(from_path)
+    draft.node(from_path)
     if from_path in ("/", to_path) or to_path.startswith(from_path + "/"):
         raise SessionStateError(
             f"{from_path} cannot be moved into itself ({to_path})", kind="move-into-self-or-descendant"
         )
-    if session.get_node(to_path) is not None:
+    if draft.get_node(to_path) is not None:
         raise AlreadyExistsError(f"{to_path} exists already", kind="move-wont-overwrite", path=to_path)
     parent_path = to_path.rpartition("/")[0] or "/"
-    parent = session.get_node(parent_path) if to_path != "/" else None
+    parent = draft.get_node(parent_path) if to_path != "/" else None
     if parent is None:
         raise SessionStateError(
             f"{parent_path}, the parent of {to_path}, does not exist", kind="move-destination-parent-missing"
@@ -86,11 +83,11 @@ def planned_move(session: "WritableSession", from_path: str, to_path: str) -> li
         raise SessionStateError(
             f"{parent_path}, the parent of {to_path}, is an array", kind="move-destination-parent-not-group"
         )
-    nodes = list(session.list_nodes(from_path))
-    return [_moved(session, node.path, to_path + node.path[len(from_path) :]) for node in nodes]
+    paths = sorted(node.path for node in draft.nodes() if f"{node.path}/".startswith(f"{from_path}/"))
+    return [_moved(draft, path, to_path + path[len(from_path) :]) for path in paths]
 
 
-def _moved(session: "WritableSession", from_path: str, to_path: str) -> NodeMove:
-    base = session.snapshot.node_by_id(session.node(from_path).id)
+def _moved(draft: Draft, from_path: str, to_path: str) -> NodeMove:
+    base = draft.snapshot.node_by_id(draft.node(from_path).id)
     assert base is not None  # nothing is made in a rearrange session
     return NodeMove(base, to_path)

@@ -9,10 +9,12 @@ import threading
 from typing import Any
 from weakref import WeakValueDictionary
 
-from icefs.engine.read.session import Session
+from icefs.engine.read.context import ReadContext
+from icefs.engine.read.session import Session, session_at
 from icefs.engine.repository import Repository
 from icefs.engine.write.changeset import ChangeSet
-from icefs.engine.write.collected import Mark
+from icefs.engine.write.collection_log import Mark
+from icefs.engine.write.context import WriteContext
 from icefs.engine.write.repository import WritableRepository
 from icefs.engine.write.session import WritableSession
 from icefs.errors import SessionStateError, SnapshotNotFoundError
@@ -20,7 +22,7 @@ from icefs.format.ids import SnapshotId
 
 # A program may receive thousands of sessions of one repository: they share it, with its caches and connections, for
 # as long as any of them lives.
-_received: WeakValueDictionary[bytes, Repository] = WeakValueDictionary()
+_received: WeakValueDictionary[bytes, ReadContext] = WeakValueDictionary()
 _lock = threading.Lock()
 
 
@@ -34,20 +36,27 @@ type RepositoryState = bytes
 """What opens a repository, pickled."""
 
 
-def repository_state(repository: Repository) -> RepositoryState:
+def repository_state(context: ReadContext) -> RepositoryState:
     """Returns what opens a repository as it was opened here."""
-    named = tuple(sorted(repository.named_endpoints))
-    return pickle.dumps((type(repository), named, repository.storage, repository.config, repository.authorizations))
+    cls = WritableRepository if isinstance(context, WriteContext) else Repository
+    named = tuple(sorted(context.named_endpoints))
+    return pickle.dumps((cls, named, context.storage, context.config, context.authorizations))
+
+
+def restore_context(state: RepositoryState) -> ReadContext:
+    """Opens the repository that `repository_state` described; raises as `Repository.open`."""
+    with _lock:
+        context: ReadContext | None = _received.get(state)
+        if context is None:
+            cls, named, *opening = pickle.loads(state)  # a part of what is being unpickled anyway
+            context = _received[state] = cls.open(*opening, named_endpoints=frozenset(named)).context
+        return context
 
 
 def restore_repository(state: RepositoryState) -> Repository:
-    """Opens the repository that `repository_state` described; raises as `Repository.open`."""
-    with _lock:
-        repository: Repository | None = _received.get(state)
-        if repository is None:
-            cls, named, *opening = pickle.loads(state)  # a part of what is being unpickled anyway
-            repository = _received[state] = cls.open(*opening, named_endpoints=frozenset(named))
-        return repository
+    """Returns a repository on what `restore_context` opens."""
+    context = restore_context(state)
+    return WritableRepository(context) if isinstance(context, WriteContext) else Repository(context)
 
 
 def session_state(session: Session) -> tuple[Any, ...]:
@@ -56,16 +65,16 @@ def session_state(session: Session) -> tuple[Any, ...]:
     Raises:
         WritableSessionPickledError: any other session that writes: nobody could commit what came of the copy.
     """
-    state = repository_state(session.repository), bytes(session.snapshot_id), session.branch
+    state = repository_state(session.context), bytes(session.snapshot_id), session.branch
     if session.read_only:
         return state
-    if not isinstance(session, WritableSession) or not session.is_fork:
+    if not isinstance(session, WritableSession) or not session.draft.is_fork:
         raise WritableSessionPickledError(
             "a session that writes cannot be pickled",
             hint="pickle `fork()` of it and merge what comes back, or pickle a read-only session",
         )
-    with session.lock:
-        return *state, session.changes.copy(), session.opened_at, bytes(session.published_base)
+    with session.draft.lock:
+        return *state, session.draft.changes.copy(), session.draft.opened_at, bytes(session.draft.published_base)
 
 
 def restore_session(
@@ -76,9 +85,9 @@ def restore_session(
     opened_at: Mark = 0,
     origin_id: bytes | None = None,
 ) -> Session:
-    """Opens the session that `session_state` described; raises as `Repository.session_at`."""
+    """Opens the session that `session_state` described; raises as `read.session.session_at`."""
     try:
-        session = restore_repository(state).session_at(SnapshotId(snapshot_id), branch)
+        session = session_at(restore_context(state), SnapshotId(snapshot_id), branch)
     except SnapshotNotFoundError as error:
         if changes is None:
             raise
@@ -89,12 +98,12 @@ def restore_session(
         ) from error
     if changes is None:
         return session
-    assert isinstance(session.repository, WritableRepository)  # what forks are of
+    assert isinstance(session.context, WriteContext)  # forks are of nothing else
     origin = None if origin_id is None else SnapshotId(origin_id)
-    fork = WritableSession(session.repository, session.snapshot, None, origin_id=origin)
-    with fork.lock:
-        fork.replace_changes(changes)
-        fork.opened_at = opened_at
+    fork = WritableSession(session.context, session.snapshot, None, origin_id=origin)
+    with fork.draft.lock:
+        fork.draft.replace_changes(changes)
+        fork.draft.opened_at = opened_at
     return fork
 
 
@@ -106,5 +115,5 @@ def is_same_view(one: Session, other: Session) -> bool:
         one.read_only
         and other.read_only
         and one.snapshot_id == other.snapshot_id
-        and one.repository.storage.url == other.repository.storage.url
+        and one.context.storage.url == other.context.storage.url
     )

@@ -12,8 +12,10 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+from icefs.engine.history.ancestry import lookup_snapshot
+from icefs.engine.write.context import WriteContext
 from icefs.engine.write.snapshot_writer import NewSnapshot
 from icefs.errors import (
     AlreadyExistsError,
@@ -38,9 +40,6 @@ from icefs.format.repo.refs_v1 import branch_key, check_ref_name, encode_ref, pa
 from icefs.format.repo.snapshot_table import SnapshotInfo
 from icefs.format.repo.update import Stamp
 
-if TYPE_CHECKING:
-    from icefs.engine.write.repository import WritableRepository
-
 type Change = Callable[[RepoInfo, Stamp], RepoInfo]
 """Computes the next state from the present one; called again where somebody else was faster."""
 
@@ -53,12 +52,12 @@ MOVE_NODE, CREATE_TAG, DELETE_TAG = 3, 4, 5
 
 
 def update_repo_info(
-    repository: "WritableRepository", change: Change, *, check_online: bool = True, is_known: bool = False
+    context: WriteContext, change: Change, *, check_online: bool = True, is_known: bool = False
 ) -> RepoInfo:
     """Applies a change to `repo` (spec 2), and returns the state that it led to.
 
     Args:
-        repository: Whose.
+        context: The repository.
         change: See `Change`.
         check_online: Refuse to change a repository whose status is not online.
         is_known: Begin with the state that was last seen, which is of late; if it is not the present one any more, the
@@ -70,21 +69,21 @@ def update_repo_info(
         StorageError: `repo` cannot be written; or the answer was lost, and nobody can tell at the moment whether it was
             (`facts["maybe_written"]`).
     """
-    storage, assets = repository.storage, repository.assets
-    retries = Retries.of(repository.update_retries)
+    storage, assets = context.storage, context.assets
+    retries = Retries.of(context.update_retries)
     in_doubt: list[str] = []
     for attempt in range(1, retries.max_tries + 1):
         info, version = assets.fetch_repo_info(refresh=attempt > 1 or not is_known)
         if any(_has_update(info, backup) for backup in in_doubt):
             return info
         if check_online:
-            repository.check_online(info)
-        now = edits.next_timestamp(info, repository.clock())
+            context.check_online(info)
+        now = edits.next_timestamp(info, context.clock())
         backup = backup_name(REPO_INFO, now, ChunkId.random())
-        changed = change(info, Stamp(now, backup, repository.num_updates))
+        changed = change(info, Stamp(now, backup, context.num_updates))
         if changed is info:
             return info
-        data = encode_repo_info(changed, level=repository.compression_level)
+        data = encode_repo_info(changed, level=context.compression_level)
         try:
             storage.copy(REPO_INFO, backup_key(backup), if_match=version)
             # The publishing write: last, and alone. Before it nothing has happened, after it everything has.
@@ -92,14 +91,14 @@ def update_repo_info(
         except PreconditionFailedError as error:
             if error.facts.get("maybe_written"):
                 # The next look at `repo` tells; here already, for this may have been the last try.
-                arrived = _state_after(repository, backup)
+                arrived = _state_after(context, backup)
                 if arrived is not None:
                     return arrived
                 in_doubt.append(backup)
             retries.wait(attempt)
             continue
         except StorageError as error:
-            arrived = _state_after(repository, backup) if error.facts.get("maybe_written") else None
+            arrived = _state_after(context, backup) if error.facts.get("maybe_written") else None
             if arrived is None:
                 raise
             return arrived
@@ -112,13 +111,13 @@ def update_repo_info(
     )
 
 
-def _state_after(repository: "WritableRepository", backup: str) -> RepoInfo | None:
+def _state_after(context: WriteContext, backup: str) -> RepoInfo | None:
     """Returns the present state if an update is part of it whose answer was lost, or None.
 
     The name of its backup tells, which nobody else uses: it stays in the ops log when others add to that.
     """
     try:
-        info, _ = repository.assets.fetch_repo_info()
+        info, _ = context.assets.fetch_repo_info()
     except StorageError:
         return None
     return info if _has_update(info, backup) else None
@@ -161,7 +160,7 @@ class Retries:
             time.sleep(longest_ms / 1000 * (0.5 + random.random() / 2))  # jitter, not cryptography
 
 
-def check_tip(repository: "WritableRepository", branch: str, expected: SnapshotId, *, refresh: bool = True) -> None:
+def check_tip(context: WriteContext, branch: str, expected: SnapshotId, *, refresh: bool = True) -> None:
     """Checks that a branch still stands where a session does; without `refresh`, when somebody last looked.
 
     Raises:
@@ -170,7 +169,7 @@ def check_tip(repository: "WritableRepository", branch: str, expected: SnapshotI
         FormatError: spec 1: its file is malformed.
     """
     try:
-        tip = repository.refs(refresh=refresh).branch(branch)
+        tip = context.refs(refresh=refresh).branch(branch)
     except RefNotFoundError as error:
         raise branch_gone(branch) from error
     if tip != expected:
@@ -194,7 +193,7 @@ def branch_moved(branch: str, expected: SnapshotId, actual: SnapshotId | None) -
 
 
 def publish_commit(
-    repository: "WritableRepository",
+    context: WriteContext,
     branch: str,
     base: SnapshotId,
     new: NewSnapshot,
@@ -206,7 +205,7 @@ def publish_commit(
     """Makes a written snapshot the tip of a branch that still stands at the snapshot's base.
 
     Args:
-        repository: Where.
+        context: The repository.
         branch: The branch.
         base: The snapshot's base.
         new: The snapshot.
@@ -217,9 +216,9 @@ def publish_commit(
     Raises:
         BranchMovedError: it does not; nothing was published.
     """
-    if repository.spec_version == 1:
-        _move_branch_v1(repository, branch, base, new.id)
-        _check_kept_by_upgrade(repository, new.id)
+    if context.spec_version == 1:
+        _move_branch_v1(context, branch, base, new.id)
+        _check_kept_by_upgrade(context, new.id)
         return
 
     def change(info: RepoInfo, stamp: Stamp) -> RepoInfo:
@@ -242,11 +241,11 @@ def publish_commit(
         entry = replace(entry, parent_id=parent.parent_id, pruned_ancestor_tx_logs=parent.pruned_ancestor_tx_logs)
         return edits.add_snapshot(info, entry, stamp, branch=branch, kind=CommitAmended(branch, base, new.id))
 
-    update_repo_info(repository, change, is_known=True)
+    update_repo_info(context, change, is_known=True)
 
 
 def publish_detached(
-    repository: "WritableRepository",
+    context: WriteContext,
     base: SnapshotId,
     new: NewSnapshot,
     *,
@@ -254,8 +253,8 @@ def publish_detached(
     check: Check = lambda info: None,
 ) -> None:
     """Makes a written snapshot known to the repository, without a branch; in spec 1 its file is all there is."""
-    if repository.spec_version == 1:
-        repository.check_not_upgraded()
+    if context.spec_version == 1:
+        context.check_not_upgraded()
         return
     entry = SnapshotInfo(new.id, base, new.flushed_at, new.message, new.metadata, ())
 
@@ -267,7 +266,7 @@ def publish_detached(
         check(info)
         return edits.add_snapshot(info, entry, stamp, branch=None)
 
-    update_repo_info(repository, change, is_known=True)
+    update_repo_info(context, change, is_known=True)
 
 
 # Refs.
@@ -276,36 +275,34 @@ def publish_detached(
 # Whoever calls has asked for the state just before, to see whether the repository is online or there is such a ref.
 
 
-def create_branch(repository: "WritableRepository", name: str, snapshot_id: SnapshotId) -> None:
+def create_branch(context: WriteContext, name: str, snapshot_id: SnapshotId) -> None:
     """Creates a branch; raises AlreadyExistsError, SnapshotNotFoundError."""
-    if repository.spec_version == 2:
-        update_repo_info(
-            repository, lambda info, stamp: edits.add_branch(info, name, snapshot_id, stamp), is_known=True
-        )
+    if context.spec_version == 2:
+        update_repo_info(context, lambda info, stamp: edits.add_branch(info, name, snapshot_id, stamp), is_known=True)
         return
     check_ref_name(name)
-    repository.lookup_snapshot(snapshot_id)
+    lookup_snapshot(context, snapshot_id)
     try:
-        _create_ref_v1(repository, branch_key(name), snapshot_id)
+        _create_ref_v1(context, branch_key(name), snapshot_id)
     except PreconditionFailedError as error:
         raise AlreadyExistsError(f"branch {name!r} exists already", kind="branch-already-exists", name=name) from error
 
 
 def reset_branch(
-    repository: "WritableRepository", name: str, snapshot_id: SnapshotId, *, expected: SnapshotId | None = None
+    context: WriteContext, name: str, snapshot_id: SnapshotId, *, expected: SnapshotId | None = None
 ) -> None:
     """Points a branch at another snapshot; raises RefNotFoundError, SnapshotNotFoundError, ConflictError."""
-    if repository.spec_version == 2:
-        repository.lookup_branch(name)
+    if context.spec_version == 2:
+        context.refs().branch(name)
         update_repo_info(
-            repository,
+            context,
             lambda info, stamp: edits.update_branch(info, name, snapshot_id, stamp, expected=expected),
             is_known=True,
         )
         return
-    repository.lookup_snapshot(snapshot_id)
+    lookup_snapshot(context, snapshot_id)
     for attempt in range(1, Retries().max_tries + 1):
-        present = repository.lookup_branch(name)
+        present = context.refs().branch(name)
         if expected is not None and present != expected:
             raise ConflictError(
                 f"branch {name!r} points at {present}, not at {expected}",
@@ -314,16 +311,16 @@ def reset_branch(
                 actual_parent=str(present),
             )
         try:
-            _move_branch_v1(repository, name, present, snapshot_id)
+            _move_branch_v1(context, name, present, snapshot_id)
         except BranchMovedError:
             Retries().wait(attempt)
         else:
-            repository.check_not_upgraded()
+            context.check_not_upgraded()
             return
     raise ConflictError(f"branch {name!r} moves too fast to be reset", kind="update-attempts-exhausted", name=name)
 
 
-def delete_branch(repository: "WritableRepository", name: str) -> None:
+def delete_branch(context: WriteContext, name: str) -> None:
     """Deletes a branch; raises RefNotFoundError, SessionStateError for `main`."""
     if name == MAIN_BRANCH:
         raise SessionStateError(
@@ -331,51 +328,51 @@ def delete_branch(repository: "WritableRepository", name: str) -> None:
             kind="cannot-delete-main",
             hint=f"each repository has it; 'icefs branch reset {MAIN_BRANCH} REF' lets it begin elsewhere",
         )
-    repository.lookup_branch(name)
-    if repository.spec_version == 2:
-        update_repo_info(repository, lambda info, stamp: edits.delete_branch(info, name, stamp), is_known=True)
+    context.refs().branch(name)
+    if context.spec_version == 2:
+        update_repo_info(context, lambda info, stamp: edits.delete_branch(info, name, stamp), is_known=True)
         return
-    repository.storage.delete([branch_key(name)])
-    repository.check_not_upgraded()
+    context.storage.delete([branch_key(name)])
+    context.check_not_upgraded()
 
 
-def create_tag(repository: "WritableRepository", name: str, snapshot_id: SnapshotId) -> None:
+def create_tag(context: WriteContext, name: str, snapshot_id: SnapshotId) -> None:
     """Creates a tag; raises AlreadyExistsError, also for the name of a deleted tag, and SnapshotNotFoundError."""
-    if repository.spec_version == 2:
+    if context.spec_version == 2:
 
         def change(info: RepoInfo, stamp: Stamp) -> RepoInfo:
             check_flag(info, CREATE_TAG, "create_tag")
             return edits.add_tag(info, name, snapshot_id, stamp)
 
-        update_repo_info(repository, change, is_known=True)
+        update_repo_info(context, change, is_known=True)
         return
     check_ref_name(name)
-    repository.lookup_snapshot(snapshot_id)
-    _check_tombstone(repository, name)
+    lookup_snapshot(context, snapshot_id)
+    _check_tombstone(context, name)
     try:
-        _create_ref_v1(repository, tag_key(name), snapshot_id)
+        _create_ref_v1(context, tag_key(name), snapshot_id)
     except PreconditionFailedError as error:
         raise AlreadyExistsError(f"tag {name!r} exists already", kind="tag-already-exists", name=name) from error
 
 
-def delete_tag(repository: "WritableRepository", name: str) -> None:
+def delete_tag(context: WriteContext, name: str) -> None:
     """Deletes a tag, whose name cannot be used again; raises RefNotFoundError."""
-    repository.lookup_tag(name)
-    if repository.spec_version == 2:
+    context.refs().tag(name)
+    if context.spec_version == 2:
 
         def change(info: RepoInfo, stamp: Stamp) -> RepoInfo:
             check_flag(info, DELETE_TAG, "delete_tag")
             return edits.delete_tag(info, name, stamp)
 
-        update_repo_info(repository, change, is_known=True)
+        update_repo_info(context, change, is_known=True)
         return
-    repository.storage.put(tombstone_key(name), b"")
-    repository.check_not_upgraded()
+    context.storage.put(tombstone_key(name), b"")
+    context.check_not_upgraded()
 
 
-def _check_tombstone(repository: "WritableRepository", name: str) -> None:
+def _check_tombstone(context: WriteContext, name: str) -> None:
     try:
-        repository.storage.head(tombstone_key(name))
+        context.storage.head(tombstone_key(name))
     except ObjectNotFoundError:
         return
     raise AlreadyExistsError(
@@ -397,66 +394,66 @@ def check_flag(info: RepoInfo, flag: int, name: str) -> None:
         )
 
 
-def _create_ref_v1(repository: "WritableRepository", key: str, snapshot_id: SnapshotId) -> None:
+def _create_ref_v1(context: WriteContext, key: str, snapshot_id: SnapshotId) -> None:
     """Writes a ref that is not there yet; raises PreconditionFailedError, and StaleError after an upgrade."""
-    repository.check_not_upgraded()
+    context.check_not_upgraded()
     data = encode_ref(snapshot_id)
     try:
-        repository.storage.put(key, data, create_only=True)
+        context.storage.put(key, data, create_only=True)
     except PreconditionFailedError as error:
-        if not error.facts.get("maybe_written") or repository.storage.get(key).data != data:
+        if not error.facts.get("maybe_written") or context.storage.get(key).data != data:
             raise
-    repository.check_not_upgraded()
+    context.check_not_upgraded()
 
 
-def _check_kept_by_upgrade(repository: "WritableRepository", snapshot_id: SnapshotId) -> None:
+def _check_kept_by_upgrade(context: WriteContext, snapshot_id: SnapshotId) -> None:
     """Refuses a commit of spec 1 that an upgrade at the same moment did not take over.
 
     Raises:
         StaleError: the repository was upgraded, and does not have the snapshot.
     """
     try:
-        repository.check_not_upgraded()
+        context.check_not_upgraded()
     except StaleError as error:
         try:
-            info = parse_repo_info(repository.storage.get(REPO_INFO).data, name=REPO_INFO)
+            info = parse_repo_info(context.storage.get(REPO_INFO).data, name=REPO_INFO)
         except (FormatError, StorageError):
             raise error from None
         if snapshot_id not in info.snapshots:
             raise
 
 
-def _move_branch_v1(repository: "WritableRepository", name: str, expected: SnapshotId, target: SnapshotId) -> None:
+def _move_branch_v1(context: WriteContext, name: str, expected: SnapshotId, target: SnapshotId) -> None:
     key = branch_key(name)
-    repository.check_not_upgraded()
+    context.check_not_upgraded()
     try:
-        present = repository.storage.get(key)
+        present = context.storage.get(key)
     except ObjectNotFoundError as error:
-        repository.check_not_upgraded()
+        context.check_not_upgraded()
         raise branch_gone(name) from error
     tip = parse_ref(present.data, name=key)
     if tip != expected:
         raise branch_moved(name, expected, tip)
     try:
-        repository.storage.put(key, encode_ref(target), if_match=present.version)
+        context.storage.put(key, encode_ref(target), if_match=present.version)
     except PreconditionFailedError as error:
         try:
-            tip = parse_ref(repository.storage.get(key).data, name=key)
+            tip = parse_ref(context.storage.get(key).data, name=key)
         except ObjectNotFoundError:
-            repository.check_not_upgraded()
+            context.check_not_upgraded()
             raise branch_gone(name) from error
         if tip != target:
             raise branch_moved(name, expected, tip) from error
 
 
-def require_v2(repository: "WritableRepository", what: str) -> None:
+def require_v2(context: WriteContext, what: str) -> None:
     """Refuses what spec 1 has no place for.
 
     Raises:
         UnsupportedSpecVersionError: the repository is of spec 1.
     """
-    if repository.spec_version == 1:
-        repository.check_not_upgraded()
+    if context.spec_version == 1:
+        context.check_not_upgraded()
         raise UnsupportedSpecVersionError(
             f"a repository of spec version 1 has no {what}", hint="upgrade the repository with 'icefs upgrade'"
         )

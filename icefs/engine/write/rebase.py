@@ -8,39 +8,37 @@ Source: format notes §5; upstream icechunk/src/session.rs.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
 
+from icefs.engine.history.ancestry import ancestry
 from icefs.engine.history.compared_log import compared_log
-from icefs.engine.read.session import Session
-from icefs.engine.repository import Repository
+from icefs.engine.read.context import ReadContext
+from icefs.engine.read.session import Session, session_at
 from icefs.engine.write.changeset import ChangeSet
 from icefs.engine.write.conflicts import Conflict, ConflictSolver, listed, way_out
-from icefs.engine.write.others import news_since
+from icefs.engine.write.draft import Draft
+from icefs.engine.write.news import news_since
 from icefs.errors import ObjectNotFoundError, RebaseFailedError
 from icefs.format.ids import SnapshotId
 from icefs.format.repo.snapshot_table import SnapshotInfo
 from icefs.format.transaction_log import TransactionLog
 
-if TYPE_CHECKING:
-    from icefs.engine.write.session import WritableSession
 
-
-def commits_since(repository: "Repository", tip: SnapshotId, base: SnapshotId) -> Iterator[SnapshotInfo]:
+def commits_since(context: ReadContext, tip: SnapshotId, base: SnapshotId) -> Iterator[SnapshotInfo]:
     """Yields commits from a tip, newest first, down to `base` or the commit that stands for it; else all of them."""
-    for info in repository.ancestry(snapshot_id=tip):
+    for info in ancestry(context, tip):
         yield info
         if info.id == base or base in info.pruned_ancestor_tx_logs:
             return
 
 
-def branch_history(session: "WritableSession", branch: str) -> Iterator[SnapshotInfo]:
-    """Yields a branch's commits, newest first, down to the session's base; none where the branch is gone."""
-    tip = session.repository.refs().branches.get(branch)
+def branch_history(context: ReadContext, draft: Draft, branch: str) -> Iterator[SnapshotInfo]:
+    """Yields a branch's commits, newest first, down to the draft's base; none where the branch is gone."""
+    tip = context.refs().branches.get(branch)
     if tip is not None:
-        yield from commits_since(session.repository, tip, session.snapshot_id)
+        yield from commits_since(context, tip, draft.snapshot.id)
 
 
-def logs_between(repository: "Repository", base: SnapshotId, tip: SnapshotId) -> list[TransactionLog]:
+def logs_between(context: ReadContext, base: SnapshotId, tip: SnapshotId) -> list[TransactionLog]:
     """Returns what was changed between two snapshots, as transaction logs, the oldest first.
 
     Where the one does not descend from the other, or a log is gone, the two snapshots are compared instead.
@@ -51,42 +49,41 @@ def logs_between(repository: "Repository", base: SnapshotId, tip: SnapshotId) ->
     """
     if base == tip:
         return []
-    history = list(commits_since(repository, tip, base))
+    history = list(commits_since(context, tip, base))
     ids = [log_id for _, log_ids in _steps(history, base) for log_id in log_ids]
-    logs = _fetch_logs(repository, ids)
+    logs = _fetch_logs(context, ids)
     if not ids or logs is None:
-        return [compared_log(repository.session_at(base), repository.session_at(tip))]
+        return [compared_log(session_at(context, base), session_at(context, tip))]
     return logs
 
 
-def replay(session: "WritableSession", solver: ConflictSolver, branch: str) -> None:
-    """Puts a session's changes on top of its branch's present tip; the caller has frozen the session.
+def replay(context: ReadContext, draft: Draft, solver: ConflictSolver, branch: str) -> None:
+    """Puts a draft's changes on top of its branch's present tip; the caller has frozen the draft.
 
     Raises:
         RebaseFailedError, SessionStateError: as `transactions.rebase`.
     """
-    repository = session.repository
-    history = list(branch_history(session, branch))
-    if not history or history[0].id == session.snapshot_id:
+    history = list(branch_history(context, draft, branch))
+    base = draft.snapshot.id
+    if not history or history[0].id == base:
         return
-    base = session.snapshot_id
 
     def explain(error: RebaseFailedError) -> None:
-        news_since(repository, history[0].id, base, branch).add_to(error, base)
+        news_since(context, history[0].id, base, branch).add_to(error, base)
 
-    steps = list(_steps(history, session.snapshot_id))
-    if len(steps) > 1 and _replay_at_once(session, solver, steps):
+    steps = list(_steps(history, base))
+    if len(steps) > 1 and _replay_at_once(context, draft, solver, steps):
         return
     for info, log_ids in steps:
-        logs = _fetch_logs(repository, log_ids)
+        logs = _fetch_logs(context, log_ids)
         if logs is None:
             break
-        _replay_one(session, solver, info, logs, explain)
+        _replay_one(context, draft, solver, info, logs, explain)
     else:
-        if session.snapshot_id == history[0].id:
+        if draft.snapshot.id == history[0].id:
             return
-    ours, theirs = Session(repository, session.snapshot), repository.session_at(history[0].id)
-    _replay_one(session, solver, history[0], [compared_log(ours, theirs)], explain)
+    ours, theirs = Session(context, draft.snapshot), session_at(context, history[0].id)
+    _replay_one(context, draft, solver, history[0], [compared_log(ours, theirs)], explain)
 
 
 def _steps(history: list[SnapshotInfo], base: SnapshotId) -> Iterator[tuple[SnapshotInfo, Sequence[SnapshotId]]]:
@@ -107,58 +104,61 @@ def _steps(history: list[SnapshotInfo], base: SnapshotId) -> Iterator[tuple[Snap
         yield info, (*pruned, info.id)
 
 
-def _fetch_logs(repository: "Repository", log_ids: Sequence[SnapshotId]) -> list[TransactionLog] | None:
+def _fetch_logs(context: ReadContext, log_ids: Sequence[SnapshotId]) -> list[TransactionLog] | None:
     """Fetches transaction logs; None where one is gone."""
     try:
-        return repository.assets.fetch_all(repository.assets.fetch_transaction_log, log_ids)
+        return context.assets.workers.map(context.assets.fetch_transaction_log, log_ids)
     except ObjectNotFoundError:
         return None
 
 
 def _replay_at_once(
-    session: "WritableSession", solver: ConflictSolver, steps: Sequence[tuple[SnapshotInfo, Sequence[SnapshotId]]]
+    context: ReadContext,
+    draft: Draft,
+    solver: ConflictSolver,
+    steps: Sequence[tuple[SnapshotInfo, Sequence[SnapshotId]]],
 ) -> bool:
-    """Puts a session's changes on top of several commits; False, and nothing done, where they must be taken singly.
+    """Puts a draft's changes on top of several commits; False, and nothing done, where they must be taken singly.
 
     Only where no commit deleted or moved a node: then the newest snapshot has each node that a conflict could be with,
     at the path where it was, and the conflicts are those that the commits have one by one.
     """
-    repository = session.repository
-    logs = _fetch_logs(repository, [log_id for _, log_ids in steps for log_id in log_ids])
+    logs = _fetch_logs(context, [log_id for _, log_ids in steps for log_id in log_ids])
     if logs is None or any(log.moved_nodes or log.deleted_arrays or log.deleted_groups for log in logs):
         return False
-    theirs = repository.session_at(steps[-1][0].id)
+    theirs = session_at(context, steps[-1][0].id)
     try:
-        changes, conflicts = _solve(session, solver, logs, theirs)
+        changes, conflicts = _solve(context, draft, solver, logs, theirs)
     except RebaseFailedError:
         return False
     if conflicts:
         return False
-    session.rebased(theirs.snapshot, changes)
+    draft.rebased(theirs.snapshot, changes)
     return True
 
 
 def _replay_one(
-    session: "WritableSession",
+    context: ReadContext,
+    draft: Draft,
     solver: ConflictSolver,
     info: SnapshotInfo,
     logs: Iterable[TransactionLog],
     explain: Callable[[RebaseFailedError], None],
 ) -> None:
-    """Puts a session's changes on top of one commit."""
-    theirs = session.repository.session_at(info.id)
-    changes, conflicts = _solve(session, solver, logs, theirs)
+    """Puts a draft's changes on top of one commit."""
+    theirs = session_at(context, info.id)
+    changes, conflicts = _solve(context, draft, solver, logs, theirs)
     if conflicts:
         error = _rebase_failed(info, conflicts)
         explain(error)
         raise error
-    session.rebased(theirs.snapshot, changes)
+    draft.rebased(theirs.snapshot, changes)
 
 
 def _solve(
-    session: "WritableSession", solver: ConflictSolver, logs: Iterable[TransactionLog], theirs: Session
+    context: ReadContext, draft: Draft, solver: ConflictSolver, logs: Iterable[TransactionLog], theirs: Session
 ) -> tuple[ChangeSet, list[Conflict]]:
-    changes, our_base = session.changes, Session(session.repository, session.snapshot)
+    changes, our_base = draft.changes, Session(context, draft.snapshot)
     for log in logs:
         changes, conflicts = solver.solve(log, theirs, changes, our_base)
         if conflicts:

@@ -39,7 +39,7 @@ class _Chunks(NamedTuple):
     refs: ArrayRefs
 
 
-def shift_array(session: "WritableSession", path: str, offset: Sequence[int]) -> None:
+def shift_array(session: WritableSession, path: str, offset: Sequence[int]) -> None:
     """Moves all chunks of an array by as many chunks along each axis.
 
     What would leave the grid is gone, and the places that nothing moves to become empty.
@@ -56,7 +56,7 @@ def shift_array(session: "WritableSession", path: str, offset: Sequence[int]) ->
         ReadOnlyError, SessionStateError: the session does not write.
         FormatError, StorageError: it cannot be told which chunks there are.
     """
-    with session.frozen():
+    with session.draft.frozen():
         chunks = _chunks(session, path)
         if len(offset) != len(chunks.grid_shape):
             raise InvalidInputError(
@@ -83,7 +83,7 @@ def _shifted(chunks: _Chunks, offset: Sequence[int]) -> tuple[ArrayRefs, ChunkIn
     return sets, difference(refs.indices, sets.indices)
 
 
-def reindex_array(session: "WritableSession", path: str, forward: IndexMap, backward: IndexMap | None = None) -> None:
+def reindex_array(session: WritableSession, path: str, forward: IndexMap, backward: IndexMap | None = None) -> None:
     """Moves each chunk of an array to where a function says.
 
     Only chunks that exist are asked about. A chunk for which `forward` returns None stays where it is; one that moves
@@ -103,7 +103,7 @@ def reindex_array(session: "WritableSession", path: str, forward: IndexMap, back
         InvalidInputError: no array is at the path, or a function returned what is no chunk index of the array
             (Divergence 68). What the functions raise comes out as it is.
     """
-    with session.frozen():
+    with session.draft.frozen():
         chunks = _chunks(session, path)
         refs = chunks.refs
         rows: list[int] = []
@@ -165,10 +165,10 @@ def _no_index(found: object, chunks: _Chunks, reason: str) -> InvalidInputError:
     )
 
 
-def _chunks(session: "WritableSession", path: str) -> _Chunks:
+def _chunks(session: WritableSession, path: str) -> _Chunks:
     """Returns the chunks of an array that can be moved."""
-    with session.lock:
-        session.check_edits()
+    with session.draft.lock:
+        session.draft.check_edits()
         node = session.node(path)
         chunks = session.array_chunks(node)
     grid = parse_zarr_json(node.user_data, name=f"{path}/zarr.json").chunk_grid
@@ -182,12 +182,12 @@ def _chunks(session: "WritableSession", path: str) -> _Chunks:
     return _Chunks(node, chunks.grid_shape, chunks.merged())
 
 
-def _apply(session: "WritableSession", chunks: _Chunks, sets: ArrayRefs, deletes: ChunkIndices) -> None:
+def _apply(session: WritableSession, chunks: _Chunks, sets: ArrayRefs, deletes: ChunkIndices) -> None:
     if not len(sets) and not len(deletes):
         return
-    with session.lock:
-        changes = session.changes.chunk_changes(chunks.node)
-        session.revision += 1
+    with session.draft.lock:
+        changes = session.draft.changes.chunk_changes(chunks.node)
+        session.draft.revision += 1
         if len(deletes):
             changes.delete_many(deletes)
         if len(sets):

@@ -1,7 +1,6 @@
 """A repository that is written to: made, committed to, and administered."""
 
 import contextlib
-import copy
 import os
 from collections.abc import Iterator, Mapping
 from typing import Any, Self
@@ -10,31 +9,24 @@ from icefs.clock import Clock, system_clock
 from icefs.engine.read.assets import AssetManager
 from icefs.engine.read.virtual import Authorizations
 from icefs.engine.repository import Repository
-from icefs.engine.upkeep.expiration import ExpirationRequest, Expired, expire
-from icefs.engine.upkeep.garbage import GarbageSummary, Progress, collect_garbage
-from icefs.engine.write import publish as updates
-from icefs.engine.write import transactions
+from icefs.engine.write import publish, transactions
+from icefs.engine.write.context import WriteContext
 from icefs.engine.write.session import WritableSession
 from icefs.engine.write.store_probe import ignored_conditions, is_probe
-from icefs.engine.write.turns import Turns
 from icefs.errors import (
     ConflictError,
     InvalidInputError,
     ObjectNotFoundError,
     PreconditionFailedError,
-    ReadOnlyError,
     UnsupportedError,
 )
 from icefs.format.config.codec import encode_config, encode_config_yaml
-from icefs.format.config.manifest import ManifestSplittingConfig
-from icefs.format.config.storage import StorageRetriesSettings
 from icefs.format.config.values import RepositoryConfig
 from icefs.format.ids import INITIAL_SNAPSHOT_ID, ChunkId, SnapshotId
 from icefs.format.layout import CONFIG_V1, REPO_INFO, backup_key, backup_name, snapshot_key, transaction_log_key
-from icefs.format.manifest.locations import LocationCompression
 from icefs.format.repo import update as edits
-from icefs.format.repo.info import MAIN_BRANCH, RepoInfo, encode_repo_info
-from icefs.format.repo.ops_log import RepoAvailability, RepoStatus
+from icefs.format.repo.info import MAIN_BRANCH, encode_repo_info
+from icefs.format.repo.ops_log import RepoStatus
 from icefs.format.repo.refs_v1 import branch_key, encode_ref
 from icefs.format.repo.snapshot_table import SnapshotInfo
 from icefs.format.snapshot.writer import encode_snapshot
@@ -47,44 +39,36 @@ _FIRST_METADATA: dict[str, Any] = {"__icechunk": {"is_root": True}}
 
 
 class WritableRepository(Repository):
-    """An open repository, for reading and writing.
+    """An open repository, for reading and writing."""
 
-    Attributes:
-        clock: Where it reads the time.
-        default_commit_metadata: Joined with the metadata of every commit of this object's sessions.
-        turns: When this object's sessions committed, for fairness among those who commit to one branch.
-    """
+    def __init__(self, context: WriteContext) -> None:
+        """Takes what `open` has made; not for callers."""
+        super().__init__(context)
+        self._write_context = context
 
-    clock: Clock = staticmethod(system_clock)
+    @property
+    def context(self) -> WriteContext:
+        """What sessions, histories and updates need of the repository."""
+        return self._write_context
 
-    def __init__(
-        self,
+    @classmethod
+    def _of(
+        cls,
         storage: Storage,
         spec_version: int,
         config: RepositoryConfig,
         assets: AssetManager,
-        authorize_virtual_chunk_access: Authorizations | None = None,
-        *,
-        named_endpoints: frozenset[str] = frozenset(),
-    ) -> None:
-        """Takes what `open` found out; not for callers."""
-        super().__init__(
-            storage, spec_version, config, assets, authorize_virtual_chunk_access, named_endpoints=named_endpoints
-        )
-        self.default_commit_metadata: dict[str, Any] = {}
-        self.turns = Turns()
-        self._shares_with: WritableRepository | None = None
-        self._effective = config.effective()
+        authorizations: Authorizations | None,
+        named_endpoints: frozenset[str],
+    ) -> Self:
+        return cls(WriteContext(storage, spec_version, config, assets, authorizations, named_endpoints=named_endpoints))
 
     def with_commit_metadata(self, metadata: Mapping[str, Any]) -> Self:
         """Returns an object for the same repository with default commit metadata of its own.
 
         Both share the files that were read, the caches and the connections.
         """
-        twin = copy.copy(self)
-        twin.default_commit_metadata = dict(metadata)
-        twin._shares_with = self
-        return twin
+        return type(self)(self.context.with_commit_metadata(metadata))
 
     @classmethod
     def create(
@@ -144,7 +128,7 @@ class WritableRepository(Repository):
                 raise _made_already(storage) from error
             raise
         opened = cls.open(storage, config, authorize_virtual_chunk_access)
-        opened.clock = clock
+        opened.context.clock = clock
         return opened
 
     @classmethod
@@ -168,64 +152,6 @@ class WritableRepository(Repository):
             check_clean_root=check_clean_root,
         )
 
-    # Settings that writing needs, with their defaults.
-
-    @property
-    def compression_level(self) -> int:
-        """The zstd level of metadata files."""
-        compression = self._effective.compression
-        return 3 if compression is None or compression.level is None else compression.level
-
-    @property
-    def inline_threshold_bytes(self) -> int:
-        """The size up to which a chunk is kept in its manifest."""
-        threshold = self._effective.inline_chunk_threshold_bytes
-        return 512 if threshold is None else threshold
-
-    @property
-    def num_updates(self) -> int:
-        """How many updates one `repo` file lists."""
-        return self._effective.num_updates_per_repo_info_file or edits.DEFAULT_NUM_UPDATES
-
-    @property
-    def update_retries(self) -> StorageRetriesSettings | None:
-        """How often to try an update of `repo` that others were faster with."""
-        retries = self._effective.repo_update_retries
-        return None if retries is None else retries.default
-
-    @property
-    def splitting(self) -> ManifestSplittingConfig | None:
-        """How chunk references are divided among manifests."""
-        return None if self._effective.manifest is None else self._effective.manifest.splitting
-
-    @property
-    def location_compression(self) -> LocationCompression | None:
-        """When the locations of virtual chunks are compressed."""
-        manifest = self._effective.manifest
-        settings = None if manifest is None else manifest.virtual_chunk_location_compression
-        if settings is None:
-            return LocationCompression()
-        given = {name: getattr(settings, name) for name in LocationCompression.__dataclass_fields__}
-        return LocationCompression(**{name: value for name, value in given.items() if value is not None})
-
-    def check_online(self, info: RepoInfo | None = None, *, refresh: bool = True) -> None:
-        """Refuses to write to a repository whose status does not allow it; without `refresh`, did not when last seen.
-
-        Raises:
-            ReadOnlyError: the status is not online (kind `read-only-repository`).
-        """
-        if self.spec_version == 1:
-            return
-        status = (info or self.assets.fetch_repo_info(refresh=refresh)[0]).status
-        if status.availability is not RepoAvailability.online:
-            reason = status.limited_availability_reason
-            raise ReadOnlyError(
-                f"{self.storage.url} is {status.availability.name.replace('_', '-')}"
-                + (f": {reason}" if reason else ""),
-                kind="read-only-repository",
-                hint="set its status to online first",
-            )
-
     # Sessions.
 
     def writable_session(self, branch: str) -> WritableSession:
@@ -235,7 +161,7 @@ class WritableRepository(Repository):
             RefNotFoundError: there is no such branch.
             ReadOnlyError: the repository's status is not online.
         """
-        self.check_online()
+        self.context.check_online()
         return self._session(branch, self.lookup_branch(branch))
 
     def rearrange_session(self, branch: str) -> WritableSession:
@@ -246,10 +172,10 @@ class WritableRepository(Repository):
             RefNotFoundError, ReadOnlyError: as `writable_session`.
             SessionStateError: the feature flag `move_node` is off.
         """
-        updates.require_v2(self, "moves of nodes")
+        publish.require_v2(self.context, "moves of nodes")
         info, _ = self.assets.fetch_repo_info()
-        self.check_online(info)
-        updates.check_flag(info, updates.MOVE_NODE, "move_node")
+        self.context.check_online(info)
+        publish.check_flag(info, publish.MOVE_NODE, "move_node")
         return self._session(branch, self.lookup_branch(branch), is_rearrange=True)
 
     def writable_session_at(
@@ -259,7 +185,7 @@ class WritableRepository(Repository):
         return self._session(branch, snapshot_id, is_rearrange=is_rearrange)
 
     def _session(self, branch: str, snapshot_id: SnapshotId, *, is_rearrange: bool = False) -> WritableSession:
-        return WritableSession(self, self.assets.fetch_snapshot(snapshot_id), branch, is_rearrange=is_rearrange)
+        return WritableSession(self.context, self.assets.fetch_snapshot(snapshot_id), branch, is_rearrange=is_rearrange)
 
     @contextlib.contextmanager
     def transaction(
@@ -274,72 +200,62 @@ class WritableRepository(Repository):
 
     def create_branch(self, name: str, snapshot_id: SnapshotId) -> None:
         """Creates a branch; raises AlreadyExistsError, SnapshotNotFoundError."""
-        self.check_online()
-        updates.create_branch(self, name, snapshot_id)
+        self.context.check_online()
+        publish.create_branch(self.context, name, snapshot_id)
 
     def reset_branch(self, name: str, snapshot_id: SnapshotId, *, expected: SnapshotId | None = None) -> None:
         """Points a branch at another snapshot; raises RefNotFoundError, SnapshotNotFoundError, ConflictError."""
-        self.check_online()
-        updates.reset_branch(self, name, snapshot_id, expected=expected)
+        self.context.check_online()
+        publish.reset_branch(self.context, name, snapshot_id, expected=expected)
 
     def delete_branch(self, name: str) -> None:
         """Deletes a branch; raises RefNotFoundError, and SessionStateError for `main`."""
-        self.check_online()
-        updates.delete_branch(self, name)
+        self.context.check_online()
+        publish.delete_branch(self.context, name)
 
     def create_tag(self, name: str, snapshot_id: SnapshotId) -> None:
         """Creates a tag; raises AlreadyExistsError (also for a deleted tag's name), SnapshotNotFoundError."""
-        self.check_online()
-        updates.create_tag(self, name, snapshot_id)
+        self.context.check_online()
+        publish.create_tag(self.context, name, snapshot_id)
 
     def delete_tag(self, name: str) -> None:
         """Deletes a tag for good; raises RefNotFoundError."""
-        self.check_online()
-        updates.delete_tag(self, name)
+        self.context.check_online()
+        publish.delete_tag(self.context, name)
 
     # What is kept about the repository itself.
 
     def set_metadata(self, metadata: Mapping[str, Any]) -> None:
         """Replaces the repository's own metadata (spec 2)."""
-        updates.require_v2(self, "metadata of its own")
-        updates.update_repo_info(self, lambda info, stamp: edits.set_metadata(info, metadata, stamp))
+        publish.require_v2(self.context, "metadata of its own")
+        publish.update_repo_info(self.context, lambda info, stamp: edits.set_metadata(info, metadata, stamp))
 
     def update_metadata(self, metadata: Mapping[str, Any]) -> dict[str, Any]:
         """Adds to the repository's own metadata (spec 2), and returns all of it."""
-        updates.require_v2(self, "metadata of its own")
-        changed = updates.update_repo_info(
-            self, lambda info, stamp: edits.set_metadata(info, {**info.metadata, **metadata}, stamp)
+        publish.require_v2(self.context, "metadata of its own")
+        changed = publish.update_repo_info(
+            self.context, lambda info, stamp: edits.set_metadata(info, {**info.metadata, **metadata}, stamp)
         )
         return changed.metadata
 
     def set_status(self, status: RepoStatus) -> None:
         """Sets whether the repository may be written to (spec 2); allowed whatever it is now."""
-        updates.require_v2(self, "status")
-        updates.update_repo_info(self, lambda info, stamp: edits.set_status(info, status, stamp), check_online=False)
+        publish.require_v2(self.context, "status")
+        publish.update_repo_info(
+            self.context, lambda info, stamp: edits.set_status(info, status, stamp), check_online=False
+        )
 
     def set_feature_flag(self, flag: int, setting: bool | None) -> None:
         """Switches a feature on or off, or back to its default with None (spec 2)."""
-        updates.require_v2(self, "feature flags")
-        updates.update_repo_info(self, lambda info, stamp: edits.set_feature_flag(info, flag, setting, stamp))
-
-    # Upkeep.
-
-    def expire_snapshots(self, request: ExpirationRequest) -> Expired:
-        """Takes old snapshots out of the history; see `expiration.expire`."""
-        return expire(self, request)
-
-    def garbage_collect(
-        self, older_than: int, *, dry_run: bool = False, progress: Progress = lambda what, count: None
-    ) -> GarbageSummary:
-        """Deletes what nothing needs and was stored before a cutoff; see `garbage.collect_garbage`."""
-        return collect_garbage(self, older_than, dry_run=dry_run, progress=progress)
+        publish.require_v2(self.context, "feature flags")
+        publish.update_repo_info(self.context, lambda info, stamp: edits.set_feature_flag(info, flag, setting, stamp))
 
     def rewrite_manifests(
         self, message: str, *, branch: str, metadata: dict[str, Any] | None = None, replace_tip: bool = False
     ) -> SnapshotId:
-        """Commits a branch's manifests anew, divided as the configuration says; see `transactions`."""
-        session = self.writable_session(branch)
-        return transactions.rewrite_manifests(session, message, metadata=metadata, replace_tip=replace_tip)
+        """Commits a branch's manifests again, divided as the configuration says; see `transactions`."""
+        draft = self.writable_session(branch).draft
+        return transactions.rewrite_manifests(self.context, draft, message, metadata=metadata, replace_tip=replace_tip)
 
     def save_config(self) -> None:
         """Persists the present configuration.
@@ -350,15 +266,15 @@ class WritableRepository(Repository):
         """
         if self.spec_version == 2:
             data = encode_config(self.config)
-            updates.update_repo_info(self, lambda info, stamp: edits.set_config(info, data, stamp))
+            publish.update_repo_info(self.context, lambda info, stamp: edits.set_config(info, data, stamp))
             return
-        self.check_not_upgraded()
+        self.context.check_not_upgraded()
         try:
             known = self.storage.head(CONFIG_V1).version
         except ObjectNotFoundError:
             known = None
         self._put_config_v1(known)
-        self.check_not_upgraded()
+        self.context.check_not_upgraded()
 
     def _put_config_v1(self, known: StorageVersion | None) -> None:
         data = encode_config_yaml(self.config)
@@ -366,7 +282,7 @@ class WritableRepository(Repository):
             if known is None:
                 self.storage.put(CONFIG_V1, data, create_only=True)
                 return
-            backup = backup_key(backup_name(CONFIG_V1, self.clock(), ChunkId.random()))
+            backup = backup_key(backup_name(CONFIG_V1, self.context.clock(), ChunkId.random()))
             self.storage.copy(CONFIG_V1, backup, if_match=known)
             self.storage.put(CONFIG_V1, data, if_match=known)
         except PreconditionFailedError as error:

@@ -8,8 +8,7 @@ After a successful commit, amend or flush the session is read-only, on no branch
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -17,21 +16,14 @@ from icefs.engine.history.diff import Diff, build_named_diff, ranks
 from icefs.engine.read.chunks import ArrayChunks
 from icefs.engine.read.session import Session
 from icefs.engine.write import transactions
-from icefs.engine.write.changeset import Change, ChangeSet, ChunkChanges, with_manifests_of
-from icefs.engine.write.collected import Collections, Mark
+from icefs.engine.write.changeset import Change, ChunkChanges, with_manifests_of
+from icefs.engine.write.collection_log import Collections
 from icefs.engine.write.conflicts import ConflictSolver
+from icefs.engine.write.context import WriteContext
+from icefs.engine.write.draft import Draft
 from icefs.engine.write.edited_chunks import EditedChunks
-from icefs.engine.write.gate import Gate
 from icefs.engine.write.moves import check_path, planned_move, planned_moves
-from icefs.engine.write.snapshot_writer import NewSnapshot
-from icefs.errors import (
-    AlreadyExistsError,
-    InvalidInputError,
-    InvalidMetadataError,
-    NodeNotFoundError,
-    ReadOnlyError,
-    SessionStateError,
-)
+from icefs.errors import AlreadyExistsError, InvalidInputError, InvalidMetadataError
 from icefs.format.chunk_indices import ChunkIndices, Uint64Array
 from icefs.format.ids import ChunkId, NodeId, SnapshotId
 from icefs.format.layout import chunk_key
@@ -41,89 +33,61 @@ from icefs.format.snapshot.reader import Snapshot
 from icefs.format.snapshot.writer import MAX_U32
 from icefs.format.zarr_json import ZarrMetadata, parse_zarr_json
 
-if TYPE_CHECKING:
-    from icefs.engine.write.repository import WritableRepository
-
-
 _MAX_ARRAYS: Final = 256
 
 
 class WritableSession(Session):
     """One snapshot and changes to it.
 
-    Concurrency: safe to use from several threads. `_gate` guards the base and the changes together. It is held for
-    moments only; while the session is committed or rebased, whoever wants to change it waits, and readers do not.
+    Concurrency: safe to use from several threads. The draft's gate guards the base and the changes together.
 
     Attributes:
-        is_rearrange: Whether the session moves nodes, and can do nothing else.
-        origin_id: What a fork's origin stood on when the fork was made: the last published snapshot that its changes
-            know of. None but for forks.
-        revision: Counts the changes made to the session.
-        in_doubt: The commits whose answers were lost, so that trying again does not commit twice.
-        opened_at: The position in the repository's log before which none of the session's chunks was stored.
+        draft: The base, the changes, and the commits of them that were tried.
     """
 
     def __init__(
         self,
-        repository: "WritableRepository",
+        context: WriteContext,
         snapshot: Snapshot,
         branch: str | None,
         *,
         is_rearrange: bool = False,
         origin_id: SnapshotId | None = None,
     ) -> None:
-        super().__init__(repository, snapshot, branch)
-        self.origin_id = origin_id
-        self._writable_repository = repository
-        self.read_only = False
-        self.is_rearrange = is_rearrange
-        self.revision = 0
-        self.in_doubt: list[transactions.InDoubt] = []
-        self.opened_at: Mark = Collections(repository).mark()
-        self._changes = ChangeSet(is_rearrange=is_rearrange)
-        self._gate = Gate()
+        super().__init__(context, snapshot, branch)
+        self._write_context = context
+        mark = Collections(context).mark()
+        self.draft = Draft(snapshot, branch, mark, is_rearrange=is_rearrange, origin_id=origin_id)
+        # The sorted paths of one revision of the nodes.
+        self._sorted: tuple[int, list[str]] | None = None
         # By node: as long as nothing but chunks changes, an array's chunks need not be put together again.
         self._edited: dict[NodeId, tuple[NodeSnapshot, ArrayChunks, EditedChunks | None]] = {}
 
     @property
-    def repository(self) -> "WritableRepository":
-        """Where the snapshot is."""
-        return self._writable_repository
+    def context(self) -> WriteContext:
+        """The repository that the snapshot is in."""
+        return self._write_context
 
     @property
-    def changes(self) -> ChangeSet:
-        """The uncommitted changes; whoever reads them holds `lock`."""
-        return self._changes
+    def snapshot(self) -> Snapshot:
+        """The base snapshot; after a commit, the one that it made."""
+        return self.draft.snapshot
 
     @property
-    def lock(self) -> AbstractContextManager[bool]:
-        """Keeps other threads from changing the session, for a moment."""
-        return self._gate.lock
-
-    def frozen(self) -> AbstractContextManager[None]:
-        """Keeps other threads from changing the session for longer, while they can read it."""
-        return self._gate.frozen()
+    def branch(self) -> str | None:
+        """The branch to commit to; None for a fork, and after a commit."""
+        return self.draft.branch
 
     @property
-    def is_frozen(self) -> bool:
-        """Whether somebody who wants to change the session has to wait, as of now."""
-        return self._gate.is_frozen
-
-    @property
-    def is_fork(self) -> bool:
-        """Whether the session writes for another one, and is never committed itself."""
-        return self.branch is None and not self.read_only
-
-    @property
-    def published_base(self) -> SnapshotId:
-        """The newest published snapshot that the session's changes know of."""
-        return self.origin_id or self.snapshot_id
+    def read_only(self) -> bool:
+        """Whether the session cannot write, since it was committed."""
+        return self.draft.read_only
 
     @property
     def has_uncommitted_changes(self) -> bool:
         """Whether there is anything to commit."""
-        with self.lock:
-            return not self._changes.is_empty()
+        with self.draft.lock:
+            return not self.draft.changes.is_empty()
 
     def discard_changes(self) -> None:
         """Forgets all uncommitted changes.
@@ -131,17 +95,13 @@ class WritableSession(Session):
         Raises:
             ReadOnlyError: the session is read-only.
         """
-        with self._gate:
-            self._check_writable()
-            self._changes = ChangeSet(is_rearrange=self.is_rearrange)
-            self._nodes_changed()
+        self.draft.discard()
 
     # Reading, with the changes.
 
     def get_node(self, path: str) -> NodeSnapshot | None:
         """Returns the group or array at an absolute path, or None."""
-        with self.lock:
-            return self._changes.current(self.snapshot.node(path), path)
+        return self.draft.get_node(path)
 
     def node(self, path: str) -> NodeSnapshot:
         """Returns the group or array at an absolute path.
@@ -149,26 +109,19 @@ class WritableSession(Session):
         Raises:
             NodeNotFoundError: there is none.
         """
-        node = self.get_node(path)
-        if node is None:
-            raise NodeNotFoundError(f"no node at {path} in the session on snapshot {self.snapshot_id}", path=path)
-        return node
+        return self.draft.node(path)
 
-    def current_nodes(self) -> list[NodeSnapshot]:
-        """Returns all nodes as they are now, in no promised order."""
-        with self.lock:
-            return list(self._changes.nodes(self.snapshot.nodes()))
-
-    def _paths(self) -> Sequence[str]:
-        return [node.path for node in self.current_nodes()]
-
-    def _below(self, path: str) -> tuple[list[str], int, int]:
-        with self.lock:  # so that a list of paths is not kept that was made before a change
-            return super()._below(path)
+    def _paths(self) -> list[str]:
+        draft = self.draft
+        with draft.lock:
+            known = self._sorted
+            if known is None or known[0] != draft.node_revision:
+                known = self._sorted = draft.node_revision, sorted(node.path for node in draft.nodes())
+            return known[1]
 
     def list_nodes(self, path: str = "/") -> Iterator[NodeSnapshot]:
         """Yields the node at `path`, if there is one, and all nodes below it, sorted by path, all of one moment."""
-        with self.lock:
+        with self.draft.lock:
             return iter(list(super().list_nodes(path)))
 
     def array_chunks(self, array: str | NodeSnapshot) -> ArrayChunks | EditedChunks:  # type: ignore[override]
@@ -180,14 +133,14 @@ class WritableSession(Session):
             NodeNotFoundError: no node is at the path.
             InvalidInputError: the node is a group (kind `not-an-array`).
         """
-        with self.lock:
+        with self.draft.lock:
             node = self.node(array) if isinstance(array, str) else array
-            changes = self._changes.chunks.get(node.id)
+            changes = self.draft.changes.chunks.get(node.id)
             if changes is not None and changes.ndim != len(node.array.shape if node.array is not None else ()):
                 changes = None  # the caller's node is not what stands there now
             known = self._edited.get(node.id)
             if known is None or (known[0] is not node and known[0] != node):
-                known = node, ArrayChunks(self.repository.assets, node), None
+                known = node, ArrayChunks(self.context.assets, node), None
             _, base, edited = known
             if changes and (edited is None or not edited.shows(changes)):
                 edited = EditedChunks(base, changes)
@@ -213,10 +166,10 @@ class WritableSession(Session):
         """
         check_path(path)
         name = f"{path.rstrip('/')}/zarr.json"
-        metadata = parse_zarr_json(data, name=name, spec_version=self.repository.spec_version)
+        metadata = parse_zarr_json(data, name=name, spec_version=self.context.spec_version)
         array = array_data(metadata, name)
-        with self._gate:
-            self.check_edits()
+        with self.draft.gate:
+            self.draft.check_edits()
             existing = self.get_node(path)
             if existing is not None and not overwrite:
                 return existing
@@ -231,8 +184,8 @@ class WritableSession(Session):
             node_id = NodeId.random() if existing is None else existing.id
             base = None if existing is None else self.snapshot.node_by_id(node_id)
             node = with_manifests_of(NodeSnapshot(node_id, path, bytes(data), array), base)
-            self._changes.put_node(node, base)
-            self._nodes_changed()
+            self.draft.changes.put_node(node, base)
+            self.draft.nodes_changed()
             return node
 
     def delete_node(self, path: str) -> None:
@@ -241,11 +194,11 @@ class WritableSession(Session):
         Raises:
             ReadOnlyError, SessionStateError: the session does not write.
         """
-        with self._gate:
-            self.check_edits()
+        with self.draft.gate:
+            self.draft.check_edits()
             for node in self.list_nodes(path):
-                self._changes.delete_node(node, self.snapshot.node_by_id(node.id))
-            self._nodes_changed()
+                self.draft.changes.delete_node(node, self.snapshot.node_by_id(node.id))
+            self.draft.nodes_changed()
 
     def delete_nodes(self, paths: Iterable[str]) -> None:
         """Deletes exactly the nodes at some paths, not those below them: Icechunk holds nodes without parents.
@@ -253,13 +206,13 @@ class WritableSession(Session):
         Raises:
             ReadOnlyError, SessionStateError: the session does not write.
         """
-        with self._gate:
-            self.check_edits()
+        with self.draft.gate:
+            self.draft.check_edits()
             for path in paths:
                 node = self.get_node(path)
                 if node is not None:
-                    self._changes.delete_node(node, self.snapshot.node_by_id(node.id))
-            self._nodes_changed()
+                    self.draft.changes.delete_node(node, self.snapshot.node_by_id(node.id))
+            self.draft.nodes_changed()
 
     def move_nodes(self, moves: Mapping[str, str]) -> None:
         """Moves nodes one by one and at once, each without what is below it (rearrange sessions of spec 2 only).
@@ -274,11 +227,10 @@ class WritableSession(Session):
             NodeNotFoundError: nothing is at one of the paths.
             AlreadyExistsError: something is at a new path, and stays there.
         """
-        with self._gate:
-            self._check_writable()
-            self._check_rearranges()
-            self._changes.move_nodes(planned_moves(self, moves))
-            self._nodes_changed()
+        with self.draft.gate:
+            self.draft.check_rearranges()
+            self.draft.changes.move_nodes(planned_moves(self.draft, moves))
+            self.draft.nodes_changed()
 
     def move(self, from_path: str, to_path: str) -> None:
         """Moves a node with all below it (rearrange sessions of spec 2 only).
@@ -289,11 +241,10 @@ class WritableSession(Session):
             NodeNotFoundError: nothing is at `from_path`.
             AlreadyExistsError: something is at `to_path`.
         """
-        with self._gate:
-            self._check_writable()
-            self._check_rearranges()
-            self._changes.move_nodes(planned_move(self, from_path, to_path))
-            self._nodes_changed()
+        with self.draft.gate:
+            self.draft.check_rearranges()
+            self.draft.changes.move_nodes(planned_move(self.draft, from_path, to_path))
+            self.draft.nodes_changed()
 
     # Writing chunks.
 
@@ -305,23 +256,23 @@ class WritableSession(Session):
                 the chunk is empty.
             StorageError: the chunk cannot be stored.
         """
-        with self._gate:
+        with self.draft.gate:
             self.check_chunk(path, chunk_index, len(data))
         # Stored before it is referred to, and outside of the lock.
         self.set_chunk_ref(path, chunk_index, self.store_chunk(data))
 
     def check_chunk(self, path: str, chunk_index: Sequence[int], length_bytes: int) -> None:
         """Refuses what `set_chunk` would refuse of a chunk of that length; waits for no commit."""
-        with self.lock:
-            self.check_edits()
+        with self.draft.lock:
+            self.draft.check_edits()
             self._array_for(path, chunk_index, length_bytes)
 
     def store_chunk(self, data: bytes | memoryview) -> ChunkRef:
         """Puts a chunk's bytes where a reference can name them, and returns the reference."""
-        if len(data) <= self.repository.inline_threshold_bytes:
+        if len(data) <= self.context.inline_threshold_bytes:
             return InlineRef(bytes(data))
         chunk_id = ChunkId.random()
-        self.repository.storage.put(chunk_key(chunk_id), data)
+        self.context.storage.put(chunk_key(chunk_id), data)
         return NativeRef(chunk_id, 0, len(data))
 
     def set_chunk_ref(
@@ -338,13 +289,13 @@ class WritableSession(Session):
         Raises:
             NodeNotFoundError, InvalidInputError: as `set_chunk`.
         """
-        with self._gate:
-            self.check_edits()
+        with self.draft.gate:
+            self.draft.check_edits()
             node = self._array_for(path, chunk_index, 1 if ref is None else ref.length_bytes)
-            changes = self._changes.chunk_changes(node)
+            changes = self.draft.changes.chunk_changes(node)
             if not overwrite and not isinstance(changes.find(chunk_index), Change):
                 return
-            self.revision += 1
+            self.draft.revision += 1
             changes.set(chunk_index, ref)
 
     def set_chunk_refs(self, path: str, refs: ArrayRefs) -> None:
@@ -353,13 +304,13 @@ class WritableSession(Session):
         Raises:
             NodeNotFoundError, InvalidInputError: as `set_chunk`.
         """
-        with self._gate:
-            self.check_edits()
+        with self.draft.gate:
+            self.draft.check_edits()
             if not len(refs):
                 return
             node = self._array_for_all(path, refs.indices, refs.lengths)
-            self.revision += 1
-            self._changes.chunk_changes(node).set_many(refs)
+            self.draft.revision += 1
+            self.draft.changes.chunk_changes(node).set_many(refs)
 
     def delete_chunks(self, path: str, indices: ChunkIndices) -> None:
         """Deletes many chunks at once; those that do not exist count as deleted.
@@ -367,14 +318,14 @@ class WritableSession(Session):
         Raises:
             NodeNotFoundError, InvalidInputError: no array is at the path.
         """
-        with self._gate:
-            self.check_edits()
+        with self.draft.gate:
+            self.draft.check_edits()
             node = self._array(path)
             if not len(indices):
                 return
             self._array_for_all(path, indices, None)
-            self.revision += 1
-            self._changes.chunk_changes(node).delete_many(indices)
+            self.draft.revision += 1
+            self.draft.changes.chunk_changes(node).delete_many(indices)
 
     def delete_chunks_below(self, path: str, prefix: Sequence[int]) -> None:
         """Deletes all chunks whose index starts with `prefix`.
@@ -441,103 +392,32 @@ class WritableSession(Session):
 
     def commit(self, message: str, metadata: dict[str, Any] | None = None, **options: Any) -> SnapshotId:
         """Commits the changes to the branch."""
-        return transactions.commit(self, message, metadata, **options)
+        return self._ended(transactions.commit(self.context, self.draft, message, metadata, **options))
 
     def amend(self, message: str, metadata: dict[str, Any] | None = None, **options: Any) -> SnapshotId:
         """Replaces the branch's newest commit by one that also has the changes (spec 2)."""
-        return transactions.amend(self, message, metadata=metadata, **options)
+        return self._ended(transactions.amend(self.context, self.draft, message, metadata, **options))
 
     def flush(self, message: str, *, metadata: dict[str, Any] | None = None) -> SnapshotId:
         """Writes the changes as a snapshot that no branch leads to."""
-        return transactions.flush(self, message, metadata=metadata)
+        return self._ended(transactions.flush(self.context, self.draft, message, metadata=metadata))
 
     def rebase(self, solver: ConflictSolver) -> None:
         """Puts the changes on top of the branch's present tip."""
-        transactions.rebase(self, solver)
+        transactions.rebase(self.context, self.draft, solver)
+
+    def _ended(self, snapshot_id: SnapshotId) -> SnapshotId:
+        with self.draft.lock:
+            self._edited.clear()
+        return snapshot_id
 
     def status(self) -> Diff:
         """Returns the uncommitted changes."""
-        with self.lock:
-            log = self._changes.transaction_log(self.snapshot_id)
+        with self.draft.lock:
+            log = self.draft.changes.transaction_log(self.snapshot_id)
             names = {node.id: node.path for node in self.snapshot.nodes()}
-            current = self.current_nodes()
+            current = self.draft.nodes()
         return build_named_diff([log], names | {node.id: node.path for node in current}, ranks(current))
-
-    # State.
-
-    def _check_writable(self) -> None:
-        if self.read_only:
-            raise ReadOnlyError(
-                "the session is read-only", kind="read-only-session", hint="open a new writable session"
-            )
-
-    def check_edits(self) -> None:
-        """Refuses to change anything but the places of nodes; the caller holds the lock.
-
-        Raises:
-            ReadOnlyError, SessionStateError: the session does not write, or moves nodes only.
-        """
-        self._check_writable()
-        if self.is_rearrange:
-            raise SessionStateError(
-                "a rearrange session moves nodes and does nothing else",
-                kind="rearrange-session-only",
-                hint="make other changes in a writable session",
-            )
-
-    def _check_rearranges(self) -> None:
-        if not self.is_rearrange:
-            raise SessionStateError(
-                "nodes can be moved in a rearrange session only",
-                kind="non-rearrange-session",
-                hint="open one with `rearrange_session`",
-            )
-
-    def _nodes_changed(self) -> None:
-        self.revision += 1
-        self._sorted_paths = None
-
-    def replace_changes(self, changes: ChangeSet) -> None:
-        """Puts other changes, to the same base, in the place of the session's; the caller holds the lock."""
-        self._changes = changes
-        self._nodes_changed()
-
-    def holds_chunks_since(self, marks: Iterable[Mark]) -> None:
-        """Says that chunks of the changes were stored before the session was opened.
-
-        Args:
-            marks: Positions in the repository's log before which none of these chunks was stored.
-        """
-        with self.lock:
-            self.opened_at = min([self.opened_at, *marks])
-
-    def rename_chunks(self, copies: Mapping[bytes, bytes]) -> None:
-        """Refers to copies of chunk objects, by the ids of the objects and of their copies; changes nothing else."""
-        with self.lock:
-            self._changes.rename_chunks(copies)
-
-    def rebased(self, snapshot: Snapshot, changes: ChangeSet) -> None:
-        """Puts the session's changes on another base."""
-        with self.lock:
-            self.snapshot = snapshot
-            self._changes = changes.rebased(snapshot)
-            self._nodes_changed()
-
-    def committed(self, new: NewSnapshot | SnapshotId) -> None:
-        """Turns the session into a read-only one of the snapshot that it has become."""
-        assets = self.repository.assets
-        if isinstance(new, NewSnapshot):
-            # Not fetched again: the commit is made, and must not fail now.
-            snapshot = new.parse()
-            assets.snapshots.get(new.id, lambda: (snapshot, len(snapshot) + 1))
-        else:
-            snapshot = assets.fetch_snapshot(new)
-        with self.lock:
-            self.rebased(snapshot, ChangeSet())
-            self.read_only = True
-            self.branch = None
-            self.in_doubt.clear()
-            self._edited.clear()
 
 
 def array_data(metadata: ZarrMetadata, name: str) -> ArrayData | None:

@@ -5,7 +5,7 @@ The order, and what a crash after each step leaves behind:
 1. chunks: stored when they were set; nothing refers to them yet;
 2. manifests, and the transaction log beside them; 3. the snapshot: complete, but known to nobody;
 4. a sync, where the storage is a disk: from here on all of it survives a power loss;
-5. `publish`, in `updates`: one conditional write of `repo` (spec 2) or of the branch (spec 1).
+5. `publish`: one conditional write of `repo` (spec 2) or of the branch (spec 1).
 
 Up to 4 a crash leaves garbage, which collection removes; 5 is atomic. Nothing is ever undone. What need not wait for
 something else does not: a store may be a hundred milliseconds away, and each step of a small commit takes as long.
@@ -16,11 +16,12 @@ Source: spec 2.1 "Algorithms"; format notes §7.9 to §7.12.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from icefs.engine.read.chunks import ArrayChunks
-from icefs.engine.upkeep.clocks import check_clock
 from icefs.engine.write.changeset import ChangeSet
+from icefs.engine.write.clocks import check_clock
+from icefs.engine.write.context import WriteContext
 from icefs.engine.write.manifest_split import plan, split_sizes
 from icefs.errors import InternalError
 from icefs.format.ids import ManifestId, SnapshotId
@@ -32,9 +33,6 @@ from icefs.format.snapshot.nodes import ManifestFileInfo, ManifestRef, NodeSnaps
 from icefs.format.snapshot.reader import Snapshot, parse_snapshot
 from icefs.format.snapshot.writer import encode_snapshot
 from icefs.format.transaction_log import encode_transaction_log, merge
-
-if TYPE_CHECKING:
-    from icefs.engine.write.repository import WritableRepository
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +51,7 @@ class NewSnapshot:
 
 
 def write_snapshot(
-    repository: "WritableRepository",
+    context: WriteContext,
     base: Snapshot,
     changes: ChangeSet,
     *,
@@ -65,7 +63,7 @@ def write_snapshot(
     """Writes manifests, transaction log and snapshot of changes to a base.
 
     Args:
-        repository: Where to.
+        context: The context.
         base: The snapshot that the changes are to.
         changes: What changed; not modified, and not to be modified meanwhile.
         message: The commit message.
@@ -78,23 +76,23 @@ def write_snapshot(
         SessionStateError: the clocks of this machine and of the store differ too much (kind `snapshot-timestamp`).
         TypeError: the metadata hold something that is no JSON value.
     """
-    encode_items(metadata, repository.spec_version)  # before anything is written
-    storage, level = repository.storage, repository.compression_level
+    encode_items(metadata, context.spec_version)  # before anything is written
+    storage, level = context.storage, context.compression_level
     snapshot_id = SnapshotId.random()
     log = changes.transaction_log(snapshot_id)
     if merge_log_of is not None:
-        log = merge(snapshot_id, [repository.assets.fetch_transaction_log(merge_log_of), log])
+        log = merge(snapshot_id, [context.assets.fetch_transaction_log(merge_log_of), log])
     log_key = transaction_log_key(snapshot_id)
-    log_data = encode_transaction_log(log, spec_version=repository.spec_version, level=level)
-    began_at = repository.clock()
+    log_data = encode_transaction_log(log, spec_version=context.spec_version, level=level)
+    began_at = context.clock()
     nodes, files = _write_manifests(
-        repository,
+        context,
         base,
         changes,
         rewrite=rewrite_manifests,
-        beside=lambda: repository.assets.put_immutable(log_key, log_data),
+        beside=lambda: context.assets.put_immutable(log_key, log_data),
     )
-    now = repository.clock()
+    now = context.clock()
     # A clock that was set back must not put a snapshot before its parent: readers refuse that.
     flushed_at = max(now, base.flushed_at + 1)
     data = encode_snapshot(
@@ -104,16 +102,16 @@ def write_snapshot(
         metadata=metadata,
         nodes=nodes,
         manifest_files=files,
-        spec_version=repository.spec_version,
-        parent_id=base.id if repository.spec_version == 1 else None,
+        spec_version=context.spec_version,
+        parent_id=base.id if context.spec_version == 1 else None,
         level=level,
     )
     steps: list[Callable[[], object]] = [lambda: storage.put(snapshot_key(snapshot_id), data)]
     if not storage.capabilities.local_files:
         # The log was stored just after the work began; the snapshot may be ahead of the clock.
         own_time = began_at + flushed_at - now
-        steps.append(lambda: check_clock(repository, storage.head(log_key).last_modified, own_time))
-    repository.assets.fetch_all(_call, steps)
+        steps.append(lambda: check_clock(storage, storage.head(log_key).last_modified, own_time))
+    context.assets.workers.map(_call, steps)
     storage.sync()
     return NewSnapshot(snapshot_id, flushed_at, message, metadata, data)
 
@@ -122,7 +120,7 @@ def write_snapshot(
 
 
 def _write_manifests(
-    repository: "WritableRepository",
+    context: WriteContext,
     base: Snapshot,
     changes: ChangeSet,
     *,
@@ -151,13 +149,13 @@ def _write_manifests(
             if not (rewrite or node.id in changes.updated or changes.chunks.get(node.id)):
                 kept.update(dict.fromkeys(ref.manifest_id for ref in node.array.manifests))
                 continue
-            refs, rewrites = _plan_array(repository, node, base, changes, rewrite=rewrite)
+            refs, rewrites = _plan_array(context, node, base, changes, rewrite=rewrite)
             kept.update(dict.fromkeys(ref.manifest_id for ref in refs))
             manifests[position] = refs
-            yield from (partial(_rewrite, repository, position, load) for load in rewrites)
+            yield from (partial(_rewrite, context, position, load) for load in rewrites)
 
     files: list[ManifestFileInfo] = []
-    for written in repository.assets.fetch_ahead(_call, planned()):
+    for written in context.assets.workers.map_ahead(_call, planned()):
         if written is not None:
             manifests[written.position].append(written.ref)
             files.append(written.file)
@@ -186,7 +184,7 @@ def _call[T](task: Callable[[], T]) -> T:
 
 
 def _plan_array(
-    repository: "WritableRepository", node: NodeSnapshot, base: Snapshot, changes: ChangeSet, *, rewrite: bool
+    context: WriteContext, node: NodeSnapshot, base: Snapshot, changes: ChangeSet, *, rewrite: bool
 ) -> tuple[list[ManifestRef], list[Callable[[], ArrayRefs]]]:
     """Returns the manifests that an array keeps, and for each new one what fetches its references."""
     assert node.array is not None  # for arrays only
@@ -195,14 +193,14 @@ def _plan_array(
     chunks = None
     refs: Sequence[ManifestRef] = ()
     if before is not None and before.array is not None and len(before.array.shape) == len(grid_shape):
-        chunks, refs = ArrayChunks(repository.assets, before), before.array.manifests
+        chunks, refs = ArrayChunks(context.assets, before), before.array.manifests
     load = chunks.manifest_refs if chunks is not None else _no_manifests
     layout = plan(
         [ref.extents for ref in refs],
         load,
         changes.chunks.get(node.id),
         grid_shape,
-        split_sizes(repository.splitting, node.path, len(grid_shape), node.array.dimension_names),
+        split_sizes(context.splitting, node.path, len(grid_shape), node.array.dimension_names),
         empty=ArrayRefs.empty(node.id, len(grid_shape)),
         rewrite=rewrite or (chunks is not None and chunks.has_overlaps),
     )
@@ -213,7 +211,7 @@ def _no_manifests(_which: Sequence[int]) -> Iterator[ArrayRefs | None]:
     return iter(())
 
 
-def _rewrite(repository: "WritableRepository", position: int, load: Callable[[], ArrayRefs]) -> _Written | None:
+def _rewrite(context: WriteContext, position: int, load: Callable[[], ArrayRefs]) -> _Written | None:
     refs = load()
     if not len(refs):
         return None
@@ -221,10 +219,10 @@ def _rewrite(repository: "WritableRepository", position: int, load: Callable[[],
     data = encode_manifest(
         manifest_id,
         [refs],
-        spec_version=repository.spec_version,
-        level=repository.compression_level,
-        location_compression=repository.location_compression,
+        spec_version=context.spec_version,
+        level=context.compression_level,
+        location_compression=context.location_compression,
     )
-    repository.assets.put_immutable(manifest_key(manifest_id), data)
+    context.assets.put_immutable(manifest_key(manifest_id), data)
     info = ManifestFileInfo(manifest_id, len(data), len(refs))
     return _Written(position, ManifestRef(manifest_id, refs.bounding_box()), info)

@@ -4,19 +4,28 @@ A commit writes its snapshot once and then tries to publish it. Publishing check
 the session does, inside of the same conditional write, so that of two commits to one branch exactly one succeeds.
 The other's session stays as it was, to be rebased or given up.
 
+    commit ─► try: check the tip ─► chunks are there? ─► write the snapshot ─► publish ─► the draft is committed
+                                       ▲                                         │
+                                       └──────── a collection ran ───────────────┘
+
+An amended commit and a flush are tried in the same way; they differ in which snapshot is replaced, and in whether a
+branch moves.
+
 Source: format notes §2, §5 and §7.12; upstream icechunk/src/session.rs.
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import dataclass, field
+from typing import Any, Final
 
-from icefs.engine.write import publish as updates
+from icefs.engine.write import publish
 from icefs.engine.write.changeset import ChangeSet
-from icefs.engine.write.collected import ChunkGuard, CollectionRanError
+from icefs.engine.write.chunk_guard import ChunkGuard, CollectionRanError
 from icefs.engine.write.conflicts import ConflictSolver
-from icefs.engine.write.others import news_since
+from icefs.engine.write.context import WriteContext
+from icefs.engine.write.draft import Draft, InDoubt
+from icefs.engine.write.news import news_since
 from icefs.engine.write.rebase import branch_history, replay
 from icefs.engine.write.snapshot_writer import NewSnapshot, write_snapshot
 from icefs.engine.write.turns import recent_attempts
@@ -33,32 +42,15 @@ from icefs.format.config.codec import splitting_to_json
 from icefs.format.ids import INITIAL_SNAPSHOT_ID, SnapshotId
 from icefs.format.snapshot.reader import Snapshot
 
-if TYPE_CHECKING:
-    from icefs.engine.write.session import WritableSession
-
 _MAX_COLLECTIONS: Final = 20
 
 type BeforePublish = Callable[[SnapshotId], None]
 """Called with the new snapshot's id right before the write that makes it visible."""
 
 
-@dataclass(frozen=True, slots=True)
-class InDoubt:
-    """A commit that was tried, and may or may not have gone through: the store's answer was lost.
-
-    It may still do so when the session is used again: a write that nobody waits for any more can be under way.
-
-    Attributes:
-        snapshot_id: What it would have become.
-        revision: The session's changes that it had.
-    """
-
-    snapshot_id: SnapshotId
-    revision: int
-
-
 def commit(
-    session: "WritableSession",
+    context: WriteContext,
+    draft: Draft,
     message: str,
     metadata: dict[str, Any] | None = None,
     *,
@@ -71,14 +63,15 @@ def commit(
     """Commits a session's changes to its branch.
 
     Args:
-        session: The session; read-only afterwards.
+        context: The repository.
+        draft: The session's changes; read-only afterwards.
         message: The commit message.
         metadata: Joined with the repository's default commit metadata.
         rebase_with: Rebase with this solver where the branch moved, and try again.
         rebase_tries: How often.
         allow_empty: Commit also where nothing changed.
         before_publish: See `BeforePublish`.
-        is_state_known: Begin with the repository's state as it was last seen, which the caller has just asked for.
+        is_state_known: Begin with the repository's state as it was last read, which the caller has just asked for.
 
     Raises:
         NothingToCommitError: nothing changed.
@@ -88,48 +81,274 @@ def commit(
         RebaseFailedError: the rebase met conflicts; the session stands on the last commit without any.
         SessionStateError: the session was committed already.
     """
-    with session.frozen():
-        guard = ChunkGuard.of(session)
-
-        def commit_once(icechunk_metadata: dict[str, Any], *, refresh: bool) -> SnapshotId:
-            return _commit_once(
-                session, message, metadata, icechunk_metadata, allow_empty, before_publish, guard, refresh=refresh
-            )
-
+    with draft.frozen():
+        attempt = _Attempt(
+            context,
+            draft,
+            _branch_of(draft),
+            message,
+            metadata or {},
+            before_publish=before_publish,
+            allow_empty=allow_empty,
+        )
         if rebase_with is not None:
-            return _commit_among_others(session, commit_once, rebase_with, rebase_tries, is_state_known=is_state_known)
+            return _commit_among_others(attempt, rebase_with, rebase_tries, is_state_known=is_state_known)
         try:
-            return commit_once({}, refresh=not is_state_known)
+            return attempt.make(refresh=not is_state_known)
         except BranchMovedError as error:
-            _tell_commits(session, error)
+            _add_commits(attempt, error)
             raise
 
 
-def _commit_among_others(
-    session: "WritableSession",
-    commit_once: Callable[..., SnapshotId],
-    solver: ConflictSolver,
-    rebase_tries: int,
+def amend(
+    context: WriteContext,
+    draft: Draft,
+    message: str,
+    metadata: dict[str, Any] | None = None,
     *,
-    is_state_known: bool,
+    allow_empty: bool = False,
+    before_publish: BeforePublish | None = None,
+    is_state_known: bool = False,
+) -> SnapshotId:
+    """Replaces the branch's newest commit by one that also has the session's changes (spec 2); arguments as `commit`.
+
+    Raises:
+        SessionStateError: the newest commit is the repository's first one, or it moved nodes and this session
+            changes something else.
+        UnsupportedSpecVersionError: a repository of spec 1.
+        NothingToCommitError, BranchMovedError, ChunksCollectedError: as `commit`.
+    """
+    with draft.frozen():
+        attempt = _Attempt(
+            context,
+            draft,
+            _branch_of(draft),
+            message,
+            metadata or {},
+            before_publish=before_publish,
+            allow_empty=allow_empty,
+            is_amend=True,
+        )
+        return attempt.make(refresh=not is_state_known)
+
+
+def flush(context: WriteContext, draft: Draft, message: str, *, metadata: dict[str, Any] | None = None) -> SnapshotId:
+    """Writes the changes as a snapshot that no branch leads to; arguments as `commit`.
+
+    Raises:
+        SessionStateError: the session was committed already.
+        ChunksCollectedError: as `commit`.
+    """
+    with draft.frozen():
+        branch = _branch_of(draft)
+        return _Attempt(context, draft, branch, message, metadata or {}, allow_empty=True, is_detached=True).make()
+
+
+def rewrite_manifests(
+    context: WriteContext,
+    draft: Draft,
+    message: str,
+    *,
+    metadata: dict[str, Any] | None = None,
+    replace_tip: bool = False,
+) -> SnapshotId:
+    """Commits all manifests again, divided as the repository's configuration says now, and all other changes.
+
+    Args:
+        context: The repository.
+        draft: The session's changes; read-only afterwards.
+        message: The commit message.
+        metadata: Joined with the repository's default commit metadata.
+        replace_tip: Amend the branch's newest commit instead of adding one (spec 2).
+
+    Raises:
+        BranchMovedError, SessionStateError, UnsupportedSpecVersionError: as `commit` and `amend`.
+    """
+    splitting = context.splitting
+    with draft.frozen():
+        attempt = _Attempt(
+            context,
+            draft,
+            _branch_of(draft),
+            message,
+            metadata or {},
+            notes={} if splitting is None else {"splitting_config": splitting_to_json(splitting)},
+            allow_empty=True,
+            is_amend=replace_tip,
+            rewrites=True,
+        )
+        return attempt.make()
+
+
+@dataclass(slots=True)
+class _Attempt:
+    """A commit that is tried, once or again and again; the draft is frozen meanwhile.
+
+    Attributes:
+        context: The repository.
+        draft: The changes.
+        branch: The branch that they were made on.
+        message: The commit message.
+        metadata: The commit's own metadata.
+        notes: What both libraries note of a commit, beside its metadata.
+        before_publish: See `BeforePublish`.
+        allow_empty: Whether it may change nothing.
+        is_amend: Whether it replaces the branch's newest commit.
+        is_detached: Whether no branch shall lead to it.
+        rewrites: Whether all manifests are written again.
+        guard: Keeps it from referring to chunks that are gone.
+    """
+
+    context: WriteContext
+    draft: Draft
+    branch: str
+    message: str
+    metadata: dict[str, Any]
+    notes: dict[str, Any] = field(default_factory=dict)
+    before_publish: BeforePublish | None = None
+    allow_empty: bool = False
+    is_amend: bool = False
+    is_detached: bool = False
+    rewrites: bool = False
+    guard: ChunkGuard = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.guard = ChunkGuard.of(self.context, self.draft)
+
+    def make(self, *, refresh: bool = True) -> SnapshotId:
+        """Writes and publishes the snapshot, or finds out that an earlier try has gone through.
+
+        Args:
+            refresh: Ask the store for the repository's state. Without, the state as last read will do.
+        """
+        if self.is_amend:
+            publish.require_v2(self.context, "amended commits")
+        base, changes, revision = self._start(refresh=refresh)
+        earlier = settle(self.context, self.draft, self.branch)
+        if earlier is not None:
+            return earlier
+        try:
+            if self.is_amend:
+                self._check_amended(base, changes)
+            if not self.is_detached:
+                # A tip that has moved already is found before anything is written; the publishing write checks again.
+                is_old = self.context.spec_version == 1  # in spec 2 `_start` has asked
+                publish.check_tip(self.context, self.branch, base.id, refresh=is_old)
+            new = self._write_and_publish(base, changes, revision)
+        except BranchMovedError:
+            # Perhaps by an earlier try of this very draft, which the store has carried out meanwhile.
+            earlier = settle(self.context, self.draft, self.branch)
+            if earlier is None:
+                raise
+            return earlier
+        self.draft.committed(_parsed(self.context, new))
+        return new.id
+
+    def _start(self, *, refresh: bool) -> tuple[Snapshot, ChangeSet, int]:
+        """Returns the base, changes and revision to commit, if the repository takes commits and there is a change."""
+        self.context.check_online(refresh=refresh)
+        with self.draft.lock:
+            base, changes, revision = self.draft.snapshot, self.draft.changes.copy(), self.draft.revision
+        if changes.is_empty() and not self.allow_empty:
+            raise NothingToCommitError(
+                "there is nothing to commit", hint="change something first, or allow an empty commit"
+            )
+        return base, changes, revision
+
+    def _check_amended(self, base: Snapshot, changes: ChangeSet) -> None:
+        """Refuses to amend a commit that these changes cannot be joined with."""
+        if base.id == INITIAL_SNAPSHOT_ID:
+            raise SessionStateError(
+                "the first commit of a repository cannot be amended",
+                kind="no-amend-for-initial-commit",
+                hint="make a commit of its own",
+            )
+        try:
+            log = self.context.assets.fetch_transaction_log(base.id)
+        except ObjectNotFoundError:
+            # Of a commit that is no tip any more, everything may be gone.
+            publish.check_tip(self.context, self.branch, base.id, refresh=False)
+            raise
+        if log.moved_nodes and not self.draft.is_rearrange and not changes.is_empty():
+            raise moves_cannot_be_joined(base.id, "make a commit of its own, or amend in a rearrange session")
+
+    def _write_and_publish(self, base: Snapshot, changes: ChangeSet, revision: int) -> NewSnapshot:
+        """Writes and publishes a snapshot whose chunks are there; again where a collection ran in between.
+
+        Raises:
+            ChunksCollectedError: a collection took chunks of the session; nothing was published.
+            ConflictError: collections run all the time.
+        """
+        for _ in range(_MAX_COLLECTIONS):
+            self.guard.check(changes)
+            # Written again after a collection, which may have taken the manifests of the first try as well.
+            new = write_snapshot(
+                self.context,
+                base,
+                changes,
+                message=self.message,
+                metadata=self._all_metadata(),
+                merge_log_of=base.id if self.is_amend else None,
+                rewrite_manifests=self.rewrites,
+            )
+            try:
+                self._publish(base.id, new, revision)
+            except CollectionRanError:
+                continue
+            return new
+        raise ConflictError(
+            f"garbage collections of {self.context.storage.url} run all the time, so nothing can be committed",
+            kind="repo-info-updated",
+            hint="commit again when no collection runs",
+        )
+
+    def _publish(self, base_id: SnapshotId, new: NewSnapshot, revision: int) -> None:
+        if self.before_publish is not None:
+            self.before_publish(new.id)
+        is_rearrange, check = self.draft.is_rearrange, self.guard.check_unmoved
+        with _in_doubt(self.draft, new.id, revision):
+            if self.is_detached:
+                publish.publish_detached(self.context, base_id, new, is_rearrange=is_rearrange, check=check)
+            else:
+                publish.publish_commit(
+                    self.context,
+                    self.branch,
+                    base_id,
+                    new,
+                    is_rearrange=is_rearrange,
+                    amend=self.is_amend,
+                    check=check,
+                )
+
+    def _all_metadata(self) -> dict[str, Any]:
+        merged = {**self.context.default_commit_metadata, **self.metadata}
+        if self.notes:
+            known = merged.get("__icechunk")
+            merged["__icechunk"] = {**(known if isinstance(known, dict) else {}), **self.notes}
+        return merged
+
+
+def _commit_among_others(
+    attempt: _Attempt, solver: ConflictSolver, rebase_tries: int, *, is_state_known: bool
 ) -> SnapshotId:
     """Commits and rebases in turn, as `commit` says, fairly among others who do so too."""
-    repository, branch, turns = session.repository, _branch_of(session), session.repository.turns
-    if repository.spec_version > 1:
-        info, _ = repository.assets.fetch_repo_info(refresh=not is_state_known)
+    context, draft, branch, turns = attempt.context, attempt.draft, attempt.branch, attempt.context.turns
+    if context.spec_version > 1:
+        info, _ = context.assets.fetch_repo_info(refresh=not is_state_known)
         is_state_known = not turns.yield_to_others(branch, recent_attempts(info.snapshots, info.branches.get(branch)))
-    for attempt in range(rebase_tries + 1):
+    for number in range(rebase_tries + 1):
         began_at = turns.now()
+        attempt.notes = {"rebase_attempts": number}
         try:
-            new = commit_once({"rebase_attempts": attempt}, refresh=not is_state_known)
+            new = attempt.make(refresh=not is_state_known)
         except BranchMovedError as error:
-            if attempt == rebase_tries:
-                _tell_commits(session, error)
+            if number == rebase_tries:
+                _add_commits(attempt, error)
                 raise _never_first(error, branch, rebase_tries) from error
             turns.after_loss(began_at)
-            rebase(session, solver)
-            if session.read_only:
-                return session.snapshot_id  # an earlier try has gone through after all
+            rebase(context, draft, solver)
+            if draft.read_only:
+                return draft.snapshot.id  # an earlier try has gone through after all
             is_state_known = True  # the rebase has just asked
         else:
             turns.had(branch, began_at)
@@ -147,216 +366,54 @@ def _never_first(error: BranchMovedError, branch: str, tries: int) -> BranchMove
     )
 
 
-def _tell_commits(session: "WritableSession", error: BranchMovedError) -> None:
+def _add_commits(attempt: _Attempt, error: BranchMovedError) -> None:
     """Adds to an error which commits the branch has now."""
-    branch = _branch_of(session)
-    tip = session.repository.refs().branches.get(branch)
+    base, branch = attempt.draft.snapshot.id, attempt.branch
+    tip = attempt.context.refs().branches.get(branch)
     if tip is not None:
-        news_since(session.repository, tip, session.snapshot_id, branch).add_to(error, session.snapshot_id)
-
-
-def _commit_once(
-    session: "WritableSession",
-    message: str,
-    metadata: dict[str, Any] | None,
-    icechunk_metadata: dict[str, Any],
-    allow_empty: bool,
-    before_publish: BeforePublish | None,
-    guard: ChunkGuard,
-    *,
-    rewrite: bool = False,
-    refresh: bool = True,
-) -> SnapshotId:
-    repository, branch = session.repository, _branch_of(session)
-    base, changes, revision = _start(session, allow_empty=allow_empty, refresh=refresh)
-    earlier = _settle(session, branch)
-    if earlier is not None:
-        return earlier
-    try:
-        # A tip that has moved already is found before anything is written; the publishing write checks again.
-        updates.check_tip(repository, branch, base.id, refresh=repository.spec_version == 1)  # else `_start` has asked
-
-        def write() -> NewSnapshot:
-            return write_snapshot(
-                repository,
-                base,
-                changes,
-                message=message,
-                metadata=_metadata(session, metadata, icechunk_metadata),
-                rewrite_manifests=rewrite,
-            )
-
-        def publish(new: NewSnapshot) -> None:
-            if before_publish is not None:
-                before_publish(new.id)
-            with _in_doubt(session, new.id, revision):
-                updates.publish_commit(
-                    repository,
-                    branch,
-                    base.id,
-                    new,
-                    is_rearrange=session.is_rearrange,
-                    check=guard.check_unmoved,
-                )
-
-        new = _write_and_publish(guard, changes, write, publish)
-    except BranchMovedError:
-        # Perhaps by an earlier try of this very session, which the store has carried out meanwhile.
-        earlier = _settle(session, branch)
-        if earlier is None:
-            raise
-        return earlier
-    session.committed(new)
-    return new.id
-
-
-def _write_and_publish(
-    guard: ChunkGuard, changes: ChangeSet, write: Callable[[], NewSnapshot], publish: Callable[[NewSnapshot], None]
-) -> NewSnapshot:
-    """Writes and publishes a snapshot whose chunks are there; again where a collection ran in between.
-
-    Raises:
-        ChunksCollectedError: a collection took chunks of the session; nothing was published.
-        ConflictError: collections run all the time.
-    """
-    for _ in range(_MAX_COLLECTIONS):
-        guard.check(changes)
-        # Written again after a collection, which may have taken the manifests of the first try as well.
-        new = write()
-        try:
-            publish(new)
-        except CollectionRanError:
-            continue
-        return new
-    raise ConflictError(
-        f"garbage collections of {guard.session.repository.storage.url} run all the time, so nothing can be committed",
-        kind="repo-info-updated",
-        hint="commit again when no collection runs",
-    )
-
-
-def _start(session: "WritableSession", *, allow_empty: bool, refresh: bool = True) -> tuple[Snapshot, ChangeSet, int]:
-    """Takes what is to be committed, if the repository takes commits and there is anything."""
-    session.repository.check_online(refresh=refresh)
-    with session.lock:
-        base, changes, revision = session.snapshot, session.changes.copy(), session.revision
-    if changes.is_empty() and not allow_empty:
-        raise NothingToCommitError(
-            "there is nothing to commit", hint="change something first, or allow an empty commit"
-        )
-    return base, changes, revision
+        news_since(attempt.context, tip, base, branch).add_to(error, base)
 
 
 @contextmanager
-def _in_doubt(session: "WritableSession", snapshot_id: SnapshotId, revision: int) -> Iterator[None]:
+def _in_doubt(draft: Draft, snapshot_id: SnapshotId, revision: int) -> Iterator[None]:
     """Remembers a snapshot while it is published, and further on if the store failed: it may have gone through."""
     doubt = InDoubt(snapshot_id, revision)
-    session.in_doubt.append(doubt)
+    draft.in_doubt.append(doubt)
     try:
         yield
     except IcefsError as error:
         if not isinstance(error, StorageError):
-            session.in_doubt.remove(doubt)
+            draft.in_doubt.remove(doubt)
         raise
 
 
-def _settle(session: "WritableSession", branch: str) -> SnapshotId | None:
-    """Finds out whether a commit went through whose answer was lost; the session is then what it would be after it.
+def settle(context: WriteContext, draft: Draft, branch: str) -> SnapshotId | None:
+    """Finds out whether a commit went through whose answer was lost; the draft is then what it would be after it.
 
-    Any of the tries may be it, but no more than one: all were to replace what the session stands on. Not if the session
-    was changed since: then it is behind its branch, as it would be behind anybody's commit.
+    Any of the tries may be it, but no more than one: all were to replace the draft's base. Not if the draft was changed
+    since: then it is behind its branch, as it would be behind anybody's commit.
+
+    Returns:
+        The snapshot of the commit that went through; None if there is none.
     """
-    repository = session.repository
-    tries = {doubt.snapshot_id for doubt in session.in_doubt if doubt.revision == session.revision}
+    tries = {doubt.snapshot_id for doubt in draft.in_doubt if doubt.revision == draft.revision}
     if not tries:
         return None
-    if repository.spec_version > 1:
-        known = repository.assets.fetch_repo_info()[0].snapshots
+    if context.spec_version > 1:
+        known = context.assets.fetch_repo_info()[0].snapshots
         made = next((snapshot_id for snapshot_id in tries if snapshot_id in known), None)
     else:
-        made = next((info.id for info in branch_history(session, branch) if info.id in tries), None)
+        made = next((info.id for info in branch_history(context, draft, branch) if info.id in tries), None)
     if made is not None:
-        session.committed(made)
+        draft.committed(context.assets.fetch_snapshot(made))
     return made
 
 
-def amend(
-    session: "WritableSession",
-    message: str,
-    *,
-    metadata: dict[str, Any] | None = None,
-    allow_empty: bool = False,
-    before_publish: BeforePublish | None = None,
-    rewrite: bool = False,
-    icechunk_metadata: dict[str, Any] | None = None,
-    is_state_known: bool = False,
-) -> SnapshotId:
-    """Replaces the branch's newest commit by one that also has the session's changes (spec 2).
-
-    Raises:
-        SessionStateError: the newest commit is the repository's first one, or it moved nodes and this session
-            changes something else.
-        UnsupportedSpecVersionError: a repository of spec 1.
-        NothingToCommitError, BranchMovedError, ChunksCollectedError: as `commit`.
-    """
-    repository, branch = session.repository, _branch_of(session)
-    updates.require_v2(repository, "amended commits")
-    with session.frozen():
-        base, changes, revision = _start(session, allow_empty=allow_empty, refresh=not is_state_known)
-        earlier = _settle(session, branch)
-        if earlier is not None:
-            return earlier
-        if base.id == INITIAL_SNAPSHOT_ID:
-            raise SessionStateError(
-                "the first commit of a repository cannot be amended",
-                kind="no-amend-for-initial-commit",
-                hint="make a commit of its own",
-            )
-        try:
-            try:
-                log = repository.assets.fetch_transaction_log(base.id)
-            except ObjectNotFoundError:
-                # Of a commit that is no tip any more, everything may be gone.
-                updates.check_tip(repository, branch, base.id, refresh=False)
-                raise
-            if log.moved_nodes and not session.is_rearrange and not changes.is_empty():
-                raise moves_cannot_be_joined(base.id, "make a commit of its own, or amend in a rearrange session")
-            updates.check_tip(repository, branch, base.id, refresh=False)
-            guard = ChunkGuard.of(session)
-
-            def write() -> NewSnapshot:
-                return write_snapshot(
-                    repository,
-                    base,
-                    changes,
-                    message=message,
-                    metadata=_metadata(session, metadata, icechunk_metadata or {}),
-                    merge_log_of=base.id,
-                    rewrite_manifests=rewrite,
-                )
-
-            def publish(new: NewSnapshot) -> None:
-                if before_publish is not None:
-                    before_publish(new.id)
-                with _in_doubt(session, new.id, revision):
-                    updates.publish_commit(
-                        repository,
-                        branch,
-                        base.id,
-                        new,
-                        is_rearrange=session.is_rearrange,
-                        amend=True,
-                        check=guard.check_unmoved,
-                    )
-
-            new = _write_and_publish(guard, changes, write, publish)
-        except BranchMovedError:
-            earlier = _settle(session, branch)
-            if earlier is None:
-                raise
-            return earlier
-        session.committed(new)
-        return new.id
+def _parsed(context: WriteContext, new: NewSnapshot) -> Snapshot:
+    """Returns a snapshot that was written. It is not fetched again: the commit is made, and must not fail now."""
+    snapshot = new.parse()
+    context.assets.snapshots.get(new.id, lambda: (snapshot, len(snapshot) + 1))
+    return snapshot
 
 
 def moves_cannot_be_joined(snapshot_id: SnapshotId, hint: str) -> SessionStateError:
@@ -368,86 +425,24 @@ def moves_cannot_be_joined(snapshot_id: SnapshotId, hint: str) -> SessionStateEr
     )
 
 
-def rewrite_manifests(
-    session: "WritableSession", message: str, *, metadata: dict[str, Any] | None = None, replace_tip: bool = False
-) -> SnapshotId:
-    """Commits all manifests anew, divided as the repository's configuration says now, and whatever else has changed.
-
-    Args:
-        session: The session; read-only afterwards.
-        message: The commit message.
-        metadata: Joined with the repository's default commit metadata.
-        replace_tip: Amend the branch's newest commit instead of adding one (spec 2).
-
-    Raises:
-        BranchMovedError, SessionStateError, UnsupportedSpecVersionError: as `commit` and `amend`.
-    """
-    splitting = session.repository.splitting
-    told = {} if splitting is None else {"splitting_config": splitting_to_json(splitting)}
-    if replace_tip:
-        return amend(session, message, metadata=metadata, allow_empty=True, rewrite=True, icechunk_metadata=told)
-    with session.frozen():
-        guard = ChunkGuard.of(session)
-        return _commit_once(session, message, metadata, told, True, None, guard, rewrite=True)
-
-
-def flush(session: "WritableSession", message: str, *, metadata: dict[str, Any] | None = None) -> SnapshotId:
-    """Writes the changes as a snapshot that no branch leads to.
-
-    Raises:
-        SessionStateError: the session was committed already.
-        ChunksCollectedError: as `commit`.
-    """
-    with session.frozen():
-        branch, repository = _branch_of(session), session.repository
-        base, changes, revision = _start(session, allow_empty=True)
-        earlier = _settle(session, branch)
-        if earlier is not None:
-            return earlier
-        guard = ChunkGuard.of(session)
-
-        def write() -> NewSnapshot:
-            return write_snapshot(repository, base, changes, message=message, metadata=_metadata(session, metadata, {}))
-
-        def publish(new: NewSnapshot) -> None:
-            with _in_doubt(session, new.id, revision):
-                updates.publish_detached(
-                    repository, base.id, new, is_rearrange=session.is_rearrange, check=guard.check_unmoved
-                )
-
-        new = _write_and_publish(guard, changes, write, publish)
-        session.committed(new)
-        return new.id
-
-
-def _branch_of(session: "WritableSession") -> str:
-    if session.is_fork:
+def _branch_of(draft: Draft) -> str:
+    if draft.is_fork:
         raise SessionStateError(
             "a forked session is not committed, flushed or rebased itself",
             kind="commit-not-allowed",
             hint="merge it into the session that it was forked from, and commit that",
         )
-    if session.branch is None:
+    if draft.branch is None:
         raise SessionStateError(
             "the session was committed already", kind="commit-not-allowed", hint="open a new writable session"
         )
-    return session.branch
-
-
-def _metadata(
-    session: "WritableSession", own: dict[str, Any] | None, icechunk_metadata: dict[str, Any]
-) -> dict[str, Any]:
-    merged = {**session.repository.default_commit_metadata, **(own or {})}
-    if icechunk_metadata:
-        known = merged.get("__icechunk")
-        merged["__icechunk"] = {**(known if isinstance(known, dict) else {}), **icechunk_metadata}
-    return merged
+    return draft.branch
 
 
 # Rebase.
 
 
-def rebase(session: "WritableSession", solver: ConflictSolver) -> None:
+def rebase(context: WriteContext, draft: Draft, solver: ConflictSolver) -> None:
     """Puts a session's changes on top of its branch's present tip; does nothing where the branch is gone.
 
     A rebase that fails leaves the session on the last commit without conflicts. Where the tip does not
@@ -460,7 +455,7 @@ def rebase(session: "WritableSession", solver: ConflictSolver) -> None:
         SessionStateError: the session was committed already; or it cannot be told what changed, because transaction
             logs are gone, and what could be compared instead too (kind `rebase-tx-log-pruned`).
     """
-    branch = _branch_of(session)
-    with session.frozen():
-        if _settle(session, branch) is None:
-            replay(session, solver, branch)
+    branch = _branch_of(draft)
+    with draft.frozen():
+        if settle(context, draft, branch) is None:
+            replay(context, draft, solver, branch)

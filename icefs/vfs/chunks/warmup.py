@@ -50,8 +50,8 @@ class Warmup:
         self.skipped_chunks = 0
         self.stopped = False
         self._session = session
-        self._assets = session.repository.assets
-        self._virtual = session.repository.virtual
+        self._assets = session.context.assets
+        self._virtual = session.context.virtual
         is_local = self._assets.storage.capabilities.local_files
         self._kinds = (ChunkKind.VIRTUAL,) if is_local else (ChunkKind.NATIVE, ChunkKind.VIRTUAL)
         self._path = path.strip("/")
@@ -178,7 +178,7 @@ async def warm_up(session: Session, request: Mapping[str, Any]) -> AsyncGenerato
         UnsupportedError: the mount has no disk cache.
         InvalidInputError: the path is none.
     """
-    if session.repository.assets.disk_cache is None:
+    if session.context.assets.disk_cache is None:
         raise UnsupportedError(
             "this mount keeps nothing on the disk",
             hint="mount a repository on a remote store, or one whose virtual chunks are (--allow-virtual), with a "

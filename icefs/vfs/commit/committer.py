@@ -170,7 +170,7 @@ class Committer:
         """Stores chunks, and does to the session what is staged."""
         assert attempt.base is not None  # opened to stage
         # Asked for next to the uploads: where the store is far away, each question in turn is a part of the commit.
-        state = self._repository.assets.workers.submit(self._repository.check_online)
+        state = self._repository.assets.workers.submit(self._repository.context.check_online)
         apply_staged(staged, attempt.frozen, attempt.base, session, progress, self._uploads, self._work.uploads)
         state.result()
 
@@ -207,9 +207,9 @@ class Committer:
             StorageError: the store does not tell; the commit stays pending.
         """
         session, staged = attempt.session, attempt.staged
-        if session is None or staged is None or not session.in_doubt or not isinstance(error, StorageError):
+        if session is None or staged is None or not session.draft.in_doubt or not isinstance(error, StorageError):
             return None
-        snapshot_id = session.in_doubt[-1].snapshot_id
+        snapshot_id = session.draft.in_doubt[-1].snapshot_id
         try:
             is_there = is_in_history(self._repository, self._branch.name, snapshot_id)
         except StorageError as unreadable:

@@ -66,7 +66,7 @@ def check_amend(staged: Staged, base: Session) -> None:
     if staged.is_empty or staged.moves:
         return
     try:
-        log = base.repository.assets.fetch_transaction_log(base.snapshot_id)
+        log = base.context.assets.fetch_transaction_log(base.snapshot_id)
     except ObjectNotFoundError:
         return  # the amended commit itself finds out why
     if log.moved_nodes:

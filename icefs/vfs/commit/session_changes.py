@@ -57,7 +57,7 @@ def pretend_staged(staged: Staged, session: WritableSession) -> None:
 
 def _apply_nodes(staged: Staged, session: WritableSession) -> None:
     """Does everything but write chunks that have files of their own."""
-    if session.is_rearrange:
+    if session.draft.is_rearrange:
         session.move_nodes(dict(staged.moves))
         return
     session.delete_nodes(staged.gone)

@@ -16,7 +16,7 @@ change has to be discarded, and made again on top of what others have committed.
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
-from icefs.engine.read.session import Session
+from icefs.engine.read.session import Session, session_at
 from icefs.engine.write.conflicts import Conflict, ConflictType
 from icefs.engine.write.session import WritableSession
 from icefs.errors import RebaseFailedError
@@ -41,7 +41,7 @@ def tell_way_out(error: BaseException, how: str, staged: Staged, session: Writab
     """Lets the error of a rebase say what to do in a mounted branch; `how` is how it was tried."""
     if not isinstance(error, RebaseFailedError) or not error.conflicts:
         return  # no changes conflict, and the error says by itself what to do
-    theirs = session.repository.session_at(SnapshotId.parse(str(error.snapshot)))
+    theirs = session_at(session.context, SnapshotId.parse(str(error.snapshot)))
     way = find_way_out(error.conflicts, how, staged, session, theirs)
     error.facts |= {"discard": list(way.discard), "sides": list(way.sides)}
     error.hint = way.text()
@@ -88,7 +88,7 @@ def _place(conflict: Conflict, session: WritableSession, theirs: Session) -> str
 
 
 def _topmost_deleted(path: str, session: WritableSession) -> str:
-    deleted = session.changes.deleted
+    deleted = session.draft.changes.deleted
     return [above for above in node_and_ancestors(NodePath(path)) if above == path or above in deleted][-1]
 
 

@@ -298,7 +298,7 @@ def fetch_times(repository: Repository, snapshot_ids: Sequence[SnapshotId]) -> d
         except (FormatError, StorageError):
             return 0
 
-    return dict(zip(snapshot_ids, repository.assets.fetch_all(fetch, snapshot_ids), strict=True))
+    return dict(zip(snapshot_ids, repository.assets.workers.map(fetch, snapshot_ids), strict=True))
 
 
 def fetch_reachable(repository: Repository, refs: Refs) -> list[tuple[SnapshotId, int]]:

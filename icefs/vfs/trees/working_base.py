@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from icefs.engine.read.session import Session
-from icefs.engine.write.collected import Collections
+from icefs.engine.write.collection_log import Collections
 from icefs.engine.write.repository import WritableRepository
 from icefs.errors import IcefsError, StaleError
 from icefs.format.ids import SnapshotId
@@ -157,9 +157,9 @@ class WorkingBase(BranchTree):
             repository = self.settings.repository
             work.start_uploads(
                 repository.storage,
-                repository.inline_threshold_bytes,
+                repository.context.inline_threshold_bytes,
                 self.settings.uploads,
-                Collections(repository),
+                Collections(repository.context),
             )
         except BaseException:
             work.close()

@@ -181,7 +181,7 @@ class _Staging:
     def _stage_node(self, path: str, data: bytes) -> None:
         key = metadata_key(path)
         try:
-            metadata = parse_zarr_json(data, name=key, spec_version=self._base.repository.spec_version)
+            metadata = parse_zarr_json(data, name=key, spec_version=self._base.context.spec_version)
             array_data(metadata, key)  # refuses a grid that no snapshot can hold
         except InvalidMetadataError as error:
             self._staged.invalid.append(Invalid(key, metadata_reason(error)))

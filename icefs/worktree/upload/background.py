@@ -29,7 +29,7 @@ from contextvars import copy_context
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from icefs.engine.write.collected import Collections, Mark
+from icefs.engine.write.collection_log import Collections, Mark
 from icefs.errors import IcefsError, ObjectNotFoundError, StorageError
 from icefs.format.ids import ChunkId
 from icefs.format.layout import chunk_key

@@ -124,7 +124,7 @@ def upload_chunks(
         with background.paused(lambda: uploads.tell(progress)) as stored:
             trusted = background.trusted(stored)
             # A collection that is under way may take them after they were looked up: the commit copies them then.
-            session.holds_chunks_since(background.may_be_taken(trusted))
+            session.draft.holds_chunks_since(background.may_be_taken(trusted))
             uploads.run(base, trusted, progress)
     for column in columns:
         yield column.path, column.refs()
@@ -243,11 +243,11 @@ class _Uploads:
     ) -> None:
         self._columns = columns
         self._frozen = frozen
-        self._storage = session.repository.storage
-        self._inline_bytes = session.repository.inline_threshold_bytes
+        self._storage = session.context.storage
+        self._inline_bytes = session.context.inline_threshold_bytes
         self._pack_bytes = options.pack_bytes
         self._background = background
-        self._mark = session.opened_at
+        self._mark = session.draft.opened_at
         self._plan = _Plan()
         self._total = sum(len(column.sizes) for column in columns)
         self._total_bytes = sum(sum(column.sizes) for column in columns)

@@ -189,7 +189,7 @@ def test_repositories_and_sessions_are_sent_to_other_processes(repo):
     session = repo.readonly_session(tag="v1")
     received = [pickle.loads(pickle.dumps(session)) for _ in range(3)]
     assert received[0] == received[1] == session
-    assert received[0]._engine.repository is received[2]._engine.repository, "they share caches and connections"
+    assert received[0]._engine.context is received[2]._engine.context, "they share caches and connections"
     assert received[0] != repo.readonly_session("main")
 
 

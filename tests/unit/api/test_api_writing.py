@@ -192,11 +192,11 @@ def test_more_writers_than_workers_wait_for_a_commit(repo):
     """A commit needs the workers, so nobody may wait for the commit on one of them."""
     session = repo.writable_session("main")
     put(session.store, "big/zarr.json", array_json(1000))
-    workers = session._engine.repository.assets.workers
+    workers = session._engine.context.assets.workers
     count = workers.max_workers + 5
 
     async def run():
-        with session._engine.frozen():
+        with session._engine.draft.frozen():
             writes = [
                 asyncio.create_task(session.store.set(f"big/c/{number}", cpu.Buffer.from_bytes(b"x" * 600)))
                 for number in range(count)

@@ -10,6 +10,7 @@ import pytest
 
 from icefs.clock import system_clock
 from icefs.engine.upkeep import garbage
+from icefs.engine.upkeep.garbage import collect_garbage
 from icefs.engine.write.conflicts import ConflictDetector
 from icefs.engine.write.forks import fork, merge
 from icefs.engine.write.repository import WritableRepository
@@ -72,7 +73,7 @@ def with_rebase(storage: FaultyStorage, values: Values) -> Commit:
 
 
 def collect(storage: FaultyStorage) -> None:
-    WritableRepository.open(storage).garbage_collect(system_clock() + FUTURE)
+    collect_garbage(WritableRepository.open(storage), system_clock() + FUTURE)
 
 
 VALUES: Values = {(index,): f"{index:08d}".encode() for index in range(SIZE)}
@@ -188,10 +189,10 @@ def copied_after(hours: float) -> list[str]:
     now = [system_clock()]
     storage = FaultyStorage(MemoryStorage(clock=lambda: now[0]))
     repository = made(storage)
-    repository.clock = lambda: now[0]
+    repository.context.clock = lambda: now[0]
     session = repository.writable_session("main")
     session.set_chunk("/a", (0,), b"12345678")
-    repository.garbage_collect(0)
+    collect_garbage(repository, 0)
     now[0] += int(hours * 3_600_000_000)
     storage.clear()
     made_id = session.commit("later")
@@ -216,7 +217,7 @@ def test_a_collection_that_takes_long_announces_itself_again(monkeypatch: pytest
     monkeypatch.setattr(garbage, "DELETES_FOR_S", -1)
     made_ids: list[SnapshotId] = []
     storage.interfere(lambda: made_ids.append(kept.commit("late")), methods="delete", keys="chunks/", at=2)
-    summary = repository.garbage_collect(system_clock() + FUTURE)
+    summary = collect_garbage(repository, system_clock() + FUTURE)
     storage.clear()
     assert summary.chunks_deleted >= 5
     assert values_of(WritableRepository.open(storage), made_ids[0]) == {(0,): b"abcdefgh"}
@@ -232,6 +233,6 @@ def test_in_spec_1_a_commit_before_a_batch_is_kept() -> None:
     made_ids: list[SnapshotId] = []
     # The last listing of refs comes just before the batch.
     storage.interfere(lambda: made_ids.append(session.commit("late")), methods="list_objects", keys="chunks/")
-    repository.garbage_collect(system_clock() + FUTURE)
+    collect_garbage(repository, system_clock() + FUTURE)
     storage.clear()
     assert values_of(WritableRepository.open(storage), made_ids[0]) == {(0,): b"12345678"}

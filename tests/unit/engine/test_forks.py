@@ -10,6 +10,7 @@ import pytest
 
 from icefs.clock import system_clock
 from icefs.engine.read.session import Session
+from icefs.engine.upkeep.garbage import collect_garbage
 from icefs.engine.write import forks
 from icefs.engine.write.conflicts import ConflictDetector
 from icefs.engine.write.pickling import WritableSessionPickledError, restore_session, session_state
@@ -116,7 +117,7 @@ def test_a_fork_of_a_fork_brings_all_home(repo: WritableRepository):
 def test_a_fork_is_not_published(publish: Change, repo: WritableRepository):
     fork = forks.fork(repo.writable_session("main"))
     write(fork, b"x", 0)
-    assert fork.is_fork
+    assert fork.draft.is_fork
     assert fork.branch is None
     with pytest.raises(SessionStateError) as caught:
         publish(fork)
@@ -156,12 +157,12 @@ def test_all_kinds_of_changes_survive_pickling(repo: WritableRepository):
     fork.set_chunk_ref("/scalar", (), InlineRef(b"scalar"))
     fork.set_metadata("/g", GROUP + b" ")
     copy = sent(sent(fork))
-    assert copy.is_fork
+    assert copy.draft.is_fork
     for path in ("/a", "/n", "/scalar"):
         assert contents(copy, path) == contents(fork, path)
     assert contents(copy) == refs
     assert copy.status() == fork.status()
-    assert sorted(copy.current_nodes(), key=str) == sorted(fork.current_nodes(), key=str)
+    assert sorted(copy.draft.nodes(), key=str) == sorted(fork.draft.nodes(), key=str)
     write(copy, b"more", 1)
     assert copy.array_chunks("/a").find((1,)) == InlineRef(b"more")
     assert fork.array_chunks("/a").find((1,)) is None
@@ -179,7 +180,7 @@ def test_only_references_are_pickled_and_compactly(repo: WritableRepository):
     per_row = 4 + 1 + 8 + 8  # index, kind, length, offset; no chunk id
     virtual = 8 + 8 + len(locations[-1]) + 1 + 8 + 4
     assert len(state) < (per_row + virtual) * len(rows) + 5000
-    restored = sent(fork).changes.chunks[node.id].sets()
+    restored = sent(fork).draft.changes.chunks[node.id].sets()
     assert restored == refs
     assert restored.nbytes == refs.nbytes
     assert not restored.lengths.flags.writeable
@@ -291,7 +292,7 @@ def test_the_same_change_twice_is_no_conflict(repo: WritableRepository):
     made.set_metadata("/x", GROUP)
     forks.merge(session, [one, two, made, made])
     forks.merge(session, [made, session])
-    assert sorted(node.path for node in session.current_nodes()) == ["/", "/a", "/x"]
+    assert sorted(node.path for node in session.draft.nodes()) == ["/", "/a", "/x"]
 
 
 def test_sessions_that_cannot_be_merged(repo: WritableRepository):
@@ -381,7 +382,7 @@ def test_merging_waits_for_a_commit(repo: WritableRepository):
             outcome.append(error)
 
     write(session, b"own", 2)
-    with session.frozen():
+    with session.draft.frozen():
         thread = threading.Thread(target=merge)
         thread.start()
         session.commit("own")
@@ -487,7 +488,7 @@ def test_a_fork_whose_snapshot_was_collected_says_so_and_what_to_do() -> None:
     session = repository.writable_session("main")
     session.set_metadata("/", GROUP)
     away = pickle.dumps(session_state(forks.fork(session)))
-    repository.garbage_collect(system_clock() + 10_000_000)
+    collect_garbage(repository, system_clock() + 10_000_000)
     with pytest.raises(SnapshotNotFoundError, match="a garbage collection took it") as raised:
         restore_session(*pickle.loads(away))
     assert raised.value.hint is not None

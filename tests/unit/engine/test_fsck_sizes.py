@@ -57,9 +57,9 @@ def commit(repo, document, chunks, path="/g/a"):
     session.set_metadata("/", GROUP)
     session.set_metadata("/g", GROUP)
     node = session.set_metadata(path, document)
-    with session.lock:
+    with session.draft.lock:
         for index, ref in chunks.items():
-            session.changes.chunk_changes(node).set(index, ref)
+            session.draft.changes.chunk_changes(node).set(index, ref)
     return session.commit("sizes", allow_empty=True)
 
 

@@ -10,7 +10,7 @@ from icefs.clock import system_clock
 from icefs.engine.history.key_times import KeyTimes
 from icefs.engine.history.lineage import Lineages
 from icefs.engine.history.lineage_cache import LineageCache
-from icefs.engine.upkeep.expiration import ExpirationRequest
+from icefs.engine.upkeep.expiration import ExpirationRequest, expire
 from icefs.engine.write.repository import WritableRepository
 from icefs.errors import UnreachableError
 from icefs.storage.memory import MemoryStorage
@@ -20,7 +20,7 @@ from tests.unit.engine.test_lineage import GROUP, LATER, Story, array, tell
 
 def times_of(repo, cache=None, tip=None):
     session = repo.session_at(tip or repo.lookup_branch("main"))
-    return session, KeyTimes(Lineages(repo, cache), session.snapshot_id, session.snapshot.flushed_at)
+    return session, KeyTimes(Lineages(repo.context, cache), session.snapshot_id, session.snapshot.flushed_at)
 
 
 def when(repo, snapshot_id):
@@ -93,7 +93,7 @@ def test_what_logs_no_longer_tell_is_of_the_snapshot_that_stands_for_them(damage
     tip = story.commit([("/a", (3, 3))])
     with LineageCache(tmp_path / "before.db") as cache:
         check(story, cache)  # what is kept of it from before must not be taken for the whole
-        story.repo.expire_snapshots(ExpirationRequest(system_clock() + LATER))
+        expire(story.repo, ExpirationRequest(system_clock() + LATER))
         storage = story.repo.storage
         repo = WritableRepository.open(storage)
         session, times = times_of(repo, cache)

@@ -36,7 +36,7 @@ def session(storage):
 def give_up(session, storage, message, how="commit", **options):
     """Commits in vain, and returns what the store has yet to carry out, and the snapshot's id."""
     ids = []
-    late = storage.delay(keys=PUBLISHED[session.repository.spec_version])
+    late = storage.delay(keys=PUBLISHED[session.context.spec_version])
     with pytest.raises(UnreachableError):
         getattr(session, how)(message, before_publish=ids.append, **options)
     assert late.held

@@ -18,7 +18,7 @@ from icefs.clock import system_clock
 from icefs.engine.history import lineage_cache
 from icefs.engine.history.lineage import Lineages
 from icefs.engine.history.lineage_cache import LineageCache
-from icefs.engine.upkeep.expiration import ExpirationRequest
+from icefs.engine.upkeep.expiration import ExpirationRequest, expire
 from icefs.engine.write.repository import WritableRepository
 from icefs.format.chunk_indices import ChunkIndices
 from icefs.storage.local.store import LocalStorage
@@ -103,31 +103,31 @@ def tell(seed, spec_version=2, length=12):
 @pytest.mark.parametrize("seed", range(8))
 def test_owners_are_those_of_the_account(seed, spec_version, tmp_path):
     story = tell(seed, spec_version)
-    story.check(Lineages(story.repo))
+    story.check(Lineages(story.repo.context))
     with LineageCache(tmp_path / "history.db") as cache:
-        lineages = Lineages(story.repo, cache)
+        lineages = Lineages(story.repo.context, cache)
         for _ in range(2):
             story.check(lineages)
         for number in range(6):  # what was kept is built upon
             story.commit([("/a", (number % 4, 1))])
             story.check(lineages)
     with LineageCache(tmp_path / "history.db") as cache:
-        story.check(Lineages(story.repo, cache))
+        story.check(Lineages(story.repo.context, cache))
 
 
 def test_what_is_kept_needs_no_log(tmp_path):
     story = tell(3)
     tip = story.repo.lookup_branch("main")
     with LineageCache(tmp_path / "history.db") as cache:
-        story.check(Lineages(story.repo, cache))
-        told = [(info.id, touched) for info, touched in Lineages(story.repo, cache).touches(tip)]
+        story.check(Lineages(story.repo.context, cache))
+        told = [(info.id, touched) for info, touched in Lineages(story.repo.context, cache).touches(tip)]
     storage = story.repo.storage
     storage.delete([info.key for info in storage.list_objects("transactions/")])
     again = WritableRepository.open(storage)
     story.repo = again
     with LineageCache(tmp_path / "history.db") as cache:
-        story.check(Lineages(again, cache))
-        assert [(info.id, touched) for info, touched in Lineages(again, cache).touches(tip)] == told
+        story.check(Lineages(again.context, cache))
+        assert [(info.id, touched) for info, touched in Lineages(again.context, cache).touches(tip)] == told
 
 
 def test_touches_name_what_was_done():
@@ -136,7 +136,7 @@ def test_touches_name_what_was_done():
     second = story.commit([("/a", (1,)), ("/a", (2,))], [("/a", array([9], more=1))])
     session = story.repo.readonly_session("main")
     node = session.node("/a").id
-    told = {info.id: touched.get(node) for info, touched in Lineages(story.repo).touches(second)}
+    told = {info.id: touched.get(node) for info, touched in Lineages(story.repo.context).touches(second)}
     assert (told[first].words, told[first].num_chunks) == (("new",), 1)
     assert (told[second].words, told[second].num_chunks) == (("metadata",), 2)
 
@@ -144,16 +144,16 @@ def test_touches_name_what_was_done():
 def test_expired_commits_count_for_the_one_that_stands_for_them():
     story = tell(5)
     tip = story.commit([("/a", (3, 3))])
-    story.repo.expire_snapshots(ExpirationRequest(system_clock() + LATER))
+    expire(story.repo, ExpirationRequest(system_clock() + LATER))
     session = story.repo.readonly_session("main")
     node = session.node("/a").id
-    found = Lineages(story.repo).lineage(tip, node)
+    found = Lineages(story.repo.context).lineage(tip, node)
     assert [commit for commit, _ in found.commits] == [tip]
     assert found.is_complete
     assert len(found.chunks) > 3
     storage = story.repo.storage
     storage.delete([info.key for info in storage.list_objects("transactions/") if str(tip) not in info.key])
-    found = Lineages(WritableRepository.open(storage)).lineage(tip, node)
+    found = Lineages(WritableRepository.open(storage).context).lineage(tip, node)
     assert [commit for commit, _ in found.commits] == [tip]
     assert not found.is_complete
 
@@ -163,7 +163,7 @@ def test_a_damaged_database_is_made_anew(tmp_path, damage, caplog):
     story = tell(1)
     path = tmp_path / "cache/history.db"
     with LineageCache(path) as cache:
-        story.check(Lineages(story.repo, cache))
+        story.check(Lineages(story.repo.context, cache))
     rng = np.random.default_rng(1)
     match damage:
         case "bytes":
@@ -184,8 +184,8 @@ def test_a_damaged_database_is_made_anew(tmp_path, damage, caplog):
             connection.close()
     with LineageCache(path) as cache:
         for _ in range(2):
-            story.check(Lineages(story.repo, cache))
-            assert len(list(Lineages(story.repo, cache).touches(story.repo.lookup_branch("main")))) == 14
+            story.check(Lineages(story.repo.context, cache))
+            assert len(list(Lineages(story.repo.context, cache).touches(story.repo.lookup_branch("main")))) == 14
 
 
 class Gathering(MemoryStorage):
@@ -226,23 +226,23 @@ def test_a_long_history_is_fetched_side_by_side_and_each_log_once(tmp_path):
     tip = cold.lookup_branch("main")
     storage.together = 30
     with LineageCache(tmp_path / "history.db") as cache:
-        touched = list(Lineages(cold, cache, lambda *what: told.append(what)).touches(tip))
+        touched = list(Lineages(cold.context, cache, lambda *what: told.append(what)).touches(tip))
         assert len(touched) == 101
         assert (storage.most <= 32, len(storage.asked), len(set(storage.asked))) == (True, 101, 101)
         assert told == [("commits looked at", number + 1) for number in range(101)]
         # What the newest commit did needs few logs; and what is kept none.
         storage.asked.clear()
-        assert list(Lineages(WritableRepository.open(storage), cache).touches(tip)) == touched
+        assert list(Lineages(WritableRepository.open(storage).context, cache).touches(tip)) == touched
         assert storage.asked == []
         node = cold.readonly_session("main").node("/a").id
-        lineage = Lineages(cold, cache).lineage(tip, node)
+        lineage = Lineages(cold.context, cache).lineage(tip, node)
         assert len(lineage.commits) == 100
         with cold.transaction("main", message="last") as session:
             session.set_chunk("/a", (0,), b"y")
         fresh = WritableRepository.open(storage)
-        assert Lineages(fresh, cache).lineage(fresh.lookup_branch("main"), node).owner((0,)) == 0
+        assert Lineages(fresh.context, cache).lineage(fresh.lookup_branch("main"), node).owner((0,)) == 0
         assert len(storage.asked) == 1  # the one log that came since
-    newest = next(Lineages(WritableRepository.open(storage)).touches(tip))
+    newest = next(Lineages(WritableRepository.open(storage).context).touches(tip))
     assert newest[0].id == tip
     cold.close()
 
@@ -260,7 +260,7 @@ tip = repo.refs().branch("main")
 print("ready", flush=True)
 sys.stdin.readline()
 with LineageCache(Path(sys.argv[2])) as cache:
-    lineages = Lineages(repo, cache)
+    lineages = Lineages(repo.context, cache)
     node = repo.session_at(tip).node("/a").id
     lineage = lineages.lineage(tip, node)
     print([str(commit) for commit, _ in lineage.commits], lineage.owners.tolist())
@@ -296,8 +296,10 @@ def test_processes_share_what_is_kept(tmp_path, caplog):
     again = WritableRepository.open(repo.storage)
     tip = again.lookup_branch("main")
     with LineageCache(place) as cache:
-        assert sum(bool(touched) for _, touched in Lineages(again, cache).touches(tip)) == 40
-        assert len(Lineages(again, cache).lineage(tip, again.readonly_session("main").node("/a").id).commits) == 40
+        assert sum(bool(touched) for _, touched in Lineages(again.context, cache).touches(tip)) == 40
+        assert (
+            len(Lineages(again.context, cache).lineage(tip, again.readonly_session("main").node("/a").id).commits) == 40
+        )
     assert "damaged" not in caplog.text
     again.close()
     repo.close()

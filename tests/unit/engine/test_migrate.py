@@ -82,7 +82,7 @@ def read(storage: MemoryStorage) -> dict[str, object]:
         "chunks": {
             name: repo.readonly_session(name).chunk_ref("/a", (0,)) for name in refs.branches
         },
-        "threshold": repo.inline_threshold_bytes,
+        "threshold": repo.context.inline_threshold_bytes,
     }  # fmt: skip
 
 

@@ -93,7 +93,7 @@ def test_a_shift_moves_what_stays_inside(session: WritableSession, steps: Index)
     }
     assert contents(session) == expected
     session.commit("shifted")
-    assert contents(session.repository.writable_session("main")) == expected
+    assert contents(WritableRepository(session.context).writable_session("main")) == expected
 
 
 def test_what_a_shift_touches_is_committed_as_changed(session: WritableSession):
@@ -126,7 +126,9 @@ def test_a_reindex_with_a_way_back_is_a_permutation(session: WritableSession):
     reindex_array(session, "/a", lambda index: to[tuple(index)], lambda index: back[tuple(index)])
     assert contents(session) == {to[place]: ref for place, ref in before.items()}
     session.commit("permuted")
-    assert contents(session.repository.writable_session("main")) == {to[p]: ref for p, ref in before.items()}
+    assert contents(WritableRepository(session.context).writable_session("main")) == {
+        to[p]: ref for p, ref in before.items()
+    }
 
 
 def test_the_way_back_empties_what_nothing_takes(session: WritableSession):
@@ -181,7 +183,7 @@ def test_a_scalar_stays_where_it_is():
     session = repository().writable_session("main")
     session.set_metadata("/a", array([]))
     shift_array(session, "/a", [])
-    assert not session.changes.chunks
+    assert not session.draft.changes.chunks
     session.set_chunk_ref("/a", (), InlineRef(b"x"))
     shift_array(session, "/a", [])
     reindex_array(session, "/a", lambda index: index, lambda index: index)

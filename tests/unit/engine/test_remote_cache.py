@@ -73,16 +73,16 @@ def test_neighbours_in_one_object_come_together(tmp_path):
     storage.reads.clear()
     assert session.read_chunks(refs) == [DATA[at * 1000 :][:1000] for at in range(100)]
     assert [(start, end) for _, start, end in storage.reads] == [(0, 100_000)]
-    session.repository.assets.disk_cache.flush()
+    session.context.assets.disk_cache.flush()
     storage.reads.clear()
     assert session.read_chunks(refs[::-1]) == [DATA[at * 1000 :][:1000] for at in reversed(range(100))]
     found = session.open_cached(refs[3])
     assert found.read(0, 1000) == DATA[3000:4000]
     found.close()
     assert storage.reads == []
-    assert session.repository.assets.is_cached(PACKED, 0, 1000)
-    assert not session.repository.assets.is_cached(PACKED, 0, 1001)
-    session.repository.close()
+    assert session.context.assets.is_cached(PACKED, 0, 1000)
+    assert not session.context.assets.is_cached(PACKED, 0, 1001)
+    session.context.close()
 
 
 def test_an_object_that_is_short_or_gone_is_an_error_and_nothing_is_kept(tmp_path):
@@ -95,9 +95,9 @@ def test_an_object_that_is_short_or_gone_is_an_error_and_nothing_is_kept(tmp_pat
     storage.delete([chunk_key(PACKED)])
     with pytest.raises(ObjectNotFoundError):
         session.read_chunks(refs[:2])
-    session.repository.assets.disk_cache.flush()
-    assert not any(session.repository.assets.is_cached(PACKED, at * 1000, at * 1000 + 1000) for at in range(100))
-    session.repository.close()
+    session.context.assets.disk_cache.flush()
+    assert not any(session.context.assets.is_cached(PACKED, at * 1000, at * 1000 + 1000) for at in range(100))
+    session.context.close()
 
 
 @given(st.lists(st.tuples(st.integers(0, 30_000_000), st.integers(1, 9_000_000)), max_size=30))

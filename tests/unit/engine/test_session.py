@@ -115,7 +115,6 @@ def test_nodes(tmp_path):
     with pytest.raises(InvalidInputError):
         session.array_chunks("/g")
     assert session.array_chunks("/g/a") is session.array_chunks(session.node("/g/a"))
-    assert session.status().is_empty()
     assert not session.has_uncommitted_changes
 
 
@@ -193,7 +192,7 @@ def test_virtual_chunks_are_read_where_that_was_allowed(tmp_path):
     assert session.read_chunk(session.chunk_ref("/a", (0,)), 1, 3) == b"34"
     assert session.read_chunk(session.chunk_ref("/a", (1,))) == b"012"
     assert list(session.iter_virtual_chunk_locations()) == [f"{prefix}data.bin"] * 2
-    assert session.repository.authorized_virtual_container_prefixes == {prefix}
+    assert set(session.context.authorizations) == {prefix}
     session = open_tip(builder, config=config)
     with pytest.raises(UnauthorizedContainerError):
         session.read_chunk(session.chunk_ref("/a", (0,)))
@@ -238,5 +237,5 @@ def test_threads_read_the_same_session():
     for thread in threads:
         thread.join(20)
     assert not failures
-    assert len(session.repository.assets.manifests) == 12
-    session.repository.assets.manifests.check_invariants()
+    assert len(session.context.assets.manifests) == 12
+    session.context.assets.manifests.check_invariants()

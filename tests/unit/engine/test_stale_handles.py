@@ -8,7 +8,8 @@ import icechunk
 import pytest
 
 from icefs.clock import system_clock
-from icefs.engine.upkeep.expiration import ExpirationRequest
+from icefs.engine.upkeep.expiration import ExpirationRequest, expire
+from icefs.engine.upkeep.garbage import collect_garbage
 from icefs.engine.upkeep.migrate import upgrade
 from icefs.engine.write.conflicts import ConflictDetector
 from icefs.engine.write.repository import WritableRepository
@@ -64,8 +65,8 @@ USES: dict[str, Callable[[Stale], object]] = {
     "reset_branch": lambda stale: stale.handle.reset_branch("main", stale.base),
     "save_config": lambda stale: stale.handle.save_config(),
     "set_metadata": lambda stale: stale.handle.set_metadata({"a": 1}),
-    "expire": lambda stale: stale.handle.expire_snapshots(ExpirationRequest(system_clock() + LATER)),
-    "gc": lambda stale: stale.handle.garbage_collect(system_clock() + LATER),
+    "expire": lambda stale: expire(stale.handle, ExpirationRequest(system_clock() + LATER)),
+    "gc": lambda stale: collect_garbage(stale.handle, system_clock() + LATER),
     "list_branches": lambda stale: stale.handle.list_branches(),
     "lookup_tag": lambda stale: stale.handle.lookup_tag("v1"),
     "history": lambda stale: list(stale.handle.log()),
@@ -185,5 +186,5 @@ def test_nothing_is_collected_where_main_is_gone() -> None:
             storage.delete([branch_key("main")])
             before = contents(storage)
             with pytest.raises(SessionStateError, match="no branch 'main'"):
-                repository.garbage_collect(system_clock() + LATER)
+                collect_garbage(repository, system_clock() + LATER)
             assert contents(storage) == before

@@ -478,14 +478,14 @@ def test_metadata_and_configuration_are_kept(repo2):
     assert repo2.update_metadata({"since": 2026}) == {"owner": "us", "since": 2026}
     changed = repo2.reopen(RepositoryConfig(inline_chunk_threshold_bytes=3))
     changed.save_config()
-    assert WritableRepository.open(repo2.storage).inline_threshold_bytes == 3
+    assert WritableRepository.open(repo2.storage).context.inline_threshold_bytes == 3
 
 
 def test_configuration_of_spec_1_is_a_file():
     repo = WritableRepository.create(MemoryStorage(), spec_version=1)
     repo.reopen(RepositoryConfig(inline_chunk_threshold_bytes=3)).save_config()
     repo.reopen(RepositoryConfig(inline_chunk_threshold_bytes=4)).save_config()
-    assert WritableRepository.open(repo.storage).inline_threshold_bytes == 4
+    assert WritableRepository.open(repo.storage).context.inline_threshold_bytes == 4
     assert sum(1 for _ in repo.storage.list_objects("overwritten/")) == 1
 
 
@@ -510,7 +510,7 @@ def test_creating_twice_is_refused():
 
 def test_a_clock_that_goes_back_makes_no_unreadable_history(repo):
     commit_start(repo)
-    repo.clock = lambda: 1_000_000
+    repo.context.clock = lambda: 1_000_000
     session = repo.writable_session("main")
     session.set_chunk("/a", (1, 1), b"one")
     session.commit("from the past")
@@ -522,12 +522,12 @@ def test_a_clock_that_differs_from_the_stores_commits_nothing(repo):
     first = commit_start(repo)
     session = repo.writable_session("main")
     session.set_chunk("/a", (1, 1), b"one")
-    repo.clock = lambda: system_clock() + 11 * 60 * 1_000_000
+    repo.context.clock = lambda: system_clock() + 11 * 60 * 1_000_000
     with pytest.raises(SessionStateError, match="clock") as raised:
         session.commit("far off")
     assert raised.value.kind == "snapshot-timestamp"
     assert repo.lookup_branch("main") == first
-    repo.clock = lambda: system_clock() + 9 * 60 * 1_000_000
+    repo.context.clock = lambda: system_clock() + 9 * 60 * 1_000_000
     assert session.commit("a little off") == repo.lookup_branch("main")
 
 

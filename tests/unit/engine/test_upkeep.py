@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from icefs.clock import system_clock
-from icefs.engine.upkeep.expiration import ExpirationRequest
-from icefs.engine.upkeep.garbage import _ChunkIds
+from icefs.engine.upkeep.expiration import ExpirationRequest, expire
+from icefs.engine.upkeep.garbage import _ChunkIds, collect_garbage
 from icefs.engine.write.repository import WritableRepository
 from icefs.errors import IcefsError, SessionStateError
 from icefs.format.ids import ChunkId, ManifestId, NodeId
@@ -67,14 +67,14 @@ def names(storage, directory):
 def test_what_nothing_needs_goes():
     repo, ids = make()
     before = names(repo.storage, "chunks")
-    summary = repo.garbage_collect(system_clock() + LATER)
+    summary = collect_garbage(repo, system_clock() + LATER)
     assert (summary.snapshots_deleted, summary.transaction_logs_deleted, summary.chunks_deleted) == (1, 1, 1)
     assert summary.bytes_deleted > 1000
     assert len(names(repo.storage, "chunks")) == len(before) - 1
-    repo.expire_snapshots(ExpirationRequest(system_clock() + LATER))
+    expire(repo, ExpirationRequest(system_clock() + LATER))
     assert next(info.id for info in repo.ancestry(branch="main")) == ids[-1]
     assert len(list(repo.ancestry(branch="main"))) == 2
-    assert repo.garbage_collect(system_clock() + LATER).snapshots_deleted == 4
+    assert collect_garbage(repo, system_clock() + LATER).snapshots_deleted == 4
     assert len(names(repo.storage, "chunks")) == 3
     assert_whole(repo.storage)
 
@@ -82,7 +82,7 @@ def test_what_nothing_needs_goes():
 def test_what_is_young_stays():
     repo, _ = make()
     before = {info.key for info in repo.storage.list_objects()}
-    summary = repo.garbage_collect(system_clock() - LATER)
+    summary = collect_garbage(repo, system_clock() - LATER)
     assert summary.to_json() == dict.fromkeys(summary.to_json(), 0)
     assert before <= {info.key for info in repo.storage.list_objects()}
 
@@ -96,7 +96,7 @@ def test_a_commit_meanwhile_is_kept():
         if what == "manifests read" and not made:
             made.append(commit(other, "meanwhile", [50]))
 
-    repo.garbage_collect(system_clock() - 1, progress=meanwhile)
+    collect_garbage(repo, system_clock() - 1, progress=meanwhile)
     assert repo.lookup_branch("main") == made[0]
     assert_whole(repo.storage)
 
@@ -112,7 +112,7 @@ def test_a_branch_that_goes_back_to_what_was_to_be_dropped_starts_it_again():
             done.append(True)
             other.create_branch("back", lost.id)
 
-    repo.garbage_collect(system_clock() + LATER, progress=meanwhile)
+    collect_garbage(repo, system_clock() + LATER, progress=meanwhile)
     assert repo.lookup_branch("back") == lost.id
     assert_whole(repo.storage)
 
@@ -121,8 +121,8 @@ def test_a_branch_that_goes_back_to_what_was_to_be_dropped_starts_it_again():
 def test_a_fault_at_any_call_leaves_the_repository_whole(fault):
     def tidy(storage):
         repo = WritableRepository.open(storage)
-        repo.expire_snapshots(ExpirationRequest(system_clock() + LATER))
-        repo.garbage_collect(system_clock() + LATER)
+        expire(repo, ExpirationRequest(system_clock() + LATER))
+        collect_garbage(repo, system_clock() + LATER)
 
     hit = 0
     plans = {"fail": lambda storage, n: storage.fail(at=n), "lose_answer": lambda storage, n: storage.lose_answer(at=n)}
@@ -143,7 +143,7 @@ def test_what_cannot_be_read_stops_everything():
     storage.put(key, b"damaged")
     before = {info.key for info in storage.list_objects()}
     with pytest.raises(IcefsError):
-        WritableRepository.open(storage).garbage_collect(system_clock() + LATER)
+        collect_garbage(WritableRepository.open(storage), system_clock() + LATER)
     assert {info.key for info in storage.list_objects()} == before
 
 
@@ -169,10 +169,10 @@ def test_a_clock_that_differs_from_the_stores_is_refused(tmp_path, kind, hours, 
     commit(repo, "first", [1])
     commit(repo, "second", [1])
     before = names(storage, "snapshots"), names(storage, "chunks")
-    repo.clock = lambda: system_clock() + hours * 3_600_000_000
+    repo.context.clock = lambda: system_clock() + hours * 3_600_000_000
     for collect in (
-        lambda: repo.garbage_collect(repo.clock()),
-        lambda: repo.expire_snapshots(ExpirationRequest(repo.clock())),
+        lambda: collect_garbage(repo, repo.context.clock()),
+        lambda: expire(repo, ExpirationRequest(repo.context.clock())),
     ):
         with pytest.raises(SessionStateError, match=r"seconds (ahead of|behind)") as caught:
             collect()
@@ -181,5 +181,5 @@ def test_a_clock_that_differs_from_the_stores_is_refused(tmp_path, kind, hours, 
     assert (names(storage, "snapshots"), names(storage, "chunks")) == before
     assert not [info.key for info in storage.list_objects() if "clock" in info.key]
     assert len(list(WritableRepository.open(storage).ancestry(branch="main"))) == 3
-    repo.clock = lambda: system_clock() + 300_000_000
-    repo.garbage_collect(repo.clock())
+    repo.context.clock = lambda: system_clock() + 300_000_000
+    collect_garbage(repo, repo.context.clock())

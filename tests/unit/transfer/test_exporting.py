@@ -30,7 +30,7 @@ from tests.unit.transfer.test_importing import GROUP, Stop, array, few, read, sa
 
 def export(repo, target, progress=lambda done: None, ref="main", **options):
     session = repo.session_at(repo.resolve_ref(str(ref)))
-    times = KeyTimes(Lineages(repo), session.snapshot_id, session.snapshot.flushed_at)
+    times = KeyTimes(Lineages(repo.context), session.snapshot_id, session.snapshot.flushed_at)
     options = {"state_dir": target.parent / "state"} | options
     return export_session(session, times, ExportRequest(str(target), **options), progress)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from icefs.engine.upkeep.garbage import collect_garbage
 from icefs.errors import StorageError
 from icefs.format.manifest.refs import ArrayRefs
 from icefs.storage.local.store import LocalStorage
@@ -322,7 +323,7 @@ def test_uploads_that_were_collected_are_made_again(
     storage.clear()
     assert len(staged.store(chunks, SOON)) == 10
     assert looked_up(storage) == 0
-    staged.repository.garbage_collect(0)
+    collect_garbage(staged.repository, 0)
     storage.clear()
     check(staged, chunks)
     assert looked_up(storage) == 10

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from icefs.engine.write.collected import Collections
+from icefs.engine.write.collection_log import Collections
 from icefs.engine.write.repository import WritableRepository
 from icefs.errors import DamagedStateError, IcefsError, SessionStateError
 from icefs.storage.memory import MemoryStorage
@@ -133,7 +133,7 @@ class Trees:
     def __init__(self, scratch: Path, *, is_committing: bool) -> None:
         self.scratch = scratch
         self.storage = MemoryStorage()
-        self.collections = Collections(WritableRepository.create(self.storage))
+        self.collections = Collections(WritableRepository.create(self.storage).context)
         self.older = scratch / "older"
         driver = self.open(scratch / "tree", uploads=True)
         first_work(driver)

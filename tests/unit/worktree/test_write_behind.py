@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from icefs.engine.write.collected import Collections
+from icefs.engine.write.collection_log import Collections
 from icefs.engine.write.repository import WritableRepository
 from icefs.storage.local.store import LocalStorage
 from icefs.worktree.spool.write_behind import SPARED_BYTES, WriteBehind, begin_writing
@@ -87,7 +87,7 @@ def test_a_tree_over_a_local_repository_writes_behind(
     monkeypatch.setattr("icefs.worktree.core.content.WriteBehind", lambda path_of: WriteBehind(path_of, disk.begin))
     driver = Driver(WorkTree(tmp_path / "state", options(Snapshots({}))))
     repository = WritableRepository.create(LocalStorage(tmp_path / "repo"))
-    driver.tree.start_uploads(repository.storage, 512, UploadOptions(), Collections(repository))
+    driver.tree.start_uploads(repository.storage, 512, UploadOptions(), Collections(repository.context))
     for number in range(16):
         driver.write(f"file{number}", bytes([number]) * MIB)
     driver.tree.close()

@@ -9,6 +9,7 @@ from zarr.abc.store import OffsetByteRequest, RangeByteRequest, SuffixByteReques
 from zarr.core.buffer import default_buffer_prototype
 
 import icefs
+from icefs.engine.read.session import session_at
 from icefs.engine.repository import Repository
 from icefs.errors import InvalidInputError, ObjectNotFoundError, ReadOnlyError
 from icefs.zarr.reader import KeyReader
@@ -42,7 +43,7 @@ def get(store, key, byte_range=None):
 def jobs(store, monkeypatch) -> list[str]:
     """The functions that were handed to other threads."""
     started = []
-    workers = store._session.repository.assets.workers
+    workers = store._session.context.assets.workers
     submit = workers.submit
 
     def watched(function, *args, **kwargs):
@@ -128,7 +129,7 @@ def test_equality_is_what_the_stores_show(builder, store):
     again = IcechunkStore(Repository.open(builder.storage).readonly_session("main"))
     assert store == again == pickle.loads(pickle.dumps(again))
     first = next(iter(builder.infos))
-    assert store != IcechunkStore(store._session.repository.session_at(first))
+    assert store != IcechunkStore(session_at(store._session.context, first))
     assert store != "a store"
     with pytest.raises(TypeError, match="unhashable"):
         hash(store)

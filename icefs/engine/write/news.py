@@ -11,7 +11,8 @@ from itertools import islice
 from typing import Any, Final
 
 from icefs.clock import to_datetime
-from icefs.engine.repository import Repository
+from icefs.engine.history.ancestry import ancestry
+from icefs.engine.read.context import ReadContext
 from icefs.errors import IcefsError, ObjectNotFoundError, SnapshotNotFoundError
 from icefs.format.ids import SnapshotId
 from icefs.format.repo.ops_log import CommitAmended
@@ -50,28 +51,28 @@ class News:
         error.args = (error.message,)
 
 
-def news_since(repository: "Repository", tip: SnapshotId, base: SnapshotId, branch: str) -> News:
+def news_since(context: ReadContext, tip: SnapshotId, base: SnapshotId, branch: str) -> News:
     """Finds out what the history of a branch's tip has that the history of a base does not."""
-    theirs, is_behind = _until_common(repository, tip, base)
+    theirs, is_behind = _until_common(context, tip, base)
     commits = [
         {"id": str(info.id), "message": info.message, "written_at": to_datetime(info.flushed_at).isoformat()}
         for info in theirs[:_MAX_LISTED]
     ]
     if is_behind:
         return News(commits)
-    return News(commits, _amended_to(repository, branch, base, {info.id for info in theirs}), is_behind=False)
+    return News(commits, _amended_to(context, branch, base, {info.id for info in theirs}), is_behind=False)
 
 
-def _until_common(repository: "Repository", tip: SnapshotId, base: SnapshotId) -> tuple[list[SnapshotInfo], bool]:
+def _until_common(context: ReadContext, tip: SnapshotId, base: SnapshotId) -> tuple[list[SnapshotInfo], bool]:
     """Follows two histories in step to the newest snapshot that both have.
 
     Returns:
         What the tip's has before that, newest first; and whether the base is in it, or stands so far back that this
         was not found out.
     """
-    limit = _MAX_WALKED[repository.spec_version]
-    theirs = islice(repository.ancestry(snapshot_id=tip), limit)
-    ours = islice(_ancestry_left(repository, base), limit)
+    limit = _MAX_WALKED[context.spec_version]
+    theirs = islice(ancestry(context, tip), limit)
+    ours = islice(_ancestry_left(context, base), limit)
     found: list[SnapshotInfo] = []
     seen: dict[SnapshotId, int] = {}
     known: set[SnapshotId] = {base}
@@ -93,17 +94,17 @@ def _until_common(repository: "Repository", tip: SnapshotId, base: SnapshotId) -
     return found, len(found) >= limit
 
 
-def _ancestry_left(repository: "Repository", base: SnapshotId) -> Iterator[SnapshotInfo]:
+def _ancestry_left(context: ReadContext, base: SnapshotId) -> Iterator[SnapshotInfo]:
     """Yields a snapshot and its ancestors, as far as expiration and collections have left them."""
     with contextlib.suppress(SnapshotNotFoundError, ObjectNotFoundError):
-        yield from repository.ancestry(snapshot_id=base)
+        yield from ancestry(context, base)
 
 
-def _amended_to(repository: "Repository", branch: str, base: SnapshotId, present: set[SnapshotId]) -> SnapshotId | None:
+def _amended_to(context: ReadContext, branch: str, base: SnapshotId, present: set[SnapshotId]) -> SnapshotId | None:
     """Returns what became of a commit that was amended, as the newest entries of the repository's log say (spec 2)."""
-    if repository.spec_version == 1:
+    if context.spec_version == 1:
         return None
-    updates: list[Any] = [update.kind for update in repository.assets.fetch_repo_info()[0].latest_updates]
+    updates: list[Any] = [update.kind for update in context.assets.fetch_repo_info()[0].latest_updates]
     became: dict[SnapshotId, SnapshotId] = {
         one.previous_snap_id: one.new_snap_id for one in updates if _amends(one, branch)
     }
