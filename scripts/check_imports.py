@@ -42,7 +42,6 @@ KNOWN_CYCLES = frozenset(
         ("icefs.vfs.control.mount_control", "icefs.vfs.filesystem"),
         ("icefs.vfs.control.observing_rpc", "icefs.vfs.filesystem"),
         # vfs.observe
-        ("icefs.vfs.observe.report", "icefs.vfs.filesystem"),
         # vfs.trees
         ("icefs.vfs.trees.places", "icefs.vfs.trees.branch_tree"),
         ("icefs.vfs.trees.places", "icefs.vfs.trees.snapshot_tree"),

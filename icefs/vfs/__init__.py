@@ -10,7 +10,9 @@ threads     worker threads that answer on the event loop's thread
 inodes      inode numbers and times
 chunks      chunk files: which exist, and reading them
 trees       the trees of snapshots and branches
+notes       notes about nodes that not every reader finds
 commit      commits of working trees
 control     the control directory `.icefs`
+headless    a working tree without a mount
 observe     counters, statistics, metrics and the access log
 """

@@ -21,6 +21,7 @@ from icefs.format.ids import SnapshotId
 from icefs.inode import Invalidations
 from icefs.ioctl import is_request
 from icefs.storage.base import Storage
+from icefs.storage.cache.disk import DiskCache
 from icefs.storage.metered import MeteredStorage, StoreMeter
 from icefs.vfs.attrs import BLOCK_SIZE, Attr, EntryRun, FsStats, Ownership
 from icefs.vfs.chunks.fetcher import ChunkFetcher
@@ -40,6 +41,7 @@ from icefs.vfs.trees.root import RootTree, fetch_times
 from icefs.vfs.trees.snapshot_tree import SessionTree, SnapshotTree
 from icefs.vfs.trees.working_base import WorkingSettings
 from icefs.vfs.trees.writable_branch import WritableBranch
+from icefs.worktree.tree import WorkTree
 from icefs.worktree.upload.packing import UploadOptions
 
 _MAX_LOADED: Final = 128
@@ -208,6 +210,16 @@ class FileSystem:
             "kernel_told_total": self._notifier.sent,
             "kernel_refused_total": self._notifier.failed,
         }
+
+    @property
+    def disk_cache(self) -> DiskCache | None:
+        """The disk cache; None if there is none."""
+        return self.repository.assets.disk_cache
+
+    def work_trees(self) -> list[tuple[str, WorkTree]]:
+        """Returns the open working trees, with the names of their branches."""
+        trees = [self.single] if self.root is None else list(self.root.branches.values())
+        return [(tree.name, tree.work) for tree in trees if isinstance(tree, WritableBranch) and tree.work is not None]
 
     def queues(self) -> dict[str, int]:
         """Returns how many tasks run or wait, by what works on them."""

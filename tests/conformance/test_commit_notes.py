@@ -7,7 +7,7 @@ import pytest
 import zarr
 
 import icefs
-from icefs.vfs.commit.notes import commit_notes
+from icefs.vfs.notes.chunk_keys import commit_notes
 from tests.conformance.official import GROUP
 
 ENCODINGS = {

@@ -12,7 +12,7 @@ from icefs.cli.support.mounts import CONTROL, Mounted, check_branch, require_bra
 from icefs.cli.support.options import json_option, print_json, say
 from icefs.cli.support.progress import CommitProgress
 from icefs.errors import ConflictError, InvalidInputError, RebaseFailedError
-from icefs.vfs.control.advice import WayOut
+from icefs.vfs.commit.way_out import WayOut
 from icefs.vfs.control.status_text import dropped_text, status_lines, to_text
 from icefs.words import node_name, plural, quoted, some
 

@@ -282,8 +282,8 @@ def commit_session(
     as_json: bool,
 ) -> None:
     """Commit what is in a working tree that is not mounted. What is not committed stays in it."""
-    from icefs.vfs.commit.headless import commit_left, list_left
     from icefs.vfs.commit.request import CommitRequest  # the engine, which a list of sessions does not need
+    from icefs.vfs.headless import commit_left, list_left
 
     session = _find(identity, _given(state_dir))
     _require_free(session)
@@ -369,7 +369,7 @@ def export_session(
     DIR is made, or empty. What was deleted is listed.
     """
     from icefs.cli.support.steps import steps
-    from icefs.vfs.commit.headless import export_left
+    from icefs.vfs.headless import export_left
 
     session = _find(identity, _given(state_dir))
     _require_free(session)

@@ -4,7 +4,8 @@ request          what is asked of a commit, and what it did
 committer        from a working tree to a commit: freeze, stage, upload, publish, change of base
 rebaser          puts a working tree's changes on its branch's tip
 session_changes  what is staged, as the changes of a writable session
-headless         a working tree without a mount
 report           what a commit reports: its snapshot, what it took, what it left out
-notes            notes on committed nodes that some readers cannot read
+staged_report    what is staged, in JSON
+conflict_places  where the conflicts of a rebase are in a mounted tree: what to discard
+way_out          how conflicts can be got rid of, in words
 """

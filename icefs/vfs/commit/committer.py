@@ -17,7 +17,7 @@ from icefs.engine.write.session import WritableSession
 from icefs.errors import BranchMovedError, NothingToCommitError, StorageError
 from icefs.format.ids import SnapshotId
 from icefs.inode import Invalidations
-from icefs.vfs.commit.notes import commit_notes
+from icefs.vfs.commit.conflict_places import tell_way_out
 from icefs.vfs.commit.report import (
     LISTED,
     NOTHING_LEFT_OUT,
@@ -29,8 +29,8 @@ from icefs.vfs.commit.report import (
 )
 from icefs.vfs.commit.request import CommitRequest, Committed, Invalidate
 from icefs.vfs.commit.session_changes import apply_staged, session_for
-from icefs.vfs.control.consolidated_notes import advance_notes
-from icefs.vfs.control.ways_out import tell_way_out
+from icefs.vfs.notes.chunk_keys import commit_notes
+from icefs.vfs.notes.consolidated import Nodes, consolidated_notes, groups_changed
 from icefs.vfs.trees.base_change import ChangingBranch, advance_of_others, change_base, plan_commit
 from icefs.vfs.trees.in_doubt import is_in_history, resolve, take_over_late
 from icefs.vfs.trees.late_commits import late_commit
@@ -232,10 +232,11 @@ class Committer:
             shows_others=is_rebased,
         )
         outcome = change_base(self._branch, self._work, plan, self._open_inos)
+        notes = consolidated_notes(Nodes(made), groups_changed(made, plan.advance.changes))
         facts = {
             "snapshot": str(snapshot_id),
             **taken_facts(staged),
-            "notes": [*commit_notes(staged.nodes), *advance_notes(plan.advance)],
+            "notes": [*commit_notes(staged.nodes), *notes.values()],
             **left_out_facts(staged, made),
             "kept_back": outcome.kept_back[:LISTED],
             "remaining": outcome.remaining,

@@ -9,9 +9,9 @@ from icefs.engine.write.session import WritableSession
 from icefs.errors import RebaseFailedError, SessionStateError
 from icefs.format.ids import SnapshotId
 from icefs.inode import Invalidations
+from icefs.vfs.commit.conflict_places import tell_way_out
 from icefs.vfs.commit.request import Invalidate
 from icefs.vfs.commit.session_changes import pretend_staged, session_for
-from icefs.vfs.control.ways_out import tell_way_out
 from icefs.vfs.trees.advance import plan_advance
 from icefs.vfs.trees.base_change import ChangingBranch, change_base, plan_following
 from icefs.vfs.trees.in_doubt import resolve, take_over_late

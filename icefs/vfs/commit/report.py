@@ -8,7 +8,7 @@ from icefs.engine.repository import Repository
 from icefs.engine.write.transactions import moves_cannot_be_joined
 from icefs.errors import FormatError, InvalidInputError, NothingToCommitError, ObjectNotFoundError, StorageError
 from icefs.format.ids import SnapshotId
-from icefs.vfs.control.staged_report import dropped_counts
+from icefs.vfs.commit.staged_report import dropped_counts
 from icefs.words import plural
 from icefs.worktree.stage.staged import Staged
 from icefs.zarr.keys import is_zarr_key

@@ -1,16 +1,11 @@
 """The control directory `.icefs`.
 
-mount_control       which files the control directories have
-branch_control      commit, discard, rebase and status of a writable branch
-command_files       files that run the command written to them
-rpc                 the file `rpc`: one request, one answer
-observing_rpc       requests about the mount itself
-jobs                work in a thread, with progress, that can be cancelled
-reports             texts and JSON about trees and mounts
-staged_report       staged changes as JSON
-status_text         `status` and `diff` as text
-advice              advice on the conflicts of a rebase
-ways_out            ways out of a rebase with conflicts
-consolidated_notes  notes on consolidated metadata that disagrees with the nodes
-root_notes          the note on a tree without a group at its root
+mount_control   which files the control directories have
+branch_control  commit, discard, rebase and status of a writable branch
+command_files   files that run the command written to them
+rpc             the file `rpc`: one request, one answer
+observing_rpc   requests about the mount itself
+jobs            work in a thread, with progress, that can be cancelled
+reports         texts and JSON about trees and mounts
+status_text     `status` and `diff` as text
 """

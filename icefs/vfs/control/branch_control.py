@@ -21,15 +21,15 @@ from icefs.log_context import in_branch
 from icefs.vfs.commit.committer import Committer
 from icefs.vfs.commit.rebaser import rebase_tree
 from icefs.vfs.commit.request import CommitRequest
+from icefs.vfs.commit.staged_report import StagedReport
 from icefs.vfs.control import reports
 from icefs.vfs.control.command_files import Carry, CommandHandle, command_text
-from icefs.vfs.control.consolidated_notes import Nodes, consolidated_notes, groups_concerned
 from icefs.vfs.control.jobs import Answer, Job, progress_json
-from icefs.vfs.control.root_notes import root_notes
 from icefs.vfs.control.rpc import Operation, error_facts
-from icefs.vfs.control.staged_report import StagedReport
 from icefs.vfs.control.status_text import diff_lines, to_text
 from icefs.vfs.interface import FileHandle
+from icefs.vfs.notes.consolidated import Nodes, consolidated_notes, groups_concerned
+from icefs.vfs.notes.root_group import root_notes
 from icefs.vfs.trees.control_dir import ControlFile
 from icefs.vfs.trees.places import open_session
 from icefs.vfs.trees.snapshot_tree import tree_facts

@@ -12,7 +12,7 @@ from icefs.engine.repository import Repository
 from icefs.errors import IcefsError
 from icefs.format.ids import SnapshotId
 from icefs.format.repo.snapshot_table import SnapshotInfo
-from icefs.vfs.control.staged_report import NOTHING_STAGED
+from icefs.vfs.commit.staged_report import NOTHING_STAGED
 from icefs.vfs.control.status_text import status_lines, to_text
 from icefs.words import visible, visible_json
 from icefs.worktree.tree import WorkTree

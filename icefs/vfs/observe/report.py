@@ -9,20 +9,17 @@ import resource
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, Protocol
 
 import trio
 
+from icefs.storage.cache.disk import DiskCache
 from icefs.storage.metered import StoreCounts, StoreMeter, Timing
-from icefs.vfs.observe.counters import Lag
+from icefs.vfs.observe.counters import Lag, Outcomes
 from icefs.vfs.observe.metrics import Durations, Labels, Metric, to_prometheus
-from icefs.vfs.observe.stats import errno_name, quantile_us
-from icefs.vfs.trees.writable_branch import WritableBranch
+from icefs.vfs.observe.stats import Stats, errno_name, quantile_us
 from icefs.words import node_key
 from icefs.worktree.tree import WorkTree
-
-if TYPE_CHECKING:
-    from icefs.vfs.filesystem import FileSystem
 
 _TICK_S: Final = 0.5
 _CACHES: Final = (
@@ -85,14 +82,39 @@ class Look:
     uptime_s: float
 
 
+class Observed(Protocol):
+    """A mount, as far as its numbers concern it.
+
+    Attributes:
+        stats: The counters of its requests.
+        outcomes: What became of its commits, discards and rebases.
+    """
+
+    stats: Stats
+    outcomes: Outcomes
+
+    def gauges(self) -> dict[str, float]:
+        """Returns what is open, held and under way."""
+
+    def queues(self) -> dict[str, int]:
+        """Returns how many tasks run or wait, by what works on them."""
+
+    def work_trees(self) -> list[tuple[str, WorkTree]]:
+        """Returns the open working trees, with the names of their branches."""
+
+    @property
+    def disk_cache(self) -> DiskCache | None:
+        """The disk cache; None if there is none."""
+
+
 class Observer:
     """Observes one mount.
 
     Concurrency: `look` and `run` on the event loop's thread; what they return is worked on in any other.
     """
 
-    def __init__(self, fs: "FileSystem", meter: StoreMeter, facts: Mapping[str, Any]) -> None:
-        """Takes the mount, who counts its store's requests, and what `info.json` says of it."""
+    def __init__(self, fs: Observed, meter: StoreMeter, facts: Mapping[str, Any]) -> None:
+        """Takes the mount, the counters of its store's requests, and the content of `info.json`."""
         self.lag = Lag()
         self.outcomes = fs.outcomes
         self._fs = fs
@@ -120,17 +142,13 @@ class Observer:
             stats.num_bytes.copy(),
             {**fs.gauges(), **self._disk_cache()},
             fs.queues(),
-            [_Branch(tree.name, tree.work, tree.work.revision) for tree in self._working() if tree.work is not None],
+            [_Branch(name, work, work.revision) for name, work in fs.work_trees()],
             self._meter.counts(),
             stats.uptime_s,
         )
 
-    def _working(self) -> list[WritableBranch]:
-        trees = [self._fs.single] if self._fs.root is None else list(self._fs.root.branches.values())
-        return [tree for tree in trees if isinstance(tree, WritableBranch)]
-
     def _disk_cache(self) -> dict[str, float]:
-        cache = self._fs.repository.assets.disk_cache
+        cache = self._fs.disk_cache
         if cache is None:
             return {}
         counters, used = cache.counters, cache.counted_bytes()

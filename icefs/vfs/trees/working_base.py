@@ -16,9 +16,9 @@ from icefs.inode import Invalidations
 from icefs.log_context import in_branch
 from icefs.storage.url import redact
 from icefs.vfs.attrs import FOREVER_S, Attr
-from icefs.vfs.control.consolidated_notes import groups_changed
 from icefs.vfs.inodes.numbers import CONTROL_SLOT
 from icefs.vfs.interface import Notifier, NotInMemoryError
+from icefs.vfs.notes.consolidated import groups_changed
 from icefs.vfs.observe.counters import Outcomes
 from icefs.vfs.threads import Fetches, Threads
 from icefs.vfs.trees.advance import Advance
@@ -258,7 +258,7 @@ class WorkingBase(BranchTree):
 
     def advance(self, advance: Advance, open_inos: Iterable[int], renaming: Renaming | None = None) -> Invalidations:
         """Takes over what was planned, and remembers the groups whose consolidated metadata it may have made wrong."""
-        self.followed_groups |= groups_changed(advance)
+        self.followed_groups |= groups_changed(advance.session, advance.changes)
         return super().advance(advance, open_inos, renaming)
 
     # How operations run.

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from icefs.storage.memory import MemoryStorage
-from icefs.vfs.control.consolidated_notes import Nodes, consolidated_notes, groups_concerned
+from icefs.vfs.notes.consolidated import Nodes, consolidated_notes, groups_concerned
 from tests.support.staging_bench import Bench, array, group
 
 A, B = array((4,), (2,)), array((8,), (2,))

@@ -3,7 +3,7 @@
 import pytest
 
 from icefs.storage.memory import MemoryStorage
-from icefs.vfs.control.staged_report import StagedReport
+from icefs.vfs.commit.staged_report import StagedReport
 from tests.support.staging_bench import Bench, array, group
 
 CHUNKS = {f"a/c/{i}/{j}": bytes([i, j]) * (300 if (i + j) % 2 else 5) for i in range(4) for j in range(4)}

@@ -11,7 +11,7 @@ from icefs.storage.memory import MemoryStorage
 from icefs.transfer.importing import ImportRequest, import_directory
 from icefs.transfer.scan import scan_directory
 from icefs.vfs.commit.report import LISTED
-from icefs.vfs.control.staged_report import StagedReport
+from icefs.vfs.commit.staged_report import StagedReport
 from icefs.vfs.control.status_text import diff_lines, status_lines
 from tests.support.staging_bench import Bench, array, group
 

@@ -7,7 +7,7 @@ that begin at the root, such as `zarr.open_group` and `xarray.open_datatree`, fi
 from typing import Final
 
 from icefs.errors import FormatError, StorageError
-from icefs.vfs.control.consolidated_notes import Nodes
+from icefs.vfs.notes.consolidated import Nodes
 
 _NO_ROOT: Final = "there is no group at /; open the nodes below by their paths, or make it with zarr.create_group"
 

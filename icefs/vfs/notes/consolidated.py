@@ -13,11 +13,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from icefs.engine.history.changes import Changes
 from icefs.engine.read.session import Session
 from icefs.engine.write.consolidated import CONSOLIDATED
 from icefs.errors import FormatError, StorageError
 from icefs.paths import NodePath, node_and_ancestors
-from icefs.vfs.trees.advance import Advance
 from icefs.words import some
 from icefs.worktree.stage.staged import Staged
 
@@ -81,15 +81,9 @@ def groups_concerned(nodes: Nodes, changed: Iterable[str]) -> set[str]:
     return {group for group in above if _MARK in (_get(nodes, group) or b"")}
 
 
-def groups_changed(advance: Advance) -> set[str]:
-    """Returns the groups with consolidated metadata below which an advance of a branch tree changed something."""
-    changes = advance.changes
-    return groups_concerned(Nodes(advance.session), changes.new | changes.deleted | changes.updated)
-
-
-def advance_notes(advance: Advance) -> Iterable[str]:
-    """Returns the notes about these groups."""
-    return consolidated_notes(Nodes(advance.session), groups_changed(advance)).values()
+def groups_changed(session: Session, changes: Changes) -> set[str]:
+    """Returns the groups with consolidated metadata below which the changes that led to a snapshot are."""
+    return groups_concerned(Nodes(session), changes.new | changes.deleted | changes.updated)
 
 
 def _get(nodes: Nodes, path: str) -> bytes | None:

@@ -23,7 +23,7 @@ from icefs.errors import RebaseFailedError
 from icefs.format.ids import SnapshotId
 from icefs.format.snapshot.nodes import NodeType
 from icefs.paths import NodePath, node_and_ancestors
-from icefs.vfs.control.advice import WayOut
+from icefs.vfs.commit.way_out import WayOut
 from icefs.worktree.stage.staged import Staged, topmost
 from icefs.zarr.keys import metadata_key
 
