@@ -1,13 +1,13 @@
 """The options of a running mount, of which a reload of the configuration changes some."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Final
+from typing import Final
 
 import trio
 
 from icefs.daemon.options import MountOptions
 from icefs.storage.cache.disk import DiskCache
+from icefs.vfs.observe.mount_facts import MountFacts
 
 ADJUSTABLE: Final = ("log_level", "cache_size", "poll_interval_s")
 """The options that take effect without another mount."""
@@ -37,13 +37,13 @@ class LiveOptions:
     Attributes:
         options: The options.
         cache: The disk cache; None for a mount without one.
-        facts: The content of `info.json`; `options` in it follow every change.
+        facts: The facts of the mount, whose options follow every change.
         needs_cache: Whether a disk cache would have something to keep: not so of a local repository.
     """
 
     options: MountOptions
     cache: DiskCache | None
-    facts: Mapping[str, Any]
+    facts: MountFacts
     needs_cache: bool
     _changed: trio.Event = field(default_factory=trio.Event)
 
@@ -66,7 +66,7 @@ class LiveOptions:
                 continue
             applied.changed.append(name)
             self.options = replace(self.options, **{name: value})
-            self.facts["options"][name] = value
+            self.facts.set_option(name, value)
         if self.cache is not None:
             self.cache.max_bytes = self.options.cache_size
         self._changed.set()

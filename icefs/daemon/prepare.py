@@ -6,7 +6,6 @@ import os
 import socket
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 from icefs.clock import system_clock, to_datetime
 from icefs.daemon import mountpoints
@@ -26,6 +25,7 @@ from icefs.storage.metered import MeteredStorage, StoreMeter
 from icefs.storage.url import open_storage, redact
 from icefs.vfs.attrs import Ownership
 from icefs.vfs.filesystem import MountRequest
+from icefs.vfs.observe.mount_facts import MountFacts
 from icefs.worktree.spool.state import check_usable, find_directory
 from icefs.worktree.upload.packing import UploadOptions
 
@@ -146,12 +146,14 @@ def _request(options: MountOptions, repository: Repository, refs: Refs) -> Mount
         os.getgid() if options.gid is None else options.gid,
         options.umask,
     )
-    facts: dict[str, Any] = {
-        "version": program_version(),
-        "mountpoint": options.mountpoint,
-        "log_file": options.log_file,
-        "started_at": to_datetime(system_clock()).isoformat(),
-        "options": {
+    facts = MountFacts(
+        {
+            "version": program_version(),
+            "mountpoint": options.mountpoint,
+            "log_file": options.log_file,
+            "started_at": to_datetime(system_clock()).isoformat(),
+        },
+        {
             "repository": redact(options.repository),
             "uid": options.uid,
             "gid": options.gid,
@@ -176,8 +178,12 @@ def _request(options: MountOptions, repository: Repository, refs: Refs) -> Mount
             "metrics": options.metrics,
             "fuse_library": options.fuse_library,
         },
-        "service": {"can_reload": False, "reloads": 0, "needs_restart": [], "no_effect": [], "problem": None},
-    }
+        can_reload=False,
+        reloads=0,
+        needs_restart=[],
+        no_effect=[],
+        problem=None,
+    )
     assert options.state_dir is not None or not options.is_writable  # `resolved` chose one
     state_root = Path(options.state_dir) if options.state_dir is not None and options.is_writable else None
     state_directory = None

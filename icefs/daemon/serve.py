@@ -76,7 +76,7 @@ def serve(prepared: Prepared, on_ready: Callable[[], None], reread: Callable[[],
     connection = _mount(options, fs, RequestRecorder(stats), is_writable=is_writable)
     logger.info(
         "icefs %s serves %s at %s, process %d",
-        prepared.request.facts["version"],
+        prepared.request.facts.version,
         redact(options.repository),
         options.mountpoint,
         os.getpid(),

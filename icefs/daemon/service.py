@@ -70,7 +70,8 @@ class Service:
             reread: Reads the configuration again; None where there is none, and SIGHUP means the end.
         """
         self.live = live
-        self.can_reload = live.facts["service"]["can_reload"] = reread is not None
+        self.can_reload = reread is not None
+        live.facts.set_service(can_reload=self.can_reload)
         self._manager = manager
         self._fs = fs
         self._reread = reread
@@ -119,24 +120,24 @@ class Service:
         """Reads the configuration again and puts into effect what needs no other mount."""
         assert self._reread is not None
         self._manager.notify(RELOADING="1", MONOTONIC_USEC=str(time.monotonic_ns() // 1000))
-        service = self.live.facts["service"]
+        facts = self.live.facts
         try:
             wanted = await trio.to_thread.run_sync(self._reread)
             applied = self.live.apply(wanted)
             set_level(self._fs, self.live.options.log_level)
         except (IcefsError, OSError) as error:
             logger.error("not reloaded: %s", error)
-            service["problem"] = str(error)
+            facts.set_service(problem=str(error))
         else:
             waiting, idle = _keys(applied.waiting), _keys(applied.without_effect)
-            service |= {"problem": None, "needs_restart": waiting, "no_effect": idle}
+            facts.set_service(problem=None, needs_restart=waiting, no_effect=idle)
             changed = ", ".join(_keys(applied.changed))
             logger.info("reloaded: %s", changed or "nothing that takes effect now has changed")
             if waiting:
                 logger.warning("these changes wait for a restart: %s", ", ".join(waiting))
             if idle:
                 logger.warning("%s has no effect: a local repository has no cache", ", ".join(idle))
-        service["reloads"] += 1
+        facts.set_service(reloads=facts.service["reloads"] + 1)
         self._manager.notify(READY="1")
 
     # The status line.

@@ -6,7 +6,7 @@ read, write, …      →  the handle answers
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -31,6 +31,7 @@ from icefs.vfs.handles import HandleTable
 from icefs.vfs.inodes.table import InodeSpace
 from icefs.vfs.interface import AttrChanges, Caller, FileHandle, Notifier, NotInMemoryError, Tree
 from icefs.vfs.observe.counters import Outcomes
+from icefs.vfs.observe.mount_facts import MountFacts
 from icefs.vfs.observe.report import Observer
 from icefs.vfs.observe.stats import Stats
 from icefs.vfs.threads import Fetches, Threads
@@ -61,7 +62,7 @@ class MountRequest:
         name: The ref's name.
         snapshot_id: What the tree shows; None for the whole repository.
         memory_bytes: How much of chunks that were fetched is kept.
-        facts: What `info.json` tells of the mount beside what the file system knows itself.
+        facts: What `info.json` tells of the mount, besides what the file system knows itself.
         state_root: Where working trees are kept; None for a mount that only reads.
         state_directory: The state directory of the one branch that is shown, where it is known; None for the one that
             belongs to repository, branch and mountpoint.
@@ -74,7 +75,7 @@ class MountRequest:
     name: str = ""
     snapshot_id: SnapshotId | None = None
     memory_bytes: int = 128 << 20
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    facts: MountFacts = field(default_factory=MountFacts)
     state_root: Path | None = None
     uploads: UploadOptions = field(default_factory=UploadOptions)
     history_cache: Path | None = None
@@ -140,7 +141,7 @@ class FileSystem:
         """Returns what makes branches that can be written to; None in a mount that only reads."""
         if request.state_root is None or not isinstance(self.repository, WritableRepository):
             return None
-        place = str(request.facts.get("mountpoint", ""))
+        place = request.facts.mountpoint
         settings = WorkingSettings(
             self.repository,
             request.state_root,

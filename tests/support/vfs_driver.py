@@ -16,6 +16,7 @@ from icefs.storage.cache.disk import DiskCache
 from icefs.vfs.attrs import Attr, EntryRun, Ownership
 from icefs.vfs.filesystem import FileSystem, MountRequest
 from icefs.vfs.inodes.table import ROOT_INO
+from icefs.vfs.observe.mount_facts import MountFacts
 from icefs.vfs.observe.stats import Stats
 from tests.support.fake_vfs import FakeNotifier
 
@@ -135,7 +136,7 @@ async def mounted(
         kind, name, shown = "tag", tag, refs.tag(tag)
     elif snapshot is not None:
         kind = "snapshot"
-    facts = {"version": "1.2.3", "mountpoint": "/mnt"}
+    facts = MountFacts({"version": "1.2.3", "mountpoint": "/mnt"})
     request = MountRequest(OWNERSHIP, kind, name, shown, memory_bytes, facts)
     notifier = FakeNotifier()
     fs = FileSystem(repository, refs, request, notifier, Stats(OPERATIONS))

@@ -18,6 +18,7 @@ from icefs.vfs.control.observing_rpc import observing_operations
 from icefs.vfs.control.rpc import Operation, RpcHandle, error_facts
 from icefs.vfs.names import encode_ref
 from icefs.vfs.observe.access_log import as_text, recent_accesses
+from icefs.vfs.observe.mount_facts import MountFacts
 from icefs.vfs.observe.report import Look
 from icefs.vfs.observe.stats import RING
 from icefs.vfs.trees.branch_tree import BranchTree
@@ -41,9 +42,9 @@ class MountControl:
     with them can be read.
     """
 
-    def __init__(self, fs: "FileSystem", facts: Mapping[str, Any], ownership: Ownership) -> None:
+    def __init__(self, fs: "FileSystem", facts: MountFacts, ownership: Ownership) -> None:
         self._fs = fs
-        self._facts = dict(facts)
+        self._facts = facts
         self._ownership = ownership
         self._started_ns = time.time_ns()
 
@@ -118,7 +119,7 @@ class MountControl:
                 _made("accesslog", lambda: partial(as_text, recent_accesses(self._fs.stats, self._fs, RING))),
                 is_private=True,  # it tells what all users open
             ),
-            _made("version", lambda: partial(str.encode, f"icefs {self._facts.get('version', '')}\n")),
+            _made("version", lambda: partial(str.encode, f"icefs {self._facts.version}\n")),
         ]
 
     def _info(self) -> dict[str, Any]:
@@ -127,7 +128,7 @@ class MountControl:
             "pid": os.getpid(),
             "repository": redact(repository.storage.url),
             "spec_version": repository.spec_version,
-            **self._facts,
+            **self._facts.as_json(),
         }
 
     def _mount_status(self) -> dict[str, Any]:
@@ -135,7 +136,7 @@ class MountControl:
         return {
             "kind": "repository",
             "repository": redact(fs.repository.storage.url),
-            "mountpoint": self._facts.get("mountpoint"),
+            "mountpoint": self._facts.mountpoint or None,
             "branches": {name: str(tip) for name, tip in sorted(refs.branches.items())},
             "tags": {name: str(tip) for name, tip in sorted(refs.tags.items())},
             "trees": [

@@ -6,7 +6,7 @@ written down in a worker thread.
 
 import os
 import resource
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -17,6 +17,7 @@ from icefs.storage.cache.disk import DiskCache
 from icefs.storage.metered import StoreCounts, StoreMeter, Timing
 from icefs.vfs.observe.counters import Lag, Outcomes
 from icefs.vfs.observe.metrics import Durations, Labels, Metric, to_prometheus
+from icefs.vfs.observe.mount_facts import MountFacts
 from icefs.vfs.observe.stats import Stats, errno_name, quantile_us
 from icefs.words import node_key
 from icefs.worktree.tree import WorkTree
@@ -113,8 +114,8 @@ class Observer:
     Concurrency: `look` and `run` on the event loop's thread; what they return is worked on in any other.
     """
 
-    def __init__(self, fs: Observed, meter: StoreMeter, facts: Mapping[str, Any]) -> None:
-        """Takes the mount, the counters of its store's requests, and the content of `info.json`."""
+    def __init__(self, fs: Observed, meter: StoreMeter, facts: MountFacts) -> None:
+        """Takes the mount, the counters of its store's requests, and its facts."""
         self.lag = Lag()
         self.outcomes = fs.outcomes
         self._fs = fs
@@ -248,7 +249,7 @@ class Observer:
             *self._commit_metrics(look),
             *self._own_metrics(look),
         ]
-        return to_prometheus(metrics, {"mountpoint": str(self._facts.get("mountpoint", ""))})
+        return to_prometheus(metrics, {"mountpoint": self._facts.mountpoint})
 
     def _request_metrics(self, look: Look) -> list[Metric | Durations]:
         names = self._fs.stats.operations
@@ -321,7 +322,7 @@ class Observer:
 
     def _own_metrics(self, look: Look) -> list[Metric | Durations]:
         facts = process_facts()
-        version = str(self._facts.get("version", ""))
+        version = self._facts.version
         return [
             Metric("icefs_info", "The mount; always 1.", [((("version", version),), 1)]),
             Metric(

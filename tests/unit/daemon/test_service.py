@@ -16,6 +16,7 @@ from icefs.daemon.options import MountOptions
 from icefs.daemon.service import Service, obey_signals
 from icefs.daemon.systemd import ServiceManager
 from icefs.errors import InvalidInputError
+from icefs.vfs.observe.mount_facts import MountFacts
 from icefs.vfs.observe.stats import Stats
 
 OPTIONS = MountOptions(repository="/r", mountpoint="/m", cache_size=10)
@@ -81,7 +82,7 @@ class FakeFs:
 
 
 def service_of(ours, fs, mountpoint, reread=None, cache=None, needs_cache=True):
-    facts = {"options": {}, "service": {"reloads": 0, "needs_restart": [], "no_effect": [], "problem": None}}
+    facts = MountFacts(reloads=0, needs_restart=[], no_effect=[], problem=None)
     return Service(
         ours, fs, LiveOptions(replace(OPTIONS, mountpoint=str(mountpoint)), cache, facts, needs_cache), reread
     )
@@ -174,7 +175,7 @@ async def test_a_reload_turns_what_can_be_turned_and_names_the_rest(manager, pla
     assert int(first["MONOTONIC_USEC"]) > 0
     assert (cache.max_bytes, service.live.options.poll_interval_s, service.live.options.branch) == (20, 9.0, None)
     expected = {"can_reload": True, "reloads": 1, "needs_restart": ["branch"], "no_effect": [], "problem": None}
-    assert service.live.facts["service"] == expected
+    assert service.live.facts.service == expected
     ours.close()
 
 
@@ -184,7 +185,7 @@ async def test_a_cache_size_has_no_effect_on_a_local_repository(manager, place, 
     for needs_cache, expected in ((False, ([], ["cache-size"])), (True, (["cache-size"], []))):
         service = service_of(ours, FakeFs({}), place, lambda: wanted, needs_cache=needs_cache)
         await service.reload()
-        facts = service.live.facts["service"]
+        facts = service.live.facts.service
         assert (facts["needs_restart"], facts["no_effect"]) == expected
     assert "cache-size has no effect: a local repository has no cache" in caplog.text
     assert "these changes wait for a restart: cache-size" in caplog.text
@@ -201,7 +202,7 @@ async def test_a_configuration_that_is_wrong_changes_nothing(manager, place):
     before = service.live.options
     await service.reload()
     assert manager.heard()[-1] == {"READY": "1"}
-    assert (service.live.options, service.live.facts["service"]["problem"]) == (before, "a.toml:3: branch: no")
+    assert (service.live.options, service.live.facts.service["problem"]) == (before, "a.toml:3: branch: no")
     ours.close()
 
 
@@ -227,6 +228,6 @@ async def test_sighup_reloads_where_there_is_something_to_read_again_and_ends_th
         await trio.sleep(0.1)  # a reload reads in a thread
         nursery.cancel_scope.cancel()
     assert bool(stopped) is not has_configuration
-    assert service.live.facts["service"]["reloads"] == int(has_configuration)
+    assert service.live.facts.service["reloads"] == int(has_configuration)
     assert ("STOPPING" in manager.heard()[0]) is not has_configuration
     ours.close()
