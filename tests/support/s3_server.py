@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from icefs.storage.s3.client import make_client
 from icefs.storage.s3.options import S3Credentials, S3Options
+from icefs.storage.s3.session import open_client
 
 _START_TIMEOUT_S = 60.0
 _STARTS = 3
@@ -93,7 +93,7 @@ class SeaweedServer:
         """Starts the server on ports that are free now; tells whether it came up, for they may be taken meanwhile."""
         ports = _free_ports(8)
         self.endpoint_url = f"http://127.0.0.1:{ports[0]}"
-        self._client = make_client(self.options())
+        self._client = open_client(self.options()).client
         data = self._directory / "data"
         shutil.rmtree(data, ignore_errors=True)
         data.mkdir()

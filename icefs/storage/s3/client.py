@@ -1,7 +1,7 @@
-"""How to reach an S3 service: with or without botocore.
+"""How to reach an S3 service: with or without boto3.
 
-`s3_requests` sends most requests by itself. What it needs for that (keys, endpoint, region) botocore finds out
-(`s3_session`), or it is there already (`s3_direct`): then botocore is only loaded for what is rarely asked.
+`requests` sends most requests by itself. The keys, endpoint and region that it needs are known in full (`direct`), or
+boto3 finds them (`session`). In the first case boto3 is imported for rare requests alone.
 """
 
 import logging
@@ -16,7 +16,8 @@ from botocore import exceptions as boto_errors
 
 from icefs.errors import IcefsError
 from icefs.storage.s3 import direct as s3_direct
-from icefs.storage.s3.errors import check_keys, client_errors, credentials_error
+from icefs.storage.s3.errors import CLIENT_ERRORS
+from icefs.storage.s3.keys import Keys, KeySource, Opened, check_keys
 from icefs.storage.s3.options import S3Client, S3Credentials, S3Options
 from icefs.storage.s3.target import Target
 
@@ -40,29 +41,42 @@ class Connection:
     """
 
     def __init__(self, options: S3Options, direct: s3_direct.Direct | None) -> None:
-        """Asks botocore for what is not there; raises as `connect`."""
+        """Asks boto3 for everything that is not known yet; raises as `connect`."""
         self.is_anonymous = options.anonymous
         self._options = options
         self._direct = direct
         self._lock = threading.Lock()
         self._client: S3Client | None = None
-        self._credentials: Any
-        self.last_keys: Any = None
+        self._source: KeySource | None
+        self.last_keys: Keys | None = None
         if direct is not None:
-            self.endpoint_url, self.ca_bundle, self._credentials = direct.endpoint_url, direct.ca_bundle, direct.keys
+            self.endpoint_url, self.ca_bundle, self._source = direct.endpoint_url, direct.ca_bundle, direct.keys
         else:
-            self._client, self._credentials, self.ca_bundle = _open(options)
+            self._client, self._source, self.ca_bundle = _open(options)
             self.endpoint_url = self._client.meta.endpoint_url
 
     @property
     def client(self) -> S3Client:
-        """A client of botocore; raises as `connect`."""
+        """A client of boto3; raises as `connect`."""
         if not self.is_anonymous:
-            self.frozen_credentials()  # which looks at what botocore would put into headers
+            self.keys()  # checks the keys that boto3 would put into headers
         with self._lock:
             if self._client is None:
                 self._client = _open(self._options).client
             return self._client
+
+    def call[T](self, operation: Callable[[S3Client], T]) -> T:
+        """Does `operation` with a client of boto3.
+
+        Raises:
+            ClientError: the service refused.
+            BotoCoreError: it could not be reached, or broke off.
+            AnswerError: its answer cannot be read.
+            InvalidInputError, AccessDeniedError: as `connect`.
+        """
+        from icefs.storage.s3.session import call  # lazy: it imports boto3
+
+        return call(self.client, operation)
 
     def target(self, bucket: str) -> Target:
         """Returns where a bucket is.
@@ -73,27 +87,23 @@ class Connection:
         """
         found = None if self._direct is None else self._direct.target(bucket)
         if found is None:
-            from icefs.storage.s3.session import ask_target  # lazy: it loads botocore
+            from icefs.storage.s3.session import find_target  # lazy: it imports boto3
 
-            found = ask_target(self.client, bucket, is_signed=not self.is_anonymous)
+            found = find_target(self.client, bucket, is_signed=not self.is_anonymous)
         return found
 
-    def frozen_credentials(self) -> Any:
-        """Returns the keys as they are now (`access_key`, `secret_key`, `token`).
+    def keys(self) -> Keys:
+        """Returns the keys as they are now.
 
         Raises:
             BotoCoreError: there are none, or they could not be refreshed.
             AccessDeniedError: they could not be refreshed, or cannot be sent.
+            AnswerError: the service that issues them answered in a way that cannot be read.
             InvalidInputError: the callback that returns keys returned none.
         """
-        if self._credentials is None:
+        if self._source is None:
             raise boto_errors.NoCredentialsError
-        try:
-            keys = self._credentials.get_frozen_credentials()
-        except (OSError, ValueError, KeyError) as error:
-            if isinstance(error, IcefsError):
-                raise
-            raise credentials_error(error) from None
+        keys = self._source.get_frozen_credentials()
         if keys != self.last_keys:
             check_keys(keys)
             self.last_keys = keys
@@ -157,11 +167,11 @@ class ClientHolder:
             self._renewed_at, self._files = now, files
             try:
                 renewed = connect(self._options)
-                if renewed.frozen_credentials() == stale.last_keys:
+                if renewed.keys() == stale.last_keys:
                     return False
             except IcefsError as error:
                 return _give_up_renewal(error)
-            except client_errors() as error:
+            except CLIENT_ERRORS as error:
                 return _give_up_renewal(error)
             self._connection = renewed
             return True
@@ -214,12 +224,7 @@ def connect(options: S3Options) -> Connection:
     return Connection(options, direct)
 
 
-def make_client(options: S3Options) -> S3Client:
-    """Makes a client of botocore; raises as `connect`."""
-    return _open(options).client
-
-
-def _open(options: S3Options) -> Any:
-    from icefs.storage.s3.session import open_client  # lazy: it loads botocore
+def _open(options: S3Options) -> Opened:
+    from icefs.storage.s3.session import open_client  # lazy: it imports boto3
 
     return open_client(options)

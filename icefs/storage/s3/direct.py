@@ -9,9 +9,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, NamedTuple, Self
+from typing import Any, Final
 from urllib.parse import urlsplit
 
+from icefs.storage.s3.keys import StaticKeys
 from icefs.storage.s3.options import S3Credentials, S3Options
 from icefs.storage.s3.target import Target, target_of
 
@@ -34,21 +35,6 @@ _KNOWN: Final = frozenset(
 _FILES: Final = (("AWS_CONFIG_FILE", "~/.aws/config"), ("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials"))
 _BUCKET: Final = re.compile(r"[a-zA-Z0-9.\-_]{1,255}")
 _REGION: Final = re.compile(r"(?!aws-)[a-z0-9-]{1,64}")  # aws-global stands for another one
-
-
-class StaticKeys(NamedTuple):
-    """Keys that stay as they are."""
-
-    access_key: str
-    secret_key: str
-    token: str | None
-
-    def get_frozen_credentials(self) -> Self:
-        """Returns the keys, as credentials of botocore do."""
-        return self
-
-    def __repr__(self) -> str:
-        return "StaticKeys(...)"
 
 
 @dataclass(frozen=True, slots=True)

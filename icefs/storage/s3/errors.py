@@ -1,11 +1,10 @@
 """What the errors of an S3 service mean.
 
-They are raised as botocore raises them, whoever sends the request. Of botocore, the exceptions alone are loaded here:
-all of it takes 0.3 s.
+Every failed request raises one of botocore's exceptions, whether boto3 or `requests` sent it. This module imports those
+exceptions alone: importing all of boto3 takes 0.3 s.
 """
 
 import re
-import sys
 import time
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
@@ -28,19 +27,8 @@ from icefs.errors import (
 from icefs.storage.answers import AnswerError, bad_answer
 from icefs.storage.proxies import proxy_name
 
-
-def client_errors() -> tuple[type[Exception], ...]:
-    """Returns what is raised when a request fails."""
-    return (boto_errors.ClientError, boto_errors.BotoCoreError, AnswerError, *_unreadable())
-
-
-def _unreadable() -> tuple[type[Exception], ...]:
-    """Returns the one error of botocore's clients that has no common class with others."""
-    parsers = sys.modules.get("botocore.parsers")
-    return () if parsers is None else (parsers.ResponseParserError,)
-
-
-_SENDABLE: Final = re.compile("[!-~]+")
+CLIENT_ERRORS: Final = (boto_errors.ClientError, boto_errors.BotoCoreError, AnswerError)
+"""The exceptions of a request that failed."""
 _NO_CREDENTIALS_HINT = (
     "give credentials in the AWS environment (AWS_ACCESS_KEY_ID, AWS_PROFILE, ~/.aws/credentials), or anonymous=true"
 )
@@ -88,26 +76,6 @@ def credentials_error(error: Exception) -> AccessDeniedError:
     else:
         what = "there are no credentials for S3"
     return AccessDeniedError(what, hint=hint)
-
-
-def check_keys(keys: Any) -> None:
-    """Refuses keys that cannot be sent; never repeats them.
-
-    Raises:
-        AccessDeniedError: they have a line break, or something else that no header can hold.
-    """
-    # The secret key is never sent, but a line break from a file makes it another one.
-    is_fit = {
-        "access key id": _SENDABLE.fullmatch(keys.access_key) is not None,
-        "secret access key": keys.secret_key.isprintable() and keys.secret_key == keys.secret_key.strip(),
-        "session token": not keys.token or _SENDABLE.fullmatch(keys.token) is not None,
-    }
-    for name, fits in is_fit.items():
-        if not fits:
-            raise AccessDeniedError(
-                f"the {name} for S3 has characters that no header can hold",
-                hint="look for a line break or a space at its end",
-            )
 
 
 _REGION_HINT = "the region may be another one: add ?region=… to the location, or set AWS_REGION"
@@ -213,8 +181,6 @@ def s3_error(error: Exception, *, action: str, endpoint: str) -> IcefsError:
     """
     if isinstance(error, boto_errors.ClientError):
         return _answer_error(error.response, action=action, endpoint=endpoint)
-    if isinstance(error, _unreadable()):
-        error = AnswerError("in a way that cannot be read")
     if isinstance(error, AnswerError):
         return bad_answer(error, action=action, endpoint=endpoint)
     if isinstance(error, UNTOLD):

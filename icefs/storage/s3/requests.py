@@ -11,7 +11,6 @@ Source: AWS "Signature Version 4 signing process"; "Amazon S3 API Reference".
 
 import hashlib
 import hmac
-import os
 import re
 import ssl
 import threading
@@ -24,7 +23,7 @@ from functools import partial
 from typing import Any, Final, cast
 from urllib.parse import quote, urlencode, urlsplit
 
-import botocore
+import certifi
 import urllib3
 from botocore import exceptions as boto_errors
 from urllib3 import exceptions as http_errors
@@ -224,7 +223,7 @@ class S3Requests:
             sent["content-length"] = str(len(body))
         if not target.is_signed:
             return sent
-        keys = self.connection.frozen_credentials()
+        keys = self.connection.keys()
         moment, date = self._now()
         sent["x-amz-date"] = moment
         payload = hashlib.sha256(body).hexdigest() if body else _EMPTY_SHA256
@@ -362,15 +361,9 @@ def _endpoint(target: Target, connection: Connection, options: S3Options) -> End
     )
 
 
-def _authorities(connection: Connection) -> Any:
-    """Returns the file with the authorities to trust: as botocore does."""
-    if connection.ca_bundle is not None:
-        return connection.ca_bundle
-    try:
-        import certifi
-    except ImportError:
-        return os.path.join(os.path.dirname(botocore.__file__), "cacert.pem")
-    return certifi.where()
+def _authorities(connection: Connection) -> str:
+    """Returns the file with the certificate authorities to trust: the configured one, or Mozilla's, as boto3 does."""
+    return connection.ca_bundle if connection.ca_bundle is not None else certifi.where()
 
 
 def _socket_options() -> list[tuple[int, int, int]]:

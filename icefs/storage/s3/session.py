@@ -1,45 +1,36 @@
-"""What botocore knows: the AWS configuration, credentials of all kinds, endpoints, and requests that are rare.
+"""boto3: the AWS configuration, credentials of all kinds, endpoints, and the requests that are rare.
 
-Its own retries are off, for `retry` knows better what may be repeated. botocore is used directly: boto3 on top of it
-would add 0.15 s to every start and nothing that is needed. Loading it takes 0.3 s, and making a client 0.1 s, so it is
-loaded where it is needed (`s3_client`).
+boto3's own retries are off: `retry` knows what may be repeated. Importing boto3 takes 0.3 s and making a client
+0.1 s, so `client` imports this module only when a connection needs it. Only public names of boto3 and botocore are
+used, and of botocore's events only the documented one (`before-send`).
+
+Source: Boto3 documentation, "Credentials" and "Configuration"; Botocore documentation, "Botocore Events".
 """
 
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final, NamedTuple
+from operator import methodcaller
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 import botocore
 import botocore.session
+from boto3.session import Session
 from botocore import exceptions as boto_errors
-from botocore.awsrequest import AWSResponse, HTTPHeaders
 from botocore.config import Config
-from botocore.credentials import CredentialProvider, Credentials, RefreshableCredentials
-from botocore.loaders import create_loader
-from botocore.parsers import ResponseParserError
+from botocore.credentials import CredentialProvider, CredentialResolver, Credentials, RefreshableCredentials
+from botocore.parsers import ResponseParserError  # the one error of a client that is not among botocore.exceptions
 
 from icefs.errors import AccessDeniedError, IcefsError, InvalidInputError, UnsupportedError
+from icefs.storage.answers import AnswerError
 from icefs.storage.s3.errors import UNTOLD, configuration_error, credentials_error
+from icefs.storage.s3.keys import Keys, KeySource, Opened, StaticKeys
 from icefs.storage.s3.options import S3Client, S3Credentials, S3Options
 from icefs.storage.s3.target import Target, is_aws, target_of
 
-# Keeps the service's description once it is read: the first client takes 80 ms, each further one 9 ms.
-_LOADER: Final = create_loader()
-
-
-class Opened(NamedTuple):
-    """What botocore found.
-
-    Attributes:
-        client: Its client.
-        credentials: Where its keys come from, refreshed when they are about to expire; None if there are none.
-        ca_bundle: The file with the authorities to trust, if the AWS configuration names one.
-    """
-
-    client: S3Client
-    credentials: Any
-    ca_bundle: str | None
+# "AWS4-HMAC-SHA256 Credential=<key id>/<date>/<region>/<service>/aws4_request, SignedHeaders=…"
+_V4: Final = re.compile(r"AWS4-HMAC-SHA256 Credential=[^/,]*/[0-9]{8}/([^/,]+)/([^/,]+)/aws4_request,")
 
 
 def open_client(options: S3Options) -> Opened:
@@ -50,39 +41,78 @@ def open_client(options: S3Options) -> Opened:
         AccessDeniedError: the credentials could not be had.
     """
     try:
-        session = botocore.session.Session(profile=options.profile)
-        session.register_component("data_loader", _LOADER)
+        configuration = botocore.session.Session()
         if callable(options.credentials):
-            session.get_component("credential_provider").providers.insert(0, _CallbackProvider(options.credentials))
-        credentials = None if options.anonymous else _credentials(session, options)
+            provider = CredentialResolver([_CallbackProvider(options.credentials)])
+            configuration.register_component("credential_provider", provider)
+        session = _session(configuration, options)
+        keys = None if options.anonymous else _keys(session)
         client = _create(session, options, path_style=options.force_path_style or options.endpoint_url is not None)
         options.check_endpoint(client.meta.endpoint_url)
         if options.endpoint_url is None and options.force_path_style is None and not is_aws(client.meta.endpoint_url):
             # The environment names a service of its own (AWS_ENDPOINT_URL).
             client = _create(session, options, path_style=True)
-        ca_bundle = session.get_config_variable("ca_bundle")
+        ca_bundle = configuration.get_config_variable("ca_bundle")
     except IcefsError:
         raise
     except UNTOLD as error:
         raise configuration_error(error) from None
     except (boto_errors.ClientError, boto_errors.BotoCoreError, ResponseParserError, ValueError) as error:
         raise configuration_error(error) from error
-    return Opened(client, credentials, ca_bundle)
+    return Opened(client, keys, ca_bundle)
 
 
-def _credentials(session: botocore.session.Session, options: S3Options) -> Any:
-    if isinstance(options.credentials, S3Credentials):
-        keys = options.credentials
-        return Credentials(keys.access_key_id, keys.secret_access_key, keys.session_token)
+def _session(configuration: botocore.session.Session, options: S3Options) -> Session:
+    keys = options.credentials if isinstance(options.credentials, S3Credentials) else None
+    return Session(
+        aws_access_key_id=None if keys is None else keys.access_key_id,
+        aws_secret_access_key=None if keys is None else keys.secret_access_key,
+        aws_session_token=None if keys is None else keys.session_token,
+        region_name=options.region,
+        botocore_session=configuration,
+        profile_name=options.profile,
+    )
+
+
+def _keys(session: Session) -> KeySource | None:
     try:
-        return session.get_credentials()
+        found = session.get_credentials()
+    except IcefsError:
+        raise
     except (OSError, ValueError, KeyError) as error:
-        if isinstance(error, IcefsError):
-            raise
         raise credentials_error(error) from None
+    return None if found is None else ConfiguredKeys(found)
 
 
-def _create(session: botocore.session.Session, options: S3Options, *, path_style: bool) -> S3Client:
+class ConfiguredKeys:
+    """Keys from wherever the AWS configuration says; boto3 refreshes them before they expire. Safe for threads."""
+
+    def __init__(self, credentials: Credentials) -> None:
+        self._credentials = credentials
+
+    def get_frozen_credentials(self) -> Keys:
+        """Returns the keys as they are now (`access_key`, `secret_key`, `token`).
+
+        Raises:
+            BotoCoreError: they could not be refreshed.
+            AccessDeniedError: the program or callback that returns them failed.
+            InvalidInputError: the callback returned something else.
+            AnswerError: the service that issues them answered in a way that cannot be read.
+        """
+        try:
+            keys = self._credentials.get_frozen_credentials()
+        except IcefsError:
+            raise
+        except ResponseParserError as error:
+            raise AnswerError("in a way that cannot be read") from error
+        except (OSError, ValueError, KeyError) as error:
+            raise credentials_error(error) from None
+        if keys.access_key is None or keys.secret_key is None:
+            raise boto_errors.NoCredentialsError
+        return StaticKeys(keys.access_key, keys.secret_key, keys.token)
+
+
+def _create(session: Session, options: S3Options, *, path_style: bool) -> S3Client:
     style: Any = "virtual" if options.force_path_style is False else "path" if path_style else "auto"
     config = Config(
         signature_version=botocore.UNSIGNED if options.anonymous else None,
@@ -98,31 +128,37 @@ def _create(session: botocore.session.Session, options: S3Options, *, path_style
         tcp_keepalive=True,
         user_agent_extra=f"icefs {options.user_agent}".rstrip(),
     )
-    region = options.region or session.get_config_variable("region")
-    keys: dict[str, Any] = {}
-    if isinstance(options.credentials, S3Credentials):
-        keys = {
-            "aws_access_key_id": options.credentials.access_key_id,
-            "aws_secret_access_key": options.credentials.secret_access_key,
-            "aws_session_token": options.credentials.session_token,
-        }
-    client = session.create_client(
-        "s3", endpoint_url=options.endpoint_url, region_name=region or "us-east-1", config=config, **keys
+    client = session.client(
+        "s3", endpoint_url=options.endpoint_url, region_name=session.region_name or "us-east-1", config=config
     )
-    client.meta.events.register("before-call.s3", _stay_in_region)
+    client.meta.events.register("before-send.s3.HeadBucket", _do_not_search)
     return client
 
 
-def _stay_in_region(context: dict[str, Any], **_: Any) -> None:
-    """Keeps botocore from looking for the bucket elsewhere: `S3Storage` does that, and stops.
+def _do_not_search(**_: Any) -> None:
+    """Keeps a client from asking where a bucket is when an answer redirects it without naming a region.
 
-    botocore asks about the bucket then, is redirected by the same answer, and asks again without end.
+    The service would redirect that request, too, and the client would ask again without end.
     """
-    context.setdefault("s3_redirect", {})["redirected"] = True
+    raise boto_errors.ClientError({"ResponseMetadata": {"HTTPHeaders": {}}}, "HeadBucket")  # type: ignore[typeddict-item]
+
+
+def call[T](client: S3Client, operation: Callable[[S3Client], T]) -> T:
+    """Does `operation` with a client.
+
+    Raises:
+        ClientError: the service refused.
+        BotoCoreError: it could not be reached, or broke off.
+        AnswerError: its answer cannot be read.
+    """
+    try:
+        return operation(client)
+    except ResponseParserError as error:
+        raise AnswerError("in a way that cannot be read") from error
 
 
 class _CallbackProvider(CredentialProvider):
-    """Lets botocore ask a callback for keys, and again shortly before they expire."""
+    """Has a callback asked for keys, and again shortly before they expire."""
 
     METHOD: str | None = "icefs-callback"
 
@@ -163,48 +199,64 @@ class _CallbackProvider(CredentialProvider):
         }
 
 
-def ask_target(client: S3Client, bucket: str, *, is_signed: bool) -> Target:
-    """Lets botocore put a request together that is not sent, which tells where the bucket is.
+def find_target(client: S3Client, bucket: str, *, is_signed: bool) -> Target:
+    """Returns where a bucket is, and how its requests are signed: as the client addresses and signs one.
+
+    Args:
+        client: Prepares a request, which is not sent.
+        bucket: The bucket's name, alias or ARN.
+        is_signed: Whether requests are signed.
 
     Raises:
         BotoCoreError: the bucket's name, or the configuration, is not valid.
-        UnsupportedError: requests must be signed in a way that icefs does not know.
+        UnsupportedError: requests must be signed in another way than by Signature Version 4.
     """
-    seen: dict[str, Any] = {}
-
-    def note_signing(signing_name: str, region_name: str, signature_version: Any, **_: Any) -> None:
-        seen.update(service=signing_name, region=region_name, version=signature_version)
-
-    def note_request(request: Any, **_: Any) -> AWSResponse:
-        seen["url"] = request.url
-        return AWSResponse(request.url, 200, HTTPHeaders(), _NoBody())
-
+    unknown = UnsupportedError(
+        f"requests to the bucket {bucket} would have to be signed in another way than icefs does",
+        hint="choose Signature Version 4 (s3v4) in the AWS configuration",
+    )
     events = client.meta.events
-    handlers = [("before-sign.s3.HeadObject", note_signing), ("before-send.s3.HeadObject", note_request)]
-    for event, handler in handlers:
-        events.register_first(event, handler)
+    # A directory bucket's client asks for keys of its own before it signs.
+    names = ("before-send.s3.HeadObject", "before-send.s3.CreateSession")
+    for name in names:
+        events.register_first(name, _intercept)
     try:
-        client.head_object(Bucket=bucket, Key="k")
+        call(client, methodcaller("head_object", Bucket=bucket, Key="k"))
+        raise AssertionError("a request was sent that was to be intercepted")
+    except _Prepared as prepared:
+        url, headers = prepared.url, prepared.headers
+    except boto_errors.MissingDependencyException:
+        raise unknown from None
     finally:
-        for event, handler in handlers:
-            events.unregister(event, handler)
-    parts = urlsplit(seen["url"])
-    version = seen.get("version")
-    if version not in (None, "s3v4", "v4") and is_signed:
-        raise UnsupportedError(
-            f"requests to the bucket {bucket} would have to be signed by {version}",
-            hint="choose Signature Version 4 (s3v4) in the AWS configuration",
-        )
+        for name in names:
+            events.unregister(name, _intercept)
+    parts = urlsplit(url)
+    region, service = client.meta.region_name, "s3"
+    if is_signed:
+        signed = _V4.match(headers.get("Authorization", ""))
+        if signed is None or urlsplit(url).query:
+            raise unknown
+        region, service = signed.groups()
     return target_of(
         f"{parts.scheme}://{parts.netloc}{parts.path.removesuffix('k')}",
-        region=seen.get("region") or "us-east-1",
-        service=seen.get("service") or "s3",
+        region=region,
+        service=service,
         is_signed=is_signed,
     )
 
 
-class _NoBody:
-    """The body of the answer that botocore gets instead of one."""
+class _Prepared(Exception):
+    """Interrupts a client that has addressed and signed a request."""
 
-    def stream(self, **_: Any) -> Iterator[bytes]:
-        yield from ()
+    def __init__(self, url: str, headers: dict[str, str]) -> None:
+        super().__init__(url)
+        self.url = url
+        self.headers = headers
+
+
+def _intercept(request: Any, **_: Any) -> None:
+    """Handles `before-send`; `request` is an `AWSPreparedRequest`."""
+    headers = {
+        name: value.decode("latin-1") if isinstance(value, bytes) else value for name, value in request.headers.items()
+    }
+    raise _Prepared(request.url, headers)

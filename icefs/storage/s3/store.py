@@ -57,7 +57,7 @@ from icefs.storage.s3.answers import (
 )
 from icefs.storage.s3.client import ClientHolder
 from icefs.storage.s3.deletion import Deletion
-from icefs.storage.s3.errors import LACKING, SKEWED, UNTOLD, client_errors, region_told, s3_error
+from icefs.storage.s3.errors import CLIENT_ERRORS, LACKING, SKEWED, UNTOLD, region_told, s3_error
 from icefs.storage.s3.options import S3Client, S3Options
 from icefs.storage.s3.parts import send_parts
 from icefs.storage.s3.requests import S3Requests
@@ -134,7 +134,7 @@ class S3Storage(Storage):
 
         def ask(requests: S3Requests) -> T:
             try:
-                return operation(requests.connection.client)
+                return requests.connection.call(operation)
             except ClientError as error:
                 check_client_refusal(error.response, is_conditional=is_conditional)
                 raise
@@ -159,7 +159,7 @@ class S3Storage(Storage):
             requests = self._get_requests()
             try:
                 return operation(requests)
-            except client_errors() as error:
+            except CLIENT_ERRORS as error:
                 failure = s3_error(error, action=f"{verb} {where}", endpoint=requests.connection.endpoint_url)
                 if isinstance(failure, StorageError) and self._is_remedied(requests, error, failure):
                     failure.is_transient = True

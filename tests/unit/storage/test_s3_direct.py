@@ -11,7 +11,7 @@ from icefs.errors import InvalidInputError
 from icefs.storage.s3 import direct as s3_direct
 from icefs.storage.s3.client import connect
 from icefs.storage.s3.options import S3Credentials, S3Options
-from icefs.storage.s3.session import ask_target, open_client
+from icefs.storage.s3.session import find_target, open_client
 
 URL = "http://127.0.0.1:8333"
 KEYS = {"AWS_ACCESS_KEY_ID": "AKIDEXAMPLE", "AWS_SECRET_ACCESS_KEY": "very secret"}
@@ -51,9 +51,9 @@ def test_a_bucket_is_where_botocore_finds_it(url, region, bucket):
     direct = s3_direct.find(options)
     assert direct is not None
     opened = open_client(options)
-    assert direct.target(bucket) == ask_target(opened.client, bucket, is_signed=True)
+    assert direct.target(bucket) == find_target(opened.client, bucket, is_signed=True)
     assert direct.endpoint_url == opened.client.meta.endpoint_url
-    assert direct.keys == tuple(opened.credentials.get_frozen_credentials())[:3]
+    assert direct.keys == tuple(opened.keys.get_frozen_credentials())[:3]
     assert direct.ca_bundle == opened.ca_bundle
 
 
@@ -77,10 +77,10 @@ def test_variables_mean_what_botocore_takes_them_for(environment, variables, opt
         environment.setenv(name, value)
     direct = s3_direct.find(options)
     opened = open_client(options)
-    assert direct.target("bucket") == ask_target(opened.client, "bucket", is_signed=not options.anonymous)
+    assert direct.target("bucket") == find_target(opened.client, "bucket", is_signed=not options.anonymous)
     assert direct.ca_bundle == opened.ca_bundle
     if not options.anonymous:
-        assert direct.keys == tuple(opened.credentials.get_frozen_credentials())[:3]
+        assert direct.keys == tuple(opened.keys.get_frozen_credentials())[:3]
 
 
 @pytest.mark.parametrize(
