@@ -37,16 +37,10 @@ KNOWN_CYCLES = frozenset(
         ("icefs.api.store", "icefs.api.session"),
         # cli
         ("icefs.cli.support.graph", "icefs.cli.commands.history"),
-        # vfs.commit
         # vfs.control
         ("icefs.vfs.control.mount_control", "icefs.vfs.filesystem"),
         ("icefs.vfs.control.observing_rpc", "icefs.vfs.filesystem"),
         # vfs.observe
-        # vfs.trees
-        ("icefs.vfs.trees.places", "icefs.vfs.trees.branch_tree"),
-        ("icefs.vfs.trees.places", "icefs.vfs.trees.snapshot_tree"),
-        ("icefs.vfs.trees.renames", "icefs.vfs.trees.branch_tree"),
-        ("icefs.vfs.trees.working_handles", "icefs.vfs.trees.writable_branch"),
     )
 )
 

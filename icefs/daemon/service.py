@@ -13,7 +13,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import trio
 
@@ -23,10 +23,9 @@ from icefs.daemon.options import MountOptions
 from icefs.daemon.systemd import ServiceManager
 from icefs.errors import IcefsError
 from icefs.storage.url import redact
+from icefs.vfs.branches.branch_tree import BranchTree
 from icefs.vfs.control.observing_rpc import set_level
 from icefs.vfs.filesystem import FileSystem
-from icefs.vfs.trees.branch_tree import BranchTree
-from icefs.vfs.trees.writable_branch import WritableBranch
 
 logger = logging.getLogger(__name__)
 
@@ -161,45 +160,49 @@ class Service:
     def _trees(self) -> Iterator[str]:
         fs = self._fs
         if fs.root is None:
-            assert fs.single is not None  # a mount shows one or the other
-            tree = fs.single
-            yield self._tree(tree.name or tree.kind, str(tree.snapshot_id), tree)
+            single = fs.single
+            assert single is not None  # a mount shows one or the other
+            if isinstance(single, BranchTree):
+                yield self._branch(single.name, str(single.snapshot_id), single)
+            else:
+                yield self._branch(single.identity.name or single.identity.kind, str(single.snapshot_id), None)
             return
-        trees = fs.root.branches
-        # Branches with uncommitted changes come first.
-        names = sorted(fs.follower.refs.branches, key=lambda name: (not self._changes(trees.get(name)), name))
+        branches = fs.root.branches
+        # Where something is uncommitted comes first.
+        names = sorted(fs.follower.refs.branches, key=lambda name: (not self._changes(branches.get(name)), name))
         for name in names[:_SHOWN_BRANCHES]:
-            yield self._tree(name, str(fs.follower.refs.branches[name]), trees.get(name))
+            yield self._branch(name, str(fs.follower.refs.branches[name]), branches.get(name))
 
-    def _tree(self, name: str, tip: str, tree: Any) -> str:
+    def _branch(self, name: str, tip: str, branch: BranchTree | None) -> str:
         text = f"{name} {tip[:_SHORT_ID]}"
-        count = self._changes(tree)
+        count = self._changes(branch)
         if count:
             shown = f"{_COUNTED}+" if count >= _COUNTED else str(count)
             text += f" ({shown} uncommitted {'change' if count == 1 else 'changes'})"
-        if isinstance(tree, WritableBranch) and tree.is_committing:
+        if branch is not None and branch.writable is not None and branch.writable.base.is_committing:
             text += " (committing)"
-        if isinstance(tree, BranchTree) and tree.problem:
-            text += f" ({tree.problem})"
+        if branch is not None and branch.problem:
+            text += f" ({branch.problem})"
         return text
 
-    def _changes(self, tree: Any) -> int:
-        """Returns how many names of a branch have uncommitted changes, as last counted."""
-        if not isinstance(tree, WritableBranch) or tree.work is None:
-            return int(isinstance(tree, WritableBranch) and tree.has_left_work)
-        return self._counts.get(tree.name, (0, 0))[1]
+    def _changes(self, branch: BranchTree | None) -> int:
+        """Returns how many names of a branch are not committed, as last counted."""
+        if branch is None or branch.writable is None:
+            return 0
+        if branch.writable.work is None:
+            return int(branch.writable.life.is_left)
+        return self._counts.get(branch.name, (0, 0))[1]
 
     async def _count_changes(self) -> None:
         """Counts uncommitted changes of the trees that have changed since they were last counted."""
         fs = self._fs
-        trees = [fs.single] if fs.root is None else list(fs.root.branches.values())
-        for tree in trees:
-            work = tree.work if isinstance(tree, WritableBranch) else None
-            if tree is None or work is None or self._counts.get(tree.name, (-1, 0))[0] == work.revision:
+        for branch in fs.branches():
+            work = None if branch.writable is None else branch.writable.work
+            if work is None or self._counts.get(branch.name, (-1, 0))[0] == work.revision:
                 continue
             revision = work.revision
             # In a thread: the tree's lock may be held by an operation that waits for the disk.
-            self._counts[tree.name] = revision, await fs.in_thread(partial(work.count_changes, _COUNTED))
+            self._counts[branch.name] = revision, await fs.in_thread(partial(work.count_changes, _COUNTED))
 
 
 async def obey_signals(service: Service, stop: Callable[[], Awaitable[None]]) -> None:

@@ -5,14 +5,17 @@ attrs       attributes, and how long the kernel may keep them
 filesystem  the whole: finds the tree of an inode number, and waits where trees may not
 handles     open files and directories
 names       branch and tag names as file names, and back
+headless    a working tree without a mount: committed, listed or exported
 xattrs      extended attributes that say where a file's bytes come from
 threads     worker threads that answer on the event loop's thread
+fetches     what has to be fetched before a question can be answered
 inodes      inode numbers and times
 chunks      chunk files: which exist, and reading them
-trees       the trees of snapshots and branches
+trees       a snapshot as a tree of directories and files
+branches    a branch: its tip, its snapshot tree, its working tree
+refs        the directories `branches`, `tags` and `snapshots`, and following refs
 notes       notes about nodes that not every reader finds
 commit      commits of working trees
 control     the control directory `.icefs`
-headless    a working tree without a mount
 observe     counters, statistics, metrics and the access log
 """

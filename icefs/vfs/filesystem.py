@@ -16,17 +16,19 @@ from icefs.engine.history.lineage_cache import LineageCache
 from icefs.engine.read.refs import Refs
 from icefs.engine.repository import Repository
 from icefs.engine.write.repository import WritableRepository
-from icefs.errors import CrossTreeError, InternalError, StaleError
+from icefs.errors import CrossTreeError, StaleError
 from icefs.format.ids import SnapshotId
-from icefs.inode import Invalidations
 from icefs.ioctl import is_request
 from icefs.storage.base import Storage
 from icefs.storage.cache.disk import DiskCache
 from icefs.storage.metered import MeteredStorage, StoreMeter
 from icefs.vfs.attrs import BLOCK_SIZE, Attr, EntryRun, FsStats, Ownership
+from icefs.vfs.branches.branch_tree import BranchTree
+from icefs.vfs.branches.settings import WorkingSettings
 from icefs.vfs.chunks.fetcher import ChunkFetcher
 from icefs.vfs.chunks.reader import ChunkOpener
 from icefs.vfs.control.mount_control import MountControl
+from icefs.vfs.fetches import Fetches, ask
 from icefs.vfs.handles import HandleTable
 from icefs.vfs.inodes.table import InodeSpace
 from icefs.vfs.interface import AttrChanges, Caller, FileHandle, Notifier, NotInMemoryError, Tree
@@ -34,19 +36,15 @@ from icefs.vfs.observe.counters import Outcomes
 from icefs.vfs.observe.mount_facts import MountFacts
 from icefs.vfs.observe.report import Observer
 from icefs.vfs.observe.stats import Stats
-from icefs.vfs.threads import Fetches, Threads
-from icefs.vfs.trees.branch_tree import BranchTree
-from icefs.vfs.trees.follower import Follower
-from icefs.vfs.trees.places import TreeContext
-from icefs.vfs.trees.root import RootTree, fetch_times
-from icefs.vfs.trees.snapshot_tree import SessionTree, SnapshotTree
-from icefs.vfs.trees.working_base import WorkingSettings
-from icefs.vfs.trees.writable_branch import WritableBranch
+from icefs.vfs.refs.follower import Follower
+from icefs.vfs.refs.loaded_trees import LoadedTrees
+from icefs.vfs.refs.root import ControlMaker, RootTree, fetch_times, immutable_tree
+from icefs.vfs.threads import Threads
+from icefs.vfs.trees.context import TreeContext, TreeIdentity
+from icefs.vfs.trees.snapshot_tree import SnapshotTree
 from icefs.worktree.tree import WorkTree
 from icefs.worktree.upload.packing import UploadOptions
 
-_MAX_LOADED: Final = 128
-_MAX_TRIES: Final = 100
 _PEBIBYTE: Final = 1 << 50
 _LOADERS: Final = 8
 _CONTROLLERS: Final = 32
@@ -101,7 +99,6 @@ class FileSystem:
         self._notifier = notifier
         self.wants_flush = request.state_root is not None
         self._state_root = request.state_root
-        self.space = InodeSpace()
         self._loaders = Threads(_LOADERS, "icefs-load")
         self._readers = Threads(max(4, min(32, repository.storage.capabilities.concurrency)), "icefs-read")
         self._fetches = Fetches(self._loaders)
@@ -112,63 +109,66 @@ class FileSystem:
         self.fetcher = ChunkFetcher(self._readers, max_bytes=request.memory_bytes)
         self.opener = ChunkOpener(self.fetcher, repository.storage)
         self._writers = Threads(_LOADERS, "icefs-write")
-        self._working: list[WritableBranch] = []
-        self._loaded: dict[SessionTree, None] = {}
+        self._loaded: LoadedTrees | None = None
         self.outcomes = Outcomes()
         self.observer = Observer(self, _meter_of(repository.storage), request.facts)
         self.control = MountControl(self, request.facts, request.ownership)
         self._history_cache = None if request.history_cache is None else LineageCache(request.history_cache)
+        self.space = InodeSpace()
         context = TreeContext(
-            self.space,
-            request.ownership,
-            repository,
-            self.opener,
-            self.control.for_tree,
-            self._drop_tree,
-            self._note_loaded,
-            self._branch_maker(request, notifier),
-            Lineages(repository.context, self._history_cache),
+            self.space, request.ownership, repository, self.opener, Lineages(repository.context, self._history_cache)
         )
+        working = self._working_settings(request, notifier)
         self.root: RootTree | None = None
-        self.single: SessionTree | None = None
+        self.single: SnapshotTree | BranchTree | None = None
         if request.snapshot_id is None:
-            self.root = RootTree(context, refs, self.control.for_root, time.time_ns())
+            self.root = self._root_tree(context, working, refs)
         else:
-            self.single = _single_tree(context, request)
-        self.follower = Follower(repository, self._controllers, notifier, refs, self.root, self.single, self.open_inos)
+            self.single = _single_tree(context, working, request, self.control)
+        single_branch = self.single if isinstance(self.single, BranchTree) else None
+        self.follower = Follower(
+            repository, self._controllers, notifier, refs, self.root, single_branch, self.open_inos
+        )
 
-    def _branch_maker(self, request: MountRequest, notifier: Notifier) -> Callable[..., BranchTree] | None:
-        """Returns what makes branches that can be written to; None in a mount that only reads."""
+    def _working_settings(self, request: MountRequest, notifier: Notifier) -> WorkingSettings | None:
+        """Returns what branches share that can be written to; None in a mount that only reads."""
         if request.state_root is None or not isinstance(self.repository, WritableRepository):
             return None
-        place = request.facts.mountpoint
-        settings = WorkingSettings(
-            self.repository,
-            request.state_root,
-            place,
-            self._writers,
-            self._controllers,
-            self._fetches,
-            notifier,
-            request.uploads,
-            self.outcomes,
-            request.state_directory,
+        return WorkingSettings(
+            repository=self.repository,
+            state_root=request.state_root,
+            mountpoint=request.facts.mountpoint,
+            threads=self._writers,
+            jobs=self._controllers,
+            fetches=self._fetches,
+            notifier=notifier,
+            uploads=request.uploads,
+            state_directory=request.state_directory,
         )
 
-        def make(*args: Any, **options: Any) -> BranchTree:
-            tree = WritableBranch(settings, *args, **options)
-            # Branches come and go while a mount lives for months.
-            self._working = [one for one in self._working if one.work is not None or not one.is_gone]
-            self._working.append(tree)
-            return tree
+    def _root_tree(self, context: TreeContext, working: WorkingSettings | None, refs: Refs) -> RootTree:
+        def forget_tree(tree: SnapshotTree) -> None:
+            root.forget_tree(tree)
 
-        return make
+        def directory_ino(name: str) -> int:
+            return root.directory_ino(name)
+
+        self._loaded = LoadedTrees(self.space, self._notifier, self._is_open, directory_ino, forget_tree)
+        root = RootTree(context, working, refs, self.control, self._loaded, time.time_ns())
+        return root
+
+    def branches(self) -> list[BranchTree]:
+        """Returns the branches that were looked at, or the one that is all there is."""
+        if self.root is not None:
+            return list(self.root.branches.values())
+        return [self.single] if isinstance(self.single, BranchTree) else []
 
     def close(self) -> None:
         """Gives back what is open, and closes working trees; nothing is asked afterwards."""
         self.handles.release_all()
-        for tree in self._working:
-            tree.close_work()
+        for branch in self.branches():
+            if branch.writable is not None:
+                branch.writable.close()
         self._writers.close()
         self._loaders.close()
         self._controllers.close()
@@ -191,7 +191,7 @@ class FileSystem:
             "open_files": self.handles.open_files,
             "open_directories": self.handles.open_dirs,
             "inode_ranges": len(self.space),
-            "loaded_trees": len(self._loaded),
+            "loaded_trees": 0 if self._loaded is None else len(self._loaded),
             "chunk_memory_bytes": self.fetcher.held_bytes,
             "chunk_fetches_in_flight": self.fetcher.in_flight,
             "chunk_memory_hits_total": self.fetcher.hits,
@@ -219,8 +219,8 @@ class FileSystem:
 
     def work_trees(self) -> list[tuple[str, WorkTree]]:
         """Returns the open working trees, with the names of their branches."""
-        trees = [self.single] if self.root is None else list(self.root.branches.values())
-        return [(tree.name, tree.work) for tree in trees if isinstance(tree, WritableBranch) and tree.work is not None]
+        writable = [(branch.name, branch.writable) for branch in self.branches()]
+        return [(name, one.work) for name, one in writable if one is not None and one.work is not None]
 
     def queues(self) -> dict[str, int]:
         """Returns how many tasks run or wait, by what works on them."""
@@ -242,48 +242,21 @@ class FileSystem:
             raise StaleError(f"inode {ino} is gone", ino=ino)
         return found.tree
 
-    def _note_loaded(self, tree: SessionTree) -> None:
-        """Bounds the sessions of immutable trees; a branch's is never let go.
-
-        The kernel, which remembers a tree until it needs the memory, is told to forget it, too, so that all of it goes.
-        """
-        if not tree.is_immutable:
-            return
-        self._loaded.pop(tree, None)
-        self._loaded[tree] = None
-        if len(self._loaded) > _MAX_LOADED:
-            oldest = next(iter(self._loaded))
-            del self._loaded[oldest]
-            oldest.unload()
-            directory, _, name = oldest.label.partition("/")
-            if self.root is not None and not self._is_open(oldest):
-                self._notifier.invalidate(Invalidations([(self.root.directory_ino(directory), name.encode())]))
-
-    def _is_open(self, tree: SessionTree) -> bool:
+    def _is_open(self, tree: SnapshotTree) -> bool:
         """Tells whether any file or directory of a tree is open."""
         found = (self.space.find(one.ino) for one in self.handles.everything())
         return any(one is not None and one.tree is tree for one in found)
-
-    def _drop_tree(self, tree: SessionTree) -> None:
-        if tree is self.single or self.root is None:
-            return
-        self.root.forget_tree(tree)
-        self.space.drop(tree)
-        self._loaded.pop(tree, None)
 
     def open_inos(self) -> list[int]:
         """Returns the inodes that are open."""
         return [file.ino for file in self.handles.files()]
 
     async def _after[R](self, missing: NotInMemoryError, question: Callable[[], R]) -> R:
-        """Fetches what is missing and asks again, until there is an answer."""
-        for _ in range(_MAX_TRIES):
-            await (self._control_fetches if missing.is_for_asker else self._fetches).bring(missing)
-            try:
-                return question()
-            except NotInMemoryError as more:
-                missing = more
-        raise InternalError(f"what was fetched is always gone again: {missing.key}")
+        """Fetches what a question asked for, and asks again until there is an answer."""
+        return await ask(question, self._bring, missing)
+
+    async def _bring(self, missing: NotInMemoryError) -> None:
+        await (self._control_fetches if missing.is_for_asker else self._fetches).bring(missing)
 
     # Names and attributes.
 
@@ -359,10 +332,6 @@ class FileSystem:
         data = file.read_nowait(offset, size)
         return await file.read(offset, size) if data is None else data
 
-    def takes_ioctl(self, command: int) -> bool:
-        """Tells whether an ioctl hands over a request, or a part of one."""
-        return is_request(command)
-
     def only_reads(self, fh: int) -> bool:
         """Tells whether to read from what is open changes nothing."""
         return not self.handles.reading_acts(fh)
@@ -375,6 +344,10 @@ class FileSystem:
     async def fallocate(self, fh: int, offset: int, length: int, mode: int) -> None:
         """Gives a part of an open file its place on the disk, or takes it away."""
         await self.handles.file(fh).fallocate(offset, length, mode)
+
+    def takes_ioctl(self, command: int) -> bool:
+        """Tells whether an ioctl hands over a request, or a part of one."""
+        return is_request(command)
 
     async def ioctl(self, fh: int, request: bytes) -> None:
         """Hands a request, or a part of one, to an open file."""
@@ -421,63 +394,63 @@ class FileSystem:
     async def fsyncdir(self, fh: int) -> None:
         """Makes an open directory durable."""
         ino = self.handles.dir(fh).ino
-        await self._tree(ino).fsyncdir(ino)
+        await self._tree(ino).changes.fsyncdir(ino)
 
     # Changes: the tree decides.
 
     async def setattr(self, ino: int, changes: AttrChanges, fh: int | None, caller: Caller) -> Attr:
         """Changes attributes."""
         file = None if fh is None else self.handles.file(fh)
-        return await self._tree(ino).setattr(ino, changes, file, caller)
+        return await self._tree(ino).changes.setattr(ino, changes, file, caller)
 
     async def create(
         self, parent: int, name: str, mode: int, flags: int, caller: Caller
     ) -> tuple[int, FileHandle, Attr]:
         """Creates and opens a file."""
-        file, attr = await self._tree(parent).create(parent, name, mode, flags, caller)
+        file, attr = await self._tree(parent).changes.create(parent, name, mode, flags, caller)
         return self.handles.add_file(file), file, attr
 
     async def mknod(self, parent: int, name: str, mode: int, rdev: int, caller: Caller) -> Attr:
         """Creates a file."""
-        return await self._tree(parent).mknod(parent, name, mode, rdev, caller)
+        return await self._tree(parent).changes.mknod(parent, name, mode, rdev, caller)
 
     async def mkdir(self, parent: int, name: str, mode: int, caller: Caller) -> Attr:
         """Creates a directory."""
-        return await self._tree(parent).mkdir(parent, name, mode, caller)
+        return await self._tree(parent).changes.mkdir(parent, name, mode, caller)
 
     async def unlink(self, parent: int, name: str) -> None:
         """Removes a file."""
-        await self._tree(parent).unlink(parent, name)
+        await self._tree(parent).changes.unlink(parent, name)
 
     async def rmdir(self, parent: int, name: str) -> None:
         """Removes a directory."""
-        await self._tree(parent).rmdir(parent, name)
+        await self._tree(parent).changes.rmdir(parent, name)
 
     async def symlink(self, parent: int, name: str, target: str, caller: Caller) -> Attr:
         """Creates a symbolic link."""
-        return await self._tree(parent).symlink(parent, name, target, caller)
+        return await self._tree(parent).changes.symlink(parent, name, target, caller)
 
     async def rename(self, old_parent: int, old_name: str, new_parent: int, new_name: str, flags: int) -> None:
         """Renames within a tree."""
         tree = self._tree(old_parent)
         if self._tree(new_parent) is not tree:
             raise CrossTreeError(f"cannot rename {old_name} from one tree to another")
-        await tree.rename(old_parent, old_name, new_parent, new_name, flags)
+        await tree.changes.rename(old_parent, old_name, new_parent, new_name, flags)
 
     async def link(self, ino: int, new_parent: int, new_name: str) -> Attr:
         """Makes a hard link within a tree."""
         tree = self._tree(ino)
         if self._tree(new_parent) is not tree:
             raise CrossTreeError(f"cannot link {new_name} from one tree to another")
-        return await tree.link(ino, new_parent, new_name)
+        return await tree.changes.link(ino, new_parent, new_name)
 
     async def setxattr(self, ino: int, name: str, value: bytes) -> None:
         """Sets an extended attribute."""
-        await self._tree(ino).setxattr(ino, name, value)
+        await self._tree(ino).changes.setxattr(ino, name, value)
 
     async def removexattr(self, ino: int, name: str) -> None:
         """Removes an extended attribute."""
-        await self._tree(ino).removexattr(ino, name)
+        await self._tree(ino).changes.removexattr(ino, name)
 
     # For log lines.
 
@@ -500,16 +473,14 @@ def _meter_of(storage: Storage) -> StoreMeter:
     return storage.meter if isinstance(storage, MeteredStorage) else StoreMeter()
 
 
-def _single_tree(context: TreeContext, request: MountRequest) -> SessionTree:
+def _single_tree(
+    context: TreeContext, working: WorkingSettings | None, request: MountRequest, controls: ControlMaker
+) -> SnapshotTree | BranchTree:
+    """Makes the tree that is all that is mounted."""
     snapshot_id = request.snapshot_id
     assert snapshot_id is not None  # a single tree shows one
-    times = fetch_times(context.repository, [snapshot_id])
-    make: Callable[..., SessionTree] = SnapshotTree
+    flushed_at = fetch_times(context.repository, [snapshot_id])[snapshot_id] or 0
+    identity = TreeIdentity(request.kind, request.name)
     if request.kind == "branch":
-        make = context.make_branch or BranchTree
-    tree = make(
-        context, request.kind, request.name, snapshot_id, times[snapshot_id] or 0, label="", parent_ino=0, is_root=True
-    )
-    if isinstance(tree, BranchTree):
-        tree.tip = snapshot_id
-    return tree
+        return BranchTree(context, working, identity, snapshot_id, flushed_at, controls.for_branch)
+    return immutable_tree(context, identity, snapshot_id, flushed_at, controls, None)

@@ -18,12 +18,13 @@ from icefs.errors import DamagedStateError, IcefsError, NotFoundError, RefNotFou
 from icefs.format.ids import SnapshotId
 from icefs.inode import Invalidations
 from icefs.vfs.attrs import Ownership
+from icefs.vfs.branches.branch_tree import BranchTree
+from icefs.vfs.branches.writable_branch import WritableBranch
 from icefs.vfs.commit.request import CommitRequest
 from icefs.vfs.control.branch_control import WorkingControl
 from icefs.vfs.filesystem import FileSystem, MountRequest
 from icefs.vfs.inodes.table import ROOT_INO
 from icefs.vfs.observe.stats import Stats
-from icefs.vfs.trees.writable_branch import WritableBranch
 from icefs.worktree.freeze.changes import ChangeKind, TreeChange
 from icefs.worktree.spool.left import look_at
 from icefs.worktree.spool.state import has_state
@@ -71,10 +72,10 @@ class Exported:
 
 
 class _Opened:
-    def __init__(self, fs: FileSystem, tree: WritableBranch) -> None:
+    def __init__(self, fs: FileSystem, branch: BranchTree, tree: WritableBranch) -> None:
         self.fs = fs
         self.tree = tree
-        self.control = WorkingControl(tree, fs.open_inos)
+        self.control = WorkingControl(branch, tree, fs.open_inos, fs.outcomes)
 
 
 def _run[T](
@@ -105,9 +106,10 @@ def _run[T](
     fs = FileSystem(repository, refs, request, _NoKernel(), Stats(()))
 
     async def main() -> T:
-        assert isinstance(fs.single, WritableBranch)  # a writable repository's branch
-        await fs.single.look()
-        return await work(_Opened(fs, fs.single))
+        [branch] = fs.branches()
+        assert branch.writable is not None  # a writable repository's branch
+        await branch.writable.operations.look()
+        return await work(_Opened(fs, branch, branch.writable))
 
     try:
         return trio.run(main)
@@ -150,7 +152,7 @@ def list_left(repository: WritableRepository, directory: Path) -> dict[str, Any]
     """Returns what a commit of a working tree would do, as `status.json` tells it."""
 
     async def work(opened: _Opened) -> dict[str, Any]:
-        return await opened.tree.in_thread(opened.control.status)
+        return await opened.tree.operations.in_thread(opened.control.status)
 
     return _run(repository, directory, work, needs_branch=False)
 
@@ -176,7 +178,7 @@ def export_left(
         tree = opened.tree
         if tree.work is None:
             return exported
-        changes = await tree.in_thread(lambda: list(tree.work.changes() if tree.work is not None else ()))
+        changes = await tree.operations.in_thread(lambda: list(tree.work.changes() if tree.work is not None else ()))
         for change in changes:
             await _export(opened.fs, change, target, exported)
             progress("exported files", len(exported.files))

@@ -12,6 +12,7 @@ that is not a coroutine never waits: where it would have to, it raises `NotInMem
 in a thread before asking again.
 """
 
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -40,6 +41,19 @@ class NotInMemoryError(Exception):
         self.load = load
         self.store = store
         self.is_for_asker = is_for_asker
+
+    def stored_under(self, lock: threading.RLock) -> "NotInMemoryError":
+        """Returns the same, but that the result is taken with a lock held."""
+
+        def store(value: Any) -> None:
+            with lock:
+                self.store(value)
+
+        return NotInMemoryError(self.key, self.load, store, is_for_asker=self.is_for_asker)
+
+    def loaded_by(self, load: Callable[[], Any]) -> "NotInMemoryError":
+        """Returns the same, but that another function fetches it."""
+        return NotInMemoryError(self.key, load, self.store, is_for_asker=self.is_for_asker)
 
 
 class Caller(Protocol):
@@ -188,12 +202,73 @@ def _read_only(what: str) -> ReadOnlyError:
     return ReadOnlyError(f"{what} cannot be changed", kind="read-only-store")
 
 
+class TreeChanges:
+    """What changes a tree; these methods refuse, and a tree that can be written to implements them."""
+
+    def __init__(self, path_of: Callable[[int], str]) -> None:
+        """Takes what returns the path of an inode, for messages."""
+        self._path_of = path_of
+
+    async def setattr(self, ino: int, changes: AttrChanges, handle: FileHandle | None, caller: Caller) -> Attr:
+        """Changes attributes, truncation included."""
+        raise _read_only(self._path_of(ino))
+
+    async def create(self, parent: int, name: str, mode: int, flags: int, caller: Caller) -> tuple[FileHandle, Attr]:
+        """Creates and opens a regular file."""
+        raise _read_only(self._path_of(parent))
+
+    async def mknod(self, parent: int, name: str, mode: int, rdev: int, caller: Caller) -> Attr:
+        """Creates a regular file or a special one."""
+        raise _read_only(self._path_of(parent))
+
+    async def mkdir(self, parent: int, name: str, mode: int, caller: Caller) -> Attr:
+        """Creates a directory."""
+        raise _read_only(self._path_of(parent))
+
+    async def unlink(self, parent: int, name: str) -> None:
+        """Removes a file."""
+        raise _read_only(self._path_of(parent))
+
+    async def rmdir(self, parent: int, name: str) -> None:
+        """Removes an empty directory."""
+        raise _read_only(self._path_of(parent))
+
+    async def symlink(self, parent: int, name: str, target: str, caller: Caller) -> Attr:
+        """Creates a symbolic link."""
+        raise _read_only(self._path_of(parent))
+
+    async def rename(self, old_parent: int, old_name: str, new_parent: int, new_name: str, flags: int) -> None:
+        """Renames within the tree; `flags` are those of `renameat2(2)`."""
+        raise _read_only(self._path_of(old_parent))
+
+    async def link(self, ino: int, new_parent: int, new_name: str) -> Attr:
+        """Gives a file of the tree another name."""
+        raise _read_only(self._path_of(new_parent))
+
+    async def setxattr(self, ino: int, name: str, value: bytes) -> None:
+        """Sets an extended attribute."""
+        if name.startswith("system.posix_acl_"):
+            raise UnsupportedError("access control lists are not supported", name=name)
+        raise _read_only(self._path_of(ino))
+
+    async def removexattr(self, ino: int, name: str) -> None:
+        """Removes an extended attribute."""
+        await self.setxattr(ino, name, b"")
+
+    async def fsyncdir(self, ino: int) -> None:
+        """Makes a directory's entries durable."""
+
+
 class Tree(ABC):
     """What answers for a set of inodes.
 
-    Reading methods never wait (they raise `NotInMemoryError`). Writing methods are coroutines; here they refuse,
-    so that a tree implements what it allows.
+    Its methods never wait: they raise `NotInMemoryError`.
     """
+
+    @property
+    @abstractmethod
+    def changes(self) -> TreeChanges:
+        """What changes the tree, as far as it can be changed."""
 
     @property
     @abstractmethod
@@ -268,55 +343,6 @@ class Tree(ABC):
     def getxattr(self, ino: int, name: str) -> bytes | None:
         """Returns an extended attribute, or None if the inode has none of that name."""
         return None
-
-    async def setattr(self, ino: int, changes: AttrChanges, handle: FileHandle | None, caller: Caller) -> Attr:
-        """Changes attributes, truncation included."""
-        raise _read_only(self.path_of(ino))
-
-    async def create(self, parent: int, name: str, mode: int, flags: int, caller: Caller) -> tuple[FileHandle, Attr]:
-        """Creates and opens a regular file."""
-        raise _read_only(self.path_of(parent))
-
-    async def mknod(self, parent: int, name: str, mode: int, rdev: int, caller: Caller) -> Attr:
-        """Creates a regular file or a special one."""
-        raise _read_only(self.path_of(parent))
-
-    async def mkdir(self, parent: int, name: str, mode: int, caller: Caller) -> Attr:
-        """Creates a directory."""
-        raise _read_only(self.path_of(parent))
-
-    async def unlink(self, parent: int, name: str) -> None:
-        """Removes a file."""
-        raise _read_only(self.path_of(parent))
-
-    async def rmdir(self, parent: int, name: str) -> None:
-        """Removes an empty directory."""
-        raise _read_only(self.path_of(parent))
-
-    async def symlink(self, parent: int, name: str, target: str, caller: Caller) -> Attr:
-        """Creates a symbolic link."""
-        raise _read_only(self.path_of(parent))
-
-    async def rename(self, old_parent: int, old_name: str, new_parent: int, new_name: str, flags: int) -> None:
-        """Renames within the tree; `flags` are those of `renameat2(2)`."""
-        raise _read_only(self.path_of(old_parent))
-
-    async def link(self, ino: int, new_parent: int, new_name: str) -> Attr:
-        """Gives a file of the tree another name."""
-        raise _read_only(self.path_of(new_parent))
-
-    async def setxattr(self, ino: int, name: str, value: bytes) -> None:
-        """Sets an extended attribute."""
-        if name.startswith("system.posix_acl_"):
-            raise UnsupportedError("access control lists are not supported", name=name)
-        raise _read_only(self.path_of(ino))
-
-    async def removexattr(self, ino: int, name: str) -> None:
-        """Removes an extended attribute."""
-        await self.setxattr(ino, name, b"")
-
-    async def fsyncdir(self, ino: int) -> None:  # noqa: B027
-        """Makes a directory's entries durable."""
 
 
 class Vfs(Protocol):

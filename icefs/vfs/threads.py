@@ -1,13 +1,10 @@
 """Worker threads for what may block, answering on the event loop's thread."""
 
 import contextlib
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
 
 import trio
-
-from icefs.vfs.interface import NotInMemoryError
 
 
 class Threads:
@@ -68,72 +65,3 @@ class Threads:
         """Takes no more work; what runs is left to end by itself."""
         self.is_closed = True
         self._pool.shutdown(wait=False, cancel_futures=True)
-
-
-class _Running:
-    """Something that is being fetched.
-
-    Attributes:
-        finished: Set when it was stored, or will never be.
-        error: Why not.
-        waiting: How many wait for it.
-        untaken: What was loaded and is for one of them, who stores it.
-    """
-
-    __slots__ = ("error", "finished", "untaken", "waiting")
-
-    def __init__(self) -> None:
-        self.finished = trio.Event()
-        self.error: BaseException | None = None
-        self.waiting = 0
-        self.untaken: list[Any] = []
-
-
-class Fetches:
-    """Brings into memory what `NotInMemoryError` asks for, once for all who need the same.
-
-    Who waits may be cancelled, as programs are ended that wait for a store. What is under way goes on for the others,
-    and is stored for whoever comes next: it may be what exists but once, such as an open state directory.
-
-    Concurrency: on the event loop's thread. Between the end of a load and the retry of those who waited, others may
-    run; whoever finds that what they need is gone again asks again.
-    """
-
-    def __init__(self, threads: Threads) -> None:
-        self._threads = threads
-        self._running: dict[Hashable, _Running] = {}
-
-    def __len__(self) -> int:
-        return len(self._running)
-
-    async def bring(self, missing: NotInMemoryError) -> None:
-        """Returns when what is missing was loaded and stored; raises what that raised."""
-        key = missing.key
-        running = self._running.get(key)
-        if running is None:
-            begun = running = self._running[key] = _Running()
-            self._threads.start(missing.load, lambda future: self._land(missing, begun, future))
-        running.waiting += 1
-        try:
-            await running.finished.wait()
-        finally:
-            running.waiting -= 1
-            if missing.is_for_asker and not running.waiting and self._running.get(key) is running:
-                del self._running[key]  # who asks from now on wants what is true then
-        if running.error is not None:
-            raise running.error
-        if running.untaken:
-            missing.store(running.untaken.pop())
-
-    def _land(self, missing: NotInMemoryError, running: _Running, future: "Future[Any]") -> None:
-        if self._running.get(missing.key) is running:
-            del self._running[missing.key]
-        running.error = future.exception()
-        if running.error is None and missing.is_for_asker:
-            running.untaken.append(future.result())
-        elif running.error is None:
-            try:
-                missing.store(future.result())
-            except Exception as error:  # noqa: BLE001  (it goes to all who wait, as what `load` raises does)
-                running.error = error
-        running.finished.set()

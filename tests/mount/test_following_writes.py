@@ -12,12 +12,12 @@ from tests.support.mounting import Mount, require_fuse, run_daemon, scratch_dire
 
 SLOW = """
 import time
-from icefs.vfs.trees.working_base import WorkingBase
-real_open = WorkingBase._open_work
-def open_work(self, session):
+from icefs.vfs.branches import writable_branch
+recover = writable_branch.recover
+def recover_slowly(branch, work, repository):
     time.sleep(0.8)
-    return real_open(self, session)
-WorkingBase._open_work = open_work
+    recover(branch, work, repository)
+writable_branch.recover = recover_slowly
 """
 
 

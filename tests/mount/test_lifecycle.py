@@ -174,7 +174,7 @@ async def broken_release(self, fh):
     raise OSError(5, "planted")
 FileSystem.release = broken_release
 
-from icefs.vfs.trees.follower import Follower
+from icefs.vfs.refs.follower import Follower
 async def broken_refresh(self):
     raise TypeError("planted")
 Follower.refresh = broken_refresh

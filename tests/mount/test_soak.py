@@ -52,12 +52,13 @@ FileSystem.__init__ = noting
 
 def look(number, frame):
     gc.collect()
-    cores = [tree.work._core for fs in systems for tree in fs._working if tree.work is not None]
+    writable = [branch.writable for fs in systems for branch in fs.branches() if branch.writable is not None]
+    cores = [branch.work._core for branch in writable if branch.work is not None]
     tables = {
-        "working trees": sum(len(fs._working) for fs in systems),
+        "working trees": len(writable),
         "open trees": len(cores),
         "inode ranges": sum(len(fs.space) for fs in systems),
-        "loaded": sum(len(fs._loaded) for fs in systems),
+        "loaded": sum(fs.gauges()["loaded_trees"] for fs in systems),
         "nodes": sum(len(core.by_ino) for core in cores),
         "kept": sum(len(core.kept) for core in cores),
         "superseded": sum(len(core.superseded) for core in cores),

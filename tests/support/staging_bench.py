@@ -12,11 +12,13 @@ from icefs.engine.write.repository import WritableRepository
 from icefs.format.ids import SnapshotId
 from icefs.inode import Invalidations
 from icefs.storage.base import Storage
+from icefs.vfs.branches.session_base import Guarded, SessionBase
 from icefs.vfs.commit.committer import Committer
 from icefs.vfs.commit.rebaser import rebase_tree
 from icefs.vfs.commit.request import CommitRequest, Committed
-from icefs.vfs.trees.base import Guarded, SessionBase
-from icefs.vfs.trees.places import open_session
+from icefs.vfs.inodes.table import InodeSpace
+from icefs.vfs.inodes.tree_inodes import TreeInodes
+from icefs.vfs.trees.finder import open_session
 from icefs.worktree.base import BaseAttr
 from icefs.worktree.model.nodes import Perm
 from icefs.worktree.stage.staged import Staged
@@ -27,6 +29,7 @@ from icefs.zarr.reader import KeyReader
 from icefs.zarr.writer import KeyWriter, MetadataTarget
 
 PERM = Perm(0o644, 0, 0)
+NO_TREE: Any = SimpleNamespace()
 
 
 def group() -> bytes:
@@ -81,7 +84,9 @@ class Bench:
         self.name = "main"
         self.label = "main"
         self.settings = SimpleNamespace(repository=self.repository, uploads=UploadOptions())
-        self.guarded = Guarded()
+        tip = self.repository.lookup_branch("main")
+        self.inodes = TreeInodes(InodeSpace(), NO_TREE, None, tip, 0, is_root=False, may_grow=True)
+        self.inodes_lock = Guarded().lock
         self._numbers: dict[str, int] = {}
         self._next = 1 << 40
         self._directory = directory
@@ -120,9 +125,6 @@ class Bench:
 
     def advance(self, advance: Any, open_inos: Any, renaming: Any = None) -> Invalidations:
         return Invalidations()
-
-    def known_arrays(self) -> dict[Any, Any]:
-        return {}
 
     def commit(
         self, message: str = "a commit", *, before_publish: Callable[[], None] = lambda: None, **options: Any

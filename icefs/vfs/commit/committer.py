@@ -17,6 +17,9 @@ from icefs.engine.write.session import WritableSession
 from icefs.errors import BranchMovedError, NothingToCommitError, StorageError
 from icefs.format.ids import SnapshotId
 from icefs.inode import Invalidations
+from icefs.vfs.branches.base_change import ChangingBranch, advance_of_others, change_base, plan_commit
+from icefs.vfs.branches.in_doubt import is_in_history, resolve, take_over_late
+from icefs.vfs.branches.late_commits import late_commit
 from icefs.vfs.commit.conflict_places import tell_way_out
 from icefs.vfs.commit.report import (
     LISTED,
@@ -31,10 +34,7 @@ from icefs.vfs.commit.request import CommitRequest, Committed, Invalidate
 from icefs.vfs.commit.session_changes import apply_staged, session_for
 from icefs.vfs.notes.chunk_keys import commit_notes
 from icefs.vfs.notes.consolidated import Nodes, consolidated_notes, groups_changed
-from icefs.vfs.trees.base_change import ChangingBranch, advance_of_others, change_base, plan_commit
-from icefs.vfs.trees.in_doubt import is_in_history, resolve, take_over_late
-from icefs.vfs.trees.late_commits import late_commit
-from icefs.vfs.trees.places import open_session
+from icefs.vfs.trees.finder import open_session
 from icefs.worktree.freeze.frozen import FrozenTree
 from icefs.worktree.rebase.yielding import TreeSolver
 from icefs.worktree.stage.staged import Staged

@@ -9,13 +9,13 @@ from icefs.engine.write.session import WritableSession
 from icefs.errors import RebaseFailedError, SessionStateError
 from icefs.format.ids import SnapshotId
 from icefs.inode import Invalidations
+from icefs.vfs.branches.base_change import ChangingBranch, change_base, plan_following
+from icefs.vfs.branches.in_doubt import resolve, take_over_late
 from icefs.vfs.commit.conflict_places import tell_way_out
 from icefs.vfs.commit.request import Invalidate
 from icefs.vfs.commit.session_changes import pretend_staged, session_for
 from icefs.vfs.trees.advance import plan_advance
-from icefs.vfs.trees.base_change import ChangingBranch, change_base, plan_following
-from icefs.vfs.trees.in_doubt import resolve, take_over_late
-from icefs.vfs.trees.places import open_session
+from icefs.vfs.trees.finder import open_session
 from icefs.worktree.freeze.frozen import FrozenTree
 from icefs.worktree.rebase.plan import TreeChangedError
 from icefs.worktree.rebase.yielding import TreeSolver, check_shown, revealed

@@ -18,6 +18,8 @@ from icefs.errors import (
 )
 from icefs.format.ids import SnapshotId
 from icefs.log_context import in_branch
+from icefs.vfs.branches.branch_tree import BranchTree
+from icefs.vfs.branches.writable_branch import WritableBranch
 from icefs.vfs.commit.committer import Committer
 from icefs.vfs.commit.rebaser import rebase_tree
 from icefs.vfs.commit.request import CommitRequest
@@ -30,10 +32,9 @@ from icefs.vfs.control.status_text import diff_lines, to_text
 from icefs.vfs.interface import FileHandle
 from icefs.vfs.notes.consolidated import Nodes, consolidated_notes, groups_concerned
 from icefs.vfs.notes.root_group import root_notes
+from icefs.vfs.observe.counters import Outcomes
 from icefs.vfs.trees.control_dir import ControlFile
-from icefs.vfs.trees.places import open_session
-from icefs.vfs.trees.snapshot_tree import tree_facts
-from icefs.vfs.trees.writable_branch import WritableBranch
+from icefs.vfs.trees.finder import open_session
 from icefs.worktree.tree import WorkTree
 
 _SHOWN: Final = 50
@@ -50,9 +51,15 @@ class WorkingControl:
     its end there whether or not anybody still waits for it.
     """
 
-    def __init__(self, tree: WritableBranch, open_inos: Callable[[], Iterable[int]]) -> None:
+    def __init__(
+        self, branch: BranchTree, tree: WritableBranch, open_inos: Callable[[], Iterable[int]], outcomes: Outcomes
+    ) -> None:
+        """Takes the branch and what writes to it, what returns the inodes that are open, and what counts outcomes."""
+        self._branch = branch
         self._tree = tree
         self._open_inos = open_inos
+        self._outcomes = outcomes
+        self._last: dict[str, Result] = {}
         self._job: Job[Result] | None = None
         self._known_report: StagedReport | None = None
         self._known_notes: tuple[tuple[Nodes, frozenset[str]], list[str]] | None = None
@@ -73,7 +80,7 @@ class WorkingControl:
 
     def _made(self, name: str, make: Callable[[], bytes]) -> ControlFile:
         def begin() -> Callable[[], bytes]:
-            self._tree.open_left_work()
+            self._tree.life.open_left()
             return make
 
         return ControlFile(name, make=begin)
@@ -81,13 +88,13 @@ class WorkingControl:
     def _command(self, name: str, carry: Carry) -> ControlFile:
         def connect(ino: int, flags: int) -> FileHandle:
             if flags & os.O_ACCMODE != os.O_RDONLY:
-                self._tree.open_left_work()
-            return CommandHandle(ino, flags, carry, lambda: getattr(self._tree, f"last_{name}"))
+                self._tree.life.open_left()
+            return CommandHandle(ino, flags, carry, lambda: self._last.get(name))
 
         return ControlFile(name, connect=connect)
 
     async def _commit_text(self, data: bytes, before: bytes) -> None:
-        with self._recording("last_commit"):
+        with self._recording("commit"):
             message = command_text(data)
             if not message:
                 raise InvalidInputError("a commit needs a message", hint='echo "message" > .icefs/commit')
@@ -101,7 +108,7 @@ class WorkingControl:
 
     async def _begin_longer_message(self, message: str) -> Job[Result]:
         """Gives the commit that was just made through the same descriptor more lines of its message."""
-        last = self._tree.last_commit or {}
+        last = self._last.get("commit") or {}
         if self._tree.work is None or self._tree.work.base != last.get("snapshot"):
             raise BranchMovedError(
                 f"the commit has the first lines of its message only, for others have committed on top: {message!r}",
@@ -110,12 +117,12 @@ class WorkingControl:
         return await self.begin_commit(CommitRequest(message, allow_empty=True, amend=True))
 
     async def _rebase_text(self, data: bytes, before: bytes) -> None:
-        with self._recording("last_rebase"):
+        with self._recording("rebase"):
             job = self.begin_rebase(command_text(data[len(before) :]))
         await job.wait()
 
     async def _discard_text(self, data: bytes, before: bytes) -> None:
-        with self._recording("last_discard"):
+        with self._recording("discard"):
             path = command_text(data[len(before) :])
             if not path:
                 raise InvalidInputError("what is to be discarded?", hint="write 'yes' for everything, or a path")
@@ -128,8 +135,8 @@ class WorkingControl:
         try:
             yield
         except IcefsError as error:
-            if not self._tree.is_committing:
-                setattr(self._tree, name, {"ok": False, **error_facts(error)})
+            if not self._tree.base.is_committing:
+                self._last[name] = {"ok": False, **error_facts(error)}
             raise
 
     # What is staged; in a worker thread.
@@ -145,9 +152,9 @@ class WorkingControl:
     def status(self) -> dict[str, Any]:
         """Makes `status.json`."""
         tree, job = self._tree, self._job
-        status = reports.tree_status(tree.settings.repository, tree_facts(tree), tree.snapshot_id)
+        status = reports.tree_status(tree.settings.repository, self._branch.facts(), self._branch.snapshot_id)
         status["writable"] = True
-        status["refused"] = tree.refusals.as_json()
+        status["refused"] = tree.checks.refusals.as_json()
         intent = None if tree.work is None else tree.work.pending_intent
         if intent is not None:
             status["pending_commit"] = intent.snapshot_id
@@ -161,14 +168,14 @@ class WorkingControl:
             status |= _left_out(report)
             status["lost"] = sorted(report.staged.lost)
             status["notes"] = self._notes(Nodes(report.base, report.staged))
-        elif tree.session is not None:  # else nobody has looked into the tree, and status asks the store for nothing
-            status["notes"] = self._notes(Nodes(tree.session))
+        elif self._branch.session is not None:  # else nobody has looked, and status asks the store for nothing
+            status["notes"] = self._notes(Nodes(self._branch.session))
         return status
 
     def _notes(self, nodes: Nodes) -> list[str]:
         """Returns the notes about the root and consolidated metadata, worked out once for each state of the tree."""
         tree = self._tree
-        followed = frozenset(tree.followed_groups)
+        followed = frozenset(tree.base.followed_groups)
         known = self._known_notes
         if known is None or known[0] != (nodes, followed):
             groups = groups_concerned(nodes, nodes.changed()) | followed
@@ -180,7 +187,7 @@ class WorkingControl:
         """Makes `diff.json`."""
         tree = self._tree
         if tree.work is None:
-            return reports.tree_diff(tree.snapshot_id)
+            return reports.tree_diff(self._branch.snapshot_id)
         report = self._report(tree.work)
         return {"from": tree.work.base, "to": None, **report.details(), **_left_out(report)}
 
@@ -194,30 +201,31 @@ class WorkingControl:
         if tree.work is None:
             if not request.allow_empty:
                 raise NothingToCommitError("there is nothing to commit", hint="change something first")
-            await tree.change(lambda opened: opened)
+            await tree.operations.change(lambda opened: opened)
         await tree.take_mapped_pages()
         inos = list(self._open_inos())
 
         def run(work: WorkTree, job: Job[Result]) -> Result:
             settings, invalidate = tree.settings, tree.settings.notifier.invalidate
-            committer = Committer(tree, work, settings.repository, settings.uploads, inos, invalidate)
+            committer = Committer(tree.base, work, settings.repository, settings.uploads, inos, invalidate)
             done = committer.commit(request, job.report, job.commit_point)
             invalidate(done.changed)
-            tree.tip = done.snapshot_id
+            self._branch.tip = done.snapshot_id
             return done.facts
 
-        return self._begin("last_commit", run)
+        return self._begin("commit", run)
 
     def begin_discard(self, path: str) -> Job[Result]:
         """Begins to drop changes at a path and below it; at the empty path, all of them."""
         inos = list(self._open_inos())
 
         def run(work: WorkTree, job: Job[Result]) -> Result:
-            dropped = work.discard(path, self._tree.base_paths(inos))
-            self._tree.settings.notifier.invalidate(dropped.changed)
+            tree = self._tree
+            dropped = work.discard(path, tree.base.paths_of(inos))
+            tree.settings.notifier.invalidate(dropped.changed)
             return {"discarded": dropped.num_changes, "paths": dropped.paths[:_SHOWN]}
 
-        return self._begin("last_discard", run, nothing={"discarded": 0, "paths": []})
+        return self._begin("discard", run, nothing={"discarded": 0, "paths": []})
 
     def begin_rebase(self, how: str) -> Job[Result]:
         """Begins to put the changes on the branch's tip."""
@@ -229,20 +237,20 @@ class WorkingControl:
         def run(work: WorkTree, job: Job[Result]) -> Result:
             before = work.base
             invalidate = tree.settings.notifier.invalidate
-            rebased = rebase_tree(tree, work, tree.settings.repository, how, inos, invalidate)
+            rebased = rebase_tree(tree.base, work, tree.settings.repository, how, inos, invalidate)
             invalidate(rebased.changed)
-            tip = tree.tip = rebased.tip
+            tip = self._branch.tip = rebased.tip
             report = self._report(work)
             notes = self._notes(Nodes(report.base, report.staged))
             return {"snapshot": str(tip), "moved": str(tip) != before, "notes": notes}
 
-        nothing = {"snapshot": str(tree.snapshot_id), "moved": False, "notes": []}
-        return self._begin("last_rebase", run, nothing=nothing)
+        nothing = {"snapshot": str(self._branch.snapshot_id), "moved": False, "notes": []}
+        return self._begin("rebase", run, nothing=nothing)
 
     def _begin(self, name: str, work: Work, nothing: Result | None = None) -> Job[Result]:
         """Begins a job; `nothing` is its result where there is no working tree."""
         tree = self._tree
-        if tree.is_committing:
+        if tree.base.is_committing:
             raise SessionStateError(
                 "a commit, discard or rebase of this branch is under way",
                 kind="commit-not-allowed",
@@ -261,20 +269,20 @@ class WorkingControl:
         started = perf_counter_ns()
 
         def finish(outcome: Future[Result]) -> None:
-            tree.is_committing = False
+            tree.base.is_committing = False
             self._job = None
             error = outcome.exception()
-            tree.settings.outcomes.add(name.removeprefix("last_"), perf_counter_ns() - started, error)
+            self._outcomes.add(name, perf_counter_ns() - started, error)
             if error is None:
-                setattr(tree, name, {"ok": True, **outcome.result()})
+                self._last[name] = {"ok": True, **outcome.result()}
             elif isinstance(error, IcefsError):
-                setattr(tree, name, {"ok": False, **error_facts(error)})
+                self._last[name] = {"ok": False, **error_facts(error)}
             else:  # a bug, which whoever waits reports
-                setattr(tree, name, {"ok": False, **error_facts(InternalError(f"{type(error).__name__}: {error}"))})
+                self._last[name] = {"ok": False, **error_facts(InternalError(f"{type(error).__name__}: {error}"))}
 
-        tree.is_committing = True
-        self._job = job if name == "last_commit" else None
-        job.start(tree.settings.jobs, in_branch(tree.name, run), finish)
+        tree.base.is_committing = True
+        self._job = job if name == "commit" else None
+        job.start(tree.settings.jobs, in_branch(self._branch.name, run), finish)
         return job
 
     # rpc.
@@ -286,8 +294,8 @@ class WorkingControl:
             yield {"cancelled": self._job is not None and self._job.cancel()}
 
         async def status(request: Mapping[str, Any]) -> AsyncGenerator[Result]:
-            await self._tree.look()
-            yield await self._tree.in_thread(self.status, self._tree.settings.jobs)
+            await self._tree.operations.look()
+            yield await self._tree.operations.in_thread(self.status, self._tree.settings.jobs)
 
         return {
             "commit": lambda request: Answer(partial(self._ask_commit, request)),
@@ -304,7 +312,7 @@ class WorkingControl:
             raise InvalidInputError("a commit's metadata is an object")
         if not isinstance(message, str) and not (message is None and amend):
             raise InvalidInputError("a commit needs a message")
-        await self._tree.look()
+        await self._tree.operations.look()
         asked = CommitRequest(
             message,
             metadata,
@@ -318,11 +326,11 @@ class WorkingControl:
         return await self.begin_commit(asked)
 
     async def _ask_discard(self, request: Mapping[str, Any]) -> Job[Result]:
-        await self._tree.look()
+        await self._tree.operations.look()
         return self.begin_discard(str(request.get("path") or ""))
 
     async def _ask_rebase(self, request: Mapping[str, Any]) -> Job[Result]:
-        await self._tree.look()
+        await self._tree.operations.look()
         return self.begin_rebase(str(request.get("how") or "fail"))
 
 

@@ -3,13 +3,16 @@
 import os
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from icefs.errors import IcefsError, InvalidInputError, ReadOnlyError
 from icefs.storage.url import redact
 from icefs.vfs.attrs import Ownership
+from icefs.vfs.branches.branch_tree import BranchTree
+from icefs.vfs.branches.writable_branch import WritableBranch
 from icefs.vfs.chunks.warmup import warm_up
 from icefs.vfs.control import reports
 from icefs.vfs.control.branch_control import WorkingControl
@@ -21,18 +24,37 @@ from icefs.vfs.observe.access_log import as_text, recent_accesses
 from icefs.vfs.observe.mount_facts import MountFacts
 from icefs.vfs.observe.report import Look
 from icefs.vfs.observe.stats import RING
-from icefs.vfs.trees.branch_tree import BranchTree
+from icefs.vfs.refs.root import RootTree
 from icefs.vfs.trees.control_dir import ControlDir, ControlFile
-from icefs.vfs.trees.places import open_session
-from icefs.vfs.trees.root import RootTree
-from icefs.vfs.trees.snapshot_tree import SessionTree, tree_facts
-from icefs.vfs.trees.writable_branch import WritableBranch
+from icefs.vfs.trees.finder import open_session
+from icefs.vfs.trees.snapshot_tree import SnapshotTree
 from icefs.words import plural, quoted, some, visible
 
 if TYPE_CHECKING:
+    # The file system owns this part of itself; it is named here for typing alone.
     from icefs.vfs.filesystem import FileSystem
 
 _SHOWN: Final = 10
+
+
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """A tree with the branch that it is of, if it is a branch's."""
+
+    tree: SnapshotTree
+    branch: BranchTree | None = None
+
+    def facts(self) -> dict[str, Any]:
+        """Returns what is known of the tree without asking the store, in JSON."""
+        if self.branch is not None:
+            return self.branch.facts()
+        identity = self.tree.identity
+        return {"kind": identity.kind, "name": identity.name, "tip": None, "tip_moved": False, "problem": None}
+
+    def info(self) -> dict[str, Any]:
+        """Returns what `info.json` says of the tree."""
+        is_writable = self.branch is not None and self.branch.writable is not None
+        return {**self.facts(), "snapshot": str(self.tree.snapshot_id), "writable": is_writable}
 
 
 class MountControl:
@@ -48,21 +70,33 @@ class MountControl:
         self._ownership = ownership
         self._started_ns = time.time_ns()
 
-    def for_tree(self, tree: SessionTree) -> ControlDir:
-        """Makes a tree's control directory, which is the mount's too where the tree is all there is."""
-        files = self._tree_files(tree)
-        operations = self._operations(tree)
-        if isinstance(tree, WritableBranch):
-            working = WorkingControl(tree, self._fs.open_inos)
-            own = working.files()
-            files = [own.get(file.name, file) for file in files]
-            operations |= working.operations()
-        if tree.label == "":
-            files += self._root_files(partial(self._tree_info, tree))
-        files.append(ControlFile("rpc", connect=partial(self._connect, operations)))
-        return ControlDir(tree.fixed, files, self._ownership, self._started_ns)
+    def for_snapshot(self, tree: SnapshotTree) -> ControlDir:
+        """Makes the control directory of a tag or snapshot, which is the mount's too where that is all there is."""
+        return self._directory(_Shown(tree))
 
-    def for_root(self, root: "RootTree") -> ControlDir:
+    def for_branch(self, branch: BranchTree) -> ControlDir:
+        """Makes a branch's, in the same way."""
+        shown = _Shown(branch.tree, branch)
+        if branch.writable is None:
+            return self._directory(shown)
+        working = WorkingControl(branch, branch.writable, self._fs.open_inos, self._fs.outcomes)
+        return self._directory(shown, working.files(), working.operations())
+
+    def _directory(
+        self,
+        shown: "_Shown",
+        own_files: Mapping[str, ControlFile] = MappingProxyType({}),
+        own_operations: Mapping[str, Operation] = MappingProxyType({}),
+    ) -> ControlDir:
+        tree = shown.tree
+        files = [own_files.get(file.name, file) for file in self._tree_files(shown)]
+        operations = self._operations(shown) | dict(own_operations)
+        if tree.identity.is_whole_mount:
+            files += self._root_files(shown.info)
+        files.append(ControlFile("rpc", connect=partial(self._connect, operations)))
+        return ControlDir(tree.inodes.fixed, files, self._ownership, self._started_ns)
+
+    def for_root(self, root: RootTree) -> ControlDir:
         """Makes the control directory at the root of a mount of a whole repository."""
         files = [
             _made("status", lambda: partial(_status_of_mount, self._mount_status())),
@@ -74,11 +108,11 @@ class MountControl:
 
     # Trees.
 
-    def _tree_files(self, tree: SessionTree) -> list[ControlFile]:
-        repository = self._fs.repository
+    def _tree_files(self, shown: "_Shown") -> list[ControlFile]:
+        repository, tree = self._fs.repository, shown.tree
 
         def status() -> Callable[[], dict[str, Any]]:
-            return partial(reports.tree_status, repository, tree_facts(tree), tree.snapshot_id)
+            return partial(reports.tree_status, repository, shown.facts(), tree.snapshot_id)
 
         def as_text() -> Callable[[], bytes]:
             make = status()
@@ -96,16 +130,13 @@ class MountControl:
             _made("diff", lambda: bytes),
             _made("diff.json", lambda: partial(reports.to_json, reports.tree_diff(tree.snapshot_id))),
         ]
-        if tree.label:
+        if not tree.identity.is_whole_mount:
             files.append(ControlFile("head", target=lambda: f"../../../snapshots/{tree.snapshot_id}"))
         # Nothing was ever committed, discarded or rebased through a read-only tree.
         files += [_made(name, lambda: partial(reports.to_json, None)) for name in ("commit", "discard", "rebase")]
-        if tree.label:
-            files.append(_made("info.json", lambda: partial(reports.to_json, self._tree_info(tree))))
+        if not tree.identity.is_whole_mount:
+            files.append(_made("info.json", lambda: partial(reports.to_json, shown.info())))
         return files
-
-    def _tree_info(self, tree: SessionTree) -> dict[str, Any]:
-        return {**tree_facts(tree), "snapshot": str(tree.snapshot_id), "writable": isinstance(tree, WritableBranch)}
 
     # The mount.
 
@@ -141,24 +172,17 @@ class MountControl:
             "tags": {name: str(tip) for name, tip in sorted(refs.tags.items())},
             "trees": [
                 {
-                    **tree_facts(tree),
-                    "snapshot": str(tree.snapshot_id),
-                    "has_changes": _has_changes(tree),
-                    "problem": _problem(tree),
+                    **branch.facts(),
+                    "snapshot": str(branch.snapshot_id),
+                    "has_changes": _has_changes(branch),
+                    "problem": _problem(branch),
                 }
-                for tree in self._branches()
+                for branch in fs.branches()
             ],
             "refreshed_at": fs.follower.refreshed_at,
             "problem": fs.follower.problem,
             "failures": len(fs.stats.failures),
         }
-
-    def _branches(self) -> list[BranchTree]:
-        """Returns the branches that somebody has looked at, or the one that is all there is."""
-        fs = self._fs
-        if fs.root is not None:
-            return list(fs.root.branches.values())
-        return [fs.single] if isinstance(fs.single, BranchTree) else []
 
     def _stats(self, look: Look) -> bytes:
         return reports.to_json(self._fs.observer.as_json(look))
@@ -171,7 +195,7 @@ class MountControl:
     def _connect(self, operations: Mapping[str, Operation], ino: int, flags: int) -> RpcHandle:
         return RpcHandle(ino, operations, flags)
 
-    def _operations(self, tree: SessionTree | None) -> dict[str, Operation]:
+    def _operations(self, shown: "_Shown | None") -> dict[str, Operation]:
         """Returns what `rpc` can be asked for, in a tree or (None) at the root."""
 
         async def ping(request: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any]]:
@@ -179,21 +203,22 @@ class MountControl:
 
         async def refresh(request: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any]]:
             changed = await self._fs.refresh()
-            yield {**changed, **({} if tree is None else {"snapshot": str(tree.snapshot_id)})}
+            yield {**changed, **({} if shown is None else {"snapshot": str(shown.tree.snapshot_id)})}
 
         async def info(request: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any]]:
-            yield {**self._info(), **({} if tree is None else self._tree_info(tree))}
+            yield {**self._info(), **({} if shown is None else shown.info())}
 
         async def status(request: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any]]:
-            if tree is None:
+            if shown is None:
                 yield self._mount_status()
                 return
-            facts, snapshot_id = tree_facts(tree), tree.snapshot_id
+            facts, snapshot_id = shown.facts(), shown.tree.snapshot_id
             yield await self._fs.in_thread(partial(reports.tree_status, self._fs.repository, facts, snapshot_id))
 
         async def uncommitted(request: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any]]:
             yield {"branches": await self.uncommitted()}
 
+        tree = None if shown is None else shown.tree
         operations: dict[str, Operation] = {
             "ping": ping,
             "refresh": refresh,
@@ -201,12 +226,13 @@ class MountControl:
             "status": status,
             # A writable branch has its own.
             **dict.fromkeys(
-                ("commit", "discard", "rebase", "cancel"), lambda request: Answer(partial(_refuse, tree, request))
+                ("commit", "discard", "rebase", "cancel"),
+                lambda request: Answer(partial(_refuse, tree, request)),
             ),
         }
-        if tree is not None:
-            operations["warmup"] = lambda request: self._warm_up(tree, request)
-        if tree is None or tree.label == "":
+        if shown is not None:
+            operations["warmup"] = lambda request: self._warm_up(shown.tree, request)
+        if shown is None or shown.tree.identity.is_whole_mount:
             operations |= {"uncommitted": uncommitted, **observing_operations(self._fs)}
         return operations
 
@@ -221,72 +247,75 @@ class MountControl:
                 if text is not None and name not in fs.root.branches:
                     fs.forget((await fs.lookup(directory, text)).ino, 1)
         found: list[dict[str, Any]] = []
-        for tree in self._branches():
-            if isinstance(tree, WritableBranch):
-                try:
-                    await tree.look()
-                except IcefsError as error:
-                    found.append(_unusable(tree, error))
-                    continue
-                damage = None if tree.work is None else reports.damage_facts(tree.work)
-                if _has_changes(tree) or damage is not None:
-                    found.append(
-                        {
-                            "name": tree.name,
-                            "path": tree.label or ".",
-                            "base": str(tree.snapshot_id),
-                            "background": None if tree.work is None else reports.background_facts(tree.work.uploads),
-                            "has_changes": _has_changes(tree),
-                            "damage": damage,
-                            "error": None,
-                            "directory": str(tree.state_directory),
-                        }
-                    )
-        return sorted(found, key=lambda branch: branch["name"])
+        for branch in fs.branches():
+            if branch.writable is not None:
+                line = await _uncommitted(branch, branch.writable)
+                if line is not None:
+                    found.append(line)
+        return sorted(found, key=lambda line: line["name"])
 
-    async def _warm_up(self, tree: SessionTree, request: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any]]:
+    async def _warm_up(self, tree: SnapshotTree, request: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any]]:
         repository, snapshot_id = self._fs.repository, tree.snapshot_id
         session = await self._fs.in_thread(lambda: open_session(repository, snapshot_id))
         async for line in warm_up(session, request):
             yield line
 
 
-async def _refuse(tree: SessionTree | None, request: Mapping[str, Any]) -> NoReturn:
+async def _refuse(tree: SnapshotTree | None, request: Mapping[str, Any]) -> NoReturn:
     """Refuses what only a writable branch can do: `tree` is another one, or None above all trees."""
     if tree is None:
         raise InvalidInputError(
             f"not in a branch, but at the root of a mount, where there is nothing to {request['op']}",
             hint="ask in a branch, as branches/main",
         )
-    raise ReadOnlyError(f"this tree is read-only: {tree.kind} {quoted(tree.name or str(tree.snapshot_id))}")
+    identity = tree.identity
+    raise ReadOnlyError(f"this tree is read-only: {identity.kind} {quoted(identity.name or str(tree.snapshot_id))}")
 
 
-def _unusable(tree: WritableBranch, error: IcefsError) -> dict[str, Any]:
-    """Describes a branch whose working tree cannot be opened, as `MountControl.uncommitted` does the others."""
+async def _uncommitted(branch: BranchTree, writable: WritableBranch) -> dict[str, Any] | None:
+    """Describes a branch with changes or damage, or whose working tree cannot be opened; None for any other."""
+    facts: dict[str, Any] = {"name": branch.name, "path": branch.label or "."}
+    directory = str(writable.life.state_directory)
+    try:
+        await writable.operations.look()
+    except IcefsError as error:
+        return {
+            **facts,
+            "base": str(branch.snapshot_id),
+            "background": None,
+            "has_changes": True,
+            "damage": None,
+            "error": error_facts(error),
+            "directory": directory,
+        }
+    work = writable.work
+    damage = None if work is None else reports.damage_facts(work)
+    has_changes = _has_changes(branch)
+    if not has_changes and damage is None:
+        return None
     return {
-        "name": tree.name,
-        "path": tree.label or ".",
-        "base": str(tree.snapshot_id),
-        "background": None,
-        "has_changes": True,
-        "damage": None,
-        "error": error_facts(error),
-        "directory": str(tree.state_directory),
+        **facts,
+        "base": str(branch.snapshot_id),
+        "background": None if work is None else reports.background_facts(work.uploads),
+        "has_changes": has_changes,
+        "damage": damage,
+        "error": None,
+        "directory": directory,
     }
 
 
-def _has_changes(tree: BranchTree) -> bool:
+def _has_changes(branch: BranchTree) -> bool:
     """Tells whether there is anything uncommitted; a working tree that waits to be opened is taken to have some."""
-    if not isinstance(tree, WritableBranch):
+    writable = branch.writable
+    if writable is None:
         return False
-    return tree.has_left_work or (tree.work is not None and tree.work.has_changes())
+    return writable.life.is_left or (writable.work is not None and writable.work.has_changes())
 
 
-def _problem(tree: BranchTree) -> str | None:
+def _problem(branch: BranchTree) -> str | None:
     """Says why a branch cannot be used, or does not show its tip."""
-    if isinstance(tree, WritableBranch) and tree.unusable is not None:
-        return tree.unusable.message
-    return tree.problem
+    unusable = None if branch.writable is None else branch.writable.life.unusable
+    return branch.problem if unusable is None else unusable.message
 
 
 def _made(name: str, make: Callable[[], Callable[[], bytes]]) -> ControlFile:

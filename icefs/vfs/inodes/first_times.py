@@ -55,6 +55,10 @@ class FirstTimes:
             raise NotInMemoryError((id(times), "chunks", node_id), lambda: times.chunks(node_id), _kept)
         return found
 
+    def chunk_ns(self, node_id: NodeId, chunk_index: Sequence[int]) -> int:
+        """Returns the time of a chunk; raises as `metadata_ns`."""
+        return self.chunks(node_id).of(chunk_index) * NS_PER_US
+
     def known_chunk_ns(self, node_id: NodeId, chunk_index: Sequence[int]) -> int | None:
         """Returns the time of a chunk if it can be told without reading."""
         found = self.known_chunks(node_id)

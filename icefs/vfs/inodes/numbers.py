@@ -45,6 +45,11 @@ class FixedNumbers:
         """Returns the number of a slot, below 256."""
         return self.start + slot
 
+    def control_slot(self, ino: int) -> int:
+        """Returns the slot of the control directory, or of a file in it; 0 for any other number."""
+        slot = ino - self.start
+        return slot if CONTROL_SLOT <= slot < _FIXED_SIZE else 0
+
 
 class NodeNumbers:
     """The numbers of a tree's directories and metadata files, given when they are first asked for.
@@ -81,7 +86,7 @@ class NodeNumbers:
         """Returns what a number of the range stands for, or None if it was not given yet."""
         return self._keys.get(ino - self._range.start)
 
-    def keys(self) -> list[NodeKey]:
+    def known_keys(self) -> list[NodeKey]:
         """Returns all that have numbers."""
         return list(self._slots)
 

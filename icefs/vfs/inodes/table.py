@@ -16,7 +16,7 @@ content changes gets a number from another range. So what a number stands for ne
 still remembers of it. An array that was renamed takes its ranges along (see `renaming`).
 """
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -151,6 +151,12 @@ class InodeSpace:
         assert starts == [one.start for one in ranges]
         for before, after in pairwise(ranges):
             assert before.start <= before.end <= after.start <= after.end <= self._next
+
+
+def is_any_in(ordered: Sequence[int], one: Range) -> bool:
+    """Tells whether any of some ordered numbers lies in a range."""
+    at = bisect_left(ordered, one.start)
+    return at < len(ordered) and ordered[at] < one.end
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,20 +1,14 @@
-"""Trees: what branches, tags and snapshots look like in a mount.
+"""A snapshot as a tree of directories and files.
 
-root             the directories `branches`, `tags` and `snapshots`, and their trees
-places           what the inode numbers and names of a tree stand for
-listing          directory listings
-snapshot_tree    a snapshot as a tree
-branch_tree      a branch as a tree that follows its tip
-advance          what changes when a branch gets another tip
-follower         follows refs when they change in the repository
-working_base     the life of the working tree over a branch
-working_handles  open files of a working tree
-base             the base snapshot of a working tree, by path
-renames          inode numbers and times of what a commit renames
-base_change      a change of base of a branch and its working tree
-in_doubt         commits whose outcome was not known
-late_commits     a commit that timed out, and that the store carried out after all
-writable_branch  a branch that programs can write to
-control_dir      the control directory `.icefs`: files whose content is made when they are opened
-refusals         the last writes that a branch refused
+snapshot_tree     the tree: what the kernel asks for, and the control directory
+snapshot_files    the directories and files of one snapshot
+finder            what names, numbers and paths lead to in a snapshot
+attributes        the attributes of what is in a snapshot
+snapshot_listing  the entries of a snapshot's directories
+listing           directory listings, in sections and runs
+control_dir       the directory `.icefs`: a table of files, whose content is made when they are opened
+context           what all trees of a mount share, and what tells one from another
+advance           what changes when a branch gets another tip: a plan
+advancer          carries the plan out, and finds the names that lead elsewhere
+renames           inode numbers and times of what a commit renames
 """

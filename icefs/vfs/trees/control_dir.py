@@ -14,7 +14,7 @@ from icefs.vfs.attrs import ABSENT_FOREVER, Attr, Ownership
 from icefs.vfs.handles import DirectBytesHandle
 from icefs.vfs.inodes.numbers import CONTROL_SLOT, FixedNumbers
 from icefs.vfs.interface import FileHandle, NotInMemoryError
-from icefs.vfs.trees.listing import NamedEntries, Section
+from icefs.vfs.trees.listing import NamedEntries, Section, dots
 
 CONTROL_NAME: Final = ".icefs"
 
@@ -125,10 +125,13 @@ class ControlDir:
         keep = partial(self._made.__setitem__, slot)
         raise NotInMemoryError((id(self), slot), file.make(), keep, is_for_asker=True)
 
-    def sections(self) -> Sequence[Section]:
-        """Lists the files."""
+    def listing(self, parent_ino: int) -> Sequence[Section]:
+        """Lists the directory, beginning with the two dots; `parent_ino` is the directory that it is in."""
         return [
-            NamedEntries(attr, [(file.name.encode(), attr.ino, 0, attr.mtime_ns)])
-            for file in self._files
-            for attr in [self.getattr(self._slots[file.name])]
+            dots(self.dir_attr(), parent_ino),
+            *(
+                NamedEntries(attr, [(file.name.encode(), attr.ino, 0, attr.mtime_ns)])
+                for file in self._files
+                for attr in [self.getattr(self._slots[file.name])]
+            ),
         ]

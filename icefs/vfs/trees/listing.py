@@ -174,3 +174,21 @@ class Listing(DirHandle):
     def release(self) -> None:
         """Drops the columns."""
         self._sections = self._run = None
+
+
+def dots(own: Attr, parent: int) -> NamedEntries:
+    """Makes the entries `.` and `..`."""
+    return NamedEntries(own, [(b".", own.ino, 0, own.mtime_ns), (b"..", parent, 0, own.mtime_ns)])
+
+
+def without(sections: Sequence[Section], taken: set[bytes]) -> Sequence[Section]:
+    """Drops the entries whose names are taken, by a node or by an earlier section; for the rare clash."""
+    kept: list[Section] = []
+    for section in sections:
+        run = section.run(0, len(section), 0)
+        sizes = run.sizes or [0] * len(run.names)
+        times = run.mtimes_ns or [run.template.mtime_ns] * len(run.names)
+        rows = [row for row in zip(run.names, run.inos, sizes, times, strict=True) if row[0] not in taken]
+        taken.update(run.names)
+        kept.append(NamedEntries(run.template, rows))
+    return kept

@@ -8,31 +8,25 @@ Nothing here is proportional to the number of chunks, but where an array is rena
 the references before and after are compared, as columns, and a chunk that differs in any way has another number.
 """
 
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
 
 from icefs.engine.history.changes import compare_refs
 from icefs.engine.read.session import Session
 from icefs.errors import FormatError, InvalidInputError, StorageError
-from icefs.format.ids import NodeId
 from icefs.format.snapshot.nodes import NodeSnapshot
 from icefs.vfs.chunks.array_view import key_layout
-from icefs.vfs.inodes.first_times import FirstTimes
 from icefs.vfs.inodes.former import FormerArray
-from icefs.vfs.inodes.history import ChunkEpochs, History
+from icefs.vfs.inodes.history import ChunkEpochs
 from icefs.vfs.inodes.numbers import ArrayNumbers, NodeKey, Prefix
-from icefs.vfs.inodes.table import InodeSpace
+from icefs.vfs.inodes.tree_inodes import ArrayKey, TreeInodes
 from icefs.vfs.trees.advance import Advance, Columns, has_dir
-from icefs.vfs.trees.base import Guarded
 from icefs.worktree.base import BaseTree, join
 from icefs.worktree.freeze.frozen_index import FrozenIndex
 from icefs.worktree.model.kept_regions import KeptAttr, Region
 from icefs.zarr.keys import ChunkKeyLayout, metadata_key, node_prefix, parse_metadata_key
-
-if TYPE_CHECKING:
-    from icefs.vfs.trees.branch_tree import BranchTree
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +75,7 @@ class Renaming:
     regions: dict[str, Region] = field(default_factory=dict)
     names: dict[str, KeptAttr] = field(default_factory=dict)
     inside: set[str] = field(default_factory=set)
-    known: set[tuple[str, bytes]] = field(default_factory=set)
+    known: set[ArrayKey] = field(default_factory=set)
     is_complete: bool = True
 
     def concerns(self, array: str) -> bool:
@@ -89,38 +83,16 @@ class Renaming:
         return array in self.inside or f"{array}/".startswith(self.under)
 
 
-class NumberedBranch(Protocol):
-    """A branch, as far as the inode numbers and times of its arrays concern it."""
-
-    @property
-    def guarded(self) -> Guarded:
-        """What lets other threads ask it."""
-
-    @property
-    def space(self) -> InodeSpace:
-        """The mount's inode numbers."""
-
-    @property
-    def history(self) -> History:
-        """What changed when."""
-
-    @property
-    def first_times(self) -> FirstTimes:
-        """When chunks were first written."""
-
-    def known_arrays(self) -> Mapping[tuple[str, bytes], ArrayNumbers]:
-        """Returns the numbers of the arrays that were looked at, by path and node id."""
-
-
 def plan_renaming(
-    tree: NumberedBranch, old: Session, new: Session, base_tree: BaseTree, index: FrozenIndex
+    inodes: TreeInodes, lock: threading.RLock, old: Session, new: Session, base_tree: BaseTree, index: FrozenIndex
 ) -> Renaming | None:
     """Works out what a commit renames; in a worker thread. None if there is nothing of the kind.
 
     What cannot be read does not keep its numbers.
 
     Args:
-        tree: The branch, which shows `old`.
+        inodes: The numbers of the branch, which shows `old`.
+        lock: Protects them.
         old: What the working tree stood on.
         new: What was committed.
         base_tree: `old` by path, with the tree's numbers.
@@ -133,12 +105,21 @@ def plan_renaming(
     ]
     if not redirects:
         return None
-    return _Planning(tree, old, new, base_tree, Renaming(index)).run(redirects)
+    return _Planning(inodes, lock, old, new, base_tree, Renaming(index)).run(redirects)
 
 
 class _Planning:
-    def __init__(self, tree: NumberedBranch, old: Session, new: Session, base_tree: BaseTree, plan: Renaming) -> None:
-        self._tree = tree
+    def __init__(
+        self,
+        inodes: TreeInodes,
+        lock: threading.RLock,
+        old: Session,
+        new: Session,
+        base_tree: BaseTree,
+        plan: Renaming,
+    ) -> None:
+        self._inodes = inodes
+        self._lock = lock
         self._base_tree = base_tree
         self._old = old
         self._new = new
@@ -146,7 +127,7 @@ class _Planning:
 
     def run(self, redirects: list[str]) -> Renaming:
         """Goes through the renamed directories: those of nodes, and those of chunks."""
-        plan, tree = self._plan, self._tree
+        plan = self._plan
         nodes = [path for path in redirects if has_dir(self._old, f"/{path}")]
         plan.under = tuple(f"/{path}/" for path in nodes)
         plan.ends = {_above(f"/{end}") for path in nodes for end in (path, plan.index.by_base_path[path].path)}
@@ -154,13 +135,13 @@ class _Planning:
         for path in set(redirects).difference(nodes):
             for above in _arrays_above(self._old, path):
                 inside.setdefault(above, []).append(path)
-        with tree.guarded.lock:
-            known = tree.known_arrays()
+        with self._lock:
+            known = self._inodes.known_arrays()
         plan.inside, plan.known = set(inside), set(known)
         moved: dict[str, ArrayRename | None] = {}
         for (path, node_id), numbers in known.items():
             node = _array(self._old, path) if plan.concerns(path) else None
-            if node is not None and bytes(node.id) == node_id:
+            if node is not None and node.id == node_id:
                 moved[path] = self._move_array(node, numbers, inside.get(path, []))
         self._find_same(moved)
         return plan
@@ -176,9 +157,9 @@ class _Planning:
         root = (prefix + lead).rstrip("/")
         place = plan.index.new_path(root)
         found = None
-        tree = self._tree
-        first = tree.first_times.known_chunks(node.id)
-        former = FormerArray(tree.space, tree.guarded.lock, numbers, layout, tree.history, first)
+        inodes = self._inodes
+        first = inodes.first_times.known_chunks(node.id)
+        former = FormerArray(inodes.space, self._lock, numbers, layout, inodes.history, first)
         if place is not None and place != root and not plan.index.is_left(place):
             plan.left.append(node)
             found = self._same_array(node, layout, place, lead)
@@ -304,21 +285,21 @@ class AppliedRenaming:
     Made before the tree moves, since it takes what is true until then.
     """
 
-    def __init__(self, tree: "BranchTree", plan: Renaming, advance: Advance) -> None:
-        self._tree = tree
+    def __init__(self, inodes: TreeInodes, plan: Renaming, advance: Advance) -> None:
+        self._inodes = inodes
         self._plan = plan
         self._advance = advance
-        history = tree.history
-        self._epochs: dict[NodeId, ChunkEpochs] = {
+        history = inodes.history
+        self._epochs = {
             array.after.id: ChunkEpochs() if (known := history.chunks(array.before.id)) is None else known.copy()
             for array in plan.arrays
         }
         self._files: dict[NodeKey, tuple[str, int]] = {}
         for old, new in plan.files.items():
             key = NodeKey(old, history.file_epoch(old))
-            if (time_ns := tree.told_time(key)) is not None:
+            if (time_ns := inodes.known_time_ns(key)) is not None:
                 self._files[key] = new, time_ns
-        late = tree.known_arrays().keys() - plan.known
+        late = inodes.known_arrays().keys() - plan.known
         plan.is_complete = plan.is_complete and not any(plan.concerns(path) for path, _ in late)
 
     def touched(self, paths: set[str]) -> set[str]:
@@ -329,33 +310,32 @@ class AppliedRenaming:
 
     def keep_dirs(self) -> None:
         """Lets directories have the times that they had; before those that are touched get the new one."""
-        tree = self._tree
         moves = {new.path: old.path for old, new in self._moved_dirs().items() if new is not None}
-        tree.history.keep_dirs(self._plan.same | moves)
+        self._inodes.history.keep_dirs(self._plan.same | moves)
 
     def finish(self, epoch: int) -> None:
         """Lets numbers and times follow; the tree's history has taken note of the advance already."""
-        tree, plan = self._tree, self._plan
-        tree.rename_arrays(plan.left, [(array.before, array.after) for array in plan.arrays])
+        inodes, plan = self._inodes, self._plan
+        inodes.rename_arrays(plan.left, [(array.before, array.after) for array in plan.arrays])
         for node in plan.left:
             still = _node(self._advance.session, node.path)
             if still is not None and still.id == node.id:
-                tree.history.put_chunks(node.id, ChunkEpochs(epoch))
+                inodes.history.put_chunks(node.id, ChunkEpochs(epoch))
         for array in plan.arrays:
             epochs = self._epochs[array.after.id]
             if array.changed is not None:
                 epochs.change(array.changed, epoch)
-            tree.history.put_chunks(array.after.id, epochs)
+            inodes.history.put_chunks(array.after.id, epochs)
         for numbers, prefix in plan.departed:
             numbers.renew_dirs(prefix, epoch)
         files = {old: (NodeKey(new, epoch), time_ns) for old, (new, time_ns) in self._files.items()}
-        tree.rename_nodes(self._moved_dirs(), files)
+        inodes.rename_nodes(self._moved_dirs(), files)
 
     def _moved_dirs(self) -> dict[NodeKey, NodeKey | None]:
         """Returns which directories are elsewhere; None for those that are no directories of nodes any more."""
         new = self._advance.session
         moves: dict[NodeKey, NodeKey | None] = {}
-        for key in self._tree.known_nodes():
+        for key in self._inodes.nodes.known_keys():
             if key.epoch is None and f"{key.path}/".startswith(self._plan.under):
                 place = self._plan.index.new_path(key.path[1:])
                 target = None if place is None or not has_dir(new, f"/{place}") else NodeKey(f"/{place}", None)

@@ -1,276 +1,259 @@
-"""A snapshot as a tree of directories and files.
+"""A snapshot as a tree of directories and files, with its control directory.
 
-    immutable (`SnapshotTree`)  a tag, or a snapshot: nothing ever changes, so the kernel remembers everything
-    following (`branches`)      a branch without uncommitted changes, which moves when its tip does
-
-What a number or name stands for is found in `places`; here is what the kernel asks for.
+a tag, a snapshot    nothing ever changes, so the kernel remembers everything
+a branch             shows another snapshot whenever its tip moves (see `branch_tree`)
 """
 
 import os
-from collections.abc import Sequence
-from typing import Any, Final
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol
 
 from icefs.clock import NS_PER_US
+from icefs.engine.read.session import Session
 from icefs.errors import IsADirectoryTreeError, ReadOnlyError, StaleError, TreeError
-from icefs.format.snapshot.nodes import NodeSnapshot
+from icefs.format.ids import SnapshotId
+from icefs.inode import Ino
+from icefs.paths import ROOT_NODE, TreePath
 from icefs.vfs import xattrs
-from icefs.vfs.attrs import Attr, EntryRun
-from icefs.vfs.chunks.array_view import ArrayView
-from icefs.vfs.handles import BytesHandle
-from icefs.vfs.inodes.numbers import CONTROL_SLOT, ChunkRange, NodeNumbers, Prefix
-from icefs.vfs.interface import DirHandle, FileHandle, NotInMemoryError, not_a_directory
+from icefs.vfs.attrs import ABSENT, ABSENT_FOREVER, Attr, EntryRun
+from icefs.vfs.inodes.numbers import CONTROL_SLOT
+from icefs.vfs.inodes.tree_inodes import TreeInodes
+from icefs.vfs.interface import DirHandle, FileHandle, NotInMemoryError, Tree, TreeChanges, not_a_directory
+from icefs.vfs.trees.attributes import Look
+from icefs.vfs.trees.context import TreeContext, TreeIdentity
 from icefs.vfs.trees.control_dir import CONTROL_NAME, ControlDir
-from icefs.vfs.trees.listing import ChunkEntries, Listing, NamedEntries, Section
-from icefs.vfs.trees.places import Place, PlacedTree, join
-from icefs.zarr.keys import METADATA_NAME
+from icefs.vfs.trees.finder import Finder, stale, target_path
+from icefs.vfs.trees.listing import Listing, Section
+from icefs.vfs.trees.snapshot_files import SnapshotFiles
 
-MAX_NAME_BYTES: Final = 255
-_REMEMBERED: Final = 1024
-_WRITING: Final = os.O_WRONLY | os.O_RDWR | os.O_TRUNC
+WRITING: Final = os.O_WRONLY | os.O_RDWR | os.O_TRUNC
+"""The flags of `open(2)` that ask for more than to read."""
 
 
-class SessionTree(PlacedTree):
-    """A tree over one session at a time; immutable ones keep theirs, a branch's is replaced."""
+class Keeper(Protocol):
+    """Bounds how many trees that never change are in memory."""
+
+    def note_loaded(self, tree: "SnapshotTree") -> None:
+        """Is called when the snapshot of a tree has been loaded."""
+
+    def note_unused(self, tree: "SnapshotTree") -> None:
+        """Is called when the kernel has forgotten a tree altogether."""
+
+
+class SnapshotTree(Tree):
+    """A tree over one snapshot at a time.
+
+    Attributes:
+        identity: Which tree it is.
+        snapshot_id: What is shown.
+        inodes: Its numbers and times, which outlive a snapshot.
+        files: What is in the snapshot.
+        kernel_refs: How many references to inodes of this tree the kernel holds.
+        is_immutable: Whether it shows the same snapshot for ever.
+        is_gone: Whether the ref that led here is no more; everything in the tree is stale then.
+    """
+
+    def __init__(
+        self,
+        context: TreeContext,
+        identity: TreeIdentity,
+        snapshot_id: SnapshotId,
+        flushed_at: int,
+        make_control: Callable[[], ControlDir],
+        *,
+        keeper: Keeper | None = None,
+        owner: Tree | None = None,
+        is_immutable: bool = True,
+        is_writable: bool = False,
+    ) -> None:
+        """Shows a snapshot, which is loaded when something is first looked for.
+
+        Args:
+            context: What all trees of the mount share.
+            identity: Which tree it is.
+            snapshot_id: The snapshot.
+            flushed_at: When it was written, in microseconds.
+            make_control: Makes the control directory, when somebody looks for it.
+            keeper: Bounds how many such trees are in memory.
+            owner: The tree that answers for the numbers, where that is not this one.
+            is_immutable: Whether the same snapshot is shown for ever.
+            is_writable: Whether the files look as if they could be written to.
+        """
+        self.identity = identity
+        self.snapshot_id = snapshot_id
+        self.kernel_refs = 0
+        self.is_immutable = is_immutable
+        self.is_gone = False
+        self.inodes = TreeInodes(
+            context.space,
+            owner or self,
+            context.lineages,
+            snapshot_id,
+            flushed_at,
+            is_root=identity.is_whole_mount,
+            may_grow=not is_immutable,
+        )
+        self._context = context
+        self._keeper = keeper
+        self._make_control = make_control
+        self._control: ControlDir | None = None
+        self.look = Look(
+            identity.label,
+            context.ownership,
+            context.ownership.file_mode(writable=is_writable),
+            context.ownership.dir_mode(writable=is_writable),
+            ABSENT_FOREVER if is_immutable else ABSENT,
+            self.inodes.root_ino if identity.is_whole_mount else identity.parent_ino,
+        )
+        self.files = self._files_of(None)
+
+    def _files_of(self, session: Session | None) -> SnapshotFiles:
+        finder = Finder(self.inodes, self._context.repository, self.snapshot_id, session, self._note_loaded)
+        return SnapshotFiles(finder, self.inodes, self.look, self._context.opener)
+
+    def _note_loaded(self) -> None:
+        if self._keeper is not None:
+            self._keeper.note_loaded(self)
+
+    @property
+    def label(self) -> str:
+        """The tree's place in the mount."""
+        return self.identity.label
+
+    @property
+    def changes(self) -> TreeChanges:
+        """Nothing changes the tree: these refuse."""
+        return TreeChanges(self.path_of)
+
+    @property
+    def session(self) -> Session | None:
+        """The snapshot, if it is loaded."""
+        return self.files.session
 
     @property
     def control(self) -> ControlDir:
         """The control directory."""
         if self._control is None:
-            self._control = self._context.make_control(self)
+            self._control = self._make_control()
         return self._control
 
-    def _note_loaded(self) -> None:
-        self._context.on_loaded(self)
+    # What is shown.
+
+    def show(self, session: Session) -> None:
+        """Shows another snapshot from now on; whoever calls this has begun an epoch for what differs."""
+        self.snapshot_id = session.snapshot_id
+        self.files = self._files_of(session)
+
+    def restart(self, snapshot_id: SnapshotId, flushed_at: int, session: Session | None = None) -> None:
+        """Shows another snapshot from now on, where nobody has looked at the tree yet."""
+        self.snapshot_id = snapshot_id
+        self.inodes.begin(snapshot_id, flushed_at)
+        self.files = self._files_of(session)
+
+    def unload(self) -> None:
+        """Drops what can be loaded again; numbers stay.
+
+        Times of an immutable tree go, too: the kernel remembers trees that nobody looks at any more.
+        """
+        self.files = self._files_of(None)
+        if self.is_immutable and not self.is_gone:  # what is open of one that is gone keeps its time
+            self.inodes.begin(self.snapshot_id, self.inodes.history.time_ns(0) // NS_PER_US)
+
+    def retire(self) -> None:
+        """Ends the tree: what led here is no more."""
+        self.is_gone = True
+        self.unload()
 
     # The interface.
+
+    def _control_slot(self, ino: int) -> int:
+        """Returns the slot of the control directory or a file in it, 0 for what is the snapshot's.
+
+        Raises:
+            StaleError: the tree is gone.
+        """
+        if self.is_gone:
+            raise stale(ino, self.label)
+        return self.inodes.fixed.control_slot(ino)
 
     def path_of(self, ino: int) -> str:
         """Returns the path of an inode below the tree's root, for log lines."""
         try:
-            place = self.locate(ino)
+            slot = self._control_slot(ino)
+            return self.control.path_of(slot) if slot else f"/{target_path(self.files.locate(Ino(ino)))}"
         except (NotInMemoryError, StaleError):
             return f"inode {ino}"
-        if place.dir_path is not None:
-            return place.dir_path
-        if place.file_path is not None:
-            return join(place.file_path, METADATA_NAME)
-        if place.view is not None:
-            return join(place.view.node.path, place.view.path_of(place.prefix))
-        return self.control.path_of(place.slot)
+
+    def root_attr(self) -> Attr:
+        """Returns the attributes of the root directory; needs no snapshot."""
+        return self.files.attributes.directory(ROOT_NODE)
 
     def lookup(self, parent: int, name: str) -> Attr:
         """Finds a name in a directory."""
-        place = self._chunk_dirs.get(parent) or self.locate(parent)
-        if place.view is not None:
-            self._remember_dir(parent, place.view, place)
-            attr = self._lookup_chunk(place.view, place.view.level_below(place.prefix), place.prefix, name)
-        elif place.dir_path is not None:
-            attr = self._lookup_node(place.dir_path, name)
-        elif place.slot == CONTROL_SLOT:
+        slot = self._control_slot(parent)
+        if slot:
+            if slot != CONTROL_SLOT:
+                raise not_a_directory(self.control.path_of(slot))
             attr = self.control.lookup(name)
+        elif name == CONTROL_NAME and parent == self.inodes.root_ino:
+            attr = self.control.dir_attr()
         else:
-            raise not_a_directory(self.path_of(parent))
+            attr = self.files.lookup(Ino(parent), name)
         if attr.ino:
             self.kernel_refs += 1
         return attr
 
-    def _remember_dir(self, ino: int, view: ArrayView, place: Place) -> None:
-        if ino in self._chunk_dirs:
-            return
-        if len(place.prefix) == view.chunks.ndim:
-            raise not_a_directory(self.path_of(ino))
-        if len(self._chunk_dirs) >= _REMEMBERED:
-            self._chunk_dirs.clear()
-        self._chunk_dirs[ino] = place
-
-    def _lookup_node(self, path: str, name: str) -> Attr:
-        if path == "/" and name == CONTROL_NAME:
-            return self.control.dir_attr()
-        info = self.dir_info(path)
-        if info is None:
-            raise StaleError(f"{self._label}{path} is gone", path=path)
-        if name == METADATA_NAME and info.node is not None:
-            return self._file_attr(path, info.node)
-        if info.has_children:
-            child = join(path, name)
-            if self.is_node_dir(child):
-                return self.dir_attr(child)
-        for view, level, prefix in info.sources:
-            attr = self._lookup_chunk(view, level, prefix, name)
-            if attr.ino:
-                return attr
-        return self._absent
-
-    def _lookup_chunk(self, view: ArrayView, level: int, prefix: Prefix, name: str) -> Attr:
-        index = view.parse(level, prefix, name)
-        if index is None:
-            return self._absent
-        if view.is_file(level):
-            ref = view.find(index)
-            if ref is None:
-                return self._absent
-            attr = self._chunk_attr(view, index, ref)
-            if len(self._recent) >= _REMEMBERED:
-                self._recent.clear()
-            self._recent[attr.ino] = view, index, ref
-            return attr
-        return self._chunk_dir_attr(view, index) if view.has_dir(index) else self._absent
-
     def getattr(self, ino: int) -> Attr:
         """Returns attributes."""
-        recent = self._recent.get(ino)
-        if recent is not None and not self.is_gone:
-            return self._chunk_attr(*recent)
-        place = self.locate(ino)
-        if place.view is not None:
-            view, prefix = place.view, place.prefix
-            if len(prefix) == view.chunks.ndim:
-                ref = view.find(prefix)
-                if ref is not None:
-                    return self._chunk_attr(view, prefix, ref)
-            elif view.has_dir(prefix):
-                return self._chunk_dir_attr(view, prefix)
-            raise self._stale(ino)
-        if place.dir_path is not None:
-            if place.dir_path == "/" or self.is_node_dir(place.dir_path):
-                return self.dir_attr(place.dir_path)
-            raise self._stale(ino)
-        if place.file_path is not None:
-            return self._file_attr(place.file_path, self._require_node(place.file_path, ino))
-        return self.control.getattr(place.slot)
+        slot = self._control_slot(ino)
+        return self.control.getattr(slot) if slot else self.files.getattr(Ino(ino))
 
     def getattr_open(self, file: FileHandle) -> Attr:
         """Returns the attributes of an open file that has been replaced: what they were in its epoch."""
-        found = self._context.space.find(file.ino)
-        content = None if found is None else found.content
-        epoch: int | None = None
-        first_ns: int | None = None
-        if isinstance(content, ChunkRange):
-            epoch = content.epoch
-            if not epoch and found is not None and content.layout is not None:
-                chunk_index = content.layout.unpack(file.ino - found.start)
-                first_ns = self.first_times.known_chunk_ns(content.numbers.node_id, chunk_index)
-        elif isinstance(content, NodeNumbers):
-            key = content.key(file.ino)
-            epoch = None if key is None else key.epoch
-            first_ns = None if key is None else self._file_times.get(key)
-        if epoch is None:
-            raise self._stale(file.ino)
-        return self._attr(file.ino, self._file_mode, 1, file.size, epoch, first_ns)
-
-    def _require_node(self, path: str, ino: int) -> NodeSnapshot:
-        info = self.dir_info(path)
-        if info is None or info.node is None:
-            raise self._stale(ino)
-        return info.node
+        return self.files.attr_of_open(file)
 
     def forget(self, ino: int, count: int) -> None:
         """Counts the kernel's references down; a tree that it knows nothing of any more keeps nothing either."""
         self.kernel_refs -= count
-        if self.kernel_refs <= 0 and self.is_immutable:
-            self._context.on_unused(self)
+        if self.kernel_refs <= 0 and self._keeper is not None:
+            self._keeper.note_unused(self)
 
     def readlink(self, ino: int) -> str:
         """Returns where a link in the control directory leads."""
-        place = self.locate(ino)
-        if place.slot:
-            return self.control.readlink(place.slot)
+        slot = self._control_slot(ino)
+        if slot:
+            return self.control.readlink(slot)
         raise TreeError("not a symbolic link", ino=ino)
 
     def open(self, ino: int, flags: int) -> FileHandle:
         """Opens a file for reading."""
-        recent = self._recent.get(ino)
-        if recent is not None and not flags & _WRITING and not self.is_gone:
-            return self._context.opener.open(*recent, ino)
-        place = self.locate(ino)
-        if place.view is not None and len(place.prefix) == place.view.chunks.ndim:
-            if flags & _WRITING:
-                raise self._refuse_write(ino)
-            ref = place.view.find(place.prefix)
-            if ref is None:
-                raise self._stale(ino)
-            return self._context.opener.open(place.view, place.prefix, ref, ino)
-        if place.file_path is not None:
-            if flags & _WRITING:
-                raise self._refuse_write(ino)
-            return BytesHandle(ino, self._require_node(place.file_path, ino).user_data)
-        if place.slot > CONTROL_SLOT:
-            return self.control.open(place.slot, flags)
-        raise IsADirectoryTreeError(f"{self._label}{self.path_of(ino)} is a directory", ino=ino)
-
-    def _refuse_write(self, ino: int) -> ReadOnlyError:
-        return ReadOnlyError(f"{self._label}{self.path_of(ino)} cannot be written", kind="read-only-store")
-
-    # Listing.
+        slot = self._control_slot(ino)
+        if slot > CONTROL_SLOT:
+            return self.control.open(slot, flags)
+        if not slot:
+            if flags & WRITING and not self.files.locate(Ino(ino)).is_dir:
+                raise ReadOnlyError(f"{self.label}{self.path_of(ino)} cannot be written", kind="read-only-store")
+            file = self.files.open(Ino(ino))
+            if file is not None:
+                return file
+        raise IsADirectoryTreeError(f"{self.label}{self.path_of(ino)} is a directory", ino=ino)
 
     def opendir(self, ino: int) -> DirHandle:
         """Opens a directory."""
-        place = self.locate(ino)
-        is_chunk_dir = place.view is not None and len(place.prefix) < place.view.chunks.ndim
-        if not is_chunk_dir and place.dir_path is None and place.slot != CONTROL_SLOT:
-            raise not_a_directory(f"{self._label}{self.path_of(ino)}")
-        return Listing(ino, lambda: self._list(ino), self._note_entered)
+        slot = self._control_slot(ino)
+        if slot > CONTROL_SLOT or (not slot and not self.files.locate(Ino(ino)).is_dir):
+            raise not_a_directory(f"{self.label}{self.path_of(ino)}")
+        return Listing(ino, lambda: self._sections(ino), self._note_entered)
 
-    def _list(self, ino: int) -> Sequence[Section]:
+    def _sections(self, ino: int) -> Sequence[Section]:
         """Lists a directory as it is now."""
-        place = self.locate(ino)
-        if place.view is not None:
-            return self._list_chunk_dir(place.view, place.prefix)
-        return self._list_control() if place.dir_path is None else self._list_node_dir(place.dir_path)
+        if self._control_slot(ino):
+            return self.control.listing(self.inodes.root_ino)
+        return self.files.sections(self.files.locate(Ino(ino)))
 
     def _note_entered(self, run: EntryRun, first: int, end: int) -> None:
-        dots = sum(name in (b".", b"..") for name in run.names[first : min(end, 2)]) if run.start == 0 else 0
-        self.kernel_refs += end - first - dots
-
-    def _list_node_dir(self, path: str) -> Sequence[Section]:
-        info = self.dir_info(path)
-        if info is None:
-            raise StaleError(f"{self._label}{path} is gone", path=path)
-        own = self.dir_attr(path)
-        parent = self._parent_ino if path == "/" else self.dir_attr(path.rpartition("/")[0] or "/").ino
-        sections: list[Section] = [_dots(own, parent)]
-        if info.node is not None:
-            attr = self._file_attr(path, info.node)
-            sections.append(NamedEntries(attr, [(METADATA_NAME.encode(), attr.ino, attr.size, attr.mtime_ns)]))
-        names: list[bytes] = []
-        if info.has_children:
-            entries = []
-            for name in self._require_session().children(path):
-                if path == "/" and name == CONTROL_NAME:
-                    continue  # the kernel takes the number that a listing has for that of the name
-                wire_name = name.encode(errors="surrogatepass")
-                if len(wire_name) <= MAX_NAME_BYTES and not (name == METADATA_NAME and info.node is not None):
-                    attr = self.dir_attr(join(path, name))
-                    entries.append((wire_name, attr.ino, 0, attr.mtime_ns))
-                    names.append(wire_name)
-            sections.append(NamedEntries(own, entries))
-        chunks = [section for view, level, prefix in info.sources for section in self._list_chunks(view, level, prefix)]
-        if names or len(info.sources) > 1:
-            chunks = list(_without(chunks, {*names, METADATA_NAME.encode()}))
-        return sections + chunks
-
-    def _list_chunk_dir(self, view: ArrayView, prefix: Prefix) -> Sequence[Section]:
-        is_topmost = view.level_below(prefix) == 1
-        parent = self.dir_attr(view.node.path).ino if is_topmost else view.numbers.dir_number(prefix[:-1])
-        dots = _dots(self._chunk_dir_attr(view, prefix), parent)
-        return [dots, *self._list_chunks(view, view.level_below(prefix), prefix)]
-
-    def _list_chunks(self, view: ArrayView, level: int, prefix: Prefix) -> list[Section]:
-        parts = view.listing(level, prefix)
-        if not view.is_file(level):
-            template = self._attr(0, self._dir_mode, 2, 0, 0)
-            return [ChunkEntries(view, level, prefix, part, template, self.history) for part in parts]
-        epochs = self.history.chunks(view.node.id)
-        first = self.first_times.chunks(view.node.id) if parts and (epochs is None or not epochs.since) else None
-        first_ns = None if first is None else first.uniform * NS_PER_US
-        template = self._attr(0, self._file_mode, 1, 0, 0, first_ns)
-        return [ChunkEntries(view, level, prefix, part, template, self.history, first) for part in parts]
-
-    def _list_control(self) -> Sequence[Section]:
-        control = self.control
-        return [_dots(control.dir_attr(), self.root_ino), *control.sections()]
-
-    # Extended attributes.
+        of_dots = sum(name in (b".", b"..") for name in run.names[first : min(end, 2)]) if run.start == 0 else 0
+        self.kernel_refs += end - first - of_dots
 
     def listxattr(self, ino: int) -> Sequence[str]:
         """Lists no extended attribute: what icefs tells of a file is none that a copy of it should have."""
@@ -279,53 +262,20 @@ class SessionTree(PlacedTree):
 
     def getxattr(self, ino: int, name: str) -> bytes | None:
         """Returns an extended attribute."""
-        return self._xattrs(ino).get(name) if name.startswith(xattrs.PREFIX) else None
+        if not name.startswith(xattrs.PREFIX) or self._control_slot(ino):
+            return None
+        return self.xattrs(Ino(ino)).get(name)
 
-    def _xattrs(self, ino: int) -> dict[str, bytes]:
-        place = self.locate(ino)
-        if place.slot:
-            return {}
-        ref = None
-        if place.view is not None and len(place.prefix) == place.view.chunks.ndim:
-            ref = place.view.find(place.prefix)
-        return xattrs.describe(self._context.repository, self.snapshot_id, ref)
+    def xattrs(self, ino: Ino) -> dict[str, bytes]:
+        """Returns the extended attributes of a file or directory of the snapshot, by name."""
+        return xattrs.describe(self._context.repository, self.snapshot_id, self.files.reference(ino))
 
+    # By path, for a working tree that stands on the snapshot.
 
-class SnapshotTree(SessionTree):
-    """A tag or a snapshot."""
+    def attr_at(self, path: TreePath) -> Attr | None:
+        """Returns the attributes of what is at a path; None if nothing is."""
+        return self.files.attr_at(path)
 
-    def unload(self) -> None:
-        """Drops what can be loaded again, times among it: the kernel remembers trees that nobody looks at any more."""
-        super().unload()
-        if not self.is_gone:  # what is open of one that is gone keeps its time
-            self._begin_history(self.snapshot_id, self.history.time_ns(0) // NS_PER_US)
-
-
-def tree_facts(tree: SessionTree) -> dict[str, Any]:
-    """Returns what a tree knows of itself without asking anybody."""
-    tip = getattr(tree, "tip", None)
-    return {
-        "kind": tree.kind,
-        "name": tree.name,
-        "tip": None if tip is None else str(tip),
-        "tip_moved": tip is not None and tip != tree.snapshot_id,
-        "problem": getattr(tree, "problem", None),
-    }
-
-
-def _dots(own: Attr, parent: int) -> NamedEntries:
-    """Makes the entries `.` and `..`."""
-    return NamedEntries(own, [(b".", own.ino, 0, own.mtime_ns), (b"..", parent, 0, own.mtime_ns)])
-
-
-def _without(sections: Sequence[Section], taken: set[bytes]) -> Sequence[Section]:
-    """Drops the entries whose names are taken, by a node or by an earlier section; for the rare clash."""
-    kept: list[Section] = []
-    for section in sections:
-        run = section.run(0, len(section), 0)
-        sizes = run.sizes or [0] * len(run.names)
-        times = run.mtimes_ns or [run.template.mtime_ns] * len(run.names)
-        rows = [row for row in zip(run.names, run.inos, sizes, times, strict=True) if row[0] not in taken]
-        taken.update(run.names)
-        kept.append(NamedEntries(run.template, rows))
-    return kept
+    def sections_at(self, path: TreePath) -> list[Section]:
+        """Lists the directory at a path, without the two dots."""
+        return self.files.sections_at(path)

@@ -77,6 +77,9 @@ class FakeFs:
         self.control = SimpleNamespace(uncommitted=self.uncommitted)
         self.asked = 0
 
+    def branches(self):
+        return []
+
     async def uncommitted(self):
         self.asked += 1
 

@@ -1,14 +1,12 @@
 """Which files are written past the kernel's page cache, and when the kernel is told to drop what it has of them."""
 
-from icefs.vfs.trees import working_handles as overlay_handles
-from icefs.vfs.trees.working_handles import DirectWriters
+from icefs.vfs.branches.working_handles import DirectWriters
 from tests.support.fake_vfs import FakeNotifier
 
 
-async def test_pages_are_dropped_where_others_have_the_file_open(monkeypatch):
-    monkeypatch.setattr(overlay_handles, "_kernel_version", lambda: (6, 6))
+async def test_pages_are_dropped_where_others_have_the_file_open():
     notifier = FakeNotifier()
-    direct = DirectWriters(notifier)
+    direct = DirectWriters(notifier, (6, 6))
     assert direct.begin(7)
     assert direct.begin(8)
     await direct.written(7)
@@ -23,7 +21,6 @@ async def test_pages_are_dropped_where_others_have_the_file_open(monkeypatch):
     assert notifier.dropped == [7]
 
 
-def test_older_kernels_write_through_their_cache(monkeypatch):
+def test_older_kernels_write_through_their_cache():
     """They would write a dirty page of somebody's mapping over what was written directly after it."""
-    monkeypatch.setattr(overlay_handles, "_kernel_version", lambda: (6, 5))
-    assert not DirectWriters(FakeNotifier()).begin(7)
+    assert not DirectWriters(FakeNotifier(), (6, 5)).begin(7)

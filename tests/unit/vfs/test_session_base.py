@@ -12,7 +12,7 @@ from icefs.format.layout import manifest_key
 from icefs.format.manifest.refs import VirtualRef
 from icefs.storage.base import Object
 from icefs.storage.memory import MemoryStorage
-from icefs.vfs.trees.base import Guarded, SessionBase
+from icefs.vfs.branches.session_base import Guarded, SessionBase
 from icefs.worktree.base import BaseAttr
 from tests.support.repo_builder import RepoBuilder, group, inline
 
@@ -61,7 +61,7 @@ def test_many_paths_have_the_attributes_of_each(builder: RepoBuilder) -> None:
 
 def test_the_tree_that_shows_the_snapshot_is_asked(builder: RepoBuilder) -> None:
     attr = BaseAttr(17, False, 5, 1234)
-    base_tree = base_of(builder.publish(), Guarded(), session="this", base_attr={"g/a/c/0/0": attr}.get)
+    base_tree = base_of(builder.publish(), Guarded(), session="this", attr_at={"g/a/c/0/0": attr}.get)
     assert base_tree.stat_many(["g/a/c/0/0", "g/a/c/1/1"]) == [attr, None]
 
 

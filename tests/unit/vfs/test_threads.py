@@ -6,8 +6,9 @@ import pytest
 import trio
 
 from icefs.errors import UnreachableError
+from icefs.vfs.fetches import Fetches
 from icefs.vfs.interface import NotInMemoryError
-from icefs.vfs.threads import Fetches, Threads
+from icefs.vfs.threads import Threads
 from tests.support.vfs_driver import until
 
 

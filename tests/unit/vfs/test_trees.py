@@ -182,12 +182,13 @@ async def test_a_million_chunks_leave_nothing_behind():
     builder = built(array("/a", 2, (1000, 20), *((i, j) for i in range(1000) for j in range(0, 20, 7))))
     async with mounted(builder.publish(), branch="main") as driver:
         await driver.walk("a/c/0/7")
-        before = len(driver.fs.space), len(driver.fs.single._nodes), len(driver.fs.single._recent)
+        nodes = driver.fs.single.tree.inodes.nodes
+        before = len(driver.fs.space), len(nodes)
         tree = await driver.entries((await driver.walk("a/c")).ino)
         assert len(tree) == 1002
         for name, attr in tree[2:50]:
             assert len(await driver.entries(attr.ino)) == 5, name
-        assert (len(driver.fs.space), len(driver.fs.single._nodes)) == before[:2]
+        assert (len(driver.fs.space), len(nodes)) == before
 
 
 @pytest.mark.parametrize("step", [1, 2, 3, 1000])
@@ -502,7 +503,7 @@ async def test_a_branch_is_never_forgotten():
 
 
 async def test_sessions_of_immutable_trees_are_bounded(monkeypatch):
-    monkeypatch.setattr("icefs.vfs.filesystem._MAX_LOADED", 2)
+    monkeypatch.setattr("icefs.vfs.refs.loaded_trees.MAX_LOADED", 2)
     builder = RepoBuilder()
     tips = [builder.commit([group(f"/g{number}", number)]) for number in range(5)]
     async with mounted(builder.publish()) as driver:
@@ -535,8 +536,8 @@ async def test_a_snapshot_that_nobody_looks_at_any_more_keeps_no_times_and_has_t
         paths = ("a/c/0", "a/c/1", "a/zarr.json")
         before = [await driver.walk(path) for path in paths]
         [array] = [node for node in tree.session.list_nodes("/") if node.array is not None]
-        assert tree.first_times.known_chunks(array.id) is not None
+        assert tree.inodes.first_times.known_chunks(array.id) is not None
         tree.unload()
-        assert tree.first_times.known_chunks(array.id) is None
+        assert tree.inodes.first_times.known_chunks(array.id) is None
         assert [await driver.walk(path) for path in paths] == before
         assert [await driver.fs.getattr(attr.ino) for attr in before] == before

@@ -11,9 +11,9 @@ from icefs.engine.write.repository import WritableRepository
 from icefs.errors import StaleError
 from icefs.fuse.boundary import OPERATIONS
 from icefs.storage.memory import MemoryStorage
+from icefs.vfs.branches import writable_branch
 from icefs.vfs.filesystem import FileSystem, MountRequest
 from icefs.vfs.observe.stats import Stats
-from icefs.vfs.trees.writable_branch import WritableBranch
 from tests.support.fake_vfs import FakeNotifier
 from tests.support.vfs_driver import OWNERSHIP, Driver, until
 
@@ -23,16 +23,13 @@ async def test_a_working_tree_that_is_being_opened_goes_with_its_branch(tmp_path
     repository.create_branch("short", repository.lookup_branch("main"))
     begun, may_go_on = threading.Event(), threading.Event()
     opened = []
-    really_open = WritableBranch._open_work
 
-    def slowly(tree, session):
-        work = really_open(tree, session)
+    def slowly(branch, work, repository):
         opened.append(work)
         begun.set()
         assert may_go_on.wait(30)
-        return work
 
-    monkeypatch.setattr(WritableBranch, "_open_work", slowly)
+    monkeypatch.setattr(writable_branch, "recover", slowly)
     request, notifier = MountRequest(OWNERSHIP, state_root=tmp_path), FakeNotifier()
     fs = FileSystem(repository, repository.refs(), request, notifier, Stats(OPERATIONS))
     directory = await Driver(fs, notifier).walk("branches/short")
@@ -62,6 +59,7 @@ async def test_a_branch_stays_where_it_is_while_a_thread_works_that_nobody_waits
     fs = FileSystem(repository, repository.refs(), request, notifier, Stats(OPERATIONS))
     await Driver(fs, notifier).walk("branches/main")
     tree = fs.root.branches["main"]
+    operations = tree.writable.operations
     begun, gate, scope = threading.Event(), threading.Event(), trio.CancelScope()
 
     def work():
@@ -70,7 +68,7 @@ async def test_a_branch_stays_where_it_is_while_a_thread_works_that_nobody_waits
 
     async def run():
         with scope:
-            await tree.in_thread(work)
+            await operations.in_thread(work)
 
     nursery.start_soon(run)
     assert await trio.to_thread.run_sync(begun.wait, 30)

@@ -5,7 +5,7 @@ import pytest
 from icefs.engine.write.repository import WritableRepository
 from icefs.errors import InvalidInputError, ObjectNotFoundError, SessionStateError
 from icefs.storage.memory import MemoryStorage
-from icefs.vfs.trees.base import SessionBase
+from icefs.vfs.branches.session_base import SessionBase
 from icefs.worktree.ops.namespace import RENAME_EXCHANGE
 from icefs.worktree.spool.left import look_at
 from tests.support.base_plans import complete_recovered, plan_of_commit

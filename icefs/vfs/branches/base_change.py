@@ -5,6 +5,7 @@ the branch's advance, what the commit renames ─┐
 the frozen tree, what others changed ──────────┘
 """
 
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -13,9 +14,10 @@ from icefs.engine.read.session import Session
 from icefs.engine.repository import Repository
 from icefs.format.ids import SnapshotId
 from icefs.inode import Invalidations
+from icefs.vfs.inodes.tree_inodes import TreeInodes
 from icefs.vfs.trees.advance import Advance, plan_advance
-from icefs.vfs.trees.places import open_session
-from icefs.vfs.trees.renames import NumberedBranch, Renaming, plan_renaming
+from icefs.vfs.trees.finder import open_session
+from icefs.vfs.trees.renames import Renaming, plan_renaming
 from icefs.worktree.base import join
 from icefs.worktree.freeze.frozen import FrozenTree
 from icefs.worktree.freeze.frozen_index import FrozenIndex
@@ -24,7 +26,7 @@ from icefs.worktree.tree import WorkTree
 from icefs.zarr.keys import metadata_key, node_prefix
 
 
-class ChangingBranch(NumberedBranch, Protocol):
+class ChangingBranch(Protocol):
     """A branch with a working tree, as far as a change of base concerns it."""
 
     @property
@@ -38,6 +40,14 @@ class ChangingBranch(NumberedBranch, Protocol):
     @property
     def session(self) -> Session | None:
         """What it shows now."""
+
+    @property
+    def inodes(self) -> TreeInodes:
+        """The numbers and times of what it shows."""
+
+    @property
+    def inodes_lock(self) -> threading.RLock:
+        """Protects `inodes`."""
 
     def advance(self, advance: Advance, open_inos: Iterable[int], renaming: Renaming | None = None) -> Invalidations:
         """Goes to another snapshot; called while the working tree is locked."""
@@ -101,7 +111,7 @@ def plan_commit(
     assert old is not None  # a working tree stands on one
     advance = plan_advance(old, made)
     index = FrozenIndex.of(frozen, frozenset(left))
-    renaming = plan_renaming(branch, old, made, frozen.base_tree, index)
+    renaming = plan_renaming(branch.inodes, branch.inodes_lock, old, made, frozen.base_tree, index)
     tree = BasePlan(
         str(made.snapshot_id),
         index,

@@ -13,14 +13,13 @@ from icefs.engine.repository import Repository
 from icefs.errors import IcefsError
 from icefs.format.ids import SnapshotId
 from icefs.inode import Entry, Invalidations
+from icefs.vfs.branches.branch_tree import BranchTree
 from icefs.vfs.interface import Notifier
 from icefs.vfs.names import encode_ref
+from icefs.vfs.refs.root import RootTree, fetch_times
 from icefs.vfs.threads import Threads
 from icefs.vfs.trees.advance import plan_advance
-from icefs.vfs.trees.branch_tree import BranchTree
-from icefs.vfs.trees.places import open_session
-from icefs.vfs.trees.root import RootTree, fetch_times
-from icefs.vfs.trees.snapshot_tree import SessionTree
+from icefs.vfs.trees.finder import open_session
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +46,7 @@ class Follower:
         notifier: Notifier,
         refs: Refs,
         root: RootTree | None,
-        single: SessionTree | None,
+        single: BranchTree | None,
         open_inos: Callable[[], Iterable[int]],
     ) -> None:
         self.refs = refs
@@ -73,15 +72,15 @@ class Follower:
             StorageError, FormatError: the refs cannot be read; nothing was changed.
         """
         async with self._lock:
-            # A tree that commits while the refs are read stands on a tip that they may not know yet.
-            stood = {tree: tree.snapshot_id for tree in self._branch_trees()}
+            # A branch that commits while the refs are read stands on a tip that they may not know yet.
+            stood = {branch: branch.snapshot_id for branch in self._branches()}
             try:
                 refs = await self._threads.run(self._repository.refs)
             except IcefsError as error:
                 self.problem = str(error)
                 if error.kind == "repository-upgraded":
-                    for tree in self._branch_trees():
-                        tree.problem = f"{error}; {error.hint}"
+                    for branch in self._branches():
+                        branch.problem = f"{error}; {error.hint}"
                 raise
             self.problem = None
             self.refreshed_at = time.time()
@@ -92,41 +91,41 @@ class Follower:
             if self._root is not None:
                 await self._update_root(self._root, refs, changed)
             self._forget_retired()
-            for tree in self._branch_trees():
-                await self._find_out(tree)
-                tip = refs.branches.get(tree.name)
-                is_behind = tip is not None and tip != tree.snapshot_id == stood.get(tree, tree.snapshot_id)
-                if tip is not None and is_behind and not tree.is_pinned:
-                    before = tree.snapshot_id
-                    if await self._move(tree, tip):
-                        moved[tree.name] = [str(before), str(tip)]
+            for branch in self._branches():
+                await self._find_out(branch)
+                tip = refs.branches.get(branch.name)
+                is_behind = tip is not None and tip != branch.snapshot_id == stood.get(branch, branch.snapshot_id)
+                if tip is not None and is_behind and not branch.is_pinned:
+                    before = branch.snapshot_id
+                    if await self._advance(branch, tip):
+                        moved[branch.name] = [str(before), str(tip)]
                         if await self._threads.run(partial(_is_left_behind, self._repository, before, tip)):
-                            left_behind[tree.name] = str(before)
-                            self._warn_of_left_behind(tree, before, tip)
-                tree.tip = tip
-                tree.tidy(self._open_inos())
-                if tip is None and tree is self._single:
-                    tree.problem = f"branch {tree.name} was deleted"
+                            left_behind[branch.name] = str(before)
+                            self._warn_of_left_behind(branch, before, tip)
+                branch.tip = tip
+                branch.tidy(self._open_inos())
+                if tip is None and branch is self._single:
+                    branch.problem = f"branch {branch.name} was deleted"
             await self._notifier.drain()
             return {**changed, "moved": moved, "left_behind": left_behind}
 
-    def _warn_of_left_behind(self, tree: BranchTree, before: SnapshotId, tip: SnapshotId) -> None:
+    def _warn_of_left_behind(self, branch: BranchTree, before: SnapshotId, tip: SnapshotId) -> None:
         logger.warning(
             "%s: snapshot %s, which was the tip of branch %s, is not in the history of the new tip %s: the branch was"
             " amended or reset, or the store lost the commit ('icefs doctor' tries what it can do)",
-            tree.label or "the mount",
+            branch.tree.identity.shown,
             before,
-            tree.name,
+            branch.name,
             tip,
-            extra={"branch": tree.name},
+            extra={"branch": branch.name},
         )
 
-    async def _find_out(self, tree: BranchTree) -> None:
-        """Lets a tree ask again for the outcome of a commit."""
+    async def _find_out(self, branch: BranchTree) -> None:
+        """Lets a branch ask again for the outcome of a commit."""
         try:
-            changed = await tree.find_out(self._open_inos())
+            changed = await branch.find_out(self._open_inos())
         except IcefsError as error:
-            what, about = tree.label or "the mount", {"branch": tree.name}
+            what, about = branch.tree.identity.shown, {"branch": branch.name}
             logger.warning("%s: the outcome of a commit is not known yet: %s", what, error, extra=about)
             return
         if changed is not None:
@@ -136,16 +135,16 @@ class Follower:
         """Forgets the numbers of branches that are gone, once none of their files is open."""
         if not self._retired:
             return
-        space = self._retired[0].space
+        space = self._retired[0].tree.inodes.space
         opened = {id(found.tree) for ino in self._open_inos() if (found := space.find(ino)) is not None}
-        for tree in [tree for tree in self._retired if id(tree) not in opened]:
-            space.drop(tree)
-            self._retired.remove(tree)
+        for branch in [branch for branch in self._retired if id(branch.owner) not in opened]:
+            space.drop(branch.owner)
+            self._retired.remove(branch)
 
-    def _branch_trees(self) -> list[BranchTree]:
+    def _branches(self) -> list[BranchTree]:
         if self._root is not None:
             return list(self._root.branches.values())
-        return [self._single] if isinstance(self._single, BranchTree) else []
+        return [] if self._single is None else [self._single]
 
     async def _update_root(self, root: RootTree, refs: Refs, changed: dict[str, list[str]]) -> None:
         """Lets refs come and go."""
@@ -153,9 +152,9 @@ class Follower:
         old = root.refs
         root.refs = refs
         for name in [name for name in root.branches if name not in refs.branches]:
-            tree = root.branches.pop(name)
-            tree.retire()
-            self._retired.append(tree)
+            branch = root.branches.pop(name)
+            branch.retire()
+            self._retired.append(branch)
             entries += _named(root.directory_ino("branches"), name)
         for name in [name for name, tree in root.tags.items() if refs.tags.get(name) != tree.snapshot_id]:
             root.tags.pop(name).retire()
@@ -165,37 +164,37 @@ class Follower:
             touched.append("snapshots")
         self._notifier.invalidate(Invalidations(entries, root.touch(touched, time.time_ns())))
 
-    async def _move(self, tree: BranchTree, tip: SnapshotId) -> bool:
-        """Moves one tree to a new tip; where that cannot be read the tree stays, and says so."""
+    async def _advance(self, branch: BranchTree, tip: SnapshotId) -> bool:
+        """Takes one branch to a new tip; where that cannot be read the branch stays, and says so."""
         try:
-            if tree.is_untouched:
+            if branch.is_untouched:
                 times = await self._threads.run(lambda: fetch_times(self._repository, [tip]))
-                if tree.is_untouched:
-                    self._notifier.invalidate(tree.restart(tip, times[tip] or 0))
-                    tree.problem = None
+                if branch.is_untouched:
+                    self._notifier.invalidate(branch.restart(tip, times[tip] or 0))
+                    branch.problem = None
                     return True
-            old = tree.session
+            old = branch.session
             if old is None:
-                old = await self._threads.run(lambda: open_session(self._repository, tree.snapshot_id))
-                tree.session = tree.session or old
-            session = tree.session
-            assert session is not None  # a branch tree never unloads by itself
+                old = await self._threads.run(lambda: open_session(self._repository, branch.snapshot_id))
+                branch.tree.files.finder.take(old)
+            session = branch.session
+            assert session is not None  # a branch never unloads by itself
             advance = await self._threads.run(lambda: plan_advance(session, open_session(self._repository, tip)))
-            if tree.session is not session:
+            if branch.session is not session:
                 return False  # it has committed meanwhile, and the plan is not about where it stands now
         except IcefsError as error:
-            if tree.problem != str(error):
-                facts = tree.label, tree.snapshot_id, type(error).__name__, error
-                logger.warning("%s stays at %s: %s: %s", *facts, extra={"branch": tree.name})
-            tree.problem = str(error)
+            if branch.problem != str(error):
+                facts = branch.label, branch.snapshot_id, type(error).__name__, error
+                logger.warning("%s stays at %s: %s: %s", *facts, extra={"branch": branch.name})
+            branch.problem = str(error)
             return False
-        taken = await tree.take_over(advance, self._open_inos())
+        taken = await branch.follow(advance, self._open_inos())
         if taken is None:
             return False
-        tree.problem = None
+        branch.problem = None
         self.moves += 1
         self._notifier.invalidate(taken)
-        what, about = tree.label or "the mount", {"branch": tree.name}
+        what, about = branch.tree.identity.shown, {"branch": branch.name}
         logger.info("%s moved to %s: %d names", what, tip, len(taken.entries), extra=about)
         return True
 

@@ -9,14 +9,16 @@ where that may be waited for, while on the event loop's thread `NotInMemoryError
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 from icefs.engine.read.session import Session
 from icefs.errors import EntryNotFoundError, InvalidInputError
 from icefs.format.manifest.refs import ChunkRef
 from icefs.format.snapshot.nodes import NodeSnapshot
 from icefs.locks import Rank, new_rlock
+from icefs.paths import TreePath
 from icefs.vfs.attrs import Attr
+from icefs.vfs.fetches import ask_in_thread
 from icefs.vfs.interface import NotInMemoryError
 from icefs.vfs.trees.listing import Section
 from icefs.worktree.base import BaseAttr, join
@@ -38,29 +40,18 @@ class Guarded:
         self._loop_thread = threading.get_ident()
 
     def call[T](self, question: Callable[[], T]) -> T:
-        """Asks; in a worker thread also fetches what is missing.
+        """Asks with the lock held; in a worker thread also fetches what is missing, without it.
 
         Raises:
             NotInMemoryError: something is missing, on the event loop's thread; it is stored with the lock held.
         """
-        while True:
+        if threading.get_ident() != self._loop_thread:
+            return ask_in_thread(question, self.lock)
+        try:
             with self.lock:
-                try:
-                    return question()
-                except NotInMemoryError as error:
-                    missing = error
-            if threading.get_ident() == self._loop_thread:
-                raise NotInMemoryError(
-                    missing.key, missing.load, self._storing(missing), is_for_asker=missing.is_for_asker
-                )
-            self._storing(missing)(missing.load())
-
-    def _storing(self, missing: NotInMemoryError) -> Callable[[Any], None]:
-        def store(value: Any) -> None:
-            with self.lock:
-                missing.store(value)
-
-        return store
+                return question()
+        except NotInMemoryError as missing:
+            raise missing.stored_under(self.lock) from None
 
 
 class Numbered(Protocol):
@@ -70,11 +61,11 @@ class Numbered(Protocol):
     def session(self) -> Session | None:
         """What it shows now."""
 
-    def base_attr(self, path: str) -> Attr | None:
-        """Returns the attributes of a base path of that session."""
+    def attr_at(self, path: TreePath) -> Attr | None:
+        """Returns the attributes of what is at a path of that session; None if nothing is."""
 
-    def base_sections(self, path: str) -> list[Section]:
-        """Lists a base directory of that session, without dots."""
+    def sections_at(self, path: TreePath) -> list[Section]:
+        """Lists the directory at a path of that session, without the two dots."""
 
 
 class SessionBase:
@@ -112,7 +103,7 @@ class SessionBase:
     def _stat(self, path: str) -> BaseAttr | None:
         if not self._is_shown():
             return self._stat_unnumbered(path)
-        attr = self._tree.base_attr(path)
+        attr = self._tree.attr_at(TreePath(path))
         return None if attr is None else BaseAttr(attr.ino, attr.is_dir, attr.size, attr.mtime_ns)
 
     def _is_shown(self) -> bool:
@@ -145,7 +136,7 @@ class SessionBase:
                 if attr is not None:
                     yield name, attr
             return
-        for section in self._guarded.call(lambda: self._tree.base_sections(path)):
+        for section in self._guarded.call(lambda: self._tree.sections_at(TreePath(path))):
             for first in range(0, len(section), 1024):
                 end = min(first + 1024, len(section))
                 with self._guarded.lock:

@@ -8,9 +8,9 @@ from icefs.engine.write.repository import WritableRepository
 from icefs.errors import NotFoundError, StorageError
 from icefs.format.ids import SnapshotId
 from icefs.inode import Invalidations
-from icefs.vfs.trees.base_change import ChangingBranch, advance_of_others, change_base, plan_commit
-from icefs.vfs.trees.late_commits import differing, hidden, late_commit, remove_hidden
-from icefs.vfs.trees.places import open_session
+from icefs.vfs.branches.base_change import ChangingBranch, advance_of_others, change_base, plan_commit
+from icefs.vfs.branches.late_commits import differing, hidden, late_commit, remove_hidden
+from icefs.vfs.trees.finder import open_session
 from icefs.worktree.stage.stager import stage
 from icefs.worktree.tree import WorkTree
 

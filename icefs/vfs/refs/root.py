@@ -1,7 +1,7 @@
 """The mount's own directories, `branches`, `tags` and `snapshots`, and the trees that they lead to."""
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Final
+from collections.abc import Iterable, Sequence
+from typing import Final, Protocol
 
 from icefs.engine.read.refs import Refs
 from icefs.engine.repository import Repository
@@ -15,19 +15,34 @@ from icefs.errors import (
     TreeError,
 )
 from icefs.format.ids import SnapshotId
+from icefs.inode import Ino
 from icefs.vfs.attrs import ABSENT, ABSENT_FOREVER, Attr, EntryRun
+from icefs.vfs.branches.branch_tree import BranchTree
+from icefs.vfs.branches.settings import WorkingSettings
 from icefs.vfs.inodes.numbers import CONTROL_SLOT, ROOT_SLOT, reserve_fixed
-from icefs.vfs.interface import DirHandle, FileHandle, NotInMemoryError, Tree, not_a_directory
+from icefs.vfs.interface import DirHandle, FileHandle, NotInMemoryError, Tree, TreeChanges, not_a_directory
 from icefs.vfs.names import decode_ref, encode_ref
-from icefs.vfs.trees.branch_tree import BranchTree
+from icefs.vfs.trees.context import TreeContext, TreeIdentity
 from icefs.vfs.trees.control_dir import CONTROL_NAME, ControlDir
 from icefs.vfs.trees.listing import Listing, NamedEntries, Section
-from icefs.vfs.trees.places import TreeContext
-from icefs.vfs.trees.snapshot_tree import SessionTree, SnapshotTree
+from icefs.vfs.trees.snapshot_tree import Keeper, SnapshotTree
 
 _BRANCHES, _TAGS, _SNAPSHOTS = 250, 251, 252
 _DIRECTORIES: Final = {"branches": _BRANCHES, "tags": _TAGS, "snapshots": _SNAPSHOTS}
 _NAMES: Final = {slot: name for name, slot in _DIRECTORIES.items()}
+
+
+class ControlMaker(Protocol):
+    """Makes the control directories of a mount."""
+
+    def for_root(self, root: "RootTree") -> ControlDir:
+        """Makes that of a mount of a whole repository."""
+
+    def for_branch(self, branch: BranchTree) -> ControlDir:
+        """Makes a branch's, which is the mount's too where the branch is all that is mounted."""
+
+    def for_snapshot(self, tree: SnapshotTree) -> ControlDir:
+        """Makes that of a tag or snapshot, which may be all that is mounted as well."""
 
 
 class RootTree(Tree):
@@ -43,18 +58,37 @@ class RootTree(Tree):
     """
 
     def __init__(
-        self, context: TreeContext, refs: Refs, make_control: Callable[["RootTree"], ControlDir], now_ns: int
+        self,
+        context: TreeContext,
+        working: WorkingSettings | None,
+        refs: Refs,
+        controls: ControlMaker,
+        keeper: Keeper,
+        now_ns: int,
     ) -> None:
+        """Makes the directories, without any tree.
+
+        Args:
+            context: What all trees share.
+            working: What branches share that can be written to; None in a mount that only reads.
+            refs: The refs as last seen.
+            controls: Makes control directories.
+            keeper: Bounds how many trees of tags and snapshots are in memory.
+            now_ns: The time that the directories have.
+        """
         self.refs = refs
         self.branches: dict[str, BranchTree] = {}
         self.tags: dict[str, SnapshotTree] = {}
         self.snapshots: dict[SnapshotId, SnapshotTree] = {}
         self.fixed = reserve_fixed(context.space, self, is_root=True)
         self._context = context
+        self._working = working
+        self._controls = controls
+        self._keeper = keeper
         self._changed_ns = dict.fromkeys((ROOT_SLOT, *_NAMES), now_ns)
         self._flushed_at: dict[SnapshotId, int | None] = {}
         self._reachable: tuple[str, list[tuple[SnapshotId, int]]] | None = None
-        self._control = make_control(self)
+        self._control = controls.for_root(self)
         self._dir_mode = context.ownership.dir_mode(writable=False)
 
     @property
@@ -69,9 +103,14 @@ class RootTree(Tree):
             return "/"
         return f"/{_NAMES[slot]}" if slot in _NAMES else self._control.path_of(slot)
 
-    def trees(self) -> list[SessionTree]:
+    @property
+    def changes(self) -> TreeChanges:
+        """Nothing changes the root: these refuse."""
+        return TreeChanges(self.path_of)
+
+    def trees(self) -> list[SnapshotTree]:
         """Returns all trees that were made."""
-        return [*self.branches.values(), *self.tags.values(), *self.snapshots.values()]
+        return [*(branch.tree for branch in self.branches.values()), *self.tags.values(), *self.snapshots.values()]
 
     # Attributes.
 
@@ -112,10 +151,11 @@ class RootTree(Tree):
         tree = self._find_tree(slot, name)
         if tree is None:
             return ABSENT
-        tree.kernel_refs += 1
+        if isinstance(tree, SnapshotTree):
+            tree.kernel_refs += 1
         return tree.root_attr()
 
-    def _find_tree(self, slot: int, text: str) -> SessionTree | None:
+    def _find_tree(self, slot: int, text: str) -> SnapshotTree | BranchTree | None:
         if slot == _SNAPSHOTS:
             try:
                 snapshot_id = SnapshotId.parse(text)
@@ -134,35 +174,24 @@ class RootTree(Tree):
         return self._branch_tree(name, tip) if kind == "branch" else self._tag_tree(name, tip)
 
     def _branch_tree(self, name: str, tip: SnapshotId) -> BranchTree:
-        tree = self.branches.get(name)
-        if tree is None:
-            make = self._context.make_branch or BranchTree
-            tree = make(
-                self._context,
-                "branch",
-                name,
-                tip,
-                self._require_time(tip) or 0,
-                label=f"branches/{encode_ref(name)}",
-                parent_ino=self.fixed.ino(_BRANCHES),
+        branch = self.branches.get(name)
+        if branch is None:
+            identity = TreeIdentity("branch", name, f"branches/{encode_ref(name)}", Ino(self.fixed.ino(_BRANCHES)))
+            flushed_at = self._require_time(tip) or 0
+            branch = self.branches[name] = BranchTree(
+                self._context, self._working, identity, tip, flushed_at, self._controls.for_branch
             )
-            tree.tip = tip
-            self.branches[name] = tree
-        return tree
+        return branch
 
     def _tag_tree(self, name: str, snapshot_id: SnapshotId) -> SnapshotTree:
         tree = self.tags.get(name)
         if tree is None:
-            tree = self.tags[name] = SnapshotTree(
-                self._context,
-                "tag",
-                name,
-                snapshot_id,
-                self._require_time(snapshot_id) or 0,
-                label=f"tags/{encode_ref(name)}",
-                parent_ino=self.fixed.ino(_TAGS),
-            )
+            identity = TreeIdentity("tag", name, f"tags/{encode_ref(name)}", Ino(self.fixed.ino(_TAGS)))
+            tree = self.tags[name] = self._make_tree(identity, snapshot_id, self._require_time(snapshot_id) or 0)
         return tree
+
+    def _make_tree(self, identity: TreeIdentity, snapshot_id: SnapshotId, flushed_at: int) -> SnapshotTree:
+        return immutable_tree(self._context, identity, snapshot_id, flushed_at, self._controls, self._keeper)
 
     def _snapshot_tree(self, snapshot_id: SnapshotId) -> SnapshotTree | None:
         tree = self.snapshots.get(snapshot_id)
@@ -171,15 +200,8 @@ class RootTree(Tree):
             if flushed_at is None:
                 del self._flushed_at[snapshot_id]  # somebody may commit it
                 return None
-            tree = self.snapshots[snapshot_id] = SnapshotTree(
-                self._context,
-                "snapshot",
-                "",
-                snapshot_id,
-                flushed_at,
-                label=f"snapshots/{snapshot_id}",
-                parent_ino=self.fixed.ino(_SNAPSHOTS),
-            )
+            identity = TreeIdentity("snapshot", "", f"snapshots/{snapshot_id}", Ino(self.fixed.ino(_SNAPSHOTS)))
+            tree = self.snapshots[snapshot_id] = self._make_tree(identity, snapshot_id, flushed_at)
         return tree
 
     def _require_time(self, snapshot_id: SnapshotId) -> int | None:
@@ -196,10 +218,10 @@ class RootTree(Tree):
                 ("times", *missing), lambda: fetch_times(repository, missing), self._flushed_at.update
             )
 
-    def forget_tree(self, tree: SessionTree) -> None:
-        """Lets go of an immutable tree; it is made anew when somebody looks again."""
-        if self.tags.get(tree.name) is tree:
-            del self.tags[tree.name]
+    def forget_tree(self, tree: SnapshotTree) -> None:
+        """Lets go of an immutable tree; it is made again when somebody looks."""
+        if self.tags.get(tree.identity.name) is tree:
+            del self.tags[tree.identity.name]
         if self.snapshots.get(tree.snapshot_id) is tree:
             del self.snapshots[tree.snapshot_id]
 
@@ -215,14 +237,12 @@ class RootTree(Tree):
     def _note_entered(self, run: EntryRun, first: int, end: int) -> None:
         for ino in run.inos[first:end]:
             found = self._context.space.find(ino)
-            if found is not None and isinstance(found.tree, SessionTree):
+            if found is not None and isinstance(found.tree, SnapshotTree):
                 found.tree.kernel_refs += 1
 
     def _list(self, slot: int) -> Sequence[Section]:
         if slot == CONTROL_SLOT:
-            own = self._control.dir_attr()
-            dots = [(b".", own.ino, 0, own.mtime_ns), (b"..", self.fixed.root_ino, 0, own.mtime_ns)]
-            return [NamedEntries(own, dots), *self._control.sections()]
+            return self._control.listing(self.fixed.root_ino)
         own = self._attr(slot)
         # The kernel's own numbers for the two dots are never taken for references, so they need no counting.
         entries = [(b".", own.ino, 0, own.mtime_ns), (b"..", self.fixed.root_ino, 0, own.mtime_ns)]
@@ -234,12 +254,12 @@ class RootTree(Tree):
             for text, tree in self._list_trees(slot):
                 attr = tree.root_attr()
                 entries.append((text.encode(), attr.ino, 0, attr.mtime_ns))
-        is_writable = slot == _BRANCHES and self._context.make_branch is not None
+        is_writable = slot == _BRANCHES and self._working is not None
         template = own._replace(mode=self._context.ownership.dir_mode(writable=is_writable))
         return [NamedEntries(own, entries[:2]), NamedEntries(template, entries[2:])]
 
-    def _list_trees(self, slot: int) -> list[tuple[str, SessionTree]]:
-        found: list[tuple[str, SessionTree]] = []
+    def _list_trees(self, slot: int) -> list[tuple[str, SnapshotTree | BranchTree]]:
+        found: list[tuple[str, SnapshotTree | BranchTree]] = []
         if slot == _SNAPSHOTS:
             for snapshot_id, flushed_at in self._require_reachable():
                 self._flushed_at.setdefault(snapshot_id, flushed_at)
@@ -281,6 +301,23 @@ class RootTree(Tree):
         if slot in self._changed_ns or slot == CONTROL_SLOT:
             raise IsADirectoryTreeError(f"{self.path_of(ino)} is a directory")
         return self._control.open(slot, flags)
+
+
+def immutable_tree(
+    context: TreeContext,
+    identity: TreeIdentity,
+    snapshot_id: SnapshotId,
+    flushed_at: int,
+    controls: ControlMaker,
+    keeper: Keeper | None,
+) -> SnapshotTree:
+    """Makes the tree of a tag or snapshot; see `SnapshotTree`."""
+
+    def make() -> ControlDir:
+        return controls.for_snapshot(tree)
+
+    tree = SnapshotTree(context, identity, snapshot_id, flushed_at, make, keeper=keeper)
+    return tree
 
 
 def fetch_times(repository: Repository, snapshot_ids: Sequence[SnapshotId]) -> dict[SnapshotId, int | None]:

@@ -1,0 +1,6 @@
+"""The mount's own directories, and the trees that they lead to.
+
+root          the directories `branches`, `tags` and `snapshots`
+follower      follows refs when they change in the repository
+loaded_trees  bounds how many trees of tags and snapshots are in memory
+"""
