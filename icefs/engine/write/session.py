@@ -28,9 +28,9 @@ from icefs.format.chunk_indices import ChunkIndices, Uint64Array
 from icefs.format.ids import ChunkId, NodeId, SnapshotId
 from icefs.format.layout import chunk_key
 from icefs.format.manifest.refs import ArrayRefs, ChunkRef, InlineRef, NativeRef
+from icefs.format.snapshot.encoding import MAX_U32
 from icefs.format.snapshot.nodes import ArrayData, NodeSnapshot, NodeType
 from icefs.format.snapshot.reader import Snapshot
-from icefs.format.snapshot.writer import MAX_U32
 from icefs.format.zarr_json import ZarrMetadata, parse_zarr_json
 
 _MAX_ARRAYS: Final = 256

@@ -1,6 +1,7 @@
 """Snapshot files: the groups and arrays of one version.
 
-nodes   the values: nodes and manifest files
-reader  reads snapshot files
-writer  writes snapshot files
+reader    reads snapshot files
+writer    writes snapshot files
+encoding  the codes and structs that both share
+nodes     the values: nodes and manifest files
 """

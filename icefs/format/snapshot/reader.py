@@ -32,6 +32,7 @@ from icefs.format.flat.reader import ByteArray, FlatBuffer, Int64Array, Table, T
 from icefs.format.header import FileType, decode_file
 from icefs.format.ids import ManifestId, NodeId, SnapshotId
 from icefs.format.metadata_items import checked_timestamp, decode_items, parse_items, short_tables
+from icefs.format.snapshot.encoding import ARRAY, GROUP, MAX_U32, V1_DIMENSION
 from icefs.format.snapshot.nodes import (
     ArrayData,
     DimensionShape,
@@ -40,7 +41,6 @@ from icefs.format.snapshot.nodes import (
     NodeSnapshot,
     is_canonical_path,
 )
-from icefs.format.snapshot.writer import ARRAY, GROUP, MAX_U32, V1_DIMENSION
 
 
 class ManifestFiles(Mapping[ManifestId, ManifestFileInfo]):

@@ -1,4 +1,4 @@
-"""Writes snapshot files; `snapshot.py` describes them."""
+"""Writes snapshot files; `reader` describes them."""
 
 import struct
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,14 +9,10 @@ from icefs.format.flat.writer import OFFSET, FlatBuilder
 from icefs.format.header import FileType, encode_file
 from icefs.format.ids import SnapshotId
 from icefs.format.metadata_items import add_items, encode_items
+from icefs.format.snapshot.encoding import ARRAY, GROUP, MAX_U32, V1_DIMENSION
 from icefs.format.snapshot.nodes import ArrayData, DimensionShape, ManifestFileInfo, NodeSnapshot, is_canonical_path
 
-MAX_U32: Final = 2**32 - 1
-ARRAY, GROUP = 1, 2
-"""The codes of the union that says what a node is."""
-
-V1_FILE_INFO: Final = struct.Struct("<12s4xQI4x")
-V1_DIMENSION: Final = struct.Struct("<QQ")
+_V1_FILE_INFO: Final = struct.Struct("<12s4xQI4x")
 
 _SNAPSHOT = ("12s", "12s", OFFSET, "Q", OFFSET, OFFSET, OFFSET, OFFSET, OFFSET)
 _NODE = ("8s", OFFSET, OFFSET, "B", OFFSET, OFFSET)
@@ -93,7 +89,7 @@ def _check_nodes(ordered: Sequence[NodeSnapshot]) -> None:
 
 
 def _add_v1_files(builder: FlatBuilder, files: Sequence[ManifestFileInfo]) -> int:
-    items = b"".join(V1_FILE_INFO.pack(info.id, info.size_bytes, info.num_chunk_refs) for info in files)
+    items = b"".join(_V1_FILE_INFO.pack(info.id, info.size_bytes, info.num_chunk_refs) for info in files)
     return builder.vector(items, len(files), alignment=8)
 
 

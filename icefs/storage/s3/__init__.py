@@ -5,7 +5,8 @@ options   the options of a service
 target    where a bucket is, and how its requests are signed
 client    reaches a service, with or without AWS's configuration
 direct    services that are named in full, and need no lookup
-session   AWS's configuration, credentials, endpoints and rare requests
+session   the AWS configuration, credentials and rare requests, by boto3
+keys      the keys that sign requests, and their sources
 requests  the frequent requests: read, write, stat, list
 parts     multipart uploads
 deletion  deletes, in bulk where the service can
