@@ -16,6 +16,7 @@ from icefs.cli.support.options import Group, human_bytes, json_option, print_jso
 from icefs.daemon.mountinfo import mounted_at
 from icefs.daemon.options import default_state_dir
 from icefs.errors import EntryNotFoundError, IcefsError, InvalidInputError, SessionStateError
+from icefs.vfs.commit.staged_report import count_changes
 from icefs.vfs.names import encode_ref
 from icefs.words import command, plural, quoted, some, visible_lines
 from icefs.worktree.spool.left import LeftTree, left_trees, look_at
@@ -145,11 +146,10 @@ def _ask_mount(mountpoint: str | None, branch: str) -> tuple[int | None, str | N
         info = parse_object(place / CONTROL / "info.json")
         name = encode_ref(branch)
         tree = place if (info.get("options") or {}).get("branch") or name is None else place / "branches" / name
-        found = Mounted(place, place, info).ask("stats")["branches"].get(branch)
-        base = Mounted(place, tree, info).ask("info").get("snapshot")
+        status = Mounted(place, tree, info).ask("status")
     except (IcefsError, OSError):
         return None, None
-    return None if found is None else int(found["staged_files"]), base
+    return count_changes(status), status.get("snapshot")
 
 
 state_dir_option = click.option(

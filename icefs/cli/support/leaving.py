@@ -52,10 +52,11 @@ class Outcome:
             yield f"committed {snapshot} to branch {quoted(name)}"
             yield from left_out_lines(self.left_out.get(name, {}))
         for name, directory in self.broken:
-            if name not in self.discarded:
-                yield f"branch {quoted(name)} keeps a damaged working tree in {directory}"
+            keeps = "gave up the" if name in self.discarded else "keeps a"
+            yield f"branch {quoted(name)} {keeps} damaged working tree in {quoted(str(directory))}"
         for name, count in self.discarded.items():
-            yield f"dropped {plural(count, 'change')} of branch {quoted(name)}"
+            if name not in dict(self.broken):  # nobody knows how many that one had
+                yield f"dropped {plural(count, 'change')} of branch {quoted(name)}"
         for name in self.uncommitted:
             yield f"branch {quoted(name)} keeps uncommitted changes"
             if name in self.uploads:

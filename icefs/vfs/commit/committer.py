@@ -220,6 +220,7 @@ class Committer:
     def _stand_on(self, attempt: _Attempt, staged: Staged, snapshot_id: SnapshotId) -> Committed:
         """Puts branch and tree on the snapshot that the tree became."""
         frozen, solver = attempt.frozen, attempt.solver
+        assert attempt.base is not None  # opened to stage
         made = open_session(self._repository, snapshot_id)
         is_rebased = solver is not None and solver.was_needed
         plan = plan_commit(
@@ -235,7 +236,7 @@ class Committer:
         notes = consolidated_notes(Nodes(made), groups_changed(made, plan.advance.changes))
         facts = {
             "snapshot": str(snapshot_id),
-            **taken_facts(staged),
+            **taken_facts(staged, attempt.base),
             "notes": [*commit_notes(staged.nodes), *notes.values()],
             **left_out_facts(staged, made),
             "kept_back": outcome.kept_back[:LISTED],

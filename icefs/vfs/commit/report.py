@@ -8,7 +8,7 @@ from icefs.engine.repository import Repository
 from icefs.engine.write.transactions import moves_cannot_be_joined
 from icefs.errors import FormatError, InvalidInputError, NothingToCommitError, ObjectNotFoundError, StorageError
 from icefs.format.ids import SnapshotId
-from icefs.vfs.commit.staged_report import dropped_counts
+from icefs.vfs.commit.staged_report import StagedReport, dropped_counts
 from icefs.words import plural
 from icefs.worktree.stage.staged import Staged
 from icefs.zarr.keys import is_zarr_key
@@ -90,11 +90,16 @@ def late_facts(repository: Repository, snapshot_id: SnapshotId) -> dict[str, Any
     }
 
 
-def taken_facts(staged: Staged) -> dict[str, Any]:
-    """Returns, in JSON, what a commit took."""
+def taken_facts(staged: Staged, base: Session) -> dict[str, Any]:
+    """Returns, in JSON, what a commit took: as many changes as `status` listed of it."""
+    report = StagedReport(staged, base)
+    try:
+        nodes, chunks = report.num_nodes, report.num_chunks
+    except (FormatError, StorageError):  # the commit is made, and does not fail over its report
+        nodes, chunks = len(staged.nodes) + len(staged.deleted), staged.num_chunks - staged.num_dropped
     return {
-        "nodes": len(staged.nodes) + len(staged.deleted),
-        "chunks": 0 if staged.moves else staged.num_chunks - staged.num_dropped,
+        "nodes": nodes,
+        "chunks": chunks,
         "dropped_chunks": dropped_counts(staged),
     }
 

@@ -5,9 +5,10 @@ deleted or renamed; what only came along with a renamed group is not listed at a
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property
 from typing import Any, Final, NamedTuple
 
-from icefs.engine.read.chunks import ArrayChunks
+from icefs.engine.read.chunks import ALL_ROWS, ArrayChunks
 from icefs.engine.read.session import Session
 from icefs.engine.write.changeset import difference
 from icefs.format.chunk_indices import ChunkIndices
@@ -50,24 +51,42 @@ class StagedReport:
     Attributes:
         staged: What is described.
         base: What it is staged over.
-        summary: For `status`.
     """
 
     def __init__(self, staged: Staged, base: Session) -> None:
-        """Looks up which chunks were there before.
-
-        Raises:
-            FormatError, StorageError: manifests of the base cannot be read.
-        """
         self.staged = staged
         self.base = base
         self._origins = {target: source for source, target in staged.renames}
         self._dropped = _by_array(staged)
-        self.summary: dict[str, Any] = {
+
+    @cached_property
+    def summary(self) -> dict[str, Any]:
+        """What `status` lists.
+
+        Raises:
+            FormatError, StorageError: manifests of the base cannot be read.
+        """
+        return {
             **self._nodes().facts(),
             "chunks": dict(self._chunks(self._count)),
-            "dropped_chunks": dropped_counts(staged),
+            "dropped_chunks": dropped_counts(self.staged),
         }
+
+    @property
+    def num_nodes(self) -> int:
+        """How many nodes it lists."""
+        nodes = self._nodes()
+        return len(nodes.new) + len(nodes.updated) + len(nodes.deleted) + len(nodes.renamed)
+
+    @property
+    def num_chunks(self) -> int:
+        """How many written and deleted chunks it lists."""
+        count = 0
+        for path, array in self.staged.arrays.items():
+            deleted = self._deleted(path, array)
+            moved = 0 if self._origin(path) != path or array.reused is None else len(array.reused)
+            count += len(array.sets) + moved + len(deleted)
+        return count
 
     def details(self) -> dict[str, Any]:
         """Returns the same for `diff`: each chunk with its sizes, and each node's zarr.json with its."""
@@ -127,11 +146,24 @@ class StagedReport:
             node = self._node_before(path)
             before = None if node is None or node.array is None else self.base.array_chunks(node)
             came_along = self._origin(path) != path
-            dropped = self._dropped.get(path)
-            deleted = array.deletes if dropped is None else difference(array.deletes, dropped)
+            deleted = self._deleted(path, array)
             described = describe(array, deleted, before, came_along)
             if any(described.values()):
                 yield node_key(path), described
+
+    def _deleted(self, path: str, array: StagedArray) -> ChunkIndices:
+        """Returns which chunks are gone that no `zarr.json` drops."""
+        deleted, dropped = array.deletes, self._dropped.get(path)
+        origin = self._origin(path)
+        if origin != path and not self.staged.moves:
+            # A renamed array is made again, without the chunks that it has lost: nothing of it is deleted.
+            node = self.base.get_node(origin)
+            if node is not None and node.array is not None and len(node.array.shape) == array.ndim:
+                batches = self.base.array_chunks(node).iter_batches(ALL_ROWS)
+                had = [batch.refs.indices for batch in batches]
+                if had:
+                    deleted = difference(had[0].union(*had[1:]), array.written()).union(deleted)
+        return deleted if dropped is None else difference(deleted, dropped)
 
     @staticmethod
     def _count(
@@ -171,6 +203,15 @@ def dropped_counts(staged: Staged) -> list[dict[str, Any]]:
         {"path": node_key(path), "count": len(dropped.indices), "reason": dropped.reason}
         for path, dropped in staged.dropped
     ]
+
+
+def count_changes(status: Mapping[str, Any]) -> int:
+    """Counts the changes that a `status.json` lists: nodes, chunks, and files that no commit takes."""
+    staged = status["staged"]
+    nodes: int = sum(len(staged[kind]) for kind in ("new_nodes", "updated_nodes", "deleted_nodes", "renamed_nodes"))
+    chunks: int = sum(counted["written"] + counted["deleted"] for counted in staged["chunks"].values())
+    left = {*status["untracked"], *(one["path"] for kind in ("invalid", "open") for one in status[kind])}
+    return nodes + chunks + len(left)
 
 
 def _by_array(staged: Staged) -> dict[str, ChunkIndices]:

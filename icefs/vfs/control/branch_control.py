@@ -23,7 +23,7 @@ from icefs.vfs.branches.writable_branch import WritableBranch
 from icefs.vfs.commit.committer import Committer
 from icefs.vfs.commit.rebaser import rebase_tree
 from icefs.vfs.commit.request import CommitRequest
-from icefs.vfs.commit.staged_report import StagedReport
+from icefs.vfs.commit.staged_report import StagedReport, count_changes
 from icefs.vfs.control import reports
 from icefs.vfs.control.command_files import Carry, CommandHandle, command_text
 from icefs.vfs.control.jobs import Answer, Job, progress_json
@@ -221,11 +221,24 @@ class WorkingControl:
 
         def run(work: WorkTree, job: Job[Result]) -> Result:
             tree = self._tree
+            before = self._count_changes(work)
             dropped = work.discard(path, tree.base.paths_of(inos))
             tree.settings.notifier.invalidate(dropped.changed)
-            return {"discarded": dropped.num_changes, "paths": dropped.paths[:_SHOWN]}
+            count = dropped.num_changes
+            if count and before is not None:
+                after = self._count_changes(work) if path else 0
+                count = count if after is None else max(before - after, 1)
+            return {"discarded": count, "paths": dropped.paths[:_SHOWN]}
 
         return self._begin("discard", run, nothing={"discarded": 0, "paths": []})
+
+    def _count_changes(self, work: WorkTree) -> int | None:
+        """Counts the changes that `status` lists; None where the store does not answer."""
+        try:
+            report = self._report(work)
+            return count_changes({"staged": report.summary, **_left_out(report)})
+        except IcefsError:
+            return None
 
     def begin_rebase(self, how: str) -> Job[Result]:
         """Begins to put the changes on the branch's tip."""

@@ -321,7 +321,7 @@ class _Staging:
             reason = None
             for position, count in zip(index, array.grid_shape, strict=True):
                 if position >= count:
-                    reason = f"is outside of the grid {list(array.grid_shape)} of {array.path}"
+                    reason = _outside(array)
             if isinstance(source, FrozenFile) and (is_lost or source.is_cut):
                 reason = _damage(source)
             if reason is None:
@@ -402,13 +402,24 @@ class _Staging:
             removed[source] = difference(removed.get(source, back), back)
             return
         if found.cut is not None:
-            self._cut.setdefault(found.target, []).append(found.cut)
+            if found.is_same and (source == found.target or self._known(found.target) is None):
+                self._cut.setdefault(found.target, []).append(found.cut)
+            else:  # the array did not shrink: somebody moved its chunks there
+                self._refuse_outside(found.target, found.cut)
         refs = self._fitting(found)
         if not len(refs):
             return
         parts.setdefault(found.target, []).append(refs)
         if found.is_same and len(refs) == len(self._chunks.refs(found.source)):
             self._whole[source] = found.target
+
+    def _refuse_outside(self, path: str, cut: ArrayRefs) -> None:
+        """Refuses renamed chunks that lie outside of the grid of the array that they come to."""
+        array = self._array(path)
+        assert array is not None  # of which they were found to be outside
+        reason = _outside(array)
+        for index in cut.indices:
+            self._staged.invalid.append(Invalid(node_prefix(path) + array.layout.format(index), reason))
 
     def _fitting(self, found: RenamedChunks) -> ArrayRefs:
         """Refuses the chunks whose sizes the array that they come to does not allow; returns the others."""
@@ -535,6 +546,11 @@ def _came_along(source: str, target: str, moved: dict[str, str]) -> bool:
     """Tells whether a node is elsewhere only because the one above it is."""
     above, _, name = source.rpartition("/")
     return above in moved and target == f"{moved[above]}/{name}"
+
+
+def _outside(array: GridArray) -> str:
+    """Says why a file with the name of a chunk is none."""
+    return f"is outside of the grid {list(array.grid_shape)} of {array.path}"
 
 
 def _grid_array(node: NodeSnapshot) -> GridArray | None:

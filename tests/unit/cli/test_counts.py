@@ -1,7 +1,6 @@
 """Every count in what commands print, with none, one and two of the thing: number and word agree."""
 
 import os
-import re
 import shutil
 
 import numpy as np
@@ -14,48 +13,7 @@ from icefs.cli.support import leaving
 from icefs.engine.write.repository import WritableRepository
 from icefs.storage.url import open_storage
 from icefs.vfs.control.status_text import diff_lines, status_lines, to_text
-
-# What is counted somewhere; a number before one of them has to fit.
-NOUNS = {
-    "chunk": "chunks",
-    "node": "nodes",
-    "file": "files",
-    "key": "keys",
-    "snapshot": "snapshots",
-    "manifest": "manifests",
-    "object": "objects",
-    "branch": "branches",
-    "tag": "tags",
-    "commit": "commits",
-    "change": "changes",
-    "transaction log": "transaction logs",
-    "virtual chunk": "virtual chunks",
-    "working tree": "working trees",
-    "mount": "mounts",
-    "failure": "failures",
-    "manual page": "manual pages",
-    "array": "arrays",
-    "group": "groups",
-    "byte": "bytes",
-    "older commit": "older commits",
-    "other": "others",
-}
-_WORDS = sorted({*NOUNS, *NOUNS.values()}, key=len, reverse=True)
-_COUNTED = re.compile(rf"(?<![\w.:/x-])(\d[\d,]*)(?: unused)? ({'|'.join(_WORDS)})\b(?! of\b)")
-_VERBS = re.compile(
-    rf"(?<![\d,])1 ({'|'.join(NOUNS)})( \([^)]*\))? (are|were)\b"
-    rf"|(?<![\d,])(?!1 )\d+ ({'|'.join(NOUNS.values())})( \([^)]*\))? (is|was)\b"
-)
-
-
-def check(text):
-    """Holds a text to its numbers; returns what is counted in it."""
-    found = []
-    for number, word in _COUNTED.findall(text):
-        assert word in (NOUNS if number == "1" else NOUNS.values()), f"{number} {word}: {text}"
-        found.append(int(number.replace(",", "")))
-    assert _VERBS.search(text) is None, text
-    return found
+from tests.support.counts import check
 
 
 def build(path, count):

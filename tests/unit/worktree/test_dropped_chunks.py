@@ -2,6 +2,7 @@
 
 import pytest
 
+from icefs.errors import InvalidInputError
 from icefs.storage.memory import MemoryStorage
 from icefs.vfs.commit.staged_report import StagedReport
 from tests.support.staging_bench import Bench, array, group
@@ -121,7 +122,23 @@ def test_a_renamed_array_that_is_smaller_now(bench):
 def test_chunks_that_were_moved_out_of_the_grid_with_their_directory(bench):
     bench.rename("a/c/1", "a/c/7")
     written, deleted, dropped = told(bench)
-    assert (written, deleted, dropped) == (set(), {(1, j) for j in range(4)}, {(7, j) for j in range(4)})
+    assert (written, deleted, dropped) == (set(), {(1, j) for j in range(4)}, set())
+    # No zarr.json was edited: their names are wrong, as of files that somebody wrote there.
+    invalid = [(f"a/c/7/{j}", "is outside of the grid [4, 4] of /a") for j in range(4)]
+    assert sorted(bench.staged().invalid) == invalid
+    with pytest.raises(InvalidInputError, match="4 files cannot be committed"):
+        bench.commit()
+    bench.commit(skip_invalid=True)
+    assert sorted(bench.staged().invalid) == invalid
+    assert {f"a/c/7/{j}" for j in range(4)} <= bench.tree().keys()
+
+
+def test_chunks_of_a_renamed_array_that_were_removed_are_deleted(bench):
+    bench.rename("a", "b")
+    bench.remove("b/c/3")
+    assert told(bench, "b") == (set(), {(3, j) for j in range(4)}, set())
+    facts = bench.commit().facts
+    assert (facts["nodes"], facts["chunks"]) == (1, 4)
 
 
 def test_an_array_that_was_moved_away_and_back_and_is_smaller(bench):
