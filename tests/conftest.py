@@ -26,7 +26,7 @@ WATCHDOG = pytest.StashKey[Watchdog]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Lets a deep run take its time, unless it is told how long.
+    """Lets a deep run take its time, unless a limit is given.
 
     A time that runs out in the middle of an example is taken for an example that fails now and then.
     """

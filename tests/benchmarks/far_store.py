@@ -40,7 +40,7 @@ def server() -> SeaweedServer:
 
 @functools.cache
 def relay() -> DelayProxy:
-    """Starts the relay in front of it; one for all, as what is cached is cached by the endpoint's address."""
+    """Starts the relay in front of it; one for all, as the library caches by the endpoint's address."""
     started = DelayProxy(server().endpoint_url).__enter__()
     atexit.register(started.__exit__)
     return started

@@ -1,4 +1,4 @@
-"""Mounts to measure: icefs through its command, and the do-nothing file system beside it."""
+"""Mounts to measure: icefs through its command, and the do-nothing file system."""
 
 import contextlib
 import json

@@ -5,7 +5,7 @@ event loop with the same number of workers as icefs, so that the difference betw
 
     python -m tests.benchmarks.null_fs MOUNTPOINT DIRS FILES SIZE
 
-Files and directories can be made, written and renamed beside those; names are kept in memory, and bytes are thrown
+Files and directories can be made, written and renamed next to those; names are kept in memory, and bytes are thrown
 away but for how many they were.
 """
 

@@ -1,8 +1,8 @@
-"""icefs beside other file systems over object stores: rclone mount and JuiceFS, over the same server.
+"""icefs and other file systems over object stores: rclone mount and JuiceFS, over the same server.
 
 The same program, plain file input and output, on fresh mounts that have nothing cached, one of each side in turn.
-icefs shows an array of 1 MiB chunks and one of 10 KiB chunks; the others show the same files. What is written is in
-the store when the time ends: after the commit, the upload (rclone without its own cache), the close (JuiceFS).
+icefs shows an array of 1 MiB chunks and one of 10 KiB chunks; the others show the same files. The time ends when
+the bytes are in the store: after the commit, the upload (rclone without its own cache), the close (JuiceFS).
 JuiceFS keeps its names in SQLite on the local disk, and so has the shorter way to a listing.
 """
 

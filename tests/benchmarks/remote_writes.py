@@ -1,10 +1,10 @@
 """Writing from afar, against the official library: many small chunks, and the commit of them.
 
 No array library is in between, as most of the time would be its own: one side writes files, the other sets the same
-keys in the official library's store, ten at once, as zarr-python does unless it is told otherwise; both then commit.
+keys in the official library's store, ten at once, as zarr-python does by default; both then commit.
 Further away there are fewer chunks, or the official library's side would take minutes. `ICEFS_BENCH_REMOTE_CHUNKS`
-is how many there are. The commit of a single chunk is nothing but waits for the store. What the same files take where
-nothing is done with them is a row of its own.
+is how many there are. The commit of a single chunk is nothing but waits for the store. A row of its own has the time
+that the same files take where nothing is done with them.
 """
 
 import itertools

@@ -1,7 +1,7 @@
 """What is measured of writing: files, whole arrays, commits.
 
 Every round begins with an empty working tree over a copy of a repository, on the disk that the official library
-writes to as well; what is written is not synced on either side.
+writes to as well; neither side syncs its writes.
 """
 
 import functools
@@ -59,7 +59,7 @@ def in_scratch(client: str) -> Callable[[], float]:
 
 @functools.cache
 def staged_commit() -> tuple[float, float, float]:
-    """Commits 100 000 chunks once, beside a reader and a writer: their longest stalls, and the commit's seconds."""
+    """Commits 100 000 chunks once, next to a reader and a writer: their longest stalls, and the commit's seconds."""
     reader, writer, seconds = _run_on_branch("staged_commit", "staged", "")
     return reader, writer, seconds
 

@@ -126,7 +126,7 @@ def info_facts(info: Any) -> Facts:
 
 
 def diff_facts(diff: Any) -> Facts:
-    """Reads a Diff; the order of what is a set or unordered is dropped."""
+    """Reads a Diff; the order of sets and of unordered lists is dropped."""
     facts: Facts = {name: set(getattr(diff, name)) for name in _DIFF_SETS}
     facts["updated_chunks"] = {path: sorted(map(tuple, chunks)) for path, chunks in diff.updated_chunks.items()}
     facts["moved_nodes"] = sorted(map(tuple, diff.moved_nodes))

@@ -279,7 +279,7 @@ def rectilinear_grown(path: Path, spec_version: int) -> GeneratedRepo:
 
 
 def split_manifests(path: Path, spec_version: int) -> GeneratedRepo:
-    """Arrays over several manifests, changed in parts, resized and split anew."""
+    """Arrays over several manifests, changed in parts, resized and split again."""
     conditions, axes = ic.ManifestSplitCondition, ic.ManifestSplitDimCondition
     sizes = {
         conditions.name_matches("^by_name$"): {axes.DimensionName("time"): 3, axes.Any(): 2},

@@ -318,7 +318,7 @@ def test_a_program_gives_the_same_result(program: Program, tmp_path: Path):
         by_official, by_us = everything(icechunk, directory), everything(icefs, directory)
         assert by_us == by_official
         assert by_official
-    # Nothing in these values depends on who wrote them.
+    # Nothing in these values depends on the library that wrote them.
     assert everything(icechunk, tmp_path / "icefs") == everything(icechunk, tmp_path / "icechunk")
 
 

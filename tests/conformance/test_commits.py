@@ -1,6 +1,6 @@
 """The same changes committed by both libraries: the official one says the same of the two repositories.
 
-What is compared is everything that `writers.facts_of` reads: the bytes of every key, listings, references, node ids,
+They compare everything that `writers.facts_of` reads: the bytes of every key, listings, references, node ids,
 history and metadata, transaction logs, manifests with their extents, refs, and the ops log.
 """
 
@@ -351,7 +351,7 @@ def test_both_make_the_same_of_it_in_spec_2(base, tmp_path, scenario):
 @pytest.mark.parametrize("spec_version", [2, 1])
 @pytest.mark.parametrize("scenario", [everything, resizes, virtual_chunks, deletes_and_makes_again])
 def test_the_official_library_commits_on_top(base, tmp_path, scenario, spec_version):
-    """And what it makes of our repository is what it makes of its own."""
+    """And it makes the same of our repository as of its own."""
     pair = Pair.of(base(spec_version), tmp_path / "pair")
     pair.run(scenario)
     for repo in (OfficialRepo(pair.official.path), OfficialRepo(pair.ours.path)):

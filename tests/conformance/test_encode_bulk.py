@@ -92,7 +92,7 @@ def rewrite(repo: Path) -> None:
 
 
 def comparable(content: RepoContent) -> dict[str, Any]:
-    """What must be the same: all but sizes of files, who wrote them, and how well locations compressed."""
+    """What must be the same: all but sizes of files, the library that wrote them, and how well locations compressed."""
     found = asdict(content)
     for snapshot in found["contents"].values():
         snapshot["manifest_files"] = [(name, count) for name, _, count in snapshot["manifest_files"]]
@@ -178,7 +178,7 @@ def test_every_shape_of_manifest_is_verified(
 
 
 def test_references_read_as_they_were_written(repo: tuple[ic.Repository, Path]) -> None:
-    """All kinds in one array: types, coordinates, inline bytes, and locations beside those that stay plain."""
+    """All kinds in one array: types, coordinates, inline bytes, and compressed locations next to plain ones."""
     official, path = repo
     snapshot_id = official.lookup_branch("main")
     official = ic.Repository.open(official.storage)  # without what it has read

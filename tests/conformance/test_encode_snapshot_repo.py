@@ -55,7 +55,7 @@ FIXTURE_NAMES = ("basic-v1", "basic-v2", "history-v1", "history-v2")
 
 
 class Fixture:
-    """A fixture repository and the JSON beside it."""
+    """A fixture repository and its JSON."""
 
     def __init__(self, name: str) -> None:
         self.path = FIXTURES / name
@@ -245,7 +245,7 @@ def rewrite(repo: Path) -> None:
 
 
 def without_writer(content: RepoContent) -> dict[str, Any]:
-    """All but who wrote a file and how large it is."""
+    """All but the library that wrote a file and the file's size."""
     found = comparable(content)
     if found["repo_info"] is not None:
         header = found["repo_info"].pop("header")

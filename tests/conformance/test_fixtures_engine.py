@@ -162,7 +162,7 @@ def test_diffs_from_the_parent(fixture):
 
 
 def test_what_changed_between_any_two_snapshots(fixture):
-    """Compares the changes that caches are told of with the keys themselves."""
+    """Compares the changes that caches get with the keys themselves."""
     sessions = {message: session for message, _, session in fixture.sessions()}
     for old_message, new_message in [(a, b) for a in sessions for b in sessions if a != b]:
         old, new = (fixture.content["snapshots"][message]["keys"] for message in (old_message, new_message))
@@ -223,7 +223,7 @@ def test_configuration(fixture):
 
 
 def test_a_migrated_layout_prefers_repo_over_refs(tmp_path):
-    """`repo` beside the refs of spec 1: a migration that was not cleaned up."""
+    """`repo` next to the refs of spec 1: a migration that was not cleaned up."""
     shutil.copytree(FIXTURES / "history-v1", tmp_path / "r")
     shutil.copytree(FIXTURES / "history-v2", tmp_path / "r", dirs_exist_ok=True)
     repository = Repository.open(LocalStorage(tmp_path / "r"))

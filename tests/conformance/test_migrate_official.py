@@ -162,7 +162,7 @@ def test_upgrading_what_is_of_version_2(tmp_path):
 
 
 def test_committing_on_top_of_an_upgraded_repository(tmp_path):
-    """Its snapshots and manifests are of version 1, what is written now is of version 2."""
+    """Its snapshots and manifests are of version 1, new ones are of version 2."""
     create(tmp_path / "repo", 1)
     EngineRepo(tmp_path / "repo").write(
         lambda s: (

@@ -1,4 +1,4 @@
-"""Round trips judged by the official library: what it wrote is exported, imported again, and read by it."""
+"""Round trips judged by the official library: its repositories are exported, imported again, and read by it."""
 
 import asyncio
 import hashlib

@@ -414,7 +414,7 @@ class Pair:
         return scenario(self.official), scenario(self.ours)
 
     def reopen(self, *, config: Any = None, our_config: Any = None) -> Self:
-        """Opens both anew."""
+        """Opens both again."""
         return type(self)(OfficialRepo(self.official.path, config), EngineRepo(self.ours.path, our_config))
 
     def check(self, *, config: bool = True) -> tuple[dict[str, Any], dict[str, Any]]:

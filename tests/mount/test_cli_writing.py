@@ -107,7 +107,7 @@ def check_fields(facts, command):
 def test_chunks_that_an_edit_drops(mine, branch, icefs):
     make(branch)
     icefs("commit", "-m", "made", branch)
-    zarr.open_group(str(branch))["a"].resize((20,))  # deletes the chunks that it cuts off
+    zarr.open_group(str(branch))["a"].resize((20,))  # deletes the chunks outside
     facts = json.loads(icefs("status", "--json", branch))
     assert facts["staged"]["chunks"] == {"a": {"written": 0, "rewritten": 0, "deleted": 3}}
     assert facts["staged"]["dropped_chunks"] == []
@@ -199,7 +199,7 @@ def test_discard(branch, icefs, monkeypatch):
     shutil.rmtree(branch / "a")
     (branch / "b").write_text("b")
     assert "1 change" not in icefs("discard", branch, code=USAGE)
-    check_fields(json.loads(icefs("discard", "--json", branch / "a")), "discard")  # what is gone comes back
+    check_fields(json.loads(icefs("discard", "--json", branch / "a")), "discard")  # removed files come back
     assert zarr.open_array(str(branch / "a"))[3] == 4
     assert (branch / "b").exists()
     monkeypatch.chdir(branch)

@@ -1,8 +1,8 @@
 """The same random system calls on a mounted branch and on a plain directory: results, errnos, listings and bytes.
 
 The plain directory is the model; `tests.support.differential` lists where the two may differ. Commits, amended ones,
-discards, remounts, killed daemons, the commits of others and rebases come in between. What becomes of a rebase the
-official library says, which is given the same changes.
+discards, remounts, killed daemons, the commits of others and rebases come in between. The official library, which
+gets the same changes, says what becomes of a rebase.
 
 `ICEFS_TEST_ROUNDS` is the number of examples.
 """
@@ -512,7 +512,7 @@ class BranchMachine(RuleBasedStateMachine):
             self.settle(number)
 
     def closing(self, number: int, action: Callable[[Side], Any]) -> None:
-        """Closes a descriptor; what was written and is no `zarr.json` may fail: allowed difference 2."""
+        """Closes a descriptor; a written file that is no valid `zarr.json` may fail: allowed difference 2."""
         fd = self.plain.fds[number]
         size = os.fstat(fd).st_size
         path = f"/proc/self/fd/{fd}"
@@ -598,7 +598,7 @@ class BranchMachine(RuleBasedStateMachine):
             found[prefix] += 1
             os.unlink(self.plain.at(path))
         self.last.clear()
-        # What was rewritten here stays, and is left.
+        # Files that were rewritten here stay, and are left.
         assert all(found[prefix] <= count for prefix, count in counts.items())
         self.remove_dirs()
 
@@ -609,7 +609,7 @@ class BranchMachine(RuleBasedStateMachine):
                 os.rmdir(self.plain.at(path))
 
     def committed(self) -> None:
-        """Does to the plain directory what a commit does beside what it is for: allowed difference 4."""
+        """Does to the plain directory what a commit does besides its purpose: allowed difference 4."""
         mark_base(Path(self.plain.root), self.base)
         shared: dict[int, list[tuple[str, int]]] = {}
         for path in look(self.plain.root):
@@ -621,7 +621,7 @@ class BranchMachine(RuleBasedStateMachine):
             groups: dict[int, list[str]] = {}
             for path, ino in links:
                 groups.setdefault(ino, []).append(path)
-            # Whoever is open stays one file with its descriptor.
+            # An open file stays one file with its descriptor.
             opened = {os.fstat(fd).st_ino for fd in self.mounted.fds.values()}
             order = sorted(groups.items(), key=lambda group: (group[0] in opened, len(group[1])))
             for _, paths in order[: len(groups) - 1]:
@@ -920,7 +920,7 @@ class BranchMachine(RuleBasedStateMachine):
 
 
 def left_by(status: dict[str, Any], files: dict[str, bytes]) -> set[str]:
-    """Returns the files that stay in the working tree; a renamed directory of chunks is told of as one."""
+    """Returns the files that stay in the working tree; a renamed directory of chunks counts as one."""
     told = {*status["untracked"], *(one["path"] for one in (*status["invalid"], *status["open"]))}
     return {path for path in files.keys() | told if path in told or any(path.startswith(f"{one}/") for one in told)}
 

@@ -96,7 +96,7 @@ def test_no_zeros_beyond_what_was_the_end(path):
 
 
 def test_readers_race_the_writer(path):
-    """Whoever begins to read when a write has returned reads what it wrote, or something newer.
+    """A reader that begins when a write has returned reads its bytes, or something newer.
 
     A write of several requests leaves readers the time to cache what the later of them are about to overwrite.
     """

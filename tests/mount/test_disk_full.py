@@ -1,4 +1,4 @@
-"""Disks that are full, and state directories that cannot be used: what was there stays, and the error says what is."""
+"""Disks that are full, and state directories that cannot be used: files stay, and the error gives the reason."""
 
 import contextlib
 import errno
@@ -161,7 +161,7 @@ def test_a_full_state_directory(place: Place) -> None:
         while file.write(bytes(4096)):
             pass
 
-    # A daemon that dies, and one that is told to end, on a full disk.
+    # A daemon that dies, and one that ends at a signal, on a full disk.
     expected = content_of(place.path)
     place.kill()
     place.clear()

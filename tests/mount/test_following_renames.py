@@ -1,4 +1,4 @@
-"""A mounted branch that others commit to after directories were renamed in it: whatever is told is true."""
+"""A mounted branch that others commit to after directories were renamed in it: all that the kernel knows is true."""
 
 import os
 

@@ -52,7 +52,7 @@ def test_random_reads_and_writes(station, tree, key, direct):
 
 
 def test_past_the_page_cache(station, tree):
-    """Who makes a file and only writes to it does so past the kernel's page cache, which the others read through."""
+    """A program that makes a file and only writes to it goes past the kernel's page cache; others read through it."""
     path = station.place / tree / "a/c/2"
     exerciser = Exerciser(path, b"", SEED, direct=True, makes_it=True)
     exerciser.run(OPERATIONS // 3, check_every=50)
@@ -84,7 +84,7 @@ def test_commits_in_between(station, tree):
 
 
 def test_killed_in_between(station, tree):
-    """What was closed is there after the daemon was killed."""
+    """Closed files are there after the daemon was killed."""
     path = station.place / tree / "a/c/0"
     exerciser = Exerciser(path, NATIVE, SEED)
     for _ in range(2):

@@ -1,4 +1,4 @@
-"""Whoever waits for a commit, a rebase or a discard finds the tree as it left it, however slow the kernel is told."""
+"""A program that waits for a commit, rebase or discard finds the tree as it left it, however slow invalidations are."""
 
 import os
 import subprocess
@@ -143,7 +143,7 @@ def theirs(place):
 
 @pytest.mark.parametrize("is_new", [False, True], ids=["move", "new group"])
 def test_what_lies_in_a_renamed_directory_has_one_number_after_a_commit(place, is_new):
-    """It is the new snapshot's, in listings and for those who have looked at it before."""
+    """It is the new snapshot's, in listings and for programs that have looked at it before."""
     if is_new:
         (place / "g").mkdir()
         (place / "g/zarr.json").write_text('{"zarr_format": 3, "node_type": "group"}')

@@ -1,4 +1,4 @@
-"""The daemon is killed, again and again, while programs write; what they were told is done, is done."""
+"""The daemon is killed, again and again, while programs write; everything that was acknowledged is done."""
 
 import os
 import random
@@ -20,7 +20,7 @@ ROUNDS = rounds(16)
 
 @pytest.mark.timeout(120 + 6 * ROUNDS)
 def test_what_was_closed_survives_a_daemon_killed_at_random_moments() -> None:
-    """Two programs create, rewrite, append, truncate, rename, link and remove; each knows how far it was told it is.
+    """Two programs create, rewrite, append, truncate, rename, link and remove; each knows how much was acknowledged.
 
     After each kill every file that was closed is there with its bytes, every name that was given or taken holds, and
     the one operation under way is done or not. The daemon checks its tree's invariants when it opens it.
@@ -58,7 +58,7 @@ def test_what_was_closed_survives_a_daemon_killed_at_random_moments() -> None:
 
 
 def _write_until_killed(place: Place, models: list[Model], round_number: int, delay_s: float) -> list[list[str]]:
-    """Returns what the writers were told is done before the daemon died."""
+    """Returns what was acknowledged to the writers before the daemon died."""
     notes = [place.root / f"told-{round_number}-{number}" for number in range(WRITERS)]
     writers = [
         place.nursery.start(
@@ -84,7 +84,7 @@ def _seed(number: int, round_number: int) -> str:
 
 
 def _where(model: Model, lines: list[str], number: int, round_number: int) -> tuple[Model, Step | None, Model]:
-    """Returns the model after what was told, the step under way, and the model after that."""
+    """Returns the model after all acknowledged steps, the step under way, and the model after that."""
     script = script_of(model, _seed(number, round_number))
     done = len(lines)
     assert lines == [step.kind for step, _ in script[:done]]
@@ -93,7 +93,7 @@ def _where(model: Model, lines: list[str], number: int, round_number: int) -> tu
 
 
 def test_a_file_that_was_made_to_be_read_survives_a_killed_daemon() -> None:
-    """It is empty, and whoever made it has closed it."""
+    """It is empty, and its maker has closed it."""
     with killing_place() as place:
         WritableRepository.create(open_storage(str(place.repository))).close()
         place.mount()

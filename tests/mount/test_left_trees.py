@@ -51,7 +51,7 @@ def icefs(capsys: pytest.CaptureFixture[str]) -> Icefs:
 
 @pytest.fixture
 def place(root: Path) -> Path:
-    """A repository `repo` beside an empty directory `mnt`, which is no mount any more afterwards."""
+    """A repository `repo` and an empty directory `mnt`, which is no mount any more afterwards."""
     icechunk.Repository.create(icechunk.local_filesystem_storage(str(root / "repo")))
     (root / "mnt").mkdir()
     return root

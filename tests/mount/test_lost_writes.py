@@ -74,7 +74,7 @@ class Programs:
     """What programs do to the chunks of a mount, and what they know of them.
 
     Attributes:
-        files: What each file is to hold, by chunk; a program that was told that it failed has removed its file.
+        files: What each file is to hold, by chunk; a program that got an error has removed its file.
         was_lost: How often a file was found to be lost.
     """
 
@@ -141,7 +141,7 @@ class Programs:
             self.files[row] = bytearray()
 
     def extend(self) -> None:
-        """Makes a file of one hole, as whoever maps a new file does."""
+        """Makes a file of one hole, as a program that maps a new file does."""
         row = self.some_file()
         try:
             os.truncate(self.path(row), 0)

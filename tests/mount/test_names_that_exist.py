@@ -1,4 +1,4 @@
-"""Readers beside programs that replace, rename, unlink, link and truncate what they read: the errnos are tmpfs's.
+"""Readers next to programs that replace, rename, unlink, link and truncate their files: the errnos are tmpfs's.
 
 Threads do random operations on a few names, on tmpfs and in a mount. `ALLOWED` says what each may fail with; tmpfs is
 held to it as well, so that the table stays true. Names that are only ever replaced as a whole are read as a whole.

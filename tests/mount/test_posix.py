@@ -145,7 +145,7 @@ except OSError as error:
         waiter = threading.Thread(target=wait)
         waiter.start()
         assert not got.wait(0.2)
-        os.close(fd)  # gives the lock back, and whoever waits gets it
+        os.close(fd)  # gives the lock back, and the waiter gets it
         waiter.join(20)
         assert got.is_set()
 

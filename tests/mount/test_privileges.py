@@ -1,4 +1,4 @@
-"""Who new files belong to, who may write, and which bits a write takes away: as on a local disk, for several users."""
+"""Owners of new files, rights to write, and bits that a write clears: as on a local disk, for several users."""
 
 import contextlib
 import os
@@ -18,7 +18,7 @@ KEYS = {"zarr.json": GROUP, "a/zarr.json": loose_array_json((4,), (1,)), "a/c/0"
 
 @pytest.fixture
 def shared(tmp_path):
-    """A mount that others reach, and a directory on a local disk beside it."""
+    """A mount that others reach, and a directory on a local disk."""
     require(os.getuid() == 0, "the superuser, who can become other users")
 
     @contextlib.contextmanager

@@ -148,7 +148,7 @@ def test_a_request_that_is_too_long_is_refused_and_the_mount_lives(repo: Path) -
 
 
 def test_a_branch_that_is_bound_read_only_takes_a_commit_of_its_owner(repo: Path, tmp_path: Path) -> None:
-    """The kernel lets nobody write through the second mountpoint; who may command the mount still may."""
+    """The kernel lets nobody write through the second mountpoint; its owner and root command the mount all the same."""
     with mounted(repo, branch="main") as mount:
         bound = tmp_path / "bound"
         bound.mkdir()

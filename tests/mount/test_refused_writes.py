@@ -1,4 +1,4 @@
-"""What is refused when it is written is shown where those who wrote it look."""
+"""Refused writes are shown where their writers look."""
 
 import errno
 import os

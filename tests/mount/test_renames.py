@@ -230,7 +230,7 @@ def test_numbers_and_times_are_those_of_before_the_commit(committed, script):
     commit(mount)
     assert_kept(mount, expected, contents)
     assert keys(repo) == contents
-    # Once more: what was kept is kept again, wherever it is by now.
+    # Once more: retained numbers are retained again, wherever their files are by now.
     do(mount.path, "mv", "g" if (mount / "g").exists() else next(name for name in "hk" if (mount / name).exists()), "w")
     rows = sorted(path.parent.relative_to(mount.path) for path in (mount / "w").glob("*/c/*/0"))
     do(mount.path, "swap", rows[0], rows[-1])

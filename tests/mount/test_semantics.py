@@ -436,7 +436,7 @@ def test_a_moving_tip(following):
 
 
 def test_open_files_of_a_moving_tip(following):
-    """A file that is open stays what it was when it was opened, to the last byte."""
+    """An open file stays as it was when it was opened, to the last byte."""
     official, mount = following
     files = {name: os.open(mount / name, os.O_RDONLY) for name in ("big/c/0", "a/c/0/1", "g/zarr.json", "a/c/2/0")}
     assert os.pread(files["big/c/0"], 10, 0) == BIG[:10]

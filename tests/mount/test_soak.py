@@ -240,7 +240,7 @@ def check_flat(before: dict[str, Any], after: dict[str, Any]) -> None:
     """Holds what there is after the work against what there was before, and against what the work may need."""
     told = f"\nbefore: {before}\nafter: {after}"
     tables = after["tables"]
-    # Each working tree has some files ready for whoever writes next, and each file that was written may be open.
+    # Each working tree has some files ready for the next writer, and each file that was written may be open.
     assert after["fds"] <= max(before["fds"] + 20, 100 + 80 * tables["open trees"] + tables["nodes"]), told
     assert after["threads"] <= max(before["threads"] + 8, MOST_THREADS), told
     assert after["rss_mb"] <= before["rss_mb"] * 1.25 + 25, told

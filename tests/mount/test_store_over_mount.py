@@ -1,7 +1,7 @@
 """zarr-python's own tests of stores, on its `LocalStore` over a mounted branch.
 
-Nothing is committed here: the tests put bytes under keys, which need not make a hierarchy yet. What does not apply
-as it is:
+Nothing is committed here: the tests put bytes under keys, which need not make a hierarchy yet. These do not apply
+as they are:
 
 - What the tests write is metadata, under every key (`Documents`): a `zarr.json` that is none is EINVAL at the rename.
   `test_get_many`, which knows its bytes, writes no `zarr.json`.

@@ -167,7 +167,7 @@ def test_a_reload_takes_over_what_can_be_changed(service):
         assert "failed" in service.run(f"systemctl reload {UNIT} 2>&1", check=False)
         assert "/etc/icefs/demo.toml:5: poll-intervall: unknown key; did you mean poll-interval?" in service.journal()
         assert (main_pid(service), service.show(UNIT, "ActiveState")) == (pid, "active")
-        # The signal alone does the same; whoever sends it is not told, but the log is.
+        # The signal alone does the same; its sender gets no answer, but the log has one.
         service.run(f"kill -HUP {pid}")
         wait_until(lambda: "not reloaded" in service.journal(UNIT), "a refusal")
         assert "poll-intervall" in info(service)["service"]["problem"]
@@ -222,7 +222,7 @@ def test_a_journal_that_was_away_gets_what_comes_later(service):
     wait_until(told, "a line before")
     service.run(f"systemctl stop {sockets} systemd-journald.service")
     try:
-        service.run(look)  # what is said now is lost, and nobody waits for it
+        service.run(look)  # lines are lost now, and nobody waits for them
     finally:
         service.run(f"systemctl start {sockets} systemd-journald.service")
     try:

@@ -1,4 +1,4 @@
-"""Programs write to a mounted branch; what is committed is read by the official library."""
+"""Programs write to a mounted branch; the official library reads their commits."""
 
 import errno
 import json

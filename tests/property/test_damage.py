@@ -209,7 +209,7 @@ def test_nothing_unknown_changes_and_nothing_damaged_is_lost(spec_version: int, 
             if damage == "newer":
                 assert after[key] == data, where
                 gone = {name for name in before.keys() - after.keys() if not name.startswith("refs/")}
-                # A log names no other object: what was expired beside it is nobody's.
+                # A log names no other object: snapshots that expired next to it are nobody's.
                 assert not gone or "log" in what or operation == "upgrade", (where, gone)
                 if operation in COLLECTING and what in ("repo", "snapshot", "manifest"):
                     assert isinstance(outcome, UnsupportedSpecVersionError), (where, outcome)

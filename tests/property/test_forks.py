@@ -45,7 +45,7 @@ OPERATIONS = st.one_of(
     st.tuples(st.just("shift"), st.tuples(st.integers(-2, 2), st.integers(-2, 2))),
     st.tuples(st.just("roll"), st.integers(0, 3)),
 )
-# Who does it: the origin before it is forked, or one of its forks.
+# The actor: the origin before it is forked, or one of its forks.
 STEPS = st.lists(st.tuples(st.integers(0, 3), OPERATIONS), max_size=14)
 
 

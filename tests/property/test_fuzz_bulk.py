@@ -1,8 +1,8 @@
 """Hostile manifests, transaction logs and frames: each is read, or refused with `FormatError`; nothing else happens.
 
 Real files and ones with every kind of reference are changed at random, in the file and in the flatbuffer inside of
-it; the changes are the same in every run. What reads is then used: every array and every reference. The bombs at the
-end are built to allocate or to loop.
+it; the changes are the same in every run. A file that reads is then used: every array and every reference. The bombs at
+the end are built to allocate or to loop.
 """
 
 import tracemalloc
@@ -350,7 +350,7 @@ def test_the_frames_of_the_bombs_are_right() -> None:
     ],
 )
 def test_zstd_bombs(blocks: int, declared: int | None, match: str) -> None:
-    """Up to 12 GiB in up to 400 kB; what is allocated is bounded by the stated limit, and not by what is declared."""
+    """Up to 12 GiB in up to 400 kB; the stated limit bounds the allocation, and not the declared size."""
     data = in_file(rle_frame(blocks, declared))
     limit = UNLIMITED_BELOW_BYTES * 1.5 if declared is None else 1 << 20
     assert peak_of(lambda: refuse(data, match)) < limit

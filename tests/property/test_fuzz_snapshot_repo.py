@@ -1,8 +1,8 @@
 """Hostile snapshots and repo infos: each is read, or refused with `FormatError`; nothing else happens.
 
 Real files, and ones with a bit of everything, are changed at random in the flatbuffer inside of them; the changes are
-the same in every run. What reads is then used: each node, each snapshot, each ref, the whole history and the ops log,
-and a repo info is written again.
+the same in every run. A file that reads is then used: each node, each snapshot, each ref, the whole history and the ops
+log, and a repo info is written again.
 """
 
 import warnings

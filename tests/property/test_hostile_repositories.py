@@ -171,7 +171,7 @@ def _try(root: Path, outside: Path, name: str, *, shows: bool) -> None:
 
 @pytest.mark.parametrize("version", [1, 2])
 def test_fsck_finds_whatever_is_no_file(made, tmp_path, version):
-    """In the place of each file and directory, and beside them."""
+    """In the place of each file and directory, and next to them."""
     outside = make_outside(tmp_path)
     places = [*_places(made[version]), "chunks/NEW", "new"]
     for number, (at, thing) in enumerate(itertools.product(places, STRANGE)):

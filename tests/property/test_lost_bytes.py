@@ -1,7 +1,7 @@
 """Writes that nobody waits for, on a disk that loses them: the tree knows which bytes, and nothing takes them.
 
-The model is, for each file, its bytes and which of them are lost. What programs read, what `close` and `fsync` say,
-what a commit would take, and what is found after the death of the daemon follow from it.
+The model is, for each file, its bytes and which of them are lost. From it follow the bytes that
+programs read, the answers of `close` and `fsync`, what a commit would take, and what is found after the daemon's death.
 """
 
 import os

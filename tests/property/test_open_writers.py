@@ -211,7 +211,7 @@ class Writers:
         if path is not None:
             self.bench.remove(path)
 
-    # Those who write and close at once.
+    # Programs that write and close at once.
 
     def put(self, path: str) -> None:
         above = path.rpartition("/")[0]
@@ -268,7 +268,7 @@ class Writers:
                 bench.rebase("fail")
         after = self.committed()
         assert self.tree() == tree
-        if how != "include_open":  # what was left out is all that is staged now
+        if how != "include_open":  # all that is staged now was left out
             told = {one["path"] for one in facts["open"]}  # of a renamed directory in one piece
             assert all(told & {one.path, *ancestors(one.path)} for one in bench.staged().open)
         self.closing = [timer for timer in self.closing if timer.is_alive()]

@@ -460,7 +460,7 @@ class OverlayMachine(RuleBasedStateMachine):
         self.committed()
 
     def committed(self) -> None:
-        """Does to the model what a commit does beside what it is for: allowed difference 3."""
+        """Does to the model what a commit does besides its purpose: allowed difference 3."""
         self.times = {path: (ino, mtime, data, -1) for path, (ino, mtime, data, _) in self.times.items()}
         shared: dict[int, list[tuple[str, int]]] = {}
         for path, entry in self.driver.walk():
@@ -471,7 +471,7 @@ class OverlayMachine(RuleBasedStateMachine):
             groups: dict[int, list[str]] = {}
             for path, ino in links:
                 groups.setdefault(ino, []).append(path)
-            # Whoever is still open stays one file in the tree, and keeps its descriptor in the model.
+            # A file that is still open stays one file in the tree, and keeps its descriptor in the model.
             for paths in sorted(groups.values(), key=len)[: len(groups) - 1]:
                 self.may_change.update(self.driver.stat(path).ino for path in paths)
                 first = self.real(paths[0])

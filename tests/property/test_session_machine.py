@@ -424,7 +424,7 @@ class SessionMachine(RuleBasedStateMachine):
         )
 
     def changed(self, old: Tree, new: Tree) -> set[str]:
-        """Paths that may differ; what was written back as it was counts too, so whoever was in between is looked at."""
+        """Paths that may differ; restored values count too, so the trees in between are looked at."""
         trees = [old, new, *self.trees.values()]
         return {
             path

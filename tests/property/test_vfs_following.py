@@ -1,7 +1,7 @@
 """A mounted branch whose tip moves, against a model of what the kernel keeps in its caches.
 
-Whatever the kernel still remembers after it was notified must be what it would be told if it asked; what is open
-stays what it was; what did not change keeps its inode number and time, and what changed gets new ones.
+Whatever the kernel still remembers after it was notified must be what it would get if it asked; open files
+stay as they were; unchanged files keep inode number and time, and changed ones get others.
 """
 
 import itertools

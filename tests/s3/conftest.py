@@ -27,7 +27,7 @@ def s3_storage(s3_server, s3_prefix):
 
 @pytest.fixture
 def proxy(s3_server):
-    """A relay between client and server that delays and fails as it is told."""
+    """A relay between client and server that delays and fails on demand."""
     with FaultProxy(s3_server.endpoint_url) as proxy:
         yield proxy
 

@@ -14,7 +14,7 @@ DEMO = Path(__file__).resolve().parents[1] / "conformance/data/demo-repo"
 
 @pytest.fixture
 def location(s3_server, s3_storage, s3_prefix, monkeypatch):
-    """The demo repository as a URL, for whoever has the credentials in the environment."""
+    """The demo repository as a URL, for programs that have the credentials in the environment."""
     for path in DEMO.rglob("*"):
         if path.is_file():
             s3_storage.put(path.relative_to(DEMO).as_posix(), path.read_bytes())

@@ -34,7 +34,7 @@ def storage(s3_server, s3_prefix, proxy):
 
 @pytest.fixture
 def careless():
-    """A store that drops the conditions of writes, once it is told to."""
+    """A store that drops the conditions of writes, on demand."""
     with BentStore() as store:
         yield store
 
@@ -123,7 +123,7 @@ class Slow(BentStore):
 
 
 def test_a_mount_whose_commit_the_store_lost_says_so(monkeypatch):
-    """Two mounts commit at once on a store that ignores conditions: both are told "committed", and one is wrong."""
+    """Two mounts commit at once on a store that ignores conditions: both report "committed", and one is wrong."""
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "id")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     with Slow() as store:

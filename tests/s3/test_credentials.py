@@ -1,4 +1,4 @@
-"""Where keys come from, that they are renewed while mounted, that wrong ones are told, and that none is ever shown."""
+"""Keys: their sources, renewal while mounted, reports of wrong ones, and that none is ever shown."""
 
 import errno
 import json

@@ -3,7 +3,7 @@
 The official library is the judge of what is there. In turn:
 
     passing    one request meets the fault, and is tried again: the operation succeeds
-    lasting    from one request on all meet it: the operation fails, or does not; what it was about is there or not,
+    lasting    from one request on all meet it: the operation fails, or does not; its object is there or not,
                never by half; and when the store answers again, it can be done again, and is then done once
 """
 
@@ -103,7 +103,7 @@ class Operation:
     Attributes:
         run: Does it; after a failure, called again with the same case.
         change: Does to the facts before what it does to the repository.
-        again: What it may raise when it is done again after it had been done unnoticed.
+        again: The errors that it may raise when it is repeated after it had been done unnoticed.
     """
 
     run: Callable[[Case], object]

@@ -143,7 +143,7 @@ def test_no_login_to_sso_is_told_with_the_command_that_makes_one(bare, tmp_path,
 
 @pytest.mark.parametrize("answer", ["none", "refusal", "page"])
 def test_a_container_endpoint_that_gives_no_keys_is_told(bare, monkeypatch, store, answer):
-    """It is down, refuses, or is something else; what it says is not shown."""
+    """It is down, refuses, or is something else; its output is not shown."""
     monkeypatch.setattr("botocore.utils.ContainerMetadataFetcher.SLEEP_TIME", 0)
     answers = {"refusal": Answer(403, {}, TOKEN.encode()), "page": Answer(200, {}, TOKEN.encode())}
     with BentStore() as endpoint:

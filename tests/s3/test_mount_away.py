@@ -61,7 +61,7 @@ def test_the_store_goes_away_and_comes_back(
         assert (mount / "a/c/0").read_bytes() == data(0)
         (mount / "a/c/2").write_bytes(data(2))
         proxy.plan("refuse", times=None)
-        # What is here already is read, and work goes on.
+        # Fetched chunks are read, and work goes on.
         (mount / "a/c/3").write_bytes(data(3))
         assert [(mount / f"a/c/{number}").read_bytes() for number in (2, 3)] == [data(2), data(3)]
         assert (mount / "a/c/0").read_bytes() == data(0)
@@ -97,7 +97,7 @@ FAULTS = ("lose", "refuse", "throttle", "error", "deny", "mismatch", "conflict",
 def test_each_request_of_a_commit_fails_in_turn(
     place: str, proxy: FaultProxy, s3_storage: S3Storage, tmp_path: Path
 ) -> None:
-    """From one request on, each time the next one; what was not acknowledged is in the tree, and is committed later."""
+    """From one request on, each time the next one; unacknowledged changes are in the tree, and are committed later."""
     expected, messages = chunks(s3_storage), history(s3_storage)
     every = os.environ.get("ICEFS_TEST_ROUNDS") is not None
     options = {"branch": "main", "state_dir": str(tmp_path / "state"), "upload_after_s": 0.0}
@@ -184,7 +184,7 @@ def test_unmounting_tells_what_is_not_uploaded_and_loses_nothing(
         assert (told["stored"], told["pending"], told["pending_bytes"]) == (2, 4, 4 * CHUNK)
         mount.wait()
         proxy.clear()
-        # The same with a daemon that is killed; what is recorded as stored is not sent again.
+        # The same with a daemon that is killed; files recorded as stored are not sent again.
         mount = Mount(at, spawn(options), log)
         wait_until(lambda: background(mount)["stored"] == 6, "the rest")
         assert sum(request.method == "PUT" for request in proxy.requests) == 4

@@ -77,7 +77,7 @@ PROGRAMS = {
 
 
 def may_know_system_calls() -> bool:
-    """Tells whether a daemon of this user is told in which system call a program is."""
+    """Tells whether a daemon of this user can see in which system call a program is."""
     scope = Path("/proc/sys/kernel/yama/ptrace_scope")
     return os.geteuid() == 0 or not scope.exists() or scope.read_text().strip() == "0"
 
@@ -142,7 +142,7 @@ def test_programs_that_wait_for_the_store_can_be_ended(
         assert not stats["failures"]
         wait_until(lambda: in_flight(mount) == 0, "the end of what nobody waits for")
         assert (mount / "a/c/4").read_bytes() == bytes([4]) * CHUNK
-        # Nothing was asked for twice, although some of those who asked first are gone.
+        # Nothing was asked for twice, although some of the programs that asked first are gone.
         asked = [request.path for request in proxy.requests if f"/{what}/" in request.path]
         assert asked
         assert len(asked) == len(set(asked))
@@ -161,7 +161,7 @@ def test_a_page_fault_does_not_fail_while_its_program_lives(place: str, proxy: F
             handles.send_signal(signal.SIGINT)
             ends.send_signal(signal.SIGKILL)
             assert ends.wait(PATIENCE_S) == -signal.SIGKILL
-            # A read that is begun now is cut off at a look that is later than one at the page fault.
+            # A read that begins now is interrupted at a look that is later than one at the page fault.
             with running(PROGRAMS["O_DIRECT"](str(mount / "a/c/15"), 15)) as reads:
                 wait_until(lambda: plan.fired == 3 and sleeps(reads), "a program that waits")
                 reads.send_signal(signal.SIGINT)
@@ -207,7 +207,7 @@ def test_a_timer_that_ticks_faster_than_the_store_answers_costs_nothing(place: s
 
 
 def test_a_daemon_ends_with_its_mount_although_the_store_does_not_answer(place: str, proxy: FaultProxy) -> None:
-    """What is asked for still was for programs that are gone; only the store's own patience would end it."""
+    """The requests under way were for programs that are gone; only the store's own patience would end it."""
     with mounted(place, branch="main") as mount:
         plan = proxy.plan("hang", path="/chunks/", times=None)
         victim = start("python", mount, 1)

@@ -257,7 +257,7 @@ def test_what_has_a_checksum_is_read_from_afar_once(
         # These are the bytes that the snapshot refers to, whatever has become of the objects.
         assert {number: read(mount, number) for number in checked} == expected
         assert all(names.isdisjoint(found) for found in asked(proxy, web))
-        # What nothing is said of is whatever is there now, for each mount anew.
+        # A chunk without a checksum is whatever is there now, for each mount again.
         for first in (0, place.count):
             assert read(mount, first + 2) == NEW[30 : 30 + SPAN]
     asked(proxy, web)

@@ -1,4 +1,4 @@
-"""What is told of a mount of a bucket: requests to the store, no secrets in the log, the doctor."""
+"""The reports about a mount of a bucket: requests to the store, no secrets in the log, the doctor."""
 
 import json
 from email.utils import formatdate

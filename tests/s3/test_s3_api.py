@@ -91,7 +91,7 @@ def test_wrong_keys_are_a_storage_error(place):
 
 
 def test_forks_come_back_through_pickles(place):
-    """Keys of the service travel with a fork, labels too; what it stored there is the origin's."""
+    """Keys of the service travel with a fork, labels too; its objects there are the origin's."""
     labels = icefs.Attribution(client="tests/1")
     repo = icefs.Repository.create(icefs.s3_storage(**place), attribution=labels)
     session = repo.writable_session("main")

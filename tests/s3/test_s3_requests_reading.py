@@ -182,7 +182,7 @@ def test_answers_that_make_no_sense():
         list(server.storage().list_objects())
     with pytest.raises(AnswerError):
         parse_list(b"<ListBucketResult><Contents><Size>x</Size></Contents></ListBucketResult>")
-    # 304 to a question without condition, and redirects are not followed to who knows where.
+    # 304 to a question without condition, and redirects are not followed to unknown hosts.
     for answer in ((304, {}, b""), (302, {"Location": "http://elsewhere.invalid/"}, b"")):
         with Scripted(answer) as server, pytest.raises(StorageError):
             server.storage().get("repo")

@@ -95,7 +95,7 @@ class TestHexOverS3:
         assert list(storage.list_dir("chunks/")) == ["A"]
 
 
-# --- who may do what, and what is where ---
+# --- rights and places ---
 
 
 def test_a_reader_may_not_write(s3_server, s3_storage, s3_prefix):
@@ -327,7 +327,7 @@ def test_reading_without_a_thread_leaves_faults_to_others(shaky, s3_storage, pro
     assert begun(shaky, 2, 8) is None
     assert plan.fired == (2 if fault in ("refuse", "lose") else 1)
     if fault in ("deny", "expire", "hide"):
-        assert not told  # which will not pass: whoever asks again learns it
+        assert not told  # which will not pass: the next request learns it
     else:
         assert told == [("read", "throttled" if fault in ("throttle", "too many") else "unreachable")]
     assert not shaky.start_read("repo", 2, 8, pytest.fail)
@@ -601,7 +601,7 @@ def test_keys_of_a_bulk_deletion_fail_one_by_one(s3_storage):
 
 
 def test_copies_on_a_condition_that_a_store_lacks(shaky, proxy):
-    """The bytes go through the client then; what is copied is still the version that was asked for."""
+    """The bytes go through the client then; they are still those of the version that was asked for."""
     plan = proxy.plan("lack", header="x-amz-copy-source", times=None)
     version = shaky.put("repo", b"one")
     shaky.copy("repo", "backup-1", if_match=version)

@@ -38,7 +38,7 @@ def commit_while_busy(mount: Mount, official: icechunk.Repository, scratch: Path
                 stop.touch()
                 assert [nursery.wait(writer) for writer in writers] == [0] * WRITERS, log.read_text()
             since = [Ledger(ledger).done() for ledger in ledgers]
-            # Without `include_open` what is half-way written anew stays as it was at the commit before.
+            # Without `include_open` a half-rewritten file stays as it was at the commit before.
             answer = mount.rpc({"op": "commit", "message": f"commit {number}", "include_open": True})[-1]
             assert answer["type"] == "result", answer
             chunks = _committed(official)

@@ -1,7 +1,7 @@
 """Programs that rewrite, rename and remove chunks without a pause, each with a ledger of what it did when.
 
 A ledger has a line before each operation, which says what the chunks hold after it, and a line after it. So of any
-commit it can be told which moments of each program it may show, and that it shows one of them: nothing that was done
+commit it is known which moments of each program it may show, and that it shows one of them: nothing that was done
 before the commit was asked for may be missing, and nothing that was done later without all that was done before.
 """
 

@@ -97,7 +97,7 @@ class DelayProxy:
         self._process.stdout.close()
 
     def set_delay(self, delay_s: float) -> None:
-        """Changes the latency, and begins to count anew."""
+        """Changes the latency, and begins to count again."""
         self._ask(str(delay_s))
 
     def take_counts(self) -> tuple[int, int, int]:

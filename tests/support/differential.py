@@ -1,10 +1,10 @@
-"""A mounted branch and a plain directory beside it, which have the same done to them.
+"""A mounted branch and a plain directory, which have the same done to them.
 
 Where the two may differ is listed here, and nowhere else:
 
 1.  Names of Zarr v2 metadata cannot be created: EPERM. Icechunk holds Zarr v3 only.
 2.  A file cannot become a `zarr.json` by rename or link unless it is one, and closing one that was written and is
-    none fails: EINVAL. Programs shall hear of it before the commit does.
+    none fails: EINVAL. Programs learn it before the commit does.
 3.  A directory has two links and size 0: counting subdirectories would mean listing them.
 4.  A commit, or following one of others, gives files and directories the default modes, and gives names that shared
     a file and were committed files of their own: Icechunk has neither modes nor links. Both are then done to the
@@ -255,7 +255,7 @@ def populate(root: Path, content: dict[str, bytes]) -> None:
 
 
 def restore(root: Path, path: str, data: bytes) -> None:
-    """Puts a file in its place as another one than was there, whoever has that open."""
+    """Puts a file in its place as another one than was there, which a program may have open."""
     target = root / path
     target.parent.mkdir(parents=True, exist_ok=True)
     new = target.with_name("restored")

@@ -1,4 +1,4 @@
-"""An HTTP proxy in front of an S3 server that throttles, breaks off, loses answers and is slow, as it is told.
+"""An HTTP proxy in front of an S3 server that throttles, breaks off, loses answers and is slow, on demand.
 
     with FaultProxy(server.endpoint_url) as proxy:
         proxy.plan("throttle", method="PUT", times=2)

@@ -107,7 +107,7 @@ class LosingDisk(DiskIo):
 
     Attributes:
         room: How many bytes can still be written; None for any number.
-        syncs: Whether the disk stores what it is told to.
+        syncs: Whether the disk carries out a sync.
         failed_syncs: How often it did not.
     """
 

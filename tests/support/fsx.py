@@ -13,14 +13,14 @@ _PAGE = 4096
 class Exerciser:
     """One file, and what its content must be.
 
-    Each descriptor is opened anew now and then, and which one an operation takes is drawn, too.
+    Each descriptor is opened again now and then, and which one an operation takes is drawn, too.
 
     Attributes:
         content: What the file holds.
     """
 
     def __init__(self, path: Path, content: bytes, seed: int, *, direct: bool = False, makes_it: bool = False) -> None:
-        """Takes a file and what it holds; with `makes_it` there is none yet, and who makes it goes on writing."""
+        """Takes a file and what it holds; with `makes_it` there is none yet, and its maker goes on writing."""
         self.path = path
         self.content = bytearray(content)
         self.log: list[str] = []
@@ -57,7 +57,7 @@ class Exerciser:
         self.close_maker()
 
     def close_maker(self) -> None:
-        """Closes the descriptor of who made the file."""
+        """Closes the maker's descriptor."""
         if self._maker >= 0:
             os.close(self._maker)
             self._maker = -1
@@ -76,7 +76,7 @@ class Exerciser:
         self.check()
 
     def check(self) -> None:
-        """Compares the whole file, as somebody reads it who opens it now."""
+        """Compares the whole file, as a program reads it that opens it now."""
         self._compare("all", self.path.read_bytes(), 0, len(self.content))
 
     def explain(self, what: str) -> str:

@@ -1,4 +1,4 @@
-"""A storage that keeps nothing as it was given: whoever bypasses the interface meets other names and other bytes."""
+"""A storage that keeps nothing as it was given: code that bypasses the interface meets other names and bytes."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace

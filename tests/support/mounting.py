@@ -82,7 +82,7 @@ class Mount:
             return [json.loads(line) for line in conversation.ask(json.dumps(request).encode())]
 
     def refresh(self, tree: str = "") -> dict[str, Any]:
-        """Lets the mount look for new commits, and returns when the kernel has been told."""
+        """Lets the mount look for new commits, and returns when the kernel has dropped what changed."""
         [result] = self.rpc({"op": "refresh"}, tree)
         assert result["type"] == "result", result
         return result

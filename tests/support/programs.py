@@ -1,4 +1,4 @@
-"""Programs at work on a mounted branch: beside the same work in a plain directory, and with the official judge."""
+"""Programs at work on a mounted branch, next to the same work in a plain directory, and with the official judge."""
 
 import contextlib
 import os
@@ -89,7 +89,7 @@ def files_of(root: Path) -> dict[str, bytes]:
 
 
 class Branch:
-    """A mounted branch that can be written to, and a plain directory beside it.
+    """A mounted branch that can be written to, and a plain directory.
 
     Attributes:
         mount: The mount, of the branch alone or of the whole repository.

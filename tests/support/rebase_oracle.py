@@ -44,9 +44,10 @@ class Changes:
 
     @classmethod
     def of(cls, diff: dict[str, Any], files: dict[str, bytes], base: dict[str, bytes]) -> "Changes | None":
-        """Reads them from `diff.json`, and from the files; None for what cannot be told in keys.
+        """Reads them from `diff.json`, and from the files; None for changes that keys do not show.
 
-        That are renames, which are told by node, groups without their members, and chunks that go with the metadata.
+        Those are renames, which `diff.json` lists by node, groups without their members, and chunks that go with
+        the metadata.
         """
         if diff["renamed_nodes"] or diff["dropped_chunks"]:
             return None

@@ -52,7 +52,7 @@ READER = Identity("ICEFSREADER", "reader-secret-0123456789", ("Read", "List"))
 
 
 def find_weed() -> str | None:
-    """Returns the path of the server's program: beside this Python, or on the PATH."""
+    """Returns the path of the server's program: next to this Python, or on the PATH."""
     beside = Path(sysconfig.get_path("scripts")) / "weed"
     return str(beside) if beside.exists() else shutil.which("weed")
 

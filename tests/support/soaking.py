@@ -260,7 +260,7 @@ class Client:
             self.trail[-1] += f": inode {told.st_ino}"
 
     def explain(self, area: Area, path: str, found: bytes) -> str:
-        """Says what was found instead of what was written, and what is found now."""
+        """Describes the bytes that were found instead of those written, and the bytes that are found now."""
         place = self.at(area, path)
         known = {"now": area.files}
         if area.is_own:

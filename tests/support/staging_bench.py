@@ -144,7 +144,7 @@ class Bench:
         return rebased.tip
 
     def theirs(self, changes: Mapping[str, bytes | None], message: str = "theirs") -> None:
-        """Commits beside the working tree: keys and their values, None to delete."""
+        """Commits behind the working tree's back: keys and their values, None to delete."""
         session = self.repository.writable_session("main")
         writer = KeyWriter(session, KeyReader(session))
         for key, data in changes.items():

@@ -1,8 +1,8 @@
 """The same surroundings for every run of the tests, however it was started.
 
 A background job of a shell ignores SIGINT and SIGQUIT, `nohup` ignores SIGHUP, a service has a narrow umask, a
-developer has AWS keys, a proxy and a coloured terminal. What a process ignores or has in its environment goes to its
-children, so a test that interrupts a program, or looks at what it prints, would depend on who started the run.
+developer has AWS keys, a proxy and a coloured terminal. Ignored signals and the environment go to a process's
+children, so a test that interrupts a program, or looks at what it prints, would depend on how the run was started.
 """
 
 import os

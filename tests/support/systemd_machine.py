@@ -94,7 +94,7 @@ class Machine:
         shown = [place for place in (PROJECT, python) if not place.is_relative_to("/usr")]
         boot = ["bash", PROJECT / "tests/support/systemd_boot.sh", self._root, self.shared, *shown]
         # The cgroup namespace begins at the group that the process is in when it is made.
-        die = ["setpriv", "--pdeathsig=KILL"]  # with whoever started the machine
+        die = ["setpriv", "--pdeathsig=KILL"]  # with the process that started the machine
         enter = 'echo $$ >"$0/cgroup.procs"; exec "$@"'
         command = [
             "bash",

@@ -358,7 +358,7 @@ def _check_uncertain(step: Step | None, before: Model, after: Model, files: dict
             # A temporary file that an earlier kill had left is removed first.
             assert path not in before.files or step.kind in {"write", "replace"}, step
             continue
-        # A write that was cut off leaves a part of its bytes, over what was there or over nothing.
+        # A write that was interrupted leaves a part of its bytes, over what was there or over nothing.
         old, found = before.files.get(path, b""), files[path]
         if step.kind == "append":
             assert (old + step.data).startswith(found), (step, len(found))

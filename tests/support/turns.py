@@ -13,7 +13,7 @@ DEADLINE_S = 60
 
 
 class Turns:
-    """Lets one of several actors make its next call, drawn anew for each."""
+    """Lets one of several actors make its next call, drawn again for each."""
 
     def __init__(self, rng: random.Random, actors: Sequence[str]) -> None:
         self._rng = rng

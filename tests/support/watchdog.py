@@ -1,6 +1,6 @@
 """Ends what a failing test waits for: its processes, then the process that runs it.
 
-pytest-timeout fails a test that takes too long, once. What the test does on its way out has no limit: `Popen.__exit__`
+pytest-timeout fails a test that takes too long, once. The test's way out has no limit: `Popen.__exit__`
 waits for a child that nothing ends, a thread is joined that reads from a mount whose daemon hangs. So a second limit
 counts from the start of each test:
 

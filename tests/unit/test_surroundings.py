@@ -1,4 +1,4 @@
-"""How the tests are run: the same whoever starts them, and never without an end."""
+"""How the tests are run: the same from every shell, and never without an end."""
 
 import os
 import shlex

@@ -285,7 +285,7 @@ def test_z5(branch):
 
 
 def test_z5_cannot_write_version_2(branch):
-    """It does not look whether its metadata was written; the commit tells that what it made is nothing."""
+    """It does not look whether its metadata was written; the commit says that its files are no array."""
     import z5py
 
     z5py.File(branch.path / "z5-v2.zarr", "w").create_dataset("x", data=A, chunks=(16, 16))

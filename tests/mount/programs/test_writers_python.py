@@ -76,7 +76,7 @@ def test_zarr_python_creates_overwrites_resizes_appends_and_deletes(branch):
 
 
 def test_local_store_sets_if_not_exists_by_linking(branch):
-    """What is there stays, and no second name is left over."""
+    """The present file stays, and no second name is left over."""
     buffer = zarr.core.buffer.default_buffer_prototype().buffer
     group = b'{"zarr_format":3,"node_type":"group","attributes":{"of":"%s"}}'
 
@@ -95,7 +95,7 @@ def test_local_store_sets_if_not_exists_by_linking(branch):
 
 
 def test_the_root_of_a_mounted_branch_cannot_be_made_anew_but_nothing_is_lost(branch):
-    """Mode `w` removes the directory, and no mountpoint can be removed; what it had removed until then comes back."""
+    """Mode `w` removes the directory, and no mountpoint can be removed; the files that it had removed come back."""
     zarr.open_group(branch.path, mode="a").create_array("kept", shape=(3,), chunks=(1,), dtype="i1")[:] = 1
     branch.commit("kept")
     before = files_of(branch.path)
@@ -165,7 +165,7 @@ def test_dask_writes_from_threads(branch):
 
 def test_dask_writes_from_processes(branch):
     values = np.arange(64 * 48, dtype="i4").reshape(64, 48)
-    # Beside the test and not in it: its threads and a fork do not go together.
+    # Next to the test and not in it: its threads and a fork do not go together.
     program = """
 import sys, dask, dask.array as da, numpy as np, zarr
 values = np.arange(64 * 48, dtype="i4").reshape(64, 48)

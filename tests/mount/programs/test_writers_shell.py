@@ -50,7 +50,7 @@ def test_cp(branch, sources, options):
         name,
         lambda path: run("cp", *options, sources / "one", path),
         lambda path: run("cp", *options, f"{sources}/two/.", path),
-        # Onto itself: what is copied is what is there.
+        # Onto itself: source and target are one.
         lambda path: run("cp", *options, path / "g", path / "copy"),
     )
     group = branch.official(name)
@@ -245,7 +245,7 @@ def test_sed_edits_metadata_in_place(branch, sources):
 
 
 def test_sed_cannot_break_metadata(branch, sources):
-    """What is no metadata is refused when it is put in the place of what was."""
+    """Anything but metadata is refused when it is put in the place of metadata."""
     run("cp", "-r", sources / "one", branch.path / "broken")
     before = (branch.path / "broken/zarr.json").read_bytes()
     run("sed", "-i", "s/node_type/type/", branch.path / "broken/zarr.json", code=4)
@@ -314,7 +314,7 @@ def test_names_of_one_file_are_files_of_their_own_after_the_commit(branch, sourc
 
 
 def test_git_checks_out_into_a_branch(branch, sources, tmp_path):
-    """Its own directory lies elsewhere. What it has checked out it finds unchanged, before a commit as after it."""
+    """Its own directory lies elsewhere. It finds its checkout unchanged, before a commit as after it."""
     git = find_program("git")
     place = branch.path / "git"
     environment = {**os.environ, "GIT_DIR": str(tmp_path / "git"), "GIT_CONFIG_GLOBAL": os.devnull}

@@ -1,4 +1,4 @@
-"""The Python API that writes, on storage in memory; what it does is compared with the official library elsewhere."""
+"""The Python API that writes, on storage in memory; other tests compare it with the official library."""
 
 import asyncio
 import pickle

@@ -1,4 +1,4 @@
-"""Names beside the classes: labels on requests, drawings, upgrades, logging."""
+"""Names besides the classes: labels on requests, drawings, upgrades, logging."""
 
 import asyncio
 import logging

@@ -54,14 +54,14 @@ def test_a_narrow_terminal_breaks_no_id_and_cuts_nothing_off(monkeypatch, capsys
     _print([_row(length)] * num_rows)
     text = click.unstyle(capsys.readouterr().out)
     words = text.split()
-    # Below 60 columns an id beside its name may be wider than the terminal, which then breaks the line itself.
+    # Below 60 columns an id next to its name may be wider than the terminal, which then breaks the line itself.
     assert max(map(len, text.splitlines())) <= max(width, 33)
     for whole in (ID, BASE, "unmounted", "1.2-GiB"):
         assert words.count(whole) == num_rows
     for header in HEADERS:
         assert header in words
     assert "…" not in text
-    # The names of the columns have no r and m beside each other.
+    # The names of the columns have no r and m next to each other.
     assert sum(len(found) for found in re.findall(r"(?<![a-z])r+(?![a-z])", text)) == length * num_rows
     assert sum(len(found) for found in re.findall(r"(?<![a-z])m+(?![a-z])", text)) == length * num_rows
 

@@ -162,7 +162,7 @@ def contents(repo):
 
 
 def test_a_repository_of_a_newer_icechunk_is_left_alone(repo, fail):
-    """Whatever is damaged beside it."""
+    """Whatever else is damaged."""
     data = bytearray(Path(repo, "repo").read_bytes())
     data[36] = 3
     Path(repo, "repo").write_bytes(data)

@@ -151,7 +151,7 @@ def test_config_check(tmp_path, capsys):
 
 @pytest.mark.parametrize("mode", [0o666, 0o622, 0o777])
 def test_a_file_that_others_can_change_is_not_used(tmp_path, capsys, mode):
-    """Whoever can write it chooses what root mounts, where, and where the log goes."""
+    """A user who can write it chooses what root mounts, where, and where the log goes."""
     path = tmp_path / "x.toml"
     path.write_text(LEAST)
     path.chmod(mode)

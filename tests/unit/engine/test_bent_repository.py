@@ -119,7 +119,7 @@ def test_a_repository_is_read_rightly_or_not_at_all(
             except Exception as error:
                 wrong.append(f"{bend}: {error!r}")
             storage.close()
-            # The store answers for itself again: what was kept meanwhile is right.
+            # The store answers for itself again: the cached answers are right.
             store.set_bend(None)
             storage = opened(kind, store)
             with Repository.open(storage, cache=DiskCache(directory, reserve_bytes=0)) as repository:

@@ -1,4 +1,4 @@
-"""Commits that come at each moment of a garbage collection: what they refer to stays."""
+"""Commits that come at each moment of a garbage collection: the objects that they refer to stay."""
 
 import contextlib
 import os

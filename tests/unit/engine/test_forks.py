@@ -454,7 +454,7 @@ def test_a_fork_comes_home_to_a_later_session_where_nothing_is_undone(pair: Writ
     assert contents(found) == inline(_0=b"base", _1=b"base", _3=b"other")
     again = pair.writable_session("main")
     with pytest.raises(SessionStateError, match="NewNodeConflictsWithExistingNode at /x"):
-        forks.merge(again, [fork])  # what it made is there now
+        forks.merge(again, [fork])  # its node is there now
 
 
 def test_a_step_that_several_forks_append_is_refused(repo: WritableRepository):

@@ -1,4 +1,4 @@
-"""Checking repositories: what is damaged is found and named, and what can be brought back is."""
+"""Checking repositories: damage is found and named, and mended where it can be."""
 
 import json
 
@@ -204,5 +204,5 @@ def test_lost_refs_are_made_again():
     again = WritableRepository.open(storage)
     assert again.lookup_branch("mine") == again.lookup_tag("v9") == tip
     assert {"mine", "theirs", "main"} == set(again.refs().branches)
-    # What cannot be done again without asking is told.
+    # Updates that cannot be repeated without asking are listed.
     assert [type(one.kind).__name__ for one in report.lost] == ["MetadataChanged"]

@@ -38,7 +38,7 @@ def array(shape, **attributes):
 
 
 class Story:
-    """A repository, and an account of who changed what last."""
+    """A repository, and an account of the last change of everything."""
 
     def __init__(self, spec_version=2):
         self.repo = WritableRepository.create(MemoryStorage(), spec_version=spec_version)
@@ -108,7 +108,7 @@ def test_owners_are_those_of_the_account(seed, spec_version, tmp_path):
         lineages = Lineages(story.repo.context, cache)
         for _ in range(2):
             story.check(lineages)
-        for number in range(6):  # what was kept is built upon
+        for number in range(6):  # the cache is built upon
             story.commit([("/a", (number % 4, 1))])
             story.check(lineages)
     with LineageCache(tmp_path / "history.db") as cache:
@@ -291,7 +291,7 @@ def test_processes_share_what_is_kept(tmp_path, caplog):
         assert [process.returncode for process in processes] == [0, 0, 0]
     assert len(answers) == 1
     assert answers.pop().count("\n") == 2
-    # What they kept is whole, and needs no log.
+    # Their cache is whole, and needs no log.
     repo.storage.delete([info.key for info in repo.storage.list_objects("transactions/")])
     again = WritableRepository.open(repo.storage)
     tip = again.lookup_branch("main")

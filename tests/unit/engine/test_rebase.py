@@ -1,4 +1,4 @@
-"""Rebases over many commits at once, and fair turns among those who commit to one branch."""
+"""Rebases over many commits at once, and fair turns among writers that commit to one branch."""
 
 import json
 import random

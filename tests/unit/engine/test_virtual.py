@@ -475,7 +475,7 @@ def test_what_was_read_under_its_checksum_is_kept(reader, web, checks):
     assert reader(wanted) == (DATA[10:30], 1)
     assert reader(wanted) == (DATA[10:30], 0)
     assert reader(ref(reader.url, 10, 21, **checks)) == (DATA[10:31], 1)  # another range is something else
-    # The object becomes another one: what was referenced is there still, and what was not read before is refused.
+    # The object becomes another one: the referenced bytes are there still, and unread ones are refused.
     web.tag, web.data = '"v2"', bytes(100)
     assert reader(wanted) == (DATA[10:30], 0)
     assert reader(ref(reader.url, etag="v2")) == (bytes(20), 1)

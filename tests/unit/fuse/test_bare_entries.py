@@ -1,4 +1,4 @@
-"""Directory entries without attributes, and who is sent them."""
+"""Directory entries without attributes, and the readers that get them."""
 
 import pytest
 

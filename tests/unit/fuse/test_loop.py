@@ -172,7 +172,7 @@ async def test_forgetting_is_not_answered(kernel, vfs, running):
     assert ("forget", (9, 3)) in vfs.calls
 
 
-# Requests that are cut off.
+# Requests that are interrupted.
 
 READER = 77
 """The thread behind the requests of a `FakeKernel`."""
@@ -234,7 +234,7 @@ async def test_a_signal_that_a_program_handles_costs_it_nothing(kernel, vfs, run
 
 @pytest.fixture
 def watchful(monkeypatch):
-    """Whoever waits is looked at again and again."""
+    """Waiting programs are looked at again and again."""
     monkeypatch.setattr(interrupts, "LOOK_S", 0.001)
 
 

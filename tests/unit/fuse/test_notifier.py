@@ -9,7 +9,7 @@ from icefs.inode import Invalidations
 
 
 class Kernel(Device):
-    """Notes what it is told, and on which thread."""
+    """Records its calls, and their threads."""
 
     def __init__(self):
         super().__init__(-1, "/mnt")

@@ -60,7 +60,7 @@ class Operation:
 
     Attributes:
         run: Does it.
-        is_true: Tells whether what it returned is so.
+        is_true: Tells whether its answer is true.
         writes: Whether it changes the store.
     """
 

@@ -1,4 +1,4 @@
-"""The disk cache: what it gives back is what was written, whatever happens to it, and it keeps to its room."""
+"""The disk cache: it returns the bytes that were written, whatever happens to its files, and it keeps to its room."""
 
 import errno
 import os

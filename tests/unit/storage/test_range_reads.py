@@ -88,7 +88,7 @@ def read(reads, start, end):
 
 
 def read_or_why(reads, start, end):
-    """Reads a range; returns the bytes, and the errors that it was told of."""
+    """Reads a range; returns the bytes, and the errors that it got."""
     answers, failures = Queue(), []
     assert reads.start(request(start, end), start, end, answers.put, failures.append)
     data = answers.get(timeout=20)

@@ -12,7 +12,7 @@ POLICY = RetryPolicy(max_tries=5, first_contact_tries=2, initial_backoff_s=1.0, 
 
 
 class Script:
-    """An operation that raises what it is told, then returns."""
+    """An operation that raises the given errors, then returns."""
 
     def __init__(self, *errors):
         self.errors = list(errors)

@@ -112,7 +112,7 @@ def test_another_version_writes_what_differs(repo, tmp_path):
     changed = {"big/c/1", "big/c/9", "g/dot/zarr.json"}
     assert {path for path in after if after[path] != before.get(path)} == changed
     assert {after[path] for path in changed} == {repo.lookup_snapshot(second).flushed_at * 1000}
-    # What is gone stays known as such, until it is deleted.
+    # Removed files stay known as such, until they are deleted.
     assert export(repo, target).left == gone
     done = export(repo, target, delete=True, dry_run=True)
     assert (done.deleted, len(files(target))) == (gone, len(expected) + len(gone))
@@ -516,7 +516,7 @@ def test_an_array_whose_chunk_keys_nobody_knows_is_left_out_by_name(separator, t
 
 @pytest.mark.parametrize("force", [False, True], ids=["again", "forced"])
 def test_an_export_writes_through_no_link_of_its_target(repo, tmp_path, force):
-    """Each file that a link keeps out is named; the link stays, and what it leads to is as it was."""
+    """Each file that a link keeps out is named; the link stays, and its target is as it was."""
     target, outside = tmp_path / "out", tmp_path / "outside"
     if not force:
         export(repo, target)

@@ -134,7 +134,7 @@ def test_a_group_of_the_repository(repo, tmp_path, state):
     inside = {key.removeprefix("a/b/"): data for key, data in read(repo).items() if key.startswith("a/b/")}
     assert inside == sample()
     assert {key for key in read(repo) if not key.startswith("a/b/")} == {"zarr.json", "a/zarr.json"}
-    # Beside it, the rest stays.
+    # The rest stays.
     one = write(tmp_path / "one", {"zarr.json": array([4]), "c/1": b"x"})
     import_directory(repo, ImportRequest(one, state, path="/a/c"))
     assert read(repo) | {"a/c/c/1": b"x"} == read(repo)
@@ -209,7 +209,7 @@ def test_what_is_no_zarr_is_said(repo, tmp_path, state):
 
 @pytest.mark.parametrize("key", ["c/1", "zarr.json"])
 def test_links_are_not_followed(repo, tmp_path, state, key):
-    """Whoever made the directory must not choose which of the user's files come into the repository."""
+    """The maker of the directory must not choose which of the user's files come into the repository."""
     (tmp_path / "elsewhere").write_bytes(array([2]))
     source = write(tmp_path / "z", {"zarr.json": GROUP, "a/zarr.json": array([2]), "a/c/0": b"here"})
     (tmp_path / "z/a" / key).unlink(missing_ok=True)
@@ -447,7 +447,7 @@ def test_records_of_imports_that_nobody_repeats_go(repo, tmp_path, state):
         import_directory(repo, ImportRequest(sources["now"], state, path="/now"))
         there = {name for name, path in path_of.items() if path.exists()}
         assert there == {"young", "interrupted", "running", "now"}
-    # What is left is of use: the interrupted import goes on, and a finished one knows that it has nothing to do.
+    # The records that are left are of use: the interrupted import goes on, and a finished one has nothing to do.
     assert import_directory(repo, ImportRequest(sources["interrupted"], state, path="/interrupted")).stored_chunks == 0
     assert import_directory(repo, ImportRequest(sources["young"], state, path="/young")).is_repeated
 

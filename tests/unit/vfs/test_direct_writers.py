@@ -1,4 +1,4 @@
-"""Which files are written past the kernel's page cache, and when the kernel is told to drop what it has of them."""
+"""Which files are written past the kernel's page cache, and when the kernel has to drop their pages."""
 
 from icefs.vfs.branches.working_handles import DirectWriters
 from tests.support.fake_vfs import FakeNotifier

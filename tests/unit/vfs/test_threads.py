@@ -1,4 +1,4 @@
-"""Worker threads, and what they bring into memory, with those who wait being cancelled or not."""
+"""Worker threads, and the things that they bring into memory, for waiters that are cancelled or not."""
 
 import threading
 
@@ -50,7 +50,7 @@ class Load:
 
 
 class Asker:
-    """One who waits for what is missing."""
+    """A waiter for something missing."""
 
     def __init__(self, fetches, load, nursery):
         self.scope = trio.CancelScope()
@@ -68,7 +68,7 @@ class Asker:
 
 
 async def landed(threads):
-    await trio.testing.wait_all_tasks_blocked()  # whoever was just started has asked
+    await trio.testing.wait_all_tasks_blocked()  # the tasks that were just started have asked
     await until(lambda: not threads.pending)
     await trio.testing.wait_all_tasks_blocked()
 

@@ -1,4 +1,4 @@
-"""Numbers of what was replaced long ago are forgotten, and stay stale; those in use stay what they are."""
+"""Numbers of files that were replaced long ago are forgotten, and stay stale; those in use stay as they are."""
 
 from types import SimpleNamespace
 

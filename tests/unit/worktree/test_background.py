@@ -137,7 +137,7 @@ def test_uploads_are_remembered_over_a_restart(staged: StagedChunks) -> None:
     staged.reopen()
     staged.start_uploads(SOON)
     assert staged.wait_for(lambda state: state.stored == 10).pending == 0
-    # What was uploaded stays as it was: writers get a file of their own, after a restart as well.
+    # Uploaded files stay as they were: writers get a file of their own, after a restart as well.
     handle = staged.driver.open(path_of((0, 0)), os.O_WRONLY)
     staged.driver.tree.write(handle, 0, b"new")
     staged.driver.close(handle)
@@ -196,7 +196,7 @@ def test_small_chunks_wait_for_their_neighbours(staged: StagedChunks) -> None:
     chunks = several(100, 2000)
     staged.start_uploads(PACKED)
     staged.write(chunks)
-    # 64 KiB hold 32 of them. What may still get neighbours waits.
+    # 64 KiB hold 32 of them. Files that may still get neighbours wait.
     state = staged.wait_for(lambda state: state.stored >= 64)
     staged.wait_for(lambda state: state.stored + state.pending == 100)
     assert state.pending > 0

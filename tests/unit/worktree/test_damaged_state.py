@@ -1,7 +1,7 @@
 """Every file of a state directory, damaged in every way, at every moment: no change is lost without a word.
 
-The files are those that a real working tree has: a new one is covered by itself. One file is damaged at a time. What
-the tree shows afterwards is compared with what it showed before: a damaged spool file may cost the bytes of the path
+The files are those that a real working tree has: a new one is covered by itself. One file is damaged at a time. The
+tree is compared with itself before the damage: a damaged spool file may cost the bytes of the path
 that it belongs to, which is then named; any other damage costs nothing. `ICEFS_SOAK=1` tries each file and kind many
 times, on larger trees.
 """
@@ -79,7 +79,7 @@ def begin_commit(driver: Driver) -> None:
 
 
 def last_work(driver: Driver, failed: set[str]) -> None:
-    """Works on a tree of which a file is damaged; notes the paths at which that failed, and so was told."""
+    """Works on a tree of which a file is damaged; records the paths at which that failed with an error."""
     with failing(failed, "late", "a/c/7"):
         driver.write("late", b"late")
         driver.rename("late", "a/c/7")

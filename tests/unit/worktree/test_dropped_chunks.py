@@ -1,4 +1,4 @@
-"""An edited `zarr.json` that has no place for chunks of the base: what it drops is told, once and completely."""
+"""An edited `zarr.json` that has no place for chunks of the base: dropped chunks are reported once and completely."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The process is killed, again and again; what it had done is there, and what it was doing is done or not."""
+"""The process is killed, again and again; finished steps are there, and the last one is done or not."""
 
 import os
 import random

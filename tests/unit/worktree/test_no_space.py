@@ -209,7 +209,7 @@ def test_a_disk_that_really_is_full(small_disk: Path) -> None:
 
 @pytest.mark.parametrize("size", [5, 100])
 def test_a_truncation_that_meets_a_full_disk_is_done_or_not(tmp_path: Path, size: int) -> None:
-    """Its bytes may be cut before its row cannot be written; what is seen then is what is found later."""
+    """Its bytes may be cut before its row cannot be written; the content seen then is found later."""
     fuse = Fuse()
     for place in range(3):
         driver = prepared(tmp_path / str(place), fuse)

@@ -1,4 +1,4 @@
-"""Power is lost after an fsync: what was synced is there with its bytes, and nothing keeps the tree from opening."""
+"""Power is lost after an fsync: synced files are there with their bytes, and nothing keeps the tree from opening."""
 
 import os
 import random

@@ -1,8 +1,8 @@
 """Chunks of sizes that their codecs rule out are no part of a commit or an import, however they come about.
 
 For each chain of codecs and each grid, chunks of sizes around what the codecs allow come to be in each way that there
-is: written anew or over a chunk of the base, renamed one by one, in directories or with their array, or left as they
-were under an edited `zarr.json`; and in a directory that is imported. What `fsck` finds afterwards is nothing.
+is: written as new or over a chunk of the base, renamed one by one, in directories or with their array, or left as they
+were under an edited `zarr.json`; and in a directory that is imported. `fsck` finds nothing afterwards.
 """
 
 import itertools
@@ -247,7 +247,7 @@ def test_an_edit_that_rules_out_chunks_which_the_array_keeps(bench, codec, now, 
 
 
 def test_an_edit_that_leaves_no_chunk_of_the_wrong_size_is_committed(bench):
-    """What lies outside of a smaller grid is dropped, what was removed is gone."""
+    """Chunks outside of a smaller grid are dropped, removed ones are gone."""
     kind = Kind("bytes", "regular")
     bench.write_all(kind.files("a"))
     bench.commit()

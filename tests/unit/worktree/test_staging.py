@@ -1,4 +1,4 @@
-"""Working trees against plain dictionaries: what is committed is what the files say."""
+"""Working trees against plain dictionaries: commits hold what the files say."""
 
 import pytest
 

@@ -20,7 +20,7 @@ SPARED = SPARED_BYTES // MIB
 
 
 class Disk:
-    """Notes what it was told to begin with; a file that is not there cannot be opened."""
+    """Records the files that it was to begin with; a file that is not there cannot be opened."""
 
     def __init__(self) -> None:
         self.begun: list[str] = []

@@ -1,4 +1,4 @@
-"""The bridge from zarr-python's event loop to the engine; what it answers is tested by test_reader and conformance."""
+"""The bridge from zarr-python's event loop to the engine; test_reader and conformance test its answers."""
 
 import asyncio
 import pickle
