@@ -169,7 +169,7 @@ class History:
         if is_sent:
             restored = restore_session(*pickle.loads(pickle.dumps(session_state(session))))
             assert isinstance(restored, WritableSession)
-            # Not the repository as it was opened anew, which is another one in memory.
+            # Not the repository as it was opened again, which is another one in memory.
             session = WritableSession(self.repo.context, session.snapshot, None, origin_id=restored.draft.origin_id)
         self.writers.append(Writer(session, writer.known, writer.content))
 

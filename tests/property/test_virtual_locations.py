@@ -1,8 +1,8 @@
 """Generated locations of virtual chunks: one that is taken leads to exactly the object of that name.
 
 The meaning of the location is worked out here once more, in the plainest way: everything after the bucket, host or root
-is the name, percent-encoding decoded, and nothing ends it. A web server that has every object, with the hash of its name
-as its bytes, plays S3 and the web; for files the named file and those of shorter and decoded names are made.
+is the name, percent-encoding decoded, and nothing ends it. A web server that has every object, with the hash of its
+name as its bytes, plays S3 and the web; for files the named file and those of shorter and decoded names are made.
 Divergences 78 and 79 list the refused locations.
 """
 
