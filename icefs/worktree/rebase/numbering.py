@@ -125,7 +125,8 @@ def tree_entries(core: TreeCore, paths: Iterable[str]) -> Iterator[Entry]:
         if above not in inos:
             with suppress(FormatError, StorageError):
                 found = _find(core, above)
-                inos[above] = 0 if found is None else core.entry(found).attr.ino
+                attr = None if found is None else core.entry(found).attr
+                inos[above] = attr.ino if attr is not None and attr.is_dir else 0
         if inos.get(above):
             yield inos[above], _encoded(name)
 
