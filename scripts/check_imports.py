@@ -37,10 +37,6 @@ KNOWN_CYCLES = frozenset(
         ("icefs.api.store", "icefs.api.session"),
         # cli
         ("icefs.cli.support.graph", "icefs.cli.commands.history"),
-        # vfs.control
-        ("icefs.vfs.control.mount_control", "icefs.vfs.filesystem"),
-        ("icefs.vfs.control.observing_rpc", "icefs.vfs.filesystem"),
-        # vfs.observe
     )
 )
 

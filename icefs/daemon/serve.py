@@ -31,6 +31,7 @@ from icefs.fuse.boundary import OPERATIONS, Recorder
 from icefs.fuse.connection import Connection
 from icefs.fuse.notifier import KernelNotifier
 from icefs.storage.url import redact
+from icefs.vfs.control.mount_control import MountControl
 from icefs.vfs.control.observing_rpc import set_level
 from icefs.vfs.filesystem import FileSystem
 from icefs.vfs.observe.stats import Stats
@@ -63,7 +64,7 @@ def serve(prepared: Prepared, on_ready: Callable[[], None], reread: Callable[[],
     _raise_file_limit()
     stats = Stats(OPERATIONS)
     notifier = KernelNotifier()
-    fs = FileSystem(prepared.repository, prepared.refs, prepared.request, notifier, stats)
+    fs = FileSystem(prepared.repository, prepared.refs, prepared.request, notifier, stats, MountControl)
     manager = ServiceManager.from_environment()
     set_level(fs, options.log_level)
     service = Service(

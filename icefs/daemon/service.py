@@ -25,6 +25,7 @@ from icefs.errors import IcefsError
 from icefs.storage.url import redact
 from icefs.vfs.branches.branch_tree import BranchTree
 from icefs.vfs.control.observing_rpc import set_level
+from icefs.vfs.control.uncommitted import list_uncommitted
 from icefs.vfs.filesystem import FileSystem
 
 logger = logging.getLogger(__name__)
@@ -91,7 +92,7 @@ class Service:
             self._manager.notify(READY="1", STATUS=self._last_line)
             if self._manager.is_there:
                 # Also those that an earlier mount left in branches that no program has looked at.
-                await in_background("looking for uncommitted changes", self._fs.control.uncommitted)
+                await in_background("looking for uncommitted changes", partial(list_uncommitted, self._fs))
                 nursery.start_soon(self._keep_status)
 
     async def _ping(self, interval_s: float) -> None:

@@ -27,7 +27,6 @@ from icefs.vfs.branches.branch_tree import BranchTree
 from icefs.vfs.branches.settings import WorkingSettings
 from icefs.vfs.chunks.fetcher import ChunkFetcher
 from icefs.vfs.chunks.reader import ChunkOpener
-from icefs.vfs.control.mount_control import MountControl
 from icefs.vfs.fetches import Fetches, ask
 from icefs.vfs.handles import HandleTable
 from icefs.vfs.inodes.table import InodeSpace
@@ -90,10 +89,27 @@ class FileSystem:
     wants_flush: bool
 
     def __init__(
-        self, repository: Repository, refs: Refs, request: MountRequest, notifier: Notifier, stats: Stats
+        self,
+        repository: Repository,
+        refs: Refs,
+        request: MountRequest,
+        notifier: Notifier,
+        stats: Stats,
+        make_controls: "Callable[[FileSystem], ControlMaker]",
     ) -> None:
-        """Makes the file system's trees; reads a snapshot's time for a single tree, so it may block."""
+        """Makes the file system's trees; reads a snapshot's time for a single tree, so it may block.
+
+        Args:
+            repository: What is mounted.
+            refs: Its refs as they are now.
+            request: What of it, and how.
+            notifier: Invalidates what the kernel caches.
+            stats: Counts requests.
+            make_controls: Returns what makes the control directories.
+        """
         self.repository = repository
+        self.facts = request.facts
+        self.ownership = request.ownership
         self.stats = stats
         self.handles = HandleTable()
         self._notifier = notifier
@@ -112,7 +128,7 @@ class FileSystem:
         self._loaded: LoadedTrees | None = None
         self.outcomes = Outcomes()
         self.observer = Observer(self, _meter_of(repository.storage), request.facts)
-        self.control = MountControl(self, request.facts, request.ownership)
+        self._controls = make_controls(self)
         self._history_cache = None if request.history_cache is None else LineageCache(request.history_cache)
         self.space = InodeSpace()
         context = TreeContext(
@@ -124,7 +140,7 @@ class FileSystem:
         if request.snapshot_id is None:
             self.root = self._root_tree(context, working, refs)
         else:
-            self.single = _single_tree(context, working, request, self.control)
+            self.single = _single_tree(context, working, request, self._controls)
         single_branch = self.single if isinstance(self.single, BranchTree) else None
         self.follower = Follower(
             repository, self._controllers, notifier, refs, self.root, single_branch, self.open_inos
@@ -154,7 +170,7 @@ class FileSystem:
             return root.directory_ino(name)
 
         self._loaded = LoadedTrees(self.space, self._notifier, self._is_open, directory_ino, forget_tree)
-        root = RootTree(context, working, refs, self.control, self._loaded, time.time_ns())
+        root = RootTree(context, working, refs, self._controls, self._loaded, time.time_ns())
         return root
 
     def branches(self) -> list[BranchTree]:

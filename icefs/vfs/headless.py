@@ -22,6 +22,7 @@ from icefs.vfs.branches.branch_tree import BranchTree
 from icefs.vfs.branches.writable_branch import WritableBranch
 from icefs.vfs.commit.request import CommitRequest
 from icefs.vfs.control.branch_control import WorkingControl
+from icefs.vfs.control.mount_control import MountControl
 from icefs.vfs.filesystem import FileSystem, MountRequest
 from icefs.vfs.inodes.table import ROOT_INO
 from icefs.vfs.observe.stats import Stats
@@ -103,7 +104,7 @@ def _run[T](
         uploads=uploads,
         state_directory=directory,
     )
-    fs = FileSystem(repository, refs, request, _NoKernel(), Stats(()))
+    fs = FileSystem(repository, refs, request, _NoKernel(), Stats(()), MountControl)
 
     async def main() -> T:
         [branch] = fs.branches()

@@ -14,6 +14,7 @@ from icefs.fuse.boundary import OPERATIONS
 from icefs.storage.base import Storage
 from icefs.storage.cache.disk import DiskCache
 from icefs.vfs.attrs import Attr, EntryRun, Ownership
+from icefs.vfs.control.mount_control import MountControl
 from icefs.vfs.filesystem import FileSystem, MountRequest
 from icefs.vfs.inodes.table import ROOT_INO
 from icefs.vfs.observe.mount_facts import MountFacts
@@ -139,7 +140,7 @@ async def mounted(
     facts = MountFacts({"version": "1.2.3", "mountpoint": "/mnt"})
     request = MountRequest(OWNERSHIP, kind, name, shown, memory_bytes, facts)
     notifier = FakeNotifier()
-    fs = FileSystem(repository, refs, request, notifier, Stats(OPERATIONS))
+    fs = FileSystem(repository, refs, request, notifier, Stats(OPERATIONS), MountControl)
     try:
         yield Driver(fs, notifier)
     finally:

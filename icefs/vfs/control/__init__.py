@@ -7,5 +7,6 @@ rpc             the file `rpc`: one request, one answer
 observing_rpc   requests about the mount itself
 jobs            work in a thread, with progress, that can be cancelled
 reports         texts and JSON about trees and mounts
+uncommitted     which branches have uncommitted changes, or damage
 status_text     `status` and `diff` as text
 """

@@ -6,22 +6,20 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import Any, Final, NoReturn
 
-from icefs.errors import IcefsError, InvalidInputError, ReadOnlyError
+from icefs.errors import InvalidInputError, ReadOnlyError
 from icefs.storage.url import redact
-from icefs.vfs.attrs import Ownership
 from icefs.vfs.branches.branch_tree import BranchTree
-from icefs.vfs.branches.writable_branch import WritableBranch
 from icefs.vfs.chunks.warmup import warm_up
 from icefs.vfs.control import reports
 from icefs.vfs.control.branch_control import WorkingControl
 from icefs.vfs.control.jobs import Answer
 from icefs.vfs.control.observing_rpc import observing_operations
-from icefs.vfs.control.rpc import Operation, RpcHandle, error_facts
-from icefs.vfs.names import encode_ref
+from icefs.vfs.control.rpc import Operation, RpcHandle
+from icefs.vfs.control.uncommitted import has_changes, list_uncommitted
+from icefs.vfs.filesystem import FileSystem
 from icefs.vfs.observe.access_log import as_text, recent_accesses
-from icefs.vfs.observe.mount_facts import MountFacts
 from icefs.vfs.observe.report import Look
 from icefs.vfs.observe.stats import RING
 from icefs.vfs.refs.root import RootTree
@@ -29,10 +27,6 @@ from icefs.vfs.trees.control_dir import ControlDir, ControlFile
 from icefs.vfs.trees.finder import open_session
 from icefs.vfs.trees.snapshot_tree import SnapshotTree
 from icefs.words import plural, quoted, some, visible
-
-if TYPE_CHECKING:
-    # The file system owns this part of itself; it is named here for typing alone.
-    from icefs.vfs.filesystem import FileSystem
 
 _SHOWN: Final = 10
 
@@ -64,10 +58,11 @@ class MountControl:
     with them can be read.
     """
 
-    def __init__(self, fs: "FileSystem", facts: MountFacts, ownership: Ownership) -> None:
+    def __init__(self, fs: FileSystem) -> None:
+        """Takes the file system, which is about to make its trees."""
         self._fs = fs
-        self._facts = facts
-        self._ownership = ownership
+        self._facts = fs.facts
+        self._ownership = fs.ownership
         self._started_ns = time.time_ns()
 
     def for_snapshot(self, tree: SnapshotTree) -> ControlDir:
@@ -174,7 +169,7 @@ class MountControl:
                 {
                     **branch.facts(),
                     "snapshot": str(branch.snapshot_id),
-                    "has_changes": _has_changes(branch),
+                    "has_changes": has_changes(branch),
                     "problem": _problem(branch),
                 }
                 for branch in fs.branches()
@@ -216,7 +211,7 @@ class MountControl:
             yield await self._fs.in_thread(partial(reports.tree_status, self._fs.repository, facts, snapshot_id))
 
         async def uncommitted(request: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any]]:
-            yield {"branches": await self.uncommitted()}
+            yield {"branches": await list_uncommitted(self._fs)}
 
         tree = None if shown is None else shown.tree
         operations: dict[str, Operation] = {
@@ -236,24 +231,6 @@ class MountControl:
             operations |= {"uncommitted": uncommitted, **observing_operations(self._fs)}
         return operations
 
-    async def uncommitted(self) -> list[dict[str, Any]]:
-        """Lists the branches with changes or damage, also those that nobody has looked at since the mount began."""
-        fs = self._fs
-        if fs.root is not None:
-            # Each branch's tree is made, which finds out whether a working tree was left for it.
-            directory = fs.root.directory_ino("branches")
-            for name in fs.follower.refs.branches:
-                text = encode_ref(name)
-                if text is not None and name not in fs.root.branches:
-                    fs.forget((await fs.lookup(directory, text)).ino, 1)
-        found: list[dict[str, Any]] = []
-        for branch in fs.branches():
-            if branch.writable is not None:
-                line = await _uncommitted(branch, branch.writable)
-                if line is not None:
-                    found.append(line)
-        return sorted(found, key=lambda line: line["name"])
-
     async def _warm_up(self, tree: SnapshotTree, request: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any]]:
         repository, snapshot_id = self._fs.repository, tree.snapshot_id
         session = await self._fs.in_thread(lambda: open_session(repository, snapshot_id))
@@ -270,46 +247,6 @@ async def _refuse(tree: SnapshotTree | None, request: Mapping[str, Any]) -> NoRe
         )
     identity = tree.identity
     raise ReadOnlyError(f"this tree is read-only: {identity.kind} {quoted(identity.name or str(tree.snapshot_id))}")
-
-
-async def _uncommitted(branch: BranchTree, writable: WritableBranch) -> dict[str, Any] | None:
-    """Describes a branch with changes or damage, or whose working tree cannot be opened; None for any other."""
-    facts: dict[str, Any] = {"name": branch.name, "path": branch.label or "."}
-    directory = str(writable.life.state_directory)
-    try:
-        await writable.operations.look()
-    except IcefsError as error:
-        return {
-            **facts,
-            "base": str(branch.snapshot_id),
-            "background": None,
-            "has_changes": True,
-            "damage": None,
-            "error": error_facts(error),
-            "directory": directory,
-        }
-    work = writable.work
-    damage = None if work is None else reports.damage_facts(work)
-    has_changes = _has_changes(branch)
-    if not has_changes and damage is None:
-        return None
-    return {
-        **facts,
-        "base": str(branch.snapshot_id),
-        "background": None if work is None else reports.background_facts(work.uploads),
-        "has_changes": has_changes,
-        "damage": damage,
-        "error": None,
-        "directory": directory,
-    }
-
-
-def _has_changes(branch: BranchTree) -> bool:
-    """Tells whether there is anything uncommitted; a working tree that waits to be opened is taken to have some."""
-    writable = branch.writable
-    if writable is None:
-        return False
-    return writable.life.is_left or (writable.work is not None and writable.work.has_changes())
 
 
 def _problem(branch: BranchTree) -> str | None:

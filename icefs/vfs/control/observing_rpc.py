@@ -3,15 +3,13 @@
 import logging
 from collections.abc import AsyncGenerator, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from icefs.errors import InvalidInputError
 from icefs.vfs.control.rpc import Operation
+from icefs.vfs.filesystem import FileSystem
 from icefs.vfs.observe.access_log import log_accesses, programs_accesses, recent_accesses
 from icefs.vfs.observe.stats import RING
-
-if TYPE_CHECKING:
-    from icefs.vfs.filesystem import FileSystem
 
 logger = logging.getLogger(__name__)
 
@@ -19,7 +17,7 @@ LEVELS: Final = ("debug", "info", "warning", "error")
 """How much can be logged, most first."""
 
 
-def set_level(fs: "FileSystem", level: str) -> None:
+def set_level(fs: FileSystem, level: str) -> None:
     """Logs from now on what is at least so important; at `debug`, each request."""
     logging.getLogger().setLevel(level.upper())
     log_accesses(fs.stats, fs, enabled=level == "debug")
@@ -30,7 +28,7 @@ def get_level() -> str:
     return logging.getLevelName(logging.getLogger().level).lower()
 
 
-def observing_operations(fs: "FileSystem") -> dict[str, Operation]:
+def observing_operations(fs: FileSystem) -> dict[str, Operation]:
     """Returns the operations, by name."""
 
     async def stats(request: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any]]:

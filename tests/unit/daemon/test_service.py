@@ -71,17 +71,20 @@ class FakeFs:
         self.repository = SimpleNamespace(storage=SimpleNamespace(url="s3://user:secret@bucket/era5"))
         refs = SimpleNamespace(branches=branches, tags=dict.fromkeys(tags))
         self.follower = SimpleNamespace(refs=refs, problem=problem)
-        self.root = SimpleNamespace(branches={})
+        self.root = SimpleNamespace(branches={}, directory_ino=lambda name: 5)
         self.single = None
         self.stats = Stats(())
-        self.control = SimpleNamespace(uncommitted=self.uncommitted)
         self.asked = 0
 
     def branches(self):
         return []
 
-    async def uncommitted(self):
+    async def lookup(self, parent, name):
         self.asked += 1
+        return SimpleNamespace(ino=6)
+
+    def forget(self, ino, count):
+        assert (ino, count) == (6, 1)
 
 
 def service_of(ours, fs, mountpoint, reread=None, cache=None, needs_cache=True):
