@@ -54,8 +54,8 @@ s3: setup-tests ## Tests against a real S3 server
 
 check: lint types test ## Everything CI runs
 
-soak: setup-tests ## The generating tests, as deep as they go (an hour and more)
-	@ICEFS_SOAK=1 $(PYTEST_ALL) --timeout 0 $$(grep -rl --include='test_*.py' ICEFS_SOAK tests)
+soak: setup-tests ## The generating tests, as deep as they go (some hours; in a copy, so that you can go on)
+	@$(BIN)/python -m tests.support.soak $(SOAK)
 
 bench: setup ## Measure, against a do-nothing file system and the official library
 	@$(BIN)/python -m tests.benchmarks

@@ -8,6 +8,7 @@ from hypothesis import settings
 
 from tests.support import surroundings
 from tests.support.ci import IN_CI, require
+from tests.support.soak import LIMIT_S, SOAK
 from tests.support.watchdog import Watchdog
 
 surroundings.normalise()
@@ -17,7 +18,8 @@ pytest.register_assert_rewrite("tests.support.storage_contract")
 settings.register_profile("dev", max_examples=25, deadline=None)
 settings.register_profile("ci", max_examples=100, deadline=None, derandomize=True)
 settings.register_profile("deep", max_examples=2000, deadline=None)
-PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "ci" if IN_CI else "dev")
+settings.register_profile("soak", max_examples=1000, deadline=None)
+PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "soak" if SOAK else "ci" if IN_CI else "dev")
 settings.load_profile(PROFILE)
 
 # What a test has for its end after pytest-timeout has failed it.
@@ -33,6 +35,12 @@ def pytest_configure(config: pytest.Config) -> None:
     if PROFILE == "deep" and config.option.timeout is None:
         config.option.timeout = 0
     config.stash[WATCHDOG] = Watchdog(GRACE_S)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Gives each test of a long run one limit, whatever it has for an ordinary one."""
+    for item in items if SOAK else ():
+        item.add_marker(pytest.mark.timeout(LIMIT_S), append=False)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -24,6 +24,7 @@ from icefs.engine.write.repository import WritableRepository
 from icefs.storage.url import open_storage
 from tests.mount.test_disk_full import small_disk
 from tests.support.killing import Place, killing_place, rounds
+from tests.support.soak import depth
 
 CHUNK = 256 << 10
 CHUNKS = 6
@@ -232,7 +233,7 @@ class Programs:
                 assert after[row] == file
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(depth(3, 40)))
 def test_what_nobody_waits_for_is_stored_or_known_as_lost(place: Place, seed: int) -> None:
     programs = Programs(place, seed)
     steps = [programs.map] * 8 + [programs.extend, programs.fill] * 3 + [programs.empty]

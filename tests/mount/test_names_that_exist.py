@@ -18,12 +18,13 @@ import pytest
 from tests.conformance.official import GROUP, commit, create, loose_array_json
 from tests.support.killing import rounds
 from tests.support.mounting import mounted
+from tests.support.soak import depth
 
 SIZE = 3000
 NAMES = ["0", "1", "2"]
 DIRECTORIES = ["x", "y", "y/z"]
 THREADS = 8
-SECONDS = rounds(4)
+SECONDS = rounds(depth(4, 200))
 
 KEYS = {
     "zarr.json": GROUP,

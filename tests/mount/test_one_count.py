@@ -20,9 +20,9 @@ from icefs.storage.url import open_storage
 from icefs.vfs.commit.staged_report import count_changes
 from tests.support.counts import check
 from tests.support.mounting import mounted
+from tests.support.soak import depth
 
-SOAK = os.environ.get("ICEFS_SOAK") is not None
-SECONDS = 240 if SOAK else 0
+SECONDS = depth(0, 240)
 ROUNDS = 8
 
 
@@ -105,7 +105,6 @@ def fill(root):
         (root / "zarr.json").write_text('{"zarr_format": 3, "node_type": "group", "attributes": {}}')
 
 
-@pytest.mark.timeout(0 if SOAK else 180)
 def test_status_discard_sessions_and_commit_count_the_same(tmp_path, capsys):
     repo, state = tmp_path / "repo", tmp_path / "state"
     build(repo)
@@ -145,7 +144,6 @@ def test_status_discard_sessions_and_commit_count_the_same(tmp_path, capsys):
             assert main(["discard", str(root), "--all"]) == 0
 
 
-@pytest.mark.timeout(0 if SOAK else 180)
 def test_what_is_dropped_at_paths_one_after_the_other_adds_up(tmp_path, capsys):
     repo = tmp_path / "repo"
     build(repo)

@@ -3,7 +3,6 @@
 The interleavings are drawn by seed (`tests/support/collecting.py`). `ICEFS_SOAK=1` runs many more of them.
 """
 
-import os
 import random
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,8 +13,9 @@ import pytest
 from icefs.storage.local.store import LocalStorage
 from icefs.storage.memory import MemoryStorage
 from tests.support.collecting import World, run_uploads
+from tests.support.soak import depth
 
-SEEDS = range(400 if os.environ.get("ICEFS_SOAK") == "1" else 8)
+SEEDS = range(depth(8, 400))
 STEPS = 40
 
 icechunk.set_logs_filter("off")

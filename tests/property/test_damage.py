@@ -5,7 +5,6 @@ and by one opened after it. `ICEFS_SOAK=1` flips many more bits.
 """
 
 import json
-import os
 import random
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -26,8 +25,9 @@ from icefs.format.ids import SnapshotId
 from icefs.format.layout import CONFIG_V1, REPO_INFO, manifest_key, snapshot_key, transaction_log_key
 from icefs.format.repo.refs_v1 import branch_key
 from icefs.storage.memory import MemoryStorage
+from tests.support.soak import depth
 
-FLIPS = 60 if os.environ.get("ICEFS_SOAK") == "1" else 4
+FLIPS = depth(4, 60)
 LATER = 10**13
 GROUP = b'{"zarr_format":3,"node_type":"group","attributes":{}}'
 

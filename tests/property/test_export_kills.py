@@ -1,7 +1,6 @@
 """Exports that are killed at any step leave no array with missing data, and the next export completes them."""
 
 import json
-import os
 import random
 import shutil
 import signal
@@ -14,14 +13,12 @@ from icefs.engine.write.repository import WritableRepository
 from icefs.storage.local.store import LocalStorage
 from icefs.transfer.importing import ImportRequest, import_directory
 from tests.support.killing import Nursery
+from tests.support.soak import SOAK
 from tests.unit.transfer.test_exporting import change, files
 from tests.unit.transfer.test_importing import few, read, sample, write
 
-_SOAK = bool(os.environ.get("ICEFS_SOAK"))
-_CASES = 400 if _SOAK else 14
+_CASES = 400 if SOAK else 14
 _STEPS = 90
-
-pytestmark = pytest.mark.timeout(900 if _SOAK else 100)
 
 type Keys = dict[str, bytes]
 
@@ -102,7 +99,7 @@ def test_a_killed_export_leaves_no_array_with_missing_data(
 def test_each_step_of_a_first_export_is_one_to_die_at(nursery: Nursery, tmp_path: Path):
     repo = WritableRepository.create(LocalStorage(tmp_path / "repo"))
     import_directory(repo, ImportRequest(write(tmp_path / "source", few()), tmp_path / "import"))
-    for step in range(1, 200, 1 if _SOAK else 4):
+    for step in range(1, 200, 1 if SOAK else 4):
         target, log = tmp_path / f"out{step}", tmp_path / "log"
         arguments = (str(tmp_path / "repo"), str(target), str(tmp_path / "state"), "main", False)
         pid = nursery.start("tests.support.dying_export:export_and_die", log, *arguments, step, waits=True)
@@ -120,7 +117,7 @@ def test_each_step_of_a_first_export_is_one_to_die_at(nursery: Nursery, tmp_path
     assert step > 20
 
 
-@pytest.mark.parametrize("delete", [True, False] if _SOAK else [True])
+@pytest.mark.parametrize("delete", [True, False] if SOAK else [True])
 def test_each_step_of_an_update_is_one_to_die_at(
     delete: bool, nursery: Nursery, versions: tuple[Path, list[str], list[Keys]], tmp_path: Path
 ):
@@ -132,7 +129,7 @@ def test_each_step_of_an_update_is_one_to_die_at(
         pid = nursery.start("tests.support.dying_export:export_and_die", log, *arguments, waits=True)
         return nursery.wait(pid)
 
-    for step in range(1, 100, 1 if _SOAK else 2):
+    for step in range(1, 100, 1 if SOAK else 2):
         # The first version, whole, from wherever the last round ended.
         assert export(0, 0, delete=True) == 0, log.read_text()
         assert files(target) == keys[0]

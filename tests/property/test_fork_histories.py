@@ -7,7 +7,6 @@ without a conflict (Divergence 76), and nothing is refused for no reason.
 """
 
 import json
-import os
 import pickle
 from dataclasses import dataclass, field
 
@@ -25,10 +24,9 @@ from icefs.errors import BranchMovedError, NothingToCommitError, RebaseFailedErr
 from icefs.format.config.values import RepositoryConfig
 from icefs.format.ids import SnapshotId
 from icefs.storage.memory import MemoryStorage
+from tests.support.soak import SOAK
 
-_SOAK = bool(os.environ.get("ICEFS_SOAK"))
 _SIZE = 3
-pytestmark = pytest.mark.timeout(900 if _SOAK else 100)
 _BRANCHES = ("main", "other")
 _METADATA = -1
 """The key that stands for the array's zarr.json; the others are the indices of its chunks."""
@@ -283,7 +281,7 @@ class History:
 
 @pytest.mark.parametrize("spec_version", [2, 1], ids=["v2", "v1"])
 @given(steps=STEPS)
-@settings(max_examples=4000 if _SOAK else settings.default.max_examples)
+@settings(max_examples=4000 if SOAK else settings.default.max_examples)
 def test_no_commit_is_undone_without_a_conflict(spec_version: int, steps: list[tuple[object, ...]]):
     history = History(spec_version)
     for branch in (0, 0, 1):

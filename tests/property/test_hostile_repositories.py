@@ -6,7 +6,6 @@ changed, removed or shown, nothing waits, and what fails is an error of icefs th
 """
 
 import itertools
-import os
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -34,9 +33,9 @@ from icefs.storage.local.lock import LOCK_NAME
 from icefs.storage.local.store import LocalStorage
 from icefs.transfer.exporting import ExportRequest, export_session
 from tests.support.hostile import SECRET, STRANGE, THINGS, deadline, fits, make_outside, place, unchanged
+from tests.support.soak import SOAK
 from tests.support.vfs_driver import mounted
 
-IS_DEEP = "ICEFS_SOAK" in os.environ
 METADATA = (
     b'{"zarr_format":3,"node_type":"array","shape":[4],"data_type":"uint8","chunk_grid":{"name":"regular",'
     b'"configuration":{"chunk_shape":[2]}},"chunk_key_encoding":{"name":"default"},"fill_value":0,"codecs":[{"name":"bytes"}]}'
@@ -139,7 +138,7 @@ def _group(exc: BaseException) -> bool:
     return isinstance(exc, IcefsError)
 
 
-@settings(max_examples=3000 if IS_DEEP else settings().max_examples, deadline=None)
+@settings(max_examples=3000 if SOAK else settings().max_examples, deadline=None)
 @given(data=st.data())
 def test_nothing_that_stands_in_a_repository_leads_out_of_it(made, data):
     version = data.draw(st.sampled_from((1, 2)), label="spec version")
@@ -175,7 +174,7 @@ def test_fsck_finds_whatever_is_no_file(made, tmp_path, version):
     outside = make_outside(tmp_path)
     places = [*_places(made[version]), "chunks/NEW", "new"]
     for number, (at, thing) in enumerate(itertools.product(places, STRANGE)):
-        if not fits(thing, is_directory=False) or (number % 7 and not IS_DEEP):
+        if not fits(thing, is_directory=False) or (number % 7 and not SOAK):
             continue
         root = tmp_path / f"repo-{number}"
         shutil.copytree(made[version], root)

@@ -1,6 +1,5 @@
 """Collection and the programs at work, on a bucket: some interleavings of `tests/property/test_collection.py`."""
 
-import os
 import random
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,8 +10,9 @@ import pytest
 from icefs.storage.s3.store import S3Storage
 from tests.support.collecting import World, run_uploads
 from tests.support.s3_server import SeaweedServer
+from tests.support.soak import depth
 
-SEEDS = range(30 if os.environ.get("ICEFS_SOAK") == "1" else 2)
+SEEDS = range(depth(2, 30))
 
 icechunk.set_logs_filter("off")
 

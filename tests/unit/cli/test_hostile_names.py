@@ -10,7 +10,6 @@ import os
 import sys
 
 import pytest
-from hypothesis import settings
 
 from icefs.cli.main import main
 from icefs.format.snapshot.nodes import NodeType
@@ -18,6 +17,7 @@ from icefs.format.transaction_log import Move
 from icefs.storage.url import open_storage
 from tests.support.hostile_words import HOSTILE, TOGETHER, hidden_in, printed_commands, words_that_arrive
 from tests.support.repo_builder import RepoBuilder, group, inline, node_id
+from tests.support.soak import SOAK
 from tests.support.zarr_documents import array_document
 
 FORGED = "Nothing to commit"
@@ -109,8 +109,8 @@ class Hostile:
         yield ["sessions", "discard", "--", missing]
 
 
-# Each name alone is a matter of minutes, for the deep profile; some together show the same.
-_NAMES = HOSTILE if settings().max_examples > 1000 else TOGETHER
+# Each name alone is a matter of minutes, for long runs; some together show the same.
+_NAMES = HOSTILE if SOAK else TOGETHER
 
 
 @pytest.fixture(params=_NAMES, ids=ascii)

@@ -5,7 +5,6 @@ manifests, transaction logs, chunks and parts of them. `ICEFS_SOAK=1` runs many 
 """
 
 import itertools
-import os
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,15 +26,13 @@ from icefs.storage.s3.options import S3Credentials, S3Options
 from icefs.storage.s3.store import S3Storage
 from tests.conformance.official import GROUP, array_json
 from tests.support.bent_store import BODIES, HEADERS, STATUSES, Bend, BentStore, Stored
+from tests.support.soak import SOAK
 
-EVERY: Final = os.environ.get("ICEFS_SOAK") is not None
-CASES: Final = 12000 if EVERY else 50
+CASES: Final = 12000 if SOAK else 50
 CHUNKS: Final = {(number,): random.Random(number).randbytes(700) for number in range(6)}
 ONCE: Final = RetryPolicy(max_tries=1, first_contact_tries=1, initial_backoff_s=0.0, max_backoff_s=0.0)
 # As many other bytes of a chunk, in an answer that is right in every way, cannot be told from its own.
 CREDIBLE: Final = "other range"
-
-pytestmark = pytest.mark.timeout(3600 if EVERY else 120)
 
 
 def built(spec_version: int) -> dict[str, Stored]:

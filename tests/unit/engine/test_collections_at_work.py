@@ -1,7 +1,6 @@
 """Commits that come at each moment of a garbage collection: the objects that they refer to stay."""
 
 import contextlib
-import os
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +22,7 @@ from icefs.worktree.upload.packing import UploadOptions
 from icefs.worktree.upload.uploader import storing_again
 from tests.support.collecting import CONFIG, GROUP, SIZE, Values, array, values_of
 from tests.support.faulty import FaultyStorage
+from tests.support.soak import depth
 from tests.support.staged_chunks import StagedChunks
 from tests.support.turns import Turns
 
@@ -98,7 +98,7 @@ def test_a_commit_at_any_moment_of_a_collection_is_whole(prepare: Callable[[Faul
 
 
 @pytest.mark.parametrize("prepare", [with_session, with_fork, with_rebase])
-@pytest.mark.parametrize("seed", range(200 if os.environ.get("ICEFS_SOAK") == "1" else 10))
+@pytest.mark.parametrize("seed", range(depth(10, 200)))
 def test_a_commit_and_a_collection_step_by_step(prepare: Callable[[FaultyStorage, Values], Commit], seed: int) -> None:
     storage = MemoryStorage()
     commits, collects = FaultyStorage(storage), FaultyStorage(storage)

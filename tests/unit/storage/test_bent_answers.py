@@ -6,7 +6,6 @@ which those are, by what the protocol promises and not by what icefs looks at. `
 """
 
 import itertools
-import os
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -30,8 +29,8 @@ from icefs.storage.retry import RetryPolicy
 from icefs.storage.s3.options import S3Credentials, S3Options
 from icefs.storage.s3.store import S3Storage
 from tests.support.bent_store import BODIES, HEADERS, NO_SUCH_KEY, STATUSES, Answer, Asked, Bend, BentStore, Stored
+from tests.support.soak import SOAK
 
-EVERY: Final = os.environ.get("ICEFS_SOAK") is not None
 SAMPLE: Final = 300
 RARE_SAMPLE: Final = 100
 """How many answers an operation meets in an ordinary run; fewer where botocore sends the requests."""
@@ -41,8 +40,6 @@ KEYS: Final = S3Credentials("AN-ID", "a-secret-to-keep", "a-token-to-keep")
 ONCE: Final = RetryPolicy(max_tries=1, first_contact_tries=1, initial_backoff_s=0.0, max_backoff_s=0.0)
 STARTED: Final = {"bucket/pre/a": DATA, "bucket/pre/b": b"bb", "bucket/pre/d/c": b"c", "bucket/another/x": b"x"}
 MULTIPART: Final = random.Random(8).randbytes(6 << 20)
-
-pytestmark = pytest.mark.timeout(7200 if EVERY else 120)
 
 
 @pytest.fixture(autouse=True)
@@ -199,7 +196,7 @@ def bends(operation: str, *, writes: bool) -> Iterator[Bend]:
     done = (False, True) if writes else (False,)
     times = (None, 1) if writes else (None,)
     everything = itertools.product((None, *STATUSES), BODIES, HEADERS, done, times)
-    if EVERY:
+    if SOAK:
         yield from (Bend(*each) for each in everything)
         return
     chosen = [Bend(status, body) for status in STATUSES for body in ("page", "no such key", "empty")]

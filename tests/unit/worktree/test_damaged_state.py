@@ -26,14 +26,12 @@ from icefs.worktree.spool.errors import database_error
 from icefs.worktree.upload.packing import UploadOptions
 from tests.support.dict_base import Snapshots
 from tests.support.forked import Child
+from tests.support.soak import SOAK
 from tests.support.state_damage import Case, cases, copy, files_of
 from tests.support.tree_driver import Driver, open_tree
 
-IS_DEEP = bool(os.environ.get("ICEFS_SOAK"))
-TURNS = 8 if IS_DEEP else 1
-MANY = 8 if IS_DEEP else 3
-
-pytestmark = pytest.mark.timeout(3600 if IS_DEEP else 120)
+TURNS = 8 if SOAK else 1
+MANY = 8 if SOAK else 3
 
 BASE = {
     "zarr.json": b"root",
@@ -195,7 +193,7 @@ def path_of_spool(driver: Driver, file: str) -> set[str]:
 def check(trees: Trees, directory: Path, case: Case, right: Shown, before: Damage, owners: set[str]) -> None:
     """Opens a damaged tree, and compares it with what it should be; twice, as it stays so."""
     for _ in range(2):
-        has_uploads = IS_DEEP or case.file.startswith(("uploads", "spool"))
+        has_uploads = SOAK or case.file.startswith(("uploads", "spool"))
         driver = trees.open(directory, uploads=has_uploads)
         driver.tree.check_invariants()
         damage = driver.tree.damage()
@@ -246,7 +244,7 @@ def test_a_damaged_file_costs_nothing_or_is_named(scratch: Path, moment: str, *,
 
 @pytest.mark.parametrize(
     ("end", "is_committing"),
-    [("closed", False), ("killed", True), *([("closed", True), ("killed", False)] if IS_DEEP else [])],
+    [("closed", False), ("killed", True), *([("closed", True), ("killed", False)] if SOAK else [])],
 )
 def test_a_file_that_is_damaged_while_the_tree_is_open_costs_nothing_or_is_named(
     scratch: Path, end: str, *, is_committing: bool

@@ -1,0 +1,94 @@
+"""Long runs of the generating tests: one switch, `ICEFS_SOAK=1`, and what `make soak` runs with it.
+
+    python -m tests.support.soak [PART OF A PATH …]
+
+The tests run in a copy of the source, so that it can be edited meanwhile.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Final, NamedTuple
+
+SOAK: Final = os.environ.get("ICEFS_SOAK", "") not in ("", "0")
+LIMIT_S: Final = 4 * 3600
+"""When a single test of a long run is taken for one that hangs."""
+
+_ROOT: Final = Path(__file__).parents[2]
+_NOT_COPIED: Final = shutil.ignore_patterns(".*", "__pycache__", "man")
+
+
+class Module(NamedTuple):
+    """A module of generating tests.
+
+    Attributes:
+        path: Its file.
+        kinds: Of which kinds of fault it makes cases: (1) damage of a state directory, (2) writes that nobody waits
+            for, (3) names that always exist, (4) commits while programs write, (5) collection while programs write,
+            (6) newer and damaged formats, (7) hostile repositories and neighbours, (8) answers of a store, (9) words.
+        minutes: How long it takes with the switch, on two processors; its cases are counted, not its time.
+    """
+
+    path: str
+    kinds: tuple[int, ...]
+    minutes: int
+
+
+MODULES: Final = (
+    Module("tests/unit/worktree/test_damaged_state.py", (1,), 25),
+    Module("tests/property/test_lost_bytes.py", (1, 2), 10),
+    Module("tests/mount/test_lost_writes.py", (2,), 10),
+    Module("tests/mount/test_names_that_exist.py", (3,), 10),
+    Module("tests/property/test_open_writers.py", (4,), 10),
+    Module("tests/mount/test_open_writers.py", (4,), 1),
+    Module("tests/property/test_collection.py", (5,), 15),
+    Module("tests/unit/engine/test_collections_at_work.py", (5,), 10),
+    Module("tests/s3/test_collection_s3.py", (5,), 10),
+    Module("tests/property/test_damage.py", (6,), 15),
+    Module("tests/property/test_hostile_repositories.py", (7,), 20),
+    Module("tests/property/test_virtual_locations.py", (7,), 10),
+    Module("tests/unit/storage/test_bent_answers.py", (8,), 30),
+    Module("tests/unit/engine/test_bent_repository.py", (8,), 20),
+    Module("tests/unit/cli/test_hostile_names.py", (9,), 10),
+    Module("tests/unit/cli/test_errors_by_command.py", (9,), 3),
+    Module("tests/mount/test_one_count.py", (9,), 6),
+    Module("tests/property/test_fork_histories.py", (), 10),
+    Module("tests/property/test_export_kills.py", (), 10),
+    Module("tests/mount/test_export_folding.py", (), 5),
+)
+
+
+def depth(usual: int, soak: int) -> int:
+    """Returns how many cases a test makes, or for how many seconds it goes on."""
+    return soak if SOAK else usual
+
+
+def main(parts: list[str]) -> int:
+    """Runs the modules whose paths have one of the parts in them, all without; returns pytest's exit code."""
+    chosen = [one for one in MODULES if not parts or any(part in one.path for part in parts)]
+    minutes = sum(one.minutes for one in chosen)
+    print(f"soak: {len(chosen)} modules, about {minutes} minutes of two processors", flush=True)
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="icefs-soak-", ignore_cleanup_errors=True) as scratch:
+        copy = Path(scratch, "icefs")
+        shutil.copytree(_ROOT, copy, ignore=_NOT_COPIED, symlinks=True)
+        for name in (".ci", ".gitignore"):
+            if (_ROOT / name).is_dir():
+                shutil.copytree(_ROOT / name, copy / name)
+            elif (_ROOT / name).exists():
+                shutil.copy(_ROOT / name, copy / name)
+        environment = {**os.environ, "ICEFS_SOAK": "1", "PYTHONPATH": str(copy)}
+        workers = str((os.cpu_count() or 1) + 1)
+        # Parts of a module run side by side: one of them may take as long as all others.
+        command = [sys.executable, "-m", "pytest", "-n", workers, "--durations", "30", "--durations-min", "60"]
+        done = subprocess.run([*command, *(one.path for one in chosen)], cwd=copy, env=environment, check=False)
+    print(f"soak: {(time.monotonic() - began) / 60:.0f} minutes", flush=True)
+    return done.returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
