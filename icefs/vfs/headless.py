@@ -21,7 +21,7 @@ from icefs.vfs.attrs import Ownership
 from icefs.vfs.branches.branch_tree import BranchTree
 from icefs.vfs.branches.writable_branch import WritableBranch
 from icefs.vfs.commit.request import CommitRequest
-from icefs.vfs.control.branch_control import WorkingControl
+from icefs.vfs.control.branch_control import BranchControl
 from icefs.vfs.control.mount_control import MountControl
 from icefs.vfs.filesystem import FileSystem, MountRequest
 from icefs.vfs.inodes.table import ROOT_INO
@@ -76,7 +76,7 @@ class _Opened:
     def __init__(self, fs: FileSystem, branch: BranchTree, tree: WritableBranch) -> None:
         self.fs = fs
         self.tree = tree
-        self.control = WorkingControl(branch, tree, fs.open_inos, fs.outcomes)
+        self.control = BranchControl(branch, tree, fs.open_inos, fs.outcomes)
 
 
 def _run[T](
@@ -136,7 +136,7 @@ def commit_left(repository: WritableRepository, directory: Path, request: Commit
     """
 
     async def work(opened: _Opened) -> dict[str, Any]:
-        job = await opened.control.begin_commit(request)
+        job = await opened.control.jobs.begin_commit(request)
         try:
             return await job.wait()
         except KeyboardInterrupt:

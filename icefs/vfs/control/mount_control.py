@@ -13,7 +13,7 @@ from icefs.storage.url import redact
 from icefs.vfs.branches.branch_tree import BranchTree
 from icefs.vfs.chunks.warmup import warm_up
 from icefs.vfs.control import reports
-from icefs.vfs.control.branch_control import WorkingControl
+from icefs.vfs.control.branch_control import BranchControl
 from icefs.vfs.control.jobs import Answer
 from icefs.vfs.control.observing_rpc import observing_operations
 from icefs.vfs.control.rpc import Operation, RpcHandle
@@ -74,7 +74,7 @@ class MountControl:
         shown = _Shown(branch.tree, branch)
         if branch.writable is None:
             return self._directory(shown)
-        working = WorkingControl(branch, branch.writable, self._fs.open_inos, self._fs.outcomes)
+        working = BranchControl(branch, branch.writable, self._fs.open_inos, self._fs.outcomes)
         return self._directory(shown, working.files(), working.operations())
 
     def _directory(

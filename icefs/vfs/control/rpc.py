@@ -15,7 +15,7 @@ import json
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, runtime_checkable
 
 from icefs.engine.write.conflicts import Conflict
 from icefs.errors import IcefsError, InvalidInputError
@@ -41,10 +41,18 @@ class Answer(Protocol):
         """Ends the answer."""
 
 
+@runtime_checkable
+class Abandonable(Protocol):
+    """An answer that can be called off: what it reports on is cancelled where that is still possible."""
+
+    def abandon(self) -> None:
+        """Cancels, as no program will ask for the rest."""
+
+
 type Operation = Callable[[Mapping[str, Any]], Answer]
 """Carries out a request: yields progress (`type` "progress"), and last the result, without a `type`.
 
-An answer may have a method `abandon`, which takes the request back and is called when nobody will ask for the rest.
+An answer may be `Abandonable`.
 """
 
 
@@ -125,9 +133,8 @@ class RpcHandle(FileHandle):
 
     def release(self) -> None:
         """Takes a request back whose answer was not read to its end."""
-        abandon = getattr(self._running, "abandon", None)
-        if abandon is not None:
-            abandon()
+        if isinstance(self._running, Abandonable):
+            self._running.abandon()
         self._end_answer()
 
     def _end_answer(self) -> None:
