@@ -133,8 +133,9 @@ class RpcHandle(FileHandle):
 
     def release(self) -> None:
         """Takes a request back whose answer was not read to its end."""
-        if isinstance(self._running, Abandonable):
-            self._running.abandon()
+        running: object = self._running
+        if isinstance(running, Abandonable):
+            running.abandon()
         self._end_answer()
 
     def _end_answer(self) -> None:
