@@ -38,8 +38,8 @@ class BaseTree(Protocol):
     """A read-only tree.
 
     Concurrency: every method may be called from any thread. `stat` and `list` are called while the working tree's
-    lock is held, so they should answer from memory; whoever knows that a first answer needs the network asks once
-    before, outside. `read` and `copy_to` are called without the lock.
+    lock is held, so they should answer from memory; a caller that knows that a first answer needs the network asks once
+    before, without it. `read` and `copy_to` are called without the lock.
     """
 
     def stat(self, path: str) -> BaseAttr | None:

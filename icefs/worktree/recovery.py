@@ -14,7 +14,7 @@ since, so the row takes the spool file's size and gets a new mtime.
   any more, and its mtime is the object's.
 - A spool file without a row belongs to a file that was never flushed, or was removed. It is deleted if it is empty, or
   if the rows are known to be complete and either once named it, or were written by an orderly close. Any other is
-  moved to `spool.lost`: what it was is not known, and its bytes may be the only ones.
+  moved to `spool.lost`: its name is not known, and its bytes may be the only ones.
 - A directory is as new as its newest entry, if that changed after the directory's row was written.
 """
 

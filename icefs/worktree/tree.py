@@ -1,21 +1,21 @@
 """The working tree of a branch: what programs did since the base snapshot, over that snapshot.
 
-`WorkTree` is what the VFS talks to. Behind it:
+A mount's requests, and the commands on its control files, end here. The tree's operations are those of its rooms:
 
-    namespace   names: lookup, create, mkdir, link, unlink, rmdir, rename, listing
-    files       handles: open, read, write, truncate, flush, fsync, release; content has copy-up and sharing
-    attributes  mode, owner, times, size
-    commits     freeze, intent, release; frozen has the views, base_change what becomes of them
-    discard     dropping changes
-    recovery    opening after a crash
-    core        the nodes, the lock, and how one operation succeeds or fails as a whole
-    journal     SQLite          spool   the bytes          kept   attributes over a commit
+    entries     what stands where (`ops.entries`)
+    names       creates, removes, renames and links (`ops.namespace`)
+    attributes  sets mode, owner, times and size (`ops.attributes`)
+    files       open files: reads, writes, truncates, syncs (`ops.files`)
+    removed     removed files that the kernel still knows (`ops.removed`)
+    uploads     uploads in the background (`upload.background`)
 
-What lasts: after `flush` (every `close(2)`), and after any change of a name or an attribute, the result survives the
-death of the process; after `fsync` of a file or directory power loss, too.
+What concerns the tree as a whole is here: opening and closing it, its views, commits and changes of base.
 
-Everything is synchronous and may be called from any thread; `core` says what the lock covers. Who must not wait calls
-from a thread: a write may wait for a freeze or a copy-up, and the base may be remote.
+After `flush` (every `close(2)`), and after any change of a name or an attribute, the result survives the death of the
+process; after `fsync` of a file or directory power loss, too.
+
+Everything is synchronous and may be called from any thread; `CONCURRENCY.md` says what may happen at the same time. A
+write may wait for a freeze or a copy-up, and the base may be remote.
 """
 
 import contextlib
@@ -28,9 +28,9 @@ from typing import Self
 
 from icefs.engine.read.session import Session
 from icefs.engine.write.collection_log import Collections
-from icefs.errors import NoSpaceError, NotPermittedError, SessionStateError
+from icefs.errors import NoSpaceError, SessionStateError
 from icefs.storage.base import Storage
-from icefs.worktree.base import BaseEntry, BaseFactory
+from icefs.worktree.base import BaseFactory
 from icefs.worktree.core.content import Content
 from icefs.worktree.core.damage import Damage, DamageReport
 from icefs.worktree.core.invariants import check_invariants
@@ -39,8 +39,8 @@ from icefs.worktree.freeze.changes import TreeChange, list_changes
 from icefs.worktree.freeze.commits import Commits
 from icefs.worktree.freeze.frozen import FrozenTree
 from icefs.worktree.model.node_tree import ROOT_ID, Defaults
-from icefs.worktree.model.nodes import STORED, Attr, FileNode, Perm, TreeEntry, Where
-from icefs.worktree.ops.attributes import AttrChange, set_attributes
+from icefs.worktree.model.nodes import STORED, FileNode, Perm
+from icefs.worktree.ops.attributes import Attributes
 from icefs.worktree.ops.discard import (
     Discarded,
     count_changes,
@@ -50,8 +50,10 @@ from icefs.worktree.ops.discard import (
     is_clean,
     own_content,
 )
+from icefs.worktree.ops.entries import Entries
 from icefs.worktree.ops.files import Files
-from icefs.worktree.ops.namespace import DirView, Namespace
+from icefs.worktree.ops.namespace import Namespace
+from icefs.worktree.ops.removal import Removal
 from icefs.worktree.ops.removed import RemovedFiles
 from icefs.worktree.rebase.base_change import Advance, change_base, nothing_below
 from icefs.worktree.rebase.plan import BaseOutcome, BasePlan
@@ -84,7 +86,7 @@ class TreeOptions:
         now_ns: The clock.
         io: The system calls on spool files.
         open_journal: Opens the database.
-        files_ahead: How many spool files are made ahead for whoever writes many files.
+        files_ahead: How many spool files are made ahead for programs that write many files.
         first_id: The smallest id that is given from now on; `spool` says why trees do not all begin with the same.
     """
 
@@ -110,7 +112,11 @@ class WorkTree:
         directory: Its state directory.
         uploads: What uploads chunks in the background; None for nothing.
         repository, branch: What it belongs to.
-        recovery: What was found when it was opened.
+        recovery: The findings of its opening.
+        entries: What stands where.
+        names: Creates, removes and renames entries.
+        attributes: Changes mode, owner, times and size.
+        files: The open files.
         removed: Keeps removed files for a kernel.
         attempts: The snapshots that were about to be published on its base; one may appear late.
     """
@@ -162,8 +168,11 @@ class WorkTree:
             core.root.ino = root.ino
             core.root.mtime_ns = core.root.ctime_ns = core.root.atime_ns = root.mtime_ns
         self._content = Content(core, options.files_ahead)
-        self._files = Files(core, self._content)
-        self._namespace = Namespace(core, self._files)
+        self._removal = Removal(core)
+        self.entries = Entries(core)
+        self.attributes = Attributes(core, self._content)
+        self.files = Files(core, self._content)
+        self.names = Namespace(core, self.files, self._removal)
         self.removed = RemovedFiles(core, self._content)
         self._commits = Commits(core, self._content)
         self.attempts = self._commits.attempts
@@ -324,193 +333,9 @@ class WorkTree:
             self.release_view(view)
         return known
 
-    def knows(self, ino: int) -> bool:
-        """Tells whether an inode number is (or was, before a commit) the tree's, and so may be used as a `Where`."""
-        core = self._core
-        if ino in core.by_ino:
-            return True
-        with core.lock:
-            return ino in core.by_ino or core.kept.path_of(ino) is not None
-
-    def path_of(self, where: Where) -> str:
-        """Returns where something is in the merged tree; of several names of a file the first.
-
-        Raises:
-            StaleError: it is no longer there.
-            EntryNotFoundError: it is open, and was removed.
-        """
-        core = self._core
-        with core.lock:
-            return core.path_of(core.resolve(where))
-
-    def where_is(self, path: str) -> Where | None:
-        """Returns how to name what is at a path of the merged tree, None if nothing is."""
-        core = self._core
-        with core.lock:
-            where: Where = core.root.ino
-            for name in path.split("/") if path else ():
-                found = core.resolve(where)
-                if isinstance(found, FileNode) or (isinstance(found, BaseEntry) and not found.attr.is_dir):
-                    return None
-                child = core.child(found.path if isinstance(found, BaseEntry) else found, name)
-                if child is None:
-                    return None
-                where = core.entry(child).where
-            return where
-
-    def has_kept_in(self, path: str) -> bool:
-        """Tells whether entries of a base directory have numbers or times that they keep from before a commit."""
-        core = self._core
-        with core.lock:
-            return core.kept.has_names(path)
-
-    @property
-    def files(self) -> Files:
-        """The open files."""
-        return self._files
-
     def check_invariants(self) -> None:
         """Raises AssertionError if a stated invariant does not hold; for tests."""
         check_invariants(self._core)
-
-    # Names
-
-    def lookup(self, parent: Where, name: str) -> TreeEntry | None:
-        """Returns what a name in a directory refers to, None if nothing."""
-        return self._namespace.lookup(parent, name)
-
-    def list_dir(self, where: Where) -> Iterator[tuple[str, TreeEntry]]:
-        """Yields the entries of a directory as they are now."""
-        return self._namespace.list_dir(where)
-
-    def dir_view(self, where: Where) -> DirView:
-        """Returns what a directory shows, for a caller that lists the base directory by itself."""
-        return self._namespace.dir_view(where)
-
-    def create(self, parent: Where, name: str, perm: Perm, flags: int) -> tuple[TreeEntry, int]:
-        """Opens a file, made if there is none; `flags` are those of `open(2)`. Returns a handle, too."""
-        return self._namespace.create(parent, name, perm, flags)
-
-    def mkdir(self, parent: Where, name: str, perm: Perm) -> TreeEntry:
-        """Makes a directory."""
-        return self._namespace.mkdir(parent, name, perm)
-
-    def link(self, where: Where, parent: Where, name: str) -> TreeEntry:
-        """Gives a file another name."""
-        return self._namespace.link(where, parent, name)
-
-    def unlink(self, parent: Where, name: str) -> None:
-        """Removes a file's name."""
-        self._namespace.unlink(parent, name)
-
-    def rmdir(self, parent: Where, name: str) -> None:
-        """Removes an empty directory."""
-        self._namespace.rmdir(parent, name)
-
-    def rename(self, parent: Where, name: str, new_parent: Where, new_name: str, flags: int = 0) -> None:
-        """Gives a file or directory another name and place; `flags` are those of `renameat2(2)`."""
-        self._namespace.rename(parent, name, new_parent, new_name, flags)
-
-    def mknod(self, parent: Where, name: str, perm: Perm, file_type: int) -> TreeEntry:
-        """Makes a regular file; refuses devices, pipes and sockets."""
-        if file_type not in {0, 0o100000}:
-            raise NotPermittedError("a mounted branch has no special files", name=name)
-        entry, handle = self._namespace.create(parent, name, perm, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
-        try:
-            self._files.flush(handle)
-        finally:
-            self._files.release(handle)
-        return entry
-
-    def getattr(self, where: Where) -> Attr:
-        """Returns a node's attributes.
-
-        Raises:
-            StaleError: it is no longer there.
-        """
-        core = self._core
-        with core.lock:
-            return core.entry(core.resolve(where)).attr
-
-    def getattr_handle(self, handle: int) -> Attr:
-        """Returns the attributes of an open file, also of one that was removed."""
-        return self._files.getattr(handle)
-
-    def set_attributes(self, where: Where, change: AttrChange) -> Attr:
-        """Sets mode, owner, times or size."""
-        return set_attributes(self._core, self._content, where, change)
-
-    # Open files
-
-    def open(self, where: Where, flags: int) -> int:
-        """Opens a file with the flags of `open(2)`; returns a handle."""
-        return self._files.open(where, flags)
-
-    def is_local(self, handle: int) -> bool:
-        """Tells whether the bytes of an open file are on the local disk, so that reading them need not wait."""
-        return self._files.is_local(handle)
-
-    def is_ready(self, handle: int) -> bool:
-        """Tells whether writing to an open file need not wait for a copy or a freeze, as far as one can tell."""
-        return self._files.is_ready(handle)
-
-    def is_fresh(self, handle: int) -> bool:
-        """Tells whether an open file was made by opening it, so that nobody else can have seen any of it."""
-        return self._files.is_fresh(handle)
-
-    def name_of(self, handle: int) -> str | None:
-        """Returns the name of an open file, None if it has none or nobody has changed it."""
-        return self._files.name(handle)
-
-    def where_of(self, handle: int) -> Where:
-        """Returns how to name an open file."""
-        return self._files.where(handle)
-
-    def read(self, handle: int, offset: int, size: int) -> bytes:
-        """Reads from an open file; fewer bytes only where it ends."""
-        return self._files.read(handle, offset, size)
-
-    def write(self, handle: int, offset: int, data: bytes | bytearray | memoryview) -> int:
-        """Writes to an open file; returns how many bytes were written."""
-        return self._files.write(handle, offset, data)
-
-    def truncate(self, handle: int, size: int) -> Attr:
-        """Sets the size of an open file."""
-        return self._files.truncate(handle, size)
-
-    def fallocate(self, handle: int, offset: int, length: int, mode: int) -> None:
-        """Does what `fallocate(2)` does with an open file."""
-        self._files.fallocate(handle, offset, length, mode)
-
-    def write_back(self, handle: int, offset: int, data: bytes | bytearray | memoryview) -> None:
-        """Writes what the kernel has cached of an open file; what cannot be stored is marked as lost."""
-        self._files.write_back(handle, offset, data)
-
-    def flush(self, handle: int) -> None:
-        """Makes an open file survive the death of this process; for every `close(2)`."""
-        self._files.flush(handle)
-
-    def fsync(self, handle: int) -> None:
-        """Makes an open file survive power loss."""
-        self._files.fsync(handle)
-
-    def fsync_dir(self) -> None:
-        """Makes every name, of all directories, survive power loss.
-
-        They are in the log already, so the log is synced; it has one order, and no directory can be synced alone.
-        """
-        core = self._core
-        with core.change() as op:
-            for directory in core.soft:
-                if directory.flags & STORED:
-                    op.store[directory] = None
-            op.commit()
-            core.soft.clear()
-        core.journal.sync()
-
-    def release(self, handle: int) -> None:
-        """Gives back a handle."""
-        self._files.release(handle)
 
     # Commits
 
@@ -592,4 +417,4 @@ class WorkTree:
 
     def discard(self, path: str = "", opened: Iterable[str] = ()) -> Discarded:
         """Drops all changes at a path and below it, or all there are; `opened` are base files opened elsewhere."""
-        return discard(self._core, self._namespace, path.strip("/"), opened)
+        return discard(self._core, self._removal, path.strip("/"), opened)

@@ -86,9 +86,9 @@ class LosingMachine(RuleBasedStateMachine):
         """Closes a file; that fails exactly where bytes are lost."""
         tree = self.driver.tree
         try:
-            assert fails(tree.flush, handle) == file.is_lost
+            assert fails(tree.files.flush, handle) == file.is_lost
         finally:
-            tree.release(handle)
+            tree.files.release(handle)
 
     @rule(path=PATHS, start=PLACES, length=LENGTHS, room=st.none() | st.integers(0, 60))
     def write_back(self, path: str, start: int, length: int, room: int | None) -> None:
@@ -97,7 +97,7 @@ class LosingMachine(RuleBasedStateMachine):
         first = min(start * UNIT, len(file.data))
         data = self.some_bytes(length * UNIT)[: len(file.data) - first]
         self.disk.room = None if room is None else room * UNIT
-        if fails(self.driver.tree.write_back, handle, first, data):
+        if fails(self.driver.tree.files.write_back, handle, first, data):
             assert room is not None
             count = self.stored(handle, first, data)
             assert count <= room * UNIT
@@ -113,16 +113,16 @@ class LosingMachine(RuleBasedStateMachine):
         """Returns how many bytes of a write that failed can be read."""
         tree = self.driver.tree
         for count in range(0, len(data), UNIT):
-            if fails(tree.read, handle, first + count, UNIT):
+            if fails(tree.files.read, handle, first + count, UNIT):
                 return count
-            assert tree.read(handle, first + count, UNIT) == data[count : count + UNIT]
+            assert tree.files.read(handle, first + count, UNIT) == data[count : count + UNIT]
         return len(data)
 
     @rule(path=PATHS, start=PLACES, length=LENGTHS)
     def write(self, path: str, start: int, length: int) -> None:
         file, handle = self.begin(path)
         data = self.some_bytes(length * UNIT)
-        assert self.driver.tree.write(handle, start * UNIT, data) == len(data)
+        assert self.driver.tree.files.write(handle, start * UNIT, data) == len(data)
         file.put(start * UNIT, data)
         self.end(file, handle)
 
@@ -130,7 +130,7 @@ class LosingMachine(RuleBasedStateMachine):
     def truncate(self, path: str, size: int, is_open: bool) -> None:
         file, handle = self.begin(path)
         if is_open:
-            self.driver.tree.truncate(handle, size * UNIT)
+            self.driver.tree.files.truncate(handle, size * UNIT)
         else:
             self.driver.truncate(path, size * UNIT)
         file.resize(size * UNIT)
@@ -147,7 +147,7 @@ class LosingMachine(RuleBasedStateMachine):
         file, handle = self.begin(path)
         self.disk.syncs = syncs
         before = self.disk.failed_syncs
-        assert fails(self.driver.tree.fsync, handle) == (file.is_lost or self.disk.failed_syncs > before)
+        assert fails(self.driver.tree.files.fsync, handle) == (file.is_lost or self.disk.failed_syncs > before)
         if self.disk.failed_syncs > before:
             file.lose(0, len(file.data))
         self.disk.syncs = True
@@ -201,12 +201,15 @@ class LosingMachine(RuleBasedStateMachine):
         try:
             for first in range(0, len(file.data), UNIT):
                 if any(file.gone[first : first + UNIT]):
-                    assert fails(self.driver.tree.read, handle, first, UNIT), (path, first)
+                    assert fails(self.driver.tree.files.read, handle, first, UNIT), (path, first)
                 else:
-                    assert self.driver.tree.read(handle, first, UNIT) == file.data[first : first + UNIT], (path, first)
+                    assert self.driver.tree.files.read(handle, first, UNIT) == file.data[first : first + UNIT], (
+                        path,
+                        first,
+                    )
         finally:
-            self.driver.tree.flush(handle)  # a reader's close never fails
-            self.driver.tree.release(handle)
+            self.driver.tree.files.flush(handle)  # a reader's close never fails
+            self.driver.tree.files.release(handle)
 
 
 def fails(function: object, *args: object) -> bool:

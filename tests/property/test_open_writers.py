@@ -140,58 +140,58 @@ class Writers:
             return
         if above:
             self.bench.mkdir(above)
-        there = self.bench.work.where_is(path) is not None
+        there = self.bench.work.entries.find(path) is not None
         flags = os.O_RDWR | os.O_CREAT | (os.O_TRUNC if truncates else 0)
-        entry, handle = self.bench.work.create(*self.bench._split(path), PERM, flags)
+        entry, handle = self.bench.work.names.create(*self.bench._split(path), PERM, flags)
         kind = next(kind for kind in KINDS if path in kind)
         is_dirty = truncates or not there
         self.open[number] = Writer(handle, entry.attr.ino, kind, is_dirty, is_dirty)
 
     def can_make(self, directory: str) -> bool:
         while directory:
-            where = self.bench.work.where_is(directory)
-            if where is not None and not self.bench.work.getattr(where).is_dir:
+            where = self.bench.work.entries.find(directory)
+            if where is not None and not self.bench.work.entries.attr(where).is_dir:
                 return False
             directory = directory.rpartition("/")[0]
         return True
 
     def path(self, writer: Writer) -> str | None:
-        attr = self.bench.work.getattr_handle(writer.handle)
-        return self.bench.work.path_of(attr.ino) if attr.nlink else None
+        attr = self.bench.work.files.getattr(writer.handle)
+        return self.bench.work.entries.path_of(attr.ino) if attr.nlink else None
 
     def size(self, writer: Writer) -> int:
-        return self.bench.work.getattr_handle(writer.handle).size
+        return self.bench.work.files.getattr(writer.handle).size
 
     def write(self, writer: Writer) -> None:
-        self.bench.work.write(writer.handle, 0, b"torn")
+        self.bench.work.files.write(writer.handle, 0, b"torn")
         writer.is_dirty = writer.needs_end = True
 
     def append(self, writer: Writer) -> None:
-        self.bench.work.write(writer.handle, self.size(writer), b"more")
+        self.bench.work.files.write(writer.handle, self.size(writer), b"more")
         writer.is_dirty = writer.needs_end = True
 
     def cut(self, writer: Writer) -> None:
-        self.bench.work.truncate(writer.handle, 3)
+        self.bench.work.files.truncate(writer.handle, 3)
         writer.is_dirty = writer.needs_end = True
 
     def finish(self, writer: Writer) -> None:
         data = whole(self.path(writer) or writer.kind[0])
-        self.bench.work.truncate(writer.handle, 0)
-        self.bench.work.write(writer.handle, 0, data)
+        self.bench.work.files.truncate(writer.handle, 0)
+        self.bench.work.files.write(writer.handle, 0, data)
         writer.is_dirty, writer.needs_end = True, False
 
     def close(self, writer: Writer) -> None:
         if writer.needs_end:
             self.finish(writer)
-        self.bench.work.flush(writer.handle)
-        self.bench.work.release(writer.handle)
+        self.bench.work.files.flush(writer.handle)
+        self.bench.work.files.release(writer.handle)
 
     def close_slowly(self, writer: Writer) -> None:
         """Closes a file as the kernel tells it: the release comes when `close` has long returned."""
         if writer.needs_end:
             self.finish(writer)
-        self.bench.work.flush(writer.handle)
-        timer = threading.Timer(0.02, self.bench.work.release, [writer.handle])
+        self.bench.work.files.flush(writer.handle)
+        timer = threading.Timer(0.02, self.bench.work.files.release, [writer.handle])
         timer.start()
         self.closing.append(timer)
 
@@ -225,13 +225,18 @@ class Writers:
             self.put(f"{path}/{name}")
 
     def remove(self, path: str) -> None:
-        if self.bench.work.where_is(path) is not None:
+        if self.bench.work.entries.find(path) is not None:
             self.bench.remove(path)
             self.moved = True
 
     def move(self, old: str, new: str) -> None:
         work = self.bench.work
-        if old.startswith(new) or new.startswith(old) or work.where_is(old) is None or work.where_is(new) is not None:
+        if (
+            old.startswith(new)
+            or new.startswith(old)
+            or work.entries.find(old) is None
+            or work.entries.find(new) is not None
+        ):
             return
         above = new.rpartition("/")[0]
         if self.can_make(above):

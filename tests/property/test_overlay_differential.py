@@ -248,7 +248,7 @@ class OverlayMachine(RuleBasedStateMachine):
         self.both(tree, model)
 
     def remove_below(self, path: str) -> None:
-        for name, entry in self.driver.tree.list_dir(self.driver.where(path)):
+        for name, entry in self.driver.tree.entries.list(self.driver.where(path)):
             if entry.attr.is_dir:
                 self.remove_below(f"{path}/{name}")
             else:
@@ -343,9 +343,10 @@ class OverlayMachine(RuleBasedStateMachine):
     @rule(number=st.integers(0, 3), data=DATA, offset=OFFSETS)
     def pwrite(self, number: int, data: bytes, offset: int) -> None:
         opened = self.pick(number)
-        self.may_change.add(self.driver.tree.getattr_handle(opened.handle).ino)
+        self.may_change.add(self.driver.tree.files.getattr(opened.handle).ino)
         done = self.both(
-            lambda: self.driver.tree.write(opened.handle, offset, data), lambda: os.pwrite(opened.fd, data, offset)
+            lambda: self.driver.tree.files.write(opened.handle, offset, data),
+            lambda: os.pwrite(opened.fd, data, offset),
         )
         assert done is None or done[0] == done[1]
 
@@ -354,7 +355,7 @@ class OverlayMachine(RuleBasedStateMachine):
     def pread(self, number: int, offset: int, size: int) -> None:
         opened = self.pick(number)
         done = self.both(
-            lambda: self.driver.tree.read(opened.handle, offset, size), lambda: os.pread(opened.fd, size, offset)
+            lambda: self.driver.tree.files.read(opened.handle, offset, size), lambda: os.pread(opened.fd, size, offset)
         )
         assert done is None or done[0] == done[1]
 
@@ -362,21 +363,21 @@ class OverlayMachine(RuleBasedStateMachine):
     @rule(number=st.integers(0, 3), size=OFFSETS)
     def ftruncate(self, number: int, size: int) -> None:
         opened = self.pick(number)
-        self.may_change.add(self.driver.tree.getattr_handle(opened.handle).ino)
+        self.may_change.add(self.driver.tree.files.getattr(opened.handle).ino)
         expected = outcome(lambda: os.ftruncate(opened.fd, size))[0]
         # Not open for writing is EINVAL for ftruncate and EBADF for write; the kernel checks before it asks.
         expected = errno.EBADF if expected == errno.EINVAL else expected
-        assert outcome(lambda: self.driver.tree.truncate(opened.handle, size))[0] == expected
+        assert outcome(lambda: self.driver.tree.files.truncate(opened.handle, size))[0] == expected
 
     @precondition(lambda self: self.opened)
     @rule(number=st.integers(0, 3), durable=st.booleans())
     def sync(self, number: int, durable: bool) -> None:
         opened = self.pick(number)
         if durable:
-            self.driver.tree.fsync(opened.handle)
-            self.driver.tree.fsync_dir()
+            self.driver.tree.files.fsync(opened.handle)
+            self.driver.tree.names.fsync()
         else:
-            self.driver.tree.flush(opened.handle)
+            self.driver.tree.files.flush(opened.handle)
 
     @precondition(lambda self: self.opened)
     @rule(number=st.integers(0, 3))

@@ -160,7 +160,7 @@ class Bench:
     # Files.
 
     def where(self, path: str) -> Any:
-        found = self.work.where_is(path)
+        found = self.work.entries.find(path)
         assert found is not None, path
         return found
 
@@ -172,18 +172,18 @@ class Bench:
         above = ""
         for name in path.split("/"):
             below = f"{above}/{name}" if above else name
-            if self.work.where_is(below) is None:
-                self.work.mkdir(self.where(above), name, PERM)
+            if self.work.entries.find(below) is None:
+                self.work.names.mkdir(self.where(above), name, PERM)
             above = below
 
     def write(self, path: str, data: bytes) -> None:
         above = path.rpartition("/")[0]
         if above:
             self.mkdir(above)
-        _, handle = self.work.create(*self._split(path), PERM, os.O_WRONLY | os.O_TRUNC | os.O_CREAT)
-        self.work.write(handle, 0, data)
-        self.work.flush(handle)
-        self.work.release(handle)
+        _, handle = self.work.names.create(*self._split(path), PERM, os.O_WRONLY | os.O_TRUNC | os.O_CREAT)
+        self.work.files.write(handle, 0, data)
+        self.work.files.flush(handle)
+        self.work.files.release(handle)
 
     def write_all(self, files: Mapping[str, bytes]) -> None:
         for path, data in files.items():
@@ -191,31 +191,31 @@ class Bench:
 
     def remove(self, path: str) -> None:
         """Removes a file, or a directory with what is in it."""
-        if not self.work.getattr(self.where(path)).is_dir:
-            self.work.unlink(*self._split(path))
+        if not self.work.entries.attr(self.where(path)).is_dir:
+            self.work.names.unlink(*self._split(path))
             return
-        for name, _ in list(self.work.list_dir(self.where(path))):
+        for name, _ in list(self.work.entries.list(self.where(path))):
             self.remove(f"{path}/{name}")
-        self.work.rmdir(*self._split(path))
+        self.work.names.rmdir(*self._split(path))
 
     def rename(self, old: str, new: str, flags: int = 0) -> None:
-        self.work.rename(*self._split(old), *self._split(new), flags)
+        self.work.names.rename(*self._split(old), *self._split(new), flags)
 
     def link(self, old: str, new: str) -> None:
-        self.work.link(self.where(old), *self._split(new))
+        self.work.names.link(self.where(old), *self._split(new))
 
     def read(self, path: str) -> bytes:
         where = self.where(path)
-        handle = self.work.open(where, os.O_RDONLY)
+        handle = self.work.files.open(where, os.O_RDONLY)
         try:
-            return self.work.read(handle, 0, self.work.getattr(where).size)
+            return self.work.files.read(handle, 0, self.work.entries.attr(where).size)
         finally:
-            self.work.release(handle)
+            self.work.files.release(handle)
 
     def tree(self, path: str = "") -> dict[str, bytes]:
         """Returns all files of the tree."""
         found: dict[str, bytes] = {}
-        for name, entry in list(self.work.list_dir(self.where(path))):
+        for name, entry in list(self.work.entries.list(self.where(path))):
             below = f"{path}/{name}" if path else name
             found |= self.tree(below) if entry.attr.is_dir else {below: self.read(below)}
         return found

@@ -50,11 +50,11 @@ class Driver:
 
     def entry(self, path: str) -> TreeEntry | None:
         """Looks a path up, one name at a time, as the kernel does."""
-        entry = TreeEntry(self.tree.root_ino, self.tree.getattr(self.tree.root_ino))
+        entry = TreeEntry(self.tree.root_ino, self.tree.entries.attr(self.tree.root_ino))
         for name in path.split("/") if path else []:
             if not entry.attr.is_dir:
                 raise NotADirectoryTreeError(path)
-            found = self.tree.lookup(entry.where, name)
+            found = self.tree.entries.lookup(entry.where, name)
             if found is None:
                 return None
             entry = found
@@ -79,7 +79,7 @@ class Driver:
         entry = self.entry(path)
         if entry is None:
             raise EntryNotFoundError(path)
-        assert entry.attr == self.tree.getattr(entry.where)
+        assert entry.attr == self.tree.entries.attr(entry.where)
         return entry.attr
 
     def exists(self, path: str) -> bool:
@@ -90,64 +90,64 @@ class Driver:
 
     def open(self, path: str, flags: int, perm: Perm = PERM) -> int:
         if flags & os.O_CREAT:
-            return self.tree.create(*self.parent(path), perm, flags)[1]
-        return self.tree.open(self.where(path), flags)
+            return self.tree.names.create(*self.parent(path), perm, flags)[1]
+        return self.tree.files.open(self.where(path), flags)
 
     def close(self, handle: int) -> None:
         try:
-            self.tree.flush(handle)
+            self.tree.files.flush(handle)
         finally:
-            self.tree.release(handle)
+            self.tree.files.release(handle)
 
     def write(self, path: str, data: bytes, flags: int = os.O_WRONLY | os.O_CREAT | os.O_TRUNC) -> None:
         handle = self.open(path, flags)
         try:
-            self.tree.write(handle, 0, data)
+            self.tree.files.write(handle, 0, data)
         finally:
             self.close(handle)
 
     def read(self, path: str) -> bytes:
         handle = self.open(path, os.O_RDONLY)
         try:
-            return self.tree.read(handle, 0, 1 << 24)
+            return self.tree.files.read(handle, 0, 1 << 24)
         finally:
             self.close(handle)
 
     def mkdir(self, path: str, perm: Perm = DIR_PERM) -> None:
-        self.tree.mkdir(*self.parent(path), perm)
+        self.tree.names.mkdir(*self.parent(path), perm)
 
     def unlink(self, path: str) -> None:
-        self.tree.unlink(*self.parent(path))
+        self.tree.names.unlink(*self.parent(path))
 
     def rmdir(self, path: str) -> None:
-        self.tree.rmdir(*self.parent(path))
+        self.tree.names.rmdir(*self.parent(path))
 
     def rename(self, old: str, new: str, flags: int = 0) -> None:
-        self.tree.rename(*self.parent(old), *self.parent(new), flags)
+        self.tree.names.rename(*self.parent(old), *self.parent(new), flags)
 
     def link(self, old: str, new: str) -> None:
-        self.tree.link(self.where(old), *self.parent(new))
+        self.tree.names.link(self.where(old), *self.parent(new))
 
     def truncate(self, path: str, size: int) -> None:
-        self.tree.set_attributes(self.where(path), AttrChange(size=size))
+        self.tree.attributes.set(self.where(path), AttrChange(size=size))
 
     def chmod(self, path: str, mode: int) -> None:
-        self.tree.set_attributes(self.where(path), AttrChange(mode=mode))
+        self.tree.attributes.set(self.where(path), AttrChange(mode=mode))
 
     def utime(self, path: str, atime_ns: int, mtime_ns: int) -> None:
-        self.tree.set_attributes(self.where(path), AttrChange(atime_ns=atime_ns, mtime_ns=mtime_ns))
+        self.tree.attributes.set(self.where(path), AttrChange(atime_ns=atime_ns, mtime_ns=mtime_ns))
 
     def listdir(self, path: str) -> list[str]:
-        return sorted(name for name, _ in self.tree.list_dir(self.where(path)))
+        return sorted(name for name, _ in self.tree.entries.list(self.where(path)))
 
     def walk(self) -> Iterator[tuple[str, TreeEntry]]:
         """Yields everything below the root with its path."""
         waiting: list[tuple[str, Where]] = [("", self.tree.root_ino)]
         while waiting:
             above, where = waiting.pop()
-            for name, entry in sorted(self.tree.list_dir(where)):
+            for name, entry in sorted(self.tree.entries.list(where)):
                 path = f"{above}/{name}" if above else name
-                looked_up = self.tree.lookup(where, name)
+                looked_up = self.tree.entries.lookup(where, name)
                 assert looked_up == entry, (path, looked_up, entry)
                 yield path, entry
                 if entry.attr.is_dir:

@@ -176,7 +176,7 @@ class BranchBase:
             StaleError: it is no longer there.
         """
         work = self.work
-        return ino if work is None or work.knows(ino) else self.find_path(ino)
+        return ino if work is None or work.entries.knows(ino) else self.find_path(ino)
 
     def ask[T](self, question: Callable[[SnapshotTree], T]) -> T:
         """Asks the snapshot tree with the lock held; in a worker thread it also fetches what is missing."""
@@ -203,7 +203,7 @@ class BranchBase:
             if ino not in known:
                 known[ino] = ino
                 with suppress(StaleError, NotInMemoryError):
-                    where = work.where_is(self.find_path(ino))
+                    where = work.entries.find(self.find_path(ino))
                     if where is not None:
-                        known[ino] = work.getattr(where).ino
+                        known[ino] = work.entries.attr(where).ino
         return Invalidations([(known[ino], name) for ino, name in changed.entries], changed.inodes)

@@ -70,12 +70,12 @@ class BranchChanges(TreeChanges):
         def change(work: WorkTree) -> Attr:
             size = changes.size
             if size is not None and isinstance(handle, WorkingHandle) and handle.is_writable:
-                attr = work.truncate(handle.number, size)
+                attr = work.files.truncate(handle.number, size)
                 size = None
             rest = AttrChange(changes.mode, changes.uid, changes.gid, size, changes.atime_ns, changes.mtime_ns)
             if rest != AttrChange() or changes.size is None:
                 try:
-                    attr = work.set_attributes(self._base.where(ino), rest)
+                    attr = work.attributes.set(self._base.where(ino), rest)
                 except StaleError:
                     if ino not in self._removed:
                         raise
@@ -95,13 +95,13 @@ class BranchChanges(TreeChanges):
         perm = Perm(mode & 0o7777, caller.uid, caller.gid)
 
         def create(work: WorkTree) -> tuple[FileHandle, Attr]:
-            entry, number = work.create(self._base.where(parent), name, perm, (flags | os.O_CREAT) & ~os.O_APPEND)
+            entry, number = work.names.create(self._base.where(parent), name, perm, (flags | os.O_CREAT) & ~os.O_APPEND)
             ino = entry.attr.ino
             handle = self._handles.make(work, ino, number, flags | os.O_CREAT)
             is_plain = not perm.mode & (
                 stat.S_ISUID | stat.S_ISGID
             )  # the kernel takes these bits away, but not directly
-            if flags & os.O_ACCMODE == os.O_WRONLY and is_plain and work.is_fresh(number):
+            if flags & os.O_ACCMODE == os.O_WRONLY and is_plain and work.files.is_fresh(number):
                 handle.direct_io = self._handles.direct.begin(ino)
             else:
                 self._handles.direct.opened(ino)
@@ -114,19 +114,22 @@ class BranchChanges(TreeChanges):
         self._refuse_in_control(parent, name)
         perm = Perm(mode & 0o7777, caller.uid, caller.gid)
         return await self._name(
-            parent, lambda work: kernel_attr(work.mknod(self._base.where(parent), name, perm, stat.S_IFMT(mode)).attr)
+            parent,
+            lambda work: kernel_attr(work.names.mknod(self._base.where(parent), name, perm, stat.S_IFMT(mode)).attr),
         )
 
     async def mkdir(self, parent: int, name: str, mode: int, caller: Caller) -> Attr:
         """Creates a directory."""
         self._refuse_in_control(parent, name)
         perm = Perm(mode & 0o7777, caller.uid, caller.gid)
-        return await self._name(parent, lambda work: kernel_attr(work.mkdir(self._base.where(parent), name, perm).attr))
+        return await self._name(
+            parent, lambda work: kernel_attr(work.names.mkdir(self._base.where(parent), name, perm).attr)
+        )
 
     async def unlink(self, parent: int, name: str) -> None:
         """Removes a file."""
         self._refuse_in_control(parent, name)
-        await self._operations.change(lambda work: work.unlink(self._base.where(parent), name))
+        await self._operations.change(lambda work: work.names.unlink(self._base.where(parent), name))
 
     async def rmdir(self, parent: int, name: str) -> None:
         """Removes an empty directory."""
@@ -134,8 +137,8 @@ class BranchChanges(TreeChanges):
 
         def remove(work: WorkTree) -> None:
             where = self._base.where(parent)
-            found = work.lookup(where, name)
-            work.rmdir(where, name)
+            found = work.entries.lookup(where, name)
+            work.names.rmdir(where, name)
             self._note_removed(found)
 
         await self._operations.change(remove)
@@ -167,15 +170,15 @@ class BranchChanges(TreeChanges):
 
         def rename(work: WorkTree) -> None:
             old, new = self._base.where(old_parent), self._base.where(new_parent)
-            replaced = None if flags else work.lookup(new, new_name)
-            work.rename(old, old_name, new, new_name, flags)
+            replaced = None if flags else work.entries.lookup(new, new_name)
+            work.names.rename(old, old_name, new, new_name, flags)
             if (old, old_name) != (new, new_name):
                 self._note_removed(replaced)
 
         await self._name(new_parent, rename)
 
     def _child(self, work: WorkTree, parent: int, name: str) -> Where:
-        entry = work.lookup(self._base.where(parent), name)
+        entry = work.entries.lookup(self._base.where(parent), name)
         if entry is None:
             raise EntryNotFoundError(f"no {name!r} in this directory", name=name)
         return entry.where
@@ -190,13 +193,15 @@ class BranchChanges(TreeChanges):
             )
         return await self._name(
             new_parent,
-            lambda work: kernel_attr(work.link(self._base.where(ino), self._base.where(new_parent), new_name).attr),
+            lambda work: kernel_attr(
+                work.names.link(self._base.where(ino), self._base.where(new_parent), new_name).attr
+            ),
         )
 
     async def fsyncdir(self, ino: int) -> None:
         """Makes all names durable."""
         if self._base.work is not None and not self._is_control(ino):
-            await self._operations.in_thread(self._base.work.fsync_dir)
+            await self._operations.in_thread(self._base.work.names.fsync)
 
     def _refuse_in_control(self, ino: int, name: str | None = None) -> None:
         """Refuses to change the control directory, and its name in the root."""
@@ -206,7 +211,7 @@ class BranchChanges(TreeChanges):
             raise NotPermittedError("the control directory cannot be made, replaced or removed", name=name)
 
     def _path_in(self, work: WorkTree, parent: int, name: str) -> TreePath:
-        return child(TreePath(work.path_of(self._base.where(parent))), name)
+        return child(TreePath(work.entries.path_of(self._base.where(parent))), name)
 
     async def _name[T](self, parent: int, operation: Callable[[WorkTree], T]) -> T:
         """Runs an operation that gives something a name in a directory."""

@@ -98,7 +98,7 @@ def remove_hidden(work: WorkTree, keys: Iterable[str]) -> Iterator[tuple[int, by
     """Removes names from a tree, and yields them with the numbers of their directories."""
     for key in keys:
         above, _, name = key.rpartition("/")
-        where = work.where_is(above)
-        if where is not None and work.where_is(key) is not None:
-            work.unlink(where, name)
-            yield work.getattr(where).ino, name.encode(errors="surrogatepass")
+        where = work.entries.find(above)
+        if where is not None and work.entries.find(key) is not None:
+            work.names.unlink(where, name)
+            yield work.entries.attr(where).ino, name.encode(errors="surrogatepass")

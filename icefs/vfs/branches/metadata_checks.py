@@ -27,21 +27,21 @@ class MetadataChecks:
         Raises:
             InvalidMetadataError: it is none; it is kept.
         """
-        where = work.where_of(number)
+        where = work.files.where(number)
         # An empty one waits for its writer, which has just cut it; a commit says if nothing came.
-        if work.getattr_handle(number).size:
-            self.check(work, where, work.path_of(where))
+        if work.files.getattr(number).size:
+            self.check(work, where, work.entries.path_of(where))
 
     def check(self, work: WorkTree, where: Where, path: str) -> None:
         """Checks the content of a file that is, or is to be, the `zarr.json` at a path; raises as `check_open`."""
-        attr = work.getattr(where)
+        attr = work.entries.attr(where)
         if attr.is_dir:
             return
-        number = work.open(where, os.O_RDONLY)
+        number = work.files.open(where, os.O_RDONLY)
         try:
-            data = work.read(number, 0, attr.size)
+            data = work.files.read(number, 0, attr.size)
         finally:
-            work.release(number)
+            work.files.release(number)
         try:
             parse_zarr_json(data, name=path, spec_version=self._spec_version)
         except InvalidMetadataError as error:

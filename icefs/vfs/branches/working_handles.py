@@ -137,16 +137,16 @@ class WorkingHandle(FileHandle):
     @property
     def size(self) -> int:
         """The file's size now."""
-        return self._work.getattr_handle(self.number).size
+        return self._work.files.getattr(self.number).size
 
     def read_nowait(self, offset: int, size: int) -> bytes | bytearray | memoryview | None:
         """Reads what is near."""
         work = self._work
         if self._base_handle is not None:
-            if isinstance(work.where_of(self.number), str):
+            if isinstance(work.files.where(self.number), str):
                 return self._base_handle.read_nowait(offset, size)
             self._drop_base()  # somebody wrote to the file since
-        return work.read(self.number, offset, size) if work.is_local(self.number) else None
+        return work.files.read(self.number, offset, size) if work.files.is_local(self.number) else None
 
     async def read(self, offset: int, size: int) -> bytes | bytearray | memoryview:
         """Reads, and waits."""
@@ -155,18 +155,18 @@ class WorkingHandle(FileHandle):
             return data
         if self._base_handle is not None:
             return await self._base_handle.read(offset, size)
-        return await self._operations.in_thread(lambda: self._work.read(self.number, offset, size))
+        return await self._operations.in_thread(lambda: self._work.files.read(self.number, offset, size))
 
     async def write(self, offset: int, data: bytes | memoryview) -> int:
         """Writes bytes."""
         await self._operations.may_write()
         self._wrote = True
         work = self._work
-        if work.is_ready(self.number):
-            count = work.write(self.number, offset, data)
+        if work.files.is_ready(self.number):
+            count = work.files.write(self.number, offset, data)
         else:
             # The first write to a file of the base, or after a freeze, copies it.
-            count = await self._operations.in_thread(lambda: work.write(self.number, offset, data))
+            count = await self._operations.in_thread(lambda: work.files.write(self.number, offset, data))
         if self.direct_io:
             await self._direct.written(self.ino)
         return count
@@ -175,17 +175,17 @@ class WorkingHandle(FileHandle):
         """Gives a part of the file its place on the disk, or takes it away."""
         await self._operations.may_write()
         self._wrote = True
-        await self._operations.in_thread(lambda: self._work.fallocate(self.number, offset, length, mode))
+        await self._operations.in_thread(lambda: self._work.files.fallocate(self.number, offset, length, mode))
 
     async def write_back(self, offset: int, data: bytes | memoryview) -> int:
         """Writes what the kernel had cached; the working tree marks what it cannot store."""
         await self._operations.may_write()
         self._wrote = True
         work = self._work
-        if work.is_ready(self.number):
-            work.write_back(self.number, offset, data)
+        if work.files.is_ready(self.number):
+            work.files.write_back(self.number, offset, data)
         else:
-            await self._operations.in_thread(lambda: work.write_back(self.number, offset, data))
+            await self._operations.in_thread(lambda: work.files.write_back(self.number, offset, data))
         return len(data)
 
     async def flush(self) -> None:
@@ -196,22 +196,22 @@ class WorkingHandle(FileHandle):
         """
         if not self.wants_flush:
             return
-        self._work.flush(self.number)
+        self._work.files.flush(self.number)
         if self._wrote:
             self._wrote = False
-            if self._work.name_of(self.number) == METADATA_NAME:
+            if self._work.files.name(self.number) == METADATA_NAME:
                 await self._operations.run(lambda: self._checks.check_open(self._work, self.number))
 
     async def fsync(self) -> None:
         """Makes what was written survive power loss."""
-        await self._operations.in_thread(lambda: self._work.fsync(self.number))
+        await self._operations.in_thread(lambda: self._work.files.fsync(self.number))
 
     def release(self) -> None:
         """Gives the file back."""
         if self.direct_io:
             self._direct.end(self.ino)
         self._drop_base()
-        self._work.release(self.number)
+        self._work.files.release(self.number)
 
     def _drop_base(self) -> None:
         if self._base_handle is not None:
@@ -331,9 +331,9 @@ class EarlyHandles:
 
     def _adopt(self, work: WorkTree, handle: EarlyHandle) -> None:
         path = self._guarded.call(lambda: self._path_of(Ino(handle.ino)))
-        number = work.open(path, os.O_RDONLY)
+        number = work.files.open(path, os.O_RDONLY)
         with self._guarded.lock:
             if handle in self._handles:
                 handle.adopted = self._opened.make(work, handle.ino, number, os.O_RDONLY, handle.base_handle)
                 return
-        work.release(number)
+        work.files.release(number)

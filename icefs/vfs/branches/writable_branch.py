@@ -141,7 +141,7 @@ class WritableBranch(Tree):
         if work is None or self._is_control(ino):
             return self.below.path_of(ino)
         try:
-            return f"/{work.path_of(self.base.where(ino))}"
+            return f"/{work.entries.path_of(self.base.where(ino))}"
         except (NotInMemoryError, StaleError, EntryNotFoundError):
             return f"inode {ino}"
 
@@ -154,7 +154,7 @@ class WritableBranch(Tree):
         if work is None or is_control:
             with self._lock:
                 return self.below.lookup(parent, name)
-        entry = work.lookup(self.base.where(parent), name)
+        entry = work.entries.lookup(self.base.where(parent), name)
         return ABSENT if entry is None else kernel_attr(entry.attr)
 
     def getattr(self, ino: int) -> Attr:
@@ -164,7 +164,7 @@ class WritableBranch(Tree):
             with self._lock:
                 return self.below.getattr(ino)
         try:
-            return kernel_attr(work.getattr(self.base.where(ino)))
+            return kernel_attr(work.entries.attr(self.base.where(ino)))
         except StaleError:
             # A program stands in it, or has it open.
             if ino not in self._removed:
@@ -186,7 +186,7 @@ class WritableBranch(Tree):
         if isinstance(file, EarlyHandle) and file.adopted is not None:
             file = file.adopted
         if isinstance(file, WorkingHandle) and self.work is not None:
-            return kernel_attr(self.work.getattr_handle(file.number))
+            return kernel_attr(self.work.files.getattr(file.number))
         return self.below.getattr_open(file)
 
     def readlink(self, ino: int) -> str:
@@ -207,7 +207,7 @@ class WritableBranch(Tree):
             path = TreePath(where)
             base_handle = self.base.ask(lambda below: below.files.open_at(path))
         try:
-            number = work.open(where, flags & ~os.O_APPEND)
+            number = work.files.open(where, flags & ~os.O_APPEND)
         except BaseException:
             if base_handle is not None:
                 base_handle.release()
@@ -224,7 +224,7 @@ class WritableBranch(Tree):
             with self._lock:
                 return self.below.opendir(ino)
         try:
-            self.work.dir_view(self.base.where(ino))  # refuses what is no directory
+            self.work.entries.view(self.base.where(ino))  # refuses what is no directory
         except StaleError:
             if ino not in self._removed:
                 raise
@@ -237,17 +237,17 @@ class WritableBranch(Tree):
         """Lists a directory as it is now."""
         work = self.life.require()
         where = self.base.where(ino)
-        own = kernel_attr(work.getattr(where))
+        own = kernel_attr(work.entries.attr(where))
         parent = self.below.look.parent_ino
         if own.ino != self.below.inodes.root_ino:
-            above = work.where_is(work.path_of(where).rpartition("/")[0])
-            parent = Ino(own.ino if above is None else work.getattr(above).ino)
-        view = work.dir_view(where)
-        if not view.hides and view.base_path is not None and not work.has_kept_in(view.base_path):
+            above = work.entries.find(work.entries.path_of(where).rpartition("/")[0])
+            parent = Ino(own.ino if above is None else work.entries.attr(above).ino)
+        view = work.entries.view(where)
+        if not view.hides and view.base_path is not None and not work.entries.has_kept_in(view.base_path):
             path = TreePath(view.base_path)
             return [dots(own, parent), *self.base.ask(lambda below: below.sections_at(path))]
         hidden = CONTROL_NAME if own.ino == self.below.inodes.root_ino else None
-        return [dots(own, parent), *list_working(work.list_dir(where), own, hidden)]
+        return [dots(own, parent), *list_working(work.entries.list(where), own, hidden)]
 
     def listxattr(self, ino: int) -> Sequence[str]:
         """Lists no extended attribute: what icefs tells of a file is none that a copy of it should have."""

@@ -7,7 +7,7 @@ the bytes are to be thrown away.
 
 Concurrency: everything is called with the tree's lock held, except `read_spool`, `write_spool` and `copy_up`.
 Making content private releases the lock while it copies: `OpenState.busy` makes other writers of the node wait,
-readers go on with the old bytes. A freeze does not wait for a copy (what it copies is still the old content); a copy
+readers go on with the old bytes. A freeze does not wait for a copy (the copied bytes are still the old content); a copy
 that ends on a frozen tree gives its file a new id, so that it is no part of the view.
 
 Bytes that the kernel had cached and that could not be stored are *lost* (see `lost`). The program that wrote them does
@@ -39,7 +39,7 @@ class Content:
     """The bytes of a tree's files."""
 
     def __init__(self, core: TreeCore, files_ahead: int = 0) -> None:
-        """Takes the tree's state, and how many spool files to make ahead for whoever writes many."""
+        """Takes the tree's state, and how many spool files to make ahead for programs that write many."""
         self._core = core
         self._spool = core.spool
         self.ahead = SpoolAhead(core.spool, core.take_spool_id, files_ahead)
@@ -180,7 +180,7 @@ class Content:
             logger.warning("the row of %r, whose bytes were lost, cannot be written now: %s", node.name, error)
 
     def _heal(self, node: FileNode, start: int, end: int) -> None:
-        """Takes bytes that are known again, or cut off, from those that are lost. The lock is held."""
+        """Takes bytes that were written or truncated from those that are lost. The lock is held."""
         if not node.lost:
             return
         node.lost = lost.remove(node.lost, start, end)

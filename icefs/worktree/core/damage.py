@@ -41,7 +41,7 @@ class Damage:
 
 
 class DamageReport:
-    """Knows what was damaged when a tree was opened; says what of that is not healed.
+    """Reports the damage that opening a tree found, as long as it is not healed.
 
     Concurrency: may be called from any thread.
     """

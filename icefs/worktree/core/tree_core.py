@@ -283,7 +283,7 @@ class Change:
         self.store.pop(node, None)
 
     def commit(self) -> None:
-        """Writes what the operation has done so far; what it does from here on is not undone."""
+        """Writes what the operation has done so far; later steps are not undone."""
         self.core.persist(self)
         self._undo.clear()
         self.store.clear()

@@ -1,7 +1,7 @@
 """Frozen views: the working tree as it was at one moment, while it goes on changing.
 
-Freezing copies nothing. From then on, whoever changes a node first leaves its former state with each view
-(`View.keep`), and whoever writes to a spool file that a view may refer to first makes the node a new one; ids only
+Freezing copies nothing. From then on, an operation that changes a node first leaves its former state with each view
+(`View.keep`), and a writer of a spool file that a view may refer to first makes the node a new one; ids only
 grow, so a spool file belongs to a view if its id is not above the view's limit. Reading a view takes the former
 state where there is one and the node itself where there is none.
 

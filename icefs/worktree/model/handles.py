@@ -13,7 +13,7 @@ class Handle:
 
     Attributes:
         node: The file's node.
-        path: The base path, and `base_tree` and `attr` what it was when it was opened.
+        path: The base path; `base_tree` and `attr` are those of the moment when it was opened.
         readable: Open for reading.
         writable: Open for writing.
         has_work: Opened to write or to create.

@@ -2,7 +2,7 @@
 
 A program must not notice a commit: the file it wrote keeps its inode number and mtime when the snapshot provides
 it instead of the working tree. A million committed files cost some thirty bytes each here: one sorted column of
-names per directory, with the two numbers beside it. What was renamed with the directory that it lies in costs nothing
+names per directory, with two numbers each. Files that were renamed with their directory cost nothing
 (`kept_regions`).
 """
 

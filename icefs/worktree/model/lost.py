@@ -2,7 +2,7 @@
 
 A file with lost bytes has the flag LOST, and `FileNode.lost` says which: half-open ranges `[start, end)`, sorted and
 apart. A file that is LOST without a range has no byte left, as its spool file is gone. Bytes that are lost cannot be
-read and are never committed. They are whole again when they are written again, cut off, or replaced.
+read and are never committed. They are whole again when they are written again, truncated, or replaced.
 """
 
 from typing import Final

@@ -16,8 +16,8 @@ class SavedDir(NamedTuple):
 class View:
     """The former states of what changed since a freeze.
 
-    INVARIANT: nodes with ids above `limit` are not part of the view; every other node that differs from what it
-        was at the freeze is in `files` or `dirs`.
+    INVARIANT: nodes with ids above `limit` are not part of the view; every other node that has changed since
+        the freeze is in `files` or `dirs`.
 
     Attributes:
         limit: The largest id, of nodes and of spool files, at the freeze.

@@ -9,7 +9,7 @@ from icefs.worktree.base import join
 from icefs.worktree.core.tree_core import Change, TreeCore
 from icefs.worktree.model.nodes import ATTRS, FROM_BASE, LOST, DirNode, Entry, FileNode, Node
 from icefs.worktree.model.reappearing import Reappearing
-from icefs.worktree.ops.namespace import Namespace
+from icefs.worktree.ops.removal import Removal
 
 
 @dataclass(slots=True)
@@ -28,7 +28,7 @@ class Discarded:
     num_changes: int = 0
 
 
-def discard(core: TreeCore, namespace: Namespace, path: str, opened: Iterable[str] = ()) -> Discarded:
+def discard(core: TreeCore, removal: Removal, path: str, opened: Iterable[str] = ()) -> Discarded:
     """Drops all changes at a path of the merged tree and below it; `""` drops all there are.
 
     A renamed directory or file has two ends, and dropping the change at the place it left would show it twice: the
@@ -36,7 +36,7 @@ def discard(core: TreeCore, namespace: Namespace, path: str, opened: Iterable[st
 
     Args:
         core: The tree.
-        namespace: Its names.
+        removal: Takes its entries out.
         path: Where.
         opened: The base paths of files that are open and of which the tree does not know it.
 
@@ -52,7 +52,7 @@ def discard(core: TreeCore, namespace: Namespace, path: str, opened: Iterable[st
             )
         reappearing = Reappearing(core, opened)
         places = _places(core, path)
-        dropping = _Dropping(core, namespace, op)
+        dropping = _Dropping(core, removal, op)
         for directory, name in places:
             dropping.collect(directory, name)
         dropping.check_renames()
@@ -80,9 +80,9 @@ def _places(core: TreeCore, path: str) -> list[tuple[DirNode, str]]:
 
 
 class _Dropping:
-    def __init__(self, core: TreeCore, namespace: Namespace, op: Change) -> None:
+    def __init__(self, core: TreeCore, removal: Removal, op: Change) -> None:
         self._core = core
-        self._namespace = namespace
+        self._removal = removal
         self._op = op
         self._entries: list[tuple[DirNode, str, Entry]] = []
         self._nodes: set[Node] = set()
@@ -144,13 +144,13 @@ class _Dropping:
             op.links.append((directory, name, None))
             if isinstance(entry, FileNode):
                 inodes.append(entry.ino)
-                self._namespace.drop_link(op, entry, directory, name)
+                self._removal.drop_link(op, entry, directory, name)
                 if entry.parent is None and entry.origin is not None and core.base_files.get(entry.origin) is entry:
                     # It may be open still; the base file that is to be seen again is another one.
                     op.put(core.base_files, entry.origin, None)
             elif isinstance(entry, DirNode):
                 inodes.append(entry.ino)
-                self._namespace.drop_dir(op, entry)
+                self._removal.drop_dir(op, entry)
         self.discarded.paths.reverse()
         self.discarded.changed = Invalidations(entries, [*inodes, *(directory for directory, _ in entries)])
 

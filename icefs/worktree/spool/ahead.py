@@ -93,7 +93,7 @@ class SpoolAhead:
             try:
                 self._ready.append(self._spool.create(spool_id))
             except IcefsError:
-                # Whoever wants a file now makes it, and learns what is wrong: a full disk, mostly.
+                # The next writer makes its own file, and gets the error: a full disk, mostly.
                 self._streak = -_STREAK
                 self._made += len(ids) - number
                 return

@@ -408,7 +408,7 @@ class Spool:
     def scan(self) -> Iterator[int]:
         """Yields the ids of all spool files there are; passes over names that are none.
 
-        What is left of directories that were tried is removed.
+        Directories that an earlier try left are removed.
         """
         with os.scandir(self._base) as buckets:
             names = [entry.name for entry in buckets if entry.is_dir(follow_symlinks=False)]

@@ -5,7 +5,7 @@ Tables (`_SCHEMA` is the authority, `versions` tells how they came to be):
     meta         key → value: repository, branch, base, and while a commit is under way
                  `frozen` (the largest id of the frozen view) and `intent` (JSON: snapshot_id, base, left);
                  `attempts` (JSON: the snapshots that were about to be published on this base);
-                 `notes` (JSON: what is said of damage that was mended since it has this base)
+                 `notes` (JSON: sentences about damage that was mended since it has this base)
     node         one row for each file and directory; (parent, name) is its first link; the root has parent 0
     link         (parent, name) → a node's further links, or 0 for a whiteout. A whiteout whose name a node's first
                  link has taken meanwhile may stay behind; the node wins.
@@ -172,7 +172,7 @@ class Journal:
         """Opens or creates the database.
 
         Args:
-            path: The file; the log and the reserve are beside it.
+            path: The file; the log and the reserve are next to it.
             reserve_bytes: How much space to keep back for what makes room (see `reserve`).
 
         Raises:
@@ -310,7 +310,7 @@ class Journal:
     def apply(self, batch: Batch) -> None:
         """Writes one operation's changes; when this returns, they survive the death of the process.
 
-        What removes nodes may use the space that is kept back, since it makes room; so may a batch that says so.
+        A batch that removes nodes may use the space that is kept back, since it makes room; so may one that says so.
 
         Raises:
             NoSpaceError: the disk is full; nothing was changed.
@@ -549,7 +549,7 @@ class Journal:
     def close(self) -> None:
         """Closes the database; the WAL is folded into it."""
         is_closed = False
-        with contextlib.suppress(sqlite3.Error):  # what is wrong with it is found when it is opened again
+        with contextlib.suppress(sqlite3.Error):  # the next opening finds what is wrong with it
             is_closed = bool(self.meta().get("closed"))
         os.close(self._wal_fd)
         try:

@@ -20,7 +20,7 @@ _PATIENCE_S: Final = 5.0
 class SpoolRemovals:
     """Removes spool files.
 
-    Concurrency: `remove` may be called from any thread, without the tree's lock, by whoever alone knew the ids.
+    Concurrency: `remove` may be called from any thread, without the tree's lock, by the one caller that knew the ids.
     """
 
     def __init__(self, spool: Spool, *, at_once: int = _AT_ONCE) -> None:
@@ -58,7 +58,7 @@ class SpoolRemovals:
             self._spool.remove(spool_id)
 
     def close(self, patience_s: float = _PATIENCE_S) -> None:
-        """Waits for the end, but not for long; what is left then is swept when the tree is opened again."""
+        """Waits for the end, but not for long; the next opening of the tree sweeps the rest."""
         thread = self._thread
         if thread is not None:
             thread.join(patience_s)

@@ -1,6 +1,6 @@
 """Space kept back on the disk of a working tree, for what makes room there.
 
-Removing a file writes to the database before the file's bytes go; so does a commit, before what it committed goes.
+Removing a file writes to the database before the file's bytes go; so does a commit, before the committed bytes go.
 On a disk without a free block neither could ever happen. A file of zeros is given up for them, slice by slice, and
 filled again when there is space.
 """
@@ -48,7 +48,7 @@ class Reserve:
             os.posix_fallocate(fd, 0, self.target)
             self.size = self.target
         except OSError:
-            # What the disk gave before it was full belongs to whoever filled it.
+            # What the disk gave before it was full belongs to the program that filled it.
             os.ftruncate(fd, self.size)
         finally:
             os.close(fd)

@@ -1,4 +1,4 @@
-"""State directories: where working trees are kept, who uses one, and which there are.
+"""State directories: where working trees are kept, which process uses one, and which there are.
 
     <state root>/<repository>-<branch>-<hash>/
         info.json   for people, and for listing them; and the version (see `versions`)
@@ -307,7 +307,7 @@ class StateLock:
                 pid=holder,
             ) from None
         if not must_exist:
-            with contextlib.suppress(OSError):  # on a full disk nobody is told who has the lock
+            with contextlib.suppress(OSError):  # on a full disk the lock names no process
                 os.ftruncate(self._fd, 0)
                 os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
 

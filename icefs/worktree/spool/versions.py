@@ -10,7 +10,7 @@ SQLite database that was not closed already changes its files. The database has 
 changes in one transaction with the tables.
 
 A migration first raises the number in `info.json` and then does all steps in one transaction. So an icefs that knows
-the old version only either finds everything old, or is told to stay away; and one that knows the new version finds
+the old version only either finds everything old, or a number that it refuses; and one that knows the new version finds
 the old tables or the new ones, never anything between, and goes on from there.
 """
 
@@ -36,7 +36,7 @@ type Migration = Callable[[sqlite3.Connection], None]
 
 
 def _to_2(database: sqlite3.Connection) -> None:
-    """Does nothing to the tables: what is new is in `info.json`."""
+    """Does nothing to the tables: only `info.json` is new."""
 
 
 def _to_3(database: sqlite3.Connection) -> None:

@@ -2,10 +2,10 @@
 
 A commit to a local repository gives spool files a second name there, and then waits until they are on the disk. The
 kernel by itself leaves them in memory for half a minute, so the commit of a gibibyte just written waits for a gibibyte.
-Here the disk is told to begin with files as they are closed, while the program that writes them is busy with the next.
-The last ones are spared: what is soon written again, or removed, shall not be written to the disk for nothing.
+Here the disk begins with files as they are closed, while the program that writes them is busy with the next. The last
+ones are spared: a file that is soon written again, or removed, shall not be written to the disk for nothing.
 
-Nothing is waited for and nothing promised: a failure is found by whoever syncs the file.
+Nothing is waited for and nothing promised: the caller that syncs the file meets a failure.
 """
 
 import ctypes
@@ -17,7 +17,7 @@ from queue import SimpleQueue
 from typing import Final
 
 SPARED_BYTES: Final = 64 << 20
-"""So much of what was closed last is left alone."""
+"""So many bytes of the files that were closed last are left alone."""
 
 _AT_ONCE_BYTES: Final = 8 << 20
 _WORTH_BYTES: Final = 64 << 10
@@ -30,7 +30,7 @@ def begin_writing(path: str) -> None:
     """Has the kernel begin to write a file to its disk; does not wait for it.
 
     Raises:
-        OSError: the file cannot be opened. What the disk does is not known here.
+        OSError: the file cannot be opened. Errors of the disk come later, and are not raised.
     """
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -45,7 +45,7 @@ class WriteBehind:
     Concurrency: `closed` and `close` are called with the tree's lock held; a thread of its own makes the system calls.
 
     Attributes:
-        begun_bytes: How much the disk was told to begin with.
+        begun_bytes: How much the disk was asked to write.
     """
 
     def __init__(self, path_of: Callable[[int], str], begin: Callable[[str], None] = begin_writing) -> None:
@@ -59,7 +59,7 @@ class WriteBehind:
         self._thread: threading.Thread | None = None
 
     def closed(self, spool_id: int, size_bytes: int) -> None:
-        """Takes note of a spool file that was written and that nobody has open any more."""
+        """Records a spool file that was written and that nobody has open any more."""
         if size_bytes < _WORTH_BYTES:
             return  # a commit syncs small files in no time, and they would be many
         self._waiting.append((spool_id, size_bytes))
@@ -82,7 +82,7 @@ class WriteBehind:
                 try:
                     self._begin(self._path_of(spool_id))
                 except OSError:
-                    continue  # removed meanwhile, mostly; what else there is, its reader will be told
+                    continue  # removed meanwhile, mostly; its reader meets any other error
                 self.begun_bytes += size_bytes
 
     def close(self) -> None:

@@ -1,7 +1,7 @@
 """Chunks of the base for which a rewritten `zarr.json` has no place.
 
 Nobody removed their files, which are there to the last: they vanish with the commit, as they do from any repository
-when the metadata say otherwise. So whoever commits is told before.
+when the metadata say otherwise. So a commit reports them before.
 """
 
 from typing import Final

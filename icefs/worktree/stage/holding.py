@@ -133,7 +133,7 @@ class Holding:
             yield Invalid(metadata_key(path), reason)
 
     def held_paths(self, hidden: Mapping[str, Iterable[str]]) -> Iterator[str]:
-        """Yields the paths, beside those of the files, at which nothing is committed; whole directories with a slash.
+        """Yields the paths, besides those of the files, at which nothing is committed; whole directories with a slash.
 
         Args:
             hidden: The names at which the base's entry is not to be seen any more, by directory.

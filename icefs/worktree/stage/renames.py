@@ -44,7 +44,7 @@ class RenamedChunks:
 
 @dataclass(frozen=True, slots=True)
 class RenamedFile:
-    """A chunk of the base whose name has to be read anew."""
+    """A chunk of the base whose name has to be read again."""
 
     directory: str
     name: str

@@ -128,7 +128,7 @@ class Staged:
     `arrays` describe it as well, for where that is not possible.
 
     Attributes:
-        gone: The paths of all base nodes that are deleted; what is below one is listed too if it is deleted.
+        gone: The paths of all base nodes that are deleted; deleted nodes below one are listed, too.
         nodes: The `zarr.json` of nodes that are made or rewritten, by path, parents first.
         made: Those of `nodes` that the base does not have, or has as another one.
         arrays: The chunks that change, by array.

@@ -91,7 +91,7 @@ def reused_ref(base: Session, reader: KeyReader, source: Source) -> ChunkRef | N
 
 class _Staging:
     def __init__(self, frozen: FrozenTree, base: Session, refused: Mapping[str, str], *, includes_open: bool) -> None:
-        """Takes, beside the tree, the arrays whose edited `zarr.json` cannot be committed, and why."""
+        """Takes, besides the tree, the arrays whose edited `zarr.json` cannot be committed, and why."""
         self._frozen = frozen
         self._base = base
         self._paths = frozenset(base.snapshot.paths)
@@ -500,7 +500,7 @@ class _Staging:
     # Renames as moves.
 
     def _find_moves(self) -> None:
-        """Works out whether the renames are all there is, and could be told as moves."""
+        """Works out whether the renames are all there is, and moves could express them."""
         staged = self._staged
         moved = {
             node.path: path

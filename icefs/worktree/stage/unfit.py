@@ -1,7 +1,7 @@
 """Chunks of a size that their array's codecs rule out, which no reader could decode: no commit or import takes them.
 
 A file that was written is looked at alone, the base's chunks as columns. These are looked at where a rename or an
-edited `zarr.json` makes other chunks of them. What has not changed is as its committer left it, and `fsck` names it.
+edited `zarr.json` makes other chunks of them. An unchanged chunk is as its committer left it, and `fsck` names it.
 """
 
 from collections.abc import Callable, Sequence

@@ -53,7 +53,7 @@ def test_a_handle_is_adopted_and_shows_what_is_written_later(tmp_path: Path) -> 
     driver, early, handle = opened(tmp_path)
     early.adopt(driver.tree)
     writer = driver.open("a", os.O_WRONLY)
-    driver.tree.write(writer, 0, b"changed base and longer")
+    driver.tree.files.write(writer, 0, b"changed base and longer")
     assert handle.size == 23
     assert bytes(handle.read_nowait(0, 7) or b"") == b"changed"
 

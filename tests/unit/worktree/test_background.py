@@ -87,8 +87,8 @@ def test_a_chunk_rewritten_before_its_upload_costs_one_request(staged: StagedChu
 def test_what_is_open_or_no_chunk_is_left_alone(staged: StagedChunks) -> None:
     staged.start_uploads(SOON)
     handle = staged.driver.open(path_of((0,)), os.O_WRONLY | os.O_CREAT)
-    staged.driver.tree.write(handle, 0, b"x" * 1000)
-    staged.driver.tree.flush(handle)
+    staged.driver.tree.files.write(handle, 0, b"x" * 1000)
+    staged.driver.tree.files.flush(handle)
     for path in ("a/zarr.json", "notes.txt", "a/c/5.partial"):
         staged.driver.write(path, b"{}" * 1000)
     staged.write({(1,): b"small", (2,): b"y" * 1000})
@@ -107,7 +107,7 @@ def test_changes_after_the_upload(staged: StagedChunks, how: str) -> None:
     expected = {(1,): b"y" * 2000}
     if how == "part":
         handle = driver.open(path_of((0,)), os.O_WRONLY)
-        driver.tree.write(handle, 500, b"new")
+        driver.tree.files.write(handle, 500, b"new")
         driver.close(handle)
         expected[0,] = b"x" * 500 + b"new" + b"x" * 1497
     elif how == "whole":
@@ -139,7 +139,7 @@ def test_uploads_are_remembered_over_a_restart(staged: StagedChunks) -> None:
     assert staged.wait_for(lambda state: state.stored == 10).pending == 0
     # Uploaded files stay as they were: writers get a file of their own, after a restart as well.
     handle = staged.driver.open(path_of((0, 0)), os.O_WRONLY)
-    staged.driver.tree.write(handle, 0, b"new")
+    staged.driver.tree.files.write(handle, 0, b"new")
     staged.driver.close(handle)
     chunks[0, 0] = b"new" + chunks[0, 0][3:]
     staged.wait_for(lambda state: (state.stored, state.pending) == (10, 0))

@@ -181,7 +181,7 @@ def test_moves_conflict_with_moves_only(bench):
 @pytest.mark.parametrize("at_once", [False, True], ids=["rebase", "commit"])
 def test_what_is_open_stays_what_it_was_when_others_replace_it(bench, data, flags, at_once):
     """As a file does whose name another one takes: what the kernel knows of an inode number never changes."""
-    handle = bench.work.open(bench.where("b/c/0"), flags)
+    handle = bench.work.files.open(bench.where("b/c/0"), flags)
     bench.theirs({"b/c/0": data, "a/c/3/3": b"theirs"})
     if at_once:
         bench.write("a/c/0/0", b"ours")
@@ -189,14 +189,14 @@ def test_what_is_open_stays_what_it_was_when_others_replace_it(bench, data, flag
     else:
         bench.rebase("fail")
     assert bench.read("b/c/0") == data
-    assert bench.work.read(handle, 0, 100) == b"b0"
+    assert bench.work.files.read(handle, 0, 100) == b"b0"
     if flags:
-        bench.work.write(handle, 1, b"!")
-        assert bench.work.read(handle, 0, 100) == b"b!"
+        bench.work.files.write(handle, 1, b"!")
+        assert bench.work.files.read(handle, 0, 100) == b"b!"
     bench.write("b/c/0", b"mine")
-    assert bench.work.read(handle, 0, 100) == (b"b!" if flags else b"b0")
-    bench.work.flush(handle)
-    bench.work.release(handle)
+    assert bench.work.files.read(handle, 0, 100) == (b"b!" if flags else b"b0")
+    bench.work.files.flush(handle)
+    bench.work.files.release(handle)
     check(bench, bench.committed() | {"b/c/0": b"mine"})
 
 
@@ -402,7 +402,7 @@ def test_a_directory_that_is_made_during_a_rebased_commit_has_what_others_put_th
     bench.theirs({"a/c/4/1": b"theirs", "a/c/3/3": b"theirs"})
 
     def write():
-        if bench.work.where_is("a/c/4/0") is None:
+        if bench.work.entries.find("a/c/4/0") is None:
             bench.write("a/c/4/0", b"later")
             bench.remove("a/c/3")
             bench.write("a/c/3/2", b"later")
@@ -436,7 +436,7 @@ def test_another_name_of_a_file_of_the_base_keeps_what_that_was(bench, how, is_o
     bench.link("b/zarr.json", "n")
     bench.link("a/c/0/0", "a/c/3/3")
     bench.link("a/c/1/1", "c.bin")
-    handle = bench.work.open(bench.where("c.bin"), os.O_RDWR) if is_open else None
+    handle = bench.work.files.open(bench.where("c.bin"), os.O_RDWR) if is_open else None
     theirs = {"b/zarr.json": array((8,), (2,)), "a/c/0/0": b"theirs", "a/c/1/1": None, "b/c/3": b"3"}
     bench.theirs(theirs)
     tree = bench.tree()
@@ -448,8 +448,8 @@ def test_another_name_of_a_file_of_the_base_keeps_what_that_was(bench, how, is_o
     expected |= {"n": FILES["b/zarr.json"], "a/c/3/3": FILES["a/c/0/0"], "c.bin": FILES["a/c/1/1"]}
     assert bench.tree() == expected
     if handle is not None:
-        assert bench.work.read(handle, 0, 100) == FILES["a/c/1/1"]
-        bench.work.release(handle)
+        assert bench.work.files.read(handle, 0, 100) == FILES["a/c/1/1"]
+        bench.work.files.release(handle)
     bench.remove("n")
     bench.remove("c.bin")
     check(bench, without(expected, "n", "c.bin"))
@@ -475,12 +475,12 @@ def test_a_file_with_several_names_that_was_written_to_is_ours_under_all(bench, 
 
 def test_a_directory_whose_time_was_set_goes_with_what_others_removed(bench):
     for path in ("a/c/3", "a/c", "b/c/0"):
-        bench.work.set_attributes(bench.where(path), AttrChange(mtime_ns=10**9))
+        bench.work.attributes.set(bench.where(path), AttrChange(mtime_ns=10**9))
     gone = {f"a/c/3/{i}": None for i in range(3)} | {"b/c/0": None}
     bench.theirs(gone)
     bench.rebase("fail")
-    assert bench.work.where_is("a/c/3") is None
-    assert bench.work.where_is("b/c") is None
+    assert bench.work.entries.find("a/c/3") is None
+    assert bench.work.entries.find("b/c") is None
     assert not bench.work.has_changes()
     check(bench, without(FILES, *gone))
 
@@ -490,7 +490,7 @@ def test_a_directory_that_was_emptied_here_stays(bench):
         bench.remove(f"a/c/3/{name}")
     bench.theirs({"a/c/3/2": None})
     bench.rebase("fail")
-    assert bench.work.where_is("a/c/3") is not None
+    assert bench.work.entries.find("a/c/3") is not None
     bench.remove("a/c/3")
     check(bench, without(FILES, "a/c/3/"))
 
@@ -499,7 +499,7 @@ def test_a_directory_that_was_emptied_here_stays(bench):
 def test_nobody_waits_for_the_store_while_the_tree_goes_to_another_base(bench, storage, larger, monkeypatch, at_once):
     bench.write_all({"a/c/0/0": b"ours", "a/c/4/0": b"made", "b/c/1": b"b1"})
     bench.remove("a/c/1")
-    bench.work.set_attributes(bench.where("b/zarr.json"), AttrChange(mode=0o600))
+    bench.work.attributes.set(bench.where("b/zarr.json"), AttrChange(mode=0o600))
     bench.theirs({"a/c/3/3": b"theirs", "a/c/4/1": b"theirs", "b/c/0": b"theirs"})
     free = []
 

@@ -53,7 +53,7 @@ def first_work(driver: Driver) -> None:
 
 def later_work(driver: Driver) -> None:
     handle = driver.open("a/c/2", os.O_RDWR)
-    driver.tree.write(handle, 5, b"the new chunk, in place")
+    driver.tree.files.write(handle, 5, b"the new chunk, in place")
     driver.close(handle)
     driver.write("a/c/0", b"chunk 0, written again")
     driver.write("notes", b"")

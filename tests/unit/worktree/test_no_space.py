@@ -92,19 +92,19 @@ def test_a_write_that_fails_changes_nothing_and_a_flush_can_be_repeated(tmp_path
     fuse = Fuse()
     driver = prepared(tmp_path, fuse)
     handle = driver.open("own", os.O_RDWR)
-    before = driver.tree.getattr_handle(handle)
+    before = driver.tree.files.getattr(handle)
     fuse.blow()
     with pytest.raises(NoSpaceError):
-        driver.tree.write(handle, 3, b"will not do")
+        driver.tree.files.write(handle, 3, b"will not do")
     with pytest.raises(NoSpaceError):
-        driver.tree.truncate(handle, 1 << 20)
-    assert driver.tree.getattr_handle(handle) == before
+        driver.tree.files.truncate(handle, 1 << 20)
+    assert driver.tree.files.getattr(handle) == before
     fuse.mend()
-    driver.tree.write(handle, 12, b" and more")
+    driver.tree.files.write(handle, 12, b" and more")
     fuse.blow()
     with pytest.raises(NoSpaceError):
-        driver.tree.flush(handle)
-    assert driver.tree.read(handle, 0, 99) == b"my own bytes and more"
+        driver.tree.files.flush(handle)
+    assert driver.tree.files.read(handle, 0, 99) == b"my own bytes and more"
     fuse.mend()
     driver.close(handle)
     driver.tree.close()
@@ -175,20 +175,20 @@ def test_a_disk_that_really_is_full(small_disk: Path) -> None:
             handle = None
             try:
                 handle = driver.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
-                if driver.tree.write(handle, 0, data) < size:
+                if driver.tree.files.write(handle, 0, data) < size:
                     raise NoSpaceError("a short write")
-                driver.tree.flush(handle)
+                driver.tree.files.flush(handle)
             except NoSpaceError:
                 failures += 1
                 if handle is not None:
                     with contextlib.suppress(NoSpaceError):
                         driver.unlink(path)
                     with contextlib.suppress(NoSpaceError):
-                        driver.tree.release(handle)
+                        driver.tree.files.release(handle)
                 if driver.exists(path):
                     expected[path] = driver.read(path)
                 break
-            driver.tree.release(handle)
+            driver.tree.files.release(handle)
             expected[path] = data
         driver.tree.check_invariants()
     assert failures == 4

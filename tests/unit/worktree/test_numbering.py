@@ -48,7 +48,7 @@ def test_a_committed_file_keeps_its_number_until_others_change_it(driver, snapsh
     driver.tree.check_invariants()
     after = driver.stat("a/c/5")
     assert after.ino != before.ino
-    assert not driver.tree.knows(before.ino)
+    assert not driver.tree.entries.knows(before.ino)
     assert outcome.remaining == 0
 
 
@@ -125,7 +125,7 @@ def test_renamed_directories_are_told_and_their_files_keep_the_numbers_of_the_pl
     driver.tree.check_invariants()
     assert list(outcome.renamed) == [(driver.stat("a").ino, b"d")]
     assert (driver.stat("a/d/0").ino, driver.stat("a/d/0").mtime_ns) == (77, 5)
-    assert not driver.tree.knows(78)
+    assert not driver.tree.entries.knows(78)
 
 
 def test_the_branch_changes_while_the_tree_is_locked_and_stands_on_the_new_base(driver, snapshots):

@@ -18,9 +18,9 @@ BASE = {"zarr.json": b"root", "a/zarr.json": b"{}", "a/c/0": b"chunk 0", "a/c/1"
 
 def write(driver: Driver, path: str, data: bytes, *, is_synced: bool) -> None:
     handle = driver.open(path, os.O_WRONLY | os.O_CREAT)
-    driver.tree.write(handle, 0, data)
+    driver.tree.files.write(handle, 0, data)
     if is_synced:
-        driver.tree.fsync(handle)
+        driver.tree.files.fsync(handle)
     driver.close(handle)
 
 
@@ -69,13 +69,13 @@ def test_what_was_synced_survives_power_loss(tmp_path: Path, seed: int) -> None:
             driver.rename(temporary, path)
             before = closed.pop(path, {b"", BASE.get(path, b"")}) | {synced.pop(path, None) or b"", data}
             if is_synced:
-                driver.tree.fsync_dir()
+                driver.tree.names.fsync()
                 synced[path] = data
             else:
                 closed[path] = before
         elif kind < 0.8 and driver.exists(path):
             driver.unlink(path)
-            driver.tree.fsync_dir()
+            driver.tree.names.fsync()
             closed.pop(path, None)
             synced[path] = None
         else:

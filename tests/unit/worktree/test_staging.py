@@ -187,7 +187,7 @@ def test_directories_of_chunks_with_other_names_are_read_by_name(bench):
     bench.write("g/a/zarr.json", array((40, 40), (10, 10), encoding="v2"))
     for name in "0123":
         bench.rename(f"g/a/c/{name}", f"g/a/{name}")
-    bench.work.rmdir(bench.where("g/a"), "c")
+    bench.work.names.rmdir(bench.where("g/a"), "c")
     expected = moved(FILES, ("g/a/c/0/1", "d/c.3.3"), *((f"g/a/c/{n}", f"g/a/{n}") for n in "0123"))
     del expected["g/dots/c.0.0"]
     expected |= {
@@ -359,7 +359,7 @@ def test_a_renamed_file_that_no_commit_takes_keeps_its_former_place_hidden(bench
     bench.commit(skip_invalid=True)
     with pytest.raises(SessionStateError, match=r"'g/a/zarr.json' was renamed to 'g/a.json', which is not discarded"):
         bench.work.discard("g/a")
-    assert bench.work.where_is("g/a/zarr.json") is None
+    assert bench.work.entries.find("g/a/zarr.json") is None
     bench.work.discard("g/a.json")
     bench.work.discard("g/a")
     assert bench.tree() == bench.committed() == FILES | {"s/c": b"other"}
@@ -375,7 +375,7 @@ def test_a_renamed_file_and_what_is_left_at_its_former_place_have_numbers_of_the
         bench.commit(skip_invalid=True)
         assert bench.committed()["n/zarr.json"] == FILES["g/a/zarr.json"]
     bench.work.discard("g/a")
-    numbers = [bench.work.getattr(bench.where(path)).ino for path in ("n/zarr.json", "g/a/zarr.json")]
+    numbers = [bench.work.entries.attr(bench.where(path)).ino for path in ("n/zarr.json", "g/a/zarr.json")]
     assert len(set(numbers)) == 2
     assert bench.tree() == bench.committed() == FILES | {"s/c": b"other", "n/zarr.json": FILES["g/a/zarr.json"]}
 

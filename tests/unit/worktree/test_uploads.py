@@ -207,7 +207,7 @@ def test_an_object_stays_when_its_file_is_written_to(
         driver.truncate(path, 10 if how == "truncate" else 6000)
     else:
         handle = driver.open(path, os.O_WRONLY | (os.O_APPEND if how == "append" else 0))
-        driver.tree.write(handle, 0, b"new")
+        driver.tree.files.write(handle, 0, b"new")
         driver.close(handle)
     after = driver.read(path)
     assert (
