@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import click
 import pytest
@@ -95,6 +96,14 @@ def test_topics_name_only_commands_and_options_that_exist(capsys):
             assert command in COMMANDS, (name, command)
         foreign = {"--now", "--device", "--cap-add", "--security-opt"}  # of systemctl and docker
         assert set(re.findall(r"--[a-z][a-z-]*", source)) <= options | foreign, name
+
+
+def test_the_readme_names_topics_that_exist():
+    readme = (Path(__file__).parents[3] / "README.md").read_text()
+    table = re.search(r"\| topic \| about \|\n\|[-|]+\|\n((?:\|.*\|\n)+)", readme)
+    listed = [name for row in table[1].splitlines() for name in re.findall(r"`([a-z0-9-]+)`", row.split("|")[1])]
+    assert sorted(listed) == sorted(TOPICS)
+    assert set(re.findall(r"`icefs help ([a-z]\S*?)`", readme)) <= {*TOPICS, *COMMANDS}
 
 
 def inner_help(capsys, name):
