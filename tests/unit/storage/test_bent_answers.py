@@ -205,6 +205,7 @@ def bends(operation: str, *, writes: bool) -> Iterator[Bend]:
     draw = random.Random(operation)
     sizes = ((None, *STATUSES), BODIES, HEADERS, done, times)
     chosen += [Bend(*(draw.choice(choices) for choices in sizes)) for _ in range(200)]  # type: ignore[arg-type]
+    yield from (Bend(404, body, "no length") for body in BODIES)  # nothing tells how much more comes
     yield from draw.sample(chosen, RARE_SAMPLE if operation in RARE else SAMPLE)
 
 
