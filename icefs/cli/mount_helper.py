@@ -3,8 +3,9 @@
     mount.icefs REPO MNT [-sfnv] [-o OPTIONS] [-t TYPE]
     umount.icefs MNT [-flnrv] [-t TYPE]
 
-They are `icefs mount` and `icefs umount` with mount(8)'s exit codes; the latter returns when the daemon has ended, so
-that what comes after it can be sure of the state directory.
+With `-o remount,ro` (or `rw`) the first one has the kernel remount what is at MNT. Else they are `icefs mount` and
+`icefs umount` with mount(8)'s exit codes; the latter returns when the daemon has ended, so that what comes after it can
+be sure of the state directory.
 """
 
 import getopt
@@ -15,9 +16,11 @@ from typing import Final
 
 import click
 
-from icefs.cli.main import USAGE
+from icefs.cli.main import USAGE, describe
 from icefs.cli.main import main as icefs
 from icefs.cli.support.options import say
+from icefs.cli.support.remount import is_remount, remount
+from icefs.errors import IcefsError
 
 type _Make = Callable[[list[str], dict[str, str], list[str]], list[str] | None]
 
@@ -45,13 +48,24 @@ def _run(usage: str, count: int, args: list[str] | None, make: _Make) -> int:
     if len(places) != count or "-N" in given:
         click.echo(f"icefs: usage: {usage}; namespaces (-N) are entered with nsenter(1)", err=True)
         return _WRONG_CALL
-    command = make(places, given, [value for flag, value in flags if flag == "-o"])
+    options = [value for flag, value in flags if flag == "-o"]
+    command = make(places, given, options)
     if command is None:
         return 0
     # mount(8) calls its helpers with a bare environment, in which fusermount3 must be found.
     os.environ.setdefault("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
-    code = icefs(command)
+    code = _remount(places[-1], options) if is_remount(options) else icefs(command)
     return 0 if code == 0 else _WRONG_CALL if code == USAGE else _FAILED
+
+
+def _remount(place: str, options: list[str]) -> int:
+    try:
+        remount(place, options)
+    except (IcefsError, OSError) as error:
+        code, line = describe(error)
+        say(f"icefs: {line}", err=True)
+        return code
+    return 0
 
 
 def _mount_command(places: list[str], flags: dict[str, str], options: list[str]) -> list[str] | None:

@@ -7,6 +7,7 @@ lineages        where the cache of histories lies on this machine
 mounts          finds the mount that a path lies in, and reads its control files
 service_config  configuration files of mounts that run as services
 fstab           the `-o` options of mount(8) and fstab
+remount         `mount -o remount,ro` and `remount,rw`
 leaving         what becomes of uncommitted changes when a mount ends
 checks          the checks of `icefs doctor`
 failing         errors of a command with `--json`
