@@ -95,7 +95,7 @@ def _told_by_client(response: Mapping[str, Any]) -> tuple[int, Headers]:
 
 
 def _has_body(headers: Headers) -> bool:
-    """Tells whether an answer may have a body: one without a length ends with the connection (RFC 9112, section 6.3)."""
+    """Tells whether there may be a body: without a length, it ends with the connection (RFC 9112, section 6.3)."""
     return headers.get("Content-Length") != "0" or "Transfer-Encoding" in headers
 
 
