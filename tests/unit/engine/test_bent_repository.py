@@ -99,8 +99,9 @@ def test_a_repository_is_read_rightly_or_not_at_all(
             directory = tmp_path / f"cache{number}"
             storage = opened(kind, store)
             store.set_bend(None if is_open else bend)
+            cache = DiskCache(directory, reserve_bytes=0)
             try:
-                with Repository.open(storage, cache=DiskCache(directory, reserve_bytes=0)) as repository:
+                with Repository.open(storage, cache=cache) as repository:
                     if is_open:
                         repository.readonly_session("main")
                         store.set_bend(bend)
@@ -115,6 +116,7 @@ def test_a_repository_is_read_rightly_or_not_at_all(
                     wrong.append(f"{bend}: {str(error)[:200]}")
             except Exception as error:
                 wrong.append(f"{bend}: {error!r}")
+            cache.close()  # also where there was no repository to close it
             storage.close()
             # The store answers for itself again: the cached answers are right.
             store.set_bend(None)
