@@ -35,8 +35,6 @@ KNOWN_CYCLES = frozenset(
     (
         # api
         ("icefs.api.store", "icefs.api.session"),
-        # cli
-        ("icefs.cli.support.graph", "icefs.cli.commands.history"),
     )
 )
 

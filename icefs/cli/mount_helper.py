@@ -16,8 +16,9 @@ from typing import Final
 
 import click
 
-from icefs.cli.main import USAGE, describe
+from icefs.cli.main import describe
 from icefs.cli.main import main as icefs
+from icefs.cli.support.exit_codes import USAGE
 from icefs.cli.support.options import say
 from icefs.cli.support.remount import is_remount, remount
 from icefs.errors import IcefsError

@@ -8,7 +8,8 @@ import pytest
 import zarr
 
 import icefs
-from icefs.cli.main import CONFLICT, main
+from icefs.cli.main import main
+from icefs.cli.support.exit_codes import CONFLICT
 from tests.support.mounting import mounted
 
 

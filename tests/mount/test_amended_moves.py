@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import zarr
 
-from icefs.cli.main import STATE, main
+from icefs.cli.main import main
+from icefs.cli.support.exit_codes import STATE
 from tests.support.mounting import mounted
 
 ROOT = "Repository initialized"

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import zarr
 
-from icefs.cli.main import CONFLICT, NOT_FOUND, STATE, USAGE, main
+from icefs.cli.main import main
+from icefs.cli.support.exit_codes import CONFLICT, NOT_FOUND, STATE, USAGE
 from tests.support.hints import absolute_nodes, check, check_json
 from tests.support.mounting import mounted
 

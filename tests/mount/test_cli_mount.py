@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from icefs.cli.commands import umount as umount_command
-from icefs.cli.main import FAILED, NOT_FOUND, STATE, STORAGE, USAGE, main
+from icefs.cli.main import main
+from icefs.cli.support.exit_codes import FAILED, NOT_FOUND, STATE, STORAGE, USAGE
 from icefs.daemon.mountinfo import mounted_at
 from tests.support.children import running
 from tests.support.ci import require

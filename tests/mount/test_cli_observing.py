@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from icefs.cli.main import CONFLICT, NOT_FOUND, STATE, USAGE, main
+from icefs.cli.main import main
+from icefs.cli.support.exit_codes import CONFLICT, NOT_FOUND, STATE, USAGE
 from icefs.daemon import mountinfo
 from icefs.engine.write.repository import WritableRepository
 from icefs.storage.local.store import LocalStorage

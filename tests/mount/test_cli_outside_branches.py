@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import zarr
 
-from icefs.cli.main import FORBIDDEN, NOT_FOUND, USAGE, main
+from icefs.cli.main import main
+from icefs.cli.support.exit_codes import FORBIDDEN, NOT_FOUND, USAGE
 from tests.support.hints import check
 from tests.support.mounting import Mount, mounted
 

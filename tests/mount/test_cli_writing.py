@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 import zarr
 
-from icefs.cli.main import CONFLICT, NOT_FOUND, STATE, USAGE, main
+from icefs.cli.main import main
+from icefs.cli.support.exit_codes import CONFLICT, NOT_FOUND, STATE, USAGE
 from icefs.daemon.mountinfo import mounted_at
 from tests.support.mounting import mounted
 from tests.unit.cli.test_cli_json import DOCUMENTED

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from icefs.cli.main import FORBIDDEN, main
+from icefs.cli.main import main
+from icefs.cli.support.exit_codes import FORBIDDEN
 from icefs.daemon.mountinfo import mounted_at
 from icefs.engine.write.repository import WritableRepository
 from icefs.format.config.values import RepositoryConfig

@@ -20,7 +20,8 @@ import pytest
 import zarr
 
 from icefs.cli.commands.mount import mount as mount_cli
-from icefs.cli.main import STATE, STORAGE, USAGE, main
+from icefs.cli.main import main
+from icefs.cli.support.exit_codes import STATE, STORAGE, USAGE
 from icefs.cli.support.leaving import _DEFAULTS, _FLAGS, mount_command
 from icefs.daemon.mountinfo import mounted_at
 from icefs.errors import StorageError

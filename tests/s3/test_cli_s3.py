@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from icefs.cli.main import FORBIDDEN, NOT_FOUND, STORAGE, main
+from icefs.cli.main import main
+from icefs.cli.support.exit_codes import FORBIDDEN, NOT_FOUND, STORAGE
 from tests.support.ci import require
 
 DEMO = Path(__file__).resolve().parents[1] / "conformance/data/demo-repo"

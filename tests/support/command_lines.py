@@ -5,7 +5,8 @@ from collections.abc import Iterator
 
 import click
 
-from icefs.cli.main import COMMANDS, icefs
+from icefs.cli.main import icefs
+from icefs.cli.support.registry import COMMANDS
 from tests.support.hostile_words import printed_commands
 
 # By leaf: {R} is a repository, {Z} a directory with a Zarr hierarchy, {O} a place where nothing is, {M} an empty

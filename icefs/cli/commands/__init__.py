@@ -1,24 +1,38 @@
-"""The commands of `icefs`.
+"""The commands of `icefs`, a module for each; an underscore ends a name that Python has taken.
 
-init           `icefs init`
-mount          `icefs mount`
-umount         `icefs umount`
-serve          `icefs serve`: a mount in the foreground, for service managers
-install_units  `icefs install-units`: systemd's units and the mount helpers
-control        `icefs status` and `icefs refresh`
-top            `icefs top` and `icefs log-level`
-committing     `icefs commit`, `icefs discard`, `icefs rebase`
-sessions       `icefs sessions`: the working trees of this machine
-doctor         `icefs doctor`
-warmup         `icefs warmup`
-info           `icefs info` and `icefs inspect`
-history        `icefs log`
-diff           `icefs diff`
-blame          `icefs blame`
-refs           `icefs branch` and `icefs tag`
-read           `icefs ls` and `icefs cat`
-transfer       `icefs import` and `icefs export`
-upkeep         `icefs gc`, `expire`, `fsck`, `stats`, `upgrade`, `rewrite-manifests`
-config         `icefs config`
-help           `icefs help` and `icefs completion`
+init               makes a repository
+mount              starts the daemon of a mount
+umount             unmounts, and waits for the daemon to end
+serve              a mount in the foreground, for service managers
+install_units      systemd's units and the mount helpers
+status             the state of a mounted tree
+diff               what changed between two versions, or is not committed
+commit             commits the changes in a mounted branch
+discard            drops uncommitted changes
+rebase             puts uncommitted changes on top of what others have committed
+refresh            has a mount look for new commits now
+top                what a mount does, live
+log_level          how much a daemon logs
+sessions           the working trees of this machine
+doctor             finds out why something does not work
+warmup             fetches chunks into the disk cache
+info               facts about a repository or a mount
+log                the history of a branch, tag or snapshot
+blame              which commit changed each chunk last
+branch             branches: list, create, delete, reset
+tag                tags: list, create, delete
+ls                 groups, arrays and chunks
+cat                the bytes of a Zarr key
+import_            a directory of Zarr v3 as one commit
+export             a version as plain files of Zarr v3
+stats              how many bytes chunks take
+fsck               checks and repairs a repository
+expire             takes old snapshots out of the history
+gc                 deletes objects that nothing needs
+rewrite_manifests  writes a branch's manifests again
+upgrade            from spec version 1 to version 2
+config             the saved configuration
+inspect            a file of the repository as JSON
+help               topics, commands, manual pages
+completion         a script that makes the Tab key work
 """

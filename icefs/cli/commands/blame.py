@@ -5,13 +5,12 @@ from typing import Any
 import click
 import numpy as np
 
-from icefs.cli.commands.history import describe_commit
-from icefs.cli.commands.read import ref_option
 from icefs.cli.support.chunk_map import cell, draw, scale
 from icefs.cli.support.lineages import open_lineage_cache
 from icefs.cli.support.mounts import CONTROL, check_tree
-from icefs.cli.support.options import human_time, json_option, print_json
+from icefs.cli.support.options import human_time, json_option, print_json, ref_option
 from icefs.cli.support.repos import DEFAULT_BRANCH, Source, locate, open_repository
+from icefs.cli.support.snapshots import describe_commit
 from icefs.cli.support.steps import steps
 from icefs.clock import to_datetime
 from icefs.engine.history.lineage import Lineages

@@ -7,13 +7,14 @@ from typing import Any
 
 import click
 
+from icefs.cli.support.config_keys import settings_tree
 from icefs.cli.support.options import Group, json_option, print_json, say
 from icefs.cli.support.repos import locate, open_writable
 from icefs.engine.write.repository import WritableRepository
 from icefs.errors import FormatError, InvalidInputError
-from icefs.format.config.codec import encode_config, parse_config
+from icefs.format.config.codec import parse_config
 from icefs.format.config.values import RepositoryConfig
-from icefs.format.flat.flexbuffer import decode_flexbuffer, encode_flexbuffer
+from icefs.format.flat.flexbuffer import encode_flexbuffer
 from icefs.storage.url import redact
 from icefs.words import quoted, visible_json
 
@@ -41,7 +42,7 @@ def config() -> None:
 @json_option
 def get(key: str | None, repo: str | None, as_json: bool) -> None:
     """Show the configuration, or what is set at KEY, such as compression.level."""
-    tree = _tree(_saved(open_writable(locate(repo, is_repo=True).location)))
+    tree = settings_tree(_saved(open_writable(locate(repo, is_repo=True).location)))
     value = tree if key is None else _find(tree, key)
     if as_json or key is not None:
         print_json(value)
@@ -61,7 +62,7 @@ def set_(settings: tuple[str, ...], unset: tuple[str, ...], repo: str | None, dr
     if not settings and not unset:
         raise InvalidInputError("nothing to set", hint="for example: icefs config set compression.level=6")
     repository = open_writable(locate(repo, is_repo=True).location)
-    tree = _tree(_saved(repository))
+    tree = settings_tree(_saved(repository))
     for key in unset:
         _put(tree, key, None)
     for setting in settings:
@@ -78,7 +79,7 @@ def set_(settings: tuple[str, ...], unset: tuple[str, ...], repo: str | None, dr
         repository.config = changed
         repository.save_config()
     if as_json:
-        print_json(_tree(changed))
+        print_json(settings_tree(changed))
     else:
         click.echo("would save the configuration" if dry_run else "saved the configuration")
 
@@ -108,10 +109,6 @@ def _saved(repository: WritableRepository) -> RepositoryConfig:
     return WritableRepository.fetch_config(repository.storage) or RepositoryConfig()
 
 
-def _tree(config: RepositoryConfig) -> Any:
-    return decode_flexbuffer(encode_config(config))
-
-
 def _value(text: str) -> Any:
     try:
         return json.loads(text)
@@ -126,20 +123,6 @@ def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from _leaves(inner, f"{prefix}.{name}" if prefix else name)
     elif value is not None:
         yield prefix, value
-
-
-def known_keys() -> list[str]:
-    """Returns the keys of all settings, as `compression.level`, and of what they are parts of."""
-    found: list[str] = []
-
-    def walk(value: Any, prefix: str) -> None:
-        for name, inner in value.items():
-            found.append(f"{prefix}{name}")
-            if isinstance(inner, dict):
-                walk(inner, f"{prefix}{name}.")
-
-    walk(_tree(RepositoryConfig().effective()), "")
-    return found
 
 
 def _find(tree: Any, key: str) -> Any:

@@ -9,6 +9,7 @@ import click
 
 from icefs.cli.support import checks
 from icefs.cli.support.checks import OK, PROBLEM, WARNING, Finding, examine
+from icefs.cli.support.exit_codes import exit_row
 from icefs.cli.support.locations import is_url, split_ref
 from icefs.cli.support.mounts import Mounted, find_mount, raised
 from icefs.cli.support.options import has_colours, json_option, print_json
@@ -82,8 +83,6 @@ def _check_place(place: str) -> Iterator[Finding]:
 
 def _check_working_trees(mount: Mounted) -> Iterator[Finding]:
     """Looks what is wrong with the working trees of a mount's branches."""
-    from icefs.cli.main import exit_row  # which imports the commands
-
     if not mount.info.get("writable", True):
         return
     for branch in mount.branches_with_work():

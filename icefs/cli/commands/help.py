@@ -1,13 +1,12 @@
-"""`icefs help`: topics, commands, manual pages. `icefs completion`: what makes the Tab key work."""
+"""`icefs help`: topics, commands, manual pages."""
 
 from pathlib import Path
 
 import click
 
-from icefs.cli.main import COMMANDS, LazyGroup
-from icefs.cli.support.completing import completion_script
 from icefs.cli.support.manpages import TOPICS, topic_source, topic_text, topic_title, write_pages
-from icefs.cli.support.options import json_option, print_json, say
+from icefs.cli.support.options import json_option, print_json, root_command, say
+from icefs.cli.support.registry import COMMANDS
 from icefs.errors import InvalidInputError
 from icefs.words import plural, quoted, shell_word, suggestion
 
@@ -19,14 +18,14 @@ from icefs.words import plural, quoted, shell_word, suggestion
 )
 @json_option
 @click.pass_context
-def show_help(ctx: click.Context, words: tuple[str, ...], man_dir: str | None, as_json: bool) -> None:
+def help_(ctx: click.Context, words: tuple[str, ...], man_dir: str | None, as_json: bool) -> None:
     """Show help on a topic or a command, or write manual pages.
 
     Without a word it lists what there is. With --man it writes the same as manual pages, to man1 and man7 in DIR:
     'man -M DIR icefs-commit' shows one.
     """
     if man_dir is not None:
-        pages = [str(path) for path in write_pages(Path(man_dir))]
+        pages = [str(path) for path in write_pages(Path(man_dir), root_command())]
         if as_json:
             print_json({"pages": pages})
         else:
@@ -46,14 +45,14 @@ def show_help(ctx: click.Context, words: tuple[str, ...], man_dir: str | None, a
 def _list_topics(ctx: click.Context, *, as_json: bool) -> None:
     if as_json:
         topics = [{"name": name, "title": topic_title(name)} for name in TOPICS]
-        commands = [{"name": name, "title": lazy.summary} for name, lazy in COMMANDS.items()]
+        commands = [{"name": name, "title": summary} for name, summary in COMMANDS.items()]
         print_json({"topics": topics, "commands": commands})
         return
     formatter = ctx.make_formatter()
     with formatter.section("Topics, for 'icefs help TOPIC'"):
         formatter.write_dl([(name, topic_title(name)) for name in TOPICS])
     with formatter.section("Commands, for 'icefs help COMMAND'"):
-        formatter.write_dl([(name, lazy.summary) for name, lazy in COMMANDS.items()])
+        formatter.write_dl(list(COMMANDS.items()))
     click.echo(formatter.getvalue().rstrip("\n"))
 
 
@@ -72,25 +71,4 @@ def _command_help(ctx: click.Context, words: tuple[str, ...]) -> str:
             )
         inner = click.Context(command, info_name=word, parent=inner, **command.context_settings)
     assert command is not None
-    assert not isinstance(command, LazyGroup)
     return command.get_help(inner)
-
-
-@click.command("completion")
-@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
-@json_option
-def completion(shell: str, as_json: bool) -> None:
-    """Print a script that lets a shell complete commands.
-
-    And options, branches, tags, mountpoints, the groups and arrays of a repository, and the keys of its configuration.
-
-    \b
-    bash: source <(icefs completion bash)           in ~/.bashrc
-    zsh:  source <(icefs completion zsh)            in ~/.zshrc, after compinit
-    fish: icefs completion fish | source            in ~/.config/fish/config.fish
-    """  # noqa: D301  (click reads the backspace)
-    script = completion_script(shell)
-    if as_json:
-        print_json({"shell": shell, "script": script})
-    else:
-        click.echo(script)

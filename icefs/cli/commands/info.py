@@ -1,6 +1,5 @@
 """`icefs info` and `icefs inspect`: facts about a repository, a mount, or one file of a repository."""
 
-import contextlib
 import json
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -11,12 +10,11 @@ from icefs.cli.support.options import iso, json_option, print_json, say
 from icefs.cli.support.repos import locate, open_repository
 from icefs.clock import to_datetime
 from icefs.engine.repository import Repository
-from icefs.errors import InvalidInputError, NotFoundError, ObjectNotFoundError, UnsupportedError
+from icefs.errors import UnsupportedError
 from icefs.format.config.codec import encode_config
 from icefs.format.config.values import RepositoryConfig
 from icefs.format.flat.flexbuffer import decode_flexbuffer
-from icefs.format.ids import ManifestId
-from icefs.format.layout import REPO_INFO, SNAPSHOTS
+from icefs.format.layout import SNAPSHOTS
 from icefs.words import quoted
 
 
@@ -41,39 +39,6 @@ def info(repo: str | None, as_json: bool) -> None:
     else:
         for line in _lines(facts):
             say(line)
-
-
-@click.command()
-@click.argument("repo", metavar="PATH|REPO")
-@click.argument("what", metavar="[repo|REF|ID]", default=REPO_INFO)
-@click.option("--transactions", is_flag=True, help="Show the snapshot's transaction log instead of the snapshot.")
-@json_option
-def inspect(repo: str, what: str, transactions: bool, as_json: bool) -> None:
-    """Show a file of the repository as JSON.
-
-    The repo info (the default), the snapshot or transaction log that a branch, tag or snapshot id names, or the
-    manifest with an id.
-    """
-    print_json(_inspect(open_repository(locate(repo).location), what, transactions=transactions))
-
-
-def _inspect(repository: Repository, what: str, *, transactions: bool) -> Any:
-    if what == REPO_INFO and not transactions:
-        return repository.inspect_repo_info()
-    try:
-        snapshot_id = repository.resolve_ref(what)
-    except NotFoundError as error:
-        if not transactions:
-            with contextlib.suppress(InvalidInputError, ObjectNotFoundError):
-                return repository.inspect_manifest(ManifestId.parse(what))
-        kinds = "branch, tag or snapshot" if transactions else "branch, tag, snapshot or manifest"
-        raise type(error)(
-            f"no {kinds} is called {quoted(what)}",
-            hint="'icefs log' lists snapshots, and inspecting a snapshot lists manifests",
-        ) from None
-    if transactions:
-        return repository.inspect_transaction_log(snapshot_id)
-    return repository.inspect_snapshot(snapshot_id)
 
 
 def describe_repository(repository: Repository) -> dict[str, Any]:

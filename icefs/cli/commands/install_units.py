@@ -14,7 +14,7 @@ import click
 
 from icefs.cli.support.completing import completion_script
 from icefs.cli.support.manpages import all_pages
-from icefs.cli.support.options import json_option, print_json, say
+from icefs.cli.support.options import json_option, print_json, root_command, say
 from icefs.cli.support.service_config import SYSTEM_DIRECTORY, user_directory
 from icefs.daemon.mountpoints import UPDATEDB, updatedb_reads_mounts
 from icefs.errors import AlreadyExistsError, EntryNotFoundError, InvalidInputError
@@ -145,14 +145,14 @@ def _user_parts() -> Iterator[Part]:
 
 def _documentation(share: Path, fish: Path) -> Iterator[Part]:
     """Yields what lets `man` and the Tab key know icefs, in the places where they look by themselves."""
-    for name, text in all_pages().items():
+    for name, text in all_pages(root_command()).items():
         yield Part(share / "man" / name, content=f'.\\" {_BY}.\n{text}', is_page=True)
     yield Part(share / "bash-completion/completions/icefs", content=_completion("bash"))
     yield Part(fish / "icefs.fish", content=_completion("fish"))
 
 
 def _completion(shell: str) -> str:
-    first, newline, rest = completion_script(shell).lstrip("\n").partition("\n")
+    first, newline, rest = completion_script(shell, root_command()).lstrip("\n").partition("\n")
     mark = f"# {_BY}.\n"
     # zsh looks into the first line for what a file completes.
     return f"{first}{newline}{mark}{rest}\n" if first.startswith("#compdef") else f"{mark}{first}{newline}{rest}\n"

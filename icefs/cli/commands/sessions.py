@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from icefs.cli.commands.committing import describe_commit, explaining, parse_metadata
+from icefs.cli.support.commits import describe_commit, explaining, parse_metadata
 from icefs.cli.support.mounts import CONTROL, Mounted, parse_object
 from icefs.cli.support.options import Group, human_bytes, json_option, print_json, print_rows, say
 from icefs.daemon.mountinfo import mounted_at

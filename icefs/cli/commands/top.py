@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from icefs.cli.support.mounts import Mounted, require_mount
-from icefs.cli.support.options import human_bytes, json_option, print_json, say
+from icefs.cli.support.options import human_bytes, json_option, print_json
 from icefs.cli.support.rates import Sample, rates
-from icefs.daemon.options import LOG_LEVELS
 from icefs.words import node_name, plural, quoted, visible
 
 if TYPE_CHECKING:
@@ -20,30 +19,6 @@ if TYPE_CHECKING:
 _ACCESSES: Final = 200
 _BESIDES: Final = 30
 _CHUNK_CACHES: Final = ("memory", "disk")
-
-
-def _root_of(path: str) -> Mounted:
-    return require_mount(path).whole
-
-
-@click.command("log-level")
-@click.argument("path")
-@click.argument("level", type=click.Choice(LOG_LEVELS), required=False)
-@json_option
-def log_level(path: str, level: str | None, as_json: bool) -> None:
-    """Show or change how much the daemon of a mount logs.
-
-    It goes on running. PATH lies anywhere in the mount. At level debug each request is logged.
-    """
-    mounted = _root_of(path)
-    answer = mounted.ask("log-level", level=level)
-    if as_json:
-        print_json({"mountpoint": str(mounted.root), **answer})
-    elif level is None:
-        click.echo(answer["level"])
-    else:
-        log_file = mounted.info.get("log_file") or "standard error"
-        say(f"log level {answer['level']}, before {answer['before']}; the log is {quoted(str(log_file))}")
 
 
 @click.command()
@@ -64,7 +39,7 @@ def top(path: str, interval: float, once: bool, as_json: bool) -> None:
     Requests by kind with their latencies, throughput, caches, the object store, what is staged and waits, and the last
     requests. PATH lies anywhere in the mount. Ctrl-C ends it. What the kernel answers from its own caches is not seen.
     """
-    mounted = _root_of(path)
+    mounted = require_mount(path).whole
     before = _look(mounted)
     time.sleep(interval)
     after = _look(mounted, before)

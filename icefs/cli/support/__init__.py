@@ -1,14 +1,23 @@
 """What several commands share.
 
-options         options, settings and argument types that several commands share
+registry        the commands by name
+exit_codes      exit codes, and what to do where an error gives no hint
+options         settings, options, argument types and output that many commands share
+mount_options   the options of `icefs mount`
+service_config  configuration files of mounts that run as services
+fstab           the `-o` options of mount(8) and fstab
+remount         `mount -o remount,ro` and `remount,rw`
 locations       reads `REPO`, `REPO@REF` and paths in a mount
 repos           opens the repository and the version that a user typed
 lineages        where the cache of histories lies on this machine
 mounts          finds the mount that a path lies in, and reads its control files
-service_config  configuration files of mounts that run as services
-fstab           the `-o` options of mount(8) and fstab
-remount         `mount -o remount,ro` and `remount,rw`
+commits         commits of mounted branches: requests, errors, answers
 leaving         what becomes of uncommitted changes when a mount ends
+refs            branches and tags: lists, changes, reports
+snapshots       snapshots in lists and in JSON
+described       nodes and keys in JSON
+config_keys     the settings of a configuration, by dotted key
+transfers       progress and lists of imports and exports
 checks          the checks of `icefs doctor`
 failing         errors of a command with `--json`
 progress        the progress of a commit on a terminal, and Ctrl-C

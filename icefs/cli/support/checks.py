@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
+from icefs.cli.support.exit_codes import exit_row
 from icefs.cli.support.options import human_bytes
 from icefs.daemon import mountinfo, mountpoints
 from icefs.daemon.options import default_state_dir
@@ -66,8 +67,6 @@ def examine(check: str, look: Callable[[], Iterator[Finding]]) -> Iterator[Findi
     try:
         yield from look()
     except IcefsError as error:
-        from icefs.cli.main import exit_row  # whose commands these checks are part of
-
         yield Finding(check, PROBLEM, error.message, error.hint or exit_row(error).hint)
     except OSError as error:
         yield Finding(check, PROBLEM, f"{error.strerror or error}: {error.filename or ''}".rstrip(": "))

@@ -10,22 +10,19 @@ from typing import Any, Final
 import click
 from click.shell_completion import CompletionItem, get_completion_class
 
+from icefs.cli.support.registry import COMMANDS, COMPLETING
 from icefs.daemon.mountinfo import FILESYSTEM_TYPE, mount_table
 from icefs.errors import IcefsError
 from icefs.words import quoted
 
-VARIABLE: Final = "_ICEFS_COMPLETE"
-
 type Offer = Callable[[click.Context, str], Iterator[CompletionItem]]
 
 
-def completion_script(shell: str) -> str:
-    """Returns the script for `bash`, `zsh` or `fish`."""
-    from icefs.cli.main import icefs  # which asks us to prepare its commands
-
+def completion_script(shell: str, root: click.Group) -> str:
+    """Returns the script for `bash`, `zsh` or `fish`; `root` is the command `icefs`."""
     kind = get_completion_class(shell)
     assert kind is not None  # click has all three
-    complete = kind(icefs, {}, "icefs", VARIABLE)
+    complete = kind(root, {}, "icefs", COMPLETING)
     return complete.source_template % complete.source_vars()
 
 
@@ -175,19 +172,18 @@ def _keys(ctx: click.Context, incomplete: str) -> Iterator[CompletionItem]:
 
 
 def _config_keys(ctx: click.Context, incomplete: str) -> Iterator[CompletionItem]:
-    from icefs.cli.commands.config import known_keys  # as above
+    from icefs.cli.support.config_keys import known_keys  # as above
 
     return _starting(map(CompletionItem, known_keys()), incomplete)
 
 
 def _config_settings(ctx: click.Context, incomplete: str) -> Iterator[CompletionItem]:
-    from icefs.cli.commands.config import known_keys  # as above
+    from icefs.cli.support.config_keys import known_keys  # as above
 
     return _starting((CompletionItem(f"{key}=") for key in known_keys()), incomplete)
 
 
 def _help_words(ctx: click.Context, incomplete: str) -> Iterator[CompletionItem]:
-    from icefs.cli.main import COMMANDS  # which asks us to prepare its commands
     from icefs.cli.support.manpages import TOPICS
 
     return _starting((CompletionItem(name) for name in (*TOPICS, *COMMANDS)), incomplete)

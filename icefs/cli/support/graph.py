@@ -1,24 +1,21 @@
 """`icefs log --graph`: the tree of snapshots with lanes for its branches, the newest first."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import click
 
 from icefs.cli.support.options import human_time
+from icefs.cli.support.snapshots import Names
 from icefs.clock import to_datetime
 from icefs.engine.history.graph import Row, graph_rows
 from icefs.engine.repository import Repository
 from icefs.format.repo.snapshot_table import SnapshotInfo
 from icefs.words import visible
 
-if TYPE_CHECKING:
-    from icefs.cli.commands.history import Names
-
 _COLOURS = ("green", "blue", "magenta", "cyan", "red", "yellow")
 
 
-def graph_lines(repository: Repository, names: "Names", ref: str | None) -> Iterator[str]:
+def graph_lines(repository: Repository, names: Names, ref: str | None) -> Iterator[str]:
     """Yields the lines of the graph.
 
     Args:
@@ -46,7 +43,7 @@ def _coloured(number: int, mark: str) -> str:
     return mark if mark == " " else click.style(mark, fg=_COLOURS[number % len(_COLOURS)])
 
 
-def _text(info: SnapshotInfo, names: "Names") -> str:
+def _text(info: SnapshotInfo, names: Names) -> str:
     here = names.labels(info.id)
     labels = f" ({click.style(here, bold=True)})" if here else ""
     message = visible(info.message.partition("\n")[0])

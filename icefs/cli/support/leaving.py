@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from icefs.cli.commands.committing import left_out_lines, run_commit
+from icefs.cli.support.commits import left_out_lines, run_commit
 from icefs.cli.support.mounts import Mounted, raised
 from icefs.cli.support.options import human_bytes
 from icefs.errors import IcefsError

@@ -13,7 +13,8 @@ from typing import Final, NamedTuple
 
 import click
 
-from icefs.cli.main import COMMANDS, EXIT_CODES, icefs
+from icefs.cli.support.exit_codes import EXIT_CODES
+from icefs.cli.support.registry import COMMANDS
 
 TOPICS: Final = (
     "layout",
@@ -212,13 +213,13 @@ def _see_also() -> list[str]:
     return [".SH SEE ALSO", ", ".join(["\\fBicefs\\fR(1)", *(f"\\fBicefs\\-{_roff(name)}\\fR(7)" for name in TOPICS)])]
 
 
-def command_page(name: str) -> str:
+def command_page(name: str, root: click.Group) -> str:
     """Returns a command, with the commands in it, as a manual page of section 1."""
-    root = click.Context(icefs, info_name="icefs")
-    command = icefs.get_command(root, name)
+    outer = click.Context(root, info_name="icefs")
+    command = root.get_command(outer, name)
     assert command is not None  # it is in the table
-    lines = _head(f"icefs-{name}", 1, COMMANDS[name].summary.rstrip("."))
-    context = click.Context(command, info_name=name, parent=root)
+    lines = _head(f"icefs-{name}", 1, COMMANDS[name].rstrip("."))
+    context = click.Context(command, info_name=name, parent=outer)
     if isinstance(command, click.Group):
         for inner in command.list_commands(context):
             one = command.get_command(context, inner)
@@ -281,14 +282,14 @@ def helper_page(name: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main_page() -> str:
+def main_page(root: click.Group) -> str:
     """Returns the page icefs(1)."""
     lines = _head("icefs", 1, "Icechunk repositories as files")
     lines += [".SH SYNOPSIS", "\\fBicefs\\fR COMMAND [ARGUMENTS]", ".SH DESCRIPTION"]
-    lines += _paragraphs(icefs.help or "")
+    lines += _paragraphs(root.help or "")
     lines.append(".SH COMMANDS")
-    for name, lazy in COMMANDS.items():
-        lines += [".TP", f"\\fBicefs\\-{_roff(name)}\\fR(1)", _escape(lazy.summary)]
+    for name, summary in COMMANDS.items():
+        lines += [".TP", f"\\fBicefs\\-{_roff(name)}\\fR(1)", _escape(summary)]
     lines.append(".SH TOPICS")
     for name in TOPICS:
         lines += [".TP", f"\\fBicefs\\-{_roff(name)}\\fR(7)", _escape(topic_title(name))]
@@ -296,19 +297,19 @@ def main_page() -> str:
     return "\n".join(lines) + "\n"
 
 
-def all_pages() -> dict[str, str]:
+def all_pages(root: click.Group) -> dict[str, str]:
     """Returns all manual pages, by their paths below a directory that `man` looks in."""
-    pages = {"man1/icefs.1": main_page()}
-    pages |= {f"man1/icefs-{name}.1": command_page(name) for name in COMMANDS}
+    pages = {"man1/icefs.1": main_page(root)}
+    pages |= {f"man1/icefs-{name}.1": command_page(name, root) for name in COMMANDS}
     pages |= {f"man7/icefs-{name}.7": topic_page(name) for name in TOPICS}
     pages |= {f"man8/{name}.8": helper_page(name) for name in HELPERS}
     return pages
 
 
-def write_pages(directory: Path) -> list[Path]:
+def write_pages(directory: Path, root: click.Group) -> list[Path]:
     """Writes all manual pages to `man1`, `man7` and `man8` of a directory, where `man` looks; returns their paths."""
     written = []
-    for name, text in all_pages().items():
+    for name, text in all_pages(root).items():
         path = directory / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)

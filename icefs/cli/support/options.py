@@ -6,8 +6,8 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -15,6 +15,8 @@ from icefs.words import plural, quoted, suggestion, visible, visible_json
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+_UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 
 @dataclass(slots=True)
@@ -231,3 +233,28 @@ def _print_blocks(
         if number:
             console.print()
         console.print(block)
+
+
+ref_option = click.option("--ref", help="The version, where REPO@REF cannot say it.")
+
+
+def parse_age(text: str) -> datetime:
+    """Reads a time, or an age such as `30d` (s, m, h, d or w) before now."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhdw])", text.strip())
+    if match is None:
+        return parse_moment(text)
+    try:
+        return datetime.now(UTC) - timedelta(seconds=float(match[1]) * _UNITS[match[2]])
+    except OverflowError:
+        raise click.BadParameter(f"{text!r} is longer ago than time itself") from None
+
+
+repo_argument = click.argument("repo", metavar="[PATH|REPO]", required=False)
+dry_run_option = click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
+
+
+def root_command() -> click.Group:
+    """Returns the command `icefs`, with all others in it; to be called while one of them runs."""
+    command = click.get_current_context().find_root().command
+    assert isinstance(command, click.Group)
+    return command

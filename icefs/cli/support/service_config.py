@@ -21,7 +21,7 @@ from typing import Any, Final, NamedTuple
 
 import click
 
-from icefs.cli.commands.mount import mount, mount_options
+from icefs.cli.support.mount_options import mount_options, mount_parameters
 from icefs.daemon.options import MountOptions
 from icefs.errors import EntryNotFoundError, InvalidInputError
 from icefs.private import who_may_change
@@ -32,9 +32,19 @@ SYSTEM_DIRECTORY: Final = Path("/etc/icefs")
 _REQUIRED: Final = ("repository", "mountpoint")
 # A service stays attached to the service manager, and logs to it; the others are the command line's.
 _NOT_FOR_SERVICES: Final = frozenset({"foreground", "fstab", "as_json", "debug"})
+
+
+@click.command()
+@click.argument("repository")
+@click.argument("mountpoint")
+@mount_parameters
+def _mount(**values: Any) -> None:
+    """Reads values as `icefs mount` does."""
+
+
 _OPTIONS: Final = {
     str(option.name).replace("_", "-"): option
-    for option in mount.params
+    for option in _mount.params
     if isinstance(option, click.Option) and option.name not in _NOT_FOR_SERVICES
 }
 KEYS: Final = (*_REQUIRED, *_OPTIONS)
@@ -186,7 +196,7 @@ def _read(key: str, value: Any) -> Any:
         value = _of_type(value, str, 'a text in octal, as "022"' if key == "umask" else "a text")
     if isinstance(option.type, click.Path):
         _check_absolute(str(value))
-    option.type_cast_value(click.Context(mount), value)
+    option.type_cast_value(click.Context(_mount), value)
     return value
 
 
@@ -212,7 +222,7 @@ def _check_absolute(path: str) -> None:
 def _options(values: dict[str, Any]) -> MountOptions:
     """Makes the options of a mount, with the command line's defaults, and the service manager's directories."""
     given = {key.replace("-", "_"): value for key, value in values.items() if key not in _REQUIRED}
-    context = mount.make_context("mount", ["--", *(values[key] for key in _REQUIRED)], default_map=given)
+    context = _mount.make_context("mount", ["--", *(values[key] for key in _REQUIRED)], default_map=given)
     chosen = {name: value for name, value in context.params.items() if name not in _NOT_FOR_SERVICES}
     options = mount_options(**chosen, foreground=True)
     # systemd makes these directories, and names them to the service alone.

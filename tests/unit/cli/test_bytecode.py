@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[3]
 _LOADED = """
 import sys
 sys.path.insert(0, sys.argv[1])
-import icefs.cli.main, icefs.cli.commands.transfer
+import icefs.cli.main, icefs.cli.commands.import_
 for module in list(sys.modules.values()):
     origin = getattr(getattr(module, "__spec__", None), "origin", None) or ""
     if origin.endswith(".py"):

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from icefs.cli.main import FORBIDDEN, FORMAT, STORAGE
+from icefs.cli.support.exit_codes import FORBIDDEN, FORMAT, STORAGE
 from icefs.format.config.codec import encode_config
 from icefs.format.config.storage import LocalFileSystemStore, VirtualChunkContainer
 from icefs.format.config.values import RepositoryConfig

@@ -5,9 +5,10 @@ import shutil
 import click
 import pytest
 
-from icefs.cli.commands.committing import ask_for_message, explain, parse_metadata
-from icefs.cli.main import NOT_FOUND, STATE, USAGE
+from icefs.cli.commands.commit import ask_for_message
 from icefs.cli.support import options
+from icefs.cli.support.commits import explain, parse_metadata
+from icefs.cli.support.exit_codes import NOT_FOUND, STATE, USAGE
 from icefs.cli.support.progress import CommitProgress
 from icefs.engine.repository import Repository
 from icefs.errors import BranchMovedError, InvalidInputError, RebaseFailedError

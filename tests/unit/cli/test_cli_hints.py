@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from icefs.cli.main import FORBIDDEN, FORMAT, NOT_FOUND, STATE, STORAGE, USAGE, main
+from icefs.cli.main import main
+from icefs.cli.support.exit_codes import FORBIDDEN, FORMAT, NOT_FOUND, STATE, STORAGE, USAGE
 from tests.support.hints import check, check_json
 
 

@@ -37,6 +37,6 @@ def test_the_fields_are_those_of_the_page(command, arguments, run_json, demo):
 
 
 def test_the_page_has_every_command():
-    from icefs.cli.main import COMMANDS
+    from icefs.cli.support.registry import COMMANDS
 
     assert {command.split()[0] for command in DOCUMENTED} == set(COMMANDS)

@@ -9,7 +9,10 @@ import pytest
 
 from icefs import errors
 from icefs.cli import main as cli
-from icefs.cli.main import COMMANDS, ERROR_TABLE, EXIT_CODES, describe, exit_row, icefs, main
+from icefs.cli.main import describe, icefs, main
+from icefs.cli.support import exit_codes
+from icefs.cli.support.exit_codes import ERROR_TABLE, EXIT_CODES, exit_row
+from icefs.cli.support.registry import COMMANDS
 
 ERROR_CLASSES = [
     value
@@ -42,7 +45,7 @@ def test_each_exit_code_is_documented_and_none_is_made_up():
     used = {row.exit_code for row in ERROR_TABLE}
     assert used <= set(EXIT_CODES)
     assert 0 not in used
-    assert used | {0, cli.INTERRUPTED} == set(EXIT_CODES)
+    assert used | {0, exit_codes.INTERRUPTED} == set(EXIT_CODES)
 
 
 def test_an_error_class_gives_a_hint_only_where_it_helps_in_every_case():
@@ -78,13 +81,13 @@ def test_an_error_class_gives_a_hint_only_where_it_helps_in_every_case():
     ],
 )
 def test_misspelt_commands_and_topics_get_a_suggestion(arguments, meant, capsys):
-    assert main(arguments) == cli.USAGE
+    assert main(arguments) == exit_codes.USAGE
     assert f"did you mean {meant}" in capsys.readouterr().err
 
 
 def test_one_line_of_what_happened_to_what_and_what_to_do(failing, capsys):
     failing(errors.RefNotFoundError("no such branch: x", hint="try\n  main"))
-    assert main(["status"]) == cli.NOT_FOUND
+    assert main(["status"]) == exit_codes.NOT_FOUND
     assert capsys.readouterr().err == "icefs: no such branch: x; try\\n  main\n"
 
 
@@ -96,7 +99,7 @@ def test_what_a_terminal_would_obey_is_taken_out(failing, capsys):
 
 def test_an_error_without_hint_gets_the_one_of_its_class():
     assert describe(errors.UnreachableError("no answer: http://x")) == (
-        cli.STORAGE,
+        exit_codes.STORAGE,
         "no answer: http://x; check the endpoint and the network",
     )
 
@@ -104,12 +107,16 @@ def test_an_error_without_hint_gets_the_one_of_its_class():
 @pytest.mark.parametrize(
     ("error", "code", "line"),
     [
-        (FileNotFoundError(2, "No such file or directory", "/x"), cli.NOT_FOUND, "No such file or directory: /x;"),
-        (PermissionError(13, "Permission denied", b"/x"), cli.FORBIDDEN, "Permission denied: /x"),
-        (OSError(5, "Input/output error"), cli.FAILED, "Input/output error"),
-        (ZeroDivisionError("division by zero"), cli.BUG, "unexpected ZeroDivisionError: division by zero;"),
-        (ExceptionGroup("nursery", [errors.ReadOnlyError("no")]), cli.FORBIDDEN, "no"),
-        (ExceptionGroup("two", [ValueError(), ValueError()]), cli.BUG, "unexpected ExceptionGroup:"),
+        (
+            FileNotFoundError(2, "No such file or directory", "/x"),
+            exit_codes.NOT_FOUND,
+            "No such file or directory: /x;",
+        ),
+        (PermissionError(13, "Permission denied", b"/x"), exit_codes.FORBIDDEN, "Permission denied: /x"),
+        (OSError(5, "Input/output error"), exit_codes.FAILED, "Input/output error"),
+        (ZeroDivisionError("division by zero"), exit_codes.BUG, "unexpected ZeroDivisionError: division by zero;"),
+        (ExceptionGroup("nursery", [errors.ReadOnlyError("no")]), exit_codes.FORBIDDEN, "no"),
+        (ExceptionGroup("two", [ValueError(), ValueError()]), exit_codes.BUG, "unexpected ExceptionGroup:"),
     ],
 )
 def test_other_exceptions(error, code, line, failing, capsys):
@@ -123,11 +130,11 @@ def test_other_exceptions(error, code, line, failing, capsys):
 @pytest.mark.parametrize("arguments", [["--debug", "status"], ["status", "--debug"]])
 def test_debug_shows_the_traceback(arguments, capsys, tmp_path):
     place = [str(tmp_path)]
-    assert main([*arguments, *place]) == cli.NOT_FOUND
+    assert main([*arguments, *place]) == exit_codes.NOT_FOUND
     err = capsys.readouterr().err
     assert "Traceback" in err
     assert err.splitlines()[-1].startswith("icefs: not in an icefs mount")
-    assert main(["status", *place]) == cli.NOT_FOUND
+    assert main(["status", *place]) == exit_codes.NOT_FOUND
     assert "Traceback" not in capsys.readouterr().err
 
 
@@ -145,12 +152,12 @@ def test_interrupt_exits_like_a_shell_says(failing):
     ],
 )
 def test_a_wrong_command_line_is_one_line_and_code_2(arguments, line, capsys):
-    assert main(arguments) == cli.USAGE
+    assert main(arguments) == exit_codes.USAGE
     assert capsys.readouterr().err == line
 
 
 def test_without_arguments_the_help_is_an_answer_but_no_success(capsys):
-    assert main([]) == cli.USAGE
+    assert main([]) == exit_codes.USAGE
     assert "Commands:" in capsys.readouterr().err
 
 
@@ -168,7 +175,9 @@ def test_help_lists_every_command_and_exit_code_without_importing_the_commands()
         "icefs.cli",
         "icefs.cli.main",
         "icefs.cli.support",
+        "icefs.cli.support.exit_codes",
         "icefs.cli.support.options",
+        "icefs.cli.support.registry",
         "icefs.errors",
         "icefs.words",
     }
@@ -178,7 +187,7 @@ def test_help_lists_every_command_and_exit_code_without_importing_the_commands()
 def test_the_list_of_commands_says_what_the_command_says(name):
     command = icefs.get_command(click.Context(icefs), name)
     assert command.name == name
-    assert command.get_short_help_str(limit=200) == COMMANDS[name].summary
+    assert command.get_short_help_str(limit=200) == COMMANDS[name]
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -199,7 +208,7 @@ def test_a_reader_that_went_away_is_no_error_worth_a_word():
     code = "import sys; from icefs.cli.main import main; sys.exit(main(['--help']))"
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     process.stdout.close()
-    assert process.wait() == cli.PIPE_CLOSED
+    assert process.wait() == exit_codes.PIPE_CLOSED
     assert process.stderr.read() == b""
     process.stderr.close()
 

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import zarr
 
-from icefs.cli.main import STATE, USAGE, main
+from icefs.cli.main import main
+from icefs.cli.support.exit_codes import STATE, USAGE
 
 
 @pytest.fixture

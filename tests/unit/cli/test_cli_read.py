@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import icefs
-from icefs.cli.commands.read import describe_node
-from icefs.cli.main import FORMAT, NOT_FOUND, STORAGE, USAGE
+from icefs.cli.support.described import describe_node
+from icefs.cli.support.exit_codes import FORMAT, NOT_FOUND, STORAGE, USAGE
 from icefs.format.ids import NodeId
 from icefs.format.snapshot.nodes import NodeSnapshot
 from tests.support.fixture_files import FIXTURES
@@ -148,10 +148,10 @@ def test_cat_writes_the_bytes(run, capsysbinary, demo, run_json):
 
 
 def test_cat_in_windows_gives_the_same_bytes(run_json, demo, monkeypatch, capsysbinary):
-    from icefs.cli.commands import read
+    from icefs.cli.commands import cat
     from icefs.cli.main import main
 
-    monkeypatch.setattr(read, "_WINDOW_BYTES", 1000)
+    monkeypatch.setattr(cat, "_WINDOW_BYTES", 1000)
     key = "weather/temperature/c/1/0/0"
     location = run_json("cat", demo, key)["location"]
     assert main(["cat", demo, key]) == 0

@@ -9,9 +9,8 @@ import icechunk as ic
 import pytest
 import zarr
 
-from icefs.cli.commands.upkeep import parse_age
 from icefs.cli.main import main
-from icefs.cli.support.options import human_bytes
+from icefs.cli.support.options import human_bytes, parse_age
 from tests.conformance.official import GROUP, array_json, commit, create
 from tests.unit.cli.test_cli_json import DOCUMENTED
 

@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 import zarr
 
-from icefs.cli.commands import committing
 from icefs.cli.main import main
-from icefs.cli.support import leaving
+from icefs.cli.support import commits, leaving
 from icefs.engine.write.repository import WritableRepository
 from icefs.storage.url import open_storage
 from icefs.vfs.control.status_text import diff_lines, status_lines, to_text
@@ -135,7 +134,7 @@ def test_counts_of_commits_and_of_ends_of_mounts(count, capsys):
         "untracked": [],
         "dropped_chunks": [{"path": "a", "count": count, "reason": "outside of the grid"}],
     }
-    committing.describe_commit(answer)
+    commits.describe_commit(answer)
     assert check(capsys.readouterr().out) == [count] * 3
     uploads = {"pending": count, "stored": count, "pending_bytes": count, "stored_bytes": count, "error": None}
     outcome = leaving.Outcome(uncommitted=["main"], discarded={"b": count}, uploads={"main": uploads})

@@ -24,8 +24,10 @@ import click
 import pytest
 
 from icefs import errors
-from icefs.cli.main import COMMANDS, ERROR_TABLE, STORAGE, exit_row, main
+from icefs.cli.main import main
 from icefs.cli.support import repos
+from icefs.cli.support.exit_codes import ERROR_TABLE, STORAGE, exit_row
+from icefs.cli.support.registry import COMMANDS
 from icefs.storage.url import open_storage
 from tests.support.bent_store import Bend, BentStore, Stored
 from tests.support.command_lines import EVERY_LINE, ON_A_MOUNT, ON_A_REPOSITORY, check_commands, leaves, parse

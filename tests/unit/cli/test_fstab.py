@@ -3,7 +3,7 @@
 import click
 import pytest
 
-from icefs.cli.main import USAGE
+from icefs.cli.support.exit_codes import USAGE
 from icefs.cli.support.fstab import fstab_option, parse_option_list
 
 

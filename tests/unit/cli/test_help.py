@@ -9,9 +9,11 @@ from pathlib import Path
 import click
 import pytest
 
-from icefs.cli.main import COMMANDS, EXIT_CODES, NOT_FOUND, USAGE, icefs, main
+from icefs.cli.main import icefs, main
 from icefs.cli.support import manpages
+from icefs.cli.support.exit_codes import EXIT_CODES, NOT_FOUND, USAGE
 from icefs.cli.support.manpages import TOPICS, Block, blocks
+from icefs.cli.support.registry import COMMANDS
 from tests.support.ci import require
 
 
@@ -62,8 +64,8 @@ def test_no_help_shows_what_only_click_should_see(capsys, name):
         text = told(capsys, *words, "--help")
         assert "\b" not in text
         assert "\\b" not in text
-    assert "\\eb" not in manpages.command_page(name)
-    assert "\b" not in manpages.command_page(name)
+    assert "\\eb" not in manpages.command_page(name, icefs)
+    assert "\b" not in manpages.command_page(name, icefs)
 
 
 def test_commands_in_groups_and_wrong_words(capsys):

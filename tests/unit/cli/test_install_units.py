@@ -10,7 +10,8 @@ import pytest
 import icefs.cli.commands.install_units as install_units_module
 from icefs.cli import mount_helper
 from icefs.cli.commands.install_units import HELPERS, UNIT
-from icefs.cli.main import STATE, USAGE, main
+from icefs.cli.main import icefs, main
+from icefs.cli.support.exit_codes import STATE, USAGE
 from icefs.cli.support.manpages import all_pages
 
 BIN = Path(sys.executable).parent
@@ -35,11 +36,11 @@ def test_everything_is_put_in_place_said_and_removed_again(tmp_path, capsys):
     completions = ("bash-completion/completions/icefs", "fish/vendor_completions.d/icefs.fish")
     expected = [f"etc/systemd/system/{UNIT}", *(place.removeprefix("/") for place in HELPERS)]
     expected += [f"{share}/{place}" for place in (*completions, "zsh/site-functions/_icefs")]
-    pages = [f"{share}/man/{page}" for page in all_pages()]
+    pages = [f"{share}/man/{page}" for page in all_pages(icefs)]
     assert tree(tmp_path) == sorted(expected + pages)
     assert [f"installed {tmp_path}/{place}" in told for place in expected] == [True] * 8
     assert f"installed {len(pages)} manual pages\n" in told
-    assert {"man1/icefs-commit.1", "man7/icefs-s3.7", "man8/mount.icefs.8"} < set(all_pages())
+    assert {"man1/icefs-commit.1", "man7/icefs-s3.7", "man8/mount.icefs.8"} < set(all_pages(icefs))
     assert (tmp_path / share / "zsh/site-functions/_icefs").read_text().startswith("#compdef icefs\n")
     assert told.endswith("next: write /etc/icefs/NAME.toml, then run 'systemctl enable --now icefs@NAME'\n")
     assert (tmp_path / "etc/icefs").is_dir()
@@ -75,7 +76,7 @@ def test_the_user_unit_goes_to_the_user(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("PATH", "/nowhere")  # no systemctl
     install("--user")
     assert tree(config) == ["fish/completions/icefs.fish", f"systemd/user/{UNIT}"]
-    assert tree(data) == sorted(["bash-completion/completions/icefs", *(f"man/{page}" for page in all_pages())])
+    assert tree(data) == sorted(["bash-completion/completions/icefs", *(f"man/{page}" for page in all_pages(icefs))])
     assert "systemctl --user enable" in capsys.readouterr().out
     assert main(["install-units", "--user", "--prefix", "/x"]) == USAGE
 

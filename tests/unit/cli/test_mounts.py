@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from icefs.cli.main import FORBIDDEN, NOT_FOUND, STATE, main
+from icefs.cli.main import main
+from icefs.cli.support.exit_codes import FORBIDDEN, NOT_FOUND, STATE
 from icefs.cli.support.mounts import Mounted, find_mount, require_mount
 from icefs.daemon import mountinfo
 from icefs.engine.write.repository import WritableRepository
@@ -147,7 +148,7 @@ def test_status_imports_nothing_heavy(mount, table):
         [sys.executable, "-c", code, str(mount), str(table)], capture_output=True, text=True, check=True
     )
     loaded = set(done.stdout.split())
-    assert "icefs.cli.commands.control" in loaded
+    assert "icefs.cli.commands.status" in loaded
     heavy = {"numpy", "rich", "zarr", "boto3", "trio", "zstandard", "msgpack", "flatbuffers", "yaml"}
     assert not loaded & (heavy | {"icefs.engine", "icefs.format", "icefs.storage", "icefs.vfs", "asyncio"})
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from icefs.cli.main import NOT_FOUND, USAGE, main
+from icefs.cli.main import main
+from icefs.cli.support.exit_codes import NOT_FOUND, USAGE
 from icefs.cli.support.service_config import KEYS, check_config, find_config, load_config
 from icefs.errors import EntryNotFoundError, InvalidInputError
 

@@ -6,7 +6,7 @@ import subprocess
 import pytest
 
 from icefs.cli.commands import umount
-from icefs.cli.main import FAILED, FORBIDDEN, STATE
+from icefs.cli.support.exit_codes import FAILED, FORBIDDEN, STATE
 from tests.support.fake_mounts import entry
 
 

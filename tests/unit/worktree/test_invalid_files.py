@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from icefs.cli.commands.committing import left_out_lines
+from icefs.cli.support.commits import left_out_lines
 from icefs.engine.write.repository import WritableRepository
 from icefs.errors import InvalidInputError
 from icefs.storage.memory import MemoryStorage

@@ -1,19 +1,17 @@
 """`icefs log`: the history of a branch, tag or snapshot."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from itertools import islice
-from typing import Any
 
 import click
 
 from icefs.cli.support.graph import graph_lines
-from icefs.cli.support.options import human_time, iso, json_option, print_json
+from icefs.cli.support.options import human_time, json_option, print_json
 from icefs.cli.support.repos import DEFAULT_BRANCH, locate, open_repository
+from icefs.cli.support.snapshots import Names, describe_snapshot
 from icefs.cli.support.steps import steps
 from icefs.clock import to_datetime
-from icefs.engine.read.refs import Refs
 from icefs.engine.repository import Repository
 from icefs.errors import NodeNotFoundError
 from icefs.format.ids import SnapshotId
@@ -100,49 +98,6 @@ def _touching(
         for info, touched in Lineages(repository.context, cache, progress).touches(snapshot_id):
             if not wanted.isdisjoint(touched):
                 yield info
-
-
-@dataclass(frozen=True, slots=True)
-class Names:
-    """Which branches and tags are at each snapshot, sorted."""
-
-    branches: Mapping[SnapshotId, list[str]]
-    tags: Mapping[SnapshotId, list[str]]
-
-    @classmethod
-    def of(cls, refs: Refs) -> "Names":
-        """Turns refs around."""
-        return cls(_turned(refs.branches), _turned(refs.tags))
-
-    def labels(self, snapshot_id: SnapshotId) -> str:
-        """Returns the branches and tags at a snapshot, for people; nothing where there are none."""
-        branches, tags = self.branches.get(snapshot_id, ()), self.tags.get(snapshot_id, ())
-        return ", ".join([*map(quoted, branches), *(f"tag: {quoted(name)}" for name in tags)])
-
-
-def _turned(refs: Mapping[str, SnapshotId]) -> dict[SnapshotId, list[str]]:
-    names: dict[SnapshotId, list[str]] = {}
-    for name in sorted(refs):
-        names.setdefault(refs[name], []).append(name)
-    return names
-
-
-def describe_snapshot(info: SnapshotInfo, names: Names) -> dict[str, Any]:
-    """Describes a snapshot for programs."""
-    return {
-        "id": str(info.id),
-        "parent_id": None if info.parent_id is None else str(info.parent_id),
-        "written_at": iso(to_datetime(info.flushed_at)),
-        "message": info.message,
-        "metadata": dict(info.metadata),
-        "branches": names.branches.get(info.id, []),
-        "tags": names.tags.get(info.id, []),
-    }
-
-
-def describe_commit(info: SnapshotInfo) -> dict[str, Any]:
-    """Describes a snapshot in a few words, for programs."""
-    return {"id": str(info.id), "written_at": iso(to_datetime(info.flushed_at)), "message": info.message}
 
 
 def _entry(info: SnapshotInfo, names: Names) -> str:
