@@ -27,7 +27,7 @@ from icefs.vfs.attrs import Ownership
 from icefs.vfs.filesystem import MountRequest
 from icefs.vfs.observe.mount_facts import MountFacts
 from icefs.worktree.spool.state import check_usable, find_directory
-from icefs.worktree.upload.packing import UploadOptions
+from icefs.worktree.upload.options import UploadOptions
 
 logger = logging.getLogger(__name__)
 

@@ -2,8 +2,9 @@
 
 importing    a directory becomes one commit
 scan         finds the nodes and chunk files of a directory
-storing      uploads the chunk files
+storing      the chunk files as a source of chunks, and what an earlier run has stored
 ledger       the files that are uploaded and not committed yet
+progress     how far a transfer has come
 exporting    a version of a repository becomes a directory
 writing      writes the files of an export, from many threads
 marker       the record of an export in its directory

@@ -37,8 +37,8 @@ from icefs.storage.local.beneath import Beneath
 from icefs.transfer.disk_errors import disk_error
 from icefs.transfer.folding import check_names
 from icefs.transfer.marker import RESERVED, Marker, Target
+from icefs.transfer.progress import Progress, Transferred
 from icefs.transfer.scan import I64
-from icefs.transfer.storing import Progress, Transferred
 from icefs.transfer.writing import OF_ONE_FILE, Outcome, Part, Problem, Writer, is_there
 from icefs.zarr.keys import METADATA_NAME, ChunkKeyLayout, is_zarr_key, node_prefix
 from icefs.zarr.reader import KeyReader

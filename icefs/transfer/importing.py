@@ -22,6 +22,7 @@ from icefs.engine.read.session import Session
 from icefs.engine.write.changeset import difference
 from icefs.engine.write.collection_log import Collections
 from icefs.engine.write.conflicts import ConflictDetector
+from icefs.engine.write.packing import DEFAULT_PACK_BYTES
 from icefs.engine.write.repository import WritableRepository
 from icefs.engine.write.session import WritableSession
 from icefs.errors import (
@@ -37,11 +38,11 @@ from icefs.format.manifest.refs import ArrayRefs
 from icefs.format.snapshot.nodes import NodeSnapshot, NodeType, is_canonical_path
 from icefs.format.zarr_json import parse_zarr_json
 from icefs.transfer.ledger import Ledger, ledger_path
+from icefs.transfer.progress import Progress, Transferred
 from icefs.transfer.scan import Scanned, scan_directory
-from icefs.transfer.storing import ArrayRows, ChunkStore, Progress, Transferred
+from icefs.transfer.storing import ArrayRows, ChunkFiles
 from icefs.words import plural
-from icefs.worktree.stage.staged import Invalid
-from icefs.worktree.upload.packing import DEFAULT_PACK_BYTES
+from icefs.zarr.invalid import Invalid
 
 _GROUP: Final = json.dumps({"attributes": {}, "zarr_format": 3, "node_type": "group"}, indent=2).encode()
 _SHOWN: Final = 3
@@ -222,7 +223,7 @@ class _Import:
     def _run_once(self, ledger: Ledger, progress: Progress) -> None:
         # Opened first: the commit looks up the chunks if a collection runs from now on.
         session = self._repository.writable_session_at(self._request.branch, self._base.snapshot_id)
-        store = ChunkStore(self._repository, ledger, self._request.pack_bytes, progress)
+        store = ChunkFiles(self._repository.context, ledger, self._request.pack_bytes, progress)
         rows = [ArrayRows(files, ledger.array(path)) for path, files in self._scanned.arrays.items()]
         if store.reuse(rows, lambda path: self._base_refs(self._target(path))):
             # A collection that is under way may take them after they were looked up: the commit copies them then.
@@ -230,7 +231,7 @@ class _Import:
         try:
             store.run(rows)
         finally:
-            self._take_counts(store.done)
+            self._take_counts(store.transferred)
         self._apply(session, rows)
         if not session.has_uncommitted_changes:
             return  # all that is there is just what the directory has

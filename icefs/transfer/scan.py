@@ -25,8 +25,7 @@ from icefs.format.chunk_sizes import ChunkSizes, chunk_sizes
 from icefs.format.snapshot.nodes import NodeType
 from icefs.format.zarr_json import parse_zarr_json
 from icefs.transfer.disk_errors import disk_error
-from icefs.worktree.stage.staged import Invalid, metadata_reason, no_chunk_reason
-from icefs.worktree.stage.unfit import unfit_reason
+from icefs.zarr.invalid import Invalid, metadata_reason, no_chunk_reason, unfit_reason
 from icefs.zarr.keys import METADATA_NAME, V2_METADATA_NAMES, ChunkIndex, ChunkKeyLayout, is_zarr_key, lies_in_hidden
 
 type I64 = npt.NDArray[np.int64]

@@ -1,118 +1,59 @@
-"""The chunk files of a directory on their way into the object store, and the references that come of them.
+"""The chunk files of a directory as a source of chunks, and the memory of what an earlier run has stored.
 
-    stored by an earlier run      what the ledger says of it, if the store still has it
-    up to the inline threshold    into the manifest
-    small                         into objects that they share (see `worktree.upload.packing`)
-    else                          an object of its own: locally a copy of the file, never a link to it
+    stored by an earlier run    the ledger's reference, if the store still has the object
+    else                        as `ChunkWriter` decides; a large chunk's object is a copy of the file, never a link
 
-Nothing here makes anything visible. A file that changes while it is read ends it.
+Nothing here makes anything visible. A file that changes while it is read ends the work.
 """
 
 import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
-from functools import partial
-from itertools import batched, islice
-from typing import Final, NamedTuple
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Final
 
 import numpy as np
 
-from icefs.engine.read.workers import Workers
-from icefs.engine.write.repository import WritableRepository
-from icefs.errors import IcefsError, ObjectNotFoundError, SessionStateError
+from icefs.engine.write.chunk_guard import missing_chunks
+from icefs.engine.write.chunk_writer import ChunkColumns, ChunkWriter, Row
+from icefs.engine.write.context import WriteContext
+from icefs.errors import IcefsError, SessionStateError
 from icefs.format.chunk_indices import BoolArray, pack_keys
-from icefs.format.ids import ChunkId, NodeId
-from icefs.format.layout import chunk_key
-from icefs.format.manifest.refs import ArrayRefs, ByteArray, ChunkKind
+from icefs.format.ids import ChunkId
+from icefs.format.manifest.refs import ArrayRefs, ChunkKind
 from icefs.transfer.disk_errors import disk_error
-from icefs.transfer.ledger import KEPT_S, Ledger, Row
+from icefs.transfer.ledger import KEPT_S, Ledger
+from icefs.transfer.ledger import Row as LedgerRow
+from icefs.transfer.progress import Progress, Transferred
 from icefs.transfer.scan import I64, ArrayFiles
-from icefs.worktree.upload.packing import packed_below, plan_packs
 
-_MAX_THREADS: Final = 16
-_BATCH: Final = 64
-_BATCH_BYTES: Final = 8 << 20
-_BEAT_S: Final = 0.2
-# What is stored is made durable, and remembered, whenever it is as much or as long ago as this. The disk writes it
-# while more is copied: to wait for a gibibyte at the end takes as long as to copy it.
-_NOTE_BYTES: Final = 128 << 20
+# Stored chunks are made durable, and remembered, whenever they are as many bytes or as long ago as this. The disk
+# writes them while more are copied: to wait for a gibibyte at the end takes as long as to copy it.
+NOTE_BYTES: Final = 128 << 20
 _NOTE_EVERY_S: Final = 5.0
 # A file that was written this shortly before may be written again without another time.
 _SETTLED_NS: Final = 1_000_000_000
 
 
-@dataclass(slots=True)
-class Transferred:
-    """How far files have come.
+class ArrayRows(ChunkColumns):
+    """The chunk files of an array, and the references to them.
 
     Attributes:
-        files: The files that are done.
-        total_files: All files.
-        bytes: Their bytes.
-        total_bytes: The bytes of all.
-        stored_files: Those of `files` that were transferred now.
-        stored_bytes: Their bytes.
-    """
-
-    files: int = 0
-    total_files: int = 0
-    bytes: int = 0
-    total_bytes: int = 0
-    stored_files: int = 0
-    stored_bytes: int = 0
-
-
-type Progress = Callable[[Transferred], None]
-"""Is told how far it is, also while nothing happens; what it raises ends the work."""
-
-
-class ArrayRows:
-    """The references to an array's chunks as they come into being: rows in the order of the files.
-
-    Concurrency: threads write to rows of their own.
+        files: The files.
+        number: The number of the array in the ledger.
+        is_done: Which of them are stored by an earlier run.
     """
 
     def __init__(self, files: ArrayFiles, number: int) -> None:
-        count = len(files)
+        super().__init__(files.coords, files.sizes.tolist())
         self.files = files
         self.number = number
-        self.sizes: list[int] = files.sizes.tolist()
-        self.is_done: BoolArray = np.zeros(count, np.bool_)
-        self.kinds: ByteArray = np.full(count, ChunkKind.NATIVE, np.uint8)
-        self.offsets = np.zeros(count, np.uint64)
-        self.chunk_ids: ByteArray = np.zeros((count, ChunkId.SIZE), np.uint8)
-        self.inline: dict[int, bytes] = {}
-
-    def refs(self, node_id: NodeId) -> ArrayRefs:
-        """Returns the references, now that all of them are known."""
-        self.kinds[list(self.inline)] = ChunkKind.INLINE
-        return ArrayRefs.from_columns(
-            node_id,
-            self.files.coords,
-            kinds=self.kinds,
-            lengths=self.files.sizes.astype(np.uint64),
-            offsets=self.offsets,
-            chunk_ids=self.chunk_ids,
-            inline=[self.inline[row] for row in sorted(self.inline)],
-        )
+        self.is_done: BoolArray = np.zeros(len(files), np.bool_)
 
 
-class _Row(NamedTuple):
-    """A chunk to be stored."""
-
-    array: ArrayRows
-    row: int
-
-    @property
-    def size(self) -> int:
-        return self.array.sizes[self.row]
-
-
-class ChunkStore:
-    """Stores the chunk files of a directory; made for one import.
+class ChunkFiles:
+    """The chunk files of one import as a source of chunks.
 
     Concurrency: `run` belongs to one thread, and has others do what waits.
 
@@ -122,23 +63,37 @@ class ChunkStore:
 
     def __init__(
         self,
-        repository: WritableRepository,
+        context: WriteContext,
         ledger: Ledger,
         pack_bytes: int,
         progress: Progress,
+        *,
         clock_s: Callable[[], float] = time.time,
+        note_bytes: int = NOTE_BYTES,
     ) -> None:
-        self._storage = repository.storage
-        self._inline_bytes = repository.context.inline_threshold_bytes
-        self._pack_bytes = pack_bytes
+        """Creates the source.
+
+        Args:
+            context: The repository.
+            ledger: Remembers what is stored.
+            pack_bytes: How large an object may become that small chunks share; 0 gives each its own.
+            progress: See `Progress`.
+            clock_s: Returns the time in seconds since 1970.
+            note_bytes: After how many stored bytes the ledger remembers them.
+        """
+        self._context = context
+        self._storage = context.storage
+        self._writer = ChunkWriter(context.storage, context.inline_threshold_bytes, pack_bytes, self)
         self._ledger = ledger
         self._progress = progress
         self._clock_s = clock_s
-        self._waiting: list[_Row] = []
+        self._note_bytes = note_bytes
+        self._waiting: list[Row[ArrayRows]] = []
         self._waiting_bytes = 0
         self._noted_at = time.monotonic()
-        self._settling: tuple[Future[None], list[_Row]] | None = None
-        self.done = Transferred()
+        self._disk: ThreadPoolExecutor | None = None
+        self._settling: tuple[Future[None], list[Row[ArrayRows]]] | None = None
+        self.transferred = Transferred()
 
     # What is there already.
 
@@ -158,14 +113,14 @@ class ChunkStore:
         doubtful = {
             bytes(array.chunk_ids[row]) for array, rows, is_referred in found for row in rows[~is_referred].tolist()
         }
-        gone = self._gone(sorted(doubtful))
+        gone = missing_chunks(self._storage, self._context.assets.workers, doubtful)
         for array, rows, _ in found:
             if gone:
                 is_there = [bytes(array.chunk_ids[row]) not in gone for row in rows.tolist()]
                 rows = rows[np.array(is_there, np.bool_)]
             array.is_done[rows] = True
-            self.done.files += len(rows)
-            self.done.bytes += int(array.files.sizes[rows].sum())
+            self.transferred.files += len(rows)
+            self.transferred.bytes += int(array.files.sizes[rows].sum())
         return bool(doubtful - gone)
 
     def _matching(
@@ -199,25 +154,6 @@ class ChunkStore:
         is_kept = is_referred | (stored.stored_at[rows] > self._clock_s() - KEPT_S)
         return array, mine[is_kept], is_referred[is_kept]
 
-    def _gone(self, chunk_ids: Sequence[bytes]) -> set[bytes]:
-        """Asks the store which objects it does not have."""
-        if not chunk_ids:
-            return set()
-
-        def is_there(chunk_id: bytes) -> bool:
-            try:
-                self._storage.head(chunk_key(ChunkId(chunk_id)))
-            except ObjectNotFoundError:
-                return False
-            return True
-
-        workers = Workers(min(_MAX_THREADS, self._storage.capabilities.concurrency), "icefs-import")
-        try:
-            there = workers.map(is_there, chunk_ids)
-        finally:
-            workers.close()
-        return {chunk_id for chunk_id, found in zip(chunk_ids, there, strict=True) if not found}
-
     # What is to be stored.
 
     def run(self, arrays: Sequence[ArrayRows]) -> None:
@@ -230,112 +166,55 @@ class ChunkStore:
         for array in arrays:
             array.chunk_ids[~array.is_done] = 0
             array.offsets[~array.is_done] = 0
-        self.done.total_files = sum(len(array.files) for array in arrays)
-        self.done.total_bytes = sum(int(array.files.sizes.sum()) for array in arrays)
-        self._progress(self.done)
-        threads = min(_MAX_THREADS, self._storage.capabilities.concurrency)
-        tasks = self._tasks(arrays)
-        running: set[Future[Sequence[_Row]]] = set()
-        with (
-            ThreadPoolExecutor(threads, thread_name_prefix="icefs-import") as pool,
-            ThreadPoolExecutor(1, thread_name_prefix="icefs-sync") as disk,
-        ):
+        self.transferred.total_files = sum(len(array.files) for array in arrays)
+        self.transferred.total_bytes = sum(int(array.files.sizes.sum()) for array in arrays)
+        rows = (Row(array, row) for array in arrays for row in np.flatnonzero(~array.is_done).tolist())
+        with ThreadPoolExecutor(1, thread_name_prefix="icefs-sync") as self._disk:
             try:
-                running |= {pool.submit(task) for task in islice(tasks, 2 * threads)}
-                while running:
-                    finished, running = wait(running, _BEAT_S, FIRST_COMPLETED)
-                    for future in finished:
-                        self._take(future.result())
-                    running |= {pool.submit(task) for task in islice(tasks, len(finished))}
-                    self._settle(disk)
-                    self._progress(self.done)
-                self._note()
+                self._writer.run(rows)
             except BaseException:
-                self._end_early(running)
-                raise
-
-    def _end_early(self, running: set["Future[Sequence[_Row]]"]) -> None:
-        """Remembers also what is under way; what fails in it is not what ended the work."""
-        for future in running:
-            future.cancel()
-        for future in running:
-            if not future.cancelled():
                 with contextlib.suppress(IcefsError):
-                    self._take(future.result())
-        with contextlib.suppress(IcefsError):
+                    self._note()
+                raise
             self._note()
 
-    def _tasks(self, arrays: Sequence[ArrayRows]) -> Iterator[Callable[[], Sequence[_Row]]]:
-        """Yields what threads are to do; each returns the rows that it has stored."""
-        is_local = self._storage.capabilities.local_files
-        below = packed_below(self._pack_bytes, is_local=is_local)
-        packed: list[_Row] = []
-        inline: list[_Row] = []
-        for array in arrays:
-            own: list[_Row] = []
-            for row in np.flatnonzero(~array.is_done).tolist():
-                size = array.sizes[row]
-                if size <= self._inline_bytes:
-                    inline.append(_Row(array, row))
-                elif size < below:
-                    packed.append(_Row(array, row))
-                else:
-                    own.append(_Row(array, row))
-            for rows in _batches(own, _BATCH if is_local else 1):
-                yield partial(self._store_own, rows)
-        for start, end in plan_packs([row.size for row in packed], self._pack_bytes):
-            yield partial(self._store_pack, packed[start:end])
-        for some in batched(inline, _BATCH):
-            yield partial(self._store_inline, some)
+    def read(self, row: Row[ArrayRows]) -> bytes:
+        """Reads the bytes of a chunk file."""
+        return _read(row.columns, row.number)
 
-    def _store_own(self, rows: Sequence[_Row]) -> Sequence[_Row]:
-        for array, row in rows:
-            chunk_id = ChunkId.random()
-            path = array.files.file(row)
-            self._storage.put_file(chunk_key(chunk_id), path)
-            try:
-                _check_unchanged(array, row, os.stat(path))
-            except OSError as error:
-                raise disk_error("read", path, error) from error
-            array.chunk_ids[row] = np.frombuffer(chunk_id, np.uint8)
-        return rows
+    def store(self, row: Row[ArrayRows], key: str) -> None:
+        """Stores a copy of a chunk file as an object."""
+        path = row.columns.files.file(row.number)
+        self._storage.put_file(key, path)
+        try:
+            _check_unchanged(row.columns, row.number, os.stat(path))
+        except OSError as error:
+            raise disk_error("read", path, error) from error
 
-    def _store_pack(self, rows: Sequence[_Row]) -> Sequence[_Row]:
-        chunk_id = ChunkId.random()
-        self._storage.put(chunk_key(chunk_id), b"".join([_read(array, row) for array, row in rows]))
-        offset = 0
-        for array, row in rows:
-            array.chunk_ids[row] = np.frombuffer(chunk_id, np.uint8)
-            array.offsets[row] = offset
-            offset += array.sizes[row]
-        return rows
+    def stored(self, rows: Sequence[Row[ArrayRows]], offsets: Sequence[int], chunk_id: ChunkId) -> None:
+        """Does nothing: what is stored is remembered when it is durable."""
 
-    def _store_inline(self, rows: Sequence[_Row]) -> Sequence[_Row]:
-        for array, row in rows:
-            array.inline[row] = _read(array, row)
-        return rows
-
-    def _take(self, rows: Sequence[_Row]) -> None:
-        """Counts what was stored."""
+    def done(self, rows: Sequence[Row[ArrayRows]]) -> None:
+        """Counts chunks that are stored."""
         for row in rows:
             size = row.size
-            self.done.files += 1
-            self.done.bytes += size
-            if row.row not in row.array.inline:
-                self.done.stored_files += 1
-                self.done.stored_bytes += size
+            self.transferred.files += 1
+            self.transferred.bytes += size
+            if row.number not in row.columns.inline:
+                self.transferred.stored_files += 1
+                self.transferred.stored_bytes += size
                 self._waiting.append(row)
                 self._waiting_bytes += size
 
-    def _settle(self, disk: ThreadPoolExecutor) -> None:
-        """Remembers what became durable, and has the disk see to the rest from time to time; waits for nothing."""
-        if self._settling is not None:
-            if not self._settling[0].done():
-                return
+    def beat(self) -> None:
+        """Remembers what became durable, has the disk make the rest durable from time to time, and reports progress."""
+        if self._settling is None or self._settling[0].done():
             self._note_settling()
-        is_due = self._waiting_bytes >= _NOTE_BYTES or time.monotonic() - self._noted_at > _NOTE_EVERY_S
-        if self._waiting and is_due:
-            self._settling = disk.submit(self._storage.sync), self._take_waiting()
+            is_due = self._waiting_bytes >= self._note_bytes or time.monotonic() - self._noted_at > _NOTE_EVERY_S
+            if self._waiting and is_due:
+                assert self._disk is not None  # `run` has opened it
+                self._settling = self._disk.submit(self._storage.sync), self._take_waiting()
+        self._progress(self.transferred)
 
     def _note(self) -> None:
         """Remembers all that was stored, once it is durable."""
@@ -354,12 +233,12 @@ class ChunkStore:
             self._storage.sync()
             self._ledger.add(self._ledger_rows(rows))
 
-    def _take_waiting(self) -> list[_Row]:
+    def _take_waiting(self) -> list[Row[ArrayRows]]:
         rows, self._waiting, self._waiting_bytes = self._waiting, [], 0
         self._noted_at = time.monotonic()
         return rows
 
-    def _ledger_rows(self, rows: Sequence[_Row]) -> Iterator[Row]:
+    def _ledger_rows(self, rows: Sequence[Row[ArrayRows]]) -> Iterator[LedgerRow]:
         now = int(self._clock_s())
         settled = time.time_ns() - _SETTLED_NS
         for array, row in rows:
@@ -384,19 +263,6 @@ def _referred(array: ArrayRows, rows: I64, refs: ArrayRefs) -> BoolArray:
     is_same &= (refs.offsets[at] == array.offsets[rows]) & (refs.chunk_ids[at] == array.chunk_ids[rows]).all(axis=1)
     is_same &= refs.lengths[at] == array.files.sizes[rows].astype(np.uint64)
     return is_same
-
-
-def _batches(rows: Sequence[_Row], most: int) -> Iterator[Sequence[_Row]]:
-    """Divides chunks of objects of their own among threads' turns."""
-    start = filled = 0
-    for position, row in enumerate(rows):
-        size = row.size
-        if position > start and (position - start == most or filled + size > _BATCH_BYTES):
-            yield rows[start:position]
-            start, filled = position, 0
-        filled += size
-    if start < len(rows):
-        yield rows[start:]
 
 
 def _read(array: ArrayRows, row: int) -> bytes:

@@ -42,7 +42,7 @@ from icefs.vfs.threads import Threads
 from icefs.vfs.trees.context import TreeContext, TreeIdentity
 from icefs.vfs.trees.snapshot_tree import SnapshotTree
 from icefs.worktree.tree import WorkTree
-from icefs.worktree.upload.packing import UploadOptions
+from icefs.worktree.upload.options import UploadOptions
 
 _PEBIBYTE: Final = 1 << 50
 _LOADERS: Final = 8

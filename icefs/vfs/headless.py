@@ -29,7 +29,7 @@ from icefs.vfs.observe.stats import Stats
 from icefs.worktree.freeze.changes import ChangeKind, TreeChange
 from icefs.worktree.spool.left import look_at
 from icefs.worktree.spool.state import has_state
-from icefs.worktree.upload.packing import UploadOptions
+from icefs.worktree.upload.options import UploadOptions
 
 _PIECE: Final = 8 << 20
 _WITH_BYTES: Final = (ChangeKind.WRITTEN, ChangeKind.REUSED)

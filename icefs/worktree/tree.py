@@ -67,7 +67,7 @@ from icefs.worktree.stage.staged import StagedAt
 from icefs.worktree.stage.stager import stage
 from icefs.worktree.upload.background import BackgroundUploads
 from icefs.worktree.upload.log import LOG_NAME, UploadLog
-from icefs.worktree.upload.packing import UploadOptions
+from icefs.worktree.upload.options import UploadOptions
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from icefs.format.manifest.refs import ArrayRefs, InlineRef, NativeRef
 from icefs.storage.base import Storage
 from icefs.worktree.freeze.frozen import FrozenFile
 from icefs.worktree.upload.background import UploadState
-from icefs.worktree.upload.packing import UploadOptions
+from icefs.worktree.upload.options import UploadOptions
 from icefs.worktree.upload.uploader import ArrayUpload, Progress, UploadProgress, upload_chunks
 from tests.support.dict_base import Snapshots
 from tests.support.tree_driver import open_tree

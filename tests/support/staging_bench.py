@@ -24,7 +24,7 @@ from icefs.worktree.model.nodes import Perm
 from icefs.worktree.stage.staged import Staged
 from icefs.worktree.stage.stager import stage
 from icefs.worktree.tree import TreeOptions, WorkTree
-from icefs.worktree.upload.packing import UploadOptions
+from icefs.worktree.upload.options import UploadOptions
 from icefs.zarr.reader import KeyReader
 from icefs.zarr.writer import KeyWriter, MetadataTarget
 

@@ -13,7 +13,7 @@ from icefs.cli.support.options import (
     say,
 )
 from icefs.cli.support.progress import PATIENCE_S
-from icefs.transfer.storing import Transferred
+from icefs.transfer.progress import Transferred
 from icefs.words import plural
 from icefs.zarr.keys import normalize_key
 

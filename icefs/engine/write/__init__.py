@@ -14,6 +14,8 @@ pickling         repositories and sessions sent to other processes
 gate             many writers for a moment each, or one commit
 transactions     commit, amend, flush, rebase
 snapshot_writer  writes the files of a snapshot
+chunk_writer     stores many chunks side by side, and collects the references to them
+packing          which chunks share an object
 manifest_split   how chunk references are spread over manifests
 collection_log   the collections of a repository, from its ops log
 chunk_guard      keeps a commit from referring to chunks that garbage collection has deleted

@@ -26,6 +26,7 @@ from typing import Final
 import numpy as np
 
 from icefs.engine.read.assets import AssetManager
+from icefs.engine.read.workers import Workers
 from icefs.engine.write.changeset import ChangeSet
 from icefs.engine.write.collection_log import Mark, may_delete, may_have_run, newest_update
 from icefs.engine.write.context import WriteContext
@@ -35,6 +36,7 @@ from icefs.format.ids import ChunkId
 from icefs.format.layout import CHUNKS, chunk_key
 from icefs.format.manifest.refs import ArrayRefs, ChunkKind
 from icefs.format.repo.info import RepoInfo
+from icefs.storage.base import Storage
 from icefs.words import plural
 
 _MAX_QUESTIONS: Final = 10_000
@@ -63,7 +65,7 @@ class ChunkGuard:
 
     @classmethod
     def of(cls, context: WriteContext, draft: Draft) -> "ChunkGuard":
-        """Begins with what is known since the session was opened."""
+        """Begins where the session was opened."""
         return cls(context, draft, draft.opened_at)
 
     def check(self, changes: ChangeSet) -> None:
@@ -97,7 +99,7 @@ class ChunkGuard:
 
     def _look_up(self, changes: ChangeSet) -> None:
         sets, needed = _needed(changes)
-        gone = missing_chunks(self.context.assets, needed)
+        gone = missing_chunks(self.context.storage, self.context.assets.workers, needed)
         if gone:
             raise self._collected(sets, gone)
 
@@ -164,15 +166,20 @@ def _copy_chunks(assets: AssetManager, chunk_ids: Iterable[bytes]) -> tuple[dict
     return copies, {chunk_id for chunk_id, is_there in zip(copies, done, strict=True) if not is_there}
 
 
-def missing_chunks(assets: AssetManager, chunk_ids: Iterable[bytes]) -> set[bytes]:
+def missing_chunks(storage: Storage, workers: Workers, chunk_ids: Iterable[bytes]) -> set[bytes]:
     """Returns which chunk objects the store does not have.
+
+    Args:
+        storage: The store.
+        workers: Ask it, side by side.
+        chunk_ids: The ids of the objects.
 
     Raises:
         StorageError: the store cannot be asked.
     """
     wanted = set(chunk_ids)
     if len(wanted) > _MAX_QUESTIONS:
-        for listed in assets.storage.list_objects(f"{CHUNKS}/"):
+        for listed in storage.list_objects(f"{CHUNKS}/"):
             try:
                 wanted.discard(bytes(ChunkId.parse(listed.key.removeprefix(f"{CHUNKS}/"))))
             except InvalidInputError:
@@ -180,13 +187,13 @@ def missing_chunks(assets: AssetManager, chunk_ids: Iterable[bytes]) -> set[byte
 
     def is_there(chunk_id: bytes) -> bool:
         try:
-            assets.storage.head(chunk_key(ChunkId(chunk_id)))
+            storage.head(chunk_key(ChunkId(chunk_id)))
         except ObjectNotFoundError:
             return False
         return True
 
     asked = sorted(wanted)
-    there = assets.workers.map_ahead(is_there, asked, window=2 * assets.workers.max_workers)
+    there = workers.map_ahead(is_there, asked, window=2 * workers.max_workers)
     return {chunk_id for chunk_id, is_found in zip(asked, there, strict=True) if not is_found}
 
 

@@ -26,7 +26,7 @@ class WriteContext(ReadContext):
     Attributes:
         clock: Returns the time of this machine, in microseconds since the epoch.
         default_commit_metadata: Joined with the metadata of every commit.
-        turns: When this process committed, for fairness among those who commit to one branch.
+        turns: When this process committed, for fairness among processes that commit to one branch.
         compression_level: The zstd level of metadata files.
         inline_threshold_bytes: The size up to which a chunk is kept in its manifest.
         num_updates: How many updates one `repo` file lists.

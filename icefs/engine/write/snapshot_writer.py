@@ -3,12 +3,13 @@
 The order, and what a crash after each step leaves behind:
 
 1. chunks: stored when they were set; nothing refers to them yet;
-2. manifests, and the transaction log beside them; 3. the snapshot: complete, but known to nobody;
+2. manifests, and at the same time the transaction log; 3. the snapshot: complete, but known to nobody;
 4. a sync, where the storage is a disk: from here on all of it survives a power loss;
 5. `publish`: one conditional write of `repo` (spec 2) or of the branch (spec 1).
 
-Up to 4 a crash leaves garbage, which collection removes; 5 is atomic. Nothing is ever undone. What need not wait for
-something else does not: a store may be a hundred milliseconds away, and each step of a small commit takes as long.
+Up to 4 a crash leaves garbage, which collection removes; 5 is atomic. Nothing is ever undone. Steps
+that need not wait for each other do not: a store may be a hundred milliseconds away, and each step of a small commit
+takes as long.
 
 Source: spec 2.1 "Algorithms"; format notes §7.9 to §7.12.
 """
@@ -69,7 +70,7 @@ def write_snapshot(
         message: The commit message.
         metadata: The commit's metadata.
         merge_log_of: A snapshot that the new one replaces (amend): its log is joined with the changes.
-        rewrite_manifests: Write all manifests anew, under the present splitting.
+        rewrite_manifests: Write all manifests again, under the present splitting.
 
     Raises:
         StorageError: something cannot be written; nothing is visible.
@@ -127,9 +128,9 @@ def _write_manifests(
     rewrite: bool,
     beside: Callable[[], object],
 ) -> tuple[list[NodeSnapshot], list[ManifestFileInfo]]:
-    """Writes the manifests of all arrays that changed, and does something `beside`.
+    """Writes the manifests of all arrays that changed, and calls `beside` at the same time.
 
-    Only a few are in memory at a time: what is still to be done is planned as the workers get to it.
+    Only a few are in memory at a time: each is planned when a worker gets to it.
 
     Returns:
         All nodes of the new snapshot, and the manifest files that they refer to.

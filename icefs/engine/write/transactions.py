@@ -190,7 +190,7 @@ class _Attempt:
         branch: The branch that they were made on.
         message: The commit message.
         metadata: The commit's own metadata.
-        notes: What both libraries note of a commit, beside its metadata.
+        notes: The members of `__icechunk` in its metadata, as the official library writes them.
         before_publish: See `BeforePublish`.
         allow_empty: Whether it may change nothing.
         is_amend: Whether it replaces the branch's newest commit.
@@ -331,7 +331,7 @@ class _Attempt:
 def _commit_among_others(
     attempt: _Attempt, solver: ConflictSolver, rebase_tries: int, *, is_state_known: bool
 ) -> SnapshotId:
-    """Commits and rebases in turn, as `commit` says, fairly among others who do so too."""
+    """Commits and rebases in turn, as `commit` says, fairly among other processes that do so."""
     context, draft, branch, turns = attempt.context, attempt.draft, attempt.branch, attempt.context.turns
     if context.spec_version > 1:
         info, _ = context.assets.fetch_repo_info(refresh=not is_state_known)
@@ -452,8 +452,8 @@ def rebase(context: WriteContext, draft: Draft, solver: ConflictSolver) -> None:
     Raises:
         RebaseFailedError: conflicts that the solver does not solve; `facts` has `snapshot`, `conflicts`, and as
             `commits` all that came in between, newest first.
-        SessionStateError: the session was committed already; or it cannot be told what changed, because transaction
-            logs are gone, and what could be compared instead too (kind `rebase-tx-log-pruned`).
+        SessionStateError: the session was committed already; or the changes since then are unknown, because
+            transaction logs and manifests are gone (kind `rebase-tx-log-pruned`).
     """
     branch = _branch_of(draft)
     with draft.frozen():

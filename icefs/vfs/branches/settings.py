@@ -7,7 +7,7 @@ from icefs.engine.write.repository import WritableRepository
 from icefs.vfs.fetches import Fetches
 from icefs.vfs.interface import Notifier
 from icefs.vfs.threads import Threads
-from icefs.worktree.upload.packing import UploadOptions
+from icefs.worktree.upload.options import UploadOptions
 
 
 @dataclass(frozen=True, slots=True)

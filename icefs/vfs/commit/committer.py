@@ -40,7 +40,7 @@ from icefs.worktree.rebase.yielding import TreeSolver
 from icefs.worktree.stage.staged import Staged
 from icefs.worktree.stage.stager import stage
 from icefs.worktree.tree import WorkTree
-from icefs.worktree.upload.packing import UploadOptions
+from icefs.worktree.upload.options import UploadOptions
 from icefs.worktree.upload.uploader import Progress, storing_again
 
 

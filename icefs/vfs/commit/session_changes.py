@@ -8,7 +8,7 @@ from icefs.format.manifest.refs import ArrayRefs, InlineRef
 from icefs.worktree.freeze.frozen import FrozenTree
 from icefs.worktree.stage.staged import Staged
 from icefs.worktree.upload.background import BackgroundUploads
-from icefs.worktree.upload.packing import UploadOptions
+from icefs.worktree.upload.options import UploadOptions
 from icefs.worktree.upload.uploader import ArrayUpload, Progress, upload_chunks
 
 

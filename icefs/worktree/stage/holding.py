@@ -21,7 +21,8 @@ from icefs.format.snapshot.nodes import NodeType
 from icefs.format.zarr_json import ZarrMetadata
 from icefs.worktree.freeze.differences import Differences, Region
 from icefs.worktree.freeze.frozen import FrozenDir, FrozenFile, FrozenTree
-from icefs.worktree.stage.staged import Invalid, LeftOpen
+from icefs.worktree.stage.staged import LeftOpen
+from icefs.zarr.invalid import Invalid
 from icefs.zarr.keys import is_zarr_key, metadata_key
 
 OPEN: Final = "is open for writing"

@@ -19,7 +19,7 @@ from icefs.worktree.base import BaseAttr, BaseEntry
 from icefs.worktree.freeze.differences import Region
 from icefs.worktree.stage.dropped import outside
 from icefs.worktree.stage.places import BaseChunks, Place, Places, covered_rows
-from icefs.worktree.stage.staged import Invalid
+from icefs.zarr.invalid import Invalid
 from icefs.zarr.keys import metadata_key, node_prefix
 
 

@@ -13,21 +13,14 @@ import numpy.typing as npt
 
 from icefs.engine.read.session import Session
 from icefs.engine.write.changeset import difference
-from icefs.errors import InvalidMetadataError
 from icefs.format.chunk_indices import ChunkIndices
 from icefs.format.manifest.refs import ArrayRefs
 from icefs.worktree.base import BaseEntry
 from icefs.worktree.freeze.frozen import FrozenFile
-from icefs.zarr.keys import ChunkIndex, ChunkKeyLayout
+from icefs.zarr.invalid import Invalid
+from icefs.zarr.keys import ChunkIndex
 
 type Source = FrozenFile | BaseEntry
-
-
-class Invalid(NamedTuple):
-    """A file that cannot be committed, or waits for one that cannot be, and why."""
-
-    path: str
-    reason: str
 
 
 class LeftOpen(NamedTuple):
@@ -49,23 +42,6 @@ class Dropped(NamedTuple):
     indices: ChunkIndices
     lengths: npt.NDArray[np.uint64]
     reason: str
-
-
-def metadata_reason(error: InvalidMetadataError) -> str:
-    """Says why a `zarr.json` is invalid, without its path, which stands before that."""
-    return f"is not valid: {error.facts['reason']}"
-
-
-def no_chunk_reason(array: tuple[str, ChunkKeyLayout] | None) -> str:
-    """Says why a file with the name of a chunk is none.
-
-    Args:
-        array: The nearest array above the file, and how the keys of its chunks are written; None if there is none.
-    """
-    if array is None:
-        return "has the name of a chunk, but there is no array above it"
-    path, layout = array
-    return f"is no chunk of {path}: its chunks have names such as {layout.format((0,) * layout.ndim)}"
 
 
 def no_indices(ndim: int) -> ChunkIndices:

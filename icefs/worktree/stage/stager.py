@@ -34,18 +34,9 @@ from icefs.worktree.stage.dropped import DroppedChunks, contained, outside, outs
 from icefs.worktree.stage.holding import OPEN, Holding
 from icefs.worktree.stage.places import BaseChunks, GridArray, Place, Places
 from icefs.worktree.stage.renames import RenamedChunks, RenamedFile, Renames
-from icefs.worktree.stage.staged import (
-    Dropped,
-    Invalid,
-    LeftOpen,
-    Source,
-    Staged,
-    StagedArray,
-    metadata_reason,
-    no_chunk_reason,
-    source_size,
-)
+from icefs.worktree.stage.staged import Dropped, LeftOpen, Source, Staged, StagedArray, source_size
 from icefs.worktree.stage.unfit import UnfitChunks
+from icefs.zarr.invalid import Invalid, metadata_reason, no_chunk_reason
 from icefs.zarr.keys import (
     METADATA_NAME,
     ChunkIndex,

@@ -13,19 +13,7 @@ from icefs.format.chunk_sizes import ANY_SIZE, ChunkSizes, chunk_sizes, encodes_
 from icefs.format.manifest.refs import ArrayRefs
 from icefs.format.snapshot.nodes import NodeSnapshot
 from icefs.words import plural
-
-
-def unfit_reason(sizes: ChunkSizes, path: str, index: Sequence[int], size_bytes: int) -> str | None:
-    """Says why a file cannot be a chunk because of its size; None if it can.
-
-    Args:
-        sizes: The sizes that the array's chunks may have.
-        path: The array.
-        index: The chunk; inside the array's grid.
-        size_bytes: The length of the file.
-    """
-    reason = sizes.reason(index, size_bytes)
-    return None if reason is None else f"is the chunk {list(index)} of {path} and {reason}"
+from icefs.zarr.invalid import unfit_reason
 
 
 class UnfitChunks:

@@ -3,5 +3,5 @@
 uploader    uploads the staged chunks of a commit, and returns their references
 background  uploads chunks before a commit asks for them
 log         the spool files that are in the store already: `uploads.db`
-packing     which chunks share an object
+options     how chunks are stored
 """

@@ -23,14 +23,16 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from contextvars import copy_context
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
+from icefs.engine.read.workers import Workers
+from icefs.engine.write.chunk_guard import missing_chunks
 from icefs.engine.write.collection_log import Collections, Mark
-from icefs.errors import IcefsError, ObjectNotFoundError, StorageError
+from icefs.engine.write.packing import packed_below, plan_packs
+from icefs.errors import IcefsError, StorageError
 from icefs.format.ids import ChunkId
 from icefs.format.layout import chunk_key
 from icefs.locks import Rank, new_rlock
@@ -38,7 +40,7 @@ from icefs.storage.base import Storage, read_file
 from icefs.worktree.core.tree_core import TreeCore
 from icefs.worktree.model.nodes import CUT, DIRTY, FROM_BASE, LOST, FileNode
 from icefs.worktree.upload.log import Stored, UploadLog
-from icefs.worktree.upload.packing import UploadOptions, packed_below, plan_packs
+from icefs.worktree.upload.options import UploadOptions
 from icefs.zarr.keys import METADATA_NAME, is_zarr_key
 
 logger = logging.getLogger(__name__)
@@ -367,13 +369,14 @@ class BackgroundUploads:
         now_s = self._clock_s()
         may_have_run = {mark: self._collections.may_have_run(mark) for mark in {row.mark for row in stored.values()}}
         doubtful = {row.chunk_id: row.stored_at for row in stored.values() if may_have_run[row.mark]}
-        gone = {chunk_id for chunk_id, stored_at in doubtful.items() if now_s - stored_at > _STALE_S}
+        gone = {bytes(chunk_id) for chunk_id, stored_at in doubtful.items() if now_s - stored_at > _STALE_S}
         asked = [chunk_id for chunk_id in doubtful if chunk_id not in gone]
         if asked:
-            with ThreadPoolExecutor(_HEADS, thread_name_prefix="icefs-upload") as pool:
-                gone |= {
-                    one for one, is_there in zip(asked, pool.map(self._is_there, asked), strict=True) if not is_there
-                }
+            workers = Workers(_HEADS, "icefs-upload")
+            try:
+                gone |= missing_chunks(self._storage, workers, asked)
+            finally:
+                workers.close()
         if not gone:
             return stored
         self.forget([row.spool for row in stored.values() if row.chunk_id in gone])
@@ -382,13 +385,6 @@ class BackgroundUploads:
     def may_be_taken(self, stored: Mapping[int, Stored]) -> Sequence[Mark]:
         """Returns where the repository's log ended before the uploads that a collection may still take."""
         return [mark for mark in {row.mark for row in stored.values()} if self._collections.may_delete(mark)]
-
-    def _is_there(self, chunk_id: ChunkId) -> bool:
-        try:
-            self._storage.head(chunk_key(chunk_id))
-        except ObjectNotFoundError:
-            return False
-        return True
 
     @contextmanager
     def paused(self, beat: Callable[[], None]) -> Iterator[Mapping[int, Stored]]:

@@ -26,7 +26,9 @@ from icefs.storage.local.store import LocalStorage
 from icefs.storage.memory import MemoryStorage
 from icefs.transfer.importing import ImportRequest, import_directory
 from icefs.transfer.ledger import KEPT_S, LIMITS, Ledger, ledger_path
+from icefs.transfer.progress import Transferred
 from icefs.transfer.scan import scan_directory
+from icefs.transfer.storing import ArrayRows, ChunkFiles
 from icefs.zarr.reader import KeyReader
 from tests.support.faulty import FaultyStorage
 
@@ -368,25 +370,33 @@ class Disk(MemoryStorage):
         self.durable |= covered
 
 
-def test_what_is_remembered_is_durable_and_copying_does_not_wait_for_it(tmp_path, state, monkeypatch):
-    monkeypatch.setattr("icefs.transfer.storing._NOTE_BYTES", 20_000)
-    add, remembered = Ledger.add, []
+class CheckedLedger(Ledger):
+    """Checks that all that it remembers is durable."""
 
-    def checked(ledger, rows):
+    def __init__(self, path, disk):
+        super().__init__(path)
+        self.disk, self.remembered = disk, []
+
+    def add(self, rows):
         rows = list(rows)
-        remembered.append(len(rows))
-        assert {chunk_key(ChunkId(row[5])) for row in rows} <= disk.durable
-        add(ledger, rows)
+        self.remembered.append(len(rows))
+        assert {chunk_key(ChunkId(row[5])) for row in rows} <= self.disk.durable
+        super().add(rows)
 
-    monkeypatch.setattr(Ledger, "add", checked)
+
+def test_what_is_remembered_is_durable_and_copying_does_not_wait_for_it(tmp_path, state):
     disk = Disk()
-    repo = WritableRepository.create(disk)
+    context = WritableRepository.create(disk).context
     keys = {"zarr.json": array([500])} | {f"c/{number}": bytes([number % 250]) * 4000 for number in range(500)}
-    request = ImportRequest(write(tmp_path / "z", keys), state, pack_bytes=8000)
-    import_directory(repo, request)
-    assert read(repo) == keys
-    assert sum(remembered) == 500
-    assert len(remembered) > 1
+    (files,) = scan_directory(write(tmp_path / "z", keys)).arrays.values()
+    with CheckedLedger(state / "ledger.db", disk) as ledger:
+        source = ChunkFiles(context, ledger, 8000, lambda done: None, note_bytes=20_000)
+        rows = ArrayRows(files, ledger.array("/"))
+        source.run([rows])
+        assert sum(ledger.remembered) == 500
+        assert len(ledger.remembered) > 1
+        assert ledger.rows("/", 1).chunk_ids.tolist() == rows.chunk_ids.tolist()
+    assert source.transferred == Transferred(500, 500, 2_000_000, 2_000_000, 500, 2_000_000)
 
 
 def test_changed_files_are_stored_again(repo, tmp_path, state):

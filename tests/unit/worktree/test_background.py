@@ -16,7 +16,7 @@ from icefs.storage.local.store import LocalStorage
 from icefs.storage.memory import MemoryStorage
 from icefs.worktree.upload import background
 from icefs.worktree.upload.log import LOG_NAME
-from icefs.worktree.upload.packing import UploadOptions
+from icefs.worktree.upload.options import UploadOptions
 from tests.support.faulty import FaultyStorage
 from tests.support.staged_chunks import StagedChunks, path_of
 

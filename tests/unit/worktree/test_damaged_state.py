@@ -23,7 +23,7 @@ from icefs.errors import DamagedStateError, IcefsError, SessionStateError
 from icefs.storage.memory import MemoryStorage
 from icefs.worktree.core.damage import Damage
 from icefs.worktree.spool.errors import database_error
-from icefs.worktree.upload.packing import UploadOptions
+from icefs.worktree.upload.options import UploadOptions
 from tests.support.dict_base import Snapshots
 from tests.support.forked import Child
 from tests.support.soak import SOAK

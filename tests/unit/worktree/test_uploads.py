@@ -1,20 +1,18 @@
 """Staged chunks become objects and references: inline, shared or of their own, and nothing is lost when it fails."""
 
 import os
-import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from icefs.engine.write.packing import packed_below, plan_packs
 from icefs.errors import StorageError
 from icefs.format.manifest.refs import ChunkKind, InlineRef, NativeRef
 from icefs.storage.base import Storage
 from icefs.storage.local.store import LocalStorage
 from icefs.storage.memory import MemoryStorage
-from icefs.worktree.upload import uploader as uploads
-from icefs.worktree.upload.packing import UploadOptions, packed_below, plan_packs
+from icefs.worktree.upload.options import UploadOptions
 from icefs.worktree.upload.uploader import UploadProgress
 from tests.support.faulty import FaultyStorage
 from tests.support.hex_storage import HexStorage
@@ -159,35 +157,6 @@ def test_objects_on_the_same_disk_are_the_spool_files_themselves(local: StagedCh
     (spooled,) = spool_files(local)
     (key,) = local.objects()
     assert (tmp_path / "repo" / key).stat().st_ino == spooled.stat().st_ino
-
-
-@pytest.mark.parametrize("is_slow", [False, True])
-def test_more_threads_store_where_the_disk_is_slow(
-    tmp_path: Path,
-    open_staged: Callable[[Storage], StagedChunks],
-    monkeypatch: pytest.MonkeyPatch,
-    is_slow: bool,
-) -> None:
-    monkeypatch.setattr(uploads, "_SLOW_FILE_S", 0 if is_slow else float("inf"))
-    storage = FaultyStorage(LocalStorage(tmp_path / "repo"))
-    staged = open_staged(storage)
-    running: set[int] = set()
-    most = 0
-
-    def store() -> None:
-        nonlocal most
-        running.add(threading.get_ident())
-        most = max(most, len(running))
-        time.sleep(0.2 if is_slow else 0)
-        running.discard(threading.get_ident())
-
-    storage.interfere(store, methods="put", keys="chunks/", times=None)
-    chunks = {(number,): numbered(number, 20 * KIB) for number in range(60)}
-    staged.write(chunks)
-    refs = staged.store(dict.fromkeys(chunks, b""), UploadOptions(pack_bytes=200 * KIB))
-    storage.clear()
-    assert staged.stored(refs) == chunks
-    assert most > 2 if is_slow else 1 <= most <= 2
 
 
 @pytest.mark.parametrize("how", ["part", "whole", "append", "truncate", "longer"])

@@ -11,7 +11,7 @@ from icefs.engine.write.repository import WritableRepository
 from icefs.storage.local.store import LocalStorage
 from icefs.worktree.spool.write_behind import SPARED_BYTES, WriteBehind, begin_writing
 from icefs.worktree.tree import WorkTree
-from icefs.worktree.upload.packing import UploadOptions
+from icefs.worktree.upload.options import UploadOptions
 from tests.support.dict_base import Snapshots
 from tests.support.tree_driver import Driver, options
 

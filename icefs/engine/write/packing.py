@@ -1,35 +1,20 @@
 """Which chunks share an object: neighbours, in order, until an object has its size.
 
 A request costs an object store and the way to it as much as about a megabyte of data. So chunks that are much smaller
-travel together: one object holds many, and each reference says where in it its chunk is. Whoever reads neighbours
-finds them side by side.
+travel together: one object holds many, and each reference says where in it its chunk is. Readers of neighbours find
+them side by side.
 
-Larger chunks have objects of their own: nothing would be won for them, and an object is kept for as long as any of
+Larger chunks have objects of their own: they would win nothing, and an object is kept for as long as any of
 its chunks is referred to. On a disk a chunk is large sooner: to link a file costs as much as to copy 64 KiB (50 us).
 Below that both cost the same, and a repository with a thousandth of the files is quicker to copy, list and collect.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 DEFAULT_PACK_BYTES: Final = 8 << 20
-DEFAULT_QUIET_S: Final = 5.0
 _LEAST_CHUNKS: Final = 8
 _LINKED_BYTES: Final = 64 << 10
-
-
-@dataclass(frozen=True, slots=True)
-class UploadOptions:
-    """How chunks are stored.
-
-    Attributes:
-        pack_bytes: How large an object may become that small chunks share; 0 gives each its own.
-        quiet_s: How long a file must not have changed before it is uploaded in the background; None for never.
-    """
-
-    pack_bytes: int = DEFAULT_PACK_BYTES
-    quiet_s: float | None = DEFAULT_QUIET_S
 
 
 def packed_below(pack_bytes: int, *, is_local: bool) -> int:
