@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from icefs.errors import EntryNotFoundError, NotADirectoryTreeError
-from icefs.worktree.model.nodes import Attr, Perm, TreeEntry, Where
+from icefs.worktree.model.nodes import Attr, NodeRef, Perm, TreeEntry
 from icefs.worktree.ops.attributes import AttrChange
 from icefs.worktree.tree import TreeOptions, WorkTree
 from tests.support.dict_base import Snapshots
@@ -60,13 +60,13 @@ class Driver:
             entry = found
         return entry
 
-    def where(self, path: str) -> Where:
+    def where(self, path: str) -> NodeRef:
         entry = self.entry(path)
         if entry is None:
             raise EntryNotFoundError(path)
         return entry.where
 
-    def parent(self, path: str) -> tuple[Where, str]:
+    def parent(self, path: str) -> tuple[NodeRef, str]:
         above, _, name = path.rpartition("/")
         entry = self.entry(above)
         if entry is None:
@@ -142,7 +142,7 @@ class Driver:
 
     def walk(self) -> Iterator[tuple[str, TreeEntry]]:
         """Yields everything below the root with its path."""
-        waiting: list[tuple[str, Where]] = [("", self.tree.root_ino)]
+        waiting: list[tuple[str, NodeRef]] = [("", self.tree.root_ino)]
         while waiting:
             above, where = waiting.pop()
             for name, entry in sorted(self.tree.entries.list(where)):

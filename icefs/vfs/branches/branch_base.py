@@ -26,7 +26,7 @@ from icefs.vfs.trees.advancer import Advancer
 from icefs.vfs.trees.finder import target_path
 from icefs.vfs.trees.renames import Renaming
 from icefs.vfs.trees.snapshot_tree import SnapshotTree
-from icefs.worktree.model.nodes import Where
+from icefs.worktree.model.nodes import NodeRef
 from icefs.worktree.tree import WorkTree
 
 
@@ -169,7 +169,7 @@ class BranchBase:
         """Returns the same, and takes the lock itself; in a worker thread it also fetches what is missing."""
         return self._guarded.call(lambda: self.path_of(Ino(ino)))
 
-    def where(self, ino: int) -> Where:
+    def where(self, ino: int) -> NodeRef:
         """Returns how the working tree names what the kernel knows by a number.
 
         Raises:

@@ -22,7 +22,7 @@ from icefs.vfs.branches.working_attrs import kernel_attr
 from icefs.vfs.branches.working_handles import WorkingHandle, WorkingHandles
 from icefs.vfs.interface import AttrChanges, Caller, FileHandle, TreeChanges
 from icefs.vfs.trees.control_dir import CONTROL_NAME
-from icefs.worktree.model.nodes import Perm, TreeEntry, Where
+from icefs.worktree.model.nodes import NodeRef, Perm, TreeEntry
 from icefs.worktree.ops.attributes import AttrChange
 from icefs.worktree.ops.namespace import RENAME_EXCHANGE
 from icefs.worktree.tree import WorkTree
@@ -177,7 +177,7 @@ class BranchChanges(TreeChanges):
 
         await self._name(new_parent, rename)
 
-    def _child(self, work: WorkTree, parent: int, name: str) -> Where:
+    def _child(self, work: WorkTree, parent: int, name: str) -> NodeRef:
         entry = work.entries.lookup(self._base.where(parent), name)
         if entry is None:
             raise EntryNotFoundError(f"no {name!r} in this directory", name=name)

@@ -5,7 +5,7 @@ import os
 from icefs.errors import InvalidMetadataError, ReservedNameError
 from icefs.format.zarr_json import parse_zarr_json
 from icefs.vfs.branches.refusals import Refusals
-from icefs.worktree.model.nodes import Where
+from icefs.worktree.model.nodes import NodeRef
 from icefs.worktree.tree import WorkTree
 
 
@@ -32,7 +32,7 @@ class MetadataChecks:
         if work.files.getattr(number).size:
             self.check(work, where, work.entries.path_of(where))
 
-    def check(self, work: WorkTree, where: Where, path: str) -> None:
+    def check(self, work: WorkTree, where: NodeRef, path: str) -> None:
         """Checks the content of a file that is, or is to be, the `zarr.json` at a path; raises as `check_open`."""
         attr = work.entries.attr(where)
         if attr.is_dir:

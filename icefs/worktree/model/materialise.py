@@ -7,7 +7,7 @@ anybody can see, so it is not undone, and not written until something refers to 
 from icefs.errors import NotADirectoryTreeError, StaleError
 from icefs.worktree.base import BaseEntry, join
 from icefs.worktree.model.node_tree import NodeTree
-from icefs.worktree.model.nodes import FROM_BASE, DirNode, FileNode, Node, Where
+from icefs.worktree.model.nodes import FROM_BASE, DirNode, FileNode, Node, NodeRef
 from icefs.worktree.model.open_state import OpenState
 
 
@@ -87,7 +87,7 @@ class Materialiser:
             return self.directory(found.path)
         return self.file(directory, name, found)
 
-    def at(self, where: Where) -> Node:
+    def at(self, where: NodeRef) -> Node:
         """Returns the node of what a caller means."""
         found = self._tree.resolve(where)
         if not isinstance(found, BaseEntry):

@@ -11,7 +11,7 @@ from icefs.errors import EntryNotFoundError, NotADirectoryTreeError, StaleError
 from icefs.worktree.base import BaseAttr, BaseEntry, BaseTree, join
 from icefs.worktree.model.handles import Handle
 from icefs.worktree.model.kept import KeptAttrs
-from icefs.worktree.model.nodes import WHITEOUT, Attr, DirNode, FileNode, Node, Perm, TreeEntry, Where
+from icefs.worktree.model.nodes import WHITEOUT, Attr, DirNode, FileNode, Node, NodeRef, Perm, TreeEntry
 from icefs.worktree.model.unfinished import Unfinished
 from icefs.worktree.model.views import View
 
@@ -127,7 +127,7 @@ class NodeTree:
                 return name not in node.entries
         return True
 
-    def resolve(self, where: Where) -> Node | BaseEntry:
+    def resolve(self, where: NodeRef) -> Node | BaseEntry:
         """Returns what a caller means.
 
         Raises:
@@ -149,7 +149,7 @@ class NodeTree:
             raise StaleError(f"{where!r} is gone", path=where)
         return BaseEntry(where, attr)
 
-    def directory(self, where: Where) -> DirNode | str:
+    def directory(self, where: NodeRef) -> DirNode | str:
         """Returns the directory that a caller means: its node, or its base path.
 
         Raises:

@@ -84,8 +84,8 @@ class Attr(NamedTuple):
         return stat.S_ISDIR(self.mode)
 
 
-type Where = int | str
-"""How a caller names a node: the inode number of an upper one, or the base path of an untouched one.
+type NodeRef = int | str
+"""How a caller refers to a node: by the inode number of one that exists, or by the base path of an untouched one.
 
 Both stay valid when the node passes from one state to the other, except a base path over a change of base."""
 
@@ -93,7 +93,7 @@ Both stay valid when the node passes from one state to the other, except a base 
 class TreeEntry(NamedTuple):
     """A directory entry: how to name what it refers to, and its attributes."""
 
-    where: Where
+    where: NodeRef
     attr: Attr
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from icefs.errors import IsADirectoryTreeError
 from icefs.worktree.core.content import Content
 from icefs.worktree.core.tree_core import TreeCore
-from icefs.worktree.model.nodes import ATTRS, STORED, Attr, DirNode, Where
+from icefs.worktree.model.nodes import ATTRS, STORED, Attr, DirNode, NodeRef
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class Attributes:
         self._core = core
         self._content = content
 
-    def set(self, where: Where, change: AttrChange) -> Attr:
+    def set(self, where: NodeRef, change: AttrChange) -> Attr:
         """Changes a node's attributes; they survive the death of this process when it returns.
 
         Those of a file that was created and not flushed yet go with its first flush.

@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 from icefs.errors import InvalidInputError, NameTooLongError
 from icefs.worktree.base import BaseAttr, BaseEntry, join
 from icefs.worktree.core.tree_core import TreeCore
-from icefs.worktree.model.nodes import WHITEOUT, Attr, DirNode, FileNode, TreeEntry, Where
+from icefs.worktree.model.nodes import WHITEOUT, Attr, DirNode, FileNode, NodeRef, TreeEntry
 
 MAX_NAME_BYTES: Final = 255
 
@@ -51,7 +51,7 @@ class Entries:
     def __init__(self, core: TreeCore) -> None:
         self._core = core
 
-    def lookup(self, parent: Where, name: str) -> TreeEntry | None:
+    def lookup(self, parent: NodeRef, name: str) -> TreeEntry | None:
         """Returns what a name in a directory refers to, None if nothing."""
         check_name(name)
         core = self._core
@@ -60,7 +60,7 @@ class Entries:
             found = core.child(core.directory(parent), name)
             return None if found is None else core.entry(found)
 
-    def list(self, where: Where) -> Iterator[tuple[str, TreeEntry]]:
+    def list(self, where: NodeRef) -> Iterator[tuple[str, TreeEntry]]:
         """Yields the entries of a directory as they are now: upper ones first, then those of the base directory.
 
         The base directory is listed while the iterator is advanced.
@@ -80,7 +80,7 @@ class Entries:
                     attr = BaseAttr(kept.ino, attr.is_dir, attr.size, kept.mtime_ns)
                 yield name, TreeEntry(join(view.base_path, name), core.base_attr(attr))
 
-    def view(self, where: Where) -> DirView:
+    def view(self, where: NodeRef) -> DirView:
         """Returns what a directory shows; cheap, whatever the size of the base directory."""
         core = self._core
         with core.lock:
@@ -91,7 +91,7 @@ class Entries:
             entries = {name: core.entry(entry) for name, entry in directory.entries.items() if entry is not WHITEOUT}
             return DirView(directory.base_path, entries, frozenset(directory.entries))
 
-    def attr(self, where: Where) -> Attr:
+    def attr(self, where: NodeRef) -> Attr:
         """Returns a node's attributes.
 
         Raises:
@@ -102,14 +102,14 @@ class Entries:
             return core.entry(core.resolve(where)).attr
 
     def knows(self, ino: int) -> bool:
-        """Tells whether an inode number is (or was, before a commit) the tree's, and so may be used as a `Where`."""
+        """Tells whether an inode number is (or was, before a commit) the tree's, and so may be used as a `NodeRef`."""
         core = self._core
         if ino in core.by_ino:
             return True
         with core.lock:
             return ino in core.by_ino or core.kept.path_of(ino) is not None
 
-    def path_of(self, where: Where) -> str:
+    def path_of(self, where: NodeRef) -> str:
         """Returns where something is in the merged tree; of several names of a file the first.
 
         Raises:
@@ -120,11 +120,11 @@ class Entries:
         with core.lock:
             return core.path_of(core.resolve(where))
 
-    def find(self, path: str) -> Where | None:
+    def find(self, path: str) -> NodeRef | None:
         """Returns how to name what is at a path of the merged tree, None if nothing is."""
         core = self._core
         with core.lock:
-            where: Where = core.root.ino
+            where: NodeRef = core.root.ino
             for name in path.split("/") if path else ():
                 found = core.resolve(where)
                 if isinstance(found, FileNode) or (isinstance(found, BaseEntry) and not found.attr.is_dir):

@@ -23,7 +23,7 @@ from icefs.worktree.base import BaseEntry
 from icefs.worktree.core.content import MAX_SIZE_BYTES, Content, check_there, check_whole
 from icefs.worktree.core.tree_core import Change, TreeCore
 from icefs.worktree.model.handles import Handle
-from icefs.worktree.model.nodes import FROM_BASE, LOST, STORED, Attr, DirNode, FileNode, Node, TreeEntry, Where
+from icefs.worktree.model.nodes import FROM_BASE, LOST, STORED, Attr, DirNode, FileNode, Node, NodeRef, TreeEntry
 from icefs.worktree.model.open_state import OpenState, SpoolFile
 
 _SHORT_BYTES: Final = 32 << 10
@@ -62,7 +62,7 @@ class Files:
 
     # Opening and closing
 
-    def open(self, where: Where, flags: int) -> int:
+    def open(self, where: NodeRef, flags: int) -> int:
         """Opens a file with the flags of `open(2)`.
 
         Raises:
@@ -132,7 +132,7 @@ class Files:
             assert handle.attr is not None
             return self._core.base_attr(handle.attr)
 
-    def where(self, number: int) -> Where:
+    def where(self, number: int) -> NodeRef:
         """Returns how to name an open file. Needs no lock: a handle gets a node once, and keeps it."""
         handle = self._handle(number)
         node = handle.node

@@ -20,7 +20,7 @@ from icefs.errors import (
 )
 from icefs.worktree.base import BaseEntry
 from icefs.worktree.core.tree_core import Change, TreeCore
-from icefs.worktree.model.nodes import STORED, WHITEOUT, DirNode, Entry, FileNode, Node, Perm, TreeEntry, Where
+from icefs.worktree.model.nodes import STORED, WHITEOUT, DirNode, Entry, FileNode, Node, NodeRef, Perm, TreeEntry
 from icefs.worktree.ops.entries import check_name
 from icefs.worktree.ops.files import Files
 from icefs.worktree.ops.moves import Mover
@@ -45,7 +45,7 @@ class Namespace:
 
     # Creating
 
-    def create(self, parent: Where, name: str, perm: Perm, flags: int) -> tuple[TreeEntry, int]:
+    def create(self, parent: NodeRef, name: str, perm: Perm, flags: int) -> tuple[TreeEntry, int]:
         """Opens a file, made if there is none (`open(2)` with O_CREAT).
 
         Raises:
@@ -78,7 +78,7 @@ class Namespace:
         op.put(core.behind, node, node)
         return node
 
-    def mkdir(self, parent: Where, name: str, perm: Perm) -> TreeEntry:
+    def mkdir(self, parent: NodeRef, name: str, perm: Perm) -> TreeEntry:
         """Makes a directory."""
         check_name(name)
         core = self._core
@@ -98,7 +98,7 @@ class Namespace:
             op.store[node] = None
             return core.entry(node)
 
-    def mknod(self, parent: Where, name: str, perm: Perm, file_type: int) -> TreeEntry:
+    def mknod(self, parent: NodeRef, name: str, perm: Perm, file_type: int) -> TreeEntry:
         """Makes a regular file; refuses devices, pipes and sockets."""
         if file_type not in {0, 0o100000}:
             raise NotPermittedError("a mounted branch has no special files", name=name)
@@ -109,7 +109,7 @@ class Namespace:
             self._files.release(handle)
         return entry
 
-    def link(self, where: Where, parent: Where, name: str) -> TreeEntry:
+    def link(self, where: NodeRef, parent: NodeRef, name: str) -> TreeEntry:
         """Gives a file another name.
 
         Raises:
@@ -151,7 +151,7 @@ class Namespace:
 
     # Removing
 
-    def unlink(self, parent: Where, name: str) -> None:
+    def unlink(self, parent: NodeRef, name: str) -> None:
         """Removes a file's name; its bytes stay while it is open or has another name."""
         check_name(name)
         core = self._core
@@ -169,7 +169,7 @@ class Namespace:
             self._removal.take_out(op, above, name)
             self._removal.drop_link(op, found, above, name, is_kept=core.keeps_removed)
 
-    def rmdir(self, parent: Where, name: str) -> None:
+    def rmdir(self, parent: NodeRef, name: str) -> None:
         """Removes an empty directory."""
         check_name(name)
         core = self._core
@@ -185,7 +185,7 @@ class Namespace:
             self._removal.take_out(op, above, name)
             self._removal.drop_dir(op, found)
 
-    def _existing(self, parent: Where, name: str) -> tuple[DirNode | str, Node | BaseEntry]:
+    def _existing(self, parent: NodeRef, name: str) -> tuple[DirNode | str, Node | BaseEntry]:
         directory = self._core.directory(parent)
         found = self._core.child(directory, name)
         if found is None:
@@ -212,7 +212,7 @@ class Namespace:
 
     # Renaming
 
-    def rename(self, parent: Where, name: str, new_parent: Where, new_name: str, flags: int = 0) -> None:
+    def rename(self, parent: NodeRef, name: str, new_parent: NodeRef, new_name: str, flags: int = 0) -> None:
         """Gives a file or directory another name and place, replacing what stands there (`renameat2(2)`).
 
         Args:
