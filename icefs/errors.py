@@ -24,8 +24,8 @@ file system needs to choose an errno. `daemon/errno_map.py` and `cli/main.py` ho
     │                                 InvalidObjectSizeError, ObjectModifiedError, NotAnObjectError
     └─ InternalError
 
-A lower error is chained (`raise … from`) once, where the layer changes: `storage` maps its driver's exceptions
-at its edge, `engine` turns an `ObjectNotFoundError` into, say, a `SnapshotNotFoundError`.
+An error from the layer below is chained (`raise … from`) once, where the layer changes: `storage` maps its driver's
+exceptions at its edge, `engine` turns an `ObjectNotFoundError` into, say, a `SnapshotNotFoundError`.
 """
 
 from typing import Any, ClassVar, Final

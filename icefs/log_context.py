@@ -1,4 +1,4 @@
-"""What log lines are about: the branch that a thread or task works for, known to whoever formats the line."""
+"""The subject of log lines: the branch that a thread or task works for, for the code that formats a line."""
 
 from collections.abc import Callable
 from contextvars import ContextVar

@@ -34,7 +34,7 @@ class ChunkIndices:
     __slots__ = ("_count", "_views", "coords")
 
     def __init__(self, coords: Sequence[Uint32Array], count: int | None = None) -> None:
-        """Takes columns that are distinct and sorted already; callers who do not know use `from_coords`.
+        """Takes columns that are distinct and sorted already; callers that do not know use `from_coords`.
 
         Args:
             coords: One column per dimension; kept, and made read-only.
@@ -121,7 +121,7 @@ class ChunkIndices:
         """Returns the row of each of many chunk indices, or -1.
 
         Args:
-            coords: One column per dimension, of which there is at least one; in any order.
+            coords: One column per dimension, at least one; in any order.
         """
         count = len(coords[0])
         if count * _FEW_OF < self._count:

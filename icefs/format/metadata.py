@@ -1,7 +1,7 @@
 """Metadata values (of snapshots, and of the repository): JSON values as MessagePack (spec 1) or FlexBuffers (spec 2).
 
 The encoding follows the spec version in the header of the snapshot file that holds the value; the repo info's
-metadata is FlexBuffers always. What a caller may hand in becomes JSON the way the official library does it: NaN and
+metadata is FlexBuffers always. Values of callers become JSON the way the official library does it: NaN and
 the infinities are null, tuples are lists, bytes are lists of numbers, and an integer beyond 64 bits is the nearest
 float.
 

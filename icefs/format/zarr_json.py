@@ -1,7 +1,7 @@
 """What Icechunk needs to know of a node's `zarr.json`: its type, and of arrays the shape, the chunk grid and the keys.
 
-The bytes are stored as they are and given back as they are; what is looked at here is what the official library looks
-at (shape, chunk grid, dimension names), and the chunk key encoding. It accepts anything else: unknown members, another
+The bytes are stored as they are and given back as they are; this module looks at what the official library looks at
+(shape, chunk grid, dimension names), and the chunk key encoding. It accepts anything else: unknown members, another
 `zarr_format`, missing codecs, a `chunk_key_encoding` that nobody knows, texts that are not UTF-8.
 
     chunk grid    regular      `chunk_shape`: one size per axis; a size of 0 makes no chunks
@@ -143,7 +143,7 @@ def _place_of_constant(data: bytes | memoryview) -> str:
     try:
         document = json.loads(text, parse_int=_integer, parse_constant=lambda _: mark)
     except (ValueError, RecursionError):  # behind it there is something worse
-        return "a place that cannot be told"
+        return "a place that cannot be named"
     waiting: list[tuple[str, Any]] = [("", document)]
     while waiting:
         path, value = waiting.pop()

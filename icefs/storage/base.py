@@ -223,14 +223,14 @@ class Storage(ABC):
     def start_read(self, key: str, start: int, end: int, done: Done) -> bool:
         """Begins to read the bytes `[start, end)` of an object, where the store can do so without a thread for it.
 
-        What is read in this way is what `get` would have returned. Whatever goes wrong is for `get` to try again and
-        to report.
+        A read returns the same bytes as `get`. After a failure the caller uses `get`, which retries and
+        reports.
 
         Args:
             key: The object's key.
             start: The first byte.
             end: One past the last byte.
-            done: Is told; must not raise, nor wait for anything.
+            done: Gets the result; must not raise, nor wait for anything.
 
         Returns:
             Whether it begins; where it does not, `done` is not called.
@@ -267,8 +267,8 @@ class Storage(ABC):
 
         Raises:
             PreconditionFailedError: another version (with `create_only`: any) is there; nothing was written. Or, if
-                `facts["maybe_written"]` is true: the answer to an earlier try was lost, and what is there now was
-                written by somebody else, before it or over it; only the object's own content can tell which.
+                `facts["maybe_written"]` is true: the answer to an earlier try was lost, and the present version
+                was written by another writer, before it or over it; only the object's own content can tell which.
             ReadOnlyError: the backend only reads.
             NoSpaceError: the disk or a quota is full; nothing was written.
             UnreachableError: `facts["maybe_written"]` tells whether a conditional write may have happened.
@@ -302,8 +302,8 @@ class Storage(ABC):
     def list_objects(self, prefix: str = "") -> Iterator[ObjectInfo]:
         """Yields all objects whose key starts with `prefix`, in no promised order.
 
-        `prefix` is empty or ends with `/`. A prefix without objects yields nothing. What a crashed writer left
-        half-written is not an object and is not listed.
+        `prefix` is empty or ends with `/`. A prefix without objects yields nothing. A half-written file of a
+        crashed writer is not an object and is not listed.
         """
 
     @abstractmethod

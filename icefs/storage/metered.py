@@ -1,6 +1,6 @@
 """Counts the requests to a store: how many of which kind, how long they took, how they failed, how many bytes.
 
-`MeteredStorage` stands between a store and whoever uses it, and passes everything on. One `StoreMeter` may count for
+`MeteredStorage` stands between a store and its users, and passes everything on. One `StoreMeter` may count for
 several stores, such as those of virtual chunks. A request here is one call: what a backend tries again is one request
 that takes longer, and its further tries are counted besides.
 """
@@ -170,15 +170,15 @@ class MeteredStorage(Storage):
     """A store whose requests are counted.
 
     Attributes:
-        meter: Who counts.
+        meter: The counter.
     """
 
     def __init__(self, inner: Storage, meter: StoreMeter, kind: str | None = None) -> None:
-        """Takes a store and who counts.
+        """Takes a store and a counter.
 
         Args:
             inner: The store.
-            meter: Who counts.
+            meter: The counter.
             kind: What all its objects are; None for the first part of their keys.
         """
         self._inner = inner
@@ -261,7 +261,7 @@ class MeteredStorage(Storage):
         self._run("copy", target, lambda: self._inner.copy(source, target, if_match=if_match), _nothing)
 
     def list_objects(self, prefix: str = "") -> Iterator[ObjectInfo]:
-        """Lists objects; one request, which takes as long as the store does, and not who looks at the list."""
+        """Lists objects; one request, which takes as long as the store does, and not the caller that iterates."""
         return self._listed(prefix, lambda: self._inner.list_objects(prefix))
 
     def list_dir(self, prefix: str = "") -> Iterator[str]:
@@ -308,7 +308,7 @@ class MeteredStorage(Storage):
         return self._inner.local_root
 
     def local_opener(self, prefix: str) -> FileOpener | None:
-        """Returns what opens the files of objects; what is read from them is no request."""
+        """Returns a function that opens the files of objects; reads of them are no requests."""
         return self._inner.local_opener(prefix)
 
     def list_foreign(self) -> Iterator[tuple[str, str]]:
@@ -341,11 +341,11 @@ class MeteredRanges:
     """Reads ranges through another reader, and counts the requests."""
 
     def __init__(self, inner: RangeReader, meter: StoreMeter, kind: str) -> None:
-        """Takes a reader and who counts.
+        """Takes a reader and a counter.
 
         Args:
             inner: The reader.
-            meter: Who counts.
+            meter: The counter.
             kind: What all its objects are.
         """
         self._inner = inner

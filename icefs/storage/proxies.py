@@ -10,7 +10,7 @@ def proxy_of(url: str) -> str | None:
     """Returns the proxy that the environment names for a URL.
 
     Raises:
-        InvalidInputError: what it names is no URL.
+        InvalidInputError: its value is no URL.
     """
     parts = urlsplit(url)
     proxy = None if proxy_bypass(parts.hostname or "") else getproxies().get(parts.scheme)

@@ -4,8 +4,8 @@ A thread for each request costs more than the request where there are many: they
 other, and wait for it when an answer has come. Here one thread sends requests, and takes in what has arrived on
 whichever connection, straight into the memory that it is for. It knows the one answer that is as it should be.
 Whatever else happens (an error, a redirect, a connection that cannot be made, an answer that is not the range) is left
-to somebody who asks in the ordinary way, knows what to do about it, and what to say. Of what may be different the next
-time, `Failed` is told besides, as a try of its own.
+to somebody who asks in the ordinary way, knows what to do about it, and what to say. `Failed` also gets the failures
+that may pass, each as a try of its own.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ from icefs.errors import StorageError, ThrottledError, UnreachableError
 from icefs.storage.base import Done
 
 type Failed = Callable[[StorageError], None]
-"""Is told why a read did not succeed, where that passes."""
+"""Gets the reason why a read did not succeed, where that passes."""
 
 _HEAD_BYTES: Final = 32 << 10
 """The longest head of an answer; bytes that come with it are copied from here."""
@@ -72,8 +72,8 @@ class _Read:
         request: Makes the request as it goes over the wire; called when it is sent.
         start: The first byte.
         end: One past the last.
-        done: Is told.
-        failed: Is told before, where it did not succeed for a reason that passes.
+        done: Gets the result.
+        failed: Gets the error before, where the reason may pass.
         was_repeated: Whether it was sent before, over a connection that the service had closed meanwhile.
     """
 
@@ -384,7 +384,7 @@ class RangeReads:
             if connection.body is not None and connection.got == len(connection.body):
                 self._finish(connection)
             elif self._endpoint.tls is None and size < len(room):
-                return  # that was all; what is decrypted already would not be told of again
+                return  # that was all; select would not report decrypted bytes again
 
     def _take_head(self, connection: _Connection, size: int) -> None:
         """Reads the head of an answer, and takes the bytes that came with it."""
@@ -396,7 +396,7 @@ class RangeReads:
             connection.head = head
             return
         read = connection.read
-        assert read is not None  # whoever calls has looked
+        assert read is not None  # the caller has looked
         connection.is_last = self._check_head(head[: stop + 2].lower(), read)
         body = connection.body = bytearray(read.end - read.start)
         connection.got = len(head) - stop - 4
@@ -422,7 +422,7 @@ class RangeReads:
 
     def _finish(self, connection: _Connection) -> None:
         read, body = connection.read, connection.body
-        assert read is not None  # whoever calls has looked
+        assert read is not None  # the caller has looked
         connection.read, connection.body = None, None
         connection.served += 1
         if connection.is_last:

@@ -119,7 +119,7 @@ class Retrier:
         return max(self.policy.backoff_s(failures, self._draw()), min(asked, self.policy.max_backoff_s))
 
     def pause(self, error: StorageError, failures: int, limit: int, *, verb: str, name: str) -> None:
-        """Waits as after so many failures, of at most `limit`, of something that is tried again by whoever calls."""
+        """Waits as after so many failures, of at most `limit`, of something that the caller retries."""
         wait_s = self.policy.backoff_s(failures, self._draw())
         self._tell(logging.INFO, error, verb, name, failures, limit, wait_s)
         self._wait(wait_s)

@@ -117,7 +117,7 @@ class Record:
 
 
 class Target:
-    """The directory that is exported to. What belongs to one export at a time is its staging directory."""
+    """The directory that is exported to. Its staging directory belongs to one export at a time."""
 
     def __init__(self, root: str, state_dir: Path | None = None) -> None:
         self.root = root

@@ -104,7 +104,7 @@ class ChunkFiles:
 
         Args:
             arrays: The arrays.
-            known: Returns the references that the branch has to an array's chunks: what they name is there.
+            known: Returns the references that the branch has to an array's chunks: their objects are there.
 
         Returns:
             Whether it took over chunks that the branch does not refer to.
@@ -287,6 +287,6 @@ def _check_unchanged(array: ArrayRows, row: int, now: os.stat_result, size: int 
         raise SessionStateError(
             f"{path} changed while it was imported",
             kind="source-changed",
-            hint="run it again when nobody writes to the directory; what is stored is not stored again",
+            hint="run it again when nobody writes to the directory; stored files are not stored again",
             path=path,
         )

@@ -392,7 +392,7 @@ def in_directory[T](target: Beneath, path: str, make: Callable[[Parent], T]) -> 
     No link on the way is followed.
 
     Each directory above may be found missing once more after it was made: while it is empty, another thread may move
-    one that is full into its place, and whoever had looked up the empty one is told that nothing is there.
+    one that is full into its place, and a thread that had looked up the empty one gets ENOENT.
     """
     for _ in range(path.count("/") + 1):
         try:
@@ -444,6 +444,6 @@ def _discard(staged: str) -> None:
 
 
 def _remove(stage: str) -> None:
-    # What is not empty is removed at the end of the export.
+    # A directory that is not empty is removed at the end of the export.
     with contextlib.suppress(OSError):
         os.rmdir(stage)

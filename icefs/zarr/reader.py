@@ -196,7 +196,7 @@ class KeyReader:
         """Returns the lengths in bytes of many chunks at once, None for keys that are no chunk's there is.
 
         Args:
-            keys: Without leading, trailing or doubled slashes; what has such is not found.
+            keys: Without leading, trailing or doubled slashes; a key that has such is not found.
 
         Raises:
             FormatError, StorageError: a manifest that answers for one of them cannot be read.

@@ -1,7 +1,7 @@
 """The Zarr store of a session, for zarr-python.
 
-Reading is the engine's, which is synchronous. What is in memory already (metadata, inline chunks and missing ones of
-manifests that are loaded) is answered at once on the event loop; everything else runs on the repository's workers,
+Reading is the engine's, which is synchronous. Values in memory (metadata, inline chunks and missing ones of
+manifests that are loaded) are answered at once on the event loop; everything else runs on the repository's workers,
 so that zarr-python's concurrent requests run side by side. The `*_sync` methods, which newer versions of
 zarr-python look for, skip the event loop altogether.
 

@@ -25,7 +25,7 @@ from icefs.format.manifest.refs import ArrayRefs, ChunkKind
 
 _URL: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(//.*)", re.DOTALL)
 _FILE: Final = re.compile(r"//(?:localhost)?(/[^?#]*)(.*)", re.DOTALL | re.IGNORECASE)
-# The ASCII that the path of a URL may hold; "%" too, so that what is encoded stays so.
+# The ASCII that the path of a URL may hold; "%" too, so that encoded characters stay so.
 _KEPT: Final = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) not in '"#<>?\\`{}')
 _NO_NODE: Final = NodeId(bytes(NodeId.SIZE))
 

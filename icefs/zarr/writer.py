@@ -1,6 +1,6 @@
 """A session written by Zarr keys, synchronously and without zarr-python.
 
-What a key names is decided as for reading: chunks belong to the array with the longest path of whose chunk keys the
+The meaning of a key is decided as for reading: chunks belong to the array with the longest path of whose chunk keys the
 key is one, in the array's own chunk key encoding (Divergence 10). A key that names nothing yet is refused with what is
 wrong with it: no Zarr hierarchy has such a key, no node is there, a group is there, or an array with other keys.
 """
@@ -98,7 +98,7 @@ class KeyWriter:
     def delete(self, key: str) -> None:
         """Deletes a group with all below it, an array with its chunks, or a chunk; nothing happens where there is none.
 
-        What a hierarchy has below an array, which no Zarr library makes, stays, as in a mount.
+        Nodes below an array, which no Zarr library makes, stay, as in a mount.
 
         Raises:
             InvalidInputError: no Zarr hierarchy has such a key (`invalid-key`).
@@ -127,7 +127,7 @@ class KeyWriter:
 
         Raises:
             InvalidInputError: it has a `.` or `..` segment.
-            FormatError, StorageError: it cannot be told which chunks there are.
+            FormatError, StorageError: the chunks cannot be listed.
         """
         prefix = normalize_key(prefix)
         inside = self._reader.directory_of_chunks(prefix)

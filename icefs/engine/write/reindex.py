@@ -54,7 +54,7 @@ def shift_array(session: WritableSession, path: str, offset: Sequence[int]) -> N
             (Divergence 67).
         UnsupportedError: its chunks are not all of one shape (Divergence 74).
         ReadOnlyError, SessionStateError: the session does not write.
-        FormatError, StorageError: it cannot be told which chunks there are.
+        FormatError, StorageError: the chunks cannot be listed.
     """
     with session.draft.frozen():
         chunks = _chunks(session, path)

@@ -332,7 +332,7 @@ class WritableSession(Session):
 
         Raises:
             NodeNotFoundError, InvalidInputError: no array is at the path.
-            FormatError, StorageError: it cannot be told which chunks there are.
+            FormatError, StorageError: the chunks cannot be listed.
         """
         chunks = self.array_chunks(path)
         if isinstance(chunks, ArrayChunks):

@@ -148,7 +148,7 @@ def _as_maps(tree: Any) -> Any:
 
 
 def _options_of_http() -> FieldType:
-    """The options of an HTTP store stand beside its headers."""
+    """The options of an HTTP store stand next to its headers."""
     texts = map_of(TEXT)
 
     def read(value: Any, where: str) -> HttpStore:

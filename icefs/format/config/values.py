@@ -1,9 +1,9 @@
 """The configuration of a repository: the official library's names, fields and defaults, as plain values.
 
-Each field is None until somebody sets it. What holds is the persisted configuration over the defaults, and what the
-caller passes over both: `merge` goes field by field, but `virtual_chunk_containers`, `manifest.preload` and
+Each field is None until somebody sets it. The persisted configuration overrides the defaults, and the caller's
+overrides both: `merge` goes field by field, but `virtual_chunk_containers`, `manifest.preload` and
 `manifest.splitting` are replaced as wholes. `effective` fills in the defaults. As in the official library, the values
-can be changed after they were made; whoever keeps one makes a copy. How they are written: `config_codec`.
+can be changed after they were made; an owner that keeps one makes a copy. How they are written: `config_codec`.
 
 Source: format notes §4 and §7.7; upstream icechunk/src/config.rs.
 """

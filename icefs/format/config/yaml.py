@@ -1,8 +1,8 @@
 """YAML as serde writes it: maps, lists, scalars, and variants of enumerations as tags; read within bounds.
 
-What a plain scalar means depends on what is asked for: `1` may be a number or a text, `no` is a text and no boolean.
-So plain scalars stay texts (`Plain`) until the configuration asks, as in the official library's parser. PyYAML only
-splits the text into events here: it constructs nothing.
+The meaning of a plain scalar depends on the type that is asked for: `1` may be a number or a text, `no` is a text and
+no boolean. So plain scalars stay texts (`Plain`) until the configuration asks, as in the official library's parser.
+PyYAML only splits the text into events here: it constructs nothing.
 
 Divergence 38: aliases are refused, since no writer of configurations makes any, and they make a tree of any size.
 
@@ -31,7 +31,7 @@ _AMBIGUOUS = frozenset({"true", "false", "null", "yes", "no", "on", "off", "y", 
 
 
 class Plain(str):
-    """A scalar without quotes, whose type is decided by who reads it."""
+    """A scalar without quotes, whose type its reader decides."""
 
     __slots__ = ()
 

@@ -1,7 +1,7 @@
 """Laying out FlatBuffers by hand: front to back, a million tables as one structured array.
 
 The `flatbuffers` runtime builds one table at a time, in Python, which takes minutes for what manifests hold. Here the
-places of everything are computed first, and then whole columns are written. What comes out passes the strict verifier
+places of everything are computed first, and then whole columns are written. The result passes the strict verifier
 of the official reader: scalars are aligned to their size, offsets point forward, strings end in a NUL, vtables lie
 inside the buffer (tables of one shape share one, which stands before them).
 """

@@ -11,7 +11,7 @@ Arrays ascend by node id, references by chunk index; both are checked. A referen
 what comes first of chunk_id, compressed_location, location and inline, as the official reader has it.
 
 Divergence 4: a compressed location under compression algorithm 0 is taken as it stands, as the schema says; the
-official reader fails on it. Divergence 5: what is not sorted is refused, where the official reader does not find it.
+official reader fails on it. Divergence 5: unsorted references are refused, where the official reader does not find it.
 
 Source: spec 2.1 "Manifest files"; format notes §7.2, §7.3, §7.9. Encoding is in `manifest_encode`.
 """

@@ -104,7 +104,7 @@ class InlineColumn:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class VirtualColumn:
-    """What virtual references have beside offset and length; entry i belongs to row `rows[i]`; rows ascend.
+    """The parts of virtual references besides offset and length; entry i belongs to row `rows[i]`; rows ascend.
 
     Attributes:
         rows: The rows of the virtual references.
@@ -310,7 +310,7 @@ class ArrayRefs:
 
         Args:
             rows: The rows, in any order.
-            coords: Their new indices, one column per dimension, of which there is at least one.
+            coords: Their new indices, one column per dimension, at least one.
 
         Raises:
             InvalidInputError: columns of different lengths, or a value outside uint32.
@@ -393,7 +393,7 @@ class ArrayRefs:
         columns = _check_coords(coords)
         sizes = np.array(lengths, np.uint64)
         count = len(columns[0]) if columns else len(sizes)
-        # Copies: whoever passed the columns may go on writing to theirs.
+        # Copies: the caller may go on writing to its columns.
         kind_column = np.broadcast_to(np.asarray(kinds, np.uint8), (count,)).copy()
         offset_column = np.zeros(count, np.uint64) if offsets is None else np.array(offsets, np.uint64)
         ids = no_chunk_ids(count) if chunk_ids is None else np.array(chunk_ids, np.uint8)

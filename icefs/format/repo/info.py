@@ -9,8 +9,8 @@ It is the one object that changes, so all of it is read and written often: snaps
 the ops log, metadata and configuration stay encoded until they are asked for. A value of it is never changed;
 `repo_info_update` makes new ones.
 
-What official readers search by is written in their order: refs by the bytes of their names, snapshots by id, flags by
-number. The reader here relies on no order. Feature flags are absent until one is set, `extra` is kept as it is.
+Lists that official readers search are written in their order: refs by the bytes of their names, snapshots by id, flags
+by number. The reader here relies on no order. Feature flags are absent until one is set, `extra` is kept as it is.
 
 Source: spec 2.1 "Repository Info File"; format notes §7.3 and §7.4; upstream icechunk-format/src/repo_info.rs.
 """

@@ -4,9 +4,9 @@
                       4 metadata  5 pruned_ancestor_tx_logs (spec 2.1)
 
 A repository may have tens of thousands of snapshots, and its `repo` file is read and written whole at each commit. So
-a snapshot becomes an object only when it is asked for. What is not touched goes from the file that was read to the
-file that is written as an encoded record without positions in it (`FlatBuilder.detach`), in which only the parent's row
-is set anew; a table keeps the records that it made, and so do the tables that are derived from it.
+a snapshot becomes an object only when it is asked for. An untouched snapshot goes from the file that was read to
+the file that is written as an encoded record without positions in it (`FlatBuilder.detach`), in which only the parent's
+row is set again; a table keeps the records that it made, and so do the tables that are derived from it.
 
 Source: spec 2.1 "SnapshotInfo"; format notes §7.4.
 """
@@ -344,7 +344,7 @@ def _record(snapshot_id: bytes, flushed_at: int, message: bytes, items: Items, p
 
 
 def _copied(tables: TableArray) -> Iterator[_Record]:
-    """Encodes the snapshots of a file anew, column by column."""
+    """Encodes the snapshots of a file again, column by column."""
     buffer = tables.buffer
     ids = tables.structs(0, 12)[0].tobytes()
     times = tables.column(2, "<u8").tolist()

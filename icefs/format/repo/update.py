@@ -1,7 +1,7 @@
 """Updates of the repo info: each takes the present state and returns the next, with its entry in the ops log.
 
-Pure functions, for whoever reads `repo`, applies one, copies the old file to `overwritten/<backup name>` and writes the
-new one conditionally. What they refuse, they refuse with the official library's kinds. Whether the repository is
+Pure functions, for a writer that reads `repo`, applies one, copies the old file to `overwritten/<backup name>` and
+writes the new one conditionally. Their errors have the official library's kinds. Whether the repository is
 online, which features are switched off and when to retry is for the caller to see to.
 
 The ops log (format notes §7.4): the new entry comes first and has no backup path; the one that was first gets the name

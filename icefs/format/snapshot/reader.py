@@ -10,7 +10,7 @@
     ManifestFileInfoV2  0 id  1 size_bytes  2 num_chunk_refs  3 extra
 
 Opening a snapshot decodes the paths and checks the required fields of all nodes at once; a node becomes an object when
-it is asked for, so that what is wrong inside one node is an error of that node.
+it is asked for, so that damage inside one node is an error of that node.
 
 Order of the nodes: the schema's comment asks for component-wise order (`/a/b` before `/a-b`); the official writer
 sorts by the bytes of the whole path (`/a-b` first; session.rs) and the official reader searches that way. So the

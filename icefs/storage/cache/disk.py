@@ -10,8 +10,9 @@ appears by a rename, its room is reserved before it is written, and room counted
 when the directory is next looked through, which is when it is full. There is no index to go wrong. Nothing is
 synced: what a power failure leaves of an entry does not fit its checksums, and is dropped when it is read.
 
-What was used longest ago goes first; use is noted in the files' modification times, to the minute. The cache takes
-no more than its limit, and leaves the disk a reserve: where there is no room, nothing is kept and nothing fails.
+The entries that were not used for longest go first; use is noted in the files' modification times, to the minute. The
+cache takes no more than its limit, and leaves the disk a reserve: where there is no room, nothing is kept and nothing
+fails.
 """
 
 import contextlib
@@ -35,7 +36,7 @@ from icefs.errors import InvalidInputError, StorageError
 from icefs.storage.cache.entry import CachedFile, DamagedEntryError, entry_head, entry_size
 
 DEFAULT_CACHE_BYTES: Final = 10 << 30
-"""How large a cache grows unless it is told otherwise."""
+"""How large a cache grows by default."""
 
 _USAGE: Final = struct.Struct("<36sQI")
 _PAGE_BYTES: Final = 4096
@@ -306,7 +307,7 @@ class DiskCache:
                     return None
             if used + size > self.max_bytes:
                 return None
-            # In this order: who is killed in between leaves room counted that is free, never the reverse.
+            # In this order: a process that is killed in between leaves free room counted, never the reverse.
             self._write_usage(used + size)
             name = f"{self._root}/tmp/{size}-{os.getpid()}-{next(self._names)}-{os.urandom(4).hex()}"
             os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
@@ -418,7 +419,7 @@ class CacheView:
         self.cache.drop(self.digest(key, start, end))
 
     def has(self, key: str, start: int = 0, end: int | None = None) -> bool:
-        """Tells whether a range is kept, as far as can be told without reading it."""
+        """Tells whether a range is kept, as far as is known without reading it."""
         return os.path.exists(self.cache._path(self.digest(key, start, end)))
 
 
@@ -466,5 +467,5 @@ def _boot_id() -> bytes:
 
 
 def default_cache_dir() -> Path:
-    """Returns where the cache is unless a mount is told otherwise."""
+    """Returns the default place of the cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "icefs")

@@ -6,7 +6,7 @@ O_NOFOLLOW: what is opened lies below the root, whatever somebody renames meanwh
 through links: its user named it.
 
 The descriptor of the root is kept, so that the root's own name cannot be led elsewhere either. The directories below
-are opened anew for each file; that takes 2 µs, and no descriptor can go stale.
+are opened again for each file; that takes 2 µs, and no descriptor can go stale.
 
 FIFOs, sockets and devices are never objects, and none is waited for.
 """
@@ -328,7 +328,7 @@ class Beneath:
         return None
 
     def _forget_removed_root(self) -> None:
-        """Lets the next call open the root anew where it was removed; somebody may have made it again."""
+        """Lets the next call open the root again where it was removed; another process may have made it again."""
         with self._lock:
             if self._pin is not None and _is_removed(self._pin.fd):
                 self._pin = None

@@ -5,7 +5,7 @@ directory at the same time. Its conventions, which hold here too:
 
 - Certain characters of each path segment are percent-encoded on disk: everything outside printable ASCII and
   `" # % * < > ? [ \ ] ^ ` { | } ~`.
-- A file whose name ends in `#` and digits is no object. New contents are written to such a name beside the final
+- A file whose name ends in `#` and digits is no object. New contents are written to such a name next to the final
   one, and renamed (create-only: linked) when whole. Objects are never changed in place: a backup is a hard link.
 
 Source: format notes §7.1.
@@ -50,7 +50,7 @@ NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXD
 
 def encode_name(text: str) -> str:
     """Encodes a key or one of its segments as it stands on disk."""
-    # quote() takes "~" for safe whatever it is told.
+    # quote() takes "~" for safe whatever its arguments.
     return text if _PLAIN.fullmatch(text) else quote(text, safe=_SAFE).replace("~", "%7E")
 
 
@@ -137,12 +137,12 @@ def read_exactly(fd: int, start: int, end: int) -> bytes:
 
 
 def staged_name(name: str) -> str:
-    """Returns a new name for a file beside an object, which is no object itself."""
+    """Returns a new name for a file next to an object, which is no object itself."""
     return f"{name[:_STAGED_NAME_MAX]}#{int.from_bytes(os.urandom(7))}"
 
 
 def stage(parent: Parent, data: bytes | memoryview, *, durable: bool) -> tuple[str, Version]:
-    """Writes contents to a new file beside an object's place that is no object yet.
+    """Writes contents to a new file next to an object's place that is no object yet.
 
     Returns:
         Its name there, and the version that it will be once it is renamed or linked to the object's.
@@ -160,7 +160,7 @@ def stage(parent: Parent, data: bytes | memoryview, *, durable: bool) -> tuple[s
 
 
 def stage_file(parent: Parent, source: str) -> tuple[str, Version]:
-    """Copies a file to a new one beside an object's place, inside the kernel where that can be; else as `stage`."""
+    """Copies a file to a new one next to an object's place, inside the kernel where that can be; else as `stage`."""
 
     def fill(fd: int) -> None:
         from_fd = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -215,7 +215,7 @@ class Adoption:
     """Takes files over as objects by a second name (hard link), where that makes the same of them as a copy would.
 
     It does not in a directory that gives new files a group or access rights of its own, on another file system, or
-    for a file that is somebody else's. Safe for threads: what is known of a directory is only ever added.
+    for a file that is somebody else's. Safe for threads: facts about a directory are only ever added.
     """
 
     def __init__(self) -> None:
@@ -337,7 +337,7 @@ class PendingWrites:
         """
         self._files_below = files
         self._lock = threading.Lock()
-        # Held while the disk works: who asks for durability must wait for a flush that took its files already.
+        # Held while the disk works: a writer that asks for durability waits for a flush that took its files already.
         self._flushing = threading.Lock()
         self._files: set[str] = set()
         self._directories: set[str] = set()

@@ -32,7 +32,7 @@ _ACL_HEADER: Final = struct.Struct("<I")
 _ACL_ENTRY: Final = struct.Struct("<HHI")
 _WRITE: Final = 2
 _READ_AND_WRITE: Final = 6
-# For so long a lock file may be there and not open to those who share the repository: it is just being made.
+# For so long a lock file may be there and not open to the users who share the repository: it is just being made.
 _MAKING_S: Final = 1.0
 _CANNOT_LOCK: Final = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL)
 
@@ -119,7 +119,7 @@ def _open(parent: Parent) -> int:
     try:
         return os.open(parent.name, os.O_RDWR | _OPEN, dir_fd=parent.fd)
     except PermissionError:
-        # An earlier icefs made it, for another user: those who share the repository can read it.
+        # An earlier icefs made it, for another user: the users who share the repository can read it.
         return os.open(parent.name, os.O_RDONLY | _OPEN, dir_fd=parent.fd)
 
 
@@ -155,11 +155,11 @@ def _is_at(fd: int, parent: Parent) -> bool:
         return False
 
 
-# Who may open it.
+# Rights to open it.
 
 
 def _make(parent: Parent, name: str) -> int:
-    """Makes a lock file that all who may write to the directory can open, and nobody else.
+    """Makes a lock file that the users who may write to the directory can open, and nobody else.
 
     Raises:
         OSError: as open(2) and fchmod(2); EEXIST if there is one.
@@ -182,7 +182,7 @@ def _make(parent: Parent, name: str) -> int:
 
 
 def _mode_of(directory: os.stat_result) -> int:
-    """Returns the mode of a lock file: reading and writing for all who may write to the directory."""
+    """Returns the mode of a lock file: reading and writing for the users who may write to the directory."""
     mode = 0o600
     if directory.st_mode & stat.S_IWGRP:
         mode |= 0o060
@@ -206,7 +206,7 @@ def _copy_access_list(parent: Parent, fd: int) -> None:
 def _renew(parent: Parent, fd: int) -> int | None:
     """Replaces a lock file that users who may only read the repository can open; the lock on it is held.
 
-    Such users may have it open already, so another mode would not be enough. All who wait for the old file find that
+    Such users may have it open already, so another mode would not be enough. All waiters for the old file find that
     it is no longer there, and open the new one.
 
     Returns:

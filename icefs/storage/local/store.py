@@ -1,13 +1,13 @@
 """Objects as files below a local directory, side by side with the official library.
 
-What the disk promises here, and what not:
+The promises of the disk, and their limits:
 
 - A reader sees an object whole or not at all; nothing is ever changed in place (`local_files` has the conventions).
 - `put(create_only=True)` is atomic against everybody: link(2).
 - `put(if_match=…)` is atomic among icefs processes and threads, through a lock, and refuses a version that a foreign
   writer put there up to the moment before the rename. It cannot exclude one in that last moment, because the
   official library honours no lock: hence `capabilities.conditional_update` is False.
-- No symbolic link in the directory is followed, for nobody knows who made it; the official library follows them.
+- No symbolic link in the directory is followed, for its maker is unknown; the official library follows them.
 """
 
 import os

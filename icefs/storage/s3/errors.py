@@ -41,7 +41,7 @@ UNTOLD = (
     boto_errors.RefreshWithMFAUnsupportedError,
     boto_errors.MetadataRetrievalError,
 )
-"""Errors of those who give keys; their texts are not shown, nor chained."""
+"""Errors of the providers of keys; their texts are not shown, nor chained."""
 
 
 def configuration_error(error: Exception) -> IcefsError:

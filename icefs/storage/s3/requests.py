@@ -4,7 +4,7 @@ Where that is to (`s3_client`) is asked once. From then on a request is put toge
 and sent through urllib3, which takes a quarter of botocore's time: 0.25 ms of processor time instead of 1 to 2 ms, so
 that a thread-bound program reads four times as many small chunks a second.
 
-What goes wrong is raised as botocore raises it, so that there is one place that translates it (`s3_errors`).
+Failures are raised as botocore raises them, so that there is one place that translates it (`s3_errors`).
 
 Source: AWS "Signature Version 4 signing process"; "Amazon S3 API Reference".
 """

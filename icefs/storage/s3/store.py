@@ -399,7 +399,7 @@ class S3Storage(Storage):
         ) from error
 
     def _find(self, name: str) -> Described | None:
-        """Returns what is known of what is there now; None if nothing is."""
+        """Returns the description of the present object; None if there is none."""
         try:
             return self._head(name, {})
         except ObjectNotFoundError:

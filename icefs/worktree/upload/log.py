@@ -50,7 +50,7 @@ class UploadLog:
     """The open file. Its owner lets one thread at a time call it."""
 
     def __init__(self, path: Path) -> None:
-        """Opens or creates the file; one of another version, or a damaged one, is begun anew.
+        """Opens or creates the file; one of another version, or a damaged one, is begun again.
 
         Raises:
             StorageError: it cannot be written.
