@@ -872,6 +872,7 @@ class BranchMachine(RuleBasedStateMachine):
     def same(self) -> None:
         if not hasattr(self, "branch"):
             return
+        self.station.check()
         self.steps += 1
         if self.steps % self.every:
             return

@@ -39,6 +39,7 @@ from icefs.format.zarr_json import parse_zarr_json
 from icefs.zarr.keys import METADATA_NAME, V2_METADATA_NAMES
 from tests.conformance.official import commit, create
 from tests.support.mounting import Mount
+from tests.support.tree_checks import checking_daemons
 
 AT_FDCWD = -100
 RENAME_NOREPLACE = 1
@@ -179,6 +180,7 @@ class Station:
         self.content = content
         self.official = create(scratch / "repo", 2, inline_chunk_threshold_bytes=8)
         self.first = commit(self.official, "first", content)
+        self.broken = scratch / "broken-trees"
         self.place = scratch / "mnt"
         self.place.mkdir()
         self._branches = 0
@@ -196,7 +198,12 @@ class Station:
             state_dir=str(self.scratch / "state"),
             log_file=str(log),
         )
-        self.mount = Mount(self.place, spawn(options), log)
+        with checking_daemons(self.broken):
+            self.mount = Mount(self.place, spawn(options), log)
+
+    def check(self) -> None:
+        """Fails where a daemon found one of its working trees broken after a change."""
+        assert not self.broken.exists(), self.broken.read_text()
 
     def new_branch(self) -> str:
         """Makes a branch and returns its name."""

@@ -128,6 +128,7 @@ def play(
     player = Player(driver, snapshots)
     for step, after in script:
         player.play(step, after)
+        driver.tree.check_invariants()
         report(step.kind)
 
 

@@ -316,6 +316,7 @@ def test_random_operations_on_one_file(driver: Driver, tmp_path: Path, seed: int
             os.pwrite(model, data[:100], os.fstat(model).st_size)
             driver.close(appender)
         assert driver.tree.files.getattr(handle).size == os.fstat(model).st_size, step
+        driver.tree.check_invariants()
     assert driver.tree.files.read(handle, 0, 1 << 20) == os.pread(model, 1 << 20, 0)
     driver.close(handle)
     os.close(model)

@@ -81,6 +81,7 @@ def test_what_was_synced_survives_power_loss(tmp_path: Path, seed: int) -> None:
         else:
             write(driver, f"seen {number}", data, is_synced=True)
             synced[f"seen {number}"] = data
+        driver.tree.check_invariants()
         for _ in range(3):
             images += 1
             disk.lose_power(tmp_path / "state", tmp_path / f"image {images}", rng)
