@@ -75,22 +75,20 @@ def test_killed_and_run_again(place, run, run_json):
     run("init", place / "repo")
     program = """
 import os, signal, sys
-from icefs.transfer import storing
 from icefs.transfer.ledger import Ledger
-storing._NOTE_EVERY_S = 0.0
-add, left = Ledger.add, [int(sys.argv.pop(1))]
+add = Ledger.add
 def add_and_die(ledger, rows):
-    add(ledger, rows)
-    left[0] -= 1
-    if not left[0]:
-        os.kill(os.getpid(), signal.SIGKILL)
+    # Where the disk is slow, the first to be remembered are all there are: half of them are left to do in any case.
+    stored = list(rows)
+    add(ledger, stored[: len(stored) // 2])
+    os.kill(os.getpid(), signal.SIGKILL)
 Ledger.add = add_and_die
 from icefs.cli.main import main
 sys.exit(main(sys.argv[1:]))
 """
     command = [sys.executable, "-c", program]
-    for number in (1, 2):
-        arguments = [str(number), "import", place / "many", place / "repo"]
+    for _ in range(2):
+        arguments = ["import", place / "many", place / "repo"]
         died = subprocess.run([*command, *arguments], stdout=subprocess.DEVNULL, check=False)
         assert died.returncode == -signal.SIGKILL
         repo = WritableRepository.open(LocalStorage(place / "repo"))
@@ -99,12 +97,12 @@ sys.exit(main(sys.argv[1:]))
     repo = WritableRepository.open(LocalStorage(place / "repo"))
     assert read(repo) == keys
     assert len(list(repo.ancestry(branch="main"))) == 2
-    assert done["stored_chunks"] < 300
+    assert 0 < done["stored_chunks"] < 300
 
     for delay in (0.0, 0.1):
-        child = subprocess.Popen([*command, "0", "export", place / "repo", place / "out"], stdout=subprocess.DEVNULL)
+        child = subprocess.Popen([*command, "export", place / "repo", place / "out"], stdout=subprocess.DEVNULL)
         while child.poll() is None and not (place / "out").exists():
-            pass
+            time.sleep(0.001)
         time.sleep(delay)
         child.send_signal(signal.SIGKILL)
         child.wait()
