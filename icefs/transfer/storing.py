@@ -192,7 +192,7 @@ class ChunkFiles:
             raise disk_error("read", path, error) from error
 
     def stored(self, rows: Sequence[Row[ArrayRows]], offsets: Sequence[int], chunk_id: ChunkId) -> None:
-        """Does nothing: what is stored is remembered when it is durable."""
+        """Does nothing: stored files are recorded when they are durable."""
 
     def done(self, rows: Sequence[Row[ArrayRows]]) -> None:
         """Counts chunks that are stored."""

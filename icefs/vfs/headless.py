@@ -167,7 +167,7 @@ def export_left(
         repository: The repository that it belongs to.
         directory: The state directory.
         target: Where to write, under the paths that they have in the tree; None to list them alone.
-        progress: Is told how far it is.
+        progress: Gets the progress.
 
     Raises:
         SessionStateError: somebody has it open.

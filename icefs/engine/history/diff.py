@@ -117,9 +117,7 @@ def fetch_logs(assets: AssetManager, chain: Sequence[SnapshotInfo]) -> tuple[lis
             if not may_be_missing:
                 raise
             if snapshot_id != INITIAL_SNAPSHOT_ID:
-                _log.warning(
-                    "the transaction log of expired snapshot %s is gone: what it changed cannot be told", snapshot_id
-                )
+                _log.warning("the transaction log of expired snapshot %s is gone: its changes are unknown", snapshot_id)
             return None
 
     logs = assets.workers.map(fetch, wanted)
@@ -163,7 +161,7 @@ def build_named_diff(
 
     Args:
         logs: The logs.
-        paths: The paths of their nodes; what is said of others is left out. Several nodes may have had one path.
+        paths: The paths of their nodes; changes of others are left out. Several nodes may have had one path.
         ranks_after: How many dimensions the arrays have that there are after the changes, by path: indices of another
             shape are no chunks of them.
     """

@@ -4,8 +4,8 @@
     lineages  which commits changed one node, up to one snapshot; the few newest of each node
 
 Snapshots never change, so that answers are never wrong, only unused; the database may be deleted at any time. One
-that cannot be read is made anew, and one that cannot be written is done without. The directory has a limit: whoever
-opens a database deletes those of other repositories that were not used for long, or that are too many.
+that cannot be read is made again, and one that cannot be written is done without. The directory has a limit: a process
+that opens a database deletes those of other repositories that were not used for long, or that are too many.
 """
 
 import contextlib
@@ -59,7 +59,7 @@ class LineageCache:
     """
 
     def __init__(self, path: Path) -> None:
-        """Opens a database, or makes it; a damaged one is made anew."""
+        """Opens a database, or makes it; a damaged one is made again."""
         self._path = path
         self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
@@ -109,7 +109,7 @@ class LineageCache:
             # Busy, read-only, a full disk: no reason to throw the file away.
             _log.debug("%s: %s", self._path, error)
         except (sqlite3.DatabaseError, FormatError) as error:
-            _log.warning("%s is damaged and is made anew: %s", self._path, error)
+            _log.warning("%s is damaged and is made again: %s", self._path, error)
             self._remake()
         return otherwise
 

@@ -46,7 +46,7 @@ _PART_BYTES: Final = 4 << 20
 # Neighbours in one object are fetched together up to this size, and over a gap of this one.
 _MAX_RUN_BYTES: Final = 4 << 20
 _MAX_GAP_BYTES: Final = 16 << 10
-# What was written is mostly read next, by whoever goes on from there.
+# A written file is mostly read next, by a program that goes on from there.
 _WRITTEN_BYTES: Final = 16 << 20
 
 type _ClipKey = tuple[ManifestId, NodeId, Box, tuple[Box, ...]]
@@ -159,7 +159,7 @@ class AssetManager:
         return self.snapshots.get(snapshot_id, load)
 
     def refetch_snapshot(self, snapshot_id: SnapshotId) -> Snapshot:
-        """Reads a snapshot's file anew: in spec 1 expiration rewrites them in place; raises as `fetch_snapshot`."""
+        """Reads a snapshot's file again: in spec 1 expiration rewrites them in place; raises as `fetch_snapshot`."""
         self.snapshots.discard(snapshot_id)
         return self.fetch_snapshot(snapshot_id)
 
@@ -252,7 +252,7 @@ class AssetManager:
 
     def open_cached(self, chunk_id: ChunkId, start: int, end: int) -> CachedFile | None:
         """Opens what the disk cache keeps of a range; never waits for anything but a directory."""
-        view = self._view  # made by whoever first fetched something
+        view = self._view  # made by the first fetch
         return None if view is None else view.open(chunk_key(chunk_id), start, end)
 
     def is_cached(self, chunk_id: ChunkId, start: int, end: int) -> bool:
@@ -291,7 +291,7 @@ class AssetManager:
         return parsed
 
     def put_immutable(self, key: str, data: bytes) -> None:
-        """Stores a file that never changes. Whoever reads it first reads these bytes, if that is soon."""
+        """Stores a file that never changes. Its first reader gets these bytes, if it comes soon."""
         self.storage.put(key, data)
         if len(data) > _WRITTEN_BYTES:
             return

@@ -104,7 +104,7 @@ class ArrayChunks:
         self.ndim = len(self.grid_shape)
         self._assets = assets
         self._ids: tuple[ManifestId, ...] = tuple(ref.manifest_id for ref in node.array.manifests)
-        # What is wrong with the extents is an error of the chunks, not of the node.
+        # Wrong extents are an error of the chunks, not of the node.
         self._box_error: FormatError | None = None
         try:
             self._all_boxes = Boxes(self.grid_shape, [ref.extents for ref in node.array.manifests], name=node.path)

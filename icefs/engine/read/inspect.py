@@ -1,6 +1,6 @@
 """Descriptions of a repository's files as plain JSON values, in the shape that the official library gives them.
 
-What the official library leaves out of a description when it has no value is left out here too.
+Fields that the official library leaves out of a description when they have no value are left out here too.
 """
 
 import dataclasses

@@ -1,7 +1,7 @@
 """Branches and tags, of both spec versions, as one value.
 
 Spec 2 keeps them in `repo`. Spec 1 keeps each in an object of its own, `refs/branch.<name>/ref.json`; a deleted
-tag leaves a tombstone beside its file, a deleted branch may leave an empty directory.
+tag leaves a tombstone next to its file, a deleted branch may leave an empty directory.
 A repository may be upgraded while a program has it open as spec 1. The files of spec 1 may be left then, and nobody
 reads them any more: each look at the refs, and each write of one, also asks whether `repo` is there.
 

@@ -1,4 +1,4 @@
-"""Conflicts between a session's changes and a commit that came in between, and who settles them.
+"""Conflicts between a session's changes and a commit that came in between, and the solvers that settle them.
 
 The kinds of conflict, their order and what is *not* a conflict are the official library's (format notes §5). One is
 known to be missed there and so here: a group may be deleted while somebody makes a node below it.
@@ -197,7 +197,7 @@ def _new_nodes(their_session: Session, ours: ChangeSet) -> Iterator[Conflict]:
     for path in sorted(ours.new):
         there, replaced = their_session.get_node(path), ours.deleted.get(path)
         # A node that we deleted and made again replaces the old one; what they changed in that conflicts further
-        # down. Divergence 60: what they made anew in its place is not ours to replace.
+        # down. Divergence 60: the node that they made in its place is not ours to replace.
         if there is not None and (replaced is None or replaced.id != there.id):
             yield Conflict(ConflictType.NewNodeConflictsWithExistingNode, path)
     for path in sorted(ours.new):
@@ -254,7 +254,7 @@ def _deleted_nodes(theirs: TransactionLog, their_session: Session, ours: ChangeS
         for node in _by_path(ours.deleted.values()):
             if node.node_type != node_type:
                 continue
-            # By path: what they made anew in its place counts as the node that we delete.
+            # By path: the node that they made in its place counts as the node that we delete.
             there = their_session.get_node(node.path)
             if there is not None and there.id in their_ids:
                 yield Conflict(kind, node.path, node_id=there.id)

@@ -1,4 +1,4 @@
-"""Rebases over groups whose consolidated metadata both sides wrote anew.
+"""Rebases over groups whose consolidated metadata both sides rewrote.
 
 A group's `zarr.json` may hold a copy of the metadata of all nodes below it. zarr-python and xarray rewrite that copy
 whenever they add an array, so two people who add different arrays to one group both rewrite its `zarr.json`. The copy
@@ -27,7 +27,7 @@ CONSOLIDATED: Final = "consolidated_metadata"
 class ConsolidatedMetadataSolver:
     """Keeps our version of a group's `zarr.json` where both sides changed its consolidated metadata alone.
 
-    The result may lack what the others added to the copy: the group has to be consolidated anew. All else is up to
+    The result may lack what the others added to the copy: the group has to be consolidated again. All else is up to
     another solver. The official library has no such solver, and fails.
 
     Attributes:

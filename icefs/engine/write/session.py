@@ -127,7 +127,7 @@ class WritableSession(Session):
     def array_chunks(self, array: str | NodeSnapshot) -> ArrayChunks | EditedChunks:  # type: ignore[override]
         """Returns the chunk references of an array, with the session's changes.
 
-        Changes made later show in what is returned only if there were some before; ask again.
+        Later changes show in the result only if there were some before; ask again.
 
         Raises:
             NodeNotFoundError: no node is at the path.
