@@ -1,6 +1,6 @@
 """A working tree without a mount: opened where it was left, committed or read, and closed again.
 
-It is the same file system as that of a mount, only that nobody asks it through a kernel.
+It is the same file system as that of a mount, only without a kernel.
 """
 
 import os
@@ -37,7 +37,7 @@ _DIRECTORIES: Final = (ChangeKind.NEW_DIRECTORY, ChangeKind.RENAMED_DIRECTORY)
 
 
 class _NoKernel:
-    """Nobody has cached anything."""
+    """A kernel that has cached nothing."""
 
     pending = sent = failed = 0
 
@@ -128,10 +128,10 @@ def _shown(refs: Refs, branch: str, base: str, *, needs_branch: bool) -> Snapsho
 
 
 def commit_left(repository: WritableRepository, directory: Path, request: CommitRequest) -> dict[str, Any]:
-    """Commits what is in a working tree that nobody has mounted.
+    """Commits the changes of a working tree that is not mounted.
 
     Raises:
-        SessionStateError: somebody has it open.
+        SessionStateError: another process has it open.
         IcefsError: as `committing.commit`; the tree is as it was.
     """
 
@@ -140,7 +140,7 @@ def commit_left(repository: WritableRepository, directory: Path, request: Commit
         try:
             return await job.wait()
         except KeyboardInterrupt:
-            # Called off if it is not too late; the tree is not closed under it.
+            # Cancelled if it is not too late; the tree is not closed under it.
             job.cancel()
             with trio.CancelScope(shield=True):
                 await job.wait()
@@ -170,7 +170,7 @@ def export_left(
         progress: Gets the progress.
 
     Raises:
-        SessionStateError: somebody has it open.
+        SessionStateError: another process has it open.
         StorageError: a file cannot be written, or read.
     """
 

@@ -179,7 +179,7 @@ class WorkTree:
         is_new = "repository" not in meta
         if is_new:
             facts = {"repository": self.repository, "branch": self.branch, "base": base, "notes": meta.get("notes")}
-            journal.settle([core.row(core.root)], [], closed=0, **facts)
+            journal.replace_tree([core.row(core.root)], [], closed=0, **facts)
         loader = Loader(core)
         was_closed = bool(meta.get("closed"))
         self.recovery: Recovery = loader.load(was_closed=was_closed)

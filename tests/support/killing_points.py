@@ -16,7 +16,7 @@ from icefs.worktree.tree import WorkTree
 from tests.support.faulty import Call, FaultyStorage
 
 _STORAGE = ("put", "put_file", "copy", "delete", "sync", "_settle")
-_JOURNAL = ("freeze", "record_intent", "settle", "thaw", "apply", "set_meta", "sync")
+_JOURNAL = ("freeze", "record_intent", "replace_tree", "thaw", "apply", "set_meta", "sync")
 
 
 class _Countdown:

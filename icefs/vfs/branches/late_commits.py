@@ -1,7 +1,7 @@
-"""A tree's own commit that was given up, and that the store has carried out all the same, when nobody waited any more.
+"""A tree's own commit that was given up, and that the store has carried out all the same, later.
 
 A tree remembers what it was about to publish on its base. Where one of these snapshots is found in the branch's history
-the tree is put on it as if the commit had succeeded at once, and what is otherwise in the tree by now stays a change.
+the tree is put on it as if the commit had succeeded at once, and whatever differs in the tree by now stays a change.
 The files themselves tell: the tree may have been written to since, and by another daemon.
 """
 
@@ -40,7 +40,7 @@ def late_commit(work: WorkTree, repository: WritableRepository, branch: str) -> 
 
 
 def differing(staged: Staged, frozen: FrozenTree, made: Session) -> list[str] | None:
-    """Returns the paths of what is staged and not so in a snapshot; None where renames make that too much to tell."""
+    """Returns the staged paths that a snapshot has otherwise; None where renames make that too much to tell."""
     if staged.renames or any(array.reused is not None for array in staged.arrays.values()):
         return None
     reader = KeyReader(made)

@@ -75,7 +75,7 @@ class Committer:
         open_inos: Iterable[int],
         invalidate: Invalidate,
     ) -> None:
-        """Takes what is committed, and where.
+        """Takes the tree and its place.
 
         Args:
             branch: The branch.
@@ -167,7 +167,7 @@ class Committer:
         return staged, session
 
     def _upload(self, attempt: _Attempt, staged: Staged, session: WritableSession, progress: Progress) -> None:
-        """Stores chunks, and does to the session what is staged."""
+        """Stores chunks, and makes the staged changes in the session."""
         assert attempt.base is not None  # opened to stage
         # Asked for next to the uploads: where the store is far away, each question in turn is a part of the commit.
         state = self._repository.assets.workers.submit(self._repository.context.check_online)
@@ -201,7 +201,7 @@ class Committer:
         )
 
     def _published_after_all(self, attempt: _Attempt, error: BaseException) -> tuple[Staged, SnapshotId] | None:
-        """Finds out whether a commit went through whose answer was lost; None if it did not.
+        """Finds out whether a commit was published whose answer was lost; None if it was not.
 
         Raises:
             StorageError: the store does not tell; the commit stays pending.
@@ -265,7 +265,7 @@ def _in_doubt(snapshot_id: SnapshotId, error: StorageError) -> StorageError:
 
 
 def _amend(session: WritableSession, request: CommitRequest, announce: Callable[[SnapshotId], None]) -> SnapshotId:
-    """Replaces the newest commit; says plainly that this cannot be where that is somebody else's by now."""
+    """Replaces the newest commit; refuses where that is another writer's by now."""
     replaced = session.snapshot
     message = replaced.message if request.message is None else request.message
     metadata = {key: value for key, value in replaced.metadata.items() if key != "__icechunk"} | request.metadata

@@ -71,8 +71,8 @@ def rebase_tree(
             rebase.
 
     Raises:
-        RebaseFailedError: what is staged conflicts with what others have committed, or the tree cannot show that; it is
-            as it was.
+        RebaseFailedError: the staged changes conflict with others' commits, or the tree cannot show those; it is as it
+            was.
         SessionStateError: the tree changes faster than it can be compared; it is as it was (kind `tree-changed`).
         StorageError: the store failed; the tree is as it was.
     """
@@ -107,7 +107,7 @@ def rebase_tree(
 
 
 def compare(repository: WritableRepository, branch: str, view: FrozenTree, how: str) -> Compared:
-    """Rebases what is staged, without storing it.
+    """Rebases the staged changes, without storing them.
 
     Raises:
         RebaseFailedError: there are conflicts, or the tree could not show the tip.

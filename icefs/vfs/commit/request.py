@@ -1,4 +1,4 @@
-"""What is asked of a commit, and what it did."""
+"""A commit's request, and its outcome."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,8 +20,8 @@ class CommitRequest:
         metadata: The commit's metadata, any JSON; with `amend`, joined with that of the commit that is replaced.
         rebase: `ours`, `theirs` or `fail` to rebase where others have committed; None to fail then.
         allow_empty: Commit also where nothing changed.
-        skip_invalid: Leave out what cannot be committed.
-        include_open: Take what is open for writing, as it is at that moment.
+        skip_invalid: Leave out files that cannot be committed.
+        include_open: Take files that are open for writing, as they are at that moment.
         amend: Replace the branch's newest commit, which the tree must stand on.
     """
 

@@ -1,4 +1,4 @@
-"""What is staged, as the changes of a writable session."""
+"""The staged changes, as those of a writable session."""
 
 from icefs.engine.read.session import Session
 from icefs.engine.write.publish import MOVE_NODE
@@ -13,7 +13,7 @@ from icefs.worktree.upload.uploader import ArrayUpload, Progress, upload_chunks
 
 
 def session_for(staged: Staged, repository: WritableRepository, branch: str, base: Session) -> WritableSession:
-    """Opens the session that what is staged needs: if it is nothing but renames, one that moves nodes, with their ids.
+    """Opens the session that the staged changes need: for nothing but renames, one that moves nodes, with their ids.
 
     Where the repository does not have moves, nodes are deleted and made again.
     """
@@ -34,7 +34,7 @@ def apply_staged(
     uploads: UploadOptions,
     background: BackgroundUploads | None,
 ) -> None:
-    """Does to a session what is staged; chunks are stored in parallel."""
+    """Makes the staged changes in a session; chunks are stored in parallel."""
     _apply_nodes(staged, session)
     arrays = [
         ArrayUpload(path, session.node(path).id, list(array.sets.items()))
@@ -46,7 +46,7 @@ def apply_staged(
 
 
 def pretend_staged(staged: Staged, session: WritableSession) -> None:
-    """Does to a session what is staged, as far as conflicts depend on it: no chunk is stored."""
+    """Makes the staged changes in a session, as far as conflicts depend on them: no chunk is stored."""
     _apply_nodes(staged, session)
     for path, array in staged.arrays.items():
         if array.sets:

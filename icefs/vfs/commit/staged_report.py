@@ -46,7 +46,7 @@ class _Nodes(NamedTuple):
 
 
 class StagedReport:
-    """Describes what is staged over a base.
+    """Describes the staged changes over a base.
 
     Attributes:
         staged: What is described.

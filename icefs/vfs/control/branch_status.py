@@ -19,7 +19,7 @@ from icefs.worktree.upload.uploader import UploadProgress
 class BranchStatus:
     """The status of one branch, in JSON.
 
-    Concurrency: in worker threads; what is remembered is replaced as a whole.
+    Concurrency: in worker threads; remembered answers are replaced as a whole.
     """
 
     def __init__(self, branch: BranchTree, tree: WritableBranch) -> None:
@@ -30,7 +30,7 @@ class BranchStatus:
         self._known_notes: tuple[tuple[Nodes, frozenset[str]], list[str]] | None = None
 
     def report(self, work: WorkTree) -> StagedReport:
-        """Returns what is staged, worked out once for each state of the tree."""
+        """Returns the report on staged changes, made once for each state of the tree."""
         repository = self._tree.settings.repository
         now = work.staged_now(lambda base: open_session(repository, SnapshotId.parse(base)))
         known = self._known_report
@@ -57,7 +57,7 @@ class BranchStatus:
             status |= _left_out(report)
             status["lost"] = sorted(report.staged.lost)
             status["notes"] = self.notes(Nodes(report.base, report.staged))
-        elif self._branch.session is not None:  # else nobody has looked, and status asks the store for nothing
+        elif self._branch.session is not None:  # else no program has looked, and status asks the store for nothing
             status["notes"] = self.notes(Nodes(self._branch.session))
         return status
 

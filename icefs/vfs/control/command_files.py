@@ -1,9 +1,9 @@
-"""Control files that do what is written to them: `commit`, `discard`, `rebase`.
+"""Control files that carry out the text written to them: `commit`, `discard`, `rebase`.
 
 A shell's `echo` learns of a failure from its `write` alone, so a command is carried out by the write that ends it and
 not at `close`. Long texts come in several writes, of whole pages but for the last: a write of whole pages that does
 not end a line is the beginning of something, and waits for the rest, or for `close`. And bash writes each line by
-itself; so a command is told what was written through the same descriptor before it, which it may continue.
+itself; so a command gets the text that came through the same descriptor before it, which it may continue.
 """
 
 import os
@@ -24,7 +24,7 @@ type Outcome = Callable[[], Any]
 
 
 class CommandHandle(FileHandle):
-    """An open control file that does what is written to it, and tells what became of it to whoever reads.
+    """An open control file that carries out the text written to it, and shows the outcome to readers.
 
     Concurrency: a handle belongs to one program, which waits for each of its calls.
     """
@@ -36,7 +36,7 @@ class CommandHandle(FileHandle):
     wants_flush = True
 
     def __init__(self, ino: int, flags: int, carry: Carry, outcome: Outcome) -> None:
-        """Takes what is done with a command, and what returns the outcome of the last one, in JSON."""
+        """Takes a function that carries out a command, and one that returns the outcome of the last one, in JSON."""
         super().__init__(ino)
         self._carry = carry
         self._outcome = outcome
@@ -66,7 +66,7 @@ class CommandHandle(FileHandle):
         return len(data)
 
     async def flush(self) -> None:
-        """Carries out what was not known to be complete."""
+        """Carries out a text that was not known to be complete."""
         if self._pending:
             await self._carry_out()
 

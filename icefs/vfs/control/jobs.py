@@ -1,7 +1,7 @@
-"""Work in a thread that tells how far it is, can be called off, and goes on when nobody waits for it any more.
+"""Work in a thread that reports its progress, can be cancelled, and goes on when no caller waits for it any more.
 
 begun ──► reports progress ──► past the point of no return ──► ended
-                └ called off: `report` and `commit_point` raise, and the work undoes itself
+                └ cancelled: `report` and `commit_point` raise, and the work undoes itself
 """
 
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
@@ -19,21 +19,21 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
 BEAT_S: Final = 0.1
-"""How often who waits is told something: to read what a job tells is not cut off, not even for Ctrl-C."""
+"""How often a waiting program gets a line: Ctrl-C interrupts its reading only between two of them."""
 
 
 class Job[T]:
     """One piece of work.
 
-    Concurrency: begun, awaited and called off on the event loop's thread; `report` and `commit_point` are called by
-    the work, in its thread. The lock decides between calling off and going past the point of no return.
+    Concurrency: begun, awaited and cancelled on the event loop's thread; `report` and `commit_point` are called by
+    the work, in its thread. The lock decides between cancelling and going past the point of no return.
 
     Attributes:
         progress: What was reported last.
     """
 
     def __init__(self, then: Callable[[], Awaitable[None]] | None = None) -> None:
-        """Takes what whoever waits for the end waits for as well."""
+        """Takes a step that callers await as well, after the work has ended."""
         self.progress = UploadProgress(0, 0, 0, 0)
         self._then = then
         self._lock = new_lock(Rank.LEAF, "jobs")
@@ -45,10 +45,10 @@ class Job[T]:
     # For the work.
 
     def report(self, progress: UploadProgress) -> None:
-        """Tells how far the work is.
+        """Records how far the work is.
 
         Raises:
-            SessionStateError: it was called off (kind `commit-cancelled`).
+            SessionStateError: it was cancelled (kind `commit-cancelled`).
         """
         self.progress = progress
         self._check()
@@ -86,7 +86,7 @@ class Job[T]:
         threads.start(work, done)
 
     def cancel(self) -> bool:
-        """Calls the work off; tells whether that was in time."""
+        """Cancels the work; tells whether that was in time."""
         with self._lock:
             if self._is_past or self._outcome is not None:
                 return False
@@ -123,7 +123,7 @@ def progress_json(progress: UploadProgress) -> dict[str, Any]:
 class Answer:
     """The answer of `rpc` that a job gives: progress, then its result.
 
-    Whoever goes away before the end calls the job off.
+    A program that goes away before the end cancels the job.
     """
 
     def __init__(self, begin: Callable[[], Awaitable[Job[dict[str, Any]]]]) -> None:
@@ -151,6 +151,6 @@ class Answer:
         await self._lines.aclose()
 
     def abandon(self) -> None:
-        """Calls the job off, if it is not too late."""
+        """Cancels the job, if it is not too late."""
         if self._job is not None:
             self._job.cancel()

@@ -39,7 +39,7 @@ class _Shown:
     branch: BranchTree | None = None
 
     def facts(self) -> dict[str, Any]:
-        """Returns what is known of the tree without asking the store, in JSON."""
+        """Returns the facts of the tree that need no question to the store, in JSON."""
         if self.branch is not None:
             return self.branch.facts()
         identity = self.tree.identity

@@ -18,7 +18,7 @@ LEVELS: Final = ("debug", "info", "warning", "error")
 
 
 def set_level(fs: FileSystem, level: str) -> None:
-    """Logs from now on what is at least so important; at `debug`, each request."""
+    """Logs lines of at least this level from now on; at `debug`, each request."""
     logging.getLogger().setLevel(level.upper())
     log_accesses(fs.stats, fs, enabled=level == "debug")
 

@@ -1,14 +1,14 @@
 """`rpc`: a control file for programs. Open it read-write, write one request, read the answer until it ends.
 
-Where the kernel lets nobody write, as the mount only reads, it is opened to read, and takes the request by an ioctl
+Where the kernel refuses writers, as the mount only reads, it is opened to read, and takes the request by an ioctl
 (see `icefs.ioctl`).
 
     request    one JSON object: {"op": NAME, …}
     answer     JSON objects, one a line: any number of {"type": "progress", …}, then one of
                {"type": "result", …} and {"type": "error", "error": …, "kind": …, "message": …, "hint": …}
 
-The request is carried out when the answer is first read; through a descriptor that only writes, by the write. Whoever
-closes the descriptor before the end of an answer takes the request back, where that is still possible.
+The request is carried out when the answer is first read; through a descriptor that only writes, by the write. A program
+that closes the descriptor before the end of an answer cancels the request, where that is still possible.
 """
 
 import json
@@ -113,7 +113,7 @@ class RpcHandle(FileHandle):
         return len(data)
 
     async def take_request(self, data: bytes) -> None:
-        """Takes a request, or a part of one; the mode of the file lets nobody else open it than who may write."""
+        """Takes a request, or a part of one; the mode of the file keeps out users who may not write."""
         if len(self._request) + len(data) > MAX_REQUEST_BYTES:
             raise InvalidInputError(f"a request has at most {MAX_REQUEST_BYTES} bytes")
         self._request += data
@@ -132,7 +132,7 @@ class RpcHandle(FileHandle):
         return self.read_nowait(offset, size) or b""
 
     def release(self) -> None:
-        """Takes a request back whose answer was not read to its end."""
+        """Cancels a request whose answer was not read to its end."""
         running: object = self._running
         if isinstance(running, Abandonable):
             running.abandon()

@@ -96,7 +96,7 @@ def _where(status: Mapping[str, Any]) -> Iterator[Line]:
 
 
 def damage_texts(damage: Mapping[str, Any] | None) -> Iterator[str]:
-    """Yields what is said of the damage of a working tree: what happened, to which paths, what to do."""
+    """Yields the lines about a damaged working tree: the damage, its paths, the next step."""
     for what, todo in damage_lines(damage):
         yield f"Damage: {what}; {todo}" if todo else f"Damage: {what}"
 

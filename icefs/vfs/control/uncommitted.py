@@ -12,7 +12,7 @@ from icefs.vfs.names import encode_ref
 
 
 async def list_uncommitted(fs: FileSystem) -> list[dict[str, Any]]:
-    """Lists the branches with changes or damage, also those that nobody has looked at since the mount began."""
+    """Lists the branches with changes or damage, also those that no program has looked at since the mount began."""
     if fs.root is not None:
         # Each branch is made, which finds out whether a working tree was left for it.
         directory = fs.root.directory_ino("branches")

@@ -32,7 +32,7 @@ type _Document = dict[str, Any]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Nodes:
-    """The nodes of a snapshot, with what is staged over it.
+    """The nodes of a snapshot, with the staged changes over it.
 
     Attributes:
         base: The snapshot.
@@ -43,7 +43,7 @@ class Nodes:
     staged: Staged | None = None
 
     def __eq__(self, other: object) -> bool:
-        """Tells whether these are the same nodes; what is staged is never changed, but replaced."""
+        """Tells whether these are the same nodes; staged changes are replaced, never edited."""
         return isinstance(other, Nodes) and self.base is other.base and self.staged is other.staged
 
     __hash__ = None  # type: ignore[assignment]
@@ -94,13 +94,13 @@ def _get(nodes: Nodes, path: str) -> bytes | None:
 
 
 def consolidated_notes(nodes: Nodes, groups: Iterable[str]) -> dict[str, str]:
-    """Returns a line for each group whose consolidated metadata is not what is below it, of the first few."""
+    """Returns a line for each of the first few groups whose consolidated metadata disagrees with the nodes below."""
     notes: dict[str, str] = {}
     for group in sorted(groups):
         try:
             faults = list(_faults(nodes, group))
         except (FormatError, StorageError):
-            continue  # a note is not worth a failure; reading the node tells what is wrong with it
+            continue  # a note is not worth a failure; reading the node reports the fault
         if faults:
             notes[group] = f"consolidated metadata of {group} {', '.join(faults)}; run zarr.consolidate_metadata"
         if len(notes) == _MAX_NOTES:

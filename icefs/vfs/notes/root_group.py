@@ -17,7 +17,7 @@ def root_notes(nodes: Nodes) -> list[str]:
     try:
         return [_NO_ROOT] if nodes.get("/") is None and _has_any(nodes) else []
     except (FormatError, StorageError):
-        return []  # a note is not worth a failure; reading the node tells what is wrong with it
+        return []  # a note is not worth a failure; reading the node reports the fault
 
 
 def _has_any(nodes: Nodes) -> bool:

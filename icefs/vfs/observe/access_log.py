@@ -1,6 +1,6 @@
 """The access log: the last requests, with the paths that they were about.
 
-The ring of `Stats` holds numbers, for a path costs more than most requests. Paths are found out when somebody looks:
+The ring of `Stats` holds numbers, for a path costs more than most requests. Paths are found out when a program looks:
 of an inode that is gone since, or a handle that was opened too long ago, the number is all there is to tell.
 """
 
@@ -29,13 +29,13 @@ type _Opened = tuple[int, str | None]
 
 
 class Describes(Protocol):
-    """Who knows which path an inode has."""
+    """The paths of inodes and handles."""
 
     def describe_inode(self, ino: int) -> str:
         """Returns the path of an inode below the mountpoint; never raises."""
 
     def describe_handle(self, fh: int) -> str:
-        """Returns the path of what is open; never raises."""
+        """Returns the path of an open file or directory; never raises."""
 
 
 def recent_accesses(stats: Stats, paths: Describes, limit: int) -> list[dict[str, Any]]:
@@ -50,7 +50,7 @@ def recent_accesses(stats: Stats, paths: Describes, limit: int) -> list[dict[str
 def programs_accesses(
     stats: Stats, paths: Describes, limit: int, window: tuple[float, float]
 ) -> tuple[list[dict[str, Any]], dict[str, dict[str, int]]]:
-    """Describes the last requests but for those of the control files, with which somebody watches the mount.
+    """Describes the last requests but for those of the control files, with which programs watch the mount.
 
     On the event loop's thread.
 

@@ -1,4 +1,4 @@
-"""What is counted besides requests: what became of commits, and how late the event loop is."""
+"""Counts besides those of requests: outcomes of commits, and how late the event loop is."""
 
 import time
 from typing import Final
@@ -10,7 +10,7 @@ _RECENT: Final = 20
 
 
 class Lag:
-    """How late the event loop comes to what is due.
+    """How late the event loop comes to due tasks.
 
     Attributes:
         timing: All delays that were measured.
@@ -28,7 +28,7 @@ class Lag:
         return max(self._recent, default=0)
 
     def add(self, late_ns: int) -> None:
-        """Takes note of a delay."""
+        """Records a delay."""
         self.timing.add(late_ns)
         self.longest_ns = max(self.longest_ns, late_ns)
         self._recent = [*self._recent[1 - _RECENT :], late_ns]

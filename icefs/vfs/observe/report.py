@@ -56,7 +56,7 @@ _HELP: Final = {
 
 @dataclass(slots=True)
 class _Branch:
-    """A branch with a working tree, and what is counted of it in a thread."""
+    """A branch with a working tree, and the counts that are made of it in a thread."""
 
     name: str
     work: WorkTree
@@ -95,7 +95,7 @@ class Observed(Protocol):
     outcomes: Outcomes
 
     def gauges(self) -> dict[str, float]:
-        """Returns what is open, held and under way."""
+        """Returns how many files, caches and requests are open, held and under way."""
 
     def queues(self) -> dict[str, int]:
         """Returns how many tasks run or wait, by what works on them."""

@@ -16,13 +16,13 @@ class ChangeKind(StrEnum):
     REUSED = "reused"
     """A file whose bytes are those of a base file of another path: renamed, or linked."""
     ATTRIBUTES = "attributes"
-    """The base file itself, with times, mode or owner that somebody set; nothing to commit."""
+    """The base file itself, with times, mode or owner that a program set; nothing to commit."""
     WHITEOUT = "whiteout"
     """A file or directory of the base that was removed."""
     NEW_DIRECTORY = "new-directory"
     """A directory of which the base shows nothing."""
     RENAMED_DIRECTORY = "renamed-directory"
-    """A directory of the base from another path, with what is below it."""
+    """A directory of the base from another path, with everything below it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class TreeChange:
         path: Where, in the merged tree.
         size: The file's size in bytes; 0 for anything but a file.
         mtime_ns: When the file's content changed; 0 for anything but a file.
-        source: The base path of what is shown here, if it is another one.
+        source: The base path that the entry comes from, if it is another one.
         is_lost: The file's bytes are gone.
         is_cut: The file's bytes are not all there.
     """
@@ -49,7 +49,7 @@ class TreeChange:
 
 
 def list_changes(frozen: FrozenTree) -> Iterator[TreeChange]:
-    """Yields every difference: a directory before what is in it, names sorted."""
+    """Yields every difference: a directory before its entries, names sorted."""
     for path, entry in frozen.walk():
         change = _change(path, entry)
         if change is not None:

@@ -14,7 +14,7 @@ from icefs.zarr.keys import METADATA_NAME
 
 @dataclass(slots=True)
 class Region:
-    """A directory of the base that stands elsewhere, with what is below it.
+    """A directory of the base that stands elsewhere, with everything below it.
 
     Attributes:
         base_path: Where the base has it.

@@ -168,7 +168,7 @@ class FrozenTree:
         return root
 
     def _facts(self, node: Node) -> "_Facts":
-        """Reads what is asked of a node that may change as soon as the lock is given back."""
+        """Reads the fields of a node, which may change as soon as the lock is released."""
         if isinstance(node, FileNode):
             state = self.view.files.get(node) or node
             return _Facts(state.size, state.mtime_ns, state.spool_id, state.origin, state.flags)
@@ -203,12 +203,12 @@ class FrozenTree:
         )
 
     def keep_final(self, spool_ids: Iterable[int]) -> None:
-        """Has nobody ever write to some of the tree's spool files again, also when the tree is given back."""
+        """Makes some of the tree's spool files final: nothing writes to them again, also after the tree is released."""
         with self._core.lock:
             self._core.final.update(spool_ids)
 
     def walk(self) -> Iterator[tuple[str, FrozenEntry]]:
-        """Yields everything but the root with its path: a directory before what is in it, names sorted."""
+        """Yields every entry but the root with its path: a directory before its entries, names sorted."""
         waiting: list[Iterator[tuple[str, FrozenEntry]]] = [_entries(self.root)]
         while waiting:
             for path, entry in waiting[-1]:
@@ -220,7 +220,7 @@ class FrozenTree:
                 waiting.pop()
 
     def find(self, path: str) -> FrozenFile | FrozenDir | BaseEntry | None:
-        """Returns what is at a path of the merged tree, None if nothing."""
+        """Returns the entry at a path of the merged tree, None if there is none."""
         found: FrozenEntry = self.root
         names = path.split("/") if path else []
         for position, name in enumerate(names):

@@ -176,7 +176,7 @@ class KeptAttrs:
         else:
             self._directories.pop(parent, None)
 
-    def settle(self, moves: Mapping[str, str], gone: Iterable[str]) -> None:
+    def follow(self, moves: Mapping[str, str], gone: Iterable[str]) -> None:
         """Follows a change of base; for whole directories `regions` has to follow it, too.
 
         Args:

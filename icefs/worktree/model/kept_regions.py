@@ -162,7 +162,7 @@ class KeptRegions:
         if over:
             self._index()
 
-    def settle(self, moves: Mapping[str, str], gone: Sequence[str]) -> None:
+    def follow(self, moves: Mapping[str, str], gone: Sequence[str]) -> None:
         """Follows a change of base.
 
         Args:

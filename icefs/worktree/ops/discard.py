@@ -59,7 +59,7 @@ def discard(core: TreeCore, removal: Removal, path: str, opened: Iterable[str] =
         dropping.drop()
         if not path:
             row = core.row(core.root)
-            op.write = lambda _: core.journal.settle([row], [])
+            op.write = lambda _: core.journal.replace_tree([row], [])
         op.commit()
         reappearing.renumber()
         return dropping.discarded

@@ -147,7 +147,7 @@ class _Changing:
         done = edit.done
         try:
             nodes, links = tables.rows(core, done.remaining)
-            core.journal.settle(nodes, links, base=plan.base)
+            core.journal.replace_tree(nodes, links, base=plan.base)
         except BaseException:
             edit.undo()
             raise

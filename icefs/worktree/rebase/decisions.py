@@ -2,8 +2,8 @@
 
 - A committed file whose content did not change since is dropped; if it is open, or has further names, it stays as a
   node whose bytes are the new base's.
-- A whiteout stays where the new base directory has the name, but for one that was committed: what is there then was put
-  there by others.
+- A whiteout stays where the new base directory has the name, but for one that was committed: others put there what is
+  there then.
 - At a path that is *yielded* the new base is to be seen: a file there that did not change since goes, and so does what
   hides it.
 """

@@ -32,8 +32,8 @@ def follow(
         files = {old: now for old, now in new.moved_files.items() if old != now}
         dirs = {path: frozen.path for path, frozen in committed.by_base_path.items() if path != frozen.path}
         hidden = sorted(set(committed.hidden_paths()))
-        core.kept.settle(files | dirs, hidden)
-        core.kept.regions.settle(dirs, hidden)
+        core.kept.follow(files | dirs, hidden)
+        core.kept.regions.follow(dirs, hidden)
     core.kept.forget_numbers([ino for _, ino, _ in dropped])
     core.kept.add_paths(dropped)
 

@@ -36,8 +36,8 @@ class BasePlan:
         base: The snapshot to stand on.
         committed: The frozen tree that the snapshot was made of; None where others made the snapshot.
         yielded: The paths at which the new base is to be seen, also where the tree has changed or removed them.
-        changed: The paths at and below which others changed something: no inode number is retained there. With a slash
-            at its end, what is below a path alone.
+        changed: The paths at and below which others changed something: no inode number is retained there. A slash at
+            the end leaves out the path itself.
         cut_off: The names below which chunks lay that the array's grid no longer reaches.
         renamed: What the commit renamed.
         revision: The revision that the tree must still have; None for any.

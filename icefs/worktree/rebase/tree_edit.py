@@ -82,7 +82,7 @@ class TreeEdit:
     # Files
 
     def _part(self, node: FileNode, copied: Mapping[FileNode, tuple[str, int, int]]) -> None:
-        """Takes from a file with several names the one in the old base, if nobody wrote to it but others in the new."""
+        """Drops a file's name in the old base, if it has others, no program wrote to it, and others changed that name."""
         path, *copy = copied.get(node, (node.origin,))
         if path is None or not (node.flags & FROM_BASE or copy == [node.spool_id, node.mtime_ns]):
             return
@@ -183,7 +183,7 @@ class TreeEdit:
                 pass
 
     def _opened(self, parent: DirNode, name: str, place: str, path: str) -> DirNode:
-        """Makes a directory that hides everything of a base directory but what is yielded."""
+        """Makes a directory that hides all entries of a base directory but the yielded ones."""
         core, decisions = self._core, self._decisions
         attr = self._new.asked.stat(place)
         mtime_ns = 0 if attr is None else max(attr.mtime_ns, 0)

@@ -46,7 +46,7 @@ class TreeSolver:
     """
 
     def __init__(self, how: str, view: FrozenTree, left: Iterable[str], own: Iterable[str] = ()) -> None:
-        """Takes `ours`, `theirs` or `fail`, a tree with what is no part of its changes, and the tree's own snapshots.
+        """Takes `ours`, `theirs` or `fail`, a tree, the paths that are no part of its changes, and its own snapshots.
 
         Raises:
             InvalidInputError: it is none of these.
@@ -145,7 +145,7 @@ def revealed(view: FrozenTree, session: WritableSession, left: Container[str] = 
 
 
 def _hidden(view: FrozenTree) -> Iterator[str]:
-    """Yields what is hidden of the base: by whiteouts, and by directories that were made in the place of others."""
+    """Yields the hidden paths of the base: under whiteouts, and under directories made in the place of others."""
     waiting = [view.root]
     while waiting:
         directory = waiting.pop()

@@ -448,7 +448,7 @@ class Journal:
         """Forgets a freeze that no intent was recorded for."""
         self.thaw(Batch())
 
-    def settle(self, nodes: Sequence[NodeRow], links: Iterable[LinkRow], **meta: str | int | None) -> None:
+    def replace_tree(self, nodes: Sequence[NodeRow], links: Iterable[LinkRow], **meta: str | int | None) -> None:
         """Replaces the whole tree in one transaction; forgets the frozen rows and the intent.
 
         This is what makes a commit's end atomic: before it the tree is as it was, after it the tree stands on the

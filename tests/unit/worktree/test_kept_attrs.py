@@ -19,13 +19,13 @@ def entries(found):
 
 def test_what_was_removed_of_a_renamed_directory_does_not_come_along():
     found = kept({"a/4/8": (1, 1), "a/4/9": (2, 2), "a/4/sub/x": (3, 3), "a/5/9": (4, 4), "a/4": (5, 5)})
-    found.settle({"a/4": "a/5", "a/5": "a/4"}, ["a/4/9", "a/4/sub"])
+    found.follow({"a/4": "a/5", "a/5": "a/4"}, ["a/4/9", "a/4/sub"])
     assert entries(found) == {"a/5/8": (1, 1), "a/4/9": (4, 4), "a/5": (5, 5)}
 
 
 def test_what_was_moved_out_of_a_renamed_directory_goes_its_own_way():
     found = kept({"a/4/9": (2, 2), "a/4/8": (1, 1), "a/40/1": (7, 7)})
-    found.settle({"a/4": "b", "a/4/9": "c/1"}, ["a/4/9"])
+    found.follow({"a/4": "b", "a/4/9": "c/1"}, ["a/4/9"])
     assert entries(found) == {"b/8": (1, 1), "c/1": (2, 2), "a/40/1": (7, 7)}
 
 

@@ -42,9 +42,9 @@ def kept(**regions: Region) -> KeptAttrs:
     return found
 
 
-def settle(found: KeptAttrs, moves: dict[str, str], gone: list[str]) -> None:
-    found.settle(moves, gone)
-    found.regions.settle(moves, sorted(gone))
+def follow(found: KeptAttrs, moves: dict[str, str], gone: list[str]) -> None:
+    found.follow(moves, gone)
+    found.regions.follow(moves, sorted(gone))
 
 
 def numbers(found: KeptAttrs, *paths: str) -> list[int]:
@@ -89,11 +89,11 @@ def test_what_was_changed_is_something_else() -> None:
 def test_regions_are_renamed_again() -> None:
     found = kept(n=Region(OLD, ""))
     found.forget(["n/3/1"])
-    settle(found, {"n": "a/b"}, ["n/4/4"])
+    follow(found, {"n": "a/b"}, ["n/4/4"])
     assert numbers(found, "a/b/3/1", "a/b/3/2", "a/b/4/4", "a/b/4", "n/3/2") == [0, 1032, 0, 1104, 0]
-    settle(found, {"a/b/3": "a/b/7", "a/b/7": "a/b/3"}, ["a/b/3", "a/b/7"])
+    follow(found, {"a/b/3": "a/b/7", "a/b/7": "a/b/3"}, ["a/b/3", "a/b/7"])
     assert numbers(found, "a/b/3/0", "a/b/7/1", "a/b/7/2", "a/b/2/2") == [1070, 0, 1032, 1022]
-    settle(found, {"a/b": "x", "a/b/3": "y"}, ["a/b/3"])
+    follow(found, {"a/b": "x", "a/b/3": "y"}, ["a/b/3"])
     assert numbers(found, "x/3/0", "y/0", "x/7/2") == [0, 1070, 1032]
 
 
@@ -104,7 +104,7 @@ def test_of_two_regions_at_a_place_the_older_has_what_it_knows() -> None:
     found.forget(["n/1"])
     found.regions.add({"n": Region(OTHER, "5"), "m": Region(OTHER, "6")})
     assert numbers(found, "n/1", "n/2", "m/2") == [2051, 1042, 2062]
-    settle(found, {"n": "m", "m": "n"}, ["m", "n"])
+    follow(found, {"n": "m", "m": "n"}, ["m", "n"])
     assert numbers(found, "m/1", "m/2", "n/2") == [2051, 1042, 2062]
 
 
@@ -113,7 +113,7 @@ def test_an_inner_region_counts_more() -> None:
     found.forget(["n/3"])
     found.regions.add({"n/3": Region(OTHER, "6")})
     assert numbers(found, "n/3/1", "n/2/1", "n/3") == [2061, 1021, 0]
-    settle(found, {"n": "m"}, [])
+    follow(found, {"n": "m"}, [])
     assert numbers(found, "m/3/1", "m/2/1") == [2061, 1021]
 
 

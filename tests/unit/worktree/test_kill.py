@@ -103,9 +103,9 @@ class DeadlyJournal(Journal):
         super().thaw(batch)
         self.gate()
 
-    def settle(self, *args: Any, **meta: Any) -> None:
+    def replace_tree(self, *args: Any, **meta: Any) -> None:
         self.gate()
-        super().settle(*args, **meta)
+        super().replace_tree(*args, **meta)
         self.gate()
 
 
