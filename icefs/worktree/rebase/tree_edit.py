@@ -82,7 +82,7 @@ class TreeEdit:
     # Files
 
     def _part(self, node: FileNode, copied: Mapping[FileNode, tuple[str, int, int]]) -> None:
-        """Drops a file's name in the old base, if it has others, no program wrote to it, and others changed that name."""
+        """Drops a file's name in the old base, if it has others, is unwritten, and that name has changed there."""
         path, *copy = copied.get(node, (node.origin,))
         if path is None or not (node.flags & FROM_BASE or copy == [node.spool_id, node.mtime_ns]):
             return
