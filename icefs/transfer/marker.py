@@ -3,7 +3,7 @@
 Zarr libraries list what is in a directory, and warn of what is no node; so nothing of an export is in there but keys:
 
     STATE/exports/HASH.json        which version of which repository the directory has, or was to have when the export
-                                   was interrupted; by the directory's path and inode
+                                   was interrupted; by the directory's path, inode, and a random extended attribute
     PARENT/.NAME.icefs-export/     files that are being written, next to the directory; gone at the end
 
 Where the directory is the root of a file system, or nothing can be written next to it, the latter is in the directory
@@ -16,6 +16,7 @@ import hashlib
 import json
 import logging
 import os
+import secrets
 import shutil
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -37,6 +38,7 @@ LIMITS: Final = Limits(max_files=1000)
 """Of records: a further export to a directory whose record is gone asks for --force."""
 UNFINISHED: Final = Limits(max_unused_s=86400)
 _VERSION: Final = 1
+_TOKEN: Final = "user.icefs.export"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +83,7 @@ class Record:
             return None
         try:
             facts = json.loads(self._path.read_text(encoding="utf-8"))
-            inode = facts.pop("inode")
+            inode, token = facts.pop("inode"), facts.pop("token", None)
             del facts["directory"]
             found = Marker(**facts)
         except FileNotFoundError:
@@ -89,14 +91,15 @@ class Record:
         except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
             _log.warning("the record of the export to %s is not used: %s", self._root, error)
             return None
-        is_this = inode == os.stat(self._root).st_ino and found.version == _VERSION
-        return found if is_this else None
+        is_this = inode == os.stat(self._root).st_ino and token in (None, _token(self._root))
+        return found if is_this and found.version == _VERSION else None
 
     def write(self, marker: Marker) -> None:
         """Keeps a record; where that fails, a further export to the directory asks for --force."""
         if self._path is None:
             return
         facts = {**asdict(marker), "directory": self._root, "inode": os.stat(self._root).st_ino}
+        facts["token"] = _token(self._root) or _give_token(self._root)
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._remove_old(self._path.parent)
@@ -212,7 +215,7 @@ class Target:
         self._clear(staging)
         os.mkdir(staging)
         with open(os.path.join(staging, "pid"), "w", encoding="ascii") as file:
-            file.write(str(os.getpid()))
+            file.write(f"{os.getpid()} {_started(os.getpid())}")
 
     def _clear(self, staging: str) -> None:
         """Removes what a dead process left.
@@ -222,8 +225,8 @@ class Target:
         """
         if not os.path.isdir(staging):
             return
-        owner = _owner(os.path.join(staging, "pid"))
-        if owner is not None and owner != os.getpid() and os.path.exists(f"/proc/{owner}"):
+        owner = _living_owner(os.path.join(staging, "pid"))
+        if owner is not None and owner != os.getpid():
             raise SessionStateError(
                 f"process {owner} is exporting into {self.root}", hint="wait for it to end", path=self.root
             )
@@ -260,9 +263,40 @@ def _beside(root: str) -> str | None:
     return os.path.join(parent, f".{name}{_SUFFIX}")
 
 
-def _owner(path: str) -> int | None:
+def _token(root: str) -> str | None:
+    """Returns what tells a directory from a later one with its path and inode number; None where nothing does."""
+    try:
+        return os.getxattr(root, _TOKEN).decode(errors="replace")
+    except OSError:
+        return None
+
+
+def _give_token(root: str) -> str | None:
+    token = secrets.token_hex(16)
+    try:
+        os.setxattr(root, _TOKEN, token.encode())
+    except OSError:
+        return None  # the file system has no extended attributes
+    return token
+
+
+def _living_owner(path: str) -> int | None:
+    """Returns the process that owns a staging directory, by its number and start; None if it has ended."""
     try:
         with open(path, encoding="ascii") as file:
-            return int(file.read())
+            number, *started = file.read().split()
+        owner = int(number)
     except (OSError, ValueError):
         return None
+    now = _started(owner)
+    # Earlier versions of icefs wrote no start.
+    return owner if now and started in ([], [now]) else None
+
+
+def _started(process: int) -> str:
+    """Returns when a process was started, in ticks since this start of the system; empty for none."""
+    try:
+        with open(f"/proc/{process}/stat", encoding="utf-8", errors="replace") as file:
+            return file.read().rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return ""

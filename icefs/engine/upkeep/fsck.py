@@ -57,6 +57,7 @@ from icefs.format.layout import (
 from icefs.format.manifest.reader import Manifest
 from icefs.format.manifest.refs import ArrayRefs, ChunkKind
 from icefs.format.repo.info import RepoInfo
+from icefs.format.repo.refs_v1 import branch_key, tag_key
 from icefs.format.snapshot.nodes import ManifestFileInfo
 from icefs.format.snapshot.reader import Snapshot
 from icefs.storage.base import Storage
@@ -308,10 +309,12 @@ class _Check:
 
     def _check_v1(self) -> dict[SnapshotId, int | None]:
         refs = RefsV1(self._assets).fetch()
-        for kind, broken in (("branch", refs.broken_branches), ("tag", refs.broken_tags)):
-            for name, error in broken.items():
-                self._found("malformed", f"refs/{kind}.{name}", error.message)
-                self._is_complete = False
+        broken = {branch_key(name): error for name, error in refs.broken_branches.items()}
+        broken |= {tag_key(name): error for name, error in refs.broken_tags.items()}
+        self._used |= {*map(branch_key, refs.branches), *map(tag_key, refs.tags), *broken}
+        for key, error in broken.items():
+            self._found("malformed", key, str(error.facts.get("reason", error.message)))
+            self._is_complete = False
         with suppress(ObjectNotFoundError):
             data = self._storage.get(CONFIG_V1).data
             self._check_config(CONFIG_V1, lambda: parse_config_yaml(data, name=CONFIG_V1))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -235,5 +236,6 @@ def test_a_broken_branch_leaves_nothing_to_be_called_unused(tmp_path, call, run)
     commit(repository, "base", {"zarr.json": GROUP})
     Path(path, "refs/branch.main/ref.json").write_text("{")
     said = call(4, "fsck", path)
-    assert "malformed: refs/branch.main" in said
+    assert "malformed: refs/branch.main/ref.json: Expecting" in said
+    assert re.search(r"^damaged: .*\b1 ref\b.* checked$", said, re.MULTILINE)
     assert "unused" not in said

@@ -237,7 +237,14 @@ def test_what_a_killed_export_left_is_cleared_away(repo, tmp_path):
         write(staging, {"pid": b"1"})
         with pytest.raises(SessionStateError, match="process 1 is exporting"):
             export(repo, target)
-        shutil.rmtree(staging)
+        started = Path("/proc/1/stat").read_text().rpartition(")")[2].split()[19]
+        write(staging, {"pid": f"1 {started}".encode()})
+        with pytest.raises(SessionStateError, match="process 1 is exporting"):
+            export(repo, target)
+        # Another process has the number of the dead one.
+        write(staging, {"pid": f"1 {int(started) + 1}".encode()})
+        export(repo, target)
+        assert not staging.exists()
 
 
 def test_every_call_of_the_store_may_fail(tmp_path):
@@ -389,6 +396,11 @@ def test_the_record_is_of_this_directory_and_no_other(repo, tmp_path):
     assert "memory" in record(state).read_text() or "repo" in record(state).read_text()
     target.rename(tmp_path / "keeps the inode")
     write(target, {"notes.txt": b"mine"})
+    with pytest.raises(NotEmptyError, match="has files in it"):
+        export(repo, target)
+    # Nor is it if the number of the old one is given to it.
+    facts = json.loads(record(state).read_text())
+    record(state).write_text(json.dumps({**facts, "inode": target.stat().st_ino}))
     with pytest.raises(NotEmptyError, match="has files in it"):
         export(repo, target)
     # Through a link it is the same directory.
