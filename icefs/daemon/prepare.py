@@ -4,8 +4,10 @@ import contextlib
 import logging
 import os
 import socket
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any, Final
 
 from icefs.clock import system_clock, to_datetime
 from icefs.daemon import mountpoints
@@ -24,12 +26,15 @@ from icefs.storage.cache.disk import DiskCache, default_cache_dir
 from icefs.storage.metered import MeteredStorage, StoreMeter
 from icefs.storage.url import open_storage, redact
 from icefs.vfs.attrs import Ownership
+from icefs.vfs.branches.settings import WorkingOptions
 from icefs.vfs.filesystem import MountRequest
 from icefs.vfs.observe.mount_facts import MountFacts
 from icefs.worktree.spool.state import check_usable, find_directory
 from icefs.worktree.upload.options import UploadOptions
 
 logger = logging.getLogger(__name__)
+
+_NOT_SHOWN: Final = frozenset(("mountpoint", "fsname", "foreground"))
 
 
 class Prepared:
@@ -94,9 +99,9 @@ def prepare(options: MountOptions) -> Prepared:
                 logger.warning("%s cannot be written to, so nothing can be committed: %s", storage.url, reason)
         refs = repository.refs()
         request = _request(options, repository, refs)
-        if request.state_root is not None:
+        if request.working is not None:
             try:
-                check_usable(request.state_root, request.state_directory)
+                check_usable(request.working.state_root, request.working.state_directory)
             except TreeInUseError as error:
                 files = describe_open_files()
                 if files is not None:
@@ -153,43 +158,13 @@ def _request(options: MountOptions, repository: Repository, refs: Refs) -> Mount
             "log_file": options.log_file,
             "started_at": to_datetime(system_clock()).isoformat(),
         },
-        {
-            "repository": redact(options.repository),
-            "uid": options.uid,
-            "gid": options.gid,
-            "umask": options.umask,
-            "branch": options.branch,
-            "tag": options.tag,
-            "snapshot": options.snapshot,
-            "as_of": options.as_of,
-            "read_only": options.read_only,
-            "allow_other": options.allow_other,
-            "poll_interval_s": options.poll_interval_s,
-            "allow_virtual": [redact(prefix) for prefix in options.allow_virtual],
-            "memory_bytes": options.memory_bytes,
-            "cache_dir": options.cache_dir,
-            "cache_size": options.cache_size,
-            "state_dir": options.state_dir,
-            "log_file": options.log_file,
-            "log_format": options.log_format,
-            "pack_size": options.pack_size,
-            "upload_after_s": options.upload_after_s,
-            "log_level": options.log_level,
-            "metrics": options.metrics,
-            "fuse_library": options.fuse_library,
-        },
+        _shown(options),
         can_reload=False,
         reloads=0,
         needs_restart=[],
         no_effect=[],
         problem=None,
     )
-    assert options.state_dir is not None or not options.is_writable  # `resolved` chose one
-    state_root = Path(options.state_dir) if options.state_dir is not None and options.is_writable else None
-    state_directory = None
-    if state_root is not None and kind == "branch":
-        state_directory = find_directory(state_root, redact(repository.storage.url), name, options.mountpoint)
-    uploads = UploadOptions(options.pack_size, options.upload_after_s or None)
     return MountRequest(
         ownership,
         kind,
@@ -197,11 +172,29 @@ def _request(options: MountOptions, repository: Repository, refs: Refs) -> Mount
         snapshot_id,
         options.memory_bytes,
         facts,
-        state_root,
-        uploads,
-        history_cache=default_cache_path(repository.storage.url),
-        state_directory=state_directory,
+        _working(options, repository, name if kind == "branch" else None),
+        default_cache_path(repository.storage.url),
     )
+
+
+def _working(options: MountOptions, repository: Repository, branch: str | None) -> WorkingOptions | None:
+    """Returns how working trees are kept, of all branches or of one; None where nothing is writable."""
+    if not options.is_writable:
+        return None
+    assert options.state_dir is not None  # `resolved` chose one
+    root, directory = Path(options.state_dir), None
+    if branch is not None:
+        directory = find_directory(root, redact(repository.storage.url), branch, options.mountpoint)
+    uploads = UploadOptions(options.pack_size, options.upload_after_s or None)
+    return WorkingOptions(root, options.mountpoint, uploads, directory)
+
+
+def _shown(options: MountOptions) -> dict[str, Any]:
+    """Returns the options as `info.json` has them: without secrets, and without those that it has elsewhere."""
+    shown = {name: value for name, value in asdict(options).items() if name not in _NOT_SHOWN}
+    shown["repository"] = redact(options.repository)
+    shown["allow_virtual"] = [redact(prefix) for prefix in options.allow_virtual]
+    return shown
 
 
 def program_version() -> str:

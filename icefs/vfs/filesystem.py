@@ -24,7 +24,7 @@ from icefs.storage.cache.disk import DiskCache
 from icefs.storage.metered import MeteredStorage, StoreMeter
 from icefs.vfs.attrs import BLOCK_SIZE, Attr, EntryRun, FsStats, Ownership
 from icefs.vfs.branches.branch_tree import BranchTree
-from icefs.vfs.branches.settings import WorkingSettings
+from icefs.vfs.branches.settings import WorkingOptions, WorkingSettings
 from icefs.vfs.chunks.fetcher import ChunkFetcher
 from icefs.vfs.chunks.reader import ChunkOpener
 from icefs.vfs.fetches import Fetches, ask
@@ -42,7 +42,6 @@ from icefs.vfs.threads import Threads
 from icefs.vfs.trees.context import TreeContext, TreeIdentity
 from icefs.vfs.trees.snapshot_tree import SnapshotTree
 from icefs.worktree.tree import WorkTree
-from icefs.worktree.upload.options import UploadOptions
 
 _PEBIBYTE: Final = 1 << 50
 _LOADERS: Final = 8
@@ -60,10 +59,7 @@ class MountRequest:
         snapshot_id: What the tree shows; None for the whole repository.
         memory_bytes: How much of chunks that were fetched is kept.
         facts: What `info.json` tells of the mount, besides what the file system knows itself.
-        state_root: Where working trees are kept; None for a mount that only reads.
-        state_directory: The state directory of the one branch that is shown, where it is known; None for the one that
-            belongs to repository, branch and mountpoint.
-        uploads: How chunks are stored.
+        working: How working trees are kept; None for a mount that only reads.
         history_cache: Where answers about the repository's history are kept; None keeps none.
     """
 
@@ -73,10 +69,8 @@ class MountRequest:
     snapshot_id: SnapshotId | None = None
     memory_bytes: int = 128 << 20
     facts: MountFacts = field(default_factory=MountFacts)
-    state_root: Path | None = None
-    uploads: UploadOptions = field(default_factory=UploadOptions)
+    working: WorkingOptions | None = None
     history_cache: Path | None = None
-    state_directory: Path | None = None
 
 
 class FileSystem:
@@ -113,8 +107,8 @@ class FileSystem:
         self.stats = stats
         self.handles = HandleTable()
         self._notifier = notifier
-        self.wants_flush = request.state_root is not None
-        self._state_root = request.state_root
+        self.wants_flush = request.working is not None
+        self._state_root = None if request.working is None else request.working.state_root
         self._loaders = Threads(_LOADERS, "icefs-load")
         self._readers = Threads(max(4, min(32, repository.storage.capabilities.concurrency)), "icefs-read")
         self._fetches = Fetches(self._loaders)
@@ -148,18 +142,15 @@ class FileSystem:
 
     def _working_settings(self, request: MountRequest, notifier: Notifier) -> WorkingSettings | None:
         """Returns what branches share that can be written to; None in a mount that only reads."""
-        if request.state_root is None or not isinstance(self.repository, WritableRepository):
+        if request.working is None or not isinstance(self.repository, WritableRepository):
             return None
         return WorkingSettings(
             repository=self.repository,
-            state_root=request.state_root,
-            mountpoint=request.facts.mountpoint,
+            options=request.working,
             threads=self._writers,
             jobs=self._controllers,
             fetches=self._fetches,
             notifier=notifier,
-            uploads=request.uploads,
-            state_directory=request.state_directory,
         )
 
     def _root_tree(self, context: TreeContext, working: WorkingSettings | None, refs: Refs) -> RootTree:

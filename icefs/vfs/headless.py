@@ -19,6 +19,7 @@ from icefs.format.ids import SnapshotId
 from icefs.inode import Invalidations
 from icefs.vfs.attrs import Ownership
 from icefs.vfs.branches.branch_tree import BranchTree
+from icefs.vfs.branches.settings import WorkingOptions
 from icefs.vfs.branches.writable_branch import WritableBranch
 from icefs.vfs.commit.request import CommitRequest
 from icefs.vfs.control.branch_control import BranchControl
@@ -94,16 +95,8 @@ def _run[T](
     refs = repository.refs()
     snapshot_id = _shown(refs, info.branch, info.base, needs_branch=needs_branch)
     ownership = Ownership(os.getuid(), os.getgid())
-    uploads = UploadOptions(quiet_s=None)
-    request = MountRequest(
-        ownership,
-        "branch",
-        info.branch,
-        snapshot_id,
-        state_root=directory.parent,
-        uploads=uploads,
-        state_directory=directory,
-    )
+    working = WorkingOptions(directory.parent, uploads=UploadOptions(quiet_s=None), state_directory=directory)
+    request = MountRequest(ownership, "branch", info.branch, snapshot_id, working=working)
     fs = FileSystem(repository, refs, request, _NoKernel(), Stats(()), MountControl)
 
     async def main() -> T:

@@ -1,6 +1,6 @@
 """What the writable branches of a mount share."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from icefs.engine.write.repository import WritableRepository
@@ -11,27 +11,39 @@ from icefs.worktree.upload.options import UploadOptions
 
 
 @dataclass(frozen=True, slots=True)
+class WorkingOptions:
+    """How working trees are kept, and what becomes of their bytes.
+
+    Attributes:
+        state_root: The directory of their state directories.
+        mountpoint: Tells the working trees of one branch apart.
+        uploads: How chunks are stored.
+        state_directory: The state directory of the one branch that is shown, if it is known; else repository, branch
+            and mountpoint name it.
+    """
+
+    state_root: Path
+    mountpoint: str = ""
+    uploads: UploadOptions = field(default_factory=UploadOptions)
+    state_directory: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class WorkingSettings:
     """What writable branches of a mount share.
 
     Attributes:
         repository: What commits go to.
-        state_root: Where working trees are kept.
-        mountpoint: Tells the working trees of one branch apart.
+        options: The options of the mount.
         threads: For what may wait.
         jobs: For commits, discards, rebases and reports, which do not wait for programs that read and write.
         fetches: For what is not in memory; those of the whole mount.
         notifier: Invalidates what the kernel caches.
-        uploads: How chunks are stored.
-        state_directory: The state directory itself, where it is known.
     """
 
     repository: WritableRepository
-    state_root: Path
-    mountpoint: str
+    options: WorkingOptions
     threads: Threads
     jobs: Threads
     fetches: Fetches
     notifier: Notifier
-    uploads: UploadOptions
-    state_directory: Path | None = None

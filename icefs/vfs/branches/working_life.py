@@ -89,8 +89,9 @@ class WorkingLife:
         self.work: WorkTree | None = None
         self.unusable: IcefsError | None = None
         self.numbers = FileNumbers(below.inodes.space.reserve(_NUMBERS, below.inodes.owner, None), guarded)
-        self.state_directory = settings.state_directory or state_dir_for(
-            settings.state_root, redact(settings.repository.storage.url), below.identity.name, settings.mountpoint
+        options = settings.options
+        self.state_directory = options.state_directory or state_dir_for(
+            options.state_root, redact(settings.repository.storage.url), below.identity.name, options.mountpoint
         )
         self._settings = settings
         self._below = below
@@ -178,7 +179,7 @@ class WorkingLife:
                 allocate_ino=self.numbers.allocate,
                 repository=redact(repository.storage.url),
                 branch=self._below.identity.name,
-                place=settings.mountpoint,
+                place=settings.options.mountpoint,
                 base=str(session.snapshot_id),
                 file=perm(look.file_mode),
                 directory=perm(look.dir_mode),
@@ -191,7 +192,7 @@ class WorkingLife:
             work.start_uploads(
                 repository.storage,
                 repository.context.inline_threshold_bytes,
-                settings.uploads,
+                settings.options.uploads,
                 Collections(repository.context),
             )
         except BaseException:

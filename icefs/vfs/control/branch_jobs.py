@@ -108,7 +108,7 @@ class BranchJobs:
 
         def run(work: WorkTree, job: Job[Result]) -> Result:
             settings, invalidate = tree.settings, tree.settings.notifier.invalidate
-            committer = Committer(tree.base, work, settings.repository, settings.uploads, inos, invalidate)
+            committer = Committer(tree.base, work, settings.repository, settings.options.uploads, inos, invalidate)
             done = committer.commit(request, job.report, job.commit_point)
             invalidate(done.changed)
             self._branch.tip = done.snapshot_id

@@ -12,6 +12,7 @@ from icefs.errors import StaleError
 from icefs.fuse.boundary import OPERATIONS
 from icefs.storage.memory import MemoryStorage
 from icefs.vfs.branches import writable_branch
+from icefs.vfs.branches.settings import WorkingOptions
 from icefs.vfs.control.mount_control import MountControl
 from icefs.vfs.filesystem import FileSystem, MountRequest
 from icefs.vfs.observe.stats import Stats
@@ -31,7 +32,7 @@ async def test_a_working_tree_that_is_being_opened_goes_with_its_branch(tmp_path
         assert may_go_on.wait(30)
 
     monkeypatch.setattr(writable_branch, "recover", slowly)
-    request, notifier = MountRequest(OWNERSHIP, state_root=tmp_path), FakeNotifier()
+    request, notifier = MountRequest(OWNERSHIP, working=WorkingOptions(tmp_path)), FakeNotifier()
     fs = FileSystem(repository, repository.refs(), request, notifier, Stats(OPERATIONS), MountControl)
     directory = await Driver(fs, notifier).walk("branches/short")
     refused = []
@@ -56,7 +57,7 @@ async def test_a_working_tree_that_is_being_opened_goes_with_its_branch(tmp_path
 
 async def test_a_branch_stays_where_it_is_while_a_thread_works_that_nobody_waits_for(tmp_path, nursery):
     repository = WritableRepository.create(MemoryStorage())
-    request, notifier = MountRequest(OWNERSHIP, state_root=tmp_path), FakeNotifier()
+    request, notifier = MountRequest(OWNERSHIP, working=WorkingOptions(tmp_path)), FakeNotifier()
     fs = FileSystem(repository, repository.refs(), request, notifier, Stats(OPERATIONS), MountControl)
     await Driver(fs, notifier).walk("branches/main")
     tree = fs.root.branches["main"]
