@@ -1,11 +1,11 @@
-"""What the kernel is told about a name: attributes, and for how long it may believe them."""
+"""The answer about a name: attributes, and for how long the kernel may keep them."""
 
 import stat
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 FOREVER_S: Final = 1e9
-"""A timeout of thirty years: the kernel asks again only when it is told to, or has forgotten."""
+"""A timeout of thirty years: the kernel asks again only after an invalidation, or when it has forgotten."""
 
 BLOCK_SIZE: Final = 128 * 1024
 """The preferred I/O size (`st_blksize`)."""
@@ -58,7 +58,7 @@ ABSENT_FOREVER: Final = ABSENT._replace(entry_timeout_s=FOREVER_S)
 
 @dataclass(frozen=True, slots=True)
 class Ownership:
-    """Who owns everything in a mount, and which permission bits are taken away.
+    """The owner of everything in a mount, and the permission bits that are taken away.
 
     Attributes:
         uid: The owner of all files.

@@ -1,4 +1,4 @@
-"""What has to be fetched before a question can be answered: once for all who need it, then the question again.
+"""Fetches before a question can be answered: once for all callers that need the value, then the question again.
 
 ask             on the event loop's thread: the fetch runs in a thread, and others are answered meanwhile
 ask_in_thread   in a worker thread: the fetch runs in it
@@ -33,7 +33,7 @@ async def ask[T](
         missing: What the question asked for already, where it was asked before.
 
     Raises:
-        InternalError: what was fetched is always gone again.
+        InternalError: the fetched value is always gone again.
     """
     for _ in range(_MAX_TRIES):
         if missing is not None:
@@ -42,7 +42,7 @@ async def ask[T](
             return question()
         except NotInMemoryError as more:
             missing = more
-    raise InternalError(f"what was fetched is always gone again: {missing and missing.key}")
+    raise InternalError(f"the fetched value is always gone again: {missing and missing.key}")
 
 
 def ask_in_thread[T](question: Callable[[], T], lock: threading.RLock) -> T:
@@ -65,7 +65,7 @@ class _Running:
         finished: Set when it was stored, or will never be.
         error: Why not.
         waiting: How many wait for it.
-        untaken: What was loaded and is for one of them, who stores it.
+        untaken: The loaded value that is for one of them, which stores it.
     """
 
     __slots__ = ("error", "finished", "untaken", "waiting")
@@ -78,13 +78,13 @@ class _Running:
 
 
 class Fetches:
-    """Brings into memory what `NotInMemoryError` asks for, once for all who need the same.
+    """Brings into memory what `NotInMemoryError` asks for, once for all callers that need the same.
 
-    Who waits may be cancelled, as programs are ended that wait for a store. What is under way goes on for the others,
-    and is stored for whoever comes next: it may be what exists but once, such as an open state directory.
+    A waiter may be cancelled, as programs are ended that wait for a store. A load that is under way goes on for the
+    others, and its value is stored for the next caller: it may exist but once, such as an open state directory.
 
-    Concurrency: on the event loop's thread. Between the end of a load and the retry of those who waited, others may
-    run; whoever finds that what they need is gone again asks again.
+    Concurrency: on the event loop's thread. Between the end of a load and the retry of its waiters, others may run;
+    a waiter that finds its value gone again asks again.
     """
 
     def __init__(self, threads: Threads) -> None:
@@ -95,7 +95,7 @@ class Fetches:
         return len(self._running)
 
     async def bring(self, missing: NotInMemoryError) -> None:
-        """Returns when what is missing was loaded and stored; raises what that raised."""
+        """Returns when the missing value was loaded and stored; raises the exceptions of that."""
         key = missing.key
         running = self._running.get(key)
         if running is None:
@@ -107,7 +107,7 @@ class Fetches:
         finally:
             running.waiting -= 1
             if missing.is_for_asker and not running.waiting and self._running.get(key) is running:
-                del self._running[key]  # who asks from now on wants what is true then
+                del self._running[key]  # a caller that asks from now on wants the value of then
         if running.error is not None:
             raise running.error
         if running.untaken:

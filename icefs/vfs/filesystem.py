@@ -50,7 +50,7 @@ _CONTROLLERS: Final = 32
 
 @dataclass(frozen=True, slots=True)
 class MountRequest:
-    """What shall be mounted, and how; plain facts, checked by whoever made it.
+    """What shall be mounted, and how; plain facts, checked by its maker.
 
     Attributes:
         ownership: Whose the files are.
@@ -391,7 +391,7 @@ class FileSystem:
             return await self._after(missing, lambda: directory.run_at(position))
 
     def entered(self, fh: int, run: EntryRun, first: int, end: int) -> None:
-        """Takes note of the entries of a run that the kernel was sent."""
+        """Records the entries of a run that the kernel was sent."""
         self.handles.dir(fh).entered(run, first, end)
 
     async def releasedir(self, fh: int) -> None:
@@ -476,7 +476,7 @@ class FileSystem:
 
 
 def _meter_of(storage: Storage) -> StoreMeter:
-    """Returns who counts a storage's requests, or who would if anybody did."""
+    """Returns the counter of a storage's requests, or an unused one."""
     return storage.meter if isinstance(storage, MeteredStorage) else StoreMeter()
 
 

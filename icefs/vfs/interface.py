@@ -6,8 +6,8 @@ A `Tree` answers for the inodes of one branch, tag or snapshot, or of the mount'
 can stand in front of it and pass on what it does not answer itself. None of this knows the kernel's protocol: names are
 `str`, errors are those of `icefs.errors`.
 
-Concurrency: everything here belongs to the event loop's thread and is never touched from another. What may block
-runs in a worker thread, on values that are immutable or lock for themselves, and hands its result back. A method
+Concurrency: everything here belongs to the event loop's thread and is never touched from another. Work that may
+block runs in a worker thread, on values that are immutable or lock for themselves, and hands its result back. A method
 that is not a coroutine never waits: where it would have to, it raises `NotInMemoryError`, which says what to run
 in a thread before asking again.
 """
@@ -26,11 +26,11 @@ class NotInMemoryError(Exception):
     """Something must be fetched before the same question can be answered; never leaves the VFS.
 
     Attributes:
-        key: Names what is missing; it is fetched once for all who wait for it.
+        key: Names what is missing; it is fetched once for all waiters.
         load: Fetches it, in a worker thread; what it raises answers the request.
         store: Takes the result, on the event loop's thread.
-        is_for_asker: The result is for the one who stores it and asks again at once; it is dropped if who waited has
-            gone.
+        is_for_asker: The result is for the caller that stores it and asks again at once; it is dropped if that caller
+            has gone.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class NotInMemoryError(Exception):
 
 
 class Caller(Protocol):
-    """Who asks: the process behind a request."""
+    """The caller: the process behind a request."""
 
     @property
     def uid(self) -> int:
@@ -101,7 +101,7 @@ class FileHandle(ABC):
         direct_io: The kernel shall not cache the content, nor believe `st_size`.
         nonseekable: The file is a stream: offsets mean nothing.
         wants_flush: `flush` does something.
-        reading_acts: To read carries something out, so that whoever began to wait for it waits to the end.
+        reading_acts: To read carries something out, so that a program that began to wait for it waits to the end.
     """
 
     __slots__ = ("ino",)
@@ -192,7 +192,7 @@ class DirHandle(ABC):
         """
 
     def entered(self, run: EntryRun, first: int, end: int) -> None:  # noqa: B027
-        """Takes note that the kernel now knows the run's entries `[first, end)`, each once more."""
+        """Records that the kernel now knows the run's entries `[first, end)`, each once more."""
 
     def release(self) -> None:  # noqa: B027
         """Gives back what the handle holds; it is not used again."""
@@ -308,7 +308,7 @@ class Tree(ABC):
         return self.getattr(file.ino)
 
     def forget(self, ino: int, count: int) -> None:  # noqa: B027
-        """Takes note that the kernel dropped `count` references to an inode."""
+        """Records that the kernel dropped `count` references to an inode."""
 
     def readlink(self, ino: int) -> str:
         """Returns where a symbolic link leads.
@@ -349,8 +349,8 @@ class Vfs(Protocol):
     """The file system as the adapter to the kernel sees it; see `Tree` for what the methods do and raise.
 
     Attributes:
-        wants_flush: Whether `close(2)` must be told to the file system. Where nothing is ever written, the kernel
-            is told not to, which saves a request for every file that is read.
+        wants_flush: Whether the file system needs to see each `close(2)`. Where nothing is ever written, the kernel
+            is asked not to send it, which saves a request for every file that is read.
     """
 
     wants_flush: bool
@@ -424,7 +424,7 @@ class Vfs(Protocol):
         """Returns the run of entries that holds a position, or None after the last."""
 
     def entered(self, fh: int, run: EntryRun, first: int, end: int) -> None:
-        """Takes note of the entries of a run that the kernel was sent."""
+        """Records the entries of a run that the kernel was sent."""
 
     async def releasedir(self, fh: int) -> None:
         """Takes an open directory back."""
@@ -483,7 +483,7 @@ class Notifier(Protocol):
         """How many the kernel refused."""
 
     def invalidate(self, changed: Invalidations) -> None:
-        """Makes the kernel look names up and ask for attributes again; what is open stays open."""
+        """Makes the kernel look names up and ask for attributes again; open files stay open."""
 
     async def drop_pages(self, ino: int) -> None:
         """Returns when the kernel has dropped what it cached of a file's content; requests are answered meanwhile."""

@@ -1,7 +1,7 @@
 """Names of branches and tags as file names, and back.
 
 A ref may have any name; a file name has no `/` and no NUL, is not empty, `.` or `..`, and has at most 255 bytes.
-What cannot stand is percent-encoded, `%` itself always; the empty name is `%`. A name that is too long even so has
+Any other character is percent-encoded, `%` itself always; the empty name is `%`. A name that is too long even so has
 no directory.
 """
 

@@ -28,7 +28,7 @@ class Threads:
 
         def report(future: "Future[T]") -> None:
             if future.cancelled():
-                return  # by `close`: the mount is going away, and who waits with it
+                return  # by `close`: the mount is going away, and the waiters with it
             with contextlib.suppress(trio.RunFinishedError):
                 token.run_sync_soon(finish, future)
 
@@ -42,7 +42,7 @@ class Threads:
     async def run[T](self, function: Callable[[], T], ended: Callable[[], None] | None = None) -> T:
         """Runs `function` in a thread, and returns what it returns or raises what it raises.
 
-        Who waits may be cancelled; the function is not, and ends when it ends.
+        A waiter may be cancelled; the function is not, and ends when it ends.
 
         Args:
             function: What is run.

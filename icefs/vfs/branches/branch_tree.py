@@ -150,7 +150,7 @@ class BranchTree:
         return node is not None and node.id == node_id
 
     def retire(self) -> None:
-        """Ends the branch, which was deleted; what was not committed stays in the state directory."""
+        """Ends the branch, which was deleted; uncommitted changes stay in the state directory."""
         self.tree.retire()
         if self.writable is not None:
             self.writable.close()

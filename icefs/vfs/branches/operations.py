@@ -1,4 +1,4 @@
-"""How the operations of a branch's working tree run: what they take is fetched, and the base stays under them."""
+"""How the operations of a branch's working tree run: missing values are fetched, and the base stays under them."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -1,9 +1,9 @@
 """What a branch's working tree stands on: a snapshot by path, with the branch tree's own inode numbers.
 
 A working tree asks from any thread, the branch tree belongs to the event loop's. So while a branch has a working
-tree, everything that touches the numbers goes through `Guarded`: one lock, and what is not in memory is fetched
-where that may be waited for, while on the event loop's thread `NotInMemoryError` passes through the working tree
-(whose operations succeed or fail as a whole) to whoever asks again when it is there.
+tree, everything that touches the numbers goes through `Guarded`: one lock, and values that are not in memory are
+fetched where a wait is allowed, while on the event loop's thread `NotInMemoryError` passes through the working tree
+(whose operations succeed or fail as a whole) to the caller that asks again when the value is there.
 """
 
 import os

@@ -32,7 +32,7 @@ class DirectWriters:
     """Files whose bytes come past the kernel's page cache, from the program that made them and only writes.
 
     That saves a copy of every byte and the question for `security.capability` that the kernel asks before each write:
-    two thirds of the time of a file of 1 MiB. When a file is made there is nobody else who has it open, so there are
+    two thirds of the time of a file of 1 MiB. When a file is made no other program has it open, so there are
     no pages of it, nor a mapping. A program that opens it meanwhile goes through the page cache as always, and from
     then on a write is answered only when the kernel has dropped what it had cached before.
 
@@ -73,7 +73,7 @@ class WorkingHandle(FileHandle):
     """An open file of a branch that has a working tree.
 
     Spool files are on a local disk and mostly in its page cache, so reads and writes of them happen on the event
-    loop's thread. What may have to wait for the object store, or copy a file first, goes to a thread.
+    loop's thread. A read or write that may have to wait for the object store, or copy a file first, goes to a thread.
 
     Attributes:
         number: The working tree's handle.

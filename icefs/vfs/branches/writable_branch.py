@@ -107,7 +107,7 @@ class WritableBranch(Tree):
         self._early.adopt(work)
 
     def taken(self, work: WorkTree) -> None:
-        """Has a working tree answer for what was opened before it was there."""
+        """Has a working tree answer for files that were opened before it was there."""
         self._early.finish(work, is_gone=self.below.is_gone)
         work.removed.keep()
 
@@ -119,7 +119,7 @@ class WritableBranch(Tree):
         """Has the kernel write what programs have changed through mappings, as far as it does so in a few seconds.
 
         Until then nobody knows that these files have changed. A mapping keeps its file open after the descriptor is
-        closed, and what is written when it ends comes before the file's release.
+        closed, and writes at its end come before the file's release.
         """
         if self.work is not None:
             with trio.move_on_after(_MAPPED_S):

@@ -212,7 +212,7 @@ class ArrayView:
         return NotInMemoryError(key, lambda: ask(prefix), lambda answer: remember(prefix, answer))
 
     def _unknown_keys(self) -> FormatError:
-        reason = f"its chunk keys cannot be told: {self._bad_metadata}"
+        reason = f"its chunk keys are unknown: {self._bad_metadata}"
         return FormatError(f"array {self.node.path}: {reason}", file=self.node.path, reason=reason)
 
     # Listing.
@@ -220,7 +220,7 @@ class ArrayView:
     def listing(self, level: int, prefix: Prefix) -> list[ChunkColumns]:
         """Returns the chunk entries of a directory, in one part or several; raises as `find`.
 
-        An answer that had to be fetched is given out once; whoever lists keeps it.
+        An answer that had to be fetched is given out once; the caller keeps it.
         """
         known = self._listings.pop((level, prefix), None)
         if known is not None:

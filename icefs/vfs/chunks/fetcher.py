@@ -1,9 +1,9 @@
 """Fetches bytes, and keeps what was used last in a bounded memory.
 
 Where the store can read without a thread for each request, that is how it is done, and in threads what remains.
-What is wanted now is fetched at once. What is fetched ahead waits its turn: as many at a time as hide the distance
-of the store, and no more, since beyond that threads only take the interpreter from each other. From a store nearby,
-32 threads bring 1 MiB chunks at half the speed of 4.
+Chunks that a reader waits for are fetched at once. Chunks fetched ahead wait their turn: as many at a time as hide the
+distance of the store, and no more, since beyond that threads only take the interpreter from each other. From a store
+nearby, 32 threads bring 1 MiB chunks at half the speed of 4.
 """
 
 import contextlib
@@ -35,7 +35,7 @@ type Begin = Callable[[Callable[[Data | None], None]], bool]
 
 
 class Flight:
-    """Bytes on their way, for all who wait for them.
+    """Bytes on their way, for all readers that wait for them.
 
     Attributes:
         done: Set when they have arrived, or failed to.
@@ -56,8 +56,8 @@ class _Ahead:
     """A fetch that nobody waits for yet.
 
     Attributes:
-        keys: What it brings, of which there may be several.
-        flights: The same, for whoever comes to want it.
+        keys: The keys that it brings, one or several.
+        flights: The same, for later readers.
         fetch: Brings it, in that order; blocks.
         begin: Brings the only one without a thread, if it can.
     """
@@ -78,10 +78,11 @@ class ChunkFetcher:
     """Fetches bytes in threads, each once at a time, and keeps what was used last.
 
     Concurrency: on the event loop's thread alone; only the fetching itself runs in worker threads, and touches
-    nothing here. What was fetched without them is left in `_arrived`, under `_lock`, for the event loop to take.
+    nothing here. Bytes that were fetched without them are left in `_arrived`, under `_lock`, for the event loop to
+    take.
 
     INVARIANT: `held_bytes` is the sum of the lengths of what is kept, and at most `max_bytes`.
-    INVARIANT: what waits its turn has a flight, and nobody waits for it: whoever wants it has it fetched at once.
+    INVARIANT: a fetch that waits its turn has a flight, and no reader waits for it: a reader has it launched at once.
     """
 
     def __init__(self, threads: Threads, *, max_bytes: int) -> None:
@@ -255,7 +256,7 @@ class ChunkFetcher:
         flight.done.set()
 
     async def get(self, key: Hashable, fetch: Callable[[], Data]) -> Data:
-        """Returns the bytes of a key; what `fetch` raises goes to all who wait, and is not kept."""
+        """Returns the bytes of a key; an exception of `fetch` goes to all waiters, and is not kept."""
         flight = self.start(key, fetch)
         await flight.done.wait()
         if flight.error is not None:

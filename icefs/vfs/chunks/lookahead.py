@@ -84,7 +84,7 @@ class Walks:
         return len(self._walks)
 
     def note(self, index: Prefix) -> Walk | None:
-        """Takes note of an open; returns the walk that it carries on or begins."""
+        """Records an open; returns the walk that it carries on or begins."""
         walk = self._foreseen.pop(index, None)
         if walk is not None:
             while walk.foreseen and (passed := walk.foreseen.popleft()) != index:
@@ -100,7 +100,7 @@ class Walks:
         return walk
 
     def foresee(self, walk: Walk, indices: list[Prefix]) -> None:
-        """Takes note of what a walk is thought to open next, after what was foreseen already."""
+        """Records the chunks that a walk is thought to open next, after those foreseen already."""
         for index in indices:
             if index not in self._foreseen:
                 self._foreseen[index] = walk

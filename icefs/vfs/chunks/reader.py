@@ -2,9 +2,9 @@
 
 A chunk in a local repository is a file, opened when the chunk is and read where the page cache allows without a
 thread; so is one that the disk cache keeps. Any other chunk (an object store, a virtual reference) is fetched whole,
-starting when it is opened, once for all who want it; what was fetched stays in a bounded memory. Chunks too large
-for that are fetched in blocks. Whoever goes through an array has the next chunks fetched ahead (`lookahead`), and
-neighbours that share an object in one request.
+starting when it is opened, once for all readers; it stays in a bounded memory. Chunks too large
+for that are fetched in blocks. A program that goes through an array has the next chunks fetched ahead (`lookahead`),
+and neighbours that share an object in one request.
 """
 
 import contextlib
@@ -90,8 +90,8 @@ class LocalChunkHandle(FileHandle):
         if data is not None:
             return data
         size = min(size, self._size - offset)
-        # Who is cancelled closes the file while the thread may still read, so the thread has a descriptor of its own,
-        # which whoever takes it off the list closes.
+        # A cancelled reader closes the file while the thread may still read, so the thread has a descriptor of its own;
+        # whichever takes it off the list closes it.
         fds = [os.dup(self._fd)]
         try:
             return await trio.to_thread.run_sync(self._read_blocking, fds, offset, size, abandon_on_cancel=True)
@@ -180,7 +180,7 @@ class FetchedChunkHandle(FileHandle):
         return data
 
     def release(self) -> None:
-        """Lets go of the bytes; what is still on its way goes to the memory for whoever comes next."""
+        """Lets go of the bytes; a fetch that is under way goes to the memory for the next reader."""
         self._flight = None
 
 
@@ -227,7 +227,7 @@ class CachedChunkHandle(FileHandle):
                 self._fetched = self._fall_back()
         if self._fetched is not None:
             return await self._fetched.read(offset, size)
-        assert data is not None  # whoever waits gets it
+        assert data is not None  # a waiter gets it
         return data
 
     def release(self) -> None:
@@ -307,8 +307,8 @@ def ref_key(ref: NativeRef | VirtualRef) -> Hashable:
 class ChunkOpener:
     """Opens chunks, each in the way that suits where it is.
 
-    Whoever goes through the chunks of an array gets the next ones fetched ahead: one when the walk is recognised,
-    then twice as many each time, up to `MAX_AHEAD`, and within a share of the memory.
+    A program that goes through the chunks of an array gets the next ones fetched ahead: one when the walk is
+    recognised, then twice as many each time, up to `MAX_AHEAD`, and within a share of the memory.
     """
 
     def __init__(self, fetcher: ChunkFetcher, storage: Storage) -> None:
@@ -391,7 +391,7 @@ class ChunkOpener:
             # Neighbours in one object are one request, however many they are.
             room = min(_PACKED_AHEAD_BYTES * doubled**2, _MAX_PACKED_AHEAD_BYTES)
             wanted = max(wanted, min(room // size, _MAX_PACKED_AHEAD))
-        # What is fetched ahead must not push out what was fetched ahead before it was read.
+        # Chunks fetched ahead must not push out earlier ones before they were read.
         room = self.fetcher.max_bytes // 2 // (1 + len(walks)) // size
         return min(wanted, max(1, room))
 

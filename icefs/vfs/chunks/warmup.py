@@ -1,6 +1,6 @@
-"""Fills the disk cache with the chunks of a part of a tree, ahead of whoever is going to read them.
+"""Fills the disk cache with the chunks of a part of a tree, ahead of their readers.
 
-Virtual chunks are among them, as far as they may be followed and have a checksum: what has none is not kept (see
+Virtual chunks are among them, as far as they may be followed and have a checksum: others are not kept (see
 `engine.read.virtual`). Native chunks of a local repository are not: they are here.
 """
 

@@ -1,7 +1,8 @@
 """The way out of a rebase that met conflicts in a mounted branch: which side to choose, or what to discard.
 
 A conflict over chunks or over a deletion has sides, and a rebase can choose one. All other conflicts have none: the
-change has to be discarded, and made again on top of what others have committed. What to discard depends on the kind:
+change has to be discarded, and made again on top of what others have committed. The change to discard depends on the
+kind:
 
     NewNodeConflictsWithExistingNode      the group's zarr.json where both made a group; else the whole node
     NewNodeInInvalidGroup                 all below the array that others have made above the node

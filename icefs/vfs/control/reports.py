@@ -19,7 +19,7 @@ from icefs.worktree.tree import WorkTree
 from icefs.worktree.upload.background import BackgroundUploads
 
 MAX_LOG: Final = 100_000
-"""Histories are told up to this many snapshots."""
+"""Histories are shown up to this many snapshots."""
 
 _MAX_AHEAD: Final = 10_000
 

@@ -43,7 +43,7 @@ class Answer(Protocol):
 
 @runtime_checkable
 class Abandonable(Protocol):
-    """An answer that can be called off: what it reports on is cancelled where that is still possible."""
+    """An answer that can be called off: its job is cancelled where that is still possible."""
 
     def abandon(self) -> None:
         """Cancels, as no program will ask for the rest."""

@@ -60,12 +60,12 @@ class FirstTimes:
         return self.chunks(node_id).of(chunk_index) * NS_PER_US
 
     def known_chunk_ns(self, node_id: NodeId, chunk_index: Sequence[int]) -> int | None:
-        """Returns the time of a chunk if it can be told without reading."""
+        """Returns the time of a chunk if it is known without reading."""
         found = self.known_chunks(node_id)
         return None if found is None else found.of(chunk_index) * NS_PER_US
 
     def known_chunks(self, node_id: NodeId) -> ChunkTimes | None:
-        """Returns what `chunks` returns if it can be told without reading."""
+        """Returns the same as `chunks` if it is known without reading."""
         return self._uniform if self._times is None else self._times.known_chunks(self.origin(node_id))
 
     def origin(self, node_id: NodeId) -> NodeId:
@@ -73,7 +73,7 @@ class FirstTimes:
         return self._origins.get(node_id, node_id)
 
     def rename(self, arrays: Mapping[NodeId, NodeId]) -> None:
-        """Takes note which arrays (of the values) the chunks of others (the keys) are from, all at once."""
+        """Records from which arrays (the values) the chunks of others (the keys) are, all at once."""
         self._origins |= {new: self.origin(old) for new, old in arrays.items()}
 
 

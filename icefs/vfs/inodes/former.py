@@ -1,8 +1,8 @@
 """The numbers and times that an array's chunks had before a directory of them was renamed.
 
 A directory of chunks that is renamed within a working tree and committed has other chunk indices then, perhaps in
-another array. What the kernel knows of it keeps its numbers: they are computed from the place it had, as it was at
-the commit (see `worktree.model.kept_regions`).
+another array. The files that the kernel knows keep their numbers: these are computed from the place it had, as it was
+at the commit (see `worktree.model.kept_regions`).
 """
 
 import threading
@@ -64,7 +64,7 @@ class FormerArray:
         time_ns = self._history.time_ns(epoch)
         if is_chunk and not epoch:
             if self._first is None:
-                return None  # so nobody was told of any
+                return None  # so the kernel has seen none
             time_ns = self._first.of(prefix) * NS_PER_US
         with self._lock:
             try:

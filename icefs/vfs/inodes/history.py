@@ -1,8 +1,8 @@
 """When each path of a tree changed last, as far as the mount has seen it.
 
 A branch tree lives through epochs: epoch 0 is the tip that the mount found, and each move of the tip begins the
-next one. What did not change keeps its epoch, and so its time of last change and its inode number; what changed
-belongs to the new one. An immutable tree never leaves epoch 0. What a commit of this mount renames takes its epochs
+next one. Unchanged things keep their epoch, and so their time of last change and their inode number; changed ones
+belong to the new one. An immutable tree never leaves epoch 0. Renames that a commit of this mount makes take epochs
 along (see `renaming`).
 
 Nothing is kept for what never changed, and 12 bytes for a chunk that did.
@@ -45,13 +45,13 @@ class ChunkEpochs:
         return len(self._keys)
 
     def copy(self) -> "ChunkEpochs":
-        """Returns what is known now, for whoever must not see later changes; costs nothing."""
+        """Returns a copy that later changes do not touch; costs nothing."""
         copied = ChunkEpochs(self.since)
         copied._layout, copied._keys, copied._epochs = self._layout, self._keys, self._epochs
         return copied
 
     def change(self, columns: Sequence[U32], epoch: int) -> None:
-        """Takes note that chunks changed, given by their indices as one column per dimension, in a new epoch."""
+        """Records that chunks changed, given by their indices as one column per dimension, in a new epoch."""
         if not columns:
             self.change_all(epoch)
             return
@@ -77,7 +77,7 @@ class ChunkEpochs:
         self._keys, self._epochs = keys[order], epochs[order]
 
     def change_all(self, epoch: int) -> None:
-        """Takes note that the array changed as a whole."""
+        """Records that the array changed as a whole."""
         self.since, self._layout, self._keys, self._epochs = epoch, None, _EMPTY_KEYS, _EMPTY_EPOCHS
 
     def of(self, chunk_index: Sequence[int]) -> int:
@@ -167,12 +167,12 @@ class History:
     # What changed.
 
     def change_files(self, paths: Iterable[str], epoch: int) -> None:
-        """Takes note that metadata files were made, deleted or rewritten, given by their nodes' paths."""
+        """Records that metadata files were made, deleted or rewritten, given by their nodes' paths."""
         for path in paths:
             self._files[path] = epoch
 
     def change_dirs(self, paths: Iterable[str], epoch: int) -> None:
-        """Takes note that something at or below directories changed."""
+        """Records that something at or below directories changed."""
         for path in paths:
             self._dirs[path] = epoch
 

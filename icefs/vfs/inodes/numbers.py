@@ -215,7 +215,7 @@ class ArrayNumbers:
         return self.numbers(columns, np.array([self.dir_epoch(row) for row in rows], np.uint32), 0)
 
     def renew_dirs(self, prefix: Prefix, epoch: int) -> None:
-        """Takes note that the directory of a prefix, with what is below it, went elsewhere with its numbers."""
+        """Records that the directory of a prefix, with everything below it, went elsewhere with its numbers."""
         for known in [known for known in self.dir_epochs if known[: len(prefix)] == prefix]:
             del self.dir_epochs[known]
         self.dir_epochs[prefix] = epoch

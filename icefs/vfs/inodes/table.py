@@ -1,4 +1,4 @@
-"""Inode numbers: who answers for one, and how those of a million chunks are numbered without remembering any.
+"""Inode numbers: the tree that each belongs to, and those of a million chunks, numbered without remembering any.
 
 All numbers of a mount come from one `InodeSpace`, which hands out consecutive ranges and finds the range that a
 number lies in. A tree takes a small range for its directories and metadata files (a table), and one for each
@@ -41,7 +41,7 @@ _SLACK_UP_TO_BITS: Final = 40
 """Arrays whose chunk indices need no more bits than this get room to double along each dimension."""
 
 MAX_PACKED_BITS: Final = 52
-"""Arrays that need more are numbered by a table; a few thousand ranges of this size fit beside each other."""
+"""Arrays that need more are numbered by a table; a few thousand ranges of this size fit next to each other."""
 
 
 @dataclass(slots=True)
@@ -51,7 +51,7 @@ class Range:
     Attributes:
         start: The first number.
         end: One past the last.
-        tree: Who answers for them.
+        tree: The tree that they belong to.
         content: What the tree needs to know which of its ranges this is.
     """
 
@@ -126,7 +126,7 @@ class InodeSpace:
             self._drop(self._of_tree.pop(id(tree), []))
 
     def drop_ranges(self, tree: Tree, which: Iterable[Range]) -> None:
-        """Forgets some ranges of a tree: whoever still asks for one of their numbers is told that it is gone."""
+        """Forgets some ranges of a tree: their numbers are gone (ESTALE) from then on."""
         with self._lock:
             gone = {one.start for one in which}
             own = self._of_tree.get(id(tree), [])

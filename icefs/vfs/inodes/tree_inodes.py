@@ -1,7 +1,7 @@
 """The inode numbers and times of one tree, whichever snapshot it shows.
 
-A tree of a tag or snapshot shows one snapshot, a branch's one after another. What outlives each of them is here: which
-number a directory or file has, and when it changed (see `history`). Nothing here reads a snapshot.
+A tree of a tag or snapshot shows one snapshot, a branch's one after another. The facts that outlive each of them are
+here: which number a directory or file has, and when it changed (see `history`). Nothing here reads a snapshot.
 """
 
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
@@ -52,7 +52,7 @@ class TreeInodes:
 
     INVARIANT: what a number stands for never changes its content; what changes gets another number.
 
-    Concurrency: belongs to the event loop's thread, or to whoever holds the lock of the tree's `Guarded`.
+    Concurrency: belongs to the event loop's thread, or to the thread that holds the lock of the tree's `Guarded`.
     """
 
     def __init__(

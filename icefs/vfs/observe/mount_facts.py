@@ -1,4 +1,4 @@
-"""What `info.json` tells of a mount, beside what the file system knows itself: how it was made, and its options now."""
+"""The facts of a mount in `info.json` that the file system does not know itself: its start, and its options now."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,7 +15,7 @@ class MountFacts:
     ) -> None:
         """Takes the facts that do not change, such as `version` and `mountpoint`, the options, and the service's state.
 
-        All are JSON. What is None or empty is left out.
+        All are JSON. Facts that are None or empty are left out.
         """
         self._facts = dict(facts or {})
         self._options = dict(options or {})

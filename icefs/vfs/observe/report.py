@@ -46,8 +46,8 @@ _HELP: Final = {
     "chunks_opened_cached_total": "Chunks that were opened in the disk cache.",
     "branch_moves_total": "Branches that were seen to move.",
     "manifest_refs": "Chunk references of manifests in memory.",
-    "kernel_told_total": "Names and inodes that the kernel was told to forget.",
-    "kernel_refused_total": "Names and inodes that the kernel refused to forget.",
+    "kernel_told_total": "Names and inodes that were invalidated in the kernel.",
+    "kernel_refused_total": "Names and inodes whose invalidation the kernel refused.",
     "disk_cache_max_bytes": "What the disk cache grows to.",
     "disk_cache_used_bytes": "What the disk cache takes, of all mounts that share it.",
     "disk_cache_queued_bytes": "Bytes that wait to be written to the disk cache.",
@@ -111,7 +111,7 @@ class Observed(Protocol):
 class Observer:
     """Observes one mount.
 
-    Concurrency: `look` and `run` on the event loop's thread; what they return is worked on in any other.
+    Concurrency: `look` and `run` on the event loop's thread; any other works on their results.
     """
 
     def __init__(self, fs: Observed, meter: StoreMeter, facts: MountFacts) -> None:

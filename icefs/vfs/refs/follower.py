@@ -63,7 +63,7 @@ class Follower:
         self._lock = trio.Lock()
 
     async def refresh(self) -> dict[str, Any]:
-        """Reads the refs, takes over what changed, and returns when the kernel has been told.
+        """Reads the refs, takes over what changed, and returns when the invalidations were sent.
 
         Returns:
             What changed, in JSON.

@@ -33,7 +33,7 @@ class ArrayAdvance:
         after: The array after the advance; None if it is gone.
         layout: How the keys were written before, or None if that is unknown.
         changed: The chunks that changed, one column per dimension; None if any may have.
-        top_names: The names in the array's directory that may lead elsewhere, where that is all that is told.
+        top_names: The names in the array's directory that may lead elsewhere, where no more is known.
         gone_dirs: The directories above chunks that are gone, by the count of their coordinates, as columns.
         among_nodes: Where nodes lie below the array: the chunks whose names may be in directories of those nodes.
         cut_names: The names in the array's directory below which chunks may lie that the grid no longer reaches.
@@ -122,7 +122,7 @@ def _whole(old: Session, before: NodeSnapshot, after: NodeSnapshot | None) -> Ar
     if len(layout.widths) > 1 and layout.widths[0] == 0:
         advance.top_names = [b"c"]
         return advance
-    # Names that cannot be told because a manifest cannot be read were never told to the kernel either.
+    # The kernel never learnt names that are unknown because a manifest cannot be read.
     with suppress(FormatError, StorageError):
         chunks = old.array_chunks(before)
         if len(layout.widths) > 1:
@@ -149,7 +149,7 @@ def _detailed(old: Session, new: Session, before: NodeSnapshot, after: NodeSnaps
         elif len(advance.layout.widths) > 1:
             try:
                 advance.gone_dirs = _gone_dirs(now, advance.changed)
-            except (FormatError, StorageError):  # whatever may be gone, the array's directory is looked at anew
+            except (FormatError, StorageError):  # whatever may be gone, the array's directory is looked at again
                 advance.top_names = _whole(old, before, after).top_names
     if _is_cut(before, after):
         whole = _whole(old, before, after)

@@ -1,7 +1,7 @@
 """A snapshot tree goes from one snapshot to the next, and the kernel has to ask again for what leads elsewhere.
 
-All names that lead elsewhere are found before the tree changes, from what the kernel may know of it. The kernel need
-not be told of contents: what changed has another inode number, and the old number is stale, which makes the kernel look
+All names that lead elsewhere are found before the tree changes, from what the kernel may know of it. Contents need no
+invalidation: changed files have other inode numbers, and the old number is stale, which makes the kernel look
 the name up again even where an invalidation is late.
 """
 
@@ -76,7 +76,7 @@ class Advancer:
         elif not advance.changed or len(advance.changed[0]):
             self._inodes.history.change_chunks(after.id).change(advance.changed, epoch)
 
-    # What the kernel is told. All of this runs before the tree changes, and asks what the kernel may know from before.
+    # The invalidations. All of this runs before the tree changes, and asks what the kernel may know from before.
 
     def _changed_nodes(self, advance: Advance) -> Iterator[Entry]:
         old, new = self._tree.session, advance.session

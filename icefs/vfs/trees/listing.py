@@ -138,7 +138,7 @@ class Listing(DirHandle):
         Args:
             ino: The directory's inode.
             begin: Returns the directory's sections as they are now; may raise `NotInMemoryError`.
-            note: Is told which entries the kernel was sent.
+            note: Gets the entries that the kernel was sent.
         """
         super().__init__(ino)
         self._begin = begin

@@ -55,7 +55,7 @@ class Renaming:
         files: The new paths of the nodes whose zarr.json is what it was, by the old ones.
         same: The old paths of the nodes that are what they were, with all their chunks, by the new ones.
         arrays: The arrays whose numbers go along.
-        left: The arrays whose chunks are all elsewhere: what is there now is numbered anew.
+        left: The arrays whose chunks are all elsewhere: the present ones get new numbers.
         departed: The numbers of arrays with the prefixes at which directories were renamed away.
         regions: The directories of chunks that are elsewhere, by new path.
         names: New path, number and time of what lies in such directories of more than one array, name by name.
@@ -88,7 +88,7 @@ def plan_renaming(
 ) -> Renaming | None:
     """Works out what a commit renames; in a worker thread. None if there is nothing of the kind.
 
-    What cannot be read does not keep its numbers.
+    Unreadable arrays do not keep their numbers.
 
     Args:
         inodes: The numbers of the branch, which shows `old`.
@@ -178,7 +178,7 @@ class _Planning:
         old = self._old
         others = [other for above in _arrays_above(old, path) if above != node.path and (other := _array(old, above))]
         if old.has_children(f"/{path}") or any(_prefix_in(other, None, path) is not None for other in others):
-            self._list(path)  # whose chunks these are cannot be told by their names alone
+            self._list(path)  # their names alone do not say whose chunks these are
         else:
             self._plan.regions[now] = Region(former, path[len(node_prefix(node.path)) :])
 
@@ -314,7 +314,7 @@ class AppliedRenaming:
         self._inodes.history.keep_dirs(self._plan.same | moves)
 
     def finish(self, epoch: int) -> None:
-        """Lets numbers and times follow; the tree's history has taken note of the advance already."""
+        """Lets numbers and times follow; the tree's history has recorded the advance already."""
         inodes, plan = self._inodes, self._plan
         inodes.rename_arrays(plan.left, [(array.before, array.after) for array in plan.arrays])
         for node in plan.left:

@@ -140,7 +140,7 @@ class SnapshotTree(Tree):
     # What is shown.
 
     def show(self, session: Session) -> None:
-        """Shows another snapshot from now on; whoever calls this has begun an epoch for what differs."""
+        """Shows another snapshot from now on; the caller has begun an epoch for the differences."""
         self.snapshot_id = session.snapshot_id
         self.files = self._files_of(session)
 
@@ -156,7 +156,7 @@ class SnapshotTree(Tree):
         Times of an immutable tree go, too: the kernel remembers trees that nobody looks at any more.
         """
         self.files = self._files_of(None)
-        if self.is_immutable and not self.is_gone:  # what is open of one that is gone keeps its time
+        if self.is_immutable and not self.is_gone:  # an open file of one that is gone keeps its time
             self.inodes.begin(self.snapshot_id, self.inodes.history.time_ns(0) // NS_PER_US)
 
     def retire(self) -> None:
