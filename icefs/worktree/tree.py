@@ -79,7 +79,7 @@ class TreeOptions:
         allocate_ino: Returns an inode number that no base uses, another one at every call.
         repository: Identifies the repository; a tree of another one is refused. Without secrets.
         branch: The branch.
-        place: Where it is mounted, for people; empty where that is not known.
+        mountpoint: The directory that it is mounted on, for people; empty where that is not known.
         base: The snapshot that a new tree stands on; an existing one has its own.
         file: Mode and owner of what the base provides.
         directory: The same for directories.
@@ -102,7 +102,7 @@ class TreeOptions:
     open_journal: Callable[[Path], Journal] = Journal
     files_ahead: int = 0
     first_id: int = ROOT_ID + 1
-    place: str = ""
+    mountpoint: str = ""
 
 
 class WorkTree:
@@ -132,7 +132,8 @@ class WorkTree:
         """
         self.directory = directory
         self._staged: StagedAt | None = None
-        self.repository, self.branch, self._place = options.repository, options.branch, options.place
+        self.repository, self.branch = options.repository, options.branch
+        self._mountpoint = options.mountpoint
         check_version(directory)
         self._lock = make_and_lock(directory, options.io)
         self.uploads: BackgroundUploads | None = None
@@ -194,8 +195,9 @@ class WorkTree:
         self._write_info(self.recovery.entries)
 
     def _write_info(self, entries: int) -> None:
-        place = self._place or getattr(read_info(self.directory), "place", "")
-        write_info(self.directory, StateInfo(self.repository, self.branch, self._core.base, entries, place))
+        known = read_info(self.directory)
+        mountpoint = self._mountpoint or ("" if known is None else known.mountpoint)
+        write_info(self.directory, StateInfo(self.repository, self.branch, self._core.base, entries, mountpoint))
 
     def close(self) -> None:
         """Writes what is not written yet and gives the state directory free; open handles are lost.

@@ -93,7 +93,7 @@ def find_sessions(state_root: Path) -> list[Session]:
 def _describe(tree: LeftTree) -> Session:
     directory, info = tree.directory, tree.info
     size_bytes, changed_at = _usage(directory)
-    mountpoint = info.place or None
+    mountpoint = info.mountpoint or None
     count, base = tree.num_changes, info.base
     if tree.is_in_use:
         count, shown = _ask_mount(mountpoint, info.branch)

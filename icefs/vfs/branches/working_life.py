@@ -179,7 +179,7 @@ class WorkingLife:
                 allocate_ino=self.numbers.allocate,
                 repository=redact(repository.storage.url),
                 branch=self._below.identity.name,
-                place=settings.options.mountpoint,
+                mountpoint=settings.options.mountpoint,
                 base=str(session.snapshot_id),
                 file=perm(look.file_mode),
                 directory=perm(look.dir_mode),

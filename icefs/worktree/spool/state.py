@@ -9,7 +9,7 @@
         spool.lost/ bytes of which nobody knows any more what file they were of (`recovery`)
         damaged/    databases that others took the place of (`opening`)
 
-The hash is of the repository's URL, the branch and, if given, the place; the words before it are for people.
+The hash is of the repository's URL, the branch and, if given, the mountpoint; the words before it are for people.
 """
 
 import contextlib
@@ -53,26 +53,32 @@ class StateInfo:
         branch: The branch.
         base: The snapshot that the tree stood on when it was last closed, or opened.
         entries: The files, directories and whiteouts it had then; -1 while it is not known.
-        place: Where it was mounted; empty where that is not known.
+        mountpoint: The directory that it was mounted on; empty where that is not known.
     """
 
     repository: str
     branch: str
     base: str
     entries: int
-    place: str = ""
+    mountpoint: str = ""
+
+    def to_json(self) -> dict[str, str | int]:
+        """Describes it as `info.json` does."""
+        facts = asdict(self)
+        facts["place"] = facts.pop("mountpoint")
+        return facts
 
 
-def state_dir_for(state_root: Path, repository_url: str, branch: str, place: str = "") -> Path:
+def state_dir_for(state_root: Path, repository_url: str, branch: str, mountpoint: str = "") -> Path:
     """Returns the state directory of a branch of a repository; the same one at every call.
 
     Args:
         state_root: Where all of them are.
         repository_url: Identifies the repository.
         branch: The branch's name.
-        place: Tells working trees of one branch apart, such as a mountpoint.
+        mountpoint: Tells the working trees of one branch apart.
     """
-    key = json.dumps([repository_url, branch, place])
+    key = json.dumps([repository_url, branch, mountpoint])
     digest = hashlib.sha256(key.encode(errors="surrogateescape")).hexdigest()[:16]
     words = [re.sub(r"[^A-Za-z0-9._]+", "_", word).strip("._")[-40:] for word in (repository_url, branch)]
     return state_root / "-".join([*(word for word in words if word), digest])
@@ -117,7 +123,7 @@ def write_info(directory: Path, info: StateInfo) -> None:
     """
     path = directory / f"{INFO_NAME}.new"
     try:
-        path.write_text(sealed({VERSION_KEY: STATE_VERSION, **asdict(info)}))
+        path.write_text(sealed({VERSION_KEY: STATE_VERSION, **info.to_json()}))
         path.replace(directory / INFO_NAME)
     except OSError as error:
         with contextlib.suppress(OSError):
@@ -163,22 +169,22 @@ def same_repository(one: object, other: str) -> bool:
     return one == other or (isinstance(one, str) and one[:1] == other[:1] == "/" and real_path(one) == real_path(other))
 
 
-def find_directory(state_root: Path, repository: str, branch: str, place: str) -> Path:
-    """Returns the state directory of a branch that is to be mounted at a place, however both are spelled.
+def find_directory(state_root: Path, repository: str, branch: str, mountpoint: str) -> Path:
+    """Returns the state directory of a branch that is to be mounted on a directory, however both are spelled.
 
     Raises:
         AccessDeniedError: working trees cannot be looked for.
     """
     repository = real_path(repository) if repository.startswith("/") else repository
-    directory = state_dir_for(state_root, repository, branch, place)
+    directory = state_dir_for(state_root, repository, branch, mountpoint)
     if not has_state(directory) and state_root.is_dir():
         for other in sorted(state_root.iterdir()):
             info = read_info(other)
             if (
                 info is not None
                 and info.branch == branch
-                and info.place
-                and real_path(info.place) == place
+                and info.mountpoint
+                and real_path(info.mountpoint) == mountpoint
                 and same_repository(info.repository, repository)
             ):
                 return other

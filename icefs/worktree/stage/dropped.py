@@ -14,7 +14,7 @@ from icefs.format.chunk_indices import ChunkIndices, pack_keys
 from icefs.format.manifest.refs import ArrayRefs
 from icefs.format.snapshot.nodes import NodeSnapshot, NodeType
 from icefs.format.zarr_json import ZarrMetadata
-from icefs.worktree.stage.places import BaseChunks, GridArray
+from icefs.worktree.stage.chunk_dirs import BaseChunks, GridArray
 from icefs.worktree.stage.staged import Dropped, StagedArray
 
 _NONE: Final = ChunkIndices([], 0)

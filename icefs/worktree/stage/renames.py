@@ -17,8 +17,8 @@ from icefs.format.snapshot.nodes import NodeSnapshot
 from icefs.words import plural
 from icefs.worktree.base import BaseAttr, BaseEntry
 from icefs.worktree.freeze.differences import Region
+from icefs.worktree.stage.chunk_dirs import BaseChunks, ChunkDir, ChunkDirs, covered_rows
 from icefs.worktree.stage.dropped import outside
-from icefs.worktree.stage.places import BaseChunks, Place, Places, covered_rows
 from icefs.zarr.invalid import Invalid
 from icefs.zarr.keys import metadata_key, node_prefix
 
@@ -58,11 +58,11 @@ class Renames:
         nodes: The base nodes that are elsewhere, by their new path.
     """
 
-    def __init__(self, base: Session, chunks: BaseChunks, regions: list[Region], base_places: Places) -> None:
+    def __init__(self, base: Session, chunks: BaseChunks, regions: list[Region], base_chunk_dirs: ChunkDirs) -> None:
         self._base = base
         self._chunks = chunks
         self._regions = regions
-        self._base_places = base_places
+        self._base_chunk_dirs = base_chunk_dirs
         self.nodes: dict[str, NodeSnapshot] = {}
         for region in regions:
             excluded = frozenset(region.excluded)
@@ -71,51 +71,55 @@ class Renames:
                     self.nodes[_moved(node.path, region)] = node
 
     def chunks(
-        self, places: Places, has_array_below: Callable[[str], bool]
+        self, chunk_dirs: ChunkDirs, has_array_below: Callable[[str], bool]
     ) -> Iterator[RenamedChunks | RenamedFile | Invalid]:
         """Yields what becomes of the chunks in renamed directories.
 
         Args:
-            places: Those of the new hierarchy.
+            chunk_dirs: Those of the new hierarchy.
             has_array_below: Tells whether an array lies below a node path of the new hierarchy.
         """
         for region in self._regions:
             excluded = frozenset(region.excluded)
-            for place in self._sources(region, excluded):
-                node = self._base.node(place.array.path)
-                directory = _join(node_prefix(node.path), place)
-                rows = self._rows(node, place, directory, region)
+            for chunk_dir in self._sources(region, excluded):
+                node = self._base.node(chunk_dir.array.path)
+                directory = _join(node_prefix(node.path), chunk_dir)
+                rows = self._rows(node, chunk_dir, directory, region)
                 if not len(rows):
                     continue
                 target = _moved(f"/{directory}", region)[1:]
-                there = places.of(target)
+                there = chunk_dirs.of(target)
                 if not there:
                     yield Invalid(target, f"holds {plural(len(rows), 'chunk')}, but there is no array above it")
-                elif there[0].fits(place) and not has_array_below(f"/{target}"):
-                    yield _columns(node, place, there[0], rows)
+                elif there[0].fits(chunk_dir) and not has_array_below(f"/{target}"):
+                    yield _columns(node, chunk_dir, there[0], rows)
                 else:
-                    yield from _singly(node, place, rows, region)
+                    yield from _singly(node, chunk_dir, rows, region)
 
-    def _sources(self, region: Region, excluded: frozenset[str]) -> Iterator[Place]:
+    def _sources(self, region: Region, excluded: frozenset[str]) -> Iterator[ChunkDir]:
         """Yields where chunks lie in a region: in an array above it, and in each array in it."""
-        yield from (place for place in self._base_places.of(region.base_path) if place.level)
+        yield from (chunk_dir for chunk_dir in self._base_chunk_dirs.of(region.base_path) if chunk_dir.level)
         for node in self._base.list_nodes(f"/{region.base_path}"):
             if node.array is not None and not _is_covered(node.path[1:], excluded):
-                yield from (place for place in self._base_places.of(node.path[1:]) if not place.level)
+                yield from (chunk_dir for chunk_dir in self._base_chunk_dirs.of(node.path[1:]) if not chunk_dir.level)
 
-    def _rows(self, node: NodeSnapshot, place: Place, directory: str, region: Region) -> ArrayRefs:
+    def _rows(self, node: NodeSnapshot, chunk_dir: ChunkDir, directory: str, region: Region) -> ArrayRefs:
         refs = self._chunks.refs(node)
-        start, end = refs.range(place.prefix)
+        start, end = refs.range(chunk_dir.prefix)
         rows = np.zeros(len(refs), np.bool_)
         rows[start:end] = True
         stem = f"{directory}/" if directory else ""
         gone = []
         for path in region.excluded:
             if path.startswith(stem):
-                index = place.prefix
-                level = place.level
+                index = chunk_dir.prefix
+                level = chunk_dir.level
                 for name in path[len(stem) :].split("/"):
-                    part = place.array.layout.parse_component(level, name) if level < place.array.layout.depth else None
+                    part = (
+                        chunk_dir.array.layout.parse_component(level, name)
+                        if level < chunk_dir.array.layout.depth
+                        else None
+                    )
                     if part is None:
                         break
                     index, level = index + part, level + 1
@@ -126,10 +130,10 @@ class Renames:
         return refs if rows.all() else refs.select(rows)
 
 
-def _join(prefix: str, place: Place) -> str:
-    """Returns the base path of the directory that a place is, given the prefix of its array's keys."""
-    layout, names, index = place.array.layout, [], list(place.prefix)
-    for level in range(place.level):
+def _join(prefix: str, chunk_dir: ChunkDir) -> str:
+    """Returns the base path of a directory of chunks, given the prefix of its array's keys."""
+    layout, names, index = chunk_dir.array.layout, [], list(chunk_dir.prefix)
+    for level in range(chunk_dir.level):
         width = layout.widths[level]
         names.append(layout.format_component(level, index[:width]))
         index = index[width:]
@@ -152,12 +156,12 @@ def _is_covered(path: str, excluded: frozenset[str]) -> bool:
     return False
 
 
-def _columns(node: NodeSnapshot, place: Place, there: Place, rows: ArrayRefs) -> RenamedChunks:
-    is_same = there.prefix == place.prefix
+def _columns(node: NodeSnapshot, chunk_dir: ChunkDir, there: ChunkDir, rows: ArrayRefs) -> RenamedChunks:
+    is_same = there.prefix == chunk_dir.prefix
     if not is_same:
         count = len(rows)
         fixed = [np.full(count, coordinate, np.uint32) for coordinate in there.prefix]
-        rows = replace(rows, indices=ChunkIndices([*fixed, *rows.coords[len(place.prefix) :]], count))
+        rows = replace(rows, indices=ChunkIndices([*fixed, *rows.coords[len(chunk_dir.prefix) :]], count))
     # What lies outside of a smaller grid goes as it does when an array is resized where it is.
     cut = outside(rows, there.array.grid_shape)
     if not cut.any():
@@ -165,9 +169,9 @@ def _columns(node: NodeSnapshot, place: Place, there: Place, rows: ArrayRefs) ->
     return RenamedChunks(node, there.array.path, rows.select(~cut), is_same, rows.select(cut))
 
 
-def _singly(node: NodeSnapshot, place: Place, rows: ArrayRefs, region: Region) -> Iterator[RenamedFile]:
+def _singly(node: NodeSnapshot, chunk_dir: ChunkDir, rows: ArrayRefs, region: Region) -> Iterator[RenamedFile]:
     prefix = node_prefix(node.path)
     for index, length in zip(rows.indices, rows.lengths.tolist(), strict=True):
-        base_path = prefix + place.array.layout.format(index)
+        base_path = prefix + chunk_dir.array.layout.format(index)
         directory, _, name = _moved(f"/{base_path}", region)[1:].rpartition("/")
         yield RenamedFile(directory, name, BaseEntry(base_path, BaseAttr(0, False, length, -1)))

@@ -5,7 +5,7 @@ from what stands in the place of something else. Bytes that are still those of a
 name, are committed as the base's own reference. Other names are untracked.
 
     differences   the upper entries of the tree, by directory
-    places        which array the names in a directory are chunks of
+    chunk_dirs    which array the names in a directory are chunks of
     renames       renamed directories of the base, as columns
     dropped       chunks for which a rewritten zarr.json has no place
     unfit         chunks of a size that their array's codecs rule out
@@ -30,9 +30,9 @@ from icefs.worktree.base import BaseEntry, join
 from icefs.worktree.freeze.differences import differences
 from icefs.worktree.freeze.frozen import FrozenFile, FrozenTree
 from icefs.worktree.model import lost
+from icefs.worktree.stage.chunk_dirs import BaseChunks, ChunkDir, ChunkDirs, GridArray
 from icefs.worktree.stage.dropped import DroppedChunks, contained, outside, outside_reason
 from icefs.worktree.stage.holding import OPEN, Holding
-from icefs.worktree.stage.places import BaseChunks, GridArray, Place, Places
 from icefs.worktree.stage.renames import RenamedChunks, RenamedFile, Renames
 from icefs.worktree.stage.staged import Dropped, LeftOpen, Source, Staged, StagedArray, source_size
 from icefs.worktree.stage.unfit import UnfitChunks
@@ -87,13 +87,13 @@ class _Staging:
         self._base = base
         self._paths = frozenset(base.snapshot.paths)
         self._chunks = BaseChunks(base)
-        self._base_places = Places(self._base_array)
-        self._places = Places(self._array)
+        self._base_chunk_dirs = ChunkDirs(self._base_array)
+        self._chunk_dirs = ChunkDirs(self._array)
         self._metadata: dict[str, ZarrMetadata] = {}
         self._gone: set[str] = set()
         self._staged = Staged()
         self._found = differences(frozen.root)
-        self._renames = Renames(base, self._chunks, self._found.regions, self._base_places)
+        self._renames = Renames(base, self._chunks, self._found.regions, self._base_chunk_dirs)
         self._whole: dict[str, str] = {}
         self._dropped = DroppedChunks(base, self._chunks)
         self._retyped: set[str] = set()
@@ -221,9 +221,9 @@ class _Staging:
     def _hidden_prefixes(self, node: NodeSnapshot) -> list[ChunkIndex]:
         found = []
         for directory, names in self._found.hidden.items():
-            for place in self._base_places.of(directory):
-                if place.array.path == node.path:
-                    found += [index for name in names if (index := place.read(name)) is not None]
+            for chunk_dir in self._base_chunk_dirs.of(directory):
+                if chunk_dir.array.path == node.path:
+                    found += [index for name in names if (index := chunk_dir.read(name)) is not None]
         return found
 
     # Arrays.
@@ -257,11 +257,11 @@ class _Staging:
     def _hide_chunks(self, directory: str, names: list[str]) -> None:
         """Notes the chunks of the base that are not to be seen any more."""
         found: dict[str, list[ChunkIndex]] = {}
-        places = self._base_places.of(directory)
-        for name in names if places else ():
-            for place in places:
-                index = place.read(name)
-                path = place.array.path
+        chunk_dirs = self._base_chunk_dirs.of(directory)
+        for name in names if chunk_dirs else ():
+            for chunk_dir in chunk_dirs:
+                index = chunk_dir.read(name)
+                path = chunk_dir.array.path
                 if path in self._holding.kept:
                     continue
                 if index is not None and (path in self._retyped or self._known(path) is not None):
@@ -275,21 +275,21 @@ class _Staging:
 
     def _delete(self, path: str, indices: ChunkIndices) -> None:
         node, array = self._base.node(path), self._array(path)
-        assert node.array is not None  # only arrays have places
+        assert node.array is not None  # only arrays have such directories
         if array is not None and len(array.grid_shape) == len(node.array.shape):
             staged = self._staged_array(path, len(array.grid_shape))
             staged.deletes = indices.union(staged.deletes)
 
     def _stage_files(self, directory: str, files: list[tuple[str, FrozenFile]]) -> None:
         # A file where the base has a directory of chunks.
-        above = [place for place in self._base_places.of(directory) if not place.is_leaf]
+        above = [chunk_dir for chunk_dir in self._base_chunk_dirs.of(directory) if not chunk_dir.is_leaf]
         if above:
             self._hide_chunks(directory, [name for name, _ in files if any(p.read(name) is not None for p in above)])
-        places = [place for place in self._places.of(directory) if place.is_leaf]
+        chunk_dirs = [chunk_dir for chunk_dir in self._chunk_dirs.of(directory) if chunk_dir.is_leaf]
         for name, file in files:
-            self._stage_file(places, directory, name, file)
+            self._stage_file(chunk_dirs, directory, name, file)
 
-    def _stage_file(self, places: list[Place], directory: str, name: str, source: Source) -> None:
+    def _stage_file(self, chunk_dirs: list[ChunkDir], directory: str, name: str, source: Source) -> None:
         is_lost = isinstance(source, FrozenFile) and source.is_lost
         path = join(directory, name)
         if is_lost:
@@ -300,11 +300,11 @@ class _Staging:
             else:
                 self._staged.untracked.append(path)
             return
-        for place in places:
-            index = place.read(name)
+        for chunk_dir in chunk_dirs:
+            index = chunk_dir.read(name)
             if index is None:
                 continue
-            array = place.array
+            array = chunk_dir.array
             if self._holding.is_open(source):
                 self._staged.open.append(LeftOpen(path, OPEN))
                 self._open_chunks.setdefault(array.path, []).append(index)
@@ -367,15 +367,15 @@ class _Staging:
 
     def _stage_renamed_chunks(self) -> None:
         parts: dict[str, list[ArrayRefs]] = {}
-        for found in self._renames.chunks(self._places, self._has_array_below):
+        for found in self._renames.chunks(self._chunk_dirs, self._has_array_below):
             if isinstance(found, RenamedChunks) and found.target in self._holding.arrays:
                 self._wait(found.target[1:], found.target[1:])
             elif isinstance(found, Invalid):
                 if not self._waits(found.path, found.path):
                     self._staged.invalid.append(found)
             elif isinstance(found, RenamedFile):
-                places = [place for place in self._places.of(found.directory) if place.is_leaf]
-                self._stage_file(places, found.directory, found.name, found.base_entry)
+                chunk_dirs = [chunk_dir for chunk_dir in self._chunk_dirs.of(found.directory) if chunk_dir.is_leaf]
+                self._stage_file(chunk_dirs, found.directory, found.name, found.base_entry)
             else:
                 self._take_over(found, parts)
         for path, refs in parts.items():
@@ -418,7 +418,7 @@ class _Staging:
         if not rows.any():
             return found.refs
         array = self._array(found.target)
-        assert array is not None  # which has places for them
+        assert array is not None  # which has directories for them
         bad = found.refs.select(rows)
         for index, length in zip(bad.indices, bad.lengths.tolist(), strict=True):
             reason = self._unfit.reason(array.path, index, length)

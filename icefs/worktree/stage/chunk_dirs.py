@@ -29,7 +29,7 @@ class GridArray(NamedTuple):
     grid_shape: tuple[int, ...]
 
 
-class Place(NamedTuple):
+class ChunkDir(NamedTuple):
     """What a directory is to one array.
 
     Attributes:
@@ -52,34 +52,34 @@ class Place(NamedTuple):
         part = self.array.layout.parse_component(self.level, name)
         return None if part is None else self.prefix + part
 
-    def fits(self, other: "Place") -> bool:
+    def fits(self, other: "ChunkDir") -> bool:
         """Tells whether what lies below has the same names for the same further coordinates."""
         mine, theirs = self.array.layout, other.array.layout
         prefixes = (mine.prefix if self.level == 0 else "", theirs.prefix if other.level == 0 else "")
         return mine.widths[self.level :] == theirs.widths[other.level :] and prefixes[0] == prefixes[1]
 
 
-class Places:
-    """The places of directories in one hierarchy."""
+class ChunkDirs:
+    """What the directories of one hierarchy are to its arrays."""
 
     def __init__(self, array: Callable[[str], GridArray | None]) -> None:
         """Takes what returns the array at a node path, None if there is none."""
         self._array = array
-        self._known: dict[str, list[Place]] = {}
+        self._known: dict[str, list[ChunkDir]] = {}
 
-    def of(self, path: str) -> list[Place]:
+    def of(self, path: str) -> list[ChunkDir]:
         """Returns what a directory is to each array whose chunks may lie in it; the longest path first."""
         known = self._known.get(path)
         if known is not None:
             return known
         own = self._array(f"/{path}")
-        found = [] if own is None else [Place(own, 0, ())]
+        found = [] if own is None else [ChunkDir(own, 0, ())]
         if path:
             above, _, name = path.rpartition("/")
-            for place in self.of(above):
-                index = None if place.is_leaf else place.read(name)
+            for chunk_dir in self.of(above):
+                index = None if chunk_dir.is_leaf else chunk_dir.read(name)
                 if index is not None:
-                    found.append(Place(place.array, place.level + 1, index))
+                    found.append(ChunkDir(chunk_dir.array, chunk_dir.level + 1, index))
         self._known[path] = found
         return found
 
