@@ -272,8 +272,11 @@ def last_modified(headers: Headers, status: int) -> int:
 def stored(response: BaseHTTPResponse, data: bytes) -> Version:
     """Returns the version that a PUT wrote.
 
+    The answer has an entity tag and no body. Its media type does not matter: services that are built on a web framework
+    send that framework's default, `text/html`.
+
     Raises:
-        AnswerError: the answer is none to a PUT, which has no body, and an entity tag.
+        AnswerError: it is not an answer to a PUT.
     """
     status, headers = response.status, response.headers
     if status != 200 or data.strip():

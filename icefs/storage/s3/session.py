@@ -132,6 +132,7 @@ def _create(session: Session, options: S3Options, *, path_style: bool) -> S3Clie
         "s3", endpoint_url=options.endpoint_url, region_name=session.region_name or "us-east-1", config=config
     )
     client.meta.events.register("before-send.s3.HeadBucket", _do_not_search)
+    client.meta.events.register("before-send.s3", _as_text)
     return client
 
 
@@ -141,6 +142,16 @@ def _do_not_search(**_: Any) -> None:
     The service would redirect that request, too, and the client would ask again without end.
     """
     raise boto_errors.ClientError({"ResponseMetadata": {"HTTPHeaders": {}}}, "HeadBucket")  # type: ignore[typeddict-item]
+
+
+def _as_text(request: Any, **_: Any) -> None:
+    """Handles `before-send`: makes text of the headers that botocore left as bytes.
+
+    urllib3 joins a request's headers when it is redirected by a 303, fails at bytes, and leaves the connection open.
+    """
+    for name, value in request.headers.items():
+        if isinstance(value, bytes):
+            request.headers[name] = value.decode("latin-1")
 
 
 def call[T](client: S3Client, operation: Callable[[S3Client], T]) -> T:
@@ -256,7 +267,5 @@ class _Prepared(Exception):
 
 def _intercept(request: Any, **_: Any) -> None:
     """Handles `before-send`; `request` is an `AWSPreparedRequest`."""
-    headers = {
-        name: value.decode("latin-1") if isinstance(value, bytes) else value for name, value in request.headers.items()
-    }
-    raise _Prepared(request.url, headers)
+    _as_text(request)
+    raise _Prepared(request.url, dict(request.headers.items()))

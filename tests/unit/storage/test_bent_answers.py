@@ -266,8 +266,6 @@ def is_right_error(error: IcefsError, store: BentStore, bend: Bend, kind: str) -
     return True
 
 
-# A client that gives an answer up may leave its socket to the collector, which is not what is tested here.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize(("kind", "name"), CASES)
 def test_any_answer_gives_the_right_bytes_or_an_error(
     store: BentStore, elsewhere: BentStore, kind: str, name: str
