@@ -92,3 +92,23 @@ def test_a_renamed_node_counts_where_it_is(mount):
     icefs("commit", mount.path, "-m", "an array")
     (mount / "surface").rename(mount / "ground")
     assert notes(mount) == [LINE]
+
+
+@pytest.mark.parametrize("kind", [{"tag": "v"}, {"branch": "main", "read_only": True}])
+def test_a_tree_that_is_only_read_has_the_note_without_the_way_that_it_does_not_have(mount, tmp_path, kind):
+    add_array(mount)
+    icefs("commit", mount.path, "-m", "an array")
+    icefs("tag", "create", "v", "main", "--repo", mount.path)
+    with mounted(tmp_path / "repo", **kind) as reading:
+        assert notes(reading) == []  # no program has looked, and status asks the store for nothing
+        assert [path.name for path in reading.path.iterdir()] == ["surface"]
+        assert notes(reading) == ["there is no group at /; open the nodes below by their paths"]
+
+
+def test_a_tree_nobody_has_looked_into_has_no_note(mount, tmp_path):
+    add_array(mount)
+    icefs("commit", mount.path, "-m", "an array")
+    with mounted(tmp_path / "repo") as whole:
+        assert whole.control("status.json", "branches/main")["notes"] == []
+        assert [path.name for path in (whole / "branches/main").iterdir()] == ["surface"]
+        assert whole.control("status.json", "branches/main")["notes"] == [LINE]

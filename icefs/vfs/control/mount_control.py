@@ -107,7 +107,7 @@ class MountControl:
         repository, tree = self._fs.repository, shown.tree
 
         def status() -> Callable[[], dict[str, Any]]:
-            return partial(reports.tree_status, repository, shown.facts(), tree.snapshot_id)
+            return partial(reports.tree_status, repository, shown.facts(), tree.snapshot_id, tree.session)
 
         def as_text() -> Callable[[], bytes]:
             make = status()

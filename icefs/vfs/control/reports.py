@@ -8,12 +8,15 @@ from itertools import islice
 from typing import Any, Final
 
 from icefs.clock import to_datetime
+from icefs.engine.read.session import Session
 from icefs.engine.repository import Repository
 from icefs.errors import IcefsError
 from icefs.format.ids import SnapshotId
 from icefs.format.repo.snapshot_table import SnapshotInfo
 from icefs.vfs.commit.staged_report import NOTHING_STAGED
 from icefs.vfs.control.status_text import status_lines, to_text
+from icefs.vfs.notes.consolidated import Nodes
+from icefs.vfs.notes.root_group import root_notes
 from icefs.words import visible, visible_json
 from icefs.worktree.tree import WorkTree
 from icefs.worktree.upload.background import BackgroundUploads
@@ -54,13 +57,17 @@ def describe_snapshot(repository: Repository, snapshot_id: SnapshotId) -> dict[s
     return {"snapshot": str(snapshot_id), "flushed_at": moment(info.flushed_at), "message": info.message}
 
 
-def tree_status(repository: Repository, facts: Mapping[str, Any], snapshot_id: SnapshotId) -> dict[str, Any]:
+def tree_status(
+    repository: Repository, facts: Mapping[str, Any], snapshot_id: SnapshotId, session: Session | None = None
+) -> dict[str, Any]:
     """Makes a tree's `status.json`.
 
     Args:
         repository: Where the snapshot is.
         facts: What the tree knows of itself: `kind`, `name`, `tip`, `tip_moved`, `problem`.
         snapshot_id: What the tree stands on.
+        session: The same, opened; None where no program has looked into the tree: then status asks the store for
+            nothing.
     """
     return {
         **facts,
@@ -77,7 +84,7 @@ def tree_status(repository: Repository, facts: Mapping[str, Any], snapshot_id: S
         "open": [],
         "lost": [],
         "refused": [],
-        "notes": [],
+        "notes": [] if session is None else root_notes(Nodes(session), is_writable=False),
     }
 
 

@@ -33,6 +33,7 @@ def status_lines(status: Mapping[str, Any]) -> Iterator[Line]:
     """Yields a tree's `status`."""
     yield from _where(status)
     if not status["writable"]:
+        yield from _notes(status)
         yield "plain", "Nothing staged; this tree is read-only"
         return
     staged, untracked, invalid = status["staged"], status["untracked"], status["invalid"]
@@ -59,10 +60,14 @@ def status_lines(status: Mapping[str, Any]) -> Iterator[Line]:
         lost = frozenset(status.get("lost", ()))
         rows = [f"  {quoted(path)}{' (its bytes were lost)' * (path in lost)}" for path in untracked]
         yield from _some("untracked", rows)
-    for note in status.get("notes", ()):  # a daemon that was started before an update does not tell
-        yield "notice", f"Note: {note}"
+    yield from _notes(status)
     if not any(staged.values()):
         yield "plain", "Nothing to commit"
+
+
+def _notes(status: Mapping[str, Any]) -> Iterator[Line]:
+    for note in status.get("notes", ()):  # a daemon that was started before an update does not tell
+        yield "notice", f"Note: {note}"
 
 
 def _where(status: Mapping[str, Any]) -> Iterator[Line]:

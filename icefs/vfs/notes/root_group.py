@@ -9,13 +9,15 @@ from typing import Final
 from icefs.errors import FormatError, StorageError
 from icefs.vfs.notes.consolidated import Nodes
 
-_NO_ROOT: Final = "there is no group at /; open the nodes below by their paths, or make it with zarr.create_group"
+_NO_ROOT: Final = "there is no group at /; open the nodes below by their paths"
+_MAKE: Final = "or make it with zarr.create_group"
 
 
-def root_notes(nodes: Nodes) -> list[str]:
+def root_notes(nodes: Nodes, *, is_writable: bool = True) -> list[str]:
     """Returns the line about a root that is no node while there are nodes below it; else nothing."""
+    line = f"{_NO_ROOT}, {_MAKE}" if is_writable else _NO_ROOT
     try:
-        return [_NO_ROOT] if nodes.get("/") is None and _has_any(nodes) else []
+        return [line] if nodes.get("/") is None and _has_any(nodes) else []
     except (FormatError, StorageError):
         return []  # a note is not worth a failure; reading the node reports the fault
 
