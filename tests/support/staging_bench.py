@@ -18,6 +18,7 @@ from icefs.vfs.commit.rebaser import rebase_tree
 from icefs.vfs.commit.request import CommitRequest, Committed
 from icefs.vfs.inodes.table import InodeSpace
 from icefs.vfs.inodes.tree_inodes import TreeInodes
+from icefs.vfs.trees.advance import Advanced
 from icefs.vfs.trees.finder import open_session
 from icefs.worktree.base import BaseAttr
 from icefs.worktree.model.nodes import Perm
@@ -123,8 +124,8 @@ class Bench:
     def session(self) -> Session:
         return self.open_base(self.work.base)
 
-    def advance(self, advance: Any, open_inos: Any, renaming: Any = None) -> Invalidations:
-        return Invalidations()
+    def advance(self, advance: Any, open_inos: Any, renaming: Any = None) -> Advanced:
+        return Advanced(Invalidations())
 
     def commit(
         self, message: str = "a commit", *, before_publish: Callable[[], None] = lambda: None, **options: Any

@@ -15,7 +15,7 @@ from icefs.engine.repository import Repository
 from icefs.format.ids import SnapshotId
 from icefs.inode import Invalidations
 from icefs.vfs.inodes.tree_inodes import TreeInodes
-from icefs.vfs.trees.advance import Advance, plan_advance
+from icefs.vfs.trees.advance import Advance, Advanced, plan_advance
 from icefs.vfs.trees.finder import open_session
 from icefs.vfs.trees.renames import Renaming, plan_renaming
 from icefs.worktree.base import join
@@ -49,7 +49,7 @@ class ChangingBranch(Protocol):
     def inodes_lock(self) -> threading.RLock:
         """Protects `inodes`."""
 
-    def advance(self, advance: Advance, open_inos: Iterable[int], renaming: Renaming | None = None) -> Invalidations:
+    def advance(self, advance: Advance, open_inos: Iterable[int], renaming: Renaming | None = None) -> Advanced:
         """Goes to another snapshot; called while the working tree is locked."""
 
     def translated(self, changed: Invalidations) -> Invalidations:
@@ -129,7 +129,7 @@ def change_base(branch: ChangingBranch, work: WorkTree, plan: BranchPlan, open_i
     Raises:
         TreeChangedError, SessionStateError, NoSpaceError, StorageError: as `WorkTree.change_base`.
     """
-    advanced = Invalidations()
+    advanced = Advanced(Invalidations())
     opened = list(open_inos)
 
     def advance() -> None:
@@ -137,10 +137,9 @@ def change_base(branch: ChangingBranch, work: WorkTree, plan: BranchPlan, open_i
         advanced = branch.advance(plan.advance, opened, plan.renaming)
 
     outcome = work.change_base(plan.tree, advance)
-    if not plan.shows_others:
-        advanced = Invalidations(inodes=advanced.inodes)
-    changed = branch.translated(advanced) + outcome.changed
-    if plan.renaming is not None and not plan.renaming.is_complete:
+    below = advanced.changed if plan.shows_others else Invalidations(inodes=advanced.changed.inodes)
+    changed = branch.translated(below) + outcome.changed
+    if not advanced.keeps_renamed:
         changed += Invalidations(outcome.renamed)
     return replace(outcome, changed=changed)
 

@@ -21,7 +21,7 @@ from icefs.vfs.branches.working_life import WorkingLife
 from icefs.vfs.inodes.tree_inodes import TreeInodes
 from icefs.vfs.interface import NotInMemoryError
 from icefs.vfs.notes.consolidated import groups_changed
-from icefs.vfs.trees.advance import Advance
+from icefs.vfs.trees.advance import Advance, Advanced
 from icefs.vfs.trees.advancer import Advancer
 from icefs.vfs.trees.finder import target_path
 from icefs.vfs.trees.renames import Renaming
@@ -89,7 +89,7 @@ class BranchBase:
         """Protects `inodes`."""
         return self._guarded.lock
 
-    def advance(self, advance: Advance, open_inos: Iterable[int], renaming: Renaming | None = None) -> Invalidations:
+    def advance(self, advance: Advance, open_inos: Iterable[int], renaming: Renaming | None = None) -> Advanced:
         """Shows another snapshot; where there is a working tree, only from within a change of its base."""
         self.followed_groups |= groups_changed(advance.session, advance.changes)
         with self._guarded.lock:
@@ -121,7 +121,7 @@ class BranchBase:
             return None
         work = self._life.work
         if work is None:
-            return self.advance(advance, open_inos)
+            return self.advance(advance, open_inos).changed
         plan, inos = plan_following(advance), list(open_inos)
         with self._operations.moving():
             try:

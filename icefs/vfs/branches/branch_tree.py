@@ -125,7 +125,7 @@ class BranchTree:
         """Carries out what was planned from the present session; None if the branch has to stay after all."""
         if self.writable is not None:
             return await self.writable.base.follow(advance, open_inos)
-        return self._advancer.advance(advance, open_inos)
+        return self._advancer.advance(advance, open_inos).changed
 
     async def find_out(self, open_inos: Iterable[int]) -> Invalidations | None:
         """Finds out what became of a commit that is in doubt; None where nothing has changed by that."""

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,7 @@ from icefs.engine.read.session import Session
 from icefs.errors import FormatError, InvalidInputError, StorageError
 from icefs.format.chunk_indices import pack_keys
 from icefs.format.snapshot.nodes import NodeSnapshot
+from icefs.inode import Invalidations
 from icefs.vfs.chunks.array_view import key_layout
 from icefs.zarr.keys import ChunkKeyLayout
 
@@ -62,6 +63,18 @@ class Advance:
     session: Session
     changes: Changes
     arrays: Mapping[str, ArrayAdvance]
+
+
+class Advanced(NamedTuple):
+    """What an advance did.
+
+    Attributes:
+        changed: The names that lead elsewhere now, and the directories with new attributes.
+        keeps_renamed: Whether everything that the commit renamed has the number that it had.
+    """
+
+    changed: Invalidations
+    keeps_renamed: bool = True
 
 
 def plan_advance(old: Session, new: Session) -> Advance:

@@ -13,7 +13,7 @@ import numpy as np
 from icefs.inode import Entry, Invalidations
 from icefs.paths import NodePath, node_and_ancestors
 from icefs.vfs.inodes.numbers import ArrayNumbers, ChunkRange
-from icefs.vfs.trees.advance import Advance, ArrayAdvance, Columns, chunk_counts, distinct, has_dir
+from icefs.vfs.trees.advance import Advance, Advanced, ArrayAdvance, Columns, chunk_counts, distinct, has_dir
 from icefs.vfs.trees.renames import AppliedRenaming, Renaming
 from icefs.vfs.trees.snapshot_tree import SnapshotTree
 from icefs.zarr.keys import METADATA_NAME, ChunkKeyLayout
@@ -28,16 +28,13 @@ class Advancer:
         self._tree = tree
         self._inodes = tree.inodes
 
-    def advance(self, advance: Advance, open_inos: Iterable[int], renaming: Renaming | None = None) -> Invalidations:
+    def advance(self, advance: Advance, open_inos: Iterable[int], renaming: Renaming | None = None) -> Advanced:
         """Carries out what was planned.
 
         Args:
             advance: The plan, from the present session.
             open_inos: The inodes that are open, of any tree.
             renaming: What was renamed by the mount's own commit, and keeps its numbers.
-
-        Returns:
-            The names that lead elsewhere now, and the directories with new attributes.
         """
         changes = advance.changes
         entries = list(self._changed_nodes(advance))
@@ -65,7 +62,7 @@ class Advancer:
             renames.finish(epoch)
         self._tree.show(advance.session)
         attrs = [ino for path in dirs if (ino := self._inodes.known_directory(path)) is not None]
-        return Invalidations(entries, attrs + chunk_dirs)
+        return Advanced(Invalidations(entries, attrs + chunk_dirs), renames is None or renames.is_complete)
 
     def _record(self, advance: ArrayAdvance, epoch: int) -> None:
         after = advance.after

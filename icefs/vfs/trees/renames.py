@@ -61,7 +61,7 @@ class Renaming:
         names: New path, number and time of what lies in such directories of more than one array, name by name.
         inside: The arrays with directories of chunks that are elsewhere.
         known: The arrays that were looked at when this was planned.
-        is_complete: Whether everything keeps its number.
+        is_complete: Whether everything that was looked at keeps its number.
     """
 
     index: FrozenIndex
@@ -300,7 +300,7 @@ class AppliedRenaming:
             if (time_ns := inodes.known_time_ns(key)) is not None:
                 self._files[key] = new, time_ns
         late = inodes.known_arrays().keys() - plan.known
-        plan.is_complete = plan.is_complete and not any(plan.concerns(path) for path, _ in late)
+        self.is_complete = plan.is_complete and not any(plan.concerns(path) for path, _ in late)
 
     def touched(self, paths: set[str]) -> set[str]:
         """Returns which of the nodes that an advance touches are not merely elsewhere, and what lost or got one."""
