@@ -65,8 +65,8 @@ class FeatureFlag:
 class Repository:
     """An open repository, for reading.
 
-    Safe to use from any thread. A method that asks the store for something that may have changed (refs, ancestry
-    by ref, status) makes one conditional request in spec 2.
+    Safe to use from any thread. Methods that ask the store for something that may have changed (refs, ancestry by ref,
+    status) make one conditional request in spec 2.
 
     Attributes:
         storage: Where the repository is; closed by its opener.
@@ -437,7 +437,7 @@ class Repository:
 def _fetch_config(assets: AssetManager) -> tuple[RepositoryConfig | None, int]:
     """Reads the persisted configuration of a repository, or None, and finds out its spec version.
 
-    `repo` decides: where it is next to refs of spec 1, a migration published it and has yet to clean up.
+    `repo` decides: where there are refs of spec 1 as well, a migration published it and has yet to clean up.
     """
     try:
         info, _ = assets.fetch_repo_info()

@@ -104,7 +104,7 @@ def export_session(
         session: The version.
         times: When its keys changed last.
         request: What, and how.
-        progress: Gets the progress; an exception of it ends the export, which can be continued.
+        progress: See `Progress`; an export that it ends can be resumed.
 
     Raises:
         NodeNotFoundError: there is no such node.
@@ -277,7 +277,7 @@ class _Export:
         except InvalidInputError:
             return False
         except IcefsError:
-            return True  # unknown at the moment
+            return True  # nobody knows now
 
     def delete_gone(self, writer: Writer) -> None:
         """Deletes what `find_gone` found, and the directories that become empty."""

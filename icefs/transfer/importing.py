@@ -55,7 +55,7 @@ class ImportRequest:
 
     Attributes:
         source: The directory.
-        state_dir: Where the record of stored files is.
+        state_dir: Where stored chunks are remembered.
         branch: The branch to commit to.
         path: The node that the directory becomes.
         message: The commit message.
@@ -117,7 +117,7 @@ def import_directory(
     Args:
         repository: Where to.
         request: What, and how.
-        progress: Gets the progress; an exception of it ends the import, and the repository is as it was.
+        progress: See `Progress`; an import that it ends leaves the repository as it was.
 
     Raises:
         EntryNotFoundError, UnsupportedError, StorageError: as `scan_directory`.

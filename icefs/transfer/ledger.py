@@ -7,8 +7,8 @@ The files have a limit: each import deletes those that no import has used for lo
 finished import leaves its file, from which a repeated one knows that it has nothing to do, and one with `--overwrite`
 which files are new.
 
-A row is written after its object is durable. It does not keep garbage collection from taking the object: a reader
-of an old row asks the store first, and one older than `KEPT_S` is not trusted, as a collection that began before
+A row is written after its object is durable. It does not keep garbage collection from taking the object: an import that
+trusts an old row asks the store first, and one older than `KEPT_S` is not trusted, as a collection that began before
 the question was asked may still end after it.
 """
 
@@ -78,7 +78,7 @@ class Ledger:
     """The open file; for one thread, and one process at a time."""
 
     def __init__(self, path: Path) -> None:
-        """Opens or creates the file; one of another version, or a damaged one, is begun again.
+        """Opens or creates the file; one of another version, or a damaged one, is replaced by an empty one.
 
         Raises:
             SessionStateError: another process has it open.

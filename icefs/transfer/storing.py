@@ -192,7 +192,7 @@ class ChunkFiles:
             raise disk_error("read", path, error) from error
 
     def stored(self, rows: Sequence[Row[ArrayRows]], offsets: Sequence[int], chunk_id: ChunkId) -> None:
-        """Does nothing: stored files are recorded when they are durable."""
+        """Does nothing: chunks are remembered when they are durable."""
 
     def done(self, rows: Sequence[Row[ArrayRows]]) -> None:
         """Counts chunks that are stored."""
@@ -287,6 +287,6 @@ def _check_unchanged(array: ArrayRows, row: int, now: os.stat_result, size: int 
         raise SessionStateError(
             f"{path} changed while it was imported",
             kind="source-changed",
-            hint="run it again when nobody writes to the directory; stored files are not stored again",
+            hint="run it again when nobody writes to the directory; chunks that are stored are not stored again",
             path=path,
         )

@@ -392,7 +392,7 @@ def in_directory[T](target: Beneath, path: str, make: Callable[[Parent], T]) -> 
     No link on the way is followed.
 
     Each directory above may be found missing once more after it was made: while it is empty, another thread may move
-    one that is full into its place, and a thread that had looked up the empty one gets ENOENT.
+    one that is full into its place, and a program that had looked up the empty one finds nothing there.
     """
     for _ in range(path.count("/") + 1):
         try:

@@ -46,6 +46,9 @@ def gc(repo: str | None, older_than: datetime, dry_run: bool, force: bool, as_js
     Branches, tags and recent snapshots keep what they need. Nothing needs the chunks that programs have stored and not
     yet committed: choose an age longer than any session is open. A commit whose chunks were deleted is refused, and its
     changes are kept; mounts and imports store such chunks again.
+
+    A repository of spec version 1 has no log of collections. There a commit that is published during a collection with
+    a shorter age can lose chunks, also when the official library collects.
     """
     if not (force or dry_run) and older_than > datetime.now(UTC) - _SAFE_AGE:
         raise InvalidInputError(

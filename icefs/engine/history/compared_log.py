@@ -1,4 +1,4 @@
-"""What would a transaction log say, had one snapshot been made from another in one commit?
+"""The transaction log that one commit from a snapshot to another would have written.
 
 For rebasing where no transaction logs lead from one to the other: the branch was reset, or its history expired and
 the logs are gone. It says at least all that differs.
@@ -19,7 +19,7 @@ def compared_log(old: Session, new: Session) -> TransactionLog:
     """Compares two snapshots of a repository, node by node and chunk by chunk.
 
     Raises:
-        SessionStateError: a manifest cannot be read, so that the chunks that differ are unknown (kind
+        SessionStateError: a manifest cannot be read, so that nobody knows which chunks differ (kind
             `rebase-tx-log-pruned`).
     """
     before = {node.id: node for node in old.snapshot.nodes()}
@@ -41,7 +41,7 @@ def compared_log(old: Session, new: Session) -> TransactionLog:
             continue  # its metadata were updated, which is a conflict with any change of chunks
         if indices is None:
             raise SessionStateError(
-                f"the chunks of {path} that differ are unknown between the snapshots {old.snapshot_id} and "
+                f"nobody can tell which chunks of {path} differ between the snapshots {old.snapshot_id} and "
                 f"{new.snapshot_id}: transaction logs and manifests are gone",
                 kind="rebase-tx-log-pruned",
                 hint="make the changes again in a new session",

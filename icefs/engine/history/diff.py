@@ -161,7 +161,7 @@ def build_named_diff(
 
     Args:
         logs: The logs.
-        paths: The paths of their nodes; changes of others are left out. Several nodes may have had one path.
+        paths: The paths of their nodes; other nodes are left out. Several nodes may have had one path.
         ranks_after: How many dimensions the arrays have that there are after the changes, by path: indices of another
             shape are no chunks of them.
     """

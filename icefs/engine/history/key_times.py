@@ -4,10 +4,10 @@ A file's time must change if and only if its content does: then `rsync` and `mak
 versions. So the time of a `zarr.json` is that of the commit that wrote it last, a chunk's that of the commit that set
 it last, and neither is earlier than the last move of its node, which put other content at its path.
 
-The changes of commits are found in one walk back through the history, as far as somebody asks; of most arrays one
-commit wrote all chunks, which the walk tells already. Only an array whose chunks come from several needs its lineage.
+One walk back through the history finds what commits touched, as far back as callers ask; of most arrays one commit
+wrote all chunks, which the walk shows already. Only an array whose chunks come from several needs its lineage.
 
-Where the history cannot be read (logs that are gone, or malformed), the snapshot that stands for them gives its time:
+Where the history is unknown (logs are gone, or malformed), the snapshot that stands for them gives its time:
 too late perhaps, but never too early.
 """
 

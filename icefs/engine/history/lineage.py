@@ -26,7 +26,7 @@ from icefs.format.transaction_log import TransactionLog
 
 # A lineage this much shorter than the history is not kept: the next one is as quick to find out.
 _WORTH_KEEPING: Final = 4
-# A search for something recent needs few logs: so many are asked for before all workers are set to it.
+# A search for something recent needs few logs: so many are fetched before all workers are set to it.
 _FIRST: Final = 8
 
 type Progress = Callable[[str, int], None]

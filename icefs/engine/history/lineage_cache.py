@@ -4,8 +4,8 @@
     lineages  which commits changed one node, up to one snapshot; the few newest of each node
 
 Snapshots never change, so that answers are never wrong, only unused; the database may be deleted at any time. One
-that cannot be read is made again, and one that cannot be written is done without. The directory has a limit: a process
-that opens a database deletes those of other repositories that were not used for long, or that are too many.
+that cannot be read is made again, and one that cannot be written is done without. The directory has a limit: the
+process that opens a database deletes those of other repositories that were not used for long, or that are too many.
 """
 
 import contextlib

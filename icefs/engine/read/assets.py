@@ -1,4 +1,4 @@
-"""Typed reads of a repository's files, each decoded once and kept in bounded caches.
+"""Typed reads of a repository's files, each decoded once and kept in bounded caches; and writes of immutable ones.
 
 Everything but `repo` is immutable, so it is cached by id. `repo` is kept with its version and asked for with a
 conditional request. A file that cannot be read or decoded raises for that file alone, and is tried again the next
@@ -46,7 +46,7 @@ _PART_BYTES: Final = 4 << 20
 # Neighbours in one object are fetched together up to this size, and over a gap of this one.
 _MAX_RUN_BYTES: Final = 4 << 20
 _MAX_GAP_BYTES: Final = 16 << 10
-# A written file is mostly read next, by a program that goes on from there.
+# Files that were written are mostly read next, by the next commit.
 _WRITTEN_BYTES: Final = 16 << 20
 
 type _ClipKey = tuple[ManifestId, NodeId, Box, tuple[Box, ...]]
@@ -291,7 +291,7 @@ class AssetManager:
         return parsed
 
     def put_immutable(self, key: str, data: bytes) -> None:
-        """Stores a file that never changes. Its first reader gets these bytes, if it comes soon."""
+        """Stores a file that never changes. The first reader gets these bytes, if it reads soon."""
         self.storage.put(key, data)
         if len(data) > _WRITTEN_BYTES:
             return

@@ -92,7 +92,7 @@ class Boxes:
         """Returns the number of the first box that holds each of many indices, or -1.
 
         Args:
-            coords: One column per dimension, at least one; in any order.
+            coords: One column for each dimension, at least one; in any order.
         """
         found = np.full(len(coords[0]), -1, np.int64)
         order = np.argsort(coords[0], kind="stable")

@@ -46,7 +46,7 @@ class WeightedCache[K: Hashable, V]:
         Args:
             key: What to look up.
             load: Returns the value and its weight. Runs in the calling thread without a lock, once for all the
-                threads that ask meanwhile; its exception goes to all of them.
+                threads that ask meanwhile; an error goes to all of them.
         """
         while True:
             with self._lock:

@@ -1,6 +1,6 @@
 """Descriptions of a repository's files as plain JSON values, in the shape that the official library gives them.
 
-Fields that the official library leaves out of a description when they have no value are left out here too.
+The official library leaves out of a description what has no value, and so does this.
 """
 
 import dataclasses

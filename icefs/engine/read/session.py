@@ -260,7 +260,7 @@ class Session:
         return self.context.assets.open_cached(ref.chunk_id, start, start + ref.length_bytes)
 
     def is_cached(self, ref: NativeRef) -> bool:
-        """Tells whether the disk cache keeps a native chunk, as far as is known without reading it."""
+        """Tells whether the disk cache keeps a native chunk; one that is damaged counts as kept."""
         start = ref.offset_bytes
         return self.context.assets.is_cached(ref.chunk_id, start, start + ref.length_bytes)
 

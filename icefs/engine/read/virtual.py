@@ -7,9 +7,9 @@ A repository may come from anybody, so a location is followed only if both hold:
 - it lies below a URL prefix that the user authorised when opening the repository. Nothing is authorised by default.
   (The official library wants the container's own prefix to be authorised; every such prefix works here too.)
 
-Locations are compared in decoded form: scheme and host in lower case, path percent-decoded. A location that would not
-be used as it stands is refused, for else the reference would lead to another object (Divergence 78): `?` and `#`, which
-end the path of a URL, and control characters and spaces at the end, which parsers of URLs drop; all can be
+Locations are compared in decoded form: scheme and host in lower case, path percent-decoded. Characters that would not
+be used as they stand are refused, for else the reference would lead to another object (Divergence 78): `?` and `#`,
+which end the path of a URL, and control characters and spaces at the end, which parsers of URLs drop; all can be
 percent-encoded. A location with a `.` or `..` segment is refused, encoded or not, whatever the scheme: HTTP clients,
 proxies and some object stores resolve them out of the prefix (Divergence 79). A local file must lie below the
 authorised prefix after all symbolic links as well, and the kernel tells where the file that was opened lies: a link
@@ -18,10 +18,10 @@ that somebody plants in a data directory, at whatever moment, cannot choose what
 A checksum is an entity tag, or a time in whole seconds after which the object must not have been modified. Times of
 local files are compared by the second: an object of second S is unmodified since S, whatever fraction follows.
 
-Bytes that came from a remote store under a checksum are those that the reference means, and stay so whatever
-becomes of the object: the disk cache keeps it under the place (endpoint, bucket or host, path), the checksum and the
-range. A reference without a checksum, or with a weak entity tag, which other bytes may have too, means whatever is
-there now, and is not kept.
+Bytes that came from a remote store under a checksum are those that the reference means, and stay so whatever becomes of
+the object: the disk cache keeps them under the place (endpoint, bucket or host, path), the checksum and the range. A
+reference without a checksum, or with a weak entity tag, which other bytes may have too, means whatever is there now,
+and is not kept.
 Whether a location may be followed is decided before the cache is asked.
 Source: format notes §6.
 """
@@ -183,7 +183,7 @@ class _Source:
         reader: Reads them.
         store: The store behind the reader; None for local files.
         scope: What decides besides the place which bytes are there: the headers that a web server is sent.
-        view: Their part of the cache; made by the first reader, for finding out where a bucket is may take a while.
+        view: Their part of the cache; made by the first read, for finding out where a bucket is may take a while.
     """
 
     reader: RangeReader
@@ -194,7 +194,7 @@ class _Source:
     def find_view(self, cache: DiskCache) -> CacheView:
         """Returns their part of the cache; may ask for credentials."""
         if self.view is None:
-            assert self.store is not None  # only remote stores are cached
+            assert self.store is not None  # only remote objects are cached
             self.view = cache.view(f"virtual {self.store.identity} {self.scope}")
         return self.view
 
@@ -226,7 +226,7 @@ class VirtualResolver:
     """Finds and reads what virtual chunk references refer to.
 
     Safe to use from any thread. Keeps at most fifty connections' worth of readers, one for each container and bucket
-    or host; `close` gives back their connections.
+    or host; `close` gives their resources back.
     """
 
     def __init__(
@@ -245,8 +245,8 @@ class VirtualResolver:
         Args:
             containers: Of the configuration.
             authorized: What may be followed.
-            workers: The threads that fetch large chunks in parts.
-            meter: The counter of requests.
+            workers: Fetch large chunks in parts.
+            meter: Counts the requests.
             cache: Where to keep what was read from a remote store; its opener's to close.
             storage: The repository's, whose endpoint the user has named.
             named_endpoints: Other S3 endpoints that the user has named.

@@ -81,7 +81,7 @@ class Workers:
             return self._pool
 
     def close(self) -> None:
-        """Ends the threads after what they are doing; the pool starts again if it is used again."""
+        """Ends the threads after what they are doing; the pool starts again when it is used again."""
         with self._lock:
             pool, self._pool = self._pool, None
         if pool is not None:

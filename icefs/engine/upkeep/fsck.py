@@ -3,9 +3,9 @@
     refs → snapshots → transaction logs
               └ manifests → chunk objects
 
-Each object is looked at once. Damage of one is reported and stops nothing but the way through it. An object that
-nothing leads to is no damage: it is garbage collection's business, and counted here, unless something that may lead
-there cannot be read. An object that a newer Icechunk wrote is no damage either, and nothing is repaired around it.
+Each object is looked at once. Damage of one stops nothing but the way through it. Objects that nothing leads to are no
+damage: they are garbage collection's business, and counted here, unless something that may lead there cannot be read.
+An object that a newer Icechunk wrote is no damage either, and nothing is repaired around it.
 
 Losses that writers without a lock leave behind in a repository on a file system show in `overwritten/`: a backup
 whose ops log has an update that the present history lacks. Repairing brings back what such updates added, as
@@ -128,7 +128,7 @@ def fsck(storage: Storage, *, deep: bool = False, progress: Progress = lambda wh
     Args:
         storage: Where.
         deep: Read every chunk object to its end, too.
-        progress: Gets the progress.
+        progress: Called with how far it is.
 
     Raises:
         RepositoryNotFoundError: nothing of a repository is there.
@@ -144,7 +144,7 @@ def repair(storage: Storage, *, deep: bool = False, progress: Progress = lambda 
     Args:
         storage: Where.
         deep: Read every chunk object to its end, too.
-        progress: Gets the progress.
+        progress: Called with how far it is.
 
     Raises:
         UnsupportedSpecVersionError: a newer Icechunk wrote something of it; nothing was changed.

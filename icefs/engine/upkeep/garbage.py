@@ -54,7 +54,7 @@ _MAX_TRIES: Final = 10
 _HEADS_AHEAD: Final = 64
 
 type Progress = Callable[[str, int], None]
-"""Gets the step that is under way, and how many of its objects are done."""
+"""Called with the kind of thing that is under way, and how many are done."""
 
 
 @dataclass(slots=True)
@@ -147,7 +147,7 @@ def collect_garbage(
         repository: Where.
         older_than: The cutoff, in microseconds since the epoch, compared with the store's own times.
         dry_run: Delete nothing.
-        progress: Gets the progress.
+        progress: See `Progress`.
 
     Raises:
         ReadOnlyError: the repository's status is not online.
@@ -157,7 +157,7 @@ def collect_garbage(
         StaleError: it was upgraded to spec 2 since it was opened; nothing was deleted that it needs.
         UnsupportedSpecVersionError: a newer Icechunk wrote metadata that would be deleted; nothing was changed.
         FormatError, StorageError: something that is needed cannot be read, so that nobody knows what it needs; nothing
-            was deleted. Or deleting failed halfway; all needed objects are still there.
+            was deleted. Or deleting failed halfway; every object that is needed is still there.
     """
     repository.context.check_online()
     if not dry_run:
@@ -363,7 +363,7 @@ class _Collection:
 
 
 def _check_main(branches: set[str], repository: WritableRepository) -> None:
-    """Refuses a repository without the branch that every repository has: its needed objects are not known."""
+    """Refuses a repository without the branch that every repository has: nobody knows which objects it needs."""
     if MAIN_BRANCH not in branches:
         raise SessionStateError(
             f"{repository.storage.url} has no branch {MAIN_BRANCH!r}: it is damaged",

@@ -1,13 +1,13 @@
 """Updates of `repo` that got lost: published, and overwritten by a writer that had not seen them.
 
 On a file system the official library checks and replaces `repo` in two steps, so that of two writers at once one may
-lose, after its write had succeeded. Its state may still be in `overwritten/`, if the other's backup
-came after it: a backup with an update that the present ops log does not know.
+lose, after its commit has succeeded. Its state of `repo` may still be in `overwritten/`, if the other's backup came
+after it: a backup with an update that the present ops log does not know.
 
     effects of known updates   nothing to do
     a lost commit              its snapshots are added again, and a branch `recovered-<branch>-<id>` leads there
     a lost branch or tag       is created again, under its name
-    any other                  reported, and left to its writer
+    any other                  reported, and left to the user
 
 Source: format notes §7.4, §7.12; spec 2.1 "Updates to the repo info file".
 """
@@ -157,7 +157,7 @@ def _backups(storage: Storage, known: set[str], problems: dict[str, IcefsError])
 def _lost(
     storage: Storage, info: RepoInfo, backup: RepoInfo, kind: UpdateKind, updated_at: int, key: str
 ) -> LostUpdate | None:
-    """Describes an update that is not known, unless its result is there all the same."""
+    """Describes an update that is not known, unless its effect is there all the same."""
     name, tip = "", None
     match kind:
         case NewCommit(branch, snapshot_id) | CommitAmended(branch, _, snapshot_id):
@@ -303,7 +303,7 @@ def _problem(data: bytes, key: str) -> FormatError | None:
 def bring_back_newer(repository: WritableRepository) -> list[str]:
     """Makes branches for the snapshots that are newer than a restored `repo`, which does not know them.
 
-    Their former parents are not known any more. Each gets the newest tip of a branch that is older than itself: its
+    Their parents are unknown. Each gets the newest tip of a branch that is older than itself: its
     own content is whole, whatever stands before it in the history.
 
     Returns:

@@ -1,7 +1,7 @@
 """Upgrading a repository from spec version 1 to 2: one new file, `repo`, and the refs' files are gone.
 
 Snapshots, manifests, transaction logs and chunks stay the files of version 1 that they are; each says in its header
-what it is. Besides the refs and the graph of snapshots, `repo` needs an ops log, which version 1 did not keep:
+what it is. `repo` needs, besides the refs and the graph of snapshots, an ops log, which version 1 did not keep:
 it is made up from the snapshots' times (format notes §7.8).
 
 The order, and what a crash after each step leaves behind:
@@ -10,7 +10,7 @@ The order, and what a crash after each step leaves behind:
 2. `repo` is written, on condition that there is none: from here on the repository is of version 2, whatever else lies
    there. If refs changed meanwhile, it is replaced, on condition that nobody has written to it yet;
 3. `refs/branch.main/ref.json` is deleted, so that programs that know version 1 only stop writing; then the other refs,
-   and `config.yaml`. Files that cannot be deleted are in nobody's way; upgrading again deletes it.
+   and `config.yaml`. A file that cannot be deleted is in nobody's way; upgrading again deletes it.
 
 Source: format notes §1 and §7.8; upstream icechunk/src/migrations/mod.rs.
 """

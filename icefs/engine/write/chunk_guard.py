@@ -46,7 +46,7 @@ _LISTED: Final = 1000
 
 
 class CollectionRanError(IcefsError):
-    """A collection ran after the chunks of a commit were looked up; the commit looks again. Never leaves the engine."""
+    """A collection ran after the chunks of a commit were looked up, or while it wrote; the commit begins again."""
 
 
 @dataclass(slots=True)

@@ -254,7 +254,7 @@ def _deleted_nodes(theirs: TransactionLog, their_session: Session, ours: ChangeS
         for node in _by_path(ours.deleted.values()):
             if node.node_type != node_type:
                 continue
-            # By path: the node that they made in its place counts as the node that we delete.
+            # By path: a node that they made in its place counts as the node that we delete.
             there = their_session.get_node(node.path)
             if there is not None and there.id in their_ids:
                 yield Conflict(kind, node.path, node_id=there.id)

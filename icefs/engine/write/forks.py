@@ -25,11 +25,12 @@ from typing import Final, NamedTuple
 from icefs.engine.read.context import ReadContext
 from icefs.engine.read.session import Session, session_at
 from icefs.engine.write.changeset import ChangeSet, ChunkChanges, intersection, with_manifests_of
+from icefs.engine.write.chunk_guard import CollectionRanError
 from icefs.engine.write.conflicts import detect, listed
 from icefs.engine.write.rebase import logs_between
 from icefs.engine.write.session import WritableSession
 from icefs.engine.write.snapshot_writer import write_snapshot
-from icefs.errors import ReadOnlyError, SessionStateError
+from icefs.errors import ConflictError, ReadOnlyError, SessionStateError
 from icefs.format.ids import NodeId, SnapshotId
 from icefs.format.snapshot.nodes import NodeSnapshot, NodeType
 from icefs.format.snapshot.reader import Snapshot
@@ -44,6 +45,7 @@ def fork(session: Session) -> WritableSession:
 
     Raises:
         SessionStateError: the session is read-only (`cannot-fork-read-only-session`).
+        ConflictError: a garbage collection took the first of the session's changes before the last was written.
         StorageError: the session's changes cannot be written.
     """
     if not isinstance(session, WritableSession) or session.read_only:
@@ -58,7 +60,10 @@ def fork(session: Session) -> WritableSession:
             snapshot, changes, origin_id = draft.snapshot, draft.changes.copy(), draft.published_base
         if not changes.is_empty():
             # Not published: only the forks know of it.
-            new = write_snapshot(session.context, snapshot, changes, message="fork", metadata={})
+            try:
+                new = write_snapshot(session.context, snapshot, changes, message="fork", metadata={})
+            except CollectionRanError as error:
+                raise ConflictError(error.message, kind="repo-info-updated", hint=error.hint) from error
             snapshot = new.parse()
         return WritableSession(session.context, snapshot, None, origin_id=origin_id)
 

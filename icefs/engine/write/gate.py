@@ -1,4 +1,4 @@
-"""The gate to a session's changes: open to many for a moment each, or to one commit for as long as it takes."""
+"""The gate to a session's changes: many callers for a moment each, or one commit for as long as it takes."""
 
 import threading
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ class Gate:
 
     `with gate:` is for changing it, and waits while the session is frozen. `with gate.lock:` is for looking at it,
     also while it is frozen. `with gate.frozen():` keeps everybody else from changing it across requests, without
-    holding the lock: a commit then publishes and forgets the same changes.
+    holding the lock: a commit then publishes and afterwards forgets the same changes.
 
     Concurrency: the lock is held for moments, and across no request.
     """

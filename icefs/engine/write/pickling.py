@@ -1,7 +1,7 @@
 """Repositories and sessions that are sent to other processes, and comparing them with what comes back.
 
-A pickle holds the place of the repository, how it was opened, and the id of the snapshot; the receiver opens it again.
-Storage keeps its credentials when it is pickled, so a pickle is as secret as they are.
+Where the repository is, how it was opened, and which snapshot is meant are sent; the receiver opens it again. Storage
+keeps its credentials when it is pickled, so a pickle is as secret as they are.
 """
 
 import pickle

@@ -1,8 +1,8 @@
 """The writes that publish: one conditional write of `repo` (spec 2), or of one ref's file (spec 1).
 
 Spec 2 keeps everything that changes in `repo`. An update reads it, computes the next state with a pure function,
-copies the old file to `overwritten/` and writes the new one on condition that `repo` is still what was read. The loser
-of that race starts again from the new state; the pure function then decides again whether the update still makes
+copies the old file to `overwritten/` and writes the new one on condition that `repo` is still what was read. The
+loser of that race starts again from the new state; the pure function then decides again whether the update still makes
 sense, so that a commit finds out inside of the same loop that its branch has moved.
 
 Source: format notes §7.4, §7.5, §7.6 and §7.12; upstream icechunk/src/asset_manager.rs and refs.rs.
@@ -177,7 +177,7 @@ def check_tip(context: WriteContext, branch: str, expected: SnapshotId, *, refre
 
 
 def branch_gone(branch: str) -> RefNotFoundError:
-    """Makes the error for a branch that was deleted while a session used it."""
+    """Makes the error for a branch that somebody deleted while it was used."""
     return RefNotFoundError(f"no branch {branch!r}", kind="branch-not-found", name=branch)
 
 
@@ -272,7 +272,7 @@ def publish_detached(
 # Refs.
 
 
-# The caller has asked for the state just before, to see whether the repository is online or there is such a ref.
+# Callers have asked for the state just before, to see whether the repository is online or there is such a ref.
 
 
 def create_branch(context: WriteContext, name: str, snapshot_id: SnapshotId) -> None:

@@ -1,8 +1,8 @@
 """Moving the chunks of an array to other places of its grid, by their references: no chunk is read or written.
 
 Both operations read the references of one moment, work out what becomes of them, and change the session at once or,
-where anything is wrong, not at all. A move sets the chunk at its new place and deletes nothing; the chunk at the old
-place is deleted where no other takes its place.
+where anything is wrong, not at all. A move sets the chunk at its new place and deletes nothing; the chunk at
+the old place is deleted where it is known that nothing takes its place.
 
 Source: upstream icechunk/src/session.rs (`reindex_array`, `shift_array`); format notes §2.
 """
@@ -42,7 +42,7 @@ class _Chunks(NamedTuple):
 def shift_array(session: WritableSession, path: str, offset: Sequence[int]) -> None:
     """Moves all chunks of an array by as many chunks along each axis.
 
-    Chunks that would leave the grid are gone, and the places that no chunk moves to become empty.
+    Chunks that would leave the grid are gone, and the places that nothing moves to become empty.
 
     Args:
         session: The session.
@@ -54,7 +54,7 @@ def shift_array(session: WritableSession, path: str, offset: Sequence[int]) -> N
             (Divergence 67).
         UnsupportedError: its chunks are not all of one shape (Divergence 74).
         ReadOnlyError, SessionStateError: the session does not write.
-        FormatError, StorageError: the chunks cannot be listed.
+        FormatError, StorageError: the chunks that there are cannot be read.
     """
     with session.draft.frozen():
         chunks = _chunks(session, path)
@@ -101,7 +101,7 @@ def reindex_array(session: WritableSession, path: str, forward: IndexMap, backwa
         NodeNotFoundError, UnsupportedError, ReadOnlyError, SessionStateError, FormatError, StorageError: as
             `shift_array`.
         InvalidInputError: no array is at the path, or a function returned what is no chunk index of the array
-            (Divergence 68). Exceptions of the functions come out unchanged.
+            (Divergence 68). Errors that the functions raise come out as they are.
     """
     with session.draft.frozen():
         chunks = _chunks(session, path)

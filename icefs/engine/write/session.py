@@ -1,7 +1,7 @@
 """A session that writes: changes to nodes and chunks over a base snapshot, until a commit makes them a snapshot.
 
-Nothing of it is visible to anybody else before the commit's last write. Chunks that are not inline are stored when
-they are set; a session that is given up leaves them behind for garbage collection.
+Nobody else sees any of it before the commit's last write. Chunks that are not inline are stored when they are set; a
+session that is given up leaves them behind for garbage collection.
 
 After a successful commit, amend or flush the session is read-only, on no branch, and stands on the new snapshot
 (official behaviour, format notes §2).
@@ -127,7 +127,7 @@ class WritableSession(Session):
     def array_chunks(self, array: str | NodeSnapshot) -> ArrayChunks | EditedChunks:  # type: ignore[override]
         """Returns the chunk references of an array, with the session's changes.
 
-        Later changes show in the result only if there were some before; ask again.
+        Changes made later show in the result only if there were some before; ask again.
 
         Raises:
             NodeNotFoundError: no node is at the path.
@@ -251,6 +251,9 @@ class WritableSession(Session):
     def set_chunk(self, path: str, chunk_index: Sequence[int], data: bytes | memoryview) -> None:
         """Stores a chunk: in the manifest where it is small, else as an object at once.
 
+        Its size is not compared with the array's codecs: the program that calls has encoded it, and the official
+        library takes any bytes. `icefs fsck` names chunks that no reader can decode.
+
         Raises:
             NodeNotFoundError, InvalidInputError: no array is at the path, or the index is outside of its grid, or
                 the chunk is empty.
@@ -332,7 +335,7 @@ class WritableSession(Session):
 
         Raises:
             NodeNotFoundError, InvalidInputError: no array is at the path.
-            FormatError, StorageError: the chunks cannot be listed.
+            FormatError, StorageError: the chunks that there are cannot be read.
         """
         chunks = self.array_chunks(path)
         if isinstance(chunks, ArrayChunks):

@@ -21,10 +21,11 @@ from typing import Any, NamedTuple
 
 from icefs.engine.read.chunks import ArrayChunks
 from icefs.engine.write.changeset import ChangeSet
+from icefs.engine.write.chunk_guard import CollectionRanError
 from icefs.engine.write.clocks import check_clock
 from icefs.engine.write.context import WriteContext
 from icefs.engine.write.manifest_split import plan, split_sizes
-from icefs.errors import InternalError
+from icefs.errors import InternalError, ObjectNotFoundError
 from icefs.format.ids import ManifestId, SnapshotId
 from icefs.format.layout import manifest_key, snapshot_key, transaction_log_key
 from icefs.format.manifest.refs import ArrayRefs
@@ -34,6 +35,7 @@ from icefs.format.snapshot.nodes import ManifestFileInfo, ManifestRef, NodeSnaps
 from icefs.format.snapshot.reader import Snapshot, parse_snapshot
 from icefs.format.snapshot.writer import encode_snapshot
 from icefs.format.transaction_log import encode_transaction_log, merge
+from icefs.storage.base import Storage
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,7 @@ def write_snapshot(
     Raises:
         StorageError: something cannot be written; nothing is visible.
         SessionStateError: the clocks of this machine and of the store differ too much (kind `snapshot-timestamp`).
+        CollectionRanError: a garbage collection took the first files before the last one was written.
         TypeError: the metadata hold something that is no JSON value.
     """
     encode_items(metadata, context.spec_version)  # before anything is written
@@ -111,10 +114,21 @@ def write_snapshot(
     if not storage.capabilities.local_files:
         # The log was stored just after the work began; the snapshot may be ahead of the clock.
         own_time = began_at + flushed_at - now
-        steps.append(lambda: check_clock(storage, storage.head(log_key).last_modified, own_time))
+        steps.append(lambda: check_clock(storage, _stored_at(storage, log_key), own_time))
     context.assets.workers.map(_call, steps)
     storage.sync()
     return NewSnapshot(snapshot_id, flushed_at, message, metadata, data)
+
+
+def _stored_at(storage: Storage, key: str) -> int:
+    """Returns when an object was stored, a moment ago."""
+    try:
+        return storage.head(key).last_modified
+    except ObjectNotFoundError as error:
+        raise CollectionRanError(
+            f"a garbage collection took {key} from {storage.url} as soon as it was written",
+            hint="try again; collect with a cutoff that is earlier than any commit under way",
+        ) from error
 
 
 # Manifests.

@@ -281,19 +281,21 @@ class _Attempt:
         """
         for _ in range(_MAX_COLLECTIONS):
             self.guard.check(changes)
-            # Written again after a collection, which may have taken the manifests of the first try as well.
-            new = write_snapshot(
-                self.context,
-                base,
-                changes,
-                message=self.message,
-                metadata=self._all_metadata(),
-                merge_log_of=base.id if self.is_amend else None,
-                rewrite_manifests=self.rewrites,
-            )
             try:
+                # Written again after a collection, which may have taken the manifests of the first try as well.
+                new = write_snapshot(
+                    self.context,
+                    base,
+                    changes,
+                    message=self.message,
+                    metadata=self._all_metadata(),
+                    merge_log_of=base.id if self.is_amend else None,
+                    rewrite_manifests=self.rewrites,
+                )
                 self._publish(base.id, new, revision)
             except CollectionRanError:
+                if self.context.spec_version > 1:
+                    self.context.assets.fetch_repo_info()  # the guard looks for the collection's entry there
                 continue
             return new
         raise ConflictError(

@@ -64,7 +64,7 @@ class Turns:
             recent_attempts: How often the newest commits of the branch had to be rebased.
 
         Returns:
-            Whether it waited, so that the last known state of the branch is old.
+            Whether it waited, so that the state of the branch as last read is old.
         """
         with self._lock:
             last = self._last.get(branch)

@@ -5,9 +5,9 @@
        └── closed again             └───────────┴ the store is away: tried again, later and later
 
 A file is *taken* when nobody has it open and its bytes have been the same for some seconds. From then on its spool
-file belongs to the store: a later writer gets a spool file of its own (`TreeCore.final`), and what was uploaded is
-never wrong, only of no use. Small chunks wait until there are enough of their neighbours for an object (`packing`);
-what is left of them goes with the commit.
+file belongs to the store: a later writer gets a spool file of its own (`TreeCore.final`), and an upload is
+never wrong, only of no use. Small chunks wait until there are enough of their neighbours for an object
+(`engine.write.packing`); the rest of them goes with the commit.
 
 Nothing that goes wrong here is lost or reported to a program: the commit uploads what is missing, and says why it
 cannot.
@@ -167,7 +167,7 @@ class BackgroundUploads:
             self._log.remove(gone)
 
     def _note(self, node: FileNode) -> None:
-        """Hears of a file that nobody has open any more. The tree's lock is held."""
+        """Records a file that nobody has open any more. The tree's lock is held."""
         self._closed.append(_Closed(self._monotonic(), node, node.spool_id, node.stamp))
         if not self._wake.is_set():
             self._wake.set()
@@ -406,7 +406,7 @@ class BackgroundUploads:
         finally:
             with self._lock:
                 self._pauses -= 1
-                # The store may be back, and what was committed is not waited for any more.
+                # The store may be back, and nobody waits for committed files any more.
                 self._not_before = 0.0
                 self._lock.notify_all()
             self._wake.set()

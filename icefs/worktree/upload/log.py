@@ -1,8 +1,8 @@
 """Which spool files are in the object store already, though nothing refers to them yet: `uploads.db`.
 
 A row is good for as long as there is a spool file with its id, size and modification time; spool files in the store
-are not written to any more. What is lost of this file costs an upload, and nothing else; so each row has a checksum,
-and one that is damaged counts as lost.
+are not written to any more. A lost row costs an upload, and nothing else; so each row has a checksum, and a damaged one
+counts as lost.
 """
 
 import sqlite3
@@ -50,7 +50,7 @@ class UploadLog:
     """The open file. Its owner lets one thread at a time call it."""
 
     def __init__(self, path: Path) -> None:
-        """Opens or creates the file; one of another version, or a damaged one, is begun again.
+        """Opens or creates the file; one of another version, or a damaged one, is replaced by an empty one.
 
         Raises:
             StorageError: it cannot be written.
