@@ -72,19 +72,8 @@ class Ownership:
 
     def attr(self, ino: int, mode: int, *, nlink: int, size: int, time_ns: int) -> Attr:
         """Returns the attributes of a file or directory that has one time, and that the kernel may always believe."""
-        return Attr(
-            ino=ino,
-            mode=mode,
-            nlink=nlink,
-            uid=self.uid,
-            gid=self.gid,
-            size=size,
-            mtime_ns=time_ns,
-            ctime_ns=time_ns,
-            atime_ns=time_ns,
-            entry_timeout_s=FOREVER_S,
-            attr_timeout_s=FOREVER_S,
-        )
+        # In order: keywords cost a tenth of a lookup.
+        return Attr(ino, mode, nlink, self.uid, self.gid, size, time_ns, time_ns, time_ns, FOREVER_S, FOREVER_S)
 
     def file_mode(self, *, writable: bool) -> int:
         """Returns type and permissions of a regular file."""

@@ -175,7 +175,7 @@ class BranchBase:
         Raises:
             StaleError: it is no longer there.
         """
-        work = self.work
+        work = self._life.work
         return ino if work is None or work.entries.knows(ino) else self.find_path(ino)
 
     def ask[T](self, question: Callable[[SnapshotTree], T]) -> T:

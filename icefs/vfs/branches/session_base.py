@@ -107,8 +107,8 @@ class SessionBase:
         return None if attr is None else BaseAttr(attr.ino, attr.is_dir, attr.size, attr.mtime_ns)
 
     def _is_shown(self) -> bool:
-        shown = self._tree.session
-        return shown is not None and shown.snapshot_id == self.session.snapshot_id
+        shown, own = self._tree.session, self.session
+        return shown is own or (shown is not None and shown.snapshot_id == own.snapshot_id)
 
     def _stat_unnumbered(self, path: str) -> BaseAttr | None:
         found = self._find(path) if path else None

@@ -14,7 +14,7 @@ from icefs.errors import FormatError, ObjectNotFoundError, SnapshotNotFoundError
 from icefs.format.ids import SnapshotId
 from icefs.format.snapshot.nodes import NodeSnapshot
 from icefs.inode import Ino
-from icefs.paths import ROOT_DIRECTORY, ROOT_NODE, NodePath, TreePath, base_name, child, node_path, parent, tree_path
+from icefs.paths import ROOT_DIRECTORY, ROOT_NODE, NodePath, TreePath, child, tree_path
 from icefs.vfs.chunks.array_view import ArrayView
 from icefs.vfs.inodes.numbers import ROOT_SLOT, ChunkRange, ChunkTable, FixedNumbers, NodeNumbers, Prefix
 from icefs.vfs.inodes.tree_inodes import TreeInodes
@@ -212,14 +212,15 @@ class Finder:
         """Returns what is at a path of the tree; None if nothing is."""
         if path == ROOT_DIRECTORY:
             return ROOT
-        above, name = parent(path), base_name(path)
-        if name == METADATA_NAME and self.node(node_path(above)) is not None:
-            return Target(file_path=node_path(above))
-        if self.is_node_dir(node_path(path)):
-            return Target(dir_path=node_path(path))
+        above, _, name = path.rpartition("/")
+        directory = NodePath(f"/{above}")
+        if name == METADATA_NAME and self.node(directory) is not None:
+            return Target(file_path=directory)
+        if self.is_node_dir(own := NodePath(f"/{path}")):
+            return Target(dir_path=own)
         names = [name]
         while True:
-            node = self.node(node_path(above))
+            node = self.node(directory)
             if node is not None and node.array is not None:
                 view = self.view(node)
                 prefix = None if view.layout is None else view.layout.parse_prefix(names)
@@ -229,8 +230,9 @@ class Finder:
                         return Target(view=view, prefix=prefix)
             if not above:
                 return None
-            names.insert(0, base_name(above))
-            above = parent(above)
+            above, _, name = above.rpartition("/")
+            directory = NodePath(f"/{above}")
+            names.insert(0, name)
 
 
 def target_path(target: Target) -> TreePath:

@@ -96,7 +96,11 @@ class SnapshotFiles:
     def attr_at(self, path: TreePath) -> Attr | None:
         """Returns the attributes of what is at a path; None if nothing is."""
         target = self.finder.find(path)
-        return None if target is None else self._attr_of(target)
+        if target is None:
+            return None
+        if target.view is not None and target.is_dir:  # it was found, so there are chunks in it
+            return self.attributes.chunk_directory(target.view, target.prefix)
+        return self._attr_of(target)
 
     def attr_of_open(self, file: FileHandle) -> Attr:
         """Returns the attributes that an open file has, also if it was replaced since.

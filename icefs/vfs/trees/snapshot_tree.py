@@ -86,13 +86,14 @@ class SnapshotTree(Tree):
         self.is_gone = False
         self.inodes = TreeInodes(
             context.space,
-            owner or self,
+            self if owner is None else owner,
             context.lineages,
             snapshot_id,
             flushed_at,
             is_root=identity.is_whole_mount,
             may_grow=not is_immutable,
         )
+        self._fixed = self.inodes.fixed
         self._context = context
         self._keeper = keeper
         self._make_control = make_control
@@ -173,8 +174,8 @@ class SnapshotTree(Tree):
             StaleError: the tree is gone.
         """
         if self.is_gone:
-            raise stale(ino, self.label)
-        return self.inodes.fixed.control_slot(ino)
+            raise stale(ino, self.identity.label)
+        return self._fixed.control_slot(ino)
 
     def path_of(self, ino: int) -> str:
         """Returns the path of an inode below the tree's root, for log lines."""
