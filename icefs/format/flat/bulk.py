@@ -1,7 +1,7 @@
-"""Laying out FlatBuffers by hand: front to back, a million tables as one structured array.
+"""Writes FlatBuffers front to back: a million tables of one shape as one structured array.
 
-The `flatbuffers` runtime builds one table at a time, in Python, which takes minutes for what manifests hold. Here the
-places of everything are computed first, and then whole columns are written. The result passes the strict verifier
+The `flatbuffers` package builds one table at a time, in Python, which takes minutes for a large manifest. This writer
+computes the positions of everything first, and then writes whole columns. The result passes the strict verifier
 of the official reader: scalars are aligned to their size, offsets point forward, strings end in a NUL, vtables lie
 inside the buffer (tables of one shape share one, which stands before them).
 """
@@ -13,13 +13,11 @@ import numpy.typing as npt
 
 from icefs.errors import InvalidInputError
 from icefs.format.flat.columns import ByteColumn, place_rows
+from icefs.format.flat.wire import IDENTIFIER, MAX_BYTES, align, encode_vtable
 
 type ByteArray = npt.NDArray[np.uint8]
 type Int64Array = npt.NDArray[np.int64]
 
-MAX_BYTES = 2**31 - 1
-"""Offsets to vtables are signed."""
-IDENTIFIER = b"Ichk"
 _HEADER_BYTES = 8
 
 
@@ -46,9 +44,7 @@ class TableShape:
             self._fields.append((str(slot), form, start))
             end = start + kind.itemsize
         self.size_bytes = align(end, 4)
-        slots = 1 + max(self.offsets, default=-1)
-        entries = [4 + 2 * slots, self.size_bytes, *(self.offsets.get(slot, 0) for slot in range(slots))]
-        self.vtable = np.array(entries, "<u2").tobytes()
+        self.vtable = encode_vtable(self.size_bytes, self.offsets)
 
     def records(self, positions: Int64Array, vtable: int, index_ndim: int | None = None) -> npt.NDArray[np.void]:
         """Makes records for tables at `positions`; field i is called `str(i)`, and is still zero.
@@ -111,11 +107,6 @@ class BodyPlan:
         return out
 
 
-def align(position: int, alignment: int) -> int:
-    """Rounds up to a multiple of `alignment`, a power of two."""
-    return (position + alignment - 1) & -alignment
-
-
 def align_all(sizes: Int64Array, alignment: int) -> Int64Array:
     """Rounds up to multiples of `alignment`, a power of two."""
     return (sizes + (alignment - 1)) & -alignment
@@ -139,7 +130,7 @@ def padded_sizes(items: ByteColumn, nul: int = 0) -> Int64Array:
     """Returns the sizes of byte vectors with their counts, padded so that the next one is aligned.
 
     Args:
-        items: What is in them.
+        items: The vectors' bytes.
         nul: 1 for strings, which end in a NUL that is not counted.
     """
     return align_all(items.lengths + 4 + nul, 4)

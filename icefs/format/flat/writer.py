@@ -19,14 +19,11 @@ import numpy as np
 import numpy.typing as npt
 
 from icefs.errors import InvalidInputError
-
-IDENTIFIER: Final = b"Ichk"
-"""What official files carry behind their root offset."""
+from icefs.format.flat.wire import IDENTIFIER, MAX_BYTES, align, encode_vtable
 
 OFFSET: Final = "O"
 """The code of a field that refers to a string, a vector or a table; others are those of `struct`."""
 
-_MAX_BYTES: Final = 2**31 - 1
 _U32: Final = struct.Struct("<I")
 
 type TableCodes = tuple[str, ...]
@@ -49,18 +46,15 @@ def _layout(codes: TableCodes, present: tuple[bool, ...]) -> _Layout:
     widths = {slot: 4 if codes[slot] == OFFSET else struct.calcsize("<" + codes[slot]) for slot in slots}
     alignments = {slot: 1 if codes[slot].endswith("s") else widths[slot] for slot in slots}
     slots.sort(key=lambda slot: (-alignments[slot], slot))
-    at, order, offset_of = 4, [], dict.fromkeys(range(len(codes)), 0)
+    at, order = 4, []
     for slot in slots:
         order.append((slot, at))
-        offset_of[slot] = at
         at += widths[slot]
-    size = -(-at // 4) * 4
+    size = align(at, 4)
     formats = ["I" if codes[slot] == OFFSET else codes[slot] for slot in slots]
-    used = max((slot + 1 for slot in slots), default=0)
-    vtable = struct.pack(f"<HH{used}H", 4 + 2 * used, size, *(offset_of[slot] for slot in range(used)))
     return _Layout(
         struct.Struct("<i" + "".join(formats) + f"{size - at}x"),
-        vtable,
+        encode_vtable(size, dict(order)),
         tuple(order),
         frozenset(slot for slot in slots if codes[slot] == OFFSET),
         8 if any(alignments[slot] == 8 for slot in slots) else 4,
@@ -99,14 +93,14 @@ class FlatBuilder:
         self._shared: dict[str, int] = {}
 
     def _pad(self, size_bytes: int, alignment: int) -> int:
-        """Pads so that what begins `size_bytes` before the end will be aligned; returns its distance from the end."""
+        """Pads so that a piece of `size_bytes` will begin aligned; returns its distance from the end."""
         end = self._size + size_bytes
         padding = -end % alignment
         if padding:
             self._parts.append(bytes(padding))
             self._size += padding
             end += padding
-        if end > _MAX_BYTES:
+        if end > MAX_BYTES:
             raise InvalidInputError("a metadata file cannot be larger than 2 GiB", kind="serialization")
         return end
 
@@ -176,7 +170,7 @@ class FlatBuilder:
         """Adds detached buffers, all at once.
 
         Args:
-            joined: What `detach` returned, one after the other: each a multiple of 8 bytes.
+            joined: The buffers that `detach` returned, one after the other: each a multiple of 8 bytes.
             sizes: Their sizes.
             roots: The distance of something in each of them from that buffer's end.
 
@@ -191,7 +185,7 @@ class FlatBuilder:
         return ends + roots
 
     def detach(self) -> bytes:
-        """Returns what was added so far, aligned to 8 bytes at both ends, to be spliced into another buffer."""
+        """Returns the bytes added so far, aligned to 8 bytes at both ends, to be spliced into another buffer."""
         self._pad(0, 8)
         return b"".join(reversed(self._parts))
 

@@ -130,7 +130,7 @@ def test_text_that_is_no_unicode_is_refused() -> None:
 
 
 def test_more_than_two_gib_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("icefs.format.flat.writer._MAX_BYTES", 1000)
+    monkeypatch.setattr("icefs.format.flat.writer.MAX_BYTES", 1000)
     builder = FlatBuilder()
     builder.string("x" * 900)
     with pytest.raises(InvalidInputError, match="2 GiB"):
