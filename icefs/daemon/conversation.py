@@ -23,7 +23,7 @@ class Conversation:
         """Opens the control file.
 
         Raises:
-            OSError: it cannot be opened; PermissionError for who may not command the mount.
+            OSError: it cannot be opened; PermissionError for users without the right to command the mount.
         """
         self._may_write = True
         try:

@@ -1,6 +1,6 @@
 """Files that programs have open in mounts that were detached: an earlier mount's daemon lives for as long as they are.
 
-The kernel names neither such a mount nor its daemon any more. What tells: the file's mount is not in the process's
+The kernel names neither such a mount nor its daemon any more. The signs: the file's mount is not in the process's
 mount table, and its file system is FUSE. Files of other users' processes are seen by root alone.
 """
 

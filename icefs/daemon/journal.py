@@ -58,7 +58,7 @@ class JournalHandler(logging.Handler):
         instead: logging.Handler,
         address: str = SOCKET,
     ) -> None:
-        """Takes what makes a record's fields, who gets what the journal does not take, and the journal's socket."""
+        """Takes the maker of a record's fields, the handler for records that the journal refuses, and its socket."""
         super().__init__()
         self._describe = describe
         self._instead = instead
@@ -74,11 +74,11 @@ class JournalHandler(logging.Handler):
             self._instead.handle(record)
 
     def flush(self) -> None:
-        """Flushes who gets what the journal does not take."""
+        """Flushes the handler for refused records."""
         self._instead.flush()
 
     def close(self) -> None:
-        """Closes the socket, and who gets what the journal does not take."""
+        """Closes the socket, and the handler for refused records."""
         self._socket.close()
         self._instead.close()
         super().close()

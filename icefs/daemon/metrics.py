@@ -113,7 +113,7 @@ async def _answer(
                 )
                 await connection.send_all(head.encode() + (b"" if method == b"HEAD" else body))
             except trio.BrokenResourceError:
-                return  # whoever asked has gone away
+                return  # the client has gone away
 
 
 async def _request(connection: trio.SocketStream) -> tuple[bytes, bytes]:
@@ -134,6 +134,6 @@ async def _metrics(fs: "FileSystem") -> _Page:
 
 
 async def _health(fs: "FileSystem") -> _Page:
-    """Says that the mount answers; that its store does not is no reason to end it, and is told all the same."""
+    """Says that the mount answers; that its store does not is no reason to end it, and is reported all the same."""
     problem = fs.follower.problem
     return "200 OK", _TEXT, f"degraded: {problem}\n".encode() if problem else b"ok\n"

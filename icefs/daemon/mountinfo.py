@@ -21,7 +21,7 @@ class MountEntry(NamedTuple):
         filesystem_type: `fuse.icefs` for ours.
         source: What is mounted.
         root: Which directory of the file system is seen there; `/` but for bind mounts of a part.
-        user_id: Who mounted it, as the kernel says of FUSE mounts; None of others.
+        user_id: The user that mounted it, as the kernel says of FUSE mounts; None of others.
     """
 
     mountpoint: str

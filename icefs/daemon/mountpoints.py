@@ -171,7 +171,7 @@ def check_apart(mountpoint: str, repository: str) -> None:
         )
     if other.startswith(f"{one.rstrip('/')}/"):
         raise InvalidInputError(
-            f"the mountpoint would hide the repository: {mountpoint}", hint="choose a directory beside it"
+            f"the mountpoint would hide the repository: {mountpoint}", hint="choose a directory next to it"
         )
 
 

@@ -40,8 +40,8 @@ class MountOptions:
         as_of: With `branch`: shows what its tip was at this time, in microseconds since the epoch.
         read_only: Refuses all writes, in branches too.
         allow_other: Lets other users in.
-        uid: The owner of all files; None for whoever mounts.
-        gid: The group of all files; None for that of whoever mounts.
+        uid: The owner of all files; None for the user that mounts.
+        gid: The group of all files; None for the group of the user that mounts.
         umask: Permission bits that are taken away.
         poll_interval_s: How often branches and tags are looked at; 0 for never.
         allow_virtual: The URL prefixes that virtual chunks may be followed into.
@@ -168,13 +168,13 @@ def parse_address(text: str) -> tuple[str, int]:
 
 
 def default_log_file(mountpoint: str) -> Path:
-    """Returns where the daemon of a mountpoint logs unless it is told otherwise."""
+    """Returns the default log file of the daemon of a mountpoint."""
     name = quote(real_path(mountpoint).strip("/") or "root", safe="", errors="surrogateescape").replace("%2F", "-")
     return _state_home() / "log" / f"{name[-200:]}.log"
 
 
 def default_state_dir() -> Path:
-    """Returns where working trees are kept unless a mount is told otherwise."""
+    """Returns the default place of working trees."""
     return _state_home() / "trees"
 
 

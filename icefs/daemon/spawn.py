@@ -101,7 +101,7 @@ def _start(options: MountOptions, log: IO[bytes], writer: int) -> "subprocess.Po
         "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")])),
         _STATUS_FD: str(writer),
     }
-    # The last two arguments are for whoever looks at `ps`.
+    # The last two arguments are for readers of `ps`.
     daemon = subprocess.Popen(
         [sys.executable, "-P", "-m", "icefs.daemon.spawn", _shown(options.repository), options.mountpoint],
         stdin=subprocess.PIPE,

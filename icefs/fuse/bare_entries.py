@@ -1,13 +1,13 @@
-"""Who is sent directory entries without attributes.
+"""Which processes get directory entries without attributes.
 
 READDIRPLUS answers a listing with the attributes of each entry, and the kernel makes an inode and a dentry of it. For
 a program that wants to `stat` what it lists that saves a request an entry; for one that only wants names (`find -type
 f`, most Zarr listers) it is most of the time that a large directory takes: a million entries list in a quarter of it
 without. The protocol has a way to say "no attributes for this one": a node id of 0 (`entries.EntryBuffer.add_bare`).
 
-Who wants attributes is found out by trying (`Listers`): of the files that a process lists, most come with attributes
-and a few without; if it never looks any of those up, the directories that it lists next come without attributes,
-until it does look something up. A process that looks them up is tried less and less.
+Which processes want attributes is found out by trying (`Listers`): of the files that a process lists, most come with
+attributes and a few without; if it never looks any of those up, the directories that it lists next come without
+attributes, until it does look something up. A process that looks them up is tried less and less.
 """
 
 from typing import Final
@@ -48,7 +48,7 @@ class OpenListing:
     """A directory that is open.
 
     Attributes:
-        lister: Who reads it.
+        lister: The process that reads it.
         is_full: Whether its entries bring their attributes. That is settled when it is opened, since many a program
             reads a directory to its end before it looks at the first name; and once more in a very large one.
     """
@@ -61,7 +61,7 @@ class OpenListing:
         self._sent = 0
 
     def sent(self, count: int) -> None:
-        """Takes note that entries were sent."""
+        """Records that entries were sent."""
         self._sent += count
         if self._sent >= _LARGE:
             self._sent = 0
@@ -78,7 +78,7 @@ class Listers:
         self._by_pid: dict[int, Lister] = {}
 
     def begin(self, fh: int, pid: int) -> None:
-        """Takes note that a process opened a directory."""
+        """Records that a process opened a directory."""
         lister = self._by_pid.get(pid)
         if lister is None:
             if len(self._by_pid) >= _MAX_PROCESSES:
@@ -87,11 +87,11 @@ class Listers:
         self._open[fh] = OpenListing(lister)
 
     def end(self, fh: int) -> None:
-        """Takes note that a directory was closed."""
+        """Records that a directory was closed."""
         self._open.pop(fh, None)
 
     def looked_up(self, pid: int) -> None:
-        """Takes note that a process looked a file up."""
+        """Records that a process looked a file up."""
         lister = self._by_pid.get(pid)
         if lister is not None:
             lister.ignored = 0

@@ -92,7 +92,7 @@ def _about_first(args: tuple[Any, ...], result: object) -> Subject:
 
 
 # The subjects of operations, from their arguments and their result, which is None after a failure. They hold no
-# buffers, which are large, and no paths: whoever reads the access log finds these.
+# buffers, which are large, and no paths: a reader of the access log finds these.
 _SUBJECTS: Final[dict[str, _About]] = {
     **dict.fromkeys(("lookup", "mknod", "mkdir", "unlink", "rmdir", "symlink", "setxattr", "getxattr"), _about_name),
     "rename": lambda args, result: (args[0], f"{args[1]} -> {args[3]}", 0),

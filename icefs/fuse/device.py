@@ -1,7 +1,7 @@
 """The connection to the kernel: mounts, agrees with it on how to talk, carries messages, unmounts.
 
 `fusermount3` does what takes privileges: it opens `/dev/fuse`, mounts, and hands the descriptor over through a socket.
-Which requests there are and what they mean is `requests`' business; here they are bytes.
+`requests` knows the requests and their meaning; here they are bytes.
 """
 
 import contextlib
@@ -162,7 +162,7 @@ class Device:
         if self.fd < 0:
             return
         is_mounted = self.is_mounted()
-        # Closed first: else whoever unmounts may wait for an answer from here.
+        # Closed first: else the unmounting process may wait for an answer from here.
         fd, self.fd = self.fd, -1
         os.close(fd)
         if is_mounted:

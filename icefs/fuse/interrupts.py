@@ -1,19 +1,20 @@
-"""Cuts off requests that wait when the program behind them is to end.
+"""Interrupts requests that wait when the program behind them is to end.
 
 A program that waits for a store which is slow or away waits in the kernel, for this process to answer: neither
 Ctrl-C nor SIGKILL ends it before. The kernel does say that a signal has come (INTERRUPT), but once for a request,
 whichever signal came first, and also for those that a program handles and goes on. The system call would fail with
 EINTR then, and not be restarted, whatever SA_RESTART says: with a timer that ticks faster than the store answers, no
 read would ever succeed, and programs that know no EINTR from files would fail. So it is looked up what the signal is
-(`is_to_end`), and where there is no reason to end, the request goes on. What comes later, or is not told at all (the
-kernel sends no INTERRUPT for reads with O_DIRECT), is found by looking again and again while a request waits.
+(`is_to_end`), and where there is no reason to end, the request goes on. Signals that come later, or that the kernel
+does not report at all (it sends no INTERRUPT for reads with O_DIRECT), are found by looking again and again while a
+request waits.
 
 Python handles SIGINT, always, and means to end what is under way: that counts, too, but for a READ only where it can
 be seen that the program is in a system call that reads. For a READ may be for a page fault, and the failure of that
 is SIGBUS, or EFAULT where the kernel looks at the page.
 
-A program that is gone is no reason: what waits then is read ahead into the page cache, for whoever reads it next, or
-was begun by a thread for another.
+A program that is gone is no reason: its requests read ahead into the page cache, for the next reader, or were begun
+by a thread for another.
 """
 
 import contextlib
@@ -81,7 +82,7 @@ def _is_reading(pid: int) -> bool:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Waiting:
-    """A request that waits and may be cut off."""
+    """A request that waits and may be interrupted."""
 
     scope: trio.CancelScope
     pid: int
@@ -90,7 +91,7 @@ class _Waiting:
 
 
 class Interrupts:
-    """The requests that wait and may be cut off.
+    """The requests that wait and may be interrupted.
 
     Concurrency: on the event loop's thread.
     """
@@ -116,17 +117,17 @@ class Interrupts:
                 del self._waiting[unique]
 
     def interrupt(self, unique: int) -> None:
-        """Takes note that a signal has come for whoever waits for a request.
+        """Records that a signal has come for the program that waits for a request.
 
         That was read before, as the kernel sends one after the other. Of one that was answered meanwhile, or may not
-        be cut off, nothing is known here.
+        be interrupted, nothing is known here.
         """
         waiting = self._waiting.get(unique)
         if waiting is not None and self._is_to_end(waiting.pid, waiting.may_be_fault):
             waiting.scope.cancel()
 
     def cut_all(self) -> None:
-        """Cuts off all that wait, as nobody is left to be answered."""
+        """Interrupts all requests that wait, as no program is left to be answered."""
         for waiting in list(self._waiting.values()):
             waiting.scope.cancel()
 

@@ -2,7 +2,7 @@
 
 A program that asks one thing after the other asks again within some ten microseconds. To sleep until then is what
 costs most: a processor that has gone idle takes 30 to 80 us to wake, in a virtual machine more than the answer itself.
-So who waits here looks again and again for a moment, as network drivers do that poll while they are busy; and only
+So a wait here looks again and again for a moment, as network drivers do that poll while they are busy; and only
 while that is of use, which is when the request before came as soon. A mount that nobody talks to sleeps.
 """
 
@@ -35,7 +35,7 @@ class Linger:
         self._fds = (fd,)
         self._clock = clock
         self._is_able = fd < _MOST_FDS
-        # On one processor, who looks without sleep keeps the one from asking whom it waits for.
+        # On one processor, a busy wait keeps the program from asking that it waits for.
         self._may_spin = len(os.sched_getaffinity(0)) > 1
         self.is_talking = False
 
@@ -50,7 +50,7 @@ class Linger:
                 for _ in range(_LOOKS):
                     if select(fds, (), (), 0)[0]:
                         return True
-                sched_yield()  # whoever else wants this processor goes first
+                sched_yield()  # other processes that want this processor go first
             self.is_talking = False
             return bool(select(fds, (), (), _NAP_S)[0])
         is_asked = bool(select(fds, (), (), _NAP_S)[0])

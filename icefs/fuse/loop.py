@@ -94,7 +94,7 @@ class RequestLoop:
         self._spare: list[memoryview] = []
 
     async def run(self) -> None:
-        """Returns when the file system was unmounted; or after `stop`, when what was asked before is answered."""
+        """Returns when the file system was unmounted; or after `stop`, when all earlier requests are answered."""
         async with trio.open_nursery() as watching:
             watching.start_soon(self._interrupts.run)
             async with trio.open_nursery() as nursery:
@@ -133,7 +133,7 @@ class RequestLoop:
                 if self._has_reader:
                     if len(self._stand_by) >= _STAND_BY:
                         return
-                    await self._stand_by.park()  # who wakes this task has given it the role
+                    await self._stand_by.park()  # the task that wakes this one has given it the role
                 self._has_reader = True
         finally:
             self._tasks -= 1
@@ -168,7 +168,7 @@ class RequestLoop:
             body = buffer[header_bytes:length]
             if request is None:
                 if opcode == abi.INTERRUPT:
-                    # It is not answered: whoever asks the kernel to repeat it is asked again at once, and for ever.
+                    # It is not answered: with EAGAIN the kernel would send it again at once, and for ever.
                     self._interrupts.interrupt(abi.INTERRUPT_IN.unpack_from(body)[0])
                 else:
                     self._refuse(unique, errno.ENOSYS)
@@ -203,7 +203,7 @@ class RequestLoop:
     async def _finish(
         self, request: BoundRequest, unique: int, pid: int | None, answering: Coroutine[Any, Any, Any], trap: Any
     ) -> None:
-        """Answers a request that waits, while another task reads; one that may be cut off has a `pid`."""
+        """Answers a request that waits, while another task reads; one that may be interrupted has a `pid`."""
         buffer = None
         if request.keeps_body:
             buffer = self._buffer
@@ -228,7 +228,7 @@ class RequestLoop:
                 self._spare.append(buffer)
 
     async def _unless_cut(self, unique: int, pid: int, may_be_fault: bool, answering: Coroutine[Any, Any, Any]) -> Any:
-        """Returns the answer of a handler that may be cut off.
+        """Returns the answer of a handler that may be interrupted.
 
         It must not have opened a scope of trio's own before it first waited, which this one would then lie within.
         """

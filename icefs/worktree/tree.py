@@ -9,7 +9,7 @@ A mount's requests, and the commands on its control files, end here. The tree's 
     removed     removed files that the kernel still knows (`ops.removed`)
     uploads     uploads in the background (`upload.background`)
 
-What concerns the tree as a whole is here: opening and closing it, its views, commits and changes of base.
+Here are the operations on the tree as a whole: opening and closing it, its views, commits and changes of base.
 
 After `flush` (every `close(2)`), and after any change of a name or an attribute, the result survives the death of the
 process; after `fsync` of a file or directory power loss, too.
@@ -367,7 +367,7 @@ class WorkTree:
     def change_base(self, plan: BasePlan, advance: Advance = nothing_below) -> BaseOutcome:
         """Puts the tree on another snapshot: one that a frozen tree became, or one that others have committed.
 
-        What was committed and not changed since is dropped; all other changes stay.
+        Changes that were committed and not changed since are dropped; all others stay.
 
         Args:
             plan: What to do.

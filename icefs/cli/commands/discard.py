@@ -15,8 +15,8 @@ from icefs.words import plural
 def discard(path: str, everything: bool, as_json: bool) -> None:
     """Drop uncommitted changes, at PATH or all of the branch.
 
-    What is at PATH and below it becomes what it is in the snapshot that the branch stands on. PATH may be something
-    that was deleted, which comes back. What is dropped does not: files that were never committed are gone for good. A
+    Files at PATH and below it become what they are in the snapshot that the branch stands on. PATH may be something
+    that was deleted, which comes back. Dropped changes do not: files that were never committed are gone for good. A
     program that has a dropped file open can go on writing to it, but these bytes go nowhere.
     """
     mounted, inside = require_place(path)

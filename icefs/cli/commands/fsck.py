@@ -1,7 +1,7 @@
 """Upkeep of a repository: `icefs gc`, `expire`, `fsck`, `stats`, `upgrade` and `rewrite-manifests`.
 
-Each of them may be interrupted at any moment: what it had done is done, the repository is whole, and running it again
-does the rest.
+Each of them may be interrupted at any moment: its finished steps are done, the repository is whole, and running it
+again does the rest.
 """
 
 from collections.abc import Iterator

@@ -89,7 +89,7 @@ def _count_snapshots(repository: Repository) -> int | None:
 
 
 def _lines(facts: Mapping[str, Any], indent: str = "") -> Iterator[str]:
-    """Yields `name: value` lines for people; what is unset is left out."""
+    """Yields `name: value` lines for people; unset values are left out."""
     for name, value in facts.items():
         is_time = name.endswith("_s") and isinstance(value, int | float)
         label = f"{indent}{quoted((name.removesuffix('_s') if is_time else name).replace('_', ' '))}:"

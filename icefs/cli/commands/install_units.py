@@ -165,7 +165,7 @@ def _below(root: Path, place: Path) -> Path:
 def _unit(name: str) -> str:
     """Returns the text of a unit that runs this very icefs."""
     package = Path(__file__).parents[2]
-    # In a wheel the units are in the package; in a checkout beside it.
+    # In a wheel the units are in the package; in a checkout next to it.
     source = next((place / name for place in (package / "systemd", package.parent / "systemd") if place.is_dir()), None)
     if source is None:
         raise EntryNotFoundError(f"the units are not there: {package}/systemd", hint="install icefs again")

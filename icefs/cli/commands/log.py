@@ -40,7 +40,7 @@ class _LogCommand(click.Command):
 @click.argument("ref", metavar="[REF] [-- NODE]", required=False)
 @click.option("-n", "--max-count", type=click.IntRange(min=0), metavar="N", help="Show at most N snapshots.")
 @click.option("--follow", metavar="NODE", help="Show only commits that touched this group or array; as '-- NODE'.")
-@click.option("--graph", is_flag=True, help="Draw the branches and tags beside it; all of them without REF.")
+@click.option("--graph", is_flag=True, help="Draw the branches and tags next to it; all of them without REF.")
 @click.option("--oneline", is_flag=True, help="One line for each snapshot.")
 @json_option
 def log(

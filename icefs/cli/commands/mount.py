@@ -120,4 +120,4 @@ def _announce(options: MountOptions, pid: int, uncommitted: list[str], *, as_jso
             place = options.mountpoint if inside is None else f"{options.mountpoint}/branches/{inside}"
             look = command("status", place)
             say(f"branch {quoted(name)} has uncommitted changes of an earlier mount: '{look}' lists them")
-    sys.stdout.flush()  # in the foreground, whoever started us waits for this line
+    sys.stdout.flush()  # in the foreground, the parent process waits for this line

@@ -22,7 +22,7 @@ from icefs.words import plural, quoted
 @dry_run_option
 @json_option
 def rewrite_manifests(repo: str | None, message: str, branch: str, amend: bool, dry_run: bool, as_json: bool) -> None:
-    """Write a branch's manifests anew.
+    """Write a branch's manifests again.
 
     They are divided as the configuration says now (manifest.splitting).
     """

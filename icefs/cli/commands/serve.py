@@ -71,7 +71,7 @@ def serve(config: str, reloading: bool, after_stop: bool, as_json: bool) -> None
             print_json({"repository": repository, "mountpoint": options.mountpoint, "pid": os.getpid()})
         else:
             say(f"mounted {quoted(repository)} at {quoted(options.mountpoint)}")
-        sys.stdout.flush()  # whoever started us may wait for this line
+        sys.stdout.flush()  # the parent process may wait for this line
 
     code = run(options, ready, lambda: load_config(path))
     click.get_current_context().exit(code)

@@ -34,7 +34,7 @@ _STATE_DIR = "icefs.sessions.state_dir"
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """A working tree, as far as it can be told without opening it.
+    """A working tree, as far as it is known without opening it.
 
     Attributes:
         id: What names it here: the end of its directory's name.
@@ -45,7 +45,7 @@ class Session:
         mountpoint: Where it is, or was, mounted; None where that is not known.
         state: `mounted`, `unmounted`, or `damaged`: it cannot be opened.
         pid: The process that has it.
-        num_changes: How many changes it has, more or less; None where that cannot be told.
+        num_changes: How many changes it has, more or less; None where that is unknown.
         size_bytes: What it takes on the disk.
         changed_at: When it changed last, in seconds since the epoch.
         problem: Why it cannot be opened.
@@ -281,7 +281,7 @@ def commit_session(
     state_dir: str | None,
     as_json: bool,
 ) -> None:
-    """Commit what is in a working tree that is not mounted. What is not committed stays in it."""
+    """Commit the changes in a working tree that is not mounted. Uncommitted ones stay in it."""
     from icefs.vfs.commit.request import CommitRequest  # the engine, which a list of sessions does not need
     from icefs.vfs.headless import commit_left, list_left
 
@@ -326,7 +326,7 @@ def discard_session(identity: str, dry_run: bool, state_dir: str | None, as_json
         if session.directory.exists():
             raise SessionStateError(
                 f"the working tree could not be removed: {session.directory}",
-                hint="see who uses it, and its permissions",
+                hint="see which processes use it, and its permissions",
             )
     facts = {**session.to_json(), "dry_run": dry_run}
     if as_json:
@@ -366,7 +366,7 @@ def export_session(
 ) -> None:
     """Write the changed files of a working tree that is not mounted to a directory; the working tree stays.
 
-    DIR is made, or empty. What was deleted is listed.
+    DIR is made, or empty. Deletions are listed.
     """
     from icefs.cli.support.steps import steps
     from icefs.vfs.headless import export_left

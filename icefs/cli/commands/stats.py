@@ -26,7 +26,7 @@ def stats(repo: str | None, history: bool, as_json: bool) -> None:
     """Show how many bytes chunks take, by array or of all versions.
 
     The arrays are those of one version, and for a path in a mount those at and below it; --history counts what all
-    branches and tags need. What several references share counts once.
+    branches and tags need. Chunks that several references share count once.
     """
     source = locate(repo)
     repository = open_repository(source.location)

@@ -37,7 +37,8 @@ def top(path: str, interval: float, once: bool, as_json: bool) -> None:
     """Show live what a mount does.
 
     Requests by kind with their latencies, throughput, caches, the object store, what is staged and waits, and the last
-    requests. PATH lies anywhere in the mount. Ctrl-C ends it. What the kernel answers from its own caches is not seen.
+    requests. PATH lies anywhere in the mount. Ctrl-C ends it. Requests that the kernel answers from its own caches are
+    not seen.
     """
     mounted = require_mount(path).whole
     before = _look(mounted)

@@ -142,7 +142,7 @@ def _ask_daemon(place: Path, *, is_trusted: bool) -> _Daemon:
 
     def ask() -> None:
         try:
-            if not is_trusted:  # another user's: what it says of itself is not believed
+            if not is_trusted:  # another user's: its own facts are not believed
                 os.statvfs(place)
                 answer.append(_Daemon())
                 return

@@ -20,7 +20,7 @@ def warmup(path: str, as_json: bool) -> None:
     """Fetch chunks into the disk cache.
 
     PATH is a directory or chunk in a mounted tree of a repository on a remote store. Of the chunks at and below it,
-    what is in the cache already is not fetched again. Later mounts with the same --cache-dir read it without asking
+    those in the cache are not fetched again. Later mounts with the same --cache-dir read them without asking
     the store.
     """
     mounted = require_mount(path)

@@ -63,7 +63,7 @@ class Finding:
 
 
 def examine(check: str, look: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
-    """Runs a check; what it cannot look at is a problem, too."""
+    """Runs a check; a thing that it cannot look at is a problem, too."""
     try:
         yield from look()
     except IcefsError as error:

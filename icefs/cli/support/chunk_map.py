@@ -1,7 +1,7 @@
 """A small picture of an array's chunk grid: one cell for a chunk, or for a block of chunks of a larger grid.
 
-The two axes with most chunks are drawn, the later one across; through the others one looks: a cell shows what is newest
-of all that is behind it.
+The two axes with most chunks are drawn, the later one across; through the others one looks: a cell shows the newest of
+all chunks behind it.
 """
 
 import shutil

@@ -1,4 +1,4 @@
-"""What the Tab key offers: beside commands and options, which click knows, refs, mountpoints and paths.
+"""Offers of the Tab key: commands and options, which click knows, and refs, mountpoints and paths.
 
 A shell asks by running `icefs` with `_ICEFS_COMPLETE` set. Only then the parameters get types that know what to offer,
 so that nothing of this costs anything otherwise. Whatever goes wrong offers nothing: a shell has no place for errors.

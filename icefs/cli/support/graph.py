@@ -33,7 +33,7 @@ def _drawn(row: Row) -> str:
     marks = [_coloured(number, mark.value) for number, mark in enumerate(row.marks)]
     if row.joins is None:
         return " ".join(marks).rstrip()
-    # The lane ends at the one beside it.
+    # The lane ends at the one next to it.
     before, after = marks[: row.joins], marks[row.joins + 1 :]
     joined = " ".join(before) + _coloured(row.joins, "/")
     return (joined + ("  " + " ".join(after) if after else "")).rstrip()

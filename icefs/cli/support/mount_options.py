@@ -129,7 +129,7 @@ _PARAMETERS: Final = (
         metavar="SIZE",
         default="10G",
         show_default=True,
-        help="How much of it to keep; what was used longest ago goes. 0 keeps nothing.",
+        help="How much of it to keep; the chunks not used for longest go. 0 keeps nothing.",
     ),
     click.option(
         "--upload-after",

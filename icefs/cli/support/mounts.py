@@ -1,8 +1,8 @@
 """Finds the mount that a path lies in, and reads its control files.
 
 The kernel's mount table alone tells what is mounted where, and by whom, even when a daemon is dead: a directory with a
-`.icefs` in it is no mount. Nothing in a mount is read before that, nor where another user has mounted it. What is one
-of root's or of this user answers for itself through `.icefs`, by plain file access. Nothing of the engine is imported,
+`.icefs` in it is no mount. Nothing in a mount is read before that, nor where another user has mounted it. A mount of
+root's or of this user answers for itself through `.icefs`, by plain file access. Nothing of the engine is imported,
 so that `icefs status` is quick.
 """
 
@@ -96,7 +96,7 @@ class Mounted:
 
         Args:
             operation: What to do.
-            on_progress: Is told how far it is, again and again.
+            on_progress: Gets the progress, again and again.
             arguments: What else the request says.
 
         Raises:
@@ -164,7 +164,7 @@ def raised(answer: dict[str, Any]) -> IcefsError:
         error = IcefsError
     found = error(answer.pop("message"), kind=answer.pop("kind"), hint=answer.pop("hint"), **answer)
     if isinstance(found, TreeInUseError):
-        # An earlier mount that was detached: what has it open is all that keeps it.
+        # An earlier mount that was detached: only open files keep it.
         files = describe_open_files()
         if files is not None:
             found.hint = f"close the files that are open in it: {files}"
@@ -237,7 +237,7 @@ def require_trusted(entry: MountEntry) -> None:
     """
     if not entry.is_trusted:
         raise UntrustedMountError(
-            f"the mount at {entry.mountpoint} is another user's (uid {entry.user_id}): what it says is not believed",
+            f"the mount at {entry.mountpoint} is another user's (uid {entry.user_id}), and is not believed",
             hint="run the command as that user, or give the repository",
             mountpoint=entry.mountpoint,
         )

@@ -162,7 +162,7 @@ def print_rows(
 ) -> None:
     """Prints a table: aligned under headers on a terminal, else bare tab-separated lines for `cut` and `awk`.
 
-    Nothing is cut off on a narrow terminal. Cells of the columns in `folding` go on in the next line; all others stay
+    Nothing is cut on a narrow terminal. Cells of the columns in `folding` go on in the next line; all others stay
     in one piece, to be copied. Where that leaves too little for the former, each row becomes a block of lines.
 
     Args:
@@ -222,7 +222,7 @@ def _print_blocks(
 
     names = max(map(cell_len, headers)) + _GAP
     whole = [cell_len(cell) for row in rows for header, cell in zip(headers, row, strict=True) if header not in folding]
-    # A terminal that is narrower still breaks the line itself, and what is copied from it is in one piece.
+    # A terminal that is narrower still breaks the line itself, and a copy from it is in one piece.
     console.width = max(console.width, names + max(whole, default=0), names + _LEAST_FOLDED)
     for number, row in enumerate(rows):
         block = Table.grid()

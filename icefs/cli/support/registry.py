@@ -40,7 +40,7 @@ COMMANDS: Final[dict[str, str]] = {
     "fsck": "Check that a repository is whole, and mend it.",
     "expire": "Take old snapshots out of the history.",
     "gc": "Delete objects that nothing needs.",
-    "rewrite-manifests": "Write a branch's manifests anew.",
+    "rewrite-manifests": "Write a branch's manifests again.",
     "upgrade": "Bring a repository of spec version 1 to version 2.",
     "config": "Show and change the saved configuration.",
     "inspect": "Show a file of the repository as JSON.",

@@ -106,7 +106,7 @@ def _is_inner(path: str, mounted: Mounted) -> bool:
 
 
 def open_repository(location: str, allow_virtual: tuple[str, ...] = ()) -> Repository:
-    """Opens a repository for the rest of the command; what it holds open is closed with the command's context.
+    """Opens a repository for the rest of the command; it is closed with the command's context.
 
     Args:
         location: As a user writes it.

@@ -5,7 +5,7 @@
     branch = "main"
     cache-size = "50G"
 
-The keys are the long options of `icefs mount`, so that there is one list of them. What is wrong is said with file,
+The keys are the long options of `icefs mount`, so that there is one list of them. Mistakes are reported with file,
 line and key.
 """
 
@@ -121,7 +121,10 @@ def check_file(path: Path) -> tuple[MountOptions | None, list[Problem]]:
     options, problems = check_config(path.read_bytes())
     if reason is None:
         return options, problems
-    return None, [Problem(None, None, f"{reason}, who would choose what is mounted: chmod go-w, chown"), *problems]
+    return None, [
+        Problem(None, None, f"{reason}; these users would choose what is mounted: chmod go-w, chown"),
+        *problems,
+    ]
 
 
 def check_config(data: bytes) -> tuple[MountOptions | None, list[Problem]]:

@@ -332,7 +332,7 @@ class DiskCache:
         os.pwrite(self._usage_fd, self._usage_record(used), 0)
 
     def _make_room(self, most: int) -> int:
-        """Drops what was used longest ago until at most so many bytes are taken; returns how many are."""
+        """Drops old entries until the rest takes at most so many bytes; returns how many it takes."""
         used = self._temporaries()  # first: one that becomes an entry meanwhile is counted twice, and not missed
         entries = list(self._entries())
         used += sum(size for _, size, _ in entries)

@@ -69,7 +69,7 @@ class Commits:
                 core.changed.notify_all()
 
     def view(self) -> FrozenTree:
-        """Takes a view for looking only, as `status` does; in memory, beside any other."""
+        """Takes a view for looking only, as `status` does; in memory, next to any other."""
         core = self._core
         with core.change():
             self._quiesce()
@@ -131,7 +131,7 @@ class Commits:
         except NoSpaceError:
             if frozen.view.is_durable:
                 raise
-            # What is behind stays so, and what its rows refer to goes with the next view.
+            # Files that are behind stay so, and the spool files of their rows go with the next view.
             core = self._core
             with core.lock:
                 core.views.remove(frozen.view)

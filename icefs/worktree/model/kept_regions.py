@@ -1,8 +1,8 @@
 """The inode numbers and times of renamed directories of chunks, which are computed and not listed.
 
-What lay in a directory of the base has numbers that follow from its place there (see `Former`). When the directory
-was renamed and committed it lies elsewhere, and the new base would give it other numbers. A region says instead: what
-is below this path has the numbers of what was below that place, but for what has changed since.
+Files in a directory of the base have numbers that follow from its place there (see `Former`). When the directory
+was renamed and committed they lie elsewhere, and the new base would give them other numbers. A region says instead:
+what is below this path has the numbers of what was below that place, but for what has changed since.
 """
 
 from bisect import bisect_left

@@ -6,8 +6,9 @@ directory of the tree:
 - One that was frozen at path P stands over the new base directory P, wherever it has been moved since; if the new
   snapshot has no directory P (an empty one, one of untracked names), over nothing.
 - One that was untouched at the freeze stands over the base directory at the path it had then.
-- One that was made here, of which nothing is committed, stands over the one that others made at its path: what they put
-  in it is to be seen, and what it hid of the old base stays hidden.
+- One that was made here, of which nothing is committed, stands over the one that others made at its path: their files
+  in
+  it are shown, and the files of the old base that it hid stay hidden.
 """
 
 from collections.abc import Iterable, Sequence

@@ -1,7 +1,7 @@
 """Inode numbers and times over a change of base: which are retained, and which must not lead to what they led to.
 
-Programs find a file that they committed under the number that it had. What others changed has another number, and the
-directories above it another time: the kernel has the former content under the old ones.
+Programs find a file that they committed under the number that it had. Files that others changed have another number,
+and the directories above them another time: the kernel has the former content under the old ones.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -70,8 +70,8 @@ def give_up(core: TreeCore, changed: Sequence[str]) -> list[str]:
 def renew_above(core: TreeCore, changed: Sequence[str], given_up: Sequence[str]) -> Invalidations:
     """Gives the directories above what others changed another time.
 
-    Takes the lock for moments, as the base may have to be fetched. What cannot be fetched is taken to be gone: the
-    kernel asks again for what has no retained number any more.
+    Takes the lock for moments, as the base may have to be fetched. An unreadable path is taken to be gone: the kernel
+    asks again for entries without a retained number.
 
     Args:
         core: The tree, on its new base.

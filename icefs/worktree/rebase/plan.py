@@ -58,8 +58,8 @@ class BaseOutcome:
 
     Attributes:
         changed: What the kernel has to ask for again.
-        renamed: The entries of the directories that were renamed. What lies below them has the numbers that the new
-            base gives it, unless `BasePlan.renamed` has others.
+        renamed: The entries of the directories that were renamed. Files below them have the numbers that the new base
+            gives them, unless `BasePlan.renamed` has others.
         kept_back: Paths that the new base does not have as they were frozen, although it was made of them; they stay in
             the tree as changes.
         remaining: How many files, directories and whiteouts the working tree still has.

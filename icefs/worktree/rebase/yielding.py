@@ -4,7 +4,7 @@ A rebase decides by node and chunk; a working tree has files and whiteouts. Two 
 new base is to be seen instead of the tree's own change:
 
 - chunks that both sides wrote, where the rebase lets theirs count (`theirs`);
-- what others put below a directory that was removed here: only what was there at that time was removed.
+- what others put below a directory that was removed here: only the files of that time were removed.
 """
 
 from collections.abc import Container, Iterable, Iterator
@@ -163,7 +163,7 @@ def _hidden(view: FrozenTree) -> Iterator[str]:
 def check_shown(view: FrozenTree, base: Session, tip: Session, yielded: Container[str]) -> None:
     """Refuses to put a tree on a snapshot that it could not show; a commit is based on it all the same.
 
-    A renamed directory shows what the base has at its former place, and nothing beside it. A file of the base that was
+    A renamed directory shows what the base has at its former place, and nothing else. A file of the base that was
     given a further name has the same bytes under both.
 
     Raises:

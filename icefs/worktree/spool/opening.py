@@ -1,9 +1,9 @@
-"""Opening the database of a working tree: what its files say is compared, and what is damaged is made again.
+"""Opening the database of a working tree: its files are compared, and damaged ones are made again.
 
 The database and the row log say the same; `rows.end` says whether the log is whole. In this order:
 
 1. Both say the same, or the log is one record ahead (the process died before the database had it): all is well.
-2. The log is whole: the database is damaged, gone or older. The log's rows take its place; what was there is kept.
+2. The log is whole: the database is damaged, gone or older. The log's rows take its place; the old file is kept.
 3. The log is not whole, or the machine has lost its power since: the database counts, if SQLite finds no fault in it.
 4. Only a part of the log can be read, and nothing of the database: the part is taken, and that is said.
 5. Neither can be read: `DamagedStateError`, with what can be done; nothing is changed.
@@ -207,7 +207,7 @@ def _beyond_help(directory: Path, damage: Exception) -> DamagedStateError:
     identity = directory.name.rpartition("-")[2]
     root = directory.parent
     return DamagedStateError(
-        f"the working tree in {directory} is damaged, and what it had cannot be told: {damage}",
+        f"the working tree in {directory} is damaged, and its files are unknown: {damage}",
         hint=f"'icefs sessions --state-dir {root} export {identity} DIR' copies the bytes that it has;"
         f" 'icefs sessions --state-dir {root} discard {identity}' gives it up",
         directory=str(directory),

@@ -51,7 +51,7 @@ class UnfitChunks:
         first = f"the chunk {list(index)} {self._of(path).reason(index, int(refs.lengths[0]))}"
         them = "it" if len(refs) == 1 else "them"
         return (
-            f"rules out the size of {plural(len(refs), 'chunk')} that {path} has: {first}; write {them} anew, or"
+            f"rules out the size of {plural(len(refs), 'chunk')} that {path} has: {first}; write {them} again, or"
             f" remove {them}"
         )
 

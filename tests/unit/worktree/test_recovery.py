@@ -275,7 +275,7 @@ def test_a_damaged_database_without_row_log_is_one_clear_error(
         path.write_bytes(b"no database" * 1000)
     before = contents(tmp_path)
     for _ in range(2):
-        with pytest.raises(StorageError, match="is damaged, and what it had cannot be told") as caught:
+        with pytest.raises(StorageError, match="is damaged, and its files are unknown") as caught:
             open_tree(tmp_path, snapshots)
         assert "export" in (caught.value.hint or "")
         assert "discard" in (caught.value.hint or "")
