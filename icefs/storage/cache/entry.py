@@ -170,7 +170,7 @@ def checksums(data: bytes | bytearray | memoryview) -> bytes:
 
     Sums over the rows and over the columns of the block as a matrix of words, so that neither wrong bytes nor
     displaced ones fit. That runs at the speed of memory, four times as fast as a CRC; against intent it is no help,
-    and need not be: a user a user who can write to the directory could as well write to the program.
+    and need not be: a user who can write to the directory could as well write to the program.
     """
     sums = []
     for start in range(0, len(data), BLOCK_BYTES):
