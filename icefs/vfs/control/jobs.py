@@ -5,8 +5,9 @@ begun ──► reports progress ──► past the point of no return ──►
 """
 
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from concurrent.futures import Future
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import trio
 
@@ -14,9 +15,6 @@ from icefs.errors import SessionStateError
 from icefs.locks import Rank, new_lock
 from icefs.vfs.threads import Threads
 from icefs.worktree.upload.uploader import UploadProgress
-
-if TYPE_CHECKING:
-    from concurrent.futures import Future
 
 BEAT_S: Final = 0.1
 """How often a waiting program gets a line: Ctrl-C interrupts its reading only between two of them."""
@@ -69,7 +67,7 @@ class Job[T]:
 
     # For its owner.
 
-    def start(self, threads: Threads, work: Callable[[], T], finish: Callable[["Future[T]"], None]) -> None:
+    def start(self, threads: Threads, work: Callable[[], T], finish: Callable[[Future[T]], None]) -> None:
         """Begins.
 
         Args:
@@ -78,7 +76,7 @@ class Job[T]:
             finish: Called on the event loop's thread when it has ended, however; must not raise.
         """
 
-        def done(outcome: "Future[T]") -> None:
+        def done(outcome: Future[T]) -> None:
             self._outcome = outcome
             finish(outcome)
             self._ended.set()
