@@ -8,6 +8,7 @@ from icefs.engine.write.repository import WritableRepository
 from icefs.storage.s3.store import S3Storage
 from tests.conformance.official import GROUP, array_json
 from tests.support.fault_proxy import FaultProxy
+from tests.support.s3_server import BUCKET, FAST
 
 _numbers = itertools.count()
 
@@ -20,7 +21,7 @@ def s3_prefix():
 
 @pytest.fixture
 def s3_storage(s3_server, s3_prefix):
-    storage = S3Storage("icefs-tests", s3_prefix, s3_server.options())
+    storage = S3Storage(BUCKET, s3_prefix, s3_server.options())
     yield storage
     storage.close()
 
@@ -48,3 +49,11 @@ def far_array(s3_server, s3_storage, s3_prefix, proxy, monkeypatch):
         return f"s3://icefs-tests/{s3_prefix}?endpoint_url={proxy.endpoint_url}&{options}"
 
     return make
+
+
+@pytest.fixture
+def shaky(s3_server, s3_prefix, proxy):
+    """The storage through the proxy; nothing is planned yet."""
+    storage = S3Storage(BUCKET, s3_prefix, s3_server.options(endpoint_url=proxy.endpoint_url, retry=FAST))
+    yield storage
+    storage.close()

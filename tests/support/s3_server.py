@@ -21,8 +21,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from icefs.storage.retry import RetryPolicy
 from icefs.storage.s3.options import S3Credentials, S3Options
 from icefs.storage.s3.session import open_client
+
+BUCKET = "icefs-tests"
+FAST = RetryPolicy(max_tries=5, initial_backoff_s=0.005, max_backoff_s=0.01)
+"""How clients of a server that fails on purpose try again."""
 
 _START_TIMEOUT_S = 60.0
 _STARTS = 3

@@ -1,0 +1,26 @@
+"""Containers and references of virtual chunks, as tests make them."""
+
+from icefs.engine.read.virtual import VirtualResolver
+from icefs.engine.read.workers import Workers
+from icefs.format.config.storage import (
+    LocalFileSystemStore,
+    VirtualChunkContainer,
+)
+from icefs.format.manifest.refs import VirtualRef
+
+
+def container(url_prefix, store=None, name=None):
+    return VirtualChunkContainer(url_prefix, store or LocalFileSystemStore("/"), name)
+
+
+def resolver(containers, authorized=()):
+    return VirtualResolver(containers, dict.fromkeys(authorized), Workers(1))
+
+
+def over(directory, *more):
+    prefix = directory.as_uri() + "/"
+    return resolver([container(prefix), *more], [prefix])
+
+
+def ref(location, offset=10, length=20, **checks):
+    return VirtualRef(location, offset, length, **checks)
