@@ -12,6 +12,7 @@ import zarr
 from icefs.cli.main import main
 from icefs.clock import system_clock
 from icefs.engine.upkeep.fsck import fsck
+from icefs.engine.upkeep.garbage import collect_garbage
 from icefs.engine.write.repository import WritableRepository
 from icefs.storage.local.store import LocalStorage
 
@@ -87,7 +88,7 @@ def test_it_can_be_expired_and_collected(path: Path) -> None:
     with repository.transaction("main", message="mended") as session:
         session.delete_node("/a")
     official(path).expire_snapshots(_soon())
-    repository.garbage_collect(system_clock() + 60_000_000)
+    collect_garbage(repository, system_clock() + 60_000_000)
     assert fsck(repository.storage).status == "clean"
 
 
