@@ -494,3 +494,37 @@ def test_a_fork_whose_snapshot_was_collected_says_so_and_what_to_do() -> None:
     assert raised.value.hint is not None
     assert "fork the session again" in raised.value.hint
     assert session.has_uncommitted_changes
+
+
+EXCLUDING: dict[str, tuple[Change, Change]] = {
+    "deleted and written": (lambda fork: fork.delete_node("/a"), lambda fork: write(fork, b"x", 1)),
+    "deleted and changed": (lambda fork: fork.delete_node("/a"), lambda fork: fork.set_metadata("/a", array([4]))),
+    "deleted and made": (lambda fork: fork.delete_node("/g"), lambda fork: _make_again(fork, "/g")),
+    "made twice": (lambda fork: fork.set_metadata("/x", GROUP), lambda fork: fork.set_metadata("/x", array([3]))),
+    "changed twice": (
+        lambda fork: fork.set_metadata("/a", array([4])),
+        lambda fork: fork.set_metadata("/a", array([5])),
+    ),
+}
+
+
+def _make_again(fork: WritableSession, path: str) -> None:
+    fork.delete_node(path)
+    fork.set_metadata(path, array([2]))
+
+
+@pytest.mark.parametrize("is_turned", [False, True])
+@pytest.mark.parametrize("name", EXCLUDING)
+def test_a_refused_merge_names_nodes_by_their_paths(repo: WritableRepository, name: str, is_turned: bool):
+    session = repo.writable_session("main")
+    ids = {str(node.id) for node in session.draft.nodes()}
+    pair = [sent(forks.fork(session)) for _ in range(2)]
+    for fork, change in zip(pair, EXCLUDING[name], strict=True):
+        change(fork)
+        ids |= {str(node.id) for node in fork.draft.nodes()}
+    with pytest.raises(SessionStateError) as caught:
+        forks.merge(session, pair[::-1] if is_turned else pair)
+    told = f"{caught.value.message} {caught.value.hint}"
+    assert any(f" {path} " in told for path in ("/a", "/g", "/x")), told
+    assert not any(one in told for one in ids), told
+    assert not session.has_uncommitted_changes
