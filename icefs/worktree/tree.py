@@ -419,4 +419,5 @@ class WorkTree:
 
     def discard(self, path: str = "", opened: Iterable[str] = ()) -> Discarded:
         """Drops all changes at a path and below it, or all there are; `opened` are base files opened elsewhere."""
+        self._commits.release_again()
         return discard(self._core, self._removal, path.strip("/"), opened)

@@ -93,7 +93,10 @@ def test_warmup(place, proxy, tmp_path):
         assert told["fetched_bytes"] == (COUNT - 1) * CHUNK
         code, out, _ = warm(tree / "a")
         assert code == 0
-        assert "0 bytes of that fetched now" in out
+        kept = f"{COUNT} chunks, {human_bytes(COUNT * CHUNK)} in all, are in the cache"
+        assert out == f"{kept}; 0 bytes of that fetched now\n"
+        code, out, _ = warm(tree / "a/c/3")
+        assert out == f"1 chunk, {human_bytes(CHUNK)} in all, is in the cache; 0 bytes of that fetched now\n"
         code, _, err = warm(mount.path)
         assert code == 2
         assert "branches/main" in err

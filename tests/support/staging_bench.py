@@ -80,7 +80,8 @@ class NumberedBase(SessionBase):
 class Bench:
     """A branch's working tree and what commits it."""
 
-    def __init__(self, directory: Path, storage: Storage, *, spec_version: int = 2) -> None:
+    def __init__(self, directory: Path, storage: Storage, *, spec_version: int = 2, **tree_options: Any) -> None:
+        self._tree_options = tree_options
         self.repository = WritableRepository.create(storage, spec_version=spec_version)
         self.name = "main"
         self.label = "main"
@@ -104,6 +105,7 @@ class Bench:
                 base=str(self.repository.lookup_branch("main")),
                 file=PERM,
                 directory=PERM,
+                **self._tree_options,
             ),
         )
 

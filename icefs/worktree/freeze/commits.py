@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterable
 from typing import Final
 
-from icefs.errors import NoSpaceError, SessionStateError
+from icefs.errors import NoSpaceError, SessionStateError, StorageError
 from icefs.worktree.core.content import Content
 from icefs.worktree.core.tree_core import Change, TreeCore
 from icefs.worktree.freeze.frozen import FrozenTree
@@ -36,6 +36,7 @@ class Commits:
         self._content = content
         self.recovered: FrozenTree | None = None
         self.intent: Intent | None = None
+        self._unreleased: FrozenTree | None = None
         self.attempts = core.journal.attempts()
 
     # Freezing
@@ -47,6 +48,7 @@ class Commits:
             SessionStateError: another commit is under way, or one was not resolved.
             NoSpaceError: the disk is full; nothing is frozen.
         """
+        self.release_again()
         core = self._core
         with core.change() as op:
             if any(view.is_durable for view in core.views):
@@ -128,14 +130,27 @@ class Commits:
         """Gives a view back; of a commit, abandons it. The tree is as if it had not been frozen."""
         try:
             self._release(frozen)
-        except NoSpaceError:
+        except StorageError as error:
             if frozen.view.is_durable:
+                self._unreleased = frozen
+                raise
+            if not isinstance(error, NoSpaceError):
                 raise
             # Files that are behind stay so, and the spool files of their rows go with the next view.
             core = self._core
             with core.lock:
                 core.views.remove(frozen.view)
                 core.spool_limit = max((view.limit for view in core.views), default=0)
+
+    def release_again(self) -> None:
+        """Gives back the view of a commit that failed while the disk failed, too.
+
+        Raises:
+            StorageError: the disk still fails.
+        """
+        frozen, self._unreleased = self._unreleased, None
+        if frozen is not None and frozen.view in self._core.views:
+            self.release(frozen)
 
     def _release(self, frozen: FrozenTree) -> None:
         core = self._core

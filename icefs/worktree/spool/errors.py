@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Final
 
 from icefs.errors import DamagedStateError, IcefsError, NoSpaceError, StorageError, TreeInUseError
-from icefs.worktree.spool.files import disk_error
+from icefs.worktree.spool.files import FULL_DISK_HINT, disk_error
 
 _DAMAGED: Final = frozenset({"SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_FORMAT", "SQLITE_ERROR", "SQLITE_MISMATCH"})
 _IN_USE: Final = frozenset({"SQLITE_BUSY", "SQLITE_LOCKED"})
@@ -24,8 +24,7 @@ def database_error(error: sqlite3.Error, path: Path, what: str) -> IcefsError:
     name = "_".join(getattr(error, "sqlite_errorname", "").split("_")[:2])
     if name == "SQLITE_FULL":
         return NoSpaceError(
-            f"no space left on the disk of the working tree ({what})",
-            hint="free some space, or commit: what is committed leaves the working tree",
+            f"no space left on the disk of the working tree in {path.parent} ({what})", hint=FULL_DISK_HINT
         )
     if name in _IN_USE:
         return TreeInUseError(
@@ -40,7 +39,11 @@ def database_error(error: sqlite3.Error, path: Path, what: str) -> IcefsError:
             hint="unmount it, and mount it again: its row log has the changes, too",
             directory=str(path.parent),
         )
-    return StorageError(f"the working tree's database failed ({what}): {error}", kind="io")
+    return StorageError(
+        f"the working tree's database {path} failed ({what}): {error}",
+        kind="io",
+        hint="see what the disk says (dmesg), then try again: all changes are kept",
+    )
 
 
 def _unreadable(path: Path, what: str) -> IcefsError | None:

@@ -28,6 +28,7 @@ import time
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
+from typing import Final
 
 from icefs.errors import (
     OPEN_FILES_HINT,
@@ -61,18 +62,23 @@ def is_marked(status: os.stat_result) -> bool:
     return bool(status.st_mode & stat.S_ISVTX)
 
 
+FULL_DISK_HINT: Final = "free some space; what is committed leaves the working tree"
+
+
 def disk_error(error: OSError, what: str) -> IcefsError:
     """Returns the error to raise where the state directory's disk failed."""
+    place = f" at {error.filename}" if isinstance(error.filename, str) else ""
     if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-        return NoSpaceError(
-            f"no space left on the disk of the working tree ({what})",
-            hint="free some space, or commit: what is committed leaves the working tree",
-        )
+        return NoSpaceError(f"no space left on the disk of the working tree{place} ({what})", hint=FULL_DISK_HINT)
     if error.errno == errno.EFBIG:
         return FileTooLargeError(f"the file would be too large ({what})")
     if error.errno in {errno.EMFILE, errno.ENFILE}:
         return TooManyFilesError(f"too many open files ({what})", hint=OPEN_FILES_HINT)
-    return StorageError(f"the working tree's disk failed ({what}): {error.strerror or error}", kind="io")
+    return StorageError(
+        f"the working tree's disk failed{place} ({what}): {error.strerror or error}",
+        kind="io",
+        hint="see what the disk says (dmesg), then try again: all changes are kept",
+    )
 
 
 class DiskIo:

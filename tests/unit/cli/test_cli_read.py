@@ -345,3 +345,8 @@ def test_a_terminal_gets_tables(monkeypatch, run, demo):
     table = run("branch", "list", demo)
     assert "name" in table.splitlines()[0]
     assert "\t" not in table
+
+
+@pytest.mark.parametrize("kind", ["branch", "tag"])
+def test_refs_are_listed_by_position_and_by_option_alike(run, demo, kind):
+    assert run(kind, "list", demo) == run(kind, "list", "--repo", demo) != ""
