@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from icefs.cli.support.options import human_bytes
 from tests.conformance.official import GROUP, array_json, commit, create
 from tests.support.mounting import mounted, wait_until
 
