@@ -7,7 +7,7 @@ from icefs.engine.write.repository import WritableRepository
 from icefs.errors import BranchMovedError, PreconditionFailedError, UnreachableError
 from icefs.storage.memory import MemoryStorage
 from tests.support.faulty import FaultyStorage
-from tests.unit.engine.test_transactions import commit_start
+from tests.support.transactions import commit_start
 
 START = ["start", "Repository initialized"]
 PUBLISHED = {2: "repo", 1: "refs/branch.main/"}
