@@ -122,6 +122,6 @@ class Fetches:
         elif running.error is None:
             try:
                 missing.store(future.result())
-            except Exception as error:  # noqa: BLE001  (it goes to all who wait, as what `load` raises does)
+            except Exception as error:  # noqa: BLE001  (it goes to all that wait, as what `load` raises does)
                 running.error = error
         running.finished.set()

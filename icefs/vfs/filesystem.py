@@ -37,7 +37,8 @@ from icefs.vfs.observe.report import Observer
 from icefs.vfs.observe.stats import Stats
 from icefs.vfs.refs.follower import Follower
 from icefs.vfs.refs.loaded_trees import LoadedTrees
-from icefs.vfs.refs.root import ControlMaker, RootTree, fetch_times, immutable_tree
+from icefs.vfs.refs.root import ControlMaker, RootTree, immutable_tree
+from icefs.vfs.refs.snapshot_times import fetch_times
 from icefs.vfs.threads import Threads
 from icefs.vfs.trees.context import TreeContext, TreeIdentity
 from icefs.vfs.trees.snapshot_tree import SnapshotTree

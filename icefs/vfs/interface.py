@@ -162,7 +162,7 @@ class FileHandle(ABC):
         """
         return await self.write(offset, data)
 
-    async def flush(self) -> None:  # noqa: B027  (nothing to do for whoever only reads)
+    async def flush(self) -> None:  # noqa: B027  (nothing to do for a file that is only read)
         """Is called at every `close(2)` of a descriptor of the handle; its error is what `close` fails with."""
 
     async def fsync(self) -> None:  # noqa: B027

@@ -49,7 +49,7 @@ class BranchTree:
             identity: Which branch it is.
             tip: The branch's tip.
             flushed_at: When that was written, in microseconds.
-            make_control: Makes the control directory, when somebody looks for it.
+            make_control: Makes the control directory, at the first look.
         """
         self.tip: SnapshotId | None = tip
         self.problem: str | None = None

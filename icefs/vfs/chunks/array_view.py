@@ -78,7 +78,7 @@ class ArrayView:
         self._lead = 1 if len(widths) > 1 and widths[0] == 0 else 0
         self._is_nested = len(widths) > 1
         self._columns: ArrayRefs | None = None
-        # What was fetched for somebody who will ask again. References are kept, never the columns they came from.
+        # What was fetched, and will be asked for again. References are kept, never the columns they came from.
         self._found: dict[Prefix, ChunkRef | None] = {}
         self._exists: dict[Prefix, bool] = {}
         self._listings: dict[tuple[int, Prefix], list[ChunkColumns]] = {}

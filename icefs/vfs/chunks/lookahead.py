@@ -20,7 +20,7 @@ _MAX_PASSED: Final = 256
 
 
 class Walk:
-    """Somebody who goes through the chunks of an array.
+    """A program that goes through the chunks of an array.
 
     Attributes:
         step: What each index is more than the one before; None for the order of the indices, whatever exists.

@@ -1,6 +1,7 @@
 """The mount's own directories, and the trees that they lead to.
 
-root          the directories `branches`, `tags` and `snapshots`
-follower      follows refs when they change in the repository
-loaded_trees  bounds how many trees of tags and snapshots are in memory
+root            the directories `branches`, `tags` and `snapshots`
+follower        follows refs when they change in the repository
+snapshot_times  when snapshots were written, and which of them refs reach
+loaded_trees    bounds how many trees of tags and snapshots are in memory
 """

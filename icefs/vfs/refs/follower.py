@@ -16,7 +16,8 @@ from icefs.inode import Entry, Invalidations
 from icefs.vfs.branches.branch_tree import BranchTree
 from icefs.vfs.interface import Notifier
 from icefs.vfs.names import encode_ref
-from icefs.vfs.refs.root import RootTree, fetch_times
+from icefs.vfs.refs.root import RootTree
+from icefs.vfs.refs.snapshot_times import fetch_times
 from icefs.vfs.threads import Threads
 from icefs.vfs.trees.advance import plan_advance
 from icefs.vfs.trees.finder import open_session
@@ -31,7 +32,7 @@ class Follower:
     """Keeps a mount's trees at the tips of their branches.
 
     Concurrency: `refresh` holds `_lock`, so that two of them never interleave; what blocks runs in a thread. A
-    tree is changed between two awaits, and the kernel told afterwards.
+    tree is changed between two awaits, and the kernel's caches are invalidated afterwards.
 
     Attributes:
         refs: The refs as last seen.

@@ -4,14 +4,10 @@ from collections.abc import Iterable, Sequence
 from typing import Final, Protocol
 
 from icefs.engine.read.refs import Refs
-from icefs.engine.repository import Repository
 from icefs.errors import (
-    FormatError,
     InvalidInputError,
     IsADirectoryTreeError,
     NotFoundError,
-    ObjectNotFoundError,
-    StorageError,
     TreeError,
 )
 from icefs.format.ids import SnapshotId
@@ -20,8 +16,9 @@ from icefs.vfs.attrs import ABSENT, ABSENT_FOREVER, Attr, EntryRun
 from icefs.vfs.branches.branch_tree import BranchTree
 from icefs.vfs.branches.settings import WorkingSettings
 from icefs.vfs.inodes.numbers import CONTROL_SLOT, ROOT_SLOT, reserve_fixed
-from icefs.vfs.interface import DirHandle, FileHandle, NotInMemoryError, Tree, TreeChanges, not_a_directory
+from icefs.vfs.interface import DirHandle, FileHandle, Tree, TreeChanges, not_a_directory
 from icefs.vfs.names import decode_ref, encode_ref
+from icefs.vfs.refs.snapshot_times import SnapshotTimes
 from icefs.vfs.trees.context import TreeContext, TreeIdentity
 from icefs.vfs.trees.control_dir import CONTROL_NAME, ControlDir
 from icefs.vfs.trees.listing import Listing, NamedEntries, Section
@@ -48,7 +45,7 @@ class ControlMaker(Protocol):
 class RootTree(Tree):
     """The top of a mount that shows the whole repository.
 
-    Trees are made when somebody looks at them: a repository may have tens of thousands of snapshots.
+    Trees are made when a program looks at them: a repository may have tens of thousands of snapshots.
 
     Attributes:
         refs: The refs as last seen.
@@ -86,8 +83,7 @@ class RootTree(Tree):
         self._controls = controls
         self._keeper = keeper
         self._changed_ns = dict.fromkeys((ROOT_SLOT, *_NAMES), now_ns)
-        self._flushed_at: dict[SnapshotId, int | None] = {}
-        self._reachable: tuple[str, list[tuple[SnapshotId, int]]] | None = None
+        self._times = SnapshotTimes(context.repository)
         self._control = controls.for_root(self)
         self._dir_mode = context.ownership.dir_mode(writable=False)
 
@@ -177,7 +173,7 @@ class RootTree(Tree):
         branch = self.branches.get(name)
         if branch is None:
             identity = TreeIdentity("branch", name, f"branches/{encode_ref(name)}", Ino(self.fixed.ino(_BRANCHES)))
-            flushed_at = self._require_time(tip) or 0
+            flushed_at = self._times.require_one(tip) or 0
             branch = self.branches[name] = BranchTree(
                 self._context, self._working, identity, tip, flushed_at, self._controls.for_branch
             )
@@ -187,7 +183,7 @@ class RootTree(Tree):
         tree = self.tags.get(name)
         if tree is None:
             identity = TreeIdentity("tag", name, f"tags/{encode_ref(name)}", Ino(self.fixed.ino(_TAGS)))
-            tree = self.tags[name] = self._make_tree(identity, snapshot_id, self._require_time(snapshot_id) or 0)
+            tree = self.tags[name] = self._make_tree(identity, snapshot_id, self._times.require_one(snapshot_id) or 0)
         return tree
 
     def _make_tree(self, identity: TreeIdentity, snapshot_id: SnapshotId, flushed_at: int) -> SnapshotTree:
@@ -196,30 +192,16 @@ class RootTree(Tree):
     def _snapshot_tree(self, snapshot_id: SnapshotId) -> SnapshotTree | None:
         tree = self.snapshots.get(snapshot_id)
         if tree is None:
-            flushed_at = self._require_time(snapshot_id)
+            flushed_at = self._times.require_one(snapshot_id)
             if flushed_at is None:
-                del self._flushed_at[snapshot_id]  # somebody may commit it
+                self._times.forget(snapshot_id)  # a commit may make it
                 return None
             identity = TreeIdentity("snapshot", "", f"snapshots/{snapshot_id}", Ino(self.fixed.ino(_SNAPSHOTS)))
             tree = self.snapshots[snapshot_id] = self._make_tree(identity, snapshot_id, flushed_at)
         return tree
 
-    def _require_time(self, snapshot_id: SnapshotId) -> int | None:
-        """Returns a snapshot's time; None if there is no such snapshot, 0 if it cannot be read."""
-        if snapshot_id not in self._flushed_at:
-            self._require_times([snapshot_id])
-        return self._flushed_at[snapshot_id]
-
-    def _require_times(self, snapshot_ids: Iterable[SnapshotId]) -> None:
-        missing = [snapshot_id for snapshot_id in snapshot_ids if snapshot_id not in self._flushed_at]
-        if missing:
-            repository = self._context.repository
-            raise NotInMemoryError(
-                ("times", *missing), lambda: fetch_times(repository, missing), self._flushed_at.update
-            )
-
     def forget_tree(self, tree: SnapshotTree) -> None:
-        """Lets go of an immutable tree; it is made again when somebody looks."""
+        """Lets go of an immutable tree; it is made again at the next look."""
         if self.tags.get(tree.identity.name) is tree:
             del self.tags[tree.identity.name]
         if self.snapshots.get(tree.snapshot_id) is tree:
@@ -261,30 +243,17 @@ class RootTree(Tree):
     def _list_trees(self, slot: int) -> list[tuple[str, SnapshotTree | BranchTree]]:
         found: list[tuple[str, SnapshotTree | BranchTree]] = []
         if slot == _SNAPSHOTS:
-            for snapshot_id, flushed_at in self._require_reachable():
-                self._flushed_at.setdefault(snapshot_id, flushed_at)
+            for snapshot_id in self._times.reachable(self.refs):
                 tree = self._snapshot_tree(snapshot_id)
                 if tree is not None:
                     found.append((str(snapshot_id), tree))
             return found
         names = self.refs.branches if slot == _BRANCHES else self.refs.tags
         shown = [(text, name, tip) for name, tip in names.items() if (text := encode_ref(name)) is not None]
-        self._require_times(tip for _, _, tip in shown)
+        self._times.require(tip for _, _, tip in shown)
         for text, name, tip in shown:
             found.append((text, self._branch_tree(name, tip) if slot == _BRANCHES else self._tag_tree(name, tip)))
         return found
-
-    def _require_reachable(self) -> list[tuple[SnapshotId, int]]:
-        version = self.refs.version
-        if self._reachable is None or self._reachable[0] != version:
-            repository, refs = self._context.repository, self.refs
-            raise NotInMemoryError(
-                ("reachable", version), lambda: (version, fetch_reachable(repository, refs)), self._take_reachable
-            )
-        return self._reachable[1]
-
-    def _take_reachable(self, reachable: tuple[str, list[tuple[SnapshotId, int]]]) -> None:
-        self._reachable = reachable
 
     # Files.
 
@@ -318,35 +287,3 @@ def immutable_tree(
 
     tree = SnapshotTree(context, identity, snapshot_id, flushed_at, make, keeper=keeper)
     return tree
-
-
-def fetch_times(repository: Repository, snapshot_ids: Sequence[SnapshotId]) -> dict[SnapshotId, int | None]:
-    """Returns the times of snapshots in microseconds: None of one that does not exist, 0 of one that is damaged."""
-
-    def fetch(snapshot_id: SnapshotId) -> int | None:
-        try:
-            try:
-                return repository.snapshot_info(snapshot_id).flushed_at
-            except NotFoundError:
-                # One that no ref reaches any more may have its file still.
-                return repository.assets.fetch_snapshot(snapshot_id).flushed_at
-        except (NotFoundError, ObjectNotFoundError):
-            return None
-        except (FormatError, StorageError):
-            return 0
-
-    return dict(zip(snapshot_ids, repository.assets.workers.map(fetch, snapshot_ids), strict=True))
-
-
-def fetch_reachable(repository: Repository, refs: Refs) -> list[tuple[SnapshotId, int]]:
-    """Returns every snapshot that a ref reaches, with its time; as far as histories can be read."""
-    found: dict[SnapshotId, int] = {}
-    for tip in {*refs.branches.values(), *refs.tags.values()}:
-        try:
-            for info in repository.ancestry(snapshot_id=tip):
-                if info.id in found:
-                    break
-                found[info.id] = info.flushed_at
-        except (NotFoundError, FormatError, StorageError):
-            continue
-    return list(found.items())

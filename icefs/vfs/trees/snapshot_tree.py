@@ -73,7 +73,7 @@ class SnapshotTree(Tree):
             identity: Which tree it is.
             snapshot_id: The snapshot.
             flushed_at: When it was written, in microseconds.
-            make_control: Makes the control directory, when somebody looks for it.
+            make_control: Makes the control directory, at the first look.
             keeper: Bounds how many such trees are in memory.
             owner: The tree that answers for the numbers, where that is not this one.
             is_immutable: Whether the same snapshot is shown for ever.
