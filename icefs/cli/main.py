@@ -1,11 +1,11 @@
-"""The `icefs` command: finds the subcommand, runs it, and turns what goes wrong into one line and an exit code.
+"""The `icefs` command: finds the subcommand, runs it, and turns errors into one line and an exit code.
 
-`main` is the boundary of the program in the way that `fuse/boundary.py` is that of the daemon: below it code
-raises, here and nowhere else an exception becomes something a user sees.
+`main` is the boundary of the program, as `fuse/boundary.py` is that of the daemon: code below it raises, and here alone
+an exception becomes a message.
 
     icefs: <what happened>: <to what>; <what to do next>
 
-Subcommands are imported when they are asked for, so that `icefs status` does not pay for numpy.
+A subcommand is imported when it runs, so that `icefs status` does not pay for numpy.
 """
 
 import io
@@ -67,11 +67,11 @@ def icefs() -> None:
 
 
 def main(args: list[str] | None = None) -> int:
-    """Runs one command line and returns the exit code; everything that goes wrong ends here."""
+    """Runs one command line and returns the exit code; every error ends here."""
     arguments = sys.argv[1:] if args is None else args
     settings = Settings()
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # what the terminal's encoding lacks is no reason to fail
+        if isinstance(stream, io.TextIOWrapper):  # a character that the terminal's encoding lacks is no reason to fail
             stream.reconfigure(errors="backslashreplace")
     try:
         if COMPLETING in os.environ:  # a shell asks for completions
@@ -91,7 +91,7 @@ def main(args: list[str] | None = None) -> int:
 
 
 def describe(exc: Exception) -> tuple[int, str]:
-    """Says what an exception means to the user: the exit code, and the line without its leading `icefs: `."""
+    """Returns the exit code of an exception, and its line without the leading `icefs: `."""
     code, message, hint = _meaning(exc)
     return code, _one_line(message, hint)
 
@@ -157,7 +157,7 @@ def _one_line(message: str, hint: str | None) -> str:
 
 
 def _finish(code: int) -> int:
-    """Flushes what was printed; a reader that went away (`icefs log | head -1`) is no error worth a word."""
+    """Flushes the output; a reader that went away (`icefs log | head -1`) gets no message."""
     try:
         sys.stdout.flush()
     except BrokenPipeError:

@@ -1,4 +1,4 @@
-"""Checks that what a mount needs lies apart from it, and that its repository can be written to."""
+"""Checks that a mount's directories lie outside of it, and that its repository can be written to."""
 
 import errno
 import os
@@ -9,12 +9,12 @@ from icefs.storage.url import parse_location
 
 
 def check_places(options: MountOptions) -> None:
-    """Checks that what a mount needs lies neither below its mountpoint nor in the repository, before any of it is made.
+    """Checks that no directory or file of a mount lies below its mountpoint or in the repository, before any is made.
 
     Below the mountpoint the daemon would wait for itself; no signal ends that.
 
     Args:
-        options: As they were given: what is in its default place may lie in a repository that is somebody's home.
+        options: As they were given: a default place may lie in a repository that is a user's home.
 
     Raises:
         InvalidInputError: something lies there.
@@ -49,7 +49,7 @@ def _is_below(path: str, directory: str) -> bool:
 
 
 def why_not_writable(directory: str) -> str | None:
-    """Says why nothing can be written to a local repository, in the system's words; None if it can."""
+    """Returns why a local repository cannot be written to, in the system's words; None if it can."""
     if os.access(directory, os.W_OK | os.X_OK, effective_ids=True):
         return None
     try:

@@ -31,7 +31,7 @@ class OpenFile(NamedTuple):
 
 
 def describe_open_files() -> str | None:
-    """Names the files that are open in detached mounts, and by whom; None where none is seen."""
+    """Returns the names of files that are open in detached mounts, with their processes; None if it sees none."""
     found = [f"{quoted(one.path)} (process {one.pid}, {quoted(one.program)})" for one in open_in_detached_mounts()]
     return some(found, _SHOWN) if found else None
 

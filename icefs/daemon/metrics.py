@@ -71,8 +71,8 @@ async def serve_metrics(listener: socket.socket, fs: "FileSystem") -> None:
 class _Idle:
     """The connections that have not sent their request yet, oldest first.
 
-    They are at most `_MAX_CONNECTIONS`: a new one ends the oldest, so that connections which say nothing keep nobody
-    else out, however many there are.
+    There are at most `_MAX_CONNECTIONS`: a new one ends the oldest, so that connections without a request keep no other
+    out, however many they are.
     """
 
     def __init__(self) -> None:
@@ -117,7 +117,7 @@ async def _answer(
 
 
 async def _request(connection: trio.SocketStream) -> tuple[bytes, bytes]:
-    """Reads a request; of what is none, an empty method."""
+    """Reads a request; if it is none, returns an empty method."""
     data = b""
     while b"\r\n\r\n" not in data and len(data) < _MAX_REQUEST:
         part = await connection.receive_some(_MAX_REQUEST)

@@ -33,7 +33,7 @@ class MountEntry(NamedTuple):
 
     @property
     def is_icefs(self) -> bool:
-        """Whether it calls itself a mount of icefs; anybody who may mount can do that."""
+        """Whether it calls itself a mount of icefs, which any user who may mount can do."""
         return self.filesystem_type == FILESYSTEM_TYPE
 
     @property

@@ -1,4 +1,4 @@
-"""What a mount is asked to be: plain facts that travel from the command line to the daemon as JSON.
+"""The options of a mount: plain values that travel from the command line to the daemon as JSON.
 
 Imports nothing heavy, since the command line needs it before it knows whether there is anything to do.
 """
@@ -21,7 +21,7 @@ LOG_FORMATS: Final = ("text", "json")
 NATIVE: Final = "native"
 PYFUSE3: Final = "pyfuse3"
 FUSE_LIBRARIES: Final = (NATIVE, PYFUSE3)
-"""The ways to the kernel; see `connection`."""
+"""The ways to the kernel; see `connect`."""
 
 MAX_PACK_SIZE: Final = 1 << 30
 """Objects that chunks share are put together in memory."""
@@ -29,7 +29,7 @@ MAX_PACK_SIZE: Final = 1 << 30
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MountOptions:
-    """How to mount what where.
+    """The options of one mount; each is defined here, and nowhere else.
 
     Attributes:
         repository: The repository's location: a path or URL.
@@ -142,7 +142,7 @@ class MountOptions:
         )
 
     def to_json(self) -> str:
-        """Writes the options down for the daemon."""
+        """Returns the options as JSON, for the daemon."""
         return json.dumps(asdict(self))
 
     @classmethod

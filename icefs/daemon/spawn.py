@@ -111,14 +111,14 @@ def _start(options: MountOptions, log: IO[bytes], writer: int) -> "subprocess.Po
         cwd="/",
         pass_fds=[writer],
     )
-    assert daemon.stdin is not None  # it was asked for
+    assert daemon.stdin is not None  # a pipe
     with daemon.stdin as stdin:
         stdin.write(options.to_json().encode())
     return daemon
 
 
 def _shown(repository: str) -> str:
-    """Returns a location without what could be secret."""
+    """Returns a location without parts that could be secret."""
     scheme, separator, rest = repository.partition("://")
     if not separator:
         return repository
@@ -139,7 +139,7 @@ def _wait_until_it_answers(mountpoint: str, log_file: str) -> None:
 def _open_log(path: Path) -> IO[bytes]:
     try:
         if path.parent == default_log_file("/").parent:
-            make_private(path.parent)  # logs tell paths and repositories
+            make_private(path.parent)  # logs hold paths and repositories
         else:
             path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists() and path.stat().st_size > _MAX_LOG_BYTES:
@@ -166,7 +166,7 @@ def _last_line(log_file: str) -> str:
 
 
 def _set_up_logging(options: MountOptions) -> None:
-    """Logs to stderr, which is the log file of a daemon, and to a log file that was asked for in the foreground."""
+    """Sets up logging to stderr, which is a daemon's log file, and to the log file of a mount in the foreground."""
     if options.foreground and options.log_file is not None:
         _open_log(Path(options.log_file)).close()
     logs.set_up(
@@ -180,7 +180,7 @@ def _set_up_logging(options: MountOptions) -> None:
 
 
 def main() -> int:
-    """Is the daemon: reads its options from stdin, reports through a pipe, and serves."""
+    """Runs the daemon: reads its options from stdin, reports through a pipe, and serves."""
     status_fd = int(os.environ.pop(_STATUS_FD))
     os.set_inheritable(status_fd, False)
     options = MountOptions.from_json(sys.stdin.buffer.read())
@@ -196,8 +196,8 @@ def main() -> int:
         os.close(status_fd)
 
     def ready() -> None:
-        # A session of our own only now: systemd's automounts let nobody but the process group that they have started
-        # reach the mountpoint before it is mounted.
+        # A session of its own only now: before a mountpoint is mounted, systemd's automounts let only the process
+        # group that they have started reach it.
         os.setsid()
         report({"ready": os.getpid()})
 
@@ -205,7 +205,7 @@ def main() -> int:
         return run(options, ready)
     except IcefsError as error:
         if reported:
-            raise  # too late to tell the command: the log has it
+            raise  # the command has its answer already: the log has the error
         report({"error": base64.b64encode(pickle.dumps(error)).decode()})
         return 1
 

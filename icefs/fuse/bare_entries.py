@@ -23,10 +23,10 @@ _MAX_PROCESSES: Final = 256
 
 
 class Lister:
-    """What a process does with what it is sent.
+    """What a process does with the entries that it gets.
 
     Attributes:
-        ignored: How many bare entries it was sent since it looked a file up.
+        ignored: How many bare entries it got since it looked a file up.
         gap: How many entries lie between two bare ones.
         until_bare: How many entries come before the next bare one.
     """

@@ -1,4 +1,4 @@
-"""The connection to the kernel: mounts, agrees with it on how to talk, carries messages, unmounts.
+"""The connection to the kernel: mounts, agrees on a protocol, carries messages, unmounts.
 
 `fusermount3` does what takes privileges: it opens `/dev/fuse`, mounts, and hands the descriptor over through a socket.
 `requests` knows the requests and their meaning; here they are bytes.
@@ -33,8 +33,8 @@ _WANTED: Final = (
     | abi.MAX_PAGES
 )
 
-# How many reads ahead and other requests that nobody waits for the kernel sends at once; with its own default of 12 a
-# store that is far away is kept waiting.
+# How many reads ahead, and other requests that no program waits for, the kernel sends at once. Its own default of 12
+# keeps a store that is far away idle.
 _MAX_BACKGROUND: Final = 64
 _CONGESTION_THRESHOLD: Final = 48
 
@@ -58,7 +58,7 @@ class Device:
 
     @classmethod
     def mount(cls, mountpoint: str, options: Iterable[str]) -> Self:
-        """Mounts, and agrees with the kernel on how to talk.
+        """Mounts, and agrees with the kernel on the protocol.
 
         Args:
             mountpoint: An absolute path.
@@ -121,13 +121,13 @@ class Device:
                 )
             if major == abi.MAJOR:
                 return
-            # A newer one learns from the answer what is spoken here, and begins again.
+            # A newer kernel learns the version from the answer, and begins again.
 
     def answer(self, unique: int, payload: bytes | bytearray | memoryview) -> None:
-        """Answers a request well.
+        """Answers a request.
 
         Raises:
-            OSError: ENOENT where nobody waits for the answer any more.
+            OSError: ENOENT if no program waits for the answer any more.
         """
         os.writev(self.fd, (abi.OUT_HEADER.pack(abi.OUT_HEADER.size + len(payload), 0, unique), payload))
 
@@ -152,13 +152,13 @@ class Device:
         os.write(self.fd, abi.OUT_HEADER.pack(abi.OUT_HEADER.size + len(body), code, 0) + body)
 
     def is_mounted(self) -> bool:
-        """Tells whether the kernel is still at the other end."""
+        """Tells whether the file system is still mounted."""
         poll = select.poll()
         poll.register(self.fd, 0)
         return not any(events & select.POLLERR for _, events in poll.poll(0))
 
     def close(self) -> None:
-        """Unmounts, if nobody has; requests that wait for an answer fail."""
+        """Unmounts, unless the file system is unmounted already; requests that wait for an answer fail."""
         if self.fd < 0:
             return
         is_mounted = self.is_mounted()
@@ -171,7 +171,7 @@ class Device:
 
 
 def _received_fd(connection: socket.socket) -> int | None:
-    """Takes a descriptor that was sent through a socket; no child of this process will have it."""
+    """Receives a descriptor through a socket; children of this process do not inherit it."""
     # `socket.recv_fds` of Python 3.12 passes no flags on.
     number = array("i")
     _, ancillary, _, _ = connection.recvmsg(1, socket.CMSG_LEN(number.itemsize), socket.MSG_CMSG_CLOEXEC)

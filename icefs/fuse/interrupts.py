@@ -9,8 +9,8 @@ read would ever succeed, and programs that know no EINTR from files would fail. 
 does not report at all (it sends no INTERRUPT for reads with O_DIRECT), are found by looking again and again while a
 request waits.
 
-Python handles SIGINT, always, and means to end what is under way: that counts, too, but for a READ only where it can
-be seen that the program is in a system call that reads. For a READ may be for a page fault, and the failure of that
+Python handles SIGINT, always, and means to end what is under way: that counts, too, but for a READ only if the program
+is seen to be in a system call that reads. For a READ may be for a page fault, and the failure of that
 is SIGBUS, or EFAULT where the kernel looks at the page.
 
 A program that is gone is no reason: its requests read ahead into the page cache, for the next reader, or were begun
@@ -27,7 +27,7 @@ from typing import Final
 import trio
 
 LOOK_S: Final = 0.2
-"""How often the programs behind requests that wait are looked at."""
+"""How often it looks at the programs behind requests that wait."""
 
 
 def _mask(*signals: signal.Signals) -> int:
@@ -36,7 +36,7 @@ def _mask(*signals: signal.Signals) -> int:
 
 _KILL: Final = _mask(signal.SIGKILL)
 _ASKED: Final = _mask(signal.SIGINT)
-# What a process that says nothing else is not ended by: it is stopped, or nothing happens.
+# Signals that end no process by default: they stop it, or do nothing.
 _HARMLESS: Final = _mask(
     signal.SIGCHLD, signal.SIGCONT, signal.SIGURG, signal.SIGWINCH,
     signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU,
@@ -49,16 +49,16 @@ _READS: Final = {"x86_64": (0, 17, 19, 295, 327), "aarch64": (63, 67, 65, 69, 28
 
 
 def is_to_end(pid: int, may_be_fault: bool) -> bool:
-    """Tells whether a signal waits for a thread that ends it, or what it does; False where that cannot be found out.
+    """Tells whether a signal is pending that ends a thread, or what it does; False if that cannot be found out.
 
     Args:
         pid: The thread, as requests name it; 0 if it has no number here.
-        may_be_fault: Whether what it waits for may be a page.
+        may_be_fault: Whether it may wait for a page.
     """
     try:
         with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as file:
             fields = dict(line.split(":", 1) for line in file if line.startswith("S") and ":" in line)
-    except OSError:  # it is gone, or somebody else's behind `hidepid`
+    except OSError:  # it is gone, or another user's behind `hidepid`
         return False
     try:
         own, shared, blocked, ignored, caught = (int(fields[name], 16) for name in _MASKS)
@@ -97,7 +97,7 @@ class Interrupts:
     """
 
     def __init__(self, is_to_end: Callable[[int, bool], bool] = is_to_end) -> None:
-        """Takes what tells whether a thread is to end; see the function."""
+        """Takes the function that tells whether a thread is to end."""
         self._is_to_end = is_to_end
         self._waiting: dict[int, _Waiting] = {}
         self._sleeper = trio.lowlevel.ParkingLot()
@@ -107,7 +107,7 @@ class Interrupts:
 
     @contextlib.contextmanager
     def cutting(self, unique: int, pid: int, may_be_fault: bool) -> Iterator[None]:
-        """Cuts its block off when the thread behind a request is to end, and goes on behind it."""
+        """Cancels its block when the thread behind a request is to end, and goes on after it."""
         self._sleeper.unpark()
         with trio.CancelScope() as scope:
             self._waiting[unique] = _Waiting(scope, pid, may_be_fault, trio.current_time())
@@ -140,7 +140,7 @@ class Interrupts:
             self._look()
 
     def _look(self) -> None:
-        # Which are few where many wait: the kernel reads ahead for one program with many requests.
+        # Many requests have few programs behind them: the kernel reads ahead for one with many.
         found: dict[tuple[int, bool], bool] = {}
         latest = trio.current_time() - LOOK_S
         for waiting in list(self._waiting.values()):

@@ -14,10 +14,10 @@ from time import perf_counter
 from typing import Final
 
 _SPIN_S: Final = 0.0001
-"""How long the next request is looked for without sleep."""
+"""How long it polls for the next request without sleep."""
 
 _NAP_S: Final = 0.0002
-"""How long it is waited for in one system call. To wait in trio's way takes four and as long as to answer it."""
+"""How long it waits for the request in one system call. trio's way takes four, and as long as the answer."""
 
 _MOST_FDS: Final = 1024  # `select`'s limit; it alone of its kind takes less than a millisecond
 _LOOKS: Final = 4
@@ -27,7 +27,7 @@ class Linger:
     """Decides how to wait for the next request.
 
     Attributes:
-        is_talking: Whether the last request came so soon that it is worth looking for the next without sleep.
+        is_talking: Whether the last request came so soon that polling for the next is worth it.
     """
 
     def __init__(self, fd: int, clock: Callable[[], float] = perf_counter) -> None:
@@ -40,7 +40,7 @@ class Linger:
         self.is_talking = False
 
     def is_asked_soon(self) -> bool:
-        """Waits for a moment; tells whether there is a request now. Other threads go on meanwhile."""
+        """Waits for a moment, and returns whether there is a request now. Other threads go on meanwhile."""
         if not self._is_able:
             return False
         clock, fds = self._clock, self._fds

@@ -1,15 +1,14 @@
-"""Reads requests and has them answered.
+"""The native connection: reads requests, and sends their answers.
 
 Most requests are answered from memory, without a wait: one task reads, answers, and reads again, and trio's scheduler
 has nothing to do with it. A request that does wait keeps its task, and another one takes over the reading:
 
-    reader ── request waits ──► answers it, later; then reads again if nobody does, or stands by
+    reader ── request waits ──► answers it, later; then reads again if no task does, or stands by
     stand-by, or a new task ──► reader
 
-A request costs a `read`, a `write`, and no switch of tasks; it is the switches, and the questions to the kernel's
-epoll that come with each, that most of the time of a small request would be. While no request waits, nothing but
-timers waits for the event loop, so that for the moment in which a program asks the next thing nobody else is missed
-(`linger`).
+A request costs a `read`, a `write`, and no switch of tasks: the switches, and the calls of the kernel's epoll that come
+with each, would be most of the time of a small request. While no request waits, nothing but timers waits for the event
+loop, so that it may poll for a moment for a program's next request (`linger`).
 """
 
 import errno
@@ -63,7 +62,7 @@ class NativeConnection:
 
 
 class RequestLoop:
-    """Answers the requests of one mount until it is unmounted or told to stop.
+    """Answers the requests of one mount until it is unmounted or `stop` is called.
 
     INVARIANT: `_has_reader` says that exactly one task reads, or was given the role and will; no other task touches
         `_buffer`.
@@ -116,7 +115,7 @@ class RequestLoop:
         self._nursery.start_soon(self._work)
 
     def _hand_over(self) -> None:
-        """Lets another task read; if there are too many, the next that has answered its request will."""
+        """Makes another task the reader; if there are too many, the next that has answered its request becomes it."""
         self._has_reader = False
         if self._stand_by:
             self._has_reader = True
@@ -159,7 +158,7 @@ class RequestLoop:
                     continue
                 if not is_over(error):
                     raise
-                # What still waits for the store was read ahead, or for programs that are gone.
+                # Requests that still wait for the store read ahead, or are of programs that are gone.
                 self._interrupts.cut_all()
                 self.stop()
                 return False
@@ -181,7 +180,7 @@ class RequestLoop:
             except FuseError as error:
                 self._refuse(unique, error.errno)
             except Exception:
-                # The boundary of the handlers has let something through.
+                # A bug in the boundary.
                 logger.exception("request %d", opcode)
                 self._refuse(unique, _BUG)
             else:
@@ -230,7 +229,7 @@ class RequestLoop:
     async def _unless_cut(self, unique: int, pid: int, may_be_fault: bool, answering: Coroutine[Any, Any, Any]) -> Any:
         """Returns the answer of a handler that may be interrupted.
 
-        It must not have opened a scope of trio's own before it first waited, which this one would then lie within.
+        The handler must not open a cancel scope before it first waits: this one would lie within it.
         """
         with self._interrupts.cutting(unique, pid, may_be_fault):
             return await answering
@@ -271,7 +270,7 @@ def _new_buffer() -> memoryview:
 
 @types.coroutine
 def _resume(answering: Coroutine[Any, Any, Any], trap: Any) -> Generator[Any, Any, Any]:
-    """Goes on with a coroutine that has begun outside of trio's sight and now waits for what `trap` says."""
+    """Goes on with a coroutine that began without trio, and now waits for the event of `trap`."""
     try:
         while True:
             try:

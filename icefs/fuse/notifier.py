@@ -1,4 +1,4 @@
-"""Tells the kernel what it must forget, from a thread of its own.
+"""Sends invalidations to the kernel, from a thread of its own.
 
 Invalidating a name takes the lock of its directory in the kernel, so it waits for requests in flight there, which
 the event loop answers: sent from the loop's thread, the two would wait for each other for ever. Invalidating contents
@@ -26,7 +26,7 @@ _NOTHING_TO_FORGET: Final = frozenset((errno.ENOENT, errno.ENOTDIR, errno.ENOTEM
 
 
 class KernelNotifier:
-    """Sends invalidations in the order in which they were asked for; implements `interface.Notifier`.
+    """Sends invalidations in the order of the calls; implements `interface.Notifier`.
 
     Concurrency: `_asked` is counted by the event loop's thread alone, `_handled`, `sent` and `failed` by the
     notifier's own.
@@ -59,11 +59,11 @@ class KernelNotifier:
         self._thread.start()
 
     def stop(self) -> None:
-        """Ends the thread; to be called before the connection is closed, after which there is nobody to notify."""
+        """Ends the thread; to be called before the connection is closed."""
         self._is_open = False
         self._queue.put(None)
         if self._thread is not None:
-            # A notification may wait for a request that nobody answers any more; then the thread is left behind.
+            # A notification may wait for a request that gets no answer any more; then the thread is left behind.
             self._thread.join(timeout=2)
 
     def invalidate(self, changed: Invalidations) -> None:
@@ -90,17 +90,17 @@ class KernelNotifier:
             await self.drain()
 
     async def drain(self) -> None:
-        """Returns when all that was asked for has been sent."""
+        """Returns when all invalidations so far have been sent."""
         if self._thread is None or not self._is_open:
             return
         finished = trio.Event()
         token = trio.lowlevel.current_trio_token()
 
-        def tell() -> None:
+        def finish() -> None:
             with contextlib.suppress(trio.RunFinishedError):
                 token.run_sync_soon(finished.set)
 
-        self._queue.put(tell)
+        self._queue.put(finish)
         await finished.wait()
 
     def _run(self) -> None:

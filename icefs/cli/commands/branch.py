@@ -78,7 +78,7 @@ def delete_branch(name: str, repo: str | None, as_json: bool) -> None:
 def reset_branch(name: str, ref: str, repo: str | None, as_json: bool) -> None:
     """Point the branch NAME at REF: a snapshot id, branch or tag.
 
-    Fails if somebody commits to the branch at the same moment.
+    Fails if another process commits to the branch at the same moment.
     """
     with changing(repo) as (repository, _):
         before = repository.lookup_branch(name)

@@ -54,7 +54,7 @@ def gc(repo: str | None, older_than: datetime, dry_run: bool, force: bool, as_js
         raise InvalidInputError(
             "what was stored within the last hour may belong to a commit that is being made",
             kind="cutoff-too-young",
-            hint="choose an age of at least 1h, or use --force when nobody writes to the repository",
+            hint="choose an age of at least 1h, or use --force when no process writes to the repository",
         )
     repository = open_writable(locate(repo).location)
     with steps() as progress:

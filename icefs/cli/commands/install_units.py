@@ -66,7 +66,7 @@ class Part:
             return self.place.is_symlink() and Path(os.readlink(self.place)).name == self.target.name
         if self.content is not None:
             return self.place.is_file() and any(_BY in line for line in self.place.read_text().split("\n")[:2])
-        return False  # a directory holds what somebody wrote
+        return False  # a directory, whose files are not ours
 
     def put(self) -> None:
         """Puts it in place."""
@@ -181,22 +181,22 @@ def _quoted(path: str) -> str:
 
 def _program(name: str) -> Path:
     """Finds a program of this installation."""
-    beside = Path(sys.executable).parent / name
-    if beside.exists():
-        return beside
+    program = Path(sys.executable).parent / name
+    if program.exists():
+        return program
     found = shutil.which(name)
     if found is None:
-        raise EntryNotFoundError(f"the program {name} is not there: {beside}", hint="install icefs with pip or uv")
+        raise EntryNotFoundError(f"the program {name} is not there: {program}", hint="install icefs with pip or uv")
     return Path(found)
 
 
 def _install(parts: list[Part], *, dry_run: bool) -> list[tuple[str, Path]]:
-    """Puts everything in place that is not; refuses before it begins to replace what somebody else put there."""
+    """Puts all parts in place; if another file is in the way, it refuses before it begins."""
     for part in parts:
         if os.path.lexists(part.place) and not part.is_there() and not part.is_ours():
             raise AlreadyExistsError(f"not replaced, for it is not ours: {part.place}", hint="move it away first")
     done = []
-    mask = os.umask(0o022)  # all may read what is installed, and nobody else may change it
+    mask = os.umask(0o022)  # all users may read installed files, and only the owner may change them
     try:
         for part in parts:
             if part.is_there():

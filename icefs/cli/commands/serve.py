@@ -53,7 +53,7 @@ def serve(config: str, reloading: bool, after_stop: bool, as_json: bool) -> None
     try:
         path = find_config(config)
     except EntryNotFoundError as error:
-        # As with a file that is wrong, the exit code tells systemd that starting again would be in vain.
+        # As with a wrong file, the exit code tells systemd not to start it again.
         raise InvalidInputError(error.message, hint=error.hint) from error
     options = load_config(path)
     if reloading:

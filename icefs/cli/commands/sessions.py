@@ -342,7 +342,7 @@ def discard_session(identity: str, dry_run: bool, state_dir: str | None, as_json
 @state_dir_option
 @json_option
 def prune_sessions(dry_run: bool, state_dir: str | None, as_json: bool) -> None:
-    """Remove the working trees that nobody has mounted and that have no changes."""
+    """Remove the working trees that are not mounted and have no changes."""
     clean = [one for root in _roots(_given(state_dir)) for one in find_sessions(root) if one.is_clean]
     for session in clean if not dry_run else ():
         remove_state(session.directory)

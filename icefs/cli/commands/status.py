@@ -20,7 +20,7 @@ def status(path: str, as_json: bool) -> None:
     if as_json:
         print_json(mounted.read_json("status.json"))
     elif has_colours() and mounted.tree_info.get("kind") is not None:
-        from icefs.vfs.control.status_text import status_lines  # not needed where nobody looks
+        from icefs.vfs.control.status_text import status_lines  # only for the text
 
         print_painted(status_lines(mounted.read_json("status.json")))
     else:

@@ -49,7 +49,7 @@ def warmup(path: str, as_json: bool) -> None:
 
 @contextmanager
 def _bar() -> Iterator[Callable[[int, int], None]]:
-    """Shows a bar on a terminal; gives what to tell it: how many bytes are done, of how many."""
+    """Shows a bar on a terminal; yields the function that moves it, given the bytes done, and of how many."""
     if not sys.stderr.isatty():
         yield lambda done, total: None
         return

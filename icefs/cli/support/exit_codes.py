@@ -13,7 +13,7 @@ EXIT_CODES: dict[int, str] = {
     USAGE: "the command line or an argument is wrong",
     NOT_FOUND: "no such repository, branch, tag, snapshot, node, key or mount",
     STATE: "not possible in the present state (busy, exists already, nothing to do)",
-    CONFLICT: "somebody else changed the same thing",
+    CONFLICT: "another process changed the same thing",
     FORBIDDEN: "not permitted (read-only, no access, not authorised)",
     STORAGE: "the object store or disk failed or does not answer",
     FORMAT: "a file of the repository is malformed, or of an unknown version",
@@ -24,10 +24,10 @@ EXIT_CODES: dict[int, str] = {
 
 
 class Row(NamedTuple):
-    """What a class of exceptions means to the user: the exit code, and what to do where the error says nothing.
+    """The exit code of a class of exceptions, and a hint for those that bring none.
 
-    A hint stands here only where it helps whatever the command and the case; else the place that raises knows better,
-    and silence is better than a wrong way.
+    A hint stands here only if it helps with every command and in every case. Else the code that raises knows better,
+    and no hint is better than a wrong one.
     """
 
     error: type[BaseException]
@@ -35,8 +35,8 @@ class Row(NamedTuple):
     hint: str | None = None
 
 
-# The first row that an exception is an instance of counts, so a class stands before its bases. A test holds the
-# table total over `icefs.errors`: each concrete class has a row of its own.
+# The first row that matches counts, so a class stands before its bases. A test checks that each concrete class of
+# `icefs.errors` has a row of its own.
 ERROR_TABLE: tuple[Row, ...] = (
     Row(errors.RebaseFailedError, CONFLICT, "'icefs help conflicts' says how to go on"),
     Row(errors.BranchMovedError, CONFLICT, "rebase and try again"),
@@ -96,5 +96,5 @@ ERROR_TABLE: tuple[Row, ...] = (
 
 
 def exit_row(exc: BaseException) -> Row:
-    """Finds an exception's row in the table."""
+    """Returns an exception's row in the table."""
     return next(row for row in ERROR_TABLE if isinstance(exc, row.error))

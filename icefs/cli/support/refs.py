@@ -52,7 +52,7 @@ def changing(repo: str | None) -> Iterator[tuple[WritableRepository, Source]]:
 
 
 def resolve(repository: WritableRepository, source: Source, ref: str | None) -> SnapshotId:
-    """Returns the snapshot that was asked for; by default that of the mounted tree, or the tip of main."""
+    """Returns the snapshot of a ref; by default that of the mounted tree, or the tip of main."""
     return repository.resolve_ref(ref or source.ref or DEFAULT_BRANCH)
 
 

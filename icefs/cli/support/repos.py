@@ -28,7 +28,7 @@ class Source:
 
     Attributes:
         location: The repository; for a path in a mount, the repository that is mounted.
-        ref: The version that was asked for; for a path in a mounted tree, that tree's; else None.
+        ref: The version that the user named; for a path in a mounted tree, that tree's; else None.
         mounted: Where in a mount the path lies, or None.
         inside: Where in the mounted tree the path lies, as a key; nothing at the tree's root, and outside of a mount.
     """

@@ -95,7 +95,7 @@ def find_config(name: str) -> Path:
 
 
 def load_config(path: Path) -> MountOptions:
-    """Reads what shall be mounted from a configuration file.
+    """Reads the options of a mount from a configuration file.
 
     Raises:
         InvalidInputError: the file says something wrong, or not enough, or other users can change it.
@@ -238,7 +238,7 @@ def _options(values: dict[str, Any]) -> MountOptions:
 
 
 def _line_of(text: str, key: str) -> int | None:
-    """Finds the line where a top-level key gets its value; the parser does not tell."""
+    """Finds the line where a top-level key gets its value, which the parser does not report."""
     wanted = re.compile(rf"""\s*\[?\[?\s*["']?{re.escape(key)}["']?\s*[\].=]""")
     lines = text.split("\n")
     for number, line in enumerate(lines, 1):

@@ -1,4 +1,4 @@
-"""Progress of long work in this process: a line on a terminal that tells what is being done, after a second."""
+"""Progress of long work in this process: after a second, a line on a terminal names the present step."""
 
 import contextlib
 import sys
@@ -38,7 +38,7 @@ class _Steps:
 
 @contextlib.contextmanager
 def steps() -> Iterator[Callable[[str, int], None]]:
-    """Shows how far work is that calls `progress(what, count)`, if it takes long and somebody looks."""
+    """Shows how far work is that calls `progress(what, count)`, if it takes long and stderr is a terminal."""
     shown = _Steps()
     try:
         yield shown

@@ -37,7 +37,7 @@ def state_home() -> Path:
 
 @contextmanager
 def transfer_bar(what: str) -> Iterator[Callable[[Transferred], None]]:
-    """Shows a bar if it takes long and somebody looks; gives what to tell it."""
+    """Shows a bar if it takes long and stderr is a terminal; yields the function that moves it."""
     if not sys.stderr.isatty():
         yield lambda done: None
         return
