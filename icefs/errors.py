@@ -72,7 +72,7 @@ def _rebuild(cls: type[IcefsError], message: str, kind: str, hint: str | None, f
 
 
 class ConflictError(IcefsError):
-    """Somebody else changed what we were about to change.
+    """Another writer changed the same thing first.
 
     `ConflictError(expected_parent, actual_parent)`, as the official library makes it, says where a branch was expected
     and where it stands.
@@ -180,7 +180,7 @@ class AlreadyExistsError(IcefsError):
 
 
 class ReadOnlyError(IcefsError):
-    """A write through something that only reads: session, store, storage, repository or mount."""
+    """A write goes through something that only reads: session, store, storage, repository or mount."""
 
     default_kind = "read-only-session"
 
@@ -210,13 +210,13 @@ class UnauthorizedContainerError(InvalidInputError):
 
 
 class ReservedNameError(InvalidInputError):
-    """A name that Icechunk cannot hold (`.zgroup` and the other Zarr v2 metadata) or that icefs keeps for itself."""
+    """Icechunk cannot hold the name (`.zgroup` and the other Zarr v2 metadata), or icefs reserves it."""
 
     default_kind = "not-allowed"
 
 
 class TreeError(IcefsError):
-    """An operation that the shape of the directory tree forbids."""
+    """The shape of the directory tree forbids the operation."""
 
     default_kind = "invalid-path"
 
@@ -234,15 +234,15 @@ class NotEmptyError(TreeError):
 
 
 class BadHandleError(TreeError):
-    """A file handle that is not open, or not open for this."""
+    """A file handle is not open, or not open for this operation."""
 
 
 class CrossTreeError(TreeError):
-    """A rename or link from one mounted tree to another."""
+    """A rename or link leads from one mounted tree to another."""
 
 
 class NotPermittedError(TreeError):
-    """What no mounted tree ever allows: symbolic links, devices, a second name for a directory."""
+    """No mounted tree allows the operation: symbolic links, devices, a second name for a directory."""
 
     default_kind = "not-allowed"
 
@@ -260,25 +260,25 @@ class TreeInUseError(SessionStateError):
 
 
 class NothingToCommitError(SessionStateError):
-    """A commit without changes."""
+    """A commit has no changes."""
 
     default_kind = "no-changes-to-commit"
 
 
 class ChunksCollectedError(SessionStateError):
-    """Garbage collection took chunks that were not committed yet; `facts["chunks"]` lists them as (path, index)."""
+    """Garbage collection deleted chunks that were not committed yet; `facts["chunks"]` lists them as (path, index)."""
 
     default_kind = "chunks-collected"
 
 
 class UntrustedMountError(IcefsError):
-    """A mount, or a file, that another user controls, where only root's or one's own can be believed."""
+    """Another user controls a mount or a file that must be the caller's own or root's."""
 
     default_kind = "not-allowed"
 
 
 class StaleError(IcefsError):
-    """What a handle or tree refers to is gone: an expired snapshot, a branch deleted under it."""
+    """A handle or tree outlived its object: the snapshot expired, or the branch was deleted."""
 
     default_kind = "not-on-branch"
 
@@ -320,7 +320,7 @@ class ObjectNotFoundError(StorageError):
 
 
 class PreconditionFailedError(StorageError):
-    """A conditional write found another version than the one it asked for."""
+    """A conditional write found another version than the one that its condition names."""
 
 
 class AccessDeniedError(StorageError):
@@ -328,28 +328,28 @@ class AccessDeniedError(StorageError):
 
 
 class ThrottledError(StorageError):
-    """The object store asked for fewer requests, and still did after the retries."""
+    """The object store asks for fewer requests, and still does after the retries."""
 
     default_kind = "throttled"
     is_transient = True
 
 
 class UnreachableError(StorageError):
-    """The object store did not answer, and still did not after the retries."""
+    """The object store does not answer, and still does not after the retries."""
 
     is_transient = True
 
 
 class BadAnswerError(UnreachableError):
-    """What answered is not the object store, or not about what was asked: a login page, a proxy, another range."""
+    """The answer is not the object store's, or belongs to another request: a login page, a proxy, another range."""
 
 
 OPEN_FILES_HINT: Final = "close some, or start it where more are allowed: ulimit -n, LimitNOFILE= in a systemd unit"
-"""What to do about too many open files."""
+"""The hint for too many open files."""
 
 
 class TooManyFilesError(StorageError):
-    """The process, or the machine, has as many open files as it may have."""
+    """The process or the machine has reached its limit of open files."""
 
     default_kind = "io"
 
@@ -367,13 +367,13 @@ class NoSpaceError(StorageError):
 
 
 class InvalidObjectSizeError(StorageError):
-    """An object is shorter than what refers to it says."""
+    """An object is shorter than the reference to it says."""
 
     default_kind = "invalid-object-size"
 
 
 class ObjectModifiedError(StorageError):
-    """The object behind a virtual chunk is not the version that was referenced."""
+    """The object behind a virtual chunk is no longer the version that was referenced."""
 
     default_kind = "virtual-chunk-modified"
 
@@ -383,4 +383,4 @@ class NotAnObjectError(StorageError):
 
 
 class InternalError(IcefsError):
-    """A state that should be impossible; a bug in icefs."""
+    """A state that should be impossible: a bug in icefs."""

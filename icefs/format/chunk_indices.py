@@ -1,4 +1,4 @@
-"""Sorted chunk indices as columns: what manifests and transaction logs have in common.
+"""Sorted chunk indices as columns, for manifests and transaction logs.
 
 A chunk index is one uint32 per dimension of the array's chunk grid. Sorted lexicographically, the indices that share
 a prefix are a slice, in which the next column is sorted itself: to find one is a binary search per dimension, and to
@@ -89,7 +89,7 @@ class ChunkIndices:
         return isinstance(index, Sequence) and self.find(index) >= 0
 
     def __eq__(self, other: object) -> bool:
-        """Compares the indices; what has none has no number of dimensions either, in a file."""
+        """Compares the indices; in a file, an empty list has no number of dimensions either."""
         if not isinstance(other, ChunkIndices):
             return NotImplemented
         return (
@@ -145,7 +145,7 @@ class ChunkIndices:
         return start, end
 
     def children(self, prefix: Sequence[int]) -> tuple[Uint32Array, Int64Array]:
-        """Lists what follows a prefix that is shorter than an index.
+        """Lists the coordinates that follow a prefix, which is shorter than an index.
 
         Returns:
             The k distinct next coordinates in order, and the k + 1 bounds of their rows.

@@ -2,7 +2,7 @@
 
 An array of which the codecs keep sizes (`bytes`, `crc32c`, `transpose`) has chunks of exactly one size each, that of
 their elements. Others bound the size from below: a shard is at least its index, a chunk of texts at least their
-lengths, a gzip file at least its header and trailer. Of what is not known here, any size of at least one byte is
+lengths, a gzip file at least its header and trailer. For an unknown codec, any size of at least one byte is
 possible; so is it where a `zarr.json` cannot be understood.
 
     array → transpose → bytes, vlen-utf8, vlen-bytes, sharding_indexed → crc32c, blosc, gzip, zstd, … → chunk
@@ -49,7 +49,7 @@ _ITEM_BYTES: Final[Mapping[str, int]] = {
 }
 _ENCODING_MEMBERS: Final = ("data_type", "chunk_grid", "chunk_key_encoding", "codecs")
 _OF_SOME_LENGTH: Final = frozenset({"fixed_length_utf32", "null_terminated_bytes", "raw_bytes"})
-# Codecs that add as many bytes to what they are given, and nothing else.
+# Codecs that append so many bytes, and change nothing else.
 _ADDED_BYTES: Final[Mapping[str, int]] = {
     "crc32c": 4,
     "numcodecs.crc32": 4,
@@ -102,7 +102,7 @@ class _Axis(NamedTuple):
 
 
 class _Size(NamedTuple):
-    """A size in bytes, as what a codec makes: `fixed` exactly that, otherwise at least that."""
+    """The size in bytes of a codec's output: exactly that if `fixed`, otherwise at least that."""
 
     bytes: int
     fixed: bool
@@ -113,7 +113,7 @@ class ChunkSizes:
     """The sizes that the chunks of one array may have.
 
     Attributes:
-        uniform: What all chunks have in common; None where chunks differ in shape.
+        uniform: The size that all chunks share; None where chunks differ in shape.
     """
 
     uniform: Bounds | None

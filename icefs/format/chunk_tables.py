@@ -1,4 +1,4 @@
-"""What manifests and transaction logs have in common: arrays, each with a vector of tables that have a chunk index.
+"""The tables that manifests and transaction logs share: arrays, each with a vector of tables that have a chunk index.
 
 The tables of all arrays are read as one, field by field, so that ten thousand arrays of a few chunks cost no more
 than one array of many; what belongs to one array is a slice.
@@ -12,7 +12,7 @@ from icefs.format.flat.reader import FlatBuffer, TableArray
 from icefs.format.ids import NodeId
 
 MAX_DIMENSIONS = 128
-"""More dimensions than any Zarr implementation has; a bound for what a file can make us do."""
+"""More dimensions than any Zarr implementation has; a bound on the work that a file can cause."""
 
 
 class IndexColumns:

@@ -36,7 +36,7 @@ _RAW, _RLE, _COMPRESSED = range(3)
 
 
 class FileType(IntEnum):
-    """What a file holds, as its header says."""
+    """The kind of a file, from its header."""
 
     SNAPSHOT = 1
     MANIFEST = 2
@@ -61,7 +61,7 @@ def decode_file(
 
     Args:
         data: The whole file.
-        file_type: What it must be.
+        file_type: The kind that it must have.
         name: The file's key, for errors.
         max_body_bytes: Refuse larger bodies.
 
@@ -114,7 +114,7 @@ def _decompress(frame: memoryview, name: str, max_body_bytes: int) -> bytes:
             raise _error(name, f"its zstd frame declares {declared} bytes, but holds {bound} at most")
         if declared > limit:
             raise _error(name, f"its body of {declared} bytes is larger than {limit}")
-        # Without a declared size (-1), what does not fit the bound fails as damaged.
+        # Without a declared size (-1), data beyond the bound fails as damaged.
         body: bytes = zstandard.ZstdDecompressor().decompress(
             frame, max_output_size=max(1, min(bound, limit)), allow_extra_data=False
         )

@@ -2,7 +2,7 @@
 
     MetadataItem      0 name  1 value
 
-Items stay encoded until somebody asks for them: a snapshot's metadata are copied from repo info to repo info at each
+Items stay encoded until a caller asks for them: a snapshot's metadata are copied from repo info to repo info at each
 commit, and one malformed value is an error for its readers alone.
 
 Source: spec 2.1 "Common Types"; format notes §7.8.

@@ -1,4 +1,4 @@
-"""Transaction logs: what one commit changed, for conflict detection, diffs and cache invalidation.
+"""Transaction logs: the changes of one commit, for conflict detection, diffs and cache invalidation.
 
     table TransactionLog      0 id: 12 bytes   1 new_groups   2 new_arrays   3 deleted_groups   4 deleted_arrays
                               5 updated_arrays   6 updated_groups: [8 bytes] each
@@ -55,7 +55,7 @@ class Move:
 
 @dataclass(frozen=True, slots=True)
 class TransactionLog:
-    """What one commit changed.
+    """The changes of one commit.
 
     Attributes:
         id: The snapshot that it led to.
@@ -63,8 +63,8 @@ class TransactionLog:
         new_arrays: Arrays that it made.
         deleted_groups: Groups that it deleted.
         deleted_arrays: Arrays that it deleted.
-        updated_arrays: Arrays whose metadata it changed, but for new ones.
-        updated_groups: Groups whose metadata it changed, but for new ones.
+        updated_arrays: Arrays whose metadata it changed, except new ones.
+        updated_groups: Groups whose metadata it changed, except new ones.
         updated_chunks: The chunks whose references it set or deleted, of each array, new ones too.
         moved_nodes: Sorted by components of the new path.
     """
@@ -140,7 +140,7 @@ def _by_components(move: Move) -> list[str]:
 
 
 def merge(snapshot_id: SnapshotId, logs: Sequence[TransactionLog]) -> TransactionLog:
-    """Joins the logs of successive commits, the oldest first, into that of one commit: what `amend` writes.
+    """Joins the logs of successive commits, the oldest first, into the log of one commit, as `amend` writes it.
 
     Lists and chunks are plain unions, so that a node may be in several of them. Moves are chained: a node moved twice
     went from where it was first to where it is last, and one that is back where it was did not move. Nor did one that
@@ -179,7 +179,7 @@ def encode_transaction_log(log: TransactionLog, *, spec_version: int, level: int
     """Writes a transaction log file; the lists need not be sorted.
 
     Args:
-        log: What it says.
+        log: The changes.
         spec_version: 1 or 2; they differ in the header's byte alone, but for moves, which spec 1 does not know.
         level: zstd's.
 

@@ -1,8 +1,8 @@
-"""What Icechunk needs to know of a node's `zarr.json`: its type, and of arrays the shape, the chunk grid and the keys.
+"""The fields of `zarr.json` that Icechunk needs: the type; for arrays the shape, the chunk grid and the chunk keys.
 
 The bytes are stored as they are and given back as they are; this module looks at what the official library looks at
 (shape, chunk grid, dimension names), and the chunk key encoding. It accepts anything else: unknown members, another
-`zarr_format`, missing codecs, a `chunk_key_encoding` that nobody knows, texts that are not UTF-8.
+`zarr_format`, missing codecs, an unknown `chunk_key_encoding`, texts that are not UTF-8.
 
     chunk grid    regular      `chunk_shape`: one size per axis; a size of 0 makes no chunks
                   rectilinear  `chunk_shapes`: per axis a list of sizes and of runs `[size, count]` (spec 2 only)
@@ -28,7 +28,7 @@ from icefs.format.snapshot.nodes import DimensionShape, NodeType
 from icefs.words import plural
 
 _MAX_U64: Final = 2**64 - 1
-# What the official library's parser calls duplicate fields; elsewhere the last of two equal names wins.
+# The official library's parser refuses these twice; elsewhere the last of two equal names wins.
 _NODE_MEMBERS: Final = frozenset({"node_type"})
 _ARRAY_MEMBERS: Final = frozenset({"node_type", "shape", "chunk_grid", "dimension_names"})
 _GRID_MEMBERS: Final = frozenset({"name", "configuration"})
@@ -36,7 +36,7 @@ _GRID_MEMBERS: Final = frozenset({"name", "configuration"})
 
 @dataclass(frozen=True, slots=True)
 class ChunkKeyEncoding:
-    """How an array's chunk keys are written; `name` and `separator` may be ones that nobody knows."""
+    """How an array's chunk keys are written; `name` and `separator` may be unknown ones."""
 
     name: str = "default"
     separator: str = "/"
@@ -44,7 +44,7 @@ class ChunkKeyEncoding:
 
 @dataclass(frozen=True, slots=True)
 class ZarrMetadata:
-    """What a `zarr.json` says.
+    """The contents of a `zarr.json`.
 
     Attributes:
         node_type: Group or array; all that follows is for arrays.
@@ -96,7 +96,7 @@ def chunk_key_encoding_of(data: bytes | memoryview) -> ChunkKeyEncoding:
 
 
 def document_of(data: bytes | memoryview) -> dict[str, Any] | None:
-    """Reads a zarr.json without looking at what it says; None where it is no JSON object. Never fails.
+    """Parses a `zarr.json` without validating it; None where it is no JSON object. Never fails.
 
     A whole number beyond 64 bits becomes a float, so that a number of very many digits does no harm.
     """

@@ -37,7 +37,7 @@ class AnswerError(Exception):
     """An answer is not the store's, or not about what was asked.
 
     Attributes:
-        reason: What is wrong with it, as the end of "… answered …"; without anything secret.
+        reason: The fault, as the end of "… answered …"; without anything secret.
         status: Of the answer.
     """
 
@@ -51,9 +51,9 @@ def bad_answer(error: AnswerError, *, action: str, endpoint: str) -> BadAnswerEr
     """Translates an `AnswerError`.
 
     Args:
-        error: What is wrong.
-        action: What was tried, as "read s3://bucket/key".
-        endpoint: What was asked.
+        error: The fault.
+        action: The operation, as "read s3://bucket/key".
+        endpoint: The URL of the service.
     """
     return BadAnswerError(
         f"cannot {action}: {endpoint} answered {error.reason}",
@@ -83,7 +83,7 @@ def _media_type(headers: Headers) -> str:
 
 
 def describe(status: int, headers: Headers) -> str:
-    """Says what came, as "200 with a web page"."""
+    """Describes an answer, as "200 with a web page"."""
     return f"{status} with a web page" if is_page(headers) else str(status)
 
 

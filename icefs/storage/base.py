@@ -1,4 +1,4 @@
-"""What icefs asks of an object store, and what a backend promises.
+"""The interface of an object store, and the promises of every backend.
 
 A `Storage` holds objects: immutable byte strings under string keys, each write making a new version. Keys are
 relative to the repository's root, have no leading slash and no `.`, `..` or empty segment. Every method is
@@ -37,7 +37,7 @@ MAX_WHOLE_READ_BYTES = 1 << 32
 
 
 def check_key(key: str) -> None:
-    """Refuses what cannot name an object: empty, absolute, `.`, `..` or empty segments, NUL, lone surrogates.
+    """Refuses a key that cannot name an object: empty, absolute, `.`, `..` or empty segments, NUL, lone surrogates.
 
     Raises:
         InvalidInputError: the key is not valid.
@@ -141,7 +141,7 @@ def _is_unicode(text: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class ObjectInfo:
-    """What a store knows of an object without reading it.
+    """The facts of an object that are known without reading it.
 
     Attributes:
         key: The object's key, relative to the repository's root.
@@ -166,7 +166,7 @@ class Object:
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What a backend can do, as data: asked for, never guessed.
+    """The abilities of a backend, as data: asked for, never guessed.
 
     Attributes:
         conditional_update: Whether `put(if_match=…)` is atomic against every other client of the store.
@@ -201,7 +201,7 @@ class Storage(ABC):
 
     @property
     def identity(self) -> str:
-        """What tells the location from every other one, whatever the environment says; may ask for credentials."""
+        """A text that identifies the location, whatever the environment says; may ask for credentials."""
         return self.url
 
     @abstractmethod
@@ -279,8 +279,8 @@ class Storage(ABC):
 
         Args:
             key: The object's key.
-            path: The file; nobody changes its bytes during the call.
-            is_final: Nobody ever changes its bytes again, so that a store in the file system may keep the file itself
+            path: The file; its bytes do not change during the call.
+            is_final: Its bytes never change again, so that a store in the file system may keep the file itself
                 under a second name. It may get another mode and modification time.
 
         Raises:
@@ -310,7 +310,7 @@ class Storage(ABC):
     def list_dir(self, prefix: str = "") -> Iterator[str]:
         """Yields the distinct first path components of the keys below `prefix` (which is empty or ends in `/`).
 
-        A component that stands for a longer key ends with `/`; it may outlive the last object below it, as a
+        A component that is part of a longer key ends with `/`; it may outlive the last object below it, as a
         local directory does.
         """
 
@@ -351,7 +351,7 @@ class Storage(ABC):
         return None
 
     def list_foreign(self) -> Iterator[tuple[str, str]]:
-        """Yields what stands among the objects and can be none: links, FIFOs, sockets, devices.
+        """Yields the entries among the objects that cannot be objects: links, FIFOs, sockets, devices.
 
         Only a local directory can have such. Yields the path below the root, and what it is: "a symbolic link".
         """
@@ -379,7 +379,7 @@ class Storage(ABC):
 
 @runtime_checkable
 class RangeReader(Protocol):
-    """What a storage offers on top for virtual chunks: somebody else's objects, read if they are still the same."""
+    """Reads virtual chunks: objects outside of the repository, if they are still the same."""
 
     def read_range(
         self,

@@ -77,7 +77,7 @@ _STATUSES: Final[dict[int, type[StorageError]]] = {
 
 
 class HttpStorage(Storage):
-    """What lies below a URL, for reading. Safe for threads; makes no request before it is used."""
+    """The objects below a URL, for reading. Safe for threads; makes no request before it is used."""
 
     def __init__(self, base_url: str, options: HttpOptions | None = None, *, retrier: Retrier | None = None) -> None:
         parts = urlsplit(base_url)
@@ -108,7 +108,7 @@ class HttpStorage(Storage):
     def _url_of(self, key: str) -> str:
         if not self.options.has_encoded_keys:
             return f"{self._url}/{quote(key, safe=_PATH_CHARACTERS)}"
-        # A percent sign that encodes nothing stands for itself; left so, all of them would be encoded once more.
+        # A percent sign that encodes nothing means itself; left so, all of them would be encoded once more.
         return f"{self._url}/{quote(_STRAY_PERCENT.sub('%25', key), safe=_PATH_CHARACTERS + '%')}"
 
     # --- requests ---
@@ -189,7 +189,7 @@ class HttpStorage(Storage):
 
         Args:
             response: The answer, of status 200 or 206.
-            url: What it is about.
+            url: The URL of the request.
             start: The first byte.
             end: One past the last; None for the rest.
             is_own: Whether it is a file of a repository, none of which is a web page or XML.
@@ -364,7 +364,7 @@ def _modified(url: str) -> ObjectModifiedError:
 
 
 def _answer_error(response: urllib3.BaseHTTPResponse, url: str, asked: Mapping[str, str]) -> StorageError | AnswerError:
-    """Returns what an answer means that is not the object; `asked` are the request's headers."""
+    """Returns the error for an answer that is not the object; `asked` are the request's headers."""
     status = response.status
     is_misfit = {
         304: "If-None-Match" not in asked,

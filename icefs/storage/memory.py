@@ -35,7 +35,7 @@ class _Stored:
 
 @dataclass(eq=False, slots=True, weakref_slot=True)
 class _Space:
-    """What all storages of one name share. `lock` protects `objects`; nothing is waited for under it."""
+    """The objects that all storages of one name share. `lock` protects `objects`; nothing waits under it."""
 
     name: str
     objects: dict[str, _Stored] = field(default_factory=dict)

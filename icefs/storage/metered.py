@@ -57,7 +57,7 @@ class Timing:
 
 
 class StoreCounts:
-    """What a meter has counted, at one moment.
+    """The counts of a meter, at one moment.
 
     Attributes:
         timings: Durations by kind of request.
@@ -90,7 +90,7 @@ class StoreMeter:
         self._counts = StoreCounts()
 
     def counts(self) -> StoreCounts:
-        """Returns a copy of what was counted so far."""
+        """Returns a copy of the counts so far."""
         now, counts = StoreCounts(), self._counts
         with self._lock:
             now.timings = {operation: timing.copy() for operation, timing in counts.timings.items()}
@@ -116,7 +116,7 @@ class StoreMeter:
             counts.written_bytes += written
 
     def fail(self, operation: str, kind: str, elapsed_ns: int, error: BaseException) -> None:
-        """Counts a request that failed; what is simply not there counts as well, as the error that it is."""
+        """Counts a request that failed; a missing object counts as well, under its own error."""
         counts = self._counts
         what = operation, error.kind if isinstance(error, IcefsError) else type(error).__name__
         with self._lock:
@@ -131,8 +131,8 @@ class StoreMeter:
         """Carries out a request and counts it.
 
         Args:
-            operation: What it does.
-            kind: What kind of object it is about.
+            operation: The operation, one of `OPERATIONS`.
+            kind: The kind of object that it is about.
             request: Carries it out.
             read: Tells from its answer how many bytes were read.
             written: How many bytes it writes.
@@ -179,7 +179,7 @@ class MeteredStorage(Storage):
         Args:
             inner: The store.
             meter: The counter.
-            kind: What all its objects are; None for the first part of their keys.
+            kind: The kind of all its objects; None for the first part of their keys.
         """
         self._inner = inner
         self.meter = meter
@@ -312,7 +312,7 @@ class MeteredStorage(Storage):
         return self._inner.local_opener(prefix)
 
     def list_foreign(self) -> Iterator[tuple[str, str]]:
-        """Yields what can be no object."""
+        """Yields the entries that cannot be objects."""
         return self._inner.list_foreign()
 
     def current_time(self) -> int:
@@ -324,7 +324,7 @@ class MeteredStorage(Storage):
         self._inner.sync()
 
     def watch_retries(self, tell: Callable[[str, str], None]) -> None:
-        """Has somebody else told, besides the meter."""
+        """Calls `tell` as well as the meter."""
 
         def both(verb: str, reason: str) -> None:
             self.meter.retry(verb, reason)
@@ -346,7 +346,7 @@ class MeteredRanges:
         Args:
             inner: The reader.
             meter: The counter.
-            kind: What all its objects are.
+            kind: The kind of all its objects.
         """
         self._inner = inner
         self._meter = meter
@@ -363,7 +363,7 @@ class MeteredRanges:
         if_match_etag: str | None = None,
         if_unmodified_since_s: int | None = None,
     ) -> bytes:
-        """Reads a range of somebody else's object; see `RangeReader`."""
+        """Reads a range of an object outside of the repository; see `RangeReader`."""
 
         def request() -> bytes:
             return self._inner.read_range(

@@ -1,4 +1,4 @@
-"""Which proxy requests go through: what the environment says."""
+"""The proxy that the environment names for a URL."""
 
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass

@@ -50,7 +50,7 @@ class Endpoint:
     Attributes:
         host: A name or address.
         port: Of TCP.
-        tls: What certificates are checked with; None for a connection in the clear.
+        tls: The context that checks certificates; None for a connection in the clear.
         connections: How many there may be.
         connect_timeout_s: How long to wait for one.
         read_timeout_s: How long to wait for the next bytes of an answer.
@@ -104,10 +104,10 @@ class _Connection:
     Attributes:
         sock: Never blocks.
         deadline: When to give up, on the monotonic clock.
-        read: What is under way; None if nothing is.
+        read: The read that is under way; None if there is none.
         is_open: Whether it can be written to: connected, and the keys are agreed on.
         served: How many answers came over it.
-        pending: What is left of the request to send.
+        pending: The rest of the request to send.
         head: How many bytes of an answer's head are in the common buffer, which is this connection's then.
         body: The bytes of the answer; None before its head was read.
         got: How many of them are there.
@@ -181,7 +181,7 @@ class RangeReads:
         return True
 
     def close(self) -> None:
-        """Gives up what is under way, and ends the thread."""
+        """Gives up the reads that are under way, and ends the thread."""
         with self._lock:
             self._closing = True
             self._is_awake = False

@@ -15,7 +15,7 @@ class ManifestSplitCondition:
     """Which arrays a rule about splitting manifests is for; made by its static methods.
 
     Attributes:
-        kind: What is compared.
+        kind: The property that is compared.
         regex: For `path_matches` (the whole path) and `name_matches` (its last segment).
         conditions: For `or` and `and`.
     """
@@ -120,7 +120,7 @@ class ManifestPreloadCondition:
     """Which arrays' manifests are fetched when a session opens; made by its static methods.
 
     Attributes:
-        kind: What is compared.
+        kind: The property that is compared.
         regex: For `path_matches` (the whole path) and `name_matches` (its last segment).
         conditions: For `or` and `and`.
         from_refs: For `num_refs`: the smallest number of chunk references, as ("included" or "excluded", number).

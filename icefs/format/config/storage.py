@@ -167,7 +167,7 @@ class VirtualChunkContainer:
     Attributes:
         url_prefix: Ends with `/`; not checked here, since a persisted one may be wrong and must only not match.
         store: How it is reached.
-        name: For locations `vcc://<name>/<rest>`, which stand for `url_prefix + rest`.
+        name: For locations `vcc://<name>/<rest>`, which mean `url_prefix + rest`.
     """
 
     url_prefix: str

@@ -1,6 +1,6 @@
 """The configuration of a repository: the official library's names, fields and defaults, as plain values.
 
-Each field is None until somebody sets it. The persisted configuration overrides the defaults, and the caller's
+Each field is None until it is set. The persisted configuration overrides the defaults, and the caller's
 overrides both: `merge` goes field by field, but `virtual_chunk_containers`, `manifest.preload` and
 `manifest.splitting` are replaced as wholes. `effective` fills in the defaults. As in the official library, the values
 can be changed after they were made; an owner that keeps one makes a copy. How they are written: `config_codec`.
@@ -60,7 +60,7 @@ class CompressionConfig(Mergeable):
 
 @dataclass(slots=True)
 class CachingConfig(Mergeable):
-    """What is kept in memory: nodes of snapshots, chunk references of manifests, changes of transaction logs."""
+    """Limits of the memory caches: nodes of snapshots, chunk references of manifests, changes of transaction logs."""
 
     num_snapshot_nodes: int | None = None
     num_chunk_refs: int | None = None
@@ -90,7 +90,7 @@ class RepositoryConfig(Mergeable):
         get_partial_values_concurrency: Requests at once, for one call that reads several ranges.
         compression: Of metadata files.
         max_concurrent_requests: Requests at once, for the repository.
-        caching: What is kept in memory.
+        caching: The limits of the memory caches.
         storage: How the object store is used; None leaves that to the store.
         virtual_chunk_containers: By their URL prefixes.
         manifest: Everything about manifests.
@@ -119,7 +119,7 @@ class RepositoryConfig(Mergeable):
         return RepositoryConfig()
 
     def effective(self) -> "RepositoryConfig":
-        """Returns what holds: this configuration with `DEFAULTS` where it sets nothing."""
+        """Returns the effective configuration: this one, with `DEFAULTS` where it sets nothing."""
         merged = DEFAULTS.merge(self)
         manifest = self.manifest
         # Here the defaults do reach into it, though another configuration's preload would be replaced.
@@ -192,4 +192,4 @@ DEFAULTS: Final = RepositoryConfig(
     repo_update_retries=RepoUpdateRetryConfig(StorageRetriesSettings(100, 50, 30_000)),
     num_updates_per_repo_info_file=1000,
 )
-"""What holds where nothing is set; the number of CPUs, for `max_concurrent_decodes`, is not known here."""
+"""The values of fields that are not set; the number of CPUs, for `max_concurrent_decodes`, is not known here."""

@@ -124,7 +124,7 @@ class ByteColumn(Sequence[bytes]):
 
 
 class BuiltMapping[Key, Value](Mapping[Key, Value]):
-    """An immutable mapping whose values are built when they are asked for, and then kept.
+    """An immutable mapping whose values are built at the first access, and then kept.
 
     Two threads that ask for the same value first may both build it; either is as good.
     """

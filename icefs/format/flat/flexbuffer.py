@@ -15,7 +15,7 @@ is no JSON value, hence an error. Offsets may lead anywhere backwards, so that a
 work: the depth is limited, and the values and the text of one file are together limited by twice its size. The
 official reader turns numbers and strings outside the buffer into 0 and ""; here they are errors.
 
-The writer makes what the official one does in kind: unsigned numbers where they are not negative, floats of four
+The writer chooses the same types as the official one: unsigned numbers where they are not negative, floats of four
 bytes where nothing is lost, keys shared.
 
 Source: https://flatbuffers.dev/flexbuffers/; format notes §7.7.

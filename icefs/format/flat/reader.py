@@ -13,7 +13,7 @@ endless work; the readers above follow a fixed schema, which bounds the depth, a
 amount: what one pass copies out of a buffer, and the entries of the table vectors it walks, stay in proportion to
 the size of the buffer. Alignment is not required.
 
-Divergence 3: the official reader refuses misaligned fields; reading them harms nobody.
+Divergence 3: the official reader refuses misaligned fields; reading them does no harm.
 
 Source: https://flatbuffers.dev/internals/; format notes §7.3.
 """
@@ -71,7 +71,7 @@ class Vectors(NamedTuple):
 
 
 class FlatBuffer:
-    """The bytes of one file, its name for errors, and what a pass over it may still copy.
+    """The bytes of one file, its name for errors, and the number of bytes that a pass over it may still copy.
 
     Make a new one for each pass (they are cheap): the allowance of `charge` is never given back.
     """

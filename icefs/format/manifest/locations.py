@@ -1,6 +1,6 @@
 """The locations of virtual chunks: plain, or each compressed with a zstd dictionary that its manifest carries.
 
-Compressed locations stay compressed until somebody asks for one. They are one zstd frame each; what a frame declares
+Compressed locations stay compressed until a caller asks for one. They are one zstd frame each; what a frame declares
 is looked at before anything is allocated for it, and 1024 bytes is the most that a location may decompress to: the
 official writer compresses longer ones and then cannot read them any more, so here they are left plain.
 
@@ -25,7 +25,7 @@ type BoolArray = npt.NDArray[np.bool_]
 MAX_COMPRESSIBLE_BYTES: Final = 1024
 # zstd refuses to train when most samples are shorter than this.
 _MIN_SAMPLE_BYTES = 8
-# What a frame may make the decompressor allocate when it does not declare its size.
+# The most bytes that a frame without a declared size may decompress to.
 _MAX_WINDOW_BYTES = 8 << 20
 
 
@@ -86,9 +86,9 @@ class Locations:
     """The locations of k virtual references, in order.
 
     Attributes:
-        stored: What the manifest holds for each.
+        stored: The bytes of each location in the manifest.
         compressed: Which of them are compressed, or None where none is.
-        dictionary: What they are compressed with.
+        dictionary: The zstd dictionary that they are compressed with.
     """
 
     __slots__ = ("compressed", "dictionary", "stored")

@@ -39,7 +39,7 @@ from icefs.format.manifest.refs import (
 )
 
 _PLAIN, _ZSTD_DICTIONARY = range(2)
-# The official reader's bound too, for what a file may say in all.
+# The official reader has the same bound for a whole file.
 _MAX_COPIED_BYTES = 2**31
 
 
@@ -48,8 +48,8 @@ class Manifest:
     """The content of a manifest.
 
     Attributes:
-        id: What the manifest says its id is.
-        spec_version: What it was written in.
+        id: The id in the manifest itself.
+        spec_version: The version of the format that it was written in.
         arrays: The references of each array in it.
         num_chunk_refs: The number of all of them.
         nbytes: Memory that they take, about.

@@ -1,9 +1,9 @@
 """The chunk references of one array, as columns.
 
 A reference says where a chunk's bytes are: in the manifest itself (inline), in a chunk object of the repository
-(native), or in somebody else's object (virtual). A million of them are a handful of numpy arrays of 12 + 1 + 8 + 8 +
-4 x ndim bytes a row; what only inline or only virtual references have is kept for their rows alone. A Python object
-is made for a reference only when somebody asks for that one.
+(native), or in an object outside of the repository (virtual). A million of them are a handful of numpy arrays of
+12 + 1 + 8 + 8 + 4 x ndim bytes a row; columns that only inline or only virtual references have cover those rows alone.
+A Python object is made for a reference only when a caller asks for it.
 """
 
 from collections.abc import Iterable, Sequence
@@ -183,8 +183,8 @@ class ArrayRefs:
         lengths: `uint64[n]`, sizes of the chunks in bytes.
         offsets: `uint64[n]`, where they begin in their objects.
         chunk_ids: `uint8[n, 12]`.
-        inline: What only inline references have.
-        virtual: What only virtual references have.
+        inline: The columns of inline references.
+        virtual: The columns of virtual references.
     """
 
     node_id: NodeId
@@ -221,7 +221,7 @@ class ArrayRefs:
         return len(self.indices)
 
     def __eq__(self, other: object) -> bool:
-        """Compares what the references say; how locations are compressed does not count."""
+        """Compares the references; how locations are compressed does not count."""
         if not isinstance(other, ArrayRefs):
             return NotImplemented
         return (

@@ -116,7 +116,7 @@ def encode_manifest(
 def _locations(
     arrays: Sequence[ArrayRefs], settings: LocationCompression | None
 ) -> tuple[bytes | None, list[Locations | None]]:
-    """Returns the dictionary, if there is one, and what to write for each array's locations."""
+    """Returns the dictionary, if there is one, and the encoded locations of each array."""
     plain = [None if refs.virtual is None else refs.virtual.locations.plain() for refs in arrays]
     columns = [column for column in plain if column is not None]
     dictionary = train_dictionary(columns, settings) if settings is not None else None

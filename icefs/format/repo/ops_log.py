@@ -165,7 +165,7 @@ class Update:
     """An entry of the ops log.
 
     Attributes:
-        kind: What happened.
+        kind: The kind of update.
         updated_at: When, in microseconds since the epoch.
         backup_path: The copy of `repo` in which this is the latest update, below `overwritten/`; None for the
             latest of all.
@@ -289,7 +289,7 @@ def add_status(builder: FlatBuilder, status: RepoStatus) -> int:
 class OpsLog:
     """The updates that one `repo` file lists, newest first; decoded when they are asked for.
 
-    An update of a kind that is not known yet must not keep anybody from reading the repository.
+    An update of an unknown kind must not prevent reading the repository.
     """
 
     __slots__ = ("_source", "_updates")

@@ -25,7 +25,7 @@ _TOMBSTONE = "ref.json.deleted"
 
 
 class RefFile(NamedTuple):
-    """What the key of an object below `refs/` says.
+    """The facts in the key of an object below `refs/`.
 
     Attributes:
         kind: Whether it belongs to a branch or to a tag.
@@ -39,7 +39,7 @@ class RefFile(NamedTuple):
 
 
 def check_ref_name(name: str) -> None:
-    """Refuses what cannot name a branch or tag.
+    """Refuses a text that cannot name a branch or tag.
 
     Raises:
         InvalidInputError: it has a `/` or a NUL, or is not Unicode (kind `invalid-ref-name`).
@@ -85,7 +85,7 @@ def tombstone_key(name: str) -> str:
 
 
 def parse_ref_key(key: str) -> RefFile | None:
-    """Tells what an object below `refs/` is; None where it is no file of a branch or tag."""
+    """Parses the key of an object below `refs/`; None where it is no file of a branch or tag."""
     root, _, rest = key.partition("/")
     directory, _, file = rest.partition("/")
     kind, _, name = directory.partition(".")

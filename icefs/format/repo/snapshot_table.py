@@ -43,7 +43,7 @@ type _Record = tuple[bytes, int]
 
 @dataclass(frozen=True, slots=True)
 class SnapshotInfo:
-    """What the repo info says of a snapshot.
+    """The facts of a snapshot in the repo info.
 
     Attributes:
         id: Its id.
@@ -245,7 +245,7 @@ class SnapshotTable(Mapping[SnapshotId, SnapshotInfo]):
     def _set_parents(self, old: "SnapshotTable", kept: Int64Array, incoming: Iterable[SnapshotInfo]) -> None:
         """Gives the kept rows of `old` their parents back, and the incoming snapshots theirs."""
         index = self._index()
-        # Old row → new row; the last entry stands for "no parent", which index -1 finds.
+        # Old row → new row; the last entry, which index -1 finds, means "no parent".
         moved = np.full(len(old) + 1, -2, np.int64)
         moved[-1] = -1
         old_ids = old._ids.tobytes()

@@ -56,7 +56,7 @@ type Refs = Mapping[str, SnapshotId]
 
 @dataclass(frozen=True, slots=True)
 class Stamp:
-    """What an update needs to know of its surroundings.
+    """The surroundings of an update.
 
     Attributes:
         updated_at: The time, in microseconds since the epoch; later than the latest update's (`next_timestamp`).

@@ -1,4 +1,4 @@
-"""What snapshots say of groups, arrays and manifest files: the values, without their encoding.
+"""The values in snapshots: groups, arrays and manifest files, without their encoding.
 
 Source: spec 2.1 "Snapshot Files"; format notes §7.8 and §7.9.
 """
@@ -10,7 +10,7 @@ from icefs.format.ids import ManifestId, NodeId
 
 
 class NodeType(StrEnum):
-    """What a node is."""
+    """Group or array."""
 
     GROUP = "group"
     ARRAY = "array"
@@ -44,7 +44,7 @@ class ManifestRef:
 
 @dataclass(frozen=True, slots=True)
 class ArrayData:
-    """What a snapshot says of an array beyond its metadata.
+    """The facts of an array in a snapshot, besides its metadata.
 
     Attributes:
         shape: One entry per dimension; empty for a scalar.

@@ -162,7 +162,7 @@ class Snapshot:
         return (self._node(row, buffer) for row in self._rows.values())
 
     def _fresh_buffer(self) -> FlatBuffer:
-        # An allowance for each pass: what one look-up copies does not count for the next.
+        # Each lookup has an allowance of its own.
         return FlatBuffer(self._body, name=self._name)
 
     def _node(self, row: int, buffer: FlatBuffer) -> NodeSnapshot:

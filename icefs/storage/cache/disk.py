@@ -1,4 +1,4 @@
-"""What was read from a remote store, kept in files on this machine: for immutable bytes only.
+"""Bytes that were read from a remote store, kept in files on this machine: immutable bytes only.
 
     DIRECTORY/v1/lock       held (flock) while room is reserved or made
     DIRECTORY/v1/usage      the boot it is of, and how many bytes are taken: never fewer than there are
@@ -55,14 +55,14 @@ _PAUSE_AFTER_ERROR_S: Final = 10.0
 
 @dataclass(slots=True)
 class CacheCounters:
-    """What a cache has done in this process.
+    """The counts of a cache in this process.
 
     Attributes:
         hits: Entries that were found.
         misses: Entries that were not.
         stored: Entries that were written.
         refused: Entries that were not written: no room, or the disk refused.
-        damaged: Entries that were dropped because they were not what was written.
+        damaged: Entries that were dropped because their checksums did not fit.
         evicted: Entries that made room.
     """
 
@@ -79,7 +79,7 @@ class DiskCache:
 
     Concurrency: all methods may be called from any thread. `_lock` guards the lock file within the process, and is
     held together with it while room is reserved or made, which takes microseconds, or the time to look through the
-    directory. Reading takes no lock. A thread of the cache's own writes what `put_soon` is given.
+    directory. Reading takes no lock. A thread of the cache's own writes the bytes that `put_soon` gets.
     """
 
     def __init__(
@@ -94,9 +94,9 @@ class DiskCache:
 
         Args:
             directory: Where it is; made if needed, with access for its owner alone.
-            max_bytes: What it grows to.
+            max_bytes: The size in bytes that it grows to.
             reserve_bytes: How much of the disk stays free; None for a twentieth, at most 2 GiB.
-            touch_s: How exactly it is known what was used last.
+            touch_s: The precision of the times of last use, in seconds.
 
         Raises:
             InvalidInputError: others could write to the directory.
@@ -191,14 +191,14 @@ class DiskCache:
             os.unlink(self._path(digest))
 
     def drop_damaged(self, digest: bytes) -> None:
-        """Forgets an entry that is not what was written."""
+        """Drops a damaged entry."""
         self.counters.damaged += 1
         self.drop(digest)
 
     # Writing.
 
     def put(self, digest: bytes, data: bytes | bytearray | memoryview) -> bool:
-        """Keeps bytes; tells whether there was room. Never raises for what the disk says."""
+        """Keeps bytes; tells whether there was room. Never raises for an error of the disk."""
         head = entry_head(digest, data)
         size = _rounded(len(head) + len(data))
         path = self._path(digest)
@@ -262,7 +262,7 @@ class DiskCache:
                 self._queue_lock.wait(left_s)
 
     def flush(self) -> None:
-        """Returns when what was given to `put_soon` has been written."""
+        """Waits until all bytes given to `put_soon` are written."""
         with self._queue_lock:
             self._flushing += 1
             self._queue_lock.notify_all()
@@ -270,7 +270,7 @@ class DiskCache:
             self._flushing -= 1
 
     def close(self) -> None:
-        """Writes what is waiting and ends the thread; the cache is not used afterwards."""
+        """Writes the waiting bytes and ends the thread; the cache is not used afterwards."""
         with self._queue_lock:
             writer, self._writer = self._writer, None
             self._flushing += 1
@@ -318,7 +318,7 @@ class DiskCache:
         return disk.f_bavail * disk.f_frsize
 
     def _read_usage(self) -> int | None:
-        """Returns how much is taken; None where nobody knows, as after a power failure."""
+        """Returns how many bytes are taken; None where that is unknown, as after a power failure."""
         data = os.pread(self._usage_fd, _USAGE.size, 0)
         if len(data) != _USAGE.size:
             return None
@@ -332,7 +332,7 @@ class DiskCache:
         os.pwrite(self._usage_fd, self._usage_record(used), 0)
 
     def _make_room(self, most: int) -> int:
-        """Drops old entries until the rest takes at most so many bytes; returns how many it takes."""
+        """Drops the least recently used entries until at most so many bytes are taken; returns how many are."""
         used = self._temporaries()  # first: one that becomes an entry meanwhile is counted twice, and not missed
         entries = list(self._entries())
         used += sum(size for _, size, _ in entries)
@@ -374,7 +374,7 @@ class DiskCache:
         return self._queued_bytes
 
     def counted_bytes(self) -> int | None:
-        """Returns how much is counted as taken, which is never too little; None where nobody knows."""
+        """Returns how many bytes are counted as taken, which is never too few; None where that is unknown."""
         return self._read_usage()
 
     def used_bytes(self) -> int:
@@ -390,13 +390,13 @@ class CacheView:
         self._hash = hashlib.blake2b(namespace.encode(errors="surrogateescape") + b"\0", digest_size=16)
 
     def digest(self, key: str, start: int = 0, end: int | None = None) -> bytes:
-        """Returns what names the bytes `[start, end)` of an object."""
+        """Returns the digest that names the bytes `[start, end)` of an object."""
         name = self._hash.copy()
         name.update((key if end is None else f"{key}\0{start}-{end}").encode())
         return name.digest()
 
     def open(self, key: str, start: int, end: int) -> CachedFile | None:
-        """Opens what is kept of a range; see `DiskCache.open`."""
+        """Opens the cached bytes of a range; see `DiskCache.open`."""
         found = self.cache.open(self.digest(key, start, end))
         if found is not None and found.size != end - start:
             found.close()

@@ -17,7 +17,7 @@ from typing import Final
 import numpy as np
 
 BLOCK_BYTES: Final = 128 << 10
-"""What a checksum covers."""
+"""The number of bytes that a checksum covers."""
 
 _MAGIC: Final = b"icefsC\0\1"
 _HEADER: Final = struct.Struct("<8sQ16s8s")
@@ -26,7 +26,7 @@ _ROW_WORDS: Final = 64
 
 
 class DamagedEntryError(Exception):
-    """An entry does not hold what was written to it; never leaves the readers of the cache."""
+    """An entry is damaged; the readers of the cache handle it."""
 
 
 class CachedFile:
@@ -42,7 +42,7 @@ class CachedFile:
         """Takes over a file descriptor.
 
         Args:
-            digest: What the entry is named by.
+            digest: The name of the entry.
             fd: The file, which is as long as an entry of `size` bytes is.
             size: How many bytes the entry holds.
             drop: Gets the digest of an entry that turns out to be damaged.
@@ -62,7 +62,7 @@ class CachedFile:
             None where `nowait` is asked for and the disk would have to be waited for.
 
         Raises:
-            DamagedEntryError: the entry is not what was written; it has been dropped.
+            DamagedEntryError: the entry is damaged; it has been dropped.
         """
         if nowait and not self._nowait:
             return None
@@ -139,7 +139,7 @@ class CachedFile:
 
 
 def _behind(buffers: list[bytearray], count: int) -> list[memoryview]:
-    """Returns what is left of buffers after so many bytes."""
+    """Returns the rest of buffers after so many bytes."""
     left = []
     for buffer in buffers:
         if count < len(buffer):
@@ -153,14 +153,14 @@ def _head_bytes(size: int) -> int:
 
 
 def entry_size(file_bytes: int) -> int | None:
-    """Returns how many bytes an entry holds whose file is so long; None if no entry's is."""
+    """Returns how many bytes an entry of this file size holds; None if no entry has this size."""
     blocks = -(-(file_bytes - _HEADER.size) // (BLOCK_BYTES + _SUM_BYTES))
     size = file_bytes - _HEADER.size - _SUM_BYTES * blocks
     return size if size >= 0 and _head_bytes(size) + size == file_bytes else None
 
 
 def entry_head(digest: bytes, data: bytes | bytearray | memoryview) -> bytes:
-    """Returns what stands before the bytes of an entry."""
+    """Returns the header and the checksums of an entry, which precede its bytes."""
     sums = checksums(data)
     return _HEADER.pack(_MAGIC, len(data), digest, _head_sum(len(data), digest, sums)) + sums
 

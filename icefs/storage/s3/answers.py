@@ -1,4 +1,4 @@
-"""What S3 services answer, and how to tell it from what a proxy or a login page answers in their place.
+"""The answers of S3 services, and how they differ from those of a proxy or a login page.
 
 Source: "Amazon S3 API Reference", the answers of each operation; RFC 9110.
 """
@@ -78,7 +78,7 @@ def check_refusal(method: str, status: int, headers: Headers, data: bytes, asked
 
 
 def check_client_refusal(response: Mapping[str, Any], *, is_conditional: bool) -> None:
-    """Does as `check_refusal` with an error that botocore has taken apart already."""
+    """Does as `check_refusal` with an error that boto3 has parsed."""
     status, headers = _told_by_client(response)
     code = str(response.get("Error", {}).get("Code", ""))
     if status in (409, 412) and not is_conditional:
@@ -89,7 +89,7 @@ def check_client_refusal(response: Mapping[str, Any], *, is_conditional: bool) -
 
 
 def _told_by_client(response: Mapping[str, Any]) -> tuple[int, Headers]:
-    """Returns status and headers of an answer that botocore has taken apart."""
+    """Returns status and headers of an answer that boto3 has parsed."""
     metadata = response.get("ResponseMetadata", {})
     return int(metadata.get("HTTPStatusCode", 0)), HTTPHeaderDict(metadata.get("HTTPHeaders", {}))
 
@@ -133,7 +133,7 @@ def entity_tag(headers: Headers, status: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What was asked for.
+    """The object or range that a request asks for.
 
     Attributes:
         where: The object, for errors.
@@ -214,7 +214,7 @@ def _is_md5(data: bytes, version: Version) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Described:
-    """What a service tells of an object.
+    """The facts of an object in a service's answer.
 
     Attributes:
         size: Its length in bytes.
@@ -285,7 +285,7 @@ def stored(response: BaseHTTPResponse, data: bytes) -> Version:
 
 
 def told(response: Mapping[str, Any], *path: str) -> Any:
-    """Returns what must be in an answer that botocore has taken apart.
+    """Returns a value that must be in an answer that boto3 has parsed.
 
     Raises:
         AnswerError: it is not there.

@@ -1,7 +1,7 @@
-"""S3 services for which nothing has to be found out: they and their keys are named in full, and nothing else is said.
+"""S3 services that options and environment name in full, with their keys, so that no lookup is needed.
 
-That is how most services but AWS are used, and what a program in a container is given. botocore would come to the same
-(a test asks it), after 0.4 s of loading, which is more than most commands take.
+Most services other than AWS are used in this way, and most programs in containers. boto3 finds the same (a test
+compares them), after 0.4 s of imports, which is more than most commands take.
 """
 
 import os
@@ -22,7 +22,7 @@ _KNOWN: Final = frozenset(
         "AWS_SECRET_ACCESS_KEY",
         "AWS_SESSION_TOKEN",
         "AWS_DEFAULT_REGION",
-        "AWS_REGION",  # botocore does not look at it
+        "AWS_REGION",  # boto3 ignores it
         "AWS_ENDPOINT_URL",
         "AWS_ENDPOINT_URL_S3",
         "AWS_CA_BUNDLE",
@@ -31,7 +31,7 @@ _KNOWN: Final = frozenset(
         "AWS_EC2_METADATA_DISABLED",
     )
 )
-"""The variables that are understood here; where any other is set, botocore is asked."""
+"""The variables that this module understands; where any other is set, boto3 decides."""
 _FILES: Final = (("AWS_CONFIG_FILE", "~/.aws/config"), ("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials"))
 _BUCKET: Final = re.compile(r"[a-zA-Z0-9.\-_]{1,255}")
 _REGION: Final = re.compile(r"(?!aws-)[a-z0-9-]{1,64}")  # aws-global stands for another one
@@ -62,7 +62,7 @@ class Direct:
 
 
 def find(options: S3Options, environment: Mapping[str, str] = os.environ) -> Direct | None:
-    """Returns the service that options and environment name in full; None if botocore has to be asked."""
+    """Returns the service that options and environment name in full; None if boto3 has to decide."""
     if options.profile is not None or options.force_path_style is False or callable(options.credentials):
         return None
     if any(name.startswith("AWS_") and name not in _KNOWN for name in environment):

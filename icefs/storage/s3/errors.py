@@ -1,4 +1,4 @@
-"""What the errors of an S3 service mean.
+"""Translates the errors of an S3 service.
 
 Every failed request raises one of botocore's exceptions, whether boto3 or `requests` sent it. This module imports those
 exceptions alone: importing all of boto3 takes 0.3 s.
@@ -45,7 +45,7 @@ UNTOLD = (
 
 
 def configuration_error(error: Exception) -> IcefsError:
-    """Translates what kept botocore from making a client."""
+    """Translates the error that kept boto3 from making a client."""
     if isinstance(error, UNTOLD):
         return credentials_error(error)
     return InvalidInputError(f"the options for S3, or the AWS configuration, are not valid: {error}")
@@ -120,7 +120,7 @@ _ERRORS: dict[str, tuple[type[StorageError], str | None]] = {
     "InsufficientStorage": (NoSpaceError, None),
 }
 LACKING: Final = ("NotImplemented", "MethodNotAllowed")
-"""The error codes of what a service does not know."""
+"""The error codes of operations that a service does not know."""
 # Services refuse what was signed more than 15 minutes away from their own time.
 _REFUSED_SKEW_S: Final = 15 * 60.0
 SKEWED: Final = ("RequestTimeTooSkewed", "RequestExpired")

@@ -1,4 +1,4 @@
-"""What is asked of an S3 service: everything but the bucket."""
+"""The options of an S3 service: everything but the bucket."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from icefs.errors import InvalidInputError
 from icefs.storage.retry import RetryPolicy
 
 type S3Client = Any
-"""A botocore client; its methods come into being at run time."""
+"""A client of boto3; its methods are made at run time."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ class Run(Protocol):
         on_failure: OnFailure | None = None,
         is_conditional: bool = False,
     ) -> T:
-        """Does what `operation` does with a client of botocore."""
+        """Does `operation` with a client of boto3."""
         ...
 
 
@@ -46,7 +46,7 @@ def send_parts(
 
     Args:
         run: Sends the requests.
-        target: Bucket and key, as arguments of botocore's methods.
+        target: Bucket and key, as arguments of the client's methods.
         size_bytes: How large the object is.
         read: Returns a range of it.
         part_bytes: How large parts are, unless there would be too many.

@@ -1,10 +1,10 @@
-"""The S3 requests that are sent by the thousand: reading, writing, asking, listing.
+"""The S3 requests that are sent by the thousand: read, write, stat, list.
 
-Where that is to (`s3_client`) is asked once. From then on a request is put together here, signed (Signature Version 4)
-and sent through urllib3, which takes a quarter of botocore's time: 0.25 ms of processor time instead of 1 to 2 ms, so
-that a thread-bound program reads four times as many small chunks a second.
+The target of a bucket is found once (`client`). From then on this module composes requests, signs them (Signature
+Version 4) and sends them through urllib3. That takes 0.25 ms of processor time instead of the 1 to 2 ms of boto3, so a
+thread-bound program reads four times as many small chunks a second.
 
-Failures are raised as botocore raises them, so that there is one place that translates it (`s3_errors`).
+Failures raise the exceptions of botocore, so that one place translates those of both ways (`errors`).
 
 Source: AWS "Signature Version 4 signing process"; "Amazon S3 API Reference".
 """
@@ -377,7 +377,7 @@ def _named(error: Exception | None) -> Any:
 
 
 def _transport_error(error: http_errors.HTTPError, url: str) -> boto_errors.BotoCoreError:
-    """Returns what botocore would have raised; without the cause's text, which may repeat a request's headers."""
+    """Returns botocore's exception for a failure, without the cause's text, which may repeat a request's headers."""
     reason = error.reason if isinstance(error, http_errors.MaxRetryError) else error
     if isinstance(reason, http_errors.SSLError):
         return boto_errors.SSLError(endpoint_url=url, error=_named(reason))

@@ -64,7 +64,7 @@ from icefs.storage.s3.requests import S3Requests
 
 _WRITE_ID = "icechunkwriteid"
 _WRITE_ID_HEADER = f"x-amz-meta-{_WRITE_ID}"
-# What the arguments of botocore's methods become on the wire.
+# The headers that arguments of the client's methods become.
 _CONDITION_HEADERS = {"IfMatch": "if-match", "IfNoneMatch": "if-none-match"}
 # How often a refused condition is not believed while the object is still the one to be replaced (AWS: 409).
 _SPURIOUS_CONFLICTS = 5
@@ -150,7 +150,7 @@ class S3Storage(Storage):
         on_failure: Callable[[StorageError], None] | None = None,
         conflicts_pass: bool = False,
     ) -> T:
-        """Does as `_run` with requests that do not go through botocore; `conflicts_pass` tries again after a 409."""
+        """Does as `_run` with requests that do not go through boto3; `conflicts_pass` tries again after a 409."""
         where = f"s3://{self.bucket}/{name}"
         if not where.isprintable():
             where = ascii(where)
