@@ -1,11 +1,9 @@
 """Finds phrases that the rules of prose in `icefs/ARCHITECTURE.md` rule out, in everything that a person reads.
 
-    python scripts/lint_prose.py          checks, as `make lint` does
-    python scripts/lint_prose.py PATH …   shows the findings below these paths
-    python scripts/lint_prose.py --lower  writes today's counts to `scripts/prose_allowance.txt`, where they fell
+    python scripts/lint_prose.py          checks everything, as `make lint` does
+    python scripts/lint_prose.py PATH …   checks the files below these paths
 
-It reads docstrings, comments and messages in Python files, and Markdown. Code in backticks or in blocks is left
-out. The allowance is the number of findings that each directory may still have; it only falls.
+It reads docstrings, comments and messages in Python files, and Markdown. Code in backticks or in blocks is left out.
 """
 
 import ast
@@ -13,13 +11,11 @@ import io
 import re
 import sys
 import tokenize
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parent.parent
-ALLOWANCE = ROOT / "scripts" / "prose_allowance.txt"
 ROOTS = ("icefs", "tests", "scripts", "README.md", "systemd")
 LEFT_OUT = ("tests/data/", "tests/conformance/data/", "scripts/lint_prose.py", "tests/unit/test_lint_prose.py")
 
@@ -156,41 +152,17 @@ def lint(name: str) -> Iterator[Finding]:
             yield Finding(name, line, phrase, text)
 
 
-def area(path: str) -> str:
-    """Returns the directory whose allowance counts for a file: the first two names of its path."""
-    parts = path.split("/")
-    return "/".join(parts[:2]) if len(parts) > 2 else path if "." in parts[-1] and len(parts) == 1 else parts[0]
-
-
-def allowances() -> Counter[str]:
-    """Returns the number of findings that each area may have."""
-    lines = ALLOWANCE.read_text().splitlines() if ALLOWANCE.exists() else []
-    return Counter({name: int(count) for name, count in (line.split() for line in lines)})
-
-
 def report(found: list[Finding]) -> None:
     """Prints findings, one a line."""
     for finding in sorted(found):
         print(f"{finding.path}:{finding.line}: {finding.name}: “{finding.text}” ({BANNED[finding.name][1]})")
 
 
-def main(arguments: list[str]) -> int:
-    """Runs the linter; returns its exit code."""
-    found = [finding for name in files() for finding in lint(name)]
-    counts = Counter(area(finding.path) for finding in found)
-    if arguments == ["--lower"]:
-        allowed = allowances() if ALLOWANCE.exists() else counts
-        lowered = {name: min(count, allowed[name]) for name, count in sorted(counts.items())}
-        ALLOWANCE.write_text("".join(f"{name} {count}\n" for name, count in lowered.items() if count))
-    elif arguments:
-        report([finding for finding in found if finding.path.startswith(tuple(arguments))])
-        return 0
-    allowed = allowances()
-    over = {name for name, count in counts.items() if count > allowed[name]}
-    report([finding for finding in found if area(finding.path) in over])
-    for name in sorted(over):
-        print(f"{name}: {counts[name]} findings, {allowed[name]} allowed", file=sys.stderr)
-    return 1 if over else 0
+def main(paths: list[str]) -> int:
+    """Checks the files below some paths, or all; returns the exit code."""
+    found = [finding for name in files() if not paths or name.startswith(tuple(paths)) for finding in lint(name)]
+    report(found)
+    return 1 if found else 0
 
 
 if __name__ == "__main__":
