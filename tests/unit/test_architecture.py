@@ -11,6 +11,7 @@ PACKAGE = Path(icefs.__file__).parent
 ROOT = PACKAGE.parent
 DOCUMENT = PACKAGE / "ARCHITECTURE.md"
 PACKAGES = {path.parent.name for path in PACKAGE.glob("*/__init__.py")} | {path.stem for path in PACKAGE.glob("*.py")}
+CONCURRENCY = PACKAGE / "worktree" / "CONCURRENCY.md"
 DOTTED = re.compile(r"^(?:icefs\.)?[a-z]\w*(?:\.\w+)+$")
 CLASS = re.compile(r"^[A-Z][a-z]+[A-Za-z]*$")
 FILE = re.compile(r"^[\w.-]+(?:/[\w.-]+)+/?$")
@@ -96,6 +97,23 @@ def test_the_files_that_documents_name_are_there():
         named = {name for name in named if "NAME" not in name}
         missing = {name for name in named if not (ROOT / name).exists() and not (PACKAGE / name).exists()}
         assert missing == set(), document.name
+
+
+def test_the_members_and_files_that_the_page_on_concurrency_names_are_there():
+    named = code(CONCURRENCY.read_text())
+    files = {name for name in named if FILE.match(name) and Path(name).suffix in (".py", ".md")}
+    assert {
+        name for name in files if not any((above / name).exists() for above in (ROOT, PACKAGE, CONCURRENCY.parent))
+    } == set()
+    known: dict[str, set[str]] = {}
+    for path in PACKAGE.rglob("*.py"):
+        for name, inner in names_in(path).items():
+            known[name] = known.get(name, set()) | inner
+    pairs = {
+        tuple(name.split(".")) for name in named if re.match(r"^[A-Z]\w+\.\w+$", name) and not name.endswith(".md")
+    }
+    assert {pair for pair in pairs if pair[1] not in known.get(pair[0], set())} == set()
+    assert len(pairs) > 10
 
 
 def test_a_name_that_is_not_there_is_found():
