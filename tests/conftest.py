@@ -13,7 +13,7 @@ from tests.support.watchdog import Watchdog
 
 surroundings.normalise()
 
-pytest.register_assert_rewrite("tests.support.storage_contract")
+pytest.register_assert_rewrite("tests.support.storage_contract", "tests.support.branch_calls")
 
 settings.register_profile("dev", max_examples=25, deadline=None)
 settings.register_profile("ci", max_examples=100, deadline=None, derandomize=True)

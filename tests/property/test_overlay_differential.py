@@ -12,7 +12,6 @@ The plain directory is the model. Where the two may differ is listed here, and n
 """
 
 import contextlib
-import ctypes
 import errno
 import os
 import shutil
@@ -30,9 +29,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from icefs import errors
 from icefs.worktree.freeze.frozen import FrozenDir, FrozenEntry, FrozenFile, FrozenTree, is_directory
 from icefs.worktree.ops.namespace import RENAME_EXCHANGE, RENAME_NOREPLACE
-from icefs.zarr.keys import V2_METADATA_NAMES
 from tests.support.base_plans import complete_recovered, plan_of_commit
 from tests.support.dict_base import Snapshots
+from tests.support.differential import is_reserved, renameat2
 from tests.support.tree_driver import Driver, Ticks, open_tree
 
 ERRNOS: list[tuple[type[BaseException], int]] = [
@@ -83,13 +82,6 @@ OPEN_FLAGS = st.sampled_from(
 )
 UNTRACKED = "x.partial"
 
-_libc = ctypes.CDLL(None, use_errno=True)
-
-
-def renameat2(old: str, new: str, flags: int) -> None:
-    if _libc.renameat2(-100, os.fsencode(old), -100, os.fsencode(new), flags):
-        raise OSError(ctypes.get_errno(), "renameat2")
-
 
 @dataclass
 class Open:
@@ -115,10 +107,6 @@ def outcome(function: Callable[[], Any]) -> tuple[int, Any]:
             if isinstance(error, kind):
                 return number, None
         raise
-
-
-def is_reserved(path: str) -> bool:
-    return path.rpartition("/")[2] in V2_METADATA_NAMES
 
 
 class OverlayMachine(RuleBasedStateMachine):
