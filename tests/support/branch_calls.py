@@ -75,7 +75,7 @@ EXPLICIT_NS = 10**18
 
 
 class BranchCalls(RuleBasedStateMachine):
-    """Names, whole files and open files; what is done to one side is done to the other."""
+    """Names, whole files and open files: each call goes to both sides."""
 
     station: Station
 
