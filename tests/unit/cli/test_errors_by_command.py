@@ -472,3 +472,25 @@ def test_each_command_line_in_the_source_is_one():
                 wrong.append(f"{path}: icefs {line}: {error.format_message()}")
     assert wrong == []
     assert len(found) > 40
+
+
+@pytest.mark.parametrize(
+    ("option", "said", "hinted"),
+    [
+        ("--state-dir", "where working trees are kept: Permission denied", "another --state-dir"),
+        ("--log-file", "cannot write the log file ", "choose a --log-file"),
+    ],
+)
+def test_a_place_of_a_mount_that_may_not_be_written_is_named_before_anything_is_mounted(place, option, said, hinted):
+    os.mkdir("closed")
+    if os.geteuid() == 0:
+        os.chown("closed", 4201, 4201)
+    os.chmod("closed", 0o500)
+    line = ["mount", "repo", "mnt", "--branch", "main", "--state-dir", "state", option, "closed/inner"]
+    told = drive({"text": line, "JSON": [*line, "--json"]})
+    (code, text), (again, document) = told["text"], told["JSON"]
+    assert code == again
+    check_line(text, document, code, named=(str(place / "closed/inner"),))
+    assert said in text
+    assert hinted in text
+    assert not os.path.ismount("mnt")
