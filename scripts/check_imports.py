@@ -14,7 +14,7 @@ import graphlib
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,20 +23,16 @@ TREES = ("icefs", "scripts", "tests")
 
 INTERFACES = frozenset(("icefs", "icefs.api"))
 
-# Modules that are loaded late because they load much: their types are known to type checkers alone.
-LATE = {
-    ("icefs.api.repository", "icefs.api.store"): "zarr-python takes half a second",
-    ("icefs.api.session", "icefs.api.store"): "zarr-python takes half a second",
-    ("icefs.cli.commands.diff", "icefs.engine.history.diff"): "numpy, which a diff of a mount does without",
-}
-
-# Modules that still import each other. The list only shrinks, by package.
-KNOWN_CYCLES = frozenset(
+EXCEPTIONS = {
+    ("icefs.api.repository", "icefs.api.store"): "imported late: zarr-python takes half a second",
+    ("icefs.api.session", "icefs.api.store"): "imported late: zarr-python takes half a second",
+    ("icefs.api.store", "icefs.api.session"): "a session returns its store and a store its session",
     (
-        # api
-        ("icefs.api.store", "icefs.api.session"),
-    )
-)
+        "icefs.cli.commands.diff",
+        "icefs.engine.history.diff",
+    ): "imported late: numpy, which a diff of a mount does without",
+}
+"""The imports under TYPE_CHECKING that stay, by importing and imported module, with the reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +51,7 @@ class Module:
 
     name: str
     path: Path
+    relative: Path  # to the root
     defined: set[str] = field(default_factory=set)
     imported: dict[str, Import] = field(default_factory=dict)  # by the name bound at the top level
     imports: list[Import] = field(default_factory=list)  # everywhere in the file
@@ -132,20 +129,20 @@ class Reader(ast.NodeVisitor):
         self.generic_visit(node)
 
 
-def read_tree() -> dict[str, Module]:
-    """Reads all tracked Python files, by module name."""
+def read_tree(root: Path = ROOT) -> dict[str, Module]:
+    """Reads the Python files of a repository, by module name, except those that git ignores."""
     listed = subprocess.run(
-        ["git", "-C", ROOT, "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *TREES],
+        ["git", "-C", root, "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *TREES],
         check=True,
         capture_output=True,
         text=True,
     ).stdout
     modules = {}
     for relative in map(Path, filter(None, listed.split("\0"))):
-        path = ROOT / relative
+        path = root / relative
         if relative.suffix != ".py" or not path.exists():
             continue
-        module = Module(module_name(relative), path)
+        module = Module(module_name(relative), path, relative)
         tree = ast.parse(path.read_text(), path)
         module.defined.update(bound_names(tree.body))
         Reader(module).visit(tree)
@@ -204,20 +201,20 @@ def edges(modules: dict[str, Module], typing: bool) -> Iterator[tuple[str, str, 
                 yield module.name, target, found.line
 
 
-def check(modules: dict[str, Module]) -> Iterator[str]:
+def check(modules: dict[str, Module], exceptions: Mapping[tuple[str, str], str] = EXCEPTIONS) -> Iterator[str]:
     """Yields the faults, a line each."""
     for module, line, through, name, (source, original) in check_origins(modules):
-        where = f"{module.path.relative_to(ROOT)}:{line}"
+        where = f"{module.relative}:{line}"
         yield f"{where}: {name} of {through} is defined elsewhere: {source}{f'.{original}' if original else ''}"
     typing = {(importer, imported): line for importer, imported, line in edges(modules, typing=True)}
     for (importer, imported), line in sorted(typing.items()):
-        if (importer, imported) not in KNOWN_CYCLES | LATE.keys():
-            yield f"{modules[importer].path.relative_to(ROOT)}:{line}: imports {imported} under TYPE_CHECKING"
-    for importer, imported in sorted((KNOWN_CYCLES | LATE.keys()) - typing.keys()):
-        print(f"note: {importer} no longer imports {imported} under TYPE_CHECKING: take it off the list")
+        if (importer, imported) not in exceptions:
+            yield f"{modules[importer].relative}:{line}: imports {imported} under TYPE_CHECKING"
+    for importer, imported in sorted(exceptions.keys() - typing.keys()):
+        yield f"{importer} no longer imports {imported} under TYPE_CHECKING: remove the exception"
     graph: dict[str, set[str]] = {}
     for importer, imported, _line in edges(modules, typing=False):
-        if (importer, imported) not in KNOWN_CYCLES | LATE.keys():
+        if (importer, imported) not in exceptions:
             graph.setdefault(importer, set()).add(imported)
     try:
         graphlib.TopologicalSorter(graph).prepare()
