@@ -218,8 +218,8 @@ def is_credible(asked: Asked, answer: Answer, bend: Bend) -> bool:
     is_document = "html" in kind or body.lstrip()[:1] == b"<"
     if asked.method == "HEAD":
         return answer.status == 200 and "html" not in kind
-    if asked.method == "DELETE" and answer.status == 204:
-        return True
+    if asked.method == "DELETE" and (answer.status == 204 or body == NO_SUCH_KEY):
+        return True  # the store's own words, whatever is said of their length
     if (asked.method == "POST" or "x-amz-copy-source" in asked.headers) and bend.body == "right":
         return answer.status < 300  # the document is whole, whatever is said of its length
     if not is_whole:
@@ -242,7 +242,7 @@ def is_credible(asked: Asked, answer: Answer, bend: Bend) -> bool:
         return answer.status == 200 and not body.strip() and "ETag" in headers
     # Copies, deletions, and the ends of uploads: an answer that is the right one.
     if asked.method == "DELETE":
-        return (answer.status in (200, 404) and not body) or answer.status == 204 or body == NO_SUCH_KEY
+        return answer.status in (200, 404) and not body
     return answer.status < 300 and bend.body == "right"
 
 
