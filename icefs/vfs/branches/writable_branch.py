@@ -195,11 +195,12 @@ class WritableBranch(Tree):
 
     def open(self, ino: int, flags: int) -> FileHandle:
         """Opens a file."""
-        is_control = self._is_control(ino)
-        if is_control or (self.work is None and not flags & WRITING):
+        if self._is_control(ino):
+            # Without the branch's lock: to make the content of `accesslog` takes the lock of a working tree.
+            return self.below.open(ino, flags)
+        if self.work is None and not flags & WRITING:
             with self._lock:
-                file = self.below.open(ino, flags)
-                return file if is_control else self._early.add(file)
+                return self._early.add(self.below.open(ino, flags))
         work = self.life.require()
         where = self.base.where(ino)
         base_handle = None
