@@ -185,19 +185,19 @@ class History:
             return
         forks.merge(into.session, sessions)
         for other in others:
-            into.changes |= other.draft.changes
+            into.changes |= other.changes
 
     def excludes(self, into: Writer, others: list[Writer]) -> bool:
         own = dict(into.changes)
         for other in others:
-            if conflicts(other.draft.changes, self.between(other.known, into.known)):
+            if conflicts(other.changes, self.between(other.known, into.known)):
                 return True
             present = own.get(_METADATA, into.below[_METADATA])
             # A fork of another session may have rewritten metadata that this one does not have.
             is_other = _METADATA in own or other.below[_METADATA] != present
-            if _METADATA in other.draft.changes and is_other and present != other.draft.changes[_METADATA]:
+            if _METADATA in other.changes and is_other and present != other.changes[_METADATA]:
                 return True
-            own |= other.draft.changes
+            own |= other.changes
         return False
 
     def between(self, known: SnapshotId, newer: SnapshotId) -> frozenset[int]:
