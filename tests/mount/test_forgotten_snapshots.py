@@ -12,8 +12,8 @@ from tests.support.mounting import Mount, require_fuse, run_daemon, scratch_dire
 from tests.support.soaking import ARRAY
 
 FEW = """
-import icefs.vfs.filesystem
-icefs.vfs.filesystem._MAX_LOADED = 3
+import icefs.vfs.refs.loaded_trees
+icefs.vfs.refs.loaded_trees.MAX_LOADED = 3
 """
 
 

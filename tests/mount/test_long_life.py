@@ -286,7 +286,7 @@ def test_a_branch_that_is_deleted_leaves_no_state_but_what_was_not_committed(pla
 
 SLOW_PLANS = """
 import time
-from icefs.vfs.trees import follower as following
+from icefs.vfs.refs import follower as following
 plan_advance = following.plan_advance
 def slow_plan(*args):
     time.sleep(1.5)

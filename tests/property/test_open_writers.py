@@ -113,7 +113,7 @@ class Writers:
         self.bench.write_all({path: whole(path) for path in BASE})
         self.bench.commit("first")
         self.open: dict[int, Writer] = {}
-        self.closing: list[threading.Timer] = []
+        self.closing: list[tuple[threading.Timer, threading.Event]] = []
         self.moved = False
 
     def do(self, step: tuple[Any, ...]) -> None:
@@ -191,9 +191,15 @@ class Writers:
         if writer.needs_end:
             self.finish(writer)
         self.bench.work.files.flush(writer.handle)
-        timer = threading.Timer(0.02, self.bench.work.files.release, [writer.handle])
+        fired = threading.Event()
+
+        def release() -> None:
+            fired.set()  # before: a commit that waits for the release may end while this thread still runs
+            self.bench.work.files.release(writer.handle)
+
+        timer = threading.Timer(0.02, release)
         timer.start()
-        self.closing.append(timer)
+        self.closing.append((timer, fired))
 
     def rename(self, writer: Writer, choice: int) -> None:
         path = self.path(writer)
@@ -276,8 +282,7 @@ class Writers:
         if how != "include_open":  # all that is staged now was left out
             told = {one["path"] for one in facts["open"]}  # of a renamed directory in one piece
             assert all(told & {one.path, *ancestors(one.path)} for one in bench.staged().open)
-        self.closing = [timer for timer in self.closing if timer.is_alive()]
-        assert not self.closing, "a commit waits for what was closed"
+        assert all(fired.is_set() for _, fired in self.closing), "a commit waits for what was closed"
         left = set() if how == "include_open" else keys
         named = {one["path"] for one in facts["open"]}
         invalid = {one["path"] for one in facts["invalid"]}
@@ -309,7 +314,7 @@ class Writers:
     def end(self) -> None:
         for number in list(self.open):
             self.close(self.open.pop(number))
-        for timer in self.closing:
+        for timer, _ in self.closing:
             timer.join()
         tree = self.tree()
         named: list[Any] = []
@@ -346,6 +351,6 @@ def test_commits_take_files_whole_or_not_at_all(steps: list[tuple[Any, ...]]) ->
             writers.do(("commit", 0, ""))
             writers.end()
         finally:
-            for timer in writers.closing:
+            for timer, _ in writers.closing:
                 timer.join()
             writers.bench.work.close()

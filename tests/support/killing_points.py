@@ -71,9 +71,9 @@ def lose_published_answer(failures: int) -> None:
 
     The calls after the publishing one are those that would find out what became of it.
     """
-    from icefs.daemon import serve as serving
+    from icefs.daemon import prepare
 
-    opened = serving.open_storage
+    opened = prepare.open_storage
 
     def faulty(url: str) -> Storage:
         storage = FaultyStorage(opened(url))
@@ -95,4 +95,4 @@ def lose_published_answer(failures: int) -> None:
         WorkTree.freeze = planned  # type: ignore[method-assign]
         return storage
 
-    serving.open_storage = faulty  # type: ignore[assignment]
+    prepare.open_storage = faulty  # type: ignore[assignment]

@@ -21,7 +21,8 @@ def run_tests(
         "from tests.conftest import *\nfrom tests.conftest import pytest_configure\n"
     )
     (directory / "test_it.py").write_text(textwrap.dedent(source))
-    command = [*PYTEST, "-c", str(PROJECT / "pyproject.toml"), "--rootdir", str(directory), *options, str(directory)]
+    own = [f"--basetemp={directory / 'own'}", "--rootdir", str(directory)]  # and not what other runs have left behind
+    command = [*PYTEST, "-c", str(PROJECT / "pyproject.toml"), *own, *options, str(directory)]
     environment = {**os.environ, "PYTHONPATH": str(PROJECT), **more}
     return subprocess.run(
         ["sh", "-c", f"{prefix} exec {shlex.join(command)}"],
