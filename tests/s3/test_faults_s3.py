@@ -298,7 +298,8 @@ def test_a_fault_that_passes_changes_nothing(
         with trial.case(FAST) as case:
             plan = proxy.plan(fault, method="PUT" if fault == "conflict" else None, skip=number)
             trial.operation.run(case)
-        assert plan.fired or fault == "conflict"
+        # The last request of a trial is not always made: how many a collection makes depends on the clock.
+        assert plan.fired or fault == "conflict" or number == requests - 1
         assert trial.place.facts() == trial.after, (number, fault)
     trial.place.check()
 

@@ -5,8 +5,10 @@ with unchanged(outside), deadline(10):      # nothing outside is made, changed o
     ...
 """
 
+import importlib
 import os
 import pickle
+import pkgutil
 import shutil
 import signal
 import socket
@@ -16,6 +18,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
+
+from icefs import cli
 
 SECRET: Final = b"0123456789 the secret of another user"
 OTHER_USER: Final = 4201
@@ -119,6 +123,8 @@ def deadline(seconds: float) -> Iterator[None]:
 
 def call_as_other_user[T](function: Callable[[], T]) -> T:
     """Calls a function in a child process of a user who owns nothing; of this user, unless that is root."""
+    for module in pkgutil.walk_packages(cli.__path__, "icefs.cli."):
+        importlib.import_module(module.name)  # here: the source may be where that user cannot read it
     reading, writing = os.pipe()
     child = os.fork()
     if not child:
