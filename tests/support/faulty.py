@@ -29,7 +29,7 @@ class When(Enum):
     BEFORE = "nothing happens"
     AFTER = "it happens, and the answer is lost"
     BESIDE = "something else happens first"
-    LATER = "it happens when it is told to, after whoever waited has given up"
+    LATER = "it happens later, when the test says so, after the caller has given up"
 
 
 @dataclass(frozen=True)

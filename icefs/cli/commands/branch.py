@@ -1,4 +1,4 @@
-"""`icefs branch` and `icefs tag`: lists, makes, deletes and moves refs."""
+"""`icefs branch`: lists, makes, deletes and moves branches."""
 
 import click
 
