@@ -12,6 +12,7 @@ do not use it and do not wait for it. `ARCHITECTURE.md` says how the packages wo
     vfs          the file system, without a kernel
     transfer     whole directories of Zarr v3 into a repository and out of it
     worktree     what programs changed in a mounted branch and have not committed
+    views        a tree in the formats of programs that read no Zarr v3
     zarr         Zarr keys, and sessions read and written by them
     engine       repositories, sessions, history, upkeep
     format       the bytes of Icechunk files to values and back

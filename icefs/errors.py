@@ -295,6 +295,18 @@ class FormatError(IcefsError):
     default_kind = "invalid-file-format"
 
 
+class DecodeError(FormatError):
+    """A chunk does not decode as its array's metadata says."""
+
+    default_kind = "undecodable-chunk"
+
+
+class NotShownError(UnsupportedError):
+    """No view can show an array: its data type or one of its codecs is not known here."""
+
+    default_kind = "not-shown"
+
+
 class UnsupportedSpecVersionError(FormatError):
     """A file was written in a version of the format that this icefs does not know, or does not allow here."""
 

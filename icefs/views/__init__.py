@@ -1,0 +1,4 @@
+"""Views: the arrays of a tree in the formats of programs that read no Zarr v3.
+
+interface  what formats, decoding, mounts and exports ask of each other
+"""
