@@ -1,0 +1,89 @@
+"""The formats that views have, by the names that `--view`, `.icefs/views` and `icefs export --format` take.
+
+    netcdf            NetCDF-4, a file for each group
+    netcdf,groups     one file, with groups inside
+    netcdf3           classic NetCDF, for programs without HDF5
+    zarr2             Zarr v2, decoded
+    zarr2,compressed  Zarr v2, with the chunks' own bytes where v2 has a name for how they are encoded
+    npy               numpy's files
+
+Parsing a name imports no format; making the format imports its module, and that nothing that only reading needs.
+"""
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from icefs.errors import InvalidInputError
+from icefs.views.interface import Format
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """A format.
+
+    Attributes:
+        module: Where its class is.
+        factory: The class, called with a keyword for each option that is on.
+        options: The keyword of each option.
+    """
+
+    module: str
+    factory: str
+    options: Mapping[str, str]
+
+
+_KNOWN: Final[Mapping[str, _Known]] = {
+    "netcdf": _Known("icefs.views.netcdf4.format", "NetCdf4Format", {"groups": "has_groups"}),
+    "netcdf3": _Known("icefs.views.netcdf3.format", "NetCdf3Format", {}),
+    "zarr2": _Known("icefs.views.zarr2.format", "Zarr2Format", {"compressed": "keeps_compressed"}),
+    "npy": _Known("icefs.views.npy", "NpyFormat", {}),
+}
+
+FORMAT_NAMES: Final = tuple(_KNOWN)
+"""The names, without options."""
+
+
+@dataclass(frozen=True, slots=True)
+class FormatChoice:
+    """A format and its options, as a user chose them.
+
+    Attributes:
+        name: One of `FORMAT_NAMES`.
+        options: The options, in alphabetical order.
+    """
+
+    name: str
+    options: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return ",".join((self.name, *self.options))
+
+    def make(self) -> Format:
+        """Makes the format; imports its module."""
+        known = _KNOWN[self.name]
+        factory = getattr(importlib.import_module(known.module), known.factory)
+        made: Format = factory(**{known.options[option]: True for option in self.options})
+        return made
+
+
+def parse_format(text: str) -> FormatChoice:
+    """Reads a format's name with its options after commas: `netcdf`, `zarr2,compressed`.
+
+    Raises:
+        InvalidInputError: there is no such format, or it has no such option (kind `unknown-format`).
+    """
+    name, *options = text.split(",")
+    known = _KNOWN.get(name)
+    if known is None:
+        raise _error(f"there is no format {name!r}", f"the formats are {', '.join(FORMAT_NAMES)}", text)
+    unknown = [option for option in options if option not in known.options]
+    if unknown:
+        hint = f"write {' or '.join((name, *(f'{name},{option}' for option in known.options)))}"
+        raise _error(f"the format {name} has no option {unknown[0]!r}", hint, text)
+    return FormatChoice(name, tuple(sorted(set(options))))
+
+
+def _error(what: str, hint: str, text: str) -> InvalidInputError:
+    return InvalidInputError(what, kind="unknown-format", hint=hint, format=text)
