@@ -2,4 +2,6 @@
 
 formats    the formats that there are, by their names
 interface  what formats, decoding, mounts and exports ask of each other
+hierarchy  the nodes and chunks of a snapshot
+extents    files put together from known bytes, decoded elements and gaps
 """

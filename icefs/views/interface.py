@@ -78,6 +78,11 @@ class Hierarchy(ABC):
     def read(self, key: str, start: int = 0, stop: int | None = None) -> bytes | None:
         """Reads a range of bytes of a Zarr key's value, which may end early; None if there is no such key.
 
+        Args:
+            key: The key.
+            start: The first byte; a negative one counts from the end, and reaches at most back to the first byte.
+            stop: One past the last byte, never negative; None for the end.
+
         Raises:
             StorageError, FormatError: it cannot be read.
             StaleError: the hierarchy was uncommitted changes, and is no more.

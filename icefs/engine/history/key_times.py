@@ -106,6 +106,7 @@ class KeyTimes:
         self._rest = flushed_at
         self._metadata: dict[NodeId, int] = {}
         self._chunks: dict[NodeId, ChunkTimes] = {}
+        self._newest: dict[NodeId, int] = {}
         self._mixed: dict[NodeId, int] = {}  # nodes that need their lineage, and what no time is before
 
     def known_metadata(self, node_id: NodeId) -> int | None:
@@ -134,6 +135,15 @@ class KeyTimes:
             if known is None:
                 known = self._chunks[node_id] = self._mixed_times(node_id, self._mixed[node_id])
             return known
+
+    def newest(self, node_id: NodeId) -> int:
+        """Returns when a node or one of its chunks changed last, in microseconds; raises as `metadata`.
+
+        That needs no lineage: the walk meets the newest commit first.
+        """
+        with self._lock:
+            self._find(node_id)
+            return self._newest[node_id]
 
     def _mixed_times(self, node_id: NodeId, floor: int) -> ChunkTimes:
         try:
@@ -187,6 +197,7 @@ class KeyTimes:
     def _settle(self, node_id: NodeId, seen: _Seen, rest: int, *, is_complete: bool) -> None:
         """Takes over what is known of a node, now that nothing earlier counts."""
         floor = seen.moved
+        self._newest[node_id] = max(rest if seen.metadata is None else seen.metadata, seen.chunks, floor)
         if seen.num_chunk_commits > (1 if is_complete else 0):
             self._mixed[node_id] = floor
         else:

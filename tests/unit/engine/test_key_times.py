@@ -33,6 +33,7 @@ def check(story, cache=None):
         node = session.node(path).id
         assert times.metadata(node) == times.known_metadata(node) == when(story.repo, tip)
         mine = {index: when(story.repo, by) for (where, index), by in story.owner.items() if where == path}
+        assert times.newest(node) == max([when(story.repo, tip), *mine.values()])
         there = {index: time for index, time in mine.items() if session.chunk_ref(path, index) is not None}
         if there:
             chunks = times.chunks(node)
