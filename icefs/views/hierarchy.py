@@ -97,6 +97,13 @@ class SessionHierarchy(Hierarchy):
         return self._session.read_chunk(found, max(0, found.length_bytes + start) if start < 0 else start, stop)
 
     @override
+    def size(self, key: str) -> int | None:
+        found = self._reader.find(key)
+        if found is None:
+            return None
+        return len(found.user_data) if isinstance(found, NodeSnapshot) else found.length_bytes
+
+    @override
     def chunk_indices(self, array: NodePath) -> Iterator[ChunkIndex]:
         chunks = self._opened(array).chunks
         if not chunks.ndim:

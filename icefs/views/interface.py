@@ -88,6 +88,15 @@ class Hierarchy(ABC):
             StaleError: the hierarchy was uncommitted changes, and is no more.
         """
 
+    def size(self, key: str) -> int | None:
+        """Returns the length in bytes of a Zarr key's value; None if there is no such key.
+
+        Raises:
+            StorageError, FormatError, StaleError: as `read`.
+        """
+        data = self.read(key)
+        return None if data is None else len(data)
+
     @abstractmethod
     def chunk_indices(self, array: NodePath) -> Iterator[ChunkIndex]:
         """Yields the indices of an array's chunks that exist, in C order; of shards, where it has shards.
@@ -207,6 +216,19 @@ class ViewFile(ABC):
         """
 
 
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """A node that a view does not show, or not wholly.
+
+    Attributes:
+        path: Its path.
+        reason: Why, as the end of a sentence: "its codec x is not installed".
+    """
+
+    path: NodePath
+    reason: str
+
+
 class ViewDirectory(ABC):
     """A directory of a view.
 
@@ -223,6 +245,14 @@ class ViewDirectory(ABC):
     @abstractmethod
     def list(self) -> Iterable[tuple[str, "ViewFile | ViewDirectory"]]:
         """Returns all entries, ordered by name; there may be millions."""
+
+    def left_out(self) -> Iterable[LeftOut]:
+        """Returns what is left out of this directory and of those below it; may open each array.
+
+        Raises:
+            StorageError: an array cannot be opened now.
+        """
+        return ()
 
 
 class Format(ABC):

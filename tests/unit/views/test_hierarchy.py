@@ -103,3 +103,10 @@ def test_neither_interface_nor_hierarchy_imports_zarr_python():
         "assert not {'zarr', 'numcodecs', 'h5py'} & set(sys.modules), sys.modules"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_sizes_are_known_without_the_bytes():
+    hierarchy = hierarchy_of(small_tree)
+    assert hierarchy.size("a/c/0/1") == 16
+    assert hierarchy.size("zarr.json") == len(hierarchy.nodes()[0].document)
+    assert hierarchy.size("g/sparse/c/0") is None
