@@ -27,5 +27,7 @@ chunk_map       the picture of an array's chunk grid
 diff_map        the changed chunks of arrays, drawn on their grids
 graph           `icefs log --graph`
 completing      completions for the Tab key
-manpages        help as text and as manual pages
+topics          the topics of `icefs help`
+markdown        the topics' Markdown, and topics as text for a terminal
+manpages        commands and topics as manual pages
 """

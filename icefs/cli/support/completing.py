@@ -184,7 +184,7 @@ def _config_settings(ctx: click.Context, incomplete: str) -> Iterator[Completion
 
 
 def _help_words(ctx: click.Context, incomplete: str) -> Iterator[CompletionItem]:
-    from icefs.cli.support.manpages import TOPICS
+    from icefs.cli.support.topics import TOPICS
 
     return _starting((CompletionItem(name) for name in (*TOPICS, *COMMANDS)), incomplete)
 
