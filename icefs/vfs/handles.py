@@ -121,9 +121,9 @@ class HandleTable:
         """Returns an open file of an inode, if there is one; looks through all of them."""
         return next((file for file in self._files.values() if file.ino == ino), None)
 
-    def files(self) -> Iterator[FileHandle]:
-        """Yields the open files."""
-        yield from self._files.values()
+    def open_inos(self) -> list[int]:
+        """Returns the inode numbers of the open files."""
+        return [file.ino for file in self._files.values()]
 
     def everything(self) -> Iterator[FileHandle | DirHandle]:
         """Yields the open files and directories."""

@@ -208,8 +208,8 @@ async def check_moves(snapshots, hold_every):
             old = await attributes(driver, old_keys)
             tip = commit(builder, after)
             builder.publish()
-            await driver.fs.refresh()
-            assert driver.fs.single.snapshot_id == tip
+            await driver.mount.follower.refresh()
+            assert driver.mount.trees.single.snapshot_id == tip
             kernel.take_notifications()
             await kernel.check()
             tree = await driver.tree()

@@ -84,17 +84,9 @@ class Look:
 
 
 class Observed(Protocol):
-    """A mount, as far as its numbers concern it.
+    """A mount, as far as it has numbers besides those of its requests."""
 
-    Attributes:
-        stats: The counters of its requests.
-        outcomes: What became of its commits, discards and rebases.
-    """
-
-    stats: Stats
-    outcomes: Outcomes
-
-    def gauges(self) -> dict[str, float]:
+    def values(self) -> dict[str, float]:
         """Returns how many files, caches and requests are open, held and under way."""
 
     def queues(self) -> dict[str, int]:
@@ -114,11 +106,20 @@ class Observer:
     Concurrency: `look` and `run` on the event loop's thread; any other works on their results.
     """
 
-    def __init__(self, fs: Observed, meter: StoreMeter, facts: MountFacts) -> None:
-        """Takes the mount, the counters of its store's requests, and its facts."""
+    def __init__(self, mount: Observed, stats: Stats, outcomes: Outcomes, meter: StoreMeter, facts: MountFacts) -> None:
+        """Takes the mount, its counters, and its facts.
+
+        Args:
+            mount: What is open, held and under way.
+            stats: Counts its requests.
+            outcomes: Counts its commits, discards and rebases.
+            meter: Counts the requests to its store.
+            facts: How it was made.
+        """
         self.lag = Lag()
-        self.outcomes = fs.outcomes
-        self._fs = fs
+        self._mount = mount
+        self._stats = stats
+        self._outcomes = outcomes
         self._meter = meter
         self._facts = facts
         self._staged: dict[WorkTree, tuple[int, int, int]] = {}
@@ -133,7 +134,7 @@ class Observer:
 
     def look(self) -> Look:
         """Takes the numbers."""
-        fs, stats = self._fs, self._fs.stats
+        mount, stats = self._mount, self._stats
         return Look(
             stats.as_json(),
             list(stats.failures),
@@ -141,15 +142,15 @@ class Observer:
             [buckets.copy() for buckets in stats.latencies],
             stats.total_ns.copy(),
             stats.num_bytes.copy(),
-            {**fs.gauges(), **self._disk_cache()},
-            fs.queues(),
-            [_Branch(name, work, work.revision) for name, work in fs.work_trees()],
+            {**mount.values(), **self._disk_cache()},
+            mount.queues(),
+            [_Branch(name, work, work.revision) for name, work in mount.work_trees()],
             self._meter.counts(),
             stats.uptime_s,
         )
 
     def _disk_cache(self) -> dict[str, float]:
-        cache = self._fs.disk_cache
+        cache = self._mount.disk_cache
         if cache is None:
             return {}
         counters, used = cache.counters, cache.counted_bytes()
@@ -221,10 +222,10 @@ class Observer:
         }
 
     def _moved(self, look: Look, operation: str) -> int:
-        return look.num_bytes[self._fs.stats.operations.index(operation)]
+        return look.num_bytes[self._stats.operations.index(operation)]
 
     def _outcomes_json(self) -> dict[str, Any]:
-        outcomes = self.outcomes
+        outcomes = self._outcomes
         found: dict[str, Any] = {}
         for (action, outcome), count in list(outcomes.counts.items()):
             timing = outcomes.timings[action]
@@ -252,7 +253,7 @@ class Observer:
         return to_prometheus(metrics, {"mountpoint": self._facts.mountpoint})
 
     def _request_metrics(self, look: Look) -> list[Metric | Durations]:
-        names = self._fs.stats.operations
+        names = self._stats.operations
         seen = [number for number, buckets in enumerate(look.latencies) if any(buckets)]
         return [
             Metric(
@@ -283,7 +284,7 @@ class Observer:
         ]
 
     def _commit_metrics(self, look: Look) -> list[Metric | Durations]:
-        outcomes, branches = self.outcomes, look.branches
+        outcomes, branches = self._outcomes, look.branches
         metrics: list[Metric | Durations] = []
         for action in ("commit", "rebase", "discard"):
             ended = [(outcome, count) for (what, outcome), count in list(outcomes.counts.items()) if what == action]
@@ -342,7 +343,7 @@ class Observer:
             Metric("process_max_fds", "How many it may open.", [((), facts["max_fds"])]),
             Metric("process_resident_memory_bytes", "Memory in use.", [((), facts["resident_bytes"])]),
             Metric("process_cpu_seconds_total", "Processor time used.", [((), facts["cpu_s"])]),
-            Metric("process_start_time_seconds", "When the mount began.", [((), self._fs.stats.started_at)]),
+            Metric("process_start_time_seconds", "When the mount began.", [((), self._stats.started_at)]),
         ]
 
 
