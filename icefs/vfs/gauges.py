@@ -19,7 +19,7 @@ from icefs.worktree.tree import WorkTree
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gauges:
-    """The parts of a mount that have numbers of their own; implements `observe.report.Observed`.
+    """The parts of a mount that have numbers of their own; implements `observe.observer.Observed`.
 
     Attributes:
         handles: What is open.

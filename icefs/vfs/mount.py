@@ -27,7 +27,7 @@ from icefs.vfs.inodes.table import InodeSpace
 from icefs.vfs.interface import Notifier
 from icefs.vfs.observe.counters import Outcomes
 from icefs.vfs.observe.mount_facts import MountFacts
-from icefs.vfs.observe.report import Observer
+from icefs.vfs.observe.observer import Observer
 from icefs.vfs.observe.stats import Stats
 from icefs.vfs.refs.follower import Follower
 from icefs.vfs.refs.loaded_trees import LoadedTrees

@@ -20,7 +20,7 @@ from icefs.vfs.control.rpc import Operation, RpcHandle
 from icefs.vfs.control.uncommitted import has_changes, list_uncommitted
 from icefs.vfs.mount import Mount
 from icefs.vfs.observe.access_log import as_text, recent_accesses
-from icefs.vfs.observe.report import Look
+from icefs.vfs.observe.look import Look
 from icefs.vfs.observe.stats import RING
 from icefs.vfs.refs.root import RootTree
 from icefs.vfs.trees.control_dir import ControlDir, ControlFile
