@@ -99,7 +99,7 @@ def test_a_repository_is_read_rightly_or_not_at_all(
             directory = tmp_path / f"cache{number}"
             storage = opened(kind, store)
             store.set_bend(None if is_open else bend)
-            cache = DiskCache(directory, reserve_bytes=0)
+            cache = DiskCache(directory, 1 << 30, reserve_bytes=0)
             try:
                 with Repository.open(storage, cache=cache) as repository:
                     if is_open:
@@ -121,7 +121,7 @@ def test_a_repository_is_read_rightly_or_not_at_all(
             # The store answers for itself again: the cached answers are right.
             store.set_bend(None)
             storage = opened(kind, store)
-            with Repository.open(storage, cache=DiskCache(directory, reserve_bytes=0)) as repository:
+            with Repository.open(storage, cache=DiskCache(directory, 1 << 30, reserve_bytes=0)) as repository:
                 try:
                     read_all(repository)
                 except (AssertionError, IcefsError) as error:

@@ -386,7 +386,7 @@ async def test_what_the_disk_cache_has_is_not_fetched_ahead(tmp_path):
     storage = builder.publish()
     missing = {5, 6, 7, 20}
     for cached in (True, False):
-        cache = DiskCache(tmp_path / "cache", reserve_bytes=0)
+        cache = DiskCache(tmp_path / "cache", 1 << 30, reserve_bytes=0)
         async with mounted(storage, branch="main", cache=cache) as driver:
             if cached:
                 for number in set(range(40)) - missing:
@@ -402,7 +402,7 @@ async def test_what_the_disk_cache_has_is_not_fetched_ahead(tmp_path):
 
 
 async def test_a_cached_chunk_that_must_be_waited_for_is_read_in_a_thread(tmp_path, monkeypatch):
-    cache = DiskCache(tmp_path / "cache", reserve_bytes=0)
+    cache = DiskCache(tmp_path / "cache", 1 << 30, reserve_bytes=0)
     for size in (10, 3 * BLOCK_BYTES):
         data = os.urandom(size)
         cache.put(b"d" * 16, data)
