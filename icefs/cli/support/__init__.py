@@ -11,6 +11,7 @@ locations       reads `REPO`, `REPO@REF` and paths in a mount
 repos           opens the repository and the version that a user typed
 lineages        where the cache of histories lies on this machine
 mounts          finds the mount that a path lies in, and reads its control files
+conversation    a program's end of the control file `.icefs/rpc`
 commits         commits of mounted branches: requests, errors, answers
 leaving         what becomes of uncommitted changes when a mount ends
 refs            branches and tags: lists, changes, reports
