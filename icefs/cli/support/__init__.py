@@ -13,6 +13,7 @@ lineages        where the cache of histories lies on this machine
 mounts          finds the mount that a path lies in, and reads its control files
 conversation    a program's end of the control file `.icefs/rpc`
 commits         commits of mounted branches: requests, errors, answers
+working_trees   the working trees of this machine, without opening them
 leaving         what becomes of uncommitted changes when a mount ends
 refs            branches and tags: lists, changes, reports
 snapshots       snapshots in lists and in JSON
