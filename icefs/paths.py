@@ -29,11 +29,16 @@ def child_node(node: NodePath, name: str) -> NodePath:
     return NodePath(f"{node}{name}" if node == "/" else f"{node}/{name}")
 
 
+def parent_node(node: NodePath) -> NodePath:
+    """Returns the path of the group that a node is in; the root's is the root."""
+    return NodePath(node.rpartition("/")[0] or ROOT_NODE)
+
+
 def node_and_ancestors(node: NodePath) -> Iterator[NodePath]:
     """Yields a node's path and the paths of all nodes that may be above it, the root last."""
     while node != ROOT_NODE:
         yield node
-        node = NodePath(node.rpartition("/")[0] or ROOT_NODE)
+        node = parent_node(node)
     yield ROOT_NODE
 
 

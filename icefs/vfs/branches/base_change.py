@@ -14,6 +14,7 @@ from icefs.engine.read.session import Session
 from icefs.engine.repository import Repository
 from icefs.format.ids import SnapshotId
 from icefs.inode import Invalidations
+from icefs.paths import NodePath
 from icefs.vfs.inodes.tree_inodes import TreeInodes
 from icefs.vfs.trees.advance import Advance, Advanced, plan_advance
 from icefs.vfs.trees.finder import open_session
@@ -158,14 +159,14 @@ def changed_paths(advance: Advance) -> Sequence[str]:
     A directory that is still there keeps its number, whatever is in it: the kernel looks up the names in it again.
     """
     changes = advance.changes
-    paths = [metadata_key(path) for path in changes.new | changes.deleted | changes.updated]
+    paths: list[str] = [metadata_key(path) for path in changes.new | changes.deleted | changes.updated]
     paths += [path[1:] for path in changes.deleted if path != "/" and not advance.session.has_children(path)]
     for path, array in advance.arrays.items():
         if array.changed is None or array.layout is None or array.top_names:
-            paths.append(node_prefix(path))  # no number in the whole array is retained
+            paths.append(node_prefix(NodePath(path)))  # no number in the whole array is retained
             continue
         rows = zip(*(column.tolist() for column in array.changed), strict=True) if array.changed else [()]
-        paths += [node_prefix(path) + array.layout.format(row) for row in rows]
+        paths += [node_prefix(NodePath(path)) + array.layout.format(row) for row in rows]
     return paths
 
 

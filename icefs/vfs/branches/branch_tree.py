@@ -11,6 +11,7 @@ from icefs.engine.read.session import Session
 from icefs.errors import FormatError
 from icefs.format.ids import NodeId, SnapshotId
 from icefs.inode import Invalidations
+from icefs.paths import NodePath
 from icefs.vfs.attrs import Attr
 from icefs.vfs.branches.settings import WorkingSettings
 from icefs.vfs.branches.writable_branch import WritableBranch
@@ -144,7 +145,7 @@ class BranchTree:
         if self.session is None:
             return True
         try:
-            node = self.session.get_node(path)
+            node = self.session.get_node(NodePath(path))
         except FormatError:  # a node that cannot be read is there all the same
             return True
         return node is not None and node.id == node_id

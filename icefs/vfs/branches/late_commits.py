@@ -12,6 +12,7 @@ from icefs.engine.read.session import Session
 from icefs.engine.write.repository import WritableRepository
 from icefs.format.ids import SnapshotId
 from icefs.format.snapshot.nodes import NodeSnapshot
+from icefs.paths import NodePath
 from icefs.worktree.freeze.frozen import FrozenTree
 from icefs.worktree.stage.staged import Source, Staged, source_size
 from icefs.worktree.tree import WorkTree
@@ -44,9 +45,10 @@ def differing(staged: Staged, frozen: FrozenTree, made: Session) -> list[str] | 
     if staged.renames or any(array.reused is not None for array in staged.arrays.values()):
         return None
     reader = KeyReader(made)
-    found = [metadata_key(path) for path, data in staged.nodes.items() if reader.read(metadata_key(path)) != data]
+    keys = {metadata_key(NodePath(path)): data for path, data in staged.nodes.items()}
+    found: list[str] = [key for key, data in keys.items() if reader.read(key) != data]
     for path, array in staged.arrays.items():
-        node = made.get_node(path)
+        node = made.get_node(NodePath(path))
         layout = None if node is None or node.array is None else _layout(node)
         for index, source in array.sets.items():
             place = source.path
@@ -73,15 +75,15 @@ def hidden(staged: Staged, frozen: FrozenTree, base: Session, made: Session) -> 
 def _candidates(staged: Staged, base: Session, made: Session, reader: KeyReader) -> Iterator[str]:
     changes = compare(base, made)
     for path in {*changes.new, *changes.updated, *staged.gone}:
-        yield metadata_key(path)
+        yield metadata_key(NodePath(path))
     whole = {*changes.new, *staged.gone, *(path for path, indices in changes.chunks.items() if indices is None)}
     for path in whole:
-        node = made.get_node(path)
+        node = made.get_node(NodePath(path))
         if node is not None and node.array is not None:
-            for batch in reader.list_batches(node_prefix(path).rstrip("/")):
+            for batch in reader.list_batches(node_prefix(NodePath(path)).rstrip("/")):
                 yield from batch
     parts = [(path, indices) for path, indices in changes.chunks.items() if indices is not None]
-    parts += [(path, array.deletes) for path, array in staged.arrays.items() if len(array.deletes)]
+    parts += [(NodePath(path), array.deletes) for path, array in staged.arrays.items() if len(array.deletes)]
     for path, indices in parts:
         node = made.get_node(path)
         if node is not None and node.array is not None and len(node.array.shape) == indices.ndim:

@@ -16,7 +16,7 @@ from icefs.errors import EntryNotFoundError, InvalidInputError
 from icefs.format.manifest.refs import ChunkRef
 from icefs.format.snapshot.nodes import NodeSnapshot
 from icefs.locks import Rank, new_rlock
-from icefs.paths import TreePath
+from icefs.paths import NodePath, TreePath
 from icefs.vfs.attrs import Attr
 from icefs.vfs.fetches import ask_in_thread
 from icefs.vfs.interface import NotInMemoryError
@@ -114,7 +114,7 @@ class SessionBase:
         found = self._find(path) if path else None
         if found is not None:
             return BaseAttr(0, False, _length(found), -1)
-        is_dir = not path or self.session.has_children(f"/{path}") or bool(self._reader.list_directory(path))
+        is_dir = not path or self.session.has_children(NodePath(f"/{path}")) or bool(self._reader.list_directory(path))
         return BaseAttr(0, True, 0, -1) if is_dir else None
 
     def _find(self, path: str) -> ChunkRef | NodeSnapshot | None:

@@ -13,6 +13,7 @@ from icefs.engine.read.session import Session
 from icefs.engine.write.changeset import difference
 from icefs.format.chunk_indices import ChunkIndices
 from icefs.format.snapshot.nodes import NodeSnapshot
+from icefs.paths import NodePath
 from icefs.words import node_key
 from icefs.worktree.stage.staged import Staged, StagedArray, source_size
 
@@ -120,7 +121,7 @@ class StagedReport:
         origin = self._origin(path)
         if origin == path and path in self.staged.made:
             return None
-        return self.base.get_node(origin)
+        return self.base.get_node(NodePath(origin))
 
     def _old_size(self, path: str) -> int | None:
         node = self._node_before(path)
@@ -157,7 +158,7 @@ class StagedReport:
         origin = self._origin(path)
         if origin != path and not self.staged.moves:
             # A renamed array is made again, without the chunks that it has lost: nothing of it is deleted.
-            node = self.base.get_node(origin)
+            node = self.base.get_node(NodePath(origin))
             if node is not None and node.array is not None and len(node.array.shape) == array.ndim:
                 batches = self.base.array_chunks(node).iter_batches(ALL_ROWS)
                 had = [batch.refs.indices for batch in batches]

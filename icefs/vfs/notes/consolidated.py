@@ -60,12 +60,12 @@ class Nodes:
             own = self.staged.nodes.get(path)
             if own is not None or path in self.staged.gone:
                 return own
-        node = self.base.get_node(path)
+        node = self.base.get_node(NodePath(path))
         return None if node is None else node.user_data
 
     def below(self, path: str) -> dict[str, bytes]:
         """Returns the zarr.json of the nodes below a path, by path."""
-        found = {node.path: node.user_data for node in self.base.list_nodes(path)}
+        found: dict[str, bytes] = {node.path: node.user_data for node in self.base.list_nodes(NodePath(path))}
         if self.staged is not None:
             for gone in self.staged.gone:
                 found.pop(gone, None)

@@ -142,7 +142,7 @@ class Finder:
         for depth in range(len(names) - 1, -1, -1):
             above = None
             with suppress(FormatError):  # what stands above and cannot be read concerns only itself
-                above = session.get_node("/" + "/".join(names[:depth]))
+                above = session.get_node(NodePath("/" + "/".join(names[:depth])))
             if above is None or above.array is None:
                 continue
             view = self.view(above)

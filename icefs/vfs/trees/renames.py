@@ -17,6 +17,7 @@ from icefs.engine.history.changes import compare_refs
 from icefs.engine.read.session import Session
 from icefs.errors import FormatError, InvalidInputError, StorageError
 from icefs.format.snapshot.nodes import NodeSnapshot
+from icefs.paths import NodePath, TreePath
 from icefs.vfs.chunks.array_view import key_layout
 from icefs.vfs.inodes.former import FormerArray
 from icefs.vfs.inodes.history import ChunkEpochs
@@ -177,7 +178,7 @@ class _Planning:
     def _add_region(self, node: NodeSnapshot, former: FormerArray, path: str, now: str) -> None:
         old = self._old
         others = [other for above in _arrays_above(old, path) if above != node.path and (other := _array(old, above))]
-        if old.has_children(f"/{path}") or any(_prefix_in(other, None, path) is not None for other in others):
+        if old.has_children(NodePath(f"/{path}")) or any(_prefix_in(other, None, path) is not None for other in others):
             self._list(path)  # their names alone do not say whose chunks these are
         else:
             self._plan.regions[now] = Region(former, path[len(node_prefix(node.path)) :])
@@ -228,7 +229,7 @@ class _Planning:
             if not f"{old_path}/".startswith(plan.under):
                 continue
             place = index.new_path(metadata_key(old_path))
-            path = None if place is None else parse_metadata_key(place)
+            path = None if place is None else parse_metadata_key(TreePath(place))
             if path is None or path == old_path:
                 continue
             node, after = _node(self._old, old_path), _node(self._new, path)
@@ -261,7 +262,7 @@ def _above(path: str) -> str:
 def _node(session: Session, path: str) -> NodeSnapshot | None:
     """Returns a node; None where there is none, or none that can be read."""
     with suppress(FormatError):
-        return session.get_node(path)
+        return session.get_node(NodePath(path))
     return None
 
 

@@ -27,6 +27,7 @@ from icefs.format.chunk_indices import ChunkIndices
 from icefs.format.ids import NodeId
 from icefs.format.snapshot.nodes import NodeSnapshot
 from icefs.format.transaction_log import TransactionLog
+from icefs.paths import TreePath
 from icefs.worktree.base import join
 from icefs.worktree.freeze.frozen import FrozenDir, FrozenFile, FrozenTree
 from icefs.worktree.model.nodes import WHITEOUT
@@ -190,7 +191,7 @@ def check_shown(view: FrozenTree, base: Session, tip: Session, yielded: Containe
 
 def _changed_below(before: KeyReader, after: KeyReader, path: str) -> str | None:
     """Returns a chunk that differs below a directory of chunks; of nodes, others' changes move along with them."""
-    found = before.directory_of_chunks(path)
+    found = before.directory_of_chunks(TreePath(path))
     if found is None or found[2] == 0:
         return None
     keys = dict.fromkeys(chain(_keys(before, path), _keys(after, path)))

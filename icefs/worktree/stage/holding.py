@@ -19,6 +19,7 @@ from icefs.engine.read.session import Session
 from icefs.format.chunk_sizes import encodes_alike
 from icefs.format.snapshot.nodes import NodeType
 from icefs.format.zarr_json import ZarrMetadata
+from icefs.paths import NodePath
 from icefs.worktree.freeze.differences import Differences, Region
 from icefs.worktree.freeze.frozen import FrozenDir, FrozenFile, FrozenTree
 from icefs.worktree.stage.staged import LeftOpen
@@ -93,13 +94,13 @@ class Holding:
         self.nodes[path] = reason
         before = [one for one in (path, _origin(path, self._regions)) if one is not None and one in self._paths]
         self.kept.update(before)
-        if any(self._base.node(one).array is not None for one in before):
+        if any(self._base.node(NodePath(one)).array is not None for one in before):
             self.arrays.add(path)
 
     def reason(self, directory: str) -> str | None:
         """Says for what a chunk in a directory waits, of which no finished array is known; None for nothing."""
         path = self._node_above(directory)
-        return None if path is None else f"waits for {metadata_key(path)}, which {self.nodes[path]}"
+        return None if path is None else f"waits for {metadata_key(NodePath(path))}, which {self.nodes[path]}"
 
     def is_refused(self, directory: str) -> bool:
         """Tells whether what waits in a directory does so for a `zarr.json` that was refused."""
@@ -126,12 +127,12 @@ class Holding:
         """Yields the `zarr.json` files that stay because of a writer."""
         for path, reason in self.nodes.items():
             if path not in self._refused:
-                yield LeftOpen(metadata_key(path), reason)
+                yield LeftOpen(metadata_key(NodePath(path)), reason)
 
     def refused(self) -> Iterator[Invalid]:
         """Yields the `zarr.json` files that stay because they cannot be committed."""
         for path, reason in self._refused.items():
-            yield Invalid(metadata_key(path), reason)
+            yield Invalid(metadata_key(NodePath(path)), reason)
 
     def held_paths(self, hidden: Mapping[str, Iterable[str]]) -> Iterator[str]:
         """Yields the paths, besides those of the files, at which nothing is committed; whole directories with a slash.

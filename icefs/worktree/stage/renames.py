@@ -14,6 +14,7 @@ from icefs.engine.read.session import Session
 from icefs.format.chunk_indices import ChunkIndices
 from icefs.format.manifest.refs import ArrayRefs
 from icefs.format.snapshot.nodes import NodeSnapshot
+from icefs.paths import NodePath
 from icefs.words import plural
 from icefs.worktree.base import BaseAttr, BaseEntry
 from icefs.worktree.freeze.differences import Region
@@ -66,7 +67,7 @@ class Renames:
         self.nodes: dict[str, NodeSnapshot] = {}
         for region in regions:
             excluded = frozenset(region.excluded)
-            for node in base.list_nodes(f"/{region.base_path}"):
+            for node in base.list_nodes(NodePath(f"/{region.base_path}")):
                 if not _is_covered(metadata_key(node.path), excluded):
                     self.nodes[_moved(node.path, region)] = node
 
@@ -82,7 +83,7 @@ class Renames:
         for region in self._regions:
             excluded = frozenset(region.excluded)
             for chunk_dir in self._sources(region, excluded):
-                node = self._base.node(chunk_dir.array.path)
+                node = self._base.node(NodePath(chunk_dir.array.path))
                 directory = _join(node_prefix(node.path), chunk_dir)
                 rows = self._rows(node, chunk_dir, directory, region)
                 if not len(rows):
@@ -99,7 +100,7 @@ class Renames:
     def _sources(self, region: Region, excluded: frozenset[str]) -> Iterator[ChunkDir]:
         """Yields where chunks lie in a region: in an array above it, and in each array in it."""
         yield from (chunk_dir for chunk_dir in self._base_chunk_dirs.of(region.base_path) if chunk_dir.level)
-        for node in self._base.list_nodes(f"/{region.base_path}"):
+        for node in self._base.list_nodes(NodePath(f"/{region.base_path}")):
             if node.array is not None and not _is_covered(node.path[1:], excluded):
                 yield from (chunk_dir for chunk_dir in self._base_chunk_dirs.of(node.path[1:]) if not chunk_dir.level)
 

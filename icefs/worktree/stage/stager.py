@@ -25,6 +25,7 @@ from icefs.format.chunk_indices import ChunkIndices
 from icefs.format.manifest.refs import ArrayRefs, ChunkRef
 from icefs.format.snapshot.nodes import NodeSnapshot, NodeType
 from icefs.format.zarr_json import ZarrMetadata, parse_zarr_json
+from icefs.paths import NodePath
 from icefs.words import plural
 from icefs.worktree.base import BaseEntry, join
 from icefs.worktree.freeze.differences import differences
@@ -129,7 +130,7 @@ class _Staging:
 
     def _known(self, path: str) -> NodeSnapshot | None:
         """Returns the base's node at a path, unless it is gone."""
-        return self._base.get_node(path) if path in self._paths and path not in self._gone else None
+        return self._base.get_node(NodePath(path)) if path in self._paths and path not in self._gone else None
 
     def _stage_deletions(self) -> None:
         for directory, names in self._found.hidden.items():
@@ -138,39 +139,39 @@ class _Staging:
                 if name == METADATA_NAME:
                     self._gone.update({f"/{directory}"} & self._paths)
                 elif self._has_nodes(path):
-                    self._gone.update(node.path for node in self._base.list_nodes(f"/{path}"))
+                    self._gone.update(node.path for node in self._base.list_nodes(NodePath(f"/{path}")))
         for directory, files in self._found.files.items():
             for name, _ in files:
                 path = f"{directory}/{name}" if directory else name
                 if self._has_nodes(path):
-                    self._gone.update(node.path for node in self._base.list_nodes(f"/{path}"))
+                    self._gone.update(node.path for node in self._base.list_nodes(NodePath(f"/{path}")))
         # A directory that was moved away, and back to its place below something new, has not moved.
         self._gone.difference_update(path for path, node in self._renames.nodes.items() if path == node.path)
         self._gone -= self._holding.kept
 
     def _has_nodes(self, path: str) -> bool:
-        return f"/{path}" in self._paths or self._base.has_children(f"/{path}")
+        return f"/{path}" in self._paths or self._base.has_children(NodePath(f"/{path}"))
 
     def _stage_nodes(self) -> None:
         data = {path: node.user_data for path, node in self._renames.nodes.items()}
         invalid = []
         for path, file in self._found.metadata.items():
             if file.is_lost or file.is_cut:
-                invalid.append(Invalid(metadata_key(path), _damage(file)))
+                invalid.append(Invalid(metadata_key(NodePath(path)), _damage(file)))
                 if file.is_lost:
-                    self._staged.lost.append(metadata_key(path))
+                    self._staged.lost.append(metadata_key(NodePath(path)))
             elif path not in self._holding.nodes:
                 data[path] = self._frozen.read(file)
         self._staged.invalid += invalid
         self._staged.invalid += self._holding.refused()
         for path in sorted(data, key=lambda path: (path.count("/") if path != "/" else 0, path)):
             if self._holding.holder(path[1:]) is not None:
-                self._wait(metadata_key(path), path[1:])
+                self._wait(metadata_key(NodePath(path)), path[1:])
             else:
                 self._stage_node(path, data[path])
 
     def _stage_node(self, path: str, data: bytes) -> None:
-        key = metadata_key(path)
+        key = metadata_key(NodePath(path))
         try:
             metadata = parse_zarr_json(data, name=key, spec_version=self._base.context.spec_version)
             array_data(metadata, key)  # refuses a grid that no snapshot can hold
@@ -182,7 +183,11 @@ class _Staging:
             self._gone -= self._holding.kept
             return
         if known is not None and known.node_type is not metadata.node_type:
-            below = [node.path for node in self._base.list_nodes(path) if self._known(node.path) and node.path != path]
+            below = [
+                node.path
+                for node in self._base.list_nodes(NodePath(path))
+                if self._known(node.path) and node.path != path
+            ]
             if below and metadata.node_type is NodeType.ARRAY:
                 self._staged.invalid.append(Invalid(key, f"makes an array of a group that has {below[0]} below it"))
                 return
@@ -206,9 +211,9 @@ class _Staging:
             path = f"/{directory}"
             if METADATA_NAME not in names or path not in self._gone or path in staged.nodes:
                 continue
-            node = self._base.node(path)
+            node = self._base.node(NodePath(path))
             if node.array is None:
-                if any(below.path not in self._gone for below in self._base.list_nodes(path)):
+                if any(below.path not in self._gone for below in self._base.list_nodes(NodePath(path))):
                     staged.implicit.append(path)
                 continue
             rest = len(self._chunks.refs(node)) - len(self._chunks.below(node, self._hidden_prefixes(node)))
@@ -216,7 +221,7 @@ class _Staging:
                 self._gone.discard(path)
                 what = f"{plural(rest, 'chunk')} of the array {'was' if rest == 1 else 'were'}"
                 reason = f"was removed, but {what} not; remove {directory} to delete the array"
-                staged.invalid.append(Invalid(metadata_key(path), reason))
+                staged.invalid.append(Invalid(metadata_key(NodePath(path)), reason))
 
     def _hidden_prefixes(self, node: NodeSnapshot) -> list[ChunkIndex]:
         found = []
@@ -229,7 +234,7 @@ class _Staging:
     # Arrays.
 
     def _base_array(self, path: str) -> GridArray | None:
-        node = self._base.get_node(path) if path in self._paths else None
+        node = self._base.get_node(NodePath(path)) if path in self._paths else None
         return None if node is None else _grid_array(node)
 
     def _array(self, path: str) -> GridArray | None:
@@ -268,13 +273,13 @@ class _Staging:
                     found.setdefault(path, []).append(index)
                     break
         for path, prefixes in found.items():
-            indices = self._chunks.below(self._base.node(path), prefixes)
+            indices = self._chunks.below(self._base.node(NodePath(path)), prefixes)
             known = self._dropped.removed.get(path)
             self._dropped.removed[path] = indices if known is None else indices.union(known)
             self._delete(path, indices)
 
     def _delete(self, path: str, indices: ChunkIndices) -> None:
-        node, array = self._base.node(path), self._array(path)
+        node, array = self._base.node(NodePath(path)), self._array(path)
         assert node.array is not None  # only arrays have such directories
         if array is not None and len(array.grid_shape) == len(node.array.shape):
             staged = self._staged_array(path, len(array.grid_shape))
@@ -334,7 +339,7 @@ class _Staging:
         path = f"/{directory}" if directory else "/"
         while (array := self._array(path)) is None and path != "/":
             path = path.rpartition("/")[0] or "/"
-        return no_chunk_reason(None if array is None else (path, array.layout))
+        return no_chunk_reason(None if array is None else (NodePath(path), array.layout))
 
     def _wait(self, path: str, directory: str) -> None:
         """Leaves something for the commit after the file that decides about it can be committed."""
@@ -410,7 +415,7 @@ class _Staging:
         assert array is not None  # of which they were found to be outside
         reason = _outside(array)
         for index in cut.indices:
-            self._staged.invalid.append(Invalid(node_prefix(path) + array.layout.format(index), reason))
+            self._staged.invalid.append(Invalid(node_prefix(NodePath(path)) + array.layout.format(index), reason))
 
     def _fitting(self, found: RenamedChunks) -> ArrayRefs:
         """Refuses the chunks whose sizes the array that they come to does not allow; returns the others."""
@@ -423,7 +428,7 @@ class _Staging:
         for index, length in zip(bad.indices, bad.lengths.tolist(), strict=True):
             reason = self._unfit.reason(array.path, index, length)
             assert reason is not None  # so much is known
-            self._staged.invalid.append(Invalid(node_prefix(array.path) + array.layout.format(index), reason))
+            self._staged.invalid.append(Invalid(node_prefix(NodePath(array.path)) + array.layout.format(index), reason))
         return found.refs.select(~rows)
 
     def unfit_edits(self) -> dict[str, str]:
@@ -450,15 +455,15 @@ class _Staging:
     def _zarr_json(self, path: str) -> bytes:
         """Returns what the `zarr.json` of an array says after the commit."""
         data = self._staged.nodes.get(path)
-        return self._base.node(path).user_data if data is None else data
+        return self._base.node(NodePath(path)).user_data if data is None else data
 
     def _has_array_below(self, path: str) -> bool:
         stem = f"{path.rstrip('/')}/"
         if any(one.startswith(stem) and m.node_type is NodeType.ARRAY for one, m in self._metadata.items()):
             return True
-        if not self._base.has_children(path):
+        if not self._base.has_children(NodePath(path)):
             return False
-        return any(node.path != path and self._array(node.path) for node in self._base.list_nodes(path))
+        return any(node.path != path and self._array(node.path) for node in self._base.list_nodes(NodePath(path)))
 
     def _relayout(self) -> None:
         """Drops the chunks of arrays whose `zarr.json` names chunks otherwise now: their files are no chunks."""
@@ -466,13 +471,13 @@ class _Staging:
             known, array = self._known(path), self._array(path)
             before = None if known is None else _grid_array(known)
             if before is not None and array is not None and before.layout != array.layout:
-                self._delete(path, self._chunks.refs(self._base.node(path)).indices)
+                self._delete(path, self._chunks.refs(self._base.node(NodePath(path))).indices)
 
     def _find_dropped(self) -> None:
         """Notes the chunks that nobody removed and that are gone all the same."""
         staged = self._staged
         for path in staged.nodes:
-            node = self._base.get_node(path) if path in self._paths else None
+            node = self._base.get_node(NodePath(path)) if path in self._paths else None
             before = None if node is None else _grid_array(node)
             if node is None or before is None or (path in staged.made and path not in self._retyped):
                 continue
@@ -493,7 +498,7 @@ class _Staging:
     def _find_moves(self) -> None:
         """Works out whether the renames are all there is, and moves could express them."""
         staged = self._staged
-        moved = {
+        moved: dict[str, str] = {
             node.path: path
             for path, node in self._renames.nodes.items()
             if node.path in self._gone and path in staged.made and staged.nodes[path] == node.user_data
@@ -511,10 +516,10 @@ class _Staging:
             source = sources.get(path)
             if source is None or array.sets or len(array.deletes) or self._whole.get(source) != path:
                 return False
-            if array.reused is None or len(array.reused) != len(self._chunks.refs(self._base.node(source))):
+            if array.reused is None or len(array.reused) != len(self._chunks.refs(self._base.node(NodePath(source)))):
                 return False
         for source, target in moved.items():
-            node = self._base.node(source)
+            node = self._base.node(NodePath(source))
             if node.array is not None and target not in self._staged.arrays and len(self._chunks.refs(node)):
                 return False
         return True

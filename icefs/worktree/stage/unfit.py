@@ -12,6 +12,7 @@ import numpy.typing as npt
 from icefs.format.chunk_sizes import ANY_SIZE, ChunkSizes, chunk_sizes, encodes_alike
 from icefs.format.manifest.refs import ArrayRefs
 from icefs.format.snapshot.nodes import NodeSnapshot
+from icefs.paths import NodePath
 from icefs.words import plural
 from icefs.zarr.invalid import unfit_reason
 
@@ -26,7 +27,7 @@ class UnfitChunks:
 
     def reason(self, path: str, index: Sequence[int], size_bytes: int) -> str | None:
         """Says why a file cannot be a chunk because of its size; None if it can."""
-        return unfit_reason(self._of(path), path, index, size_bytes)
+        return unfit_reason(self._of(path), NodePath(path), index, size_bytes)
 
     def taken_over(self, source: NodeSnapshot, path: str, refs: ArrayRefs, *, is_same: bool) -> npt.NDArray[np.bool_]:
         """Returns which of the base's chunks have sizes that the array does not allow of which they become chunks.
