@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from icefs.errors import CrossTreeError, StaleError
+from icefs.inode import Ino
 from icefs.ioctl import is_request
 from icefs.vfs.attrs import BLOCK_SIZE, Attr, EntryRun, FsStats
 from icefs.vfs.fetches import Fetches, ask
@@ -59,7 +60,7 @@ class FileSystem:
 
     # Trees.
 
-    def _tree(self, ino: int) -> Tree:
+    def _tree(self, ino: Ino) -> Tree:
         found = self.space.find(ino)
         if found is None:
             raise StaleError(f"inode {ino} is gone", ino=ino)
@@ -74,14 +75,14 @@ class FileSystem:
 
     # Names and attributes.
 
-    async def lookup(self, parent: int, name: str) -> Attr:
+    async def lookup(self, parent: Ino, name: str) -> Attr:
         """Finds a name in a directory."""
         try:
             return self._tree(parent).lookup(parent, name)
         except NotInMemoryError as missing:
             return await self._after(missing, lambda: self._tree(parent).lookup(parent, name))
 
-    async def getattr(self, ino: int) -> Attr:
+    async def getattr(self, ino: Ino) -> Attr:
         """Returns attributes; of a file that is open also if its name leads elsewhere by now."""
         try:
             try:
@@ -94,24 +95,24 @@ class FileSystem:
                 raise
             return self._tree(ino).getattr_open(file)
 
-    def forget(self, ino: int, count: int) -> None:
+    def forget(self, ino: Ino, count: int) -> None:
         """Drops references of the kernel to an inode."""
         found = self.space.find(ino)
         if found is not None:
             found.tree.forget(ino, count)
 
-    async def readlink(self, ino: int) -> str:
+    async def readlink(self, ino: Ino) -> str:
         """Returns where a symbolic link leads."""
         return self._tree(ino).readlink(ino)
 
-    async def listxattr(self, ino: int) -> Sequence[str]:
+    async def listxattr(self, ino: Ino) -> Sequence[str]:
         """Returns the names of extended attributes."""
         try:
             return self._tree(ino).listxattr(ino)
         except NotInMemoryError as missing:
             return await self._after(missing, lambda: self._tree(ino).listxattr(ino))
 
-    async def getxattr(self, ino: int, name: str) -> bytes | None:
+    async def getxattr(self, ino: Ino, name: str) -> bytes | None:
         """Returns an extended attribute, or None."""
         try:
             return self._tree(ino).getxattr(ino, name)
@@ -124,7 +125,7 @@ class FileSystem:
 
     # Files.
 
-    async def open(self, ino: int, flags: int) -> tuple[int, FileHandle]:
+    async def open(self, ino: Ino, flags: int) -> tuple[int, FileHandle]:
         """Opens a file."""
         try:
             file = self._tree(ino).open(ino, flags)
@@ -173,7 +174,7 @@ class FileSystem:
 
     # Directories.
 
-    async def opendir(self, ino: int) -> int:
+    async def opendir(self, ino: Ino) -> int:
         """Opens a directory."""
         try:
             directory = self._tree(ino).opendir(ino)
@@ -204,63 +205,63 @@ class FileSystem:
 
     # Changes: the tree decides.
 
-    async def setattr(self, ino: int, changes: AttrChanges, fh: int | None, caller: Caller) -> Attr:
+    async def setattr(self, ino: Ino, changes: AttrChanges, fh: int | None, caller: Caller) -> Attr:
         """Changes attributes."""
         file = None if fh is None else self.handles.file(fh)
         return await self._tree(ino).changes.setattr(ino, changes, file, caller)
 
     async def create(
-        self, parent: int, name: str, mode: int, flags: int, caller: Caller
+        self, parent: Ino, name: str, mode: int, flags: int, caller: Caller
     ) -> tuple[int, FileHandle, Attr]:
         """Creates and opens a file."""
         file, attr = await self._tree(parent).changes.create(parent, name, mode, flags, caller)
         return self.handles.add_file(file), file, attr
 
-    async def mknod(self, parent: int, name: str, mode: int, rdev: int, caller: Caller) -> Attr:
+    async def mknod(self, parent: Ino, name: str, mode: int, rdev: int, caller: Caller) -> Attr:
         """Creates a file."""
         return await self._tree(parent).changes.mknod(parent, name, mode, rdev, caller)
 
-    async def mkdir(self, parent: int, name: str, mode: int, caller: Caller) -> Attr:
+    async def mkdir(self, parent: Ino, name: str, mode: int, caller: Caller) -> Attr:
         """Creates a directory."""
         return await self._tree(parent).changes.mkdir(parent, name, mode, caller)
 
-    async def unlink(self, parent: int, name: str) -> None:
+    async def unlink(self, parent: Ino, name: str) -> None:
         """Removes a file."""
         await self._tree(parent).changes.unlink(parent, name)
 
-    async def rmdir(self, parent: int, name: str) -> None:
+    async def rmdir(self, parent: Ino, name: str) -> None:
         """Removes a directory."""
         await self._tree(parent).changes.rmdir(parent, name)
 
-    async def symlink(self, parent: int, name: str, target: str, caller: Caller) -> Attr:
+    async def symlink(self, parent: Ino, name: str, target: str, caller: Caller) -> Attr:
         """Creates a symbolic link."""
         return await self._tree(parent).changes.symlink(parent, name, target, caller)
 
-    async def rename(self, old_parent: int, old_name: str, new_parent: int, new_name: str, flags: int) -> None:
+    async def rename(self, old_parent: Ino, old_name: str, new_parent: Ino, new_name: str, flags: int) -> None:
         """Renames within a tree."""
         tree = self._tree(old_parent)
         if self._tree(new_parent) is not tree:
             raise CrossTreeError(f"cannot rename {old_name} from one tree to another")
         await tree.changes.rename(old_parent, old_name, new_parent, new_name, flags)
 
-    async def link(self, ino: int, new_parent: int, new_name: str) -> Attr:
+    async def link(self, ino: Ino, new_parent: Ino, new_name: str) -> Attr:
         """Makes a hard link within a tree."""
         tree = self._tree(ino)
         if self._tree(new_parent) is not tree:
             raise CrossTreeError(f"cannot link {new_name} from one tree to another")
         return await tree.changes.link(ino, new_parent, new_name)
 
-    async def setxattr(self, ino: int, name: str, value: bytes) -> None:
+    async def setxattr(self, ino: Ino, name: str, value: bytes) -> None:
         """Sets an extended attribute."""
         await self._tree(ino).changes.setxattr(ino, name, value)
 
-    async def removexattr(self, ino: int, name: str) -> None:
+    async def removexattr(self, ino: Ino, name: str) -> None:
         """Removes an extended attribute."""
         await self._tree(ino).changes.removexattr(ino, name)
 
     # For log lines.
 
-    def describe_inode(self, ino: int) -> str:
+    def describe_inode(self, ino: Ino) -> str:
         """Returns the path of an inode below the mountpoint."""
         found = self.space.find(ino)
         if found is None:

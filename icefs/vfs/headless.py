@@ -16,7 +16,7 @@ from icefs.engine.read.refs import Refs
 from icefs.engine.write.repository import WritableRepository
 from icefs.errors import DamagedStateError, IcefsError, NotFoundError, RefNotFoundError, StorageError
 from icefs.format.ids import SnapshotId
-from icefs.inode import Invalidations
+from icefs.inode import ROOT_INO, Ino, Invalidations
 from icefs.vfs.attrs import Ownership
 from icefs.vfs.branches.branch_tree import BranchTree
 from icefs.vfs.branches.settings import WorkingOptions
@@ -25,7 +25,6 @@ from icefs.vfs.commit.request import CommitRequest
 from icefs.vfs.control.branch_control import BranchControl
 from icefs.vfs.control.mount_control import MountControl
 from icefs.vfs.filesystem import FileSystem
-from icefs.vfs.inodes.table import ROOT_INO
 from icefs.vfs.mount import Mount, MountRequest
 from icefs.vfs.observe.stats import Stats
 from icefs.worktree.freeze.changes import ChangeKind, TreeChange
@@ -46,7 +45,7 @@ class _NoKernel:
     def invalidate(self, changed: Invalidations) -> None:
         """Does nothing."""
 
-    async def drop_pages(self, ino: int) -> None:
+    async def drop_pages(self, ino: Ino) -> None:
         """Returns at once."""
         await trio.lowlevel.checkpoint()
 
@@ -243,8 +242,8 @@ async def _export_file(fs: FileSystem, path: str, target: Path | None, exported:
         await fs.release(fh)
 
 
-async def _find(fs: FileSystem, path: str) -> int:
-    ino = ROOT_INO
+async def _find(fs: FileSystem, path: str) -> Ino:
+    ino: Ino = ROOT_INO
     for name in path.split("/"):
         ino = (await fs.lookup(ino, name)).ino
         if not ino:

@@ -12,6 +12,7 @@ from icefs.engine.read.refs import Refs
 from icefs.engine.repository import Repository
 from icefs.engine.write.repository import WritableRepository
 from icefs.format.ids import SnapshotId
+from icefs.inode import Ino
 from icefs.storage.base import Storage
 from icefs.storage.metered import MeteredStorage, StoreMeter
 from icefs.vfs.attrs import Ownership
@@ -197,7 +198,7 @@ def _root_tree(
     def forget_tree(tree: SnapshotTree) -> None:
         root.forget_tree(tree)
 
-    def directory_ino(name: str) -> int:
+    def directory_ino(name: str) -> Ino:
         return root.directory_ino(name)
 
     loaded = LoadedTrees(context.space, notifier, is_open, directory_ino, forget_tree)

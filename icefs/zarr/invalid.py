@@ -5,14 +5,14 @@ from typing import NamedTuple
 
 from icefs.errors import InvalidMetadataError
 from icefs.format.chunk_sizes import ChunkSizes
-from icefs.paths import NodePath
+from icefs.paths import NodePath, TreePath
 from icefs.zarr.keys import ChunkKeyLayout
 
 
 class Invalid(NamedTuple):
     """A file that cannot be committed or imported, or waits for one that cannot be, and why."""
 
-    path: str
+    path: TreePath
     reason: str
 
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from icefs.errors import StaleError
 from icefs.format.manifest.refs import InlineRef
-from icefs.vfs.inodes.table import ROOT_INO
+from icefs.inode import ROOT_INO
 from icefs.zarr.keys import ChunkKeyLayout
 from tests.support.repo_builder import RepoBuilder, group
 from tests.support.vfs_driver import Driver, mounted

@@ -11,11 +11,11 @@ from icefs.engine.repository import Repository
 from icefs.errors import EntryNotFoundError
 from icefs.format.ids import SnapshotId
 from icefs.fuse.boundary import OPERATIONS
+from icefs.inode import ROOT_INO
 from icefs.storage.base import Storage
 from icefs.storage.cache.disk import DiskCache
 from icefs.vfs.attrs import Attr, EntryRun, Ownership
 from icefs.vfs.control.mount_control import MountControl
-from icefs.vfs.inodes.table import ROOT_INO
 from icefs.vfs.mount import Mount, MountRequest
 from icefs.vfs.observe.mount_facts import MountFacts
 from icefs.vfs.observe.stats import Stats

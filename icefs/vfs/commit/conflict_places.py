@@ -107,7 +107,7 @@ def _with_renames(places: Iterable[str], renames: Sequence[tuple[str, str]]) -> 
 
     Discarding the new end alone would leave the node deleted; the old end cannot be discarded first.
     """
-    found = topmost(f"/{place}" for place in places)
+    found = topmost(NodePath(f"/{place}") for place in places)
     ends: dict[str, None] = {}
     starts: dict[str, None] = {}
     for old, new in renames:

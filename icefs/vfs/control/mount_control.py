@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any, Final, NoReturn
 
 from icefs.errors import InvalidInputError, ReadOnlyError
+from icefs.inode import Ino
 from icefs.storage.url import redact
 from icefs.vfs.branches.branch_tree import BranchTree
 from icefs.vfs.chunks.warmup import warm_up
@@ -187,7 +188,7 @@ class MountControl:
 
     # rpc.
 
-    def _connect(self, operations: Mapping[str, Operation], ino: int, flags: int) -> RpcHandle:
+    def _connect(self, operations: Mapping[str, Operation], ino: Ino, flags: int) -> RpcHandle:
         return RpcHandle(ino, operations, flags)
 
     def _operations(self, shown: "_Shown | None") -> dict[str, Operation]:

@@ -57,7 +57,7 @@ class Nodes:
     def get(self, path: str) -> bytes | None:
         """Returns a node's zarr.json; None where there is no node."""
         if self.staged is not None:
-            own = self.staged.nodes.get(path)
+            own = self.staged.nodes.get(NodePath(path))
             if own is not None or path in self.staged.gone:
                 return own
         node = self.base.get_node(NodePath(path))

@@ -12,7 +12,7 @@ from icefs.engine.read.refs import Refs
 from icefs.engine.repository import Repository
 from icefs.errors import IcefsError
 from icefs.format.ids import SnapshotId
-from icefs.inode import Entry, Invalidations
+from icefs.inode import Entry, Ino, Invalidations
 from icefs.vfs.branches.branch_tree import BranchTree
 from icefs.vfs.interface import Notifier
 from icefs.vfs.names import encode_ref
@@ -48,7 +48,7 @@ class Follower:
         notifier: Notifier,
         refs: Refs,
         trees: MountedTrees,
-        open_inos: Callable[[], Iterable[int]],
+        open_inos: Callable[[], Iterable[Ino]],
     ) -> None:
         """Takes a mount's trees, and what they are kept up to date with.
 
@@ -204,7 +204,7 @@ class Follower:
         return True
 
 
-def _named(directory: int, name: str) -> list[Entry]:
+def _named(directory: Ino, name: str) -> list[Entry]:
     text = encode_ref(name)
     return [] if text is None else [(directory, text.encode())]
 

@@ -246,6 +246,6 @@ def target_path(target: Target) -> TreePath:
     return child(tree_path(NodePath(view.node.path)), view.path_of(target.prefix))
 
 
-def stale(ino: int, label: str) -> StaleError:
+def stale(ino: Ino, label: str) -> StaleError:
     """Makes the error for a number that stands for nothing any more."""
     return StaleError(f"inode {ino} of {label or 'the mount'} is gone", ino=ino)

@@ -8,9 +8,9 @@ import pytest
 import trio
 
 from icefs.errors import InvalidInputError, TreeError
+from icefs.inode import ROOT_INO
 from icefs.vfs.control import reports
 from icefs.vfs.control.rpc import MAX_REQUEST_BYTES, RpcHandle
-from icefs.vfs.inodes.table import ROOT_INO
 from tests.support.repo_builder import RepoBuilder, group, snapshot_id
 from tests.support.vfs_driver import mounted, until
 

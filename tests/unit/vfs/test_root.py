@@ -5,8 +5,8 @@ import pytest
 from icefs.errors import IsADirectoryTreeError, TreeError
 from icefs.format.ids import INITIAL_SNAPSHOT_ID
 from icefs.format.layout import snapshot_key
+from icefs.inode import ROOT_INO
 from icefs.vfs.attrs import ABSENT, ABSENT_FOREVER
-from icefs.vfs.inodes.table import ROOT_INO
 from tests.support.repo_builder import SECOND, START, RepoBuilder, group, snapshot_id
 from tests.support.vfs_driver import mounted
 

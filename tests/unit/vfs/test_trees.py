@@ -16,8 +16,8 @@ from icefs.errors import (
 from icefs.format.layout import manifest_key
 from icefs.format.manifest.refs import InlineRef, VirtualRef
 from icefs.format.snapshot.nodes import ManifestRef
+from icefs.inode import ROOT_INO
 from icefs.vfs.attrs import ABSENT, ABSENT_FOREVER, FOREVER_S
-from icefs.vfs.inodes.table import ROOT_INO
 from tests.support.repo_builder import SECOND, START, RepoBuilder, group, inline
 from tests.support.vfs_driver import OWNERSHIP, mounted
 
