@@ -10,7 +10,10 @@ Ino = NewType("Ino", int)
 ROOT_INO: Final = Ino(1)
 """The root of a mount (`FUSE_ROOT_ID`)."""
 
-type Entry = tuple[int, bytes]
+NO_INO: Final = Ino(0)
+"""No inode: a name that does not exist, or a file that no mount shows."""
+
+type Entry = tuple[Ino, bytes]
 """A directory's inode number, and a name in it."""
 
 
@@ -24,7 +27,7 @@ class Invalidations:
     """
 
     entries: Sequence[Entry] = ()
-    inodes: Sequence[int] = ()
+    inodes: Sequence[Ino] = ()
 
     def __add__(self, other: "Invalidations") -> "Invalidations":
         """Returns the invalidations of both, the first's first."""

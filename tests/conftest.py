@@ -8,7 +8,7 @@ from hypothesis import settings
 
 from tests.support import surroundings
 from tests.support.ci import IN_CI, require
-from tests.support.soak import LIMIT_S, SOAK
+from tests.support.soak import LIMIT_S, SOAK, depth
 from tests.support.watchdog import Watchdog
 
 surroundings.normalise()
@@ -18,7 +18,7 @@ pytest.register_assert_rewrite("tests.support.storage_contract", "tests.support.
 settings.register_profile("dev", max_examples=25, deadline=None)
 settings.register_profile("ci", max_examples=100, deadline=None, derandomize=True)
 settings.register_profile("deep", max_examples=2000, deadline=None)
-settings.register_profile("soak", max_examples=1000, deadline=None)
+settings.register_profile("soak", max_examples=depth(25, 1000), deadline=None, print_blob=True)
 PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "soak" if SOAK else "ci" if IN_CI else "dev")
 settings.load_profile(PROFILE)
 

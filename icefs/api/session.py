@@ -15,12 +15,13 @@ from icefs.engine.write.pickling import is_same_view, restore_session, session_s
 from icefs.engine.write.session import WritableSession
 from icefs.errors import InvalidInputError, ReadOnlyError, SessionStateError
 from icefs.format.config.values import RepositoryConfig
+from icefs.paths import ROOT_NODE, NodePath
 
 if TYPE_CHECKING:
     from icefs.api.store import IcechunkStore
 
 
-def _checked(path: str) -> str:
+def _checked(path: str) -> NodePath:
     """Returns the path of a node, without the slash that may end it.
 
     Raises:
@@ -28,7 +29,7 @@ def _checked(path: str) -> str:
     """
     if not path.startswith("/"):
         raise InvalidInputError(f"the path of a node starts with a slash, and {path!r} does not", kind="invalid-path")
-    return path.rstrip("/") or "/"
+    return NodePath(path.rstrip("/")) or ROOT_NODE
 
 
 class Session:

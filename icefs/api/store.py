@@ -16,6 +16,7 @@ from icefs.engine.write.edited_chunks import EditedChunks
 from icefs.errors import InvalidInputError, SessionStateError
 from icefs.format.ids import ChunkId
 from icefs.format.manifest.refs import InlineRef, VirtualRef
+from icefs.paths import NodePath
 from icefs.zarr import store
 from icefs.zarr.virtual_refs import set_virtual_columns
 from icefs.zarr.writer import ChunkTarget
@@ -218,5 +219,5 @@ class IcechunkStore(store.IcechunkStore):
     set_virtual_refs_arr_async = asynchronous(set_virtual_refs_arr)
 
 
-def _absolute(path: str) -> str:
-    return f"/{path.strip('/')}"
+def _absolute(path: str) -> NodePath:
+    return NodePath(f"/{path.strip('/')}")

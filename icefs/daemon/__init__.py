@@ -14,7 +14,6 @@ mountinfo     the kernel's mount table
 mountpoints   checks a mountpoint before anything is mounted
 apart         checks that what a mount needs lies outside of it
 earlier       files that programs have open in mounts that were detached
-conversation  a program's end of the control file `.icefs/rpc`
 logs          the daemon's log: what a line looks like, and where it goes
 log_files     log files: rotation and limits
 repeats       log lines that repeat

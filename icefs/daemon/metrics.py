@@ -17,7 +17,7 @@ import trio
 from icefs.daemon.background import in_background
 from icefs.daemon.options import parse_address
 from icefs.errors import InvalidInputError
-from icefs.vfs.filesystem import FileSystem
+from icefs.vfs.mount import Mount
 
 _MAX_REQUEST: Final = 8192
 _PATIENCE_S: Final = 5.0
@@ -53,11 +53,11 @@ def listen(address: str) -> socket.socket:
     return listener
 
 
-async def serve_metrics(listener: socket.socket, fs: "FileSystem") -> None:
+async def serve_metrics(listener: socket.socket, mount: Mount) -> None:
     """Serves until it is cancelled."""
     pages: dict[bytes, Callable[[], Awaitable[_Page]]] = {
-        b"/metrics": partial(_metrics, fs),
-        b"/healthz": partial(_health, fs),
+        b"/metrics": partial(_metrics, mount),
+        b"/healthz": partial(_health, mount),
     }
     stream = trio.SocketListener(trio.socket.from_stdlib_socket(listener))
     idle = _Idle()
@@ -128,12 +128,12 @@ async def _request(connection: trio.SocketStream) -> tuple[bytes, bytes]:
     return (words[0], words[1]) if len(words) == 3 and words[2].startswith(b"HTTP/1.") else (b"", b"")
 
 
-async def _metrics(fs: "FileSystem") -> _Page:
-    text = await fs.in_thread(partial(fs.observer.as_prometheus, fs.observer.look()))
+async def _metrics(mount: Mount) -> _Page:
+    text = await mount.in_thread(partial(mount.observer.as_prometheus, mount.observer.look()))
     return "200 OK", _PROMETHEUS, text.encode(errors="backslashreplace")
 
 
-async def _health(fs: "FileSystem") -> _Page:
+async def _health(mount: Mount) -> _Page:
     """Says that the mount answers; that its store does not is no reason to end it, and is reported all the same."""
-    problem = fs.follower.problem
+    problem = mount.follower.problem
     return "200 OK", _TEXT, f"degraded: {problem}\n".encode() if problem else b"ok\n"

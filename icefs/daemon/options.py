@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 from urllib.parse import quote
 
+from icefs.engine.write.packing import DEFAULT_PACK_BYTES
 from icefs.errors import InvalidInputError
 from icefs.real_path import real_path
 
@@ -22,6 +23,9 @@ NATIVE: Final = "native"
 PYFUSE3: Final = "pyfuse3"
 FUSE_LIBRARIES: Final = (NATIVE, PYFUSE3)
 """The ways to the kernel; see `connect`."""
+
+DEFAULT_CACHE_SIZE: Final = 10 << 30
+"""The size of the disk cache in bytes where a command or a configuration file does not say it."""
 
 MAX_PACK_SIZE: Final = 1 << 30
 """Objects that chunks share are put together in memory."""
@@ -75,7 +79,7 @@ class MountOptions:
     poll_interval_s: float = 5.0
     allow_virtual: tuple[str, ...] = ()
     state_dir: str | None = None
-    pack_size: int = 8 << 20
+    pack_size: int = DEFAULT_PACK_BYTES
     upload_after_s: float = 5.0
     memory_bytes: int = 128 << 20
     cache_dir: str | None = None

@@ -27,7 +27,7 @@ from icefs.storage.metered import MeteredStorage, StoreMeter
 from icefs.storage.url import open_storage, redact
 from icefs.vfs.attrs import Ownership
 from icefs.vfs.branches.settings import WorkingOptions
-from icefs.vfs.filesystem import MountRequest
+from icefs.vfs.mount import MountRequest
 from icefs.vfs.observe.mount_facts import MountFacts
 from icefs.worktree.spool.state import check_usable, find_directory
 from icefs.worktree.upload.options import UploadOptions

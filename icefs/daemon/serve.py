@@ -33,8 +33,10 @@ from icefs.fuse.notifier import KernelNotifier
 from icefs.storage.url import redact
 from icefs.vfs.control.mount_control import MountControl
 from icefs.vfs.control.observing_rpc import set_level
-from icefs.vfs.filesystem import FileSystem
+from icefs.vfs.interface import Vfs
+from icefs.vfs.mount import Mount
 from icefs.vfs.observe.stats import Stats
+from icefs.vfs.refs.follower import Follower
 
 logger = logging.getLogger(__name__)
 
@@ -64,17 +66,17 @@ def serve(prepared: Prepared, on_ready: Callable[[], None], reread: Callable[[],
     _raise_file_limit()
     stats = Stats(OPERATIONS)
     notifier = KernelNotifier()
-    fs = FileSystem(prepared.repository, prepared.refs, prepared.request, notifier, stats, MountControl)
+    mount = Mount(prepared.repository, prepared.refs, prepared.request, notifier, stats, MountControl)
     manager = ServiceManager.from_environment()
-    set_level(fs, options.log_level)
+    set_level(mount, options.log_level)
     service = Service(
         manager,
-        fs,
+        mount,
         LiveOptions(options, prepared.cache, prepared.request.facts, needs_cache(options, prepared.storage)),
         reread,
     )
     is_writable = isinstance(prepared.repository, WritableRepository)
-    connection = _mount(options, fs, RequestRecorder(stats), is_writable=is_writable)
+    connection = _connect(options, mount.fs, RequestRecorder(stats), is_writable=is_writable)
     logger.info(
         "icefs %s serves %s at %s, process %d",
         prepared.request.facts.version,
@@ -87,18 +89,18 @@ def serve(prepared: Prepared, on_ready: Callable[[], None], reread: Callable[[],
         gc.collect()
         gc.freeze()
         sys.setswitchinterval(SWITCH_INTERVAL_S)
-        trio.run(_main, fs, connection, notifier, service, prepared.listener, on_ready)
+        trio.run(_main, mount, connection, notifier, service, prepared.listener, on_ready)
     finally:
         service.stopping("unmounting")
         notifier.stop()
         connection.close()
-        fs.close()
+        mount.close()
         manager.close()
         logger.info("unmounted %s", options.mountpoint)
 
 
 async def _main(
-    fs: FileSystem,
+    mount: Mount,
     connection: Connection,
     notifier: KernelNotifier,
     service: Service,
@@ -115,11 +117,11 @@ async def _main(
 
         notifier.start(connection)
         nursery.start_soon(obey_signals, service, stop)
-        nursery.start_soon(_poll, fs, service.live)
+        nursery.start_soon(_poll, mount.follower, service.live)
         nursery.start_soon(_tune, service.live.options.mountpoint)
-        nursery.start_soon(fs.observer.run, logs.tick)
+        nursery.start_soon(mount.observer.run, logs.tick)
         if listener is not None:
-            nursery.start_soon(serve_metrics, listener, fs)
+            nursery.start_soon(serve_metrics, listener, mount)
         nursery.start_soon(service.run, on_ready)
         await connection.serve()
         # Unmounted from outside; or stopped, with every request answered.
@@ -134,18 +136,18 @@ async def _tune(mountpoint: str) -> None:
     mountpoints.raise_read_ahead(mountpoint, READ_AHEAD_KB)
 
 
-async def _poll(fs: FileSystem, live: LiveOptions) -> None:
+async def _poll(follower: Follower, live: LiveOptions) -> None:
     last = trio.current_time()
     while True:
         interval_s = live.options.poll_interval_s
         if interval_s > 0 and trio.current_time() >= last + interval_s:
-            await in_background("following the refs", fs.refresh)
+            await in_background("following the refs", follower.refresh)
             last = trio.current_time()
             continue
         await live.wait_for_change(last + interval_s if interval_s > 0 else math.inf)
 
 
-def _mount(options: MountOptions, fs: FileSystem, recorder: Recorder, *, is_writable: bool) -> Connection:
+def _connect(options: MountOptions, fs: Vfs, recorder: Recorder, *, is_writable: bool) -> Connection:
     chosen = ["rw" if is_writable else "ro", "default_permissions", "subtype=icefs", f"fsname={_fsname(options)}"]
     if options.allow_other:
         chosen.append("allow_other")

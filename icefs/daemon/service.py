@@ -26,7 +26,7 @@ from icefs.storage.url import redact
 from icefs.vfs.branches.branch_tree import BranchTree
 from icefs.vfs.control.observing_rpc import set_level
 from icefs.vfs.control.uncommitted import list_uncommitted
-from icefs.vfs.filesystem import FileSystem
+from icefs.vfs.mount import Mount
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ class Service:
     def __init__(
         self,
         manager: ServiceManager,
-        fs: FileSystem,
+        mount: Mount,
         live: LiveOptions,
         reread: Callable[[], MountOptions] | None = None,
     ) -> None:
@@ -65,7 +65,7 @@ class Service:
 
         Args:
             manager: Gets the notifications.
-            fs: The mount.
+            mount: The mount.
             live: The options, of which a reload changes some.
             reread: Reads the configuration again; None where there is none, and SIGHUP means the end.
         """
@@ -73,7 +73,7 @@ class Service:
         self.can_reload = reread is not None
         live.facts.set_service(can_reload=self.can_reload)
         self._manager = manager
-        self._fs = fs
+        self._mount = mount
         self._reread = reread
         self._counts: dict[str, tuple[int, int]] = {}
         self._last_line = ""
@@ -92,7 +92,7 @@ class Service:
             self._manager.notify(READY="1", STATUS=self._last_line)
             if self._manager.is_there:
                 # Also those that an earlier mount left in branches that no program has looked at.
-                await in_background("looking for uncommitted changes", partial(list_uncommitted, self._fs))
+                await in_background("looking for uncommitted changes", partial(list_uncommitted, self._mount))
                 nursery.start_soon(self._keep_status)
 
     async def _ping(self, interval_s: float) -> None:
@@ -124,7 +124,7 @@ class Service:
         try:
             wanted = await trio.to_thread.run_sync(self._reread)
             applied = self.live.apply(wanted)
-            set_level(self._fs, self.live.options.log_level)
+            set_level(self._mount, self.live.options.log_level)
         except (IcefsError, OSError) as error:
             logger.error("not reloaded: %s", error)
             facts.set_service(problem=str(error))
@@ -144,35 +144,35 @@ class Service:
 
     def _line(self) -> str:
         """Returns the status line: the repository, the tips of its branches, and uncommitted changes."""
-        fs = self._fs
+        follower = self._mount.follower
         parts = list(self._trees())
-        refs = fs.follower.refs
-        if fs.root is not None:
+        refs = follower.refs
+        if self._mount.trees.root is not None:
             rest = len(refs.branches) - min(len(refs.branches), _SHOWN_BRANCHES)
             if rest:
                 parts.append(f"{rest} more {'branch' if rest == 1 else 'branches'}")
             if refs.tags:
                 parts.append(f"{len(refs.tags)} {'tag' if len(refs.tags) == 1 else 'tags'}")
-        line = f"{redact(fs.repository.storage.url)}: {', '.join(parts) or 'no branches'}"
-        if fs.follower.problem:
-            line += f"; refs cannot be read: {fs.follower.problem}"
+        line = f"{redact(self._mount.repository.storage.url)}: {', '.join(parts) or 'no branches'}"
+        if follower.problem:
+            line += f"; refs cannot be read: {follower.problem}"
         return line
 
     def _trees(self) -> Iterator[str]:
-        fs = self._fs
-        if fs.root is None:
-            single = fs.single
+        trees = self._mount.trees
+        if trees.root is None:
+            single = trees.single
             assert single is not None  # a mount shows one or the other
             if isinstance(single, BranchTree):
                 yield self._branch(single.name, str(single.snapshot_id), single)
             else:
                 yield self._branch(single.identity.name or single.identity.kind, str(single.snapshot_id), None)
             return
-        branches = fs.root.branches
+        branches, tips = trees.root.branches, self._mount.follower.refs.branches
         # Where something is uncommitted comes first.
-        names = sorted(fs.follower.refs.branches, key=lambda name: (not self._changes(branches.get(name)), name))
+        names = sorted(tips, key=lambda name: (not self._changes(branches.get(name)), name))
         for name in names[:_SHOWN_BRANCHES]:
-            yield self._branch(name, str(fs.follower.refs.branches[name]), branches.get(name))
+            yield self._branch(name, str(tips[name]), branches.get(name))
 
     def _branch(self, name: str, tip: str, branch: BranchTree | None) -> str:
         text = f"{name} {tip[:_SHORT_ID]}"
@@ -196,14 +196,13 @@ class Service:
 
     async def _count_changes(self) -> None:
         """Counts uncommitted changes of the trees that have changed since they were last counted."""
-        fs = self._fs
-        for branch in fs.branches():
+        for branch in self._mount.trees.branches():
             work = None if branch.writable is None else branch.writable.work
             if work is None or self._counts.get(branch.name, (-1, 0))[0] == work.revision:
                 continue
             revision = work.revision
             # In a thread: the tree's lock may be held by an operation that waits for the disk.
-            self._counts[branch.name] = revision, await fs.in_thread(partial(work.count_changes, _COUNTED))
+            self._counts[branch.name] = revision, await self._mount.in_thread(partial(work.count_changes, _COUNTED))
 
 
 async def obey_signals(service: Service, stop: Callable[[], Awaitable[None]]) -> None:

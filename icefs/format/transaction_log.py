@@ -29,6 +29,7 @@ from icefs.format.flat.reader import FlatBuffer, TableArray
 from icefs.format.header import FileType, decode_file, encode_file
 from icefs.format.ids import NodeId, SnapshotId
 from icefs.format.snapshot.nodes import NodeType, is_canonical_path
+from icefs.paths import NodePath
 
 type ByteArray = npt.NDArray[np.uint8]
 
@@ -47,8 +48,8 @@ _MOVE_SHAPE = TableShape([(0, "<u4"), (1, "<u4"), (2, f"V{NodeId.SIZE}"), (3, "u
 class Move:
     """A node that changed its path; the nodes below it have moves of their own."""
 
-    from_path: str
-    to_path: str
+    from_path: NodePath
+    to_path: NodePath
     node_id: NodeId
     node_type: NodeType
 

@@ -4,6 +4,7 @@ from stat import S_IFREG
 
 from icefs.fuse.bare_entries import Lister, Listers
 from icefs.fuse.entries import EntryBuffer
+from icefs.inode import Ino
 from icefs.vfs.attrs import Attr, EntryRun
 from icefs.vfs.interface import Vfs
 
@@ -21,14 +22,14 @@ class Listings:
         self.vfs = vfs
         self._listers = Listers()
 
-    async def lookup(self, parent: int, name: str, pid: int) -> Attr:
+    async def lookup(self, parent: Ino, name: str, pid: int) -> Attr:
         """Finds a name; an inode number 0 in the answer is a negative entry."""
         attr = await self.vfs.lookup(parent, name)
         if attr.mode & S_IFREG:
             self._listers.looked_up(pid)
         return attr
 
-    async def opendir(self, ino: int, pid: int) -> int:
+    async def opendir(self, ino: Ino, pid: int) -> int:
         """Opens a directory and returns its handle."""
         fh = await self.vfs.opendir(ino)
         self._listers.begin(fh, pid)

@@ -18,6 +18,7 @@ from icefs.fuse.boundary import Boundary, FuseError, Handler, Recorder
 from icefs.fuse.entries import encode_attr, encode_entry
 from icefs.fuse.listings import Listings
 from icefs.fuse.names import MAX_NAME_BYTES, existing_name, new_name
+from icefs.inode import Ino
 from icefs.vfs.attrs import BLOCK_SIZE, Attr, FsStats
 from icefs.vfs.interface import AttrChanges, FileHandle, Vfs
 
@@ -57,7 +58,7 @@ class Request(NamedTuple):
     """
 
     operation: str
-    arguments: Callable[[int, memoryview, Caller], Arguments]
+    arguments: Callable[[Ino, memoryview, Caller], Arguments]
     encode: Callable[[Any], Payload] | None
     method: Callable[[Listings], Callable[..., Awaitable[Any]]] | None = None
     undo: Callable[[Listings, Any], Coroutine[Any, Any, None]] | None = None
@@ -87,41 +88,41 @@ def _two_names(body: memoryview) -> tuple[bytes, bytes]:
 # Arguments that several requests have in common.
 
 
-def _no_arguments(ino: int, body: memoryview, caller: Caller) -> Arguments:
+def _no_arguments(ino: Ino, body: memoryview, caller: Caller) -> Arguments:
     return ()
 
 
-def _inode(ino: int, body: memoryview, caller: Caller) -> Arguments:
+def _inode(ino: Ino, body: memoryview, caller: Caller) -> Arguments:
     return (ino,)
 
 
-def _handle(ino: int, body: memoryview, caller: Caller) -> Arguments:
+def _handle(ino: Ino, body: memoryview, caller: Caller) -> Arguments:
     fh: int = abi.FH_IN.unpack_from(body)[0]
     return (fh,)
 
 
-def _existing_entry(ino: int, body: memoryview, caller: Caller) -> Arguments:
+def _existing_entry(ino: Ino, body: memoryview, caller: Caller) -> Arguments:
     return ino, existing_name(body[:-1])
 
 
 # Names and attributes.
 
 
-def _lookup(ino: int, body: memoryview, caller: Caller) -> Arguments:
+def _lookup(ino: Ino, body: memoryview, caller: Caller) -> Arguments:
     return ino, existing_name(body[:-1]), caller.pid
 
 
-def _forget(ino: int, body: memoryview, caller: Caller) -> Arguments:
+def _forget(ino: Ino, body: memoryview, caller: Caller) -> Arguments:
     return ((ino, abi.FORGET_IN.unpack_from(body)[0]),)
 
 
-def _batch_forget(ino: int, body: memoryview, caller: Caller) -> Arguments:
+def _batch_forget(ino: Ino, body: memoryview, caller: Caller) -> Arguments:
     count, _ = abi.BATCH_FORGET_IN.unpack_from(body)
     first = abi.BATCH_FORGET_IN.size
     return tuple(abi.FORGET_ONE.iter_unpack(body[first : first + count * abi.FORGET_ONE.size]))
 
 
-def _setattr(ino: int, body: memoryview, caller: Caller) -> Arguments:
+def _setattr(ino: Ino, body: memoryview, caller: Caller) -> Arguments:
     (
         valid, _, fh, size, _, atime_s, mtime_s, _, atime_ns, mtime_ns, _, mode, _, uid, gid, _,
     ) = abi.SETATTR_IN.unpack_from(body)  # fmt: skip
@@ -156,34 +157,34 @@ def _encode_statfs(stats: FsStats) -> bytes:
 # The namespace.
 
 
-def _mknod(ino: int, body: memoryview, caller: Caller) -> Arguments:
+def _mknod(ino: Ino, body: memoryview, caller: Caller) -> Arguments:
     mode, rdev, umask, _ = abi.MKNOD_IN.unpack_from(body)
     return ino, new_name(body[abi.MKNOD_IN.size : -1]), mode, rdev, caller._replace(umask=umask)
 
 
-def _mkdir(ino: int, body: memoryview, caller: Caller) -> Arguments:
+def _mkdir(ino: Ino, body: memoryview, caller: Caller) -> Arguments:
     mode, umask = abi.MKDIR_IN.unpack_from(body)
     return ino, new_name(body[abi.MKDIR_IN.size : -1]), mode, caller._replace(umask=umask)
 
 
-def _symlink(ino: int, body: memoryview, caller: Caller) -> Arguments:
+def _symlink(ino: Ino, body: memoryview, caller: Caller) -> Arguments:
     name, target = _two_names(body)
     return ino, new_name(name), os.fsdecode(target), caller
 
 
-def _rename(ino: int, body: memoryview, caller: Caller) -> Arguments:
+def _rename(ino: Ino, body: memoryview, caller: Caller) -> Arguments:
     (new_parent,) = abi.RENAME_IN.unpack_from(body)
     old, new = _two_names(body[abi.RENAME_IN.size :])
     return ino, existing_name(old), new_parent, new_name(new), 0
 
 
-def _rename2(ino: int, body: memoryview, caller: Caller) -> Arguments:
+def _rename2(ino: Ino, body: memoryview, caller: Caller) -> Arguments:
     new_parent, flags, _ = abi.RENAME2_IN.unpack_from(body)
     old, new = _two_names(body[abi.RENAME2_IN.size :])
     return ino, existing_name(old), new_parent, new_name(new), flags
 
 
-def _link(ino: int, body: memoryview, caller: Caller) -> Arguments:
+def _link(ino: Ino, body: memoryview, caller: Caller) -> Arguments:
     (source,) = abi.LINK_IN.unpack_from(body)
     return source, ino, new_name(body[abi.LINK_IN.size : -1])
 
@@ -196,7 +197,7 @@ async def _forget_entry(to: Listings, attr: Attr) -> None:
 # Files.
 
 
-def _open(ino: int, body: memoryview, caller: Caller) -> Arguments:
+def _open(ino: Ino, body: memoryview, caller: Caller) -> Arguments:
     return ino, abi.OPEN_IN.unpack_from(body)[0]
 
 
@@ -223,7 +224,7 @@ async def _release_opened(to: Listings, opened: Opened) -> None:
     await to.vfs.release(opened[0])
 
 
-def _create(ino: int, body: memoryview, caller: Caller) -> Arguments:
+def _create(ino: Ino, body: memoryview, caller: Caller) -> Arguments:
     flags, mode, umask, _ = abi.CREATE_IN.unpack_from(body)
     return ino, new_name(body[abi.CREATE_IN.size : -1]), mode, flags, caller._replace(umask=umask)
 
@@ -240,7 +241,7 @@ async def _uncreate(to: Listings, created: Created) -> None:
     to.vfs.forget(attr.ino, 1)
 
 
-def _read(ino: int, body: memoryview, caller: Caller) -> Arguments:
+def _read(ino: Ino, body: memoryview, caller: Caller) -> Arguments:
     return abi.READ_IN.unpack_from(body)  # handle, offset, size
 
 
@@ -248,7 +249,7 @@ def _only_reads(vfs: Vfs, body: memoryview) -> bool:
     return vfs.only_reads(abi.READ_IN.unpack_from(body)[0])
 
 
-def _write(ino: int, body: memoryview, caller: Caller) -> Arguments:
+def _write(ino: Ino, body: memoryview, caller: Caller) -> Arguments:
     fh, offset, size, flags, *_ = abi.WRITE_IN.unpack_from(body)
     first = abi.WRITE_IN.size
     return fh, offset, body[first : first + size], bool(flags & abi.WRITE_CACHE)
@@ -258,12 +259,12 @@ def _encode_written(count: int) -> bytes:
     return abi.WRITE_OUT.pack(count, 0)
 
 
-def _fallocate(ino: int, body: memoryview, caller: Caller) -> Arguments:
+def _fallocate(ino: Ino, body: memoryview, caller: Caller) -> Arguments:
     fh, offset, length, mode, _ = abi.FALLOCATE_IN.unpack_from(body)
     return fh, offset, length, mode
 
 
-def _ioctl(ino: int, body: memoryview, caller: Caller) -> Arguments:
+def _ioctl(ino: Ino, body: memoryview, caller: Caller) -> Arguments:
     fh, _, _, _, size, _ = abi.IOCTL_IN.unpack_from(body)
     return fh, bytes(body[abi.IOCTL_IN.size :][:size])
 
@@ -281,7 +282,7 @@ def _encode_ioctl(result: object) -> bytes:
 # Directories.
 
 
-def _opendir(ino: int, body: memoryview, caller: Caller) -> Arguments:
+def _opendir(ino: Ino, body: memoryview, caller: Caller) -> Arguments:
     return ino, caller.pid
 
 
@@ -292,18 +293,18 @@ def _encode_fh(fh: int) -> bytes:
 # Extended attributes.
 
 
-def _setxattr(ino: int, body: memoryview, caller: Caller) -> Arguments:
+def _setxattr(ino: Ino, body: memoryview, caller: Caller) -> Arguments:
     size, _ = abi.SETXATTR_IN.unpack_from(body)
     name, _, value = bytes(body[abi.SETXATTR_IN.size :]).partition(b"\0")
     return ino, os.fsdecode(name), value[:size]
 
 
-def _getxattr(ino: int, body: memoryview, caller: Caller) -> Arguments:
+def _getxattr(ino: Ino, body: memoryview, caller: Caller) -> Arguments:
     size, _ = abi.GETXATTR_IN.unpack_from(body)
     return ino, os.fsdecode(bytes(body[abi.GETXATTR_IN.size : -1])), size
 
 
-async def xattr_of(vfs: Vfs, ino: int, name: str) -> bytes:
+async def xattr_of(vfs: Vfs, ino: Ino, name: str) -> bytes:
     """Returns an extended attribute.
 
     Raises:
@@ -317,15 +318,15 @@ async def xattr_of(vfs: Vfs, ino: int, name: str) -> bytes:
     return value
 
 
-async def _xattr_within(vfs: Vfs, ino: int, name: str, size: int) -> bytes:
+async def _xattr_within(vfs: Vfs, ino: Ino, name: str, size: int) -> bytes:
     return _within(await xattr_of(vfs, ino, name), size)
 
 
-def _listxattr(ino: int, body: memoryview, caller: Caller) -> Arguments:
+def _listxattr(ino: Ino, body: memoryview, caller: Caller) -> Arguments:
     return ino, abi.GETXATTR_IN.unpack_from(body)[0]
 
 
-async def _xattrs_within(vfs: Vfs, ino: int, size: int) -> bytes:
+async def _xattrs_within(vfs: Vfs, ino: Ino, size: int) -> bytes:
     names: Sequence[str] = await vfs.listxattr(ino)
     return _within(b"".join(os.fsencode(name) + b"\0" for name in names), size)
 
@@ -339,7 +340,7 @@ def _within(value: bytes, size: int) -> bytes:
     return value
 
 
-def _removexattr(ino: int, body: memoryview, caller: Caller) -> Arguments:
+def _removexattr(ino: Ino, body: memoryview, caller: Caller) -> Arguments:
     return ino, os.fsdecode(bytes(body[:-1]))
 
 
@@ -427,7 +428,7 @@ def _handler(request: Request, boundary: Boundary, listings: Listings) -> Handle
     if refuses is None:
         return handle
 
-    async def unless_refused(ino: int, body: memoryview, caller: Caller) -> Any:
+    async def unless_refused(ino: Ino, body: memoryview, caller: Caller) -> Any:
         number = refuses(vfs, body)
         if number:
             raise FuseError(number)

@@ -33,6 +33,7 @@ from icefs.errors import FormatError, IcefsError, InvalidInputError, NodeNotFoun
 from icefs.format.manifest.refs import ArrayRefs
 from icefs.format.snapshot.nodes import NodeSnapshot
 from icefs.format.zarr_json import chunk_key_encoding_of
+from icefs.paths import ROOT_NODE, NodePath
 from icefs.storage.local.beneath import Beneath
 from icefs.transfer.disk_errors import disk_error
 from icefs.transfer.folding import check_names
@@ -65,7 +66,7 @@ class ExportRequest:
     """
 
     target: str
-    node: str = "/"
+    node: NodePath = ROOT_NODE
     force: bool = False
     delete: bool = False
     dry_run: bool = False
@@ -255,7 +256,8 @@ class _Export:
             key = stem + layout.format(refs.index(row))
             found = self._reader.locate(key)
             is_own = isinstance(found, tuple) and found[0].path == node.path
-            if is_own and not self._session.has_children(f"/{key}") and self._session.get_node(f"/{key}") is None:
+            below = NodePath(f"/{key}")
+            if is_own and not self._session.has_children(below) and self._session.get_node(below) is None:
                 kept.append(row)
         return np.array(kept, np.int64)
 

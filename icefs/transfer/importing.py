@@ -37,6 +37,7 @@ from icefs.format.ids import SnapshotId
 from icefs.format.manifest.refs import ArrayRefs
 from icefs.format.snapshot.nodes import NodeSnapshot, NodeType, is_canonical_path
 from icefs.format.zarr_json import parse_zarr_json
+from icefs.paths import ROOT_NODE, NodePath, node_and_ancestors
 from icefs.transfer.ledger import Ledger, ledger_path
 from icefs.transfer.progress import Progress, Transferred
 from icefs.transfer.scan import Scanned, scan_directory
@@ -69,7 +70,7 @@ class ImportRequest:
     source: str
     state_dir: Path
     branch: str = "main"
-    path: str = "/"
+    path: NodePath = ROOT_NODE
     message: str = ""
     metadata: dict[str, Any] | None = None
     overwrite: bool = False
@@ -102,7 +103,7 @@ class Imported:
     bytes: int = 0
     stored_chunks: int = 0
     stored_bytes: int = 0
-    replaced: list[str] = field(default_factory=list)
+    replaced: list[NodePath] = field(default_factory=list)
     invalid: list[Invalid] = field(default_factory=list)
     untracked: list[str] = field(default_factory=list)
 
@@ -164,10 +165,10 @@ class _Import:
         self._base = base
         self._result = result
 
-    def _target(self, path: str) -> str:
+    def _target(self, path: NodePath) -> NodePath:
         """Returns where a node of the directory goes."""
         above = self._request.path.rstrip("/")
-        return f"{above}{path}".rstrip("/") or "/"
+        return NodePath(f"{above}{path}".rstrip("/") or ROOT_NODE)
 
     @property
     def _what(self) -> str:
@@ -189,9 +190,7 @@ class _Import:
 
     def check_nodes(self) -> None:
         """Refuses what would replace something without being asked to."""
-        above = self._request.path
-        while above != "/":
-            above = above.rpartition("/")[0] or "/"
+        for above in _groups_above(self._request.path):
             node = self._base.get_node(above)
             if node is not None and node.array is not None:
                 raise AlreadyExistsError(
@@ -240,15 +239,15 @@ class _Import:
     def _take_counts(self, done: Transferred) -> None:
         self._result.stored_chunks, self._result.stored_bytes = done.stored_files, done.stored_bytes
 
-    def _base_refs(self, path: str) -> ArrayRefs | None:
+    def _base_refs(self, path: NodePath) -> ArrayRefs | None:
         node = self._base.get_node(path)
         return None if node is None or node.array is None else _refs(self._base, node)
 
     def _apply(self, session: WritableSession, rows: Sequence[ArrayRows]) -> None:
-        for above in _groups_above(self._request.path):
+        for above in reversed(_groups_above(self._request.path)):
             if session.get_node(above) is None:
                 session.set_metadata(above, _GROUP)
-        changed: set[str] = set()
+        changed: set[NodePath] = set()
         for path, data in self._scanned.nodes.items():
             target = self._target(path)
             known = session.get_node(target)
@@ -324,11 +323,9 @@ def _refs(session: Session, node: NodeSnapshot) -> ArrayRefs | None:
     return ArrayRefs.concat(parts) if parts else None
 
 
-def _groups_above(path: str) -> list[str]:
-    """Returns the paths above a node, the root first."""
-    names = path.split("/")[1:-1] if path != "/" else []
-    found = ["/" + "/".join(names[:depth]) for depth in range(len(names) + 1)]
-    return found if path != "/" else []
+def _groups_above(path: NodePath) -> list[NodePath]:
+    """Returns the paths above a node, the nearest first."""
+    return list(node_and_ancestors(path))[1:]
 
 
 def _node_type(data: bytes) -> NodeType:

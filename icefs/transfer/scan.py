@@ -24,9 +24,18 @@ from icefs.errors import EntryNotFoundError, InvalidInputError, InvalidMetadataE
 from icefs.format.chunk_sizes import ChunkSizes, chunk_sizes
 from icefs.format.snapshot.nodes import NodeType
 from icefs.format.zarr_json import parse_zarr_json
+from icefs.paths import ROOT_DIRECTORY, ROOT_NODE, NodePath, TreePath, child, node_path, parent_node
 from icefs.transfer.disk_errors import disk_error
 from icefs.zarr.invalid import Invalid, metadata_reason, no_chunk_reason, unfit_reason
-from icefs.zarr.keys import METADATA_NAME, V2_METADATA_NAMES, ChunkIndex, ChunkKeyLayout, is_zarr_key, lies_in_hidden
+from icefs.zarr.keys import (
+    METADATA_NAME,
+    V2_METADATA_NAMES,
+    ChunkIndex,
+    ChunkKeyLayout,
+    is_zarr_key,
+    lies_in_hidden,
+    metadata_key,
+)
 
 type I64 = npt.NDArray[np.int64]
 type U32 = npt.NDArray[np.uint32]
@@ -52,7 +61,7 @@ class ArrayFiles:
         ctimes: Their `st_ctime_ns`, which no program can set.
     """
 
-    path: str
+    path: NodePath
     directory: str
     layout: ChunkKeyLayout
     grid_shape: tuple[int, ...]
@@ -86,8 +95,8 @@ class Scanned:
     """
 
     root: str
-    nodes: dict[str, bytes] = field(default_factory=dict)
-    arrays: dict[str, ArrayFiles] = field(default_factory=dict)
+    nodes: dict[NodePath, bytes] = field(default_factory=dict)
+    arrays: dict[NodePath, ArrayFiles] = field(default_factory=dict)
     invalid: list[Invalid] = field(default_factory=list)
     untracked: list[str] = field(default_factory=list)
 
@@ -124,7 +133,7 @@ class _Growing:
     """The chunk files of an array while they are found."""
 
     def __init__(
-        self, path: str, directory: str, layout: ChunkKeyLayout, grid_shape: tuple[int, ...], allowed: ChunkSizes
+        self, path: NodePath, directory: str, layout: ChunkKeyLayout, grid_shape: tuple[int, ...], allowed: ChunkSizes
     ) -> None:
         self.path, self.directory, self.layout, self.grid_shape = path, directory, layout, grid_shape
         self.allowed = allowed
@@ -176,10 +185,10 @@ class _Scan:
     def __init__(self, root: str, spec_version: int) -> None:
         self.found = Scanned(root)
         self._spec_version = spec_version
-        self._layouts: dict[str, ChunkKeyLayout] = {}
+        self._layouts: dict[NodePath, ChunkKeyLayout] = {}
 
     def run(self) -> None:
-        waiting: list[tuple[str, list[_Place]]] = [("", [])]
+        waiting: list[tuple[TreePath, list[_Place]]] = [(ROOT_DIRECTORY, [])]
         arrays: list[_Growing] = []
         while waiting:
             relative, places = waiting.pop()
@@ -190,10 +199,12 @@ class _Scan:
         found.invalid.sort()
         found.untracked.sort()
 
-    def _scan(self, relative: str, places: list[_Place], arrays: list[_Growing]) -> Iterator[tuple[str, list[_Place]]]:
+    def _scan(
+        self, relative: TreePath, places: list[_Place], arrays: list[_Growing]
+    ) -> Iterator[tuple[TreePath, list[_Place]]]:
         directory = os.path.join(self.found.root, relative) if relative else self.found.root
         files, directories = self._entries(directory, relative)
-        path = f"/{relative}"
+        path = node_path(relative)
         if METADATA_NAME in files:
             growing = self._node(path, directory)
             if growing is not None:
@@ -226,9 +237,9 @@ class _Scan:
                 if place.level + 1 < place.files.layout.depth
                 and (part := place.files.layout.parse_component(place.level, name)) is not None
             ]
-            yield _join(relative, name), below
+            yield child(relative, name), below
 
-    def _entries(self, directory: str, relative: str) -> tuple[dict[str, os.stat_result], list[str]]:
+    def _entries(self, directory: str, relative: TreePath) -> tuple[dict[str, os.stat_result], list[str]]:
         files: dict[str, os.stat_result] = {}
         directories: list[str] = []
         try:
@@ -247,14 +258,14 @@ class _Scan:
                     elif stat.S_ISLNK(status.st_mode):
                         self._refuse(relative, entry.name, "is a symbolic link; put a copy of what it leads to there")
                     else:
-                        self.found.untracked.append(_join(relative, entry.name))
+                        self.found.untracked.append(child(relative, entry.name))
         except OSError as error:
             raise disk_error("read", directory, error) from error
         return files, directories
 
-    def _node(self, path: str, directory: str) -> _Growing | None:
+    def _node(self, path: NodePath, directory: str) -> _Growing | None:
         """Reads a node's metadata; returns where its chunks go if it is an array."""
-        key = f"{path.strip('/')}/{METADATA_NAME}".lstrip("/")
+        key = metadata_key(path)
         file = os.path.join(directory, METADATA_NAME)
         try:
             path.encode()
@@ -280,7 +291,7 @@ class _Scan:
         self.found.nodes[path] = data
         return growing
 
-    def _file(self, leaves: list[_Place], relative: str, name: str, status: os.stat_result) -> None:
+    def _file(self, leaves: list[_Place], relative: TreePath, name: str, status: os.stat_result) -> None:
         for place in leaves:
             part = place.files.layout.parse_component(place.level, name)
             if part is None:
@@ -293,22 +304,18 @@ class _Scan:
             else:
                 place.files.add(index, status)
             return
-        if is_zarr_key(name) and not lies_in_hidden(_join(relative, name)):
+        if is_zarr_key(name) and not lies_in_hidden(child(relative, name)):
             self._refuse(relative, name, no_chunk_reason(self._array_above(relative)))
         else:
-            self.found.untracked.append(_join(relative, name))
+            self.found.untracked.append(child(relative, name))
 
-    def _array_above(self, relative: str) -> tuple[str, ChunkKeyLayout] | None:
+    def _array_above(self, relative: TreePath) -> tuple[NodePath, ChunkKeyLayout] | None:
         """Returns the nearest array above a file, and how its chunks' keys are written; None if there is none."""
-        path = f"/{relative}"
-        while path not in self._layouts and path != "/":
-            path = path.rpartition("/")[0] or "/"
+        path = node_path(relative)
+        while path not in self._layouts and path != ROOT_NODE:
+            path = parent_node(path)
         layout = self._layouts.get(path)
         return None if layout is None else (path, layout)
 
-    def _refuse(self, relative: str, name: str, reason: str) -> None:
-        self.found.invalid.append(Invalid(_join(relative, name), reason))
-
-
-def _join(relative: str, name: str) -> str:
-    return f"{relative}/{name}" if relative else name
+    def _refuse(self, relative: TreePath, name: str, reason: str) -> None:
+        self.found.invalid.append(Invalid(child(relative, name), reason))

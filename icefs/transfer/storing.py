@@ -22,6 +22,7 @@ from icefs.errors import IcefsError, SessionStateError
 from icefs.format.chunk_indices import BoolArray, pack_keys
 from icefs.format.ids import ChunkId
 from icefs.format.manifest.refs import ArrayRefs, ChunkKind
+from icefs.paths import NodePath
 from icefs.transfer.disk_errors import disk_error
 from icefs.transfer.ledger import KEPT_S, Ledger
 from icefs.transfer.ledger import Row as LedgerRow
@@ -97,7 +98,7 @@ class ChunkFiles:
 
     # What is there already.
 
-    def reuse(self, arrays: Sequence[ArrayRows], known: Callable[[str], ArrayRefs | None]) -> bool:
+    def reuse(self, arrays: Sequence[ArrayRows], known: Callable[[NodePath], ArrayRefs | None]) -> bool:
         """Takes over what an earlier run has stored, and the store still has.
 
         Nothing but a reference of the branch keeps garbage collection from an object: every other one is looked up.
@@ -124,7 +125,7 @@ class ChunkFiles:
         return bool(doubtful - gone)
 
     def _matching(
-        self, array: ArrayRows, known: Callable[[str], ArrayRefs | None]
+        self, array: ArrayRows, known: Callable[[NodePath], ArrayRefs | None]
     ) -> tuple[ArrayRows, I64, BoolArray] | None:
         """Writes down where the ledger says that chunks are; returns their rows, and which the branch refers to."""
         files = array.files

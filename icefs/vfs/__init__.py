@@ -2,12 +2,14 @@
 
 interface   what the layers of the file system ask of each other: files, directories, trees
 attrs       attributes, and how long the kernel may keep them
-filesystem  the whole: finds the tree of an inode number, and waits where trees may not
+mount       the whole: a mount, made of what was asked for
+filesystem  requests: finds the tree of an inode number, and waits where trees may not
+gauges      what of a mount is open, held and under way
 handles     open files and directories
 names       branch and tag names as file names, and back
 headless    a working tree without a mount: committed, listed or exported
 xattrs      extended attributes that say where a file's bytes come from
-threads     worker threads that answer on the event loop's thread
+threads     worker threads that answer on the event loop's thread, and the pools of them
 fetches     what has to be fetched before a question can be answered
 inodes      inode numbers and times
 chunks      chunk files: which exist, and reading them

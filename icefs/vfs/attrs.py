@@ -4,6 +4,8 @@ import stat
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
+from icefs.inode import NO_INO, Ino
+
 FOREVER_S: Final = 1e9
 """A timeout of thirty years: the kernel asks again only after an invalidation, or when it has forgotten."""
 
@@ -28,7 +30,7 @@ class Attr(NamedTuple):
         attr_timeout_s: How long the other fields may be believed.
     """
 
-    ino: int
+    ino: Ino
     mode: int
     nlink: int
     uid: int
@@ -47,7 +49,7 @@ class Attr(NamedTuple):
 
 
 ABSENT: Final = Attr(
-    ino=0, mode=0, nlink=0, uid=0, gid=0, size=0, mtime_ns=0, ctime_ns=0, atime_ns=0, entry_timeout_s=0.0,
+    ino=NO_INO, mode=0, nlink=0, uid=0, gid=0, size=0, mtime_ns=0, ctime_ns=0, atime_ns=0, entry_timeout_s=0.0,
     attr_timeout_s=0.0,
 )  # fmt: skip
 """The name does not exist now; the kernel asks again the next time."""
@@ -70,7 +72,7 @@ class Ownership:
     gid: int
     umask: int = 0o022
 
-    def attr(self, ino: int, mode: int, *, nlink: int, size: int, time_ns: int) -> Attr:
+    def attr(self, ino: Ino, mode: int, *, nlink: int, size: int, time_ns: int) -> Attr:
         """Returns the attributes of a file or directory that has one time, and that the kernel may always believe."""
         # In order: keywords cost a tenth of a lookup.
         return Attr(ino, mode, nlink, self.uid, self.gid, size, time_ns, time_ns, time_ns, FOREVER_S, FOREVER_S)
@@ -102,7 +104,7 @@ class EntryRun(NamedTuple):
     start: int
     template: Attr
     names: list[bytes]
-    inos: list[int]
+    inos: list[Ino]
     sizes: list[int] | None = None
     mtimes_ns: list[int] | None = None
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from icefs.errors import BadHandleError
+from icefs.inode import Ino
 from icefs.vfs.interface import DirHandle, FileHandle
 
 
@@ -11,7 +12,7 @@ class BytesHandle(FileHandle):
 
     __slots__ = ("_data",)
 
-    def __init__(self, ino: int, data: bytes) -> None:
+    def __init__(self, ino: Ino, data: bytes) -> None:
         super().__init__(ino)
         self._data = data
 
@@ -112,18 +113,18 @@ class HandleTable:
         except KeyError:
             raise BadHandleError(f"no directory is open as {fh}") from None
 
-    def ino_of(self, fh: int) -> int | None:
+    def ino_of(self, fh: int) -> Ino | None:
         """Returns the inode behind a number, for log lines; None if nothing is open so."""
         handle = self._files.get(fh) or self._dirs.get(fh)
         return None if handle is None else handle.ino
 
-    def file_of(self, ino: int) -> FileHandle | None:
+    def file_of(self, ino: Ino) -> FileHandle | None:
         """Returns an open file of an inode, if there is one; looks through all of them."""
         return next((file for file in self._files.values() if file.ino == ino), None)
 
-    def files(self) -> Iterator[FileHandle]:
-        """Yields the open files."""
-        yield from self._files.values()
+    def open_inos(self) -> list[Ino]:
+        """Returns the inode numbers of the open files."""
+        return [file.ino for file in self._files.values()]
 
     def everything(self) -> Iterator[FileHandle | DirHandle]:
         """Yields the open files and directories."""

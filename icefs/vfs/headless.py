@@ -16,7 +16,7 @@ from icefs.engine.read.refs import Refs
 from icefs.engine.write.repository import WritableRepository
 from icefs.errors import DamagedStateError, IcefsError, NotFoundError, RefNotFoundError, StorageError
 from icefs.format.ids import SnapshotId
-from icefs.inode import Invalidations
+from icefs.inode import ROOT_INO, Ino, Invalidations
 from icefs.vfs.attrs import Ownership
 from icefs.vfs.branches.branch_tree import BranchTree
 from icefs.vfs.branches.settings import WorkingOptions
@@ -24,8 +24,8 @@ from icefs.vfs.branches.writable_branch import WritableBranch
 from icefs.vfs.commit.request import CommitRequest
 from icefs.vfs.control.branch_control import BranchControl
 from icefs.vfs.control.mount_control import MountControl
-from icefs.vfs.filesystem import FileSystem, MountRequest
-from icefs.vfs.inodes.table import ROOT_INO
+from icefs.vfs.filesystem import FileSystem
+from icefs.vfs.mount import Mount, MountRequest
 from icefs.vfs.observe.stats import Stats
 from icefs.worktree.freeze.changes import ChangeKind, TreeChange
 from icefs.worktree.spool.left import look_at
@@ -45,7 +45,7 @@ class _NoKernel:
     def invalidate(self, changed: Invalidations) -> None:
         """Does nothing."""
 
-    async def drop_pages(self, ino: int) -> None:
+    async def drop_pages(self, ino: Ino) -> None:
         """Returns at once."""
         await trio.lowlevel.checkpoint()
 
@@ -74,10 +74,10 @@ class Exported:
 
 
 class _Opened:
-    def __init__(self, fs: FileSystem, branch: BranchTree, tree: WritableBranch) -> None:
-        self.fs = fs
+    def __init__(self, mount: Mount, branch: BranchTree, tree: WritableBranch) -> None:
+        self.fs = mount.fs
         self.tree = tree
-        self.control = BranchControl(branch, tree, fs.open_inos, fs.outcomes)
+        self.control = BranchControl(branch, tree, mount.fs.handles.open_inos, mount.outcomes)
 
 
 def _run[T](
@@ -97,18 +97,18 @@ def _run[T](
     ownership = Ownership(os.getuid(), os.getgid())
     working = WorkingOptions(directory.parent, uploads=UploadOptions(quiet_s=None), state_directory=directory)
     request = MountRequest(ownership, "branch", info.branch, snapshot_id, working=working)
-    fs = FileSystem(repository, refs, request, _NoKernel(), Stats(()), MountControl)
+    mount = Mount(repository, refs, request, _NoKernel(), Stats(()), MountControl)
 
     async def main() -> T:
-        [branch] = fs.branches()
+        [branch] = mount.trees.branches()
         assert branch.writable is not None  # a writable repository's branch
         await branch.writable.operations.look()
-        return await work(_Opened(fs, branch, branch.writable))
+        return await work(_Opened(mount, branch, branch.writable))
 
     try:
         return trio.run(main)
     finally:
-        fs.close()
+        mount.close()
 
 
 def _shown(refs: Refs, branch: str, base: str, *, needs_branch: bool) -> SnapshotId:
@@ -242,8 +242,8 @@ async def _export_file(fs: FileSystem, path: str, target: Path | None, exported:
         await fs.release(fh)
 
 
-async def _find(fs: FileSystem, path: str) -> int:
-    ino = ROOT_INO
+async def _find(fs: FileSystem, path: str) -> Ino:
+    ino: Ino = ROOT_INO
     for name in path.split("/"):
         ino = (await fs.lookup(ino, name)).ino
         if not ino:

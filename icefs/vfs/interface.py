@@ -18,7 +18,7 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from icefs.errors import BadHandleError, NotADirectoryTreeError, ReadOnlyError, TreeError, UnsupportedError
-from icefs.inode import Invalidations
+from icefs.inode import Ino, Invalidations
 from icefs.vfs.attrs import Attr, EntryRun, FsStats
 
 
@@ -111,7 +111,7 @@ class FileHandle(ABC):
     wants_flush: bool = False
     reading_acts: bool = False
 
-    def __init__(self, ino: int) -> None:
+    def __init__(self, ino: Ino) -> None:
         self.ino = ino
 
     @property
@@ -181,7 +181,7 @@ class DirHandle(ABC):
 
     __slots__ = ("ino",)
 
-    def __init__(self, ino: int) -> None:
+    def __init__(self, ino: Ino) -> None:
         self.ino = ino
 
     @abstractmethod
@@ -205,57 +205,57 @@ def _read_only(what: str) -> ReadOnlyError:
 class TreeChanges:
     """What changes a tree; these methods refuse, and a tree that can be written to implements them."""
 
-    def __init__(self, path_of: Callable[[int], str]) -> None:
+    def __init__(self, path_of: Callable[[Ino], str]) -> None:
         """Takes what returns the path of an inode, for messages."""
         self._path_of = path_of
 
-    async def setattr(self, ino: int, changes: AttrChanges, handle: FileHandle | None, caller: Caller) -> Attr:
+    async def setattr(self, ino: Ino, changes: AttrChanges, handle: FileHandle | None, caller: Caller) -> Attr:
         """Changes attributes, truncation included."""
         raise _read_only(self._path_of(ino))
 
-    async def create(self, parent: int, name: str, mode: int, flags: int, caller: Caller) -> tuple[FileHandle, Attr]:
+    async def create(self, parent: Ino, name: str, mode: int, flags: int, caller: Caller) -> tuple[FileHandle, Attr]:
         """Creates and opens a regular file."""
         raise _read_only(self._path_of(parent))
 
-    async def mknod(self, parent: int, name: str, mode: int, rdev: int, caller: Caller) -> Attr:
+    async def mknod(self, parent: Ino, name: str, mode: int, rdev: int, caller: Caller) -> Attr:
         """Creates a regular file or a special one."""
         raise _read_only(self._path_of(parent))
 
-    async def mkdir(self, parent: int, name: str, mode: int, caller: Caller) -> Attr:
+    async def mkdir(self, parent: Ino, name: str, mode: int, caller: Caller) -> Attr:
         """Creates a directory."""
         raise _read_only(self._path_of(parent))
 
-    async def unlink(self, parent: int, name: str) -> None:
+    async def unlink(self, parent: Ino, name: str) -> None:
         """Removes a file."""
         raise _read_only(self._path_of(parent))
 
-    async def rmdir(self, parent: int, name: str) -> None:
+    async def rmdir(self, parent: Ino, name: str) -> None:
         """Removes an empty directory."""
         raise _read_only(self._path_of(parent))
 
-    async def symlink(self, parent: int, name: str, target: str, caller: Caller) -> Attr:
+    async def symlink(self, parent: Ino, name: str, target: str, caller: Caller) -> Attr:
         """Creates a symbolic link."""
         raise _read_only(self._path_of(parent))
 
-    async def rename(self, old_parent: int, old_name: str, new_parent: int, new_name: str, flags: int) -> None:
+    async def rename(self, old_parent: Ino, old_name: str, new_parent: Ino, new_name: str, flags: int) -> None:
         """Renames within the tree; `flags` are those of `renameat2(2)`."""
         raise _read_only(self._path_of(old_parent))
 
-    async def link(self, ino: int, new_parent: int, new_name: str) -> Attr:
+    async def link(self, ino: Ino, new_parent: Ino, new_name: str) -> Attr:
         """Gives a file of the tree another name."""
         raise _read_only(self._path_of(new_parent))
 
-    async def setxattr(self, ino: int, name: str, value: bytes) -> None:
+    async def setxattr(self, ino: Ino, name: str, value: bytes) -> None:
         """Sets an extended attribute."""
         if name.startswith("system.posix_acl_"):
             raise UnsupportedError("access control lists are not supported", name=name)
         raise _read_only(self._path_of(ino))
 
-    async def removexattr(self, ino: int, name: str) -> None:
+    async def removexattr(self, ino: Ino, name: str) -> None:
         """Removes an extended attribute."""
         await self.setxattr(ino, name, b"")
 
-    async def fsyncdir(self, ino: int) -> None:
+    async def fsyncdir(self, ino: Ino) -> None:
         """Makes a directory's entries durable."""
 
 
@@ -276,11 +276,11 @@ class Tree(ABC):
         """The tree's place in the mount, for log lines: `branches/main`; empty for the root."""
 
     @abstractmethod
-    def path_of(self, ino: int) -> str:
+    def path_of(self, ino: Ino) -> str:
         """Returns the path of an inode below the tree's root, for log lines; never raises."""
 
     @abstractmethod
-    def lookup(self, parent: int, name: str) -> Attr:
+    def lookup(self, parent: Ino, name: str) -> Attr:
         """Finds a name in a directory and counts one more reference of the kernel to what it leads to.
 
         Returns:
@@ -292,7 +292,7 @@ class Tree(ABC):
         """
 
     @abstractmethod
-    def getattr(self, ino: int) -> Attr:
+    def getattr(self, ino: Ino) -> Attr:
         """Returns an inode's attributes.
 
         Raises:
@@ -307,10 +307,10 @@ class Tree(ABC):
         """
         return self.getattr(file.ino)
 
-    def forget(self, ino: int, count: int) -> None:  # noqa: B027
+    def forget(self, ino: Ino, count: int) -> None:  # noqa: B027
         """Records that the kernel dropped `count` references to an inode."""
 
-    def readlink(self, ino: int) -> str:
+    def readlink(self, ino: Ino) -> str:
         """Returns where a symbolic link leads.
 
         Raises:
@@ -319,7 +319,7 @@ class Tree(ABC):
         raise TreeError("not a symbolic link", ino=ino)
 
     @abstractmethod
-    def open(self, ino: int, flags: int) -> FileHandle:
+    def open(self, ino: Ino, flags: int) -> FileHandle:
         """Opens a file with the flags of `open(2)`.
 
         Raises:
@@ -329,18 +329,18 @@ class Tree(ABC):
         """
 
     @abstractmethod
-    def opendir(self, ino: int) -> DirHandle:
+    def opendir(self, ino: Ino) -> DirHandle:
         """Opens a directory.
 
         Raises:
             NotADirectoryTreeError: the inode is a file.
         """
 
-    def listxattr(self, ino: int) -> Sequence[str]:
+    def listxattr(self, ino: Ino) -> Sequence[str]:
         """Returns the names of the inode's extended attributes."""
         return ()
 
-    def getxattr(self, ino: int, name: str) -> bytes | None:
+    def getxattr(self, ino: Ino, name: str) -> bytes | None:
         """Returns an extended attribute, or None if the inode has none of that name."""
         return None
 
@@ -355,44 +355,44 @@ class Vfs(Protocol):
 
     wants_flush: bool
 
-    async def lookup(self, parent: int, name: str) -> Attr:
+    async def lookup(self, parent: Ino, name: str) -> Attr:
         """Finds a name in a directory."""
 
-    async def getattr(self, ino: int) -> Attr:
+    async def getattr(self, ino: Ino) -> Attr:
         """Returns attributes."""
 
-    async def setattr(self, ino: int, changes: AttrChanges, fh: int | None, caller: Caller) -> Attr:
+    async def setattr(self, ino: Ino, changes: AttrChanges, fh: int | None, caller: Caller) -> Attr:
         """Changes attributes; `fh` is the open file that it is done through, if any."""
 
-    async def readlink(self, ino: int) -> str:
+    async def readlink(self, ino: Ino) -> str:
         """Returns where a symbolic link leads."""
 
-    async def mknod(self, parent: int, name: str, mode: int, rdev: int, caller: Caller) -> Attr:
+    async def mknod(self, parent: Ino, name: str, mode: int, rdev: int, caller: Caller) -> Attr:
         """Creates a file."""
 
-    async def mkdir(self, parent: int, name: str, mode: int, caller: Caller) -> Attr:
+    async def mkdir(self, parent: Ino, name: str, mode: int, caller: Caller) -> Attr:
         """Creates a directory."""
 
-    async def unlink(self, parent: int, name: str) -> None:
+    async def unlink(self, parent: Ino, name: str) -> None:
         """Removes a file."""
 
-    async def rmdir(self, parent: int, name: str) -> None:
+    async def rmdir(self, parent: Ino, name: str) -> None:
         """Removes a directory."""
 
-    async def symlink(self, parent: int, name: str, target: str, caller: Caller) -> Attr:
+    async def symlink(self, parent: Ino, name: str, target: str, caller: Caller) -> Attr:
         """Creates a symbolic link."""
 
-    async def rename(self, old_parent: int, old_name: str, new_parent: int, new_name: str, flags: int) -> None:
+    async def rename(self, old_parent: Ino, old_name: str, new_parent: Ino, new_name: str, flags: int) -> None:
         """Renames; raises CrossTreeError from one tree to another."""
 
-    async def link(self, ino: int, new_parent: int, new_name: str) -> Attr:
+    async def link(self, ino: Ino, new_parent: Ino, new_name: str) -> Attr:
         """Makes a hard link; raises CrossTreeError from one tree to another."""
 
-    async def open(self, ino: int, flags: int) -> tuple[int, FileHandle]:
+    async def open(self, ino: Ino, flags: int) -> tuple[int, FileHandle]:
         """Opens a file and returns its handle with the handle's number."""
 
     async def create(
-        self, parent: int, name: str, mode: int, flags: int, caller: Caller
+        self, parent: Ino, name: str, mode: int, flags: int, caller: Caller
     ) -> tuple[int, FileHandle, Attr]:
         """Creates and opens a file."""
 
@@ -417,7 +417,7 @@ class Vfs(Protocol):
     async def fsync(self, fh: int) -> None:
         """Makes an open file durable."""
 
-    async def opendir(self, ino: int) -> int:
+    async def opendir(self, ino: Ino) -> int:
         """Opens a directory and returns its handle's number."""
 
     async def readdir(self, fh: int, position: int) -> EntryRun | None:
@@ -435,19 +435,19 @@ class Vfs(Protocol):
     async def statfs(self) -> FsStats:
         """Describes the file system as a whole."""
 
-    async def setxattr(self, ino: int, name: str, value: bytes) -> None:
+    async def setxattr(self, ino: Ino, name: str, value: bytes) -> None:
         """Sets an extended attribute."""
 
-    async def getxattr(self, ino: int, name: str) -> bytes | None:
+    async def getxattr(self, ino: Ino, name: str) -> bytes | None:
         """Returns an extended attribute, or None."""
 
-    async def listxattr(self, ino: int) -> Sequence[str]:
+    async def listxattr(self, ino: Ino) -> Sequence[str]:
         """Returns the names of extended attributes."""
 
-    async def removexattr(self, ino: int, name: str) -> None:
+    async def removexattr(self, ino: Ino, name: str) -> None:
         """Removes an extended attribute."""
 
-    def forget(self, ino: int, count: int) -> None:
+    def forget(self, ino: Ino, count: int) -> None:
         """Drops references of the kernel to an inode."""
 
     def takes_ioctl(self, command: int) -> bool:
@@ -456,7 +456,7 @@ class Vfs(Protocol):
     def only_reads(self, fh: int) -> bool:
         """Tells whether to read from what is open changes nothing; also of what is not open. Never raises."""
 
-    def describe_inode(self, ino: int) -> str:
+    def describe_inode(self, ino: Ino) -> str:
         """Returns the path of an inode below the mountpoint, for log lines; never raises."""
 
     def describe_handle(self, fh: int) -> str:
@@ -485,7 +485,7 @@ class Notifier(Protocol):
     def invalidate(self, changed: Invalidations) -> None:
         """Makes the kernel look names up and ask for attributes again; open files stay open."""
 
-    async def drop_pages(self, ino: int) -> None:
+    async def drop_pages(self, ino: Ino) -> None:
         """Returns when the kernel has dropped what it cached of a file's content; requests are answered meanwhile."""
 
     async def drain(self) -> None:

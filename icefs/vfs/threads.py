@@ -3,8 +3,14 @@
 import contextlib
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Final
 
 import trio
+
+_LOADERS: Final = 8
+_CONTROLLERS: Final = 32
+_FEWEST_READERS: Final = 4
+_MOST_READERS: Final = 32
 
 
 class Threads:
@@ -65,3 +71,36 @@ class Threads:
         """Takes no more work; what runs is left to end by itself."""
         self.is_closed = True
         self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+class Pools:
+    """The worker threads of a mount.
+
+    Attributes:
+        load: Fetch what trees need.
+        read: Fetch chunks.
+        write: Copy, sync and truncate files of working trees.
+        control: Serve control files and commands. They have threads of their own, and say what is wrong while a store
+            does not answer.
+    """
+
+    def __init__(self, concurrency: int) -> None:
+        """Takes how many requests the store serves at once."""
+        self.load = Threads(_LOADERS, "icefs-load")
+        self.read = Threads(max(_FEWEST_READERS, min(_MOST_READERS, concurrency)), "icefs-read")
+        self.write = Threads(_LOADERS, "icefs-write")
+        self.control = Threads(_CONTROLLERS, "icefs-control")
+
+    def pending(self) -> dict[str, int]:
+        """Returns how many functions run or wait, by pool."""
+        return {
+            "load": self.load.pending,
+            "read": self.read.pending,
+            "write": self.write.pending,
+            "control": self.control.pending,
+        }
+
+    def close(self) -> None:
+        """Takes no more work; see `Threads.close`."""
+        for threads in (self.write, self.load, self.control, self.read):
+            threads.close()

@@ -5,8 +5,11 @@ snapshot; tests implement it over a dictionary. One `BaseTree` never changes: af
 tree asks its owner for another one.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, Protocol
+
+from icefs.inode import Ino
+from icefs.paths import TreePath
 
 
 class BaseAttr(NamedTuple):
@@ -21,7 +24,7 @@ class BaseAttr(NamedTuple):
         mtime_ns: When its content last changed.
     """
 
-    ino: int
+    ino: Ino
     is_dir: bool
     size: int
     mtime_ns: int
@@ -30,7 +33,7 @@ class BaseAttr(NamedTuple):
 class BaseEntry(NamedTuple):
     """A untouched node: its path and attributes."""
 
-    path: str
+    path: TreePath
     attr: BaseAttr
 
 
@@ -42,48 +45,24 @@ class BaseTree(Protocol):
     before, without it. `read` and `copy_to` are called without the lock.
     """
 
-    def stat(self, path: str) -> BaseAttr | None:
+    def stat(self, path: TreePath) -> BaseAttr | None:
         """Returns the attributes of `path`, None if nothing is there. The root is always a directory."""
 
-    def stat_many(self, paths: Sequence[str]) -> Sequence[BaseAttr | None]:
+    def stat_many(self, paths: Sequence[TreePath]) -> Sequence[BaseAttr | None]:
         """Returns what `stat` says of each path; may wait for the network, so nobody holds a lock."""
 
-    def content(self, path: str) -> object:
+    def content(self, path: TreePath) -> object:
         """Returns something that is equal for two files of any snapshots only if their bytes are; None for no file."""
 
-    def list(self, path: str) -> Iterable[tuple[str, BaseAttr]]:
+    def list(self, path: TreePath) -> Iterable[tuple[str, BaseAttr]]:
         """Yields the entries of a directory, in any order but the same at every call; lazily if there are many."""
 
-    def read(self, path: str, offset: int, size: int) -> bytes:
+    def read(self, path: TreePath, offset: int, size: int) -> bytes:
         """Returns `size` bytes of a file from `offset`, fewer only where the file ends."""
 
-    def copy_to(self, path: str, fd: int) -> None:
+    def copy_to(self, path: TreePath, fd: int) -> None:
         """Writes a whole file to a descriptor that is open for writing and stands at its beginning."""
 
 
 type BaseFactory = Callable[[str], BaseTree]
 """Returns the tree of a snapshot, by its id."""
-
-
-def join(parent: str, name: str) -> str:
-    """Appends a name to a path without leading slash."""
-    return f"{parent}/{name}" if parent else name
-
-
-def ancestors(path: str) -> Iterator[str]:
-    """Yields the directories that a path lies in, the nearest first, the root last."""
-    while path:
-        path = path.rpartition("/")[0]
-        yield path
-
-
-def lineage(path: str) -> Iterator[str]:
-    """Yields a path and those it lies below, but for the root."""
-    while path:
-        yield path
-        path = path.rpartition("/")[0]
-
-
-def is_below(path: str, ancestor: str) -> bool:
-    """Tells whether `path` is `ancestor` or lies below it."""
-    return not ancestor or path == ancestor or path.startswith(f"{ancestor}/")

@@ -22,6 +22,7 @@ import os
 from dataclasses import dataclass, field
 
 from icefs.errors import DamagedStateError
+from icefs.paths import TreePath
 from icefs.worktree.core.content import MAX_SIZE_BYTES
 from icefs.worktree.core.tree_core import TreeCore
 from icefs.worktree.freeze.commits import Commits
@@ -68,10 +69,10 @@ class Recovery:
 
     is_new: bool = False
     entries: int = 0
-    rewritten: list[str] = field(default_factory=list)
-    lost: list[str] = field(default_factory=list)
-    cut: list[str] = field(default_factory=list)
-    changed: list[str] = field(default_factory=list)
+    rewritten: list[TreePath] = field(default_factory=list)
+    lost: list[TreePath] = field(default_factory=list)
+    cut: list[TreePath] = field(default_factory=list)
+    changed: list[TreePath] = field(default_factory=list)
     swept: int = 0
     set_aside: int = 0
 
@@ -119,7 +120,11 @@ class Loader:
                 node: Node = core.root
             elif row.kind:
                 node = DirNode(
-                    row.id, core.new_ino(), core.perm(row.mode, row.uid, row.gid), row.mtime_ns, row.base_path
+                    row.id,
+                    core.new_ino(),
+                    core.perm(row.mode, row.uid, row.gid),
+                    row.mtime_ns,
+                    row.base_path,
                 )
             else:
                 node = FileNode(row.id, core.new_ino(), core.perm(row.mode, row.uid, row.gid), row.size, row.mtime_ns)

@@ -29,6 +29,8 @@ from typing import Self
 from icefs.engine.read.session import Session
 from icefs.engine.write.collection_log import Collections
 from icefs.errors import NoSpaceError, SessionStateError
+from icefs.inode import Ino
+from icefs.paths import ROOT_DIRECTORY, TreePath
 from icefs.storage.base import Storage
 from icefs.worktree.base import BaseFactory
 from icefs.worktree.core.content import Content
@@ -91,7 +93,7 @@ class TreeOptions:
     """
 
     base_for: BaseFactory
-    allocate_ino: Callable[[], int]
+    allocate_ino: Callable[[], Ino]
     repository: str
     branch: str
     base: str
@@ -153,7 +155,7 @@ class WorkTree:
         check_owner(self.directory, meta, self.repository, self.branch)
         base = str(meta.get("base", options.base))
         base_tree = options.base_for(base)
-        root = base_tree.stat("")
+        root = base_tree.stat(ROOT_DIRECTORY)
         self._core = core = TreeCore(
             journal=journal,
             spool=Spool(self.directory / SPOOL_NAME, options.io),
@@ -281,13 +283,13 @@ class WorkTree:
         """The snapshot that the tree stands on."""
         return self._core.base
 
-    def used_numbers(self) -> list[int]:
+    def used_numbers(self) -> list[Ino]:
         """Returns the inode numbers that the tree answers for: of its nodes, and of what was committed."""
         with self._core.lock:
             return [*self._core.by_ino, *self._core.kept.used()]
 
     @property
-    def root_ino(self) -> int:
+    def root_ino(self) -> Ino:
         """The inode number of the root."""
         return self._core.root.ino
 
@@ -353,7 +355,7 @@ class WorkTree:
         """Gives back what `view` returned."""
         self._commits.release(frozen)
 
-    def record_intent(self, frozen: FrozenTree, snapshot_id: str, base: str, left: Iterable[str] = ()) -> None:
+    def record_intent(self, frozen: FrozenTree, snapshot_id: str, base: str, left: Iterable[TreePath] = ()) -> None:
         """Notes, so that it survives power loss, that `frozen` is about to be published as a snapshot.
 
         Args:
@@ -417,7 +419,7 @@ class WorkTree:
         """Changes whenever the tree may show something else than before."""
         return self._core.revision
 
-    def discard(self, path: str = "", opened: Iterable[str] = ()) -> Discarded:
+    def discard(self, path: TreePath = ROOT_DIRECTORY, opened: Iterable[TreePath] = ()) -> Discarded:
         """Drops all changes at a path and below it, or all there are; `opened` are base files opened elsewhere."""
         self._commits.release_again()
-        return discard(self._core, self._removal, path.strip("/"), opened)
+        return discard(self._core, self._removal, path, opened)

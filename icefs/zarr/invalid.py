@@ -5,13 +5,14 @@ from typing import NamedTuple
 
 from icefs.errors import InvalidMetadataError
 from icefs.format.chunk_sizes import ChunkSizes
+from icefs.paths import NodePath, TreePath
 from icefs.zarr.keys import ChunkKeyLayout
 
 
 class Invalid(NamedTuple):
     """A file that cannot be committed or imported, or waits for one that cannot be, and why."""
 
-    path: str
+    path: TreePath
     reason: str
 
 
@@ -20,7 +21,7 @@ def metadata_reason(error: InvalidMetadataError) -> str:
     return f"is not valid: {error.facts['reason']}"
 
 
-def no_chunk_reason(array: tuple[str, ChunkKeyLayout] | None) -> str:
+def no_chunk_reason(array: tuple[NodePath, ChunkKeyLayout] | None) -> str:
     """Says why a file with the name of a chunk is none.
 
     Args:
@@ -32,7 +33,7 @@ def no_chunk_reason(array: tuple[str, ChunkKeyLayout] | None) -> str:
     return f"is no chunk of {path}: its chunks have names such as {layout.format((0,) * layout.ndim)}"
 
 
-def unfit_reason(sizes: ChunkSizes, path: str, index: Sequence[int], size_bytes: int) -> str | None:
+def unfit_reason(sizes: ChunkSizes, path: NodePath, index: Sequence[int], size_bytes: int) -> str | None:
     """Says why a file cannot be a chunk because of its size; None if it can.
 
     Args:

@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from icefs.errors import InvalidInputError
 from icefs.format.zarr_json import ChunkKeyEncoding, chunk_key_encoding_of
+from icefs.paths import ROOT_NODE, NodePath, TreePath
 
 METADATA_NAME = "zarr.json"
 """The file of a node's metadata."""
@@ -222,47 +223,47 @@ def parse_chunk_key(encoding: ChunkKeyEncoding, ndim: int, relative: str) -> Chu
     return ChunkKeyLayout.of(encoding, ndim).parse(relative)
 
 
-def node_prefix(path: str) -> str:
+def node_prefix(path: NodePath) -> str:
     """Returns what the keys below a node start with: `""` for `/`, `a/b/` for `/a/b`."""
     return "" if path == "/" else f"{path[1:]}/"
 
 
-def metadata_key(path: str) -> str:
+def metadata_key(path: NodePath) -> TreePath:
     """Returns the key of a node's metadata: `a/b/zarr.json` for `/a/b`."""
-    return node_prefix(path) + METADATA_NAME
+    return TreePath(node_prefix(path) + METADATA_NAME)
 
 
-def parse_metadata_key(key: str) -> str | None:
+def parse_metadata_key(key: TreePath) -> NodePath | None:
     """Returns the path of the node whose metadata `key` names; None if it names no metadata."""
     if key == METADATA_NAME:
-        return "/"
-    return f"/{key[: -len(METADATA_NAME) - 1]}" if key.endswith(f"/{METADATA_NAME}") else None
+        return ROOT_NODE
+    return NodePath(f"/{key[: -len(METADATA_NAME) - 1]}") if key.endswith(f"/{METADATA_NAME}") else None
 
 
-def split_candidates(key: str) -> Iterator[tuple[str, str]]:
+def split_candidates(key: TreePath) -> Iterator[tuple[NodePath, str]]:
     """Yields each way to read `key` as a node's path and a key relative to it, the longest path first.
 
     Which one holds depends on the nodes that exist: `a/c/0/0` is a chunk of `/a`, or (encoding v2) of `/a/c`.
     """
     end = key.rfind("/")
     while end > 0:
-        yield f"/{key[:end]}", key[end + 1 :]
+        yield NodePath(f"/{key[:end]}"), key[end + 1 :]
         end = key.rfind("/", 0, end)
-    yield "/", key
+    yield ROOT_NODE, key
 
 
-def normalize_key(key: str) -> str:
+def normalize_key(key: str) -> TreePath:
     """Drops leading, trailing and doubled slashes, as the official library does.
 
     Raises:
         InvalidInputError: a segment is `.` or `..`.
     """
     if not key or (key[0] != "/" and key[-1] != "/" and "//" not in key and "./" not in key and key[-1] != "."):
-        return key
+        return TreePath(key)
     segments = [segment for segment in key.split("/") if segment]
     if "." in segments or ".." in segments:
         raise InvalidInputError(f"{key!r} is not a Zarr key: it has a '.' or '..' segment", kind="invalid-key", key=key)
-    return "/".join(segments)
+    return TreePath("/".join(segments))
 
 
 def lies_in_hidden(key: str) -> bool:

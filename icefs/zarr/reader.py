@@ -18,6 +18,7 @@ from icefs.engine.write.edited_chunks import EditedChunks
 from icefs.errors import InvalidInputError, NodeNotFoundError
 from icefs.format.manifest.refs import ChunkRef, InlineRef
 from icefs.format.snapshot.nodes import NodeSnapshot
+from icefs.paths import NodePath, TreePath, node_path
 from icefs.zarr.keys import (
     METADATA_NAME,
     V2_METADATA_NAMES,
@@ -75,7 +76,7 @@ class ByteRange:
 class OpenArray:
     """An array whose keys are being read: its chunk references and how its keys are written."""
 
-    path: str
+    path: NodePath
     chunks: ArrayChunks | EditedChunks
     layout: ChunkKeyLayout
 
@@ -128,12 +129,12 @@ class KeyReader:
 
     def __init__(self, session: Session) -> None:
         self.session = session
-        self._arrays: dict[str, OpenArray | None] = {}
-        self._paths: frozenset[str] | None = None
+        self._arrays: dict[NodePath, OpenArray | None] = {}
+        self._paths: frozenset[NodePath] | None = None
 
     # Finding what a key names.
 
-    def _node(self, path: str) -> NodeSnapshot | None:
+    def _node(self, path: NodePath) -> NodeSnapshot | None:
         if self.session.read_only:
             # Most paths that are asked for are parts of chunk keys, where no node is: a set knows that at once.
             if self._paths is None:
@@ -142,7 +143,7 @@ class KeyReader:
                 return None
         return self.session.get_node(path)
 
-    def open_array(self, path: str) -> OpenArray | None:
+    def open_array(self, path: NodePath) -> OpenArray | None:
         """Returns the array at a path; None if no node or a group is there."""
         try:
             return self._arrays[path]
@@ -202,13 +203,13 @@ class KeyReader:
             FormatError, StorageError: a manifest that answers for one of them cannot be read.
         """
         found: list[int | None] = [None] * len(keys)
-        asked: dict[str, tuple[OpenArray, list[int], list[ChunkIndex]]] = {}
+        asked: dict[NodePath, tuple[OpenArray, list[int], list[ChunkIndex]]] = {}
         directories: dict[str, list[tuple[OpenArray, int, ChunkIndex]]] = {}
         for position, key in enumerate(keys):
             directory, _, name = key.rpartition("/")
             places = directories.get(directory)
             if places is None:
-                places = directories[directory] = list(self._leaf_places(directory))
+                places = directories[directory] = list(self._leaf_places(TreePath(directory)))
             for opened, level, prefix in places:
                 part = opened.layout.parse_component(level, name)
                 if part is not None:
@@ -224,13 +225,13 @@ class KeyReader:
                     found[position] = length
         return found
 
-    def _leaf_places(self, directory: str) -> Iterator[tuple[OpenArray, int, ChunkIndex]]:
+    def _leaf_places(self, directory: TreePath) -> Iterator[tuple[OpenArray, int, ChunkIndex]]:
         """Yields the arrays that may have chunks in a directory: the longest path first.
 
         Yields:
             The array, the level of the chunks' names in their keys, and the coordinates that all of them share.
         """
-        for path, relative in split_candidates(f"{directory}/" if directory else ""):
+        for path, relative in split_candidates(TreePath(f"{directory}/") if directory else directory):
             opened = self.open_array(path)
             components = relative.split("/")[:-1]
             if opened is not None and len(components) == opened.layout.depth - 1:
@@ -287,7 +288,7 @@ class KeyReader:
             max_rows: The most keys in a batch.
         """
         prefix = normalize_key(prefix)
-        nodes = list(self.session.list_nodes(f"/{prefix}"))
+        nodes = list(self.session.list_nodes(node_path(prefix)))
         for start in range(0, len(nodes), max_rows):
             yield [metadata_key(node.path) for node in nodes[start : start + max_rows]]
         inside = self.directory_of_chunks(prefix)
@@ -304,7 +305,7 @@ class KeyReader:
     def list_directory(self, prefix: str = "") -> list[str]:
         """Returns the names in a directory of keys, each once, in no promised order; none if it does not exist."""
         prefix = normalize_key(prefix)
-        path = f"/{prefix}"
+        path = node_path(prefix)
         names = dict.fromkeys(self.session.children(path))
         if self._node(path) is not None:
             names[METADATA_NAME] = None
@@ -322,7 +323,7 @@ class KeyReader:
         """Returns the total length in bytes of the values below a directory, without reading them."""
         prefix = normalize_key(prefix)
         total = 0
-        for node in self.session.list_nodes(f"/{prefix}"):
+        for node in self.session.list_nodes(node_path(prefix)):
             total += len(node.user_data)
             opened = self.open_array(node.path)
             if opened is not None:
@@ -333,14 +334,14 @@ class KeyReader:
             total += sum(int(lengths.sum()) for _, lengths in above.batches_below(index, ALL_ROWS))
         return total
 
-    def directory_of_chunks(self, prefix: str) -> tuple[OpenArray, ChunkIndex, int] | None:
+    def directory_of_chunks(self, prefix: TreePath) -> tuple[OpenArray, ChunkIndex, int] | None:
         """Finds the array that may have chunk keys in the directory `prefix`.
 
         Returns:
             The array; the coordinates that all its chunk keys in the directory share; and the level of the path
             components in the directory, 0 where the directory is that of the array itself.
         """
-        for path, relative in chain([(f"/{prefix}", "")], split_candidates(prefix) if prefix else ()):
+        for path, relative in chain([(node_path(prefix), "")], split_candidates(prefix) if prefix else ()):
             opened = self.open_array(path)
             components = relative.split("/") if relative else []
             if opened is not None and len(components) < opened.layout.depth:

@@ -25,6 +25,7 @@ from icefs.engine.write.session import WritableSession
 from icefs.errors import ReadOnlyError
 from icefs.format.manifest.refs import InlineRef
 from icefs.format.snapshot.nodes import NodeSnapshot
+from icefs.paths import TreePath
 from icefs.zarr.keys import parse_metadata_key
 from icefs.zarr.reader import ByteRange, KeyReader
 from icefs.zarr.writer import KeyWriter, MetadataTarget
@@ -286,7 +287,7 @@ class IcechunkStore(zarr.abc.store.Store):
         """Sets many keys, first all metadata in their order, then the chunks side by side."""
         chunks = []
         for key, value in values:
-            if parse_metadata_key(key) is None:
+            if parse_metadata_key(TreePath(key)) is None:
                 chunks.append((key, value))
             else:
                 await self.set(key, value)

@@ -22,6 +22,7 @@ from icefs.engine.write.session import WritableSession
 from icefs.errors import InvalidInputError
 from icefs.format.ids import NodeId
 from icefs.format.manifest.refs import ArrayRefs, ChunkKind
+from icefs.paths import NodePath
 
 _URL: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(//.*)", re.DOTALL)
 _FILE: Final = re.compile(r"//(?:localhost)?(/[^?#]*)(.*)", re.DOTALL | re.IGNORECASE)
@@ -111,7 +112,7 @@ class LocationCheck:
 
 def set_virtual_columns(
     session: WritableSession,
-    path: str,
+    path: NodePath,
     coords: Sequence[npt.NDArray[np.int64]],
     locations: Sequence[str],
     offsets: npt.ArrayLike,

@@ -11,6 +11,7 @@ from typing import Final
 
 from icefs.engine.write.session import WritableSession
 from icefs.errors import InvalidInputError, NodeNotFoundError, SessionStateError
+from icefs.paths import NodePath, TreePath, node_path
 from icefs.zarr.keys import (
     V2_METADATA_NAMES,
     ChunkIndex,
@@ -30,14 +31,14 @@ _DEFAULT_KEY: Final = re.compile(r"(?:.*/)?c(?:/[0-9]+)*")
 class MetadataTarget:
     """The metadata of the node at a path."""
 
-    path: str
+    path: NodePath
 
 
 @dataclass(frozen=True, slots=True)
 class ChunkTarget:
     """A chunk of the array at a path; the index may lie outside of the array's grid."""
 
-    path: str
+    path: NodePath
     index: ChunkIndex
 
 
@@ -73,7 +74,7 @@ class KeyWriter:
         match = _CHUNK_KEY.fullmatch(key)
         if match is None or not is_zarr_key(key):
             raise _invalid_key(key)
-        path = f"/{match[1] or ''}"
+        path = node_path(TreePath(match[1] or ""))
         node = self.session.get_node(path)
         if node is None:
             raise NodeNotFoundError(f"{key} cannot be written: no array is at {path}", path=path, hint="create it")
@@ -85,7 +86,7 @@ class KeyWriter:
             raise InvalidInputError(f"{key} is no chunk key of {path}", kind="invalid-chunk-index", path=path)
         raise _invalid_key(key)
 
-    def _find(self, key: str) -> Target | None:
+    def _find(self, key: TreePath) -> Target | None:
         path = parse_metadata_key(key)
         if path is not None:
             return MetadataTarget(path)
@@ -115,7 +116,7 @@ class KeyWriter:
         elif key[key.rfind("/") + 1 :] not in V2_METADATA_NAMES and not is_zarr_key(key):
             raise _invalid_key(key)
 
-    def _delete_node(self, path: str) -> None:
+    def _delete_node(self, path: NodePath) -> None:
         node = self.session.get_node(path)
         if node is not None and node.array is not None:
             self.session.delete_nodes([path])
@@ -135,7 +136,7 @@ class KeyWriter:
         if inside is not None and inside[2]:
             opened, index, _ = inside
             self.session.delete_chunks_below(opened.path, index)
-        self.session.delete_node(f"/{prefix}")
+        self.session.delete_node(node_path(prefix))
 
 
 def _invalid_key(key: str) -> InvalidInputError:

@@ -18,7 +18,7 @@ from icefs.storage.memory import MemoryStorage
 from icefs.transfer.exporting import Exported, ExportRequest, export_session
 from tests.support.folding_fs import fold, folding_file_system
 from tests.support.mounting import require_fuse
-from tests.support.soak import SOAK
+from tests.support.soak import depth
 from tests.unit.transfer.test_exporting import files
 from tests.unit.transfer.test_importing import array, read
 
@@ -89,7 +89,7 @@ NAMES = st.lists(
 
 
 @given(names=NAMES)
-@settings(max_examples=600 if SOAK else 15)
+@settings(max_examples=depth(15, 600))
 def test_any_names_are_exported_as_they_are_or_refused(folding: Path, names: list[str]):
     repo = repository(*(f"/{name}" for name in names))
     target = folding / f"any{next(_numbers)}"

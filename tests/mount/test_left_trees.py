@@ -11,10 +11,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import click
 import icechunk
 import pytest
 import zarr
@@ -22,7 +22,8 @@ import zarr
 from icefs.cli.commands.mount import mount as mount_cli
 from icefs.cli.main import main
 from icefs.cli.support.exit_codes import STATE, STORAGE, USAGE
-from icefs.cli.support.leaving import _DEFAULTS, _FLAGS, mount_command
+from icefs.cli.support.leaving import mount_command
+from icefs.cli.support.mount_options import mount_options
 from icefs.daemon.mountinfo import mounted_at
 from icefs.errors import StorageError
 from icefs.worktree.spool.state import check_usable
@@ -259,11 +260,11 @@ def test_the_way_back_has_every_option(place: Path, icefs: Icefs) -> None:
 
 
 def test_the_defaults_of_the_way_back_are_those_of_mount() -> None:
-    made = mount_cli.make_context("mount", ["repo", "mnt"], resilient_parsing=False).params
-    for flag, value in _DEFAULTS.items():
-        assert made[flag] == value, flag
-    options = {param.name for param in mount_cli.params if isinstance(param, click.Option)}
-    assert set(_FLAGS.values()) <= options
+    made = mount_cli.make_context("mount", ["repo", "mnt"]).params
+    del made["as_json"]
+    given = mount_options(**made)
+    info = {"repository": "repo", "options": asdict(given)}
+    assert shlex.split(mount_command(Path("/m"), info)) == ["icefs", "mount", "repo", "/m"]
 
 
 def test_the_way_back_keeps_the_options_of_a_store() -> None:

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from icefs.cli.main import main
+from icefs.cli.support.conversation import Conversation
 from icefs.cli.support.mounts import require_mount
-from icefs.daemon.conversation import Conversation
 from icefs.daemon.mountinfo import mount_table
 from icefs.errors import InvalidInputError
 from icefs.ioctl import MAX_PART_BYTES

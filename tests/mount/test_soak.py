@@ -40,25 +40,25 @@ LOOK = """
 # SIGUSR2 writes how much of everything there is, as JSON. Garbage is collected first, so that this is what is held.
 import gc, json, os, signal
 from collections import Counter
-from icefs.vfs.filesystem import FileSystem
+from icefs.vfs.mount import Mount
 from icefs.worktree.core.tree_core import TreeCore
 
-systems = []
-make = FileSystem.__init__
+mounts = []
+make = Mount.__init__
 def noting(self, *args, **options):
-    systems.append(self)
+    mounts.append(self)
     make(self, *args, **options)
-FileSystem.__init__ = noting
+Mount.__init__ = noting
 
 def look(number, frame):
     gc.collect()
-    writable = [branch.writable for fs in systems for branch in fs.branches() if branch.writable is not None]
+    writable = [branch.writable for mount in mounts for branch in mount.trees.branches() if branch.writable is not None]
     cores = [branch.work._core for branch in writable if branch.work is not None]
     tables = {
         "working trees": len(writable),
         "open trees": len(cores),
-        "inode ranges": sum(len(fs.space) for fs in systems),
-        "loaded": sum(fs.gauges()["loaded_trees"] for fs in systems),
+        "inode ranges": sum(len(mount.fs.space) for mount in mounts),
+        "loaded": sum(mount.gauges.values()["loaded_trees"] for mount in mounts),
         "nodes": sum(len(core.by_ino) for core in cores),
         "kept": sum(len(core.kept) for core in cores),
         "superseded": sum(len(core.superseded) for core in cores),
@@ -66,7 +66,7 @@ def look(number, frame):
         "final": sum(len(core.final) for core in cores),
         "behind": sum(len(core.behind) for core in cores),
         "views": sum(len(core.views) for core in cores),
-        "handles": sum(fs.handles.open_files + fs.handles.open_dirs for fs in systems),
+        "handles": sum(len(mount.fs.handles) for mount in mounts),
     }
     types = Counter(type(one).__name__ for one in gc.get_objects())
     told = {"tables": tables, "types": types.most_common(30)}

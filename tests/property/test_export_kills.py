@@ -13,11 +13,11 @@ from icefs.engine.write.repository import WritableRepository
 from icefs.storage.local.store import LocalStorage
 from icefs.transfer.importing import ImportRequest, import_directory
 from tests.support.killing import Nursery
-from tests.support.soak import SOAK
+from tests.support.soak import SOAK, depth
 from tests.unit.transfer.test_exporting import change, files
 from tests.unit.transfer.test_importing import few, read, sample, write
 
-_CASES = 400 if SOAK else 14
+_CASES = depth(14, 400)
 _STEPS = 90
 
 type Keys = dict[str, bytes]

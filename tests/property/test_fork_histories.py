@@ -24,7 +24,7 @@ from icefs.errors import BranchMovedError, NothingToCommitError, RebaseFailedErr
 from icefs.format.config.values import RepositoryConfig
 from icefs.format.ids import SnapshotId
 from icefs.storage.memory import MemoryStorage
-from tests.support.soak import SOAK
+from tests.support.soak import depth
 
 _SIZE = 3
 _BRANCHES = ("main", "other")
@@ -281,7 +281,7 @@ class History:
 
 @pytest.mark.parametrize("spec_version", [2, 1], ids=["v2", "v1"])
 @given(steps=STEPS)
-@settings(max_examples=4000 if SOAK else settings.default.max_examples)
+@settings(max_examples=depth(settings.default.max_examples, 4000))
 def test_no_commit_is_undone_without_a_conflict(spec_version: int, steps: list[tuple[object, ...]]):
     history = History(spec_version)
     for branch in (0, 0, 1):

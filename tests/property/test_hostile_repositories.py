@@ -33,7 +33,7 @@ from icefs.storage.local.lock import LOCK_NAME
 from icefs.storage.local.store import LocalStorage
 from icefs.transfer.exporting import ExportRequest, export_session
 from tests.support.hostile import SECRET, STRANGE, THINGS, deadline, fits, make_outside, place, unchanged
-from tests.support.soak import SOAK
+from tests.support.soak import SOAK, depth
 from tests.support.vfs_driver import mounted
 
 METADATA = (
@@ -138,7 +138,7 @@ def _group(exc: BaseException) -> bool:
     return isinstance(exc, IcefsError)
 
 
-@settings(max_examples=3000 if SOAK else settings().max_examples, deadline=None)
+@settings(max_examples=depth(settings().max_examples, 3000), deadline=None)
 @given(data=st.data())
 def test_nothing_that_stands_in_a_repository_leads_out_of_it(made, data):
     version = data.draw(st.sampled_from((1, 2)), label="spec version")

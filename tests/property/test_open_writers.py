@@ -25,8 +25,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from icefs.errors import NothingToCommitError
+from icefs.paths import ancestors
 from icefs.storage.memory import MemoryStorage
-from icefs.worktree.base import ancestors
 from icefs.zarr.keys import is_zarr_key
 from tests.support.staging_bench import PERM, Bench, group
 

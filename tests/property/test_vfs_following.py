@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from icefs.errors import StaleError
 from icefs.format.manifest.refs import InlineRef
-from icefs.vfs.inodes.table import ROOT_INO
+from icefs.inode import ROOT_INO
 from icefs.zarr.keys import ChunkKeyLayout
 from tests.support.repo_builder import RepoBuilder, group
 from tests.support.vfs_driver import Driver, mounted
@@ -208,8 +208,8 @@ async def check_moves(snapshots, hold_every):
             old = await attributes(driver, old_keys)
             tip = commit(builder, after)
             builder.publish()
-            await driver.fs.refresh()
-            assert driver.fs.single.snapshot_id == tip
+            await driver.mount.follower.refresh()
+            assert driver.mount.trees.single.snapshot_id == tip
             kernel.take_notifications()
             await kernel.check()
             tree = await driver.tree()

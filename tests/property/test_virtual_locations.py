@@ -34,7 +34,7 @@ from icefs.format.config.storage import (
 )
 from icefs.format.manifest.refs import VirtualRef
 from icefs.zarr.virtual_refs import LocationCheck
-from tests.support.soak import SOAK
+from tests.support.soak import depth
 
 _EVERY_BYTE = "".join(f"%{code:02X}" for code in range(256))
 
@@ -119,7 +119,7 @@ def resolver(server: str, root: Path) -> Iterator[VirtualResolver]:
 @given(rest=RESTS)
 @example(rest="%%01")
 @example(rest="a+b%2B")
-@settings(max_examples=5000 if SOAK else settings.default.max_examples)
+@settings(max_examples=depth(settings.default.max_examples, 5000))
 def test_a_location_that_is_taken_names_the_object_that_is_read(
     scheme: str, rest: str, resolver: VirtualResolver, server: str
 ):
@@ -139,7 +139,7 @@ def test_a_location_that_is_taken_names_the_object_that_is_read(
 
 
 @given(rest=RESTS)
-@settings(max_examples=5000 if SOAK else settings.default.max_examples)
+@settings(max_examples=depth(settings.default.max_examples, 5000))
 def test_a_file_that_is_taken_is_the_file_that_is_read(rest: str, resolver: VirtualResolver, root: Path):
     location = stored(resolver, f"file://{root}/{rest}")
     if location is None:

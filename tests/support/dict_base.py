@@ -4,7 +4,8 @@ import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import count
 
-from icefs.worktree.base import BaseAttr, BaseTree, join
+from icefs.paths import child
+from icefs.worktree.base import BaseAttr, BaseTree
 
 _ROOT_INO = 1
 
@@ -54,7 +55,7 @@ class DictBase:
     def list(self, path: str) -> Iterator[tuple[str, BaseAttr]]:
         self.listed.append(path)
         for name in self._names.get(path, {}):
-            attr = self.stat(join(path, name))
+            attr = self.stat(child(path, name))
             assert attr is not None
             yield name, attr
 

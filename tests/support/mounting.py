@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from icefs.daemon.conversation import Conversation
+from icefs.cli.support.conversation import Conversation
 from icefs.daemon.mountinfo import FILESYSTEM_TYPE, mount_table, mounted_at
 from icefs.daemon.options import MountOptions
 from icefs.daemon.spawn import spawn

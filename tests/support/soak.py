@@ -1,20 +1,31 @@
 """Long runs of the generating tests: one switch, `ICEFS_SOAK=1`, and what `make soak` runs with it.
 
-    python -m tests.support.soak [PART OF A PATH …]
+    python -m tests.support.soak [--share SHARE] [PART OF A PATH …]
+    make soak SOAK="--share 0.05 hostile"
 
-The tests run in a copy of the source, so that it can be edited meanwhile.
+`--share 0.05`, or `ICEFS_SOAK=0.05`, makes a twentieth of the cases, but never fewer than an ordinary run.
+
+The tests run in a copy of the source, so that it can be edited meanwhile. The reports of failures stay in the source's
+`.soak/TIME`, a file for each, with the output of the test and Hypothesis' `@reproduce_failure`.
 """
 
+import argparse
+import math
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final, NamedTuple
 
-SOAK: Final = os.environ.get("ICEFS_SOAK", "") not in ("", "0")
+SHARE: Final = float(os.environ.get("ICEFS_SOAK") or 0)
+"""The share of a long run's cases that tests make: 1 for all of them, 0 for an ordinary run."""
+SOAK: Final = SHARE > 0
+FAILURES_VARIABLE: Final = "ICEFS_SOAK_FAILURES"
+"""Names the directory, which exists, that `tests.support.soak_failures` writes to."""
 LIMIT_S: Final = 4 * 3600
 """When a single test of a long run is taken for one that hangs."""
 
@@ -64,14 +75,29 @@ MODULES: Final = (
 
 def depth(usual: int, soak: int) -> int:
     """Returns how many cases a test makes, or for how many seconds it goes on."""
-    return soak if SOAK else usual
+    return max(usual, round(soak * SHARE)) if SOAK else usual
 
 
-def main(parts: list[str]) -> int:
+def _share(text: str) -> float:
+    share = float(text)
+    if not 0 < share <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is no share: more than 0, at most 1")
+    return share
+
+
+def main(arguments: list[str]) -> int:
     """Runs the modules whose paths have one of the parts in them, all without; returns pytest's exit code."""
-    chosen = [one for one in MODULES if not parts or any(part in one.path for part in parts)]
-    minutes = sum(one.minutes for one in chosen)
+    parser = argparse.ArgumentParser(prog="make soak", description="Runs the generating tests for long.")
+    parser.add_argument("--share", type=_share, default=1.0, help="the share of the cases to make (default: 1)")
+    parser.add_argument("parts", nargs="*", metavar="PART", help="run only modules with this in their paths")
+    options = parser.parse_args(arguments)
+    chosen = [one for one in MODULES if not options.parts or any(part in one.path for part in options.parts)]
+    if not chosen:
+        parser.error(f"no module has {' or '.join(options.parts)} in its path; those there are:\n{_listed(MODULES)}")
+    minutes = math.ceil(sum(one.minutes for one in chosen) * options.share)
     print(f"soak: {len(chosen)} modules, about {minutes} minutes of two processors", flush=True)
+    failures = _ROOT / ".soak" / time.strftime("%Y-%m-%dT%H%M%S")
+    failures.mkdir(parents=True)
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="icefs-soak-", ignore_cleanup_errors=True) as scratch:
         copy = Path(scratch, "icefs")
@@ -81,13 +107,27 @@ def main(parts: list[str]) -> int:
                 shutil.copytree(_ROOT / name, copy / name)
             elif (_ROOT / name).exists():
                 shutil.copy(_ROOT / name, copy / name)
-        environment = {**os.environ, "ICEFS_SOAK": "1", "PYTHONPATH": str(copy)}
+        environment = {
+            **os.environ,
+            "ICEFS_SOAK": str(options.share),
+            FAILURES_VARIABLE: str(failures),
+            "PYTHONPATH": str(copy),
+        }
         workers = str((os.cpu_count() or 1) + 1)
         # Parts of a module run side by side: one of them may take as long as all others.
-        command = [sys.executable, "-m", "pytest", "-n", workers, "--durations", "30", "--durations-min", "60"]
+        command = [sys.executable, "-m", "pytest", "-p", "tests.support.soak_failures", "-n", workers]
+        command += ["--durations", "30", "--durations-min", "60"]
         done = subprocess.run([*command, *(one.path for one in chosen)], cwd=copy, env=environment, check=False)
     print(f"soak: {(time.monotonic() - began) / 60:.0f} minutes", flush=True)
+    for path in sorted(failures.iterdir()):
+        print(f"soak: a failure: {path}", flush=True)
+    if not any(failures.iterdir()):
+        failures.rmdir()
     return done.returncode
+
+
+def _listed(modules: Iterable[Module]) -> str:
+    return "\n".join(f"  {one.path}" for one in modules)
 
 
 if __name__ == "__main__":

@@ -11,12 +11,12 @@ from icefs.engine.repository import Repository
 from icefs.errors import EntryNotFoundError
 from icefs.format.ids import SnapshotId
 from icefs.fuse.boundary import OPERATIONS
+from icefs.inode import ROOT_INO
 from icefs.storage.base import Storage
 from icefs.storage.cache.disk import DiskCache
 from icefs.vfs.attrs import Attr, EntryRun, Ownership
 from icefs.vfs.control.mount_control import MountControl
-from icefs.vfs.filesystem import FileSystem, MountRequest
-from icefs.vfs.inodes.table import ROOT_INO
+from icefs.vfs.mount import Mount, MountRequest
 from icefs.vfs.observe.mount_facts import MountFacts
 from icefs.vfs.observe.stats import Stats
 from tests.support.fake_vfs import FakeNotifier
@@ -27,8 +27,9 @@ OWNERSHIP = Ownership(1000, 1001)
 class Driver:
     """A mounted file system; paths are relative to the mountpoint, without a leading slash."""
 
-    def __init__(self, fs: FileSystem, notifier: FakeNotifier) -> None:
-        self.fs = fs
+    def __init__(self, mount: Mount, notifier: FakeNotifier) -> None:
+        self.mount = mount
+        self.fs = mount.fs
         self.notifier = notifier
 
     async def walk(self, path: str) -> Attr:
@@ -140,9 +141,9 @@ async def mounted(
     facts = MountFacts({"version": "1.2.3", "mountpoint": "/mnt"})
     request = MountRequest(OWNERSHIP, kind, name, shown, memory_bytes, facts)
     notifier = FakeNotifier()
-    fs = FileSystem(repository, refs, request, notifier, Stats(OPERATIONS), MountControl)
+    mount = Mount(repository, refs, request, notifier, Stats(OPERATIONS), MountControl)
     try:
-        yield Driver(fs, notifier)
+        yield Driver(mount, notifier)
     finally:
-        fs.close()
+        mount.close()
         repository.close()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from icefs.cli.support.manpages import TOPICS
+from icefs.cli.support.topics import TOPICS
 
 ROOT = Path(__file__).parents[2]
 UNITS = {"systemd/icefs@.service", "systemd/user/icefs@.service"}

@@ -1,4 +1,4 @@
-"""The commands of `icefs`, a module for each; an underscore ends a name that Python has taken.
+"""The commands of `icefs`, a module or package for each; an underscore ends a name that Python has taken.
 
 init               makes a repository
 mount              starts the daemon of a mount

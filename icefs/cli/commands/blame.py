@@ -16,6 +16,7 @@ from icefs.clock import to_datetime
 from icefs.engine.history.lineage import Lineages
 from icefs.errors import InvalidInputError, NodeNotFoundError
 from icefs.format.chunk_indices import ChunkIndices
+from icefs.paths import ROOT_NODE, NodePath
 from icefs.words import node_key, plural, quoted, visible
 from icefs.zarr.keys import normalize_key
 
@@ -99,10 +100,10 @@ def blame(where: str, node_path: str | None, ref: str | None, as_json: bool) -> 
         click.echo("  some transaction logs are gone or damaged: older commits cannot be told apart", err=True)
 
 
-def _node_path(source: Source, node_path: str) -> str:
+def _node_path(source: Source, node_path: str) -> NodePath:
     """Returns the path of a node in the repository, "/" for the root, given one below what the user pointed at."""
     key = source.key(node_path).strip("/")
-    return "/" if key in ("", ".") else f"/{normalize_key(key)}"
+    return ROOT_NODE if key in ("", ".") else NodePath(f"/{normalize_key(key)}")
 
 
 def _commit(info: Any) -> str:

@@ -9,8 +9,9 @@ from icefs.cli.support.options import allow_virtual_option, json_option, print_j
 from icefs.cli.support.repos import locate, open_version
 from icefs.errors import ChunkNotFoundError, InvalidInputError, NodeNotFoundError
 from icefs.format.snapshot.nodes import NodeSnapshot
+from icefs.paths import node_path
 from icefs.words import quoted
-from icefs.zarr.keys import node_prefix, normalize_key
+from icefs.zarr.keys import metadata_key, normalize_key
 from icefs.zarr.reader import KeyReader
 
 _WINDOW_BYTES = 8 << 20
@@ -35,7 +36,7 @@ def cat(repo: str, key: str, ref: str | None, allow_virtual: tuple[str, ...], as
     try:
         found = reader.find(key)
     except InvalidInputError:
-        if session.get_node(f"/{normalize_key(key)}") is None:
+        if session.get_node(node_path(normalize_key(key))) is None:
             raise
         found = None  # a group or array, whose name need not look like a key
     if found is None:
@@ -51,12 +52,11 @@ def cat(repo: str, key: str, ref: str | None, allow_virtual: tuple[str, ...], as
 
 def _no_such_key(reader: KeyReader, key: str) -> NodeNotFoundError:
     """Says what a key that is missing could have been."""
-    key = normalize_key(key)
-    at = f"in snapshot {reader.session.snapshot_id}: {quoted(key)}"
-    if reader.session.get_node(f"/{key}") is not None:
-        return NodeNotFoundError(
-            f"a group or array is not a key {at}", hint=f"its metadata is {node_prefix(f'/{key}')}zarr.json"
-        )
-    if isinstance(reader.locate(key), tuple):
+    wanted = normalize_key(key)
+    path = node_path(wanted)
+    at = f"in snapshot {reader.session.snapshot_id}: {quoted(wanted)}"
+    if reader.session.get_node(path) is not None:
+        return NodeNotFoundError(f"a group or array is not a key {at}", hint=f"its metadata is {metadata_key(path)}")
+    if isinstance(reader.locate(wanted), tuple):
         return ChunkNotFoundError(f"the array has no such chunk {at}")
     return NodeNotFoundError(f"no such key {at}")

@@ -15,8 +15,6 @@ from icefs.words import node_key, node_name, plural, quoted
 if TYPE_CHECKING:
     from icefs.engine.history.diff import Diff
 
-_ALL = 1 << 62
-
 
 @click.command()
 @click.argument("where", metavar="[PATH|REPO] [REF1 REF2]", nargs=-1)
@@ -56,7 +54,7 @@ def _show_uncommitted(path: str, *, with_chunks: bool, with_map: bool, as_json: 
     if as_json:
         print_json(facts)
     else:
-        print_painted(diff_lines(facts, _ALL if with_chunks else SHOWN))
+        print_painted(diff_lines(facts, sys.maxsize if with_chunks else SHOWN))
         if with_map:
             from icefs.cli.support.diff_map import staged_map_lines  # numpy, which only a picture needs
 

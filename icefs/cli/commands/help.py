@@ -4,9 +4,9 @@ from pathlib import Path
 
 import click
 
-from icefs.cli.support.manpages import TOPICS, topic_source, topic_text, topic_title, write_pages
 from icefs.cli.support.options import json_option, print_json, root_command, say
 from icefs.cli.support.registry import COMMANDS
+from icefs.cli.support.topics import TOPICS, topic_source, topic_title
 from icefs.errors import InvalidInputError
 from icefs.words import plural, quoted, shell_word, suggestion
 
@@ -25,6 +25,8 @@ def help_(ctx: click.Context, words: tuple[str, ...], man_dir: str | None, as_js
     'man -M DIR icefs-commit' shows one.
     """
     if man_dir is not None:
+        from icefs.cli.support.manpages import write_pages  # reads Markdown: slow to import
+
         pages = [str(path) for path in write_pages(Path(man_dir), root_command())]
         if as_json:
             print_json({"pages": pages})
@@ -35,7 +37,7 @@ def help_(ctx: click.Context, words: tuple[str, ...], man_dir: str | None, as_js
         _list_topics(ctx, as_json=as_json)
         return
     name = " ".join(words)
-    text, kind = (topic_text(name), "topic") if name in TOPICS else (_command_help(ctx, words), "command")
+    text, kind = (_topic_text(name), "topic") if name in TOPICS else (_command_help(ctx, words), "command")
     if as_json:
         print_json({"name": name, "kind": kind, "text": topic_source(name) if kind == "topic" else text})
     else:
@@ -54,6 +56,12 @@ def _list_topics(ctx: click.Context, *, as_json: bool) -> None:
     with formatter.section("Commands, for 'icefs help COMMAND'"):
         formatter.write_dl(list(COMMANDS.items()))
     click.echo(formatter.getvalue().rstrip("\n"))
+
+
+def _topic_text(name: str) -> str:
+    from icefs.cli.support.markdown import as_text  # as above
+
+    return as_text(topic_source(name))
 
 
 def _command_help(ctx: click.Context, words: tuple[str, ...]) -> str:

@@ -7,9 +7,10 @@ import click
 
 from icefs.cli.support.commits import parse_metadata
 from icefs.cli.support.mounts import absolute
-from icefs.cli.support.options import dry_run_option, human_bytes, json_option, parse_size, print_json
+from icefs.cli.support.options import dry_run_option, human_bytes, json_option, parse_size, print_json, size_text
 from icefs.cli.support.repos import DEFAULT_BRANCH, Source, locate, open_writable
 from icefs.cli.support.transfers import as_node_path, list_lines, state_home, transfer_bar
+from icefs.engine.write.packing import DEFAULT_PACK_BYTES
 from icefs.errors import InvalidInputError
 from icefs.transfer.importing import ImportRequest, import_directory
 from icefs.words import node_key, node_name, plural, quoted
@@ -51,7 +52,7 @@ def _branch_of(source: Source) -> str:
 @click.option(
     "--pack-size",
     type=parse_size,
-    default="8M",
+    default=size_text(DEFAULT_PACK_BYTES),
     show_default=True,
     metavar="SIZE",
     help="How large an object may become that small chunks share; 0 gives each its own.",

@@ -16,6 +16,7 @@ from icefs.engine.repository import Repository
 from icefs.errors import NodeNotFoundError
 from icefs.format.ids import SnapshotId
 from icefs.format.repo.snapshot_table import SnapshotInfo
+from icefs.paths import node_path
 from icefs.words import quoted, visible, visible_json, visible_lines
 from icefs.zarr.keys import normalize_key
 
@@ -91,7 +92,7 @@ def _touching(
     from icefs.engine.history.lineage import Lineages
 
     session = repository.session_at(snapshot_id)
-    wanted = {node.id for node in session.list_nodes("/" + normalize_key(path.strip("/")))}
+    wanted = {node.id for node in session.list_nodes(node_path(normalize_key(path.strip("/"))))}
     if not wanted:
         raise NodeNotFoundError(f"nothing at {path} in {snapshot_id}", path=path)
     with open_lineage_cache(repository) as cache:

@@ -12,6 +12,7 @@ from icefs.cli.support.options import json_option, print_json, print_rows, ref_o
 from icefs.cli.support.repos import locate, open_version
 from icefs.engine.read.session import Session
 from icefs.errors import InvalidInputError, NodeNotFoundError
+from icefs.paths import NodePath, child_node, node_path
 from icefs.words import node_key, node_name, quoted
 from icefs.zarr.keys import node_prefix, normalize_key
 from icefs.zarr.reader import KeyReader
@@ -45,13 +46,13 @@ def ls(repo: str | None, key: str, ref: str | None, is_long: bool, recursive: bo
     """
     source = locate(repo, ref)
     session = open_version(source)
-    key = normalize_key(source.key(key))
-    path = f"/{key}"
+    inside = normalize_key(source.key(key))
+    path = node_path(inside)
     node = session.get_node(path)
     # Icechunk holds nodes whose parents are no nodes: what `ds.to_zarr("mnt/surface")` leaves has no root group.
     is_group = node.array is None if node is not None else session.has_children(path)
     if keys or not is_group:
-        _print_keys(session, key, is_long=is_long, as_json=as_json)
+        _print_keys(session, inside, is_long=is_long, as_json=as_json)
         return
     prefix = node_prefix(path)
     described = list(_described_below(session, path, recursive=recursive))
@@ -78,16 +79,16 @@ def ls(repo: str | None, key: str, ref: str | None, is_long: bool, recursive: bo
             say(f"icefs: {quoted(node_name(entry['path']))}: {entry['problem']}; see it with 'icefs cat'", err=True)
 
 
-def _described_below(session: Session, path: str, *, recursive: bool) -> Iterator[dict[str, Any]]:
+def _described_below(session: Session, path: NodePath, *, recursive: bool) -> Iterator[dict[str, Any]]:
     """Describes the groups and arrays below a path; a parent of nodes that is no node is a group without an id."""
     if recursive:
         found = sorted(session.list_nodes(path), key=lambda below: below.path)
         yield from (describe_node(below) for below in found if below.path != path)
         return
     for name in session.children(path):
-        child = f"/{node_prefix(path)}{name}"
-        node = session.get_node(child)
-        yield describe_node(node) if node is not None else {**_NO_NODE, "path": node_key(child)}
+        below = child_node(path, name)
+        node = session.get_node(below)
+        yield describe_node(node) if node is not None else {**_NO_NODE, "path": node_key(below)}
 
 
 def _print_keys(session: Session, prefix: str, *, is_long: bool, as_json: bool) -> None:

@@ -15,6 +15,7 @@ from icefs.cli.support.repos import DEFAULT_BRANCH, locate, open_repository
 from icefs.cli.support.steps import steps
 from icefs.engine.upkeep.storage_stats import history_stats, snapshot_stats, stats_to_json
 from icefs.errors import NodeNotFoundError
+from icefs.paths import NodePath
 from icefs.words import node_name
 
 
@@ -37,7 +38,7 @@ def stats(repo: str | None, history: bool, as_json: bool) -> None:
         rows = [("all versions", total)]
     else:
         session = repository.session_at(repository.resolve_ref(source.ref or DEFAULT_BRANCH))
-        below = None if not source.inside else [node.path for node in session.list_nodes(f"/{source.inside}")]
+        below = None if not source.inside else [node.path for node in session.list_nodes(NodePath(f"/{source.inside}"))]
         if below == []:
             raise NodeNotFoundError(f"no group or array at /{source.inside} in snapshot {session.snapshot_id}")
         by_array = snapshot_stats(session, below)

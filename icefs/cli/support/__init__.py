@@ -11,7 +11,9 @@ locations       reads `REPO`, `REPO@REF` and paths in a mount
 repos           opens the repository and the version that a user typed
 lineages        where the cache of histories lies on this machine
 mounts          finds the mount that a path lies in, and reads its control files
+conversation    a program's end of the control file `.icefs/rpc`
 commits         commits of mounted branches: requests, errors, answers
+working_trees   the working trees of this machine, without opening them
 leaving         what becomes of uncommitted changes when a mount ends
 refs            branches and tags: lists, changes, reports
 snapshots       snapshots in lists and in JSON
@@ -27,5 +29,7 @@ chunk_map       the picture of an array's chunk grid
 diff_map        the changed chunks of arrays, drawn on their grids
 graph           `icefs log --graph`
 completing      completions for the Tab key
-manpages        help as text and as manual pages
+topics          the topics of `icefs help`
+markdown        the topics' Markdown, and topics as text for a terminal
+manpages        commands and topics as manual pages
 """

@@ -13,6 +13,7 @@ from click.shell_completion import CompletionItem, get_completion_class
 from icefs.cli.support.registry import COMMANDS, COMPLETING
 from icefs.daemon.mountinfo import FILESYSTEM_TYPE, mount_table
 from icefs.errors import IcefsError
+from icefs.paths import NodePath
 from icefs.words import quoted
 
 type Offer = Callable[[click.Context, str], Iterator[CompletionItem]]
@@ -155,11 +156,11 @@ def _nodes(ctx: click.Context, incomplete: str) -> Iterator[CompletionItem]:
     above, slash, _ = incomplete.rpartition("/")
     with ctx.scope():
         session = open_version(source)
-        for name in session.children(f"/{source.key(above)}"):
+        for name in session.children(NodePath(f"/{source.key(above)}")):
             item = f"{above}{slash}{name}"
             # What does not show cannot be typed either, and a newline would be two offers.
             if item.startswith(incomplete) and quoted(item) == item:
-                is_above = session.has_children(f"/{source.key(item)}")
+                is_above = session.has_children(NodePath(f"/{source.key(item)}"))
                 yield CompletionItem(f"{item}/" if is_above else item)
 
 
@@ -184,7 +185,7 @@ def _config_settings(ctx: click.Context, incomplete: str) -> Iterator[Completion
 
 
 def _help_words(ctx: click.Context, incomplete: str) -> Iterator[CompletionItem]:
-    from icefs.cli.support.manpages import TOPICS
+    from icefs.cli.support.topics import TOPICS
 
     return _starting((CompletionItem(name) for name in (*TOPICS, *COMMANDS)), incomplete)
 

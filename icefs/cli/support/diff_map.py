@@ -15,6 +15,7 @@ from icefs.engine.read.session import Session
 from icefs.errors import IcefsError
 from icefs.format.chunk_indices import ChunkIndices
 from icefs.format.zarr_json import parse_zarr_json
+from icefs.paths import NodePath
 from icefs.words import node_key, node_name, quoted
 
 _NEW, _REWRITTEN, _DELETED = 1, 2, 3
@@ -82,7 +83,9 @@ def _picture(
         yield f"  {line}"
 
 
-def _ranks(old: Session, new: Session, path: str, indices: ChunkIndices) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+def _ranks(
+    old: Session, new: Session, path: NodePath, indices: ChunkIndices
+) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
     before, after = _chunks(old, path, indices.ndim), _chunks(new, path, indices.ndim)
     ranks = [
         _DELETED
@@ -95,7 +98,7 @@ def _ranks(old: Session, new: Session, path: str, indices: ChunkIndices) -> np.n
     return np.array(ranks, np.int64)
 
 
-def _chunks(session: Session, path: str, ndim: int) -> ArrayChunks | None:
+def _chunks(session: Session, path: NodePath, ndim: int) -> ArrayChunks | None:
     node = session.get_node(path)
     if node is None or node.array is None or len(node.array.shape) != ndim:
         return None

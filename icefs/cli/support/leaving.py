@@ -140,18 +140,19 @@ def _uncommitted(mount: Mounted, *, must_know: bool) -> list[dict[str, Any]]:
 def mount_command(place: Path, info: dict[str, Any]) -> str:
     """Returns the command line that makes a mount again as it is, and finds its working trees."""
     # Not needed by an unmounting that leaves nothing behind.
+    from icefs.cli.support.mount_options import DEFAULTS
     from icefs.daemon.options import default_log_file, default_state_dir
 
     given = info.get("options") or {}
     defaults = {
-        **_DEFAULTS,
+        **DEFAULTS,
         "state_dir": str(default_state_dir()),
         "log_file": str(default_log_file(str(place))),
     }
     options = {
-        flag: _FORMATS.get(flag, str)(value)
-        for fact, flag in _FLAGS.items()
-        if (value := given.get(fact)) is not None and value != defaults.get(flag)
+        name.removesuffix("_s"): _FORMATS.get(name, str)(value)
+        for name in _OPTIONS
+        if (value := given.get(name)) is not None and value != defaults[name]
     }
     name = "mount --allow-other" if given.get("allow_other") else "mount"
     # The name of a branch may begin with a dash, a prefix of virtual chunks is a URL.
@@ -159,39 +160,14 @@ def mount_command(place: Path, info: dict[str, Any]) -> str:
     return command(name, str(given.get("repository") or info["repository"]), str(place), **options)
 
 
-_FLAGS: Final[Mapping[str, str]] = {
-    "branch": "branch",
-    "state_dir": "state_dir",
-    "uid": "uid",
-    "gid": "gid",
-    "umask": "umask",
-    "poll_interval_s": "poll_interval",
-    "upload_after_s": "upload_after",
-    "pack_size": "pack_size",
-    "cache_dir": "cache_dir",
-    "cache_size": "cache_size",
-    "log_file": "log_file",
-    "log_format": "log_format",
-    "log_level": "log_level",
-    "metrics": "metrics",
-    "fuse_library": "fuse_library",
-}
-"""The options of a mount, as `info.json` names them, and of `icefs mount`."""
-
-_DEFAULTS: Final[Mapping[str, Any]] = {
-    "umask": 0o022,
-    "poll_interval": 5.0,
-    "upload_after": 5.0,
-    "pack_size": 8 << 20,
-    "cache_size": 10 << 30,
-    "log_level": "info",
-    "log_format": "text",
-    "fuse_library": "native",
-}
-"""What `icefs mount` takes where an option is not given; a test compares them."""
+_OPTIONS: Final = (
+    *("branch", "state_dir", "uid", "gid", "umask", "poll_interval_s", "upload_after_s", "pack_size"),
+    *("cache_dir", "cache_size", "log_file", "log_format", "log_level", "metrics", "fuse_library"),
+)
+"""The options of a mount that are part of its command line, as `info.json` names them, in this order."""
 
 _FORMATS: Final[Mapping[str, Callable[[Any], str]]] = {
     "umask": lambda value: f"{value:03o}",
-    "poll_interval": lambda value: f"{value:g}",
-    "upload_after": lambda value: f"{value:g}",
+    "poll_interval_s": lambda value: f"{value:g}",
+    "upload_after_s": lambda value: f"{value:g}",
 }

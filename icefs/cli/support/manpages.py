@@ -1,40 +1,16 @@
-"""Help as text and as manual pages, from one source: the commands themselves, and the Markdown in `topics/`.
-
-Of Markdown there is what the topics need: a heading, paragraphs, lists whose items may begin with a term and a colon,
-tables, and fenced code.
-"""
+"""Manual pages in roff: of the commands, of the topics (`topics`) and of mount(8)'s helpers."""
 
 import inspect
-import re
 from collections.abc import Iterator
-from importlib import resources
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 import click
 
 from icefs.cli.support.exit_codes import EXIT_CODES
+from icefs.cli.support.markdown import Span, blocks, plain
 from icefs.cli.support.registry import COMMANDS
-
-TOPICS: Final = (
-    "layout",
-    "writing",
-    "commits",
-    "conflicts",
-    "promises",
-    "transfer",
-    "python",
-    "s3",
-    "caching",
-    "containers",
-    "services",
-    "fstab",
-    "monitoring",
-    "troubleshooting",
-    "exit-codes",
-    "json",
-    "environment",
-)
+from icefs.cli.support.topics import TOPICS, topic_source, topic_title
 
 FILES: Final = {
     "/etc/icefs/NAME.toml, ~/.config/icefs/NAME.toml": "What a service mounts: see icefs\\-services(7).",
@@ -72,95 +48,6 @@ _OWN_CODES: Final = {
     "export": {7: "some chunks cannot be read; the others are exported"},
 }
 
-_WIDTH: Final = 100
-_SPANS: Final = re.compile(r"`([^`]+)`")
-_TERM: Final = re.compile(r"^((?:`[^`]+`)(?:, `[^`]+`)*): (.*)$", re.DOTALL)
-
-
-class Block(NamedTuple):
-    """A piece of a topic.
-
-    Attributes:
-        kind: `title`, `heading`, `text`, `item`, `row` or `code`.
-        text: What it says; code keeps its lines, everything else is one line.
-    """
-
-    kind: str
-    text: str
-
-
-def topic_source(name: str) -> str:
-    """Returns a topic in Markdown; `name` is one of `TOPICS`."""
-    if name == "exit-codes":
-        items = [f"- `{code}`: {meaning}" for code, meaning in EXIT_CODES.items()]
-        return "\n".join(["# What the exit code of a command means", "", *items, ""])
-    if name == "json":
-        return resources.files("icefs.cli").joinpath("JSON.md").read_text()
-    return resources.files("icefs.cli").joinpath("topics", f"{name}.md").read_text()
-
-
-def topic_title(name: str) -> str:
-    """Returns a topic's title."""
-    return plain(topic_source(name).partition("\n")[0].removeprefix("# "))
-
-
-def blocks(source: str) -> Iterator[Block]:
-    """Yields the pieces of a topic."""
-    kind, lines = "", list[str]()
-    is_code = False
-    for line in [*source.splitlines(), ""]:
-        if line.startswith("```"):
-            if is_code:
-                yield Block("code", "\n".join(lines))
-            elif lines:
-                yield Block(kind, " ".join(lines))
-            is_code, kind, lines = not is_code, "", []
-        elif is_code:
-            lines.append(line)
-        elif not line.strip() or line.startswith(("#", "- ", "|")):
-            if lines:
-                yield Block(kind, " ".join(lines))
-            kind, lines = "", []
-            if line.startswith("# "):
-                yield Block("title", line[2:])
-            elif line.startswith("#"):
-                yield Block("heading", line.lstrip("# "))
-            elif line.startswith("- "):
-                kind, lines = "item", [line[2:]]
-            elif line.startswith("|") and not set(line) <= set("|-: "):
-                yield Block("row", " | ".join(cell.strip() for cell in line.strip("|").split(" | ")))
-        else:
-            kind, lines = kind or "text", [*lines, line.strip()]
-
-
-def plain(text: str) -> str:
-    """Takes the marks out of a text."""
-    return _SPANS.sub(r"\1", text).replace("**", "")
-
-
-def topic_text(name: str) -> str:
-    """Returns a topic for the terminal."""
-    parts: list[str] = []
-    before = ""
-    for block in blocks(topic_source(name)):
-        if before and not (block.kind == before and block.kind in {"item", "row"}):
-            parts.append("")
-        before = block.kind
-        if block.kind in {"title", "heading"}:
-            parts.append(plain(block.text).upper() if block.kind == "heading" else plain(block.text))
-        elif block.kind == "code":
-            parts += [f"    {line}".rstrip() for line in block.text.splitlines()]
-        elif block.kind == "item":
-            parts.append(click.wrap_text(plain(block.text), _WIDTH, "  - ", "    "))
-        elif block.kind == "row":
-            parts.append(click.wrap_text(plain(block.text.replace(" | ", ": ", 1)), _WIDTH, "  ", "      "))
-        else:
-            parts.append(click.wrap_text(plain(block.text), _WIDTH))
-    return "\n".join(parts)
-
-
-# Manual pages.
-
 
 def _roff(text: str) -> str:
     """Writes text so that roff takes nothing in it for a request."""
@@ -168,12 +55,9 @@ def _roff(text: str) -> str:
     return "\n".join(f"\\&{line}" if line.startswith((".", "'")) else line for line in escaped.split("\n"))
 
 
-def _spans(text: str) -> str:
-    """Writes text with `code` in bold."""
-    parts = _SPANS.split(text.replace("**", ""))
-    return _guard(
-        "".join(f"\\fB{_roff(part)}\\fR" if number % 2 else _escape(part) for number, part in enumerate(parts))
-    )
+def _spans(spans: tuple[Span, ...]) -> str:
+    """Writes text with code in bold."""
+    return _guard("".join(f"\\fB{_roff(one.text)}\\fR" if one.is_code else _escape(one.text) for one in spans))
 
 
 def _escape(text: str) -> str:
@@ -194,17 +78,15 @@ def topic_page(name: str) -> str:
     lines.append(".SH DESCRIPTION")
     for block in blocks(topic_source(name)):
         if block.kind == "heading":
-            lines += [".SH " + _escape(plain(block.text)).upper()]
+            lines += [".SH " + _escape(plain(block.spans)).upper()]
         elif block.kind == "code":
-            lines += [".PP", ".nf", ".RS 4", _roff(block.text), ".RE", ".fi"]
+            lines += [".PP", ".nf", ".RS 4", _roff(plain(block.spans)), ".RE", ".fi"]
         elif block.kind == "text":
-            lines += [".PP", _spans(block.text)]
-        elif block.kind == "row":
-            term, _, rest = block.text.partition(" | ")
-            lines += [".TP", _spans(term), _spans(rest or "\\&")]
+            lines += [".PP", _spans(block.spans)]
+        elif block.term:
+            lines += [".TP", _spans(block.term), _spans(block.spans) or "\\&"]
         elif block.kind == "item":
-            found = _TERM.match(block.text)
-            lines += [".TP", _spans(found[1]), _spans(found[2])] if found else ['.IP "\\-" 2', _spans(block.text)]
+            lines += ['.IP "\\-" 2', _spans(block.spans)]
     lines += _see_also()
     return "\n".join(lines) + "\n"
 

@@ -11,9 +11,10 @@ import click
 
 from icefs.cli.support.fstab import fstab_option
 from icefs.cli.support.locations import split_ref
-from icefs.cli.support.options import allow_virtual_option, parse_moment, parse_size
+from icefs.cli.support.options import allow_virtual_option, parse_moment, parse_size, size_text
 from icefs.clock import to_micros
-from icefs.daemon.options import FUSE_LIBRARIES, LOG_FORMATS, LOG_LEVELS, MAX_ID, MountOptions
+from icefs.daemon.options import DEFAULT_CACHE_SIZE, FUSE_LIBRARIES, LOG_FORMATS, LOG_LEVELS, MAX_ID, MountOptions
+from icefs.engine.write.packing import DEFAULT_PACK_BYTES
 from icefs.errors import InvalidInputError
 
 
@@ -80,7 +81,8 @@ def mount_options(
     )
 
 
-_DEFAULTS: Final = {field.name: field.default for field in fields(MountOptions)}
+DEFAULTS: Final = {**{field.name: field.default for field in fields(MountOptions)}, "cache_size": DEFAULT_CACHE_SIZE}
+"""The options of a mount that a command line does not give, by their names in `MountOptions`."""
 
 _PARAMETERS: Final = (
     click.option("--branch", metavar="NAME", help="Show this branch alone, at MNT itself."),
@@ -104,14 +106,14 @@ _PARAMETERS: Final = (
         "--umask",
         type=parse_umask,
         metavar="OCTAL",
-        default="022",
+        default=f"{DEFAULTS['umask']:03o}",
         show_default=True,
         help="Permissions to take away; 002 lets the group write.",
     ),
     click.option(
         "--poll-interval",
         type=click.FloatRange(min=0),
-        default=_DEFAULTS["poll_interval_s"],
+        default=DEFAULTS["poll_interval_s"],
         show_default=True,
         metavar="SECONDS",
         help="How often to look for new commits; 0 for never.",
@@ -127,14 +129,14 @@ _PARAMETERS: Final = (
         "--cache-size",
         type=parse_size,
         metavar="SIZE",
-        default="10G",
+        default=size_text(DEFAULT_CACHE_SIZE),
         show_default=True,
         help="How much of it to keep; the chunks not used for longest go. 0 keeps nothing.",
     ),
     click.option(
         "--upload-after",
         type=click.FloatRange(min=0),
-        default=_DEFAULTS["upload_after_s"],
+        default=DEFAULTS["upload_after_s"],
         show_default=True,
         metavar="SECONDS",
         help="Upload chunks to a remote store once they have not changed for so long; 0 for not before the commit.",
@@ -143,7 +145,7 @@ _PARAMETERS: Final = (
         "--pack-size",
         type=parse_size,
         metavar="SIZE",
-        default="8M",
+        default=size_text(DEFAULT_PACK_BYTES),
         show_default=True,
         help="How large objects may become that small chunks of a commit share; 0 gives each chunk its own.",
     ),
@@ -151,14 +153,14 @@ _PARAMETERS: Final = (
     click.option(
         "--log-level",
         type=click.Choice(LOG_LEVELS),
-        default=_DEFAULTS["log_level"],
+        default=DEFAULTS["log_level"],
         show_default=True,
         help="How much it logs.",
     ),
     click.option(
         "--log-format",
         type=click.Choice(LOG_FORMATS),
-        default=_DEFAULTS["log_format"],
+        default=DEFAULTS["log_format"],
         show_default=True,
         help="How it logs.",
     ),
@@ -170,7 +172,7 @@ _PARAMETERS: Final = (
     click.option(
         "--fuse-library",
         type=click.Choice(FUSE_LIBRARIES),
-        default=_DEFAULTS["fuse_library"],
+        default=DEFAULTS["fuse_library"],
         show_default=True,
         help="How to talk to the kernel; pyfuse3 is slower, and comes with 'icefs[pyfuse3]'.",
     ),

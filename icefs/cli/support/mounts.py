@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from icefs import errors
-from icefs.daemon.conversation import Conversation
+from icefs.cli.support.conversation import Conversation
 from icefs.daemon.earlier import describe_open_files
 from icefs.daemon.mountinfo import FILESYSTEM_TYPE, MountEntry, mount_of, mount_table
 from icefs.errors import (

@@ -99,6 +99,14 @@ def parse_size(text: str) -> int:
     return int(float(number) * 1024 ** " kmgt".index((unit or " ").lower()))
 
 
+def size_text(count: int) -> str:
+    """Writes a number of bytes as `parse_size` reads it: `8M`; exactly, so that 1025 stays in bytes."""
+    power = 0
+    while count and count % 1024 == 0 and power < 4:
+        count, power = count // 1024, power + 1
+    return f"{count}{' kMGT'[power]}".rstrip()
+
+
 def parse_moment(text: str) -> datetime:
     """Reads a point in time in ISO 8601; without an offset it is UTC."""
     try:

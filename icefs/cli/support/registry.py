@@ -50,12 +50,18 @@ COMMANDS: Final[dict[str, str]] = {
 """The summary of each command, the daily ones first."""
 
 
+_PACKAGES: Final = frozenset({"sessions"})
+"""The commands that are packages: the command is in the module `group`."""
+
+
 def load_command(name: str) -> click.Command:
     """Imports a command of the table: `log-level` is `log_level` in the module of that name.
 
     A name that is taken in Python has an underscore behind it.
     """
     module = attribute = name.replace("-", "_")
+    if name in _PACKAGES:
+        module = f"{module}.group"
     if keyword.iskeyword(name):
         module = f"{module}_"
     if keyword.iskeyword(name) or name == "help":

@@ -13,6 +13,7 @@ from icefs.cli.support.options import (
     say,
 )
 from icefs.cli.support.progress import PATIENCE_S
+from icefs.paths import NodePath
 from icefs.transfer.progress import Transferred
 from icefs.words import plural
 from icefs.zarr.keys import normalize_key
@@ -20,8 +21,8 @@ from icefs.zarr.keys import normalize_key
 _SHOWN = 20
 
 
-def as_node_path(text: str) -> str:
-    return "/" + normalize_key(text.strip("/")).removeprefix(".")
+def as_node_path(text: str) -> NodePath:
+    return NodePath("/" + normalize_key(text.strip("/")).removeprefix("."))
 
 
 def list_lines(what: str, lines: list[str]) -> None:

@@ -24,6 +24,7 @@ from icefs.format.chunk_indices import ChunkIndices, pack_keys
 from icefs.format.ids import NodeId, SnapshotId
 from icefs.format.manifest.refs import ArrayRefs, ChunkKind
 from icefs.format.snapshot.nodes import NodeSnapshot
+from icefs.paths import NodePath
 
 type BoolArray = npt.NDArray[np.bool_]
 type Int64Array = npt.NDArray[np.int64]
@@ -49,11 +50,11 @@ class Changes:
 
     old_id: SnapshotId
     new_id: SnapshotId
-    new: frozenset[str] = frozenset()
-    deleted: frozenset[str] = frozenset()
-    updated: frozenset[str] = frozenset()
-    moved: tuple[tuple[str, str], ...] = ()
-    chunks: Mapping[str, ChunkIndices | None] = MappingProxyType({})
+    new: frozenset[NodePath] = frozenset()
+    deleted: frozenset[NodePath] = frozenset()
+    updated: frozenset[NodePath] = frozenset()
+    moved: tuple[tuple[NodePath, NodePath], ...] = ()
+    chunks: Mapping[NodePath, ChunkIndices | None] = MappingProxyType({})
 
     def is_empty(self) -> bool:
         """Tells whether every key has the same content in both."""
@@ -72,8 +73,8 @@ def compare(old: Session, new: Session) -> Changes:
         if node is not None and old_paths.get(node.id, path) != path
     ]
     updated = set()
-    chunks: dict[str, ChunkIndices | None] = {}
-    candidates: list[tuple[str, NodeSnapshot, NodeSnapshot]] = []
+    chunks: dict[NodePath, ChunkIndices | None] = {}
+    candidates: list[tuple[NodePath, NodeSnapshot, NodeSnapshot]] = []
     for path in before.keys() & after.keys():
         one, other = before[path], after[path]
         if one is None or other is None:
@@ -108,7 +109,7 @@ def compare(old: Session, new: Session) -> Changes:
     )
 
 
-def _nodes(session: Session) -> Iterator[tuple[str, NodeSnapshot | None]]:
+def _nodes(session: Session) -> Iterator[tuple[NodePath, NodeSnapshot | None]]:
     """Yields the path and node of each node; None for one that is malformed, which differs from everything."""
     for path in session.snapshot.paths:
         try:

@@ -22,9 +22,10 @@ from icefs.format.repo.snapshot_table import SnapshotInfo
 from icefs.format.snapshot.nodes import NodeSnapshot
 from icefs.format.snapshot.reader import Snapshot
 from icefs.format.transaction_log import Move, TransactionLog
+from icefs.paths import NodePath
 
 _log = logging.getLogger(__name__)
-_NOTHING: Final[frozenset[str]] = frozenset()
+_NOTHING: Final[frozenset[NodePath]] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +43,13 @@ class Diff:
         moved_nodes: Nodes that were moved, the newest snapshot's first.
     """
 
-    new_groups: frozenset[str] = _NOTHING
-    new_arrays: frozenset[str] = _NOTHING
-    deleted_groups: frozenset[str] = _NOTHING
-    deleted_arrays: frozenset[str] = _NOTHING
-    updated_groups: frozenset[str] = _NOTHING
-    updated_arrays: frozenset[str] = _NOTHING
-    updated_chunks: Mapping[str, ChunkIndices] = field(default_factory=lambda: MappingProxyType({}))
+    new_groups: frozenset[NodePath] = _NOTHING
+    new_arrays: frozenset[NodePath] = _NOTHING
+    deleted_groups: frozenset[NodePath] = _NOTHING
+    deleted_arrays: frozenset[NodePath] = _NOTHING
+    updated_groups: frozenset[NodePath] = _NOTHING
+    updated_arrays: frozenset[NodePath] = _NOTHING
+    updated_chunks: Mapping[NodePath, ChunkIndices] = field(default_factory=lambda: MappingProxyType({}))
     moved_nodes: tuple[Move, ...] = ()
 
     @classmethod
@@ -142,20 +143,20 @@ def updated_chunks(logs: Iterable[TransactionLog]) -> dict[NodeId, ChunkIndices]
 
 def build_diff(logs: Sequence[TransactionLog], old: Snapshot, new: Snapshot) -> Diff:
     """Joins transaction logs, the newest first, and names their nodes by the two end snapshots."""
-    paths: dict[NodeId, str] = {}
+    paths: dict[NodeId, NodePath] = {}
     for snapshot in (old, new):  # where a node was moved, its new path counts
         for node in snapshot.nodes():
             paths[node.id] = node.path
     return build_named_diff(logs, paths, ranks(new.nodes()))
 
 
-def ranks(nodes: Iterable[NodeSnapshot]) -> dict[str, int]:
+def ranks(nodes: Iterable[NodeSnapshot]) -> dict[NodePath, int]:
     """Returns how many dimensions arrays have, by path."""
     return {node.path: len(node.array.shape) for node in nodes if node.array is not None}
 
 
 def build_named_diff(
-    logs: Sequence[TransactionLog], paths: Mapping[NodeId, str], ranks_after: Mapping[str, int]
+    logs: Sequence[TransactionLog], paths: Mapping[NodeId, NodePath], ranks_after: Mapping[NodePath, int]
 ) -> Diff:
     """Joins transaction logs, the newest first.
 
@@ -166,13 +167,13 @@ def build_named_diff(
             shape are no chunks of them.
     """
 
-    def named(ids: Iterable[NodeId]) -> frozenset[str]:
+    def named(ids: Iterable[NodeId]) -> frozenset[NodePath]:
         return frozenset(paths[node_id] for node_id in ids if node_id in paths)
 
-    def joined(name: str) -> frozenset[str]:
+    def joined(name: str) -> frozenset[NodePath]:
         return named({node_id for log in logs for node_id in getattr(log, name)})
 
-    chunks: dict[str, ChunkIndices] = {}
+    chunks: dict[NodePath, ChunkIndices] = {}
     for node_id, indices in updated_chunks(logs).items():
         path = paths.get(node_id)
         if path is None or (len(indices) and indices.ndim != ranks_after.get(path, indices.ndim)):

@@ -16,6 +16,7 @@ from icefs.format.layout import chunk_key
 from icefs.format.manifest.refs import ChunkKind, ChunkRef, InlineRef, NativeRef, VirtualRef
 from icefs.format.snapshot.nodes import NodeSnapshot
 from icefs.format.snapshot.reader import Snapshot
+from icefs.paths import ROOT_NODE, NodePath
 from icefs.storage.base import Done, FileOpener, Storage
 from icefs.storage.cache.entry import CachedFile
 
@@ -39,8 +40,8 @@ class Session:
         self._snapshot = snapshot
         self._branch = branch
         self._lock = threading.Lock()
-        self._arrays: OrderedDict[str, ArrayChunks] = OrderedDict()
-        self._sorted_paths: list[str] | None = None
+        self._arrays: OrderedDict[NodePath, ArrayChunks] = OrderedDict()
+        self._sorted_paths: list[NodePath] | None = None
         self._open_chunk = chunk_opener(context.storage)
 
     @property
@@ -80,11 +81,11 @@ class Session:
 
     # The hierarchy.
 
-    def get_node(self, path: str) -> NodeSnapshot | None:
+    def get_node(self, path: NodePath) -> NodeSnapshot | None:
         """Returns the group or array at an absolute path (`/`, `/a/b`), or None."""
         return self.snapshot.node(path)
 
-    def node(self, path: str) -> NodeSnapshot:
+    def node(self, path: NodePath) -> NodeSnapshot:
         """Returns the group or array at an absolute path.
 
         Raises:
@@ -95,7 +96,7 @@ class Session:
             raise NodeNotFoundError(f"no node at {path} in snapshot {self.snapshot_id}", path=path)
         return node
 
-    def list_nodes(self, path: str = "/") -> Iterator[NodeSnapshot]:
+    def list_nodes(self, path: NodePath = ROOT_NODE) -> Iterator[NodeSnapshot]:
         """Yields the node at `path`, if there is one, and all nodes below it, in no promised order."""
         node = self.get_node(path)
         if node is not None:
@@ -105,7 +106,7 @@ class Session:
             if below != path:
                 yield self.node(below)
 
-    def children(self, path: str) -> list[str]:
+    def children(self, path: NodePath) -> list[str]:
         """Returns the sorted names directly below a path, of nodes and of ancestors of nodes alike.
 
         Icechunk holds nodes whose parents are no nodes; such a parent is listed too, while `get_node` of it
@@ -126,12 +127,12 @@ class Session:
                 at = bisect_left(paths, found[:cut] + _AFTER_SLASH, at, end)
         return sorted(name for name in names if name not in _NOT_NAMES and "\0" not in name)
 
-    def has_children(self, path: str) -> bool:
+    def has_children(self, path: NodePath) -> bool:
         """Tells whether any node lies below a path."""
         paths, start, end = self._below(path)
         return start < end and (path != "/" or paths[end - 1] != "/")
 
-    def _paths(self) -> list[str]:
+    def _paths(self) -> list[NodePath]:
         """Returns the sorted paths of all nodes."""
         paths = self._sorted_paths
         if paths is None:
@@ -139,7 +140,7 @@ class Session:
             paths = self._sorted_paths = sorted(self.snapshot.paths)
         return paths
 
-    def _below(self, path: str) -> tuple[list[str], int, int]:
+    def _below(self, path: NodePath) -> tuple[list[NodePath], int, int]:
         """Returns the sorted paths of all nodes, and the range of them that lie below a path (or are the root)."""
         paths = self._paths()
         stem = path.removesuffix("/")
@@ -148,7 +149,7 @@ class Session:
 
     # Chunks.
 
-    def array_chunks(self, array: str | NodeSnapshot) -> ArrayChunks:
+    def array_chunks(self, array: NodePath | NodeSnapshot) -> ArrayChunks:
         """Returns the chunk references of an array, given its absolute path or itself.
 
         The same array of a session always gives the same object, as long as it is among the last thousand.
@@ -170,15 +171,15 @@ class Session:
                 self._arrays.popitem(last=False)
             return chunks
 
-    def chunk_ref(self, path: str, chunk_index: Sequence[int]) -> ChunkRef | None:
+    def chunk_ref(self, path: NodePath, chunk_index: Sequence[int]) -> ChunkRef | None:
         """Returns the reference to a chunk, or None where the array has none at the index."""
         return self.array_chunks(path).find(chunk_index)
 
-    def chunk_type(self, path: str, chunk_index: Sequence[int]) -> ChunkKind:
+    def chunk_type(self, path: NodePath, chunk_index: Sequence[int]) -> ChunkKind:
         """Returns what kind of reference stands at an index; UNINITIALIZED where there is none."""
         return self.array_chunks(path).kind(chunk_index)
 
-    def chunk_coordinates(self, path: str, batch_size: int = 1000) -> Iterator[U32]:
+    def chunk_coordinates(self, path: NodePath, batch_size: int = 1000) -> Iterator[U32]:
         """Yields the indices of all chunks of an array, in batches of shape `(n, ndim)`."""
         for batch in self.array_chunks(path).iter_batches(batch_size):
             yield batch.indices()

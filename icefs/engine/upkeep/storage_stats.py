@@ -20,6 +20,7 @@ from icefs.engine.read.session import Session
 from icefs.engine.repository import Repository
 from icefs.format.ids import ManifestId, SnapshotId
 from icefs.format.manifest.refs import ArrayRefs, ChunkKind
+from icefs.paths import NodePath
 from icefs.words import node_key
 
 _KEY_BYTES: Final = 28
@@ -169,14 +170,14 @@ def reachable(repository: Repository) -> set[SnapshotId]:
     return found
 
 
-def snapshot_stats(session: Session, paths: Iterable[str] | None = None) -> dict[str, StorageStats]:
+def snapshot_stats(session: Session, paths: Iterable[NodePath] | None = None) -> dict[NodePath, StorageStats]:
     """Counts the chunks of each array of a snapshot, by path; chunks outside of the present grid are not counted.
 
     Raises:
         FormatError, StorageError: something cannot be read.
     """
     wanted = None if paths is None else set(paths)
-    found: dict[str, StorageStats] = {}
+    found: dict[NodePath, StorageStats] = {}
     for node in session.list_nodes():
         if node.array is None or (wanted is not None and node.path not in wanted):
             continue
@@ -187,7 +188,7 @@ def snapshot_stats(session: Session, paths: Iterable[str] | None = None) -> dict
     return found
 
 
-def stats_to_json(by_array: dict[str, StorageStats]) -> dict[str, Any]:
+def stats_to_json(by_array: dict[NodePath, StorageStats]) -> dict[str, Any]:
     """Returns the numbers of arrays by path, without a leading slash, and their sum."""
     total = sum(by_array.values(), StorageStats())
     return {"arrays": {node_key(path): stats.to_json() for path, stats in by_array.items()}, **total.to_json()}

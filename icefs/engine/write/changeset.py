@@ -21,6 +21,7 @@ from icefs.format.manifest.refs import ArrayRefs, ChunkKind, ChunkRef
 from icefs.format.snapshot.nodes import NodeSnapshot, NodeType
 from icefs.format.snapshot.reader import Snapshot
 from icefs.format.transaction_log import Move, TransactionLog
+from icefs.paths import NodePath
 
 # Changes wait in a dictionary until they are this many (or a quarter of the columns), then become columns at once.
 _CONSOLIDATE_AT: Final = 65_536
@@ -220,7 +221,7 @@ class NodeMove:
     """A node of the base that stands elsewhere now."""
 
     node: NodeSnapshot
-    to_path: str
+    to_path: NodePath
 
 
 class ChangeSet:
@@ -241,9 +242,9 @@ class ChangeSet:
 
     def __init__(self, *, is_rearrange: bool = False) -> None:
         self.is_rearrange = is_rearrange
-        self.new: dict[str, NodeSnapshot] = {}
+        self.new: dict[NodePath, NodeSnapshot] = {}
         self.updated: dict[NodeId, NodeSnapshot] = {}
-        self.deleted: dict[str, NodeSnapshot] = {}
+        self.deleted: dict[NodePath, NodeSnapshot] = {}
         self.chunks: dict[NodeId, ChunkChanges] = {}
         self.moves: dict[NodeId, NodeMove] = {}
         self._moved_to: dict[str, NodeId] = {}
@@ -322,7 +323,7 @@ class ChangeSet:
             twin.moves[node_id] = NodeMove(base.node_by_id(node_id) or move.node, move.to_path)
         return twin
 
-    def current(self, base: NodeSnapshot | None, path: str) -> NodeSnapshot | None:
+    def current(self, base: NodeSnapshot | None, path: NodePath) -> NodeSnapshot | None:
         """Returns the node at a path, given the base's node there."""
         if self.moves:
             here = self._moved_to.get(path)

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from itertools import islice
 from typing import Final, Protocol
 
 from icefs.engine.read.session import Session
@@ -16,9 +17,11 @@ from icefs.format.chunk_indices import ChunkIndices
 from icefs.format.ids import NodeId
 from icefs.format.snapshot.nodes import NodeSnapshot, NodeType
 from icefs.format.transaction_log import TransactionLog
+from icefs.paths import NodePath, node_and_ancestors, parent_node
 from icefs.words import plural, some
 
 _MAX_LISTED: Final = 5
+_NO_NODE: Final = NodePath("")
 _CAPITAL: Final = re.compile("[A-Z]")
 
 
@@ -65,13 +68,13 @@ class Conflict:
 
     Attributes:
         conflict_type: What kind it is.
-        path: The node; empty for a move, which names none.
+        path: The node's; empty for a move, which names none.
         chunks: The chunks that both sides wrote, for a double update.
         node_id: The node's id, where the kind has one.
     """
 
     conflict_type: ConflictType
-    path: str = ""
+    path: NodePath = _NO_NODE
     chunks: ChunkIndices | None = None
     node_id: NodeId | None = None
 
@@ -182,13 +185,13 @@ def _moves(their_session: Session, ours: ChangeSet, our_base: Session) -> Iterat
     sources = {move.node.path for move in ours.moves.values()}
     for move in sorted(ours.moves.values(), key=lambda move: move.to_path):
         now = there.node_by_id(move.node.id)
-        parent_path = move.to_path.rpartition("/")[0] or "/"
+        parent_path = parent_node(move.to_path)
         parent = after.get(parent_path)
         is_kept = now is not None and now.path == move.node.path
         if not is_kept or move.to_path in after or (parent_path not in targets and (not parent or parent.array)):
             yield Conflict(ConflictType.MoveOperationCannotBeRebased, move.node.path, node_id=move.node.id)
     for path, node in sorted(after.items()):
-        if our_base.snapshot.node_by_id(node.id) is None and not sources.isdisjoint(_ancestors(path)):
+        if our_base.snapshot.node_by_id(node.id) is None and not sources.isdisjoint(_above(path)):
             # Made below what we moved away: it would stay behind, without a parent.
             yield Conflict(ConflictType.MoveOperationCannotBeRebased, path, node_id=node.id)
 
@@ -201,7 +204,7 @@ def _new_nodes(their_session: Session, ours: ChangeSet) -> Iterator[Conflict]:
         if there is not None and (replaced is None or replaced.id != there.id):
             yield Conflict(ConflictType.NewNodeConflictsWithExistingNode, path)
     for path in sorted(ours.new):
-        for ancestor in _ancestors(path):
+        for ancestor in _above(path):
             node = their_session.get_node(ancestor)
             if node is not None and node.array is not None:
                 yield Conflict(ConflictType.NewNodeInInvalidGroup, ancestor)
@@ -278,7 +281,7 @@ def way_out(conflicts: Sequence[Conflict]) -> str:
             for conflict in conflicts
             if conflict.conflict_type not in _DELETES | {ConflictType.ChunkDoubleUpdate}
         )
-        about = "" if "" in paths else f" over {some(list(paths), _MAX_LISTED)}"
+        about = "" if _NO_NODE in paths else f" over {some(list(paths), _MAX_LISTED)}"
         return f"no solver settles the conflict{about}: open a new session on the branch, and make the changes again"
     ways = []
     if ConflictType.ChunkDoubleUpdate in kinds:
@@ -294,15 +297,13 @@ def _by_path(nodes: Iterable[NodeSnapshot]) -> list[NodeSnapshot]:
     return sorted(nodes, key=lambda node: node.path)
 
 
-def _path_of(node_id: NodeId, ours: ChangeSet, our_base: Session) -> str:
+def _path_of(node_id: NodeId, ours: ChangeSet, our_base: Session) -> NodePath:
     updated = ours.updated.get(node_id) or our_base.snapshot.node_by_id(node_id)
     if updated is not None:
         return updated.path
-    return next((node.path for node in ours.new.values() if node.id == node_id), "")
+    return next((node.path for node in ours.new.values() if node.id == node_id), _NO_NODE)
 
 
-def _ancestors(path: str) -> Iterator[str]:
-    """Yields the paths above a path, the nearest first, up to the root."""
-    while path != "/":
-        path = path.rpartition("/")[0] or "/"
-        yield path
+def _above(path: NodePath) -> Iterator[NodePath]:
+    """Returns the paths above a path, the nearest first, up to the root."""
+    return islice(node_and_ancestors(path), 1, None)

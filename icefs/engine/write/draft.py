@@ -11,6 +11,7 @@ from icefs.errors import NodeNotFoundError, ReadOnlyError, SessionStateError
 from icefs.format.ids import SnapshotId
 from icefs.format.snapshot.nodes import NodeSnapshot
 from icefs.format.snapshot.reader import Snapshot
+from icefs.paths import NodePath
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,12 +92,12 @@ class Draft:
 
     # Nodes, with the changes.
 
-    def get_node(self, path: str) -> NodeSnapshot | None:
+    def get_node(self, path: NodePath) -> NodeSnapshot | None:
         """Returns the group or array at an absolute path, or None."""
         with self.lock:
             return self.changes.current(self.snapshot.node(path), path)
 
-    def node(self, path: str) -> NodeSnapshot:
+    def node(self, path: NodePath) -> NodeSnapshot:
         """Returns the group or array at an absolute path.
 
         Raises:

@@ -27,6 +27,7 @@ from icefs.format.config.manifest import (
     SplitDimensionName,
 )
 from icefs.format.manifest.refs import ArrayRefs
+from icefs.paths import NodePath
 
 _U32_MAX: Final = 2**32 - 1
 
@@ -187,7 +188,7 @@ def inside_grid(refs: ArrayRefs, grid_shape: Sequence[int]) -> ArrayRefs:
 
 
 def split_sizes(
-    config: ManifestSplittingConfig | None, path: str, ndim: int, dimension_names: Sequence[str | None] | None
+    config: ManifestSplittingConfig | None, path: NodePath, ndim: int, dimension_names: Sequence[str | None] | None
 ) -> tuple[int, ...]:
     """Returns how many chunks along each axis one manifest of an array holds.
 
@@ -206,7 +207,7 @@ def split_sizes(
     return tuple(max(1, min(_U32_MAX, _U32_MAX if size is None else size)) for size in sizes)
 
 
-def _matches_array(condition: ManifestSplitCondition, path: str) -> bool:
+def _matches_array(condition: ManifestSplitCondition, path: NodePath) -> bool:
     match condition.kind:
         case "any_array":
             return True

@@ -9,9 +9,10 @@ from icefs.engine.write.changeset import NodeMove
 from icefs.engine.write.draft import Draft
 from icefs.errors import AlreadyExistsError, InvalidInputError, SessionStateError
 from icefs.format.snapshot.nodes import is_canonical_path
+from icefs.paths import NodePath, parent_node
 
 
-def check_path(path: str) -> None:
+def check_path(path: NodePath) -> None:
     """Refuses what is no path of a node.
 
     Raises:
@@ -26,7 +27,7 @@ def check_path(path: str) -> None:
         raise InvalidInputError(f"{path!r} is not the absolute path of a node", kind="invalid-path", path=path)
 
 
-def planned_moves(draft: Draft, moves: Mapping[str, str]) -> list[NodeMove]:
+def planned_moves(draft: Draft, moves: Mapping[NodePath, NodePath]) -> list[NodeMove]:
     """Plans moves of single nodes, made at once; the caller holds the draft's gate.
 
     Args:
@@ -48,14 +49,14 @@ def planned_moves(draft: Draft, moves: Mapping[str, str]) -> list[NodeMove]:
     if len(after) < stays + len(planned):
         raise AlreadyExistsError("two nodes cannot have one path", kind="move-wont-overwrite", moves=moves)
     for path in moves.values():
-        parent = after.get(path.rpartition("/")[0] or "/")
+        parent = after.get(parent_node(path))
         if path == "/" or parent is None or parent.array is not None:
             kind = "move-destination-parent-" + ("missing" if parent is None else "not-group")
             raise SessionStateError(f"{path} has no group above it", kind=kind, path=path)
     return planned
 
 
-def planned_move(draft: Draft, from_path: str, to_path: str) -> list[NodeMove]:
+def planned_move(draft: Draft, from_path: NodePath, to_path: NodePath) -> list[NodeMove]:
     """Plans the move of a node with all below it; the caller holds the draft's gate.
 
     Raises:
@@ -73,7 +74,7 @@ def planned_move(draft: Draft, from_path: str, to_path: str) -> list[NodeMove]:
         )
     if draft.get_node(to_path) is not None:
         raise AlreadyExistsError(f"{to_path} exists already", kind="move-wont-overwrite", path=to_path)
-    parent_path = to_path.rpartition("/")[0] or "/"
+    parent_path = parent_node(to_path)
     parent = draft.get_node(parent_path) if to_path != "/" else None
     if parent is None:
         raise SessionStateError(
@@ -84,10 +85,10 @@ def planned_move(draft: Draft, from_path: str, to_path: str) -> list[NodeMove]:
             f"{parent_path}, the parent of {to_path}, is an array", kind="move-destination-parent-not-group"
         )
     paths = sorted(node.path for node in draft.nodes() if f"{node.path}/".startswith(f"{from_path}/"))
-    return [_moved(draft, path, to_path + path[len(from_path) :]) for path in paths]
+    return [_moved(draft, path, NodePath(to_path + path[len(from_path) :])) for path in paths]
 
 
-def _moved(draft: Draft, from_path: str, to_path: str) -> NodeMove:
+def _moved(draft: Draft, from_path: NodePath, to_path: NodePath) -> NodeMove:
     base = draft.snapshot.node_by_id(draft.node(from_path).id)
     assert base is not None  # nothing is made in a rearrange session
     return NodeMove(base, to_path)

@@ -22,6 +22,7 @@ from icefs.format.chunk_indices import MAX_COORDINATE, ChunkIndices
 from icefs.format.manifest.refs import ArrayRefs
 from icefs.format.snapshot.nodes import NodeSnapshot
 from icefs.format.zarr_json import parse_zarr_json
+from icefs.paths import NodePath
 from icefs.words import plural
 
 type IndexMap = Callable[[list[int]], Iterable[int] | None]
@@ -39,7 +40,7 @@ class _Chunks(NamedTuple):
     refs: ArrayRefs
 
 
-def shift_array(session: WritableSession, path: str, offset: Sequence[int]) -> None:
+def shift_array(session: WritableSession, path: NodePath, offset: Sequence[int]) -> None:
     """Moves all chunks of an array by as many chunks along each axis.
 
     Chunks that would leave the grid are gone, and the places that nothing moves to become empty.
@@ -83,7 +84,9 @@ def _shifted(chunks: _Chunks, offset: Sequence[int]) -> tuple[ArrayRefs, ChunkIn
     return sets, difference(refs.indices, sets.indices)
 
 
-def reindex_array(session: WritableSession, path: str, forward: IndexMap, backward: IndexMap | None = None) -> None:
+def reindex_array(
+    session: WritableSession, path: NodePath, forward: IndexMap, backward: IndexMap | None = None
+) -> None:
     """Moves each chunk of an array to where a function says.
 
     Only chunks that exist are asked about. A chunk for which `forward` returns None stays where it is; one that moves
@@ -165,7 +168,7 @@ def _no_index(found: object, chunks: _Chunks, reason: str) -> InvalidInputError:
     )
 
 
-def _chunks(session: WritableSession, path: str) -> _Chunks:
+def _chunks(session: WritableSession, path: NodePath) -> _Chunks:
     """Returns the chunks of an array that can be moved."""
     with session.draft.lock:
         session.draft.check_edits()

@@ -32,6 +32,7 @@ from icefs.format.snapshot.encoding import MAX_U32
 from icefs.format.snapshot.nodes import ArrayData, NodeSnapshot, NodeType
 from icefs.format.snapshot.reader import Snapshot
 from icefs.format.zarr_json import ZarrMetadata, parse_zarr_json
+from icefs.paths import ROOT_NODE, NodePath
 
 _MAX_ARRAYS: Final = 256
 
@@ -59,7 +60,7 @@ class WritableSession(Session):
         mark = Collections(context).mark()
         self.draft = Draft(snapshot, branch, mark, is_rearrange=is_rearrange, origin_id=origin_id)
         # The sorted paths of one revision of the nodes.
-        self._sorted: tuple[int, list[str]] | None = None
+        self._sorted: tuple[int, list[NodePath]] | None = None
         # By node: as long as nothing but chunks changes, an array's chunks need not be put together again.
         self._edited: dict[NodeId, tuple[NodeSnapshot, ArrayChunks, EditedChunks | None]] = {}
 
@@ -99,11 +100,11 @@ class WritableSession(Session):
 
     # Reading, with the changes.
 
-    def get_node(self, path: str) -> NodeSnapshot | None:
+    def get_node(self, path: NodePath) -> NodeSnapshot | None:
         """Returns the group or array at an absolute path, or None."""
         return self.draft.get_node(path)
 
-    def node(self, path: str) -> NodeSnapshot:
+    def node(self, path: NodePath) -> NodeSnapshot:
         """Returns the group or array at an absolute path.
 
         Raises:
@@ -111,7 +112,7 @@ class WritableSession(Session):
         """
         return self.draft.node(path)
 
-    def _paths(self) -> list[str]:
+    def _paths(self) -> list[NodePath]:
         draft = self.draft
         with draft.lock:
             known = self._sorted
@@ -119,12 +120,12 @@ class WritableSession(Session):
                 known = self._sorted = draft.node_revision, sorted(node.path for node in draft.nodes())
             return known[1]
 
-    def list_nodes(self, path: str = "/") -> Iterator[NodeSnapshot]:
+    def list_nodes(self, path: NodePath = ROOT_NODE) -> Iterator[NodeSnapshot]:
         """Yields the node at `path`, if there is one, and all nodes below it, sorted by path, all of one moment."""
         with self.draft.lock:
             return iter(list(super().list_nodes(path)))
 
-    def array_chunks(self, array: str | NodeSnapshot) -> ArrayChunks | EditedChunks:  # type: ignore[override]
+    def array_chunks(self, array: NodePath | NodeSnapshot) -> ArrayChunks | EditedChunks:  # type: ignore[override]
         """Returns the chunk references of an array, with the session's changes.
 
         Changes made later show in the result only if there were some before; ask again.
@@ -151,7 +152,7 @@ class WritableSession(Session):
 
     # Writing nodes.
 
-    def set_metadata(self, path: str, data: bytes, *, overwrite: bool = True) -> NodeSnapshot:
+    def set_metadata(self, path: NodePath, data: bytes, *, overwrite: bool = True) -> NodeSnapshot:
         """Makes a group or array, or rewrites its zarr.json; the bytes are kept as they are.
 
         Args:
@@ -188,7 +189,7 @@ class WritableSession(Session):
             self.draft.nodes_changed()
             return node
 
-    def delete_node(self, path: str) -> None:
+    def delete_node(self, path: NodePath) -> None:
         """Deletes a node and all below it; nothing happens where there is none.
 
         Raises:
@@ -200,7 +201,7 @@ class WritableSession(Session):
                 self.draft.changes.delete_node(node, self.snapshot.node_by_id(node.id))
             self.draft.nodes_changed()
 
-    def delete_nodes(self, paths: Iterable[str]) -> None:
+    def delete_nodes(self, paths: Iterable[NodePath]) -> None:
         """Deletes exactly the nodes at some paths, not those below them: Icechunk holds nodes without parents.
 
         Raises:
@@ -214,7 +215,7 @@ class WritableSession(Session):
                     self.draft.changes.delete_node(node, self.snapshot.node_by_id(node.id))
             self.draft.nodes_changed()
 
-    def move_nodes(self, moves: Mapping[str, str]) -> None:
+    def move_nodes(self, moves: Mapping[NodePath, NodePath]) -> None:
         """Moves nodes one by one and at once, each without what is below it (rearrange sessions of spec 2 only).
 
         So two nodes can change places, which a sequence of `move` can say only by way of a third place.
@@ -232,7 +233,7 @@ class WritableSession(Session):
             self.draft.changes.move_nodes(planned_moves(self.draft, moves))
             self.draft.nodes_changed()
 
-    def move(self, from_path: str, to_path: str) -> None:
+    def move(self, from_path: NodePath, to_path: NodePath) -> None:
         """Moves a node with all below it (rearrange sessions of spec 2 only).
 
         Raises:
@@ -248,7 +249,7 @@ class WritableSession(Session):
 
     # Writing chunks.
 
-    def set_chunk(self, path: str, chunk_index: Sequence[int], data: bytes | memoryview) -> None:
+    def set_chunk(self, path: NodePath, chunk_index: Sequence[int], data: bytes | memoryview) -> None:
         """Stores a chunk: in the manifest where it is small, else as an object at once.
 
         Its size is not compared with the array's codecs: the program that calls has encoded it, and the official
@@ -264,7 +265,7 @@ class WritableSession(Session):
         # Stored before it is referred to, and outside of the lock.
         self.set_chunk_ref(path, chunk_index, self.store_chunk(data))
 
-    def check_chunk(self, path: str, chunk_index: Sequence[int], length_bytes: int) -> None:
+    def check_chunk(self, path: NodePath, chunk_index: Sequence[int], length_bytes: int) -> None:
         """Refuses what `set_chunk` would refuse of a chunk of that length; waits for no commit."""
         with self.draft.lock:
             self.draft.check_edits()
@@ -279,7 +280,7 @@ class WritableSession(Session):
         return NativeRef(chunk_id, 0, len(data))
 
     def set_chunk_ref(
-        self, path: str, chunk_index: Sequence[int], ref: ChunkRef | None, *, overwrite: bool = True
+        self, path: NodePath, chunk_index: Sequence[int], ref: ChunkRef | None, *, overwrite: bool = True
     ) -> None:
         """Sets the reference to a chunk, whose bytes are stored already; None deletes the chunk.
 
@@ -301,7 +302,7 @@ class WritableSession(Session):
             self.draft.revision += 1
             changes.set(chunk_index, ref)
 
-    def set_chunk_refs(self, path: str, refs: ArrayRefs) -> None:
+    def set_chunk_refs(self, path: NodePath, refs: ArrayRefs) -> None:
         """Sets many references at once; those outside of the array's grid are refused together.
 
         Raises:
@@ -315,7 +316,7 @@ class WritableSession(Session):
             self.draft.revision += 1
             self.draft.changes.chunk_changes(node).set_many(refs)
 
-    def delete_chunks(self, path: str, indices: ChunkIndices) -> None:
+    def delete_chunks(self, path: NodePath, indices: ChunkIndices) -> None:
         """Deletes many chunks at once; those that do not exist count as deleted.
 
         Raises:
@@ -330,7 +331,7 @@ class WritableSession(Session):
             self.draft.revision += 1
             self.draft.changes.chunk_changes(node).delete_many(indices)
 
-    def delete_chunks_below(self, path: str, prefix: Sequence[int]) -> None:
+    def delete_chunks_below(self, path: NodePath, prefix: Sequence[int]) -> None:
         """Deletes all chunks whose index starts with `prefix`.
 
         Raises:
@@ -343,13 +344,13 @@ class WritableSession(Session):
         # Fetched before the lock is taken; what others write meanwhile came later than this.
         self.delete_chunks(path, chunks.indices_below(prefix))
 
-    def _array(self, path: str) -> NodeSnapshot:
+    def _array(self, path: NodePath) -> NodeSnapshot:
         node = self.node(path)
         if node.array is None:
             raise InvalidInputError(f"{path} is a group, not an array", kind="not-an-array", path=path)
         return node
 
-    def _array_for_all(self, path: str, indices: ChunkIndices, lengths: Uint64Array | None) -> NodeSnapshot:
+    def _array_for_all(self, path: NodePath, indices: ChunkIndices, lengths: Uint64Array | None) -> NodeSnapshot:
         """Returns the array at a path, if all of some chunks fit it; the error names the first one that does not."""
 
         def index_at(row: int) -> tuple[int, ...]:
@@ -367,7 +368,7 @@ class WritableSession(Session):
             self._array_for(path, index_at(row), 1 if lengths is None else int(lengths[row]))
         return node
 
-    def _array_for(self, path: str, chunk_index: Sequence[int], length_bytes: int) -> NodeSnapshot:
+    def _array_for(self, path: NodePath, chunk_index: Sequence[int], length_bytes: int) -> NodeSnapshot:
         node = self._array(path)
         assert node.array is not None
         index = tuple(chunk_index)

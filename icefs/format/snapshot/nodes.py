@@ -5,8 +5,10 @@ Source: spec 2.1 "Snapshot Files"; format notes §7.8 and §7.9.
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TypeGuard
 
 from icefs.format.ids import ManifestId, NodeId
+from icefs.paths import NodePath
 
 
 class NodeType(StrEnum):
@@ -70,7 +72,7 @@ class NodeSnapshot:
     """
 
     id: NodeId
-    path: str
+    path: NodePath
     user_data: bytes
     array: ArrayData | None = None
     extra: bytes | None = None
@@ -98,7 +100,7 @@ class ManifestFileInfo:
     extra: bytes | None = None
 
 
-def is_canonical_path(path: str) -> bool:
+def is_canonical_path(path: str) -> TypeGuard[NodePath]:
     """Tells whether `path` is absolute, without empty, `.` and `..` segments, and without a slash at its end."""
     if not path.startswith("/"):
         return False

@@ -41,6 +41,7 @@ from icefs.format.snapshot.nodes import (
     NodeSnapshot,
     is_canonical_path,
 )
+from icefs.paths import NodePath
 
 
 class ManifestFiles(Mapping[ManifestId, ManifestFileInfo]):
@@ -110,7 +111,7 @@ class Snapshot:
         self._rows = {path: row for row, path in enumerate(paths)}
         self._node_rows: dict[NodeId, int] | None = None
         self._all_paths = self.paths = paths
-        self.shadowed: tuple[str, ...] = ()
+        self.shadowed: tuple[NodePath, ...] = ()
         if len(self._rows) < len(paths):
             self.paths = tuple(self._rows)
             self.shadowed = tuple(path for path, count in Counter(paths).items() if count > 1)
@@ -127,7 +128,7 @@ class Snapshot:
     def __len__(self) -> int:
         return len(self.paths)
 
-    def node(self, path: str) -> NodeSnapshot | None:
+    def node(self, path: NodePath) -> NodeSnapshot | None:
         """Returns the node at an absolute, canonical path.
 
         Raises:
@@ -197,16 +198,17 @@ def parse_snapshot(data: bytes | memoryview, *, name: str) -> Snapshot:
     return Snapshot(FlatBuffer(body, name=name), spec_version)
 
 
-def _node_paths(buffer: FlatBuffer, nodes: TableArray) -> list[str]:
+def _node_paths(buffer: FlatBuffer, nodes: TableArray) -> list[NodePath]:
     for slot, size, field in ((0, 8, "id"), (1, 0, "path"), (2, 0, "user_data"), (4, 0, "node_data")):
         positions, present = nodes.fields(slot)
         if not present.all():
             raise buffer.error(f"a node lacks the required field {field}")
         buffer.check_all(positions, size or 4, f"the {field} of a node")
-    paths = [path or "" for path in nodes.strings(1, "a node's path")]
-    for path in paths:
-        if not is_canonical_path(path):
-            raise buffer.error(f"{path!r} is no path of a node")
+    names = [name or "" for name in nodes.strings(1, "a node's path")]
+    paths = [name for name in names if is_canonical_path(name)]
+    if len(paths) < len(names):
+        bad = next(name for name in names if not is_canonical_path(name))
+        raise buffer.error(f"{bad!r} is no path of a node")
     return paths
 
 

@@ -11,6 +11,7 @@ from icefs.format.ids import SnapshotId
 from icefs.format.metadata_items import add_items, encode_items
 from icefs.format.snapshot.encoding import ARRAY, GROUP, MAX_U32, V1_DIMENSION
 from icefs.format.snapshot.nodes import ArrayData, DimensionShape, ManifestFileInfo, NodeSnapshot, is_canonical_path
+from icefs.paths import NodePath
 
 _V1_FILE_INFO: Final = struct.Struct("<12s4xQI4x")
 
@@ -111,7 +112,7 @@ def _add_node(builder: FlatBuilder, node: NodeSnapshot, spec_version: int) -> in
     return builder.table(_NODE, (node.id, path, user_data, code, data, extra))
 
 
-def _add_array(builder: FlatBuilder, path: str, array: ArrayData, spec_version: int) -> int:
+def _add_array(builder: FlatBuilder, path: NodePath, array: ArrayData, spec_version: int) -> int:
     for dimension in array.shape:
         if dimension.num_chunks > MAX_U32:
             raise InvalidMetadataError(f"{path}: {dimension.num_chunks} chunks along one dimension", path=path)
@@ -132,7 +133,7 @@ def _add_array(builder: FlatBuilder, path: str, array: ArrayData, spec_version: 
     return builder.table(_ARRAY_DATA, (first, names, builder.offsets(manifests), second))
 
 
-def _add_v1_shape(builder: FlatBuilder, path: str, shape: Sequence[DimensionShape]) -> int:
+def _add_v1_shape(builder: FlatBuilder, path: NodePath, shape: Sequence[DimensionShape]) -> int:
     items = b""
     for dimension in shape:
         if dimension.array_length and not dimension.num_chunks:

@@ -35,7 +35,6 @@ from typing import Final
 from icefs.errors import InvalidInputError, StorageError
 from icefs.storage.cache.entry import CachedFile, DamagedEntryError, entry_head, entry_size
 
-DEFAULT_CACHE_BYTES: Final = 10 << 30
 """How large a cache grows by default."""
 
 _USAGE: Final = struct.Struct("<36sQI")
@@ -85,7 +84,7 @@ class DiskCache:
     def __init__(
         self,
         directory: str | os.PathLike[str],
-        max_bytes: int = DEFAULT_CACHE_BYTES,
+        max_bytes: int,
         *,
         reserve_bytes: int | None = None,
         touch_s: float = _TOUCH_S,

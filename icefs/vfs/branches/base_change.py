@@ -13,12 +13,12 @@ from typing import Protocol
 from icefs.engine.read.session import Session
 from icefs.engine.repository import Repository
 from icefs.format.ids import SnapshotId
-from icefs.inode import Invalidations
+from icefs.inode import Ino, Invalidations
+from icefs.paths import NodePath, TreePath, child, tree_path
 from icefs.vfs.inodes.tree_inodes import TreeInodes
 from icefs.vfs.trees.advance import Advance, Advanced, plan_advance
 from icefs.vfs.trees.finder import open_session
 from icefs.vfs.trees.renames import Renaming, plan_renaming
-from icefs.worktree.base import join
 from icefs.worktree.freeze.frozen import FrozenTree
 from icefs.worktree.freeze.frozen_index import FrozenIndex
 from icefs.worktree.rebase.plan import BaseOutcome, BasePlan, RenamedChunks
@@ -49,7 +49,7 @@ class ChangingBranch(Protocol):
     def inodes_lock(self) -> threading.RLock:
         """Protects `inodes`."""
 
-    def advance(self, advance: Advance, open_inos: Iterable[int], renaming: Renaming | None = None) -> Advanced:
+    def advance(self, advance: Advance, open_inos: Iterable[Ino], renaming: Renaming | None = None) -> Advanced:
         """Goes to another snapshot; called while the working tree is locked."""
 
     def translated(self, changed: Invalidations) -> Invalidations:
@@ -74,7 +74,7 @@ class BranchPlan:
     shows_others: bool = True
 
 
-def plan_following(advance: Advance, yielded: Iterable[str] = (), revision: int | None = None) -> BranchPlan:
+def plan_following(advance: Advance, yielded: Iterable[TreePath] = (), revision: int | None = None) -> BranchPlan:
     """Plans to put a working tree's changes on a snapshot that others made.
 
     Args:
@@ -90,9 +90,9 @@ def plan_commit(
     branch: ChangingBranch,
     frozen: FrozenTree,
     made: Session,
-    left: Iterable[str],
+    left: Iterable[TreePath],
     *,
-    yielded: Iterable[str] = (),
+    yielded: Iterable[TreePath] = (),
     others: Advance | None = None,
     shows_others: bool = True,
 ) -> BranchPlan:
@@ -123,7 +123,7 @@ def plan_commit(
     return BranchPlan(advance, tree, renaming, shows_others)
 
 
-def change_base(branch: ChangingBranch, work: WorkTree, plan: BranchPlan, open_inos: Iterable[int]) -> BaseOutcome:
+def change_base(branch: ChangingBranch, work: WorkTree, plan: BranchPlan, open_inos: Iterable[Ino]) -> BaseOutcome:
     """Puts a branch and its working tree on another snapshot; in a worker thread.
 
     Raises:
@@ -152,24 +152,24 @@ def advance_of_others(repository: Repository, base: str, snapshot_id: SnapshotId
     return plan_advance(open_session(repository, SnapshotId.parse(base)), open_session(repository, parent))
 
 
-def changed_paths(advance: Advance) -> Sequence[str]:
+def changed_paths(advance: Advance) -> Sequence[TreePath]:
     """Returns the paths at and below which an advance shows other content; with a slash at the end, only below.
 
     A directory that is still there keeps its number, whatever is in it: the kernel looks up the names in it again.
     """
     changes = advance.changes
-    paths = [metadata_key(path) for path in changes.new | changes.deleted | changes.updated]
-    paths += [path[1:] for path in changes.deleted if path != "/" and not advance.session.has_children(path)]
+    paths: list[TreePath] = [metadata_key(path) for path in changes.new | changes.deleted | changes.updated]
+    paths += [tree_path(path) for path in changes.deleted if path != "/" and not advance.session.has_children(path)]
     for path, array in advance.arrays.items():
         if array.changed is None or array.layout is None or array.top_names:
-            paths.append(node_prefix(path))  # no number in the whole array is retained
+            paths.append(TreePath(node_prefix(NodePath(path))))  # no number in the whole array is retained
             continue
         rows = zip(*(column.tolist() for column in array.changed), strict=True) if array.changed else [()]
-        paths += [node_prefix(path) + array.layout.format(row) for row in rows]
+        paths += [TreePath(node_prefix(NodePath(path)) + array.layout.format(row)) for row in rows]
     return paths
 
 
-def _cut_off(advance: Advance) -> Iterator[str]:
+def _cut_off(advance: Advance) -> Iterator[TreePath]:
     """Yields the names below which chunks lay that are outside of their array's grid now."""
     for path, array in advance.arrays.items():
-        yield from (join(path[1:], name.decode(errors="surrogatepass")) for name in array.cut_names)
+        yield from (child(TreePath(path[1:]), name.decode(errors="surrogatepass")) for name in array.cut_names)

@@ -89,7 +89,7 @@ class BranchBase:
         """Protects `inodes`."""
         return self._guarded.lock
 
-    def advance(self, advance: Advance, open_inos: Iterable[int], renaming: Renaming | None = None) -> Advanced:
+    def advance(self, advance: Advance, open_inos: Iterable[Ino], renaming: Renaming | None = None) -> Advanced:
         """Shows another snapshot; where there is a working tree, only from within a change of its base."""
         self.followed_groups |= groups_changed(advance.session, advance.changes)
         with self._guarded.lock:
@@ -108,14 +108,14 @@ class BranchBase:
             self.is_committing or work.pending_intent is not None or work.files.has_writers() or work.has_changes()
         )
 
-    def used_numbers(self) -> list[int] | None:
+    def used_numbers(self) -> list[Ino] | None:
         """Returns the numbers that files kept over commits; None while they may change."""
         if self.is_committing or self._operations.is_moving:
             return None
         work = self._life.work
         return [] if work is None else work.used_numbers()
 
-    async def follow(self, advance: Advance, open_inos: Iterable[int]) -> Invalidations | None:
+    async def follow(self, advance: Advance, open_inos: Iterable[Ino]) -> Invalidations | None:
         """Carries out what was planned; None if there are changes meanwhile, and the branch stays."""
         if self.is_pinned or self._operations.is_moving:
             return None
@@ -130,7 +130,7 @@ class BranchBase:
                 return None  # a commit has begun meanwhile
         return outcome.changed
 
-    async def find_out(self, open_inos: Iterable[int]) -> Invalidations | None:
+    async def find_out(self, open_inos: Iterable[Ino]) -> Invalidations | None:
         """Finds out what became of a commit that is in doubt, or was given up; None where nothing changes by that.
 
         Raises:
@@ -146,7 +146,7 @@ class BranchBase:
         finally:
             self.is_committing = False
 
-    def _find_out(self, work: WorkTree, open_inos: list[int]) -> Invalidations:
+    def _find_out(self, work: WorkTree, open_inos: list[Ino]) -> Invalidations:
         repository = self.settings.repository
         found = Invalidations()
         if work.pending_intent is not None:
@@ -165,11 +165,11 @@ class BranchBase:
         """
         return target_path(self.below.files.locate(ino))
 
-    def find_path(self, ino: int) -> TreePath:
+    def find_path(self, ino: Ino) -> TreePath:
         """Returns the same, and takes the lock itself; in a worker thread it also fetches what is missing."""
         return self._guarded.call(lambda: self.path_of(Ino(ino)))
 
-    def where(self, ino: int) -> NodeRef:
+    def where(self, ino: Ino) -> NodeRef:
         """Returns how the working tree names what the kernel knows by a number.
 
         Raises:
@@ -182,7 +182,7 @@ class BranchBase:
         """Asks the snapshot tree with the lock held; in a worker thread it also fetches what is missing."""
         return self._guarded.call(lambda: question(self.below))
 
-    def paths_of(self, inos: Iterable[int]) -> list[TreePath]:
+    def paths_of(self, inos: Iterable[Ino]) -> list[TreePath]:
         """Returns the paths of those inodes that are the base's and have no other number in the working tree."""
         paths = []
         for ino in inos:
@@ -198,7 +198,7 @@ class BranchBase:
         work = self._life.work
         if work is None:
             return changed
-        known: dict[int, int] = {}
+        known: dict[Ino, Ino] = {}
         for ino, _ in changed.entries:
             if ino not in known:
                 known[ino] = ino

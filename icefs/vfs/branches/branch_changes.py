@@ -12,6 +12,7 @@ from icefs.errors import (
     StaleError,
     UnsupportedError,
 )
+from icefs.inode import Ino
 from icefs.paths import TreePath, child
 from icefs.vfs.attrs import Attr
 from icefs.vfs.branches.branch_base import BranchBase
@@ -39,7 +40,7 @@ class BranchChanges(TreeChanges):
         handles: WorkingHandles,
         checks: MetadataChecks,
         removed: RemovedDirectories,
-        path_of: Callable[[int], str],
+        path_of: Callable[[Ino], str],
     ) -> None:
         """Takes the parts of the branch.
 
@@ -59,10 +60,10 @@ class BranchChanges(TreeChanges):
         self._checks = checks
         self._removed = removed
 
-    def _is_control(self, ino: int) -> bool:
+    def _is_control(self, ino: Ino) -> bool:
         return bool(self._below.inodes.fixed.control_slot(ino))
 
-    async def setattr(self, ino: int, changes: AttrChanges, handle: FileHandle | None, caller: Caller) -> Attr:
+    async def setattr(self, ino: Ino, changes: AttrChanges, handle: FileHandle | None, caller: Caller) -> Attr:
         """Changes attributes, truncation included."""
         if self._is_control(ino):
             return self._below.getattr(ino)  # the shell truncates before it writes
@@ -89,7 +90,7 @@ class BranchChanges(TreeChanges):
         if found is not None and found.attr.is_dir:
             self._removed.add(kernel_attr(found.attr))
 
-    async def create(self, parent: int, name: str, mode: int, flags: int, caller: Caller) -> tuple[FileHandle, Attr]:
+    async def create(self, parent: Ino, name: str, mode: int, flags: int, caller: Caller) -> tuple[FileHandle, Attr]:
         """Creates and opens a regular file."""
         self._refuse_in_control(parent, name)
         perm = Perm(mode & 0o7777, caller.uid, caller.gid)
@@ -109,7 +110,7 @@ class BranchChanges(TreeChanges):
 
         return await self._name(parent, create)
 
-    async def mknod(self, parent: int, name: str, mode: int, rdev: int, caller: Caller) -> Attr:
+    async def mknod(self, parent: Ino, name: str, mode: int, rdev: int, caller: Caller) -> Attr:
         """Creates a regular file."""
         self._refuse_in_control(parent, name)
         perm = Perm(mode & 0o7777, caller.uid, caller.gid)
@@ -118,7 +119,7 @@ class BranchChanges(TreeChanges):
             lambda work: kernel_attr(work.names.mknod(self._base.where(parent), name, perm, stat.S_IFMT(mode)).attr),
         )
 
-    async def mkdir(self, parent: int, name: str, mode: int, caller: Caller) -> Attr:
+    async def mkdir(self, parent: Ino, name: str, mode: int, caller: Caller) -> Attr:
         """Creates a directory."""
         self._refuse_in_control(parent, name)
         perm = Perm(mode & 0o7777, caller.uid, caller.gid)
@@ -126,12 +127,12 @@ class BranchChanges(TreeChanges):
             parent, lambda work: kernel_attr(work.names.mkdir(self._base.where(parent), name, perm).attr)
         )
 
-    async def unlink(self, parent: int, name: str) -> None:
+    async def unlink(self, parent: Ino, name: str) -> None:
         """Removes a file."""
         self._refuse_in_control(parent, name)
         await self._operations.change(lambda work: work.names.unlink(self._base.where(parent), name))
 
-    async def rmdir(self, parent: int, name: str) -> None:
+    async def rmdir(self, parent: Ino, name: str) -> None:
         """Removes an empty directory."""
         self._refuse_in_control(parent, name)
 
@@ -143,15 +144,15 @@ class BranchChanges(TreeChanges):
 
         await self._operations.change(remove)
 
-    async def symlink(self, parent: int, name: str, target: str, caller: Caller) -> Attr:
+    async def symlink(self, parent: Ino, name: str, target: str, caller: Caller) -> Attr:
         """Refuses: no Icechunk repository holds symbolic links."""
         raise NotPermittedError("a mounted branch has no symbolic links", name=name)
 
-    async def setxattr(self, ino: int, name: str, value: bytes) -> None:
+    async def setxattr(self, ino: Ino, name: str, value: bytes) -> None:
         """Refuses, as file systems do that have none: programs that copy files take no offence."""
         raise UnsupportedError("extended attributes cannot be set", name=name)
 
-    async def rename(self, old_parent: int, old_name: str, new_parent: int, new_name: str, flags: int) -> None:
+    async def rename(self, old_parent: Ino, old_name: str, new_parent: Ino, new_name: str, flags: int) -> None:
         """Renames within the tree."""
         self._refuse_in_control(old_parent, old_name)
         self._refuse_in_control(new_parent, new_name)
@@ -177,13 +178,13 @@ class BranchChanges(TreeChanges):
 
         await self._name(new_parent, rename)
 
-    def _child(self, work: WorkTree, parent: int, name: str) -> NodeRef:
+    def _child(self, work: WorkTree, parent: Ino, name: str) -> NodeRef:
         entry = work.entries.lookup(self._base.where(parent), name)
         if entry is None:
             raise EntryNotFoundError(f"no {name!r} in this directory", name=name)
         return entry.where
 
-    async def link(self, ino: int, new_parent: int, new_name: str) -> Attr:
+    async def link(self, ino: Ino, new_parent: Ino, new_name: str) -> Attr:
         """Gives a file another name."""
         self._refuse_in_control(new_parent, new_name)
         self._refuse_in_control(ino)
@@ -198,22 +199,22 @@ class BranchChanges(TreeChanges):
             ),
         )
 
-    async def fsyncdir(self, ino: int) -> None:
+    async def fsyncdir(self, ino: Ino) -> None:
         """Makes all names durable."""
         if self._base.work is not None and not self._is_control(ino):
             await self._operations.in_thread(self._base.work.names.fsync)
 
-    def _refuse_in_control(self, ino: int, name: str | None = None) -> None:
+    def _refuse_in_control(self, ino: Ino, name: str | None = None) -> None:
         """Refuses to change the control directory, and its name in the root."""
         if self._is_control(ino):
             raise ReadOnlyError("the control directory cannot be changed", kind="read-only-store")
         if name == CONTROL_NAME and ino == self._below.inodes.root_ino:
             raise NotPermittedError("the control directory cannot be made, replaced or removed", name=name)
 
-    def _path_in(self, work: WorkTree, parent: int, name: str) -> TreePath:
+    def _path_in(self, work: WorkTree, parent: Ino, name: str) -> TreePath:
         return child(TreePath(work.entries.path_of(self._base.where(parent))), name)
 
-    async def _name[T](self, parent: int, operation: Callable[[WorkTree], T]) -> T:
+    async def _name[T](self, parent: Ino, operation: Callable[[WorkTree], T]) -> T:
         """Runs an operation that gives something a name in a directory."""
         try:
             return await self._operations.change(operation)

@@ -10,7 +10,8 @@ from typing import Any
 from icefs.engine.read.session import Session
 from icefs.errors import FormatError
 from icefs.format.ids import NodeId, SnapshotId
-from icefs.inode import Invalidations
+from icefs.inode import Ino, Invalidations
+from icefs.paths import NodePath
 from icefs.vfs.attrs import Attr
 from icefs.vfs.branches.settings import WorkingSettings
 from icefs.vfs.branches.writable_branch import WritableBranch
@@ -121,20 +122,20 @@ class BranchTree:
         self.tree.restart(snapshot_id, flushed_at)
         return Invalidations(inodes=[self.tree.inodes.root_ino])
 
-    async def follow(self, advance: Advance, open_inos: Iterable[int]) -> Invalidations | None:
+    async def follow(self, advance: Advance, open_inos: Iterable[Ino]) -> Invalidations | None:
         """Carries out what was planned from the present session; None if the branch has to stay after all."""
         if self.writable is not None:
             return await self.writable.base.follow(advance, open_inos)
         return self._advancer.advance(advance, open_inos).changed
 
-    async def find_out(self, open_inos: Iterable[int]) -> Invalidations | None:
+    async def find_out(self, open_inos: Iterable[Ino]) -> Invalidations | None:
         """Finds out what became of a commit that is in doubt; None where nothing has changed by that."""
         return None if self.writable is None else await self.writable.base.find_out(open_inos)
 
-    def tidy(self, open_inos: Iterable[int]) -> None:
+    def tidy(self, open_inos: Iterable[Ino]) -> None:
         """Forgets the numbers of what was replaced long ago, once there are many."""
 
-        def used() -> Iterable[int] | None:
+        def used() -> Iterable[Ino] | None:
             kept = [] if self.writable is None else self.writable.base.used_numbers()
             return None if kept is None else [*open_inos, *kept]
 
@@ -144,7 +145,7 @@ class BranchTree:
         if self.session is None:
             return True
         try:
-            node = self.session.get_node(path)
+            node = self.session.get_node(NodePath(path))
         except FormatError:  # a node that cannot be read is there all the same
             return True
         return node is not None and node.id == node_id

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from icefs.engine.write.repository import WritableRepository
 from icefs.errors import NotFoundError, StorageError
 from icefs.format.ids import SnapshotId
-from icefs.inode import Invalidations
+from icefs.inode import Ino, Invalidations
 from icefs.vfs.branches.base_change import ChangingBranch, advance_of_others, change_base, plan_commit
 from icefs.vfs.branches.late_commits import differing, hidden, late_commit, remove_hidden
 from icefs.vfs.trees.finder import open_session
@@ -23,7 +23,7 @@ def is_in_history(repository: WritableRepository, branch: str, snapshot_id: Snap
 
 
 def resolve(
-    branch: ChangingBranch, work: WorkTree, repository: WritableRepository, open_inos: Iterable[int]
+    branch: ChangingBranch, work: WorkTree, repository: WritableRepository, open_inos: Iterable[Ino]
 ) -> Invalidations:
     """Finds out what became of a commit in doubt, and completes it or gives it up; in a worker thread.
 
@@ -55,7 +55,7 @@ class TakenOver(NamedTuple):
 
 
 def take_over_late(
-    branch: ChangingBranch, work: WorkTree, repository: WritableRepository, open_inos: Iterable[int]
+    branch: ChangingBranch, work: WorkTree, repository: WritableRepository, open_inos: Iterable[Ino]
 ) -> TakenOver | None:
     """Puts a tree on a commit of its own that it had given up, and that its branch has; None where there is none."""
     snapshot_id = late_commit(work, repository, branch.name)

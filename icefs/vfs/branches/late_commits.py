@@ -12,6 +12,8 @@ from icefs.engine.read.session import Session
 from icefs.engine.write.repository import WritableRepository
 from icefs.format.ids import SnapshotId
 from icefs.format.snapshot.nodes import NodeSnapshot
+from icefs.inode import Ino
+from icefs.paths import NodePath, TreePath, split
 from icefs.worktree.freeze.frozen import FrozenTree
 from icefs.worktree.stage.staged import Source, Staged, source_size
 from icefs.worktree.tree import WorkTree
@@ -39,14 +41,15 @@ def late_commit(work: WorkTree, repository: WritableRepository, branch: str) -> 
     return None
 
 
-def differing(staged: Staged, frozen: FrozenTree, made: Session) -> list[str] | None:
+def differing(staged: Staged, frozen: FrozenTree, made: Session) -> list[TreePath] | None:
     """Returns the staged paths that a snapshot has otherwise; None where renames make that too much to tell."""
     if staged.renames or any(array.reused is not None for array in staged.arrays.values()):
         return None
     reader = KeyReader(made)
-    found = [metadata_key(path) for path, data in staged.nodes.items() if reader.read(metadata_key(path)) != data]
+    keys = {metadata_key(NodePath(path)): data for path, data in staged.nodes.items()}
+    found: list[TreePath] = [key for key, data in keys.items() if reader.read(key) != data]
     for path, array in staged.arrays.items():
-        node = made.get_node(path)
+        node = made.get_node(NodePath(path))
         layout = None if node is None or node.array is None else _layout(node)
         for index, source in array.sets.items():
             place = source.path
@@ -62,7 +65,7 @@ def _is_same(reader: KeyReader, frozen: FrozenTree, key: str, source: Source) ->
     return reader.read(key) == frozen.read(source)
 
 
-def hidden(staged: Staged, frozen: FrozenTree, base: Session, made: Session) -> Iterator[str]:
+def hidden(staged: Staged, frozen: FrozenTree, base: Session, made: Session) -> Iterator[TreePath]:
     """Yields the keys of a snapshot that a tree does not show, although they are not in its way: removed since."""
     reader = KeyReader(made)
     for key in _candidates(staged, base, made, reader):
@@ -70,23 +73,23 @@ def hidden(staged: Staged, frozen: FrozenTree, base: Session, made: Session) -> 
             yield key
 
 
-def _candidates(staged: Staged, base: Session, made: Session, reader: KeyReader) -> Iterator[str]:
+def _candidates(staged: Staged, base: Session, made: Session, reader: KeyReader) -> Iterator[TreePath]:
     changes = compare(base, made)
     for path in {*changes.new, *changes.updated, *staged.gone}:
-        yield metadata_key(path)
+        yield metadata_key(NodePath(path))
     whole = {*changes.new, *staged.gone, *(path for path, indices in changes.chunks.items() if indices is None)}
     for path in whole:
-        node = made.get_node(path)
+        node = made.get_node(NodePath(path))
         if node is not None and node.array is not None:
-            for batch in reader.list_batches(node_prefix(path).rstrip("/")):
-                yield from batch
+            for batch in reader.list_batches(node_prefix(NodePath(path)).rstrip("/")):
+                yield from map(TreePath, batch)
     parts = [(path, indices) for path, indices in changes.chunks.items() if indices is not None]
-    parts += [(path, array.deletes) for path, array in staged.arrays.items() if len(array.deletes)]
+    parts += [(NodePath(path), array.deletes) for path, array in staged.arrays.items() if len(array.deletes)]
     for path, indices in parts:
         node = made.get_node(path)
         if node is not None and node.array is not None and len(node.array.shape) == indices.ndim:
             layout = _layout(node)
-            yield from (node_prefix(path) + layout.format(index) for index in indices)
+            yield from (TreePath(node_prefix(path) + layout.format(index)) for index in indices)
 
 
 def _layout(node: NodeSnapshot) -> ChunkKeyLayout:
@@ -94,10 +97,10 @@ def _layout(node: NodeSnapshot) -> ChunkKeyLayout:
     return ChunkKeyLayout.of_metadata(node.user_data, len(node.array.shape))
 
 
-def remove_hidden(work: WorkTree, keys: Iterable[str]) -> Iterator[tuple[int, bytes]]:
+def remove_hidden(work: WorkTree, keys: Iterable[TreePath]) -> Iterator[tuple[Ino, bytes]]:
     """Removes names from a tree, and yields them with the numbers of their directories."""
     for key in keys:
-        above, _, name = key.rpartition("/")
+        above, name = split(key)
         where = work.entries.find(above)
         if where is not None and work.entries.find(key) is not None:
             work.names.unlink(where, name)

@@ -2,7 +2,7 @@
 
 from typing import Any, Final
 
-from icefs.worktree.base import join
+from icefs.paths import TreePath, child, split
 from icefs.zarr.keys import METADATA_NAME, V2_METADATA_NAMES
 
 _KEPT: Final = 20
@@ -27,10 +27,10 @@ class Refusals:
     def accepted(self, path: str) -> None:
         """Forgets a path that is written well; the metadata of a node also stands for what was tried in its place."""
         self._reasons.pop(path, None)
-        directory, _, name = path.rpartition("/")
+        directory, name = split(TreePath(path))
         if name == METADATA_NAME:
             for other in V2_METADATA_NAMES:
-                self._reasons.pop(join(directory, other), None)
+                self._reasons.pop(child(directory, other), None)
 
     def as_json(self) -> list[dict[str, Any]]:
         """Describes them, the oldest first."""

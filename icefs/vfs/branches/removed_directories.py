@@ -3,6 +3,7 @@
 import stat
 
 from icefs.errors import IsADirectoryTreeError, StaleError
+from icefs.inode import Ino
 from icefs.vfs.attrs import Attr
 from icefs.vfs.interface import AttrChanges
 
@@ -20,11 +21,11 @@ class RemovedDirectories:
         """Keeps the attributes of a directory that has no name any more."""
         self._attrs[attr.ino] = attr._replace(nlink=0)
 
-    def forget(self, ino: int) -> None:
+    def forget(self, ino: Ino) -> None:
         """Drops a directory that the kernel has forgotten; any other number is none."""
         self._attrs.pop(ino, None)
 
-    def get(self, ino: int) -> Attr:
+    def get(self, ino: Ino) -> Attr:
         """Returns the attributes of a directory.
 
         Raises:
@@ -35,7 +36,7 @@ class RemovedDirectories:
             raise StaleError(f"inode {ino} is gone", ino=ino)
         return attr
 
-    def change(self, ino: int, changes: AttrChanges) -> Attr:
+    def change(self, ino: Ino, changes: AttrChanges) -> Attr:
         """Changes the attributes of a directory, and returns them; raises as `get`.
 
         Raises:

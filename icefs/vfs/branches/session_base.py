@@ -15,13 +15,14 @@ from icefs.engine.read.session import Session
 from icefs.errors import EntryNotFoundError, InvalidInputError
 from icefs.format.manifest.refs import ChunkRef
 from icefs.format.snapshot.nodes import NodeSnapshot
+from icefs.inode import NO_INO
 from icefs.locks import Rank, new_rlock
-from icefs.paths import TreePath
+from icefs.paths import NodePath, TreePath, child
 from icefs.vfs.attrs import Attr
 from icefs.vfs.fetches import ask_in_thread
 from icefs.vfs.interface import NotInMemoryError
 from icefs.vfs.trees.listing import Section
-from icefs.worktree.base import BaseAttr, join
+from icefs.worktree.base import BaseAttr
 from icefs.zarr.reader import KeyReader
 
 _COPY_BYTES: Final = 8 << 20
@@ -96,7 +97,7 @@ class SessionBase:
             return list(map(self.stat, paths))
         lengths = self._reader.chunk_lengths(paths)
         return [
-            self.stat(path) if length is None else BaseAttr(0, False, length, -1)
+            self.stat(path) if length is None else BaseAttr(NO_INO, False, length, -1)
             for path, length in zip(paths, lengths, strict=True)
         ]
 
@@ -113,9 +114,9 @@ class SessionBase:
     def _stat_unnumbered(self, path: str) -> BaseAttr | None:
         found = self._find(path) if path else None
         if found is not None:
-            return BaseAttr(0, False, _length(found), -1)
-        is_dir = not path or self.session.has_children(f"/{path}") or bool(self._reader.list_directory(path))
-        return BaseAttr(0, True, 0, -1) if is_dir else None
+            return BaseAttr(NO_INO, False, _length(found), -1)
+        is_dir = not path or self.session.has_children(NodePath(f"/{path}")) or bool(self._reader.list_directory(path))
+        return BaseAttr(NO_INO, True, 0, -1) if is_dir else None
 
     def _find(self, path: str) -> ChunkRef | NodeSnapshot | None:
         try:
@@ -128,11 +129,11 @@ class SessionBase:
         found = self._find(path) if path else None
         return found.user_data if isinstance(found, NodeSnapshot) else found
 
-    def list(self, path: str) -> Iterator[tuple[str, BaseAttr]]:
+    def list(self, path: TreePath) -> Iterator[tuple[str, BaseAttr]]:
         """Yields the entries of a directory."""
         if not self._is_shown():
             for name in self._reader.list_directory(path):
-                attr = self._stat_unnumbered(join(path, name))
+                attr = self._stat_unnumbered(child(path, name))
                 if attr is not None:
                     yield name, attr
             return

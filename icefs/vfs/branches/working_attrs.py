@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 
+from icefs.inode import NO_INO
 from icefs.vfs.attrs import FOREVER_S, Attr
 from icefs.vfs.trees.listing import NamedEntries, Section
 from icefs.worktree.model.nodes import Attr as NodeAttr
@@ -40,6 +41,6 @@ def list_working(entries: Iterable[tuple[str, TreeEntry]], own: Attr, hidden: st
         row = name.encode(errors="surrogatepass"), attr.ino, attr.size, attr.mtime_ns
         groups.setdefault((attr.mode, attr.nlink, attr.uid, attr.gid), []).append(row)
     # Listings have one time only, so the kernel asks again before it shows the others.
-    blank = own._replace(attr_timeout_s=0.0, ino=0)
+    blank = own._replace(attr_timeout_s=0.0, ino=NO_INO)
     for (mode, nlink, uid, gid), rows in groups.items():
         yield NamedEntries(blank._replace(mode=mode, nlink=nlink, uid=uid, gid=gid), rows)

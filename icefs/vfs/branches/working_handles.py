@@ -48,23 +48,23 @@ class DirectWriters:
         # Whether others have opened the file, by inode number.
         self._shared: dict[int, bool] = {}
 
-    def begin(self, ino: int) -> bool:
+    def begin(self, ino: Ino) -> bool:
         """Tells whether the bytes of a file that was made just now may come directly; `end` must follow then."""
         if self._is_safe:
             self._shared[ino] = False
         return self._is_safe
 
-    def opened(self, ino: int) -> None:
+    def opened(self, ino: Ino) -> None:
         """Records that a file was opened, whichever."""
         if ino in self._shared:
             self._shared[ino] = True
 
-    async def written(self, ino: int) -> None:
+    async def written(self, ino: Ino) -> None:
         """Returns when nobody can read what was there before a write."""
         if self._shared.get(ino):
             await self._notifier.drop_pages(ino)
 
-    def end(self, ino: int) -> None:
+    def end(self, ino: Ino) -> None:
         """Records that the writer has closed its file."""
         self._shared.pop(ino, None)
 
@@ -100,7 +100,7 @@ class WorkingHandle(FileHandle):
         direct: DirectWriters,
         checks: MetadataChecks,
         work: WorkTree,
-        ino: int,
+        ino: Ino,
         number: int,
         flags: int,
         base_handle: FileHandle | None,
@@ -281,7 +281,7 @@ class WorkingHandles:
         self._checks = checks
 
     def make(
-        self, work: WorkTree, ino: int, number: int, flags: int, base_handle: FileHandle | None = None
+        self, work: WorkTree, ino: Ino, number: int, flags: int, base_handle: FileHandle | None = None
     ) -> WorkingHandle:
         """Makes the open file of a handle of the working tree; see `WorkingHandle`."""
         return WorkingHandle(self._operations, self.direct, self._checks, work, ino, number, flags, base_handle)

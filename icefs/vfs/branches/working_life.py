@@ -17,6 +17,7 @@ from icefs.engine.read.session import Session
 from icefs.engine.write.collection_log import Collections
 from icefs.errors import IcefsError, StaleError
 from icefs.format.ids import SnapshotId
+from icefs.inode import Ino
 from icefs.storage.url import redact
 from icefs.vfs.branches.session_base import Guarded, SessionBase
 from icefs.vfs.branches.settings import WorkingSettings
@@ -48,11 +49,11 @@ class FileNumbers:
         self.next = reserved.start
         self._guarded = guarded
 
-    def allocate(self) -> int:
+    def allocate(self) -> Ino:
         """Returns another number; from any thread."""
         with self._guarded.lock:
             self.next += 1
-            return self.next - 1
+            return Ino(self.next - 1)
 
 
 class OpeningHooks(Protocol):

@@ -21,7 +21,7 @@ from icefs.errors import (
 )
 from icefs.format.ids import SnapshotId
 from icefs.inode import Ino
-from icefs.paths import TreePath
+from icefs.paths import TreePath, split
 from icefs.vfs import xattrs
 from icefs.vfs.attrs import ABSENT, Attr, EntryRun
 from icefs.vfs.branches.branch_base import BranchBase
@@ -128,14 +128,14 @@ class WritableBranch(Tree):
 
     # Reading.
 
-    def _is_control(self, ino: int) -> bool:
+    def _is_control(self, ino: Ino) -> bool:
         return bool(self.below.inodes.fixed.control_slot(ino))
 
-    def _is_control_name(self, parent: int, name: str) -> bool:
+    def _is_control_name(self, parent: Ino, name: str) -> bool:
         """Tells whether a name is that of the control directory, or of something in it."""
         return self._is_control(parent) or (name == CONTROL_NAME and parent == self.below.inodes.root_ino)
 
-    def path_of(self, ino: int) -> str:
+    def path_of(self, ino: Ino) -> str:
         """Returns the path of an inode below the tree's root, for log lines."""
         work = self.work
         if work is None or self._is_control(ino):
@@ -145,7 +145,7 @@ class WritableBranch(Tree):
         except (NotInMemoryError, StaleError, EntryNotFoundError):
             return f"inode {ino}"
 
-    def lookup(self, parent: int, name: str) -> Attr:
+    def lookup(self, parent: Ino, name: str) -> Attr:
         """Finds a name in a directory."""
         is_control = self._is_control_name(parent, name)
         if not is_control:
@@ -157,7 +157,7 @@ class WritableBranch(Tree):
         entry = work.entries.lookup(self.base.where(parent), name)
         return ABSENT if entry is None else kernel_attr(entry.attr)
 
-    def getattr(self, ino: int) -> Attr:
+    def getattr(self, ino: Ino) -> Attr:
         """Returns attributes."""
         work = self.work
         if work is None or self._is_control(ino):
@@ -171,7 +171,7 @@ class WritableBranch(Tree):
                 raise
             return self._removed.get(ino)
 
-    def forget(self, ino: int, count: int) -> None:
+    def forget(self, ino: Ino, count: int) -> None:
         """Drops references of the kernel to an inode."""
         self._removed.forget(ino)
         if self.work is not None:
@@ -189,11 +189,11 @@ class WritableBranch(Tree):
             return kernel_attr(self.work.files.getattr(file.number))
         return self.below.getattr_open(file)
 
-    def readlink(self, ino: int) -> str:
+    def readlink(self, ino: Ino) -> str:
         """Returns where a link in the control directory leads."""
         return self.below.readlink(ino)
 
-    def open(self, ino: int, flags: int) -> FileHandle:
+    def open(self, ino: Ino, flags: int) -> FileHandle:
         """Opens a file."""
         if self._is_control(ino):
             # Without the branch's lock: to make the content of `accesslog` takes the lock of a working tree.
@@ -216,7 +216,7 @@ class WritableBranch(Tree):
         self._handles.direct.opened(ino)
         return self._handles.make(work, ino, number, flags & ~os.O_CREAT, base_handle)
 
-    def opendir(self, ino: int) -> DirHandle:
+    def opendir(self, ino: Ino) -> DirHandle:
         """Opens a directory."""
         is_control = self._is_control(ino)
         if not is_control:
@@ -234,14 +234,14 @@ class WritableBranch(Tree):
             return Listing(ino, lambda: [NamedEntries(removed, [])], _note_nothing)
         return Listing(ino, lambda: self._sections(ino), _note_nothing)
 
-    def _sections(self, ino: int) -> Sequence[Section]:
+    def _sections(self, ino: Ino) -> Sequence[Section]:
         """Lists a directory as it is now."""
         work = self.life.require()
         where = self.base.where(ino)
         own = kernel_attr(work.entries.attr(where))
         parent = self.below.look.parent_ino
         if own.ino != self.below.inodes.root_ino:
-            above = work.entries.find(work.entries.path_of(where).rpartition("/")[0])
+            above = work.entries.find(split(work.entries.path_of(where))[0])
             parent = Ino(own.ino if above is None else work.entries.attr(above).ino)
         view = work.entries.view(where)
         if not view.hides and view.base_path is not None and not work.entries.has_kept_in(view.base_path):
@@ -250,12 +250,12 @@ class WritableBranch(Tree):
         hidden = CONTROL_NAME if own.ino == self.below.inodes.root_ino else None
         return [dots(own, parent), *list_working(work.entries.list(where), own, hidden)]
 
-    def listxattr(self, ino: int) -> Sequence[str]:
+    def listxattr(self, ino: Ino) -> Sequence[str]:
         """Lists no extended attribute: what icefs tells of a file is none that a copy of it should have."""
         self.getattr(ino)
         return []
 
-    def getxattr(self, ino: int, name: str) -> bytes | None:
+    def getxattr(self, ino: Ino, name: str) -> bytes | None:
         """Returns an extended attribute; what programs have written has none."""
         work = self.work
         if work is None or self._is_control(ino):

@@ -22,6 +22,7 @@ from icefs.errors import FormatError, InvalidInputError, InvalidObjectSizeError,
 from icefs.format.ids import ChunkId
 from icefs.format.layout import CHUNKS
 from icefs.format.manifest.refs import ChunkRef, InlineRef, NativeRef, VirtualRef
+from icefs.inode import Ino
 from icefs.storage.base import FileOpener, Storage
 from icefs.storage.cache.entry import CachedFile, DamagedEntryError
 from icefs.storage.local.files import storage_error
@@ -52,7 +53,7 @@ class LocalChunkHandle(FileHandle):
 
     __slots__ = ("_fd", "_nowait", "_offset", "_path", "_size")
 
-    def __init__(self, ino: int, fd: int, path: str, offset: int, size: int) -> None:
+    def __init__(self, ino: Ino, fd: int, path: str, offset: int, size: int) -> None:
         """Takes over a file descriptor; the chunk is `[offset, offset + size)` of its file, which is long enough."""
         self.ino = ino
         self._fd = fd
@@ -138,7 +139,7 @@ class FetchedChunkHandle(FileHandle):
 
     def __init__(
         self,
-        ino: int,
+        ino: Ino,
         fetcher: ChunkFetcher,
         key: Hashable,
         fetch: Callable[[], bytes],
@@ -189,7 +190,7 @@ class CachedChunkHandle(FileHandle):
 
     __slots__ = ("_fall_back", "_fetched", "_file")
 
-    def __init__(self, ino: int, file: CachedFile, fall_back: Callable[[], FetchedChunkHandle]) -> None:
+    def __init__(self, ino: Ino, file: CachedFile, fall_back: Callable[[], FetchedChunkHandle]) -> None:
         """Takes over an entry of the cache; `fall_back` opens the chunk in the store."""
         self.ino = ino
         self._file = file
@@ -243,7 +244,7 @@ class BlockChunkHandle(FileHandle):
     __slots__ = ("_fetcher", "_key", "_last", "_read", "_size")
 
     def __init__(
-        self, ino: int, fetcher: ChunkFetcher, key: Hashable, read: Callable[[int, int], bytes], size: int
+        self, ino: Ino, fetcher: ChunkFetcher, key: Hashable, read: Callable[[int, int], bytes], size: int
     ) -> None:
         """Takes `read`, which returns the bytes of a range and may be called from any thread."""
         super().__init__(ino)
@@ -320,7 +321,7 @@ class ChunkOpener:
         self.opened_cached = 0
         self._walks: OrderedDict[tuple[int, int], Walks] = OrderedDict()
 
-    def open(self, view: ArrayView, chunk_index: Prefix, ref: ChunkRef, ino: int) -> FileHandle:
+    def open(self, view: ArrayView, chunk_index: Prefix, ref: ChunkRef, ino: Ino) -> FileHandle:
         """Opens the chunk of a reference.
 
         Raises:
@@ -352,7 +353,7 @@ class ChunkOpener:
         self._look_ahead(view, chunk_index, ref)
         return handle
 
-    def _open_fetched(self, session: Session, ref: NativeRef | VirtualRef, ino: int) -> FetchedChunkHandle:
+    def _open_fetched(self, session: Session, ref: NativeRef | VirtualRef, ino: Ino) -> FetchedChunkHandle:
         size = ref.length_bytes
         begin = partial(session.start_read, ref)
         return FetchedChunkHandle(
@@ -486,7 +487,7 @@ def read_together(session: Session, refs: Sequence[NativeRef]) -> list[bytes]:
     return parts
 
 
-def _open_local(open_file: FileOpener, directory: str, ref: NativeRef, ino: int) -> LocalChunkHandle:
+def _open_local(open_file: FileOpener, directory: str, ref: NativeRef, ino: Ino) -> LocalChunkHandle:
     name = str(ref.chunk_id)
     fd, status = open_file(name)
     path = directory + name

@@ -17,6 +17,7 @@ from icefs.format.ids import ChunkId
 from icefs.format.manifest.refs import ChunkKind, InlineRef, VirtualRef
 from icefs.format.snapshot.nodes import NodeSnapshot
 from icefs.locks import Rank, new_lock
+from icefs.paths import NodePath
 from icefs.vfs.chunks.array_view import key_layout
 from icefs.vfs.threads import Threads
 
@@ -79,8 +80,8 @@ class Warmup:
 
     def _arrays(self) -> Iterator[NodeSnapshot]:
         root = f"/{self._path}"
-        nodes = list(self._session.list_nodes(root))
-        if not nodes and not self._session.has_children(root) and self._enclosing_array() is None:
+        nodes = list(self._session.list_nodes(NodePath(root)))
+        if not nodes and not self._session.has_children(NodePath(root)) and self._enclosing_array() is None:
             raise EntryNotFoundError(f"nothing of the snapshot is at {root}", path=root)
         enclosing = self._enclosing_array()
         yield from (node for node in nodes if node.array is not None)
@@ -90,7 +91,7 @@ class Warmup:
     def _enclosing_array(self) -> NodeSnapshot | None:
         """Returns the array whose chunks the path lies among."""
         above = f"/{self._path}"
-        while above and (node := self._session.get_node(above)) is None:
+        while above and (node := self._session.get_node(NodePath(above))) is None:
             above = above.rpartition("/")[0]
         return node if above and node is not None and node.array is not None else None
 

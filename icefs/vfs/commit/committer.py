@@ -16,7 +16,7 @@ from icefs.engine.write.repository import WritableRepository
 from icefs.engine.write.session import WritableSession
 from icefs.errors import BranchMovedError, NothingToCommitError, StorageError
 from icefs.format.ids import SnapshotId
-from icefs.inode import Invalidations
+from icefs.inode import Ino, Invalidations
 from icefs.vfs.branches.base_change import ChangingBranch, advance_of_others, change_base, plan_commit
 from icefs.vfs.branches.in_doubt import is_in_history, resolve, take_over_late
 from icefs.vfs.branches.late_commits import late_commit
@@ -72,7 +72,7 @@ class Committer:
         work: WorkTree,
         repository: WritableRepository,
         uploads: UploadOptions,
-        open_inos: Iterable[int],
+        open_inos: Iterable[Ino],
         invalidate: Invalidate,
     ) -> None:
         """Takes the tree and its place.

@@ -94,12 +94,12 @@ def _topmost_deleted(path: str, session: WritableSession) -> str:
 
 
 def _is_group(session: Session, path: str) -> bool:
-    node = session.get_node(path)
+    node = session.get_node(NodePath(path))
     return node is not None and node.node_type == NodeType.GROUP
 
 
 def _is_group_or_none(session: Session, path: str) -> bool:
-    return session.get_node(path) is None or _is_group(session, path)
+    return session.get_node(NodePath(path)) is None or _is_group(session, path)
 
 
 def _with_renames(places: Iterable[str], renames: Sequence[tuple[str, str]]) -> Iterator[str]:
@@ -107,7 +107,7 @@ def _with_renames(places: Iterable[str], renames: Sequence[tuple[str, str]]) -> 
 
     Discarding the new end alone would leave the node deleted; the old end cannot be discarded first.
     """
-    found = topmost(f"/{place}" for place in places)
+    found = topmost(NodePath(f"/{place}") for place in places)
     ends: dict[str, None] = {}
     starts: dict[str, None] = {}
     for old, new in renames:

@@ -8,7 +8,8 @@ from icefs.engine.write.repository import WritableRepository
 from icefs.engine.write.session import WritableSession
 from icefs.errors import RebaseFailedError, SessionStateError
 from icefs.format.ids import SnapshotId
-from icefs.inode import Invalidations
+from icefs.inode import Ino, Invalidations
+from icefs.paths import TreePath
 from icefs.vfs.branches.base_change import ChangingBranch, change_base, plan_following
 from icefs.vfs.branches.in_doubt import resolve, take_over_late
 from icefs.vfs.commit.conflict_places import tell_way_out
@@ -35,7 +36,7 @@ class Compared:
     """
 
     session: WritableSession
-    yielded: list[str]
+    yielded: list[TreePath]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,7 @@ def rebase_tree(
     work: WorkTree,
     repository: WritableRepository,
     how: str,
-    open_inos: Iterable[int],
+    open_inos: Iterable[Ino],
     invalidate: Invalidate,
 ) -> Rebased:
     """Puts a working tree's changes on the branch's tip.

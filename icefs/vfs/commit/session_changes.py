@@ -5,6 +5,7 @@ from icefs.engine.write.publish import MOVE_NODE
 from icefs.engine.write.repository import WritableRepository
 from icefs.engine.write.session import WritableSession
 from icefs.format.manifest.refs import ArrayRefs, InlineRef
+from icefs.paths import NodePath
 from icefs.worktree.freeze.frozen import FrozenTree
 from icefs.worktree.stage.staged import Staged
 from icefs.worktree.upload.background import BackgroundUploads
@@ -37,12 +38,12 @@ def apply_staged(
     """Makes the staged changes in a session; chunks are stored in parallel."""
     _apply_nodes(staged, session)
     arrays = [
-        ArrayUpload(path, session.node(path).id, list(array.sets.items()))
+        ArrayUpload(path, session.node(NodePath(path)).id, list(array.sets.items()))
         for path, array in staged.arrays.items()
         if array.sets
     ]
     for path, refs in upload_chunks(arrays, frozen, base, session, progress, uploads, background):
-        session.set_chunk_refs(path, refs)
+        session.set_chunk_refs(NodePath(path), refs)
 
 
 def pretend_staged(staged: Staged, session: WritableSession) -> None:
@@ -50,23 +51,23 @@ def pretend_staged(staged: Staged, session: WritableSession) -> None:
     _apply_nodes(staged, session)
     for path, array in staged.arrays.items():
         if array.sets:
-            node, ndim = session.node(path), len(next(iter(array.sets)))
+            node, ndim = session.node(NodePath(path)), len(next(iter(array.sets)))
             refs = ArrayRefs.from_refs(node.id, ndim, [(index, InlineRef(b"?")) for index in array.sets])
-            session.set_chunk_refs(path, refs)
+            session.set_chunk_refs(NodePath(path), refs)
 
 
 def _apply_nodes(staged: Staged, session: WritableSession) -> None:
     """Does everything but write chunks that have files of their own."""
     if session.draft.is_rearrange:
-        session.move_nodes(dict(staged.moves))
+        session.move_nodes({NodePath(source): NodePath(target) for source, target in staged.moves})
         return
-    session.delete_nodes(staged.gone)
+    session.delete_nodes(map(NodePath, staged.gone))
     # While the old grid holds: what lies outside of the new one could not be deleted, and would come back with it.
     for path, array in staged.arrays.items():
         if len(array.deletes):
-            session.delete_chunks(path, array.deletes)
+            session.delete_chunks(NodePath(path), array.deletes)
     for path, data in staged.nodes.items():
-        session.set_metadata(path, data)
+        session.set_metadata(NodePath(path), data)
     for path, array in staged.arrays.items():
         if array.reused is not None:
-            session.set_chunk_refs(path, array.reused)
+            session.set_chunk_refs(NodePath(path), array.reused)

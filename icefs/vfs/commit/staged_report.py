@@ -13,6 +13,7 @@ from icefs.engine.read.session import Session
 from icefs.engine.write.changeset import difference
 from icefs.format.chunk_indices import ChunkIndices
 from icefs.format.snapshot.nodes import NodeSnapshot
+from icefs.paths import NodePath, node_and_ancestors
 from icefs.words import node_key
 from icefs.worktree.stage.staged import Staged, StagedArray, source_size
 
@@ -30,10 +31,10 @@ NOTHING_STAGED: Final[Mapping[str, Any]] = {
 class _Nodes(NamedTuple):
     """The paths of nodes as Icechunk has them, by what became of them."""
 
-    new: list[str]
-    updated: list[str]
-    deleted: list[str]
-    renamed: list[tuple[str, str]]
+    new: list[NodePath]
+    updated: list[NodePath]
+    deleted: list[NodePath]
+    renamed: list[tuple[NodePath, NodePath]]
 
     def facts(self) -> dict[str, Any]:
         """Returns them in JSON."""
@@ -107,22 +108,20 @@ class StagedReport:
 
     # Nodes.
 
-    def _origin(self, path: str) -> str:
+    def _origin(self, path: NodePath) -> NodePath:
         """Returns where a node was in the base."""
-        above = path
-        while above:
+        for above in node_and_ancestors(path):
             if above in self._origins:
-                return self._origins[above] + path[len(above) :]
-            above = above.rpartition("/")[0]
+                return NodePath(self._origins[above] + path[len(above) :])
         return path
 
-    def _node_before(self, path: str) -> NodeSnapshot | None:
+    def _node_before(self, path: NodePath) -> NodeSnapshot | None:
         origin = self._origin(path)
         if origin == path and path in self.staged.made:
             return None
         return self.base.get_node(origin)
 
-    def _old_size(self, path: str) -> int | None:
+    def _old_size(self, path: NodePath) -> int | None:
         node = self._node_before(path)
         return None if node is None else len(node.user_data)
 
@@ -151,7 +150,7 @@ class StagedReport:
             if any(described.values()):
                 yield node_key(path), described
 
-    def _deleted(self, path: str, array: StagedArray) -> ChunkIndices:
+    def _deleted(self, path: NodePath, array: StagedArray) -> ChunkIndices:
         """Returns which chunks are gone that no `zarr.json` drops."""
         deleted, dropped = array.deletes, self._dropped.get(path)
         origin = self._origin(path)

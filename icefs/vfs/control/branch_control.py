@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 from icefs.errors import InvalidInputError
+from icefs.inode import Ino
 from icefs.vfs.branches.branch_tree import BranchTree
 from icefs.vfs.branches.writable_branch import WritableBranch
 from icefs.vfs.commit.request import CommitRequest
@@ -29,7 +30,7 @@ class BranchControl:
     """
 
     def __init__(
-        self, branch: BranchTree, tree: WritableBranch, open_inos: Callable[[], Iterable[int]], outcomes: Outcomes
+        self, branch: BranchTree, tree: WritableBranch, open_inos: Callable[[], Iterable[Ino]], outcomes: Outcomes
     ) -> None:
         """Takes the branch and what writes to it, what returns the inodes that are open, and what counts outcomes."""
         self._tree = tree
@@ -62,7 +63,7 @@ class BranchControl:
         return ControlFile(name, make=begin)
 
     def _command(self, action: Action, carry: Carry) -> ControlFile:
-        def connect(ino: int, flags: int) -> FileHandle:
+        def connect(ino: Ino, flags: int) -> FileHandle:
             if flags & os.O_ACCMODE != os.O_RDONLY:
                 self._tree.life.open_left()
             return CommandHandle(ino, flags, carry, lambda: self.jobs.last(action))

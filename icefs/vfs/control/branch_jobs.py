@@ -15,7 +15,9 @@ from icefs.errors import (
     NothingToCommitError,
     SessionStateError,
 )
+from icefs.inode import Ino
 from icefs.log_context import in_branch
+from icefs.paths import TreePath
 from icefs.vfs.branches.branch_tree import BranchTree
 from icefs.vfs.branches.writable_branch import WritableBranch
 from icefs.vfs.commit.committer import Committer
@@ -58,7 +60,7 @@ class BranchJobs:
         branch: BranchTree,
         tree: WritableBranch,
         status: BranchStatus,
-        open_inos: Callable[[], Iterable[int]],
+        open_inos: Callable[[], Iterable[Ino]],
         outcomes: Outcomes,
     ) -> None:
         """Takes the branch and what writes to it, its status, what returns the open inodes, and the counters."""
@@ -137,7 +139,7 @@ class BranchJobs:
         def run(work: WorkTree, job: Job[Result]) -> Result:
             tree = self._tree
             before = self._status.count_changes_now(work)
-            dropped = work.discard(path, tree.base.paths_of(inos))
+            dropped = work.discard(TreePath(path.strip("/")), tree.base.paths_of(inos))
             tree.settings.notifier.invalidate(dropped.changed)
             count = dropped.num_changes
             if count and before is not None:

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from icefs.errors import InvalidInputError
+from icefs.inode import Ino
 from icefs.vfs.control.reports import to_json
 from icefs.vfs.interface import FileHandle
 
@@ -35,7 +36,7 @@ class CommandHandle(FileHandle):
     nonseekable = True
     wants_flush = True
 
-    def __init__(self, ino: int, flags: int, carry: Carry, outcome: Outcome) -> None:
+    def __init__(self, ino: Ino, flags: int, carry: Carry, outcome: Outcome) -> None:
         """Takes a function that carries out a command, and one that returns the outcome of the last one, in JSON."""
         super().__init__(ino)
         self._carry = carry

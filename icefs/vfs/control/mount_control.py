@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any, Final, NoReturn
 
 from icefs.errors import InvalidInputError, ReadOnlyError
+from icefs.inode import Ino
 from icefs.storage.url import redact
 from icefs.vfs.branches.branch_tree import BranchTree
 from icefs.vfs.chunks.warmup import warm_up
@@ -18,9 +19,9 @@ from icefs.vfs.control.jobs import Answer
 from icefs.vfs.control.observing_rpc import observing_operations
 from icefs.vfs.control.rpc import Operation, RpcHandle
 from icefs.vfs.control.uncommitted import has_changes, list_uncommitted
-from icefs.vfs.filesystem import FileSystem
+from icefs.vfs.mount import Mount
 from icefs.vfs.observe.access_log import as_text, recent_accesses
-from icefs.vfs.observe.report import Look
+from icefs.vfs.observe.look import Look
 from icefs.vfs.observe.stats import RING
 from icefs.vfs.refs.root import RootTree
 from icefs.vfs.trees.control_dir import ControlDir, ControlFile
@@ -58,11 +59,11 @@ class MountControl:
     with them can be read.
     """
 
-    def __init__(self, fs: FileSystem) -> None:
-        """Takes the file system, which is about to make its trees."""
-        self._fs = fs
-        self._facts = fs.facts
-        self._ownership = fs.ownership
+    def __init__(self, mount: Mount) -> None:
+        """Takes the mount, which is about to make its trees."""
+        self._mount = mount
+        self._facts = mount.facts
+        self._ownership = mount.ownership
         self._started_ns = time.time_ns()
 
     def for_snapshot(self, tree: SnapshotTree) -> ControlDir:
@@ -74,7 +75,7 @@ class MountControl:
         shown = _Shown(branch.tree, branch)
         if branch.writable is None:
             return self._directory(shown)
-        working = BranchControl(branch, branch.writable, self._fs.open_inos, self._fs.outcomes)
+        working = BranchControl(branch, branch.writable, self._mount.fs.handles.open_inos, self._mount.outcomes)
         return self._directory(shown, working.files(), working.operations())
 
     def _directory(
@@ -104,7 +105,7 @@ class MountControl:
     # Trees.
 
     def _tree_files(self, shown: "_Shown") -> list[ControlFile]:
-        repository, tree = self._fs.repository, shown.tree
+        repository, tree = self._mount.repository, shown.tree
 
         def status() -> Callable[[], dict[str, Any]]:
             return partial(reports.tree_status, repository, shown.facts(), tree.snapshot_id, tree.session)
@@ -136,20 +137,20 @@ class MountControl:
     # The mount.
 
     def _root_files(self, more: Callable[[], dict[str, Any]]) -> list[ControlFile]:
-        observer = self._fs.observer
+        mount = self._mount
         return [
             _made("info.json", lambda: partial(reports.to_json, {**self._info(), **more()})),
-            _made("stats.json", lambda: partial(self._stats, observer.look())),
-            _made("metrics", lambda: partial(self._metrics, observer.look())),
+            _made("stats.json", lambda: partial(self._stats, mount.observer.look())),
+            _made("metrics", lambda: partial(self._metrics, mount.observer.look())),
             replace(
-                _made("accesslog", lambda: partial(as_text, recent_accesses(self._fs.stats, self._fs, RING))),
+                _made("accesslog", lambda: partial(as_text, recent_accesses(mount.stats, mount.fs, RING))),
                 is_private=True,  # it tells what all users open
             ),
             _made("version", lambda: partial(str.encode, f"icefs {self._facts.version}\n")),
         ]
 
     def _info(self) -> dict[str, Any]:
-        repository = self._fs.repository
+        repository = self._mount.repository
         return {
             "pid": os.getpid(),
             "repository": redact(repository.storage.url),
@@ -158,10 +159,10 @@ class MountControl:
         }
 
     def _mount_status(self) -> dict[str, Any]:
-        fs, refs = self._fs, self._fs.follower.refs
+        mount, refs = self._mount, self._mount.follower.refs
         return {
             "kind": "repository",
-            "repository": redact(fs.repository.storage.url),
+            "repository": redact(mount.repository.storage.url),
             "mountpoint": self._facts.mountpoint or None,
             "branches": {name: str(tip) for name, tip in sorted(refs.branches.items())},
             "tags": {name: str(tip) for name, tip in sorted(refs.tags.items())},
@@ -172,22 +173,22 @@ class MountControl:
                     "has_changes": has_changes(branch),
                     "problem": _problem(branch),
                 }
-                for branch in fs.branches()
+                for branch in mount.trees.branches()
             ],
-            "refreshed_at": fs.follower.refreshed_at,
-            "problem": fs.follower.problem,
-            "failures": len(fs.stats.failures),
+            "refreshed_at": mount.follower.refreshed_at,
+            "problem": mount.follower.problem,
+            "failures": len(mount.stats.failures),
         }
 
     def _stats(self, look: Look) -> bytes:
-        return reports.to_json(self._fs.observer.as_json(look))
+        return reports.to_json(self._mount.observer.as_json(look))
 
     def _metrics(self, look: Look) -> bytes:
-        return self._fs.observer.as_prometheus(look).encode(errors="backslashreplace")
+        return self._mount.observer.as_prometheus(look).encode(errors="backslashreplace")
 
     # rpc.
 
-    def _connect(self, operations: Mapping[str, Operation], ino: int, flags: int) -> RpcHandle:
+    def _connect(self, operations: Mapping[str, Operation], ino: Ino, flags: int) -> RpcHandle:
         return RpcHandle(ino, operations, flags)
 
     def _operations(self, shown: "_Shown | None") -> dict[str, Operation]:
@@ -197,7 +198,7 @@ class MountControl:
             yield {"pid": os.getpid()}
 
         async def refresh(request: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any]]:
-            changed = await self._fs.refresh()
+            changed = await self._mount.follower.refresh()
             yield {**changed, **({} if shown is None else {"snapshot": str(shown.tree.snapshot_id)})}
 
         async def info(request: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any]]:
@@ -208,10 +209,10 @@ class MountControl:
                 yield self._mount_status()
                 return
             facts, snapshot_id = shown.facts(), shown.tree.snapshot_id
-            yield await self._fs.in_thread(partial(reports.tree_status, self._fs.repository, facts, snapshot_id))
+            yield await self._mount.in_thread(partial(reports.tree_status, self._mount.repository, facts, snapshot_id))
 
         async def uncommitted(request: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any]]:
-            yield {"branches": await list_uncommitted(self._fs)}
+            yield {"branches": await list_uncommitted(self._mount)}
 
         tree = None if shown is None else shown.tree
         operations: dict[str, Operation] = {
@@ -228,12 +229,12 @@ class MountControl:
         if shown is not None:
             operations["warmup"] = lambda request: self._warm_up(shown.tree, request)
         if shown is None or shown.tree.identity.is_whole_mount:
-            operations |= {"uncommitted": uncommitted, **observing_operations(self._fs)}
+            operations |= {"uncommitted": uncommitted, **observing_operations(self._mount)}
         return operations
 
     async def _warm_up(self, tree: SnapshotTree, request: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any]]:
-        repository, snapshot_id = self._fs.repository, tree.snapshot_id
-        session = await self._fs.in_thread(lambda: open_session(repository, snapshot_id))
+        repository, snapshot_id = self._mount.repository, tree.snapshot_id
+        session = await self._mount.in_thread(lambda: open_session(repository, snapshot_id))
         async for line in warm_up(session, request):
             yield line
 

@@ -19,6 +19,7 @@ from typing import Any, Final, Protocol, runtime_checkable
 
 from icefs.engine.write.conflicts import Conflict
 from icefs.errors import IcefsError, InvalidInputError
+from icefs.inode import Ino
 from icefs.vfs.interface import FileHandle
 from icefs.words import node_key, visible_json
 
@@ -95,7 +96,7 @@ class RpcHandle(FileHandle):
     nonseekable = True
     reading_acts = True
 
-    def __init__(self, ino: int, operations: Mapping[str, Operation], flags: int = os.O_RDWR) -> None:
+    def __init__(self, ino: Ino, operations: Mapping[str, Operation], flags: int = os.O_RDWR) -> None:
         super().__init__(ino)
         self._operations = operations
         self._runs_on_write = flags & os.O_ACCMODE == os.O_WRONLY

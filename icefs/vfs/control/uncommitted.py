@@ -7,21 +7,22 @@ from icefs.vfs.branches.branch_tree import BranchTree
 from icefs.vfs.branches.writable_branch import WritableBranch
 from icefs.vfs.control import reports
 from icefs.vfs.control.rpc import error_facts
-from icefs.vfs.filesystem import FileSystem
+from icefs.vfs.mount import Mount
 from icefs.vfs.names import encode_ref
 
 
-async def list_uncommitted(fs: FileSystem) -> list[dict[str, Any]]:
+async def list_uncommitted(mount: Mount) -> list[dict[str, Any]]:
     """Lists the branches with changes or damage, also those that no program has looked at since the mount began."""
-    if fs.root is not None:
+    root, fs = mount.trees.root, mount.fs
+    if root is not None:
         # Each branch is made, which finds out whether a working tree was left for it.
-        directory = fs.root.directory_ino("branches")
-        for name in fs.follower.refs.branches:
+        directory = root.directory_ino("branches")
+        for name in mount.follower.refs.branches:
             text = encode_ref(name)
-            if text is not None and name not in fs.root.branches:
+            if text is not None and name not in root.branches:
                 fs.forget((await fs.lookup(directory, text)).ino, 1)
     found: list[dict[str, Any]] = []
-    for branch in fs.branches():
+    for branch in mount.trees.branches():
         if branch.writable is not None:
             line = await _uncommitted(branch, branch.writable)
             if line is not None:

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 
 from icefs.clock import NS_PER_US
 from icefs.engine.history.key_times import ChunkTimes
+from icefs.inode import Ino
+from icefs.paths import TreePath
 from icefs.vfs.inodes.history import ChunkEpochs, History
 from icefs.vfs.inodes.numbers import ArrayNumbers, ChunkRange, ChunkTable, Prefix, newest_epoch
 from icefs.vfs.inodes.table import InodeSpace
@@ -73,7 +75,7 @@ class FormerArray:
                 return None
         return KeptAttr(number, time_ns)
 
-    def path_of(self, ino: int) -> str | None:
+    def path_of(self, ino: Ino) -> TreePath | None:
         """Returns the path of the chunk, or directory, that had a number."""
         found = self._space.find(ino)
         content = None if found is None else found.content
@@ -87,20 +89,20 @@ class FormerArray:
             return None
         layout = self._layout
         if len(prefix) == layout.ndim:
-            return layout.format(prefix) if epoch == self._epochs.of(prefix) else None
+            return TreePath(layout.format(prefix)) if epoch == self._epochs.of(prefix) else None
         return self._path_above(prefix) if epoch == newest_epoch(self._dir_epochs, prefix) else None
 
-    def _path_above(self, prefix: Prefix) -> str:
+    def _path_above(self, prefix: Prefix) -> TreePath:
         """Returns the path of a directory above chunks."""
         constant = ["c"] if self._layout.widths[0] == 0 else []
-        return "/".join([*constant, *map(str, prefix)])
+        return TreePath("/".join([*constant, *map(str, prefix)]))
 
-    def owner_of(self, ino: int) -> object:
+    def owner_of(self, ino: Ino) -> object:
         """Returns the numbers that a number is one of."""
         found = self._space.find(ino)
         content = None if found is None else found.content
         return content.numbers if isinstance(content, ChunkRange | ChunkTable) else None
 
-    def numbers(self) -> Iterator[int]:
+    def numbers(self) -> Iterator[Ino]:
         """Yields a number of each range."""
         yield from self.owner.starts()

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from icefs.format.ids import NodeId
+from icefs.inode import Ino
 from icefs.vfs.inodes.table import BitLayout, InodeSpace, Range
 from icefs.vfs.interface import Tree
 
@@ -39,13 +40,13 @@ class FixedNumbers:
 
     def __init__(self, start: int) -> None:
         self.start = start
-        self.root_ino = start + ROOT_SLOT
+        self.root_ino = Ino(start + ROOT_SLOT)
 
-    def ino(self, slot: int) -> int:
+    def ino(self, slot: int) -> Ino:
         """Returns the number of a slot, below 256."""
-        return self.start + slot
+        return Ino(self.start + slot)
 
-    def control_slot(self, ino: int) -> int:
+    def control_slot(self, ino: Ino) -> int:
         """Returns the slot of the control directory, or of a file in it; 0 for any other number."""
         slot = ino - self.start
         return slot if CONTROL_SLOT <= slot < _FIXED_SIZE else 0
@@ -67,7 +68,7 @@ class NodeNumbers:
     def __len__(self) -> int:
         return len(self._keys)
 
-    def number(self, key: NodeKey) -> int:
+    def number(self, key: NodeKey) -> Ino:
         """Returns the number of a directory or file."""
         slot = self._slots.get(key)
         if slot is None:
@@ -75,14 +76,14 @@ class NodeNumbers:
             self._next += 1
             self._keys[slot] = key
             self._slots[key] = slot
-        return self._range.start + slot
+        return Ino(self._range.start + slot)
 
-    def known(self, key: NodeKey) -> int | None:
+    def known(self, key: NodeKey) -> Ino | None:
         """Returns the number of a directory or file if it was ever asked for."""
         slot = self._slots.get(key)
-        return None if slot is None else self._range.start + slot
+        return None if slot is None else Ino(self._range.start + slot)
 
-    def key(self, ino: int) -> NodeKey | None:
+    def key(self, ino: Ino) -> NodeKey | None:
         """Returns what a number of the range stands for, or None if it was not given yet."""
         return self._keys.get(ino - self._range.start)
 
@@ -141,16 +142,16 @@ class ChunkTable:
         self._slots: dict[tuple[Prefix, int], int] = {}
         self._keys: list[tuple[Prefix, int]] = []
 
-    def number(self, prefix: Prefix, epoch: int) -> int:
+    def number(self, prefix: Prefix, epoch: int) -> Ino:
         """Returns the number of a chunk, or of a directory above chunks."""
         key = prefix, epoch
         slot = self._slots.get(key)
         if slot is None:
             slot = self._slots[key] = len(self._keys)
             self._keys.append(key)
-        return self.start + slot
+        return Ino(self.start + slot)
 
-    def key(self, ino: int) -> tuple[Prefix, int] | None:
+    def key(self, ino: Ino) -> tuple[Prefix, int] | None:
         """Returns the prefix and the epoch that a number stands for, or None if it was not given yet."""
         slot = ino - self.start
         return self._keys[slot] if slot < len(self._keys) else None
@@ -189,12 +190,12 @@ class ArrayNumbers:
         else:
             self._layouts.append(layout)
 
-    def number(self, prefix: Prefix, epoch: int) -> int:
+    def number(self, prefix: Prefix, epoch: int) -> Ino:
         """Returns the number of a chunk of an epoch."""
         for which, layout in enumerate(self._layouts):
             if layout.fits(prefix):
                 start = self._starts.get((which, epoch))
-                return (self._start(which, epoch) if start is None else start) + layout.pack(prefix)
+                return Ino((self._start(which, epoch) if start is None else start) + layout.pack(prefix))
         if self._table is None:
             raise ValueError(f"the chunk index {prefix} lies outside the grid of {self.path}")
         return self._table.number(prefix, epoch)
@@ -203,11 +204,11 @@ class ArrayNumbers:
         """Returns since when the directory above chunks has been another one than before; 0 if it always was this."""
         return newest_epoch(self.dir_epochs, prefix)
 
-    def dir_number(self, prefix: Prefix) -> int:
+    def dir_number(self, prefix: Prefix) -> Ino:
         """Returns the number of a directory above chunks."""
         return self.number(prefix, self.dir_epoch(prefix) if self.dir_epochs else 0)
 
-    def dir_numbers(self, columns: Sequence[U32]) -> list[int]:
+    def dir_numbers(self, columns: Sequence[U32]) -> list[Ino]:
         """Returns the numbers of many directories above chunks, given by one column for each coordinate."""
         if not self.dir_epochs or not columns:
             return self.numbers(columns, None, self.dir_epoch(()))
@@ -220,13 +221,13 @@ class ArrayNumbers:
             del self.dir_epochs[known]
         self.dir_epochs[prefix] = epoch
 
-    def starts(self) -> Iterator[int]:
+    def starts(self) -> Iterator[Ino]:
         """Yields one number of each range that was taken."""
-        yield from self._starts.values()
+        yield from map(Ino, self._starts.values())
         if self._table is not None:
-            yield self._table.start
+            yield Ino(self._table.start)
 
-    def numbers(self, columns: Sequence[U32], epochs: npt.NDArray[np.uint32] | None, epoch: int) -> list[int]:
+    def numbers(self, columns: Sequence[U32], epochs: npt.NDArray[np.uint32] | None, epoch: int) -> list[Ino]:
         """Returns the numbers of many chunks.
 
         Args:
@@ -246,7 +247,7 @@ class ArrayNumbers:
             distinct, inverse = np.unique(epochs, return_inverse=True)
             starts = np.array([self._start(0, int(of)) for of in distinct], np.int64)
             packed += starts[inverse]
-        numbers: list[int] = packed.tolist()
+        numbers: list[Ino] = packed.tolist()
         return numbers
 
     @property
@@ -284,5 +285,5 @@ def reserve_fixed(space: InodeSpace, tree: Tree, *, is_root: bool) -> FixedNumbe
     """Hands out a tree's fixed numbers; those of the tree at the mount's root begin with 1."""
     content = FixedNumbers(0)
     found: Range = space.reserve_root(tree, content) if is_root else space.reserve(_FIXED_SIZE, tree, content)
-    content.start = content.root_ino = found.start
+    content.start = content.root_ino = Ino(found.start)
     return content

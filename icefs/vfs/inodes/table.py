@@ -26,14 +26,12 @@ import numpy as np
 import numpy.typing as npt
 
 from icefs.errors import InternalError
+from icefs.inode import ROOT_INO, Ino
 from icefs.locks import Rank, new_lock
 from icefs.vfs.interface import Tree
 
 type I64 = npt.NDArray[np.int64]
 type U32 = npt.NDArray[np.uint32]
-
-ROOT_INO: Final = 1
-"""The mount's root, as FUSE has it."""
 
 _FIRST: Final = 1 << 16
 _END: Final = (1 << 63) - 1
@@ -106,7 +104,7 @@ class InodeSpace:
             self._table = [found.start, *starts], [found, *ranges]
         return found
 
-    def find(self, ino: int) -> Range | None:
+    def find(self, ino: Ino) -> Range | None:
         """Returns the range that a number lies in, or None if it was dropped or never handed out."""
         starts, ranges = self._table
         index = bisect_right(starts, ino) - 1

@@ -225,7 +225,7 @@ class TreeInodes:
 
     # What was replaced long ago.
 
-    def tidy(self, used: Callable[[], Iterable[int] | None], has_array: Callable[[str, NodeId], bool]) -> None:
+    def tidy(self, used: Callable[[], Iterable[Ino] | None], has_array: Callable[[str, NodeId], bool]) -> None:
         """Forgets the numbers of what was replaced long ago, once there are many: a mount lives for months.
 
         Every move of the tip gives a range of numbers to each array with new chunks. Where all chunks of a range

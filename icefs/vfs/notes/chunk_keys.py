@@ -4,11 +4,12 @@ from collections.abc import Mapping
 from typing import Final
 
 from icefs.format.zarr_json import ChunkKeyEncoding, chunk_key_encoding_of, document_of
+from icefs.paths import NodePath
 
 _SHOWN: Final = 20
 
 
-def commit_notes(nodes: Mapping[str, bytes]) -> list[str]:
+def commit_notes(nodes: Mapping[NodePath, bytes]) -> list[str]:
     """Returns a line for each array that only icefs reads, of the first few.
 
     The official library finds chunks under the keys of the default encoding with the separator `/` alone. The chunks of

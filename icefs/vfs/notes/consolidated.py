@@ -57,15 +57,15 @@ class Nodes:
     def get(self, path: str) -> bytes | None:
         """Returns a node's zarr.json; None where there is no node."""
         if self.staged is not None:
-            own = self.staged.nodes.get(path)
+            own = self.staged.nodes.get(NodePath(path))
             if own is not None or path in self.staged.gone:
                 return own
-        node = self.base.get_node(path)
+        node = self.base.get_node(NodePath(path))
         return None if node is None else node.user_data
 
     def below(self, path: str) -> dict[str, bytes]:
         """Returns the zarr.json of the nodes below a path, by path."""
-        found = {node.path: node.user_data for node in self.base.list_nodes(path)}
+        found: dict[str, bytes] = {node.path: node.user_data for node in self.base.list_nodes(NodePath(path))}
         if self.staged is not None:
             for gone in self.staged.gone:
                 found.pop(gone, None)

@@ -7,6 +7,7 @@ that begin at the root, such as `zarr.open_group` and `xarray.open_datatree`, fi
 from typing import Final
 
 from icefs.errors import FormatError, StorageError
+from icefs.paths import NodePath
 from icefs.vfs.notes.consolidated import Nodes
 
 _NO_ROOT: Final = "there is no group at /; open the nodes below by their paths"
@@ -25,5 +26,5 @@ def root_notes(nodes: Nodes, *, is_writable: bool = True) -> list[str]:
 def _has_any(nodes: Nodes) -> bool:
     staged = nodes.staged
     if staged is None or not staged.gone:
-        return bool(staged and staged.nodes) or nodes.base.has_children("/")
+        return bool(staged and staged.nodes) or nodes.base.has_children(NodePath("/"))
     return bool(staged.nodes) or any(node.path not in staged.gone for node in nodes.base.list_nodes())

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from time import perf_counter_ns
 from typing import Any, Final, Protocol
 
+from icefs.inode import Ino
 from icefs.vfs.interface import Detail
 from icefs.vfs.observe.stats import Access, Stats, errno_name
 from icefs.words import node_key, node_name, quoted
@@ -31,7 +32,7 @@ type _Opened = tuple[int, str | None]
 class Describes(Protocol):
     """The paths of inodes and handles."""
 
-    def describe_inode(self, ino: int) -> str:
+    def describe_inode(self, ino: Ino) -> str:
         """Returns the path of an inode below the mountpoint; never raises."""
 
     def describe_handle(self, fh: int) -> str:
@@ -115,7 +116,7 @@ def _path(operation: str, paths: Describes, handles: dict[int, _Opened], where: 
         if opened is None:
             return paths.describe_handle(where)
         where, detail = opened
-    path = paths.describe_inode(where)
+    path = paths.describe_inode(Ino(where))
     name = detail[0] if isinstance(detail, tuple) else detail
     if not isinstance(name, str):
         return path

@@ -27,6 +27,12 @@ class Lag:
         """The longest delay of the last seconds."""
         return max(self._recent, default=0)
 
+    def copy(self) -> "Lag":
+        """Returns the present delays, which change no more."""
+        other = Lag()
+        other.timing, other.longest_ns, other._recent = self.timing.copy(), self.longest_ns, self._recent
+        return other
+
     def add(self, late_ns: int) -> None:
         """Records a delay."""
         self.timing.add(late_ns)
@@ -41,6 +47,14 @@ class Outcomes:
         self.counts: dict[tuple[str, str], int] = {}
         self.timings: dict[str, Timing] = {}
         self.last_commit_at: float | None = None
+
+    def copy(self) -> "Outcomes":
+        """Returns the present counts, which change no more."""
+        other = Outcomes()
+        other.counts = dict(self.counts)
+        other.timings = {action: timing.copy() for action, timing in self.timings.items()}
+        other.last_commit_at = self.last_commit_at
+        return other
 
     def add(self, action: str, elapsed_ns: int, error: BaseException | None) -> None:
         """Counts one that has ended."""

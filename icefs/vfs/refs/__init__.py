@@ -3,5 +3,6 @@
 root            the directories `branches`, `tags` and `snapshots`
 follower        follows refs when they change in the repository
 snapshot_times  when snapshots were written, and which of them refs reach
+mounted_trees   the trees of a mount, or the one that is all that is mounted
 loaded_trees    bounds how many trees of tags and snapshots are in memory
 """

@@ -12,10 +12,11 @@ from icefs.engine.read.refs import Refs
 from icefs.engine.repository import Repository
 from icefs.errors import IcefsError
 from icefs.format.ids import SnapshotId
-from icefs.inode import Entry, Invalidations
+from icefs.inode import Entry, Ino, Invalidations
 from icefs.vfs.branches.branch_tree import BranchTree
 from icefs.vfs.interface import Notifier
 from icefs.vfs.names import encode_ref
+from icefs.vfs.refs.mounted_trees import MountedTrees
 from icefs.vfs.refs.root import RootTree
 from icefs.vfs.refs.snapshot_times import fetch_times
 from icefs.vfs.threads import Threads
@@ -46,10 +47,19 @@ class Follower:
         threads: Threads,
         notifier: Notifier,
         refs: Refs,
-        root: RootTree | None,
-        single: BranchTree | None,
-        open_inos: Callable[[], Iterable[int]],
+        trees: MountedTrees,
+        open_inos: Callable[[], Iterable[Ino]],
     ) -> None:
+        """Takes a mount's trees, and what they are kept up to date with.
+
+        Args:
+            repository: Has the refs.
+            threads: Read them.
+            notifier: Invalidates what the kernel caches.
+            refs: The refs that the trees were made of.
+            trees: The trees.
+            open_inos: Returns the inode numbers that are open.
+        """
         self.refs = refs
         self.problem: str | None = None
         self.moves = 0
@@ -57,8 +67,7 @@ class Follower:
         self._repository = repository
         self._threads = threads
         self._notifier = notifier
-        self._root = root
-        self._single = single
+        self._trees = trees
         self._open_inos = open_inos
         self._retired: list[BranchTree] = []
         self._lock = trio.Lock()
@@ -74,13 +83,13 @@ class Follower:
         """
         async with self._lock:
             # A branch that commits while the refs are read stands on a tip that they may not know yet.
-            stood = {branch: branch.snapshot_id for branch in self._branches()}
+            stood = {branch: branch.snapshot_id for branch in self._trees.branches()}
             try:
                 refs = await self._threads.run(self._repository.refs)
             except IcefsError as error:
                 self.problem = str(error)
                 if error.kind == "repository-upgraded":
-                    for branch in self._branches():
+                    for branch in self._trees.branches():
                         branch.problem = f"{error}; {error.hint}"
                 raise
             self.problem = None
@@ -89,10 +98,10 @@ class Follower:
             changed = _compare(old, refs)
             moved: dict[str, list[str]] = {}
             left_behind: dict[str, str] = {}
-            if self._root is not None:
-                await self._update_root(self._root, refs, changed)
+            if self._trees.root is not None:
+                await self._update_root(self._trees.root, refs, changed)
             self._forget_retired()
-            for branch in self._branches():
+            for branch in self._trees.branches():
                 await self._find_out(branch)
                 tip = refs.branches.get(branch.name)
                 is_behind = tip is not None and tip != branch.snapshot_id == stood.get(branch, branch.snapshot_id)
@@ -105,7 +114,7 @@ class Follower:
                             self._warn_of_left_behind(branch, before, tip)
                 branch.tip = tip
                 branch.tidy(self._open_inos())
-                if tip is None and branch is self._single:
+                if tip is None and branch is self._trees.single:
                     branch.problem = f"branch {branch.name} was deleted"
             await self._notifier.drain()
             return {**changed, "moved": moved, "left_behind": left_behind}
@@ -141,11 +150,6 @@ class Follower:
         for branch in [branch for branch in self._retired if id(branch.owner) not in opened]:
             space.drop(branch.owner)
             self._retired.remove(branch)
-
-    def _branches(self) -> list[BranchTree]:
-        if self._root is not None:
-            return list(self._root.branches.values())
-        return [] if self._single is None else [self._single]
 
     async def _update_root(self, root: RootTree, refs: Refs, changed: dict[str, list[str]]) -> None:
         """Lets refs come and go."""
@@ -200,7 +204,7 @@ class Follower:
         return True
 
 
-def _named(directory: int, name: str) -> list[Entry]:
+def _named(directory: Ino, name: str) -> list[Entry]:
     text = encode_ref(name)
     return [] if text is None else [(directory, text.encode())]
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Final
 
-from icefs.inode import Invalidations
+from icefs.inode import Ino, Invalidations
 from icefs.vfs.inodes.table import InodeSpace
 from icefs.vfs.interface import Notifier
 from icefs.vfs.trees.snapshot_tree import SnapshotTree
@@ -24,7 +24,7 @@ class LoadedTrees:
         space: InodeSpace,
         notifier: Notifier,
         is_open: Callable[[SnapshotTree], bool],
-        directory_ino: Callable[[str], int],
+        directory_ino: Callable[[str], Ino],
         forget_tree: Callable[[SnapshotTree], None],
     ) -> None:
         """Takes what a tree is known to.

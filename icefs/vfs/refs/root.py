@@ -92,7 +92,7 @@ class RootTree(Tree):
         """The root has no label."""
         return ""
 
-    def path_of(self, ino: int) -> str:
+    def path_of(self, ino: Ino) -> str:
         """Returns the path of an inode below the mountpoint."""
         slot = ino - self.fixed.start
         if slot == ROOT_SLOT:
@@ -115,25 +115,25 @@ class RootTree(Tree):
             self.fixed.ino(slot), self._dir_mode, nlink=2, size=0, time_ns=self._changed_ns[slot]
         )
 
-    def getattr(self, ino: int) -> Attr:
+    def getattr(self, ino: Ino) -> Attr:
         """Returns attributes."""
         slot = ino - self.fixed.start
         return self._attr(slot) if slot in self._changed_ns else self._control.getattr(slot)
 
-    def touch(self, names: Iterable[str], now_ns: int) -> list[int]:
+    def touch(self, names: Iterable[str], now_ns: int) -> list[Ino]:
         """Gives directories of the root a new time; returns their inodes."""
         slots = [_DIRECTORIES[name] for name in names]
         for slot in slots:
             self._changed_ns[slot] = now_ns
         return [self.fixed.ino(slot) for slot in slots]
 
-    def directory_ino(self, name: str) -> int:
+    def directory_ino(self, name: str) -> Ino:
         """Returns the inode of `branches`, `tags` or `snapshots`."""
         return self.fixed.ino(_DIRECTORIES[name])
 
     # Names.
 
-    def lookup(self, parent: int, name: str) -> Attr:
+    def lookup(self, parent: Ino, name: str) -> Attr:
         """Finds a directory of the root, or the tree of a ref or snapshot."""
         slot = parent - self.fixed.start
         if slot == ROOT_SLOT:
@@ -209,7 +209,7 @@ class RootTree(Tree):
 
     # Listing.
 
-    def opendir(self, ino: int) -> DirHandle:
+    def opendir(self, ino: Ino) -> DirHandle:
         """Opens a directory."""
         slot = ino - self.fixed.start
         if slot != ROOT_SLOT and slot != CONTROL_SLOT and slot not in _NAMES:
@@ -257,14 +257,14 @@ class RootTree(Tree):
 
     # Files.
 
-    def readlink(self, ino: int) -> str:
+    def readlink(self, ino: Ino) -> str:
         """Returns where a link in the control directory leads."""
         slot = ino - self.fixed.start
         if slot in self._changed_ns:
             raise TreeError("not a symbolic link", ino=ino)
         return self._control.readlink(slot)
 
-    def open(self, ino: int, flags: int) -> FileHandle:
+    def open(self, ino: Ino, flags: int) -> FileHandle:
         """Opens a control file."""
         slot = ino - self.fixed.start
         if slot in self._changed_ns or slot == CONTROL_SLOT:

@@ -15,6 +15,7 @@ from icefs.errors import FormatError, InvalidInputError, StorageError
 from icefs.format.chunk_indices import pack_keys
 from icefs.format.snapshot.nodes import NodeSnapshot
 from icefs.inode import Invalidations
+from icefs.paths import NodePath
 from icefs.vfs.chunks.array_view import key_layout
 from icefs.zarr.keys import ChunkKeyLayout
 
@@ -102,7 +103,7 @@ def plan_advance(old: Session, new: Session) -> Advance:
 def _array(session: Session, path: str) -> NodeSnapshot | None:
     """Returns the array at a path; None where there is none, or none that can be read."""
     with suppress(FormatError):
-        node = session.get_node(path)
+        node = session.get_node(NodePath(path))
         return node if node is not None and node.array is not None else None
     return None
 
@@ -199,9 +200,9 @@ def distinct(columns: Columns) -> Columns:
 
 def has_dir(session: Session, path: str) -> bool:
     """Tells whether a path is a directory of nodes; a node that cannot be read is there all the same."""
-    if path == "/" or session.has_children(path):
+    if path == "/" or session.has_children(NodePath(path)):
         return True
     try:
-        return session.get_node(path) is not None
+        return session.get_node(NodePath(path)) is not None
     except FormatError:
         return True

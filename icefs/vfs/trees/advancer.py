@@ -10,7 +10,7 @@ from typing import Final
 
 import numpy as np
 
-from icefs.inode import Entry, Invalidations
+from icefs.inode import Entry, Ino, Invalidations
 from icefs.paths import NodePath, node_and_ancestors
 from icefs.vfs.inodes.numbers import ArrayNumbers, ChunkRange
 from icefs.vfs.trees.advance import Advance, Advanced, ArrayAdvance, Columns, chunk_counts, distinct, has_dir
@@ -28,7 +28,7 @@ class Advancer:
         self._tree = tree
         self._inodes = tree.inodes
 
-    def advance(self, advance: Advance, open_inos: Iterable[int], renaming: Renaming | None = None) -> Advanced:
+    def advance(self, advance: Advance, open_inos: Iterable[Ino], renaming: Renaming | None = None) -> Advanced:
         """Carries out what was planned.
 
         Args:
@@ -123,17 +123,17 @@ class Advancer:
                 yield from self._entry(directory, name.encode())
                 directory = f"{directory.rstrip('/')}/{name}"
 
-    def _changed_chunk_dirs(self, path: str, advance: ArrayAdvance) -> list[int]:
+    def _changed_chunk_dirs(self, path: str, advance: ArrayAdvance) -> list[Ino]:
         before, layout = advance.before, advance.layout
         numbers = None if before is None else self._inodes.known_array(path, before.id)
         if layout is None or numbers is None or not advance.changed or len(layout.widths) < 2 or advance.top_names:
             return []
-        inos: list[int] = []
+        inos: list[Ino] = []
         for depth in range(len(advance.changed)):
             inos += numbers.dir_numbers(distinct(advance.changed[:depth]))
         return inos
 
-    def _changed_open(self, advance: Advance, open_inos: Iterable[int]) -> Iterator[Entry]:
+    def _changed_open(self, advance: Advance, open_inos: Iterable[Ino]) -> Iterator[Entry]:
         """Yields the names of open chunks in directories that are dropped whole: dropping does not reach those."""
         for ino in open_inos:
             found = self._inodes.space.find(ino)
@@ -149,7 +149,7 @@ class Advancer:
                 yield from _leaf_entries(numbers, array.layout, directory, columns)
 
 
-def _leaf_entries(numbers: ArrayNumbers, layout: ChunkKeyLayout, directory: int, columns: Columns) -> Iterator[Entry]:
+def _leaf_entries(numbers: ArrayNumbers, layout: ChunkKeyLayout, directory: Ino, columns: Columns) -> Iterator[Entry]:
     """Yields the names of chunks with their directories."""
     level = len(layout.widths) - 1
     width = layout.widths[level]
@@ -165,7 +165,7 @@ def _leaf_entries(numbers: ArrayNumbers, layout: ChunkKeyLayout, directory: int,
 
 
 def _dir_entries(
-    numbers: ArrayNumbers, layout: ChunkKeyLayout, directory: int, depth: int, prefixes: Columns
+    numbers: ArrayNumbers, layout: ChunkKeyLayout, directory: Ino, depth: int, prefixes: Columns
 ) -> Iterator[Entry]:
     """Yields the names of directories above chunks, given by prefixes of `depth` coordinates, with their parents."""
     lead = 1 if layout.prefix else 0

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Final
 
 from icefs.errors import ReadOnlyError, StaleError, TreeError
+from icefs.inode import Ino
 from icefs.vfs.attrs import ABSENT_FOREVER, Attr, Ownership
 from icefs.vfs.handles import DirectBytesHandle
 from icefs.vfs.inodes.numbers import CONTROL_SLOT, FixedNumbers
@@ -39,7 +40,7 @@ class ControlFile:
 
     name: str
     make: Callable[[], Callable[[], bytes]] | None = None
-    connect: Callable[[int, int], FileHandle] | None = None
+    connect: Callable[[Ino, int], FileHandle] | None = None
     target: Callable[[], str] | None = None
     is_private: bool = False
 
@@ -125,7 +126,7 @@ class ControlDir:
         keep = partial(self._made.__setitem__, slot)
         raise NotInMemoryError((id(self), slot), file.make(), keep, is_for_asker=True)
 
-    def listing(self, parent_ino: int) -> Sequence[Section]:
+    def listing(self, parent_ino: Ino) -> Sequence[Section]:
         """Lists the directory, beginning with the two dots; `parent_ino` is the directory that it is in."""
         return [
             dots(self.dir_attr(), parent_ino),

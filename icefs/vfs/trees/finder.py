@@ -142,7 +142,7 @@ class Finder:
         for depth in range(len(names) - 1, -1, -1):
             above = None
             with suppress(FormatError):  # what stands above and cannot be read concerns only itself
-                above = session.get_node("/" + "/".join(names[:depth]))
+                above = session.get_node(NodePath("/" + "/".join(names[:depth])))
             if above is None or above.array is None:
                 continue
             view = self.view(above)
@@ -246,6 +246,6 @@ def target_path(target: Target) -> TreePath:
     return child(tree_path(NodePath(view.node.path)), view.path_of(target.prefix))
 
 
-def stale(ino: int, label: str) -> StaleError:
+def stale(ino: Ino, label: str) -> StaleError:
     """Makes the error for a number that stands for nothing any more."""
     return StaleError(f"inode {ino} of {label or 'the mount'} is gone", ino=ino)

@@ -13,6 +13,7 @@ import numpy as np
 
 from icefs.clock import NS_PER_US
 from icefs.engine.history.key_times import ChunkTimes
+from icefs.inode import Ino
 from icefs.vfs.attrs import Attr, EntryRun
 from icefs.vfs.chunks.array_view import ArrayView, ChunkColumns
 from icefs.vfs.inodes.history import U32, ChunkEpochs, History
@@ -131,7 +132,7 @@ class Listing(DirHandle):
     __slots__ = ("_begin", "_bounds", "_note", "_run", "_sections")
 
     def __init__(
-        self, ino: int, begin: Callable[[], Sequence[Section]], note: Callable[[EntryRun, int, int], None]
+        self, ino: Ino, begin: Callable[[], Sequence[Section]], note: Callable[[EntryRun, int, int], None]
     ) -> None:
         """Takes an inode and two functions.
 
@@ -176,7 +177,7 @@ class Listing(DirHandle):
         self._sections = self._run = None
 
 
-def dots(own: Attr, parent: int) -> NamedEntries:
+def dots(own: Attr, parent: Ino) -> NamedEntries:
     """Makes the entries `.` and `..`."""
     return NamedEntries(own, [(b".", own.ino, 0, own.mtime_ns), (b"..", parent, 0, own.mtime_ns)])
 

@@ -17,13 +17,14 @@ from icefs.engine.history.changes import compare_refs
 from icefs.engine.read.session import Session
 from icefs.errors import FormatError, InvalidInputError, StorageError
 from icefs.format.snapshot.nodes import NodeSnapshot
+from icefs.paths import NodePath, TreePath, child
 from icefs.vfs.chunks.array_view import key_layout
 from icefs.vfs.inodes.former import FormerArray
 from icefs.vfs.inodes.history import ChunkEpochs
 from icefs.vfs.inodes.numbers import ArrayNumbers, NodeKey, Prefix
 from icefs.vfs.inodes.tree_inodes import ArrayKey, TreeInodes
 from icefs.vfs.trees.advance import Advance, Columns, has_dir
-from icefs.worktree.base import BaseTree, join
+from icefs.worktree.base import BaseTree
 from icefs.worktree.freeze.frozen_index import FrozenIndex
 from icefs.worktree.model.kept_regions import KeptAttr, Region
 from icefs.zarr.keys import ChunkKeyLayout, metadata_key, node_prefix, parse_metadata_key
@@ -72,8 +73,8 @@ class Renaming:
     arrays: list[ArrayRename] = field(default_factory=list)
     left: list[NodeSnapshot] = field(default_factory=list)
     departed: list[tuple[ArrayNumbers, Prefix]] = field(default_factory=list)
-    regions: dict[str, Region] = field(default_factory=dict)
-    names: dict[str, KeptAttr] = field(default_factory=dict)
+    regions: dict[TreePath, Region] = field(default_factory=dict)
+    names: dict[TreePath, KeptAttr] = field(default_factory=dict)
     inside: set[str] = field(default_factory=set)
     known: set[ArrayKey] = field(default_factory=set)
     is_complete: bool = True
@@ -125,13 +126,13 @@ class _Planning:
         self._new = new
         self._plan = plan
 
-    def run(self, redirects: list[str]) -> Renaming:
+    def run(self, redirects: list[TreePath]) -> Renaming:
         """Goes through the renamed directories: those of nodes, and those of chunks."""
         plan = self._plan
         nodes = [path for path in redirects if has_dir(self._old, f"/{path}")]
         plan.under = tuple(f"/{path}/" for path in nodes)
         plan.ends = {_above(f"/{end}") for path in nodes for end in (path, plan.index.by_base_path[path].path)}
-        inside: dict[str, list[str]] = {}
+        inside: dict[str, list[TreePath]] = {}
         for path in set(redirects).difference(nodes):
             for above in _arrays_above(self._old, path):
                 inside.setdefault(above, []).append(path)
@@ -139,14 +140,14 @@ class _Planning:
             known = self._inodes.known_arrays()
         plan.inside, plan.known = set(inside), set(known)
         moved: dict[str, ArrayRename | None] = {}
-        for (path, node_id), numbers in known.items():
-            node = _array(self._old, path) if plan.concerns(path) else None
+        for (array, node_id), numbers in known.items():
+            node = _array(self._old, array) if plan.concerns(array) else None
             if node is not None and node.id == node_id:
-                moved[path] = self._move_array(node, numbers, inside.get(path, []))
+                moved[array] = self._move_array(node, numbers, inside.get(array, []))
         self._find_same(moved)
         return plan
 
-    def _move_array(self, node: NodeSnapshot, numbers: ArrayNumbers, inside: list[str]) -> ArrayRename | None:
+    def _move_array(self, node: NodeSnapshot, numbers: ArrayNumbers, inside: list[TreePath]) -> ArrayRename | None:
         """Plans for an array that was looked at; `inside` are directories of its chunks that were renamed."""
         try:
             layout = key_layout(node)
@@ -154,7 +155,7 @@ class _Planning:
             return None
         plan, prefix = self._plan, node_prefix(node.path)
         lead = "c" if layout.depth > 1 and layout.widths[0] == 0 else ""
-        root = (prefix + lead).rstrip("/")
+        root = TreePath((prefix + lead).rstrip("/"))
         place = plan.index.new_path(root)
         found = None
         inodes = self._inodes
@@ -174,21 +175,21 @@ class _Planning:
                 self._add_region(node, former, path, plan.index.by_base_path[path].path)
         return found
 
-    def _add_region(self, node: NodeSnapshot, former: FormerArray, path: str, now: str) -> None:
+    def _add_region(self, node: NodeSnapshot, former: FormerArray, path: TreePath, now: TreePath) -> None:
         old = self._old
         others = [other for above in _arrays_above(old, path) if above != node.path and (other := _array(old, above))]
-        if old.has_children(f"/{path}") or any(_prefix_in(other, None, path) is not None for other in others):
+        if old.has_children(NodePath(f"/{path}")) or any(_prefix_in(other, None, path) is not None for other in others):
             self._list(path)  # their names alone do not say whose chunks these are
         else:
-            self._plan.regions[now] = Region(former, path[len(node_prefix(node.path)) :])
+            self._plan.regions[now] = Region(former, TreePath(path[len(node_prefix(node.path)) :]))
 
-    def _list(self, path: str) -> None:
+    def _list(self, path: TreePath) -> None:
         """Goes through a directory name by name, as staging has to do as well (`worktree.stage.renames`)."""
         plan, waiting = self._plan, [path]
         try:
             for directory in waiting:
                 for name, attr in self._base_tree.list(directory):
-                    below = join(directory, name)
+                    below = child(directory, name)
                     place = plan.index.new_path(below)
                     if place is not None and attr.ino:
                         plan.names[place] = KeptAttr(attr.ino, attr.mtime_ns)
@@ -227,7 +228,7 @@ class _Planning:
         for old_path in self._old.snapshot.paths if plan.under else ():
             if not f"{old_path}/".startswith(plan.under):
                 continue
-            place = index.new_path(metadata_key(old_path))
+            place = index.new_path(TreePath(metadata_key(old_path)))
             path = None if place is None else parse_metadata_key(place)
             if path is None or path == old_path:
                 continue
@@ -261,7 +262,7 @@ def _above(path: str) -> str:
 def _node(session: Session, path: str) -> NodeSnapshot | None:
     """Returns a node; None where there is none, or none that can be read."""
     with suppress(FormatError):
-        return session.get_node(path)
+        return session.get_node(NodePath(path))
     return None
 
 
@@ -337,7 +338,7 @@ class AppliedRenaming:
         moves: dict[NodeKey, NodeKey | None] = {}
         for key in self._inodes.nodes.known_keys():
             if key.epoch is None and f"{key.path}/".startswith(self._plan.under):
-                place = self._plan.index.new_path(key.path[1:])
+                place = self._plan.index.new_path(TreePath(key.path[1:]))
                 target = None if place is None or not has_dir(new, f"/{place}") else NodeKey(f"/{place}", None)
                 if target != key:
                     moves[key] = target

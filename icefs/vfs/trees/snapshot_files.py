@@ -59,7 +59,7 @@ class SnapshotFiles:
             raise self._stale(ino)
         return target
 
-    def _stale(self, ino: int) -> StaleError:
+    def _stale(self, ino: Ino) -> StaleError:
         return stale(ino, self._look.label)
 
     # Attributes.

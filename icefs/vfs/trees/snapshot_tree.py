@@ -167,7 +167,7 @@ class SnapshotTree(Tree):
 
     # The interface.
 
-    def _control_slot(self, ino: int) -> int:
+    def _control_slot(self, ino: Ino) -> int:
         """Returns the slot of the control directory or a file in it, 0 for what is the snapshot's.
 
         Raises:
@@ -177,7 +177,7 @@ class SnapshotTree(Tree):
             raise stale(ino, self.identity.label)
         return self._fixed.control_slot(ino)
 
-    def path_of(self, ino: int) -> str:
+    def path_of(self, ino: Ino) -> str:
         """Returns the path of an inode below the tree's root, for log lines."""
         try:
             slot = self._control_slot(ino)
@@ -189,7 +189,7 @@ class SnapshotTree(Tree):
         """Returns the attributes of the root directory; needs no snapshot."""
         return self.files.attributes.directory(ROOT_NODE)
 
-    def lookup(self, parent: int, name: str) -> Attr:
+    def lookup(self, parent: Ino, name: str) -> Attr:
         """Finds a name in a directory."""
         slot = self._control_slot(parent)
         if slot:
@@ -204,7 +204,7 @@ class SnapshotTree(Tree):
             self.kernel_refs += 1
         return attr
 
-    def getattr(self, ino: int) -> Attr:
+    def getattr(self, ino: Ino) -> Attr:
         """Returns attributes."""
         slot = self._control_slot(ino)
         return self.control.getattr(slot) if slot else self.files.getattr(Ino(ino))
@@ -213,20 +213,20 @@ class SnapshotTree(Tree):
         """Returns the attributes of an open file that has been replaced: what they were in its epoch."""
         return self.files.attr_of_open(file)
 
-    def forget(self, ino: int, count: int) -> None:
+    def forget(self, ino: Ino, count: int) -> None:
         """Counts the kernel's references down; a tree that it knows nothing of any more keeps nothing either."""
         self.kernel_refs -= count
         if self.kernel_refs <= 0 and self._keeper is not None:
             self._keeper.note_unused(self)
 
-    def readlink(self, ino: int) -> str:
+    def readlink(self, ino: Ino) -> str:
         """Returns where a link in the control directory leads."""
         slot = self._control_slot(ino)
         if slot:
             return self.control.readlink(slot)
         raise TreeError("not a symbolic link", ino=ino)
 
-    def open(self, ino: int, flags: int) -> FileHandle:
+    def open(self, ino: Ino, flags: int) -> FileHandle:
         """Opens a file for reading."""
         slot = self._control_slot(ino)
         if slot > CONTROL_SLOT:
@@ -239,14 +239,14 @@ class SnapshotTree(Tree):
                 return file
         raise IsADirectoryTreeError(f"{self.label}{self.path_of(ino)} is a directory", ino=ino)
 
-    def opendir(self, ino: int) -> DirHandle:
+    def opendir(self, ino: Ino) -> DirHandle:
         """Opens a directory."""
         slot = self._control_slot(ino)
         if slot > CONTROL_SLOT or (not slot and not self.files.locate(Ino(ino)).is_dir):
             raise not_a_directory(f"{self.label}{self.path_of(ino)}")
         return Listing(ino, lambda: self._sections(ino), self._note_entered)
 
-    def _sections(self, ino: int) -> Sequence[Section]:
+    def _sections(self, ino: Ino) -> Sequence[Section]:
         """Lists a directory as it is now."""
         if self._control_slot(ino):
             return self.control.listing(self.inodes.root_ino)
@@ -256,12 +256,12 @@ class SnapshotTree(Tree):
         of_dots = sum(name in (b".", b"..") for name in run.names[first : min(end, 2)]) if run.start == 0 else 0
         self.kernel_refs += end - first - of_dots
 
-    def listxattr(self, ino: int) -> Sequence[str]:
+    def listxattr(self, ino: Ino) -> Sequence[str]:
         """Lists no extended attribute: what icefs tells of a file is none that a copy of it should have."""
         self.getattr(ino)
         return []
 
-    def getxattr(self, ino: int, name: str) -> bytes | None:
+    def getxattr(self, ino: Ino, name: str) -> bytes | None:
         """Returns an extended attribute."""
         if not name.startswith(xattrs.PREFIX) or self._control_slot(ino):
             return None

@@ -21,6 +21,7 @@ from dataclasses import replace
 from typing import Final
 
 from icefs.errors import FileTooLargeError, IcefsError, InvalidInputError, StorageError
+from icefs.paths import ROOT_DIRECTORY, TreePath
 from icefs.worktree.base import BaseTree
 from icefs.worktree.core.tree_core import Change, TreeCore
 from icefs.worktree.model import lost
@@ -329,7 +330,7 @@ class Content:
         try:
             file = self._spool.create(spool_id)
             if source is None:
-                self._fill_from_base(base_tree, origin or "", file, size)
+                self._fill_from_base(base_tree, origin or ROOT_DIRECTORY, file, size)
             else:
                 self._spool.copy(source, file, size)
         except BaseException:
@@ -355,7 +356,7 @@ class Content:
             file.retire()
             self._spool.remove(file.id)
 
-    def _fill_from_base(self, base_tree: BaseTree, path: str, file: SpoolFile, size: int) -> None:
+    def _fill_from_base(self, base_tree: BaseTree, path: TreePath, file: SpoolFile, size: int) -> None:
         try:
             base_tree.copy_to(path, file.fd)
             copied = os.fstat(file.fd).st_size

@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from icefs.paths import TreePath
 from icefs.worktree.core.tree_core import TreeCore
 from icefs.worktree.model.nodes import CHANGED, CUT, LOST
 from icefs.worktree.spool.state import LOST_NAME, aside_usage
@@ -25,9 +26,9 @@ class Damage:
     """
 
     notes: tuple[str, ...]
-    lost: tuple[str, ...]
-    cut: tuple[str, ...]
-    changed: tuple[str, ...]
+    lost: tuple[TreePath, ...]
+    cut: tuple[TreePath, ...]
+    changed: tuple[TreePath, ...]
     aside_files: int
     aside_bytes: int
     aside: str
@@ -54,7 +55,7 @@ class DamageReport:
     def now(self) -> Damage:
         """Returns what is damaged now."""
         core = self._core
-        found: dict[int, list[str]] = {LOST: [], CUT: [], CHANGED: []}
+        found: dict[int, list[TreePath]] = {LOST: [], CUT: [], CHANGED: []}
         with core.lock:
             for node in list(core.doubtful):
                 flag = next((flag for flag in found if node.flags & flag), None)

@@ -21,7 +21,9 @@ from collections.abc import Callable
 from typing import Any, Self
 
 from icefs.errors import StaleError
+from icefs.inode import Ino
 from icefs.locks import Rank, new_lock
+from icefs.paths import TreePath, split
 from icefs.worktree.base import BaseFactory, BaseTree
 from icefs.worktree.model import lost
 from icefs.worktree.model.materialise import Materialiser
@@ -72,7 +74,7 @@ class TreeCore(NodeTree):
         spool: Spool,
         base_tree: BaseTree,
         base_for: BaseFactory,
-        allocate: Callable[[], int],
+        allocate: Callable[[], Ino],
         now_ns: Callable[[], int],
         defaults: Defaults,
     ) -> None:
@@ -94,7 +96,7 @@ class TreeCore(NodeTree):
         self.is_freezing = False
         self.is_closed = False
         self.keeps_removed = False
-        self.removed: dict[int, FileNode] = {}
+        self.removed: dict[Ino, FileNode] = {}
         self.doubtful: dict[FileNode, None] = {}
         self.on_closed: Callable[[FileNode], None] | None = None
 
@@ -119,7 +121,7 @@ class TreeCore(NodeTree):
         if spool_id:
             op.spools.append(spool_id)
 
-    def renew_dir(self, path: str, time_ns: int) -> int | None:
+    def renew_dir(self, path: TreePath, time_ns: int) -> Ino | None:
         """Gives a base directory whose time is the tree's a later one; returns its number, None if it is not."""
         node = self.base_dirs.get(path)
         if node is not None:
@@ -130,7 +132,7 @@ class TreeCore(NodeTree):
         kept = self.kept.get(path)
         if kept is None:
             return None
-        above, _, name = path.rpartition("/")
+        above, name = split(path)
         self.kept.add(above, [(name, kept.ino, max(time_ns, kept.mtime_ns + 1))])
         return kept.ino
 

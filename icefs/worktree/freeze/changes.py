@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
+from icefs.paths import TreePath
 from icefs.worktree.freeze.frozen import FrozenDir, FrozenEntry, FrozenTree
 from icefs.worktree.model.nodes import WHITEOUT
 
@@ -40,7 +41,7 @@ class TreeChange:
     """
 
     kind: ChangeKind
-    path: str
+    path: TreePath
     size: int = 0
     mtime_ns: int = 0
     source: str | None = None
@@ -56,7 +57,7 @@ def list_changes(frozen: FrozenTree) -> Iterator[TreeChange]:
             yield change
 
 
-def _change(path: str, entry: FrozenEntry) -> TreeChange | None:
+def _change(path: TreePath, entry: FrozenEntry) -> TreeChange | None:
     if isinstance(entry, FrozenDir):
         if entry.is_natural:
             return None

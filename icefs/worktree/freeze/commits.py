@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from icefs.errors import NoSpaceError, SessionStateError, StorageError
+from icefs.paths import TreePath
 from icefs.worktree.core.content import Content
 from icefs.worktree.core.tree_core import Change, TreeCore
 from icefs.worktree.freeze.frozen import FrozenTree
@@ -168,7 +169,7 @@ class Commits:
             if frozen is self.recovered:
                 self.recovered = self.intent = None
 
-    def record_intent(self, frozen: FrozenTree, snapshot_id: str, base: str, left: Iterable[str]) -> None:
+    def record_intent(self, frozen: FrozenTree, snapshot_id: str, base: str, left: Iterable[TreePath]) -> None:
         """Notes durably that the frozen tree is about to become a snapshot."""
         core = self._core
         with core.lock:

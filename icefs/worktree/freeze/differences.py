@@ -6,7 +6,7 @@ the base's columns (`renames`), not by listing it.
 
 from dataclasses import dataclass, field
 
-from icefs.worktree.base import join
+from icefs.paths import ROOT_DIRECTORY, NodePath, TreePath, child, node_path
 from icefs.worktree.freeze.frozen import FrozenDir, FrozenFile
 from icefs.worktree.model.nodes import WHITEOUT
 from icefs.zarr.keys import METADATA_NAME
@@ -22,9 +22,9 @@ class Region:
         excluded: Base paths at and below which it shows something else, or nothing.
     """
 
-    base_path: str
-    path: str
-    excluded: list[str] = field(default_factory=list)
+    base_path: TreePath
+    path: TreePath
+    excluded: list[TreePath] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -38,9 +38,9 @@ class Differences:
         regions: What was renamed.
     """
 
-    metadata: dict[str, FrozenFile] = field(default_factory=dict)
-    files: dict[str, list[tuple[str, FrozenFile]]] = field(default_factory=dict)
-    hidden: dict[str, list[str]] = field(default_factory=dict)
+    metadata: dict[NodePath, FrozenFile] = field(default_factory=dict)
+    files: dict[TreePath, list[tuple[str, FrozenFile]]] = field(default_factory=dict)
+    hidden: dict[TreePath, list[str]] = field(default_factory=dict)
     regions: list[Region] = field(default_factory=list)
 
 
@@ -58,18 +58,18 @@ def differences(root: FrozenDir) -> Differences:
                 if entry.is_natural:
                     continue
                 if name == METADATA_NAME:
-                    found.metadata[f"/{directory.path}"] = entry
+                    found.metadata[node_path(directory.path)] = entry
                 else:
                     files.append((name, entry))
                 if region is not None:
-                    region.excluded.append(join(directory.base_path or "", name))
+                    region.excluded.append(child(directory.base_path or ROOT_DIRECTORY, name))
             elif entry is not WHITEOUT and entry.is_natural:
                 waiting.append((entry, region))
             else:
                 if is_in_place:
                     hidden.append(name)
                 elif region is not None:
-                    region.excluded.append(join(directory.base_path or "", name))
+                    region.excluded.append(child(directory.base_path or ROOT_DIRECTORY, name))
                 if entry is not WHITEOUT:
                     waiting.append((entry, _region(entry, found)))
         if hidden:

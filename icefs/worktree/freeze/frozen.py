@@ -16,7 +16,9 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from icefs.errors import StorageError
-from icefs.worktree.base import BaseEntry, BaseTree, join
+from icefs.inode import Ino
+from icefs.paths import ROOT_DIRECTORY, TreePath, child
+from icefs.worktree.base import BaseEntry, BaseTree
 from icefs.worktree.core.tree_core import TreeCore
 from icefs.worktree.model.nodes import (
     CUT,
@@ -56,13 +58,13 @@ class FrozenFile(NamedTuple):
     """
 
     node: FileNode
-    path: str
-    ino: int
+    path: TreePath
+    ino: Ino
     size: int
     mtime_ns: int
     spool_id: int
     spool_path: str | None
-    base_path: str | None
+    base_path: TreePath | None
     is_natural: bool
     is_lost: bool
     is_open: bool
@@ -76,7 +78,7 @@ class _Facts(NamedTuple):
     size: int
     mtime_ns: int
     spool_id: int
-    origin: str | None
+    origin: TreePath | None
     flags: int
 
 
@@ -95,9 +97,9 @@ class FrozenDir:
     """
 
     node: DirNode = field(repr=False)
-    path: str
-    ino: int
-    base_path: str | None
+    path: TreePath
+    ino: Ino
+    base_path: TreePath | None
     is_natural: bool
     entries: "dict[str, FrozenEntry]" = field(repr=False)
 
@@ -142,7 +144,7 @@ class FrozenTree:
         core, view = self._core, self.view
         with core.lock:
             state = view.dir_state(core.root).state
-        root = FrozenDir(core.root, "", core.root.ino, state.base_path, True, {})
+        root = FrozenDir(core.root, ROOT_DIRECTORY, core.root.ino, state.base_path, True, {})
         waiting = [root]
         seen: set[FileNode] = set()
         while waiting:
@@ -152,15 +154,15 @@ class FrozenTree:
                 states = [None if entry is WHITEOUT else self._facts(entry) for _, entry in entries]
             below: list[FrozenDir] = []
             for (name, entry), facts in zip(entries, states, strict=True):
-                path = join(directory.path, name)
+                path = child(directory.path, name)
                 if entry is WHITEOUT or facts is None:
                     directory.entries[name] = WHITEOUT
                 elif isinstance(entry, DirNode):
-                    base_path = None if directory.base_path is None else join(directory.base_path, name)
+                    base_path = None if directory.base_path is None else child(directory.base_path, name)
                     is_natural = facts.origin is not None and facts.origin == base_path
-                    child = FrozenDir(entry, path, entry.ino, facts.origin, is_natural, {})
-                    directory.entries[name] = child
-                    below.append(child)
+                    inner = FrozenDir(entry, path, entry.ino, facts.origin, is_natural, {})
+                    directory.entries[name] = inner
+                    below.append(inner)
                 else:
                     directory.entries[name] = self._file(directory, path, name, entry, facts, entry in seen)
                     seen.add(entry)
@@ -175,7 +177,7 @@ class FrozenTree:
         return _Facts(0, 0, 0, self.view.dir_state(node).state.base_path, 0)
 
     def _file(
-        self, parent: FrozenDir, path: str, name: str, node: FileNode, facts: "_Facts", is_alias: bool
+        self, parent: FrozenDir, path: TreePath, name: str, node: FileNode, facts: "_Facts", is_alias: bool
     ) -> FrozenFile:
         size, mtime_ns, spool_id, origin, flags = facts
         spool_path = self._core.spool.path(spool_id) if spool_id else None
@@ -183,7 +185,7 @@ class FrozenTree:
         # What was written over a base file and is lost is a change, though the bytes are still those of the file.
         is_of_base = bool(flags & FROM_BASE) and not is_lost
         base_path = origin if is_of_base else None
-        is_natural = is_of_base and parent.base_path is not None and origin == join(parent.base_path, name)
+        is_natural = is_of_base and parent.base_path is not None and origin == child(parent.base_path, name)
         is_open = node in self.view.unfinished
         # By position, as naming that many takes half of the time.
         return FrozenFile(
@@ -207,9 +209,9 @@ class FrozenTree:
         with self._core.lock:
             self._core.final.update(spool_ids)
 
-    def walk(self) -> Iterator[tuple[str, FrozenEntry]]:
+    def walk(self) -> Iterator[tuple[TreePath, FrozenEntry]]:
         """Yields every entry but the root with its path: a directory before its entries, names sorted."""
-        waiting: list[Iterator[tuple[str, FrozenEntry]]] = [_entries(self.root)]
+        waiting: list[Iterator[tuple[TreePath, FrozenEntry]]] = [_entries(self.root)]
         while waiting:
             for path, entry in waiting[-1]:
                 yield path, entry
@@ -219,7 +221,7 @@ class FrozenTree:
             else:
                 waiting.pop()
 
-    def find(self, path: str) -> FrozenFile | FrozenDir | BaseEntry | None:
+    def find(self, path: TreePath) -> FrozenFile | FrozenDir | BaseEntry | None:
         """Returns the entry at a path of the merged tree, None if there is none."""
         found: FrozenEntry = self.root
         names = path.split("/") if path else []
@@ -230,7 +232,7 @@ class FrozenTree:
             if below is None:
                 if found.base_path is None:
                     return None
-                base_path = join(found.base_path, "/".join(names[position:]))
+                base_path = child(found.base_path, "/".join(names[position:]))
                 attr = self.base_tree.stat(base_path)
                 return None if attr is None else BaseEntry(base_path, attr)
             found = below
@@ -239,7 +241,7 @@ class FrozenTree:
     def list(self, found: FrozenDir | BaseEntry) -> Iterator[tuple[str, FrozenFile | FrozenDir | BaseEntry]]:
         """Yields the merged entries of a directory, the upper ones first."""
         hidden: dict[str, FrozenEntry] = {}
-        base_path: str | None
+        base_path: TreePath | None
         if isinstance(found, FrozenDir):
             hidden, base_path = found.entries, found.base_path
             for name, entry in hidden.items():
@@ -250,7 +252,7 @@ class FrozenTree:
         if base_path is not None:
             for name, attr in self.base_tree.list(base_path):
                 if name not in hidden:
-                    yield name, BaseEntry(join(base_path, name), attr)
+                    yield name, BaseEntry(child(base_path, name), attr)
 
     def read(self, found: FrozenFile | BaseEntry) -> bytes:
         """Reads a whole file of the merged tree.
@@ -291,9 +293,9 @@ def _read_file(path: str, size: int) -> bytes:
         os.close(fd)
 
 
-def _entries(directory: FrozenDir) -> Iterator[tuple[str, FrozenEntry]]:
+def _entries(directory: FrozenDir) -> Iterator[tuple[TreePath, FrozenEntry]]:
     for name, entry in directory.entries.items():
-        yield join(directory.path, name), entry
+        yield child(directory.path, name), entry
 
 
 def is_directory(found: FrozenFile | FrozenDir | BaseEntry) -> bool:

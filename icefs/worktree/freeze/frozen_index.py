@@ -3,11 +3,11 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
-from icefs.worktree.base import join
+from icefs.paths import ROOT_DIRECTORY, TreePath, child, relative, split
 from icefs.worktree.freeze.frozen import FrozenDir, FrozenFile, FrozenTree
 from icefs.worktree.model.nodes import WHITEOUT, DirNode, FileNode
 
-type Paths = frozenset[str]
+type Paths = frozenset[TreePath]
 
 
 @dataclass(slots=True)
@@ -25,12 +25,12 @@ class FrozenIndex:
     frozen: FrozenTree
     dirs: dict[DirNode, FrozenDir] = field(default_factory=dict)
     files: dict[FileNode, list[FrozenFile]] = field(default_factory=dict)
-    by_base_path: dict[str, FrozenDir] = field(default_factory=dict)
+    by_base_path: dict[TreePath, FrozenDir] = field(default_factory=dict)
     left: Paths = frozenset()
     _held: Paths = field(init=False)
 
     def __post_init__(self) -> None:
-        self._held = frozenset(path[:-1] for path in self.left if path.endswith("/"))
+        self._held = frozenset(TreePath(path[:-1]) for path in self.left if path.endswith("/"))
 
     @classmethod
     def of(cls, frozen: FrozenTree, left: Paths) -> "FrozenIndex":
@@ -49,62 +49,62 @@ class FrozenIndex:
         if directory.base_path is not None:
             self.by_base_path[directory.base_path] = directory
 
-    def leaving(self, paths: Iterable[str]) -> "FrozenIndex":
+    def leaving(self, paths: Iterable[TreePath]) -> "FrozenIndex":
         """Returns the same with further paths that were not committed."""
         return replace(self, left=self.left.union(paths))
 
-    def hidden_paths(self) -> Iterator[str]:
+    def hidden_paths(self) -> Iterator[TreePath]:
         """Yields the base paths that the frozen tree did not show, and that are gone."""
         for directory in self.dirs.values():
             if directory.base_path is not None:
                 for name, entry in directory.entries.items():
-                    path = join(directory.base_path, name)
+                    path = child(directory.base_path, name)
                     is_hidden = entry is WHITEOUT or entry.base_path != path
-                    if is_hidden and not self.is_left(join(directory.path, name)):
+                    if is_hidden and not self.is_left(child(directory.path, name)):
                         yield path
 
-    def is_left(self, path: str) -> bool:
+    def is_left(self, path: TreePath) -> bool:
         """Tells whether a path, or one it lies below, was not committed."""
         if not self.left:
             return False
         above = path
         while above and above not in self.left:
-            above = above.rpartition("/")[0]
+            above, _ = split(above)
         return above in self.left or self.is_held(path)
 
-    def is_held(self, path: str) -> bool:
+    def is_held(self, path: TreePath) -> bool:
         """Tells whether a path is, or lies in, a directory of which nothing was committed."""
         while self._held and path not in self._held:
             if not path:
                 return False
-            path = path.rpartition("/")[0]
+            path, _ = split(path)
         return bool(self._held)
 
-    def left_path(self, base_path: str) -> str | None:
+    def left_path(self, base_path: TreePath) -> TreePath | None:
         """Returns where the name of a base path was hidden, unless that was committed; None if it was not hidden."""
-        above, _, name = base_path.rpartition("/")
+        above, name = split(base_path)
         directory = self.by_base_path.get(above)
         if directory is None or name not in directory.entries:
             return None
-        path = join(directory.path, name)
+        path = child(directory.path, name)
         return path if self.is_left(path) else None
 
-    def new_path(self, base_path: str) -> str | None:
+    def new_path(self, base_path: TreePath) -> TreePath | None:
         """Returns where a base path was in the merged tree, None if it was not to be seen."""
-        above, below = base_path, ""
+        above, below = base_path, ROOT_DIRECTORY
         while True:
             directory = self.by_base_path.get(above)
             if directory is not None:
                 break
             if not above:
                 return None
-            above, _, name = above.rpartition("/")
-            below = join(name, below) if below else name
+            above, _ = split(above)
+            below = relative(base_path, above)
         if not below:
             return directory.path
         entry = directory.entries.get(below.partition("/")[0])
         if entry is None:
-            return join(directory.path, below)
+            return child(directory.path, below)
         if isinstance(entry, FrozenFile) and entry.base_path == base_path:
             return entry.path
         return None

@@ -2,6 +2,7 @@
 
 import os
 
+from icefs.paths import ROOT_DIRECTORY
 from icefs.worktree.base import BaseAttr, BaseTree
 from icefs.worktree.model.nodes import FileNode
 
@@ -29,6 +30,6 @@ class Handle:
         self.has_work = self.writable or bool(flags & os.O_CREAT)
         self.appends = bool(flags & os.O_APPEND)
         self.node: FileNode | None = None
-        self.path = ""
+        self.path = ROOT_DIRECTORY
         self.base_tree: BaseTree | None = None
         self.attr: BaseAttr | None = None

@@ -13,7 +13,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from icefs.worktree.base import is_below, join, lineage
+from icefs.inode import Ino
+from icefs.paths import TreePath, child, is_below, lineage, relative, split
 from icefs.worktree.model.kept_regions import KeptAttr, KeptRegions
 
 
@@ -42,8 +43,8 @@ class KeptAttrs:
 
     def __init__(self) -> None:
         self.regions = KeptRegions()
-        self._directories: dict[str, _Directory] = {}
-        self._by_ino: tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64], list[str]] | None = None
+        self._directories: dict[TreePath, _Directory] = {}
+        self._by_ino: tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64], list[TreePath]] | None = None
 
     def __bool__(self) -> bool:
         return bool(self._directories) or bool(self.regions)
@@ -51,37 +52,37 @@ class KeptAttrs:
     def __len__(self) -> int:
         return sum(len(directory.names) for directory in self._directories.values())
 
-    def get(self, path: str) -> KeptAttr | None:
+    def get(self, path: TreePath) -> KeptAttr | None:
         """Returns what is kept of a base path."""
         return self._own(path) or self.regions.get(path)
 
-    def _own(self, path: str) -> KeptAttr | None:
-        parent, _, name = path.rpartition("/")
+    def _own(self, path: TreePath) -> KeptAttr | None:
+        parent, name = split(path)
         directory = self._directories.get(parent)
         if directory is None:
             return None
         row = directory.find(name.encode())
-        return None if row < 0 else KeptAttr(int(directory.inos[row]), int(directory.mtimes[row]))
+        return None if row < 0 else KeptAttr(Ino(int(directory.inos[row])), int(directory.mtimes[row]))
 
-    def has_names(self, parent: str) -> bool:
+    def has_names(self, parent: TreePath) -> bool:
         """Tells whether anything is kept of the entries of one base directory."""
         return parent in self._directories or self.regions.covers(parent)
 
-    def in_directory(self, parent: str) -> Callable[[str], KeptAttr | None]:
+    def in_directory(self, parent: TreePath) -> Callable[[str], KeptAttr | None]:
         """Returns what tells what is kept of the entries of one base directory; may be called without the lock."""
         names, regions = self._names_of(parent), self.regions
         if not regions.covers(parent):
             return names.get
-        return lambda name: names.get(name) or regions.get(join(parent, name))
+        return lambda name: names.get(name) or regions.get(child(parent, name))
 
-    def _names_of(self, parent: str) -> dict[str, KeptAttr]:
+    def _names_of(self, parent: TreePath) -> dict[str, KeptAttr]:
         directory = self._directories.get(parent)
         if directory is None:
             return {}
         rows = zip(directory.names.tolist(), directory.inos.tolist(), directory.mtimes.tolist(), strict=True)
         return {name.decode(): KeptAttr(ino, mtime) for name, ino, mtime in rows}
 
-    def path_of(self, ino: int) -> str | None:
+    def path_of(self, ino: Ino) -> TreePath | None:
         """Returns the base path that has kept this inode number."""
         own = self._own_path_of(ino)
         if own is not None or not self.regions:
@@ -89,7 +90,7 @@ class KeptAttrs:
         path = self.regions.path_of(ino)
         return path if path is not None and self._own(path) is None else None
 
-    def _own_path_of(self, ino: int) -> str | None:
+    def _own_path_of(self, ino: Ino) -> TreePath | None:
         if not self._directories:
             return None
         if self._by_ino is None:
@@ -100,9 +101,9 @@ class KeptAttrs:
             return None
         place = int(places[at])
         parent = parents[place >> 32]
-        return join(parent, self._directories[parent].names[place & 0xFFFFFFFF].decode())
+        return child(parent, self._directories[parent].names[place & 0xFFFFFFFF].decode())
 
-    def _index(self) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64], list[str]]:
+    def _index(self) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64], list[TreePath]]:
         parents = list(self._directories)
         directories = [self._directories[parent] for parent in parents]
         inos = np.concatenate([directory.inos for directory in directories])
@@ -115,7 +116,7 @@ class KeptAttrs:
         order = np.argsort(inos, kind="stable")
         return inos[order], places[order], parents
 
-    def add(self, parent: str, entries: Iterable[tuple[str, int, int]]) -> None:
+    def add(self, parent: TreePath, entries: Iterable[tuple[str, Ino, int]]) -> None:
         """Keeps (name, ino, mtime_ns) of entries of one base directory; replaces what was kept of them."""
         rows = {name.encode(): (ino, mtime) for name, ino, mtime in entries}
         if not rows:
@@ -130,31 +131,31 @@ class KeptAttrs:
         )
         self._by_ino = None
 
-    def add_paths(self, entries: Iterable[tuple[str, int, int]]) -> None:
+    def add_paths(self, entries: Iterable[tuple[TreePath, Ino, int]]) -> None:
         """Keeps (path, ino, mtime_ns) of entries of any directories."""
-        by_parent: dict[str, list[tuple[str, int, int]]] = {}
+        by_parent: dict[TreePath, list[tuple[str, Ino, int]]] = {}
         for path, ino, mtime_ns in entries:
-            above, _, name = path.rpartition("/")
+            above, name = split(path)
             by_parent.setdefault(above, []).append((name, ino, mtime_ns))
         for above, rows in by_parent.items():
             self.add(above, rows)
 
-    def forget(self, paths: Iterable[str]) -> None:
+    def forget(self, paths: Iterable[TreePath]) -> None:
         """Forgets base paths and everything below them; of a path with a slash at its end, what is below alone."""
         gone = set(paths)
-        self.regions.forget(path.removesuffix("/") for path in gone)
+        self.regions.forget(TreePath(path.removesuffix("/")) for path in gone)
         self._forget_own(gone)
 
-    def _forget_own(self, paths: Iterable[str]) -> None:
+    def _forget_own(self, paths: Iterable[TreePath]) -> None:
         gone = set(paths)
         if not gone or not self._directories:
             return
-        above = {path.removesuffix("/") for path in gone}
+        above = {TreePath(path.removesuffix("/")) for path in gone}
         for parent in [one for one in self._directories if "" in above or not above.isdisjoint(lineage(one))]:
             del self._directories[parent]
-        names: dict[str, list[bytes]] = {}
+        names: dict[TreePath, list[bytes]] = {}
         for path in gone:
-            parent, _, name = path.rpartition("/")
+            parent, name = split(path)
             if parent in self._directories:
                 names.setdefault(parent, []).append(name.encode())
         for parent, dropped in names.items():
@@ -170,13 +171,13 @@ class KeptAttrs:
             )
         self._by_ino = None
 
-    def _set(self, parent: str, directory: _Directory) -> None:
+    def _set(self, parent: TreePath, directory: _Directory) -> None:
         if len(directory.names):
             self._directories[parent] = directory
         else:
             self._directories.pop(parent, None)
 
-    def follow(self, moves: Mapping[str, str], gone: Iterable[str]) -> None:
+    def follow(self, moves: Mapping[TreePath, TreePath], gone: Iterable[TreePath]) -> None:
         """Follows a change of base; for whole directories `regions` has to follow it, too.
 
         Args:
@@ -194,13 +195,13 @@ class KeptAttrs:
         self._forget_own(hidden)
         for new, (attr, below) in taken:
             if attr is not None:
-                parent, _, name = new.rpartition("/")
+                parent, name = split(new)
                 self.add(parent, [(name, *attr)])
-            for relative, directory in below.items():
-                self._directories[join(new, relative) if relative else new] = directory
+            for inner, directory in below.items():
+                self._directories[child(new, inner) if inner else new] = directory
         self._by_ino = None
 
-    def _take(self, path: str, hidden: Sequence[str]) -> tuple[KeptAttr | None, dict[str, _Directory]]:
+    def _take(self, path: TreePath, hidden: Sequence[TreePath]) -> tuple[KeptAttr | None, dict[TreePath, _Directory]]:
         """Takes out a path and what is below it, but for what is hidden (paths in order) of the latter."""
         attr = self._own(path)
         below = KeptAttrs()
@@ -210,9 +211,9 @@ class KeptAttrs:
         self._forget_own([path])
         if below:
             below._forget_own(hidden[bisect_left(hidden, f"{path}/") : bisect_left(hidden, f"{path}0")])
-        return attr, {parent[len(path) + 1 :]: directory for parent, directory in below._directories.items()}
+        return attr, {relative(parent, path): directory for parent, directory in below._directories.items()}
 
-    def forget_numbers(self, inos: Sequence[int]) -> None:
+    def forget_numbers(self, inos: Sequence[Ino]) -> None:
         """Forgets whatever has one of these numbers: a number leads to one path."""
         if not self._directories or not inos:
             return
@@ -224,21 +225,21 @@ class KeptAttrs:
                 self._set(parent, _Directory(directory.names[kept], directory.inos[kept], directory.mtimes[kept]))
         self._by_ino = None
 
-    def used(self) -> Iterator[int]:
+    def used(self) -> Iterator[Ino]:
         """Yields the inode numbers that must not be given up; of a range that is in use, one at least."""
         yield from self.numbers()
         yield from self.regions.numbers()
 
-    def numbers(self) -> Iterator[int]:
+    def numbers(self) -> Iterator[Ino]:
         """Yields every inode number that is kept by itself."""
         for directory in self._directories.values():
             yield from directory.inos.tolist()
 
-    def paths(self) -> Iterator[tuple[str, KeptAttr]]:
+    def paths(self) -> Iterator[tuple[TreePath, KeptAttr]]:
         """Yields everything that is kept by itself, by directory."""
         for parent in self._directories:
             for name, attr in self._names_of(parent).items():
-                yield join(parent, name), attr
+                yield child(parent, name), attr
 
 
 def _merge(old: _Directory, new: _Directory) -> _Directory:

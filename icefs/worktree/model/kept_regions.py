@@ -10,7 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, Protocol
 
-from icefs.worktree.base import ancestors, is_below, join, lineage
+from icefs.inode import Ino
+from icefs.paths import TreePath, ancestors, child, is_below, lineage, relative
 
 _MAX_LAYERS: Final = 16
 """A directory that is renamed over and over, with changes in between, keeps so many accounts; the rest is new."""
@@ -19,7 +20,7 @@ _MAX_LAYERS: Final = 16
 class KeptAttr(NamedTuple):
     """What stays of a committed file or directory."""
 
-    ino: int
+    ino: Ino
     mtime_ns: int
 
 
@@ -35,16 +36,16 @@ class Former(Protocol):
     def owner(self) -> object:
         """What has the numbers: the same for all moments of one array."""
 
-    def get(self, path: str) -> KeptAttr | None:
+    def get(self, path: TreePath) -> KeptAttr | None:
         """Returns what a path had; None where that is not known. Whether anything was there is not looked at."""
 
-    def path_of(self, ino: int) -> str | None:
+    def path_of(self, ino: Ino) -> TreePath | None:
         """Returns the path that had a number."""
 
-    def owner_of(self, ino: int) -> object:
+    def owner_of(self, ino: Ino) -> object:
         """Returns the owner of any number, or something else where it is of no array."""
 
-    def numbers(self) -> Iterator[int]:
+    def numbers(self) -> Iterator[Ino]:
         """Yields numbers, one at least of each range that is in use."""
 
 
@@ -57,7 +58,7 @@ class Region(NamedTuple):
     """
 
     former: Former
-    place: str
+    place: TreePath
 
 
 @dataclass(slots=True)
@@ -65,19 +66,19 @@ class _Layer:
     """One region at a path; `gone` are the paths below it that are something else now, with all below them."""
 
     region: Region
-    gone: set[str] = field(default_factory=set)
+    gone: set[TreePath] = field(default_factory=set)
 
-    def get(self, below: str) -> KeptAttr | None:
+    def get(self, below: TreePath) -> KeptAttr | None:
         if self.gone and not self.gone.isdisjoint(lineage(below)):
             return None
-        return self.region.former.get(join(self.region.place, below))
+        return self.region.former.get(child(self.region.place, below))
 
-    def inside(self, below: str) -> "_Layer | None":
+    def inside(self, below: TreePath) -> "_Layer | None":
         """Returns what is known of a directory in the region."""
         if not self.gone.isdisjoint(lineage(below)):
             return None
-        gone = {path[len(below) + 1 :] for path in self.gone if path.startswith(f"{below}/")}
-        return _Layer(Region(self.region.former, join(self.region.place, below)), gone)
+        gone = {relative(path, below) for path in self.gone if path.startswith(f"{below}/")}
+        return _Layer(Region(self.region.former, child(self.region.place, below)), gone)
 
 
 class KeptRegions:
@@ -93,9 +94,9 @@ class KeptRegions:
     """
 
     def __init__(self) -> None:
-        self._layers: dict[str, list[_Layer]] = {}
+        self._layers: dict[TreePath, list[_Layer]] = {}
         self._formers: dict[object, list[Former]] = {}
-        self._places: dict[tuple[int, str], list[str]] = {}
+        self._places: dict[tuple[int, TreePath], list[TreePath]] = {}
 
     def __bool__(self) -> bool:
         return bool(self._layers)
@@ -103,43 +104,45 @@ class KeptRegions:
     def __len__(self) -> int:
         return sum(len(layers) for layers in self._layers.values())
 
-    def get(self, path: str) -> KeptAttr | None:
+    def get(self, path: TreePath) -> KeptAttr | None:
         """Returns what is kept of a base path."""
         if not self._layers:
             return None
         for root in ancestors(path):
             for layer in self._layers.get(root, ()):
-                found = layer.get(_below(path, root))
+                found = layer.get(relative(path, root))
                 if found is not None:
                     return found
         return None
 
-    def covers(self, parent: str) -> bool:
+    def covers(self, parent: TreePath) -> bool:
         """Tells whether anything may be kept of the entries of a base directory."""
-        return bool(self._layers) and any(root in self._layers for root in ancestors(join(parent, "?")))
+        return bool(self._layers) and any(root in self._layers for root in ancestors(child(parent, "?")))
 
-    def path_of(self, ino: int) -> str | None:
+    def path_of(self, ino: Ino) -> TreePath | None:
         """Returns the base path that has kept this inode number."""
         if not self._formers:
             return None
         owner = next(iter(self._formers.values()))[0].owner_of(ino)
         for former in self._formers.get(owner, ()):
             was = former.path_of(ino)
-            for place in () if not was else ancestors(was):
+            if not was:
+                continue
+            for place in ancestors(was):
                 for root in self._places.get((id(former), place), ()):
-                    path = join(root, _below(was or "", place))
+                    path = child(root, relative(was, place))
                     found = self.get(path)
                     if found is not None and found.ino == ino:
                         return path
         return None
 
-    def numbers(self) -> Iterator[int]:
+    def numbers(self) -> Iterator[Ino]:
         """Yields numbers, one at least of each range that is in use."""
         for formers in self._formers.values():
             for former in formers:
                 yield from former.numbers()
 
-    def add(self, regions: Mapping[str, Region]) -> None:
+    def add(self, regions: Mapping[TreePath, Region]) -> None:
         """Adds regions by the paths that they are at now."""
         for path, region in regions.items():
             layers = self._layers.get(path, [])
@@ -147,7 +150,7 @@ class KeptRegions:
                 self._layers[path] = [*layers, _Layer(region)]
         self._index()
 
-    def forget(self, paths: Iterable[str]) -> None:
+    def forget(self, paths: Iterable[TreePath]) -> None:
         """Forgets base paths and everything below them."""
         gone = set(paths) if self._layers else set()
         if not gone:
@@ -158,11 +161,11 @@ class KeptRegions:
         for path in gone:
             for root in ancestors(path):
                 for layer in self._layers.get(root, ()):
-                    layer.gone.add(_below(path, root))
+                    layer.gone.add(relative(path, root))
         if over:
             self._index()
 
-    def follow(self, moves: Mapping[str, str], gone: Sequence[str]) -> None:
+    def follow(self, moves: Mapping[TreePath, TreePath], gone: Sequence[TreePath]) -> None:
         """Follows a change of base.
 
         Args:
@@ -172,21 +175,21 @@ class KeptRegions:
         """
         if not self._layers:
             return
-        taken: dict[str, list[_Layer]] = {}
+        taken: dict[TreePath, list[_Layer]] = {}
         for old, new in sorted(moves.items(), key=lambda move: len(move[0]), reverse=True):
             for root, layers in self._take(old, gone):
-                taken[join(new, _below(root, old)) if root != old else new] = layers
+                taken[child(new, relative(root, old)) if root != old else new] = layers
         self.forget(gone)
         self._layers |= taken
         self._index()
 
-    def _take(self, path: str, gone: Sequence[str]) -> Iterator[tuple[str, list[_Layer]]]:
+    def _take(self, path: TreePath, gone: Sequence[TreePath]) -> Iterator[tuple[TreePath, list[_Layer]]]:
         """Takes out what is known of the inside of a directory, but for what is gone."""
         inner = KeptRegions()
         inner._layers = {root: layers for root, layers in self._layers.items() if is_below(root, path)}
         for root in inner._layers:
             del self._layers[root]
-        cut = [layer.inside(_below(path, root)) for root in ancestors(path) for layer in self._layers.get(root, ())]
+        cut = [layer.inside(relative(path, root)) for root in ancestors(path) for layer in self._layers.get(root, ())]
         own = [*inner._layers.pop(path, ()), *(layer for layer in cut if layer is not None)]
         if own:
             inner._layers[path] = own[:_MAX_LAYERS]
@@ -203,7 +206,3 @@ class KeptRegions:
                 if former not in known:
                     known.append(former)
                 self._places.setdefault((id(former), place), []).append(root)
-
-
-def _below(path: str, root: str) -> str:
-    return path[len(root) + 1 :] if root else path

@@ -5,7 +5,8 @@ anybody can see, so it is not undone, and not written until something refers to 
 """
 
 from icefs.errors import NotADirectoryTreeError, StaleError
-from icefs.worktree.base import BaseEntry, join
+from icefs.paths import TreePath, base_name, child, split
+from icefs.worktree.base import BaseEntry
 from icefs.worktree.model.node_tree import NodeTree
 from icefs.worktree.model.nodes import FROM_BASE, DirNode, FileNode, Node, NodeRef
 from icefs.worktree.model.open_state import OpenState
@@ -20,7 +21,7 @@ class Materialiser:
     def __init__(self, tree: NodeTree) -> None:
         self._tree = tree
 
-    def directory(self, directory: DirNode | str) -> DirNode:
+    def directory(self, directory: DirNode | TreePath) -> DirNode:
         """Returns the node of a directory, made with all above it where there is none.
 
         Raises:
@@ -36,10 +37,10 @@ class Materialiser:
         path = directory
         while path not in self._tree.base_dirs:
             missing.append(path)
-            path = path.rpartition("/")[0]
+            path, _ = split(path)
         node = self._tree.base_dirs[path]
         for path in reversed(missing):
-            name = path.rpartition("/")[2]
+            name = base_name(path)
             attr = None if name in node.entries else self._tree.base_stat(path)
             if attr is None:
                 raise StaleError(f"{directory!r} is gone", path=directory)
@@ -94,7 +95,7 @@ class Materialiser:
             return found
         if found.attr.is_dir:
             return self.directory(found.path)
-        above, _, name = found.path.rpartition("/")
+        above, name = split(found.path)
         return self.file(self.directory(above), name, found)
 
     def forget(self, node: FileNode) -> None:
@@ -107,7 +108,7 @@ class Materialiser:
             and parent is not None
             and parent.base_path is not None
             and base_path is not None
-            and base_path == join(parent.base_path, node.name)
+            and base_path == child(parent.base_path, node.name)
             and not self._tree.views
         ):
             del parent.entries[node.name]

@@ -8,7 +8,9 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from icefs.errors import EntryNotFoundError, NotADirectoryTreeError, StaleError
-from icefs.worktree.base import BaseAttr, BaseEntry, BaseTree, join
+from icefs.inode import Ino
+from icefs.paths import ROOT_DIRECTORY, TreePath, child, relative, split
+from icefs.worktree.base import BaseAttr, BaseEntry, BaseTree
 from icefs.worktree.model.handles import Handle
 from icefs.worktree.model.kept import KeptAttrs
 from icefs.worktree.model.nodes import WHITEOUT, Attr, DirNode, FileNode, Node, NodeRef, Perm, TreeEntry
@@ -54,24 +56,24 @@ class NodeTree:
     """
 
     def __init__(
-        self, base_tree: BaseTree, allocate_ino: Callable[[], int], now_ns: Callable[[], int], defaults: Defaults
+        self, base_tree: BaseTree, allocate_ino: Callable[[], Ino], now_ns: Callable[[], int], defaults: Defaults
     ) -> None:
         self.base = ""
         self.base_tree = base_tree
         self.now_ns = now_ns
         self.defaults = defaults
         self.next_id = ROOT_ID + 1
-        self.by_ino: dict[int, Node] = {}
-        self.base_dirs: dict[str, DirNode] = {}
-        self.base_files: dict[str, FileNode] = {}
-        self.base_handles: dict[str, list[Handle]] = {}
+        self.by_ino: dict[Ino, Node] = {}
+        self.base_dirs: dict[TreePath, DirNode] = {}
+        self.base_files: dict[TreePath, FileNode] = {}
+        self.base_handles: dict[TreePath, list[Handle]] = {}
         self.unfinished = Unfinished()
         self.kept = KeptAttrs()
         self.views: list[View] = []
         self.revision = 0
         self._allocate_ino = allocate_ino
         self._perms: dict[Perm, Perm] = {}
-        self.root = DirNode(ROOT_ID, 0, self.perm(*defaults.directory), 0, "")
+        self.root = DirNode(ROOT_ID, Ino(0), self.perm(*defaults.directory), 0, ROOT_DIRECTORY)
 
     def take_id(self) -> int:
         """Returns an id that no node and no spool file ever had."""
@@ -79,7 +81,7 @@ class NodeTree:
         self.next_id = taken + 1
         return taken
 
-    def new_ino(self) -> int:
+    def new_ino(self) -> Ino:
         """Returns an inode number that no node of the tree has."""
         ino = self._allocate_ino()
         while ino in self.by_ino:
@@ -109,7 +111,7 @@ class NodeTree:
         for view in self.views:
             view.keep(node)
 
-    def base_stat(self, path: str) -> BaseAttr | None:
+    def base_stat(self, path: TreePath) -> BaseAttr | None:
         """Asks the base; what was kept over a commit counts more."""
         attr = self.base_tree.stat(path)
         if attr is not None and self.kept:
@@ -118,10 +120,10 @@ class NodeTree:
                 return BaseAttr(kept.ino, attr.is_dir, attr.size, kept.mtime_ns)
         return attr
 
-    def is_reachable(self, path: str) -> bool:
+    def is_reachable(self, path: TreePath) -> bool:
         """Tells whether a base path without a node of its own is part of the merged tree."""
         while path:
-            path, _, name = path.rpartition("/")
+            path, name = split(path)
             node = self.base_dirs.get(path)
             if node is not None:
                 return name not in node.entries
@@ -140,16 +142,18 @@ class NodeTree:
             kept = self.kept.path_of(where)
             if kept is None:
                 raise StaleError(f"inode {where} is gone", ino=where)
-            where = kept
-        upper = self.base_dirs.get(where) or self.base_files.get(where)
+            path = kept
+        else:
+            path = where
+        upper = self.base_dirs.get(path) or self.base_files.get(path)
         if upper is not None:
             return upper
-        attr = self.base_stat(where) if self.is_reachable(where) else None
+        attr = self.base_stat(path) if self.is_reachable(path) else None
         if attr is None:
-            raise StaleError(f"{where!r} is gone", path=where)
-        return BaseEntry(where, attr)
+            raise StaleError(f"{path!r} is gone", path=path)
+        return BaseEntry(path, attr)
 
-    def directory(self, where: NodeRef) -> DirNode | str:
+    def directory(self, where: NodeRef) -> DirNode | TreePath:
         """Returns the directory that a caller means: its node, or its base path.
 
         Raises:
@@ -168,7 +172,7 @@ class NodeTree:
             raise NotADirectoryTreeError(f"{node.name!r} is a file", ino=node.ino)
         return node
 
-    def child(self, directory: DirNode | str, name: str) -> Node | BaseEntry | None:
+    def child(self, directory: DirNode | TreePath, name: str) -> Node | BaseEntry | None:
         """Returns what stands under a name in a directory, None if nothing does."""
         if isinstance(directory, DirNode):
             entry = directory.entries.get(name)
@@ -177,7 +181,7 @@ class NodeTree:
             if directory.base_path is None:
                 return None
             directory = directory.base_path
-        path = join(directory, name)
+        path = child(directory, name)
         attr = self.base_stat(path)
         return None if attr is None else BaseEntry(path, attr)
 
@@ -194,17 +198,17 @@ class NodeTree:
         time_ns = attr.mtime_ns
         return Attr(attr.ino, kind | perm.mode, 1, perm.uid, perm.gid, attr.size, time_ns, time_ns, time_ns)
 
-    def path_of(self, found: Node | BaseEntry) -> str:
+    def path_of(self, found: Node | BaseEntry) -> TreePath:
         """Returns where something is in the merged tree; of a file's links the first one."""
         if isinstance(found, DirNode):
             return found.path()
         if isinstance(found, FileNode):
             if found.parent is None:
                 raise EntryNotFoundError(f"{found.name!r} was removed", path=found.name)
-            return join(found.parent.path(), found.name)
+            return child(found.parent.path(), found.name)
         parent = found.path
         while True:
-            parent, _, _ = parent.rpartition("/")
+            parent, _ = split(parent)
             node = self.base_dirs.get(parent)
             if node is not None:
-                return join(node.path(), found.path[len(parent) + 1 if parent else 0 :])
+                return child(node.path(), relative(found.path, parent))

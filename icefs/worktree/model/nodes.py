@@ -8,6 +8,8 @@ import stat
 from enum import Enum, IntFlag
 from typing import Final, Literal, NamedTuple
 
+from icefs.inode import Ino
+from icefs.paths import TreePath
 from icefs.worktree.model.lost import Ranges
 from icefs.worktree.model.open_state import OpenState
 
@@ -68,7 +70,7 @@ class Perm(NamedTuple):
 class Attr(NamedTuple):
     """What `stat` says. `mode` has the type bits; a directory's `nlink` is 1, so that `find` draws no conclusions."""
 
-    ino: int
+    ino: Ino
     mode: int
     nlink: int
     uid: int
@@ -84,7 +86,7 @@ class Attr(NamedTuple):
         return stat.S_ISDIR(self.mode)
 
 
-type NodeRef = int | str
+type NodeRef = Ino | TreePath
 """How a caller refers to a node: by the inode number of one that exists, or by the base path of an untouched one.
 
 Both stay valid when the node passes from one state to the other, except a base path over a change of base."""
@@ -107,7 +109,7 @@ class FileState(NamedTuple):
     atime_ns: int
     spool_id: int
     stamp: int
-    origin: str | None
+    origin: TreePath | None
     parent: "DirNode | None"
     name: str
     extra: "dict[tuple[DirNode, str], None] | None"
@@ -156,7 +158,7 @@ class FileNode:
         "stamp",
     )
 
-    def __init__(self, node_id: int, ino: int, perm: Perm, size: int, time_ns: int) -> None:
+    def __init__(self, node_id: int, ino: Ino, perm: Perm, size: int, time_ns: int) -> None:
         self.id = node_id
         self.ino = ino
         self.perm = perm
@@ -164,7 +166,7 @@ class FileNode:
         self.mtime_ns = self.ctime_ns = self.atime_ns = time_ns
         self.spool_id = 0
         self.stamp = 0
-        self.origin: str | None = None
+        self.origin: TreePath | None = None
         self.parent: DirNode | None = None
         self.name = ""
         self.extra: dict[tuple[DirNode, str], None] | None = None
@@ -270,7 +272,7 @@ class DirState(NamedTuple):
     atime_ns: int
     parent: "DirNode | None"
     name: str
-    base_path: str | None
+    base_path: TreePath | None
     flags: int
 
 
@@ -304,7 +306,7 @@ class DirNode:
         "perm",
     )
 
-    def __init__(self, node_id: int, ino: int, perm: Perm, time_ns: int, base_path: str | None) -> None:
+    def __init__(self, node_id: int, ino: Ino, perm: Perm, time_ns: int, base_path: TreePath | None) -> None:
         self.id = node_id
         self.ino = ino
         self.perm = perm
@@ -352,14 +354,14 @@ class DirNode:
             return False
         return self.base_path == (f"{above}/{self.name}" if above else self.name)
 
-    def path(self) -> str:
+    def path(self) -> TreePath:
         """Returns where the directory is in the merged tree."""
         names: list[str] = []
         node = self
         while node.parent is not None:
             names.append(node.name)
             node = node.parent
-        return "/".join(reversed(names))
+        return TreePath("/".join(reversed(names)))
 
     def attr(self) -> Attr:
         """Returns what `stat` says."""

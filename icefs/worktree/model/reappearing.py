@@ -9,6 +9,7 @@ Concurrency: under the tree's lock.
 
 from collections.abc import Iterable, Iterator
 
+from icefs.paths import ROOT_DIRECTORY, TreePath, ancestors, split
 from icefs.worktree.base import BaseAttr
 from icefs.worktree.model.node_tree import NodeTree
 from icefs.worktree.model.nodes import FileNode
@@ -17,14 +18,14 @@ from icefs.worktree.model.nodes import FileNode
 class Reappearing:
     """What is hidden before an operation, and may be seen after it."""
 
-    def __init__(self, tree: NodeTree, opened: Iterable[str] = ()) -> None:
+    def __init__(self, tree: NodeTree, opened: Iterable[TreePath] = ()) -> None:
         """Remembers the directories that were removed with open files in them; `opened` are further such files."""
         self._tree = tree
         self._directories = {
             above
-            for path in (*opened, *(node.origin or "" for node in self._removed()))
-            for above in _ancestors(path)
-            if above not in tree.base_dirs and not tree.is_reachable(above)
+            for path in (*opened, *(node.origin or ROOT_DIRECTORY for node in self._removed()))
+            for above in ancestors(path)
+            if above and above not in tree.base_dirs and not tree.is_reachable(above)
         }
 
     def _removed(self) -> Iterator[FileNode]:
@@ -33,7 +34,7 @@ class Reappearing:
             if isinstance(node, FileNode) and node.parent is None and node.origin is not None:
                 yield node
 
-    def renumber(self, twins: Iterable[str] = ()) -> None:
+    def renumber(self, twins: Iterable[TreePath] = ()) -> None:
         """Gives other numbers to what is to be seen again, and to base paths whose number another file has now."""
         tree = self._tree
         for twin in twins:
@@ -55,15 +56,10 @@ class Reappearing:
             if attr is not None:
                 self._keep(path, attr)
 
-    def _seen(self, path: str) -> BaseAttr | None:
+    def _seen(self, path: TreePath) -> BaseAttr | None:
         """Returns the attributes of a base path that is to be seen, and has no node."""
         return self._tree.base_stat(path) if self._tree.is_reachable(path) else None
 
-    def _keep(self, path: str, attr: BaseAttr) -> None:
-        above, _, name = path.rpartition("/")
+    def _keep(self, path: TreePath, attr: BaseAttr) -> None:
+        above, name = split(path)
         self._tree.kept.add(above, [(name, self._tree.new_ino(), attr.mtime_ns)])
-
-
-def _ancestors(path: str) -> Iterator[str]:
-    while path := path.rpartition("/")[0]:
-        yield path

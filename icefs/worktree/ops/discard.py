@@ -4,8 +4,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from icefs.errors import SessionStateError
-from icefs.inode import Invalidations
-from icefs.worktree.base import join
+from icefs.inode import Ino, Invalidations
+from icefs.paths import TreePath, child, lineage
 from icefs.worktree.core.tree_core import Change, TreeCore
 from icefs.worktree.model.nodes import ATTRS, FROM_BASE, LOST, DirNode, Entry, FileNode, Node
 from icefs.worktree.model.reappearing import Reappearing
@@ -23,12 +23,12 @@ class Discarded:
             renamed; at least one for anything. Of the directories above them none counts.
     """
 
-    paths: list[str] = field(default_factory=list)
+    paths: list[TreePath] = field(default_factory=list)
     changed: Invalidations = field(default_factory=Invalidations)
     num_changes: int = 0
 
 
-def discard(core: TreeCore, removal: Removal, path: str, opened: Iterable[str] = ()) -> Discarded:
+def discard(core: TreeCore, removal: Removal, path: TreePath, opened: Iterable[TreePath] = ()) -> Discarded:
     """Drops all changes at a path of the merged tree and below it; `""` drops all there are.
 
     A renamed directory or file has two ends, and dropping the change at the place it left would show it twice: the
@@ -65,7 +65,7 @@ def discard(core: TreeCore, removal: Removal, path: str, opened: Iterable[str] =
         return dropping.discarded
 
 
-def _places(core: TreeCore, path: str) -> list[tuple[DirNode, str]]:
+def _places(core: TreeCore, path: TreePath) -> list[tuple[DirNode, str]]:
     """Returns the upper entries that a path stands for."""
     directory = core.root
     names = path.split("/") if path else []
@@ -109,16 +109,15 @@ class _Dropping:
             if isinstance(entry, DirNode) or (isinstance(entry, FileNode) and places.issuperset(entry.links()))
         }
         shown = {
-            join(directory.base_path, name) for directory, name, _ in self._entries if directory.base_path is not None
+            child(directory.base_path, name) for directory, name, _ in self._entries if directory.base_path is not None
         }
-        origins: list[tuple[str, Node]] = [*core.base_dirs.items(), *core.base_files.items()]
+        origins: list[tuple[TreePath, Node]] = [*core.base_dirs.items(), *core.base_files.items()]
         for origin, node in origins:
             if node in self._nodes or node is core.root or _is_in_place(node):
                 continue
             if isinstance(node, FileNode) and node.parent is None:
                 continue
-            path: str = origin
-            while path:
+            for path in lineage(origin):
                 if path in shown:
                     place = core.path_of(node)
                     raise SessionStateError(
@@ -126,16 +125,15 @@ class _Dropping:
                         hint=f"discard {place} first",
                         path=place,
                     )
-                path = path.rpartition("/")[0]
 
     def drop(self) -> None:
         """Takes the listed entries out."""
         core, op = self._core, self._op
         self.discarded.num_changes = self._count()
-        entries: list[tuple[int, bytes]] = []
-        inodes: list[int] = []
+        entries: list[tuple[Ino, bytes]] = []
+        inodes: list[Ino] = []
         for directory, name, entry in self._entries:
-            self.discarded.paths.append(join(directory.path(), name))
+            self.discarded.paths.append(child(directory.path(), name))
             entries.append((directory.ino, name.encode(errors="surrogatepass")))
             op.touch(directory)
             if directory.hidden is not None:
@@ -174,12 +172,12 @@ def _is_in_place(node: Node) -> bool:
     if isinstance(node, DirNode):
         return node.is_natural
     parent = node.parent
-    return parent is not None and parent.base_path is not None and node.origin == join(parent.base_path, node.name)
+    return parent is not None and parent.base_path is not None and node.origin == child(parent.base_path, node.name)
 
 
 def _place(directory: DirNode, name: str) -> str | None:
     """Returns where the base would have a name; None if its directory is a new one."""
-    return None if directory.base_path is None else join(directory.base_path, name)
+    return None if directory.base_path is None else child(directory.base_path, name)
 
 
 def _is_lower(directory: DirNode, name: str, file: FileNode) -> bool:

@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from icefs.errors import InvalidInputError, NameTooLongError
-from icefs.worktree.base import BaseAttr, BaseEntry, join
+from icefs.inode import Ino
+from icefs.paths import TreePath, child
+from icefs.worktree.base import BaseAttr, BaseEntry
 from icefs.worktree.core.tree_core import TreeCore
 from icefs.worktree.model.nodes import WHITEOUT, Attr, DirNode, FileNode, NodeRef, TreeEntry
 
@@ -23,7 +25,7 @@ class DirView(NamedTuple):
         hides: The names of the base directory that are not to be shown.
     """
 
-    base_path: str | None
+    base_path: TreePath | None
     entries: dict[str, TreeEntry]
     hides: frozenset[str]
 
@@ -78,7 +80,7 @@ class Entries:
                 kept = kept_of(name)
                 if kept is not None:
                     attr = BaseAttr(kept.ino, attr.is_dir, attr.size, kept.mtime_ns)
-                yield name, TreeEntry(join(view.base_path, name), core.base_attr(attr))
+                yield name, TreeEntry(child(view.base_path, name), core.base_attr(attr))
 
     def view(self, where: NodeRef) -> DirView:
         """Returns what a directory shows; cheap, whatever the size of the base directory."""
@@ -101,7 +103,7 @@ class Entries:
         with core.lock:
             return core.entry(core.resolve(where)).attr
 
-    def knows(self, ino: int) -> bool:
+    def knows(self, ino: Ino) -> bool:
         """Tells whether an inode number is (or was, before a commit) the tree's, and so may be used as a `NodeRef`."""
         core = self._core
         if ino in core.by_ino:
@@ -109,7 +111,7 @@ class Entries:
         with core.lock:
             return ino in core.by_ino or core.kept.path_of(ino) is not None
 
-    def path_of(self, where: NodeRef) -> str:
+    def path_of(self, where: NodeRef) -> TreePath:
         """Returns where something is in the merged tree; of several names of a file the first.
 
         Raises:
@@ -120,7 +122,7 @@ class Entries:
         with core.lock:
             return core.path_of(core.resolve(where))
 
-    def find(self, path: str) -> NodeRef | None:
+    def find(self, path: TreePath) -> NodeRef | None:
         """Returns how to name what is at a path of the merged tree, None if nothing is."""
         core = self._core
         with core.lock:
@@ -129,13 +131,13 @@ class Entries:
                 found = core.resolve(where)
                 if isinstance(found, FileNode) or (isinstance(found, BaseEntry) and not found.attr.is_dir):
                     return None
-                child = core.child(found.path if isinstance(found, BaseEntry) else found, name)
-                if child is None:
+                below = core.child(found.path if isinstance(found, BaseEntry) else found, name)
+                if below is None:
                     return None
-                where = core.entry(child).where
+                where = core.entry(below).where
             return where
 
-    def has_kept_in(self, path: str) -> bool:
+    def has_kept_in(self, path: TreePath) -> bool:
         """Tells whether entries of a base directory have numbers or times that they keep from before a commit."""
         core = self._core
         with core.lock:

@@ -19,6 +19,7 @@ from icefs.errors import (
     NoSpaceError,
     UnsupportedError,
 )
+from icefs.inode import Ino
 from icefs.worktree.base import BaseEntry
 from icefs.worktree.core.content import MAX_SIZE_BYTES, Content, check_there, check_whole
 from icefs.worktree.core.tree_core import Change, TreeCore
@@ -54,7 +55,7 @@ class Files:
                 for handle in self._handles.values()
             )
 
-    def mappable(self) -> list[int]:
+    def mappable(self) -> list[Ino]:
         """Returns the numbers of files that may be mapped for writing: those open for both, of which mmap(2) asks."""
         with self._core.lock:
             opened = [handle.node for handle in self._handles.values() if handle.writable and handle.readable]

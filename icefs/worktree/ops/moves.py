@@ -3,7 +3,8 @@
 Concurrency: everything runs inside a `Change`.
 """
 
-from icefs.worktree.base import BaseEntry, is_below
+from icefs.paths import TreePath, is_below, split
+from icefs.worktree.base import BaseEntry
 from icefs.worktree.core.tree_core import Change, TreeCore
 from icefs.worktree.model.nodes import DirNode, FileNode, Node
 from icefs.worktree.ops.removal import Removal
@@ -16,7 +17,7 @@ class Mover:
         self._core = core
         self._removal = removal
 
-    def contains(self, found: Node | BaseEntry, directory: DirNode | str) -> bool:
+    def contains(self, found: Node | BaseEntry, directory: DirNode | TreePath) -> bool:
         """Tells whether a directory is what was found, or lies below it."""
         if isinstance(found, FileNode):
             return False
@@ -28,18 +29,18 @@ class Mover:
             node = node.parent
         return node is not None
 
-    def _nearest(self, path: str) -> DirNode:
+    def _nearest(self, path: TreePath) -> DirNode:
         while True:
             node = self._core.base_dirs.get(path)
             if node is not None:
                 return node
-            path = path.rpartition("/")[0]
+            path, _ = split(path)
 
     def move(
         self,
         op: Change,
-        source: tuple[DirNode | str, str, Node | BaseEntry],
-        target: tuple[DirNode | str, str, Node | BaseEntry | None],
+        source: tuple[DirNode | TreePath, str, Node | BaseEntry],
+        target: tuple[DirNode | TreePath, str, Node | BaseEntry | None],
     ) -> None:
         """Moves an entry, each end a (directory, name, what stands there); the target is replaced."""
         core = self._core
@@ -71,8 +72,8 @@ class Mover:
     def exchange(
         self,
         op: Change,
-        one: tuple[DirNode | str, str, Node | BaseEntry],
-        two: tuple[DirNode | str, str, Node | BaseEntry],
+        one: tuple[DirNode | TreePath, str, Node | BaseEntry],
+        two: tuple[DirNode | TreePath, str, Node | BaseEntry],
     ) -> None:
         """Exchanges two entries, each a (directory, name, what stands there)."""
         core = self._core

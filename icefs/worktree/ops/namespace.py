@@ -18,6 +18,7 @@ from icefs.errors import (
     NotPermittedError,
     ReservedNameError,
 )
+from icefs.paths import TreePath
 from icefs.worktree.base import BaseEntry
 from icefs.worktree.core.tree_core import Change, TreeCore
 from icefs.worktree.model.nodes import STORED, WHITEOUT, DirNode, Entry, FileNode, Node, NodeRef, Perm, TreeEntry
@@ -64,7 +65,7 @@ class Namespace:
                 raise _exists(name)
             return self._files.open_found(op, found, flags)
 
-    def _new_file(self, op: Change, directory: DirNode | str, name: str, perm: Perm) -> FileNode:
+    def _new_file(self, op: Change, directory: DirNode | TreePath, name: str, perm: Perm) -> FileNode:
         core = self._core
         self._check_free_name(directory, name)
         above = core.materialise.directory(directory)
@@ -139,7 +140,7 @@ class Namespace:
             op.store[node] = None
             return core.entry(node)
 
-    def _check_free_name(self, directory: DirNode | str, name: str) -> None:
+    def _check_free_name(self, directory: DirNode | TreePath, name: str) -> None:
         if name in V2_METADATA_NAMES:
             raise ReservedNameError(
                 f"{name} cannot be created: an Icechunk repository holds Zarr v3 only",
@@ -185,7 +186,7 @@ class Namespace:
             self._removal.take_out(op, above, name)
             self._removal.drop_dir(op, found)
 
-    def _existing(self, parent: NodeRef, name: str) -> tuple[DirNode | str, Node | BaseEntry]:
+    def _existing(self, parent: NodeRef, name: str) -> tuple[DirNode | TreePath, Node | BaseEntry]:
         directory = self._core.directory(parent)
         found = self._core.child(directory, name)
         if found is None:
@@ -201,7 +202,7 @@ class Namespace:
     def _is_empty(self, found: DirNode | BaseEntry) -> bool:
         core = self._core
         entries: dict[str, Entry] = {}
-        path: str | None
+        path: TreePath | None
         if isinstance(found, DirNode):
             entries, path = found.entries, found.base_path
             if any(entry is not WHITEOUT for entry in entries.values()):

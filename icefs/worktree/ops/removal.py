@@ -3,7 +3,7 @@
 Concurrency: everything runs inside a `Change`.
 """
 
-from icefs.worktree.base import join
+from icefs.paths import child
 from icefs.worktree.core.tree_core import Change, TreeCore
 from icefs.worktree.model.nodes import STORED, WHITEOUT, DirNode, FileNode
 
@@ -37,7 +37,7 @@ class Removal:
             return False
         if directory.hidden is not None:
             return name in directory.hidden
-        return self._core.base_tree.stat(join(directory.base_path, name)) is not None
+        return self._core.base_tree.stat(child(directory.base_path, name)) is not None
 
     def drop_link(self, op: Change, node: FileNode, directory: DirNode, name: str, *, is_kept: bool = False) -> None:
         """Takes one link from a file, and with the last one its row and, unless it is open or kept, its bytes."""

@@ -5,6 +5,7 @@ gets the old bytes. So a file whose last name goes stays, like one that somebody
 inode number. It says so as soon as no program can come back to the file, mostly at once.
 """
 
+from icefs.inode import Ino
 from icefs.worktree.core.content import Content
 from icefs.worktree.core.tree_core import TreeCore
 
@@ -21,7 +22,7 @@ class RemovedFiles:
         with self._core.lock:
             self._core.keeps_removed = True
 
-    def forget(self, ino: int) -> None:
+    def forget(self, ino: Ino) -> None:
         """Lets a removed file go, as the kernel has forgotten its number."""
         core = self._core
         if ino not in core.removed or core.is_closed:

@@ -15,6 +15,7 @@ from dataclasses import replace
 
 from icefs.errors import SessionStateError, StorageError
 from icefs.inode import Invalidations
+from icefs.paths import TreePath
 from icefs.worktree.core.content import Content
 from icefs.worktree.core.tree_core import Change, TreeCore
 from icefs.worktree.freeze.commits import Commits
@@ -84,7 +85,7 @@ class _Changing:
     def __init__(self, core: TreeCore, commits: Commits, plan: BasePlan) -> None:
         asked = AskedOnce(core.base_for(plan.base))
         committed = plan.committed
-        self._kept_back: list[str] = []
+        self._kept_back: list[TreePath] = []
         if committed is not None:
             self._kept_back = find_kept_back(asked, committed, plan.yielded)
             committed = committed.leaving(self._kept_back)
@@ -136,7 +137,7 @@ class _Changing:
         if core.base_tree is not self._new.old or plan.revision not in (None, core.revision):
             raise TreeChangedError("the working tree changed while it was compared with others' commits")
 
-    def _change(self, op: Change, advance: Advance) -> tuple[BaseOutcome, list[str]]:
+    def _change(self, op: Change, advance: Advance) -> tuple[BaseOutcome, list[TreePath]]:
         """Changes the base; returns also which retained numbers were given up. The lock is held."""
         core, plan, new = self._core, self._plan, self._new
         renamed = numbering.renamed_entries(self._committed)

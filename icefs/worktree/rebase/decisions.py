@@ -11,7 +11,7 @@
 from enum import Enum
 from typing import NamedTuple
 
-from icefs.worktree.base import ancestors, join
+from icefs.paths import TreePath, ancestors, child
 from icefs.worktree.freeze.frozen_index import FrozenIndex
 from icefs.worktree.model.nodes import DIRTY, FROM_BASE, WHITEOUT, DirNode, FileNode
 from icefs.worktree.rebase.new_base import NewBase
@@ -26,22 +26,22 @@ class Dropped(NamedTuple):
         shows_attributes: Whether mode, owner and number of links become those of the new base.
     """
 
-    paths: tuple[str, ...]
-    twin: str | None
+    paths: tuple[TreePath, ...]
+    twin: TreePath | None
     shows_attributes: bool
 
 
 class ReadsBase(NamedTuple):
     """The file was committed and stays, as it is open or has further names; the new base has its bytes at `path`."""
 
-    path: str
-    twin: str | None
+    path: TreePath
+    twin: TreePath | None
 
 
 class Stays(NamedTuple):
     """The file stays; `origin` is the new base's path that it has its identity, or its bytes, from."""
 
-    origin: str | None
+    origin: TreePath | None
 
 
 class Vanishes(NamedTuple):
@@ -72,7 +72,7 @@ class Decisions:
         yielded: The paths at which the new base is to be seen.
     """
 
-    def __init__(self, new: NewBase, committed: FrozenIndex | None, yielded: frozenset[str]) -> None:
+    def __init__(self, new: NewBase, committed: FrozenIndex | None, yielded: frozenset[TreePath]) -> None:
         self.yielded = yielded
         self._above_yielded = frozenset(above for path in yielded for above in ancestors(path))
         self._new = new
@@ -109,7 +109,7 @@ class Decisions:
         """Tells whether the new base has the bytes that a file takes from the old one."""
         return self._chosen(node, self._committed_paths(node)) is not None or self._new.source(node) is not None
 
-    def _is_as_frozen(self, node: FileNode, path: str) -> bool:
+    def _is_as_frozen(self, node: FileNode, path: TreePath) -> bool:
         """Tells whether a file that the new base has is closed, and just what and where it was when frozen."""
         assert self._committed is not None
         return (
@@ -121,7 +121,7 @@ class Decisions:
             and self._new.below(node.parent, node.name) == path
         )
 
-    def _committed_paths(self, node: FileNode) -> list[str]:
+    def _committed_paths(self, node: FileNode) -> list[TreePath]:
         """Returns the paths under which the new base has the very content of a file."""
         committed = self._committed
         files = None if committed is None else committed.files.get(node)
@@ -139,14 +139,14 @@ class Decisions:
             and not (file.is_natural and not self._new.is_same(file.path, file.path))
         ]
 
-    def _chosen(self, node: FileNode, paths: list[str]) -> str | None:
+    def _chosen(self, node: FileNode, paths: list[TreePath]) -> TreePath | None:
         """Returns the one of some paths that a file takes its content from: its own place if it can be."""
         if not paths or node.parent is None:
             return None
         first = self._new.below(node.parent, node.name)
         return first if first in paths else paths[0]
 
-    def _twin(self, base_path: str) -> str | None:
+    def _twin(self, base_path: TreePath) -> TreePath | None:
         path = None if self._committed is None else self._committed.left_path(base_path)
         return None if path is None or self._new.asked.stat(path) is None else path
 
@@ -156,7 +156,7 @@ class Decisions:
             return False
         committed = self._committed
         if committed is None:
-            return all(join(directory.path(), name) in self.yielded for directory, name in node.links())
+            return all(child(directory.path(), name) in self.yielded for directory, name in node.links())
         files = committed.files.get(node)
         if files is None or not all(file.path in self.yielded for file in files) or node.flags & DIRTY:
             return False
@@ -167,16 +167,16 @@ class Decisions:
             node.flags & FROM_BASE,
         )
 
-    def of_whiteout(self, directory: DirNode, place: str, name: str) -> WhiteoutDecision:
+    def of_whiteout(self, directory: DirNode, place: TreePath, name: str) -> WhiteoutDecision:
         """Decides about a name that a directory hides; `place` is the new base directory that belongs under it."""
-        if self._new.asked.stat(join(place, name)) is None or self._was_committed(directory, name):
+        if self._new.asked.stat(child(place, name)) is None or self._was_committed(directory, name):
             return WhiteoutDecision.GOES
-        path = join(directory.path(), name)
+        path = child(directory.path(), name)
         if path in self.yielded:
             return WhiteoutDecision.GOES
         return WhiteoutDecision.OPENS if self.is_above_yielded(path) else WhiteoutDecision.STAYS
 
-    def is_above_yielded(self, path: str) -> bool:
+    def is_above_yielded(self, path: TreePath) -> bool:
         """Tells whether a yielded path lies below a path."""
         return path in self._above_yielded
 
@@ -184,7 +184,7 @@ class Decisions:
         frozen = self._committed.dirs.get(directory) if self._committed is not None else None
         if self._committed is None or frozen is None or frozen.entries.get(name) is not WHITEOUT:
             return False
-        return not self._committed.is_left(join(frozen.path, name))
+        return not self._committed.is_left(child(frozen.path, name))
 
     def removed_since(self, directory: DirNode) -> list[str]:
         """Returns the names of a directory that were committed and have been removed since."""
@@ -193,7 +193,7 @@ class Decisions:
         return [name for name, entry in entries.items() if entry is not WHITEOUT and name not in directory.entries]
 
 
-def _provided(committed: FrozenIndex, yielded: frozenset[str]) -> dict[FileNode, str]:
+def _provided(committed: FrozenIndex, yielded: frozenset[TreePath]) -> dict[FileNode, TreePath]:
     """Returns the paths of the files that were committed under one name."""
     return {
         node: files[0].path

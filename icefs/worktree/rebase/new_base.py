@@ -13,7 +13,8 @@ directory of the tree:
 
 from collections.abc import Iterable, Sequence
 
-from icefs.worktree.base import BaseAttr, BaseEntry, BaseTree, join
+from icefs.paths import TreePath, child
+from icefs.worktree.base import BaseAttr, BaseEntry, BaseTree
 from icefs.worktree.freeze.frozen import FrozenDir
 from icefs.worktree.freeze.frozen_index import FrozenIndex
 from icefs.worktree.model.nodes import DirNode, FileNode
@@ -28,30 +29,30 @@ class AskedOnce:
 
     def __init__(self, tree: BaseTree) -> None:
         self.tree = tree
-        self._stats: dict[str, BaseAttr | None] = {}
+        self._stats: dict[TreePath, BaseAttr | None] = {}
 
-    def ask(self, paths: Sequence[str]) -> None:
+    def ask(self, paths: Sequence[TreePath]) -> None:
         """Asks for many paths together; may wait for the network."""
         self._stats.update(zip(paths, self.tree.stat_many(paths), strict=True))
 
-    def stat(self, path: str) -> BaseAttr | None:
+    def stat(self, path: TreePath) -> BaseAttr | None:
         """Returns the attributes of a path, None if nothing is there."""
         if path not in self._stats:
             self._stats[path] = self.tree.stat(path)
         return self._stats[path]
 
-    def has_file(self, path: str, size: int) -> bool:
+    def has_file(self, path: TreePath, size: int) -> bool:
         """Tells whether there is a file of that size."""
         attr = self.stat(path)
         return attr is not None and not attr.is_dir and attr.size == size
 
-    def has_directory(self, path: str) -> bool:
+    def has_directory(self, path: TreePath) -> bool:
         """Tells whether there is a directory."""
         attr = self.stat(path)
         return attr is not None and attr.is_dir
 
 
-def find_kept_back(asked: AskedOnce, committed: FrozenIndex, yielded: frozenset[str]) -> list[str]:
+def find_kept_back(asked: AskedOnce, committed: FrozenIndex, yielded: frozenset[TreePath]) -> list[TreePath]:
     """Returns the paths that a base, which was made of a frozen tree, does not have as they were frozen.
 
     Asks for all committed files together; may wait for the network.
@@ -83,20 +84,20 @@ class NewBase:
         self.asked = asked
         self._committed = committed
         self.moved_files = {} if committed is None else _moved_files(committed)
-        self._directories: dict[DirNode, str | None] = {}
+        self._directories: dict[DirNode, TreePath | None] = {}
         self._joined: dict[DirNode, list[str]] = {}
 
-    def new_path(self, base_path: str) -> str | None:
+    def new_path(self, base_path: TreePath) -> TreePath | None:
         """Returns where the new base has what had a path in the old one, None if that was not to be seen."""
         if self._committed is None:
             return base_path
         return self.moved_files.get(base_path) or self._committed.new_path(base_path)
 
-    def is_same(self, old: str, new: str) -> bool:
+    def is_same(self, old: TreePath, new: TreePath) -> bool:
         """Tells whether the new base has at a path the content that the old one has at another."""
         return self.old.content(old) == self.asked.tree.content(new)
 
-    def source(self, node: FileNode) -> str | None:
+    def source(self, node: FileNode) -> TreePath | None:
         """Returns where the new base has the content that a file takes from the old one; None if it has it nowhere."""
         assert node.origin is not None
         path = self.new_path(node.origin)
@@ -104,21 +105,21 @@ class NewBase:
             return None
         return path
 
-    def directory(self, node: DirNode) -> str | None:
+    def directory(self, node: DirNode) -> TreePath | None:
         """Returns the new base directory that belongs under a directory; of one made here after `join_made`."""
         if node not in self._directories:
             frozen = self._committed.dirs.get(node) if self._committed is not None else None
             if frozen is not None:
-                path: str | None = None if self._is_apart(node) else frozen.path
+                path: TreePath | None = None if self._is_apart(node) else frozen.path
             else:
                 path = None if node.base_path is None else self.new_path(node.base_path)
             self._directories[node] = path if not path or self.asked.has_directory(path) else None
         return self._directories[node]
 
-    def below(self, directory: DirNode, name: str) -> str | None:
+    def below(self, directory: DirNode, name: str) -> TreePath | None:
         """Returns the new base path of a name in a directory; None if the directory stands over nothing."""
         path = self.directory(directory)
-        return None if path is None else join(path, name)
+        return None if path is None else child(path, name)
 
     def _is_apart(self, node: DirNode) -> bool:
         """Tells whether a directory was made or renamed to where it is, and no commit took anything of it."""
@@ -149,7 +150,7 @@ class NewBase:
                 self._directories[node] = path
                 self._joined[node] = self._old_names(path) if is_apart else self._names_before(path)
 
-    def _names_before(self, path: str) -> list[str]:
+    def _names_before(self, path: TreePath) -> list[str]:
         """Returns the names that a directory had before another one was made in its place."""
         if self._committed is None:
             return self._old_names(path)
@@ -159,7 +160,7 @@ class NewBase:
             return [name for name, _ in frozen.list(found)]
         return []
 
-    def _old_names(self, path: str) -> list[str]:
+    def _old_names(self, path: TreePath) -> list[str]:
         attr = self.old.stat(path)
         return [] if attr is None or not attr.is_dir else [name for name, _ in self.old.list(path)]
 
@@ -167,7 +168,7 @@ class NewBase:
         """Yields the names that a directory has hidden since it was made, and goes on hiding."""
         return (name for name in self._joined.get(directory, ()) if name not in directory.entries)
 
-    def outdated_names(self, node: FileNode, path: str) -> list[tuple[DirNode, str]]:
+    def outdated_names(self, node: FileNode, path: TreePath) -> list[tuple[DirNode, str]]:
         """Returns the name under which a file of several names shows the old base, if the new base differs there.
 
         Args:
@@ -176,15 +177,15 @@ class NewBase:
         """
         found = []
         for directory, name in node.links() if node.extra is not None else ():
-            if directory.base_path is not None and join(directory.base_path, name) == path:
+            if directory.base_path is not None and child(directory.base_path, name) == path:
                 place = self.below(directory, name)
                 if place is None or not self.is_same(path, place):
                     found.append((directory, name))
         return found
 
 
-def _moved_files(committed: FrozenIndex) -> dict[str, str]:
-    moved: dict[str, str] = {}
+def _moved_files(committed: FrozenIndex) -> dict[TreePath, TreePath]:
+    moved: dict[TreePath, TreePath] = {}
     for files in committed.files.values():
         # A file that is also still at its own place has not moved.
         for file in files if len(files) == 1 else sorted(files, key=lambda file: not file.is_natural):

@@ -8,8 +8,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 
 from icefs.errors import FormatError, StorageError
-from icefs.inode import Entry, Invalidations
-from icefs.worktree.base import BaseAttr, BaseEntry, lineage
+from icefs.inode import NO_INO, Entry, Ino, Invalidations
+from icefs.paths import TreePath, lineage, parent, split
+from icefs.worktree.base import BaseAttr, BaseEntry
 from icefs.worktree.core.tree_core import TreeCore
 from icefs.worktree.freeze.frozen_index import FrozenIndex
 from icefs.worktree.model.nodes import DirNode, FileNode, Node
@@ -18,7 +19,7 @@ from icefs.worktree.rebase.plan import BasePlan
 
 
 def follow(
-    core: TreeCore, new: NewBase, committed: FrozenIndex | None, dropped: Sequence[tuple[str, int, int]]
+    core: TreeCore, new: NewBase, committed: FrozenIndex | None, dropped: Sequence[tuple[TreePath, Ino, int]]
 ) -> None:
     """Has the retained attributes follow what a commit renamed, and adds those of what it took. The lock is held.
 
@@ -50,13 +51,13 @@ def retain_renamed(core: TreeCore, asked: AskedOnce, plan: BasePlan) -> None:
     )
 
 
-def _surely_has(asked: AskedOnce, path: str) -> bool:
+def _surely_has(asked: AskedOnce, path: TreePath) -> bool:
     with suppress(FormatError, StorageError):  # it is too late to fail
         return asked.stat(path) is not None
     return False
 
 
-def give_up(core: TreeCore, changed: Sequence[str]) -> list[str]:
+def give_up(core: TreeCore, changed: Sequence[TreePath]) -> list[TreePath]:
     """Gives up the attributes of what others changed; returns the paths that had retained some. The lock is held.
 
     At no moment may a retained number lead to other content.
@@ -67,7 +68,7 @@ def give_up(core: TreeCore, changed: Sequence[str]) -> list[str]:
     return known
 
 
-def renew_above(core: TreeCore, changed: Sequence[str], given_up: Sequence[str]) -> Invalidations:
+def renew_above(core: TreeCore, changed: Sequence[TreePath], given_up: Sequence[TreePath]) -> Invalidations:
     """Gives the directories above what others changed another time.
 
     Takes the lock for moments, as the base may have to be fetched. An unreadable path is taken to be gone: the kernel
@@ -82,8 +83,8 @@ def renew_above(core: TreeCore, changed: Sequence[str], given_up: Sequence[str])
     with core.lock:
         tree = core.base_tree
         known = [path for path in above if path in core.base_dirs or core.kept.get(path) is not None]
-    found: dict[str, BaseAttr] = {}
-    for path in {*known, *(path.rpartition("/")[0] for path in given_up)}:
+    found: dict[TreePath, BaseAttr] = {}
+    for path in {*known, *(parent(path) for path in given_up)}:
         with suppress(FormatError, StorageError):
             attr = tree.stat(path)
             if attr is not None:
@@ -95,43 +96,43 @@ def renew_above(core: TreeCore, changed: Sequence[str], given_up: Sequence[str])
         return Invalidations(list(base_entries(core, (path for path in given_up if path not in there))), inodes)
 
 
-def base_entries(core: TreeCore, paths: Iterable[str]) -> Iterator[Entry]:
+def base_entries(core: TreeCore, paths: Iterable[TreePath]) -> Iterator[Entry]:
     """Yields the entries at base paths whose directories are there. The lock is held."""
-    inos: dict[str, int] = {}
+    inos: dict[TreePath, Ino] = {}
     for path in paths:
-        above, _, name = path.rpartition("/")
+        above, name = split(path)
         if above not in inos:
             inos[above] = _directory_ino(core, above)
         if inos[above]:
             yield inos[above], _encoded(name)
 
 
-def _directory_ino(core: TreeCore, path: str) -> int:
+def _directory_ino(core: TreeCore, path: TreePath) -> Ino:
     """Returns the number of a base directory, 0 if it is not there or cannot be read."""
     node = core.base_dirs.get(path)
     if node is not None:
         return node.ino
     with suppress(FormatError, StorageError):
         attr = core.base_stat(path)
-        return 0 if attr is None else attr.ino
-    return 0
+        return NO_INO if attr is None else attr.ino
+    return NO_INO
 
 
-def tree_entries(core: TreeCore, paths: Iterable[str]) -> Iterator[Entry]:
+def tree_entries(core: TreeCore, paths: Iterable[TreePath]) -> Iterator[Entry]:
     """Yields the entries at paths of the merged tree whose directories are there. The lock is held."""
-    inos: dict[str, int] = {}
+    inos: dict[TreePath, Ino] = {}
     for path in dict.fromkeys(paths):
-        above, _, name = path.rpartition("/")
+        above, name = split(path)
         if above not in inos:
             with suppress(FormatError, StorageError):
                 found = _find(core, above)
                 attr = None if found is None else core.entry(found).attr
-                inos[above] = attr.ino if attr is not None and attr.is_dir else 0
+                inos[above] = attr.ino if attr is not None and attr.is_dir else NO_INO
         if inos.get(above):
             yield inos[above], _encoded(name)
 
 
-def _find(core: TreeCore, path: str) -> Node | BaseEntry | None:
+def _find(core: TreeCore, path: TreePath) -> Node | BaseEntry | None:
     found: Node | BaseEntry | None = core.root
     for name in path.split("/") if path else ():
         if found is None or isinstance(found, FileNode) or (isinstance(found, BaseEntry) and not found.attr.is_dir):
@@ -140,7 +141,7 @@ def _find(core: TreeCore, path: str) -> Node | BaseEntry | None:
     return found
 
 
-def shown_again(plan: BasePlan) -> Iterator[str]:
+def shown_again(plan: BasePlan) -> Iterator[TreePath]:
     """Yields the tree paths that lead elsewhere now because a plan says so, with those above yielded ones."""
     yield from plan.cut_off
     for path in plan.yielded:
@@ -162,10 +163,10 @@ def _encoded(name: str) -> bytes:
     return name.encode(errors="surrogatepass")
 
 
-def _above(paths: Iterable[str]) -> set[str]:
+def _above(paths: Iterable[TreePath]) -> set[TreePath]:
     """Returns the directories above paths; that of a path with a slash at its end is the path itself."""
-    above: set[str] = set()
+    above: set[TreePath] = set()
     for path in paths:
-        while path and (path := path.rpartition("/")[0]) not in above:
+        while path and (path := parent(path)) not in above:
             above.add(path)
     return above

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from icefs.errors import SessionStateError
 from icefs.inode import Entry, Invalidations
+from icefs.paths import TreePath
 from icefs.worktree.freeze.frozen_index import FrozenIndex
 from icefs.worktree.model.kept_regions import KeptAttr, Region
 
@@ -24,8 +25,8 @@ class RenamedChunks:
         names: Single files and directories, by new path.
     """
 
-    regions: Mapping[str, Region] = field(default_factory=dict)
-    names: Mapping[str, KeptAttr] = field(default_factory=dict)
+    regions: Mapping[TreePath, Region] = field(default_factory=dict)
+    names: Mapping[TreePath, KeptAttr] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +46,9 @@ class BasePlan:
 
     base: str
     committed: FrozenIndex | None = None
-    yielded: frozenset[str] = frozenset()
-    changed: Sequence[str] = ()
-    cut_off: Sequence[str] = ()
+    yielded: frozenset[TreePath] = frozenset()
+    changed: Sequence[TreePath] = ()
+    cut_off: Sequence[TreePath] = ()
     renamed: RenamedChunks = field(default_factory=RenamedChunks)
     revision: int | None = None
 
@@ -67,5 +68,5 @@ class BaseOutcome:
 
     changed: Invalidations
     renamed: Sequence[Entry]
-    kept_back: Sequence[str]
+    kept_back: Sequence[TreePath]
     remaining: int

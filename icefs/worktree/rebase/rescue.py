@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from icefs.errors import StaleError
-from icefs.worktree.base import BaseEntry, BaseTree, join
+from icefs.paths import TreePath, child
+from icefs.worktree.base import BaseEntry, BaseTree
 from icefs.worktree.core.content import Content
 from icefs.worktree.core.tree_core import TreeCore
 from icefs.worktree.freeze.frozen import FrozenDir, FrozenFile
@@ -45,7 +46,7 @@ class Rescue:
         self._decisions = decisions
         self._committed = committed
         self._left = [] if committed is None else list(_left_in_renamed(committed))
-        self.copied: dict[FileNode, tuple[str, int, int]] = {}
+        self.copied: dict[FileNode, tuple[TreePath, int, int]] = {}
 
     def find(self) -> OnlyInOldBase:
         """Returns what has to be copied up before the base can change."""
@@ -126,7 +127,7 @@ def _copy_up_below(core: TreeCore, content: Content, top: DirNode, old: BaseTree
             with core.change():
                 entry = directory.entries.get(name)
                 if entry is None:
-                    entry = core.materialise.node(directory, name, BaseEntry(join(directory.base_path, name), attr))
+                    entry = core.materialise.node(directory, name, BaseEntry(child(directory.base_path, name), attr))
             if isinstance(entry, DirNode):
                 if entry.is_natural:
                     waiting.append(entry)
@@ -134,9 +135,9 @@ def _copy_up_below(core: TreeCore, content: Content, top: DirNode, old: BaseTree
                 content.copy_up(entry)
 
 
-def _left_in_renamed(committed: FrozenIndex) -> Iterator[str]:
+def _left_in_renamed(committed: FrozenIndex) -> Iterator[TreePath]:
     """Yields the base paths of what was not committed of renamed directories."""
-    for path in (path.rstrip("/") for path in committed.left):
+    for path in (TreePath(path.rstrip("/")) for path in committed.left):
         found = committed.frozen.find(path)
         base_path = None
         if isinstance(found, BaseEntry):

@@ -5,6 +5,7 @@ Concurrency: under the tree's lock.
 
 from collections.abc import Iterable
 
+from icefs.paths import TreePath
 from icefs.worktree.core.tree_core import TreeCore
 from icefs.worktree.model.nodes import DIRTY, FROM_BASE, STORED, WHITEOUT, DirNode, FileNode, Node
 from icefs.worktree.rebase.new_base import NewBase
@@ -12,9 +13,9 @@ from icefs.worktree.rebase.tree_edit import Edited
 from icefs.worktree.spool.journal import LinkRow, NodeRow
 
 
-def find_still_open(core: TreeCore, new: NewBase) -> dict[str, str]:
+def find_still_open(core: TreeCore, new: NewBase) -> dict[TreePath, TreePath]:
     """Returns the paths of open files of the old base, with those at which the new one has the same content."""
-    found: dict[str, str] = {}
+    found: dict[TreePath, TreePath] = {}
     for path, opened in core.base_handles.items():
         now, tree = new.new_path(path), opened[0].base_tree
         if now is not None and tree is not None and tree.content(opened[0].path) == new.asked.tree.content(now):
@@ -38,7 +39,7 @@ def rows(core: TreeCore, remaining: Iterable[Node]) -> tuple[list[NodeRow], list
     return nodes, links
 
 
-def stand_on(core: TreeCore, new: NewBase, done: Edited, still_open: dict[str, str]) -> None:
+def stand_on(core: TreeCore, new: NewBase, done: Edited, still_open: dict[TreePath, TreePath]) -> None:
     """Puts a tree, whose nodes were edited and whose rows are written, on the new base; does not fail."""
     _fill_tables(core, new, done)
     for file in done.converted:

@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from icefs.worktree.base import join
+from icefs.inode import Ino
+from icefs.paths import TreePath, child
 from icefs.worktree.core.tree_core import TreeCore
 from icefs.worktree.model.nodes import (
     FROM_BASE,
@@ -34,11 +35,11 @@ class Edited:
         remaining: The nodes that the tree still has, in the order of their rows.
     """
 
-    dropped: list[tuple[str, int, int]] = field(default_factory=list)
-    renumbered: list[str] = field(default_factory=list)
-    inodes: list[int] = field(default_factory=list)
+    dropped: list[tuple[TreePath, Ino, int]] = field(default_factory=list)
+    renumbered: list[TreePath] = field(default_factory=list)
+    inodes: list[Ino] = field(default_factory=list)
     spools: list[int] = field(default_factory=list)
-    twins: list[str] = field(default_factory=list)
+    twins: list[TreePath] = field(default_factory=list)
     vanished: list[FileNode] = field(default_factory=list)
     converted: list[FileNode] = field(default_factory=list)
     remaining: dict[Node, None] = field(default_factory=dict)
@@ -63,7 +64,7 @@ class TreeEdit:
         self._undo: list[tuple[Node, FileState | DirState, dict[str, Entry] | None, set[str] | None]] = []
         self._parted: set[tuple[DirNode, str]] = set()
 
-    def apply(self, copied: Mapping[FileNode, tuple[str, int, int]]) -> None:
+    def apply(self, copied: Mapping[FileNode, tuple[TreePath, int, int]]) -> None:
         """Changes the tree in memory; `copied` are the files that were copied up for it (`Rescue.copied`)."""
         core = self._core
         order = [core.root]
@@ -81,7 +82,7 @@ class TreeEdit:
 
     # Files
 
-    def _part(self, node: FileNode, copied: Mapping[FileNode, tuple[str, int, int]]) -> None:
+    def _part(self, node: FileNode, copied: Mapping[FileNode, tuple[TreePath, int, int]]) -> None:
         """Drops a file's name in the old base, if it has others, is unwritten, and that name has changed there."""
         path, *copy = copied.get(node, (node.origin,))
         if path is None or not (node.flags & FROM_BASE or copy == [node.spool_id, node.mtime_ns]):
@@ -126,7 +127,7 @@ class TreeEdit:
                     node.origin = origin
         return True
 
-    def _note_twin(self, path: str | None) -> None:
+    def _note_twin(self, path: TreePath | None) -> None:
         if path is not None:
             self.done.twins.append(path)
 
@@ -153,7 +154,9 @@ class TreeEdit:
             self.done.inodes.append(directory.ino)
         directory.parent = None
 
-    def _edited_entries(self, directory: DirNode, place: str | None, keep: Mapping[FileNode, bool]) -> dict[str, Entry]:
+    def _edited_entries(
+        self, directory: DirNode, place: TreePath | None, keep: Mapping[FileNode, bool]
+    ) -> dict[str, Entry]:
         entries: dict[str, Entry] = {}
         for name, entry in directory.entries.items():
             if entry is WHITEOUT:
@@ -164,25 +167,25 @@ class TreeEdit:
                     entries[name] = entry
         if place is not None:
             for name in self._decisions.removed_since(directory):
-                if self._new.asked.stat(join(place, name)) is not None:
+                if self._new.asked.stat(child(place, name)) is not None:
                     entries[name] = WHITEOUT
             for name in self._new.hidden_names(directory):
                 self._edit_whiteout(directory, place, name, entries)
         return entries
 
-    def _edit_whiteout(self, directory: DirNode, place: str | None, name: str, entries: dict[str, Entry]) -> None:
+    def _edit_whiteout(self, directory: DirNode, place: TreePath | None, name: str, entries: dict[str, Entry]) -> None:
         if place is None:
             return
         match self._decisions.of_whiteout(directory, place, name):
             case WhiteoutDecision.STAYS:
                 entries[name] = WHITEOUT
             case WhiteoutDecision.OPENS:
-                path = join(directory.path(), name)
-                entries[name] = self._opened(directory, name, join(place, name), path)
+                path = child(directory.path(), name)
+                entries[name] = self._opened(directory, name, child(place, name), path)
             case WhiteoutDecision.GOES:
                 pass
 
-    def _opened(self, parent: DirNode, name: str, place: str, path: str) -> DirNode:
+    def _opened(self, parent: DirNode, name: str, place: TreePath, path: TreePath) -> DirNode:
         """Makes a directory that hides all entries of a base directory but the yielded ones."""
         core, decisions = self._core, self._decisions
         attr = self._new.asked.stat(place)
@@ -190,9 +193,9 @@ class TreeEdit:
         node = DirNode(core.take_id(), core.new_ino(), core.perm(*core.defaults.directory), mtime_ns, place)
         node.parent, node.name, node.hidden = parent, name, None
         for below, _ in self._new.asked.tree.list(place):
-            inner = join(path, below)
+            inner = child(path, below)
             if decisions.is_above_yielded(inner):
-                node.entries[below] = self._opened(node, below, join(place, below), inner)
+                node.entries[below] = self._opened(node, below, child(place, below), inner)
             elif inner not in decisions.yielded:
                 node.entries[below] = WHITEOUT
         return node

@@ -27,7 +27,7 @@ from icefs.format.chunk_indices import ChunkIndices
 from icefs.format.ids import NodeId
 from icefs.format.snapshot.nodes import NodeSnapshot
 from icefs.format.transaction_log import TransactionLog
-from icefs.worktree.base import join
+from icefs.paths import TreePath, child
 from icefs.worktree.freeze.frozen import FrozenDir, FrozenFile, FrozenTree
 from icefs.worktree.model.nodes import WHITEOUT
 from icefs.zarr.keys import METADATA_NAME, ChunkKeyLayout, is_zarr_key, node_prefix
@@ -45,7 +45,7 @@ class TreeSolver:
         was_needed: Whether there was anything to compare with.
     """
 
-    def __init__(self, how: str, view: FrozenTree, left: Iterable[str], own: Iterable[str] = ()) -> None:
+    def __init__(self, how: str, view: FrozenTree, left: Iterable[TreePath], own: Iterable[str] = ()) -> None:
         """Takes `ours`, `theirs` or `fail`, a tree, the paths that are no part of its changes, and its own snapshots.
 
         Raises:
@@ -112,7 +112,7 @@ class TreeSolver:
             told = f"{path!r} is a file here that no commit takes, and others have committed something of that name"
             raise _refused(told, f"rename or remove {path}, and try again", path, theirs)
 
-    def paths(self, session: Session) -> Iterator[str]:
+    def paths(self, session: Session) -> Iterator[TreePath]:
         """Yields the paths of the chunks that were given up, in a session that has their arrays."""
         for node_id, indices in self.given_up.items():
             base = session.snapshot.node_by_id(node_id)
@@ -120,10 +120,10 @@ class TreeSolver:
             if node is not None and node.array is not None:
                 layout = ChunkKeyLayout.of_metadata(node.user_data, indices.ndim)
                 prefix = node_prefix(node.path)
-                yield from (prefix + layout.format(index) for index in indices)
+                yield from (TreePath(prefix + layout.format(index)) for index in indices)
 
 
-def revealed(view: FrozenTree, session: WritableSession, left: Container[str] = ()) -> Iterator[str]:
+def revealed(view: FrozenTree, session: WritableSession, left: Container[TreePath] = ()) -> Iterator[TreePath]:
     """Yields the paths that the tree hides, and that its changes, after a rebase, do not delete.
 
     Args:
@@ -141,26 +141,26 @@ def revealed(view: FrozenTree, session: WritableSession, left: Container[str] = 
                 yield path
             continue
         for batch in reader.list_batches(path):
-            yield from batch
+            yield from map(TreePath, batch)
 
 
-def _hidden(view: FrozenTree) -> Iterator[str]:
+def _hidden(view: FrozenTree) -> Iterator[TreePath]:
     """Yields the hidden paths of the base: under whiteouts, and under directories made in the place of others."""
     waiting = [view.root]
     while waiting:
         directory = waiting.pop()
         for name, entry in directory.entries.items():
             if entry is WHITEOUT:
-                yield join(directory.path, name)
+                yield child(directory.path, name)
             elif isinstance(entry, FrozenDir) and not entry.is_redirect:
                 waiting.append(entry)
         if directory.base_path is None and _is_directory(view, directory.path):
             for name, _ in view.base_tree.list(directory.path):
                 if name not in directory.entries:
-                    yield join(directory.path, name)
+                    yield child(directory.path, name)
 
 
-def check_shown(view: FrozenTree, base: Session, tip: Session, yielded: Container[str]) -> None:
+def check_shown(view: FrozenTree, base: Session, tip: Session, yielded: Container[TreePath]) -> None:
     """Refuses to put a tree on a snapshot that it could not show; a commit is based on it all the same.
 
     A renamed directory shows what the base has at its former place, and nothing else. A file of the base that was
@@ -188,51 +188,52 @@ def check_shown(view: FrozenTree, base: Session, tip: Session, yielded: Containe
                 raise _refused(told, _AT_ONCE, path, tip)
 
 
-def _changed_below(before: KeyReader, after: KeyReader, path: str) -> str | None:
+def _changed_below(before: KeyReader, after: KeyReader, path: TreePath) -> str | None:
     """Returns a chunk that differs below a directory of chunks; of nodes, others' changes move along with them."""
-    found = before.directory_of_chunks(path)
+    found = before.directory_of_chunks(TreePath(path))
     if found is None or found[2] == 0:
         return None
     keys = dict.fromkeys(chain(_keys(before, path), _keys(after, path)))
     return next((key for key in keys if _content(before, key) != _content(after, key)), None)
 
 
-def _keys(reader: KeyReader, path: str) -> Iterator[str]:
-    return chain.from_iterable(() if reader.is_empty(path) else reader.list_batches(path))
+def _keys(reader: KeyReader, path: TreePath) -> Iterator[TreePath]:
+    batches = () if reader.is_empty(path) else reader.list_batches(path)
+    return map(TreePath, chain.from_iterable(batches))
 
 
-def _content(reader: KeyReader, path: str) -> object:
+def _content(reader: KeyReader, path: TreePath) -> object:
     found = reader.find(path) if is_zarr_key(path) else None
     return found.user_data if isinstance(found, NodeSnapshot) else found
 
 
-def _refused(message: str, hint: str, path: str, theirs: Session) -> RebaseFailedError:
+def _refused(message: str, hint: str, path: TreePath, theirs: Session) -> RebaseFailedError:
     return RebaseFailedError(message, hint=hint, path=path, snapshot=str(theirs.snapshot_id), conflicts=[], commits=[])
 
 
-def _is_directory(view: FrozenTree, path: str) -> bool:
+def _is_directory(view: FrozenTree, path: TreePath) -> bool:
     attr = view.base_tree.stat(path)
     return attr is not None and attr.is_dir
 
 
-def _left_files(view: FrozenTree, left: Iterable[str]) -> tuple[list[str], list[str]]:
+def _left_files(view: FrozenTree, left: Iterable[TreePath]) -> tuple[list[TreePath], list[TreePath]]:
     """Finds what the tree has, or hides, at and below paths that are no part of a commit.
 
     Returns:
         The files for which the base has nothing, and the keys of the base that are others here, or gone.
     """
-    new: list[str] = []
-    changed: dict[str, None] = {}
-    for path in (path.rstrip("/") for path in left):
+    new: list[TreePath] = []
+    changed: dict[TreePath, None] = {}
+    for path in (TreePath(path.rstrip("/")) for path in left):
         found = view.find(path)
-        waiting: list[tuple[str, FrozenDir]] = [(path, found)] if isinstance(found, FrozenDir) else []
+        waiting: list[tuple[TreePath, FrozenDir]] = [(path, found)] if isinstance(found, FrozenDir) else []
         if isinstance(found, FrozenFile):
             _note_file(view, path, new, changed)
         elif found is None:
             changed.update(dict.fromkeys(_base_keys(view, path)))
         for above, directory in waiting:
             for name, entry in directory.entries.items():
-                below = join(above, name)
+                below = child(above, name)
                 if isinstance(entry, FrozenDir):
                     waiting.append((below, entry))
                 elif entry is WHITEOUT:
@@ -242,19 +243,19 @@ def _left_files(view: FrozenTree, left: Iterable[str]) -> tuple[list[str], list[
     return new, list(changed)
 
 
-def _note_file(view: FrozenTree, path: str, new: list[str], changed: dict[str, None]) -> None:
+def _note_file(view: FrozenTree, path: TreePath, new: list[TreePath], changed: dict[TreePath, None]) -> None:
     if view.base_tree.stat(path) is None:
         new.append(path)
     elif view.base_tree.content(path) is not None:
         changed[path] = None
 
 
-def _base_keys(view: FrozenTree, path: str) -> Iterator[str]:
+def _base_keys(view: FrozenTree, path: TreePath) -> Iterator[TreePath]:
     """Yields the keys that the base has at and below a path."""
     waiting = [path]
     for one in waiting:
         attr = view.base_tree.stat(one)
         if attr is not None and attr.is_dir:
-            waiting.extend(join(one, name) for name, _ in view.base_tree.list(one))
+            waiting.extend(child(one, name) for name, _ in view.base_tree.list(one))
         elif attr is not None:
             yield one

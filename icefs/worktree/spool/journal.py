@@ -38,6 +38,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from icefs.errors import DamagedStateError, NoSpaceError, StorageError
+from icefs.paths import TreePath
 from icefs.worktree.spool import versions
 from icefs.worktree.spool.errors import database_error
 from icefs.worktree.spool.files import disk_error
@@ -117,7 +118,7 @@ class NodeRow(NamedTuple):
     atime_ns: int
     spool: int
     stamp: int
-    base_path: str | None
+    base_path: TreePath | None
     flags: int
     lost: str | None = None
 
@@ -136,7 +137,7 @@ class Intent(NamedTuple):
 
     snapshot_id: str
     base: str
-    left: tuple[str, ...]
+    left: tuple[TreePath, ...]
 
 
 @dataclass(slots=True)
@@ -422,7 +423,7 @@ class Journal:
         if text is None:
             return None
         facts = json.loads(text)
-        return Intent(facts["snapshot_id"], facts["base"], tuple(facts["left"]))
+        return Intent(facts["snapshot_id"], facts["base"], tuple(map(TreePath, facts["left"])))
 
     @property
     def is_frozen(self) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from icefs.errors import DamagedStateError, IcefsError
-from icefs.worktree.base import join
+from icefs.paths import child
 from icefs.worktree.spool.files import spool_path
 from icefs.worktree.spool.journal import Journal
 from icefs.worktree.spool.row_log import Rows, read_log
@@ -183,7 +183,7 @@ def _count_changes(rows: Rows) -> int:
         above = rows.nodes.get(directory)
         base_path = None if above is None else above[13]
         for name, link in names.items():
-            count += bool(link) or base_path is None or join(base_path, name) not in renamed
+            count += bool(link) or base_path is None or child(base_path, name) not in renamed
     return max(count, min(num_made, 1))
 
 
@@ -191,7 +191,7 @@ def _base_paths(rows: Rows) -> dict[int, str | None]:
     """Returns where the base would have each node, by its id; None where its directory is a new one."""
     above = {row[0]: rows.nodes.get(row[1]) for row in rows.nodes.values() if row[1]}
     return {
-        number: None if parent[13] is None else join(parent[13], rows.nodes[number][2])
+        number: None if parent[13] is None else child(parent[13], rows.nodes[number][2])
         for number, parent in above.items()
         if parent is not None
     }

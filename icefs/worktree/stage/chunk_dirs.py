@@ -15,6 +15,7 @@ from icefs.engine.read.session import Session
 from icefs.format.chunk_indices import ChunkIndices
 from icefs.format.manifest.refs import ArrayRefs
 from icefs.format.snapshot.nodes import NodeSnapshot
+from icefs.paths import NodePath, TreePath, node_path, split
 from icefs.worktree.stage.staged import no_indices
 from icefs.zarr.keys import ChunkIndex, ChunkKeyLayout
 
@@ -24,7 +25,7 @@ _FEW = 256
 class GridArray(NamedTuple):
     """An array, as far as its chunk keys are concerned."""
 
-    path: str
+    path: NodePath
     layout: ChunkKeyLayout
     grid_shape: tuple[int, ...]
 
@@ -62,20 +63,20 @@ class ChunkDir(NamedTuple):
 class ChunkDirs:
     """What the directories of one hierarchy are to its arrays."""
 
-    def __init__(self, array: Callable[[str], GridArray | None]) -> None:
+    def __init__(self, array: Callable[[NodePath], GridArray | None]) -> None:
         """Takes what returns the array at a node path, None if there is none."""
         self._array = array
-        self._known: dict[str, list[ChunkDir]] = {}
+        self._known: dict[TreePath, list[ChunkDir]] = {}
 
-    def of(self, path: str) -> list[ChunkDir]:
+    def of(self, path: TreePath) -> list[ChunkDir]:
         """Returns what a directory is to each array whose chunks may lie in it; the longest path first."""
         known = self._known.get(path)
         if known is not None:
             return known
-        own = self._array(f"/{path}")
+        own = self._array(node_path(path))
         found = [] if own is None else [ChunkDir(own, 0, ())]
         if path:
-            above, _, name = path.rpartition("/")
+            above, name = split(path)
             for chunk_dir in self.of(above):
                 index = None if chunk_dir.is_leaf else chunk_dir.read(name)
                 if index is not None:
@@ -89,7 +90,7 @@ class BaseChunks:
 
     def __init__(self, base: Session) -> None:
         self._base = base
-        self._refs: dict[str, ArrayRefs] = {}
+        self._refs: dict[NodePath, ArrayRefs] = {}
 
     def refs(self, node: NodeSnapshot) -> ArrayRefs:
         """Returns all references of an array.

@@ -14,6 +14,7 @@ from icefs.format.chunk_indices import ChunkIndices, pack_keys
 from icefs.format.manifest.refs import ArrayRefs
 from icefs.format.snapshot.nodes import NodeSnapshot, NodeType
 from icefs.format.zarr_json import ZarrMetadata
+from icefs.paths import NodePath
 from icefs.worktree.stage.chunk_dirs import BaseChunks, GridArray
 from icefs.worktree.stage.staged import Dropped, StagedArray
 
@@ -32,7 +33,7 @@ class DroppedChunks:
     def __init__(self, base: Session, chunks: BaseChunks) -> None:
         self._base = base
         self._chunks = chunks
-        self.removed: dict[str, ChunkIndices] = {}
+        self.removed: dict[NodePath, ChunkIndices] = {}
 
     def find(
         self, node: NodeSnapshot, before: GridArray, metadata: ZarrMetadata, now: GridArray | None, staged: StagedArray

@@ -19,6 +19,7 @@ from icefs.engine.read.session import Session
 from icefs.format.chunk_sizes import encodes_alike
 from icefs.format.snapshot.nodes import NodeType
 from icefs.format.zarr_json import ZarrMetadata
+from icefs.paths import ROOT_DIRECTORY, NodePath, TreePath, child, node_and_ancestors, node_path, tree_path
 from icefs.worktree.freeze.differences import Differences, Region
 from icefs.worktree.freeze.frozen import FrozenDir, FrozenFile, FrozenTree
 from icefs.worktree.stage.staged import LeftOpen
@@ -38,7 +39,13 @@ class Holding:
     """
 
     def __init__(
-        self, base: Session, frozen: FrozenTree, found: Differences, refused: Mapping[str, str], *, includes_open: bool
+        self,
+        base: Session,
+        frozen: FrozenTree,
+        found: Differences,
+        refused: Mapping[NodePath, str],
+        *,
+        includes_open: bool,
     ) -> None:
         """Finds what is open. With `includes_open`, open files are like any others.
 
@@ -53,10 +60,10 @@ class Holding:
         self._frozen = frozen
         self._regions = found.regions
         self._paths = frozenset(base.snapshot.paths)
-        self.nodes: dict[str, str] = {}
-        self.arrays: set[str] = set()
-        self.kept: set[str] = set()
-        self._open_below: dict[str, str] = {}
+        self.nodes: dict[NodePath, str] = {}
+        self.arrays: set[NodePath] = set()
+        self.kept: set[NodePath] = set()
+        self._open_below: dict[NodePath, TreePath] = {}
         self._refused = refused
         for path in refused:
             self._hold(path, "cannot be committed")
@@ -66,22 +73,22 @@ class Holding:
         for directory, files in found.files.items():
             for name, file in files:
                 if self.is_open(file) and is_zarr_key(name):
-                    self._note_above(directory, f"{directory}/{name}" if directory else name)
+                    self._note_above(directory, child(directory, name))
         for path, file in found.metadata.items():
             if self.is_open(file):
                 self._hold(path, OPEN)
 
-    def _note_above(self, directory: str, file: str) -> None:
-        path = f"/{directory}"
-        while path not in self._open_below:
+    def _note_above(self, directory: TreePath, file: TreePath) -> None:
+        for path in node_and_ancestors(node_path(directory)):
+            if path in self._open_below:
+                return
             self._open_below[path] = file
-            path = path.rpartition("/")[0] or "/"
 
     def is_open(self, source: object) -> bool:
         """Tells whether a file waits for its writer; one with bytes that are lost is no matter of waiting."""
         return not self._is_off and isinstance(source, FrozenFile) and source.is_open and not _is_damaged(source)
 
-    def holds_encoding(self, path: str, before: bytes, data: bytes, metadata: ZarrMetadata) -> bool:
+    def holds_encoding(self, path: NodePath, before: bytes, data: bytes, metadata: ZarrMetadata) -> bool:
         """Tells whether an array stays because a chunk of it is open, and its `zarr.json` encodes chunks otherwise."""
         file = self._open_below.get(path)
         if file is None or metadata.node_type is not NodeType.ARRAY or encodes_alike(before, data):
@@ -89,38 +96,30 @@ class Holding:
         self._hold(path, f"encodes chunks otherwise, and {file} {OPEN}")
         return True
 
-    def _hold(self, path: str, reason: str) -> None:
+    def _hold(self, path: NodePath, reason: str) -> None:
         self.nodes[path] = reason
         before = [one for one in (path, _origin(path, self._regions)) if one is not None and one in self._paths]
         self.kept.update(before)
         if any(self._base.node(one).array is not None for one in before):
             self.arrays.add(path)
 
-    def reason(self, directory: str) -> str | None:
+    def reason(self, directory: TreePath) -> str | None:
         """Says for what a chunk in a directory waits, of which no finished array is known; None for nothing."""
         path = self._node_above(directory)
         return None if path is None else f"waits for {metadata_key(path)}, which {self.nodes[path]}"
 
-    def is_refused(self, directory: str) -> bool:
+    def is_refused(self, directory: TreePath) -> bool:
         """Tells whether what waits in a directory does so for a `zarr.json` that was refused."""
         return self._node_above(directory) in self._refused
 
-    def _node_above(self, directory: str) -> str | None:
-        path = f"/{directory}" if directory else "/"
-        while path not in self.nodes:
-            if path == "/":
-                return None
-            path = path.rpartition("/")[0] or "/"
-        return path
+    def _node_above(self, directory: TreePath) -> NodePath | None:
+        return next((path for path in node_and_ancestors(node_path(directory)) if path in self.nodes), None)
 
-    def holder(self, directory: str) -> str | None:
+    def holder(self, directory: TreePath) -> NodePath | None:
         """Returns the array in which a directory lies and that stays as a whole; None if there is none."""
-        path = f"/{directory}" if directory else "/"
-        while self.arrays and path not in self.arrays:
-            if path == "/":
-                return None
-            path = path.rpartition("/")[0] or "/"
-        return path if self.arrays else None
+        if not self.arrays:
+            return None
+        return next((path for path in node_and_ancestors(node_path(directory)) if path in self.arrays), None)
 
     def left(self) -> Iterator[LeftOpen]:
         """Yields the `zarr.json` files that stay because of a writer."""
@@ -133,17 +132,17 @@ class Holding:
         for path, reason in self._refused.items():
             yield Invalid(metadata_key(path), reason)
 
-    def held_paths(self, hidden: Mapping[str, Iterable[str]]) -> Iterator[str]:
+    def held_paths(self, hidden: Mapping[TreePath, Iterable[str]]) -> Iterator[TreePath]:
         """Yields the paths, besides those of the files, at which nothing is committed; whole directories with a slash.
 
         Args:
             hidden: The names at which the base's entry is not to be seen any more, by directory.
         """
-        yield from (f"{path[1:]}/" for path in self.arrays)
+        yield from (TreePath(f"{tree_path(path)}/") for path in self.arrays)
         for path in self.kept:
-            names, directory = path[1:].split("/"), ""
+            names, directory = path[1:].split("/"), ROOT_DIRECTORY
             for name in names if path != "/" else ():
-                below = f"{directory}/{name}" if directory else name
+                below = child(directory, name)
                 if name in hidden.get(directory, ()) and not isinstance(self._frozen.find(below), FrozenDir):
                     yield below
                 directory = below
@@ -153,11 +152,11 @@ def _is_damaged(file: FrozenFile) -> bool:
     return file.is_lost or file.is_cut
 
 
-def _origin(path: str, regions: Iterable[Region]) -> str | None:
+def _origin(path: NodePath, regions: Iterable[Region]) -> NodePath | None:
     """Returns where the base has the node that a renamed directory brought to a path."""
     best: Region | None = None
     for region in regions:
         is_above = path == f"/{region.path}" or path.startswith(f"/{region.path}/")
         if is_above and (best is None or len(region.path) > len(best.path)):
             best = region
-    return None if best is None else f"/{best.base_path}{path[len(best.path) + 1 :]}"
+    return None if best is None else NodePath(f"/{best.base_path}{path[len(best.path) + 1 :]}")

@@ -14,6 +14,8 @@ from icefs.engine.read.session import Session
 from icefs.format.chunk_indices import ChunkIndices
 from icefs.format.manifest.refs import ArrayRefs
 from icefs.format.snapshot.nodes import NodeSnapshot
+from icefs.inode import NO_INO
+from icefs.paths import ROOT_NODE, NodePath, TreePath, node_path, split, tree_path
 from icefs.words import plural
 from icefs.worktree.base import BaseAttr, BaseEntry
 from icefs.worktree.freeze.differences import Region
@@ -36,7 +38,7 @@ class RenamedChunks:
     """
 
     source: NodeSnapshot
-    target: str
+    target: NodePath
     refs: ArrayRefs
     is_same: bool
     cut: ArrayRefs | None = None
@@ -46,7 +48,7 @@ class RenamedChunks:
 class RenamedFile:
     """A chunk of the base whose name has to be read again."""
 
-    directory: str
+    directory: TreePath
     name: str
     base_entry: BaseEntry
 
@@ -63,15 +65,15 @@ class Renames:
         self._chunks = chunks
         self._regions = regions
         self._base_chunk_dirs = base_chunk_dirs
-        self.nodes: dict[str, NodeSnapshot] = {}
+        self.nodes: dict[NodePath, NodeSnapshot] = {}
         for region in regions:
             excluded = frozenset(region.excluded)
-            for node in base.list_nodes(f"/{region.base_path}"):
+            for node in base.list_nodes(node_path(region.base_path)):
                 if not _is_covered(metadata_key(node.path), excluded):
                     self.nodes[_moved(node.path, region)] = node
 
     def chunks(
-        self, chunk_dirs: ChunkDirs, has_array_below: Callable[[str], bool]
+        self, chunk_dirs: ChunkDirs, has_array_below: Callable[[NodePath], bool]
     ) -> Iterator[RenamedChunks | RenamedFile | Invalid]:
         """Yields what becomes of the chunks in renamed directories.
 
@@ -87,23 +89,25 @@ class Renames:
                 rows = self._rows(node, chunk_dir, directory, region)
                 if not len(rows):
                     continue
-                target = _moved(f"/{directory}", region)[1:]
+                target = tree_path(_moved(node_path(directory), region))
                 there = chunk_dirs.of(target)
                 if not there:
                     yield Invalid(target, f"holds {plural(len(rows), 'chunk')}, but there is no array above it")
-                elif there[0].fits(chunk_dir) and not has_array_below(f"/{target}"):
+                elif there[0].fits(chunk_dir) and not has_array_below(node_path(target)):
                     yield _columns(node, chunk_dir, there[0], rows)
                 else:
                     yield from _singly(node, chunk_dir, rows, region)
 
-    def _sources(self, region: Region, excluded: frozenset[str]) -> Iterator[ChunkDir]:
+    def _sources(self, region: Region, excluded: frozenset[TreePath]) -> Iterator[ChunkDir]:
         """Yields where chunks lie in a region: in an array above it, and in each array in it."""
         yield from (chunk_dir for chunk_dir in self._base_chunk_dirs.of(region.base_path) if chunk_dir.level)
-        for node in self._base.list_nodes(f"/{region.base_path}"):
-            if node.array is not None and not _is_covered(node.path[1:], excluded):
-                yield from (chunk_dir for chunk_dir in self._base_chunk_dirs.of(node.path[1:]) if not chunk_dir.level)
+        for node in self._base.list_nodes(node_path(region.base_path)):
+            if node.array is not None and not _is_covered(tree_path(node.path), excluded):
+                yield from (
+                    chunk_dir for chunk_dir in self._base_chunk_dirs.of(tree_path(node.path)) if not chunk_dir.level
+                )
 
-    def _rows(self, node: NodeSnapshot, chunk_dir: ChunkDir, directory: str, region: Region) -> ArrayRefs:
+    def _rows(self, node: NodeSnapshot, chunk_dir: ChunkDir, directory: TreePath, region: Region) -> ArrayRefs:
         refs = self._chunks.refs(node)
         start, end = refs.range(chunk_dir.prefix)
         rows = np.zeros(len(refs), np.bool_)
@@ -130,29 +134,29 @@ class Renames:
         return refs if rows.all() else refs.select(rows)
 
 
-def _join(prefix: str, chunk_dir: ChunkDir) -> str:
+def _join(prefix: str, chunk_dir: ChunkDir) -> TreePath:
     """Returns the base path of a directory of chunks, given the prefix of its array's keys."""
     layout, names, index = chunk_dir.array.layout, [], list(chunk_dir.prefix)
     for level in range(chunk_dir.level):
         width = layout.widths[level]
         names.append(layout.format_component(level, index[:width]))
         index = index[width:]
-    return (prefix + "/".join(names)).rstrip("/")
+    return TreePath((prefix + "/".join(names)).rstrip("/"))
 
 
-def _moved(path: str, region: Region) -> str:
+def _moved(path: NodePath, region: Region) -> NodePath:
     """Returns where a node path of a region is now."""
     below = path[1:] if not region.base_path else path[len(region.base_path) + 2 :]
-    return f"/{region.path}/{below}".rstrip("/") or "/"
+    return NodePath(f"/{region.path}/{below}".rstrip("/") or ROOT_NODE)
 
 
-def _is_covered(path: str, excluded: frozenset[str]) -> bool:
+def _is_covered(path: TreePath, excluded: frozenset[TreePath]) -> bool:
     if not excluded:
         return False
     while path:
         if path in excluded:
             return True
-        path = path.rpartition("/")[0]
+        path, _ = split(path)
     return False
 
 
@@ -172,6 +176,6 @@ def _columns(node: NodeSnapshot, chunk_dir: ChunkDir, there: ChunkDir, rows: Arr
 def _singly(node: NodeSnapshot, chunk_dir: ChunkDir, rows: ArrayRefs, region: Region) -> Iterator[RenamedFile]:
     prefix = node_prefix(node.path)
     for index, length in zip(rows.indices, rows.lengths.tolist(), strict=True):
-        base_path = prefix + chunk_dir.array.layout.format(index)
-        directory, _, name = _moved(f"/{base_path}", region)[1:].rpartition("/")
-        yield RenamedFile(directory, name, BaseEntry(base_path, BaseAttr(0, False, length, -1)))
+        base_path = TreePath(prefix + chunk_dir.array.layout.format(index))
+        directory, name = split(tree_path(_moved(node_path(base_path), region)))
+        yield RenamedFile(directory, name, BaseEntry(base_path, BaseAttr(NO_INO, False, length, -1)))

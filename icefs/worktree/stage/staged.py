@@ -15,6 +15,7 @@ from icefs.engine.read.session import Session
 from icefs.engine.write.changeset import difference
 from icefs.format.chunk_indices import ChunkIndices
 from icefs.format.manifest.refs import ArrayRefs
+from icefs.paths import NodePath, TreePath
 from icefs.worktree.base import BaseEntry
 from icefs.worktree.freeze.frozen import FrozenFile
 from icefs.zarr.invalid import Invalid
@@ -26,7 +27,7 @@ type Source = FrozenFile | BaseEntry
 class LeftOpen(NamedTuple):
     """A file, or a directory with all below it, that waits for a writer, and why."""
 
-    path: str
+    path: TreePath
     reason: str
 
 
@@ -120,22 +121,22 @@ class Staged:
         held: Further paths at which nothing is committed, since `open` depends on what the base has there.
     """
 
-    gone: list[str] = field(default_factory=list)
-    nodes: dict[str, bytes] = field(default_factory=dict)
-    made: set[str] = field(default_factory=set)
-    arrays: dict[str, StagedArray] = field(default_factory=dict)
-    dropped: list[tuple[str, Dropped]] = field(default_factory=list)
-    renames: list[tuple[str, str]] = field(default_factory=list)
-    moves: list[tuple[str, str]] = field(default_factory=list)
-    implicit: list[str] = field(default_factory=list)
-    untracked: list[str] = field(default_factory=list)
+    gone: list[NodePath] = field(default_factory=list)
+    nodes: dict[NodePath, bytes] = field(default_factory=dict)
+    made: set[NodePath] = field(default_factory=set)
+    arrays: dict[NodePath, StagedArray] = field(default_factory=dict)
+    dropped: list[tuple[NodePath, Dropped]] = field(default_factory=list)
+    renames: list[tuple[NodePath, NodePath]] = field(default_factory=list)
+    moves: list[tuple[NodePath, NodePath]] = field(default_factory=list)
+    implicit: list[NodePath] = field(default_factory=list)
+    untracked: list[TreePath] = field(default_factory=list)
     invalid: list[Invalid] = field(default_factory=list)
-    lost: list[str] = field(default_factory=list)
+    lost: list[TreePath] = field(default_factory=list)
     open: list[LeftOpen] = field(default_factory=list)
-    held: list[str] = field(default_factory=list)
+    held: list[TreePath] = field(default_factory=list)
 
     @property
-    def deleted(self) -> list[str]:
+    def deleted(self) -> list[NodePath]:
         """The deleted nodes, without those below another deleted one."""
         return topmost(self.gone)
 
@@ -160,7 +161,7 @@ class Staged:
         return not (self.gone or self.nodes or self.arrays)
 
     @property
-    def left(self) -> list[str]:
+    def left(self) -> list[TreePath]:
         """The paths that stay in the working tree."""
         named = (path for path, _ in (*self.invalid, *self.open))
         return sorted({*self.untracked, *named, *self.held})
@@ -180,14 +181,14 @@ class StagedAt(NamedTuple):
     staged: Staged
 
 
-def topmost(paths: Iterable[str]) -> list[str]:
+def topmost(paths: Iterable[NodePath]) -> list[NodePath]:
     """Returns the sorted paths that do not lie below another one of them."""
-    found: list[str] = []
+    found: list[NodePath] = []
     chosen: set[str] = set()
     for path in sorted(paths, key=lambda path: (path.count("/"), path)):
         if "/" in chosen and path != "/":
             continue
-        above = path
+        above: str = path
         while above and above not in chosen:
             above = above.rpartition("/")[0]
         if not above:

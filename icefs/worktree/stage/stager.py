@@ -25,8 +25,9 @@ from icefs.format.chunk_indices import ChunkIndices
 from icefs.format.manifest.refs import ArrayRefs, ChunkRef
 from icefs.format.snapshot.nodes import NodeSnapshot, NodeType
 from icefs.format.zarr_json import ZarrMetadata, parse_zarr_json
+from icefs.paths import NodePath, TreePath, child, node_and_ancestors, node_path, parent_node, tree_path
 from icefs.words import plural
-from icefs.worktree.base import BaseEntry, join
+from icefs.worktree.base import BaseEntry
 from icefs.worktree.freeze.differences import differences
 from icefs.worktree.freeze.frozen import FrozenFile, FrozenTree
 from icefs.worktree.model import lost
@@ -60,7 +61,7 @@ def stage(frozen: FrozenTree, base: Session, *, includes_open: bool = False) -> 
     Raises:
         StorageError, FormatError: the base, or bytes of the working tree, cannot be read.
     """
-    refused: dict[str, str] = {}
+    refused: dict[NodePath, str] = {}
     while True:
         staging = _Staging(frozen, base, refused, includes_open=includes_open)
         staged = staging.run()
@@ -81,7 +82,9 @@ def reused_ref(base: Session, reader: KeyReader, source: Source) -> ChunkRef | N
 
 
 class _Staging:
-    def __init__(self, frozen: FrozenTree, base: Session, refused: Mapping[str, str], *, includes_open: bool) -> None:
+    def __init__(
+        self, frozen: FrozenTree, base: Session, refused: Mapping[NodePath, str], *, includes_open: bool
+    ) -> None:
         """Takes, besides the tree, the arrays whose edited `zarr.json` cannot be committed, and why."""
         self._frozen = frozen
         self._base = base
@@ -89,18 +92,18 @@ class _Staging:
         self._chunks = BaseChunks(base)
         self._base_chunk_dirs = ChunkDirs(self._base_array)
         self._chunk_dirs = ChunkDirs(self._array)
-        self._metadata: dict[str, ZarrMetadata] = {}
-        self._gone: set[str] = set()
+        self._metadata: dict[NodePath, ZarrMetadata] = {}
+        self._gone: set[NodePath] = set()
         self._staged = Staged()
         self._found = differences(frozen.root)
         self._renames = Renames(base, self._chunks, self._found.regions, self._base_chunk_dirs)
-        self._whole: dict[str, str] = {}
+        self._whole: dict[NodePath, NodePath] = {}
         self._dropped = DroppedChunks(base, self._chunks)
-        self._retyped: set[str] = set()
-        self._cut: dict[str, list[ArrayRefs]] = {}
+        self._retyped: set[NodePath] = set()
+        self._cut: dict[NodePath, list[ArrayRefs]] = {}
         self._holding = Holding(base, frozen, self._found, refused, includes_open=includes_open)
         self._unfit = UnfitChunks(self._zarr_json)
-        self._open_chunks: dict[str, list[ChunkIndex]] = {}
+        self._open_chunks: dict[NodePath, list[ChunkIndex]] = {}
 
     def run(self) -> Staged:
         """Goes through nodes, then through chunks, of which nodes decide."""
@@ -127,29 +130,29 @@ class _Staging:
 
     # Nodes.
 
-    def _known(self, path: str) -> NodeSnapshot | None:
+    def _known(self, path: NodePath) -> NodeSnapshot | None:
         """Returns the base's node at a path, unless it is gone."""
         return self._base.get_node(path) if path in self._paths and path not in self._gone else None
 
     def _stage_deletions(self) -> None:
         for directory, names in self._found.hidden.items():
             for name in names:
-                path = f"{directory}/{name}" if directory else name
+                path = child(directory, name)
                 if name == METADATA_NAME:
-                    self._gone.update({f"/{directory}"} & self._paths)
+                    self._gone.update({node_path(directory)} & self._paths)
                 elif self._has_nodes(path):
-                    self._gone.update(node.path for node in self._base.list_nodes(f"/{path}"))
+                    self._gone.update(node.path for node in self._base.list_nodes(node_path(path)))
         for directory, files in self._found.files.items():
             for name, _ in files:
-                path = f"{directory}/{name}" if directory else name
+                path = child(directory, name)
                 if self._has_nodes(path):
-                    self._gone.update(node.path for node in self._base.list_nodes(f"/{path}"))
+                    self._gone.update(node.path for node in self._base.list_nodes(node_path(path)))
         # A directory that was moved away, and back to its place below something new, has not moved.
         self._gone.difference_update(path for path, node in self._renames.nodes.items() if path == node.path)
         self._gone -= self._holding.kept
 
-    def _has_nodes(self, path: str) -> bool:
-        return f"/{path}" in self._paths or self._base.has_children(f"/{path}")
+    def _has_nodes(self, path: TreePath) -> bool:
+        return node_path(path) in self._paths or self._base.has_children(node_path(path))
 
     def _stage_nodes(self) -> None:
         data = {path: node.user_data for path, node in self._renames.nodes.items()}
@@ -164,12 +167,12 @@ class _Staging:
         self._staged.invalid += invalid
         self._staged.invalid += self._holding.refused()
         for path in sorted(data, key=lambda path: (path.count("/") if path != "/" else 0, path)):
-            if self._holding.holder(path[1:]) is not None:
-                self._wait(metadata_key(path), path[1:])
+            if self._holding.holder(tree_path(path)) is not None:
+                self._wait(metadata_key(path), tree_path(path))
             else:
                 self._stage_node(path, data[path])
 
-    def _stage_node(self, path: str, data: bytes) -> None:
+    def _stage_node(self, path: NodePath, data: bytes) -> None:
         key = metadata_key(path)
         try:
             metadata = parse_zarr_json(data, name=key, spec_version=self._base.context.spec_version)
@@ -203,7 +206,7 @@ class _Staging:
         """
         staged = self._staged
         for directory, names in self._found.hidden.items():
-            path = f"/{directory}"
+            path = node_path(directory)
             if METADATA_NAME not in names or path not in self._gone or path in staged.nodes:
                 continue
             node = self._base.node(path)
@@ -228,11 +231,11 @@ class _Staging:
 
     # Arrays.
 
-    def _base_array(self, path: str) -> GridArray | None:
+    def _base_array(self, path: NodePath) -> GridArray | None:
         node = self._base.get_node(path) if path in self._paths else None
         return None if node is None else _grid_array(node)
 
-    def _array(self, path: str) -> GridArray | None:
+    def _array(self, path: NodePath) -> GridArray | None:
         """Returns the array that will be at a path, None if none will."""
         metadata = self._metadata.get(path)
         if metadata is None:
@@ -246,7 +249,7 @@ class _Staging:
             return None
         return GridArray(path, layout, metadata.grid_shape)
 
-    def _staged_array(self, path: str, ndim: int) -> StagedArray:
+    def _staged_array(self, path: NodePath, ndim: int) -> StagedArray:
         found = self._staged.arrays.get(path)
         if found is None:
             found = self._staged.arrays[path] = StagedArray(ndim)
@@ -254,9 +257,9 @@ class _Staging:
 
     # Chunks.
 
-    def _hide_chunks(self, directory: str, names: list[str]) -> None:
+    def _hide_chunks(self, directory: TreePath, names: list[str]) -> None:
         """Notes the chunks of the base that are not to be seen any more."""
-        found: dict[str, list[ChunkIndex]] = {}
+        found: dict[NodePath, list[ChunkIndex]] = {}
         chunk_dirs = self._base_chunk_dirs.of(directory)
         for name in names if chunk_dirs else ():
             for chunk_dir in chunk_dirs:
@@ -273,14 +276,14 @@ class _Staging:
             self._dropped.removed[path] = indices if known is None else indices.union(known)
             self._delete(path, indices)
 
-    def _delete(self, path: str, indices: ChunkIndices) -> None:
+    def _delete(self, path: NodePath, indices: ChunkIndices) -> None:
         node, array = self._base.node(path), self._array(path)
         assert node.array is not None  # only arrays have such directories
         if array is not None and len(array.grid_shape) == len(node.array.shape):
             staged = self._staged_array(path, len(array.grid_shape))
             staged.deletes = indices.union(staged.deletes)
 
-    def _stage_files(self, directory: str, files: list[tuple[str, FrozenFile]]) -> None:
+    def _stage_files(self, directory: TreePath, files: list[tuple[str, FrozenFile]]) -> None:
         # A file where the base has a directory of chunks.
         above = [chunk_dir for chunk_dir in self._base_chunk_dirs.of(directory) if not chunk_dir.is_leaf]
         if above:
@@ -289,9 +292,9 @@ class _Staging:
         for name, file in files:
             self._stage_file(chunk_dirs, directory, name, file)
 
-    def _stage_file(self, chunk_dirs: list[ChunkDir], directory: str, name: str, source: Source) -> None:
+    def _stage_file(self, chunk_dirs: list[ChunkDir], directory: TreePath, name: str, source: Source) -> None:
         is_lost = isinstance(source, FrozenFile) and source.is_lost
-        path = join(directory, name)
+        path = child(directory, name)
         if is_lost:
             self._staged.lost.append(path)
         if self._holding.holder(directory) is not None:
@@ -329,14 +332,13 @@ class _Staging:
         elif not self._waits(path, directory):
             self._staged.invalid.append(Invalid(path, self._no_chunk(directory)))
 
-    def _no_chunk(self, directory: str) -> str:
+    def _no_chunk(self, directory: TreePath) -> str:
         """Says why a file with the name of a chunk is none, by the nearest array above it."""
-        path = f"/{directory}" if directory else "/"
-        while (array := self._array(path)) is None and path != "/":
-            path = path.rpartition("/")[0] or "/"
-        return no_chunk_reason(None if array is None else (path, array.layout))
+        above = map(self._array, node_and_ancestors(node_path(directory)))
+        array = next((array for array in above if array is not None), None)
+        return no_chunk_reason(None if array is None else (array.path, array.layout))
 
-    def _wait(self, path: str, directory: str) -> None:
+    def _wait(self, path: TreePath, directory: TreePath) -> None:
         """Leaves something for the commit after the file that decides about it can be committed."""
         reason = self._holding.reason(directory)
         assert reason is not None  # which is why it waits
@@ -345,15 +347,15 @@ class _Staging:
         else:
             self._staged.open.append(LeftOpen(path, reason))
 
-    def _waits(self, path: str, directory: str) -> bool:
+    def _waits(self, path: TreePath, directory: TreePath) -> bool:
         """Leaves what may become a chunk of an array whose `zarr.json` is open; tells whether there is such a file."""
-        above = f"/{directory}" if directory else "/"
-        while above not in self._holding.nodes:
-            if above == "/" or above in self._metadata or self._known(above) is not None:
+        for above in node_and_ancestors(node_path(directory)):
+            if above in self._holding.nodes:
+                self._wait(path, directory)
+                return True
+            if above in self._metadata or self._known(above) is not None:
                 return False
-            above = above.rpartition("/")[0] or "/"
-        self._wait(path, directory)
-        return True
+        return False
 
     def _keep_open_chunks(self) -> None:
         """Keeps what the base has of chunks that are open, also where the directory around them was made again."""
@@ -366,10 +368,10 @@ class _Staging:
                 array.deletes = difference(array.deletes, ChunkIndices.from_indices(array.ndim, indices))
 
     def _stage_renamed_chunks(self) -> None:
-        parts: dict[str, list[ArrayRefs]] = {}
+        parts: dict[NodePath, list[ArrayRefs]] = {}
         for found in self._renames.chunks(self._chunk_dirs, self._has_array_below):
             if isinstance(found, RenamedChunks) and found.target in self._holding.arrays:
-                self._wait(found.target[1:], found.target[1:])
+                self._wait(tree_path(found.target), tree_path(found.target))
             elif isinstance(found, Invalid):
                 if not self._waits(found.path, found.path):
                     self._staged.invalid.append(found)
@@ -382,7 +384,7 @@ class _Staging:
             alike = [replace(part, node_id=refs[0].node_id) for part in refs]
             self._staged_array(path, refs[0].ndim).reused = ArrayRefs.concat(alike)
 
-    def _take_over(self, found: RenamedChunks, parts: dict[str, list[ArrayRefs]]) -> None:
+    def _take_over(self, found: RenamedChunks, parts: dict[NodePath, list[ArrayRefs]]) -> None:
         source = found.source.path
         if found.is_same and source == found.target and self._known(source) is not None:
             # Back in its place: nothing of it was deleted.
@@ -404,13 +406,13 @@ class _Staging:
         if found.is_same and len(refs) == len(self._chunks.refs(found.source)):
             self._whole[source] = found.target
 
-    def _refuse_outside(self, path: str, cut: ArrayRefs) -> None:
+    def _refuse_outside(self, path: NodePath, cut: ArrayRefs) -> None:
         """Refuses renamed chunks that lie outside of the grid of the array that they come to."""
         array = self._array(path)
         assert array is not None  # of which they were found to be outside
         reason = _outside(array)
         for index in cut.indices:
-            self._staged.invalid.append(Invalid(node_prefix(path) + array.layout.format(index), reason))
+            self._staged.invalid.append(Invalid(TreePath(node_prefix(path) + array.layout.format(index)), reason))
 
     def _fitting(self, found: RenamedChunks) -> ArrayRefs:
         """Refuses the chunks whose sizes the array that they come to does not allow; returns the others."""
@@ -423,10 +425,10 @@ class _Staging:
         for index, length in zip(bad.indices, bad.lengths.tolist(), strict=True):
             reason = self._unfit.reason(array.path, index, length)
             assert reason is not None  # so much is known
-            self._staged.invalid.append(Invalid(node_prefix(array.path) + array.layout.format(index), reason))
+            self._staged.invalid.append(Invalid(TreePath(node_prefix(array.path) + array.layout.format(index)), reason))
         return found.refs.select(~rows)
 
-    def unfit_edits(self) -> dict[str, str]:
+    def unfit_edits(self) -> dict[NodePath, str]:
         """Says of each array whose edited `zarr.json` rules out the sizes of chunks that it keeps which these are."""
         found = {}
         for path in self._staged.nodes:
@@ -447,12 +449,12 @@ class _Staging:
                 found[path] = self._unfit.edit_reason(path, refs)
         return found
 
-    def _zarr_json(self, path: str) -> bytes:
+    def _zarr_json(self, path: NodePath) -> bytes:
         """Returns what the `zarr.json` of an array says after the commit."""
         data = self._staged.nodes.get(path)
         return self._base.node(path).user_data if data is None else data
 
-    def _has_array_below(self, path: str) -> bool:
+    def _has_array_below(self, path: NodePath) -> bool:
         stem = f"{path.rstrip('/')}/"
         if any(one.startswith(stem) and m.node_type is NodeType.ARRAY for one, m in self._metadata.items()):
             return True
@@ -493,7 +495,7 @@ class _Staging:
     def _find_moves(self) -> None:
         """Works out whether the renames are all there is, and moves could express them."""
         staged = self._staged
-        moved = {
+        moved: dict[NodePath, NodePath] = {
             node.path: path
             for path, node in self._renames.nodes.items()
             if node.path in self._gone and path in staged.made and staged.nodes[path] == node.user_data
@@ -505,7 +507,7 @@ class _Staging:
         if is_all and self._chunks_moved(moved) and all(self._is_in_group(path) for path in moved.values()):
             staged.moves = sorted(moved.items())
 
-    def _chunks_moved(self, moved: dict[str, str]) -> bool:
+    def _chunks_moved(self, moved: dict[NodePath, NodePath]) -> bool:
         sources = {target: source for source, target in moved.items()}
         for path, array in self._staged.arrays.items():
             source = sources.get(path)
@@ -519,8 +521,8 @@ class _Staging:
                 return False
         return True
 
-    def _is_in_group(self, path: str) -> bool:
-        above = path.rpartition("/")[0] or "/"
+    def _is_in_group(self, path: NodePath) -> bool:
+        above = parent_node(path)
         metadata = self._metadata.get(above)
         if metadata is not None:
             return metadata.node_type is NodeType.GROUP
@@ -533,10 +535,10 @@ def _damage(file: FrozenFile) -> str:
     return lost.REASON if file.is_lost else "its bytes are not all there; write it again, or remove it"
 
 
-def _came_along(source: str, target: str, moved: dict[str, str]) -> bool:
+def _came_along(source: NodePath, target: NodePath, moved: dict[NodePath, NodePath]) -> bool:
     """Tells whether a node is elsewhere only because the one above it is."""
     above, _, name = source.rpartition("/")
-    return above in moved and target == f"{moved[above]}/{name}"
+    return above in moved and target == f"{moved[NodePath(above)]}/{name}"
 
 
 def _outside(array: GridArray) -> str:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from icefs.format.chunk_sizes import ANY_SIZE, ChunkSizes, chunk_sizes, encodes_alike
 from icefs.format.manifest.refs import ArrayRefs
 from icefs.format.snapshot.nodes import NodeSnapshot
+from icefs.paths import NodePath
 from icefs.words import plural
 from icefs.zarr.invalid import unfit_reason
 
@@ -19,16 +20,18 @@ from icefs.zarr.invalid import unfit_reason
 class UnfitChunks:
     """Compares the sizes of chunks with what the arrays of one hierarchy allow."""
 
-    def __init__(self, zarr_json: Callable[[str], bytes]) -> None:
+    def __init__(self, zarr_json: Callable[[NodePath], bytes]) -> None:
         """Takes what returns the `zarr.json` of an array by its path."""
         self._zarr_json = zarr_json
-        self._sizes: dict[str, ChunkSizes] = {}
+        self._sizes: dict[NodePath, ChunkSizes] = {}
 
-    def reason(self, path: str, index: Sequence[int], size_bytes: int) -> str | None:
+    def reason(self, path: NodePath, index: Sequence[int], size_bytes: int) -> str | None:
         """Says why a file cannot be a chunk because of its size; None if it can."""
         return unfit_reason(self._of(path), path, index, size_bytes)
 
-    def taken_over(self, source: NodeSnapshot, path: str, refs: ArrayRefs, *, is_same: bool) -> npt.NDArray[np.bool_]:
+    def taken_over(
+        self, source: NodeSnapshot, path: NodePath, refs: ArrayRefs, *, is_same: bool
+    ) -> npt.NDArray[np.bool_]:
         """Returns which of the base's chunks have sizes that the array does not allow of which they become chunks.
 
         Args:
@@ -41,11 +44,11 @@ class UnfitChunks:
             return np.zeros(len(refs), np.bool_)
         return self._of(path).impossible(refs.coords, refs.lengths)
 
-    def is_stricter(self, before: NodeSnapshot, path: str) -> bool:
+    def is_stricter(self, before: NodeSnapshot, path: NodePath) -> bool:
         """Tells whether an edited `zarr.json` may rule out sizes that the array's chunks could have."""
         return self._of(path).uniform != ANY_SIZE and not encodes_alike(before.user_data, self._zarr_json(path))
 
-    def edit_reason(self, path: str, refs: ArrayRefs) -> str:
+    def edit_reason(self, path: NodePath, refs: ArrayRefs) -> str:
         """Says why a `zarr.json` cannot be committed that rules out the sizes of chunks that the array keeps."""
         index = refs.index(0)
         first = f"the chunk {list(index)} {self._of(path).reason(index, int(refs.lengths[0]))}"
@@ -55,7 +58,7 @@ class UnfitChunks:
             f" remove {them}"
         )
 
-    def _of(self, path: str) -> ChunkSizes:
+    def _of(self, path: NodePath) -> ChunkSizes:
         found = self._sizes.get(path)
         if found is None:
             found = self._sizes[path] = chunk_sizes(self._zarr_json(path))

@@ -12,8 +12,9 @@ import pytest
 from icefs.cli.main import icefs, main
 from icefs.cli.support import manpages
 from icefs.cli.support.exit_codes import EXIT_CODES, NOT_FOUND, USAGE
-from icefs.cli.support.manpages import TOPICS, Block, blocks
+from icefs.cli.support.markdown import Block, Span, as_text, blocks
 from icefs.cli.support.registry import COMMANDS
+from icefs.cli.support.topics import TOPICS, topic_source, topic_title
 from tests.support.ci import require
 
 
@@ -92,7 +93,7 @@ def test_topics_name_only_commands_and_options_that_exist(capsys):
     for name in TOPICS:
         if name == "json":
             continue
-        source = manpages.topic_source(name)
+        source = topic_source(name)
         code = "\n".join([*re.findall(r"`(icefs [^`]+)`", source), *re.findall(r"^icefs .*$", source, re.MULTILINE)])
         for command in re.findall(r"^icefs\s([a-z-]+)\b", code, re.MULTILINE):
             assert command in COMMANDS, (name, command)
@@ -164,14 +165,44 @@ def test_what_roff_would_take_for_a_request_is_text():
 
 
 def test_blocks_of_markdown():
-    source = "# T\n\none\ntwo\n- `a`: x\n  y\n- z\n\n```\n.c\n\n d\n```\n## H\n| a | b |\n|---|---|\n| `c` | d |\n"
+    source = (
+        "# T\n\none `x`\ntwo\n- `a`, `b`: x\n  y\n- `z`\n- **p** <Q> `r\n  s`\n\n```\n.c\n\n d\n```\n## H\n"
+        "| a | b |\n|---|---|\n| `c` | d \\| `e` |\n"
+    )
     assert list(blocks(source)) == [
-        Block("title", "T"),
-        Block("text", "one two"),
-        Block("item", "`a`: x y"),
-        Block("item", "z"),
-        Block("code", ".c\n\n d"),
-        Block("heading", "H"),
-        Block("row", "a | b"),
-        Block("row", "`c` | d"),
+        Block("title", (Span("T"),)),
+        Block("text", (Span("one "), Span("x", is_code=True), Span(" two"))),
+        Block("item", (Span("x y"),), (Span("a", is_code=True), Span(", "), Span("b", is_code=True))),
+        Block("item", (Span("z", is_code=True),)),
+        Block("item", (Span("p <Q> "), Span("r s", is_code=True))),
+        Block("code", (Span(".c\n\n d"),)),
+        Block("heading", (Span("H"),)),
+        Block("row", (Span("b"),), (Span("a"),)),
+        Block("row", (Span("d | "), Span("e", is_code=True)), (Span("c", is_code=True),)),
     ]
+    assert as_text(source).splitlines() == [
+        "T",
+        "",
+        "one x two",
+        "",
+        "  - a, b: x y",
+        "  - z",
+        "  - p <Q> r s",
+        "",
+        "    .c",
+        "",
+        "     d",
+        "",
+        "H",
+        "",
+        "  a: b",
+        "  c: d | e",
+    ]
+
+
+@pytest.mark.parametrize("name", TOPICS)
+def test_a_topic_begins_with_its_title_and_no_block_is_empty(name):
+    first, *others = blocks(topic_source(name))
+    assert first == Block("title", (Span(topic_title(name)),))
+    assert others
+    assert all(block.spans for block in others)

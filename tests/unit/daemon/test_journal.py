@@ -10,7 +10,7 @@ import pytest
 from icefs.daemon.journal import JournalHandler, is_journal, priority
 from icefs.daemon.logs import LineFormatter
 from icefs.daemon.repeats import Repeats
-from tests.unit.daemon.test_logs import KEY_ID, Kept, record
+from tests.support.log_records import KEY_ID, KeptLines, record
 
 
 def test_levels_have_priorities():
@@ -49,7 +49,7 @@ class Journal:
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.socket.bind(self.address)
         self.socket.settimeout(10)
-        self.lines = Kept()
+        self.lines = KeptLines()
         self.handler = JournalHandler(
             LineFormatter(kind, "/m", None, journal=True, secrets=["abc/123"]).journal_fields, self.lines, self.address
         )

@@ -12,7 +12,7 @@ class Follower:
 
 
 class Healthy:
-    """As much of a file system as `/healthz` asks."""
+    """As much of a mount as `/healthz` asks."""
 
     follower = Follower()
 

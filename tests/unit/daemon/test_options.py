@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from icefs.daemon.options import MountOptions, default_log_file
+from icefs.daemon.options import MountOptions, default_log_file, parse_address
 from icefs.errors import InvalidInputError
 
 
@@ -76,3 +76,29 @@ def test_what_can_be_written_to_has_a_state_directory(tmp_path, monkeypatch):
     for fixed in ({"read_only": True}, {"tag": "t"}, {"snapshot": "s"}, {"branch": "b", "as_of": 5}):
         options = make(**fixed).resolved()
         assert (options.is_writable, options.state_dir) == (False, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("9100", ("127.0.0.1", 9100)),
+        (":9100", ("127.0.0.1", 9100)),
+        ("0.0.0.0:1", ("0.0.0.0", 1)),
+        ("[::1]:80", ("::1", 80)),
+    ],
+)
+def test_addresses(text, address):
+    assert parse_address(text) == address
+
+
+@pytest.mark.parametrize("text", ["", "host", "host:", "host:x", "1:70000", "-1"])
+def test_what_is_no_address_is_refused(text):
+    with pytest.raises(InvalidInputError):
+        parse_address(text)
+    with pytest.raises(InvalidInputError):
+        MountOptions(repository="r", mountpoint="m", metrics=text)
+
+
+def test_an_unknown_format_is_refused():
+    with pytest.raises(InvalidInputError):
+        MountOptions(repository="r", mountpoint="m", log_format="xml")

@@ -18,6 +18,7 @@ from icefs.daemon.systemd import ServiceManager
 from icefs.errors import InvalidInputError
 from icefs.vfs.observe.mount_facts import MountFacts
 from icefs.vfs.observe.stats import Stats
+from icefs.vfs.refs.mounted_trees import MountedTrees
 
 OPTIONS = MountOptions(repository="/r", mountpoint="/m", cache_size=10)
 
@@ -64,20 +65,18 @@ def to(manager, **environment):
     return ours
 
 
-class FakeFs:
-    """As much of a file system as the status line asks: a repository with refs, and no tree that was looked at."""
+class FakeMount:
+    """As much of a mount as the status line asks: a repository with refs, and no tree that was looked at."""
 
     def __init__(self, branches, tags=(), problem=None):
         self.repository = SimpleNamespace(storage=SimpleNamespace(url="s3://user:secret@bucket/era5"))
         refs = SimpleNamespace(branches=branches, tags=dict.fromkeys(tags))
         self.follower = SimpleNamespace(refs=refs, problem=problem)
-        self.root = SimpleNamespace(branches={}, directory_ino=lambda name: 5)
-        self.single = None
+        root = SimpleNamespace(branches={}, directory_ino=lambda name: 5)
+        self.trees = MountedTrees(root, None)
+        self.fs = self  # answers the requests as well
         self.stats = Stats(())
         self.asked = 0
-
-    def branches(self):
-        return []
 
     async def lookup(self, parent, name):
         self.asked += 1
@@ -87,10 +86,10 @@ class FakeFs:
         assert (ino, count) == (6, 1)
 
 
-def service_of(ours, fs, mountpoint, reread=None, cache=None, needs_cache=True):
+def service_of(ours, mount, mountpoint, reread=None, cache=None, needs_cache=True):
     facts = MountFacts(reloads=0, needs_restart=[], no_effect=[], problem=None)
     return Service(
-        ours, fs, LiveOptions(replace(OPTIONS, mountpoint=str(mountpoint)), cache, facts, needs_cache), reread
+        ours, mount, LiveOptions(replace(OPTIONS, mountpoint=str(mountpoint)), cache, facts, needs_cache), reread
     )
 
 
@@ -136,12 +135,12 @@ def test_a_line_stays_one_line(manager):
 
 
 async def test_ready_only_when_the_mount_answers_and_the_status_is_kept_current(manager, place):
-    ours, fs = to(manager), FakeFs({"main": "1CECHNKREP0F1RSTCMT0"}, ["v1"])
+    ours, mount = to(manager), FakeMount({"main": "1CECHNKREP0F1RSTCMT0"}, ["v1"])
     (place / ".icefs/version").unlink()
     os.mkfifo(place / ".icefs/version")  # a mount that does not answer yet
     called = []
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(service_of(ours, fs, place).run, lambda: called.append(1))
+        nursery.start_soon(service_of(ours, mount, place).run, lambda: called.append(1))
         await trio.sleep(0.05)
         assert (manager.heard(), called) == ([], [])
         await trio.to_thread.run_sync((place / ".icefs/version").write_bytes, b"")
@@ -149,9 +148,9 @@ async def test_ready_only_when_the_mount_answers_and_the_status_is_kept_current(
             await manager.told()
         await trio.testing.wait_all_tasks_blocked()
         assert manager.heard() == [{"READY": "1", "STATUS": "s3://***@bucket/era5: main 1CECHNKR, 1 tag"}]
-        assert (called, fs.asked) == ([1], 1)
-        fs.follower.refs.branches |= {"a": "2" * 20, "b": "3" * 20, "c": "4" * 20, "d": "5" * 20}
-        fs.follower.problem = "no answer"
+        assert (called, mount.asked) == ([1], 1)
+        mount.follower.refs.branches |= {"a": "2" * 20, "b": "3" * 20, "c": "4" * 20, "d": "5" * 20}
+        mount.follower.problem = "no answer"
         with trio.fail_after(5):
             await manager.told()
         line = "a 22222222, b 33333333, c 44444444, d 55555555, 1 more branch, 1 tag; refs cannot be read: no answer"
@@ -163,7 +162,7 @@ async def test_ready_only_when_the_mount_answers_and_the_status_is_kept_current(
 async def test_the_watchdog_hears_of_us_as_long_as_the_event_loop_turns(manager, place):
     ours = to(manager, WATCHDOG_USEC="90000")
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(service_of(ours, FakeFs({}), place).run, lambda: None)
+        nursery.start_soon(service_of(ours, FakeMount({}), place).run, lambda: None)
         await trio.sleep(0.3)
         pings = [told for told in manager.heard() if "WATCHDOG" in told]
         assert 4 <= len(pings) <= 14
@@ -174,7 +173,7 @@ async def test_the_watchdog_hears_of_us_as_long_as_the_event_loop_turns(manager,
 async def test_a_reload_turns_what_can_be_turned_and_names_the_rest(manager, place):
     ours, cache = to(manager), SimpleNamespace(max_bytes=10)
     wanted = [replace(OPTIONS, mountpoint=str(place), cache_size=20, poll_interval_s=9.0, branch="b")]
-    service = service_of(ours, FakeFs({}), place, lambda: wanted[0], cache)
+    service = service_of(ours, FakeMount({}), place, lambda: wanted[0], cache)
     await service.reload()
     first, last = manager.heard()
     assert (first["RELOADING"], last) == ("1", {"READY": "1"})
@@ -189,7 +188,7 @@ async def test_a_cache_size_has_no_effect_on_a_local_repository(manager, place, 
     ours = to(manager)
     wanted = replace(OPTIONS, mountpoint=str(place), cache_size=20)
     for needs_cache, expected in ((False, ([], ["cache-size"])), (True, (["cache-size"], []))):
-        service = service_of(ours, FakeFs({}), place, lambda: wanted, needs_cache=needs_cache)
+        service = service_of(ours, FakeMount({}), place, lambda: wanted, needs_cache=needs_cache)
         await service.reload()
         facts = service.live.facts.service
         assert (facts["needs_restart"], facts["no_effect"]) == expected
@@ -204,7 +203,7 @@ async def test_a_configuration_that_is_wrong_changes_nothing(manager, place):
         raise InvalidInputError("a.toml:3: branch: no")
 
     ours = to(manager)
-    service = service_of(ours, FakeFs({}), place, reread)
+    service = service_of(ours, FakeMount({}), place, reread)
     before = service.live.options
     await service.reload()
     assert manager.heard()[-1] == {"READY": "1"}
@@ -218,7 +217,7 @@ async def test_sighup_reloads_where_there_is_something_to_read_again_and_ends_th
 ):
     ours = to(manager)
     options = replace(OPTIONS, mountpoint=str(place))
-    service = service_of(ours, FakeFs({}), place, (lambda: options) if has_configuration else None)
+    service = service_of(ours, FakeMount({}), place, (lambda: options) if has_configuration else None)
     stopped = []
 
     async def stop():

@@ -26,9 +26,9 @@ from icefs.storage.s3.options import S3Credentials, S3Options
 from icefs.storage.s3.store import S3Storage
 from tests.conformance.official import GROUP, array_json
 from tests.support.bent_store import BODIES, HEADERS, STATUSES, Bend, BentStore, Stored
-from tests.support.soak import SOAK
+from tests.support.soak import depth
 
-CASES: Final = 12000 if SOAK else 50
+CASES: Final = depth(50, 12000)
 CHUNKS: Final = {(number,): random.Random(number).randbytes(700) for number in range(6)}
 ONCE: Final = RetryPolicy(max_tries=1, first_contact_tries=1, initial_backoff_s=0.0, max_backoff_s=0.0)
 # As many other bytes of a chunk, in an answer that is right in every way, cannot be told from its own.
@@ -99,7 +99,7 @@ def test_a_repository_is_read_rightly_or_not_at_all(
             directory = tmp_path / f"cache{number}"
             storage = opened(kind, store)
             store.set_bend(None if is_open else bend)
-            cache = DiskCache(directory, reserve_bytes=0)
+            cache = DiskCache(directory, 1 << 30, reserve_bytes=0)
             try:
                 with Repository.open(storage, cache=cache) as repository:
                     if is_open:
@@ -121,7 +121,7 @@ def test_a_repository_is_read_rightly_or_not_at_all(
             # The store answers for itself again: the cached answers are right.
             store.set_bend(None)
             storage = opened(kind, store)
-            with Repository.open(storage, cache=DiskCache(directory, reserve_bytes=0)) as repository:
+            with Repository.open(storage, cache=DiskCache(directory, 1 << 30, reserve_bytes=0)) as repository:
                 try:
                     read_all(repository)
                 except (AssertionError, IcefsError) as error:

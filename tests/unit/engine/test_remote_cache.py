@@ -40,7 +40,7 @@ def built(spec_version=2):
 
 
 def opened(storage, directory):
-    return Repository.open(storage, cache=DiskCache(directory, reserve_bytes=0))
+    return Repository.open(storage, cache=DiskCache(directory, 1 << 30, reserve_bytes=0))
 
 
 @pytest.mark.parametrize("spec_version", [1, 2])

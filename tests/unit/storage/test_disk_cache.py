@@ -54,7 +54,7 @@ def test_what_is_put_is_got(cache, size):
 @given(st.integers(0, LARGE), st.integers(0, LARGE), st.booleans())
 def test_ranges_of_an_open_entry(tmp_path_factory, first, second, nowait):
     start, end = sorted((first, second))
-    cache = DiskCache(tmp_path_factory.mktemp("cache"), reserve_bytes=0)
+    cache = DiskCache(tmp_path_factory.mktemp("cache"), 1 << 30, reserve_bytes=0)
     data = pattern(LARGE)
     cache.put(b"d" * 16, data)
     found = cache.open(b"d" * 16)
@@ -198,8 +198,8 @@ def test_directories_of_others_are_refused(tmp_path):
     (tmp_path / "open").mkdir()
     (tmp_path / "open").chmod(0o777)
     with pytest.raises(InvalidInputError, match="others"):
-        DiskCache(tmp_path / "open")
-    DiskCache(tmp_path / "new/below").close()
+        DiskCache(tmp_path / "open", 1 << 20)
+    DiskCache(tmp_path / "new/below", 1 << 20).close()
     assert (tmp_path / "new/below").stat().st_mode & 0o777 == 0o700
 
 

@@ -8,9 +8,9 @@ import pytest
 import trio
 
 from icefs.errors import InvalidInputError, TreeError
+from icefs.inode import ROOT_INO
 from icefs.vfs.control import reports
 from icefs.vfs.control.rpc import MAX_REQUEST_BYTES, RpcHandle
-from icefs.vfs.inodes.table import ROOT_INO
 from tests.support.repo_builder import RepoBuilder, group, snapshot_id
 from tests.support.vfs_driver import mounted, until
 
@@ -99,7 +99,7 @@ async def test_the_mount_says_what_it_is():
     async with mounted(repository().publish()) as driver:
         info = await read_json(driver, ".icefs/info.json")
         assert (info["pid"], info["version"], info["mountpoint"]) == (os.getpid(), "1.2.3", "/mnt")
-        assert (info["spec_version"], info["repository"]) == (2, driver.fs.repository.storage.url)
+        assert (info["spec_version"], info["repository"]) == (2, driver.mount.repository.storage.url)
         assert await driver.read(".icefs/version") == b"icefs 1.2.3\n"
         status = await read_json(driver, ".icefs/status.json")
         assert status["branches"] == {"main": str(snapshot_id(2))}
@@ -112,7 +112,7 @@ async def test_the_mount_says_what_it_is():
 
 async def test_counters():
     async with mounted(repository().publish()) as driver:
-        driver.fs.stats.record(0, 0, 1500, 0, (1, b"a", 0))
+        driver.mount.stats.record(0, 0, 1500, 0, (1, b"a", 0))
         stats = await read_json(driver, ".icefs/stats.json")
         assert stats["operations"]["lookup"]["count"] == 1
         assert stats["gauges"]["open_files"] == 0
@@ -128,7 +128,7 @@ async def test_a_status_is_told_even_of_a_snapshot_that_cannot_be_read():
     async with mounted(storage, branch="main") as driver:
         await driver.walk(".icefs")
         storage.delete(["repo"])
-        driver.fs.repository.assets._repo = None
+        driver.mount.repository.assets._repo = None
         status = await read_json(driver, ".icefs/status.json")
         assert status["snapshot"] == str(snapshot_id(2))
         assert status["message"] == "second"
@@ -286,6 +286,6 @@ async def test_a_file_whose_reader_is_gone_is_made_anew_for_the_next(monkeypatch
         await trio.testing.wait_all_tasks_blocked()
         assert scope.cancelled_caught
         gate.set()
-        await until(lambda: not driver.fs.queues()["load"])
+        await until(lambda: not driver.mount.gauges.queues()["load"])
         assert await read_json(driver, ".icefs/status.json") == {"number": 2}
         assert driver.fs.handles.open_files == 0

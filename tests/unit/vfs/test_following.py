@@ -25,7 +25,7 @@ async def test_refs_come_and_go():
         del builder.branches["dev/x"], builder.tags["old"]
         builder.branches["new"] = builder.tags["newer"] = first
         builder.publish()
-        told = await driver.fs.refresh()
+        told = await driver.mount.follower.refresh()
         assert told == {
             "new_branches": ["new"],
             "deleted_branches": ["dev/x"],
@@ -59,12 +59,12 @@ async def test_a_tip_that_is_not_in_the_new_history_is_named(spec_version, caplo
         await driver.walk("branches/main/ours")
         later = builder.commit([group("/", 1), group("/ours", 2), group("/x", 4)])
         builder.publish()
-        told = await driver.fs.refresh()
+        told = await driver.mount.follower.refresh()
         assert (told["moved"], told["left_behind"]) == ({"main": [str(ours), str(later)]}, {})
         assert "not in the history" not in caplog.text
         theirs = builder.commit([group("/", 1), group("/theirs", 3)], parent=first)
         builder.publish()
-        told = await driver.fs.refresh()
+        told = await driver.mount.follower.refresh()
         assert told["left_behind"] == {"main": str(later)}
         assert f"snapshot {later}, which was the tip of branch main, is not in the history" in caplog.text
         assert str(theirs) in caplog.text
@@ -75,7 +75,7 @@ async def test_nothing_happens_where_nothing_changed():
     builder.commit([group("/", 1)])
     async with mounted(builder.publish()) as driver:
         await driver.tree()
-        await driver.fs.refresh()
+        await driver.mount.follower.refresh()
         assert not driver.notifier.entries
         assert not driver.notifier.attrs
 
@@ -88,10 +88,10 @@ async def test_a_branch_that_was_made_again_is_another_directory():
         ino = (await driver.walk("branches/b")).ino
         del builder.branches["b"]
         builder.publish()
-        await driver.fs.refresh()
+        await driver.mount.follower.refresh()
         builder.branches["b"] = first
         builder.publish()
-        await driver.fs.refresh()
+        await driver.mount.follower.refresh()
         assert (await driver.walk("branches/b")).ino != ino
 
 
@@ -104,7 +104,7 @@ async def test_a_tag_that_was_made_again_elsewhere_is_another_directory():
         assert await driver.listdir("tags/t") == ["zarr.json"]
         builder.tags["t"] = second
         builder.publish()
-        await driver.fs.refresh()
+        await driver.mount.follower.refresh()
         assert await driver.listdir("tags/t") == ["g", "zarr.json"]
 
 
@@ -115,13 +115,13 @@ async def test_a_branch_nobody_looked_at_moves_without_being_read():
         before = await driver.walk("branches/main")
         tip = builder.commit([group("/", 1), group("/g", 2)])
         builder.publish()
-        told = await driver.fs.refresh()
+        told = await driver.mount.follower.refresh()
         assert told["moved"] == {"main": [str(snapshot_id(1)), str(tip)]}
         assert before.ino in driver.notifier.attrs
         after = await driver.walk("branches/main")
         assert after.ino == before.ino
         assert after.mtime_ns > before.mtime_ns
-        assert driver.fs.root.branches["main"].session is None
+        assert driver.mount.trees.root.branches["main"].session is None
         assert await driver.listdir("branches/main") == ["g", "zarr.json"]
 
 
@@ -146,7 +146,7 @@ async def test_directories_above_what_changed_have_a_new_time_and_the_others_kee
         before = {path: await driver.walk(path) for path in changing + staying}
         builder.commit([builder.array("/g/a", 1, (2, 2), inline((0, 0)) | inline((1, 1), tag="new")), b], log=False)
         builder.publish()
-        await driver.fs.refresh()
+        await driver.mount.follower.refresh()
         for path in changing:
             after = await driver.walk(path)
             assert after.ino == before[path].ino, path
@@ -168,7 +168,7 @@ async def test_an_array_that_grows_keeps_the_numbers_it_gave():
             builder.commit([builder.array("/a", 1, (size,), inline(*((i,) for i in range(0, size, size // 4 - 1))))])
             builder.commit([builder.array("/a", 1, (size,), inline(*((i,) for i in (0, 1, 2, 3, size - 1))))])
             builder.publish()
-            await driver.fs.refresh()
+            await driver.mount.follower.refresh()
             assert (await driver.walk("a/c")).ino == directory
             assert (await driver.walk("a/c/0")).ino == before[0]
             assert await driver.read(f"a/c/{size - 1}") == f"({size - 1},)".encode()
@@ -184,7 +184,7 @@ async def test_chunks_that_a_smaller_grid_leaves_outside_are_forgotten_and_the_o
         await driver.walk("a/c/3/1")
         builder.commit([builder.array("/a", 1, (2, 2), inline((0, 0), (3, 1)))])
         builder.publish()
-        await driver.fs.refresh()
+        await driver.mount.follower.refresh()
         assert (directory.ino, b"c") in driver.notifier.entries
         assert await driver.listdir("a/c") == ["0"]
         assert await driver.walk("a/c/0/0") == kept
@@ -195,23 +195,23 @@ async def test_a_tip_that_cannot_be_read_leaves_the_tree_where_it_is(caplog):
     builder.commit([builder.array("/a", 1, (2,), inline((0,)))])
     async with mounted(builder.publish(), branch="main") as driver:
         assert await driver.read("a/c/0") == b"(0,)"
-        good = driver.fs.single.snapshot_id
+        good = driver.mount.trees.single.snapshot_id
         tip = builder.commit([builder.array("/a", 1, (2,), inline((0,), tag="x"))], log=False)
         data = builder.storage.get(snapshot_key(tip)).data
         builder.publish()
         builder.storage.put(snapshot_key(tip), b"damage")
         for _ in range(2):
-            assert (await driver.fs.refresh())["moved"] == {}
+            assert (await driver.mount.follower.refresh())["moved"] == {}
             assert await driver.read("a/c/0") == b"(0,)"
-            assert driver.fs.single.snapshot_id == good
+            assert driver.mount.trees.single.snapshot_id == good
         assert "Not following the tip" in (await driver.read(".icefs/status")).decode()
         assert sum("stays at" in record.getMessage() for record in caplog.records) == 1
         caplog.clear()
 
         builder.storage.put(snapshot_key(tip), data)
-        await driver.fs.refresh()
+        await driver.mount.follower.refresh()
         assert await driver.read("a/c/0") == b"x(0,)"
-        assert driver.fs.single.problem is None
+        assert driver.mount.trees.single.problem is None
 
 
 async def test_a_new_manifest_that_cannot_be_read_breaks_its_own_array_only():
@@ -224,7 +224,7 @@ async def test_a_new_manifest_that_cannot_be_read_breaks_its_own_array_only():
         builder.commit([a, b], log=False)
         builder.publish()
         builder.storage.put(manifest_key(a.array.manifests[0].manifest_id), b"damage")
-        await driver.fs.refresh()
+        await driver.mount.follower.refresh()
         assert (directory, b"c") in driver.notifier.entries
         assert await driver.read("b/c/0") == b"x(0,)"
         with pytest.raises(FormatError):
@@ -239,11 +239,11 @@ async def test_a_store_that_does_not_answer_changes_nothing():
         info = builder.storage.get("repo").data
         builder.storage.delete(["repo"])
         with pytest.raises(RepositoryNotFoundError):
-            await driver.fs.refresh()
+            await driver.mount.follower.refresh()
         assert "cannot be read" in (await driver.read(".icefs/status")).decode()
         assert await driver.listdir("branches/main") == ["zarr.json"]
         builder.storage.put("repo", info)
-        await driver.fs.refresh()
+        await driver.mount.follower.refresh()
         assert "cannot be read" not in (await driver.read(".icefs/status")).decode()
 
 
@@ -253,7 +253,7 @@ async def test_a_branch_that_is_the_whole_mount_outlives_its_deletion():
     async with mounted(builder.publish(), branch="b") as driver:
         del builder.branches["b"]
         builder.publish()
-        await driver.fs.refresh()
+        await driver.mount.follower.refresh()
         assert await driver.listdir() == ["zarr.json"]
         assert "was deleted" in (await driver.read(".icefs/status")).decode()
 
@@ -271,7 +271,7 @@ async def test_what_is_open_stays_what_it_was():
             [builder.array("/a", 1, (2,), inline((0,), tag="longer"), user_data=b'{"node_type":"array"}')], log=False
         )
         builder.publish()
-        await fs.refresh()
+        await driver.mount.follower.refresh()
         for path, (fh, before, data) in held.items():
             assert bytes(await fs.read(fh, 0, 1000)) == data
             assert (await fs.getattr(before.ino)) == before
@@ -291,7 +291,7 @@ async def test_a_listing_that_is_open_is_finished_as_it_was_begun():
         await driver.fs.readdir(fh, 0)
         builder.commit([builder.array("/a", 1, (9,), inline((8,)))], log=False)
         builder.publish()
-        await driver.fs.refresh()
+        await driver.mount.follower.refresh()
         assert (await driver.fs.readdir(fh, 2)).names == [b"%d" % i for i in range(9)]
         assert (await driver.fs.readdir(fh, 0)).start == 0
         assert (await driver.fs.readdir(fh, 2)).names == [b"8"]
@@ -310,7 +310,7 @@ async def test_a_chunk_of_an_array_that_was_moved_away_and_back_is_not_the_one_i
         for which, tag in ((1, "first"), (1, "second"), (0, "second")):
             builder.commit(arrays(which, tag), log=False)
             builder.publish()
-            await driver.fs.refresh()
+            await driver.mount.follower.refresh()
         for path, attr in before.items():
             assert (await driver.walk(f"{path[1:]}/c/0")).ino != attr.ino, path
             with pytest.raises(StaleError):

@@ -88,13 +88,13 @@ async def test_chunks_are_fetched_ahead_along_both_axes(axis):
     builder.commit([builder.array("/a", 1, (12, 12), refs)])
     async with mounted(builder.publish(), branch="main") as driver:
         asked = []
-        original = driver.fs.repository.assets.read_chunk_object
+        original = driver.mount.repository.assets.read_chunk_object
 
         def note(chunk_id, start, end):
             asked.append(chunk_id)
             return original(chunk_id, start, end)
 
-        driver.fs.repository.assets.read_chunk_object = note
+        driver.mount.repository.assets.read_chunk_object = note
         line = [(at, 5) if axis == 0 else (5, at) for at in range(12)]
         for index in line[:5]:
             assert await driver.read(f"a/c/{index[0]}/{index[1]}") == bytes(index)
@@ -132,7 +132,7 @@ async def test_neighbours_that_share_an_object_come_in_few_requests():
             assert await driver.read(f"a/c/{at}") == data[at * 1024 :][:1024]
         assert len(storage.reads) <= 20
         assert sum(end - start for start, end in storage.reads) == len(data)
-        driver.fs.fetcher.check_invariants()
+        driver.mount.fetcher.check_invariants()
 
 
 async def test_a_failure_ahead_is_a_failure_of_those_chunks_alone():

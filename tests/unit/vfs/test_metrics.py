@@ -61,15 +61,15 @@ async def test_a_mount_tells_all_its_metrics():
     builder = RepoBuilder(MeteredStorage(MemoryStorage(), StoreMeter()))
     builder.commit([group("/", 1)])
     async with mounted(builder.publish(), branch="main") as driver:
-        stats = driver.fs.stats
+        stats = driver.mount.stats
         assert await driver.read("zarr.json")
         stats.record(0, 0, 1500, 0, (1, b"a", 0))
         stats.record(11, 0, 1500, errno.EIO, (1, None, 0))
         stats.record(13, 0, 1500, 0, (1, None, 77))
         stats.record_failure(11, KeyError("x"), errno.EIO, logging.WARNING, "/x")
-        driver.fs.outcomes.add("commit", 2_000_000, None)
-        driver.fs.outcomes.add("commit", 1_000_000, ValueError("x"))
-        driver.fs.observer.lag.add(3_000_000)
+        driver.mount.outcomes.add("commit", 2_000_000, None)
+        driver.mount.outcomes.add("commit", 1_000_000, ValueError("x"))
+        driver.mount.observer.lag.add(3_000_000)
         driver.notifier.invalidate(Invalidations([(1, b"a"), (1, b"b")]))
         driver.notifier.pending, driver.notifier.failed = 5, 3
         told = json.loads(await driver.read(".icefs/stats.json"))

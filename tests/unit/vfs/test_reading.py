@@ -236,8 +236,8 @@ async def test_native_chunks_at_offsets(storage, tmp_path):
         assert await driver.read("a/c/0") == b"0123456789"
         assert await driver.read("a/c/1", step=3) == b"3456"
         assert await driver.read("a/c/2") == b""
-        assert driver.fs.opener.opened_local == (3 if storage == "local" else 0)
-        driver.fs.fetcher.check_invariants()
+        assert driver.mount.opener.opened_local == (3 if storage == "local" else 0)
+        driver.mount.fetcher.check_invariants()
 
 
 async def test_a_missing_object_is_an_error_at_read():
@@ -268,13 +268,13 @@ async def test_chunks_opened_in_order_have_the_next_ones_fetched():
     builder.commit([builder.array("/a", 1, (30,), refs)])
     async with mounted(builder.publish(), branch="main") as driver:
         fetched = []
-        original = driver.fs.repository.assets.read_chunk_object
+        original = driver.mount.repository.assets.read_chunk_object
 
         def note(chunk_id, start, end):
             fetched.append(chunk_id)
             return original(chunk_id, start, end)
 
-        driver.fs.repository.assets.read_chunk_object = note
+        driver.mount.repository.assets.read_chunk_object = note
         ids = [ref.chunk_id for ref in refs.values()]
         await driver.read("a/c/0")
         assert fetched == ids[:1]
@@ -386,23 +386,23 @@ async def test_what_the_disk_cache_has_is_not_fetched_ahead(tmp_path):
     storage = builder.publish()
     missing = {5, 6, 7, 20}
     for cached in (True, False):
-        cache = DiskCache(tmp_path / "cache", reserve_bytes=0)
+        cache = DiskCache(tmp_path / "cache", 1 << 30, reserve_bytes=0)
         async with mounted(storage, branch="main", cache=cache) as driver:
             if cached:
                 for number in set(range(40)) - missing:
-                    assets = driver.fs.repository.assets
+                    assets = driver.mount.repository.assets
                     await trio.to_thread.run_sync(assets.read_chunk_object, refs[number,].chunk_id, 0, 10)
                 cache.flush()
                 continue
             for number in range(40):
                 assert await driver.read(f"a/c/{number}") == bytes([number]) * 10
-            await until(lambda fs=driver.fs: fs.fetcher.in_flight == 0)
-            assert driver.fs.opener.opened_cached == 40 - len(missing)
-            assert driver.fs.fetcher.misses == len(missing)
+            await until(lambda mount=driver.mount: mount.fetcher.in_flight == 0)
+            assert driver.mount.opener.opened_cached == 40 - len(missing)
+            assert driver.mount.fetcher.misses == len(missing)
 
 
 async def test_a_cached_chunk_that_must_be_waited_for_is_read_in_a_thread(tmp_path, monkeypatch):
-    cache = DiskCache(tmp_path / "cache", reserve_bytes=0)
+    cache = DiskCache(tmp_path / "cache", 1 << 30, reserve_bytes=0)
     for size in (10, 3 * BLOCK_BYTES):
         data = os.urandom(size)
         cache.put(b"d" * 16, data)

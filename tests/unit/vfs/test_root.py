@@ -5,8 +5,8 @@ import pytest
 from icefs.errors import IsADirectoryTreeError, TreeError
 from icefs.format.ids import INITIAL_SNAPSHOT_ID
 from icefs.format.layout import snapshot_key
+from icefs.inode import ROOT_INO
 from icefs.vfs.attrs import ABSENT, ABSENT_FOREVER
-from icefs.vfs.inodes.table import ROOT_INO
 from tests.support.repo_builder import SECOND, START, RepoBuilder, group, snapshot_id
 from tests.support.vfs_driver import mounted
 
@@ -86,7 +86,7 @@ async def test_a_snapshot_can_be_found_as_soon_as_it_exists():
         builder.publish()
         assert await driver.listdir(path) == ["six", "zarr.json"]
         assert str(snapshot_id(6)) not in await driver.listdir("snapshots")
-        await driver.fs.refresh()
+        await driver.mount.follower.refresh()
         assert str(snapshot_id(6)) in await driver.listdir("snapshots")
 
 
@@ -132,4 +132,4 @@ async def test_thousands_of_snapshots_are_listed_without_being_read(monkeypatch)
         builder.commit([], log=False)
     async with mounted(builder.publish()) as driver:
         assert len(await driver.listdir("snapshots")) == 2001
-        assert all(tree.session is None for tree in driver.fs.root.trees())
+        assert all(tree.session is None for tree in driver.mount.trees.root.trees())

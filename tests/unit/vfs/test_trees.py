@@ -16,8 +16,8 @@ from icefs.errors import (
 from icefs.format.layout import manifest_key
 from icefs.format.manifest.refs import InlineRef, VirtualRef
 from icefs.format.snapshot.nodes import ManifestRef
+from icefs.inode import ROOT_INO
 from icefs.vfs.attrs import ABSENT, ABSENT_FOREVER, FOREVER_S
-from icefs.vfs.inodes.table import ROOT_INO
 from tests.support.repo_builder import SECOND, START, RepoBuilder, group, inline
 from tests.support.vfs_driver import OWNERSHIP, mounted
 
@@ -182,7 +182,7 @@ async def test_a_million_chunks_leave_nothing_behind():
     builder = built(array("/a", 2, (1000, 20), *((i, j) for i in range(1000) for j in range(0, 20, 7))))
     async with mounted(builder.publish(), branch="main") as driver:
         await driver.walk("a/c/0/7")
-        nodes = driver.fs.single.tree.inodes.nodes
+        nodes = driver.mount.trees.single.tree.inodes.nodes
         before = len(driver.fs.space), len(nodes)
         tree = await driver.entries((await driver.walk("a/c")).ino)
         assert len(tree) == 1002
@@ -478,14 +478,14 @@ async def test_a_tree_that_the_kernel_forgot_is_forgotten_and_made_anew():
         fs = driver.fs
         ranges = len(fs.space)
         tag = await driver.walk("tags/v1")
-        tree = fs.root.tags["v1"]
+        tree = driver.mount.trees.root.tags["v1"]
         chunk = await driver.walk("tags/v1/a/c/0")
         await driver.tree("tags/v1")
         assert tree.kernel_refs > 4
         fs.forget(chunk.ino, tree.kernel_refs - 1)
-        assert fs.root.tags == {"v1": tree}
+        assert driver.mount.trees.root.tags == {"v1": tree}
         fs.forget(tag.ino, 1)
-        assert fs.root.tags == {}
+        assert driver.mount.trees.root.tags == {}
         assert len(fs.space) == ranges
         with pytest.raises(StaleError):
             await fs.getattr(chunk.ino)
@@ -508,7 +508,7 @@ async def test_sessions_of_immutable_trees_are_bounded(monkeypatch):
     tips = [builder.commit([group(f"/g{number}", number)]) for number in range(5)]
     async with mounted(builder.publish()) as driver:
         inos = {tip: (await driver.walk(f"snapshots/{tip}/g{number}")).ino for number, tip in enumerate(tips)}
-        assert sum(tree.session is not None for tree in driver.fs.root.trees()) == 2
+        assert sum(tree.session is not None for tree in driver.mount.trees.root.trees()) == 2
         # Numbers outlive the session.
         for number, tip in enumerate(tips):
             assert (await driver.walk(f"snapshots/{tip}/g{number}")).ino == inos[tip]
@@ -532,7 +532,7 @@ async def test_a_snapshot_that_nobody_looks_at_any_more_keeps_no_times_and_has_t
     builder.commit([builder.array("/a", 1, (2,), inline((0,)))])
     shown = builder.commit([builder.array("/a", 1, (2,), inline((0,), (1,)))], chunks={1: [(1,)]})
     async with mounted(builder.publish(), snapshot=shown) as driver:
-        tree = driver.fs.single
+        tree = driver.mount.trees.single
         paths = ("a/c/0", "a/c/1", "a/zarr.json")
         before = [await driver.walk(path) for path in paths]
         [array] = [node for node in tree.session.list_nodes("/") if node.array is not None]

@@ -14,7 +14,7 @@ from icefs.storage.memory import MemoryStorage
 from icefs.vfs.branches import writable_branch
 from icefs.vfs.branches.settings import WorkingOptions
 from icefs.vfs.control.mount_control import MountControl
-from icefs.vfs.filesystem import FileSystem, MountRequest
+from icefs.vfs.mount import Mount, MountRequest
 from icefs.vfs.observe.stats import Stats
 from tests.support.fake_vfs import FakeNotifier
 from tests.support.vfs_driver import OWNERSHIP, Driver, until
@@ -33,34 +33,34 @@ async def test_a_working_tree_that_is_being_opened_goes_with_its_branch(tmp_path
 
     monkeypatch.setattr(writable_branch, "recover", slowly)
     request, notifier = MountRequest(OWNERSHIP, working=WorkingOptions(tmp_path)), FakeNotifier()
-    fs = FileSystem(repository, repository.refs(), request, notifier, Stats(OPERATIONS), MountControl)
-    directory = await Driver(fs, notifier).walk("branches/short")
+    mount = Mount(repository, repository.refs(), request, notifier, Stats(OPERATIONS), MountControl)
+    directory = await Driver(mount, notifier).walk("branches/short")
     refused = []
 
     async def write():
         with pytest.raises(StaleError) as caught:
-            await fs.create(directory.ino, "draft", 0o644, os.O_WRONLY, SimpleNamespace(uid=1, gid=1, umask=0))
+            await mount.fs.create(directory.ino, "draft", 0o644, os.O_WRONLY, SimpleNamespace(uid=1, gid=1, umask=0))
         refused.append(caught.value)
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(write)
         assert await trio.to_thread.run_sync(begun.wait, 30)
         repository.delete_branch("short")
-        await fs.refresh()
+        await mount.follower.refresh()
         may_go_on.set()
     assert refused
     [work] = opened
     assert work._core.is_closed
     assert not work.directory.exists()
-    fs.close()
+    mount.close()
 
 
 async def test_a_branch_stays_where_it_is_while_a_thread_works_that_nobody_waits_for(tmp_path, nursery):
     repository = WritableRepository.create(MemoryStorage())
     request, notifier = MountRequest(OWNERSHIP, working=WorkingOptions(tmp_path)), FakeNotifier()
-    fs = FileSystem(repository, repository.refs(), request, notifier, Stats(OPERATIONS), MountControl)
-    await Driver(fs, notifier).walk("branches/main")
-    tree = fs.root.branches["main"]
+    mount = Mount(repository, repository.refs(), request, notifier, Stats(OPERATIONS), MountControl)
+    await Driver(mount, notifier).walk("branches/main")
+    tree = mount.trees.root.branches["main"]
     operations = tree.writable.operations
     begun, gate, scope = threading.Event(), threading.Event(), trio.CancelScope()
 
@@ -79,6 +79,6 @@ async def test_a_branch_stays_where_it_is_while_a_thread_works_that_nobody_waits
     assert scope.cancelled_caught
     assert tree.is_pinned
     gate.set()
-    await until(lambda: not fs.queues()["write"])
+    await until(lambda: not mount.gauges.queues()["write"])
     assert not tree.is_pinned
-    fs.close()
+    mount.close()

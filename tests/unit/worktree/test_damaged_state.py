@@ -26,12 +26,12 @@ from icefs.worktree.spool.errors import database_error
 from icefs.worktree.upload.options import UploadOptions
 from tests.support.dict_base import Snapshots
 from tests.support.forked import Child
-from tests.support.soak import SOAK
+from tests.support.soak import SOAK, depth
 from tests.support.state_damage import Case, cases, copy, files_of
 from tests.support.tree_driver import Driver, open_tree
 
-TURNS = 8 if SOAK else 1
-MANY = 8 if SOAK else 3
+TURNS = depth(1, 8)
+MANY = depth(3, 8)
 
 BASE = {
     "zarr.json": b"root",
