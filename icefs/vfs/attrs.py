@@ -97,6 +97,7 @@ class EntryRun(NamedTuple):
         inos: Their inode numbers.
         sizes: Their sizes, or None if all have the template's.
         mtimes_ns: Their times of last change, or None if all have the template's.
+        has_attributes: Whether the columns are attributes; otherwise the kernel has to look each entry up.
     """
 
     start: int
@@ -105,6 +106,7 @@ class EntryRun(NamedTuple):
     inos: list[int]
     sizes: list[int] | None = None
     mtimes_ns: list[int] | None = None
+    has_attributes: bool = True
 
 
 class FsStats(NamedTuple):

@@ -42,6 +42,8 @@ from icefs.vfs.refs.snapshot_times import fetch_times
 from icefs.vfs.threads import Threads
 from icefs.vfs.trees.context import TreeContext, TreeIdentity
 from icefs.vfs.trees.snapshot_tree import SnapshotTree
+from icefs.vfs.views.versions import ViewTools
+from icefs.vfs.views.view_tree import ViewTree
 from icefs.worktree.tree import WorkTree
 
 _PEBIBYTE: Final = 1 << 50
@@ -62,6 +64,7 @@ class MountRequest:
         facts: What `info.json` tells of the mount, besides what the file system knows itself.
         working: How working trees are kept; None for a mount that only reads.
         history_cache: Where answers about the repository's history are kept; None keeps none.
+        view_tools: What makes views.
     """
 
     ownership: Ownership
@@ -72,6 +75,7 @@ class MountRequest:
     facts: MountFacts = field(default_factory=MountFacts)
     working: WorkingOptions | None = None
     history_cache: Path | None = None
+    view_tools: ViewTools = field(default_factory=ViewTools)
 
 
 class FileSystem:
@@ -126,9 +130,10 @@ class FileSystem:
         self._controls = make_controls(self)
         self._history_cache = None if request.history_cache is None else LineageCache(request.history_cache)
         self.space = InodeSpace()
-        context = TreeContext(
-            self.space, request.ownership, repository, self.opener, Lineages(repository.context, self._history_cache)
-        )
+        self._lineages = Lineages(repository.context, self._history_cache)
+        context = TreeContext(self.space, request.ownership, repository, self.opener, self._lineages)
+        self._view_tools = request.view_tools
+        self._views: ViewTree | None = None
         working = self._working_settings(request, notifier)
         self.root: RootTree | None = None
         self.single: SnapshotTree | BranchTree | None = None
@@ -165,6 +170,13 @@ class FileSystem:
         root = RootTree(context, working, refs, self._controls, self._loaded, time.time_ns())
         return root
 
+    @property
+    def views(self) -> ViewTree:
+        """The views of the mount's trees; made when the first is looked at."""
+        if self._views is None:
+            self._views = ViewTree(self.space, self.ownership, self._lineages, self._view_tools)
+        return self._views
+
     def branches(self) -> list[BranchTree]:
         """Returns the branches that were looked at, or the one that is all there is."""
         if self.root is not None:
@@ -181,6 +193,8 @@ class FileSystem:
         self._loaders.close()
         self._controllers.close()
         self._readers.close()
+        if self._views is not None:
+            self._views.close()
         if self._history_cache is not None:
             self._history_cache.close()
 
@@ -264,7 +278,10 @@ class FileSystem:
         return await ask(question, self._bring, missing)
 
     async def _bring(self, missing: NotInMemoryError) -> None:
-        await (self._control_fetches if missing.is_for_asker else self._fetches).bring(missing)
+        if missing.by is not None:
+            await missing.by.bring(missing)
+        else:
+            await (self._control_fetches if missing.is_for_asker else self._fetches).bring(missing)
 
     # Names and attributes.
 
