@@ -74,7 +74,7 @@ class EntryBuffer:
 
         This loop is most of the cost of a listing, so it sets what differs between entries and nothing else.
         """
-        start, template, names, inos, sizes, mtimes_ns = run
+        start, template, names, inos, sizes, mtimes_ns, _ = run
         _, mode, nlink, uid, gid, size, mtime_ns, ctime_ns, atime_ns, entry_timeout_s, attr_timeout_s = template
         entry_s, entry_ns = _split(entry_timeout_s)
         attr_s, attr_ns = _split(attr_timeout_s)

@@ -49,7 +49,9 @@ class Listings:
         while (run := await self.vfs.readdir(fh, position)) is not None:
             first, count = position - run.start, len(run.names)
             # Programs that walk a tree look at its directories; at its files perhaps not.
-            if not run.template.mode & S_IFREG:
+            if not run.has_attributes:
+                end = buffer.add_bare(run, first, count)
+            elif not run.template.mode & S_IFREG:
                 end = buffer.add_full(run, first, count)
                 sent.append((run, first, end))
             elif listing.is_full:

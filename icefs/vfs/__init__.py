@@ -16,6 +16,7 @@ chunks      chunk files: which exist, and reading them
 trees       a snapshot as a tree of directories and files
 branches    a branch: its tip, its snapshot tree, its working tree
 refs        the directories `branches`, `tags` and `snapshots`, and following refs
+views       trees in the formats of programs that read no Zarr v3
 notes       notes about nodes that not every reader finds
 commit      commits of working trees
 control     the control directory `.icefs`

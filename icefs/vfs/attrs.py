@@ -99,6 +99,7 @@ class EntryRun(NamedTuple):
         inos: Their inode numbers.
         sizes: Their sizes, or None if all have the template's.
         mtimes_ns: Their times of last change, or None if all have the template's.
+        has_attributes: Whether the columns are attributes; otherwise the kernel has to look each entry up.
     """
 
     start: int
@@ -107,6 +108,7 @@ class EntryRun(NamedTuple):
     inos: list[Ino]
     sizes: list[int] | None = None
     mtimes_ns: list[int] | None = None
+    has_attributes: bool = True
 
 
 class FsStats(NamedTuple):

@@ -38,6 +38,7 @@ async def ask[T](
     for _ in range(_MAX_TRIES):
         if missing is not None:
             await bring(missing)
+            question = missing.again or question
         try:
             return question()
         except NotInMemoryError as more:

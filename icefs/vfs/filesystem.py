@@ -71,7 +71,10 @@ class FileSystem:
         return await ask(question, self._bring, missing)
 
     async def _bring(self, missing: NotInMemoryError) -> None:
-        await (self._control_fetches if missing.is_for_asker else self._fetches).bring(missing)
+        if missing.by is not None:
+            await missing.by.bring(missing)
+        else:
+            await (self._control_fetches if missing.is_for_asker else self._fetches).bring(missing)
 
     # Names and attributes.
 

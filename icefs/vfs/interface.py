@@ -31,16 +31,27 @@ class NotInMemoryError(Exception):
         store: Takes the result, on the event loop's thread.
         is_for_asker: The result is for the caller that stores it and asks again at once; it is dropped if that caller
             has gone.
+        by: Fetches it; None for the fetches of the mount.
+        again: Is asked afterwards in place of the same question; None for the question itself.
     """
 
     def __init__(
-        self, key: Hashable, load: Callable[[], Any], store: Callable[[Any], None], *, is_for_asker: bool = False
+        self,
+        key: Hashable,
+        load: Callable[[], Any],
+        store: Callable[[Any], None],
+        *,
+        is_for_asker: bool = False,
+        by: "Bringer | None" = None,
+        again: Callable[[], Any] | None = None,
     ) -> None:
         super().__init__(key)
         self.key = key
         self.load = load
         self.store = store
         self.is_for_asker = is_for_asker
+        self.by = by
+        self.again = again
 
     def stored_under(self, lock: threading.RLock) -> "NotInMemoryError":
         """Returns the same, but that the result is taken with a lock held."""
@@ -54,6 +65,13 @@ class NotInMemoryError(Exception):
     def loaded_by(self, load: Callable[[], Any]) -> "NotInMemoryError":
         """Returns the same, but that another function fetches it."""
         return NotInMemoryError(self.key, load, self.store, is_for_asker=self.is_for_asker)
+
+
+class Bringer(Protocol):
+    """Brings into memory what `NotInMemoryError` asks for."""
+
+    async def bring(self, missing: NotInMemoryError) -> None:
+        """Returns when the missing value was loaded and stored; raises the exceptions of that."""
 
 
 class Caller(Protocol):

@@ -38,6 +38,8 @@ from icefs.vfs.refs.snapshot_times import fetch_times
 from icefs.vfs.threads import Pools
 from icefs.vfs.trees.context import TreeContext, TreeIdentity
 from icefs.vfs.trees.snapshot_tree import SnapshotTree
+from icefs.vfs.views.versions import ViewTools
+from icefs.vfs.views.view_tree import ViewTree
 
 _MEMORY_BYTES: Final = 128 << 20
 
@@ -55,6 +57,7 @@ class MountRequest:
         facts: What `info.json` tells of the mount, besides what the file system knows itself.
         working: How working trees are kept; None for a mount that only reads.
         history_cache: Where answers about the repository's history are kept; None keeps none.
+        view_tools: What makes views.
     """
 
     ownership: Ownership
@@ -65,6 +68,7 @@ class MountRequest:
     facts: MountFacts = field(default_factory=MountFacts)
     working: WorkingOptions | None = None
     history_cache: Path | None = None
+    view_tools: ViewTools = field(default_factory=ViewTools)
 
 
 class Mount:
@@ -118,9 +122,11 @@ class Mount:
         self.fs = FileSystem(space, handles, fetches, Fetches(self._pools.control), state_root)
         self.fetcher = ChunkFetcher(self._pools.read, max_bytes=request.memory_bytes)
         self.opener = ChunkOpener(self.fetcher, repository.storage)
-        context = TreeContext(
-            space, request.ownership, repository, self.opener, Lineages(repository.context, self._history_cache)
-        )
+        self._space = space
+        self._lineages = Lineages(repository.context, self._history_cache)
+        self._view_tools = request.view_tools
+        self._views: ViewTree | None = None
+        context = TreeContext(space, request.ownership, repository, self.opener, self._lineages)
         working = _working_settings(repository, request.working, self._pools, fetches, notifier)
         controls = make_controls(self)
         loaded: LoadedTrees | None = None
@@ -145,6 +151,13 @@ class Mount:
         )
         self.observer = Observer(self.gauges, stats, self.outcomes, _meter_of(repository.storage), request.facts)
 
+    @property
+    def views(self) -> ViewTree:
+        """The views of the mount's trees; made when the first is looked at."""
+        if self._views is None:
+            self._views = ViewTree(self._space, self.ownership, self._lineages, self._view_tools)
+        return self._views
+
     async def in_thread[R](self, function: Callable[[], R]) -> R:
         """Runs what may block in a worker thread."""
         return await self._pools.control.run(function)
@@ -156,6 +169,8 @@ class Mount:
             if branch.writable is not None:
                 branch.writable.close()
         self._pools.close()
+        if self._views is not None:
+            self._views.close()
         if self._history_cache is not None:
             self._history_cache.close()
 

@@ -4,4 +4,15 @@ formats    the formats that there are, by their names
 interface  what formats, decoding, mounts and exports ask of each other
 hierarchy  the nodes and chunks of a snapshot
 extents    files put together from known bytes, decoded elements and gaps
+
+Decoding:
+
+decoder       opens the arrays of a hierarchy; what all views of a mount decode with
+elements      the elements of an array in C order, put together from its chunks
+geometry      ranges in C order, rectangles of elements, and blocks of chunks
+scans         readers that go through an array in order
+chunk_source  the chunks of one array, fetched and decoded
+chunk_cache   decoded chunks in memory, with a limit
+codecs        the codecs of an array, by zarr-python
+inflation     decompression with a limit
 """

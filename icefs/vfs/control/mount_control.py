@@ -90,6 +90,8 @@ class MountControl:
         if tree.identity.is_whole_mount:
             files += self._root_files(shown.info)
         files.append(ControlFile("rpc", connect=partial(self._connect, operations)))
+        viewed = shown.tree if shown.branch is None else shown.branch
+        files.append(ControlFile("views", enter=lambda parent_ino: self._mount.views.views_of(viewed, parent_ino)))
         return ControlDir(tree.inodes.fixed, files, self._ownership, self._started_ns)
 
     def for_root(self, root: RootTree) -> ControlDir:
@@ -99,6 +101,7 @@ class MountControl:
             _made("status.json", lambda: partial(reports.to_json, self._mount_status())),
             *self._root_files(dict),
             ControlFile("rpc", connect=partial(self._connect, self._operations(None))),
+            ControlFile("views", enter=lambda parent_ino: self._mount.views.views_of_root(root, parent_ino)),
         ]
         return ControlDir(root.fixed, files, self._ownership, self._started_ns)
 

@@ -28,6 +28,9 @@ _BRANCHES, _TAGS, _SNAPSHOTS = 250, 251, 252
 _DIRECTORIES: Final = {"branches": _BRANCHES, "tags": _TAGS, "snapshots": _SNAPSHOTS}
 _NAMES: Final = {slot: name for name, slot in _DIRECTORIES.items()}
 
+DIRECTORY_NAMES: Final = tuple(_DIRECTORIES)
+"""The directories of refs."""
+
 
 class ControlMaker(Protocol):
     """Makes the control directories of a mount."""
@@ -150,6 +153,17 @@ class RootTree(Tree):
         if isinstance(tree, SnapshotTree):
             tree.kernel_refs += 1
         return tree.root_attr()
+
+    def find_tree(self, directory: str, text: str) -> SnapshotTree | BranchTree | None:
+        """Returns the tree of a name in `branches`, `tags` or `snapshots`; None if there is none."""
+        return self._find_tree(_DIRECTORIES[directory], text)
+
+    def names(self, directory: str) -> list[str]:
+        """Returns the names in `branches`, `tags` or `snapshots`, without making a tree."""
+        if directory == "snapshots":
+            return [str(snapshot_id) for snapshot_id in self._times.reachable(self.refs)]
+        names = self.refs.branches if directory == "branches" else self.refs.tags
+        return [text for name in names if (text := encode_ref(name)) is not None]
 
     def _find_tree(self, slot: int, text: str) -> SnapshotTree | BranchTree | None:
         if slot == _SNAPSHOTS:

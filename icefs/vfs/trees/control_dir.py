@@ -27,7 +27,7 @@ _S_IFDIR: Final = 0o040000
 
 @dataclass(frozen=True, slots=True)
 class ControlFile:
-    """One file of a control directory; exactly one of `make`, `connect` and `target` is given.
+    """One entry of a control directory; exactly one of `make`, `connect`, `target` and `enter` is given.
 
     Attributes:
         name: Its name.
@@ -35,6 +35,8 @@ class ControlFile:
             thread.
         connect: Opens a file that is read and written, given its inode number and the flags of `open(2)`.
         target: Returns where a symbolic link leads.
+        enter: Finds a directory of another tree, given the number of the control directory, and counts a reference of
+            the kernel to it.
         is_private: Whether only the owner of the mount's files may read it.
     """
 
@@ -42,6 +44,7 @@ class ControlFile:
     make: Callable[[], Callable[[], bytes]] | None = None
     connect: Callable[[Ino, int], FileHandle] | None = None
     target: Callable[[], str] | None = None
+    enter: Callable[[Ino], Attr] | None = None
     is_private: bool = False
 
     @property
@@ -49,6 +52,8 @@ class ControlFile:
         """Type and permissions."""
         if self.target is not None:
             return _S_IFLNK | 0o777
+        if self.enter is not None:
+            return _S_IFDIR | 0o555
         return _S_IFREG | (0o600 if self.connect is not None or self.is_private else 0o444)
 
 
@@ -80,7 +85,10 @@ class ControlDir:
     def lookup(self, name: str) -> Attr:
         """Finds a file by name."""
         slot = self._slots.get(name)
-        return ABSENT_FOREVER if slot is None else self.getattr(slot)
+        if slot is None:
+            return ABSENT_FOREVER
+        enter = self._file(slot).enter
+        return self.getattr(slot) if enter is None else enter(self._fixed.ino(CONTROL_SLOT))
 
     def getattr(self, slot: int) -> Attr:
         """Returns a file's attributes; sizes are 0, since contents are made at open, as in `/proc`."""
@@ -131,7 +139,9 @@ class ControlDir:
         return [
             dots(self.dir_attr(), parent_ino),
             *(
-                NamedEntries(attr, [(file.name.encode(), attr.ino, 0, attr.mtime_ns)])
+                NamedEntries(
+                    attr, [(file.name.encode(), attr.ino, 0, attr.mtime_ns)], has_attributes=file.enter is None
+                )
                 for file in self._files
                 for attr in [self.getattr(self._slots[file.name])]
             ),

@@ -40,10 +40,13 @@ class Section(ABC):
 class NamedEntries(Section):
     """Entries that are given one by one."""
 
-    def __init__(self, template: Attr, entries: Sequence[tuple[bytes, int, int, int]]) -> None:
-        """Takes the name, inode number, size and time of each entry."""
+    def __init__(
+        self, template: Attr, entries: Sequence[tuple[bytes, int, int, int]], *, has_attributes: bool = True
+    ) -> None:
+        """Takes the name, inode number, size and time of each entry; `has_attributes` as of an `EntryRun`."""
         self._template = template
         self._entries = entries
+        self._has_attributes = has_attributes
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -51,7 +54,7 @@ class NamedEntries(Section):
     def run(self, first: int, end: int, start: int) -> EntryRun:
         """Makes a run."""
         names, inos, sizes, times = zip(*self._entries[first:end], strict=True)
-        return EntryRun(start, self._template, list(names), list(inos), list(sizes), list(times))
+        return EntryRun(start, self._template, list(names), list(inos), list(sizes), list(times), self._has_attributes)
 
 
 class ChunkEntries(Section):

@@ -196,6 +196,8 @@ class SnapshotTree(Tree):
             if slot != CONTROL_SLOT:
                 raise not_a_directory(self.control.path_of(slot))
             attr = self.control.lookup(name)
+            if not self._fixed.control_slot(attr.ino):
+                return attr  # another tree's, which counts its references itself
         elif name == CONTROL_NAME and parent == self.inodes.root_ino:
             attr = self.control.dir_attr()
         else:
@@ -253,6 +255,8 @@ class SnapshotTree(Tree):
         return self.files.sections(self.files.locate(Ino(ino)))
 
     def _note_entered(self, run: EntryRun, first: int, end: int) -> None:
+        if not run.has_attributes:
+            return
         of_dots = sum(name in (b".", b"..") for name in run.names[first : min(end, 2)]) if run.start == 0 else 0
         self.kernel_refs += end - first - of_dots
 

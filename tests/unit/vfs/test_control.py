@@ -15,8 +15,8 @@ from tests.support.repo_builder import RepoBuilder, group, snapshot_id
 from tests.support.vfs_driver import mounted, until
 
 TREE_FILES = ["commit", "diff", "diff.json", "discard", "head", "info.json", "log", "log.json"]
-TREE_FILES += ["rebase", "rpc", "status", "status.json"]
-ROOT_FILES = ["accesslog", "info.json", "metrics", "rpc", "stats.json", "status", "status.json", "version"]
+TREE_FILES += ["rebase", "rpc", "status", "status.json", "views"]
+ROOT_FILES = ["accesslog", "info.json", "metrics", "rpc", "stats.json", "status", "status.json", "version", "views"]
 
 
 def repository():
@@ -46,7 +46,7 @@ async def test_control_directories_are_found_and_not_listed():
 async def test_every_file_can_be_read_in_small_steps():
     async with mounted(repository().publish(), branch="main") as driver:
         for name in await driver.listdir(".icefs"):
-            if name in ("rpc", "head", "stats.json", "metrics"):
+            if name in ("rpc", "head", "stats.json", "metrics", "views"):
                 continue
             assert await driver.read(f".icefs/{name}", step=7) == await driver.read(f".icefs/{name}"), name
 

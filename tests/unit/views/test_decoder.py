@@ -1,0 +1,401 @@
+"""Decoded elements, against zarr-python's own reading of the same arrays."""
+
+import json
+import logging
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from math import prod
+
+import numpy as np
+import pytest
+import zarr
+from hypothesis import given
+from hypothesis import strategies as st
+from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, GzipCodec, ShardingCodec, TransposeCodec, ZstdCodec
+
+from icefs.engine.repository import Repository
+from icefs.errors import DecodeError, NodeNotFoundError, NotShownError, UnreachableError
+from icefs.views.decoder import Decoding, DecodingLimits, ZarrDecoder
+from icefs.views.hierarchy import SessionHierarchy
+from tests.support.repo_builder import RepoBuilder, group
+from tests.support.viewed import hierarchy_of, repository_of
+
+
+@pytest.fixture
+def decoding():
+    decoding = Decoding()
+    yield decoding
+    decoding.close()
+
+
+class Counted(SessionHierarchy):
+    """Counts the chunks that are read, by key."""
+
+    def __init__(self, session):
+        super().__init__(session)
+        self.reads = []
+        self.error = None
+
+    def read(self, key, start=0, stop=None):
+        if not key.endswith("zarr.json"):
+            self.reads.append(key)
+            if self.error is not None:
+                raise self.error
+        return super().read(key, start, stop)
+
+    def counts(self):
+        return {key: self.reads.count(key) for key in set(self.reads)}
+
+
+def counted(write):
+    return Counted(repository_of(write).readonly_session("main"))
+
+
+COMPRESSORS = [None, ZstdCodec(level=1), ZstdCodec(checksum=True), GzipCodec(level=1), BloscCodec(), Crc32cCodec()]
+TYPES = ["bool", "i1", "u2", "i4", "u8", "f2", "f4", "f8", "c8", "c16", "M8[s]", "m8[10us]", "U3", "S4"]
+
+
+@st.composite
+def arrays(draw):
+    """What zarr-python makes an array of, and its values."""
+    shape = draw(st.lists(st.integers(1, 9), max_size=4).map(tuple))
+    inner = draw(st.tuples(*(st.integers(1, 5) for _ in shape)))
+    dtype = np.dtype(draw(st.sampled_from(TYPES)))
+    chain = [draw(st.sampled_from([None, TransposeCodec(order=tuple(reversed(range(len(shape))))) if shape else None]))]
+    chain = [codec for codec in chain if codec is not None]
+    if dtype.kind in "US":
+        chain.append(BytesCodec(endian="little"))
+    else:
+        chain.append(BytesCodec(endian=draw(st.sampled_from(["little", "big"]))))
+    compressor = draw(st.sampled_from(COMPRESSORS))
+    if compressor is not None:
+        chain.append(compressor)
+    chunks = inner
+    if draw(st.booleans()):
+        location = draw(st.sampled_from(["start", "end"]))
+        chunks = tuple(length * draw(st.integers(1, 3)) for length in inner)
+        chain = [ShardingCodec(chunk_shape=inner, codecs=chain, index_location=location)]
+    generator = np.random.default_rng(draw(st.integers(0, 2**32)))
+    values = generator.integers(0, 100, shape).astype(dtype)
+    missing = generator.random(shape) < draw(st.sampled_from([0, 0.5, 1]))
+    fill_value = np.array(draw(st.integers(0, 9))).astype(dtype)
+    if dtype.kind != "b":
+        values = np.where(missing, fill_value, values)
+    return {"shape": shape, "chunks": chunks, "codecs": chain, "dtype": dtype, "fill": fill_value}, values, inner
+
+
+@given(arrays(), st.data())
+def test_any_range_is_that_of_zarr_python(array, data):
+    how, values, inner = array
+
+    def write(root):
+        zarr.create(
+            store=root.store, path="a", shape=how["shape"], chunks=how["chunks"], codecs=how["codecs"],
+            dtype=how["dtype"], fill_value=how["fill"][()], zarr_format=3,
+        )[...] = values  # fmt: skip
+
+    hierarchy = hierarchy_of(write)
+    decoding = Decoding(DecodingLimits(cache_bytes=data.draw(st.sampled_from([1, 2000, 1 << 20]))))
+    try:
+        elements = ZarrDecoder(hierarchy, decoding).open("/a")
+        assert (elements.shape, elements.dtype, elements.chunk_shape) == (how["shape"], how["dtype"], inner)
+        expected = values.astype(how["dtype"]).reshape(-1)
+        np.testing.assert_array_equal(elements.read(0, expected.size), expected)
+        for _ in range(3):
+            start = data.draw(st.integers(0, expected.size))
+            stop = data.draw(st.integers(start, expected.size))
+            found = elements.read(start, stop)
+            assert found.dtype == how["dtype"]
+            np.testing.assert_array_equal(found, expected[start:stop])
+        index = tuple(data.draw(st.integers(0, (n - 1) // c)) for n, c in zip(how["shape"], inner, strict=True))
+        chunk = elements.chunk(index)
+        assert chunk.shape == inner
+        cut = values[tuple(slice(i * c, (i + 1) * c) for i, c in zip(index, inner, strict=True))]
+        np.testing.assert_array_equal(chunk[tuple(map(slice, cut.shape))], cut)
+    finally:
+        decoding.close()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "values"),
+    [
+        ("string", ["a", "", "ß" * 100, "c"]),
+        ("variable_length_bytes", [b"a", b"", b"\xff" * 100, b"c"]),
+        (np.dtype([("a", "<i4"), ("b", "<f8")]), [(1, 2.5), (3, 4.5), (0, 0.0), (5, 6.5)]),
+        ("V4", [b"abcd", b"\0\0\0\0", b"efgh", b"ijkl"]),
+    ],
+    ids=["strings", "bytes", "structs", "raw"],
+)
+def test_types_without_a_plain_size(dtype, values, decoding):
+    def write(root):
+        array = root.create_array("a", shape=(4,), chunks=(3,), dtype=dtype)
+        array[:] = np.array(values, array.dtype)
+
+    elements = ZarrDecoder(hierarchy_of(write), decoding).open("/a")
+    assert elements.read(0, 4).tolist() == np.array(values, elements.dtype).tolist()
+    assert elements.read(2, 3).tolist() == np.array(values, elements.dtype)[2:3].tolist()
+
+
+def test_a_scalar_and_an_empty_array(decoding):
+    def write(root):
+        root.create_array("scalar", shape=(), dtype="f8")[...] = 1.5
+        root.create_array("empty", shape=(3, 0, 2), chunks=(1, 1, 1), dtype="f8")
+
+    decoder = ZarrDecoder(hierarchy_of(write), decoding)
+    assert decoder.open("/scalar").read(0, 1).tolist() == [1.5]
+    assert decoder.open("/scalar").chunk(()) == 1.5
+    assert decoder.open("/empty").read(0, 0).size == 0
+    with pytest.raises(ValueError, match="elements 0 to 1 of 0"):
+        decoder.open("/empty").read(0, 1)
+
+
+@pytest.mark.parametrize("index", [(2, 0), (0, -1), (0,), (0, 0, 0)])
+def test_chunks_outside_of_the_grid_are_refused(index, decoding):
+    elements = ZarrDecoder(hierarchy_of(lambda root: square(root, (4, 4), (2, 2))), decoding).open("/a")
+    with pytest.raises(ValueError, match="of a grid of"):
+        elements.chunk(index)
+
+
+def square(root, shape, chunks, **how):
+    values = np.arange(prod(shape), dtype="i4").reshape(shape)
+    root.create_array("a", shape=shape, chunks=chunks, dtype="i4", fill_value=-1, **how)[...] = values
+
+
+# How often a chunk is decoded.
+
+
+def read_through(elements, step):
+    size = prod(elements.shape)
+    found = [elements.read(at, min(at + step, size)) for at in range(0, size, step)]
+    np.testing.assert_array_equal(np.concatenate(found), np.arange(size))
+
+
+def waiting(decoding):
+    """Waits until no thread decodes ahead."""
+    decoding.workers.close()
+
+
+@pytest.mark.parametrize(("shape", "chunks"), [((64, 64), (16, 16)), ((64, 64), (8, 64)), ((4096,), (256,))])
+@pytest.mark.parametrize("step", [64, 1000])
+def test_from_front_to_back_each_chunk_is_decoded_once(shape, chunks, step):
+    hierarchy = counted(lambda root: square(root, shape, chunks))
+    decoding = Decoding(DecodingLimits(cache_bytes=16 * 1024 * 4))
+    elements = ZarrDecoder(hierarchy, decoding).open("/a")
+    read_through(elements, step)
+    waiting(decoding)
+    assert set(hierarchy.counts().values()) == {1}
+    assert len(hierarchy.counts()) == prod(elements.shape) // prod(chunks)
+
+
+def test_a_shard_s_index_is_read_once():
+    hierarchy = counted(lambda root: square(root, (64, 64), (8, 8), shards=(32, 32)))
+    decoding = Decoding()
+    elements = ZarrDecoder(hierarchy, decoding).open("/a")
+    read_through(elements, 100)
+    waiting(decoding)
+    assert set(hierarchy.counts().values()) == {16 + 1}
+
+
+def test_missing_chunks_are_looked_for_once_and_take_no_memory():
+    hierarchy = counted(lambda root: root.create_array("a", shape=(1000, 1000), chunks=(1000, 1000), dtype="f8"))
+    decoding = Decoding()
+    elements = ZarrDecoder(hierarchy, decoding).open("/a")
+    for start in (0, 10, 999_999):
+        assert elements.read(start, start + 1).tolist() == [0]
+    assert hierarchy.reads == ["a/c/0/0"]
+    assert decoding.cache.used_bytes < 1000
+
+
+def test_a_row_of_chunks_that_does_not_fit_is_decoded_in_bands():
+    # 32 chunks of 64 KiB are 2 MiB, in a cache of 1 MiB; a reader line by line would decode each 128 times.
+    shape, chunks = (128, 32 * 128), (128, 128)
+    hierarchy = counted(lambda root: square(root, shape, chunks))
+    decoding = Decoding(DecodingLimits(cache_bytes=1 << 20))
+    elements = ZarrDecoder(hierarchy, decoding).open("/a")
+    read_through(elements, 4096)
+    waiting(decoding)
+    assert max(hierarchy.counts().values()) <= 20
+    assert decoding.cache.used_bytes <= 1 << 20
+
+
+def test_a_chunk_larger_than_the_cache_is_not_decoded_twice_in_a_row():
+    hierarchy = counted(lambda root: square(root, (4, 1000), (2, 1000)))
+    decoding = Decoding(DecodingLimits(cache_bytes=1000))
+    elements = ZarrDecoder(hierarchy, decoding).open("/a")
+    for start in (1500, 0, 700, 300, 1999):
+        elements.read(start, start + 1)
+    assert hierarchy.reads == ["a/c/0/0"]
+    elements.read(2000, 2001)
+    assert hierarchy.reads == ["a/c/0/0", "a/c/1/0"]
+
+
+def test_a_reader_in_order_has_the_next_chunks_decoded():
+    hierarchy = counted(lambda root: square(root, (100_000,), (10_000,)))
+    decoding = Decoding()
+    elements = ZarrDecoder(hierarchy, decoding).open("/a")
+    elements.read(0, 100)
+    assert hierarchy.reads == ["a/c/0"]
+    elements.read(100, 200)
+    waiting(decoding)
+    assert set(hierarchy.reads) >= {"a/c/0", "a/c/1", "a/c/2"}
+    assert set(hierarchy.counts().values()) == {1}
+
+
+def test_sixteen_readers_and_one_decode_of_each_chunk():
+    hierarchy = counted(lambda root: square(root, (64, 64), (16, 16)))
+    decoding, at_once = Decoding(), threading.Barrier(16)
+    elements = ZarrDecoder(hierarchy, decoding).open("/a")
+
+    def read():
+        at_once.wait(30)
+        read_through(elements, 333)
+
+    with ThreadPoolExecutor(16) as pool:
+        for future in [pool.submit(read) for _ in range(16)]:
+            future.result(60)
+    waiting(decoding)
+    assert set(hierarchy.counts().values()) == {1}
+
+
+# What cannot be shown.
+
+
+def document_with(**changes):
+    found = {
+        "zarr_format": 3, "node_type": "array", "shape": [4], "data_type": "int32", "fill_value": 0, "attributes": {},
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [2]}},
+        "chunk_key_encoding": {"name": "default"},
+        "codecs": [{"name": "bytes", "configuration": {"endian": "little"}}],
+    }  # fmt: skip
+    return json.dumps(found | changes).encode()
+
+
+def hierarchy_with(document):
+    """A repository may have any document, whatever icefs would refuse to commit."""
+    builder = RepoBuilder()
+    builder.commit([group("/", 1), builder.array("/a", 2, (4,), user_data=document)])
+    return SessionHierarchy(Repository.open(builder.publish()).readonly_session("main"))
+
+
+BYTES = {"name": "bytes", "configuration": {"endian": "little"}}
+NOT_SHOWN = [
+    ({"data_type": "int3"}, "int3"),
+    ({"data_type": {"name": "r12"}}, "r12"),
+    ({"codecs": [BYTES, {"name": "squash"}]}, "squash"),
+    ({"codecs": [{"name": "numcodecs.zfpy", "configuration": {"mode": 1}}]}, "zfpy"),
+    ({"codecs": [BYTES, {"name": "numcodecs.nothing"}]}, "nothing"),
+    ({"codecs": []}, "ArrayBytesCodec"),
+    ({"chunk_grid": {"name": "hexagonal"}}, "hexagonal"),
+    ({"storage_transformers": [{"name": "mangle"}]}, "storage transformers"),
+    ({"chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [1 << 40]}}}, "are the most"),
+    ({"chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [0]}}}, "no length"),
+    ({"chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [2, 2]}}}, "dimensions"),
+    ({"fill_value": "red"}, "red"),
+    ({"shape": [4, 4]}, "dimensions"),
+]
+
+
+@pytest.mark.parametrize(("changes", "named"), NOT_SHOWN, ids=[named for _, named in NOT_SHOWN])
+def test_what_is_not_known_is_named(changes, named, decoding):
+    decoder = ZarrDecoder(hierarchy_with(document_with(**changes)), decoding)
+    for _ in range(2):
+        with pytest.raises(NotShownError, match=named) as error:
+            decoder.open("/a")
+        assert error.value.facts["path"] == "/a"
+        assert str(error.value).startswith("/a: ")
+
+
+def test_huge_shard_indices_are_refused(decoding):
+    sharding = {"name": "sharding_indexed", "configuration": {
+        "chunk_shape": [1], "codecs": [BYTES], "index_codecs": [BYTES], "index_location": "end",
+    }}  # fmt: skip
+    grid = {"name": "regular", "configuration": {"chunk_shape": [1 << 40]}}
+    hierarchy = hierarchy_with(document_with(codecs=[sharding], chunk_grid=grid, shape=[1 << 41]))
+    with pytest.raises(NotShownError, match=r"shard indices of .* bytes"):
+        ZarrDecoder(hierarchy, decoding).open("/a")
+
+
+def test_no_array_is_said(decoding):
+    with pytest.raises(NodeNotFoundError, match="no array at /b"):
+        ZarrDecoder(hierarchy_with(document_with()), decoding).open("/b")
+
+
+# Chunks that do not decode.
+
+
+def damaged(data, codecs=None):
+    """Makes the hierarchy of an array whose second chunk of two is `data`."""
+
+    def write(root):
+        session = root.store._session
+        session.set_metadata("/a", document_with(codecs=codecs or [BYTES, {"name": "zstd", "configuration": {}}]))
+        session.set_chunk("/a", (1,), data)
+
+    return hierarchy_of(write)
+
+
+UNDECODABLE = {
+    "no zstd": (b"nonsense", None),
+    "a zstd bomb": (ZstdCodec(level=1)._zstd_codec.encode(bytes(1 << 20)), None),
+    "too short": (b"1234", [BYTES]),
+    "too long": (b"12345678abcd", [BYTES]),
+    "much too long": (bytes(200_000), [BYTES]),
+    "a wrong checksum": (b"12345678abcd", [BYTES, {"name": "crc32c"}]),
+    "no shard": (
+        b"short",
+        [
+            {
+                "name": "sharding_indexed",
+                "configuration": {"chunk_shape": [1], "codecs": [BYTES], "index_codecs": [BYTES]},
+            }
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize("why", UNDECODABLE)
+def test_a_chunk_that_does_not_decode_fails_those_that_meet_it(why, decoding, caplog):
+    elements = ZarrDecoder(damaged(*UNDECODABLE[why]), decoding).open("/a")
+    with caplog.at_level(logging.WARNING, "icefs.views"):
+        for _ in range(2):
+            assert elements.read(0, 2).tolist() == [0, 0]
+            for start, stop in ((1, 3), (2, 4), (3, 4)):
+                with pytest.raises(DecodeError, match=r"of /a does not decode: \S+") as error:
+                    elements.read(start, stop)
+                assert error.value.facts["array"] == "/a"
+    waiting(decoding)
+    assert len(caplog.records) <= 2
+    assert len(set(caplog.messages)) == len(caplog.messages)
+    assert "(1)" in caplog.messages[0]
+
+
+def test_an_inner_chunk_outside_of_its_shard_does_not_decode(decoding):
+    index = np.array([[0, 4], [1 << 50, 4]], "<u8").tobytes()
+    sharding = {"name": "sharding_indexed", "configuration": {
+        "chunk_shape": [1], "codecs": [BYTES], "index_codecs": [BYTES], "index_location": "end",
+    }}  # fmt: skip
+    elements = ZarrDecoder(damaged(b"\7\0\0\0" + index, [sharding]), decoding).open("/a")
+    assert elements.read(0, 3).tolist() == [0, 0, 7]
+    with pytest.raises(DecodeError, match=r"chunk \(3\) of /a does not decode: 4 bytes at .* are not in its shard"):
+        elements.read(3, 4)
+
+
+def test_a_store_that_is_away_is_asked_again():
+    hierarchy = counted(lambda root: square(root, (4,), (2,)))
+    decoding = Decoding()
+    elements = ZarrDecoder(hierarchy, decoding).open("/a")
+    hierarchy.error = UnreachableError("away")
+    with pytest.raises(UnreachableError):
+        elements.read(0, 1)
+    hierarchy.error = None
+    assert elements.read(0, 1).tolist() == [0]
+
+
+def test_decoding_imports_zarr_python_with_the_first_array():
+    script = (
+        "import sys, icefs.views.decoder as d; d.ZarrDecoder(None, d.Decoding()); "
+        "assert not {'zarr', 'numcodecs'} & set(sys.modules), sorted(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
