@@ -3,6 +3,8 @@
 formats    the formats that there are, by their names
 interface  what formats, decoding, mounts and exports ask of each other
 hierarchy  the nodes and chunks of a snapshot
+names      names that programs and file systems take, each given once
+npy        numpy's files
 extents    files put together from known bytes, decoded elements and gaps
 
 Decoding:

@@ -86,7 +86,7 @@ class Geometry:
         grid: How many chunks the array has along each axis.
         chunk_size: The elements of a chunk.
         block_chunks: The most chunks in a block.
-        block_size: The elements of a block that is not cut off by the array's edge.
+        block_size: The elements of a block that the array's edge does not shorten.
         is_linear: Whether the elements of each chunk follow each other in C order: a block is one chunk.
     """
 
