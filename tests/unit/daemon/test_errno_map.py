@@ -66,6 +66,8 @@ EXPECTED = {
     "NotAnObjectError": errno.EIO,
     "UntrustedMountError": errno.EACCES,
     "InternalError": errno.EIO,
+    "DecodeError": errno.EIO,
+    "NotShownError": errno.EOPNOTSUPP,
     "IcefsError": errno.EIO,
 }
 
