@@ -1,6 +1,9 @@
 """Views: the arrays of a tree in the formats of programs that read no Zarr v3.
 
 formats    the formats that there are, by their names
+netcdf4    NetCDF-4 files
+netcdf3    classic NetCDF files
+cf         the arrays of groups as NetCDF and its CF conventions describe data
 interface  what formats, decoding, mounts and exports ask of each other
 hierarchy  the nodes and chunks of a snapshot
 names      names that programs and file systems take, each given once

@@ -1,0 +1,207 @@
+"""Directories and files of a NetCDF view.
+
+    root.nc            the arrays of the root
+    surface.nc         the arrays of the group surface
+    surface/           groups and arrays below it
+        t.nc           an array of surface that gives a dimension another size than the others do
+        deep.nc        the arrays of surface/deep
+
+With groups inside, `root.nc` alone has everything.
+"""
+
+import hashlib
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from typing import Final, override
+
+from icefs.errors import NotShownError
+from icefs.paths import ROOT_NODE, NodePath
+from icefs.views.cf.dataset import DatasetBuilder
+from icefs.views.cf.limits import MAX_GROUP_DEPTH
+from icefs.views.cf.model import Dataset
+from icefs.views.cf.names import shown_name
+from icefs.views.cf.nodes import ArrayNode, GroupNode, Nodes
+from icefs.views.cf.placement import place
+from icefs.views.cf.types import Rules
+from icefs.views.interface import Decoder, Hierarchy, HierarchyFacts, Layout, ViewDirectory, ViewFile
+from icefs.words import quoted
+
+SUFFIX: Final = ".nc"
+_ROOT_NAME: Final = "root"
+_MAX_NAME_BYTES: Final = 255
+
+
+class FileWriter(ABC):
+    """Makes files of descriptions, in one format.
+
+    Attributes:
+        rules: What the format has.
+    """
+
+    rules: Rules
+
+    @abstractmethod
+    def layout(self, dataset: Dataset, builder: DatasetBuilder, finish: Callable[[], None]) -> Layout:
+        """Lays a file out.
+
+        Args:
+            dataset: What it shows.
+            builder: Made the description; has what is left out.
+            finish: Adds to the description what the file says of itself, once it is settled what it leaves out.
+
+        Raises:
+            NotShownError: it is larger than the format allows.
+        """
+
+
+class GroupFile(ViewFile):
+    """Arrays of one group as a file."""
+
+    def __init__(
+        self,
+        view: "NetCdfView",
+        group: GroupNode,
+        arrays: Sequence[ArrayNode],
+        elsewhere: Sequence[str] = (),
+    ) -> None:
+        self._view = view
+        self._group = group
+        self._arrays = arrays
+        self._elsewhere = elsewhere
+        self.time_ns = group.time_ns
+
+    @override
+    def layout(self) -> Layout:
+        builder = DatasetBuilder(self._view.decoder, self._view.writer.rules)
+        dataset = builder.group(self._group, self._arrays)
+        facts = self._view.facts
+        return self._view.writer.layout(dataset, builder, lambda: builder.finish(dataset, facts, self._elsewhere))
+
+
+class NestedFile(ViewFile):
+    """A group as a file, with all groups inside."""
+
+    def __init__(self, view: "NetCdfView") -> None:
+        self._view = view
+        self.time_ns = view.nodes.newest(ROOT_NODE)
+
+    @override
+    def layout(self) -> Layout:
+        builder = DatasetBuilder(self._view.decoder, self._view.writer.rules)
+        dataset = self._dataset(builder, ROOT_NODE, 0)
+        facts = self._view.facts
+        return self._view.writer.layout(dataset, builder, lambda: builder.finish(dataset, facts))
+
+    def _dataset(self, builder: DatasetBuilder, path: NodePath, depth: int) -> Dataset:
+        if depth > MAX_GROUP_DEPTH:
+            raise NotShownError(
+                f"{quoted(path)} is more than {MAX_GROUP_DEPTH} groups deep, too deep for one NetCDF file of a view",
+                hint="read the view netcdf, with a file for each group",
+            )
+        group = self._view.nodes.group(path)
+        inner = {shown_name(child.rpartition("/")[2]): child for child in group.groups}
+        dataset = builder.group(group, group.arrays, [*inner])
+        for name, child in inner.items():
+            dataset.groups[name] = self._dataset(builder, child, depth + 1)
+        return dataset
+
+
+class NetCdfDirectory(ViewDirectory):
+    """What is below a group: a file and a directory for each group in it, and arrays with files of their own."""
+
+    def __init__(self, view: "NetCdfView", path: NodePath) -> None:
+        self._view = view
+        self._path = path
+        self._lock = threading.Lock()
+        self._entries: Mapping[str, ViewFile | ViewDirectory] | None = None
+        self.time_ns = view.nodes.newest(path)
+
+    @override
+    def find(self, name: str) -> ViewFile | ViewDirectory | None:
+        return self._all().get(name)
+
+    @override
+    def list(self) -> Iterable[tuple[str, ViewFile | ViewDirectory]]:
+        return iter(sorted(self._all().items()))
+
+    def _all(self) -> Mapping[str, ViewFile | ViewDirectory]:
+        with self._lock:
+            if self._entries is None:
+                self._entries = self._view.entries(self._path)
+            return self._entries
+
+
+class RootFileDirectory(ViewDirectory):
+    """The directory of a view that is one file."""
+
+    def __init__(self, file: ViewFile) -> None:
+        self._file = file
+        self.time_ns = file.time_ns
+
+    @override
+    def find(self, name: str) -> ViewFile | ViewDirectory | None:
+        return self._file if name == _ROOT_NAME + SUFFIX else None
+
+    @override
+    def list(self) -> Iterable[tuple[str, ViewFile | ViewDirectory]]:
+        yield _ROOT_NAME + SUFFIX, self._file
+
+
+class NetCdfView:
+    """The view of one hierarchy.
+
+    Attributes:
+        nodes: The hierarchy's groups and arrays.
+        decoder: Opens its arrays.
+        facts: Where it comes from.
+        writer: Makes the files.
+    """
+
+    def __init__(self, hierarchy: Hierarchy, decoder: Decoder, writer: FileWriter) -> None:
+        self.nodes = Nodes(hierarchy)
+        self.facts: HierarchyFacts = hierarchy.facts
+        self.decoder = decoder
+        self.writer = writer
+
+    def entries(self, path: NodePath) -> dict[str, ViewFile | ViewDirectory]:
+        """Returns the entries of the directory of a group."""
+        own = self.nodes.group(path)
+        groups = {child: self.nodes.group(child) for child in own.groups}
+        entries: dict[str, ViewFile | ViewDirectory] = {}
+        placed = place(own.arrays)
+        for child, group in groups.items():
+            if group.groups or place(group.arrays).apart:
+                entries[_entry_name(child.rpartition("/")[2], "")] = NetCdfDirectory(self, child)
+        if path == ROOT_NODE and own.arrays:
+            entries[_file_name(_ROOT_NAME, entries)] = self._file(own)
+        for array, coordinates in placed.apart:
+            entries[_file_name(array.name, entries)] = GroupFile(self, own, [*coordinates, array])
+        for group in groups.values():
+            if group.arrays:
+                entries[_file_name(group.name, entries)] = self._file(group)
+        return entries
+
+    def _file(self, group: GroupNode) -> ViewFile:
+        placed = place(group.arrays)
+        elsewhere = [
+            f"{quoted(array.name)}: a file of its own, in the directory of the group" for array, _ in placed.apart
+        ]
+        return GroupFile(self, group, placed.together, elsewhere)
+
+
+def _file_name(stem: str, taken: Container[str]) -> str:
+    """Returns the name of a file; it gets a number where a directory or another file has its name."""
+    name, number = _entry_name(stem, SUFFIX), 1
+    while name in taken:
+        number += 1
+        name = _entry_name(f"{stem}~{number}", SUFFIX)
+    return name
+
+
+def _entry_name(name: str, suffix: str) -> str:
+    """Returns a file name of a node's name; a file system has at most 255 bytes for one."""
+    if len(name.encode(errors="surrogateescape")) + len(suffix) <= _MAX_NAME_BYTES:
+        return name + suffix
+    digest = hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()[:16]
+    return name.encode(errors="surrogatepass")[:200].decode(errors="ignore") + f"~{digest}{suffix}"
