@@ -60,6 +60,8 @@ class MountOptions:
         log_level: One of `LOG_LEVELS`.
         log_format: One of `LOG_FORMATS`.
         metrics: Where metrics are served over HTTP, as HOST:PORT; None for nowhere.
+        view: The format that the mount shows in place of Zarr keys, with its options after commas; None for Zarr keys.
+        view_cache: How much of decoded chunks is kept in memory, once a view is read.
         fuse_library: One of `FUSE_LIBRARIES`.
         fsname: What `mount` and `df` show as the source; None for the repository's location.
         foreground: Stays attached to the terminal, and logs there.
@@ -88,6 +90,8 @@ class MountOptions:
     log_level: str = "info"
     log_format: str = "text"
     metrics: str | None = None
+    view: str | None = None
+    view_cache: int = 256 << 20
     fuse_library: str = NATIVE
     fsname: str | None = None
     foreground: bool = False
@@ -105,6 +109,10 @@ class MountOptions:
             raise InvalidInputError(
                 f"unknown FUSE library {self.fuse_library!r}", hint=f"one of {', '.join(FUSE_LIBRARIES)}"
             )
+        if self.view is not None:
+            check_view(self.view)
+        if self.view_cache < 0:
+            raise InvalidInputError(f"a view cache of {self.view_cache} bytes")
         if self.metrics is not None:
             parse_address(self.metrics)
         if not self.poll_interval_s >= 0:
@@ -122,7 +130,7 @@ class MountOptions:
     @property
     def is_writable(self) -> bool:
         """Whether anything that is shown can be written to: branches, unless all writes are refused."""
-        is_fixed = self.tag is not None or self.snapshot is not None or self.as_of is not None
+        is_fixed = self.tag is not None or self.snapshot is not None or self.as_of is not None or self.view is not None
         return not self.read_only and not is_fixed
 
     def resolved(self) -> Self:
@@ -157,6 +165,18 @@ class MountOptions:
         chosen = {name: value for name, value in values.items() if name in known}
         chosen["allow_virtual"] = tuple(chosen.get("allow_virtual", ()))
         return cls(**chosen)
+
+
+def check_view(text: str) -> None:
+    """Checks that a view can be shown here.
+
+    Raises:
+        InvalidInputError: there is no such format, or it has no such option.
+        UnsupportedError: a library that it needs is not installed.
+    """
+    from icefs.views.formats import parse_format  # numpy comes with it, which other mounts need not wait for here
+
+    parse_format(text).check()
 
 
 def parse_address(text: str) -> tuple[str, int]:

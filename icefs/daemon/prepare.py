@@ -29,6 +29,8 @@ from icefs.vfs.attrs import Ownership
 from icefs.vfs.branches.settings import WorkingOptions
 from icefs.vfs.mount import MountRequest
 from icefs.vfs.observe.mount_facts import MountFacts
+from icefs.vfs.views.versions import view_tools
+from icefs.views.decoder import DecodingLimits
 from icefs.worktree.spool.state import check_usable, find_directory
 from icefs.worktree.upload.options import UploadOptions
 
@@ -174,6 +176,8 @@ def _request(options: MountOptions, repository: Repository, refs: Refs) -> Mount
         facts,
         _working(options, repository, name if kind == "branch" else None),
         default_cache_path(repository.storage.url),
+        options.view or "",
+        view_tools(DecodingLimits(cache_bytes=options.view_cache)),
     )
 
 

@@ -38,7 +38,7 @@ from icefs.vfs.refs.snapshot_times import fetch_times
 from icefs.vfs.threads import Pools
 from icefs.vfs.trees.context import TreeContext, TreeIdentity
 from icefs.vfs.trees.snapshot_tree import SnapshotTree
-from icefs.vfs.views.versions import ViewTools
+from icefs.vfs.views.versions import ViewTools, view_tools
 from icefs.vfs.views.view_tree import ViewTree
 
 _MEMORY_BYTES: Final = 128 << 20
@@ -57,6 +57,7 @@ class MountRequest:
         facts: What `info.json` tells of the mount, besides what the file system knows itself.
         working: How working trees are kept; None for a mount that only reads.
         history_cache: Where answers about the repository's history are kept; None keeps none.
+        view: The format that trees are shown in, with its options; empty for Zarr keys.
         view_tools: What makes views.
     """
 
@@ -68,7 +69,8 @@ class MountRequest:
     facts: MountFacts = field(default_factory=MountFacts)
     working: WorkingOptions | None = None
     history_cache: Path | None = None
-    view_tools: ViewTools = field(default_factory=ViewTools)
+    view: str = ""
+    view_tools: ViewTools = field(default_factory=view_tools)
 
 
 class Mount:
@@ -135,6 +137,8 @@ class Mount:
             self.trees = MountedTrees(root, None)
         else:
             self.trees = MountedTrees(None, _single_tree(context, working, request, request.snapshot_id, controls))
+        if request.view:
+            self.views.put_in_front(self.trees, request.view)
         self.follower = Follower(repository, self._pools.control, notifier, refs, self.trees, handles.open_inos)
         self.gauges = Gauges(
             handles=handles,

@@ -13,9 +13,10 @@ Parsing a name imports no format; making the format imports its module, and that
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Final
 
-from icefs.errors import InvalidInputError
+from icefs.errors import InvalidInputError, UnsupportedError
 from icefs.views.interface import Format
 
 
@@ -27,15 +28,17 @@ class _Known:
         module: Where its class is.
         factory: The class, called with a keyword for each option that is on.
         options: The keyword of each option.
+        library: The module that it needs and that icefs alone does not bring; empty for none.
     """
 
     module: str
     factory: str
     options: Mapping[str, str]
+    library: str = ""
 
 
 _KNOWN: Final[Mapping[str, _Known]] = {
-    "netcdf": _Known("icefs.views.netcdf4.format", "NetCdf4Format", {"groups": "has_groups"}),
+    "netcdf": _Known("icefs.views.netcdf4.format", "NetCdf4Format", {"groups": "has_groups"}, "h5py"),
     "netcdf3": _Known("icefs.views.netcdf3.format", "NetCdf3Format", {}),
     "zarr2": _Known("icefs.views.zarr2.format", "Zarr2Format", {"compressed": "keeps_compressed"}),
     "npy": _Known("icefs.views.npy", "NpyFormat", {}),
@@ -60,8 +63,27 @@ class FormatChoice:
     def __str__(self) -> str:
         return ",".join((self.name, *self.options))
 
+    def check(self) -> None:
+        """Checks, without importing anything, that the format can be made here.
+
+        Raises:
+            UnsupportedError: a library that it needs is not installed (kind `no-library`).
+        """
+        library = _KNOWN[self.name].library
+        if library and find_spec(library) is None:
+            raise UnsupportedError(
+                f"the format {self.name} needs {library}, which is not installed",
+                kind="no-library",
+                hint="pip install 'icefs[views]'",
+            )
+
     def make(self) -> Format:
-        """Makes the format; imports its module."""
+        """Makes the format; imports its module.
+
+        Raises:
+            UnsupportedError: as `check`.
+        """
+        self.check()
         known = _KNOWN[self.name]
         factory = getattr(importlib.import_module(known.module), known.factory)
         made: Format = factory(**{known.options[option]: True for option in self.options})

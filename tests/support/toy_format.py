@@ -156,4 +156,4 @@ class ToyFormat(Format):
 
     def tools(self) -> ViewTools:
         """Returns what makes views in this format, whatever its name."""
-        return ViewTools(lambda text: self, lambda hierarchy: ToyDecoder())
+        return ViewTools(lambda text: self, lambda hierarchy: ToyDecoder(), lambda: None)

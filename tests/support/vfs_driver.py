@@ -19,7 +19,7 @@ from icefs.vfs.control.mount_control import MountControl
 from icefs.vfs.mount import Mount, MountRequest
 from icefs.vfs.observe.mount_facts import MountFacts
 from icefs.vfs.observe.stats import Stats
-from icefs.vfs.views.versions import ViewTools
+from icefs.vfs.views.versions import ViewTools, view_tools
 from tests.support.fake_vfs import FakeNotifier
 
 OWNERSHIP = Ownership(1000, 1001)
@@ -128,7 +128,8 @@ async def mounted(
     memory_bytes: int = 1 << 20,
     authorized: tuple[str, ...] = (),
     cache: DiskCache | None = None,
-    view_tools: ViewTools | None = None,
+    view: str = "",
+    tools: ViewTools | None = None,
 ) -> AsyncIterator[Driver]:
     """Mounts a repository, or one tree of it."""
     repository = Repository.open(storage, authorize_virtual_chunk_access=dict.fromkeys(authorized), cache=cache)
@@ -141,7 +142,9 @@ async def mounted(
     elif snapshot is not None:
         kind = "snapshot"
     facts = MountFacts({"version": "1.2.3", "mountpoint": "/mnt"})
-    request = MountRequest(OWNERSHIP, kind, name, shown, memory_bytes, facts, view_tools=view_tools or ViewTools())
+    request = MountRequest(
+        OWNERSHIP, kind, name, shown, memory_bytes, facts, view=view, view_tools=tools or view_tools()
+    )
     notifier = FakeNotifier()
     mount = Mount(repository, refs, request, notifier, Stats(OPERATIONS), MountControl)
     try:

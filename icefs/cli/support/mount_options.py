@@ -91,6 +91,11 @@ _PARAMETERS: Final = (
     click.option(
         "--as-of", type=parse_moment, metavar="TIME", help="Show the branch (by default main) as it was then."
     ),
+    click.option(
+        "--view",
+        metavar="FORMAT",
+        help="Show the data in another format, to be read: netcdf, netcdf3, zarr2 or npy.",
+    ),
     click.option("--read-only", is_flag=True, help="Refuse all writes, in branches too."),
     click.option(
         "--state-dir",
@@ -117,6 +122,14 @@ _PARAMETERS: Final = (
         show_default=True,
         metavar="SECONDS",
         help="How often to look for new commits; 0 for never.",
+    ),
+    click.option(
+        "--view-cache",
+        type=parse_size,
+        metavar="SIZE",
+        default="256M",
+        show_default=True,
+        help="How much of decoded chunks to keep in memory, where views are read.",
     ),
     allow_virtual_option,
     click.option(

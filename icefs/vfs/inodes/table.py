@@ -104,6 +104,12 @@ class InodeSpace:
             self._table = [found.start, *starts], [found, *ranges]
         return found
 
+    def put_in_front(self, ino: Ino, tree: Tree) -> None:
+        """Has another tree answer for the range that a number lies in; the range stays its owner's."""
+        found = self.find(ino)
+        assert found is not None
+        found.tree = tree
+
     def find(self, ino: Ino) -> Range | None:
         """Returns the range that a number lies in, or None if it was dropped or never handed out."""
         starts, ranges = self._table

@@ -6,4 +6,5 @@ nodes        the directories and files of views, and which of them the kernel kn
 refs_nodes   the directories of refs in a view of a whole repository
 handles      open files and directories of views
 view_tree    the tree of all views of a mount
+front        a mount that shows views in place of Zarr keys
 """

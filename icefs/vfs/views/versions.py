@@ -12,10 +12,11 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from icefs.errors import DecodeError, NotShownError, UnsupportedError
+from icefs.errors import DecodeError, NotShownError
 from icefs.paths import TreePath, base_name, parent
 from icefs.vfs.interface import Bringer, NotInMemoryError
 from icefs.vfs.views.sources import Opening, Source
+from icefs.views.decoder import Decoding, DecodingLimits, ZarrDecoder
 from icefs.views.formats import parse_format
 from icefs.views.interface import Decoder, Format, Hierarchy, Layout, ViewDirectory, ViewFile
 
@@ -23,21 +24,32 @@ _MAX_FOUND: Final = 4096
 _MAX_LAYOUTS: Final = 64
 
 
-def _no_decoder(hierarchy: Hierarchy) -> Decoder:
-    raise UnsupportedError("nothing decodes arrays here")
-
-
 @dataclass(frozen=True, slots=True)
 class ViewTools:
-    """What makes views; both are called in worker threads.
+    """What makes views; the first two are called in worker threads.
 
     Attributes:
         make_format: Makes a format of its name with options.
         make_decoder: Makes what opens the arrays of a hierarchy.
+        close: Gives back what they hold.
     """
 
-    make_format: Callable[[str], Format] = lambda text: parse_format(text).make()
-    make_decoder: Callable[[Hierarchy], Decoder] = _no_decoder
+    make_format: Callable[[str], Format]
+    make_decoder: Callable[[Hierarchy], Decoder]
+    close: Callable[[], None]
+
+
+def view_tools(limits: DecodingLimits | None = None) -> ViewTools:
+    """Makes what makes views; nothing of it takes memory or a thread before the first view is looked at."""
+    decoding = Decoding(limits)
+
+    def make_format(text: str) -> Format:
+        return parse_format(text).make()
+
+    def make_decoder(hierarchy: Hierarchy) -> Decoder:
+        return ZarrDecoder(hierarchy, decoding)
+
+    return ViewTools(make_format, make_decoder, decoding.close)
 
 
 class Recent[K: Hashable, V]:

@@ -2,22 +2,24 @@
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, override
 
 from icefs.engine.history.lineage import Lineages
 from icefs.errors import IsADirectoryTreeError, ReadOnlyError
-from icefs.inode import Ino
+from icefs.inode import ROOT_INO, Ino
 from icefs.paths import ROOT_DIRECTORY
-from icefs.vfs.attrs import Attr, Ownership
+from icefs.vfs.attrs import FOREVER_S, Attr, Ownership
 from icefs.vfs.branches.branch_tree import BranchTree
 from icefs.vfs.fetches import Fetches
 from icefs.vfs.inodes.table import InodeSpace
 from icefs.vfs.interface import DirHandle, FileHandle, NotInMemoryError, Tree, TreeChanges, not_a_directory
-from icefs.vfs.refs.root import RootTree
+from icefs.vfs.refs.mounted_trees import MountedTrees
+from icefs.vfs.refs.root import DIRECTORY_NAMES, RootTree
 from icefs.vfs.threads import Threads
 from icefs.vfs.trees.control_dir import CONTROL_NAME
 from icefs.vfs.trees.snapshot_tree import WRITING, SnapshotTree
+from icefs.vfs.views.front import Front
 from icefs.vfs.views.handles import ViewHandle, ViewListing
 from icefs.vfs.views.nodes import DirNode, FormatsNode, Look, Node, NodeTable, RootHooks, ViewDirNode, ViewFileNode
 from icefs.vfs.views.refs_nodes import KindsNode, RefsNode
@@ -46,6 +48,7 @@ class ViewTree(Tree):
             lineages: Tells when nodes changed last.
             tools: What makes views.
         """
+        self._space = space
         self._table = NodeTable(space, self)
         self._lineages = lineages
         self._tools = tools
@@ -67,6 +70,7 @@ class ViewTree(Tree):
     def close(self) -> None:
         """Takes no more work."""
         self._threads.close()
+        self._tools.close()
 
     @property
     @override
@@ -138,6 +142,35 @@ class ViewTree(Tree):
             return KindsNode(self._look, f"{path}/{choice}", above.ino, refs)
 
         return self._enter(FormatsNode(self._look, path, parent_ino, kinds))
+
+    def put_in_front(self, trees: MountedTrees, choice: str) -> None:
+        """Has views answer for the trees of the mount, in their places."""
+        if trees.root is not None:
+            root = trees.root
+            self._pin(
+                root, [(root.directory_ino(kind), self._refs_in_front(root, kind, choice)) for kind in DIRECTORY_NAMES]
+            )
+        elif trees.single is not None:
+            tree = trees.single
+            below = tree if isinstance(tree, SnapshotTree) else tree.owner
+            hooks = RootHooks(control=lambda: below.lookup(ROOT_INO, CONTROL_NAME))
+            node = ViewDirNode(self._look, self.view(tree, choice), "", ROOT_DIRECTORY, ROOT_INO, hooks)
+            self._pin(below, [(ROOT_INO, node)])
+
+    def _refs_in_front(self, root: RootTree, kind: str, choice: str) -> RefsNode:
+        def enter(tree: Shown, above: DirNode) -> Node:
+            below = tree if isinstance(tree, SnapshotTree) else tree.owner
+            root_ino = (tree if isinstance(tree, SnapshotTree) else tree.tree).inodes.root_ino
+            # As for the trees themselves: the name is invalidated when the ref is deleted.
+            hooks = RootHooks(FOREVER_S, lambda: below.lookup(root_ino, CONTROL_NAME))
+            return self._root_node(tree, choice, tree.label, above, hooks)
+
+        return RefsNode(self._look, kind, ROOT_INO, root, kind, enter)
+
+    def _pin(self, below: Tree, nodes: Sequence[tuple[Ino, Node]]) -> None:
+        for ino, node in nodes:
+            self._table.pin(node, ino)
+        self._space.put_in_front(ROOT_INO, Front(below, self, [ino for ino, _ in nodes]))
 
     def _root_node(
         self, tree: Shown, choice: str, place: str, above: DirNode, hooks: RootHooks | None = None

@@ -55,6 +55,8 @@ def test_an_error_class_gives_a_hint_only_where_it_helps_in_every_case():
         errors.ReadOnlyError,
         errors.InvalidMetadataError,
         errors.InvalidInputError,
+        errors.DecodeError,
+        errors.NotShownError,
         errors.NotADirectoryTreeError,
         errors.BadHandleError,
         errors.NotPermittedError,

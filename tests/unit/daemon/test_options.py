@@ -27,11 +27,19 @@ def make(**options):
         {"pack_size": -1},
         {"upload_after_s": -1.0},
         {"pack_size": 1 << 31},
+        {"view": "hdf4"},
+        {"view": "npy,groups"},
+        {"view_cache": -1},
     ],
 )
 def test_what_makes_no_sense_is_refused(options):
     with pytest.raises(InvalidInputError):
         make(**options)
+
+
+def test_a_mount_that_shows_a_view_is_read_only():
+    assert make().is_writable
+    assert not make(view="zarr2,compressed").is_writable
 
 
 def test_options_travel_as_json():

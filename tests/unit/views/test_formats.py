@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from icefs.errors import InvalidInputError
+from icefs.errors import InvalidInputError, UnsupportedError
 from icefs.views.formats import FORMAT_NAMES, FormatChoice, parse_format
 
 
@@ -46,3 +46,14 @@ def test_names_are_known_without_any_format():
         "print([name for name in ('zarr', 'h5py', 'icefs.views.npy', 'icefs.views.zarr2') if name in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_a_library_that_is_not_installed_is_named_before_anything_is_made(monkeypatch):
+    monkeypatch.setattr("icefs.views.formats.find_spec", lambda name: None)
+    for choice in (parse_format("netcdf"), parse_format("netcdf,groups")):
+        with pytest.raises(UnsupportedError, match="needs h5py, which is not installed") as caught:
+            choice.check()
+        assert caught.value.hint == "pip install 'icefs[views]'"
+        with pytest.raises(UnsupportedError):
+            choice.make()
+    parse_format("npy").check()

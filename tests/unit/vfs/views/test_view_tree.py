@@ -39,7 +39,7 @@ def built():
 @pytest.mark.parametrize("tree", [*TREES, ".icefs/views/npy/branches/main"])
 async def test_the_view_of_each_tree(tree):
     toy = ToyFormat()
-    async with mounted(built().publish(), view_tools=toy.tools()) as driver:
+    async with mounted(built().publish(), tools=toy.tools()) as driver:
         assert await driver.listdir(tree) == ["a.bin", "a.json", "g", "g.json", "root.json"]
         assert await driver.listdir(f"{tree}/g") == ["x.bin", "x.json"]
         assert await driver.read(f"{tree}/a.bin") == b"a(0,)a(2,)"
@@ -52,13 +52,13 @@ async def test_the_view_of_each_tree(tree):
 async def test_the_view_of_the_one_tree_that_is_mounted():
     toy = ToyFormat()
     for ref in ({"tag": "t"}, {"branch": "main"}, {"snapshot": snapshot_id(1)}):
-        async with mounted(built().publish(), view_tools=toy.tools(), **ref) as driver:
+        async with mounted(built().publish(), tools=toy.tools(), **ref) as driver:
             assert await driver.read(".icefs/views/npy/g/x.bin") == b"x(1,)"
             assert ".icefs" not in await driver.listdir()
 
 
 async def test_formats_are_listed_and_found_in_one_spelling():
-    async with mounted(built().publish(), view_tools=ToyFormat().tools()) as driver:
+    async with mounted(built().publish(), tools=ToyFormat().tools()) as driver:
         for place in (".icefs", "tags/t/.icefs"):
             assert "views" in await driver.listdir(place)
             assert await driver.listdir(f"{place}/views") == ["netcdf", "netcdf3", "npy", "zarr2"]
@@ -69,7 +69,7 @@ async def test_formats_are_listed_and_found_in_one_spelling():
 
 
 async def test_refs_of_the_whole_mount_are_listed_without_making_their_trees():
-    async with mounted(built().publish(), view_tools=ToyFormat().tools()) as driver:
+    async with mounted(built().publish(), tools=ToyFormat().tools()) as driver:
         assert await driver.listdir(".icefs/views/npy") == ["branches", "snapshots", "tags"]
         assert await driver.listdir(".icefs/views/npy/tags") == ["t"]
         assert await driver.listdir(".icefs/views/npy/branches") == ["main"]
@@ -83,7 +83,7 @@ async def test_refs_of_the_whole_mount_are_listed_without_making_their_trees():
 @pytest.mark.parametrize("tree", TREES)
 async def test_attributes_are_exact_before_the_first_read(tree):
     toy = ToyFormat()
-    async with mounted(built().publish(), view_tools=toy.tools()) as driver:
+    async with mounted(built().publish(), tools=toy.tools()) as driver:
         file = await driver.walk(f"{tree}/a.bin")
         assert (file.size, stat.S_IMODE(file.mode), file.nlink) == (10, 0o444, 1)
         assert stat.S_ISREG(file.mode)
@@ -97,7 +97,7 @@ async def test_attributes_are_exact_before_the_first_read(tree):
 
 
 async def test_the_kernel_remembers_what_never_changes_and_asks_again_for_a_branch():
-    async with mounted(built().publish(), view_tools=ToyFormat().tools()) as driver:
+    async with mounted(built().publish(), tools=ToyFormat().tools()) as driver:
         for path in ("tags/t/.icefs/views/npy", "tags/t/.icefs/views/npy/g", "tags/t/.icefs/views/npy/a.bin"):
             attr = await driver.walk(path)
             assert (attr.entry_timeout_s, attr.attr_timeout_s) == (FOREVER_S, FOREVER_S), path
@@ -113,13 +113,13 @@ async def test_the_kernel_remembers_what_never_changes_and_asks_again_for_a_bran
 
 
 async def test_one_version_in_several_places_is_as_many_directories():
-    async with mounted(built().publish(), view_tools=ToyFormat().tools()) as driver:
+    async with mounted(built().publish(), tools=ToyFormat().tools()) as driver:
         inos = [(await driver.walk(path)).ino for path in [*TREES, *(f"{tree}/g" for tree in TREES)]]
         assert len(set(inos)) == len(inos)
 
 
 async def test_a_number_is_the_same_after_the_kernel_forgot_it():
-    async with mounted(built().publish(), view_tools=ToyFormat().tools()) as driver:
+    async with mounted(built().publish(), tools=ToyFormat().tools()) as driver:
         path = "tags/t/.icefs/views/npy/g/x.bin"
         first = await driver.walk(path)
         await driver.walk(path)
@@ -134,7 +134,7 @@ async def test_a_number_is_the_same_after_the_kernel_forgot_it():
 async def test_listed_numbers_are_those_of_stat_and_nothing_listed_is_remembered():
     toy = ToyFormat()
     toy.more = 5000
-    async with mounted(built().publish(), view_tools=toy.tools()) as driver:
+    async with mounted(built().publish(), tools=toy.tools()) as driver:
         tree = "tags/t/.icefs/views/npy"
         directory = await driver.walk(tree)
         known = len(driver.mount.views)
@@ -151,7 +151,7 @@ async def test_listed_numbers_are_those_of_stat_and_nothing_listed_is_remembered
 async def test_a_listing_can_begin_again_and_go_back():
     toy = ToyFormat()
     toy.more = 5000
-    async with mounted(built().publish(), view_tools=toy.tools()) as driver:
+    async with mounted(built().publish(), tools=toy.tools()) as driver:
         fh = await driver.fs.opendir((await driver.walk("tags/t/.icefs/views/npy")).ino)
 
         async def at(position):
@@ -180,7 +180,7 @@ async def test_a_listing_that_failed_half_way_is_never_taken_for_whole():
             root.list = fail
             return root
 
-    async with mounted(built().publish(), view_tools=Failing().tools()) as driver:
+    async with mounted(built().publish(), tools=Failing().tools()) as driver:
         directory = await driver.walk("tags/t/.icefs/views/npy")
         fh = await driver.fs.opendir(directory.ino)
         for _ in range(2):
@@ -191,7 +191,7 @@ async def test_a_listing_that_failed_half_way_is_never_taken_for_whole():
 
 @pytest.mark.parametrize("flags", [os.O_WRONLY, os.O_RDWR, os.O_RDONLY | os.O_TRUNC])
 async def test_nothing_can_be_written(flags):
-    async with mounted(built().publish(), view_tools=ToyFormat().tools()) as driver:
+    async with mounted(built().publish(), tools=ToyFormat().tools()) as driver:
         tree = "branches/main/.icefs/views/npy"
         file, directory = await driver.walk(f"{tree}/a.bin"), await driver.walk(tree)
         with pytest.raises(ReadOnlyError):
@@ -204,7 +204,7 @@ async def test_nothing_can_be_written(flags):
 
 
 async def test_files_are_no_directories_and_the_other_way_round():
-    async with mounted(built().publish(), view_tools=ToyFormat().tools()) as driver:
+    async with mounted(built().publish(), tools=ToyFormat().tools()) as driver:
         tree = "tags/t/.icefs/views/npy"
         file, directory = await driver.walk(f"{tree}/a.bin"), await driver.walk(tree)
         with pytest.raises(IsADirectoryTreeError):
@@ -222,7 +222,7 @@ async def test_a_chunk_that_does_not_decode_is_an_error_of_the_reads_that_meet_i
     builder = RepoBuilder()
     refs = {(0,): builder.chunk(b"sound!"), (1,): builder.chunk(b"broken"), (2,): builder.chunk(b"sound?")}
     builder.commit([group("/", 1), builder.array("/a", 2, (4,), refs, user_data=ARRAY)])
-    async with mounted(builder.publish(), view_tools=ToyFormat().tools(), branch="main") as driver:
+    async with mounted(builder.publish(), tools=ToyFormat().tools(), branch="main") as driver:
         fh, _ = await driver.fs.open((await driver.walk(".icefs/views/npy/a.bin")).ino, os.O_RDONLY)
         assert await driver.fs.read(fh, 0, 6) == b"sound!"
         with pytest.raises(DecodeError) as caught:
@@ -237,7 +237,7 @@ async def test_what_a_format_cannot_show_after_all_is_damage_of_that_file():
     builder = RepoBuilder()
     document = array_document(attributes={"x": "not shown"})
     builder.commit([group("/", 1), builder.array("/a", 2, (4,), user_data=document)])
-    async with mounted(builder.publish(), view_tools=ToyFormat().tools(), branch="main") as driver:
+    async with mounted(builder.publish(), tools=ToyFormat().tools(), branch="main") as driver:
         with pytest.raises(DecodeError):
             await driver.walk(".icefs/views/npy/a.json")
         assert (await driver.walk(".icefs/views/npy/a.bin")).size == 0
@@ -245,7 +245,7 @@ async def test_what_a_format_cannot_show_after_all_is_damage_of_that_file():
 
 async def test_a_reader_that_waits_can_be_interrupted_and_keeps_nobody_else_waiting():
     toy = ToyFormat()
-    async with mounted(built().publish(), view_tools=toy.tools(), branch="main") as driver:
+    async with mounted(built().publish(), tools=toy.tools(), branch="main") as driver:
         file = await driver.walk(".icefs/views/npy/a.bin")
         fh, _ = await driver.fs.open(file.ino, os.O_RDONLY)
         toy.may_read.clear()
@@ -262,7 +262,7 @@ async def test_a_reader_that_waits_can_be_interrupted_and_keeps_nobody_else_wait
 
 async def test_many_that_ask_for_the_same_have_it_worked_out_once():
     toy = ToyFormat()
-    async with mounted(built().publish(), view_tools=toy.tools(), branch="main") as driver:
+    async with mounted(built().publish(), tools=toy.tools(), branch="main") as driver:
         directory = await driver.walk(".icefs/views/npy")
         async with trio.open_nursery() as nursery:
             for _ in range(20):
@@ -272,7 +272,7 @@ async def test_many_that_ask_for_the_same_have_it_worked_out_once():
 
 async def test_a_branch_is_followed_and_an_open_file_keeps_its_version():
     builder = built()
-    async with mounted(builder.publish(), view_tools=ToyFormat().tools()) as driver:
+    async with mounted(builder.publish(), tools=ToyFormat().tools()) as driver:
         tree = "branches/main/.icefs/views/npy"
         old = await driver.walk(f"{tree}/a.bin")
         fh, _ = await driver.fs.open(old.ino, os.O_RDONLY)
@@ -297,7 +297,7 @@ async def test_a_branch_is_followed_and_an_open_file_keeps_its_version():
 async def test_a_branch_that_was_deleted_is_gone_with_its_views():
     builder = built()
     builder.branches["side"] = builder.branches["main"]
-    async with mounted(builder.publish(), view_tools=ToyFormat().tools()) as driver:
+    async with mounted(builder.publish(), tools=ToyFormat().tools()) as driver:
         tree = ".icefs/views/npy/branches/side"
         directory = await driver.walk(tree)
         fh, _ = await driver.fs.open((await driver.walk(f"{tree}/a.bin")).ino, os.O_RDONLY)
@@ -312,7 +312,7 @@ async def test_a_branch_that_was_deleted_is_gone_with_its_views():
 
 
 async def test_a_tree_stays_in_memory_while_the_kernel_knows_its_view_and_goes_then():
-    async with mounted(built().publish(), view_tools=ToyFormat().tools()) as driver:
+    async with mounted(built().publish(), tools=ToyFormat().tools()) as driver:
         path = ".icefs/views/npy/tags/t"
         root = await driver.walk(path)
         file = await driver.walk(f"{path}/a.bin")
@@ -329,7 +329,7 @@ async def test_few_views_are_in_memory_and_the_others_are_made_again():
     for number in range(40):
         builder.tags[f"t{number}"] = builder.branches["main"]
     toy = ToyFormat()
-    async with mounted(builder.publish(), view_tools=toy.tools()) as driver:
+    async with mounted(builder.publish(), tools=toy.tools()) as driver:
         paths = [f".icefs/views/npy/tags/t{number}/a.bin" for number in range(40)]
         first = [await driver.walk(path) for path in paths]
         assert toy.roots == 40
@@ -340,7 +340,7 @@ async def test_few_views_are_in_memory_and_the_others_are_made_again():
 
 async def test_nothing_is_made_before_the_first_look():
     toy = ToyFormat()
-    async with mounted(built().publish(), view_tools=toy.tools()) as driver:
+    async with mounted(built().publish(), tools=toy.tools()) as driver:
         await driver.fs.lookup(ROOT_INO, ".icefs")
         await driver.tree("branches/main")
         await driver.listdir("tags/t/.icefs")
