@@ -193,14 +193,16 @@ class TreeInodes:
 
     # What a commit renames.
 
-    def rename_arrays(self, left: Sequence[NodeSnapshot], moves: Sequence[tuple[NodeSnapshot, NodeSnapshot]]) -> None:
+    def rename_arrays(
+        self, renumbered: Sequence[NodeSnapshot], moves: Sequence[tuple[NodeSnapshot, NodeSnapshot]]
+    ) -> None:
         """Lets the numbers and first times of arrays go along to others, all at once.
 
         Args:
-            left: The arrays that will get new numbers.
+            renumbered: The arrays that will get new numbers.
             moves: Of some of them, the arrays that get their numbers.
         """
-        taken = {node.id: self._arrays.pop((node.path, node.id), None) for node in left}
+        taken = {node.id: self._arrays.pop((node.path, node.id), None) for node in renumbered}
         for before, after in moves:
             numbers = taken[before.id]
             if numbers is not None and after.array is not None:

@@ -118,7 +118,7 @@ class _Staging:
         self._relayout()
         self._stage_renamed_chunks()
         self._keep_open_chunks()
-        staged.open += self._holding.left()
+        staged.open += self._holding.left_open()
         staged.held += self._holding.held_paths(self._found.hidden)
         for array in staged.arrays.values():
             array.settle()
