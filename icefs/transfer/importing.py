@@ -176,11 +176,8 @@ class _Import:
 
     def was_done(self, ledger: Ledger) -> bool:
         """Tells whether an earlier run committed just this, and was interrupted before it could say so, or was not."""
-        noted = ledger.last_commit(self._scanned.fingerprint(), self._what)
-        if noted is None:
-            return False
-        found = SnapshotId.parse(noted)
-        if not self._is_in_history(found):
+        found = ledger.last_commit(self._scanned.fingerprint(), self._what)
+        if found is None or not self._is_in_history(found):
             return False
         self._result.snapshot_id, self._result.is_repeated = found, True
         return True
@@ -267,7 +264,7 @@ class _Import:
         fingerprint = self._scanned.fingerprint()
 
         def note(new: SnapshotId) -> None:
-            ledger.about_to_commit(str(new), fingerprint, self._what)
+            ledger.about_to_commit(new, fingerprint, self._what)
 
         try:
             return session.commit(
