@@ -19,7 +19,7 @@ from dataclasses import replace
 
 from icefs.engine.read.session import Session
 from icefs.engine.write.changeset import difference
-from icefs.engine.write.session import array_data
+from icefs.engine.write.node_editor import array_data
 from icefs.errors import InvalidInputError, InvalidMetadataError
 from icefs.format.chunk_indices import ChunkIndices
 from icefs.format.manifest.refs import ArrayRefs, ChunkRef
