@@ -132,7 +132,7 @@ class Session:
         Raises:
             ReadOnlyError: the session is read-only.
         """
-        self._changing().discard_changes()
+        self._changing().draft.discard()
 
     def move(self, from_path: str, to_path: str) -> None:
         """Moves a node, with all below it; for rearrange sessions.
@@ -145,7 +145,7 @@ class Session:
             InvalidInputError: a path is not absolute.
             ReadOnlyError: the session is read-only.
         """
-        self._changing().move(_checked(from_path), _checked(to_path))
+        self._changing().nodes.move(_checked(from_path), _checked(to_path))
 
     def shift_array(self, array_path: str, chunk_offset: Iterable[int]) -> None:
         """Moves all chunks of an array by as many chunks along each axis, without reading any.

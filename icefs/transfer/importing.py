@@ -176,11 +176,8 @@ class _Import:
 
     def was_done(self, ledger: Ledger) -> bool:
         """Tells whether an earlier run committed just this, and was interrupted before it could say so, or was not."""
-        noted = ledger.last_commit(self._scanned.fingerprint(), self._what)
-        if noted is None:
-            return False
-        found = SnapshotId.parse(noted)
-        if not self._is_in_history(found):
+        found = ledger.last_commit(self._scanned.fingerprint(), self._what)
+        if found is None or not self._is_in_history(found):
             return False
         self._result.snapshot_id, self._result.is_repeated = found, True
         return True
@@ -246,14 +243,14 @@ class _Import:
     def _apply(self, session: WritableSession, rows: Sequence[ArrayRows]) -> None:
         for above in reversed(_groups_above(self._request.path)):
             if session.get_node(above) is None:
-                session.set_metadata(above, _GROUP)
+                session.nodes.put(above, _GROUP)
         changed: set[NodePath] = set()
         for path, data in self._scanned.nodes.items():
             target = self._target(path)
             known = session.get_node(target)
             if known is not None and known.node_type is not _node_type(data):
-                session.delete_node(target)
-            session.set_metadata(target, data)
+                session.nodes.delete(target)
+            session.nodes.put(target, data)
             if known is None or known.user_data != data:
                 changed.add(target)
         for array in rows:
@@ -267,7 +264,7 @@ class _Import:
         fingerprint = self._scanned.fingerprint()
 
         def note(new: SnapshotId) -> None:
-            ledger.about_to_commit(str(new), fingerprint, self._what)
+            ledger.about_to_commit(new, fingerprint, self._what)
 
         try:
             return session.commit(
@@ -295,24 +292,24 @@ def _set_chunks(session: WritableSession, node: NodeSnapshot, refs: ArrayRefs) -
     """Lets an array have just these chunks, changing no more than is different; tells whether anything was."""
     there = _refs(session, node)
     if there is None or not len(there):
-        session.set_chunk_refs(node.path, refs)
+        session.chunks.set_refs(node.path, refs)
         return bool(len(refs))
     if not refs.ndim:
         if not len(refs):
-            session.set_chunk_ref(node.path, (), None)
+            session.chunks.set_ref(node.path, (), None)
         elif refs.ref(0) != there.ref(0):
-            session.set_chunk_refs(node.path, refs)
+            session.chunks.set_refs(node.path, refs)
         else:
             return False
         return True
     if not len(refs):
-        session.delete_chunks(node.path, there.indices)
+        session.chunks.delete(node.path, there.indices)
         return True
     changed = compare_refs(there, refs)
     if len(changed):
-        session.delete_chunks(node.path, difference(changed, refs.indices))
+        session.chunks.delete(node.path, difference(changed, refs.indices))
         mine, others = pack_keys(refs.coords, changed.coords)
-        session.set_chunk_refs(node.path, refs.select(np.isin(mine, others)))
+        session.chunks.set_refs(node.path, refs.select(np.isin(mine, others)))
     return bool(len(changed))
 
 

@@ -26,7 +26,8 @@ import numpy.typing as npt
 
 from icefs.bounded import Limits, keep_within
 from icefs.errors import SessionStateError, StorageError
-from icefs.format.ids import ChunkId
+from icefs.format.ids import ChunkId, SnapshotId
+from icefs.paths import NodePath
 from icefs.private import make_private
 
 _log = logging.getLogger(__name__)
@@ -85,7 +86,7 @@ class Ledger:
             StorageError: it cannot be written.
         """
         self.path = path
-        self._arrays: dict[str, int] = {}
+        self._arrays: dict[NodePath, int] = {}
         with self._translated():
             make_private(path.parent)
             try:
@@ -126,7 +127,7 @@ class Ledger:
         with self._translated():
             self._db.close()
 
-    def array(self, path: str) -> int:
+    def array(self, path: NodePath) -> int:
         """Returns the number that stands for an array."""
         number = self._arrays.get(path)
         if number is None:
@@ -136,7 +137,7 @@ class Ledger:
             number = self._arrays[path] = int(row[0])
         return number
 
-    def rows(self, path: str, ndim: int) -> StoredRows | None:
+    def rows(self, path: NodePath, ndim: int) -> StoredRows | None:
         """Returns what is stored of an array; None for nothing."""
         with self._translated():
             rows = self._db.execute(
@@ -164,20 +165,20 @@ class Ledger:
             self._db.execute("begin")
             self._db.executemany("insert or replace into stored values (?, ?, ?, ?, ?, ?, ?, ?)", rows)
 
-    def about_to_commit(self, snapshot_id: str, fingerprint: str, target: str) -> None:
+    def about_to_commit(self, snapshot_id: SnapshotId, fingerprint: str, target: str) -> None:
         """Notes which snapshot the directory, as it is now, is about to become in a branch and group."""
         with self._translated(), self._db:
             self._db.execute("begin")
             self._db.execute("delete from commits")
-            self._db.execute("insert into commits values (?, ?, ?)", (snapshot_id, fingerprint, _text(target)))
+            self._db.execute("insert into commits values (?, ?, ?)", (str(snapshot_id), fingerprint, _text(target)))
 
-    def last_commit(self, fingerprint: str, target: str) -> str | None:
+    def last_commit(self, fingerprint: str, target: str) -> SnapshotId | None:
         """Returns the snapshot that was noted for just this; None if there is none."""
         with self._translated():
             row = self._db.execute(
                 "select snapshot from commits where fingerprint = ? and target = ?", (fingerprint, _text(target))
             ).fetchone()
-        return None if row is None else str(row[0])
+        return None if row is None else SnapshotId.parse(str(row[0]))
 
     @contextlib.contextmanager
     def _translated(self) -> Iterator[None]:

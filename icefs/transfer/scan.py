@@ -19,7 +19,7 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from icefs.engine.write.session import array_data
+from icefs.engine.write.node_editor import array_data
 from icefs.errors import EntryNotFoundError, InvalidInputError, InvalidMetadataError, UnsupportedError
 from icefs.format.chunk_sizes import ChunkSizes, chunk_sizes
 from icefs.format.snapshot.nodes import NodeType

@@ -48,6 +48,8 @@ class Attr(NamedTuple):
         return stat.S_ISDIR(self.mode)
 
 
+_new_tuple: Final = tuple.__new__
+
 ABSENT: Final = Attr(
     ino=NO_INO, mode=0, nlink=0, uid=0, gid=0, size=0, mtime_ns=0, ctime_ns=0, atime_ns=0, entry_timeout_s=0.0,
     attr_timeout_s=0.0,
@@ -72,10 +74,12 @@ class Ownership:
     gid: int
     umask: int = 0o022
 
-    def attr(self, ino: Ino, mode: int, *, nlink: int, size: int, time_ns: int) -> Attr:
+    def attr(self, ino: Ino, mode: int, nlink: int, size: int, time_ns: int) -> Attr:
         """Returns the attributes of a file or directory that has one time, and that the kernel may always believe."""
-        # In order: keywords cost a tenth of a lookup.
-        return Attr(ino, mode, nlink, self.uid, self.gid, size, time_ns, time_ns, time_ns, FOREVER_S, FOREVER_S)
+        # As `Attr(…)` does, but for a frame of Python: a twentieth of a `getattr`.
+        return _new_tuple(
+            Attr, (ino, mode, nlink, self.uid, self.gid, size, time_ns, time_ns, time_ns, FOREVER_S, FOREVER_S)
+        )
 
     def file_mode(self, *, writable: bool) -> int:
         """Returns type and permissions of a regular file."""

@@ -16,7 +16,7 @@ from icefs.vfs.attrs import BLOCK_SIZE, Attr, EntryRun, FsStats
 from icefs.vfs.fetches import Fetches, ask
 from icefs.vfs.handles import HandleTable
 from icefs.vfs.inodes.table import InodeSpace
-from icefs.vfs.interface import AttrChanges, Caller, FileHandle, NotInMemoryError, Tree
+from icefs.vfs.interface import AttrChanges, Caller, FileHandle, NotInMemoryError
 
 _PEBIBYTE: Final = 1 << 50
 _FULL: Final = FsStats(_PEBIBYTE // BLOCK_SIZE, 0, 0, 1 << 40, 0)
@@ -52,19 +52,14 @@ class FileSystem:
             state_root: The directory of the changes that are not committed; None for a mount that only reads.
         """
         self.space = space
+        self._tree_of = space.tree_of
         self.handles = handles
         self.wants_flush = state_root is not None
         self._fetches = fetches
         self._control_fetches = control_fetches
         self._state_root = state_root
 
-    # Trees.
-
-    def _tree(self, ino: Ino) -> Tree:
-        found = self.space.find(ino)
-        if found is None:
-            raise StaleError(f"inode {ino} is gone", ino=ino)
-        return found.tree
+    # What is to be fetched first.
 
     async def _after[R](self, missing: NotInMemoryError, question: Callable[[], R]) -> R:
         """Fetches what a question asked for, and asks again until there is an answer."""
@@ -81,22 +76,22 @@ class FileSystem:
     async def lookup(self, parent: Ino, name: str) -> Attr:
         """Finds a name in a directory."""
         try:
-            return self._tree(parent).lookup(parent, name)
+            return self._tree_of(parent).lookup(parent, name)
         except NotInMemoryError as missing:
-            return await self._after(missing, lambda: self._tree(parent).lookup(parent, name))
+            return await self._after(missing, lambda: self._tree_of(parent).lookup(parent, name))
 
     async def getattr(self, ino: Ino) -> Attr:
         """Returns attributes; of a file that is open also if its name leads elsewhere by now."""
         try:
             try:
-                return self._tree(ino).getattr(ino)
+                return self._tree_of(ino).getattr(ino)
             except NotInMemoryError as missing:
-                return await self._after(missing, lambda: self._tree(ino).getattr(ino))
+                return await self._after(missing, lambda: self._tree_of(ino).getattr(ino))
         except StaleError:
             file = self.handles.file_of(ino)
             if file is None:
                 raise
-            return self._tree(ino).getattr_open(file)
+            return self._tree_of(ino).getattr_open(file)
 
     def forget(self, ino: Ino, count: int) -> None:
         """Drops references of the kernel to an inode."""
@@ -106,21 +101,21 @@ class FileSystem:
 
     async def readlink(self, ino: Ino) -> str:
         """Returns where a symbolic link leads."""
-        return self._tree(ino).readlink(ino)
+        return self._tree_of(ino).readlink(ino)
 
     async def listxattr(self, ino: Ino) -> Sequence[str]:
         """Returns the names of extended attributes."""
         try:
-            return self._tree(ino).listxattr(ino)
+            return self._tree_of(ino).listxattr(ino)
         except NotInMemoryError as missing:
-            return await self._after(missing, lambda: self._tree(ino).listxattr(ino))
+            return await self._after(missing, lambda: self._tree_of(ino).listxattr(ino))
 
     async def getxattr(self, ino: Ino, name: str) -> bytes | None:
         """Returns an extended attribute, or None."""
         try:
-            return self._tree(ino).getxattr(ino, name)
+            return self._tree_of(ino).getxattr(ino, name)
         except NotInMemoryError as missing:
-            return await self._after(missing, lambda: self._tree(ino).getxattr(ino, name))
+            return await self._after(missing, lambda: self._tree_of(ino).getxattr(ino, name))
 
     async def statfs(self) -> FsStats:
         """Describes the disk that changes are kept on; on a read-only mount a large one without a free block."""
@@ -131,9 +126,9 @@ class FileSystem:
     async def open(self, ino: Ino, flags: int) -> tuple[int, FileHandle]:
         """Opens a file."""
         try:
-            file = self._tree(ino).open(ino, flags)
+            file = self._tree_of(ino).open(ino, flags)
         except NotInMemoryError as missing:
-            file = await self._after(missing, lambda: self._tree(ino).open(ino, flags))
+            file = await self._after(missing, lambda: self._tree_of(ino).open(ino, flags))
         return self.handles.add_file(file), file
 
     async def read(self, fh: int, offset: int, size: int) -> bytes | bytearray | memoryview:
@@ -180,9 +175,9 @@ class FileSystem:
     async def opendir(self, ino: Ino) -> int:
         """Opens a directory."""
         try:
-            directory = self._tree(ino).opendir(ino)
+            directory = self._tree_of(ino).opendir(ino)
         except NotInMemoryError as missing:
-            directory = await self._after(missing, lambda: self._tree(ino).opendir(ino))
+            directory = await self._after(missing, lambda: self._tree_of(ino).opendir(ino))
         return self.handles.add_dir(directory)
 
     async def readdir(self, fh: int, position: int) -> EntryRun | None:
@@ -204,63 +199,63 @@ class FileSystem:
     async def fsyncdir(self, fh: int) -> None:
         """Makes an open directory durable."""
         ino = self.handles.dir(fh).ino
-        await self._tree(ino).changes.fsyncdir(ino)
+        await self._tree_of(ino).changes.fsyncdir(ino)
 
     # Changes: the tree decides.
 
     async def setattr(self, ino: Ino, changes: AttrChanges, fh: int | None, caller: Caller) -> Attr:
         """Changes attributes."""
         file = None if fh is None else self.handles.file(fh)
-        return await self._tree(ino).changes.setattr(ino, changes, file, caller)
+        return await self._tree_of(ino).changes.setattr(ino, changes, file, caller)
 
     async def create(
         self, parent: Ino, name: str, mode: int, flags: int, caller: Caller
     ) -> tuple[int, FileHandle, Attr]:
         """Creates and opens a file."""
-        file, attr = await self._tree(parent).changes.create(parent, name, mode, flags, caller)
+        file, attr = await self._tree_of(parent).changes.create(parent, name, mode, flags, caller)
         return self.handles.add_file(file), file, attr
 
     async def mknod(self, parent: Ino, name: str, mode: int, rdev: int, caller: Caller) -> Attr:
         """Creates a file."""
-        return await self._tree(parent).changes.mknod(parent, name, mode, rdev, caller)
+        return await self._tree_of(parent).changes.mknod(parent, name, mode, rdev, caller)
 
     async def mkdir(self, parent: Ino, name: str, mode: int, caller: Caller) -> Attr:
         """Creates a directory."""
-        return await self._tree(parent).changes.mkdir(parent, name, mode, caller)
+        return await self._tree_of(parent).changes.mkdir(parent, name, mode, caller)
 
     async def unlink(self, parent: Ino, name: str) -> None:
         """Removes a file."""
-        await self._tree(parent).changes.unlink(parent, name)
+        await self._tree_of(parent).changes.unlink(parent, name)
 
     async def rmdir(self, parent: Ino, name: str) -> None:
         """Removes a directory."""
-        await self._tree(parent).changes.rmdir(parent, name)
+        await self._tree_of(parent).changes.rmdir(parent, name)
 
     async def symlink(self, parent: Ino, name: str, target: str, caller: Caller) -> Attr:
         """Creates a symbolic link."""
-        return await self._tree(parent).changes.symlink(parent, name, target, caller)
+        return await self._tree_of(parent).changes.symlink(parent, name, target, caller)
 
     async def rename(self, old_parent: Ino, old_name: str, new_parent: Ino, new_name: str, flags: int) -> None:
         """Renames within a tree."""
-        tree = self._tree(old_parent)
-        if self._tree(new_parent) is not tree:
+        tree = self._tree_of(old_parent)
+        if self._tree_of(new_parent) is not tree:
             raise CrossTreeError(f"cannot rename {old_name} from one tree to another")
         await tree.changes.rename(old_parent, old_name, new_parent, new_name, flags)
 
     async def link(self, ino: Ino, new_parent: Ino, new_name: str) -> Attr:
         """Makes a hard link within a tree."""
-        tree = self._tree(ino)
-        if self._tree(new_parent) is not tree:
+        tree = self._tree_of(ino)
+        if self._tree_of(new_parent) is not tree:
             raise CrossTreeError(f"cannot link {new_name} from one tree to another")
         return await tree.changes.link(ino, new_parent, new_name)
 
     async def setxattr(self, ino: Ino, name: str, value: bytes) -> None:
         """Sets an extended attribute."""
-        await self._tree(ino).changes.setxattr(ino, name, value)
+        await self._tree_of(ino).changes.setxattr(ino, name, value)
 
     async def removexattr(self, ino: Ino, name: str) -> None:
         """Removes an extended attribute."""
-        await self._tree(ino).changes.removexattr(ino, name)
+        await self._tree_of(ino).changes.removexattr(ino, name)
 
     # For log lines.
 

@@ -355,16 +355,16 @@ class WorkTree:
         """Gives back what `view` returned."""
         self._commits.release(frozen)
 
-    def record_intent(self, frozen: FrozenTree, snapshot_id: str, base: str, left: Iterable[TreePath] = ()) -> None:
+    def record_intent(self, frozen: FrozenTree, snapshot_id: str, base: str, left_out: Iterable[TreePath] = ()) -> None:
         """Notes, so that it survives power loss, that `frozen` is about to be published as a snapshot.
 
         Args:
             frozen: What `freeze` returned.
             snapshot_id: The id that the snapshot will have.
             base: The snapshot that it is based on.
-            left: The paths of `frozen` that are not part of it, with all below them.
+            left_out: The paths of `frozen` that are not part of it, with all below them.
         """
-        self._commits.record_intent(frozen, snapshot_id, base, left)
+        self._commits.record_intent(frozen, snapshot_id, base, left_out)
 
     def change_base(self, plan: BasePlan, advance: Advance = nothing_below) -> BaseOutcome:
         """Puts the tree on another snapshot: one that a frozen tree became, or one that others have committed.

@@ -272,15 +272,15 @@ class IcechunkStore(zarr.abc.store.Store):
         writer, session, data = self._checked_writer(), self._writable, _bytes(value)
         target = writer.target(key)
         if isinstance(target, MetadataTarget):
-            await self._change(session.set_metadata, target.path, bytes(data), overwrite=overwrite)
+            await self._change(session.nodes.put, target.path, bytes(data), overwrite=overwrite)
             return
         # Nothing is stored for a chunk that is refused, and nothing is referred to that is not stored.
-        session.check_chunk(target.path, target.index, len(data))
+        session.chunks.check(target.path, target.index, len(data))
         if len(data) <= session.context.inline_threshold_bytes:
-            ref = session.store_chunk(data)
+            ref = session.chunks.store(data)
         else:
-            ref = await self._run(session.store_chunk, data)
-        await self._change(session.set_chunk_ref, target.path, target.index, ref, overwrite=overwrite)
+            ref = await self._run(session.chunks.store, data)
+        await self._change(session.chunks.set_ref, target.path, target.index, ref, overwrite=overwrite)
 
     @override
     async def _set_many(self, values: Iterable[tuple[str, Buffer]]) -> None:
@@ -320,9 +320,9 @@ class IcechunkStore(zarr.abc.store.Store):
         writer, session, data = self._checked_writer(), self._writable, _bytes(value)
         target = writer.target(key)
         if isinstance(target, MetadataTarget):
-            session.set_metadata(target.path, bytes(data))
+            session.nodes.put(target.path, bytes(data))
         else:
-            session.set_chunk(target.path, target.index, data)
+            session.chunks.set(target.path, target.index, data)
 
     def delete_sync(self, key: str) -> None:
         """Does what `delete` does, on the calling thread."""

@@ -157,7 +157,7 @@ def set_virtual_columns(
         etags=[tags[row][0] for row in rows.tolist()],
         last_modified=np.array([tags[row][1] for row in rows.tolist()], np.uint32),
     )
-    session.set_chunk_refs(path, refs)
+    session.chunks.set_refs(path, refs)
     return [tuple(int(column[row]) for column in coords) for row in np.flatnonzero(~accepted).tolist()]
 
 

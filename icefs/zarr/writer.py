@@ -112,16 +112,16 @@ class KeyWriter:
             node = self.session.get_node(target.path)
             grid = () if node is None or node.array is None else node.array.shape
             if all(position < size.num_chunks for position, size in zip(target.index, grid, strict=False)):
-                self.session.set_chunk_ref(target.path, target.index, None)
+                self.session.chunks.set_ref(target.path, target.index, None)
         elif key[key.rfind("/") + 1 :] not in V2_METADATA_NAMES and not is_zarr_key(key):
             raise _invalid_key(key)
 
     def _delete_node(self, path: NodePath) -> None:
         node = self.session.get_node(path)
         if node is not None and node.array is not None:
-            self.session.delete_nodes([path])
+            self.session.nodes.delete_each([path])
         else:
-            self.session.delete_node(path)
+            self.session.nodes.delete(path)
 
     def delete_directory(self, prefix: str) -> None:
         """Deletes all nodes and chunks whose keys lie below a directory.
@@ -135,8 +135,8 @@ class KeyWriter:
         # First what may fail.
         if inside is not None and inside[2]:
             opened, index, _ = inside
-            self.session.delete_chunks_below(opened.path, index)
-        self.session.delete_node(node_path(prefix))
+            self.session.chunks.delete_below(opened.path, index)
+        self.session.nodes.delete(node_path(prefix))
 
 
 def _invalid_key(key: str) -> InvalidInputError:

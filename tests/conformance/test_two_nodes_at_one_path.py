@@ -69,9 +69,9 @@ def test_a_commit_mends_it(path: Path, how: str) -> None:
     repository = WritableRepository.open(LocalStorage(path))
     session = repository.writable_session("main")
     if how == "deleted":
-        session.delete_node("/a")
+        session.nodes.delete("/a")
     else:
-        session.set_metadata("/c", b'{"zarr_format":3,"node_type":"group","attributes":{}}')
+        session.nodes.put("/c", b'{"zarr_format":3,"node_type":"group","attributes":{}}')
     made = session.commit("mended")
     assert not [one for one in fsck(repository.storage).findings if one.key.endswith(str(made))]
     group = zarr.open_group(official(path).readonly_session("main").store, mode="r")
@@ -86,7 +86,7 @@ def test_a_commit_mends_it(path: Path, how: str) -> None:
 def test_it_can_be_expired_and_collected(path: Path) -> None:
     repository = WritableRepository.open(LocalStorage(path))
     with repository.transaction("main", message="mended") as session:
-        session.delete_node("/a")
+        session.nodes.delete("/a")
     official(path).expire_snapshots(_soon())
     collect_garbage(repository, system_clock() + 60_000_000)
     assert fsck(repository.storage).status == "clean"

@@ -70,15 +70,15 @@ class TestWritingStore(StoreTests[IcechunkStore, cpu.Buffer]):
         path = "/" + "/".join(parts[:first])
         if store._session.get_node(path) is None:
             metadata = array_json([2000] * len(index), [1] * len(index), encoding=encoding)
-            store._session.set_metadata(path, metadata)
+            store._session.nodes.put(path, metadata)
 
     async def set(self, store: IcechunkStore, key: str, value: Buffer) -> None:
         if key.endswith("zarr.json"):
-            store._session.set_metadata("/" + key.removesuffix("zarr.json").rstrip("/"), value.to_bytes())
+            store._session.nodes.put("/" + key.removesuffix("zarr.json").rstrip("/"), value.to_bytes())
             return
         self.make_array(store, key)
         target = store._writer.target(key)
-        store._session.set_chunk(target.path, target.index, value.to_bytes())
+        store._session.chunks.set(target.path, target.index, value.to_bytes())
 
     async def get(self, store: IcechunkStore, key: str) -> Buffer:
         if key.endswith("zarr.json"):

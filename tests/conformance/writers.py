@@ -254,29 +254,29 @@ class EngineSession(SessionWriter):
         self.raw = session
 
     def node(self, path: str, data: bytes) -> None:
-        self.raw.set_metadata(path, data)
+        self.raw.nodes.put(path, data)
 
     def chunk(self, path: str, index: Index, data: bytes) -> None:
-        self.raw.set_chunk(path, index, data)
+        self.raw.chunks.set(path, index, data)
 
     def drop(self, path: str, *indices: Index) -> None:
         if len(indices) > 1:
-            self.raw.delete_chunks(path, ChunkIndices.from_indices(len(indices[0]), indices))
+            self.raw.chunks.delete(path, ChunkIndices.from_indices(len(indices[0]), indices))
         else:
-            self.raw.set_chunk_ref(path, indices[0], None)
+            self.raw.chunks.set_ref(path, indices[0], None)
 
     def delete(self, path: str) -> None:
-        self.raw.delete_node(path)
+        self.raw.nodes.delete(path)
 
     def virtual(self, path: str, chunks: Mapping[Index, Virtual]) -> None:
         for index, chunk in chunks.items():
             etag = chunk.checksum if isinstance(chunk.checksum, str) else None
-            self.raw.set_chunk_ref(
+            self.raw.chunks.set_ref(
                 path, index, VirtualRef(chunk.location, chunk.offset_bytes, chunk.length_bytes, etag)
             )
 
     def move(self, source: str, target: str) -> None:
-        self.raw.move(source, target)
+        self.raw.nodes.move(source, target)
 
     def commit(self, message: str, metadata: dict[str, Any] | None = None, **how: Any) -> str:
         if "rebase_with" in how:
@@ -293,7 +293,7 @@ class EngineSession(SessionWriter):
         self.raw.rebase(SOLVERS[solver][1])
 
     def discard(self) -> None:
-        self.raw.discard_changes()
+        self.raw.draft.discard()
 
     def status(self) -> dict[str, Any]:
         return diff_facts(self.raw.status())

@@ -37,8 +37,8 @@ def repository(*paths: str) -> WritableRepository:
     repo = WritableRepository.create(MemoryStorage())
     session = repo.writable_session("main")
     for number, path in enumerate(paths, 2):
-        session.set_metadata(path, array([number]))
-        session.set_chunk(path, (number - 1,), f"{number}".encode() * number)
+        session.nodes.put(path, array([number]))
+        session.chunks.set(path, (number - 1,), f"{number}".encode() * number)
     session.commit("x")
     return repo
 

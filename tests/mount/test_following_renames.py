@@ -18,13 +18,13 @@ def branch(tmp_path):
     """A repository with an array of some rows of chunks, and its branch mounted."""
     repository = WritableRepository.create(LocalStorage(str(tmp_path / "repo")))
     with repository.transaction("main", message="start") as session:
-        session.set_metadata("/", GROUP)
+        session.nodes.put("/", GROUP)
         for path in ("/g", "/g/sub"):
-            session.set_metadata(path, GROUP)
+            session.nodes.put(path, GROUP)
         for path in ("/a", "/g/sub/b"):
-            session.set_metadata(path, loose_array_json(SHAPE, CHUNK))
+            session.nodes.put(path, loose_array_json(SHAPE, CHUNK))
             for index in ((2, 2), (2, 3), (3, 2)):
-                session.set_chunk(path, index, f"{path} {index}".encode())
+                session.chunks.set(path, index, f"{path} {index}".encode())
     with mounted(tmp_path / "repo", branch="main") as mount:
         look(mount.path)
         yield mount, repository
@@ -61,9 +61,9 @@ def test_who_makes_a_directory_where_one_was_renamed_away_makes_another_one(bran
     before = look(mount.path)
     commit(mount)
     with repository.transaction("main", message="theirs") as session:
-        session.set_chunk("/a", (2, 5), b"theirs")
-        session.set_metadata("/g", GROUP)
-        session.set_metadata("/g/sub", GROUP)
+        session.chunks.set("/a", (2, 5), b"theirs")
+        session.nodes.put("/g", GROUP)
+        session.nodes.put("/g/sub", GROUP)
     mount.refresh()
     now = look(mount.path)
     assert now["a/c/2/5"][2] == b"theirs"
@@ -85,9 +85,9 @@ def test_what_others_change_in_renamed_directories_is_seen_and_the_rest_stays(br
     before = look(mount.path)
     commit(mount)
     with repository.transaction("main", message="theirs") as session:
-        session.set_chunk("/a", (7, 2), b"theirs")
-        session.delete_chunks("/a", ChunkIndices.from_indices(2, [(3, 2)]))
-        session.set_chunk("/h/sub/b", (2, 3), b"theirs, too")
+        session.chunks.set("/a", (7, 2), b"theirs")
+        session.chunks.delete("/a", ChunkIndices.from_indices(2, [(3, 2)]))
+        session.chunks.set("/h/sub/b", (2, 3), b"theirs, too")
     mount.refresh()
     changed = {"a/c/7/2", "h/sub/b/c/2/3"}
     gone = {"a/c/3", "a/c/3/2"}
@@ -115,7 +115,7 @@ def test_a_commit_of_others_in_between_does_not_change_what_stays(branch):
     (mount / "g/sub").rename(mount / "s")
     before = look(mount.path)
     with repository.transaction("main", message="theirs") as session:
-        session.set_chunk("/a", (8, 8), b"theirs")
+        session.chunks.set("/a", (8, 8), b"theirs")
     told = mount.rpc({"op": "commit", "message": "ours", "rebase": "fail"})[-1]
     assert told["type"] == "result", told
     now = look(mount.path)
@@ -136,8 +136,8 @@ def test_stat_tells_of_what_others_wrote_over_what_was_committed_here(branch):
     commit(mount)
     assert (mount / "a/c/5/5").stat() == before
     with repository.transaction("main", message="theirs") as session:
-        session.set_chunk("/a", (5, 5), b"longer than it was")
-        session.delete_chunks("/a", ChunkIndices.from_indices(2, [(6, 6)]))
+        session.chunks.set("/a", (5, 5), b"longer than it was")
+        session.chunks.delete("/a", ChunkIndices.from_indices(2, [(6, 6)]))
     mount.refresh()
     assert (mount / "a/c/5/5").stat().st_size == len(b"longer than it was")
     assert not (mount / "a/c/6/6").exists()
@@ -163,11 +163,11 @@ def test_a_directory_that_may_have_chunks_of_two_arrays_keeps_what_it_has(tmp_pa
     repository = WritableRepository.create(LocalStorage(str(tmp_path / "repo")))
     inner = loose_array_json(SHAPE, CHUNK, encoding=("v2", "/"))
     with repository.transaction("main", message="start") as session:
-        session.set_metadata("/", GROUP)
-        session.set_metadata("/a", loose_array_json(SHAPE, CHUNK))
-        session.set_metadata("/a/c", inner)
+        session.nodes.put("/", GROUP)
+        session.nodes.put("/a", loose_array_json(SHAPE, CHUNK))
+        session.nodes.put("/a/c", inner)
         for path, index in (("/a", (3, 3)), ("/a/c", (2, 3)), ("/a/c", (2, 4))):
-            session.set_chunk(path, index, f"{path} {index}".encode())
+            session.chunks.set(path, index, f"{path} {index}".encode())
     with mounted(tmp_path / "repo", branch="main") as mount:
         look(mount.path)
         (mount / "a/c/2").rename(mount / "a/c/7")

@@ -25,8 +25,8 @@ def test_a_branch_does_not_move_while_its_working_tree_is_opened(tmp_path):
     require_fuse()
     repository = WritableRepository.create(LocalStorage(str(tmp_path / "repo")))
     with repository.transaction("main", message="start") as session:
-        session.set_metadata("/", GROUP)
-        session.set_metadata("/a", loose_array_json((9,), (1,)))
+        session.nodes.put("/", GROUP)
+        session.nodes.put("/a", loose_array_json((9,), (1,)))
     with scratch_directory() as scratch:
         place, log = tmp_path / "mnt", tmp_path / "log"
         place.mkdir()
@@ -48,7 +48,7 @@ def test_a_branch_does_not_move_while_its_working_tree_is_opened(tmp_path):
             writer.start()
             time.sleep(0.2)  # the working tree is being opened
             with repository.transaction("main", message="theirs") as session:
-                session.set_chunk("/a", (1,), b"1")
+                session.chunks.set("/a", (1,), b"1")
             writer.join(30)
             assert made == ["2"]
             status = mount.control("status.json")

@@ -42,8 +42,8 @@ def repo(tmp_path):
         LocalStorage(tmp_path / "repo"), RepositoryConfig(inline_chunk_threshold_bytes=0)
     )
     session = repository.writable_session("main")
-    session.set_metadata("/a", METADATA.replace(b"[2]", b"[%d]" % len(SECRET)))
-    session.set_chunk("/a", (0,), b"x" * len(SECRET))
+    session.nodes.put("/a", METADATA.replace(b"[2]", b"[%d]" % len(SECRET)))
+    session.chunks.set("/a", (0,), b"x" * len(SECRET))
     session.commit("one chunk")
     repository.close()
     return tmp_path / "repo"
@@ -99,8 +99,8 @@ def named_like_control(tmp_path):
     repository = WritableRepository.create(LocalStorage(tmp_path / "repo"))
     session = repository.writable_session("main")
     for path in ("/", "/.icefs", "/g", "/g/.icefs"):
-        session.set_metadata(path, b'{"zarr_format":3,"node_type":"group"}')
-    session.set_metadata("/.icefs/info.json", METADATA)
+        session.nodes.put(path, b'{"zarr_format":3,"node_type":"group"}')
+    session.nodes.put("/.icefs/info.json", METADATA)
     session.commit("nodes called like the control directory")
     repository.create_tag("v1", repository.lookup_branch("main"))
     repository.close()

@@ -62,7 +62,7 @@ def test_a_session_with_misleading_names(name, scratch, run):
     run("init", repo)
     with WritableRepository.open(open_storage(repo)) as repository:
         session = repository.writable_session("main")
-        session.set_metadata("/", b'{"zarr_format":3,"node_type":"group"}')
+        session.nodes.put("/", b'{"zarr_format":3,"node_type":"group"}')
         repository.create_branch(word, session.commit(word))
         repository.create_tag(word, repository.lookup_branch("main"))
     try:

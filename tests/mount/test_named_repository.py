@@ -35,9 +35,9 @@ def make(path, name):
     """Makes a repository in which everything is called after it."""
     with WritableRepository.create(open_storage(str(path))) as repository:
         session = repository.writable_session("main")
-        session.set_metadata("/", GROUP % name.encode())
-        session.set_metadata(f"/{name}-array", ARRAY)
-        session.set_chunk(f"/{name}-array", (0,), b"x")
+        session.nodes.put("/", GROUP % name.encode())
+        session.nodes.put(f"/{name}-array", ARRAY)
+        session.chunks.set(f"/{name}-array", (0,), b"x")
         tip = session.commit(f"{name} commit")
         repository.create_branch(f"{name}-branch", tip)
         repository.create_tag(f"{name}-tag", tip)

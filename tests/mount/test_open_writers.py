@@ -229,14 +229,14 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Mount, Wr
     repository = WritableRepository.create(open_storage(str(repo)))
     session = repository.writable_session("main")
     writer = KeyWriter(session, KeyReader(session))
-    session.set_metadata("/", GROUP)
+    session.nodes.put("/", GROUP)
     for name, _, kind in CASES:
         for below, make in KINDS[kind][0].items():
             target = writer.target(f"{name}/{below}")
             if isinstance(target, MetadataTarget):
-                session.set_metadata(target.path, make())
+                session.nodes.put(target.path, make())
             else:
-                session.set_chunk(target.path, target.index, make())
+                session.chunks.set(target.path, target.index, make())
     session.commit("made")
     with mounted(repo, state_dir=str(repo.parent / "trees")) as mount:
         yield mount, repository
@@ -281,7 +281,7 @@ def test_each_file_is_committed_whole_or_not_at_all(shared: tuple[Mount, Writabl
                 (place / name / "c" / "0").write_bytes(chunk())
         if how == "rebase":
             session = repository.writable_session(how)
-            session.set_metadata("/theirs", GROUP)
+            session.nodes.put("/theirs", GROUP)
             session.commit("theirs")
         more = {"plain": {}, "amend": {"amend": True}, "rebase": {"rebase": "fail"}}[how]
         now = tree(place)

@@ -20,7 +20,7 @@ from tests.support.mounting import Mount, mounted, require_fuse
 def make(path: Path) -> None:
     repository = WritableRepository.create(LocalStorage(path), spec_version=1)
     with repository.transaction("main", message="base") as session:
-        session.set_metadata("/", b'{"zarr_format":3,"node_type":"group","attributes":{}}')
+        session.nodes.put("/", b'{"zarr_format":3,"node_type":"group","attributes":{}}')
 
 
 def write(mount: Path, value: int) -> None:

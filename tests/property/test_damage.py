@@ -61,11 +61,11 @@ def base(spec_version: int) -> Base:
     for number in range(4):
         session = repository.writable_session("main")
         if not number:
-            session.set_metadata("/", GROUP)
-            session.set_metadata("/a", array())
-            session.set_metadata("/b", array())
+            session.nodes.put("/", GROUP)
+            session.nodes.put("/a", array())
+            session.nodes.put("/b", array())
         for name in "ab":
-            session.set_chunk(f"/{name}", (number,), f"{name}{number}......".encode())
+            session.chunks.set(f"/{name}", (number,), f"{name}{number}......".encode())
         ids.append(session.commit(f"number {number}"))
     repository.create_branch("other", ids[1])
     repository.create_tag("v1", ids[2])
@@ -166,13 +166,13 @@ COLLECTING = ("gc", "expire, gc", "repair", "repair, gc")
 
 def _commit(repo: WritableRepository) -> None:
     session = repo.writable_session("main")
-    session.set_chunk("/a", (0,), b"changed!")
+    session.chunks.set("/a", (0,), b"changed!")
     session.commit("changed")
 
 
 def _amend(repo: WritableRepository) -> None:
     session = repo.writable_session("main")
-    session.set_chunk("/a", (0,), b"changed!")
+    session.chunks.set("/a", (0,), b"changed!")
     session.amend("changed")
 
 

@@ -40,8 +40,8 @@ def versions(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str],
     keys.append(read(repo))
     session = repo.writable_session("main")
     group = {"zarr_format": 3, "node_type": "group", "attributes": {}, "consolidated_metadata": {"metadata": {}}}
-    session.set_metadata("/", json.dumps(group).encode())
-    session.set_chunk("/g/inner" if session.get_node("/g/inner") else "/big", (0,), b"third" * 20_000)
+    session.nodes.put("/", json.dumps(group).encode())
+    session.chunks.set("/g/inner" if session.get_node("/g/inner") else "/big", (0,), b"third" * 20_000)
     ids.append(str(session.commit("third")))
     keys.append(read(repo))
     return root / "repo", ids, keys

@@ -111,8 +111,8 @@ class History:
         config = RepositoryConfig(inline_chunk_threshold_bytes=100)
         self.repo = WritableRepository.create(MemoryStorage(), config, spec_version=spec_version)
         session = self.repo.writable_session("main")
-        session.set_metadata("/a", metadata(0))
-        session.set_chunk("/a", (0,), b"base")
+        session.nodes.put("/a", metadata(0))
+        session.chunks.set("/a", (0,), b"base")
         first = session.commit("base")
         self.repo.create_branch("other", first)
         self.versions = {first: Version({_METADATA: metadata(0), 0: b"base"}, None, frozenset())}
@@ -135,7 +135,7 @@ class History:
             case "write", [int(key)]:
                 self.write(writer, key)
             case "delete", [int(key)]:
-                writer.session.set_chunk_ref("/a", (key,), None)
+                writer.session.chunks.set_ref("/a", (key,), None)
                 writer.changes[key] = None
             case "fork", [bool(is_sent)]:
                 self.fork(writer, is_sent=is_sent)
@@ -156,10 +156,10 @@ class History:
         self.numbers += 1
         if key == _METADATA:
             data = metadata(self.numbers)
-            writer.session.set_metadata("/a", data)
+            writer.session.nodes.put("/a", data)
         else:
             data = b"%d" % self.numbers
-            writer.session.set_chunk("/a", (key,), data)
+            writer.session.chunks.set("/a", (key,), data)
         writer.changes[key] = data
 
     def fork(self, writer: Writer, *, is_sent: bool) -> None:

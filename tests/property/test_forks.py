@@ -66,12 +66,12 @@ class Writer:
         before = dict(self.chunks)
         match kind, argument:
             case "set", tuple(place):
-                self.session.set_chunk("/a", place, data)
+                self.session.chunks.set("/a", place, data)
                 self.chunks[place] = data
                 self.changes[place] = data
                 return
             case "delete", list(places):
-                self.session.delete_chunks("/a", ChunkIndices.from_indices(2, places))
+                self.session.chunks.delete("/a", ChunkIndices.from_indices(2, places))
                 self.chunks = {place: value for place, value in before.items() if place not in places}
                 self.changes |= dict.fromkeys(places)
                 return
@@ -116,10 +116,10 @@ def test_what_forks_wrote_is_what_their_origin_commits(
     config = RepositoryConfig(inline_chunk_threshold_bytes=4, manifest=ManifestConfig(splitting=SPLITTING))
     repo = WritableRepository.create(MemoryStorage(), config)
     session = repo.writable_session("main")
-    session.set_metadata("/a", ZARR_JSON)
+    session.nodes.put("/a", ZARR_JSON)
     base = {place: b"base %d%d" % place for place in committed}
     for place, data in base.items():
-        session.set_chunk("/a", place, data)
+        session.chunks.set("/a", place, data)
     session.commit("base")
 
     origin = Writer(repo.writable_session("main"), base)

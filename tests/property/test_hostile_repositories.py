@@ -51,9 +51,9 @@ def _make(root: Path, spec_version: int) -> None:
     repository = WritableRepository.create(_storage(root), config, spec_version=spec_version)
     for text in (b"ab", b"cd"):
         session = repository.writable_session("main")
-        session.set_metadata("/a", METADATA)
-        session.set_chunk("/a", (0,), text)
-        session.set_chunk("/a", (1,), text)
+        session.nodes.put("/a", METADATA)
+        session.chunks.set("/a", (0,), text)
+        session.chunks.set("/a", (1,), text)
         session.commit("more")
     repository.create_tag("v1", repository.lookup_branch("main"))
     repository.create_branch("side", repository.lookup_branch("main"))
@@ -74,7 +74,7 @@ def _read(root: Path) -> Any:
 
 def _commit(root: Path) -> Any:
     session = _open(root).writable_session("main")
-    session.set_chunk("/a", (0,), b"zz")
+    session.chunks.set("/a", (0,), b"zz")
     return session.commit("ours")
 
 

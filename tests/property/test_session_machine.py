@@ -217,7 +217,7 @@ class SessionMachine(RuleBasedStateMachine):
         tree, edits = side.tree, side.edits
         there = tree.get(path)
         try:
-            side.session.set_metadata(path, data)
+            side.session.nodes.put(path, data)
         except AlreadyExistsError:
             assert there is not None
             assert (there.grid is None) != (grid is None)
@@ -246,7 +246,7 @@ class SessionMachine(RuleBasedStateMachine):
     @rule(which=WHICH, path=PATHS)
     def delete_node(self, which, path):
         side = self.sides[which]
-        side.session.delete_node(path)
+        side.session.nodes.delete(path)
         edits = side.edits
         for found, node in side.tree.items():
             if found == path or found.startswith(path.rstrip("/") + "/"):
@@ -260,14 +260,14 @@ class SessionMachine(RuleBasedStateMachine):
         node = self.sides[which].tree.get(path)
         if node is None or node.grid is None:
             with pytest.raises((NodeNotFoundError, InvalidInputError)):
-                self.sides[which].session.set_chunk(path, (0,), data)
+                self.sides[which].session.chunks.set(path, (0,), data)
 
     @rule(which=WHICH, choice=CHOICE, positions=POSITIONS, data=DATA)
     def set_chunks_one_by_one(self, which, choice, positions, data):
         side = self.sides[which]
         path, node = self.array(side, choice) or ("", NOTHING)
         for index in pick(node.grid, positions):
-            side.session.set_chunk(path, index, data)
+            side.session.chunks.set(path, index, data)
             side.edits.chunks.setdefault(node.id, {})[index] = data
 
     @rule(which=WHICH, choice=CHOICE, positions=POSITIONS, data=DATA)
@@ -277,9 +277,9 @@ class SessionMachine(RuleBasedStateMachine):
         chosen = pick(node.grid, positions)
         if not chosen:
             return
-        refs = [(index, side.session.store_chunk(data + bytes([number]))) for number, index in enumerate(chosen)]
+        refs = [(index, side.session.chunks.store(data + bytes([number]))) for number, index in enumerate(chosen)]
         there = side.session.node(path)
-        side.session.set_chunk_refs(path, ArrayRefs.from_refs(there.id, len(node.grid), refs))
+        side.session.chunks.set_refs(path, ArrayRefs.from_refs(there.id, len(node.grid), refs))
         for number, index in enumerate(chosen):
             side.edits.chunks.setdefault(node.id, {})[index] = data + bytes([number])
 
@@ -289,10 +289,10 @@ class SessionMachine(RuleBasedStateMachine):
         path, node = self.array(side, choice) or ("", NOTHING)
         chosen = pick(node.grid, positions)
         if at_once and chosen:
-            side.session.delete_chunks(path, ChunkIndices.from_indices(len(node.grid), chosen))
+            side.session.chunks.delete(path, ChunkIndices.from_indices(len(node.grid), chosen))
         else:
             for index in chosen:
-                side.session.set_chunk_ref(path, index, None)
+                side.session.chunks.set_ref(path, index, None)
         for index in chosen:
             side.edits.chunks.setdefault(node.id, {})[index] = None
 
@@ -303,7 +303,7 @@ class SessionMachine(RuleBasedStateMachine):
         if not path:
             return
         prefix = (first,) if node.grid else ()
-        side.session.delete_chunks_below(path, prefix)
+        side.session.chunks.delete_below(path, prefix)
         for index in node.chunks:
             if index[: len(prefix)] == prefix:
                 side.edits.chunks.setdefault(node.id, {})[index] = None
@@ -318,7 +318,7 @@ class SessionMachine(RuleBasedStateMachine):
     @rule(which=WHICH)
     def discard(self, which):
         side = self.sides[which]
-        side.session.discard_changes()
+        side.session.draft.discard()
         side.edits = Edits()
 
     @rule(split=SPLITS)

@@ -40,10 +40,10 @@ def far_array(s3_server, s3_storage, s3_prefix, proxy, monkeypatch):
     def make(chunks, *, count, chunk_bytes, options):
         repository = WritableRepository.create(s3_storage)
         with repository.transaction("main", message="start") as session:
-            session.set_metadata("/", GROUP)
-            session.set_metadata("/a", array_json((count * chunk_bytes,), (chunk_bytes,)))
+            session.nodes.put("/", GROUP)
+            session.nodes.put("/a", array_json((count * chunk_bytes,), (chunk_bytes,)))
             for number, data in chunks.items():
-                session.set_chunk("/a", (number,), data)
+                session.chunks.set("/a", (number,), data)
         for name, value in s3_server.environment().items():
             monkeypatch.setenv(name, value)
         return f"s3://icefs-tests/{s3_prefix}?endpoint_url={proxy.endpoint_url}&{options}"

@@ -44,8 +44,8 @@ def repository(s3_storage: S3Storage) -> Iterator[WritableRepository]:
     config = RepositoryConfig(inline_chunk_threshold_bytes=0)
     made = WritableRepository.create(s3_storage, config)
     session = made.writable_session("main")
-    session.set_metadata("/", GROUP)
-    session.set_metadata("/a", array_json((COUNT,), (1,)))
+    session.nodes.put("/", GROUP)
+    session.nodes.put("/a", array_json((COUNT,), (1,)))
     session.commit("made")
     yield made
     made.close()
@@ -100,7 +100,7 @@ def test_a_commit_while_an_official_collection_is_under_way_can_be_read(
     time.sleep(1.1)
     session = repository.writable_session("main")
     for number in range(COUNT):
-        session.set_chunk("/a", (number,), bytes([number + 1]))
+        session.chunks.set("/a", (number,), bytes([number + 1]))
     time.sleep(1.1)  # the store has times in seconds
     cutoff = before if is_older else datetime.now(UTC)
     time.sleep(1.1)

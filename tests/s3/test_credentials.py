@@ -43,10 +43,10 @@ def place(s3_storage: S3Storage, s3_prefix: str, proxy: FaultProxy) -> str:
     """The location of a repository behind the proxy."""
     repository = WritableRepository.create(s3_storage)
     with repository.transaction("main", message="start") as session:
-        session.set_metadata("/", GROUP)
-        session.set_metadata("/a", array_json((4 * CHUNK,), (CHUNK,)))
+        session.nodes.put("/", GROUP)
+        session.nodes.put("/a", array_json((4 * CHUNK,), (CHUNK,)))
         for number in range(4):
-            session.set_chunk("/a", (number,), bytes([number]) * CHUNK)
+            session.chunks.set("/a", (number,), bytes([number]) * CHUNK)
     return f"s3://icefs-tests/{s3_prefix}?endpoint_url={proxy.endpoint_url}&max_tries=2"
 
 

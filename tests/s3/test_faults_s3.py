@@ -64,22 +64,22 @@ class Base:
         storage = MemoryStorage()
         repository = WritableRepository.create(storage)
         with repository.transaction("main", message="start") as session:
-            session.set_metadata("/", GROUP)
-            session.set_metadata("/a", array_json((6000,), (600,)))
+            session.nodes.put("/", GROUP)
+            session.nodes.put("/a", array_json((6000,), (600,)))
             for number in range(3):
-                session.set_chunk("/a", *chunk(number, number))
+                session.chunks.set("/a", *chunk(number, number))
         with repository.transaction("main", message="early") as session:
-            session.set_chunk("/a", *chunk(0, 9))
+            session.chunks.set("/a", *chunk(0, 9))
         with repository.transaction("main", message="base") as session:
-            session.set_chunk("/a", *chunk(0, 0))
+            session.chunks.set("/a", *chunk(0, 0))
         repository.create_branch("behind", repository.lookup_branch("main"))
         repository.create_branch("gone", repository.lookup_branch("main"))
         with repository.transaction("gone", message="gone") as session:
-            session.set_chunk("/a", *chunk(7, 7))
+            session.chunks.set("/a", *chunk(7, 7))
         repository.delete_branch("gone")
         repository.create_tag("old", repository.lookup_branch("main"))
         with repository.transaction("main", message="second") as session:
-            session.set_chunk("/a", *chunk(3, 3))
+            session.chunks.set("/a", *chunk(3, 3))
         self.ids = {info.message: info.id for info in repository.log("main")}
         self.objects = {info.key: storage.get(info.key).data for info in storage.list_objects()}
 
@@ -121,8 +121,8 @@ def begin(case: Case) -> Any:
     """Returns the session with what is to be committed; after a failure, the same."""
     if case.session is None:
         session = case.open().writable_session("main")
-        session.set_chunk("/a", *chunk(5, 5))
-        session.set_metadata("/n", array_json((2,), (1,)))
+        session.chunks.set("/a", *chunk(5, 5))
+        session.nodes.put("/n", array_json((2,), (1,)))
         case.session = session
     return case.session
 
@@ -193,7 +193,7 @@ def rebase(case: Case) -> Any:
     if case.session is None:
         repository = case.open()
         session = repository.writable_session_at("main", case.base.ids["base"])
-        session.set_chunk("/a", *chunk(5, 5))
+        session.chunks.set("/a", *chunk(5, 5))
         case.session = session
     return case.session
 

@@ -14,15 +14,15 @@ from icefs.worktree.rebase.rescue import Rescue
 from icefs.worktree.tree import WorkTree
 
 
-def plan_of_commit(frozen: FrozenTree, base: str, left: Iterable[str] = ()) -> BasePlan:
+def plan_of_commit(frozen: FrozenTree, base: str, left_out: Iterable[str] = ()) -> BasePlan:
     """Plans to put a tree on the snapshot that it became; `left` are the paths that are not in it."""
-    return BasePlan(base, FrozenIndex.of(frozen, frozenset(left)))
+    return BasePlan(base, FrozenIndex.of(frozen, frozenset(left_out)))
 
 
 def complete_recovered(work: WorkTree) -> BaseOutcome:
     """Puts a tree on the snapshot of a commit whose outcome was not known, and which went through."""
     frozen, intent = work.pending()
-    return work.change_base(plan_of_commit(frozen, intent.snapshot_id, intent.left))
+    return work.change_base(plan_of_commit(frozen, intent.snapshot_id, intent.left_out))
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +55,15 @@ class Parts:
 
 
 def parts_of(
-    tree: WorkTree, base: str, frozen: FrozenTree | None = None, left: Iterable[str] = (), yielded: Iterable[str] = ()
+    tree: WorkTree,
+    base: str,
+    frozen: FrozenTree | None = None,
+    left_out: Iterable[str] = (),
+    yielded: Iterable[str] = (),
 ) -> Parts:
     """Makes the parts of a change of base: to others' snapshot, or to the one that a frozen tree became."""
     core = tree._core
-    committed = None if frozen is None else FrozenIndex.of(frozen, frozenset(left))
+    committed = None if frozen is None else FrozenIndex.of(frozen, frozenset(left_out))
     new = NewBase(core.base_tree, AskedOnce(core.base_for(base)), committed)
     decisions = Decisions(new, committed, frozenset(yielded))
     return Parts(core, committed, new, decisions, Rescue(core, new, decisions, committed))

@@ -115,8 +115,8 @@ class World:
         self.repository = WritableRepository.create(storage, CONFIG, spec_version=spec_version)
         self.repository.save_config()
         session = self.repository.writable_session("main")
-        session.set_metadata("/", GROUP)
-        session.set_metadata("/a", array())
+        session.nodes.put("/", GROUP)
+        session.nodes.put("/a", array())
         self.snapshots: dict[SnapshotId, Values] = {session.commit("arrays"): {}}
         self.writers: list[Writer] = []
         self.number = 0
@@ -165,7 +165,7 @@ class World:
         self.writers.remove(writer)
         self.writers.append(Writer(anew, self.snapshots[anew.snapshot_id], dict(writer.changes)))
         for index, value in writer.changes.items():
-            anew.set_chunk("/a", index, value)
+            anew.chunks.set("/a", index, value)
         return self.writers[-1]
 
     def is_stale(self, repository: WritableRepository | WriteContext) -> bool:
@@ -186,7 +186,7 @@ class World:
         writer = self.pick()
         if writer is not None:
             index, value = (self.rng.randrange(SIZE),), self.value()
-            writer.session.set_chunk("/a", index, value)
+            writer.session.chunks.set("/a", index, value)
             writer.changes[index] = value
 
     def fork(self) -> None:
@@ -200,7 +200,7 @@ class World:
             assert self.tip() != writer.session.snapshot_id
             return  # nothing has been written: what the session stands on was reset away and collected
         assert isinstance(sent, WritableSession)
-        sent.set_chunk("/a", index, value)
+        sent.chunks.set("/a", index, value)
         back = restore_session(*pickle.loads(pickle.dumps(session_state(sent))))
         if self.rng.random() < 0.5:
             self.collect()
@@ -249,7 +249,7 @@ class World:
                 assert session.has_uncommitted_changes
                 for path, index in error.facts["chunks"]:
                     assert path == "/a"
-                    session.set_chunk(path, index, writer.changes[tuple(index)])
+                    session.chunks.set(path, index, writer.changes[tuple(index)])
             else:
                 self.check(made, writer.values)
                 break
@@ -344,8 +344,8 @@ def run_uploads(storage: Storage, rng: random.Random, directory: Path, steps: in
     options = UploadOptions(pack_bytes=rng.choice([0, 64]), quiet_s=0.001)
     staged.start_uploads(options)
     with staged.repository.transaction("main", message="arrays") as session:
-        session.set_metadata("/", GROUP)
-        session.set_metadata("/a", array())
+        session.nodes.put("/", GROUP)
+        session.nodes.put("/a", array())
     values: Values = {}
     made = 0
     try:

@@ -109,7 +109,7 @@ class EngineWriter(Writer):
         from icefs.errors import ConflictError
 
         session = self._repo.writable_session(branch)
-        session.set_chunk("/a", (number,), data)
+        session.chunks.set("/a", (number,), data)
         try:
             return str(session.commit(message, rebase_with=ConflictDetector()))
         except ConflictError:

@@ -111,7 +111,7 @@ class StagedChunks:
             upload = ArrayUpload("/a", session.node("/a").id, sources)
             uploads = self.driver.tree.uploads
             for path, refs in upload_chunks([upload], frozen, base, session, self.told.append, options, uploads):
-                session.set_chunk_refs(path, refs)
+                session.chunks.set_refs(path, refs)
             return session.commit("tree")
         finally:
             self.driver.tree.abandon(frozen)

@@ -155,9 +155,9 @@ class Bench:
             if data is None:
                 writer.delete(key)
             elif isinstance(target, MetadataTarget):
-                session.set_metadata(target.path, data)
+                session.nodes.put(target.path, data)
             else:
-                session.set_chunk(target.path, target.index, data)
+                session.chunks.set(target.path, target.index, data)
         session.commit(message)
 
     # Files.

@@ -16,10 +16,10 @@ def array(shape: list[int], chunks: list[int], **attributes: object) -> bytes:
 
 def commit_start(repo: WritableRepository) -> SnapshotId:
     session = repo.writable_session("main")
-    session.set_metadata("/", GROUP)
-    session.set_metadata("/a", array([8, 8], [2, 2]))
-    session.set_chunk("/a", (0, 0), b"zero")
-    session.set_chunk("/a", (3, 3), b"x" * 600)
+    session.nodes.put("/", GROUP)
+    session.nodes.put("/a", array([8, 8], [2, 2]))
+    session.chunks.set("/a", (0, 0), b"zero")
+    session.chunks.set("/a", (3, 3), b"x" * 600)
     return session.commit("start")
 
 

@@ -5,7 +5,9 @@ session          a session that writes
 context          what every writer to an open repository needs
 draft            the base of a session, the changes to it, and the commits of them that were tried
 changeset        the changes of a session
-edited_chunks    an array's chunks, with the session's changes on top
+node_editor      makes, rewrites, deletes and moves the nodes of a session
+chunk_editor     stores the chunks of a session, and sets and deletes their references
+edited_chunks    the chunks of arrays, with the session's changes on top
 consolidated     rebases over groups whose consolidated metadata both sides rewrote
 moves            checks of the moves in a rearrange session
 reindex          moves an array's chunks to other indices by their references

@@ -113,6 +113,12 @@ class Draft:
         with self.lock:
             return list(self.changes.nodes(self.snapshot.nodes()))
 
+    def nodes_below(self, path: NodePath) -> list[NodeSnapshot]:
+        """Returns the node at a path, if there is one, and all nodes below it, sorted by path."""
+        stem = path.removesuffix("/") + "/"
+        found = [node for node in self.nodes() if node.path == path or node.path.startswith(stem)]
+        return sorted(found, key=lambda node: node.path)
+
     # What may be changed.
 
     def check_writable(self) -> None:

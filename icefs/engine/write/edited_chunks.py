@@ -1,14 +1,21 @@
-"""An array's chunks as a writable session sees them: the base's, with the session's changes on top."""
+"""The chunks of arrays as a writable session sees them: the base's, with the session's changes on top."""
 
 from collections.abc import Iterator, Sequence
+from typing import Final
 
 import numpy as np
 
+from icefs.engine.read.assets import AssetManager
 from icefs.engine.read.chunks import ALL_ROWS, U32, U64, ArrayChunks, Bools, ChunkBatch
 from icefs.engine.write.changeset import Change, ChunkChanges
+from icefs.engine.write.draft import Draft
 from icefs.engine.write.manifest_split import inside_grid
 from icefs.format.chunk_indices import ChunkIndices
+from icefs.format.ids import NodeId
 from icefs.format.manifest.refs import ArrayRefs, ChunkKind, ChunkRef
+from icefs.format.snapshot.nodes import NodeSnapshot
+
+_MAX_ARRAYS: Final = 256
 
 
 class EditedChunks:
@@ -115,3 +122,47 @@ class EditedChunks:
     def num_chunks(self) -> int:
         """How many chunks exist."""
         return len(self.merged())
+
+
+class EditedArrays:
+    """The arrays of a draft, each with the changes to its chunks.
+
+    Keeps what was put together of the last few arrays: as long as nothing but chunks changes, an array's chunks need
+    not be put together again.
+
+    Concurrency: safe for use from several threads; the draft's lock guards it.
+    """
+
+    def __init__(self, draft: Draft, assets: AssetManager) -> None:
+        """Takes the draft, and where the manifests of its base come from."""
+        self._draft = draft
+        self._assets = assets
+        self._known: dict[NodeId, tuple[NodeSnapshot, ArrayChunks, EditedChunks | None]] = {}
+
+    def chunks(self, node: NodeSnapshot) -> ArrayChunks | EditedChunks:
+        """Returns the chunk references of an array.
+
+        Changes made later show in the result only if there were some before; ask again.
+
+        Raises:
+            InvalidInputError: the node is a group (kind `not-an-array`).
+        """
+        with self._draft.lock:
+            changes = self._draft.changes.chunks.get(node.id)
+            if changes is not None and changes.ndim != len(node.array.shape if node.array is not None else ()):
+                changes = None  # the caller's node is not what stands there now
+            known = self._known.get(node.id)
+            if known is None or (known[0] is not node and known[0] != node):
+                known = node, ArrayChunks(self._assets, node), None
+            _, base, edited = known
+            if changes and (edited is None or not edited.shows(changes)):
+                edited = EditedChunks(base, changes)
+            while len(self._known) >= _MAX_ARRAYS:
+                del self._known[next(iter(self._known))]
+            self._known[node.id] = node, base, edited
+            return edited if changes and edited is not None else base
+
+    def forget(self) -> None:
+        """Drops what is kept, when the changes are part of a snapshot."""
+        with self._draft.lock:
+            self._known.clear()

@@ -90,7 +90,7 @@ def plan_commit(
     branch: ChangingBranch,
     frozen: FrozenTree,
     made: Session,
-    left: Iterable[TreePath],
+    left_out: Iterable[TreePath],
     *,
     yielded: Iterable[TreePath] = (),
     others: Advance | None = None,
@@ -102,7 +102,7 @@ def plan_commit(
         branch: The branch, which shows what the tree stands on.
         frozen: The tree that the snapshot was made of.
         made: The snapshot.
-        left: The paths of the frozen tree that are not in it.
+        left_out: The paths of the frozen tree that are not in it.
         yielded: The paths at which the tree gives way to others.
         others: What others changed between the tree's base and the snapshot.
         shows_others: Whether names lead to what others wrote.
@@ -110,7 +110,7 @@ def plan_commit(
     old = branch.session
     assert old is not None  # a working tree stands on one
     advance = plan_advance(old, made)
-    index = FrozenIndex.of(frozen, frozenset(left))
+    index = FrozenIndex.of(frozen, frozenset(left_out))
     renaming = plan_renaming(branch.inodes, branch.inodes_lock, old, made, frozen.base_tree, index)
     tree = BasePlan(
         str(made.snapshot_id),

@@ -167,7 +167,7 @@ class BranchBase:
 
     def find_path(self, ino: Ino) -> TreePath:
         """Returns the same, and takes the lock itself; in a worker thread it also fetches what is missing."""
-        return self._guarded.call(lambda: self.path_of(Ino(ino)))
+        return self._guarded.call(lambda: self.path_of(ino))
 
     def where(self, ino: Ino) -> NodeRef:
         """Returns how the working tree names what the kernel knows by a number.

@@ -36,7 +36,7 @@ def resolve(
         work.abandon_recovered()
         logger.info("%s: the commit %s had not gone through", branch.label, snapshot_id)
         return Invalidations()
-    plan = plan_commit(branch, frozen, open_session(repository, snapshot_id), intent.left)
+    plan = plan_commit(branch, frozen, open_session(repository, snapshot_id), intent.left_out)
     outcome = change_base(branch, work, plan, open_inos)
     logger.info("%s: the commit %s had gone through", branch.label, snapshot_id)
     return outcome.changed
@@ -70,10 +70,10 @@ def take_over_late(
             work.abandon(frozen)
             return None
         removed = list(hidden(staged, frozen, base, made))
-        left = [*staged.left, *others]
+        left_out = [*staged.left_out, *others]
         theirs = advance_of_others(repository, frozen.base, snapshot_id)
-        plan = plan_commit(branch, frozen, made, left, others=theirs)
-        work.record_intent(frozen, str(snapshot_id), frozen.base, left)
+        plan = plan_commit(branch, frozen, made, left_out, others=theirs)
+        work.record_intent(frozen, str(snapshot_id), frozen.base, left_out)
     except BaseException:
         work.abandon(frozen)
         raise

@@ -11,19 +11,10 @@ from icefs.worktree.model.nodes import TreeEntry
 
 def kernel_attr(attr: NodeAttr) -> Attr:
     """Returns the attributes of a file of a working tree as the kernel has them."""
-    return Attr(
-        ino=attr.ino,
-        mode=attr.mode,
-        nlink=2 if attr.is_dir else attr.nlink,
-        uid=attr.uid,
-        gid=attr.gid,
-        size=attr.size,
-        mtime_ns=attr.mtime_ns,
-        ctime_ns=attr.ctime_ns,
-        atime_ns=attr.atime_ns,
-        entry_timeout_s=FOREVER_S,
-        attr_timeout_s=FOREVER_S,
-    )
+    nlink = 2 if attr.is_dir else attr.nlink
+    times = attr.mtime_ns, attr.ctime_ns, attr.atime_ns
+    # In order: keywords cost a tenth of a lookup.
+    return Attr(attr.ino, attr.mode, nlink, attr.uid, attr.gid, attr.size, *times, FOREVER_S, FOREVER_S)
 
 
 def list_working(entries: Iterable[tuple[str, TreeEntry]], own: Attr, hidden: str | None) -> Iterator[Section]:

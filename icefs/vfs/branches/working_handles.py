@@ -330,7 +330,7 @@ class EarlyHandles:
         self._handles.clear()
 
     def _adopt(self, work: WorkTree, handle: EarlyHandle) -> None:
-        path = self._guarded.call(lambda: self._path_of(Ino(handle.ino)))
+        path = self._guarded.call(lambda: self._path_of(handle.ino))
         number = work.files.open(path, os.O_RDONLY)
         with self._guarded.lock:
             if handle in self._handles:

@@ -77,6 +77,7 @@ class WritableBranch(Tree):
         self.base = BranchBase(settings, below, self.life, self.operations, guarded)
         self.checks = MetadataChecks(settings.repository.spec_version)
         self._lock = guarded.lock
+        self._control_inos = below.inodes.fixed.control_inos
         self._handles = WorkingHandles(self.operations, self.checks, settings.notifier)
         self._early = EarlyHandles(guarded, self.base.path_of, self._handles)
         self._removed = RemovedDirectories()
@@ -128,17 +129,10 @@ class WritableBranch(Tree):
 
     # Reading.
 
-    def _is_control(self, ino: Ino) -> bool:
-        return bool(self.below.inodes.fixed.control_slot(ino))
-
-    def _is_control_name(self, parent: Ino, name: str) -> bool:
-        """Tells whether a name is that of the control directory, or of something in it."""
-        return self._is_control(parent) or (name == CONTROL_NAME and parent == self.below.inodes.root_ino)
-
     def path_of(self, ino: Ino) -> str:
         """Returns the path of an inode below the tree's root, for log lines."""
         work = self.work
-        if work is None or self._is_control(ino):
+        if work is None or ino in self._control_inos:
             return self.below.path_of(ino)
         try:
             return f"/{work.entries.path_of(self.base.where(ino))}"
@@ -147,10 +141,10 @@ class WritableBranch(Tree):
 
     def lookup(self, parent: Ino, name: str) -> Attr:
         """Finds a name in a directory."""
-        is_control = self._is_control_name(parent, name)
-        if not is_control:
+        is_control = parent in self._control_inos or (name == CONTROL_NAME and parent == self.below.inodes.root_ino)
+        if self.life.work is None and not is_control:
             self.life.open_left()
-        work = self.work
+        work = self.life.work
         if work is None or is_control:
             with self._lock:
                 return self.below.lookup(parent, name)
@@ -159,8 +153,8 @@ class WritableBranch(Tree):
 
     def getattr(self, ino: Ino) -> Attr:
         """Returns attributes."""
-        work = self.work
-        if work is None or self._is_control(ino):
+        work = self.life.work
+        if work is None or ino in self._control_inos:
             with self._lock:
                 return self.below.getattr(ino)
         try:
@@ -195,7 +189,7 @@ class WritableBranch(Tree):
 
     def open(self, ino: Ino, flags: int) -> FileHandle:
         """Opens a file."""
-        if self._is_control(ino):
+        if ino in self._control_inos:
             # Without the branch's lock: to make the content of `accesslog` takes the lock of a working tree.
             return self.below.open(ino, flags)
         if self.work is None and not flags & WRITING:
@@ -218,7 +212,7 @@ class WritableBranch(Tree):
 
     def opendir(self, ino: Ino) -> DirHandle:
         """Opens a directory."""
-        is_control = self._is_control(ino)
+        is_control = ino in self._control_inos
         if not is_control:
             self.life.open_left()
         if self.work is None or is_control:
@@ -242,7 +236,7 @@ class WritableBranch(Tree):
         parent = self.below.look.parent_ino
         if own.ino != self.below.inodes.root_ino:
             above = work.entries.find(split(work.entries.path_of(where))[0])
-            parent = Ino(own.ino if above is None else work.entries.attr(above).ino)
+            parent = own.ino if above is None else work.entries.attr(above).ino
         view = work.entries.view(where)
         if not view.hides and view.base_path is not None and not work.entries.has_kept_in(view.base_path):
             path = TreePath(view.base_path)
@@ -258,7 +252,7 @@ class WritableBranch(Tree):
     def getxattr(self, ino: Ino, name: str) -> bytes | None:
         """Returns an extended attribute; what programs have written has none."""
         work = self.work
-        if work is None or self._is_control(ino):
+        if work is None or ino in self._control_inos:
             return self.below.getxattr(ino, name)
         if not name.startswith(xattrs.PREFIX):
             return None
@@ -280,4 +274,4 @@ def _note_nothing(run: EntryRun, first: int, end: int) -> None:
 
 def _xattrs_at(below: SnapshotTree, path: TreePath) -> dict[str, bytes]:
     attr = below.attr_at(path)
-    return {} if attr is None else below.xattrs(Ino(attr.ino))
+    return {} if attr is None else below.xattrs(attr.ino)

@@ -162,7 +162,7 @@ class Committer:
         if request.amend:
             check_amend(staged, base)
         if request.rebase is not None:
-            attempt.solver = TreeSolver(request.rebase, frozen, staged.left, self._work.attempts)
+            attempt.solver = TreeSolver(request.rebase, frozen, staged.left_out, self._work.attempts)
         session = attempt.session = session_for(staged, self._repository, self._branch.name, base)
         return staged, session
 
@@ -187,7 +187,7 @@ class Committer:
 
         def announce(new: SnapshotId) -> None:
             before_publish()
-            self._work.record_intent(frozen, str(new), frozen.base, staged.left)
+            self._work.record_intent(frozen, str(new), frozen.base, staged.left_out)
 
         if request.amend:
             return _amend(session, request, announce)
@@ -227,7 +227,7 @@ class Committer:
             self._branch,
             frozen,
             made,
-            staged.left,
+            staged.left_out,
             yielded=() if solver is None else solver.paths(made),
             others=advance_of_others(self._repository, frozen.base, snapshot_id) if is_rebased else None,
             shows_others=is_rebased,

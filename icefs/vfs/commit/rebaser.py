@@ -117,7 +117,7 @@ def compare(repository: WritableRepository, branch: str, view: FrozenTree, how: 
     staged = stage(view, base)
     session = session_for(staged, repository, branch, base)
     pretend_staged(staged, session)
-    solver = TreeSolver(how, view, staged.left)
+    solver = TreeSolver(how, view, staged.left_out)
     try:
         session.rebase(solver)
     except RebaseFailedError as error:
@@ -125,4 +125,4 @@ def compare(repository: WritableRepository, branch: str, view: FrozenTree, how: 
         raise
     yielded = list(solver.paths(session))
     check_shown(view, base, open_session(repository, session.snapshot_id), frozenset(yielded))
-    return Compared(session, [*yielded, *revealed(view, session, frozenset(staged.left))])
+    return Compared(session, [*yielded, *revealed(view, session, frozenset(staged.left_out))])

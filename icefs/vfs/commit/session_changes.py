@@ -43,7 +43,7 @@ def apply_staged(
         if array.sets
     ]
     for path, refs in upload_chunks(arrays, frozen, base, session, progress, uploads, background):
-        session.set_chunk_refs(NodePath(path), refs)
+        session.chunks.set_refs(NodePath(path), refs)
 
 
 def pretend_staged(staged: Staged, session: WritableSession) -> None:
@@ -53,21 +53,21 @@ def pretend_staged(staged: Staged, session: WritableSession) -> None:
         if array.sets:
             node, ndim = session.node(NodePath(path)), len(next(iter(array.sets)))
             refs = ArrayRefs.from_refs(node.id, ndim, [(index, InlineRef(b"?")) for index in array.sets])
-            session.set_chunk_refs(NodePath(path), refs)
+            session.chunks.set_refs(NodePath(path), refs)
 
 
 def _apply_nodes(staged: Staged, session: WritableSession) -> None:
     """Does everything but write chunks that have files of their own."""
     if session.draft.is_rearrange:
-        session.move_nodes({NodePath(source): NodePath(target) for source, target in staged.moves})
+        session.nodes.move_each({NodePath(source): NodePath(target) for source, target in staged.moves})
         return
-    session.delete_nodes(map(NodePath, staged.gone))
+    session.nodes.delete_each(map(NodePath, staged.gone))
     # While the old grid holds: what lies outside of the new one could not be deleted, and would come back with it.
     for path, array in staged.arrays.items():
         if len(array.deletes):
-            session.delete_chunks(NodePath(path), array.deletes)
+            session.chunks.delete(NodePath(path), array.deletes)
     for path, data in staged.nodes.items():
-        session.set_metadata(NodePath(path), data)
+        session.nodes.put(NodePath(path), data)
     for path, array in staged.arrays.items():
         if array.reused is not None:
-            session.set_chunk_refs(NodePath(path), array.reused)
+            session.chunks.set_refs(NodePath(path), array.reused)

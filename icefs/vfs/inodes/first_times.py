@@ -57,6 +57,8 @@ class FirstTimes:
 
     def chunk_ns(self, node_id: NodeId, chunk_index: Sequence[int]) -> int:
         """Returns the time of a chunk; raises as `metadata_ns`."""
+        if self._times is None:
+            return self._uniform.uniform * NS_PER_US
         return self.chunks(node_id).of(chunk_index) * NS_PER_US
 
     def known_chunk_ns(self, node_id: NodeId, chunk_index: Sequence[int]) -> int | None:

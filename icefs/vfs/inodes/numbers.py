@@ -46,6 +46,11 @@ class FixedNumbers:
         """Returns the number of a slot, below 256."""
         return Ino(self.start + slot)
 
+    @property
+    def control_inos(self) -> range:
+        """The numbers of the control directory and of what is in it."""
+        return range(self.start + CONTROL_SLOT, self.start + _FIXED_SIZE)
+
     def control_slot(self, ino: Ino) -> int:
         """Returns the slot of the control directory, or of a file in it; 0 for any other number."""
         slot = ino - self.start
@@ -76,7 +81,7 @@ class NodeNumbers:
             self._next += 1
             self._keys[slot] = key
             self._slots[key] = slot
-        return Ino(self._range.start + slot)
+        return self._range.start + slot  # type: ignore[return-value]  # `Ino` would be one more call for each request
 
     def known(self, key: NodeKey) -> Ino | None:
         """Returns the number of a directory or file if it was ever asked for."""
@@ -195,7 +200,9 @@ class ArrayNumbers:
         for which, layout in enumerate(self._layouts):
             if layout.fits(prefix):
                 start = self._starts.get((which, epoch))
-                return Ino((self._start(which, epoch) if start is None else start) + layout.pack(prefix))
+                if start is None:
+                    start = self._start(which, epoch)
+                return start + layout.pack(prefix)  # type: ignore[return-value]  # as in `NodeNumbers.number`
         if self._table is None:
             raise ValueError(f"the chunk index {prefix} lies outside the grid of {self.path}")
         return self._table.number(prefix, epoch)

@@ -25,7 +25,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from icefs.errors import InternalError
+from icefs.errors import InternalError, StaleError
 from icefs.inode import ROOT_INO, Ino
 from icefs.locks import Rank, new_lock
 from icefs.vfs.interface import Tree
@@ -118,6 +118,19 @@ class InodeSpace:
             return None
         found = ranges[index]
         return found if ino < found.end else None
+
+    def tree_of(self, ino: Ino) -> Tree:
+        """Returns the tree that a number belongs to.
+
+        Raises:
+            StaleError: its range was dropped, or never handed out.
+        """
+        # As `find`, of which it saves the call: every request begins with this.
+        starts, ranges = self._table
+        index = bisect_right(starts, ino) - 1
+        if index >= 0 and ino < (found := ranges[index]).end:
+            return found.tree
+        raise StaleError(f"inode {ino} is gone", ino=ino)
 
     def ranges_of(self, tree: Tree) -> list[Range]:
         """Returns the ranges of a tree, but for the root's."""

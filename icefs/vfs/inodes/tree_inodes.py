@@ -5,7 +5,6 @@ here: which number a directory or file has, and when it changed (see `history`).
 """
 
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
-from typing import NamedTuple
 
 from icefs.engine.history.lineage import Lineages
 from icefs.format.ids import NodeId, SnapshotId
@@ -31,11 +30,8 @@ type ArrayKey = tuple[str, NodeId]
 _TIDY_AT = 200
 
 
-class Numbered(NamedTuple):
-    """The number of a file or directory, and when it changed last, in nanoseconds since the epoch of clocks."""
-
-    ino: Ino
-    time_ns: int
+type Numbered = tuple[Ino, int]
+"""The number of a file or directory, and when it changed last, in nanoseconds since the epoch of clocks."""
 
 
 class TreeInodes:
@@ -80,7 +76,7 @@ class TreeInodes:
         self.space = space
         self.owner = owner
         self.fixed: FixedNumbers = reserve_fixed(space, owner, is_root=is_root)
-        self.root_ino = Ino(self.fixed.root_ino)
+        self.root_ino = self.fixed.root_ino
         self.nodes = NodeNumbers(space, owner)
         self._arrays: dict[ArrayKey, ArrayNumbers] = {}
         self._lineages = lineages
@@ -104,13 +100,12 @@ class TreeInodes:
 
     def directory(self, path: NodePath) -> Numbered:
         """Returns the number and time of a directory of nodes."""
-        ino = self.root_ino if path == ROOT_NODE else Ino(self.nodes.number(NodeKey(path, None)))
-        return Numbered(ino, self.history.time_ns(self.history.dir_epoch(path)))
+        ino = self.root_ino if path == ROOT_NODE else self.nodes.number(NodeKey(path, None))
+        return ino, self.history.time_ns(self.history.dir_epoch(path))
 
     def known_directory(self, path: str) -> Ino | None:
         """Returns the number of a directory of nodes if it was ever asked for."""
-        found = self.root_ino if path == ROOT_NODE else self.nodes.known(NodeKey(path, None))
-        return None if found is None else Ino(found)
+        return self.root_ino if path == ROOT_NODE else self.nodes.known(NodeKey(path, None))
 
     def metadata_file(self, path: NodePath, node_id: NodeId) -> Numbered:
         """Returns the number and time of a node's `zarr.json`.
@@ -120,14 +115,14 @@ class TreeInodes:
         """
         epoch = self.history.file_epoch(path)
         key = NodeKey(path, epoch)
-        ino = Ino(self.nodes.number(key))
+        ino = self.nodes.number(key)
         time_ns = self._file_times.get(key)
         if time_ns is None:
             if epoch:
                 time_ns = self.history.time_ns(epoch)
             else:
                 time_ns = self._file_times[key] = self.first_times.metadata_ns(node_id)
-        return Numbered(ino, time_ns)
+        return ino, time_ns
 
     def is_current(self, key: NodeKey) -> bool:
         """Tells whether a metadata file has not changed since it was given a number."""
@@ -165,14 +160,14 @@ class TreeInodes:
         """
         epochs = self.history.chunks(node_id)
         epoch = 0 if epochs is None else epochs.of(chunk_index)
-        ino = Ino(numbers.number(chunk_index, epoch))
-        return Numbered(ino, self.history.time_ns(epoch) if epoch else self.first_times.chunk_ns(node_id, chunk_index))
+        ino = numbers.number(chunk_index, epoch)
+        return ino, self.history.time_ns(epoch) if epoch else self.first_times.chunk_ns(node_id, chunk_index)
 
     def chunk_directory(self, numbers: ArrayNumbers, node_id: NodeId, prefix: Prefix) -> Numbered:
         """Returns the number and time of a directory above chunks."""
         epochs = self.history.chunks(node_id)
         epoch = 0 if epochs is None else epochs.newest_below(prefix)
-        return Numbered(Ino(numbers.dir_number(prefix)), self.history.time_ns(epoch))
+        return numbers.dir_number(prefix), self.history.time_ns(epoch)
 
     def chunk_epoch(self, node_id: NodeId, chunk_index: Prefix) -> int:
         """Returns the epoch in which a chunk changed last."""
@@ -198,14 +193,16 @@ class TreeInodes:
 
     # What a commit renames.
 
-    def rename_arrays(self, left: Sequence[NodeSnapshot], moves: Sequence[tuple[NodeSnapshot, NodeSnapshot]]) -> None:
+    def rename_arrays(
+        self, renumbered: Sequence[NodeSnapshot], moves: Sequence[tuple[NodeSnapshot, NodeSnapshot]]
+    ) -> None:
         """Lets the numbers and first times of arrays go along to others, all at once.
 
         Args:
-            left: The arrays that will get new numbers.
+            renumbered: The arrays that will get new numbers.
             moves: Of some of them, the arrays that get their numbers.
         """
-        taken = {node.id: self._arrays.pop((node.path, node.id), None) for node in left}
+        taken = {node.id: self._arrays.pop((node.path, node.id), None) for node in renumbered}
         for before, after in moves:
             numbers = taken[before.id]
             if numbers is not None and after.array is not None:

@@ -114,9 +114,7 @@ class RootTree(Tree):
     # Attributes.
 
     def _attr(self, slot: int) -> Attr:
-        return self._context.ownership.attr(
-            self.fixed.ino(slot), self._dir_mode, nlink=2, size=0, time_ns=self._changed_ns[slot]
-        )
+        return self._context.ownership.attr(self.fixed.ino(slot), self._dir_mode, 2, 0, self._changed_ns[slot])
 
     def getattr(self, ino: Ino) -> Attr:
         """Returns attributes."""
@@ -186,7 +184,7 @@ class RootTree(Tree):
     def _branch_tree(self, name: str, tip: SnapshotId) -> BranchTree:
         branch = self.branches.get(name)
         if branch is None:
-            identity = TreeIdentity("branch", name, f"branches/{encode_ref(name)}", Ino(self.fixed.ino(_BRANCHES)))
+            identity = TreeIdentity("branch", name, f"branches/{encode_ref(name)}", self.fixed.ino(_BRANCHES))
             flushed_at = self._times.require_one(tip) or 0
             branch = self.branches[name] = BranchTree(
                 self._context, self._working, identity, tip, flushed_at, self._controls.for_branch
@@ -196,7 +194,7 @@ class RootTree(Tree):
     def _tag_tree(self, name: str, snapshot_id: SnapshotId) -> SnapshotTree:
         tree = self.tags.get(name)
         if tree is None:
-            identity = TreeIdentity("tag", name, f"tags/{encode_ref(name)}", Ino(self.fixed.ino(_TAGS)))
+            identity = TreeIdentity("tag", name, f"tags/{encode_ref(name)}", self.fixed.ino(_TAGS))
             tree = self.tags[name] = self._make_tree(identity, snapshot_id, self._times.require_one(snapshot_id) or 0)
         return tree
 
@@ -210,7 +208,7 @@ class RootTree(Tree):
             if flushed_at is None:
                 self._times.forget(snapshot_id)  # a commit may make it
                 return None
-            identity = TreeIdentity("snapshot", "", f"snapshots/{snapshot_id}", Ino(self.fixed.ino(_SNAPSHOTS)))
+            identity = TreeIdentity("snapshot", "", f"snapshots/{snapshot_id}", self.fixed.ino(_SNAPSHOTS))
             tree = self.snapshots[snapshot_id] = self._make_tree(identity, snapshot_id, flushed_at)
         return tree
 

@@ -76,7 +76,7 @@ class ControlDir:
 
     def _attr(self, slot: int, mode: int, size: int = 0) -> Attr:
         nlink = 2 if slot == CONTROL_SLOT else 1
-        return self._ownership.attr(self._fixed.ino(slot), mode, nlink=nlink, size=size, time_ns=self._started_ns)
+        return self._ownership.attr(self._fixed.ino(slot), mode, nlink, size, self._started_ns)
 
     def dir_attr(self) -> Attr:
         """Returns the attributes of the directory itself."""

@@ -12,6 +12,7 @@ from icefs.engine.read.session import Session
 from icefs.engine.repository import Repository
 from icefs.errors import FormatError, ObjectNotFoundError, SnapshotNotFoundError, StaleError
 from icefs.format.ids import SnapshotId
+from icefs.format.manifest.refs import ChunkRef
 from icefs.format.snapshot.nodes import NodeSnapshot
 from icefs.inode import Ino
 from icefs.paths import ROOT_DIRECTORY, ROOT_NODE, NodePath, TreePath, child, tree_path
@@ -44,12 +45,15 @@ class Target(NamedTuple):
         file_path: The path of the node whose metadata file it is.
         view: The array whose chunk, or directory above chunks, it is.
         prefix: The coordinates; all of them for a chunk.
+        ref: The reference of a chunk that was found by its path; None for anything else, and where it has to be asked
+            for.
     """
 
     dir_path: NodePath | None = None
     file_path: NodePath | None = None
     view: ArrayView | None = None
     prefix: Prefix = ()
+    ref: ChunkRef | None = None
 
     @property
     def is_dir(self) -> bool:
@@ -225,8 +229,11 @@ class Finder:
                 view = self.view(node)
                 prefix = None if view.layout is None else view.layout.parse_prefix(names)
                 if prefix is not None:
-                    is_there = view.find(prefix) is not None if len(names) == view.depth else view.has_dir(prefix)
-                    if is_there:
+                    if len(names) == view.depth:
+                        ref = view.find(prefix)
+                        if ref is not None:
+                            return Target(view=view, prefix=prefix, ref=ref)
+                    elif view.has_dir(prefix):
                         return Target(view=view, prefix=prefix)
             if not above:
                 return None

@@ -56,7 +56,7 @@ class Renaming:
         files: The new paths of the nodes whose zarr.json is what it was, by the old ones.
         same: The old paths of the nodes that are what they were, with all their chunks, by the new ones.
         arrays: The arrays whose numbers go along.
-        left: The arrays whose chunks are all elsewhere: the present ones get new numbers.
+        renumbered: The arrays whose chunks are all elsewhere: the present ones get new numbers.
         departed: The numbers of arrays with the prefixes at which directories were renamed away.
         regions: The directories of chunks that are elsewhere, by new path.
         names: New path, number and time of what lies in such directories of more than one array, name by name.
@@ -71,7 +71,7 @@ class Renaming:
     files: dict[str, str] = field(default_factory=dict)
     same: dict[str, str] = field(default_factory=dict)
     arrays: list[ArrayRename] = field(default_factory=list)
-    left: list[NodeSnapshot] = field(default_factory=list)
+    renumbered: list[NodeSnapshot] = field(default_factory=list)
     departed: list[tuple[ArrayNumbers, Prefix]] = field(default_factory=list)
     regions: dict[TreePath, Region] = field(default_factory=dict)
     names: dict[TreePath, KeptAttr] = field(default_factory=dict)
@@ -102,7 +102,7 @@ def plan_renaming(
     redirects = [
         directory.base_path
         for directory in index.dirs.values()
-        if directory.is_redirect and directory.base_path is not None and not index.is_left(directory.path)
+        if directory.is_redirect and directory.base_path is not None and not index.is_left_out(directory.path)
     ]
     if not redirects:
         return None
@@ -161,8 +161,8 @@ class _Planning:
         inodes = self._inodes
         first = inodes.first_times.known_chunks(node.id)
         former = FormerArray(inodes.space, self._lock, numbers, layout, inodes.history, first)
-        if place is not None and place != root and not plan.index.is_left(place):
-            plan.left.append(node)
+        if place is not None and place != root and not plan.index.is_left_out(place):
+            plan.renumbered.append(node)
             found = self._same_array(node, layout, place, lead)
             if found is not None:
                 plan.arrays.append(found)
@@ -317,8 +317,8 @@ class AppliedRenaming:
     def finish(self, epoch: int) -> None:
         """Lets numbers and times follow; the tree's history has recorded the advance already."""
         inodes, plan = self._inodes, self._plan
-        inodes.rename_arrays(plan.left, [(array.before, array.after) for array in plan.arrays])
-        for node in plan.left:
+        inodes.rename_arrays(plan.renumbered, [(array.before, array.after) for array in plan.arrays])
+        for node in plan.renumbered:
             still = _node(self._advance.session, node.path)
             if still is not None and still.id == node.id:
                 inodes.history.put_chunks(node.id, ChunkEpochs(epoch))

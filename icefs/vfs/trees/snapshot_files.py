@@ -13,7 +13,7 @@ from icefs.vfs.chunks.array_view import ArrayView
 from icefs.vfs.chunks.reader import ChunkOpener
 from icefs.vfs.handles import BytesHandle
 from icefs.vfs.inodes.numbers import Prefix
-from icefs.vfs.inodes.tree_inodes import Numbered, TreeInodes
+from icefs.vfs.inodes.tree_inodes import TreeInodes
 from icefs.vfs.interface import FileHandle, not_a_directory
 from icefs.vfs.trees.attributes import Attributes, Look
 from icefs.vfs.trees.finder import Finder, Target, stale, target_path
@@ -39,9 +39,10 @@ class SnapshotFiles:
         self._look = look
         self._lister = Lister(finder, inodes, self.attributes, look.parent_ino)
         self._opener = opener
-        # What was looked up last, because it is opened next; and the directories that it was looked up in.
-        self._recent: dict[int, tuple[ArrayView, Prefix, ChunkRef]] = {}
-        self._chunk_dirs: dict[int, Target] = {}
+        # What was looked up last, because it is opened next; and the directories above chunks that it was looked up
+        # in, with the level of what is in them.
+        self._recent: dict[Ino, tuple[ArrayView, Prefix, ChunkRef]] = {}
+        self._chunk_dirs: dict[Ino, tuple[ArrayView, int, Prefix]] = {}
 
     @property
     def session(self) -> Session | None:
@@ -70,7 +71,7 @@ class SnapshotFiles:
         if view is not None:
             if target.is_dir:
                 return self.attributes.chunk_directory(view, target.prefix) if view.has_dir(target.prefix) else None
-            ref = view.find(target.prefix)
+            ref = view.find(target.prefix) if target.ref is None else target.ref
             return None if ref is None else self.attributes.chunk(view, target.prefix, ref)
         if target.dir_path is not None:
             is_there = target.dir_path == ROOT_NODE or self.finder.is_node_dir(target.dir_path)
@@ -108,33 +109,28 @@ class SnapshotFiles:
         Raises:
             StaleError: they are not known.
         """
-        ino = Ino(file.ino)
-        time_ns = self._inodes.time_of_open_ns(ino)
+        time_ns = self._inodes.time_of_open_ns(file.ino)
         if time_ns is None:
-            raise self._stale(ino)
-        return self.attributes.file(Numbered(ino, time_ns), file.size)
+            raise self._stale(file.ino)
+        return self.attributes.file(file.ino, file.size, time_ns)
 
     # Names.
 
     def lookup(self, parent: Ino, name: str) -> Attr:
         """Finds a name in a directory; see `Tree.lookup`."""
-        target = self._chunk_dirs.get(parent) or self.locate(parent)
+        known = self._chunk_dirs.get(parent)
+        if known is not None:
+            return self._lookup_chunk(*known, name)
+        target = self.locate(parent)
+        if target.dir_path is not None:
+            return self._lookup_node(target.dir_path, name)
         view = target.view
-        if view is not None:
-            self._remember_dir(parent, target)
-            return self._lookup_chunk(view, view.level_below(target.prefix), target.prefix, name)
-        if target.dir_path is None:
-            raise not_a_directory(f"/{target_path(target)}")
-        return self._lookup_node(target.dir_path, name)
-
-    def _remember_dir(self, ino: Ino, target: Target) -> None:
-        if ino in self._chunk_dirs:
-            return
-        if not target.is_dir:
+        if view is None or not target.is_dir:
             raise not_a_directory(f"/{target_path(target)}")
         if len(self._chunk_dirs) >= _REMEMBERED:
             self._chunk_dirs.clear()
-        self._chunk_dirs[ino] = target
+        known = self._chunk_dirs[parent] = view, view.level_below(target.prefix), target.prefix
+        return self._lookup_chunk(*known, name)
 
     def _lookup_node(self, path: NodePath, name: str) -> Attr:
         info = self.finder.dir_info(path)
@@ -199,7 +195,7 @@ class SnapshotFiles:
     def open_at(self, path: TreePath) -> FileHandle | None:
         """Opens the file at a path; None where there is a directory, or nothing. Raises as `open`."""
         attr = self.attr_at(path)
-        return None if attr is None or attr.is_dir else self.open(Ino(attr.ino))
+        return None if attr is None or attr.is_dir else self.open(attr.ino)
 
     def reference(self, ino: Ino) -> ChunkRef | None:
         """Returns the reference of a chunk; None for what is no chunk, or has none.

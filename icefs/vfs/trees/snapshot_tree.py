@@ -94,6 +94,7 @@ class SnapshotTree(Tree):
             may_grow=not is_immutable,
         )
         self._fixed = self.inodes.fixed
+        self._control_inos = self._fixed.control_inos
         self._context = context
         self._keeper = keeper
         self._make_control = make_control
@@ -181,7 +182,7 @@ class SnapshotTree(Tree):
         """Returns the path of an inode below the tree's root, for log lines."""
         try:
             slot = self._control_slot(ino)
-            return self.control.path_of(slot) if slot else f"/{target_path(self.files.locate(Ino(ino)))}"
+            return self.control.path_of(slot) if slot else f"/{target_path(self.files.locate(ino))}"
         except (NotInMemoryError, StaleError):
             return f"inode {ino}"
 
@@ -191,25 +192,34 @@ class SnapshotTree(Tree):
 
     def lookup(self, parent: Ino, name: str) -> Attr:
         """Finds a name in a directory."""
-        slot = self._control_slot(parent)
-        if slot:
-            if slot != CONTROL_SLOT:
-                raise not_a_directory(self.control.path_of(slot))
-            attr = self.control.lookup(name)
+        # As `_control_slot`, but for two calls: here, and in `getattr`, which programs wait for most often.
+        if self.is_gone:
+            raise stale(parent, self.identity.label)
+        if parent in self._control_inos:
+            attr = self._lookup_in_control(parent, name)
             if not self._fixed.control_slot(attr.ino):
                 return attr  # another tree's, which counts its references itself
         elif name == CONTROL_NAME and parent == self.inodes.root_ino:
             attr = self.control.dir_attr()
         else:
-            attr = self.files.lookup(Ino(parent), name)
+            attr = self.files.lookup(parent, name)
         if attr.ino:
             self.kernel_refs += 1
         return attr
 
+    def _lookup_in_control(self, parent: Ino, name: str) -> Attr:
+        slot = self._fixed.control_slot(parent)
+        if slot != CONTROL_SLOT:
+            raise not_a_directory(self.control.path_of(slot))
+        return self.control.lookup(name)
+
     def getattr(self, ino: Ino) -> Attr:
         """Returns attributes."""
-        slot = self._control_slot(ino)
-        return self.control.getattr(slot) if slot else self.files.getattr(Ino(ino))
+        if self.is_gone:
+            raise stale(ino, self.identity.label)
+        if ino in self._control_inos:
+            return self.control.getattr(self._fixed.control_slot(ino))
+        return self.files.getattr(ino)
 
     def getattr_open(self, file: FileHandle) -> Attr:
         """Returns the attributes of an open file that has been replaced: what they were in its epoch."""
@@ -234,9 +244,9 @@ class SnapshotTree(Tree):
         if slot > CONTROL_SLOT:
             return self.control.open(slot, flags)
         if not slot:
-            if flags & WRITING and not self.files.locate(Ino(ino)).is_dir:
+            if flags & WRITING and not self.files.locate(ino).is_dir:
                 raise ReadOnlyError(f"{self.label}{self.path_of(ino)} cannot be written", kind="read-only-store")
-            file = self.files.open(Ino(ino))
+            file = self.files.open(ino)
             if file is not None:
                 return file
         raise IsADirectoryTreeError(f"{self.label}{self.path_of(ino)} is a directory", ino=ino)
@@ -244,7 +254,7 @@ class SnapshotTree(Tree):
     def opendir(self, ino: Ino) -> DirHandle:
         """Opens a directory."""
         slot = self._control_slot(ino)
-        if slot > CONTROL_SLOT or (not slot and not self.files.locate(Ino(ino)).is_dir):
+        if slot > CONTROL_SLOT or (not slot and not self.files.locate(ino).is_dir):
             raise not_a_directory(f"{self.label}{self.path_of(ino)}")
         return Listing(ino, lambda: self._sections(ino), self._note_entered)
 
@@ -252,7 +262,7 @@ class SnapshotTree(Tree):
         """Lists a directory as it is now."""
         if self._control_slot(ino):
             return self.control.listing(self.inodes.root_ino)
-        return self.files.sections(self.files.locate(Ino(ino)))
+        return self.files.sections(self.files.locate(ino))
 
     def _note_entered(self, run: EntryRun, first: int, end: int) -> None:
         if not run.has_attributes:
@@ -269,7 +279,7 @@ class SnapshotTree(Tree):
         """Returns an extended attribute."""
         if not name.startswith(xattrs.PREFIX) or self._control_slot(ino):
             return None
-        return self.xattrs(Ino(ino)).get(name)
+        return self.xattrs(ino).get(name)
 
     def xattrs(self, ino: Ino) -> dict[str, bytes]:
         """Returns the extended attributes of a file or directory of the snapshot, by name."""

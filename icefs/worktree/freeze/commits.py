@@ -169,13 +169,13 @@ class Commits:
             if frozen is self.recovered:
                 self.recovered = self.intent = None
 
-    def record_intent(self, frozen: FrozenTree, snapshot_id: str, base: str, left: Iterable[TreePath]) -> None:
+    def record_intent(self, frozen: FrozenTree, snapshot_id: str, base: str, left_out: Iterable[TreePath]) -> None:
         """Notes durably that the frozen tree is about to become a snapshot."""
         core = self._core
         with core.lock:
             core.check_open()
             self.check_durable(frozen)
-            core.journal.record_intent(Intent(snapshot_id, base, tuple(sorted(left))))
+            core.journal.record_intent(Intent(snapshot_id, base, tuple(sorted(left_out))))
             self.attempts.append(snapshot_id)
 
     def check_durable(self, frozen: FrozenTree) -> None:

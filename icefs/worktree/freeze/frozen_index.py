@@ -19,23 +19,23 @@ class FrozenIndex:
         dirs: The frozen directories by node.
         files: The names of each file.
         by_base_path: The frozen directories by base path.
-        left: Which paths were not committed; with a slash at the end, a directory of which nothing was.
+        left_out: Which paths were not committed; with a slash at the end, a directory of which nothing was.
     """
 
     frozen: FrozenTree
     dirs: dict[DirNode, FrozenDir] = field(default_factory=dict)
     files: dict[FileNode, list[FrozenFile]] = field(default_factory=dict)
     by_base_path: dict[TreePath, FrozenDir] = field(default_factory=dict)
-    left: Paths = frozenset()
+    left_out: Paths = frozenset()
     _held: Paths = field(init=False)
 
     def __post_init__(self) -> None:
-        self._held = frozenset(TreePath(path[:-1]) for path in self.left if path.endswith("/"))
+        self._held = frozenset(TreePath(path[:-1]) for path in self.left_out if path.endswith("/"))
 
     @classmethod
-    def of(cls, frozen: FrozenTree, left: Paths) -> "FrozenIndex":
+    def of(cls, frozen: FrozenTree, left_out: Paths) -> "FrozenIndex":
         """Walks the frozen tree once."""
-        index = cls(frozen, left=left)
+        index = cls(frozen, left_out=left_out)
         index._add_directory(frozen.root)
         for _, entry in frozen.walk():
             if isinstance(entry, FrozenFile):
@@ -49,9 +49,9 @@ class FrozenIndex:
         if directory.base_path is not None:
             self.by_base_path[directory.base_path] = directory
 
-    def leaving(self, paths: Iterable[TreePath]) -> "FrozenIndex":
+    def leaving_out(self, paths: Iterable[TreePath]) -> "FrozenIndex":
         """Returns the same with further paths that were not committed."""
-        return replace(self, left=self.left.union(paths))
+        return replace(self, left_out=self.left_out.union(paths))
 
     def hidden_paths(self) -> Iterator[TreePath]:
         """Yields the base paths that the frozen tree did not show, and that are gone."""
@@ -60,17 +60,17 @@ class FrozenIndex:
                 for name, entry in directory.entries.items():
                     path = child(directory.base_path, name)
                     is_hidden = entry is WHITEOUT or entry.base_path != path
-                    if is_hidden and not self.is_left(child(directory.path, name)):
+                    if is_hidden and not self.is_left_out(child(directory.path, name)):
                         yield path
 
-    def is_left(self, path: TreePath) -> bool:
+    def is_left_out(self, path: TreePath) -> bool:
         """Tells whether a path, or one it lies below, was not committed."""
-        if not self.left:
+        if not self.left_out:
             return False
         above = path
-        while above and above not in self.left:
+        while above and above not in self.left_out:
             above, _ = split(above)
-        return above in self.left or self.is_held(path)
+        return above in self.left_out or self.is_held(path)
 
     def is_held(self, path: TreePath) -> bool:
         """Tells whether a path is, or lies in, a directory of which nothing was committed."""
@@ -87,7 +87,7 @@ class FrozenIndex:
         if directory is None or name not in directory.entries:
             return None
         path = child(directory.path, name)
-        return path if self.is_left(path) else None
+        return path if self.is_left_out(path) else None
 
     def new_path(self, base_path: TreePath) -> TreePath | None:
         """Returns where a base path was in the merged tree, None if it was not to be seen."""

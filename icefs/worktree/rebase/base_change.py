@@ -88,7 +88,7 @@ class _Changing:
         self._kept_back: list[TreePath] = []
         if committed is not None:
             self._kept_back = find_kept_back(asked, committed, plan.yielded)
-            committed = committed.leaving(self._kept_back)
+            committed = committed.leaving_out(self._kept_back)
         self._core = core
         self._commits = commits
         self._plan = plan

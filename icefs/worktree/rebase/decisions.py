@@ -134,7 +134,7 @@ class Decisions:
         return [
             file.path
             for file in files
-            if not (file.path in self.yielded or committed.is_left(file.path))
+            if not (file.path in self.yielded or committed.is_left_out(file.path))
             and self._new.asked.has_file(file.path, node.size)
             and not (file.is_natural and not self._new.is_same(file.path, file.path))
         ]
@@ -184,7 +184,7 @@ class Decisions:
         frozen = self._committed.dirs.get(directory) if self._committed is not None else None
         if self._committed is None or frozen is None or frozen.entries.get(name) is not WHITEOUT:
             return False
-        return not self._committed.is_left(child(frozen.path, name))
+        return not self._committed.is_left_out(child(frozen.path, name))
 
     def removed_since(self, directory: DirNode) -> list[str]:
         """Returns the names of a directory that were committed and have been removed since."""
@@ -200,6 +200,6 @@ def _provided(committed: FrozenIndex, yielded: frozenset[TreePath]) -> dict[File
         for node, files in committed.files.items()
         if len(files) == 1
         and not files[0].is_natural
-        and not committed.is_left(files[0].path)
+        and not committed.is_left_out(files[0].path)
         and files[0].path not in yielded
     }

@@ -61,7 +61,7 @@ def find_kept_back(asked: AskedOnce, committed: FrozenIndex, yielded: frozenset[
         file.path: file.size
         for files in committed.files.values()
         for file in files
-        if not (file.is_natural or committed.is_left(file.path) or file.path in yielded)
+        if not (file.is_natural or committed.is_left_out(file.path) or file.path in yielded)
     }
     asked.ask(list(sizes))
     return sorted(path for path, size in sizes.items() if not asked.has_file(path, size))
@@ -189,6 +189,6 @@ def _moved_files(committed: FrozenIndex) -> dict[TreePath, TreePath]:
     for files in committed.files.values():
         # A file that is also still at its own place has not moved.
         for file in files if len(files) == 1 else sorted(files, key=lambda file: not file.is_natural):
-            if file.base_path is not None and not committed.is_left(file.path):
+            if file.base_path is not None and not committed.is_left_out(file.path):
                 moved.setdefault(file.base_path, file.path)
     return moved

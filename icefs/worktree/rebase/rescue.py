@@ -45,7 +45,7 @@ class Rescue:
         self._new = new
         self._decisions = decisions
         self._committed = committed
-        self._left = [] if committed is None else list(_left_in_renamed(committed))
+        self._left_out = [] if committed is None else list(_left_out_in_renamed(committed))
         self.copied: dict[FileNode, tuple[TreePath, int, int]] = {}
 
     def find(self) -> OnlyInOldBase:
@@ -68,15 +68,15 @@ class Rescue:
             if node.parent is None:
                 continue
             frozen = committed.dirs.get(node) if committed is not None else None
-            is_left = frozen is not None and committed is not None and committed.is_left(frozen.path)
-            if (is_left or not node.is_natural) and self._new.directory(node) is None and self._shows_base(node):
+            is_left_out = frozen is not None and committed is not None and committed.is_left_out(frozen.path)
+            if (is_left_out or not node.is_natural) and self._new.directory(node) is None and self._shows_base(node):
                 yield node
 
     def _find_left(self) -> tuple[list[FileNode], list[DirNode]]:
         """Returns what was not committed of renamed directories that the new base has otherwise."""
         files: list[FileNode] = []
         directories: list[DirNode] = []
-        for base_path in self._left:
+        for base_path in self._left_out:
             try:
                 node = self._core.materialise.at(base_path)
             except StaleError:  # removed since
@@ -105,7 +105,7 @@ class Rescue:
 
     def _is_left(self, node: FileNode) -> bool:
         committed = self._committed
-        return committed is not None and any(committed.is_left(file.path) for file in committed.files.get(node, ()))
+        return committed is not None and any(committed.is_left_out(file.path) for file in committed.files.get(node, ()))
 
     def copy_up(self, content: Content, found: OnlyInOldBase) -> None:
         """Gives what was found bytes of its own; takes time, and the network."""
@@ -135,9 +135,9 @@ def _copy_up_below(core: TreeCore, content: Content, top: DirNode, old: BaseTree
                 content.copy_up(entry)
 
 
-def _left_in_renamed(committed: FrozenIndex) -> Iterator[TreePath]:
+def _left_out_in_renamed(committed: FrozenIndex) -> Iterator[TreePath]:
     """Yields the base paths of what was not committed of renamed directories."""
-    for path in (TreePath(path.rstrip("/")) for path in committed.left):
+    for path in (TreePath(path.rstrip("/")) for path in committed.left_out):
         found = committed.frozen.find(path)
         base_path = None
         if isinstance(found, BaseEntry):

@@ -45,7 +45,7 @@ class TreeSolver:
         was_needed: Whether there was anything to compare with.
     """
 
-    def __init__(self, how: str, view: FrozenTree, left: Iterable[TreePath], own: Iterable[str] = ()) -> None:
+    def __init__(self, how: str, view: FrozenTree, left_out: Iterable[TreePath], own: Iterable[str] = ()) -> None:
         """Takes `ours`, `theirs` or `fail`, a tree, the paths that are no part of its changes, and its own snapshots.
 
         Raises:
@@ -62,7 +62,7 @@ class TreeSolver:
             raise InvalidInputError(f"no way to rebase is called {how!r}", hint="one of ours, theirs, fail")
         self._solver = ConsolidatedMetadataSolver(solvers[how])
         self._view = view
-        self._left, self._changed = _left_files(view, left)
+        self._left_out, self._changed = _left_out_files(view, left_out)
         self._ours_counts = how == "ours"
         self._own = frozenset(own)
         self.given_up: dict[NodeId, ChunkIndices] = {}
@@ -97,7 +97,7 @@ class TreeSolver:
 
         A commit of what the tree shows then would delete it, or write over it. Where ours counts, it may.
         """
-        if not self._left and not self._changed:
+        if not self._left_out and not self._changed:
             return
         reader = KeyReader(theirs)
         for path in self._changed:
@@ -105,7 +105,7 @@ class TreeSolver:
             if not is_ours and _content(reader, path) != self._view.base_tree.content(path):
                 told = f"{path!r} is changed here and no part of the changes yet, and others have changed it"
                 raise _refused(told, _FINISH, path, theirs)
-        for path in self._left:
+        for path in self._left_out:
             is_key = is_zarr_key(path) and reader.find(path) is not None
             if not is_key and reader.is_empty(path):
                 continue
@@ -123,17 +123,17 @@ class TreeSolver:
                 yield from (TreePath(prefix + layout.format(index)) for index in indices)
 
 
-def revealed(view: FrozenTree, session: WritableSession, left: Container[TreePath] = ()) -> Iterator[TreePath]:
+def revealed(view: FrozenTree, session: WritableSession, left_out: Container[TreePath] = ()) -> Iterator[TreePath]:
     """Yields the paths that the tree hides, and that its changes, after a rebase, do not delete.
 
     Args:
         view: The tree that the changes are those of.
         session: The changes, on their new base.
-        left: Paths of the tree that are no part of the changes, and stay as they are.
+        left_out: Paths of the tree that are no part of the changes, and stay as they are.
     """
     reader = KeyReader(session)
     for path in _hidden(view):
-        if path in left:
+        if path in left_out:
             continue
         attr = view.base_tree.stat(path)
         if attr is None or not attr.is_dir:
@@ -216,7 +216,7 @@ def _is_directory(view: FrozenTree, path: TreePath) -> bool:
     return attr is not None and attr.is_dir
 
 
-def _left_files(view: FrozenTree, left: Iterable[TreePath]) -> tuple[list[TreePath], list[TreePath]]:
+def _left_out_files(view: FrozenTree, left_out: Iterable[TreePath]) -> tuple[list[TreePath], list[TreePath]]:
     """Finds what the tree has, or hides, at and below paths that are no part of a commit.
 
     Returns:
@@ -224,7 +224,7 @@ def _left_files(view: FrozenTree, left: Iterable[TreePath]) -> tuple[list[TreePa
     """
     new: list[TreePath] = []
     changed: dict[TreePath, None] = {}
-    for path in (TreePath(path.rstrip("/")) for path in left):
+    for path in (TreePath(path.rstrip("/")) for path in left_out):
         found = view.find(path)
         waiting: list[tuple[TreePath, FrozenDir]] = [(path, found)] if isinstance(found, FrozenDir) else []
         if isinstance(found, FrozenFile):

@@ -132,12 +132,12 @@ class Intent(NamedTuple):
     Attributes:
         snapshot_id: The id that the new snapshot has, if it was published.
         base: The snapshot on which it was made.
-        left: The paths of the frozen tree that were not committed.
+        left_out: The paths of the frozen tree that were not committed.
     """
 
     snapshot_id: str
     base: str
-    left: tuple[TreePath, ...]
+    left_out: tuple[TreePath, ...]
 
 
 @dataclass(slots=True)
@@ -399,7 +399,8 @@ class Journal:
 
     def record_intent(self, intent: Intent) -> None:
         """Notes that the frozen tree is about to be published; survives power loss when this returns."""
-        self.set_meta(intent=json.dumps(intent._asdict()), attempts=json.dumps([*self.attempts(), intent.snapshot_id]))
+        facts = {"snapshot_id": intent.snapshot_id, "base": intent.base, "left": intent.left_out}
+        self.set_meta(intent=json.dumps(facts), attempts=json.dumps([*self.attempts(), intent.snapshot_id]))
         self.sync()
 
     def attempts(self) -> list[str]:

@@ -121,7 +121,7 @@ class Holding:
             return None
         return next((path for path in node_and_ancestors(node_path(directory)) if path in self.arrays), None)
 
-    def left(self) -> Iterator[LeftOpen]:
+    def left_open(self) -> Iterator[LeftOpen]:
         """Yields the `zarr.json` files that stay because of a writer."""
         for path, reason in self.nodes.items():
             if path not in self._refused:

@@ -161,7 +161,7 @@ class Staged:
         return not (self.gone or self.nodes or self.arrays)
 
     @property
-    def left(self) -> list[TreePath]:
+    def left_out(self) -> list[TreePath]:
         """The paths that stay in the working tree."""
         named = (path for path, _ in (*self.invalid, *self.open))
         return sorted({*self.untracked, *named, *self.held})

@@ -19,7 +19,7 @@ from dataclasses import replace
 
 from icefs.engine.read.session import Session
 from icefs.engine.write.changeset import difference
-from icefs.engine.write.session import array_data
+from icefs.engine.write.node_editor import array_data
 from icefs.errors import InvalidInputError, InvalidMetadataError
 from icefs.format.chunk_indices import ChunkIndices
 from icefs.format.manifest.refs import ArrayRefs, ChunkRef
@@ -118,7 +118,7 @@ class _Staging:
         self._relayout()
         self._stage_renamed_chunks()
         self._keep_open_chunks()
-        staged.open += self._holding.left()
+        staged.open += self._holding.left_open()
         staged.held += self._holding.held_paths(self._found.hidden)
         for array in staged.arrays.values():
             array.settle()

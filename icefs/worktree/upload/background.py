@@ -180,13 +180,14 @@ class BackgroundUploads:
                 if self._is_closed:
                     return
                 due_s = self._start(due_s)
-                if due_s is None and not self._closed:
-                    # Nothing to look at before somebody closes a file: no mount that is idle wakes up.
-                    self._wake.clear()
-                    if self._closed:
-                        self._wake.set()
+                if due_s is not None:
+                    self._lock.wait(due_s)
                     continue
-                self._lock.wait(due_s)
+                # Nothing to look at before somebody closes a file: no mount that is idle wakes up. A file that was
+                # closed since `_collect` looked has set `_wake`, and nobody notifies `_lock` of it.
+                self._wake.clear()
+                if self._closed and not self._core.is_closed:
+                    self._wake.set()
 
     def _collect(self) -> float | None:
         """Takes the files that have been quiet for long enough; returns when the next may be, in seconds."""

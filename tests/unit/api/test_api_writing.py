@@ -11,7 +11,7 @@ from zarr.core.buffer import cpu, default_buffer_prototype
 from zarr.core.sync import sync
 
 import icefs
-from icefs.engine.write.session import WritableSession
+from icefs.engine.write.chunk_editor import ChunkEditor
 
 GROUP = b'{"zarr_format":3,"node_type":"group"}'
 
@@ -167,13 +167,13 @@ def test_the_log_has_what_was_committed_last(repo):
 
 def test_large_chunks_are_stored_by_workers_and_small_ones_at_once(repo, monkeypatch):
     threads = []
-    store_chunk = WritableSession.store_chunk
+    store_chunk = ChunkEditor.store
 
     def watched(self, data):
         threads.append(threading.current_thread().name)
         return store_chunk(self, data)
 
-    monkeypatch.setattr(WritableSession, "store_chunk", watched)
+    monkeypatch.setattr(ChunkEditor, "store", watched)
     store = repo.writable_session("main").store
 
     async def run():

@@ -32,11 +32,11 @@ def history(tmp_path):
     def commit(message, chunks, branch="main", more=(), deleted=()):
         session = repo.writable_session(branch)
         for path, document in more:
-            session.set_metadata(path, document)
+            session.nodes.put(path, document)
         for path, index in chunks:
-            session.set_chunk(path, index, message.encode())
+            session.chunks.set(path, index, message.encode())
         for path, index in deleted:
-            session.delete_chunks(path, ChunkIndices.from_indices(len(index), [index]))
+            session.chunks.delete(path, ChunkIndices.from_indices(len(index), [index]))
         return str(session.commit(message))
 
     nodes = [("/", GROUP), ("/g", GROUP), ("/g/a", array([3, 4])), ("/b", array([4])), ("/big", array([100, 300]))]
@@ -98,7 +98,7 @@ def test_a_node_is_followed_through_renames(history, run):
     repo, ids = history
     opened = WritableRepository.open(open_storage(repo))
     session = opened.rearrange_session("main")
-    session.move("/g/a", "/renamed")
+    session.nodes.move("/g/a", "/renamed")
     moved = str(session.commit("moved"))
     opened.close()
     told = run("log", repo, "--oneline", "--", "renamed").splitlines()

@@ -61,7 +61,7 @@ def test_ls_lists_a_node_with_a_number_of_very_many_digits(run, run_json, tmp_pa
     session = repo.writable_session("main")
     attributes = b'{"zarr_format":3,"node_type":"group","attributes":{"x":%s}}'
     for name, digits in (("hostile", b"9" * 100_000), ("plain", b"9")):
-        session._engine.set_metadata(f"/{name}", attributes % digits)
+        session._engine.nodes.put(f"/{name}", attributes % digits)
     session.commit("x")
     assert run("ls", str(tmp_path / "repo")).splitlines() == ["hostile/", "plain/"]
     assert [entry["path"] for entry in run_json("ls", str(tmp_path / "repo"))] == ["hostile", "plain"]

@@ -20,7 +20,7 @@ def build(path, count):
     repository = WritableRepository.create(open_storage(str(path)))
     for number in range(count):
         session = repository.writable_session("main")
-        session.set_metadata("/", b'{"zarr_format":3,"node_type":"group","attributes":{"n":%d}}' % number)
+        session.nodes.put("/", b'{"zarr_format":3,"node_type":"group","attributes":{"n":%d}}' % number)
         session.commit(f"commit {number}")
     tip = repository.lookup_branch("main")
     for number in range(count):

@@ -42,9 +42,9 @@ def built(spec_version: int) -> dict[str, Stored]:
     for chunk, data in CHUNKS.items():
         with repository.transaction("main", message=f"commit {chunk[0]}") as session:
             if chunk == (0,):
-                session.set_metadata("/", GROUP)
-                session.set_metadata("/a", array_json((6 * 700,), (700,)))
-            session.set_chunk("/a", chunk, data)
+                session.nodes.put("/", GROUP)
+                session.nodes.put("/a", array_json((6 * 700,), (700,)))
+            session.chunks.set("/a", chunk, data)
     repository.close()
     return {f"bucket/pre/{info.key}": Stored(storage.get(info.key).data) for info in storage.list_objects()}
 

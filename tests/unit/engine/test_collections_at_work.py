@@ -37,15 +37,15 @@ def made(storage: FaultyStorage, spec_version: int = 2) -> WritableRepository:
     repository = WritableRepository.create(storage, CONFIG, spec_version=spec_version)
     repository.save_config()
     with repository.transaction("main", message="arrays") as session:
-        session.set_metadata("/", GROUP)
-        session.set_metadata("/a", array())
+        session.nodes.put("/", GROUP)
+        session.nodes.put("/a", array())
     return repository
 
 
 def with_session(storage: FaultyStorage, values: Values) -> Commit:
     session = made(storage).writable_session("main")
     for index, value in values.items():
-        session.set_chunk("/a", index, value)
+        session.chunks.set("/a", index, value)
     return lambda: session.commit("late")
 
 
@@ -53,7 +53,7 @@ def with_fork(storage: FaultyStorage, values: Values) -> Commit:
     session = made(storage).writable_session("main")
     sent = fork(session)
     for index, value in values.items():
-        sent.set_chunk("/a", index, value)
+        sent.chunks.set("/a", index, value)
     merge(session, [sent])
     return lambda: session.commit("late")
 
@@ -63,11 +63,11 @@ def with_rebase(storage: FaultyStorage, values: Values) -> Commit:
     repository = made(storage)
     session = repository.writable_session("main")
     for index, value in values.items():
-        session.set_chunk("/a", index, value)
+        session.chunks.set("/a", index, value)
 
     def commit() -> SnapshotId:
         with WritableRepository.open(storage).transaction("main", message="others") as other:
-            other.set_metadata("/others", GROUP)
+            other.nodes.put("/others", GROUP)
         return session.commit("late", rebase_with=ConflictDetector())
 
     return commit
@@ -127,7 +127,7 @@ def test_a_commit_whose_first_files_are_collected_writes_them_again(spec_version
         return  # spec 1 has no amended commits
     storage = FaultyStorage(MemoryStorage())
     session = made(storage, spec_version).writable_session("main")
-    session.set_metadata("/late", GROUP)
+    session.nodes.put("/late", GROUP)
     rule = storage.interfere(lambda: collect(storage), methods="head", keys="transactions/")
     made_id = getattr(session, call)("late")
     assert rule.fired
@@ -139,7 +139,7 @@ def test_a_commit_whose_first_files_are_collected_writes_them_again(spec_version
 def test_a_fork_whose_first_files_are_collected_is_refused() -> None:
     storage = FaultyStorage(MemoryStorage())
     session = made(storage).writable_session("main")
-    session.set_metadata("/late", GROUP)
+    session.nodes.put("/late", GROUP)
     storage.interfere(lambda: collect(storage), methods="head", keys="transactions/")
     with pytest.raises(ConflictError, match="as soon as it was written"):
         fork(session)
@@ -156,8 +156,8 @@ def test_uploads_of_a_mount_outlive_a_collection_at_any_moment(tmp_path: Path) -
         try:
             staged.start_uploads(UploadOptions(quiet_s=0.001, pack_bytes=0))
             with staged.repository.transaction("main", message="arrays") as session:
-                session.set_metadata("/", GROUP)
-                session.set_metadata("/a", array())
+                session.nodes.put("/", GROUP)
+                session.nodes.put("/a", array())
             staged.write(big)
             staged.wait_for(lambda state: state.stored == len(big))
             made_ids: list[SnapshotId] = []
@@ -220,7 +220,7 @@ def copied_after(hours: float) -> list[str]:
     repository = made(storage)
     repository.context.clock = lambda: now[0]
     session = repository.writable_session("main")
-    session.set_chunk("/a", (0,), b"12345678")
+    session.chunks.set("/a", (0,), b"12345678")
     collect_garbage(repository, 0)
     now[0] += int(hours * 3_600_000_000)
     storage.clear()
@@ -239,9 +239,9 @@ def test_a_collection_that_takes_long_announces_itself_again(monkeypatch: pytest
     repository = made(storage)
     for _ in range(5):
         session = repository.writable_session("main")
-        session.set_chunk("/a", (0,), b"12345678")  # and is given up
+        session.chunks.set("/a", (0,), b"12345678")  # and is given up
     kept = repository.writable_session("main")
-    kept.set_chunk("/a", (0,), b"abcdefgh")
+    kept.chunks.set("/a", (0,), b"abcdefgh")
     monkeypatch.setattr(garbage, "_DELETE_BATCH", 1)
     monkeypatch.setattr(garbage, "DELETES_FOR_S", -1)
     made_ids: list[SnapshotId] = []
@@ -258,7 +258,7 @@ def test_in_spec_1_a_commit_before_a_batch_is_kept() -> None:
     storage = FaultyStorage(MemoryStorage())
     repository = made(storage, spec_version=1)
     session = repository.writable_session("main")
-    session.set_chunk("/a", (0,), b"12345678")
+    session.chunks.set("/a", (0,), b"12345678")
     made_ids: list[SnapshotId] = []
     # The last listing of refs comes just before the batch.
     storage.interfere(lambda: made_ids.append(session.commit("late")), methods="list_objects", keys="chunks/")

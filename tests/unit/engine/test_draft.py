@@ -20,7 +20,7 @@ def base():
     repository = WritableRepository.create(MemoryStorage())
     with repository.transaction("main", message="base") as session:
         for path in ("/", "/a", "/a/b"):
-            session.set_metadata(path, GROUP)
+            session.nodes.put(path, GROUP)
     return repository.readonly_session("main").snapshot
 
 

@@ -54,16 +54,16 @@ def inline(**chunks: bytes) -> dict[tuple[int, ...], object]:
 
 def write(session: WritableSession, data: bytes, *positions: int, path: str = "/a") -> None:
     for position in positions:
-        session.set_chunk(path, (position,), data)
+        session.chunks.set(path, (position,), data)
 
 
 @pytest.fixture(params=[2, 1], ids=["v2", "v1"])
 def repo(request: pytest.FixtureRequest) -> WritableRepository:
     repo = WritableRepository.create(MemoryStorage(), spec_version=request.param)
     session = repo.writable_session("main")
-    session.set_metadata("/", GROUP)
-    session.set_metadata("/g", GROUP)
-    session.set_metadata("/a", array([6]))
+    session.nodes.put("/", GROUP)
+    session.nodes.put("/g", GROUP)
+    session.nodes.put("/a", array([6]))
     write(session, b"base", 0, 1)
     session.commit("base")
     return repo
@@ -76,7 +76,7 @@ def test_a_fork_sees_what_its_origin_has_changed_and_nothing_of_what_comes(repo:
     session = repo.writable_session("main")
     assert forks.fork(session).snapshot_id == session.snapshot_id  # nothing to write
     write(session, b"origin", 1, 2)
-    session.set_metadata("/new", array([3]))
+    session.nodes.put("/new", array([3]))
     write(session, b"origin", 0, path="/new")
     objects = len(list(repo.storage.list_objects()))
     fork = sent(forks.fork(session))
@@ -149,13 +149,13 @@ def test_all_kinds_of_changes_survive_pickling(repo: WritableRepository):
         (4,): VirtualRef("s3://bucket/b", 1, 2, last_modified=7),
     }
     for index, ref in refs.items():
-        fork.set_chunk_ref("/a", index, ref)
-    fork.set_chunk_ref("/a", (1,), None)
-    fork.set_metadata("/n", array([2, 3]))
-    fork.set_chunk_ref("/n", (1, 2), VirtualRef("s3://bucket/c", 0, 1))
-    fork.set_metadata("/scalar", array([]))
-    fork.set_chunk_ref("/scalar", (), InlineRef(b"scalar"))
-    fork.set_metadata("/g", GROUP + b" ")
+        fork.chunks.set_ref("/a", index, ref)
+    fork.chunks.set_ref("/a", (1,), None)
+    fork.nodes.put("/n", array([2, 3]))
+    fork.chunks.set_ref("/n", (1, 2), VirtualRef("s3://bucket/c", 0, 1))
+    fork.nodes.put("/scalar", array([]))
+    fork.chunks.set_ref("/scalar", (), InlineRef(b"scalar"))
+    fork.nodes.put("/g", GROUP + b" ")
     copy = sent(sent(fork))
     assert copy.draft.is_fork
     for path in ("/a", "/n", "/scalar"):
@@ -170,12 +170,12 @@ def test_all_kinds_of_changes_survive_pickling(repo: WritableRepository):
 
 def test_only_references_are_pickled_and_compactly(repo: WritableRepository):
     session = repo.writable_session("main")
-    node = session.set_metadata("/big", array([100_000]))
+    node = session.nodes.put("/big", array([100_000]))
     fork = forks.fork(session)
     rows = np.arange(100_000)
     locations = [f"s3://b/{row}" for row in rows]
     refs = ArrayRefs.from_columns(node.id, [rows], kinds=ChunkKind.VIRTUAL, lengths=rows + 1, locations=locations)
-    fork.set_chunk_refs("/big", refs)
+    fork.chunks.set_refs("/big", refs)
     state = pickle.dumps(session_state(fork))
     per_row = 4 + 1 + 8 + 8  # index, kind, length, offset; no chunk id
     virtual = 8 + 8 + len(locations[-1]) + 1 + 8 + 4
@@ -201,9 +201,9 @@ def test_of_a_chunk_that_several_wrote_the_last_counts(repo: WritableRepository)
     write(session, b"own", 4, 5)
     one, two, three = (sent(forks.fork(session)) for _ in range(3))
     write(one, b"one", 0, 2, 3)
-    one.delete_chunks("/a", ChunkIndices.from_indices(1, [(4,)]))
+    one.chunks.delete("/a", ChunkIndices.from_indices(1, [(4,)]))
     write(two, b"two", 2)
-    two.delete_chunks("/a", ChunkIndices.from_indices(1, [(3,), (1,)]))
+    two.chunks.delete("/a", ChunkIndices.from_indices(1, [(3,), (1,)]))
     write(three, b"three", 1)
     forks.merge(session, [one, two, three])
     expected = inline(_0=b"one", _1=b"three", _2=b"two", _5=b"own")
@@ -216,16 +216,16 @@ def test_of_a_chunk_that_several_wrote_the_last_counts(repo: WritableRepository)
 
 def test_nodes_that_forks_made_rewrote_and_deleted_come_home(repo: WritableRepository):
     session = repo.writable_session("main")
-    session.set_metadata("/mine", array([2]))
+    session.nodes.put("/mine", array([2]))
     one, two = sent(forks.fork(session)), sent(forks.fork(session))
-    one.set_metadata("/x", array([2]))
+    one.nodes.put("/x", array([2]))
     write(one, b"x", 1, path="/x")
-    one.set_metadata("/a", array([8]))
+    one.nodes.put("/a", array([8]))
     write(one, b"longer", 7)
     # New here, and changed there (Divergence 69).
-    one.set_metadata("/mine", array([4], unit="m"))
+    one.nodes.put("/mine", array([4], unit="m"))
     write(one, b"mine", 3, path="/mine")
-    two.delete_node("/g")
+    two.nodes.delete("/g")
     write(two, b"two", 0)
     forks.merge(session, [one, two])
     session.commit("merged")
@@ -239,11 +239,11 @@ def test_nodes_that_forks_made_rewrote_and_deleted_come_home(repo: WritableRepos
 
 
 def both(path: str, data: bytes) -> Change:
-    return lambda session: session.set_metadata(path, data)
+    return lambda session: session.nodes.put(path, data)
 
 
 def deleted(path: str) -> Change:
-    return lambda session: session.delete_node(path)
+    return lambda session: session.nodes.delete(path)
 
 
 CONFLICTS: dict[str, tuple[Change, Change]] = {
@@ -256,7 +256,7 @@ CONFLICTS: dict[str, tuple[Change, Change]] = {
     "one deletes what is written to": (deleted("/a"), lambda session: write(session, b"x", 0)),
     "one deletes what is made anew": (
         deleted("/a"),
-        lambda session: (session.delete_node("/a"), session.set_metadata("/a", array([9]))),
+        lambda session: (session.nodes.delete("/a"), session.nodes.put("/a", array([9]))),
     ),
 }
 
@@ -265,7 +265,7 @@ CONFLICTS: dict[str, tuple[Change, Change]] = {
 @pytest.mark.parametrize("turned", [False, True], ids=["", "turned"])
 def test_what_excludes_each_other_is_refused_as_a_whole(name: str, turned: bool, repo: WritableRepository):
     session = repo.writable_session("main")
-    session.set_metadata("/new", array([2]))
+    session.nodes.put("/new", array([2]))
     one, two, third = (sent(forks.fork(session)) for _ in range(3))
     first, second = reversed(CONFLICTS[name]) if turned else CONFLICTS[name]
     write(third, b"third", 5)
@@ -286,10 +286,10 @@ def test_the_same_change_twice_is_no_conflict(repo: WritableRepository):
     session = repo.writable_session("main")
     one, two = (sent(forks.fork(session)) for _ in range(2))
     for fork in (one, two):
-        fork.set_metadata("/a", array([8]))
-        fork.delete_node("/g")
+        fork.nodes.put("/a", array([8]))
+        fork.nodes.delete("/g")
     made = sent(one)
-    made.set_metadata("/x", GROUP)
+    made.nodes.put("/x", GROUP)
     forks.merge(session, [one, two, made, made])
     forks.merge(session, [made, session])
     assert sorted(node.path for node in session.draft.nodes()) == ["/", "/a", "/x"]
@@ -314,11 +314,11 @@ def test_sessions_that_cannot_be_merged(repo: WritableRepository):
 
 def test_what_a_fork_changed_must_be_there(repo: WritableRepository):
     session = repo.writable_session("main")
-    session.set_metadata("/new", array([3]))
+    session.nodes.put("/new", array([3]))
     fork, other = forks.fork(session), forks.fork(session)
     write(fork, b"x", 0, path="/new")
-    other.set_metadata("/new", array([4]))
-    session.discard_changes()
+    other.nodes.put("/new", array([4]))
+    session.draft.discard()
     for lost in (fork, other):
         with pytest.raises(SessionStateError, match="does not have") as caught:
             forks.merge(session, [lost])
@@ -330,8 +330,8 @@ def test_chunks_of_another_rank_are_none_of_the_array(repo: WritableRepository):
     session = repo.writable_session("main")
     write(session, b"own", 2)
     one, two = forks.fork(session), forks.fork(session)
-    one.set_metadata("/a", array([2, 2]))
-    one.set_chunk("/a", (1, 1), b"one")
+    one.nodes.put("/a", array([2, 2]))
+    one.chunks.set("/a", (1, 1), b"one")
     write(two, b"two", 0)
     forks.merge(session, [one, two])
     assert contents(session) == {(1, 1): InlineRef(b"one")}
@@ -342,7 +342,7 @@ def test_chunks_of_another_rank_are_none_of_the_array(repo: WritableRepository):
 def test_chunks_beyond_a_merged_resize_are_not_committed(repo: WritableRepository):
     session = repo.writable_session("main")
     one, two = forks.fork(session), forks.fork(session)
-    one.set_metadata("/a", array([2]))
+    one.nodes.put("/a", array([2]))
     write(two, b"two", 0, 5)
     forks.merge(session, [one, two])
     session.commit("merged")
@@ -351,7 +351,7 @@ def test_chunks_beyond_a_merged_resize_are_not_committed(repo: WritableRepositor
 
 def test_many_forks_are_merged_in_few_passes(repo: WritableRepository):
     session = repo.writable_session("main")
-    session.set_metadata("/big", array([64, 1000]))
+    session.nodes.put("/big", array([64, 1000]))
     fork = forks.fork(session)
     parts = []
     for number in range(64):
@@ -361,7 +361,7 @@ def test_many_forks_are_merged_in_few_passes(repo: WritableRepository):
         refs = ArrayRefs.from_columns(
             part.node("/big").id, columns, kinds=ChunkKind.NATIVE, lengths=[9] * 1000, chunk_ids=ids
         )
-        part.set_chunk_refs("/big", refs)
+        part.chunks.set_refs("/big", refs)
         parts.append(part)
     forks.merge(session, parts)
     chunks = session.array_chunks("/big")
@@ -396,7 +396,7 @@ def test_merging_waits_for_a_commit(repo: WritableRepository):
 
 def set_pair(session: WritableSession, *values: bytes) -> None:
     """Writes an array of two elements as its one chunk."""
-    session.set_chunk("/pair", (0,), b"".join(values))
+    session.chunks.set("/pair", (0,), b"".join(values))
 
 
 @pytest.fixture
@@ -404,7 +404,7 @@ def pair(repo: WritableRepository) -> WritableRepository:
     session = repo.writable_session("main")
     grid = {"name": "regular", "configuration": {"chunk_shape": [2]}}
     document = {"zarr_format": 3, "node_type": "array", "shape": [2], "chunk_grid": grid}
-    session.set_metadata("/pair", json.dumps(document).encode())
+    session.nodes.put("/pair", json.dumps(document).encode())
     set_pair(session, b"0", b"0")
     session.commit("pair")
     return repo
@@ -412,7 +412,7 @@ def pair(repo: WritableRepository) -> WritableRepository:
 
 def test_a_fork_does_not_undo_what_its_origin_was_rebased_over(pair: WritableRepository):
     mine = pair.writable_session("main")
-    mine.set_metadata("/made", GROUP)
+    mine.nodes.put("/made", GROUP)
     fork = sent(forks.fork(mine))
     set_pair(fork, b"1", b"0")
     other = pair.writable_session("main")
@@ -442,7 +442,7 @@ def test_a_fork_does_not_undo_what_a_later_session_stands_on(pair: WritableRepos
 def test_a_fork_comes_home_to_a_later_session_where_nothing_is_undone(pair: WritableRepository):
     fork = sent(forks.fork(pair.writable_session("main")))
     set_pair(fork, b"1", b"0")
-    fork.set_metadata("/x", GROUP)
+    fork.nodes.put("/x", GROUP)
     other = pair.writable_session("main")
     write(other, b"other", 3)
     other.commit("theirs")
@@ -462,7 +462,7 @@ def test_a_step_that_several_forks_append_is_refused(repo: WritableRepository):
     session = repo.writable_session("main")
     one, two = (sent(forks.fork(session)) for _ in range(2))
     for fork, data in ((one, b"one"), (two, b"two")):
-        fork.set_metadata("/a", array([7]))
+        fork.nodes.put("/a", array([7]))
         write(fork, data, 6)
     with pytest.raises(SessionStateError, match=r"chunk \[6\] of /a was appended by several sessions") as caught:
         forks.merge(session, [one, two])
@@ -474,7 +474,7 @@ def test_a_step_that_several_forks_append_is_refused(repo: WritableRepository):
 
 def test_a_chunk_that_several_forks_wrote_is_mentioned(repo: WritableRepository, caplog: pytest.LogCaptureFixture):
     session = repo.writable_session("main")
-    session.set_metadata("/a", array([8]))  # enlarged before the fork: what follows is nothing appended
+    session.nodes.put("/a", array([8]))  # enlarged before the fork: what follows is nothing appended
     one, two = (sent(forks.fork(session)) for _ in range(2))
     write(one, b"one", 1, 2, 7)
     write(two, b"two", 1, 3, 7)
@@ -486,7 +486,7 @@ def test_a_chunk_that_several_forks_wrote_is_mentioned(repo: WritableRepository,
 def test_a_fork_whose_snapshot_was_collected_says_so_and_what_to_do() -> None:
     repository = WritableRepository.create(MemoryStorage())
     session = repository.writable_session("main")
-    session.set_metadata("/", GROUP)
+    session.nodes.put("/", GROUP)
     away = pickle.dumps(session_state(forks.fork(session)))
     collect_garbage(repository, system_clock() + 10_000_000)
     with pytest.raises(SnapshotNotFoundError, match="a garbage collection took it") as raised:
@@ -497,20 +497,20 @@ def test_a_fork_whose_snapshot_was_collected_says_so_and_what_to_do() -> None:
 
 
 EXCLUDING: dict[str, tuple[Change, Change]] = {
-    "deleted and written": (lambda fork: fork.delete_node("/a"), lambda fork: write(fork, b"x", 1)),
-    "deleted and changed": (lambda fork: fork.delete_node("/a"), lambda fork: fork.set_metadata("/a", array([4]))),
-    "deleted and made": (lambda fork: fork.delete_node("/g"), lambda fork: _make_again(fork, "/g")),
-    "made twice": (lambda fork: fork.set_metadata("/x", GROUP), lambda fork: fork.set_metadata("/x", array([3]))),
+    "deleted and written": (lambda fork: fork.nodes.delete("/a"), lambda fork: write(fork, b"x", 1)),
+    "deleted and changed": (lambda fork: fork.nodes.delete("/a"), lambda fork: fork.nodes.put("/a", array([4]))),
+    "deleted and made": (lambda fork: fork.nodes.delete("/g"), lambda fork: _make_again(fork, "/g")),
+    "made twice": (lambda fork: fork.nodes.put("/x", GROUP), lambda fork: fork.nodes.put("/x", array([3]))),
     "changed twice": (
-        lambda fork: fork.set_metadata("/a", array([4])),
-        lambda fork: fork.set_metadata("/a", array([5])),
+        lambda fork: fork.nodes.put("/a", array([4])),
+        lambda fork: fork.nodes.put("/a", array([5])),
     ),
 }
 
 
 def _make_again(fork: WritableSession, path: str) -> None:
-    fork.delete_node(path)
-    fork.set_metadata(path, array([2]))
+    fork.nodes.delete(path)
+    fork.nodes.put(path, array([2]))
 
 
 @pytest.mark.parametrize("is_turned", [False, True])

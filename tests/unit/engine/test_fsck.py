@@ -25,9 +25,9 @@ def array(size):
 def commit(repo, message, index, branch="main"):
     session = repo.writable_session(branch)
     if session.get_node("/a") is None:
-        session.set_metadata("/", GROUP)
-        session.set_metadata("/a", array(100))
-    session.set_chunk("/a", (index,), message.encode() * 200)
+        session.nodes.put("/", GROUP)
+        session.nodes.put("/a", array(100))
+    session.chunks.set("/a", (index,), message.encode() * 200)
     return session.commit(message)
 
 
@@ -119,7 +119,7 @@ def test_chunks_are_read_if_asked_for(repo):
 
 def test_orphans_are_counted_and_are_no_damage(repo):
     session = repo.writable_session("main")
-    session.set_chunk("/a", (7,), b"x" * 1000)
+    session.chunks.set("/a", (7,), b"x" * 1000)
     report = fsck(repo.storage)
     assert report.status == "clean"
     assert report.orphans == {"chunks": {"objects": 1, "bytes": 1000}}

@@ -54,9 +54,9 @@ def ref_of(repo, kind, size):
 def commit(repo, document, chunks, path="/g/a"):
     """Commits an array with references as they are given, past all checks."""
     session = repo.writable_session("main")
-    session.set_metadata("/", GROUP)
-    session.set_metadata("/g", GROUP)
-    node = session.set_metadata(path, document)
+    session.nodes.put("/", GROUP)
+    session.nodes.put("/g", GROUP)
+    node = session.nodes.put(path, document)
     with session.draft.lock:
         for index, ref in chunks.items():
             session.draft.changes.chunk_changes(node).set(index, ref)
@@ -114,7 +114,7 @@ def test_chunks_of_many_shapes():
 def test_what_only_earlier_snapshots_have_is_told_apart(repo):
     commit(repo, array(), {(0, 0): ref_of(repo, "native", 7)})
     session = repo.writable_session("main")
-    session.delete_node("/g/a")
+    session.nodes.delete("/g/a")
     session.commit("gone")
     [message] = found(repo)
     assert "only earlier snapshots have it" in message

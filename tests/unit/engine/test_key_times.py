@@ -60,7 +60,7 @@ def test_a_moved_node_changed_when_it_was_moved():
     ])  # fmt: skip
     story.commit([("/b/c", (2,))])
     session = story.repo.rearrange_session("main")
-    session.move("/b", "/d")
+    session.nodes.move("/b", "/d")
     moved = when(story.repo, session.commit("moves"))
     session, times = times_of(story.repo)
     node = session.node("/d/c").id
@@ -68,7 +68,7 @@ def test_a_moved_node_changed_when_it_was_moved():
     assert {times.chunks(node).of((at,)) for at in (1, 2)} == {moved}
     assert times.metadata(session.node("/a").id) < moved
     later = story.repo.writable_session("main")
-    later.set_chunk("/d/c", (1,), b"again")
+    later.chunks.set("/d/c", (1,), b"again")
     last = when(story.repo, later.commit("later"))
     session, times = times_of(story.repo)
     assert [times.chunks(node).of((at,)) for at in (1, 2)] == [last, moved]

@@ -29,7 +29,7 @@ def storage(repo):
 @pytest.fixture
 def session(storage):
     session = WritableRepository.open(storage).writable_session("main")
-    session.set_chunk("/a", (1, 1), b"ours")
+    session.chunks.set("/a", (1, 1), b"ours")
     return session
 
 
@@ -49,7 +49,7 @@ def messages(repo):
 
 def commit_theirs(repo):
     theirs = repo.writable_session("main")
-    theirs.set_chunk("/a", (2, 2), b"theirs")
+    theirs.chunks.set("/a", (2, 2), b"theirs")
     return theirs.commit("theirs")
 
 
@@ -90,7 +90,7 @@ def test_a_try_that_is_carried_out_while_the_next_one_is_made(repo, storage, ses
 
 def test_a_session_that_was_changed_since_is_behind(repo, storage, session):
     late, _ = give_up(session, storage, "try")
-    session.set_chunk("/a", (1, 1), b"changed since")
+    session.chunks.set("/a", (1, 1), b"changed since")
     late.land()
     with pytest.raises(BranchMovedError):
         session.commit("again")

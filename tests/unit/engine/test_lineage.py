@@ -49,11 +49,11 @@ class Story:
     def commit(self, chunks=(), metadata=(), deleted=()):
         session = self.repo.writable_session("main")
         for path, document in metadata:
-            session.set_metadata(path, document)
+            session.nodes.put(path, document)
         for path, index in chunks:
-            session.set_chunk(path, index, b"x")
+            session.chunks.set(path, index, b"x")
         for path, index in deleted:
-            session.delete_chunks(path, ChunkIndices.from_indices(len(index), [index]))
+            session.chunks.delete(path, ChunkIndices.from_indices(len(index), [index]))
         tip = session.commit(f"number {len(self.touched)}")
         self.metadata.update({path: tip for path, _ in metadata})
         for path, index in (*chunks, *deleted):
@@ -217,11 +217,11 @@ def test_a_long_history_is_fetched_side_by_side_and_each_log_once(tmp_path):
     storage, told = Gathering(), []
     repo = WritableRepository.create(storage)
     with repo.transaction("main", message="0") as session:
-        session.set_metadata("/", GROUP)
-        session.set_metadata("/a", array([100]))
+        session.nodes.put("/", GROUP)
+        session.nodes.put("/a", array([100]))
     for number in range(99):
         with repo.transaction("main", message=str(number + 1)) as session:
-            session.set_chunk("/a", (number,), b"x")
+            session.chunks.set("/a", (number,), b"x")
     cold = WritableRepository.open(storage)
     tip = cold.lookup_branch("main")
     storage.together = 30
@@ -238,7 +238,7 @@ def test_a_long_history_is_fetched_side_by_side_and_each_log_once(tmp_path):
         lineage = Lineages(cold.context, cache).lineage(tip, node)
         assert len(lineage.commits) == 100
         with cold.transaction("main", message="last") as session:
-            session.set_chunk("/a", (0,), b"y")
+            session.chunks.set("/a", (0,), b"y")
         fresh = WritableRepository.open(storage)
         assert Lineages(fresh.context, cache).lineage(fresh.lookup_branch("main"), node).owner((0,)) == 0
         assert len(storage.asked) == 1  # the one log that came since
@@ -275,8 +275,8 @@ def test_processes_share_what_is_kept(tmp_path, caplog):
     for number in range(40):
         with repo.transaction("main", message=str(number)) as session:
             if not number:
-                session.set_metadata("/a", array([100]))
-            session.set_chunk("/a", (number,), b"x")
+                session.nodes.put("/a", array([100]))
+            session.chunks.set("/a", (number,), b"x")
     place = tmp_path / "history.db"
     command = [sys.executable, "-c", _SHARE, str(tmp_path / "repo"), str(place)]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}

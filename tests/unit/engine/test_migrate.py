@@ -44,8 +44,8 @@ class Ticking:
 
 def write(repo: WritableRepository, message: str, *, branch: str = "main") -> SnapshotId:
     session = repo.writable_session(branch)
-    session.set_metadata("/a", array(8))
-    session.set_chunk("/a", (0,), message.encode())
+    session.nodes.put("/a", array(8))
+    session.chunks.set("/a", (0,), message.encode())
     return session.commit(message, {"by": message})
 
 

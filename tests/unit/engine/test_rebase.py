@@ -36,10 +36,10 @@ def array(**attributes: object) -> bytes:
 def made(storage: MemoryStorage | FaultyStorage, spec_version: int = 2) -> WritableRepository:
     repo = WritableRepository.create(storage, spec_version=spec_version)
     session = repo.writable_session("main")
-    session.set_metadata("/", GROUP)
+    session.nodes.put("/", GROUP)
     for path in ("/a", "/b"):
-        session.set_metadata(path, array())
-    session.set_metadata("/g", GROUP)
+        session.nodes.put(path, array())
+    session.nodes.put("/g", GROUP)
     session.commit("base")
     return repo
 
@@ -62,10 +62,10 @@ def test_to_be_many_commits_behind_costs_no_more_snapshots_than_one(spec_version
     made(storage, spec_version)
     slow, quick = (WritableRepository.open(storage) for _ in range(2))
     mine = slow.writable_session("main")
-    mine.set_chunk("/b", (0,), b"mine")
+    mine.chunks.set("/b", (0,), b"mine")
     for number in range(12):
         theirs = quick.writable_session("main")
-        theirs.set_chunk("/a", (number % SIZE,), b"%d" % number)
+        theirs.chunks.set("/a", (number % SIZE,), b"%d" % number)
         theirs.commit("theirs")
     storage.clear()
     mine.rebase(ConflictDetector())
@@ -78,11 +78,11 @@ def test_to_be_many_commits_behind_costs_no_more_snapshots_than_one(spec_version
 def test_a_conflict_in_the_middle_leaves_the_session_right_before_it():
     repo = made(MemoryStorage())
     mine = repo.writable_session("main")
-    mine.set_chunk("/a", (3,), b"mine")
+    mine.chunks.set("/a", (3,), b"mine")
     ids = []
     for number in range(6):
         theirs = repo.writable_session("main")
-        theirs.set_chunk("/a", (number,), b"theirs")
+        theirs.chunks.set("/a", (number,), b"theirs")
         ids.append(theirs.commit("theirs"))
     with pytest.raises(RebaseFailedError) as caught:
         mine.rebase(ConflictDetector())
@@ -110,14 +110,14 @@ def change(session: WritableSession, what: Change, value: str) -> None:
     there = session.get_node(path)
     if kind == "metadata":
         if there is None or (there.array is None) == (path == "/g"):
-            session.set_metadata(path, GROUP + b" " * number if path == "/g" else array(number=number))
+            session.nodes.put(path, GROUP + b" " * number if path == "/g" else array(number=number))
     elif kind == "delete":
-        session.delete_node(path)
+        session.nodes.delete(path)
     elif there is not None and there.array is not None and kind in {"chunk", "delete chunk"}:
         if kind == "chunk":
-            session.set_chunk(path, (number,), value.encode())
+            session.chunks.set(path, (number,), value.encode())
         else:
-            session.set_chunk_ref(path, (number,), None)
+            session.chunks.set_ref(path, (number,), None)
 
 
 @given(commits=st.lists(CHANGES, min_size=2, max_size=5), ours=CHANGES, how=st.sampled_from(sorted(SOLVERS)))
@@ -132,7 +132,7 @@ def test_all_commits_at_once_and_one_by_one_lead_to_the_same(commits: list[list[
         if commit[0][0] == "move":
             theirs = repo.rearrange_session("main")
             if theirs.get_node(commit[0][1]) is not None:
-                theirs.move(commit[0][1], f"/moved{number}")
+                theirs.nodes.move(commit[0][1], f"/moved{number}")
         else:
             theirs = repo.writable_session("main")
             for what in commit:
@@ -216,7 +216,7 @@ def commits_of_writers(writers: int, total: int) -> list[int]:
     repo = made(inner)
     session = repo.writable_session("main")
     for number in range(writers):
-        session.set_metadata(f"/w{number}", array())
+        session.nodes.put(f"/w{number}", array())
     session.commit("arrays")
     counts = [0] * writers
     errors: list[BaseException] = []
@@ -230,7 +230,7 @@ def commits_of_writers(writers: int, total: int) -> list[int]:
         try:
             while sum(counts) < total:
                 session = own.writable_session("main")
-                session.set_chunk(f"/w{number}", (counts[number] % SIZE,), b"%d" % counts[number])
+                session.chunks.set(f"/w{number}", (counts[number] % SIZE,), b"%d" % counts[number])
                 session.commit("x", rebase_with=ConflictDetector())
                 counts[number] += 1
         except BaseException as error:
@@ -253,11 +253,11 @@ def test_a_commit_that_never_gets_its_turn_says_how_often_it_tried():
 
     def others_commit() -> None:
         session = other.writable_session("main")
-        session.set_chunk("/a", (0,), b"other")
+        session.chunks.set("/a", (0,), b"other")
         session.commit("other")
 
     session = repo.writable_session("main")
-    session.set_chunk("/b", (0,), b"mine")
+    session.chunks.set("/b", (0,), b"mine")
     storage.interfere(others_commit, methods="put", keys="repo", times=None)
     with pytest.raises(BranchMovedError, match="3 times") as caught:
         session.commit("mine", rebase_with=ConflictDetector(), rebase_tries=3)

@@ -66,15 +66,15 @@ def session(request: pytest.FixtureRequest) -> WritableSession:
     shape: Index = request.param
     repo = repository()
     session = repo.writable_session("main")
-    session.set_metadata("/a", array(shape))
+    session.nodes.put("/a", array(shape))
     places = list(itertools.product(*map(range, shape)))
     for number, place in enumerate(places):
         if number % 4:
-            session.set_chunk_ref("/a", place, some_ref(number))
+            session.chunks.set_ref("/a", place, some_ref(number))
     session.commit("base")
     session = repo.writable_session("main")
-    session.set_chunk_ref("/a", places[1], None)
-    session.set_chunk_ref("/a", places[0], some_ref(1000))
+    session.chunks.set_ref("/a", places[1], None)
+    session.chunks.set_ref("/a", places[0], some_ref(1000))
     return session
 
 
@@ -170,7 +170,7 @@ def test_what_a_function_raises_comes_out(session: WritableSession):
         reindex_array(session, "/a", lambda index: None, lambda index: [1 // 0])
     assert contents(session) == before
     with pytest.raises(SessionStateError):  # the session is in use
-        reindex_array(session, "/a", lambda index: session.set_chunk_ref("/a", index, None))
+        reindex_array(session, "/a", lambda index: session.chunks.set_ref("/a", index, None))
 
 
 @pytest.mark.parametrize("offset", [[], [1] * 4])
@@ -181,10 +181,10 @@ def test_an_offset_of_another_rank_is_refused(session: WritableSession, offset: 
 
 def test_a_scalar_stays_where_it_is():
     session = repository().writable_session("main")
-    session.set_metadata("/a", array([]))
+    session.nodes.put("/a", array([]))
     shift_array(session, "/a", [])
     assert not session.draft.changes.chunks
-    session.set_chunk_ref("/a", (), InlineRef(b"x"))
+    session.chunks.set_ref("/a", (), InlineRef(b"x"))
     shift_array(session, "/a", [])
     reindex_array(session, "/a", lambda index: index, lambda index: index)
     reindex_array(session, "/a", lambda index: None)
@@ -196,10 +196,10 @@ def test_a_scalar_stays_where_it_is():
 def test_sessions_and_nodes_that_cannot_be_shifted():
     repo = repository()
     session = repo.writable_session("main")
-    session.set_metadata("/", b'{"zarr_format":3,"node_type":"group"}')
+    session.nodes.put("/", b'{"zarr_format":3,"node_type":"group"}')
     grid = {"name": "rectilinear", "configuration": {"kind": "inline", "chunk_shapes": [[1, 3]]}}
-    session.set_metadata("/r", array([4], chunk_grid=grid))
-    session.set_metadata("/a", array([4]))
+    session.nodes.put("/r", array([4], chunk_grid=grid))
+    session.nodes.put("/a", array([4]))
     for path, error in (("/", InvalidInputError), ("/no", NodeNotFoundError), ("/r", UnsupportedError)):
         with pytest.raises(error):
             shift_array(session, path, [1])
@@ -214,12 +214,12 @@ def test_sessions_and_nodes_that_cannot_be_shifted():
 @pytest.mark.slow
 def test_a_million_chunks_are_shifted_as_columns():
     session = repository().writable_session("main")
-    node = session.set_metadata("/a", array([1000, 1000]))
+    node = session.nodes.put("/a", array([1000, 1000]))
     rows = np.arange(10**6)
     ids = rows.repeat(12).reshape(-1, 12).astype(np.uint8)
     columns = [rows // 1000, rows % 1000]
     refs = ArrayRefs.from_columns(node.id, columns, kinds=ChunkKind.NATIVE, lengths=rows + 1, chunk_ids=ids)
-    session.set_chunk_refs("/a", refs)
+    session.chunks.set_refs("/a", refs)
     tracemalloc.start()
     shift_array(session, "/a", [1, -2])
     _, peak = tracemalloc.get_traced_memory()

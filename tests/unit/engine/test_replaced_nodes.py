@@ -27,14 +27,14 @@ def repo():
 
 
 def make(session, rank, numbers):
-    session.set_metadata("/b", array(rank))
+    session.nodes.put("/b", array(rank))
     for number in numbers:
-        session.set_chunk("/b", index(rank, number), b"%d" % number)
+        session.chunks.set("/b", index(rank, number), b"%d" % number)
 
 
 def start(repo, rank):
     with repo.transaction("main", message="first") as session:
-        session.set_metadata("/", GROUP)
+        session.nodes.put("/", GROUP)
         make(session, rank, range(4))
     return repo.lookup_branch("main")
 
@@ -49,9 +49,9 @@ def test_a_node_that_replaced_another_one(repo, ranks, written):
     old, new = ranks
     first = start(repo, old)
     with repo.transaction("main", message="second") as session:
-        session.set_chunk("/b", index(old, 0), b"9")
+        session.chunks.set("/b", index(old, 0), b"9")
     with repo.transaction("main", message="third") as session:
-        session.delete_node("/b")
+        session.nodes.delete("/b")
         make(session, new, written)
     expected = {index(new, number) for number in written}
     if old == new:
@@ -63,8 +63,8 @@ def test_a_node_that_replaced_another_one(repo, ranks, written):
 def test_uncommitted_changes(repo):
     start(repo, 1)
     session = repo.writable_session("main")
-    session.set_chunk("/b", (0,), b"9")
-    session.delete_node("/b")
+    session.chunks.set("/b", (0,), b"9")
+    session.nodes.delete("/b")
     make(session, 1, range(4))
     assert chunks(session.status()) == {"/b": [(number,) for number in range(4)]}
 
@@ -73,10 +73,10 @@ def test_nodes_that_are_all_gone(repo):
     first = start(repo, 1)
     for number in (1, 2):
         with repo.transaction("main", message="again") as session:
-            session.delete_node("/b")
+            session.nodes.delete("/b")
             make(session, 1, [number])
     with repo.transaction("main", message="gone") as session:
-        session.delete_node("/b")
+        session.nodes.delete("/b")
     diff = repo.diff(first, repo.lookup_branch("main"))
     assert "/b" in diff.deleted_arrays
     assert set(chunks(diff)) <= {"/b"}

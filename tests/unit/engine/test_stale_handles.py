@@ -35,16 +35,16 @@ class Stale:
     def __init__(self, storage) -> None:
         self.handle = WritableRepository.create(storage, spec_version=1)
         with self.handle.transaction("main", message="base") as session:
-            session.set_metadata("/", GROUP)
-            session.set_metadata("/a", ARRAY)
-            session.set_chunk("/a", (0,), b"x" * 1000)
+            session.nodes.put("/", GROUP)
+            session.nodes.put("/a", ARRAY)
+            session.chunks.set("/a", (0,), b"x" * 1000)
         self.base = self.handle.lookup_branch("main")
         with self.handle.transaction("main", message="tip") as session:
-            session.set_chunk("/a", (0,), b"y" * 1000)
+            session.chunks.set("/a", (0,), b"y" * 1000)
         self.handle.create_branch("other", self.base)
         self.handle.create_tag("v1", self.base)
         self.session = self.handle.writable_session("main")
-        self.session.set_chunk("/a", (1,), b"z" * 1000)
+        self.session.chunks.set("/a", (1,), b"z" * 1000)
 
 
 def contents(storage):
@@ -180,7 +180,7 @@ def test_nothing_is_collected_where_main_is_gone() -> None:
         storage = MemoryStorage()
         repository = WritableRepository.create(storage, spec_version=spec_version)
         with repository.transaction("main", message="base") as session:
-            session.set_metadata("/", GROUP)
+            session.nodes.put("/", GROUP)
         if spec_version == 1:
             repository.create_branch("other", repository.lookup_branch("main"))
             storage.delete([branch_key("main")])

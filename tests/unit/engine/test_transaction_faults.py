@@ -34,7 +34,7 @@ def test_a_clock_that_goes_back_makes_no_unreadable_history(repo):
     commit_start(repo)
     repo.context.clock = lambda: 1_000_000
     session = repo.writable_session("main")
-    session.set_chunk("/a", (1, 1), b"one")
+    session.chunks.set("/a", (1, 1), b"one")
     session.commit("from the past")
     times = [info.flushed_at for info in repo.ancestry(branch="main")]
     assert times == sorted(times, reverse=True)
@@ -43,7 +43,7 @@ def test_a_clock_that_goes_back_makes_no_unreadable_history(repo):
 def test_a_clock_that_differs_from_the_stores_commits_nothing(repo):
     first = commit_start(repo)
     session = repo.writable_session("main")
-    session.set_chunk("/a", (1, 1), b"one")
+    session.chunks.set("/a", (1, 1), b"one")
     repo.context.clock = lambda: system_clock() + 11 * 60 * 1_000_000
     with pytest.raises(SessionStateError, match="clock") as raised:
         session.commit("far off")
@@ -64,8 +64,8 @@ def test_a_fault_at_any_call_leaves_the_old_or_the_new_state(spec_version, fault
     def operation(storage: FaultyStorage) -> None:
         repo = WritableRepository.open(storage)
         session = repo.writable_session("main")
-        session.set_chunk("/a", (1, 1), b"y" * 700)
-        session.set_metadata("/n", array([2], [1]))
+        session.chunks.set("/a", (1, 1), b"y" * 700)
+        session.nodes.put("/n", array([2], [1]))
         try:
             session.commit("second")
         except StorageError:
@@ -109,11 +109,11 @@ def test_a_commit_in_between_is_noticed_at_the_last_write(repo):
     storage = FaultyStorage(repo.storage)
     slow = WritableRepository.open(storage)
     session = slow.writable_session("main")
-    session.set_chunk("/a", (1, 1), b"slow")
+    session.chunks.set("/a", (1, 1), b"slow")
 
     def other() -> None:
         fast = repo.writable_session("main")
-        fast.set_chunk("/a", (2, 2), b"fast")
+        fast.chunks.set("/a", (2, 2), b"fast")
         fast.commit("fast")
 
     storage.interfere(other, methods="put", keys="snapshots/")

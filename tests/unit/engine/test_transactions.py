@@ -56,7 +56,7 @@ def test_a_commit_is_the_new_tip_and_ends_the_session(repo):
     assert repo.lookup_branch("main") == first
     assert chunks_of(repo) == {(0, 0): b"zero", (3, 3): b"x" * 600}
     session = repo.writable_session("main")
-    session.set_chunk("/a", (0, 0), b"new")
+    session.chunks.set("/a", (0, 0), b"new")
     second = session.commit("second", {"by": "test"})
     assert session.read_only
     assert session.branch is None
@@ -70,22 +70,22 @@ def test_a_commit_is_the_new_tip_and_ends_the_session(repo):
         session.commit("again")
     assert raised.value.kind == "commit-not-allowed"
     with pytest.raises(ReadOnlyError):
-        session.set_chunk("/a", (0, 0), b"late")
+        session.chunks.set("/a", (0, 0), b"late")
 
 
 def test_nothing_is_visible_before_the_commit(repo):
     commit_start(repo)
     session = repo.writable_session("main")
-    session.set_metadata("/b", array([4], [2]))
-    session.set_chunk("/b", (1,), b"bb")
-    session.delete_node("/a")
+    session.nodes.put("/b", array([4], [2]))
+    session.chunks.set("/b", (1,), b"bb")
+    session.nodes.delete("/a")
     assert [node.path for node in repo.readonly_session("main").list_nodes()] == ["/", "/a"]
     assert sorted(node.path for node in session.list_nodes()) == ["/", "/b"]
     assert session.children("/") == ["b"]
     assert session.chunk_type("/b", (1,)) is ChunkKind.INLINE
     status = session.status()
     assert (status.new_arrays, status.deleted_arrays) == ({"/b"}, {"/a"})
-    session.discard_changes()
+    session.draft.discard()
     assert not session.has_uncommitted_changes
     with pytest.raises(NothingToCommitError) as raised:
         session.commit("nothing")
@@ -96,12 +96,12 @@ def test_nothing_is_visible_before_the_commit(repo):
 def test_the_log_says_what_changed_and_no_more(repo):
     commit_start(repo)
     session = repo.writable_session("main")
-    session.set_metadata("/a", array([8, 8], [2, 2], units="m"))
-    session.set_metadata("/g", GROUP)
-    session.set_metadata("/g/gone", GROUP)
-    session.delete_node("/g/gone")
-    session.set_metadata("/", GROUP)  # the same bytes: no change
-    session.delete_chunks("/a", ChunkIndices.from_indices(2, [(3, 3), (1, 1)]))
+    session.nodes.put("/a", array([8, 8], [2, 2], units="m"))
+    session.nodes.put("/g", GROUP)
+    session.nodes.put("/g/gone", GROUP)
+    session.nodes.delete("/g/gone")
+    session.nodes.put("/", GROUP)  # the same bytes: no change
+    session.chunks.delete("/a", ChunkIndices.from_indices(2, [(3, 3), (1, 1)]))
     second = session.commit("second")
     log = repo.assets.fetch_transaction_log(second)
     tip = repo.session_at(second)
@@ -116,8 +116,8 @@ def test_deleting_and_making_again_gives_a_new_node(repo):
     first = commit_start(repo)
     old = repo.session_at(first).node("/a")
     session = repo.writable_session("main")
-    session.delete_node("/a")
-    session.set_metadata("/a", GROUP)
+    session.nodes.delete("/a")
+    session.nodes.put("/a", GROUP)
     second = session.commit("now a group")
     log = repo.assets.fetch_transaction_log(second)
     new = repo.session_at(second).node("/a")
@@ -129,13 +129,13 @@ def test_what_a_session_refuses(repo):
     commit_start(repo)
     session = repo.writable_session("main")
     for action, error, kind in [
-        (lambda: session.set_metadata("/a", GROUP), AlreadyExistsError, "node-already-exists"),
-        (lambda: session.set_metadata("/n", b"{}"), InvalidInputError, "bad-metadata"),
-        (lambda: session.set_chunk("/a", (4, 0), b"1"), InvalidInputError, "invalid-chunk-index"),
-        (lambda: session.set_chunk("/a", (0,), b"1"), InvalidInputError, "invalid-chunk-index"),
-        (lambda: session.set_chunk("/a", (0, 0), b""), InvalidInputError, "zero-length-chunk"),
-        (lambda: session.set_chunk("/", (0, 0), b"1"), InvalidInputError, "not-an-array"),
-        (lambda: session.move("/a", "/b"), SessionStateError, "non-rearrange-session"),
+        (lambda: session.nodes.put("/a", GROUP), AlreadyExistsError, "node-already-exists"),
+        (lambda: session.nodes.put("/n", b"{}"), InvalidInputError, "bad-metadata"),
+        (lambda: session.chunks.set("/a", (4, 0), b"1"), InvalidInputError, "invalid-chunk-index"),
+        (lambda: session.chunks.set("/a", (0,), b"1"), InvalidInputError, "invalid-chunk-index"),
+        (lambda: session.chunks.set("/a", (0, 0), b""), InvalidInputError, "zero-length-chunk"),
+        (lambda: session.chunks.set("/", (0, 0), b"1"), InvalidInputError, "not-an-array"),
+        (lambda: session.nodes.move("/a", "/b"), SessionStateError, "non-rearrange-session"),
         (lambda: repo.writable_session("nobody"), RefNotFoundError, "ref-not-found"),
     ]:
         with pytest.raises(error) as raised:
@@ -148,7 +148,7 @@ def test_shrinking_forgets_chunks_that_growing_does_not_bring_back(repo):
     commit_start(repo)
     for shape in ([4, 4], [8, 8]):
         session = repo.writable_session("main")
-        session.set_metadata("/a", array(shape, [2, 2]))
+        session.nodes.put("/a", array(shape, [2, 2]))
         session.commit("resize")
     assert chunks_of(repo) == {(0, 0): b"zero"}
 
@@ -158,15 +158,15 @@ def test_manifests_are_split_and_untouched_ones_kept():
     config = RepositoryConfig(manifest=ManifestConfig(splitting=splitting))
     repo = WritableRepository.create(MemoryStorage(), config)
     session = repo.writable_session("main")
-    session.set_metadata("/a", array([8], [1]))
+    session.nodes.put("/a", array([8], [1]))
     for index in range(8):
-        session.set_chunk("/a", (index,), bytes([index + 1]))
+        session.chunks.set("/a", (index,), bytes([index + 1]))
     session.commit("all")
     before = {ref.extents: ref.manifest_id for ref in repo.readonly_session("main").node("/a").array.manifests}
     assert set(before) == {((0, 2),), ((2, 4),), ((4, 6),), ((6, 8),)}
     session = repo.writable_session("main")
-    session.set_chunk("/a", (3,), b"new")
-    session.delete_chunks("/a", ChunkIndices.from_indices(1, [(6,), (7,)]))
+    session.chunks.set("/a", (3,), b"new")
+    session.chunks.delete("/a", ChunkIndices.from_indices(1, [(6,), (7,)]))
     session.commit("some")
     after = {ref.extents: ref.manifest_id for ref in repo.readonly_session("main").node("/a").array.manifests}
     assert set(after) == {((0, 2),), ((2, 4),), ((4, 6),)}
@@ -176,7 +176,7 @@ def test_manifests_are_split_and_untouched_ones_kept():
     coarse = dataclasses.replace(config, manifest=ManifestConfig(splitting=ManifestSplittingConfig([])))
     coarse_repo = repo.reopen(coarse)
     session = coarse_repo.writable_session("main")
-    session.set_chunk("/a", (0,), b"first")
+    session.chunks.set("/a", (0,), b"first")
     session.commit("coarse")
     assert len(repo.readonly_session("main").node("/a").array.manifests) == 1
     assert [data for _, data in sorted(chunks_of(repo).items())] == [
@@ -186,19 +186,19 @@ def test_manifests_are_split_and_untouched_ones_kept():
 
 def test_many_references_at_once_are_listed_and_found(repo):
     session = repo.writable_session("main")
-    node = session.set_metadata("/m", array([300, 300], [1, 1]))
+    node = session.nodes.put("/m", array([300, 300], [1, 1]))
     rows, columns = np.divmod(np.arange(90_000), 300)
     ids = np.arange(90_000 * 12, dtype=np.uint32).astype(np.uint8).reshape(-1, 12)
     for chunk_id in {row.tobytes() for row in ids}:
         repo.storage.put(chunk_key(ChunkId(chunk_id)), b"x" * 7)
-    session.set_chunk_refs(
+    session.chunks.set_refs(
         "/m",
         ArrayRefs.from_columns(
             node.id, [rows, columns], kinds=ChunkKind.NATIVE, lengths=np.full(90_000, 7), chunk_ids=ids
         ),
     )
-    session.set_chunk_ref("/m", (5, 5), None)
-    session.delete_chunks_below("/m", (7,))
+    session.chunks.set_ref("/m", (5, 5), None)
+    session.chunks.delete_below("/m", (7,))
     assert session.array_chunks("/m").num_chunks == 90_000 - 301
     session.commit("many")
     chunks = repo.readonly_session("main").array_chunks("/m")
@@ -210,7 +210,7 @@ def test_many_references_at_once_are_listed_and_found(repo):
 
 def test_errors_about_many_chunks_name_the_first_bad_one(repo):
     session = repo.writable_session("main")
-    node = session.set_metadata("/m", array([10, 10], [1, 1]))
+    node = session.nodes.put("/m", array([10, 10], [1, 1]))
 
     def refs(rows, columns, lengths):
         return ArrayRefs.from_columns(
@@ -218,14 +218,14 @@ def test_errors_about_many_chunks_name_the_first_bad_one(repo):
         )
 
     with pytest.raises(InvalidInputError, match=r"chunk \[2, 3\] of /m is empty"):
-        session.set_chunk_refs("/m", refs([1, 2, 9], [9, 3, 9], [4, 0, 4]))
+        session.chunks.set_refs("/m", refs([1, 2, 9], [9, 3, 9], [4, 0, 4]))
     with pytest.raises(InvalidInputError, match=r"chunk \[3, 10\] is outside of the grid \[10, 10\] of /m") as caught:
-        session.set_chunk_refs("/m", refs([1, 3, 9], [9, 10, 9], [4, 4, 4]))
+        session.chunks.set_refs("/m", refs([1, 3, 9], [9, 10, 9], [4, 4, 4]))
     assert caught.value.facts["chunk_index"] == (3, 10)
     with pytest.raises(InvalidInputError, match=r"chunk \[10, 0\] is outside"):
-        session.delete_chunks("/m", ChunkIndices.from_indices(2, [(9, 9), (10, 0)]))
+        session.chunks.delete("/m", ChunkIndices.from_indices(2, [(9, 9), (10, 0)]))
     with pytest.raises(InvalidInputError, match=r"chunk \[10\] is outside"):
-        session.delete_chunks("/m", ChunkIndices.from_indices(1, [(10,)]))
+        session.chunks.delete("/m", ChunkIndices.from_indices(1, [(10,)]))
     assert not session.array_chunks("/m").num_chunks
 
 
@@ -234,42 +234,42 @@ def test_errors_about_many_chunks_name_the_first_bad_one(repo):
 
 def two_sessions(repo: WritableRepository) -> tuple[WritableSession, WritableSession]:
     session = repo.writable_session("main")
-    session.set_metadata("/", GROUP)
-    session.set_metadata("/g", GROUP)
+    session.nodes.put("/", GROUP)
+    session.nodes.put("/g", GROUP)
     for name in ("a", "b", "c"):
-        session.set_metadata(f"/{name}", array([8], [1]))
-        session.set_chunk(f"/{name}", (0,), b"old")
+        session.nodes.put(f"/{name}", array([8], [1]))
+        session.chunks.set(f"/{name}", (0,), b"old")
     session.commit("base")
     return repo.writable_session("main"), repo.writable_session("main")
 
 
 CASES = {
     "NewNodeConflictsWithExistingNode": (
-        lambda s: s.set_metadata("/n", GROUP), lambda s: s.set_metadata("/n", GROUP)
+        lambda s: s.nodes.put("/n", GROUP), lambda s: s.nodes.put("/n", GROUP)
     ),
     "NewNodeInInvalidGroup": (
-        lambda s: s.set_metadata("/n", array([1], [1])), lambda s: s.set_metadata("/n/x", GROUP)
+        lambda s: s.nodes.put("/n", array([1], [1])), lambda s: s.nodes.put("/n/x", GROUP)
     ),
     "ZarrMetadataDoubleUpdate": (
-        lambda s: s.set_metadata("/a", array([8], [1], k=1)), lambda s: s.set_metadata("/a", array([8], [1], k=2))
+        lambda s: s.nodes.put("/a", array([8], [1], k=1)), lambda s: s.nodes.put("/a", array([8], [1], k=2))
     ),
     "ZarrMetadataUpdateOfDeletedArray": (
-        lambda s: s.delete_node("/a"), lambda s: s.set_metadata("/a", array([8], [1], k=2))
+        lambda s: s.nodes.delete("/a"), lambda s: s.nodes.put("/a", array([8], [1], k=2))
     ),
     "ZarrMetadataUpdateOfDeletedGroup": (
-        lambda s: s.delete_node("/g"), lambda s: s.set_metadata("/g", GROUP + b" ")
+        lambda s: s.nodes.delete("/g"), lambda s: s.nodes.put("/g", GROUP + b" ")
     ),
     "ChunkDoubleUpdate": (
-        lambda s: s.set_chunk("/a", (0,), b"theirs"), lambda s: s.set_chunk("/a", (0,), b"ours")
+        lambda s: s.chunks.set("/a", (0,), b"theirs"), lambda s: s.chunks.set("/a", (0,), b"ours")
     ),
     "ChunksUpdatedInDeletedArray": (
-        lambda s: s.delete_node("/a"), lambda s: s.set_chunk("/a", (1,), b"ours")
+        lambda s: s.nodes.delete("/a"), lambda s: s.chunks.set("/a", (1,), b"ours")
     ),
     "ChunksUpdatedInUpdatedArray": (
-        lambda s: s.set_metadata("/a", array([8], [1], k=1)), lambda s: s.set_chunk("/a", (1,), b"ours")
+        lambda s: s.nodes.put("/a", array([8], [1], k=1)), lambda s: s.chunks.set("/a", (1,), b"ours")
     ),
-    "DeleteOfUpdatedArray": (lambda s: s.set_chunk("/a", (1,), b"theirs"), lambda s: s.delete_node("/a")),
-    "DeleteOfUpdatedGroup": (lambda s: s.set_metadata("/g", GROUP + b" "), lambda s: s.delete_node("/g")),
+    "DeleteOfUpdatedArray": (lambda s: s.chunks.set("/a", (1,), b"theirs"), lambda s: s.nodes.delete("/a")),
+    "DeleteOfUpdatedGroup": (lambda s: s.nodes.put("/g", GROUP + b" "), lambda s: s.nodes.delete("/g")),
 }  # fmt: skip
 
 
@@ -295,9 +295,9 @@ def test_each_conflict_is_named_and_the_session_survives_it(repo, name):
 def test_moves_cannot_be_rebased_over(repo2):
     _, ours = two_sessions(repo2)
     mover = repo2.rearrange_session("main")
-    mover.move("/a", "/g/a")
+    mover.nodes.move("/a", "/g/a")
     mover.commit("moved")
-    ours.set_chunk("/b", (1,), b"ours")
+    ours.chunks.set("/b", (1,), b"ours")
     with pytest.raises(RebaseFailedError) as failed:
         ours.rebase(BasicConflictSolver())
     kinds = [conflict.conflict_type for conflict in failed.value.facts["conflicts"]]
@@ -307,10 +307,10 @@ def test_moves_cannot_be_rebased_over(repo2):
 @pytest.mark.parametrize(("side", "kept"), [("UseOurs", b"ours"), ("UseTheirs", b"theirs")])
 def test_the_basic_solver_chooses_a_side_for_chunks(repo, side, kept):
     theirs, ours = two_sessions(repo)
-    theirs.set_chunk("/a", (0,), b"theirs")
-    theirs.set_chunk("/a", (1,), b"only theirs")
-    ours.set_chunk("/a", (0,), b"ours")
-    ours.set_chunk("/a", (2,), b"only ours")
+    theirs.chunks.set("/a", (0,), b"theirs")
+    theirs.chunks.set("/a", (1,), b"only theirs")
+    ours.chunks.set("/a", (0,), b"ours")
+    ours.chunks.set("/a", (2,), b"only ours")
     theirs.commit("theirs")
     ours.commit("ours", rebase_with=BasicConflictSolver(on_chunk_conflict=VersionSelection[side]))
     assert chunks_of(repo) == {(0,): kept, (1,): b"only theirs", (2,): b"only ours"}
@@ -319,11 +319,11 @@ def test_the_basic_solver_chooses_a_side_for_chunks(repo, side, kept):
 
 def test_a_failed_rebase_stands_on_the_last_commit_without_conflicts(repo):
     theirs, ours = two_sessions(repo)
-    ours.set_chunk("/a", (0,), b"ours")
-    theirs.set_chunk("/b", (0,), b"theirs")
+    ours.chunks.set("/a", (0,), b"ours")
+    theirs.chunks.set("/b", (0,), b"theirs")
     harmless = theirs.commit("harmless")
     session = repo.writable_session("main")
-    session.set_chunk("/a", (0,), b"theirs")
+    session.chunks.set("/a", (0,), b"theirs")
     session.commit("harmful")
     with pytest.raises(RebaseFailedError):
         ours.rebase(ConflictDetector())
@@ -341,15 +341,15 @@ def test_a_move_keeps_ids_and_chunks(repo2):
     commit_start(repo2)
     before = repo2.readonly_session("main").node("/a")
     session = repo2.rearrange_session("main")
-    session.move("/a", "/b")
-    session.move("/b", "/c")
+    session.nodes.move("/a", "/b")
+    session.nodes.move("/b", "/c")
     assert session.get_node("/a") is None
     assert session.children("/") == ["c"]
     for action, kind in [
-        (lambda: session.move("/c", "/c/d"), "move-into-self-or-descendant"),
-        (lambda: session.move("/c", "/x/d"), "move-destination-parent-missing"),
-        (lambda: session.set_metadata("/g", GROUP), "rearrange-session-only"),
-        (lambda: session.move("/nothing", "/x"), "node-not-found"),
+        (lambda: session.nodes.move("/c", "/c/d"), "move-into-self-or-descendant"),
+        (lambda: session.nodes.move("/c", "/x/d"), "move-destination-parent-missing"),
+        (lambda: session.nodes.put("/g", GROUP), "rearrange-session-only"),
+        (lambda: session.nodes.move("/nothing", "/x"), "node-not-found"),
     ]:
         with pytest.raises(IcefsError) as raised:
             action()
@@ -364,7 +364,7 @@ def test_a_move_keeps_ids_and_chunks(repo2):
 def test_an_amend_replaces_the_newest_commit(repo2):
     first = commit_start(repo2)
     session = repo2.writable_session("main")
-    session.set_chunk("/a", (1, 1), b"one")
+    session.chunks.set("/a", (1, 1), b"one")
     amended = session.amend("start, better")
     history = list(repo2.ancestry(branch="main"))
     assert [info.message for info in history] == ["start, better", "Repository initialized"]
@@ -372,7 +372,7 @@ def test_an_amend_replaces_the_newest_commit(repo2):
     assert list(log.updated_chunks[repo2.readonly_session("main").node("/a").id]) == [(0, 0), (1, 1), (3, 3)]
     assert first in repo2.assets.fetch_repo_info()[0].snapshots
     fresh = WritableRepository.create(MemoryStorage()).writable_session("main")
-    fresh.set_metadata("/", GROUP)
+    fresh.nodes.put("/", GROUP)
     with pytest.raises(SessionStateError) as raised:
         fresh.amend("no")
     assert raised.value.kind == "no-amend-for-initial-commit"
@@ -381,7 +381,7 @@ def test_an_amend_replaces_the_newest_commit(repo2):
 def test_a_flush_leaves_the_branch_where_it_was(repo):
     first = commit_start(repo)
     session = repo.writable_session("main")
-    session.set_chunk("/a", (1, 1), b"one")
+    session.chunks.set("/a", (1, 1), b"one")
     detached = session.flush("aside")
     assert repo.lookup_branch("main") == first
     assert repo.session_at(detached).chunk_ref("/a", (1, 1)).data == b"one"
@@ -392,7 +392,7 @@ def test_spec_1_has_no_amend_and_no_moves():
     repo = WritableRepository.create(MemoryStorage(), spec_version=1)
     commit_start(repo)
     session = repo.writable_session("main")
-    session.set_chunk("/a", (1, 1), b"one")
+    session.chunks.set("/a", (1, 1), b"one")
     with pytest.raises(UnsupportedSpecVersionError):
         session.amend("no")
     with pytest.raises(UnsupportedSpecVersionError):
@@ -430,7 +430,7 @@ def test_refs_are_made_moved_and_deleted(repo):
 def test_a_repository_that_is_not_online_takes_no_commits(repo2):
     commit_start(repo2)
     session = repo2.writable_session("main")
-    session.set_chunk("/a", (1, 1), b"one")
+    session.chunks.set("/a", (1, 1), b"one")
     repo2.set_status(RepoStatus(RepoAvailability.read_only, 0, "moving house"))
     with pytest.raises(ReadOnlyError) as raised:
         session.commit("no")
@@ -458,9 +458,9 @@ def test_configuration_of_spec_1_is_a_file():
 
 def test_a_transaction_commits_on_a_clean_exit_only(repo):
     with repo.transaction("main", message="good") as session:
-        session.set_metadata("/", GROUP)
+        session.nodes.put("/", GROUP)
     with pytest.raises(InvalidInputError), repo.transaction("main", message="bad") as session:
-        session.set_metadata("/x", b"no metadata")
+        session.nodes.put("/x", b"no metadata")
     assert next(repo.ancestry(branch="main")).message == "good"
 
 
@@ -482,12 +482,12 @@ def test_cuts_of_old_manifests_do_not_hide_those_that_are_kept():
     """Boxes of 3 become boxes of 5: in [5, 10) the middle manifest stays, between cuts of its neighbours."""
     repo = WritableRepository.create(MemoryStorage(), split_by(3))
     session = repo.writable_session("main")
-    session.set_metadata("/a", array([12], [1]))
+    session.nodes.put("/a", array([12], [1]))
     for index in range(12):
-        session.set_chunk("/a", (index,), bytes([index + 1]))
+        session.chunks.set("/a", (index,), bytes([index + 1]))
     session.commit("by three")
     session = repo.reopen(split_by(5)).writable_session("main")
-    session.set_chunk("/a", (0,), b"new")
+    session.chunks.set("/a", (0,), b"new")
     session.commit("by five")
     extents = sorted(ref.extents for ref in repo.readonly_session("main").node("/a").array.manifests)
     assert extents == [((0, 5),), ((5, 6),), ((6, 9),), ((9, 10),), ((10, 12),)]
@@ -504,7 +504,7 @@ def test_a_commit_takes_few_requests_and_what_it_wrote_is_read_without_any():
     repo = WritableRepository.create(storage)
     before = repo.session_at(commit_start(repo))
     session = repo.writable_session("main")
-    session.set_chunk("/a", (1, 1), b"tiny")
+    session.chunks.set("/a", (1, 1), b"tiny")
     before.array_chunks("/a").find((0, 0))
     storage.clear()
     new = session.commit("few")
@@ -529,7 +529,7 @@ def test_what_need_not_wait_for_each_other_does_not(pair):
     repo = WritableRepository.create(storage)
     commit_start(repo)
     session = repo.writable_session("main")
-    session.set_chunk("/a", (1, 1), b"tiny")
+    session.chunks.set("/a", (1, 1), b"tiny")
     both = threading.Barrier(2)
     first, second = pair
     storage.interfere(lambda: both.wait(20), methods="put", keys=first)
@@ -542,12 +542,12 @@ def test_a_state_that_is_not_the_present_one_costs_one_more_look(repo2):
     commit_start(repo2)
     other = WritableRepository.open(repo2.storage)
     session = repo2.writable_session("main")
-    session.set_chunk("/a", (1, 1), b"tiny")
+    session.chunks.set("/a", (1, 1), b"tiny")
     new = session.commit("mine", before_publish=lambda _: other.create_tag("theirs", other.lookup_branch("main")))
     assert repo2.lookup_branch("main") == new
     assert repo2.list_tags() == {"theirs"}
     session = repo2.writable_session("main")
-    session.set_chunk("/a", (1, 1), b"late")
+    session.chunks.set("/a", (1, 1), b"late")
 
     def go_offline(_: SnapshotId) -> None:
         other.set_status(RepoStatus(RepoAvailability.read_only, 0, "moving"))

@@ -32,10 +32,10 @@ def array(size):
 def commit(repo, message, chunks=(), branch="main"):
     session = repo.writable_session(branch)
     if session.get_node("/") is None:
-        session.set_metadata("/", GROUP)
-        session.set_metadata("/a", array(100))
+        session.nodes.put("/", GROUP)
+        session.nodes.put("/a", array(100))
     for index in chunks:
-        session.set_chunk("/a", (index,), message.encode() * 100)
+        session.chunks.set("/a", (index,), message.encode() * 100)
     return session.commit(message, allow_empty=True)
 
 

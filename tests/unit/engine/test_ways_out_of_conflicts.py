@@ -17,19 +17,19 @@ TITLED_GROUP = group().replace(b"{}", b'{"title": "x"}')
 
 
 def put(path, data):
-    return lambda session: session.set_metadata(path, data)
+    return lambda session: session.nodes.put(path, data)
 
 
 def chunk(path, data):
-    return lambda session: session.set_chunk(path, (0,), data)
+    return lambda session: session.chunks.set(path, (0,), data)
 
 
 def delete(path):
-    return lambda session: session.delete_nodes([path])
+    return lambda session: session.nodes.delete_each([path])
 
 
 def replace(path, data):
-    return lambda session: (session.delete_nodes([path]), session.set_metadata(path, data))
+    return lambda session: (session.nodes.delete_each([path]), session.nodes.put(path, data))
 
 
 # What the session changes, what others commit, and whether the same change makes sense on top of theirs.
@@ -44,7 +44,7 @@ CASES = {
     8: (chunk("/a", b"o"), put("/a", TITLED), True),
     9: (delete("/a"), chunk("/a", b"t"), True),
     10: (delete("/g"), put("/g", TITLED_GROUP), True),
-    11: (chunk("/a", b"o"), lambda session: session.move_nodes({"/g": "/k"}), True),
+    11: (chunk("/a", b"o"), lambda session: session.nodes.move_each({"/g": "/k"}), True),
 }
 SOLVERS = {
     "detector": ConflictDetector(),
@@ -59,8 +59,8 @@ def test_the_way_out_that_is_told_works(kind, solver):
     repository = WritableRepository.create(MemoryStorage())
     session = repository.writable_session("main")
     for path, data in (("/", group()), ("/a", A), ("/g", group())):
-        session.set_metadata(path, data)
-    session.set_chunk("/a", (0,), b"base")
+        session.nodes.put(path, data)
+    session.chunks.set("/a", (0,), b"base")
     session.commit("base")
     ours, theirs, can_be_made_again = CASES[kind.value]
     base = repository.lookup_branch("main")

@@ -59,11 +59,11 @@ def repo(request, tmp_path):
 def change(repo):
     """Commits a second version: a chunk rewritten, one deleted, a new one, an array with other metadata, one gone."""
     session = repo.writable_session("main")
-    session.set_chunk("/big", (1,), b"second" * 20_000)
-    session.set_chunk_ref("/big", (2,), None)
-    session.set_chunk("/big", (9,), b"ninth")
-    session.delete_node("/g/v2dot")
-    session.set_metadata("/g/dot", sample()["g/dot/zarr.json"].replace(b"3", b"3 ", 1))
+    session.chunks.set("/big", (1,), b"second" * 20_000)
+    session.chunks.set_ref("/big", (2,), None)
+    session.chunks.set("/big", (9,), b"ninth")
+    session.nodes.delete("/g/v2dot")
+    session.nodes.put("/g/dot", sample()["g/dot/zarr.json"].replace(b"3", b"3 ", 1))
     return session.commit("second")
 
 
@@ -518,8 +518,8 @@ def test_an_array_whose_chunk_keys_nobody_knows_is_left_out_by_name(separator, t
     repo = WritableRepository.create(MemoryStorage())
     session = repo.writable_session("main")
     for path, encoding in (("/bad", ("default", separator)), ("/good", ("default", "/"))):
-        session.set_metadata(path, array([2], encoding=encoding))
-        session.set_chunk(path, (0,), b"x" * 600)
+        session.nodes.put(path, array([2], encoding=encoding))
+        session.chunks.set(path, (0,), b"x" * 600)
     session.commit("x")
     done = export(repo, tmp_path / "out")
     assert [problem.path for problem in done.failed] == ["bad/"]

@@ -512,7 +512,7 @@ def test_others_commit_meanwhile(repo, tmp_path, state):
         def interfere(done):
             while once:
                 session = repo.writable_session("main")
-                session.set_metadata(once.pop(), GROUP)
+                session.nodes.put(once.pop(), GROUP)
                 session.commit("theirs")
 
         return interfere

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from icefs.errors import InternalError
+from icefs.errors import InternalError, StaleError
 from icefs.vfs.inodes.table import BitLayout, InodeSpace
 
 TREE = object()
@@ -19,6 +19,10 @@ def test_ranges_are_disjoint_and_found_again():
     assert space.find(1).content == "root"
     assert space.find(ranges[-1].end) is None
     assert space.find(0) is None
+    assert space.tree_of(1) is space.find(1).tree
+    for nobodys in (ranges[-1].end, 0):
+        with pytest.raises(StaleError):
+            space.tree_of(nobodys)
     space.check_invariants()
 
 

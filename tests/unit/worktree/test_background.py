@@ -289,6 +289,35 @@ def test_what_a_commit_has_stored_is_not_uploaded_again(staged: StagedChunks, st
     assert puts(staged) == 30
 
 
+def test_a_file_closed_while_the_last_one_is_planned_is_planned_too(
+    staged: StagedChunks, storage: FaultyStorage
+) -> None:
+    """Between a look at the closed files and the wait for more there is a moment in which one can be closed."""
+    release, looked, closed = threading.Event(), threading.Event(), threading.Event()
+    calls, began = [0], time.monotonic()
+
+    def monotonic() -> float:
+        if threading.current_thread().name == "icefs-uploads":
+            calls[0] += 1
+            if calls[0] == 2:  # the first call looked at the one closed file, and this one starts its upload
+                looked.set()
+                assert closed.wait(20)
+        return began if not looked.is_set() else began + 60
+
+    def hold() -> None:
+        assert release.wait(20)
+
+    storage.interfere(hold, methods="put", keys="chunks/", times=None)
+    staged.start_uploads(UploadOptions(pack_bytes=0, quiet_s=0), monotonic)
+    staged.write({(0, 0): b"x" * 2000})
+    assert looked.wait(20)
+    staged.write({(0, 1): b"y" * 2000})
+    closed.set()
+    staged.wait_for(lambda state: state.pending == 2)
+    release.set()
+    staged.wait_for(lambda state: (state.stored, state.pending) == (2, 0))
+
+
 def test_closing_does_not_wait(storage: FaultyStorage, tmp_path: Path) -> None:
     release, reached = threading.Event(), threading.Event()
 

@@ -169,7 +169,7 @@ def test_moves_conflict_with_moves_only(bench):
     bench.rebase("fail")
     assert bench.staged().moves == [("/a", "/moved")]
     session = bench.repository.rearrange_session("main")
-    session.move("/b", "/c")
+    session.nodes.move("/b", "/c")
     session.commit("a move")
     with pytest.raises(RebaseFailedError, match="MoveOperationCannotBeRebased"):
         bench.commit(rebase="ours")

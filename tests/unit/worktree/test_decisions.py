@@ -63,7 +63,7 @@ def test_a_file_renamed_since_is_the_bases_under_its_new_name(driver, committed)
 
 
 def test_a_file_that_no_commit_took_stays(committed):
-    parts = committed(left=["a/c/5"])
+    parts = committed(left_out=["a/c/5"])
     assert parts.decisions.of_file(parts.node("a/c/5")) == Stays(None)
 
 
@@ -101,7 +101,7 @@ def test_a_renamed_file_whose_removal_no_commit_took_has_a_twin(driver, snapshot
     driver.rename("a/c/0", "b/c/5")
     frozen = driver.tree.freeze()
     snapshots.add("next", BASE | {"b/c/5": b"zero"}, on="base", changed=["b/c/5"])
-    parts = parts_of(driver.tree, "next", frozen, left=["a/c/0"])
+    parts = parts_of(driver.tree, "next", frozen, left_out=["a/c/0"])
     assert parts.decisions.of_file(parts.node("b/c/5")) == Dropped(("b/c/5",), "a/c/0", False)
     driver.tree.abandon(frozen)
 
@@ -130,6 +130,6 @@ def test_a_committed_whiteout_hides_nothing_that_others_made_there(driver, snaps
     frozen = driver.tree.freeze()
     snapshots.add("next", BASE | {"a/c/0": b"theirs"}, on="base", changed=["a/c/0"])
     for left, decision in {(): WhiteoutDecision.GOES, ("a/c/0",): WhiteoutDecision.STAYS}.items():
-        parts = parts_of(driver.tree, "next", frozen, left=left)
+        parts = parts_of(driver.tree, "next", frozen, left_out=left)
         assert parts.decisions.of_whiteout(parts.directory("a/c"), "a/c", "0") is decision
     driver.tree.abandon(frozen)

@@ -69,7 +69,7 @@ def test_a_directory_that_the_new_base_lacks_stands_over_nothing(driver, snapsho
     driver.write("notes/x", b"untracked")
     frozen = driver.tree.freeze()
     snapshots.add("next", BASE | {"a/c/5": b"mine"}, on="base", changed=["a/c/5"])
-    parts = parts_of(driver.tree, "next", frozen, left=["notes/x"])
+    parts = parts_of(driver.tree, "next", frozen, left_out=["notes/x"])
     assert parts.new.directory(parts.directory("notes")) is None
     assert parts.new.below(parts.directory("notes"), "x") is None
     assert parts.new.directory(parts.directory("a/c")) == "a/c"
@@ -112,9 +112,9 @@ def test_what_the_new_base_has_otherwise_is_kept_back(driver, snapshots):
     asked = AskedOnce(snapshots("next"))
     assert find_kept_back(asked, committed, frozenset()) == ["a/c/6"]
     assert find_kept_back(asked, committed, frozenset({"a/c/6"})) == []
-    left = committed.leaving(["a/c/6"])
-    assert [left.is_left(f"a/c/{name}") for name in (5, 6, 8)] == [False, True, True]
-    assert not committed.is_left("a/c/6")
+    left = committed.leaving_out(["a/c/6"])
+    assert [left.is_left_out(f"a/c/{name}") for name in (5, 6, 8)] == [False, True, True]
+    assert not committed.is_left_out("a/c/6")
     driver.tree.abandon(frozen)
 
 

@@ -88,5 +88,5 @@ def test_what_was_not_committed_of_a_renamed_directory_is_rescued(driver, snapsh
     driver.rename("a", "d")
     frozen = driver.tree.freeze()
     snapshots.add("next", {"d/c/0": b"zero", "b/c/0": b"other"}, on="base", changed=["d/c/0"])
-    assert found_at(parts_of(driver.tree, "next", frozen, left=["d/c/1"])) == ["d/c/1"]
+    assert found_at(parts_of(driver.tree, "next", frozen, left_out=["d/c/1"])) == ["d/c/1"]
     driver.tree.abandon(frozen)

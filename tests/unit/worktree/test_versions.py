@@ -50,7 +50,7 @@ def check(directory: Path, told: dict[str, list[Any]]) -> None:
     assert shown(driver) == told
     intent = driver.tree.pending_intent
     assert intent is not None
-    assert (intent.snapshot_id, intent.base, intent.left) == (SNAPSHOT, "base", ("notes é.txt",))
+    assert (intent.snapshot_id, intent.base, intent.left_out) == (SNAPSHOT, "base", ("notes é.txt",))
     driver.tree.check_invariants()
     driver.tree.abandon_recovered()
     assert shown(driver) == told

@@ -45,14 +45,14 @@ A = array((4,), (2,))
 
 def they_rename(bench):
     session = bench.repository.writable_session_at("main", bench.repository.lookup_branch("main"), is_rearrange=True)
-    session.move_nodes({"/h": "/k"})
+    session.nodes.move_each({"/h": "/k"})
     session.commit("theirs")
 
 
 def they_replace(bench):
     session = bench.repository.writable_session("main")
-    session.delete_nodes(["/h"])
-    session.set_metadata("/h", A)
+    session.nodes.delete_each(["/h"])
+    session.nodes.put("/h", A)
     session.commit("theirs")
 
 

@@ -147,7 +147,7 @@ def test_many_chunks_are_looked_up_together_as_each_alone(reader, builder):
     writing = WritableRepository.open(builder.storage).writable_session("main")
     for node in writing.list_nodes():
         if node.array is not None and node.path != "/empty":
-            writing.delete_chunks(
+            writing.chunks.delete(
                 node.path, ChunkIndices.from_indices(len(node.array.shape), [(0,) * len(node.array.shape)])
             )
     keys = [*(key for key, _ in VALUES), *MISSING, *REFUSED, *listed(reader), "g/plain/", "g/./plain/c/0/1", "//", "/"]
@@ -330,15 +330,15 @@ def test_a_session_that_writes_is_read_with_its_changes(builder):
     session = WritableRepository.open(builder.publish()).writable_session("main")
     reader = KeyReader(session)
     assert listed(reader) == ["a/c/0", "a/zarr.json", "zarr.json"]
-    session.set_metadata("/b", metadata_of((4, 4)))
-    session.set_chunk("/b", (1, 1), b"new")
-    session.set_chunk("/a", (0,), b"changed")
+    session.nodes.put("/b", metadata_of((4, 4)))
+    session.chunks.set("/b", (1, 1), b"new")
+    session.chunks.set("/a", (0,), b"changed")
     assert reader.read("b/1.1") == b"new"
     assert reader.read("a/c/0") == b"changed"
     assert listed(reader) == ["a/c/0", "a/zarr.json", "b/1.1", "b/zarr.json", "zarr.json"]
     assert sorted(reader.list_directory("b")) == ["1.1", "zarr.json"]
-    session.delete_node("/b")
-    session.set_chunk_ref("/a", (0,), None)
+    session.nodes.delete("/b")
+    session.chunks.set_ref("/a", (0,), None)
     assert listed(reader) == ["a/zarr.json", "zarr.json"]
     assert reader.read("b/1.1") is reader.read("a/c/0") is None
     assert reader.list_directory("a") == ["zarr.json"]

@@ -150,10 +150,10 @@ def test_deleting_an_array_leaves_what_is_below_it(spec_version: int):
     engine = session._engine
     keys = ["a/zarr.json", "a/c/0", "a/b/zarr.json", "a/b/c/0", "a/g/zarr.json", "g/zarr.json", "g/x/zarr.json"]
     for path in ("/a", "/a/b"):
-        engine.set_metadata(path, array_json([2], [1]))
-        engine.set_chunk(path, (0,), b"x")
+        engine.nodes.put(path, array_json([2], [1]))
+        engine.chunks.set(path, (0,), b"x")
     for path in ("/a/g", "/g", "/g/x"):
-        engine.set_metadata(path, GROUP)
+        engine.nodes.put(path, GROUP)
     reader = KeyReader(engine)
     assert all(reader.find(key) is not None for key in keys)
     asyncio.run(session.store.delete("a/zarr.json"))
