@@ -38,6 +38,7 @@ class ChunkSource:
         self.cache = cache
         self._hierarchy = hierarchy
         self._path = path
+        self._version = hierarchy.version
         self._prefix = node_prefix(path)
         self._layout = ChunkKeyLayout.of_metadata(document, len(codec.shape))
         self._gate = gate
@@ -46,7 +47,7 @@ class ChunkSource:
 
     def key(self, *what: Hashable) -> Hashable:
         """Returns the key in the cache of something of this array."""
-        return (self._hierarchy.version, self._path, *what)
+        return (self._version, self._path, *what)
 
     def get(self, index: ChunkIndex) -> np.ndarray:
         """Returns a chunk from the cache, or decodes it.
