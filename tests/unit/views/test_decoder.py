@@ -330,8 +330,8 @@ def damaged(data, codecs=None):
 
     def write(root):
         session = root.store._session
-        session.set_metadata("/a", document_with(codecs=codecs or [BYTES, {"name": "zstd", "configuration": {}}]))
-        session.set_chunk("/a", (1,), data)
+        session.nodes.put("/a", document_with(codecs=codecs or [BYTES, {"name": "zstd", "configuration": {}}]))
+        session.chunks.set("/a", (1,), data)
 
     return hierarchy_of(write)
 
