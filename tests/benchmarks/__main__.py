@@ -12,6 +12,7 @@ import json
 import os
 import platform
 import tempfile
+from collections import ChainMap
 from dataclasses import asdict
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from tests.benchmarks.remote_peers import REMOTE_PEERS
 from tests.benchmarks.remote_side import REMOTE_SIDE
 from tests.benchmarks.remote_writes import REMOTE_WRITES
 from tests.benchmarks.transfer_side import TRANSFER_SIDE
+from tests.benchmarks.view_side import VIEW_SIDE
 from tests.benchmarks.write_side import WRITE_SIDE
 
 
@@ -47,7 +49,8 @@ def main() -> None:
     tempfile.tempdir = os.environ.get("TMPDIR")
     rows = []
     print(f"\n{machine()}\n\n| what | icefs | other | ratio | target | |\n|---|---:|---:|---:|---:|---|")
-    for what, measure in (READ_SIDE | WRITE_SIDE | TRANSFER_SIDE | REMOTE_SIDE | REMOTE_WRITES | REMOTE_PEERS).items():
+    sides = (READ_SIDE, WRITE_SIDE, VIEW_SIDE, TRANSFER_SIDE, REMOTE_SIDE, REMOTE_WRITES, REMOTE_PEERS)
+    for what, measure in ChainMap(*reversed(sides)).items():
         if arguments.only not in what:
             continue
         row = measure(what, arguments.rounds)

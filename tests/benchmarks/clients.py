@@ -151,11 +151,84 @@ def official_list_prefix(repository: str) -> float:
     return seconds
 
 
+def whole_file(path: str) -> float:
+    """Reads a file from front to back, in pieces of 1 MiB."""
+    with Path(path).open("rb", buffering=0) as file:
+        size, total, buffer = os.fstat(file.fileno()).st_size, 0, bytearray(1 << 20)
+        start = time.perf_counter()
+        while count := file.readinto(buffer):
+            total += count
+        seconds = time.perf_counter() - start
+    if total != size:
+        raise SystemExit(f"read {total} bytes of {size}")
+    return seconds
+
+
+def whole_file_again(path: str) -> float:
+    """Reads a file from front to back once, and measures the second time."""
+    whole_file(path)
+    return whole_file(path)
+
+
+def whole_array(directory: str) -> float:
+    """Reads a whole array with zarr-python's LocalStore."""
+    import zarr
+
+    array = zarr.open_array(zarr.storage.LocalStore(directory, read_only=True), mode="r")
+    start = time.perf_counter()
+    array[:]
+    return time.perf_counter() - start
+
+
+def mapped_again(path: str) -> float:
+    """Maps an array of numpy's, adds it up, and measures the second time."""
+    import numpy as np
+
+    array = np.load(path, mmap_mode="r")
+    array.sum()
+    start = time.perf_counter()
+    array.sum()
+    return time.perf_counter() - start
+
+
+def whole_variable(path: str) -> float:
+    """Reads a variable of a NetCDF file with the NetCDF library."""
+    import netCDF4
+
+    with netCDF4.Dataset(path) as dataset:
+        dataset.set_auto_mask(False)
+        variable = dataset["a"]
+        start = time.perf_counter()
+        variable[:]
+        return time.perf_counter() - start
+
+
+def whole_variable_again(path: str) -> float:
+    """Reads a variable once, and measures the second time."""
+    whole_variable(path)
+    return whole_variable(path)
+
+
+def open_netcdf(path: str) -> float:
+    """Opens a NetCDF file, after another one of the same mount, and looks at all variables."""
+    import netCDF4
+
+    netCDF4.Dataset(Path(path).with_name("square.nc")).close()
+    start = time.perf_counter()
+    with netCDF4.Dataset(path) as dataset:
+        shapes = {variable.shape for variable in dataset.variables.values()}
+    seconds = time.perf_counter() - start
+    if (64, 64) not in shapes:
+        raise SystemExit(f"the variables have the shapes {shapes}")
+    return seconds
+
+
 CLIENTS: dict[str, Callable[[str], float]] = {
     function.__name__: function
     for function in (
         open_read_close, warm_stat, cold_stat, sequential_read, warm_read, find, zarr_read, official_zarr_read,
-        official_list_prefix,
+        official_list_prefix, whole_file, whole_file_again, whole_array, mapped_again, whole_variable,
+        whole_variable_again, open_netcdf,
     )
 } | write_clients.CLIENTS  # fmt: skip
 

@@ -15,6 +15,7 @@ SMALL_GRID = (64, 64)
 SMALL_CHUNK_BYTES = 4096
 BIG_CHUNKS = 1024
 BIG_CHUNK_BYTES = 1 << 20
+VIEW_SIDE = 8192
 MILLION_GRIDS = {"million": (1000, 1000), "million-3d": (100, 100, 100)}
 
 
@@ -85,7 +86,21 @@ def _staged_repo(path: Path) -> None:
     session.commit("an array without chunks")
 
 
+def _views_repo(path: Path) -> None:
+    """Two arrays of 256 MiB that compress about as well as measurements do, and a group of 200 variables."""
+    session = _create(path).writable_session("main")
+    side, rng = VIEW_SIDE, np.random.default_rng(7)
+    values = np.round(np.cumsum(rng.normal(size=(side, side)), axis=1), 2).astype("f4")
+    how = {"dtype": "f4", "compressors": zarr.codecs.ZstdCodec(level=1), "dimension_names": ["y", "x"]}
+    for group, chunks in (("square", (1024, 1024)), ("rows", (128, side))):
+        zarr.create_array(session.store, name=f"{group}/a", shape=(side, side), chunks=chunks, **how)[:] = values
+    for number in range(200):
+        zarr.create_array(session.store, name=f"many/v{number}", shape=(64, 64), chunks=(32, 32), **how)
+    session.commit("arrays for views")
+
+
 _RECIPES = {
+    "views": _views_repo,
     "empty": _empty_repo,
     "staged": _staged_repo,
     "small": lambda path: _chunks_repo(path, (SMALL_GRID[0] * 64, SMALL_GRID[1] * 64), (64, 64)),
