@@ -46,13 +46,6 @@ def _front_to_back(group: str) -> Callable[[str, int], Row]:
 VIEW_SIDE: dict[str, Callable[[str, int], Row]] = {
     "view npy, 256 MiB front to back, square chunks, of zarr-python": _front_to_back("square"),
     "view npy, 256 MiB front to back, rows of chunks, of zarr-python": _front_to_back("rows"),
-    "view npy, read again, of a plain file": lambda what, n: compare(
-        what,
-        on_icefs("whole_file_again", "views", "rows/a.npy", *NPY),
-        on_file("whole_file_again", "npy", "rows/a.npy"),
-        0.9,
-        n,
-    ),
     "view npy, mapped and read again, of a plain file": lambda what, n: compare(
         what,
         on_icefs("mapped_again", "views", "rows/a.npy", *NPY),
