@@ -2,6 +2,7 @@
 
     netcdf            NetCDF-4, a file for each group
     netcdf,groups     one file, with groups inside
+    netcdf,half       NetCDF-4 with floats of 16 bits, which HDF5 has and NetCDF has not
     netcdf3           classic NetCDF, for programs without HDF5
     zarr2             Zarr v2, decoded
     zarr2,compressed  Zarr v2, with the chunks' own bytes where v2 has a name for how they are encoded
@@ -38,7 +39,9 @@ class _Known:
 
 
 _KNOWN: Final[Mapping[str, _Known]] = {
-    "netcdf": _Known("icefs.views.netcdf4.format", "NetCdf4Format", {"groups": "has_groups"}, "h5py"),
+    "netcdf": _Known(
+        "icefs.views.netcdf4.format", "NetCdf4Format", {"groups": "has_groups", "half": "keeps_half"}, "h5py"
+    ),
     "netcdf3": _Known("icefs.views.netcdf3.format", "NetCdf3Format", {}),
     "zarr2": _Known("icefs.views.zarr2.format", "Zarr2Format", {"compressed": "keeps_compressed"}),
     "npy": _Known("icefs.views.npy", "NpyFormat", {}),

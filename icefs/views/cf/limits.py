@@ -2,7 +2,7 @@
 
 from typing import Final
 
-MAX_VARIABLES: Final = 8192
+MAX_VARIABLES: Final = 4096
 """Variables of one file, with all of its groups."""
 
 MAX_DIMENSIONS: Final = 32
@@ -19,9 +19,6 @@ MAX_HEADER_BYTES: Final = 32 << 20
 
 MAX_FILE_BYTES: Final = 1 << 62
 """Bytes of a file: what both HDF5 and Linux address, with room to spare."""
-
-MAX_GROUP_DEPTH: Final = 64
-"""Groups in groups inside of one file."""
 
 MAX_SMALL_ELEMENTS: Final = 1 << 16
 """Elements of an array that is read while its file is laid out: a coordinate, or texts of any length."""

@@ -19,7 +19,7 @@ Source: NetCDF classic format specification, "name"; netcdf-c, `NC_check_name`.
 import hashlib
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
@@ -39,6 +39,7 @@ RESERVED_ATTRIBUTES: Final = frozenset(
 NON_COORDINATE_PREFIX: Final = "_nc4_non_coord_"
 """How the NetCDF library stores a variable that has a dimension's name and is not its coordinate."""
 
+_ORDINARY: Final = re.compile("[A-Za-z0-9_][A-Za-z0-9_.+-]{0,199}")  # most names, recognised at once
 _ALWAYS: Final = re.compile("[\x00-\x1f\x7f/%\ud800-\udfff]")
 _FIRST: Final = re.compile("[^A-Za-z0-9_\x80-\U0010ffff]")
 _LAST: Final = re.compile(r"\s\Z")
@@ -46,7 +47,7 @@ _NOT_ASCII: Final = re.compile("[^\x00-\x7f]")
 _DIGEST: Final = 16
 
 
-def shown_name(name: str, reserved: Iterable[str] = ()) -> str:
+def shown_name(name: str, reserved: Container[str] = ()) -> str:
     """Returns the name that NetCDF has for a node, dimension or attribute: the same, if it is allowed.
 
     Args:
@@ -55,6 +56,8 @@ def shown_name(name: str, reserved: Iterable[str] = ()) -> str:
     """
     if not name:
         return "_%"
+    if _ORDINARY.fullmatch(name) and name not in reserved and not name.startswith(NON_COORDINATE_PREFIX):
+        return name
     parts = [*name]
     for index, character in enumerate(parts):
         if _ALWAYS.match(character):

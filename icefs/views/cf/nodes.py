@@ -93,15 +93,16 @@ class Nodes:
         own = self._by_path.get(path)
         arrays, groups, unread = [], [], {}
         children = sorted(self._children.get(path, ()))
-        if own is not None and path == ROOT_NODE and _is_array(own):
+        if own is not None and path == ROOT_NODE and _is_array(document_of(own.document)):
             children, own = [ROOT_NODE], None
         for child in children:
             node = self._by_path.get(child)
-            if node is None or not _is_array(node):
+            document = None if node is None else document_of(node.document)
+            if node is None or not _is_array(document):
                 groups.append(child)
                 continue
             try:
-                arrays.append(_array(node))
+                arrays.append(_array(node, document or {}))
             except InvalidMetadataError as error:
                 unread[child] = error.message
         attributes = {} if own is None else _attributes(document_of(own.document))
@@ -109,14 +110,12 @@ class Nodes:
         return GroupNode(path, attributes, arrays, groups, unread, max(times, default=self.newest(path)))
 
 
-def _is_array(node: ViewedNode) -> bool:
-    document = document_of(node.document)
+def _is_array(document: Mapping[str, Any] | None) -> bool:
     return document is not None and document.get("node_type") == NodeType.ARRAY
 
 
-def _array(node: ViewedNode) -> ArrayNode:
+def _array(node: ViewedNode, document: Mapping[str, Any]) -> ArrayNode:
     parsed = parse_zarr_json(node.document, name=f"{node.path}/zarr.json")
-    document = document_of(node.document) or {}
     names = parsed.dimension_names
     rank = len(parsed.shape)
     dimensions = names if names is not None and len(names) == rank else (None,) * rank

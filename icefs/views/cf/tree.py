@@ -2,14 +2,13 @@
 
     root.nc            the arrays of the root
     surface.nc         the arrays of the group surface
-    surface/           groups and arrays below it
+    surface/           groups and arrays below it, unless it is too deep
         t.nc           an array of surface that gives a dimension another size than the others do
         deep.nc        the arrays of surface/deep
 
 With groups inside, `root.nc` alone has everything.
 """
 
-import hashlib
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
@@ -18,18 +17,19 @@ from typing import Final, override
 from icefs.errors import NotShownError
 from icefs.paths import ROOT_NODE, NodePath
 from icefs.views.cf.dataset import DatasetBuilder
-from icefs.views.cf.limits import MAX_GROUP_DEPTH
 from icefs.views.cf.model import Dataset
 from icefs.views.cf.names import shown_name
 from icefs.views.cf.nodes import ArrayNode, GroupNode, Nodes
 from icefs.views.cf.placement import place
 from icefs.views.cf.types import Rules
 from icefs.views.interface import Decoder, Hierarchy, HierarchyFacts, Layout, ViewDirectory, ViewFile
+from icefs.views.names import MAX_DEPTH, entry_names, safe_name
 from icefs.words import quoted
 
 SUFFIX: Final = ".nc"
 _ROOT_NAME: Final = "root"
-_MAX_NAME_BYTES: Final = 255
+# A number and the suffix fit behind it.
+_MAX_STEM_BYTES: Final = 240
 
 
 class FileWriter(ABC):
@@ -94,9 +94,9 @@ class NestedFile(ViewFile):
         return self._view.writer.layout(dataset, builder, lambda: builder.finish(dataset, facts))
 
     def _dataset(self, builder: DatasetBuilder, path: NodePath, depth: int) -> Dataset:
-        if depth > MAX_GROUP_DEPTH:
+        if depth > MAX_DEPTH:
             raise NotShownError(
-                f"{quoted(path)} is more than {MAX_GROUP_DEPTH} groups deep, too deep for one NetCDF file of a view",
+                f"{quoted(path)} is more than {MAX_DEPTH} groups deep, too deep for one NetCDF file of a view",
                 hint="read the view netcdf, with a file for each group",
             )
         group = self._view.nodes.group(path)
@@ -110,9 +110,10 @@ class NestedFile(ViewFile):
 class NetCdfDirectory(ViewDirectory):
     """What is below a group: a file and a directory for each group in it, and arrays with files of their own."""
 
-    def __init__(self, view: "NetCdfView", path: NodePath) -> None:
+    def __init__(self, view: "NetCdfView", path: NodePath = ROOT_NODE, depth: int = 0) -> None:
         self._view = view
         self._path = path
+        self._depth = depth
         self._lock = threading.Lock()
         self._entries: Mapping[str, ViewFile | ViewDirectory] | None = None
         self.time_ns = view.nodes.newest(path)
@@ -128,7 +129,7 @@ class NetCdfDirectory(ViewDirectory):
     def _all(self) -> Mapping[str, ViewFile | ViewDirectory]:
         with self._lock:
             if self._entries is None:
-                self._entries = self._view.entries(self._path)
+                self._entries = self._view.entries(self._path, self._depth)
             return self._entries
 
 
@@ -164,15 +165,18 @@ class NetCdfView:
         self.decoder = decoder
         self.writer = writer
 
-    def entries(self, path: NodePath) -> dict[str, ViewFile | ViewDirectory]:
-        """Returns the entries of the directory of a group."""
+    def entries(self, path: NodePath, depth: int) -> dict[str, ViewFile | ViewDirectory]:
+        """Returns the entries of the directory of a group that is in so many directories."""
         own = self.nodes.group(path)
         groups = {child: self.nodes.group(child) for child in own.groups}
         entries: dict[str, ViewFile | ViewDirectory] = {}
         placed = place(own.arrays)
-        for child, group in groups.items():
-            if group.groups or place(group.arrays).apart:
-                entries[_entry_name(child.rpartition("/")[2], "")] = NetCdfDirectory(self, child)
+        if depth < MAX_DEPTH:
+            with_directory = {
+                group.name: child for child, group in groups.items() if group.groups or place(group.arrays).apart
+            }
+            for name, entry in entry_names(with_directory, ()).items():
+                entries[entry] = NetCdfDirectory(self, with_directory[name], depth + 1)
         if path == ROOT_NODE and own.arrays:
             entries[_file_name(_ROOT_NAME, entries)] = self._file(own)
         for array, coordinates in placed.apart:
@@ -192,16 +196,9 @@ class NetCdfView:
 
 def _file_name(stem: str, taken: Container[str]) -> str:
     """Returns the name of a file; it gets a number where a directory or another file has its name."""
-    name, number = _entry_name(stem, SUFFIX), 1
+    safe = safe_name(stem, _MAX_STEM_BYTES)
+    name, number = safe + SUFFIX, 1
     while name in taken:
         number += 1
-        name = _entry_name(f"{stem}~{number}", SUFFIX)
+        name = f"{safe}~{number}{SUFFIX}"
     return name
-
-
-def _entry_name(name: str, suffix: str) -> str:
-    """Returns a file name of a node's name; a file system has at most 255 bytes for one."""
-    if len(name.encode(errors="surrogateescape")) + len(suffix) <= _MAX_NAME_BYTES:
-        return name + suffix
-    digest = hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()[:16]
-    return name.encode(errors="surrogatepass")[:200].decode(errors="ignore") + f"~{digest}{suffix}"

@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from typing import override
 
 from icefs.errors import InternalError, NotShownError
-from icefs.paths import ROOT_NODE
 from icefs.views.cf.dataset import DatasetBuilder
 from icefs.views.cf.limits import MAX_FILE_BYTES
 from icefs.views.cf.model import Dataset, Variable
@@ -92,4 +91,4 @@ class NetCdf3Format(Format):
 
     @override
     def root(self, hierarchy: Hierarchy, decoder: Decoder) -> ViewDirectory:
-        return NetCdfDirectory(NetCdfView(hierarchy, decoder, NetCdf3Writer()), ROOT_NODE)
+        return NetCdfDirectory(NetCdfView(hierarchy, decoder, NetCdf3Writer()))

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import override
 
 from icefs.errors import UnsupportedError
-from icefs.paths import ROOT_NODE
 from icefs.views.cf.dataset import DatasetBuilder
 from icefs.views.cf.model import Dataset
 from icefs.views.cf.tree import FileWriter, NestedFile, NetCdfDirectory, NetCdfView, RootFileDirectory
@@ -52,4 +51,4 @@ class NetCdf4Format(Format):
     @override
     def root(self, hierarchy: Hierarchy, decoder: Decoder) -> ViewDirectory:
         view = NetCdfView(hierarchy, decoder, self._writer)
-        return RootFileDirectory(NestedFile(view)) if self._has_groups else NetCdfDirectory(view, ROOT_NODE)
+        return RootFileDirectory(NestedFile(view)) if self._has_groups else NetCdfDirectory(view)

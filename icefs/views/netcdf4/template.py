@@ -16,7 +16,7 @@ from typing import Final
 
 import h5py
 import numpy as np
-from h5py import h5d, h5f, h5fd, h5g, h5p, h5s, h5t
+from h5py import h5a, h5d, h5ds, h5f, h5fd, h5g, h5p, h5s, h5t
 
 from icefs.errors import NotShownError
 from icefs.views.cf.limits import MAX_FILE_BYTES
@@ -31,6 +31,8 @@ _NO_VARIABLE: Final = "This is a netCDF dimension but not a netCDF variable.{:>1
 _MAX_TEMPLATE_BYTES: Final = 128 << 20
 _TRACKED: Final = h5p.CRT_ORDER_TRACKED | h5p.CRT_ORDER_INDEXED
 _TEXT_TYPE: Final = h5py.string_dtype()
+_SCALES_TYPE: Final = h5py.vlen_dtype(h5py.ref_dtype)
+_USERS_TYPE: Final = np.dtype([("dataset", h5py.ref_dtype), ("dimension", np.uint32)])
 
 
 def layout_of(dataset: Dataset) -> Layout:
@@ -85,14 +87,15 @@ class _Template:
         names = {dimension.name for dimension in dataset.dimensions}
         made: list[tuple[Variable, h5py.Dataset]] = []
         scales = []
+        users: list[list[tuple[h5py.Reference, int]]] = [[] for _ in dataset.dimensions]
         for dimension in dataset.dimensions:
             coordinate = coordinates.get(dimension.name)
             if coordinate is None:
                 scale = _create(group, dimension.name, (dimension.size,), np.dtype(">f4"), is_early=False)
-                scale.make_scale(_NO_VARIABLE.format(dimension.size))
+                h5ds.set_scale(scale.id, _NO_VARIABLE.format(dimension.size).encode())
             else:
                 scale = _create(group, dimension.name, (dimension.size,), coordinate.dtype, is_early=True)
-                scale.make_scale(dimension.name)
+                h5ds.set_scale(scale.id, dimension.name.encode())
                 made.append((coordinate, scale))
             scale.attrs.create("_Netcdf4Dimid", self._number, dtype="i4")
             self._number += 1
@@ -102,9 +105,13 @@ class _Template:
                 continue
             name = f"{NON_COORDINATE_PREFIX}{variable.name}" if variable.name in names else variable.name
             created = _create(group, name, dataset.shape(variable), variable.dtype, is_early=True)
+            _name_scales(created, [scales[position] for position in variable.dimensions])
             for axis, position in enumerate(variable.dimensions):
-                created.dims[axis].attach_scale(scales[position])
+                users[position].append((created.ref, axis))
             made.append((variable, created))
+        for scale, own_users in zip(scales, users, strict=True):
+            if own_users:
+                scale.attrs.create("REFERENCE_LIST", np.array(own_users, _USERS_TYPE))
         holes = []
         for variable, created in made:
             _write_attributes(created, variable.attributes)
@@ -134,6 +141,19 @@ def _create(group: h5py.Group, name: str, shape: tuple[int, ...], dtype: np.dtyp
     return h5py.Dataset(h5d.create(group.id, name.encode(), stored, space, created))
 
 
+def _name_scales(created: h5py.Dataset, scales: list[h5py.Dataset]) -> None:
+    """Writes which scale each dimension of a dataset has.
+
+    HDF5's own function also adds the dataset to a list at the scale, and copies the list each time, which is slow for
+    thousands of datasets; here the lists are written once.
+    """
+    if scales:
+        references = np.empty(len(scales), object)
+        for axis, scale in enumerate(scales):
+            references[axis] = np.array([scale.ref], h5py.ref_dtype)
+        created.attrs.create("DIMENSION_LIST", references, dtype=_SCALES_TYPE)
+
+
 def _place(variable: Variable, created: h5py.Dataset) -> list[Extent]:
     """Returns where the elements of a variable are in the file; texts of any length are written right away."""
     if not isinstance(variable.content, Source):
@@ -148,15 +168,25 @@ def _place(variable: Variable, created: h5py.Dataset) -> list[Extent]:
 def _write_attributes(owner: h5py.Group | h5py.Dataset, attributes: dict[str, Value]) -> None:
     for name, value in attributes.items():
         if isinstance(value, np.ndarray):
-            owner.attrs.create(name, value)
+            space = h5s.create_simple(value.shape)
+            h5a.create(owner.id, name.encode(), h5t.py_create(value.dtype), space).write(value)
         elif isinstance(value, tuple):
             owner.attrs.create(name, [*value], dtype=_TEXT_TYPE)
-        elif value:
-            # Of variable length, nco and ncdump would show it as `string`.
-            data = value.encode()
-            owner.attrs.create(name, np.bytes_(data), dtype=h5py.string_dtype("utf-8", len(data)))
         else:
-            owner.attrs.create(name, h5py.Empty(h5py.string_dtype("utf-8", 1)))
+            _write_text(owner, name, value.encode())
+
+
+def _write_text(owner: h5py.Group | h5py.Dataset, name: str, text: bytes) -> None:
+    """Writes a text of fixed length; one of variable length is a `string` for nco and ncdump."""
+    stored = h5t.C_S1.copy()
+    stored.set_size(max(len(text), 1))
+    stored.set_cset(h5t.CSET_UTF8)
+    stored.set_strpad(h5t.STR_NULLPAD)
+    if text:
+        attribute = h5a.create(owner.id, name.encode(), stored, h5s.create(h5s.SCALAR))
+        attribute.write(np.array(text), mtype=stored)
+    else:
+        h5a.create(owner.id, name.encode(), stored, h5s.create(h5s.NULL))
 
 
 def _metadata(descriptor: int, holes: list[Extent], size: int) -> Iterator[Extent]:

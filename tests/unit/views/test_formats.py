@@ -31,7 +31,7 @@ def test_an_unknown_format_is_refused_with_those_that_there_are(text):
     [
         ("zarr2,groups", "write zarr2 or zarr2,compressed"),
         ("npy,", "write npy"),
-        ("netcdf,groups,x", "write netcdf or netcdf,groups"),
+        ("netcdf,groups,x", "write netcdf or netcdf,groups or netcdf,half"),
     ],
 )
 def test_an_unknown_option_is_refused_with_those_that_there_are(text, hint):

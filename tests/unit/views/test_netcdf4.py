@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import xarray
 import zarr
+from h5py import h5ds
 
 from icefs.errors import NotShownError, UnsupportedError
 from icefs.views.interface import HierarchyFacts
@@ -135,6 +136,20 @@ def test_half_floats_are_kept_where_asked_for(written):
     with h5netcdf.File(written(every_other_type, keeps_half=True)["root.nc"]) as root:
         assert root["half"].dtype == "f2"
         np.testing.assert_array_equal(root["half"][:], np.array([0.5, 65504, np.nan], "f2"))
+
+
+def test_hdf5_takes_the_dimension_scales_for_its_own(written):
+    with h5py.File(written(climate)["surface.nc"], "r+") as surface:
+        t2m = surface["t2m"]
+        for axis, name in enumerate(["time", "lat", "lon"]):
+            scale = surface[name]
+            assert h5ds.is_scale(scale.id)
+            assert h5ds.is_attached(t2m.id, scale.id, axis)
+            assert not h5ds.is_attached(t2m.id, scale.id, (axis + 1) % 3)
+            h5ds.detach_scale(t2m.id, scale.id, axis)
+            h5ds.attach_scale(t2m.id, scale.id, axis)
+            assert h5ds.is_attached(t2m.id, scale.id, axis)
+            assert h5ds.is_attached(surface["rain"].id, scale.id, axis)
 
 
 def test_groups_inside_of_one_file(written):
