@@ -17,6 +17,19 @@ stamps=(.venv/.setup-tests)
 # Programs that write to mounts in tests: Debian packages of those names, and a library for JavaScript. What comes
 # from PyPI, node and rclone among it, is among the locked dependencies.
 programs=(git rsync unzip groff zsh fish)
+# Programs and libraries that read views in tests: Debian packages, each with a file that tells that it is there.
+judges=(
+    netcdf-bin /usr/bin/ncdump
+    nco /usr/bin/ncks
+    cdo /usr/bin/cdo
+    gdal-bin /usr/bin/gdalinfo
+    python3-gdal /usr/lib/python3/dist-packages/osgeo/gdal.py
+    python3-zarr /usr/lib/python3/dist-packages/zarr/__init__.py
+    r-base-core /usr/bin/Rscript
+    r-cran-ncdf4 /usr/lib/R/site-library/ncdf4/DESCRIPTION
+    octave /usr/bin/octave-cli
+    octave-netcdf /usr/share/doc/octave-netcdf/copyright
+)
 zarrita_lock=tests/support/zarrita/package-lock.json
 zarrita=.cache/zarrita
 
@@ -26,6 +39,9 @@ missing_programs() {
     done
     # Booted in namespaces of its own, for the tests of the units; to install it starts nothing.
     [ -x /lib/systemd/systemd ] || printf 'systemd\n'
+    for ((at = 0; at < ${#judges[@]}; at += 2)); do
+        [ -e "${judges[at + 1]}" ] || printf '%s\n' "${judges[at]}"
+    done
 }
 tests_are_ready() {
     [ -z "$(missing_programs)" ] && cmp -s "$zarrita_lock" "$zarrita/installed-lock.json"

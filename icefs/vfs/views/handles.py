@@ -1,6 +1,6 @@
 """Open files and directories of views."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from itertools import groupby, islice
 from typing import Final, override
 
@@ -72,23 +72,21 @@ class _Feed:
 
 
 class ViewListing(DirHandle):
-    """An open directory; entries come in the order of the format, a batch at a time, and are not kept.
+    """An open directory as it was when it was opened; entries come a batch at a time, and are not kept.
 
     The kernel looks each entry up before it shows any attribute, since the size of a file may take work.
     """
 
     __slots__ = ("_batch", "_begin", "_bringer", "_dots", "_end", "_feed", "_templates")
 
-    def __init__(
-        self, own: Attr, parent_ino: Ino, file_mode: int, begin: Callable[[], Children], bringer: Bringer
-    ) -> None:
+    def __init__(self, own: Attr, parent_ino: Ino, file_mode: int, begin: Children, bringer: Bringer) -> None:
         """Takes what the entries have in common, and what lists them.
 
         Args:
             own: The directory's attributes.
             parent_ino: The directory that it is in.
             file_mode: Type and permissions of files.
-            begin: Returns what yields the entries; raises `NotInMemoryError`.
+            begin: Yields the entries, the same at each call.
             bringer: Fetches.
         """
         super().__init__(own.ino)
@@ -115,7 +113,7 @@ class ViewListing(DirHandle):
             return None
         feed = self._feed
         if feed is None or feed.has_failed or position < feed.position:
-            feed = self._feed = _Feed(self._begin()(), len(self._dots.names))
+            feed = self._feed = _Feed(self._begin(), len(self._dots.names))
 
         def store(taken: list[Child]) -> None:
             self._batch = self._runs(position, taken)

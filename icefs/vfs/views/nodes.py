@@ -109,8 +109,8 @@ class DirNode(Node):
         """
 
     @abstractmethod
-    def children(self) -> Children:
-        """Returns what lists the directory; raises `NotInMemoryError`."""
+    def children(self, version: Version | None) -> Children:
+        """Returns what lists the directory; arguments and errors are those of `find`."""
 
 
 class Look(NamedTuple):
@@ -162,7 +162,7 @@ class FormatsNode(DirNode):
         return self._enter(name, self) if str(choice) == name else ABSENT_FOREVER
 
     @override
-    def children(self) -> Children:
+    def children(self, version: Version | None) -> Children:
         inos = [(name, self._enter(name, self).key) for name in FORMAT_NAMES]
         return lambda: (Child(name, self._look.number(key), is_dir=True) for name, key in inos)
 
@@ -241,8 +241,8 @@ class ViewDirNode(DirNode):
         return ViewFileNode(self._look, version, self._place, inner)
 
     @override
-    def children(self) -> Children:
-        version = self._view.present()
+    def children(self, version: Version | None) -> Children:
+        assert version is not None
         directory, view, place, number = self.directory(version), self._view, self._place, self._look.number
 
         def listed() -> Iterable[Child]:

@@ -41,7 +41,7 @@ class KindsNode(DirNode):
         return self._make(name, self) if name in DIRECTORY_NAMES else ABSENT_FOREVER
 
     @override
-    def children(self) -> Children:
+    def children(self, version: Version | None) -> Children:
         keys = [(name, self._make(name, self).key) for name in DIRECTORY_NAMES]
         return lambda: (Child(name, self._look.number(key), is_dir=True) for name, key in keys)
 
@@ -77,7 +77,7 @@ class RefsNode(DirNode):
         return ABSENT if tree is None else self._enter(tree, self)
 
     @override
-    def children(self) -> Children:
+    def children(self, version: Version | None) -> Children:
         names = self._root.names(self._kind)
         # A tree, which has the number of its root, is made when it is looked at.
         return lambda: (Child(name, self._look.number((self.key, name)), is_dir=True) for name in names)

@@ -8,9 +8,12 @@ from typing import Final, NamedTuple, override
 from icefs.engine.history.lineage import Lineages
 from icefs.errors import StaleError
 from icefs.vfs.branches.branch_tree import BranchTree
+from icefs.vfs.branches.writable_branch import WritableBranch
 from icefs.vfs.trees.snapshot_tree import SnapshotTree
+from icefs.vfs.views.working_hierarchy import WorkingHierarchy
 from icefs.views.hierarchy import SessionHierarchy, times_of_history
 from icefs.views.interface import Hierarchy
+from icefs.worktree.tree import WorkTree
 
 _SERIALS: Final = itertools.count()
 
@@ -93,6 +96,54 @@ class SnapshotSource(Source):
         self._tree.forget(self._tree.inodes.root_ino, 1)
 
 
+class WorkingSource(Source):
+    """A branch that can be written to: its working tree while there are changes in it, else its snapshot."""
+
+    def __init__(self, branch: WritableBranch, lineages: Lineages) -> None:
+        """Takes the branch, and what tells when nodes changed last."""
+        self._branch = branch
+        self._lineages = lineages
+        self.label = branch.label
+        self.is_immutable = False
+        self.key = (branch.label, next(_SERIALS))
+        self._looked: tuple[WorkTree, int, bool] | None = None
+
+    @override
+    def opening(self) -> Opening:
+        branch, lineages = self._branch, self._lineages
+        below = branch.below
+        if below.is_gone:
+            raise StaleError(f"{below.identity.shown} is gone", path=below.label)
+        branch.life.open_left()
+        session = branch.base.ask(lambda below: below.files.finder.require_session())
+
+        def make_base() -> SessionHierarchy:
+            return SessionHierarchy(session, branch=below.identity.name, times=times_of_history(lineages, session))
+
+        work = branch.work
+        if work is None or not self._has_changes(work):
+            return Opening(session.snapshot_id, make_base)
+        version = (self.key, work.base, work.revision)
+        return Opening(version, lambda: WorkingHierarchy(work, make_base(), version))
+
+    def _has_changes(self, work: WorkTree) -> bool:
+        revision = work.revision
+        looked = self._looked
+        if looked is None or looked[0] is not work or looked[1] != revision:
+            looked = self._looked = work, revision, work.has_changes()
+        return looked[2]
+
+    @override
+    def retain(self) -> None:
+        """Does nothing: a branch stays in memory."""
+
+    @override
+    def release(self) -> None:
+        """Does nothing."""
+
+
 def source_of(tree: SnapshotTree | BranchTree, lineages: Lineages) -> Source:
     """Returns a tree of the mount as one that can be viewed."""
-    return SnapshotSource(tree if isinstance(tree, SnapshotTree) else tree.tree, lineages)
+    if isinstance(tree, SnapshotTree):
+        return SnapshotSource(tree, lineages)
+    return SnapshotSource(tree.tree, lineages) if tree.writable is None else WorkingSource(tree.writable, lineages)

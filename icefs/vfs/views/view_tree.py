@@ -190,7 +190,7 @@ class ViewTree(Tree):
         try:
             return question()
         except NotInMemoryError as missing:
-            if missing.by is self._fetches:
+            if missing.by is self._fetches and missing.again is None:
                 missing.again = lambda: self._asked(question)
             raise
 
@@ -211,8 +211,12 @@ class ViewTree(Tree):
         if isinstance(found, Attr):
             return found
         node = self._table.known(found)
-        # That of a tree's root is found outside of any version.
-        attr = node.attr(version if node.view is above.view else _present(node))
+        # That of a tree's root is found outside of any version, and begins with the present one.
+        own = version if node.view is above.view else _present(node)
+        return self._asked(lambda: self._entered(node, own))
+
+    def _entered(self, node: Node, version: Version | None) -> Attr:
+        attr = node.attr(version)
         self._table.enter(node)
         return attr
 
@@ -247,9 +251,12 @@ class ViewTree(Tree):
         node = self._directory(ino)
         version = _present(node)
         file_mode = self._look.ownership.file_mode(writable=False)
-        return self._asked(
-            lambda: ViewListing(node.attr(version), node.parent_ino, file_mode, node.children, self._fetches)
-        )
+
+        def opened() -> ViewListing:
+            children = node.children(version)
+            return ViewListing(node.attr(version), node.parent_ino, file_mode, children, self._fetches)
+
+        return self._asked(opened)
 
 
 def _present(node: Node) -> Version | None:
