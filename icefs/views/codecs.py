@@ -31,6 +31,7 @@ MAX_CHUNK_BYTES: Final = 1 << 30
 
 # Compressors may make a chunk larger that does not compress.
 _MAX_OVERHEAD: Final = 1 << 16
+_VARIABLE: Final = frozenset({"vlen-utf8", "vlen-bytes"})
 _NO_CHUNK: Final = (1 << 64) - 1
 
 # `warnings.catch_warnings` changes what all threads see.
@@ -69,16 +70,34 @@ class Chain:
         """Decodes a chunk; raises whatever the codecs raise."""
         value: Buffer | NDBuffer = default_buffer_prototype().buffer.from_bytes(data)
         for codec, spec, limit in self._steps:
-            if isinstance(codec, BytesBytesCodec):
-                assert isinstance(value, Buffer)
-                inflate = INFLATE.get(str(codec.to_dict().get("name")))
-                inflated = None if inflate is None else inflate(memoryview(value.as_numpy_array()), limit)
+            if isinstance(value, Buffer):
+                inflated = _checked(codec, memoryview(value.as_numpy_array()), spec, limit)
                 if inflated is not None:
                     value = spec.prototype.buffer.from_bytes(inflated)
                     continue
             value = _decode(codec, value, spec)
         assert isinstance(value, NDBuffer)
         return value.as_numpy_array()
+
+
+def _checked(codec: Codec, data: memoryview, spec: ArraySpec, limit: int) -> bytes | None:
+    """Refuses bytes of which a codec would make more than the chunk can need.
+
+    Returns:
+        What the codec makes of them, if that had to be found out.
+
+    Raises:
+        ValueError: they would become too many, or do not decode.
+    """
+    name = str(codec.to_dict().get("name"))
+    if name in _VARIABLE:
+        # numcodecs makes room for as many items as the first four bytes say.
+        count, size = int.from_bytes(data[:4], "little"), prod(spec.shape)
+        if count != size:
+            raise ValueError(f"it has {plural(count, 'item')}, and not {size}")
+    if isinstance(codec, BytesBytesCodec) and name in INFLATE:
+        return INFLATE[name](data, limit)
+    return None
 
 
 def _decode(codec: Any, value: Buffer | NDBuffer, spec: ArraySpec) -> Buffer | NDBuffer:

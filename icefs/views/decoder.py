@@ -3,7 +3,7 @@
 import os
 import threading
 from dataclasses import dataclass
-from typing import override
+from typing import Final, override
 
 from icefs.engine.read.workers import Workers
 from icefs.errors import NodeNotFoundError, NotShownError
@@ -11,6 +11,8 @@ from icefs.paths import NodePath
 from icefs.views.chunk_cache import DEFAULT_BYTES, ChunkCache, Gate
 from icefs.views.interface import Decoder, Elements, Hierarchy
 from icefs.zarr.keys import metadata_key
+
+_WORKERS: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +22,8 @@ class DecodingLimits:
     Attributes:
         cache_bytes: What decoded chunks may take that are kept; as much again may be in work.
         max_chunk_bytes: Arrays whose chunks are larger when they are decoded are not shown.
-        max_workers: How many threads decode ahead of readers; None for as many as there are processors, up to eight.
+        max_workers: How many threads fetch and decode ahead of readers; None for as many as there are processors, but
+            at least eight, since a store far away answers as many requests at once.
     """
 
     cache_bytes: int = DEFAULT_BYTES
@@ -46,7 +49,7 @@ class Decoding:
         self.limits = limits or DecodingLimits()
         self.cache = ChunkCache(self.limits.cache_bytes)
         self.gate = Gate(self.limits.cache_bytes)
-        self.workers = Workers(self.limits.max_workers or min(8, os.cpu_count() or 1), "icefs-decode")
+        self.workers = Workers(self.limits.max_workers or max(_WORKERS, os.cpu_count() or 1), "icefs-decode")
 
     def close(self) -> None:
         """Ends the threads and forgets the chunks."""

@@ -35,7 +35,7 @@ _SLACK_BYTES: Final = 2 << 20
 _MIN_BAND_BYTES: Final = 4 << 20
 _MAX_BANDS: Final = 2
 # How many chunks other threads decode at once for one reader.
-_WINDOW: Final = 4
+_WINDOW: Final = 8
 
 type Chunks = Callable[[Sequence[ChunkIndex]], Iterator[np.ndarray]]
 """Yields the chunks of some indices, in their order."""

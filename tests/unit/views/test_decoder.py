@@ -13,7 +13,17 @@ import pytest
 import zarr
 from hypothesis import given
 from hypothesis import strategies as st
-from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, GzipCodec, ShardingCodec, TransposeCodec, ZstdCodec
+from zarr.abc.codec import BytesBytesCodec
+from zarr.codecs import (
+    BloscCodec,
+    BytesCodec,
+    Crc32cCodec,
+    GzipCodec,
+    ShardingCodec,
+    TransposeCodec,
+    ZstdCodec,
+    numcodecs,
+)
 
 from icefs.engine.repository import Repository
 from icefs.errors import DecodeError, NodeNotFoundError, NotShownError, UnreachableError
@@ -136,6 +146,66 @@ def test_types_without_a_plain_size(dtype, values, decoding):
     elements = ZarrDecoder(hierarchy_of(write), decoding).open("/a")
     assert elements.read(0, 4).tolist() == np.array(values, elements.dtype).tolist()
     assert elements.read(2, 3).tolist() == np.array(values, elements.dtype)[2:3].tolist()
+
+
+class Backwards(BytesBytesCodec):
+    """A codec that can only be awaited."""
+
+    is_fixed_size = True
+
+    @classmethod
+    def from_dict(cls, data):
+        return cls()
+
+    def to_dict(self):
+        return {"name": "test.backwards"}
+
+    def compute_encoded_size(self, size, spec):
+        return size
+
+    async def _decode_single(self, data, spec):
+        return spec.prototype.buffer.from_bytes(data.to_bytes()[::-1])
+
+    _encode_single = _decode_single
+
+
+LITTLE = BytesCodec(endian="little")
+SWAPPED = TransposeCodec(order=(1, 0))
+CHAINS = {
+    "transposed shards": [SWAPPED, ShardingCodec(chunk_shape=(2, 2), codecs=[LITTLE, ZstdCodec()])],
+    "compressed shards": [ShardingCodec(chunk_shape=(2, 2), codecs=[LITTLE]), GzipCodec()],
+    "shards in shards": [
+        ShardingCodec(
+            chunk_shape=(2, 4), codecs=[ShardingCodec(chunk_shape=(2, 2), codecs=[SWAPPED, LITTLE]), Crc32cCodec()]
+        )
+    ],
+    "numcodecs": [numcodecs.Delta(dtype="<i4"), LITTLE, numcodecs.Shuffle(elementsize=4), numcodecs.Zlib(level=1)],
+    "scaled": [numcodecs.FixedScaleOffset(offset=-3, scale=2, dtype="<i4", astype="<i2"), LITTLE, numcodecs.LZ4()],
+    "awaited": [LITTLE, Backwards(), ZstdCodec()],
+    "awaited in shards": [ShardingCodec(chunk_shape=(2, 2), codecs=[LITTLE, Backwards()])],
+    "awaited in transposed shards": [SWAPPED, ShardingCodec(chunk_shape=(2, 2), codecs=[LITTLE, Backwards()])],
+}
+
+
+@pytest.fixture
+def backwards():
+    zarr.registry.register_codec("test.backwards", Backwards)
+
+
+@pytest.mark.parametrize("name", CHAINS)
+@pytest.mark.filterwarnings("ignore")  # zarr-python warns of codecs without a specification
+def test_any_chain_of_codecs(name, decoding, backwards):
+    values = np.arange(7 * 9, dtype="i4").reshape(7, 9)
+
+    def write(root):
+        array = zarr.create(
+            store=root.store, path="a", shape=(7, 9), chunks=(4, 4), codecs=CHAINS[name], dtype="i4", zarr_format=3
+        )
+        array[...] = values
+
+    elements = ZarrDecoder(hierarchy_of(write), decoding).open("/a")
+    np.testing.assert_array_equal(elements.read(0, 63), values.reshape(-1))
+    np.testing.assert_array_equal(elements.read(11, 40), values.reshape(-1)[11:40])
 
 
 def test_a_scalar_and_an_empty_array(decoding):
@@ -343,6 +413,7 @@ UNDECODABLE = {
     "too long": (b"12345678abcd", [BYTES]),
     "much too long": (bytes(200_000), [BYTES]),
     "a wrong checksum": (b"12345678abcd", [BYTES, {"name": "crc32c"}]),
+    "a string of four thousand million items": (b"\xff\xff\xff\xff" + bytes(8), [{"name": "vlen-utf8"}]),
     "no shard": (
         b"short",
         [
