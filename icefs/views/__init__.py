@@ -3,11 +3,13 @@
 formats    the formats that there are, by their names
 netcdf4    NetCDF-4 files
 netcdf3    classic NetCDF files
+zarr2      Zarr v2
+npy        numpy's files
 cf         the arrays of groups as NetCDF and its CF conventions describe data
 interface  what formats, decoding, mounts and exports ask of each other
 hierarchy  the nodes and chunks of a snapshot
+parts      a group or an array of a hierarchy, as a hierarchy of its own
 names      names that programs and file systems take, each given once
-npy        numpy's files
 extents    files put together from known bytes, decoded elements and gaps
 
 Decoding:

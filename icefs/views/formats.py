@@ -11,7 +11,6 @@
 Parsing a name imports no format; making the format imports its module, and that nothing that only reading needs.
 """
 
-import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -20,34 +19,17 @@ from typing import Final
 from icefs.errors import InvalidInputError, UnsupportedError
 from icefs.views.interface import Format
 
-
-@dataclass(frozen=True, slots=True)
-class _Known:
-    """A format.
-
-    Attributes:
-        module: Where its class is.
-        factory: The class, called with a keyword for each option that is on.
-        options: The keyword of each option.
-        library: The module that it needs and that icefs alone does not bring; empty for none.
-    """
-
-    module: str
-    factory: str
-    options: Mapping[str, str]
-    library: str = ""
-
-
-_KNOWN: Final[Mapping[str, _Known]] = {
-    "netcdf": _Known(
-        "icefs.views.netcdf4.format", "NetCdf4Format", {"groups": "has_groups", "half": "keeps_half"}, "h5py"
-    ),
-    "netcdf3": _Known("icefs.views.netcdf3.format", "NetCdf3Format", {}),
-    "zarr2": _Known("icefs.views.zarr2.format", "Zarr2Format", {"compressed": "keeps_compressed"}),
-    "npy": _Known("icefs.views.npy", "NpyFormat", {}),
+_OPTIONS: Final[Mapping[str, tuple[str, ...]]] = {
+    "netcdf": ("groups", "half"),
+    "netcdf3": (),
+    "zarr2": ("compressed",),
+    "npy": (),
 }
 
-FORMAT_NAMES: Final = tuple(_KNOWN)
+_LIBRARIES: Final = {"netcdf": "h5py"}
+"""Modules that a format needs and that icefs alone does not bring."""
+
+FORMAT_NAMES: Final = tuple(_OPTIONS)
 """The names, without options."""
 
 
@@ -72,8 +54,8 @@ class FormatChoice:
         Raises:
             UnsupportedError: a library that it needs is not installed (kind `no-library`).
         """
-        library = _KNOWN[self.name].library
-        if library and find_spec(library) is None:
+        library = _LIBRARIES.get(self.name)
+        if library is not None and find_spec(library) is None:
             raise UnsupportedError(
                 f"the format {self.name} needs {library}, which is not installed",
                 kind="no-library",
@@ -87,10 +69,23 @@ class FormatChoice:
             UnsupportedError: as `check`.
         """
         self.check()
-        known = _KNOWN[self.name]
-        factory = getattr(importlib.import_module(known.module), known.factory)
-        made: Format = factory(**{known.options[option]: True for option in self.options})
-        return made
+        match self.name:
+            case "netcdf":
+                from icefs.views.netcdf4.format import NetCdf4Format
+
+                return NetCdf4Format(has_groups="groups" in self.options, keeps_half="half" in self.options)
+            case "netcdf3":
+                from icefs.views.netcdf3.format import NetCdf3Format
+
+                return NetCdf3Format()
+            case "zarr2":
+                from icefs.views.zarr2.format import Zarr2Format
+
+                return Zarr2Format(keeps_compressed="compressed" in self.options)
+            case _:
+                from icefs.views.npy import NpyFormat
+
+                return NpyFormat()
 
 
 def parse_format(text: str) -> FormatChoice:
@@ -100,12 +95,12 @@ def parse_format(text: str) -> FormatChoice:
         InvalidInputError: there is no such format, or it has no such option (kind `unknown-format`).
     """
     name, *options = text.split(",")
-    known = _KNOWN.get(name)
+    known = _OPTIONS.get(name)
     if known is None:
         raise _error(f"there is no format {name!r}", f"the formats are {', '.join(FORMAT_NAMES)}", text)
-    unknown = [option for option in options if option not in known.options]
+    unknown = [option for option in options if option not in known]
     if unknown:
-        hint = f"write {' or '.join((name, *(f'{name},{option}' for option in known.options)))}"
+        hint = f"write {' or '.join((name, *(f'{name},{option}' for option in known)))}"
         raise _error(f"the format {name} has no option {unknown[0]!r}", hint, text)
     return FormatChoice(name, tuple(sorted(set(options))))
 

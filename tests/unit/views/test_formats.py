@@ -57,3 +57,9 @@ def test_a_library_that_is_not_installed_is_named_before_anything_is_made(monkey
         with pytest.raises(UnsupportedError):
             choice.make()
     parse_format("npy").check()
+
+
+@pytest.mark.parametrize("text", ["netcdf", "netcdf,groups", "netcdf3", "zarr2", "zarr2,compressed", "npy"])
+def test_each_format_is_made(text):
+    made = parse_format(text).make()
+    assert text.startswith(made.name.partition(",")[0])
