@@ -17,10 +17,9 @@ import contextlib
 import itertools
 import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -40,6 +39,7 @@ from icefs.transfer.folding import check_names
 from icefs.transfer.marker import RESERVED, Marker, Target
 from icefs.transfer.progress import Progress, Transferred
 from icefs.transfer.scan import I64
+from icefs.transfer.tasks import carry_out
 from icefs.transfer.writing import OF_ONE_FILE, Outcome, Part, Problem, Writer, is_there
 from icefs.zarr.keys import METADATA_NAME, ChunkKeyLayout, is_zarr_key, node_prefix
 from icefs.zarr.reader import KeyReader
@@ -47,7 +47,6 @@ from icefs.zarr.reader import KeyReader
 _MAX_THREADS: Final = 32
 _BATCH: Final = 64
 _BATCH_BYTES: Final = 8 << 20
-_BEAT_S: Final = 0.2
 _MAX_NAME_BYTES: Final = 255
 
 
@@ -85,6 +84,7 @@ class Exported:
         deleted: Keys that the version does not have, and that were deleted.
         left: The same, that were left.
         failed: Files that could not be exported.
+        left_out: Groups and arrays that the format of a view does not show.
     """
 
     files: int = 0
@@ -94,6 +94,7 @@ class Exported:
     deleted: list[str] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
     failed: list[Problem] = field(default_factory=list)
+    left_out: list[Problem] = field(default_factory=list)
 
 
 def export_session(
@@ -114,9 +115,7 @@ def export_session(
         StorageError: the store does not answer, or the directory cannot be written.
         NoSpaceError: the disk is full.
     """
-    top = request.node
-    if top != "/" and session.get_node(top) is None and not session.has_children(top):
-        raise NodeNotFoundError(f"no group or array at {request.node} in {session.snapshot_id}", path=request.node)
+    check_node(session, request.node)
     wanted = Marker(session.context.storage.url, request.node, str(session.snapshot_id))
     target = Target(request.target, request.state_dir)
     marker, has_files = target.look(wanted, force=request.force)
@@ -138,6 +137,12 @@ def export_session(
             if not export.result.failed:
                 target.write(marker.finished(is_mixed=bool(export.result.left)))
         return export.result
+
+
+def check_node(session: Session, node: NodePath) -> None:
+    """Raises NodeNotFoundError if a version has no node at a path, nor below it."""
+    if node != ROOT_NODE and session.get_node(node) is None and not session.has_children(node):
+        raise NodeNotFoundError(f"no group or array at {node} in {session.snapshot_id}", path=node)
 
 
 class _Export:
@@ -332,34 +337,12 @@ class _Export:
         with ThreadPoolExecutor(threads, thread_name_prefix="icefs-export") as pool:
             try:
                 for tasks in self._phases(writer):
-                    self._run(pool, tasks, 2 * threads, progress, done)
+                    carry_out(pool, tasks, 2 * threads, partial(self._take, done), partial(progress, done))
             finally:
                 self.result.written_files, self.result.written_bytes = done.stored_files, done.stored_bytes
         self.result.failed.sort()
 
-    def _run(
-        self,
-        pool: ThreadPoolExecutor,
-        tasks: Iterator[Callable[[], Outcome]],
-        window: int,
-        progress: Progress,
-        done: Transferred,
-    ) -> None:
-        """Carries out tasks, some at a time, and waits for all of them."""
-        running: set[Future[Outcome]] = {pool.submit(task) for task in islice(tasks, window)}
-        try:
-            while running:
-                finished, running = wait(running, _BEAT_S, FIRST_COMPLETED)
-                for future in finished:
-                    self._take(future.result(), done)
-                running |= {pool.submit(task) for task in islice(tasks, len(finished))}
-                progress(done)
-        except BaseException:
-            for future in running:
-                future.cancel()
-            raise
-
-    def _take(self, outcome: Outcome, done: Transferred) -> None:
+    def _take(self, done: Transferred, outcome: Outcome) -> None:
         done.files += outcome.files
         done.bytes += outcome.bytes
         done.stored_files += outcome.written_files

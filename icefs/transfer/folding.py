@@ -18,7 +18,8 @@ from icefs.zarr.keys import METADATA_NAME
 
 PROBE_PREFIX: Final = ".icefs-names-"
 _NAMED: Final = 3
-_CHUNKS: Final = "c"
+ALWAYS: Final = (METADATA_NAME, "c")
+"""What each directory of a Zarr v3 hierarchy may have besides nodes."""
 
 
 def folded(name: str) -> str:
@@ -27,17 +28,18 @@ def folded(name: str) -> str:
     return "".join(letter for letter in plain if unicodedata.category(letter) != "Cf").rstrip(". ")
 
 
-def similar_siblings(paths: Iterable[str]) -> Iterator[tuple[str, list[str]]]:
+def similar_siblings(paths: Iterable[str], always: Iterable[str] = ALWAYS) -> Iterator[tuple[str, list[str]]]:
     """Yields the sibling names below some nodes that may be taken for one another, with their directory.
 
     Args:
         paths: Of the nodes, relative to the directory that is exported to; empty for itself.
+        always: Names that each directory has.
     """
     children: dict[str, set[str]] = {}
     for path in paths:
         above = ""
         for name in path.split("/") if path else ():
-            children.setdefault(above, {METADATA_NAME, _CHUNKS}).add(name)
+            children.setdefault(above, set(always)).add(name)
             above = f"{above}/{name}".lstrip("/")
     for directory, names in sorted(children.items()):
         groups: dict[str, list[str]] = {}
@@ -48,7 +50,7 @@ def similar_siblings(paths: Iterable[str]) -> Iterator[tuple[str, list[str]]]:
                 yield directory, group
 
 
-def check_names(root: str, paths: Iterable[str]) -> None:
+def check_names(root: str, paths: Iterable[str], always: Iterable[str] = ALWAYS) -> None:
     """Refuses nodes that would share a directory on the file system that they are exported to.
 
     Nothing is left behind. Where no file system can be asked yet, as its directory cannot be written, nothing is
@@ -57,7 +59,7 @@ def check_names(root: str, paths: Iterable[str]) -> None:
     Raises:
         InvalidInputError: two of them would (kind `invalid-path`); `facts["names"]` lists the pairs.
     """
-    similar = list(similar_siblings(paths))
+    similar = list(similar_siblings(paths, tuple(always)))
     if not similar:
         return
     place = os.path.realpath(root)

@@ -52,6 +52,7 @@ class Marker:
         is_complete: Whether all of it was written.
         is_mixed: Whether files of other versions, or of somebody else, may be there that this version does not have.
         version: Of this record.
+        format: The view that was exported; empty for plain Zarr v3.
     """
 
     repository: str
@@ -60,6 +61,17 @@ class Marker:
     is_complete: bool = False
     is_mixed: bool = False
     version: int = _VERSION
+    format: str = ""
+
+    @property
+    def of(self) -> tuple[str, str, str]:
+        """What all versions of an export have in common."""
+        return self.repository, self.node, self.format
+
+    @property
+    def as_format(self) -> str:
+        """Its format, for messages; empty for plain Zarr v3."""
+        return f" as {self.format}" if self.format else ""
 
     def finished(self, *, is_mixed: bool) -> "Marker":
         """Returns what is true at the end."""
@@ -153,11 +165,11 @@ class Target:
         if not names:
             return wanted, False
         found = self._read_old() if MARKER_NAME in names else self._record.read()
-        if found is not None and (found.repository, found.node) == (wanted.repository, wanted.node):
+        if found is not None and found.of == wanted.of:
             is_mixed = found.is_mixed or found.snapshot != wanted.snapshot
             return replace(wanted, is_mixed=is_mixed), True
         if not force:
-            what = "files" if found is None else f"an export of {found.node} of {found.repository}"
+            what = "files" if found is None else f"an export of {found.node} of {found.repository}{found.as_format}"
             raise NotEmptyError(
                 f"{self.root} has {what} in it",
                 hint="choose an empty directory, or --force to write over what is there",

@@ -39,7 +39,7 @@ from icefs.zarr.keys import METADATA_NAME, ChunkKeyLayout
 
 _WINDOW_BYTES: Final = 32 << 20
 _COPY_BYTES: Final = 8 << 20
-_FLAGS: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+NEW_FILE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
 OF_ONE_FILE: Final = (
     NotAnObjectError,
@@ -52,7 +52,7 @@ OF_ONE_FILE: Final = (
     InvalidInputError,
 )
 """What is wrong with one file alone; anything else ends the export."""
-_IN_THE_WAY: Final = frozenset({errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ENAMETOOLONG})
+IN_THE_WAY: Final = frozenset({errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ENAMETOOLONG})
 
 
 class Problem(NamedTuple):
@@ -231,7 +231,7 @@ class Writer:
         """Writes zarr.json files, each given by its path, its bytes and its time in microseconds."""
         outcome = Outcome()
         self._write(
-            [_New(path, len(data), time * NS_PER_US, partial(_write_all, data)) for path, data, time in files],
+            [_New(path, len(data), time * NS_PER_US, partial(write_all, data)) for path, data, time in files],
             outcome,
         )
         return outcome
@@ -247,7 +247,7 @@ class Writer:
                     path,
                     size,
                     time_ns,
-                    partial(_write_all, fetched[row]) if row in fetched else partial(self._fill, part, row, objects),
+                    partial(write_all, fetched[row]) if row in fetched else partial(self._fill, part, row, objects),
                 )
                 for row, path, size, time_ns in files
             ]
@@ -314,7 +314,7 @@ class Writer:
             if self._make(staged, file, outcome):
                 made.append((staged, file))
         try:
-            in_directory(self._target, directory, partial(_move, stage))
+            in_directory(self._target, directory, partial(move, stage))
         except (OSError, NotAnObjectError):  # some of them are there, or something else; file by file it shows
             for staged, file in made:
                 self._place(staged, file, outcome)
@@ -326,34 +326,34 @@ class Writer:
     def _make(self, staged: str, file: _New, outcome: Outcome) -> bool:
         """Makes a file whole under a temporary name; tells whether it could be."""
         try:
-            fd = os.open(staged, _FLAGS, 0o666)
+            fd = os.open(staged, NEW_FILE, 0o666)
             try:
                 file.fill(fd)
                 os.utime(fd, ns=(file.time_ns, file.time_ns))
             finally:
                 os.close(fd)
         except OF_ONE_FILE as error:
-            _discard(staged)
+            discard(staged)
             self._not_old(file.path)
             outcome.failed.append(Problem(file.path, error.message))
             return False
         except OSError as error:
-            _discard(staged)
+            discard(staged)
             return self._in_the_way(error, file, outcome)
         except BaseException:
-            _discard(staged)
+            discard(staged)
             raise
         return True
 
     def _place(self, staged: str, file: _New, outcome: Outcome) -> None:
         """Moves a file that is whole to its place."""
         try:
-            in_directory(self._target, file.path, partial(_move, staged))
+            in_directory(self._target, file.path, partial(move, staged))
         except OSError as error:
-            _discard(staged)
+            discard(staged)
             self._in_the_way(error, file, outcome)
         except NotAnObjectError as error:
-            _discard(staged)
+            discard(staged)
             found = f"{error.facts['path']} is {error.facts['what']}"
             outcome.failed.append(Problem(file.path, f"something else is in its place: {found}"))
         else:
@@ -362,7 +362,7 @@ class Writer:
 
     def _in_the_way(self, error: OSError, file: _New, outcome: Outcome) -> bool:
         """Notes that something else is where a file should be; raises any other error."""
-        if error.errno not in _IN_THE_WAY:
+        if error.errno not in IN_THE_WAY:
             raise disk_error("write", self._above + file.path, error) from error
         outcome.failed.append(Problem(file.path, f"something else is in its place: {error.strerror}"))
         return False
@@ -383,7 +383,7 @@ class Writer:
                 raise InvalidObjectSizeError(f"chunk object {file} is too short for the chunk in it", path=file)
             return
         for start in range(0, ref.length_bytes, _WINDOW_BYTES):
-            _write_all(self._session.read_chunk(ref, start, start + _WINDOW_BYTES), fd)
+            write_all(self._session.read_chunk(ref, start, start + _WINDOW_BYTES), fd)
 
 
 def in_directory[T](target: Beneath, path: str, make: Callable[[Parent], T]) -> T:
@@ -405,7 +405,8 @@ def in_directory[T](target: Beneath, path: str, make: Callable[[Parent], T]) -> 
         return make(parent)
 
 
-def _move(staged: str, parent: Parent) -> None:
+def move(staged: str, parent: Parent) -> None:
+    """Moves a file or directory to a place."""
     os.rename(staged, parent.name, dst_dir_fd=parent.fd)
 
 
@@ -424,7 +425,7 @@ def _copy(source: int, fd: int, offset: int, length: int) -> int:
                 continue
         else:
             data = os.pread(source, min(_COPY_BYTES, length - done), offset + done)
-            _write_all(data, fd)
+            write_all(data, fd)
             some = len(data)
         if not some:
             break
@@ -432,13 +433,15 @@ def _copy(source: int, fd: int, offset: int, length: int) -> int:
     return done
 
 
-def _write_all(data: bytes, fd: int) -> None:
+def write_all(data: bytes | memoryview, fd: int) -> None:
+    """Writes all bytes where a file is."""
     rest = memoryview(data)
     while rest:
         rest = rest[os.write(fd, rest) :]
 
 
-def _discard(staged: str) -> None:
+def discard(staged: str) -> None:
+    """Removes a file that is not going to its place."""
     with contextlib.suppress(OSError):
         os.unlink(staged)
 

@@ -12,6 +12,10 @@ from icefs.engine.history.lineage import Lineages
 from icefs.engine.repository import Repository
 from icefs.storage.local.store import LocalStorage
 from icefs.transfer.exporting import ExportRequest, export_session
+from icefs.transfer.view_exporting import export_view
+from icefs.views.decoder import Decoding, ZarrDecoder
+from icefs.views.formats import parse_format
+from icefs.views.hierarchy import SessionHierarchy
 
 _STEPS = ("mkdir", "rename", "unlink", "rmdir", "utime", "replace")
 
@@ -21,6 +25,32 @@ def export_and_die(
 ) -> int:
     """Exports a version of a local repository; `kill -9` before the step of that number, from 1 on."""
     report()
+    _die_before(step)
+    with Repository.open(LocalStorage(repo)) as opened:
+        session = opened.session_at(opened.resolve_ref(ref))
+        times = KeyTimes(Lineages(opened.context), session.snapshot_id, session.snapshot.flushed_at)
+        done = export_session(session, times, ExportRequest(target, delete=delete, state_dir=Path(state)))
+    return 1 if done.failed else 0
+
+
+def export_view_and_die(
+    report: Callable[[], None], repo: str, target: str, state: str, ref: str, view_format: str, step: int
+) -> int:
+    """Exports a view of a version like `export_and_die`, without what other versions have."""
+    report()
+    _die_before(step)
+    decoding = Decoding()
+    with Repository.open(LocalStorage(repo)) as opened:
+        hierarchy = SessionHierarchy(opened.session_at(opened.resolve_ref(ref)))
+        view = parse_format(view_format).make().root(hierarchy, ZarrDecoder(hierarchy, decoding))
+        request = ExportRequest(target, delete=True, state_dir=Path(state))
+        done = export_view(view, hierarchy.facts, view_format, request)
+    decoding.close()
+    return 1 if done.failed else 0
+
+
+def _die_before(step: int) -> None:
+    """Has this process killed before its step of that number on the disk."""
     lock = threading.Lock()
     left = step
 
@@ -37,8 +67,3 @@ def export_and_die(
 
     for name in _STEPS:
         setattr(os, name, counted(getattr(os, name)))
-    with Repository.open(LocalStorage(repo)) as opened:
-        session = opened.session_at(opened.resolve_ref(ref))
-        times = KeyTimes(Lineages(opened.context), session.snapshot_id, session.snapshot.flushed_at)
-        done = export_session(session, times, ExportRequest(target, delete=delete, state_dir=Path(state)))
-    return 1 if done.failed else 0

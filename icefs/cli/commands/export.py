@@ -1,4 +1,4 @@
-"""`icefs export`: a version of a repository as plain files of Zarr v3."""
+"""`icefs export`: a version of a repository as plain files: of Zarr v3, or of another format."""
 
 import click
 
@@ -17,9 +17,18 @@ from icefs.cli.support.repos import DEFAULT_BRANCH, locate, open_repository
 from icefs.cli.support.transfers import as_node_path, list_lines, state_home, transfer_bar
 from icefs.engine.history.key_times import KeyTimes
 from icefs.engine.history.lineage import Lineages
+from icefs.engine.read.session import Session
+from icefs.paths import ROOT_NODE
 from icefs.storage.url import redact
-from icefs.transfer.exporting import ExportRequest, export_session
-from icefs.words import command, plural, quoted
+from icefs.transfer.exporting import Exported, ExportRequest, check_node, export_session
+from icefs.transfer.progress import Progress
+from icefs.transfer.view_exporting import export_view
+from icefs.views.decoder import Decoding, ZarrDecoder
+from icefs.views.formats import FormatChoice, parse_format
+from icefs.views.hierarchy import SessionHierarchy, times_of_history
+from icefs.views.interface import Hierarchy
+from icefs.views.parts import PartHierarchy
+from icefs.words import command, node_name, plural, quoted
 
 _DAMAGED = 7
 
@@ -29,8 +38,16 @@ _DAMAGED = 7
 @click.argument("directory", metavar="DIR")
 @click.argument("node", default="")
 @ref_option
+@click.option(
+    "--format",
+    "view_format",
+    metavar="FORMAT",
+    help="Write the files of a view instead: netcdf, netcdf3, zarr2 or npy ('icefs help views').",
+)
 @click.option("--force", is_flag=True, help="Write also into a directory that has other files.")
-@click.option("--delete", is_flag=True, help="Delete keys in DIR that this version does not have.")
+@click.option(
+    "--delete", is_flag=True, help="Delete keys, or files of the format, in DIR that this version does not have."
+)
 @allow_virtual_option
 @dry_run_option
 @json_option
@@ -39,20 +56,26 @@ def export(
     directory: str,
     node: str,
     ref: str | None,
+    view_format: str | None,
     force: bool,
     delete: bool,
     allow_virtual: tuple[str, ...],
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Export a version as plain files of Zarr v3.
+    """Export a version as plain files of Zarr v3, or of another format.
 
     DIR becomes the root group, or the group or array NODE; below REPO where that is a path in a mount. The time of each
     file is that of the commit that changed it last, as in a mount. Files that are there already are not written again:
     an export that was interrupted goes on, and one of another version changes only what differs. An array gets its
     zarr.json when all of its chunks are there. Chunks that cannot be read are listed, the others are exported, and the
     exit code is 7.
+
+    With --format, DIR gets the files that a view of the version shows, byte for byte. Arrays that the format cannot
+    show are listed, and the exit code is 7 then too. In a directory with the view of another version, all files are
+    written again.
     """
+    choice = parse_format(view_format) if view_format is not None else None
     source = locate(repo, ref)
     repository = open_repository(source.location, allow_virtual)
     session = repository.session_at(repository.resolve_ref(source.ref or DEFAULT_BRANCH))
@@ -60,8 +83,14 @@ def export(
         str(absolute(directory)), as_node_path(source.key(node)), force, delete, dry_run, state_home()
     )
     with open_lineage_cache(repository) as cache, transfer_bar("exporting") as show:
-        times = KeyTimes(Lineages(repository.context, cache), session.snapshot_id, session.snapshot.flushed_at)
-        done = export_session(session, times, request, show)
+        lineages = Lineages(repository.context, cache)
+        if choice is None:
+            times = KeyTimes(lineages, session.snapshot_id, session.snapshot.flushed_at)
+            done = export_session(session, times, request, show)
+        else:
+            branch = source.ref or DEFAULT_BRANCH
+            is_branch = branch in repository.list_branches()
+            done = _export_view(session, branch if is_branch else "", lineages, choice, request, show)
     if as_json:
         print_json(
             {
@@ -74,6 +103,8 @@ def export(
                 "left": done.left,
                 "failed": [{"path": one.path, "reason": one.reason} for one in done.failed],
                 "dry_run": dry_run,
+                "format": None if choice is None else str(choice),
+                "left_out": [{"path": one.path, "reason": one.reason} for one in done.left_out],
             }
         )
     else:
@@ -85,15 +116,32 @@ def export(
         )
         if done.left:
             are, them = ("is", "it") if len(done.left) == 1 else ("are", "them")
+            what = "key" if choice is None else "file"
             say(
-                f"{plural(len(done.left), 'key')} of other versions {are} still there; --delete deletes {them}",
+                f"{plural(len(done.left), what)} of other versions {are} still there; --delete deletes {them}",
                 err=True,
             )
+        list_lines(f"not shown as {choice}:", [f"{quoted(node_name(one.path))}: {one.reason}" for one in done.left_out])
         list_lines("cannot be exported:", [f"{quoted(one.path)}: {one.reason}" for one in done.failed])
         if done.failed:
             rest = "all else would be" if dry_run else "all else is there"
             say(
                 f"{rest}; '{command('fsck', redact(source.location))}' says whether the repository is damaged", err=True
             )
-    if done.failed:
+    if done.failed or done.left_out:
         click.get_current_context().exit(_DAMAGED)
+
+
+def _export_view(
+    session: Session, branch: str, lineages: Lineages, choice: FormatChoice, request: ExportRequest, show: Progress
+) -> Exported:
+    hierarchy: Hierarchy = SessionHierarchy(session, branch=branch, times=times_of_history(lineages, session))
+    if request.node != ROOT_NODE:
+        check_node(session, request.node)
+        hierarchy = PartHierarchy(hierarchy, request.node)
+    decoding = Decoding()
+    try:
+        view = choice.make().root(hierarchy, ZarrDecoder(hierarchy, decoding))
+        return export_view(view, hierarchy.facts, str(choice), request, show)
+    finally:
+        decoding.close()
