@@ -11,7 +11,7 @@ from icefs.engine.history.key_times import KeyTimes
 from icefs.engine.history.lineage import Lineages
 from icefs.engine.repository import Repository
 from icefs.storage.local.store import LocalStorage
-from icefs.transfer.exporting import ExportRequest, export_session
+from icefs.transfer.directory_export import ExportRequest, export_session
 
 _STEPS = ("mkdir", "rename", "unlink", "rmdir", "utime", "replace")
 

@@ -18,7 +18,7 @@ from icefs.cli.support.transfers import as_node_path, list_lines, state_home, tr
 from icefs.engine.history.key_times import KeyTimes
 from icefs.engine.history.lineage import Lineages
 from icefs.storage.url import redact
-from icefs.transfer.exporting import ExportRequest, export_session
+from icefs.transfer.directory_export import ExportRequest, export_session
 from icefs.words import command, plural, quoted
 
 _DAMAGED = 7
