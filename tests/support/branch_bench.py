@@ -89,7 +89,7 @@ class BranchBench:
     def commit(self, path: str) -> SnapshotId:
         """Commits a group to the branch, as another writer does."""
         session = self.repository.writable_session(self.below.identity.name)
-        session.set_metadata(path, _GROUP)
+        session.nodes.set_metadata(path, _GROUP)
         return session.commit(f"made {path}")
 
     def plan(self) -> Advance:
