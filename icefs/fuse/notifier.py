@@ -22,7 +22,7 @@ from icefs.inode import Invalidations
 logger = logging.getLogger(__name__)
 
 # The kernel did not know the name or inode; or the mount is going away.
-_NOTHING_TO_FORGET: Final = frozenset((errno.ENOENT, errno.ENOTDIR, errno.ENOTEMPTY, errno.ENODEV, errno.ENOTCONN))
+_NOTHING_CACHED: Final = frozenset((errno.ENOENT, errno.ENOTDIR, errno.ENOTEMPTY, errno.ENODEV, errno.ENOTCONN))
 
 
 class KernelNotifier:
@@ -114,9 +114,9 @@ class KernelNotifier:
         try:
             notify(self._connection)
         except OSError as error:
-            if error.errno not in _NOTHING_TO_FORGET:
+            if error.errno not in _NOTHING_CACHED:
                 self.failed += 1
-                logger.warning("the kernel refused to forget %s: %s", what, error)
+                logger.warning("the kernel refused to invalidate %s: %s", what, error)
         else:
             self.sent += 1
         finally:
