@@ -7,6 +7,7 @@ from pathlib import Path
 from icefs.engine.write.repository import WritableRepository
 from icefs.format.ids import SnapshotId
 from icefs.inode import Ino
+from icefs.paths import NodePath
 from icefs.storage.memory import MemoryStorage
 from icefs.vfs.attrs import Ownership
 from icefs.vfs.branches.branch_base import BranchBase
@@ -89,7 +90,7 @@ class BranchBench:
     def commit(self, path: str) -> SnapshotId:
         """Commits a group to the branch, as another writer does."""
         session = self.repository.writable_session(self.below.identity.name)
-        session.nodes.set_metadata(path, _GROUP)
+        session.nodes.put(NodePath(path), _GROUP)
         return session.commit(f"made {path}")
 
     def plan(self) -> Advance:
