@@ -5,7 +5,7 @@ It is the same file system as that of a mount, only without a kernel.
 
 import os
 import stat
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -45,7 +45,7 @@ class _NoKernel:
     def invalidate(self, changed: Invalidations) -> None:
         """Does nothing."""
 
-    async def drop_pages(self, ino: Ino) -> None:
+    async def drop_pages(self, inos: Iterable[Ino]) -> None:
         """Returns at once."""
         await trio.lowlevel.checkpoint()
 
