@@ -41,27 +41,27 @@ def umount(args: list[str] | None = None) -> int:
 
 def _run(usage: str, count: int, args: list[str] | None, make: _Make) -> int:
     try:
-        flags, places = getopt.gnu_getopt(sys.argv[1:] if args is None else args, "sfnvrlN:o:t:")
+        flags, operands = getopt.gnu_getopt(sys.argv[1:] if args is None else args, "sfnvrlN:o:t:")
     except getopt.GetoptError as error:
         say(f"icefs: {error.msg}; usage: {usage}", err=True)
         return _WRONG_CALL
     given = dict(flags)
-    if len(places) != count or "-N" in given:
+    if len(operands) != count or "-N" in given:
         click.echo(f"icefs: usage: {usage}; namespaces (-N) are entered with nsenter(1)", err=True)
         return _WRONG_CALL
     options = [value for flag, value in flags if flag == "-o"]
-    command = make(places, given, options)
+    command = make(operands, given, options)
     if command is None:
         return 0
     # mount(8) calls its helpers with a bare environment, in which fusermount3 must be found.
     os.environ.setdefault("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
-    code = _remount(places[-1], options) if is_remount(options) else icefs(command)
+    code = _remount(operands[-1], options) if is_remount(options) else icefs(command)
     return 0 if code == 0 else _WRONG_CALL if code == USAGE else _FAILED
 
 
-def _remount(place: str, options: list[str]) -> int:
+def _remount(mountpoint: str, options: list[str]) -> int:
     try:
-        remount(place, options)
+        remount(mountpoint, options)
     except (IcefsError, OSError) as error:
         code, line = describe(error)
         say(f"icefs: {line}", err=True)
@@ -69,15 +69,15 @@ def _remount(place: str, options: list[str]) -> int:
     return 0
 
 
-def _mount_command(places: list[str], flags: dict[str, str], options: list[str]) -> list[str] | None:
+def _mount_command(operands: list[str], flags: dict[str, str], options: list[str]) -> list[str] | None:
     if "-f" in flags:
         return None  # a rehearsal
-    command = ["mount", *(part for text in options for part in ("-o", text)), "--", *places]
+    command = ["mount", *(part for text in options for part in ("-o", text)), "--", *operands]
     if "-r" in flags:
         command.insert(1, "--read-only")
     return command
 
 
-def _umount_command(places: list[str], flags: dict[str, str], options: list[str]) -> list[str] | None:
+def _umount_command(operands: list[str], flags: dict[str, str], options: list[str]) -> list[str] | None:
     # Forced or lazy: a mount that hangs, or is busy, is detached.
-    return ["umount", *(["--lazy"] if "-l" in flags or "-f" in flags else []), "--", *places]
+    return ["umount", *(["--lazy"] if "-l" in flags or "-f" in flags else []), "--", *operands]

@@ -17,7 +17,7 @@ from icefs.words import quoted, some
 
 _FUSE_MAGIC: Final = 0x65735546  # statfs(2)
 _STATFS_BYTES: Final = 256  # more than any struct statfs takes; it begins with the type, a long
-_PATIENCE_S: Final = 1.0
+_PATIENCE_S: Final = 3.0
 _SHOWN: Final = 5
 _libc: Final = ctypes.CDLL(None)
 
@@ -37,19 +37,27 @@ def describe_open_files() -> str | None:
 
 
 def open_in_detached_mounts() -> list[OpenFile]:
-    """Lists the files that are open in FUSE mounts that no mount table has; stops early if a daemon does not answer."""
+    """Lists the files that are open in FUSE mounts that no mount table has.
+
+    A daemon may not answer for its files: then the list ends there, after some seconds.
+    """
     found: list[OpenFile] = []
+    looked_at = 0
 
     def look() -> None:
+        nonlocal looked_at
         with contextlib.suppress(OSError):
             for process in Path("/proc").iterdir():
                 if process.name.isdecimal():
                     found.extend(_open_in(process))
+                    looked_at += 1
 
-    # The file system's daemon answers for it, or does not.
     thread = threading.Thread(target=look, daemon=True)
     thread.start()
-    thread.join(_PATIENCE_S)
+    before = -1
+    while thread.is_alive() and before != looked_at:  # on a machine with much to do it is slow, and gets on
+        before = looked_at
+        thread.join(_PATIENCE_S)
     return sorted(found)
 
 

@@ -118,14 +118,19 @@ async def _main(
         notifier.start(connection)
         nursery.start_soon(obey_signals, service, stop)
         nursery.start_soon(_poll, mount.follower, service.live)
-        nursery.start_soon(_tune, service.live.options.mountpoint)
         nursery.start_soon(mount.observer.run, logs.tick)
         if listener is not None:
             nursery.start_soon(serve_metrics, listener, mount)
-        nursery.start_soon(service.run, on_ready)
+        nursery.start_soon(_begin, service, on_ready)
         await connection.serve()
         # Unmounted from outside; or stopped, with every request answered.
         nursery.cancel_scope.cancel()
+
+
+async def _begin(service: Service, on_ready: Callable[[], None]) -> None:
+    """Looks into the mount before anybody may: a daemon that is in its own mount keeps others from unmounting it."""
+    await _tune(service.live.options.mountpoint)
+    await service.run(on_ready)
 
 
 async def _tune(mountpoint: str) -> None:

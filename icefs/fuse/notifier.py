@@ -10,19 +10,19 @@ import errno
 import logging
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from operator import methodcaller
 from typing import Final
 
 import trio
 
 from icefs.fuse.connection import Connection
-from icefs.inode import Invalidations
+from icefs.inode import Ino, Invalidations
 
 logger = logging.getLogger(__name__)
 
 # The kernel did not know the name or inode; or the mount is going away.
-_NOTHING_TO_FORGET: Final = frozenset((errno.ENOENT, errno.ENOTDIR, errno.ENOTEMPTY, errno.ENODEV, errno.ENOTCONN))
+_NOTHING_CACHED: Final = frozenset((errno.ENOENT, errno.ENOTDIR, errno.ENOTEMPTY, errno.ENODEV, errno.ENOTCONN))
 
 
 class KernelNotifier:
@@ -83,10 +83,16 @@ class KernelNotifier:
         self._asked += number
         self._queue.put(send)
 
-    async def drop_pages(self, ino: int) -> None:
-        """Returns when the kernel has dropped what it cached of a file's content; requests are answered meanwhile."""
-        if self._is_open:
-            self._put(1, lambda: self._send(f"inode {ino}", methodcaller("invalidate_inode", ino)))
+    async def drop_pages(self, inos: Iterable[Ino]) -> None:
+        """Returns when the kernel has dropped what it cached of files' content; requests are answered meanwhile."""
+        files = list(inos)
+
+        def send() -> None:
+            for ino in files:
+                self._send(f"inode {ino}", methodcaller("invalidate_inode", ino))
+
+        if self._is_open and files:
+            self._put(len(files), send)
             await self.drain()
 
     async def drain(self) -> None:
@@ -114,9 +120,9 @@ class KernelNotifier:
         try:
             notify(self._connection)
         except OSError as error:
-            if error.errno not in _NOTHING_TO_FORGET:
+            if error.errno not in _NOTHING_CACHED:
                 self.failed += 1
-                logger.warning("the kernel refused to forget %s: %s", what, error)
+                logger.warning("the kernel refused to invalidate %s: %s", what, error)
         else:
             self.sent += 1
         finally:

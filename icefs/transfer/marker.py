@@ -25,8 +25,8 @@ from typing import Final, Self
 from icefs.bounded import Limits, keep_within
 from icefs.errors import NotADirectoryTreeError, NotEmptyError, SessionStateError
 from icefs.transfer.disk_errors import disk_error
-from icefs.transfer.folding import PROBE_PREFIX
 from icefs.transfer.scan import MARKER_NAME
+from icefs.transfer.similar_names import PROBE_PREFIX
 
 _log = logging.getLogger(__name__)
 

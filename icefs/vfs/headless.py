@@ -5,7 +5,7 @@ It is the same file system as that of a mount, only without a kernel.
 
 import os
 import stat
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -29,7 +29,7 @@ from icefs.vfs.mount import Mount, MountRequest
 from icefs.vfs.observe.stats import Stats
 from icefs.worktree.freeze.changes import ChangeKind, TreeChange
 from icefs.worktree.spool.left import look_at
-from icefs.worktree.spool.state import has_state
+from icefs.worktree.spool.state import StateInfo, has_state
 from icefs.worktree.upload.options import UploadOptions
 
 _PIECE: Final = 8 << 20
@@ -45,7 +45,7 @@ class _NoKernel:
     def invalidate(self, changed: Invalidations) -> None:
         """Does nothing."""
 
-    async def drop_pages(self, ino: Ino) -> None:
+    async def drop_pages(self, inos: Iterable[Ino]) -> None:
         """Returns at once."""
         await trio.lowlevel.checkpoint()
 
@@ -93,7 +93,7 @@ def _run[T](
     if not has_state(directory):
         raise NotFoundError(f"there is no working tree in {directory}", hint="'icefs sessions' lists them")
     refs = repository.refs()
-    snapshot_id = _shown(refs, info.branch, info.base, needs_branch=needs_branch)
+    snapshot_id = _shown(refs, info, needs_branch=needs_branch)
     ownership = Ownership(os.getuid(), os.getgid())
     working = WorkingOptions(directory.parent, uploads=UploadOptions(quiet_s=None), state_directory=directory)
     request = MountRequest(ownership, "branch", info.branch, snapshot_id, working=working)
@@ -111,13 +111,14 @@ def _run[T](
         mount.close()
 
 
-def _shown(refs: Refs, branch: str, base: str, *, needs_branch: bool) -> SnapshotId:
+def _shown(refs: Refs, info: StateInfo, *, needs_branch: bool) -> SnapshotId:
+    """Returns the tip of the branch; without the branch, the base of the tree."""
     try:
-        return refs.branch(branch)
+        return refs.branch(info.branch)
     except RefNotFoundError:
         if needs_branch:
             raise
-        return SnapshotId.parse(base)  # what was written can be had even so
+        return SnapshotId.parse(info.base)  # what was written can be had even so
 
 
 def commit_left(repository: WritableRepository, directory: Path, request: CommitRequest) -> dict[str, Any]:

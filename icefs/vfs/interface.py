@@ -14,7 +14,7 @@ in a thread before asking again.
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from icefs.errors import BadHandleError, NotADirectoryTreeError, ReadOnlyError, TreeError, UnsupportedError
@@ -503,8 +503,8 @@ class Notifier(Protocol):
     def invalidate(self, changed: Invalidations) -> None:
         """Makes the kernel look names up and ask for attributes again; open files stay open."""
 
-    async def drop_pages(self, ino: Ino) -> None:
-        """Returns when the kernel has dropped what it cached of a file's content; requests are answered meanwhile."""
+    async def drop_pages(self, inos: Iterable[Ino]) -> None:
+        """Returns when the kernel has dropped what it cached of files' content; requests are answered meanwhile."""
 
     async def drain(self) -> None:
         """Returns when all that was asked for has been sent."""

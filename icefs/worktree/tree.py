@@ -237,6 +237,7 @@ class WorkTree:
         collections: Collections,
         *,
         monotonic: Callable[[], float] = time.monotonic,
+        clock_s: Callable[[], float] = time.time,
     ) -> None:
         """Begins to upload chunks in the background, if the options want it; locally, to write them to the disk.
 
@@ -245,7 +246,8 @@ class WorkTree:
             inline_bytes: Up to which size chunks are not uploaded at all.
             options: How.
             collections: The garbage collections of the repository.
-            monotonic: The clock that tells how long a file has been quiet.
+            monotonic: The clock that tells how long a file has been quiet, in seconds.
+            clock_s: The time, in seconds since 1970.
 
         Raises:
             StorageError: the record of uploads cannot be written.
@@ -255,7 +257,7 @@ class WorkTree:
         elif options.quiet_s is not None:
             log = UploadLog(self.directory / LOG_NAME)
             uploads = BackgroundUploads(
-                self._core, storage, inline_bytes, options, log, collections, monotonic=monotonic
+                self._core, storage, inline_bytes, options, log, collections, monotonic=monotonic, clock_s=clock_s
             )
             self.uploads = uploads
 

@@ -17,8 +17,8 @@ from icefs.engine.history.lineage import Lineages
 from icefs.engine.repository import Repository
 from icefs.engine.write.repository import WritableRepository
 from icefs.storage.local.store import LocalStorage
-from icefs.transfer.exporting import ExportRequest, export_session
-from icefs.transfer.importing import ImportRequest, import_directory
+from icefs.transfer.directory_export import ExportRequest, export_session
+from icefs.transfer.directory_import import ImportRequest, import_directory
 from tests.conformance import generate
 from tests.conformance.official import GeneratedRepo, open_official
 from tests.support.fixture_files import FIXTURES

@@ -7,7 +7,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -346,19 +345,18 @@ def test_outside_of_a_mount(tmp_path, icefs):
         assert icefs(*command, tmp_path, code=NOT_FOUND).startswith(f"not in an icefs mount: {tmp_path}")
 
 
-def normalised(lines):
-    return [re.sub(r"\b[0-9A-HJKMNP-TV-Z]{20}\b", "ID", line) for line in lines if line.startswith(("# ", "$ "))]
+def without_ids_and_times(text):
+    """Takes the ids, times and scratch directory out of what the demo prints, and keeps each line."""
+    text = re.sub(r"\b[0-9A-HJKMNP-TV-Z]{20}\b", "ID", text)
+    text = re.sub(r"\b20\d\d-\d\d-\d\dT[\d:.]+Z", "TIME", text)
+    return re.sub(r"/\S+/(weather|mnt)\b", r"/\1", text).splitlines()
 
 
 def test_the_demo_is_the_first_page_of_the_readme(tmp_path, monkeypatch):
     (tmp_path / "tmp").mkdir()
     monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
-    started = time.monotonic()
-    done = subprocess.run(
-        [sys.executable, PROJECT / "scripts/demo.py"], capture_output=True, text=True, check=False, timeout=60
-    )
+    done = subprocess.run([sys.executable, PROJECT / "scripts/demo.py"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-    assert time.monotonic() - started < 60
     page = re.search(r"<!-- demo -->\n```\n(.*)```\n<!-- /demo -->", (PROJECT / "README.md").read_text(), re.DOTALL)
-    assert normalised(page[1].splitlines()) == normalised(done.stdout.splitlines())
+    assert without_ids_and_times(page[1]) == without_ids_and_times(done.stdout)
     assert list((tmp_path / "tmp").iterdir()) == []

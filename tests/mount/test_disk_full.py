@@ -23,7 +23,7 @@ from icefs.worktree.spool.state import is_in_use
 from tests.support.ci import IN_CI
 from tests.support.killing import Place, killing_place
 from tests.support.killing_scripts import content_of
-from tests.support.mounting import wait_until
+from tests.support.mounting import unmount, wait_until
 
 MIB = 1 << 20
 CHUNK = 100_000
@@ -247,7 +247,7 @@ def some_work(place: Place) -> tuple[dict[str, bytes], frozenset[str]]:
     write(place.path / "a" / "c" / "3" / "0", bytes([3]) * CHUNK)
     (place.path / "notes.txt").write_text("mine")
     expected = content_of(place.path)
-    subprocess.run(["fusermount3", "-u", place.path], check=True)
+    unmount(place.path)
     return expected
 
 
@@ -257,7 +257,7 @@ def mounted(place: Place, **options: Any) -> Iterator[None]:
     try:
         yield
     finally:
-        subprocess.run(["fusermount3", "-u", place.path], check=True)
+        unmount(place.path)
 
 
 def database(place: Place) -> Path:

@@ -15,12 +15,12 @@ from icefs.engine.history.lineage import Lineages
 from icefs.engine.write.repository import WritableRepository
 from icefs.errors import InvalidInputError
 from icefs.storage.memory import MemoryStorage
-from icefs.transfer.exporting import Exported, ExportRequest, export_session
+from icefs.transfer.directory_export import Exported, ExportRequest, export_session
 from tests.support.folding_fs import fold, folding_file_system
 from tests.support.mounting import require_fuse
 from tests.support.soak import depth
-from tests.unit.transfer.test_exporting import files
-from tests.unit.transfer.test_importing import array, read
+from tests.unit.transfer.test_directory_export import files
+from tests.unit.transfer.test_directory_import import array, read
 
 _numbers = itertools.count()
 

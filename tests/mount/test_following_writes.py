@@ -1,6 +1,5 @@
 """A branch that others commit to just when somebody begins to write to it."""
 
-import subprocess
 import threading
 import time
 
@@ -8,7 +7,7 @@ from icefs.daemon.options import MountOptions
 from icefs.engine.write.repository import WritableRepository
 from icefs.storage.local.store import LocalStorage
 from tests.conformance.official import GROUP, loose_array_json
-from tests.support.mounting import Mount, require_fuse, run_daemon, scratch_directory
+from tests.support.mounting import Mount, require_fuse, run_daemon, scratch_directory, unmount
 
 SLOW = """
 import time
@@ -57,5 +56,5 @@ def test_a_branch_does_not_move_while_its_working_tree_is_opened(tmp_path):
             assert told["type"] == "result", told
             assert sorted(path.name for path in (place / "a/c").iterdir()) == ["1", "2"]
         finally:
-            subprocess.run(["fusermount3", "-u", place], check=True)
+            unmount(place)
             assert daemon.wait(timeout=30) == 0, log.read_text()

@@ -1,14 +1,12 @@
 """Snapshots that somebody once looked into go from a mount, one after another, as others are looked into."""
 
-import subprocess
-
 import icechunk
 
 from icefs.daemon.options import MountOptions
 from icefs.engine.write.repository import WritableRepository
 from icefs.storage.url import open_storage
 from tests.conformance.official import GROUP, commit
-from tests.support.mounting import Mount, require_fuse, run_daemon, scratch_directory, wait_until
+from tests.support.mounting import Mount, require_fuse, run_daemon, scratch_directory, unmount, wait_until
 from tests.support.soaking import ARRAY
 
 FEW = """
@@ -50,5 +48,5 @@ def test_a_snapshot_that_was_looked_into_long_ago_is_forgotten_but_for_what_is_o
             for number, snapshot in enumerate(ids):
                 assert (place / "snapshots" / snapshot / "a/c/0/0").read_bytes() == bytes([number])
         finally:
-            subprocess.run(["fusermount3", "-u", place], check=True)
+            unmount(place)
             assert daemon.wait(timeout=30) == 0, log.read_text()

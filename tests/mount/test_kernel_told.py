@@ -1,7 +1,6 @@
 """A program that waits for a commit, rebase or discard finds the tree as it left it, however slow invalidations are."""
 
 import os
-import subprocess
 
 import icechunk
 import pytest
@@ -10,7 +9,7 @@ import zarr
 from icefs.daemon.options import MountOptions
 from icefs.engine.write.repository import WritableRepository
 from icefs.storage.url import open_storage
-from tests.support.mounting import Mount, run_daemon, scratch_directory
+from tests.support.mounting import Mount, run_daemon, scratch_directory, unmount
 
 SLOW = """
 import time
@@ -43,7 +42,7 @@ def place(tmp_path):
             commit(place)
             yield place
         finally:
-            subprocess.run(["fusermount3", "-u", place], check=True)
+            unmount(place)
             assert daemon.wait(timeout=30) == 0, log.read_text()
 
 

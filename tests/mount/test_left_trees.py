@@ -9,8 +9,8 @@ import shlex
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,8 @@ from icefs.cli.support.leaving import mount_command
 from icefs.cli.support.mount_options import mount_options
 from icefs.daemon.mountinfo import mounted_at
 from icefs.errors import StorageError
-from icefs.worktree.spool.state import check_usable
-from tests.support.mounting import scratch_directory
+from icefs.worktree.spool.state import StateLock, check_usable, is_in_use
+from tests.support.mounting import scratch_directory, wait_until
 
 type Icefs = Callable[..., str]
 
@@ -83,9 +83,22 @@ def test_a_second_mount_is_refused_while_the_first_has_files_open(place: Path, i
         assert f"close the files that are open in it, and mount again: /f (process {os.getpid()}, " in said
         assert not (place / "mnt").is_mount()
         assert held.read() == "mine"
-    mount(icefs, place)  # which waits for the end of the first
+    [directory] = (place / "st").iterdir()
+    wait_until(lambda: not is_in_use(directory), "the first daemon ends")
+    mount(icefs, place)
     assert (place / "mnt" / "f").read_text() == "mine"
     icefs("umount", "--discard", place / "mnt")
+
+
+def test_a_mount_waits_for_the_end_of_an_earlier_one(root: Path) -> None:
+    directory = root / "st" / "a-tree"
+    directory.mkdir(parents=True)
+    with ThreadPoolExecutor(1) as pool:
+        with StateLock(directory):
+            waiting = pool.submit(check_usable, root / "st", directory, 60.0)
+            with pytest.raises(TimeoutError):
+                waiting.result(0.2)
+        assert waiting.result(60) is None
 
 
 def test_a_whole_mount_names_what_keeps_a_branch_of_it(place: Path, icefs: Icefs) -> None:
@@ -106,10 +119,11 @@ def test_a_whole_mount_names_what_keeps_a_branch_of_it(place: Path, icefs: Icefs
         assert "branch main: the working tree in " in icefs("status", place / "mnt")
         assert "Repository initialized" in icefs("log", branch)  # the repository can be read
         assert held.read() == "mine"
-    for _ in range(100):  # until the first daemon has ended
-        if "mine" in subprocess.run(["cat", branch / "f"], capture_output=True, text=True, check=False).stdout:
-            break
-        time.sleep(0.1)
+
+    def is_answered() -> bool:
+        return "mine" in subprocess.run(["cat", branch / "f"], capture_output=True, text=True, check=False).stdout
+
+    wait_until(is_answered, "the first daemon ends")
     assert "  f" in icefs("status", branch)
     assert "is in use" not in icefs("status", place / "mnt")
     icefs("umount", "--discard", place / "mnt")

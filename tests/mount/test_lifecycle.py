@@ -15,7 +15,7 @@ from icefs.daemon.options import MountOptions
 from icefs.daemon.spawn import spawn
 from icefs.errors import InvalidInputError, RefNotFoundError
 from tests.conformance.official import GROUP, commit, create, loose_array_json
-from tests.support.mounting import Mount, mounted, run_daemon, wait_until
+from tests.support.mounting import Mount, mounted, run_daemon, unmount, wait_until
 
 CHUNK = bytes(range(256)) * 256
 
@@ -88,7 +88,7 @@ def test_a_daemon_that_is_killed_leaves_a_mount_that_is_healed(repo, healed_by):
         fails(errno.ENOTCONN, os.listdir, mount.path)
         options = MountOptions(repository=str(repo), mountpoint=str(mount.path), log_file=str(mount.log))
         if healed_by == "umount":
-            subprocess.run(["fusermount3", "-u", mount.path], check=True)
+            unmount(mount.path)
         pid = spawn(options)
         again = Mount(mount.path, pid, mount.log)
         assert (mount / "branches/main/zarr.json").read_bytes() == GROUP

@@ -22,7 +22,7 @@ from icefs.daemon.options import MountOptions
 from icefs.daemon.spawn import spawn
 from icefs.worktree.spool.versions import STATE_VERSION, sealed
 from tests.conformance.official import GROUP, commit, create, loose_array_json
-from tests.support.mounting import Mount, run_daemon, scratch_directory, wait_until
+from tests.support.mounting import Mount, run_daemon, scratch_directory, unmount, wait_until
 from tests.support.store_contents import read_branch
 
 ARRAY = loose_array_json((100,), (1,))
@@ -221,7 +221,7 @@ def test_a_clock_that_jumps_orders_commits_and_changes_times_all_the_same(place)
     seen: list[int] = []
     try:
         jump_and_commit(place, mount, clock, seen)
-        subprocess.run(["fusermount3", "-u", place.mountpoint], check=True)
+        unmount(place.mountpoint)
         assert daemon.wait(30) == 0
     finally:
         daemon.kill()
@@ -317,7 +317,7 @@ def test_a_commit_while_the_mount_works_out_what_others_did(place):
         assert mount.control("info.json")["snapshot"] == answer["snapshot"]
         assert (place.path(0).read_bytes(), place.path(1).read_bytes()) == (b"first", b"mine")
         assert sorted(os.listdir(place.mountpoint)) == ["a", "b", "zarr.json"]
-        subprocess.run(["fusermount3", "-u", place.mountpoint], check=True)
+        unmount(place.mountpoint)
         assert daemon.wait(30) == 0
     finally:
         daemon.kill()

@@ -25,7 +25,7 @@ import pytest
 
 from icefs.daemon.options import MountOptions
 from tests.conformance.official import GROUP, commit, create
-from tests.support.mounting import require_fuse, run_daemon, scratch_directory, wait_until
+from tests.support.mounting import require_fuse, run_daemon, scratch_directory, unmount, wait_until
 from tests.support.soaking import BEAT, Task
 from tests.support.store_contents import read_branch
 
@@ -119,7 +119,7 @@ class Daemon:
         return self.log.read_text()[-20_000:]
 
     def end(self) -> None:
-        subprocess.run(["fusermount3", "-u", self.place], check=True)
+        unmount(self.place)
         assert self.process.wait(30) == 0
 
     def kill(self) -> None:

@@ -12,7 +12,7 @@ import pytest
 from icefs.cli.main import main
 from icefs.daemon.options import MountOptions
 from tests.conformance.official import GROUP, commit, create, loose_array_json
-from tests.support.mounting import mounted, run_daemon, scratch_directory
+from tests.support.mounting import mounted, run_daemon, scratch_directory, unmount
 
 KEYS = {
     "zarr.json": GROUP,
@@ -68,7 +68,7 @@ def test_a_daemon_with_too_many_open_files_says_enfile(repository: Path) -> None
         finally:
             for fd in opened:
                 os.close(fd)
-            subprocess.run(["fusermount3", "-u", place], check=True)
+            unmount(place)
             assert daemon.wait(20) == 0
 
 
@@ -124,7 +124,7 @@ def test_a_log_has_no_warnings_of_the_interpreter(repository: Path) -> None:
                             break
                     os.close(fd)
         finally:
-            subprocess.run(["fusermount3", "-u", place], check=True)
+            unmount(place)
             assert daemon.wait(20) == 0
         assert "Warning" not in stderr.read_text()
 
@@ -187,7 +187,7 @@ def test_control_files_answer_while_the_store_does_not(tmp_path: Path) -> None:
             go_on.touch()
             for reader in readers:
                 reader.join()
-            subprocess.run(["fusermount3", "-u", place], check=True)
+            unmount(place)
             assert daemon.wait(40) == 0
 
 

@@ -11,11 +11,11 @@ import pytest
 
 from icefs.engine.write.repository import WritableRepository
 from icefs.storage.local.store import LocalStorage
-from icefs.transfer.importing import ImportRequest, import_directory
+from icefs.transfer.directory_import import ImportRequest, import_directory
 from tests.support.killing import Nursery
 from tests.support.soak import SOAK, depth
-from tests.unit.transfer.test_exporting import change, files
-from tests.unit.transfer.test_importing import few, read, sample, write
+from tests.unit.transfer.test_directory_export import change, files
+from tests.unit.transfer.test_directory_import import few, read, sample, write
 
 _CASES = depth(14, 400)
 _STEPS = 90

@@ -31,7 +31,7 @@ from icefs.errors import IcefsError
 from icefs.format.config.values import RepositoryConfig
 from icefs.storage.local.lock import LOCK_NAME
 from icefs.storage.local.store import LocalStorage
-from icefs.transfer.exporting import ExportRequest, export_session
+from icefs.transfer.directory_export import ExportRequest, export_session
 from tests.support.hostile import SECRET, STRANGE, THINGS, deadline, fits, make_outside, place, unchanged
 from tests.support.soak import SOAK, depth
 from tests.support.vfs_driver import mounted

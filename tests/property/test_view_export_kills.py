@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.unit.transfer.test_exporting import files
+from tests.unit.transfer.test_view_export import first, second
 
 from icefs.engine.write.repository import WritableRepository
 from icefs.storage.local.store import LocalStorage
@@ -16,8 +18,6 @@ from tests.support.killing import Nursery
 from tests.support.soak import SOAK
 from tests.support.view_files import write_out
 from tests.support.viewed import commit_arrays
-from tests.unit.transfer.test_exporting import files
-from tests.unit.transfer.test_view_exporting import first, second
 
 _CASES = 100 if SOAK else 2
 _STEPS = 60

@@ -3,10 +3,10 @@
 import pytest
 
 from icefs.engine.write.repository import WritableRepository
-from icefs.transfer.importing import ImportRequest, import_directory
+from icefs.transfer.directory_import import ImportRequest, import_directory
 from tests.support.faulty import FaultyStorage
-from tests.unit.transfer.test_exporting import export, files
-from tests.unit.transfer.test_importing import Stop, array, read, sample, stop_at_end, write
+from tests.unit.transfer.test_directory_export import export, files
+from tests.unit.transfer.test_directory_import import Stop, array, read, sample, stop_at_end, write
 
 
 def test_there_and_back_in_few_requests(s3_storage, tmp_path):

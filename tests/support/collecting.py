@@ -41,7 +41,7 @@ from icefs.errors import (
 from icefs.format.config.values import RepositoryConfig
 from icefs.format.ids import INITIAL_SNAPSHOT_ID, SnapshotId
 from icefs.storage.base import Storage
-from icefs.transfer.importing import ImportRequest, import_directory
+from icefs.transfer.directory_import import ImportRequest, import_directory
 from icefs.worktree.upload.options import UploadOptions
 from icefs.worktree.upload.uploader import storing_again
 from tests.support.staged_chunks import StagedChunks

@@ -11,8 +11,8 @@ from icefs.engine.history.key_times import KeyTimes
 from icefs.engine.history.lineage import Lineages
 from icefs.engine.repository import Repository
 from icefs.storage.local.store import LocalStorage
-from icefs.transfer.exporting import ExportRequest, export_session
-from icefs.transfer.view_exporting import export_view
+from icefs.transfer.directory_export import ExportRequest, export_session
+from icefs.transfer.view_export import export_view
 from icefs.views.decoder import Decoding, ZarrDecoder
 from icefs.views.formats import parse_format
 from icefs.views.hierarchy import SessionHierarchy

@@ -135,8 +135,8 @@ class FakeNotifier:
         self.entries += changed.entries
         self.attrs += changed.inodes
 
-    async def drop_pages(self, ino):
-        self.dropped.append(ino)
+    async def drop_pages(self, inos):
+        self.dropped += inos
 
     async def drain(self):
         self.drained += 1

@@ -12,7 +12,7 @@ import http.client
 import select
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
@@ -50,6 +50,7 @@ _ANSWERS = {
     "lack": (501, "NotImplemented"),
     "absent": (404, "NoSuchKey"),
 }
+_NOT_PASSED_ON = {"refuse", "late", "hang"}
 _CONDITIONS = {"if-match", "if-none-match", "x-amz-copy-source-if-match"}
 
 
@@ -100,6 +101,8 @@ class FaultProxy:
         self._upstream = (parts.hostname or "", parts.port or 80)
         self._plans: list[Plan] = []
         self._lock = threading.Lock()
+        self._idle = threading.Condition()
+        self._under_way = 0
         self.delay_s = delay_s
         self.weakens_tags = False
         self.requests: list[Request] = []
@@ -163,6 +166,23 @@ class FaultProxy:
         self._server.server_close()
         self._thread.join()
 
+    @contextlib.contextmanager
+    def under_way(self) -> Iterator[None]:
+        """Counts a request from its arrival until the server has carried it out, if it is to."""
+        with self._idle:
+            self._under_way += 1
+        try:
+            yield
+        finally:
+            with self._idle:
+                self._under_way -= 1
+                self._idle.notify_all()
+
+    def wait_idle(self) -> None:
+        """Waits until no request can reach the server any more whose client has given up."""
+        with self._idle:
+            assert self._idle.wait_for(lambda: not self._under_way, 60), f"{self._under_way} requests are under way"
+
     def meet(self, request: Request) -> Plan | None:
         with self._lock:
             self.requests.append(request)
@@ -197,15 +217,21 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def handle_request(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        request = Request(self.command, self.path, dict(self.headers.items()))
-        plan = self.owner.meet(request)
-        fault = plan.fault if plan is not None else None
-        if self.owner.delay_s:
-            time.sleep(self.owner.delay_s)
-        if fault == "wait":
-            while not self.owner.is_closed and not self.owner.may_go_on.wait(0.1):
-                pass
+        answer = None
+        with self.owner.under_way():
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            request = Request(self.command, self.path, dict(self.headers.items()))
+            plan = self.owner.meet(request)
+            fault = plan.fault if plan is not None else None
+            if self.owner.delay_s:
+                time.sleep(self.owner.delay_s)
+            if fault == "wait":
+                while not self.owner.is_closed and not self.owner.may_go_on.wait(0.1):
+                    pass
+            if fault not in _ANSWERS and fault not in _NOT_PASSED_ON:
+                answer = self.owner.forward(request, body)
+                if plan is not None and plan.action is not None:
+                    plan.action()
         if fault in _ANSWERS:
             status, code = _ANSWERS[fault]
             xml = f"<Error><Code>{code}</Code><Message>planned</Message></Error>".encode()
@@ -218,9 +244,8 @@ class _Handler(BaseHTTPRequestHandler):
         elif fault == "hang":
             self._say_nothing()
         else:
-            status, headers, data = self.owner.forward(request, body)
-            if plan is not None and plan.action is not None:
-                plan.action()
+            assert answer is not None
+            status, headers, data = answer
             if fault in ("lose", "act"):
                 self.close_connection = True
             elif fault == "stall":

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from icefs.daemon.options import MountOptions
-from tests.support.mounting import require_fuse, scratch_directory
+from tests.support.mounting import require_fuse, scratch_directory, unmount
 
 _ROOT = Path(__file__).parents[2]
 
@@ -215,7 +215,7 @@ class Place:
 
     def leave(self) -> int:
         """Unmounts; returns the daemon's exit code."""
-        subprocess.run(["fusermount3", "-u", self.path], check=True)
+        unmount(self.path)
         daemon, self.daemon = self.daemon, 0
         return self.nursery.wait(daemon)
 

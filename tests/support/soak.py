@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -76,6 +76,12 @@ MODULES: Final = (
 def depth(usual: int, soak: int) -> int:
     """Returns how many cases a test makes, or for how many seconds it goes on."""
     return max(usual, round(soak * SHARE)) if SOAK else usual
+
+
+def share_of[T](cases: Sequence[T]) -> list[T]:
+    """Returns the cases of a list that a long run makes: its share of them, evenly spread, and at least one."""
+    count = max(1, round(len(cases) * SHARE))
+    return [cases[number * len(cases) // count] for number in range(count)]
 
 
 def _share(text: str) -> float:

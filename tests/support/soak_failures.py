@@ -1,7 +1,8 @@
 """A plugin of pytest that writes each failure to a file of its own, as soon as it is known.
 
-A long run scrolls by, and may be ended before pytest shows its failures. The directory is named by an environment
-variable; with pytest-xdist the process that collects the reports of the others writes them.
+A long run scrolls by, and may be ended before pytest shows its failures. `running.txt` lists the tests under way: those
+that hung, if the run was killed. The directory is named by an environment variable; with pytest-xdist the process that
+collects the reports of the others writes them.
 """
 
 import os
@@ -22,6 +23,7 @@ class FailureFiles:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._number = 0
+        self._running: dict[str, None] = {}
 
     def write(self, report: pytest.TestReport | pytest.CollectReport) -> None:
         """Writes one report: the traceback, the captured output and what Hypothesis says."""
@@ -29,6 +31,23 @@ class FailureFiles:
         name = re.sub(r"[^\w.-]+", "-", f"{self._number:03}-{report.nodeid.removeprefix('tests/')}")[:_MAX_NAME]
         parts = [report.nodeid, report.longreprtext, *(f"--- {title} ---\n{text}" for title, text in report.sections)]
         self._directory.joinpath(f"{name}.txt").write_text("\n\n".join(parts), errors="backslashreplace")
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        """Receives the beginning of a test."""
+        self._running[nodeid] = None
+        self._write_running()
+
+    def pytest_runtest_logfinish(self, nodeid: str) -> None:
+        """Receives the end of a test."""
+        self._running.pop(nodeid, None)
+        self._write_running()
+
+    def _write_running(self) -> None:
+        path = self._directory / "running.txt"
+        if self._running:
+            path.write_text("".join(f"{nodeid}\n" for nodeid in self._running))
+        else:
+            path.unlink(missing_ok=True)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Receives the report of a test's set-up, call and teardown."""

@@ -51,11 +51,18 @@ class StagedChunks:
                 self.driver.mkdir(above)
             self.driver.write(path, data)
 
-    def start_uploads(self, options: UploadOptions, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def start_uploads(
+        self,
+        options: UploadOptions,
+        monotonic: Callable[[], float] = time.monotonic,
+        clock_s: Callable[[], float] = time.time,
+    ) -> None:
         """Begins to upload in the background."""
         inline_bytes = self.repository.context.inline_threshold_bytes
         collections = Collections(self.repository.context)
-        self.driver.tree.start_uploads(self.storage, inline_bytes, options, collections, monotonic=monotonic)
+        self.driver.tree.start_uploads(
+            self.storage, inline_bytes, options, collections, monotonic=monotonic, clock_s=clock_s
+        )
 
     def wait_for(self, condition: Callable[[UploadState], bool]) -> UploadState:
         """Waits until background uploads stand so."""

@@ -40,8 +40,8 @@ def diff(where: tuple[str, ...], with_chunks: bool, with_map: bool | None, as_js
         raise InvalidInputError(f"too many arguments: {where[3]}", hint="give a path, or two versions")
     shows_map = sys.stdout.isatty() if with_map is None else with_map
     if len(where) < 2:
-        place = where[0] if where else "."
-        _show_uncommitted(place, with_chunks=with_chunks, with_map=shows_map, as_json=as_json)
+        path = where[0] if where else "."
+        _show_uncommitted(path, with_chunks=with_chunks, with_map=shows_map, as_json=as_json)
     else:
         *repo, old, new = where
         _show_between(repo[0] if repo else None, old, new, with_chunks=with_chunks, with_map=shows_map, as_json=as_json)

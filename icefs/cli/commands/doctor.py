@@ -22,22 +22,22 @@ _COLOURS = {OK: "green", WARNING: "yellow", PROBLEM: "red"}
 
 
 @click.command()
-@click.argument("place", metavar="[PATH|REPO]", required=False)
+@click.argument("where", metavar="[PATH|REPO]", required=False)
 @click.option("--state-dir", type=click.Path(), metavar="DIR", help="Look at this one instead of the default.")
 @click.option("--cache-dir", type=click.Path(), metavar="DIR", help="Look at this one instead of the default.")
 @json_option
-def doctor(place: str | None, state_dir: str | None, cache_dir: str | None, as_json: bool) -> None:
+def doctor(where: str | None, state_dir: str | None, cache_dir: str | None, as_json: bool) -> None:
     """Find out why something does not work.
 
-    Looks at FUSE, permissions, versions, mounts whose daemon is dead, the places where changes and cached chunks are
-    kept, and, given a repository or a path in a mount, at the store: endpoint, credentials, latency, clock, locks and
+    Looks at FUSE, permissions, versions, mounts whose daemon is dead, the directories of uncommitted changes and cached
+    chunks, and, given a repository or a path in a mount, at the store: endpoint, credentials, latency, clock, locks and
     conditional writes (with a file or an object of its own for a moment). Each line is ok, or says what to do. The exit
     code is 0 unless there is a problem.
     """
     directories = None if state_dir is None else Path(state_dir), None if cache_dir is None else Path(cache_dir)
     findings: list[Finding] = []
     colours = has_colours()
-    for finding in _findings(place, *directories):
+    for finding in _findings(where, *directories):
         findings.append(finding)
         if not as_json:
             mark = (
@@ -55,17 +55,17 @@ def _to_json(finding: Finding) -> dict[str, Any]:
     return asdict(finding)
 
 
-def _findings(place: str | None, state_dir: Path | None, cache_dir: Path | None) -> Iterator[Finding]:
+def _findings(where: str | None, state_dir: Path | None, cache_dir: Path | None) -> Iterator[Finding]:
     yield from examine("versions", checks.check_versions)
     yield from examine("fuse", checks.check_fuse)
     yield from examine("mounts", checks.check_mounts)
     yield from examine("directories", lambda: checks.check_directories(state_dir, cache_dir))
-    if place is not None:
-        yield from examine("repository", lambda: _check_place(place))
+    if where is not None:
+        yield from examine("repository", lambda: _check_repository(where))
 
 
-def _check_place(place: str) -> Iterator[Finding]:
-    location = split_ref(place)[0]
+def _check_repository(where: str) -> Iterator[Finding]:
+    location = split_ref(where)[0]
     if not is_url(location):
         try:
             mounted = find_mount(location)
@@ -90,9 +90,9 @@ def _check_working_trees(mount: Mounted) -> Iterator[Finding]:
         if branch["error"] is not None:
             error = raised(branch["error"])
             yield Finding("working tree", PROBLEM, f"{name}: {error.message}", error.hint or exit_row(error).hint)
-        place = str(mount.root / branch["path"])
+        where = str(mount.root / branch["path"])
         for what, todo in damage_lines(branch["damage"]):
-            yield Finding("working tree", WARNING, f"{name}: {what}", todo or f"see '{command('status', place)}'")
+            yield Finding("working tree", WARNING, f"{name}: {what}", todo or f"see '{command('status', where)}'")
 
 
 def _check_mounted(stats: dict[str, Any], mountpoint: str) -> Iterator[Finding]:

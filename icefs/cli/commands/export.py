@@ -20,9 +20,9 @@ from icefs.engine.history.lineage import Lineages
 from icefs.engine.read.session import Session
 from icefs.paths import ROOT_NODE
 from icefs.storage.url import redact
-from icefs.transfer.exporting import Exported, ExportRequest, check_node, export_session
+from icefs.transfer.directory_export import Exported, ExportRequest, check_node, export_session
 from icefs.transfer.progress import Progress
-from icefs.transfer.view_exporting import export_view
+from icefs.transfer.view_export import export_view
 from icefs.views.decoder import Decoding, ZarrDecoder
 from icefs.views.formats import FormatChoice, parse_format
 from icefs.views.hierarchy import SessionHierarchy, times_of_history

@@ -12,7 +12,7 @@ from icefs.cli.support.repos import DEFAULT_BRANCH, Source, locate, open_writabl
 from icefs.cli.support.transfers import as_node_path, list_lines, state_home, transfer_bar
 from icefs.engine.write.packing import DEFAULT_PACK_BYTES
 from icefs.errors import InvalidInputError
-from icefs.transfer.importing import ImportRequest, import_directory
+from icefs.transfer.directory_import import ImportRequest, import_directory
 from icefs.words import node_key, node_name, plural, quoted
 
 _SHOWN = 20

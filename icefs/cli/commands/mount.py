@@ -97,12 +97,12 @@ def _uncommitted(options: MountOptions) -> list[str]:
 
 def _warn_read_only(options: MountOptions) -> None:
     """Says at once, and not at the first commit, that there can be none."""
-    place = parse_location(options.repository)
-    reason = why_not_writable(place.root) if options.is_writable and place.scheme == "file" else None
+    location = parse_location(options.repository)
+    reason = why_not_writable(location.root) if options.is_writable and location.scheme == "file" else None
     if reason is not None:
         say(
-            f"icefs: warning: {quoted(place.root)} cannot be written to, so nothing can be committed: {reason}; changes"
-            " are kept until it can, and --read-only refuses them",
+            f"icefs: warning: {quoted(location.root)} cannot be written to, so nothing can be committed: {reason};"
+            " changes are kept until it can, and --read-only refuses them",
             err=True,
         )
 
@@ -117,7 +117,7 @@ def _announce(options: MountOptions, pid: int, uncommitted: list[str], *, as_jso
         say(f"mounted {quoted(repository)} at {quoted(options.mountpoint)}; unmount it with '{leave}'")
         for name in uncommitted:
             inside = None if options.branch is not None else encode_ref(name)
-            place = options.mountpoint if inside is None else f"{options.mountpoint}/branches/{inside}"
-            look = command("status", place)
+            tree = options.mountpoint if inside is None else f"{options.mountpoint}/branches/{inside}"
+            look = command("status", tree)
             say(f"branch {quoted(name)} has uncommitted changes of an earlier mount: '{look}' lists them")
     sys.stdout.flush()  # in the foreground, the parent process waits for this line

@@ -128,7 +128,7 @@ def _reload(mountpoint: Path, *, as_json: bool) -> None:
 
 
 def _service(mountpoint: Path) -> dict[str, Any]:
-    """Asks the mount of root or of this user that the kernel has at a place; raises if there is none."""
+    """Asks the mount of root or of this user that the kernel has at a mountpoint; raises if there is none."""
     mounted = find_mount(mountpoint) if os.path.lexists(mountpoint) else None
     if mounted is None or mounted.root != mountpoint.resolve():
         raise StaleError(f"nothing is mounted at {mountpoint}", hint="start the service")

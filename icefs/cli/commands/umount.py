@@ -52,7 +52,7 @@ def umount(
 ) -> None:
     """Unmount, and wait for the daemon to end.
 
-    Uncommitted changes are kept, and are there again when the repository is mounted at the same place; unless
+    Uncommitted changes are kept, and are there again when the repository is mounted at the same mountpoint; unless
     --commit or --discard says otherwise. A mount whose daemon has died ("transport endpoint is not connected") is
     cleared away.
     """
@@ -60,21 +60,21 @@ def umount(
         raise click.UsageError("--commit and --discard exclude each other")
     if bool(message) != committing:
         raise click.UsageError("--commit needs a message: -m MESSAGE" if committing else "-m goes with --commit")
-    place = absolute(mountpoint)
+    root = absolute(mountpoint)
     with contextlib.suppress(OSError):  # the mount table knows where a link leads to
-        place = absolute(place.parent / place.readlink())
-    entry = _require_icefs_mount(place)
+        root = absolute(root.parent / root.readlink())
+    entry = _require_icefs_mount(root)
     if committing or discarding:
         require_trusted(entry)
-    daemon = _ask_daemon(place, is_trusted=entry.is_trusted)
+    daemon = _ask_daemon(root, is_trusted=entry.is_trusted)
     pid, is_dead, is_silent = daemon.pid, daemon.is_dead, daemon.is_silent
     outcome = Outcome()
     if daemon.info is not None:
-        outcome = end_changes(place, daemon.info, "\n\n".join(message) if committing else None, discarding=discarding)
+        outcome = end_changes(root, daemon.info, "\n\n".join(message) if committing else None, discarding=discarding)
     elif committing or discarding:
         raise StaleError(
-            f"the daemon of the mount does not answer, so nothing can be committed or discarded: {place}",
-            hint=f"run '{command('umount', str(place))}' and mount again: the changes are kept",
+            f"the daemon of the mount does not answer, so nothing can be committed or discarded: {root}",
+            hint=f"run '{command('umount', str(root))}' and mount again: the changes are kept",
         )
     with contextlib.ExitStack() as stack:
         pidfd = None
@@ -84,11 +84,11 @@ def umount(
             with contextlib.suppress(OSError):
                 pidfd = os.pidfd_open(pid)
                 stack.callback(os.close, pidfd)
-        _leave(place)
+        _leave(root)
         # What a silent daemon owes to us, too, keeps the mount busy.
-        _unmount(place, lazy=lazy or is_dead or is_silent)
+        _unmount(root, lazy=lazy or is_dead or is_silent)
         if pidfd is not None and not _wait_for_end(pidfd, min(timeout, _ENDING_S)):
-            _refuse_other_namespaces(place, entry.device)
+            _refuse_other_namespaces(root, entry.device)
         if pidfd is not None and not _wait_for_end(pidfd, timeout - _ENDING_S):
             raise SessionStateError(
                 f"unmounted, but the daemon has not ended after {timeout:g} s: process {pid}",
@@ -96,35 +96,35 @@ def umount(
             )
     outcome.discard_broken(wanted=discarding)
     if as_json:
-        facts = {"mountpoint": str(place), "pid": pid, "was_dead": is_dead, "lazy": lazy}
+        facts = {"mountpoint": str(root), "pid": pid, "was_dead": is_dead, "lazy": lazy}
         told = {key: value for key, value in asdict(outcome).items() if key != "broken"}
         print_json({**facts, **told})
         return
     for line in outcome.lines():
         say(line)
     if is_dead:
-        say(f"cleared away {quoted(str(place))}, whose daemon had died")
+        say(f"cleared away {quoted(str(root))}, whose daemon had died")
     elif lazy:
-        say(f"detached {quoted(str(place))}; its daemon ends when the last file in it is closed")
+        say(f"detached {quoted(str(root))}; its daemon ends when the last file in it is closed")
     elif is_silent:
-        say(f"unmounted {quoted(str(place))}; its daemon did not answer, and may still be there")
+        say(f"unmounted {quoted(str(root))}; its daemon did not answer, and may still be there")
     else:
-        say(f"unmounted {quoted(str(place))}")
+        say(f"unmounted {quoted(str(root))}")
     if outcome.come_back is not None:
         say(f"come back to them with: {outcome.come_back}")
 
 
-def _require_icefs_mount(place: Path) -> MountEntry:
-    entry = mounted_at(str(place))
+def _require_icefs_mount(root: Path) -> MountEntry:
+    entry = mounted_at(str(root))
     if entry is None:
         above = [Path(e.mountpoint) for e in mount_table() if e.filesystem_type == FILESYSTEM_TYPE]
-        inside = next((parent for parent in place.parents if parent in above), None)
+        inside = next((parent for parent in root.parents if parent in above), None)
         raise EntryNotFoundError(
-            f"not a mountpoint: {place}",
+            f"not a mountpoint: {root}",
             hint=f"run '{command('umount', str(inside))}'" if inside else "'findmnt -t fuse.icefs' lists the mounts",
         )
     if entry.filesystem_type != FILESYSTEM_TYPE:
-        raise InvalidInputError(f"not an icefs mount but {entry.filesystem_type}: {place}", hint="use umount(8)")
+        raise InvalidInputError(f"not an icefs mount but {entry.filesystem_type}: {root}", hint="use umount(8)")
     return entry
 
 
@@ -137,16 +137,16 @@ class _Daemon(NamedTuple):
     is_silent: bool = False
 
 
-def _ask_daemon(place: Path, *, is_trusted: bool) -> _Daemon:
+def _ask_daemon(root: Path, *, is_trusted: bool) -> _Daemon:
     answer: list[_Daemon] = []
 
     def ask() -> None:
         try:
             if not is_trusted:  # another user's: its own facts are not believed
-                os.statvfs(place)
+                os.statvfs(root)
                 answer.append(_Daemon())
                 return
-            info = parse_object(place / CONTROL / "info.json")
+            info = parse_object(root / CONTROL / "info.json")
         except OSError as exc:
             answer.append(_Daemon(is_dead=exc.errno in DEAD))
         except FormatError:
@@ -162,19 +162,19 @@ def _ask_daemon(place: Path, *, is_trusted: bool) -> _Daemon:
     return answer[0] if answer else _Daemon(is_silent=True)
 
 
-def _leave(place: Path) -> None:
+def _leave(root: Path) -> None:
     """Steps out of the mount, which our own working directory would keep busy."""
     with contextlib.suppress(OSError):
-        if Path(os.readlink("/proc/self/cwd")).is_relative_to(place):
+        if Path(os.readlink("/proc/self/cwd")).is_relative_to(root):
             os.chdir("/")
 
 
-def _unmount(place: Path, *, lazy: bool) -> None:
+def _unmount(root: Path, *, lazy: bool) -> None:
     tool = shutil.which("fusermount3")
     if tool is None:
         raise UnsupportedError("fusermount3 is not installed", hint="install it: apt install fuse3")
     done = subprocess.run(
-        [tool, "-uz" if lazy else "-u", "--", str(place)],
+        [tool, "-uz" if lazy else "-u", "--", str(root)],
         capture_output=True,
         text=True,
         check=False,
@@ -185,13 +185,13 @@ def _unmount(place: Path, *, lazy: bool) -> None:
     reason = done.stderr.strip()
     if "busy" in reason.lower():
         raise SessionStateError(
-            f"the mount is busy: {place}, used by {_describe_holders(holders(place))}",
+            f"the mount is busy: {root}, used by {_describe_holders(holders(root))}",
             hint="end or leave them and try again, or detach it with --lazy",
         )
     if "not permitted" in reason or "mtab" in reason:
-        raise PermissionError(errno.EPERM, "only root and the user who mounted it may unmount", str(place))
+        raise PermissionError(errno.EPERM, "only root and the user who mounted it may unmount", str(root))
     raise SessionStateError(
-        f"fusermount3 cannot unmount: {place}: {reason}", hint=f"try '{command('umount --lazy', str(place))}'"
+        f"fusermount3 cannot unmount: {root}: {reason}", hint=f"try '{command('umount --lazy', str(root))}'"
     )
 
 
@@ -201,7 +201,7 @@ def _wait_for_end(pidfd: int, timeout_s: float) -> bool:
     return bool(poller.poll(max(0, timeout_s) * 1000))
 
 
-def _refuse_other_namespaces(place: Path, device: str) -> None:
+def _refuse_other_namespaces(root: Path, device: str) -> None:
     """Says why the daemon cannot end, if the mount is still there for other processes.
 
     Raises:
@@ -214,7 +214,7 @@ def _refuse_other_namespaces(place: Path, device: str) -> None:
     there = f"nsenter -t {pid} -m umount {shlex.quote(seen_at)}"
     raise SessionStateError(
         f"unmounted here, but still mounted in another mount namespace (a container, or a private /tmp), so its daemon"
-        f" goes on: {place}, seen by {_describe_holders({each: name for each, (name, _) in found.items()})}",
+        f" goes on: {root}, seen by {_describe_holders({each: name for each, (name, _) in found.items()})}",
         hint=f"end them, or as root run '{there}'",
         pids=sorted(found),
     )
@@ -238,9 +238,9 @@ def other_namespaces(device: str) -> dict[int, tuple[str, str]]:
         known.add(namespace)
         with contextlib.suppress(OSError):  # it ended just now
             table = mount_table(Path("/proc", name, "mountinfo"))
-            place = next((entry.mountpoint for entry in table if entry.device == device), None)
-            if place is not None:
-                found[int(name)] = (Path("/proc", name, "comm").read_text().strip(), place)
+            mountpoint = next((entry.mountpoint for entry in table if entry.device == device), None)
+            if mountpoint is not None:
+                found[int(name)] = (Path("/proc", name, "comm").read_text().strip(), mountpoint)
     return found
 
 
@@ -251,7 +251,7 @@ def _namespace(process: str) -> str | None:
         return None
 
 
-def holders(place: Path) -> dict[int, str]:
+def holders(root: Path) -> dict[int, str]:
     """Finds the processes that keep a mount busy: by working directory, root, open file or mapping.
 
     Returns:
@@ -261,7 +261,7 @@ def holders(place: Path) -> dict[int, str]:
     for process in Path("/proc").iterdir():
         if not process.name.isdecimal() or int(process.name) == os.getpid():
             continue
-        if _holds(process, str(place)):
+        if _holds(process, str(root)):
             try:
                 found[int(process.name)] = (process / "comm").read_text().strip()
             except OSError:  # it ended just now
@@ -269,25 +269,25 @@ def holders(place: Path) -> dict[int, str]:
     return found
 
 
-def _holds(process: Path, place: str) -> bool:
+def _holds(process: Path, root: str) -> bool:
     # One suppress for each: what may be read of another user's process differs from file to file.
     with contextlib.suppress(OSError):
-        if any(_is_below(str((process / name).readlink()), place) for name in ("cwd", "root")):
+        if any(_is_below(str((process / name).readlink()), root) for name in ("cwd", "root")):
             return True
     with contextlib.suppress(OSError):
         for descriptor in (process / "fd").iterdir():
             with contextlib.suppress(OSError):
-                if _is_below(str(descriptor.readlink()), place):
+                if _is_below(str(descriptor.readlink()), root):
                     return True
     with contextlib.suppress(OSError, UnicodeDecodeError):
         for line in (process / "maps").read_text().splitlines():
-            if _is_below("".join(line.split(maxsplit=5)[5:]), place):
+            if _is_below("".join(line.split(maxsplit=5)[5:]), root):
                 return True
     return False
 
 
-def _is_below(path: str, place: str) -> bool:
-    return path == place or path.startswith(place + "/")
+def _is_below(path: str, root: str) -> bool:
+    return path == root or path.startswith(root + "/")
 
 
 def _describe_holders(found: dict[int, str]) -> str:

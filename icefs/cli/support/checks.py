@@ -178,8 +178,8 @@ def _check_left(tree: LeftTree) -> Iterator[Finding]:
     for path in damaged_files(tree.directory)[:_SHOWN]:
         branch = quoted(tree.info.branch)
         text = f"{tree.directory}: branch {branch}: {quoted(path)} has not the bytes that were written"
-        place = quoted(tree.info.mountpoint or "?")
-        todo = f"'icefs mount' of the same branch at {place} lets you write it again or remove it"
+        mountpoint = quoted(tree.info.mountpoint or "?")
+        todo = f"'icefs mount' of the same branch at {mountpoint} lets you write it again or remove it"
         yield Finding("state directory", WARNING, text, todo)
 
 

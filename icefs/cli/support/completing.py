@@ -109,9 +109,9 @@ def _any_ref(ctx: click.Context, incomplete: str) -> Iterator[CompletionItem]:
 
 def _mounts(ctx: click.Context, incomplete: str) -> Iterator[CompletionItem]:
     """Offers the mountpoints of icefs, dead ones too, as they have to be unmounted most of all."""
-    places = [entry.mountpoint for entry in mount_table() if entry.filesystem_type == FILESYSTEM_TYPE]
-    found = [place for place in places if place.startswith(incomplete)]
-    yield from (CompletionItem(place) for place in found)
+    mountpoints = [entry.mountpoint for entry in mount_table() if entry.filesystem_type == FILESYSTEM_TYPE]
+    found = [mountpoint for mountpoint in mountpoints if mountpoint.startswith(incomplete)]
+    yield from (CompletionItem(mountpoint) for mountpoint in found)
     if not found:
         yield CompletionItem(incomplete, type="dir")
 
@@ -124,7 +124,7 @@ def _files(ctx: click.Context, incomplete: str) -> Iterator[CompletionItem]:
     yield CompletionItem(incomplete, type="file")
 
 
-def _place_or_ref(ctx: click.Context, incomplete: str) -> Iterator[CompletionItem]:
+def _path_or_ref(ctx: click.Context, incomplete: str) -> Iterator[CompletionItem]:
     """Offers what may follow a repository or a path: two versions."""
     given = ctx.params.get("where")
     if isinstance(given, tuple) and given:
@@ -197,7 +197,7 @@ _BY_COMMAND: Final[dict[tuple[str, str], Offer]] = {
     ("branch delete", "name"): _branches,
     ("branch reset", "name"): _branches,
     ("tag delete", "name"): _tags,
-    ("diff", "where"): _place_or_ref,
+    ("diff", "where"): _path_or_ref,
     ("import", "directory"): _directories,
     ("export", "directory"): _directories,
     ("config check", "file"): _files,

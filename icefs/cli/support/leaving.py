@@ -79,7 +79,7 @@ def _files(count: int, num_bytes: int, verb: str, verbs: str) -> str:
     return f"{plural(count, 'file')} ({human_bytes(num_bytes)}) {verb if count == 1 else verbs}"
 
 
-def end_changes(place: Path, info: dict[str, Any], message: str | None, *, discarding: bool) -> Outcome:
+def end_changes(root: Path, info: dict[str, Any], message: str | None, *, discarding: bool) -> Outcome:
     """Commits (with a message), discards or lists what is not committed in a mount.
 
     Raises:
@@ -89,7 +89,7 @@ def end_changes(place: Path, info: dict[str, Any], message: str | None, *, disca
     if not info.get("writable", True) or (info.get("options") or {}).get("read_only"):
         return outcome
     is_asked = message is not None or discarding
-    for branch in _uncommitted(Mounted(place, place, info), must_know=is_asked):
+    for branch in _uncommitted(Mounted(root, root, info), must_know=is_asked):
         if not branch.get("has_changes", True):  # a daemon from before an update does not tell
             continue
         if branch.get("error") is not None:
@@ -99,7 +99,7 @@ def end_changes(place: Path, info: dict[str, Any], message: str | None, *, disca
             if not discarding:
                 outcome.uncommitted.append(branch["name"])
             continue
-        name, tree = branch["name"], Mounted(place, place / branch["path"], info)
+        name, tree = branch["name"], Mounted(root, root / branch["path"], info)
         if message is not None:
             answer = run_commit(tree, message=message)
             outcome.committed[name] = answer["snapshot"]
@@ -113,7 +113,7 @@ def end_changes(place: Path, info: dict[str, Any], message: str | None, *, disca
             if uploads is not None and (uploads["pending"] or uploads["stored"]):
                 outcome.uploads[name] = uploads
     if outcome.uncommitted or outcome.left_out:
-        outcome.come_back = mount_command(place, info)
+        outcome.come_back = mount_command(root, info)
     return outcome
 
 
@@ -137,7 +137,7 @@ def _uncommitted(mount: Mounted, *, must_know: bool) -> list[dict[str, Any]]:
     return answer[0] if answer else []
 
 
-def mount_command(place: Path, info: dict[str, Any]) -> str:
+def mount_command(root: Path, info: dict[str, Any]) -> str:
     """Returns the command line that makes a mount again as it is, and finds its working trees."""
     # Not needed by an unmounting that leaves nothing behind.
     from icefs.cli.support.mount_options import DEFAULTS
@@ -147,7 +147,7 @@ def mount_command(place: Path, info: dict[str, Any]) -> str:
     defaults = {
         **DEFAULTS,
         "state_dir": str(default_state_dir()),
-        "log_file": str(default_log_file(str(place))),
+        "log_file": str(default_log_file(str(root))),
     }
     options = {
         name.removesuffix("_s"): _FORMATS.get(name, str)(value)
@@ -157,7 +157,7 @@ def mount_command(place: Path, info: dict[str, Any]) -> str:
     name = "mount --allow-other" if given.get("allow_other") else "mount"
     # The name of a branch may begin with a dash, a prefix of virtual chunks is a URL.
     name += "".join(f" --allow-virtual {shell_word(prefix)}" for prefix in given.get("allow_virtual") or ())
-    return command(name, str(given.get("repository") or info["repository"]), str(place), **options)
+    return command(name, str(given.get("repository") or info["repository"]), str(root), **options)
 
 
 _OPTIONS: Final = (

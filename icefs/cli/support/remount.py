@@ -33,11 +33,11 @@ def is_remount(options: list[str]) -> bool:
     return "remount" in _items(options)
 
 
-def remount(place: str, options: list[str]) -> None:
+def remount(mountpoint: str, options: list[str]) -> None:
     """Makes a mount read-only, or writable again.
 
     Args:
-        place: The mountpoint.
+        mountpoint: The mountpoint.
         options: Lists of options; the last of `ro` and `rw` counts.
 
     Raises:
@@ -53,28 +53,31 @@ def remount(place: str, options: list[str]) -> None:
         elif item not in _REPEATED and not item.startswith(_REPEATED_PREFIXES):
             raise InvalidInputError(
                 f"a remount changes ro and rw only, not {item}",
-                hint=f"'{command('umount', place)}', and mount again: uncommitted changes are kept",
+                hint=f"'{command('umount', mountpoint)}', and mount again: uncommitted changes are kept",
             )
-    mounted = find_mount(place)
-    if mounted is None or str(mounted.root) != place.rstrip("/"):
-        raise EntryNotFoundError(f"not a mountpoint of icefs: {place}", hint="'findmnt -t fuse.icefs' lists the mounts")
+    mounted = find_mount(mountpoint)
+    if mounted is None or str(mounted.root) != mountpoint.rstrip("/"):
+        raise EntryNotFoundError(
+            f"not a mountpoint of icefs: {mountpoint}", hint="'findmnt -t fuse.icefs' lists the mounts"
+        )
     if wanted == "rw" and not mounted.info.get("writable", True):
         raise ReadOnlyError(
-            f"it was mounted read-only: {place}", hint=f"'{command('umount', place)}', and mount again without ro"
+            f"it was mounted read-only: {mountpoint}",
+            hint=f"'{command('umount', mountpoint)}', and mount again without ro",
         )
     done = subprocess.run(
-        ["mount", "-i", "-o", f"remount,{wanted}", "--", place], capture_output=True, text=True, check=False
+        ["mount", "-i", "-o", f"remount,{wanted}", "--", mountpoint], capture_output=True, text=True, check=False
     )
     if done.returncode:
-        raise _refused(place, done.stderr.strip().rpartition(": ")[2].rstrip("."))
+        raise _refused(mountpoint, done.stderr.strip().rpartition(": ")[2].rstrip("."))
 
 
-def _refused(place: str, reason: str) -> IcefsError:
+def _refused(mountpoint: str, reason: str) -> IcefsError:
     if "busy" in reason:
-        hint = f"'fuser -vm {shell_word(place)}' shows which programs have files open for writing"
+        hint = f"'fuser -vm {shell_word(mountpoint)}' shows which programs have files open for writing"
     else:
         hint = "run it as root"
-    return SessionStateError(f"the kernel does not remount {place}: {reason}", hint=hint)
+    return SessionStateError(f"the kernel does not remount {mountpoint}: {reason}", hint=hint)
 
 
 def _items(options: list[str]) -> list[str]:

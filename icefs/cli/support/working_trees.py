@@ -109,13 +109,13 @@ def _describe(tree: LeftTree) -> KnownTree:
 def _usage(directory: Path) -> tuple[int, float]:
     """Returns how many bytes files take, and when the newest of them that holds changes was written."""
     total, newest = 0, 0.0
-    for place, _, names in os.walk(directory):
+    for above, _, names in os.walk(directory):
         for name in names:
             with contextlib.suppress(OSError):  # it goes while we look
-                status = os.lstat(os.path.join(place, name))
+                status = os.lstat(os.path.join(above, name))
                 total += status.st_blocks * 512
                 # Opening a tree touches the other files, too.
-                if place != str(directory) or name.startswith(DATABASE_NAME):
+                if above != str(directory) or name.startswith(DATABASE_NAME):
                     newest = max(newest, status.st_mtime)
     return total, newest
 
@@ -133,11 +133,11 @@ def _ask_mount(mountpoint: str | None, branch: str) -> tuple[int | None, str | N
     if mountpoint is None or entry is None or not entry.is_icefs or not entry.is_trusted:
         return None, None
     try:
-        place = Path(mountpoint)
-        info = parse_object(place / CONTROL / "info.json")
+        root = Path(mountpoint)
+        info = parse_object(root / CONTROL / "info.json")
         name = encode_ref(branch)
-        tree = place if (info.get("options") or {}).get("branch") or name is None else place / "branches" / name
-        status = Mounted(place, tree, info).ask("status")
+        tree = root if (info.get("options") or {}).get("branch") or name is None else root / "branches" / name
+        status = Mounted(root, tree, info).ask("status")
     except (IcefsError, OSError):
         return None, None
     return count_changes(status), status.get("snapshot")
@@ -149,10 +149,10 @@ def _root(state_dir: str | None) -> Path:
 
 def state_roots(state_dir: str | None) -> list[Path]:
     """Returns where working trees are looked for: root also looks for those of services."""
-    places = [_root(state_dir)]
+    roots = [_root(state_dir)]
     if state_dir is None and SERVICE_TREES.is_dir() and os.access(SERVICE_TREES, os.R_OK | os.X_OK):
-        places.append(SERVICE_TREES)
-    return places
+        roots.append(SERVICE_TREES)
+    return roots
 
 
 def find_tree(identity: str, state_dir: str | None) -> KnownTree:
@@ -161,8 +161,8 @@ def find_tree(identity: str, state_dir: str | None) -> KnownTree:
     name = identity.rstrip("/").rpartition("/")[2]
     states = [
         tree
-        for place in state_roots(state_dir)
-        for tree in left_trees(place)
+        for state_root in state_roots(state_dir)
+        for tree in left_trees(state_root)
         if tree.directory.name == name
         or (len(name) >= _MIN_ID and tree.directory.name.rpartition("-")[2].startswith(name))
     ]

@@ -155,6 +155,24 @@ class ChunkSource[C: ChunkColumns](Protocol):
         ...
 
 
+def store_pack(storage: Storage, parts: Sequence[bytes]) -> tuple[ChunkId, list[int]]:
+    """Stores chunks in one object, in their order.
+
+    Args:
+        storage: The store.
+        parts: The bytes of the chunks; at least one.
+
+    Returns:
+        The object, and where in it each chunk begins, in bytes.
+
+    Raises:
+        StorageError: the store failed.
+    """
+    chunk_id = ChunkId.random()
+    storage.put(chunk_key(chunk_id), b"".join(parts))
+    return chunk_id, list(accumulate(map(len, parts[:-1]), initial=0))
+
+
 class ChunkWriter[C: ChunkColumns]:
     """Stores the chunks of one source.
 
@@ -254,11 +272,9 @@ class ChunkWriter[C: ChunkColumns]:
         return rows
 
     def _store_pack(self, rows: Sequence[Row[C]]) -> Sequence[Row[C]]:
-        chunk_id = ChunkId.random()
-        offsets = list(accumulate((row.size for row in rows[:-1]), initial=0))
         with self._reading:
-            data = b"".join(map(self._source.read, rows))
-        self._storage.put(chunk_key(chunk_id), data)
+            parts = list(map(self._source.read, rows))
+        chunk_id, offsets = store_pack(self._storage, parts)
         for columns, part in groupby(zip(rows, offsets, strict=True), lambda one: one[0].columns):
             numbers, starts = zip(*((row.number, start) for row, start in part), strict=True)
             columns.store_at(numbers, chunk_id, starts)

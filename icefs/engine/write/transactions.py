@@ -81,16 +81,8 @@ def commit(
         RebaseFailedError: the rebase met conflicts; the session stands on the last commit without any.
         SessionStateError: the session was committed already.
     """
-    with draft.frozen():
-        attempt = _Attempt(
-            context,
-            draft,
-            _branch_of(draft),
-            message,
-            metadata or {},
-            before_publish=before_publish,
-            allow_empty=allow_empty,
-        )
+    aim = _Aim(message, metadata or {}, before_publish=before_publish, allow_empty=allow_empty)
+    with _begun(context, draft, aim) as attempt:
         if rebase_with is not None:
             return _commit_among_others(attempt, rebase_with, rebase_tries, is_state_known=is_state_known)
         try:
@@ -118,17 +110,8 @@ def amend(
         UnsupportedSpecVersionError: a repository of spec 1.
         NothingToCommitError, BranchMovedError, ChunksCollectedError: as `commit`.
     """
-    with draft.frozen():
-        attempt = _Attempt(
-            context,
-            draft,
-            _branch_of(draft),
-            message,
-            metadata or {},
-            before_publish=before_publish,
-            allow_empty=allow_empty,
-            is_amend=True,
-        )
+    aim = _Aim(message, metadata or {}, before_publish=before_publish, allow_empty=allow_empty, is_amend=True)
+    with _begun(context, draft, aim) as attempt:
         return attempt.make(refresh=not is_state_known)
 
 
@@ -139,9 +122,8 @@ def flush(context: WriteContext, draft: Draft, message: str, *, metadata: dict[s
         SessionStateError: the session was committed already.
         ChunksCollectedError: as `commit`.
     """
-    with draft.frozen():
-        branch = _branch_of(draft)
-        return _Attempt(context, draft, branch, message, metadata or {}, allow_empty=True, is_detached=True).make()
+    with _begun(context, draft, _Aim(message, metadata or {}, allow_empty=True, is_detached=True)) as attempt:
+        return attempt.make()
 
 
 def rewrite_manifests(
@@ -165,19 +147,45 @@ def rewrite_manifests(
         BranchMovedError, SessionStateError, UnsupportedSpecVersionError: as `commit` and `amend`.
     """
     splitting = context.splitting
-    with draft.frozen():
-        attempt = _Attempt(
-            context,
-            draft,
-            _branch_of(draft),
-            message,
-            metadata or {},
-            notes={} if splitting is None else {"splitting_config": splitting_to_json(splitting)},
-            allow_empty=True,
-            is_amend=replace_tip,
-            rewrites=True,
-        )
+    aim = _Aim(message, metadata or {}, allow_empty=True, is_amend=replace_tip, rewrites=True)
+    with _begun(context, draft, aim) as attempt:
+        if splitting is not None:
+            attempt.notes = {"splitting_config": splitting_to_json(splitting)}
         return attempt.make()
+
+
+@dataclass(frozen=True, slots=True)
+class _Aim:
+    """The snapshot that a commit is to make of the changes.
+
+    Attributes:
+        message: The commit message.
+        metadata: The commit's own metadata.
+        before_publish: See `BeforePublish`.
+        allow_empty: Whether it may change nothing.
+        is_amend: Whether it replaces the branch's newest commit.
+        is_detached: Whether no branch shall lead to it.
+        rewrites: Whether all manifests are written again.
+    """
+
+    message: str
+    metadata: dict[str, Any]
+    before_publish: BeforePublish | None = None
+    allow_empty: bool = False
+    is_amend: bool = False
+    is_detached: bool = False
+    rewrites: bool = False
+
+
+@contextmanager
+def _begun(context: WriteContext, draft: Draft, aim: _Aim) -> Iterator["_Attempt"]:
+    """Freezes a draft, and gives the attempt to commit it to the branch that it was made on.
+
+    Raises:
+        SessionStateError: the draft is a fork's, or was committed already.
+    """
+    with draft.frozen():
+        yield _Attempt(context, draft, _branch_of(draft), aim, ChunkGuard.of(context, draft))
 
 
 @dataclass(slots=True)
@@ -188,32 +196,17 @@ class _Attempt:
         context: The repository.
         draft: The changes.
         branch: The branch that they were made on.
-        message: The commit message.
-        metadata: The commit's own metadata.
-        notes: The members of `__icechunk` in its metadata, as the official library writes them.
-        before_publish: See `BeforePublish`.
-        allow_empty: Whether it may change nothing.
-        is_amend: Whether it replaces the branch's newest commit.
-        is_detached: Whether no branch shall lead to it.
-        rewrites: Whether all manifests are written again.
+        aim: The snapshot that they are to become.
         guard: Keeps it from referring to chunks that are gone.
+        notes: The members of `__icechunk` in its metadata, as the official library writes them.
     """
 
     context: WriteContext
     draft: Draft
     branch: str
-    message: str
-    metadata: dict[str, Any]
+    aim: _Aim
+    guard: ChunkGuard
     notes: dict[str, Any] = field(default_factory=dict)
-    before_publish: BeforePublish | None = None
-    allow_empty: bool = False
-    is_amend: bool = False
-    is_detached: bool = False
-    rewrites: bool = False
-    guard: ChunkGuard = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.guard = ChunkGuard.of(self.context, self.draft)
 
     def make(self, *, refresh: bool = True) -> SnapshotId:
         """Writes and publishes the snapshot, or finds out that an earlier try has gone through.
@@ -221,16 +214,16 @@ class _Attempt:
         Args:
             refresh: Ask the store for the repository's state. Without, the state as last read will do.
         """
-        if self.is_amend:
+        if self.aim.is_amend:
             publish.require_v2(self.context, "amended commits")
         base, changes, revision = self._start(refresh=refresh)
         earlier = settle(self.context, self.draft, self.branch)
         if earlier is not None:
             return earlier
         try:
-            if self.is_amend:
+            if self.aim.is_amend:
                 self._check_amended(base, changes)
-            if not self.is_detached:
+            if not self.aim.is_detached:
                 # A tip that has moved already is found before anything is written; the publishing write checks again.
                 is_old = self.context.spec_version == 1  # in spec 2 `_start` has asked
                 publish.check_tip(self.context, self.branch, base.id, refresh=is_old)
@@ -249,7 +242,7 @@ class _Attempt:
         self.context.check_online(refresh=refresh)
         with self.draft.lock:
             base, changes, revision = self.draft.snapshot, self.draft.changes.copy(), self.draft.revision
-        if changes.is_empty() and not self.allow_empty:
+        if changes.is_empty() and not self.aim.allow_empty:
             raise NothingToCommitError(
                 "there is nothing to commit", hint="change something first, or allow an empty commit"
             )
@@ -287,10 +280,10 @@ class _Attempt:
                     self.context,
                     base,
                     changes,
-                    message=self.message,
+                    message=self.aim.message,
                     metadata=self._all_metadata(),
-                    merge_log_of=base.id if self.is_amend else None,
-                    rewrite_manifests=self.rewrites,
+                    merge_log_of=base.id if self.aim.is_amend else None,
+                    rewrite_manifests=self.aim.rewrites,
                 )
                 self._publish(base.id, new, revision)
             except CollectionRanError:
@@ -305,11 +298,11 @@ class _Attempt:
         )
 
     def _publish(self, base_id: SnapshotId, new: NewSnapshot, revision: int) -> None:
-        if self.before_publish is not None:
-            self.before_publish(new.id)
+        if self.aim.before_publish is not None:
+            self.aim.before_publish(new.id)
         is_rearrange, check = self.draft.is_rearrange, self.guard.check_unmoved
         with _in_doubt(self.draft, new.id, revision):
-            if self.is_detached:
+            if self.aim.is_detached:
                 publish.publish_detached(self.context, base_id, new, is_rearrange=is_rearrange, check=check)
             else:
                 publish.publish_commit(
@@ -318,12 +311,12 @@ class _Attempt:
                     base_id,
                     new,
                     is_rearrange=is_rearrange,
-                    amend=self.is_amend,
+                    amend=self.aim.is_amend,
                     check=check,
                 )
 
     def _all_metadata(self) -> dict[str, Any]:
-        merged = {**self.context.default_commit_metadata, **self.metadata}
+        merged = {**self.context.default_commit_metadata, **self.aim.metadata}
         if self.notes:
             known = merged.get("__icechunk")
             merged["__icechunk"] = {**(known if isinstance(known, dict) else {}), **self.notes}

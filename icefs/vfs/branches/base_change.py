@@ -144,12 +144,22 @@ def change_base(branch: ChangingBranch, work: WorkTree, plan: BranchPlan, open_i
     return replace(outcome, changed=changed)
 
 
-def advance_of_others(repository: Repository, base: str, snapshot_id: SnapshotId) -> Advance | None:
-    """Works out what others changed between a tree's base and the snapshot that was made of it; None for nothing."""
-    parent = repository.snapshot_info(snapshot_id).parent_id
-    if parent is None or str(parent) == base:
+def advance_of_others(repository: Repository, base: Session, made: SnapshotId) -> Advance | None:
+    """Works out what others changed between a tree's base and the snapshot that was made of it; None for nothing.
+
+    Args:
+        repository: Has the history.
+        base: The snapshot that the tree stands on.
+        made: The snapshot that was made of the tree.
+
+    Raises:
+        NotFoundError, ObjectNotFoundError: a snapshot is gone.
+        StorageError, FormatError: it cannot be read.
+    """
+    parent = repository.snapshot_info(made).parent_id
+    if parent is None or parent == base.snapshot_id:
         return None
-    return plan_advance(open_session(repository, SnapshotId.parse(base)), open_session(repository, parent))
+    return plan_advance(base, open_session(repository, parent))
 
 
 def changed_paths(advance: Advance) -> Sequence[TreePath]:

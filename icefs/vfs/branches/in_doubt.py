@@ -71,7 +71,7 @@ def take_over_late(
             return None
         removed = list(hidden(staged, frozen, base, made))
         left_out = [*staged.left_out, *others]
-        theirs = advance_of_others(repository, frozen.base, snapshot_id)
+        theirs = advance_of_others(repository, base, snapshot_id)
         plan = plan_commit(branch, frozen, made, left_out, others=theirs)
         work.record_intent(frozen, str(snapshot_id), frozen.base, left_out)
     except BaseException:

@@ -62,7 +62,7 @@ class DirectWriters:
     async def written(self, ino: Ino) -> None:
         """Returns when nobody can read what was there before a write."""
         if self._shared.get(ino):
-            await self._notifier.drop_pages(ino)
+            await self._notifier.drop_pages([ino])
 
     def end(self, ino: Ino) -> None:
         """Records that the writer has closed its file."""

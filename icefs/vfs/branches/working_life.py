@@ -159,11 +159,11 @@ class WorkingLife:
                 journal.close()
         return None if base is None else open_session(self._settings.repository, SnapshotId.parse(str(base)))
 
-    def _base_of(self, snapshot_id: str) -> BaseTree:
-        """Returns the base of a snapshot; may fetch it."""
-        session = self._below.session
-        if session is None or str(session.snapshot_id) != snapshot_id:
-            session = open_session(self._settings.repository, SnapshotId.parse(snapshot_id))
+    def _base_of(self, text: str) -> BaseTree:
+        """Returns the base of a snapshot, by the text of its id that the state directory has; may fetch it."""
+        session, snapshot_id = self._below.session, SnapshotId.parse(text)
+        if session is None or session.snapshot_id != snapshot_id:
+            session = open_session(self._settings.repository, snapshot_id)
         return SessionBase(self._below, self._guarded, session)
 
     def _open(self, session: Session) -> WorkTree:

@@ -124,8 +124,7 @@ class WritableBranch(Tree):
         """
         if self.work is not None:
             with trio.move_on_after(_MAPPED_S):
-                for ino in self.work.files.mappable():
-                    await self.settings.notifier.drop_pages(ino)
+                await self.settings.notifier.drop_pages(self.work.files.mappable())
 
     # Reading.
 

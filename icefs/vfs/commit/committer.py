@@ -229,7 +229,7 @@ class Committer:
             made,
             staged.left_out,
             yielded=() if solver is None else solver.paths(made),
-            others=advance_of_others(self._repository, frozen.base, snapshot_id) if is_rebased else None,
+            others=advance_of_others(self._repository, attempt.base, snapshot_id) if is_rebased else None,
             shows_others=is_rebased,
         )
         outcome = change_base(self._branch, self._work, plan, self._open_inos)

@@ -23,7 +23,7 @@ type U32 = npt.NDArray[np.uint32]
 type Columns = tuple[U32, ...]
 
 MANY: Final = 100_000
-"""Beyond this many changed chunks of an array the kernel forgets the array's directory instead of each of them."""
+"""Beyond this many changed chunks of an array the array's directory is invalidated instead of each of them."""
 
 
 @dataclass(slots=True)

@@ -9,6 +9,7 @@ if not, the recovered tree is released. If the process dies before, opening the 
 the tree is either clean of what was committed, or as it was.
 """
 
+import sys
 import time
 from collections.abc import Iterable
 from typing import Final
@@ -89,8 +90,10 @@ class Commits:
         of its own. If there are more descriptors, as a child process has them, it never does.
         """
         core = self._core
-        end_s = time.monotonic() + _CLOSES_S
-        while core.unfinished.has_flushed():
+        fewest, end_s = sys.maxsize, 0.0
+        while left := core.unfinished.num_flushed():
+            if left < fewest:  # a program that ended may have had thousands: they are waited for as they come
+                fewest, end_s = left, time.monotonic() + _CLOSES_S
             left_s = end_s - time.monotonic()
             if left_s <= 0:
                 return

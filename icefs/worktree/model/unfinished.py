@@ -44,6 +44,6 @@ class Unfinished:
         self._nodes.pop(node, None)
         return is_known
 
-    def has_flushed(self) -> bool:
-        """Tells whether a descriptor of any was closed after the last change, so that it may be the last one."""
-        return any(node.io is not None and node.io.is_flushed for node in self._nodes)
+    def num_flushed(self) -> int:
+        """Returns how many files had a descriptor closed after their last change; it may have been the last one."""
+        return sum(node.io is not None and node.io.is_flushed for node in self._nodes)

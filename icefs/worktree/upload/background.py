@@ -4,10 +4,10 @@
        ▲                            │           │
        └── closed again             └───────────┴ the store is away: tried again, later and later
 
-A file is *taken* when nobody has it open and its bytes have been the same for some seconds. From then on its spool
-file belongs to the store: a later writer gets a spool file of its own (`TreeCore.final`), and an upload is
-never wrong, only of no use. Small chunks wait until there are enough of their neighbours for an object
-(`engine.write.packing`); the rest of them goes with the commit.
+A file is *taken* when nobody has it open and its bytes have been the same for some seconds (`quiet_files`). From then
+on its spool file belongs to the store: a later writer gets a spool file of its own (`TreeCore.final`), and an upload is
+never wrong, only of no use. Small chunks wait until there are enough of their neighbours for an object (`queue`); the
+rest of them goes with the commit. `stored_files` remembers the uploads.
 
 Nothing that goes wrong here is lost or reported to a program: the commit uploads what is missing, and says why it
 cannot.
@@ -17,42 +17,34 @@ them at its end. No request is made under a lock; `worktree/CONCURRENCY.md` has 
 """
 
 import logging
-import os
-import re
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from contextvars import copy_context
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final
 
-from icefs.engine.read.workers import Workers
-from icefs.engine.write.chunk_guard import missing_chunks
-from icefs.engine.write.collection_log import Collections, Mark
-from icefs.engine.write.packing import packed_below, plan_packs
-from icefs.errors import IcefsError, StorageError
+from icefs.engine.write.chunk_writer import store_pack
+from icefs.engine.write.collection_log import Collections
+from icefs.errors import IcefsError
 from icefs.format.ids import ChunkId
 from icefs.format.layout import chunk_key
 from icefs.locks import Rank, new_rlock
 from icefs.storage.base import Storage, read_file
 from icefs.worktree.core.tree_core import TreeCore
-from icefs.worktree.model.nodes import CUT, DIRTY, FROM_BASE, LOST, FileNode
+from icefs.worktree.model.nodes import LOST, FileNode
 from icefs.worktree.upload.log import Stored, UploadLog
 from icefs.worktree.upload.options import UploadOptions
-from icefs.zarr.keys import METADATA_NAME, is_zarr_key
+from icefs.worktree.upload.queue import Upload, UploadBatch, UploadQueue
+from icefs.worktree.upload.quiet_files import QuietFiles
+from icefs.worktree.upload.stored_files import StoredFiles
 
 logger = logging.getLogger(__name__)
 
 _WORKERS: Final = 4
-_AT_ONCE: Final = 256
-_FIRST_BACKOFF_S: Final = 1.0
 _MAX_BACKOFF_S: Final = 60.0
 _CLOSE_S: Final = 0.5
-_HEADS: Final = 16
-_STALE_S: Final = 12 * 3600
-_NUMBERS: Final = re.compile(r"[0-9]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,30 +66,13 @@ class UploadState:
     error: str | None
 
 
-class _Closed(NamedTuple):
-    """A file that was closed, and what its bytes were then."""
-
-    at: float
-    node: FileNode
-    spool_id: int
-    stamp: int
-
-
-class _Item(NamedTuple):
-    """A spool file to be uploaded."""
-
-    spool_id: int
-    stamp: int
-    size: int
-    path: str
-    spool_path: str
-
-
 class BackgroundUploads:
     """The uploads of one working tree. Made while nobody else has the tree.
 
-    INVARIANT: every spool file in `_stored`, `_waiting`, `_small` or under way is in `TreeCore.final`, unless it was
-        removed since.
+    INVARIANT: every spool file in `stored` or in the queue is in `TreeCore.final`, unless it was removed since.
+
+    Attributes:
+        stored: The uploads that are remembered, also those of commits.
     """
 
     def __init__(
@@ -112,24 +87,31 @@ class BackgroundUploads:
         monotonic: Callable[[], float] = time.monotonic,
         clock_s: Callable[[], float] = time.time,
     ) -> None:
-        """Takes over what an earlier process has uploaded, and begins."""
-        self._collections = collections
+        """Takes over what an earlier process has uploaded, and begins.
+
+        Args:
+            core: The tree.
+            storage: The store.
+            inline_bytes: The size up to which chunks are not uploaded.
+            options: How.
+            log: The record of uploads.
+            collections: The garbage collections of the repository.
+            monotonic: The clock that tells how long a file has been quiet, in seconds.
+            clock_s: The time, in seconds since 1970.
+
+        Raises:
+            StorageError: the record of uploads cannot be written.
+        """
         self._core = core
         self._storage = storage
-        self._inline_bytes = inline_bytes
-        self._quiet_s = options.quiet_s or 0.0
-        self._pack_bytes = options.pack_bytes
-        self._log = log
         self._monotonic = monotonic
-        self._clock_s = clock_s
-        self._packed_below = packed_below(options.pack_bytes, is_local=False)
-        self._closed: deque[_Closed] = deque()
+        self._first_backoff_s = options.first_backoff_s
         self._wake = threading.Event()
-        self._lock = threading.Condition(new_rlock(Rank.LEAF, "uploads"))
-        self._stored: dict[int, Stored] = {}
-        self._small: dict[str, dict[int, _Item]] = {}
-        self._waiting: deque[Sequence[_Item]] = deque()
-        self._running: dict[int, Sequence[_Item]] = {}
+        lock = new_rlock(Rank.LEAF, "uploads")
+        self._lock = threading.Condition(lock)
+        self.stored = StoredFiles(log, lock, storage, collections, clock_s=clock_s)
+        self._quiet = QuietFiles(core, options.quiet_s or 0.0, inline_bytes, monotonic, self._wake_up)
+        self._queue = UploadQueue(options.pack_bytes)
         self._workers = 0
         self._pauses = 0
         self._failures = 0
@@ -138,37 +120,31 @@ class BackgroundUploads:
         self._is_closed = False
         self._recover()
         with core.lock:
-            core.on_closed = self._note
+            core.on_closed = self._quiet.note
         # In a context like this one, which says for the log what branch it is.
         run = copy_context().run
         self._scheduler = threading.Thread(target=run, args=(self._schedule,), name="icefs-uploads", daemon=True)
         self._scheduler.start()
 
-    # What there is to do
-
     def _recover(self) -> None:
-        core = self._core
-        known = {row.spool: row for row in self._log.load()}
-        gone = set(known)
+        """Keeps the uploads of files that are as they were, and notes all other files."""
+        core, valid = self._core, set()
         with core.lock:
-            core.next_id = max(core.next_id, max(known, default=0) + 1)
+            core.next_id = max(core.next_id, self.stored.highest_id + 1)
             for node in core.by_ino.values():
                 if not isinstance(node, FileNode) or not node.spool_id or node.flags & LOST:
                     continue
-                row = known.get(node.spool_id)
-                found = core.spool.stat(node.spool_id) if row is not None else None
-                if row is not None and found is not None and (found.st_mtime_ns, found.st_size) == row[1:3]:
-                    gone.discard(node.spool_id)
-                    self._stored[node.spool_id] = row
-                    core.final.add(node.spool_id)
+                found = core.spool.stat(node.spool_id) if node.spool_id in self.stored else None
+                if found is not None and self.stored.is_stored(node.spool_id, found.st_mtime_ns, found.st_size):
+                    valid.add(node.spool_id)
                 else:
-                    self._note(node)
-        if gone:
-            self._log.remove(gone)
+                    self._quiet.note(node)
+            core.final |= valid
+        self.stored.forget_others(valid)
 
-    def _note(self, node: FileNode) -> None:
-        """Records a file that nobody has open any more. The tree's lock is held."""
-        self._closed.append(_Closed(self._monotonic(), node, node.spool_id, node.stamp))
+    # Scheduling
+
+    def _wake_up(self) -> None:
         if not self._wake.is_set():
             self._wake.set()
 
@@ -186,206 +162,96 @@ class BackgroundUploads:
                 # Nothing to look at before somebody closes a file: no mount that is idle wakes up. A file that was
                 # closed since `_collect` looked has set `_wake`, and nobody notifies `_lock` of it.
                 self._wake.clear()
-                if self._closed and not self._core.is_closed:
+                if self._quiet and not self._core.is_closed:
                     self._wake.set()
 
     def _collect(self) -> float | None:
-        """Takes the files that have been quiet for long enough; returns when the next may be, in seconds."""
-        core = self._core
-        while self._closed:
-            taken: list[_Item] = []
-            with core.lock:
-                if core.is_closed:
-                    return None
-                for _ in range(_AT_ONCE):
-                    if not self._closed:
-                        break
-                    left_s = self._closed[0].at + self._quiet_s - self._monotonic()
-                    if left_s > 0:
-                        self._take(taken)
-                        return left_s
-                    item = self._item(self._closed.popleft())
-                    if item is not None:
-                        core.final.add(item.spool_id)
-                        taken.append(item)
-            self._take(taken)
-        return None
-
-    def _item(self, closed: _Closed) -> _Item | None:
-        """Returns what is to be uploaded of a file, None if nothing is. The tree's lock is held."""
-        core, node = self._core, closed.node
-        if node.parent is None or node.spool_id != closed.spool_id or node.stamp != closed.stamp or not node.stamp:
-            return None  # written to since: it will be closed again
-        if node.flags & (DIRTY | FROM_BASE | LOST | CUT) or node.size <= self._inline_bytes:
-            return None
-        if node.io is not None:
-            return None  # somebody has it open, and will close it
-        path = core.path_of(node)
-        if node.name == METADATA_NAME or not is_zarr_key(path):
-            return None
-        return _Item(node.spool_id, node.stamp, node.size, path, core.spool.path(node.spool_id))
-
-    def _take(self, items: Iterable[_Item]) -> None:
-        """Plans uploads: large chunks one by one, small ones as soon as they fill an object."""
-        groups = set()
-        with self._lock:
-            for item in items:
-                if item.spool_id in self._stored:
-                    continue
-                if item.size >= self._packed_below:
-                    self._waiting.append((item,))
-                    continue
-                group = _group(item.path)
-                self._small.setdefault(group, {})[item.spool_id] = item
-                groups.add(group)
-            for group in groups:
-                small = self._small[group]
-                if sum(one.size for one in small.values()) >= 2 * self._pack_bytes:
-                    ordered = sorted(small.values(), key=_place)
-                    packs = list(plan_packs([one.size for one in ordered], self._pack_bytes))
-                    self._waiting.extend(ordered[start:end] for start, end in packs[:-1])
-                    self._small[group] = {one.spool_id: one for one in ordered[packs[-1][0] :]}
-
-    # Uploading
+        """Queues the files that have been quiet for long enough; returns when the next may be, in seconds."""
+        while True:
+            uploads, due_s = self._quiet.take()
+            with self._lock:
+                self._queue.add(upload for upload in uploads if upload.spool_id not in self.stored)
+            if due_s != 0:
+                return due_s
 
     def _start(self, due_s: float | None) -> float | None:
         """Gives the workers something to do; `_lock` is held. Returns when to look again, in seconds."""
-        if not self._waiting or self._pauses:
+        if not self._queue.num_waiting or self._pauses:
             return due_s
         left_s = self._not_before - self._monotonic()
         if left_s > 0:
             return left_s if due_s is None else min(left_s, due_s)
-        while self._workers < min(_WORKERS, len(self._waiting) + len(self._running)):
+        while self._workers < min(_WORKERS, self._queue.num_waiting + self._queue.num_running):
             self._workers += 1
             run = copy_context().run
             threading.Thread(target=run, args=(self._work,), name="icefs-upload-bg", daemon=True).start()
         return due_s
 
-    def _next(self) -> Sequence[_Item] | None:
+    # Uploading
+
+    def _next(self) -> UploadBatch | None:
         with self._lock:
             is_over = self._is_closed or bool(self._pauses) or self._monotonic() < self._not_before
-            if is_over or not self._waiting:
+            batch = None if is_over else self._queue.begin()
+            if batch is None:
                 self._workers -= 1
                 self._lock.notify_all()
-                return None
-            items = self._waiting.popleft()
-            self._running[id(items)] = items
-            return items
+            return batch
 
     def _work(self) -> None:
-        while (items := self._next()) is not None:
+        while (batch := self._next()) is not None:
             error = None
             try:
                 # A commit may have stored them since they were planned.
-                final, stored = self._core.final, self._stored
-                self._upload([item for item in items if item.spool_id in final and item.spool_id not in stored])
+                self._upload([upload for upload in batch if self._is_wanted(upload)])
             except IcefsError as failure:
                 error = failure
             with self._lock:
-                del self._running[id(items)]
                 if error is None:
+                    self._queue.end(batch)
                     self._failures, self._error = 0, None
                 else:
-                    self._fail(items, error)
+                    self._fail(batch, error)
                 self._lock.notify_all()
 
-    def _upload(self, items: Sequence[_Item]) -> None:
+    def _is_wanted(self, upload: Upload) -> bool:
+        """Tells whether a file is still there, and is not stored yet."""
+        return upload.spool_id in self._core.final and upload.spool_id not in self.stored
+
+    def _upload(self, batch: UploadBatch) -> None:
         """Stores files in one object, and remembers it.
 
         Raises:
             IcefsError: the store, or the disk, failed.
         """
-        if not items:
+        if not batch:
             return
-        chunk_id = ChunkId.random()
-        mark = self._collections.mark()
-        if len(items) == 1:
-            self._storage.put_file(chunk_key(chunk_id), items[0].spool_path)
+        mark = self.stored.mark()
+        if len(batch) == 1:
+            chunk_id, offsets = ChunkId.random(), [0]
+            self._storage.put_file(chunk_key(chunk_id), batch[0].spool_path)
         else:
-            parts = [read_file(item.spool_path, 0, item.size) for item in items]
-            self._storage.put(chunk_key(chunk_id), b"".join(parts))
-        offset, rows = 0, []
-        now_s = int(self._clock_s())
-        for item in items:
-            rows.append(Stored(item.spool_id, item.stamp, item.size, chunk_id, offset, now_s, mark))
-            offset += item.size
-        self.remember(rows)
+            parts = [read_file(upload.spool_path, 0, upload.size) for upload in batch]
+            chunk_id, offsets = store_pack(self._storage, parts)
+        files = [(one.spool_id, one.stamp, one.size, offset) for one, offset in zip(batch, offsets, strict=True)]
+        self.stored.remember(files, chunk_id, mark)
 
-    def _fail(self, items: Sequence[_Item], error: IcefsError) -> None:
+    def _fail(self, batch: UploadBatch, error: IcefsError) -> None:
         """Plans another try; `_lock` is held."""
-        left = [item for item in items if item.spool_id in self._core.final]
-        if len(left) < len(items):
-            # Some of them were removed meanwhile, which may be all that is wrong.
-            if left:
-                self._waiting.append(left)
-            return
-        self._waiting.append(items)
+        final = self._core.final
+        is_whole = all(upload.spool_id in final for upload in batch)
+        self._queue.put_back(batch, lambda upload: upload.spool_id in final)
+        if not is_whole:
+            return  # some of them were removed meanwhile, which may be all that is wrong
         self._failures += 1
-        backoff_s = min(_MAX_BACKOFF_S, _FIRST_BACKOFF_S * 2.0 ** min(self._failures - 1, 16))
+        backoff_s = min(_MAX_BACKOFF_S, self._first_backoff_s * 2.0 ** min(self._failures - 1, 16))
         self._not_before = self._monotonic() + backoff_s
         if self._error is None and not self._is_closed:
             logger.info("an upload in the background failed, and will be tried again: %s", error)
         self._error = error.message
         self._wake.set()
 
-    def remember(self, rows: Sequence[Stored]) -> None:
-        """Notes what was uploaded, durably; by a commit, too, so that it need not be done again if that fails."""
-        with self._lock:
-            if self._is_closed:
-                return
-            self._log.add(rows)
-            self._stored.update((row.spool, row) for row in rows)
-
-    def remember_files(self, files: Iterable[tuple[int, str, int, int]], chunk_id: ChunkId, mark: Mark) -> None:
-        """Records (spool id, spool file, size, offset) of files that a commit has stored in one object.
-
-        Args:
-            files: The files.
-            chunk_id: The object.
-            mark: Where the repository's log ended before it was stored.
-        """
-        now_s = int(self._clock_s())
-        rows = []
-        for spool_id, path, size, offset in files:
-            try:
-                stamp = os.stat(path).st_mtime_ns
-            except FileNotFoundError:
-                continue
-            rows.append(Stored(spool_id, stamp, size, chunk_id, offset, now_s, mark))
-        self.remember(rows)
-
     # For commits, and for people
-
-    def trusted(self, stored: Mapping[int, Stored]) -> Mapping[int, Stored]:
-        """Returns the uploads that a commit may refer to.
-
-        Nothing refers to them yet, so a garbage collection takes those that are older than its cutoff. Where none ran
-        since an upload, as the repository was last seen, the object is there. Otherwise it is looked up; where it is so
-        old that the collection, which may be under way, is likely to take it, the file is stored again. A collection
-        that runs later is found out by the commit itself.
-
-        Raises:
-            StorageError: the store cannot be asked.
-        """
-        now_s = self._clock_s()
-        may_have_run = {mark: self._collections.may_have_run(mark) for mark in {row.mark for row in stored.values()}}
-        doubtful = {row.chunk_id: row.stored_at for row in stored.values() if may_have_run[row.mark]}
-        gone = {bytes(chunk_id) for chunk_id, stored_at in doubtful.items() if now_s - stored_at > _STALE_S}
-        asked = [chunk_id for chunk_id in doubtful if chunk_id not in gone]
-        if asked:
-            workers = Workers(_HEADS, "icefs-upload")
-            try:
-                gone |= missing_chunks(self._storage, workers, asked)
-            finally:
-                workers.close()
-        if not gone:
-            return stored
-        self.forget([row.spool for row in stored.values() if row.chunk_id in gone])
-        return {spool_id: row for spool_id, row in stored.items() if row.chunk_id not in gone}
-
-    def may_be_taken(self, stored: Mapping[int, Stored]) -> Sequence[Mark]:
-        """Returns where the repository's log ended before the uploads that a collection may still take."""
-        return [mark for mark in {row.mark for row in stored.values()} if self._collections.may_delete(mark)]
 
     @contextmanager
     def paused(self, beat: Callable[[], None]) -> Iterator[Mapping[int, Stored]]:
@@ -398,11 +264,11 @@ class BackgroundUploads:
             self._pauses += 1
         try:
             with self._lock:
-                while self._running and not self._is_closed:
+                while self._queue.num_running and not self._is_closed:
                     self._lock.wait(0.1)
                     beat()
-                self._prune()
-                known = dict(self._stored)
+                self._tidy()
+                known = self.stored.all()
             yield known
         finally:
             with self._lock:
@@ -412,52 +278,19 @@ class BackgroundUploads:
                 self._lock.notify_all()
             self._wake.set()
 
-    def _prune(self) -> None:
+    def _tidy(self) -> None:
         """Forgets spool files that are gone; `_lock` is held."""
-        final = self._core.final
-        gone = [spool_id for spool_id in self._stored if spool_id not in final]
-        if gone:
-            self._log.remove(gone)
-            for spool_id in gone:
-                del self._stored[spool_id]
-
-        def is_wanted(item: _Item) -> bool:
-            return item.spool_id in final and item.spool_id not in self._stored
-
-        groups = {group: [*filter(is_wanted, small.values())] for group, small in self._small.items()}
-        self._small = {group: {one.spool_id: one for one in items} for group, items in groups.items() if items}
-        waiting = [[*filter(is_wanted, items)] for items in self._waiting]
-        self._waiting = deque(items for items in waiting if items)
-
-    def forget_chunks(self, chunk_ids: Iterable[bytes]) -> None:
-        """Forgets uploads by the objects that they became."""
-        gone = set(chunk_ids)
-        with self._lock:
-            spool_ids = [row.spool for row in self._stored.values() if bytes(row.chunk_id) in gone]
-        self.forget(spool_ids)
-
-    def forget(self, spool_ids: Iterable[int]) -> None:
-        """Forgets uploads that are not in the store any more."""
-        chosen = list(spool_ids)
-        with self._lock:
-            if not self._is_closed:
-                self._log.remove(chosen)
-            for spool_id in chosen:
-                self._stored.pop(spool_id, None)
+        self.stored.forget_others(self._core.final)
+        self._queue.keep(self._is_wanted)
 
     @property
     def state(self) -> UploadState:
         """How things stand."""
         with self._lock:
-            self._prune()
-            groups = [
-                *self._waiting,
-                *self._running.values(),
-                *(list(small.values()) for small in self._small.values()),
-            ]
-            sizes = [item.size for items in groups for item in items]
-            stored = [row.size for row in self._stored.values()]
-            return UploadState(len(sizes), sum(sizes), len(stored), sum(stored), self._error)
+            self._tidy()
+            pending = [upload.size for upload in self._queue]
+            stored = [row.size for row in self.stored.all().values()]
+            return UploadState(len(pending), sum(pending), len(stored), sum(stored), self._error)
 
     def close(self) -> None:
         """Ends: begins nothing new, and does not wait for what is under way; that is done again next time."""
@@ -466,19 +299,6 @@ class BackgroundUploads:
         with self._lock:
             self._is_closed = True
             self._lock.notify_all()
-            with suppress(StorageError):
-                self._log.close()
+            self.stored.close()
         self._wake.set()
         self._scheduler.join(_CLOSE_S)
-
-
-def _group(path: str) -> str:
-    """Returns what the chunks of one array have in common, as far as their names tell."""
-    above, is_nested, _ = path.rpartition("/c/")
-    return above if is_nested else os.path.dirname(path)
-
-
-def _place(item: _Item) -> tuple[str, list[int]]:
-    """Orders the chunks of an array as its indices are."""
-    group = _group(item.path)
-    return group, [int(number) for number in _NUMBERS.findall(item.path[len(group) :])]

@@ -98,9 +98,9 @@ def upload_chunks(
         writer.run(source.new_rows(columns, base, {}, inline_bytes))
     else:
         with background.paused(source.beat) as stored:
-            trusted = background.trusted(stored)
+            trusted = background.stored.trusted(stored)
             # A collection that is under way may take them after they were looked up: the commit copies them then.
-            session.draft.holds_chunks_since(background.may_be_taken(trusted))
+            session.draft.holds_chunks_since(background.stored.may_be_taken(trusted))
             writer.run(source.new_rows(columns, base, trusted, inline_bytes))
     for column in columns:
         yield column.path, column.refs(column.node_id)
@@ -122,7 +122,7 @@ def storing_again[T](background: BackgroundUploads | None, commit: Callable[[], 
         except ChunksCollectedError as error:
             logger.warning("%s; they are stored again", error)
             if background is not None:
-                background.forget_chunks(error.facts["chunk_ids"])
+                background.stored.forget_chunks(error.facts["chunk_ids"])
     return commit()
 
 
@@ -208,7 +208,7 @@ class _FrozenChunks:
             sources = [
                 (row.columns.sources[row.number], row.size, offset) for row, offset in zip(rows, offsets, strict=True)
             ]
-            self._background.remember_files(
+            self._background.stored.remember_committed(
                 [
                     (source.spool_id, source.spool_path, size, offset)
                     for source, size, offset in sources

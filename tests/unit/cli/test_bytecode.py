@@ -31,5 +31,5 @@ def test_setup_leaves_the_bytecode_of_all_that_a_command_imports(tmp_path, monke
     monkeypatch.setattr(sys, "pycache_prefix", str(tmp_path))
     sources = [line for line in found.stdout.splitlines() if line.startswith(str(ROOT))]
     assert any("numpy" in source for source in sources)
-    assert any(source.endswith("icefs/transfer/storing.py") for source in sources)
+    assert any(source.endswith("icefs/transfer/chunk_files.py") for source in sources)
     assert [source for source in sources if not os.path.exists(importlib.util.cache_from_source(source))] == []

@@ -13,8 +13,8 @@ from icefs.engine.write.repository import WritableRepository
 from icefs.format.layout import chunk_key
 from icefs.storage.local.store import LocalStorage
 from tests.unit.cli.test_cli_json import DOCUMENTED
-from tests.unit.transfer.test_exporting import files
-from tests.unit.transfer.test_importing import array, few, read, write
+from tests.unit.transfer.test_directory_export import files
+from tests.unit.transfer.test_directory_import import array, few, read, write
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from icefs.format.transaction_log import Move
 from icefs.storage.url import open_storage
 from tests.support.hostile_words import HOSTILE, TOGETHER, hidden_in, printed_commands, words_that_arrive
 from tests.support.repo_builder import RepoBuilder, group, inline, node_id
-from tests.support.soak import SOAK
+from tests.support.soak import SOAK, share_of
 from tests.support.zarr_documents import array_document
 
 FORGED = "Nothing to commit"
@@ -110,7 +110,7 @@ class Hostile:
 
 
 # Each name alone is a matter of minutes, for long runs; some together show the same.
-_NAMES = HOSTILE if SOAK else TOGETHER
+_NAMES = share_of(HOSTILE) if SOAK else TOGETHER
 
 
 @pytest.fixture(params=_NAMES, ids=ascii)

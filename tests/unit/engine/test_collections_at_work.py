@@ -18,7 +18,7 @@ from icefs.errors import ChunksCollectedError, ConflictError
 from icefs.format.ids import SnapshotId
 from icefs.format.repo.ops_log import GCRan
 from icefs.storage.memory import MemoryStorage
-from icefs.transfer.importing import ImportRequest, import_directory
+from icefs.transfer.directory_import import ImportRequest, import_directory
 from icefs.worktree.upload.options import UploadOptions
 from icefs.worktree.upload.uploader import storing_again
 from tests.support.collecting import CONFIG, GROUP, SIZE, Values, array, values_of

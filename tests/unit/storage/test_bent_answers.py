@@ -29,7 +29,7 @@ from icefs.storage.retry import RetryPolicy
 from icefs.storage.s3.options import S3Credentials, S3Options
 from icefs.storage.s3.store import S3Storage
 from tests.support.bent_store import BODIES, HEADERS, NO_SUCH_KEY, STATUSES, Answer, Asked, Bend, BentStore, Stored
-from tests.support.soak import SOAK
+from tests.support.soak import SOAK, share_of
 
 SAMPLE: Final = 300
 RARE_SAMPLE: Final = 100
@@ -195,9 +195,9 @@ def bends(operation: str, *, writes: bool) -> Iterator[Bend]:
     """Yields the answers that an operation meets."""
     done = (False, True) if writes else (False,)
     times = (None, 1) if writes else (None,)
-    everything = itertools.product((None, *STATUSES), BODIES, HEADERS, done, times)
     if SOAK:
-        yield from (Bend(*each) for each in everything)
+        everything = list(itertools.product((None, *STATUSES), BODIES, HEADERS, done, times))
+        yield from (Bend(*each) for each in share_of(everything))
         return
     chosen = [Bend(status, body) for status in STATUSES for body in ("page", "no such key", "empty")]
     chosen += [Bend(status, "page", "elsewhere") for status in STATUSES]

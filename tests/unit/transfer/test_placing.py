@@ -6,7 +6,7 @@ import pytest
 
 from icefs.errors import NotAnObjectError
 from icefs.storage.local.beneath import Beneath
-from icefs.transfer.writing import in_directory
+from icefs.transfer.export_files import in_directory
 from tests.support.hostile import STRANGE, deadline, make_outside, place, unchanged
 
 

@@ -6,11 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
+from tests.unit.transfer.test_exporting import files
+from tests.unit.transfer.test_importing import Stop
 
 from icefs.errors import NoSpaceError, NotEmptyError
 from icefs.paths import NodePath
-from icefs.transfer.exporting import Exported, ExportRequest
-from icefs.transfer.view_exporting import export_view
+from icefs.transfer.directory_export import Exported, ExportRequest
+from icefs.transfer.view_export import export_view
 from icefs.views.decoder import Decoding, ZarrDecoder
 from icefs.views.formats import parse_format
 from icefs.views.hierarchy import SessionHierarchy
@@ -18,8 +20,6 @@ from icefs.views.interface import Layout, ViewDirectory, ViewFile
 from icefs.views.parts import PartHierarchy
 from tests.support.view_files import SketchedDecoder, SketchedHierarchy, array_document, view_of, write_out
 from tests.support.viewed import commit_arrays, repository_of
-from tests.unit.transfer.test_exporting import files
-from tests.unit.transfer.test_importing import Stop
 
 FORMATS = ["zarr2", "zarr2,compressed", "npy"]
 

@@ -5,6 +5,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,6 @@ from icefs.errors import StorageError
 from icefs.format.manifest.refs import ArrayRefs
 from icefs.storage.local.store import LocalStorage
 from icefs.storage.memory import MemoryStorage
-from icefs.worktree.upload import background
 from icefs.worktree.upload.log import LOG_NAME
 from icefs.worktree.upload.options import UploadOptions
 from tests.support.faulty import FaultyStorage
@@ -206,13 +206,10 @@ def test_small_chunks_wait_for_their_neighbours(staged: StagedChunks) -> None:
     assert max(ids.count(one) for one in ids) == 32
 
 
-def test_a_store_that_is_away_keeps_nobody_from_writing(
-    staged: StagedChunks, storage: FaultyStorage, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(background, "_FIRST_BACKOFF_S", 0.01)
+def test_a_store_that_is_away_keeps_nobody_from_writing(staged: StagedChunks, storage: FaultyStorage) -> None:
     away = storage.fail(methods="put", keys="chunks/", times=None)
     chunks = several(10, 2000)
-    staged.start_uploads(SOON)
+    staged.start_uploads(replace(SOON, first_backoff_s=0.01))
     staged.write(chunks)
     state = staged.wait_for(lambda state: state.error is not None and away.fired >= 3)
     assert state.stored == 0
@@ -227,12 +224,9 @@ def test_a_store_that_is_away_keeps_nobody_from_writing(
     assert puts(staged) == 11
 
 
-def test_requests_to_a_store_that_is_away_stay_few(
-    staged: StagedChunks, storage: FaultyStorage, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(background, "_FIRST_BACKOFF_S", 60.0)
+def test_requests_to_a_store_that_is_away_stay_few(staged: StagedChunks, storage: FaultyStorage) -> None:
     away = storage.fail(methods="put", keys="chunks/", times=None)
-    staged.start_uploads(SOON)
+    staged.start_uploads(replace(SOON, first_backoff_s=60.0))
     staged.write(several(10, 2000))
     staged.wait_for(lambda state: state.error is not None)
     time.sleep(0.3)
@@ -318,6 +312,28 @@ def test_a_file_closed_while_the_last_one_is_planned_is_planned_too(
     staged.wait_for(lambda state: (state.stored, state.pending) == (2, 0))
 
 
+def test_a_file_that_is_closed_again_while_it_is_uploaded_is_uploaded_once(
+    staged: StagedChunks, storage: FaultyStorage
+) -> None:
+    release, reached = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        reached.set()
+        assert release.wait(20)
+
+    storage.interfere(hold, methods="put", keys="chunks/", times=None)
+    staged.start_uploads(replace(SOON, quiet_s=0.0))
+    staged.write({(0,): b"x" * 2000})
+    assert reached.wait(20)
+    staged.driver.read(path_of((0,)))
+    staged.write({(1,): b"y" * 3000})
+    # Files are planned in the order in which they were closed, so the first one's second close was looked at.
+    assert staged.wait_for(lambda state: state.pending_bytes >= 5000).pending_bytes == 5000
+    release.set()
+    staged.wait_for(lambda state: (state.stored, state.pending) == (2, 0))
+    assert puts(staged) == 2
+
+
 def test_closing_does_not_wait(storage: FaultyStorage, tmp_path: Path) -> None:
     release, reached = threading.Event(), threading.Event()
 
@@ -340,11 +356,10 @@ def test_closing_does_not_wait(storage: FaultyStorage, tmp_path: Path) -> None:
     staged.close()
 
 
-def test_uploads_that_were_collected_are_made_again(
-    staged: StagedChunks, storage: FaultyStorage, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_uploads_that_were_collected_are_made_again(staged: StagedChunks, storage: FaultyStorage) -> None:
+    later_s = 0
     chunks = several(10, 2000)
-    staged.start_uploads(SOON)
+    staged.start_uploads(SOON, clock_s=lambda: time.time() + later_s)
     staged.write(chunks)
     staged.wait_for(lambda state: state.stored == 10)
     storage.delete(list(staged.objects())[:4])
@@ -358,7 +373,7 @@ def test_uploads_that_were_collected_are_made_again(
     assert looked_up(storage) == 10
     assert puts(staged) == 4
     # What is as old as what collectors take is not even looked for.
-    monkeypatch.setattr(background, "_STALE_S", -1)
+    later_s = 13 * 3600
     storage.clear()
     check(staged, chunks)
     assert puts(staged) == 6  # four were stored after the collection

@@ -8,7 +8,7 @@ from icefs.cli.support.commits import left_out_lines
 from icefs.engine.write.repository import WritableRepository
 from icefs.errors import InvalidInputError
 from icefs.storage.memory import MemoryStorage
-from icefs.transfer.importing import ImportRequest, import_directory
+from icefs.transfer.directory_import import ImportRequest, import_directory
 from icefs.transfer.scan import scan_directory
 from icefs.vfs.commit.report import LISTED
 from icefs.vfs.commit.staged_report import StagedReport

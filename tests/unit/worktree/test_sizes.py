@@ -17,7 +17,7 @@ from icefs.engine.write.repository import WritableRepository
 from icefs.errors import InvalidInputError
 from icefs.format.config.values import RepositoryConfig
 from icefs.storage.memory import MemoryStorage
-from icefs.transfer.importing import ImportRequest, import_directory
+from icefs.transfer.directory_import import ImportRequest, import_directory
 from icefs.zarr.reader import KeyReader
 from tests.support.staging_bench import Bench, group
 

@@ -30,24 +30,26 @@ def export_tree(given: GivenTree, target: str) -> None:
     from icefs.vfs.headless import export_left
 
     tree = given.find()
-    place = Path(target).absolute()
-    if place.exists() and any(place.iterdir()):
-        raise InvalidInputError(f"not an empty directory: {place}", hint="name one that does not exist yet")
+    directory = Path(target).absolute()
+    if directory.exists() and any(directory.iterdir()):
+        raise InvalidInputError(f"not an empty directory: {directory}", hint="name one that does not exist yet")
     if not given.dry_run:
-        place.mkdir(parents=True, exist_ok=True)
+        directory.mkdir(parents=True, exist_ok=True)
     if tree.problem is not None:
-        _export_raw(tree, place, dry_run=given.dry_run, as_json=given.as_json)
+        _export_raw(tree, directory, dry_run=given.dry_run, as_json=given.as_json)
         return
     with steps() as progress:
         done = export_left(
-            open_writable(given.location_of(tree)), tree.directory, None if given.dry_run else place, progress
+            open_writable(given.location_of(tree)), tree.directory, None if given.dry_run else directory, progress
         )
     if given.as_json:
         facts = {"files": done.files, "directories": done.directories, "deleted": done.deleted, "lost": done.lost}
-        print_json({"id": tree.id, "directory": str(place), **facts, "bytes": done.num_bytes, "dry_run": given.dry_run})
+        print_json(
+            {"id": tree.id, "directory": str(directory), **facts, "bytes": done.num_bytes, "dry_run": given.dry_run}
+        )
     else:
         verb = "would write" if given.dry_run else "wrote"
-        say(f"{verb} {plural(len(done.files), 'file')}, {human_bytes(done.num_bytes)}, to {quoted(str(place))}")
+        say(f"{verb} {plural(len(done.files), 'file')}, {human_bytes(done.num_bytes)}, to {quoted(str(directory))}")
         for path in done.deleted[:_SHOWN]:
             say(f"deleted  {quoted(path)}")
         if len(done.deleted) > _SHOWN:
@@ -61,7 +63,7 @@ def export_tree(given: GivenTree, target: str) -> None:
         )
 
 
-def _export_raw(tree: KnownTree, place: Path, *, dry_run: bool, as_json: bool) -> None:
+def _export_raw(tree: KnownTree, directory: Path, *, dry_run: bool, as_json: bool) -> None:
     """Copies the bytes of a tree of which nobody knows any more what files they were of."""
     found = [
         path
@@ -72,12 +74,12 @@ def _export_raw(tree: KnownTree, place: Path, *, dry_run: bool, as_json: bool) -
     size_bytes = sum(path.stat().st_size for path in found)
     names = [str(path.relative_to(tree.directory)) for path in found]
     for path, name in zip(found, names, strict=True) if not dry_run else ():
-        (place / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(path, place / name)
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(path, directory / name)
     if as_json:
         facts = {"files": names, "directories": [], "deleted": [], "lost": []}
-        print_json({"id": tree.id, "directory": str(place), **facts, "bytes": size_bytes, "dry_run": dry_run})
+        print_json({"id": tree.id, "directory": str(directory), **facts, "bytes": size_bytes, "dry_run": dry_run})
         return
     verb = "would write" if dry_run else "wrote"
-    say(f"{verb} {plural(len(found), 'file')}, {human_bytes(size_bytes)}, to {quoted(str(place))}")
+    say(f"{verb} {plural(len(found), 'file')}, {human_bytes(size_bytes)}, to {quoted(str(directory))}")
     say("their names are not known: the working tree is damaged")

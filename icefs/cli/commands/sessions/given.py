@@ -30,7 +30,7 @@ class GivenTree:
 
     Attributes:
         identity: The beginning of its id, or its directory.
-        state_dir: Where it is looked for; None for the default places.
+        state_dir: Where it is looked for; None for the default directories.
         repo: Its repository's location; None for the one that the tree remembers.
         dry_run: Whether the command only says what it would do.
         as_json: Whether it prints JSON.

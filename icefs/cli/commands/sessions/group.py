@@ -25,7 +25,8 @@ def sessions(ctx: click.Context, state_dir: str | None, as_json: bool) -> None:
     """List working trees; commit, discard or export one unmounted.
 
     A working tree holds what was written to a mounted branch and is not committed. It is left behind when the mount
-    ends ('icefs umount' keeps it) or its daemon dies, and found again by a mount of the same branch at the same place.
+    ends ('icefs umount' keeps it) or its daemon dies, and found again by a mount of the same branch at the same
+    mountpoint.
     """
     ctx.meta[STATE_DIR] = state_dir
     if ctx.invoked_subcommand is not None:

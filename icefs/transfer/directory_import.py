@@ -38,10 +38,10 @@ from icefs.format.manifest.refs import ArrayRefs
 from icefs.format.snapshot.nodes import NodeSnapshot, NodeType, is_canonical_path
 from icefs.format.zarr_json import parse_zarr_json
 from icefs.paths import ROOT_NODE, NodePath, node_and_ancestors
+from icefs.transfer.chunk_files import ArrayRows, ChunkFiles
 from icefs.transfer.ledger import Ledger, ledger_path
 from icefs.transfer.progress import Progress, Transferred
 from icefs.transfer.scan import Scanned, scan_directory
-from icefs.transfer.storing import ArrayRows, ChunkFiles
 from icefs.words import plural
 from icefs.zarr.invalid import Invalid
 

@@ -2,8 +2,8 @@
 
     plan     the files that the version has, and how long and how old each is
     delete   on request, what earlier exports left that it does not have
-    write    what is not there, in parallel (see `transfer.writing`): chunks, then the zarr.json of arrays, then those
-             of groups, the topmost last
+    write    what is not there, in parallel (see `transfer.export_files`): chunks, then the zarr.json of arrays, then
+             those of groups, the topmost last
 
 A file that has its length and its time is there already: a key's time changes whenever its content does (see
 `engine.history.key_times`). So an export that was interrupted goes on, and one of another version writes what differs.
@@ -35,12 +35,12 @@ from icefs.format.zarr_json import chunk_key_encoding_of
 from icefs.paths import ROOT_NODE, NodePath
 from icefs.storage.local.beneath import Beneath
 from icefs.transfer.disk_errors import disk_error
-from icefs.transfer.folding import check_names
+from icefs.transfer.export_files import OF_ONE_FILE, Outcome, Part, Problem, Writer, is_there
 from icefs.transfer.marker import RESERVED, Marker, Target
 from icefs.transfer.progress import Progress, Transferred
 from icefs.transfer.scan import I64
+from icefs.transfer.similar_names import check_names
 from icefs.transfer.tasks import carry_out
-from icefs.transfer.writing import OF_ONE_FILE, Outcome, Part, Problem, Writer, is_there
 from icefs.zarr.keys import METADATA_NAME, ChunkKeyLayout, is_zarr_key, node_prefix
 from icefs.zarr.reader import KeyReader
 

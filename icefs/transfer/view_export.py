@@ -26,13 +26,9 @@ import numpy as np
 
 from icefs.errors import IcefsError, NotAnObjectError
 from icefs.storage.local.beneath import Beneath
+from icefs.transfer.directory_export import Exported, ExportRequest
 from icefs.transfer.disk_errors import disk_error
-from icefs.transfer.exporting import Exported, ExportRequest
-from icefs.transfer.folding import check_names
-from icefs.transfer.marker import RESERVED, Marker, Target
-from icefs.transfer.progress import Progress, Transferred
-from icefs.transfer.tasks import carry_out
-from icefs.transfer.writing import (
+from icefs.transfer.export_files import (
     IN_THE_WAY,
     NEW_FILE,
     OF_ONE_FILE,
@@ -43,6 +39,10 @@ from icefs.transfer.writing import (
     is_there,
     move,
 )
+from icefs.transfer.marker import RESERVED, Marker, Target
+from icefs.transfer.progress import Progress, Transferred
+from icefs.transfer.similar_names import check_names
+from icefs.transfer.tasks import carry_out
 from icefs.views.interface import HierarchyFacts, Layout, ViewDirectory, ViewFile
 from icefs.zarr.keys import V2_METADATA_NAMES, is_zarr_key
 

@@ -19,13 +19,13 @@ from icefs.format.layout import chunk_key
 from icefs.format.manifest.refs import NativeRef
 from icefs.storage.local.store import LocalStorage
 from icefs.storage.memory import MemoryStorage
-from icefs.transfer.exporting import ExportRequest, export_session
-from icefs.transfer.importing import ImportRequest, import_directory
+from icefs.transfer.directory_export import ExportRequest, export_session
+from icefs.transfer.directory_import import ImportRequest, import_directory
 from icefs.transfer.marker import STAGING_NAME
 from icefs.transfer.scan import MARKER_NAME
 from tests.support.faulty import FaultyStorage
 from tests.support.repo_builder import RepoBuilder, group
-from tests.unit.transfer.test_importing import GROUP, Stop, array, few, read, sample, write
+from tests.unit.transfer.test_directory_import import GROUP, Stop, array, few, read, sample, write
 
 
 def export(repo, target, progress=lambda done: None, ref="main", **options):
@@ -364,7 +364,7 @@ def test_what_is_in_the_way_is_listed(repo, tmp_path):
 
 
 def test_windows_of_large_chunks(tmp_path, monkeypatch):
-    monkeypatch.setattr("icefs.transfer.writing._WINDOW_BYTES", 1000)
+    monkeypatch.setattr("icefs.transfer.export_files._WINDOW_BYTES", 1000)
     repo = WritableRepository.create(MemoryStorage())
     keys = {"zarr.json": array([2]), "c/0": bytes(range(256)) * 300, "c/1": b"\1" * 999}
     import_directory(repo, ImportRequest(write(tmp_path / "s", keys), tmp_path / "state"))

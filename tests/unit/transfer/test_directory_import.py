@@ -24,11 +24,11 @@ from icefs.format.ids import ChunkId
 from icefs.format.layout import chunk_key
 from icefs.storage.local.store import LocalStorage
 from icefs.storage.memory import MemoryStorage
-from icefs.transfer.importing import ImportRequest, import_directory
+from icefs.transfer.chunk_files import ArrayRows, ChunkFiles
+from icefs.transfer.directory_import import ImportRequest, import_directory
 from icefs.transfer.ledger import KEPT_S, LIMITS, Ledger, ledger_path
 from icefs.transfer.progress import Transferred
 from icefs.transfer.scan import scan_directory
-from icefs.transfer.storing import ArrayRows, ChunkFiles
 from icefs.zarr.reader import KeyReader
 from tests.support.faulty import FaultyStorage
 
