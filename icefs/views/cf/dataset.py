@@ -236,11 +236,13 @@ def _variable_attributes(array: ArrayNode, part: Shown, left_out: _Subject) -> d
         if made is not None:
             attributes[name] = made
         elif name == "_FillValue":
-            left_out(f"attribute _FillValue: it is no value of the type {part.dtype} that the array is shown in")
+            left_out(f"attribute _FillValue: it is no value of the type {part.dtype} that it is shown in")
             del attributes[name]
     if part.is_time:
         attributes = {name: value for name, value in attributes.items() if name not in PACKING}
-    if part.fill is not None and (part.is_time or not attributes.keys() & {"_FillValue", "missing_value"}):
+    # CF has no missing values in coordinates; programs stumble over them.
+    is_said = array.is_coordinate or attributes.keys() & {"_FillValue", "missing_value"}
+    if part.fill is not None and (part.is_time or not is_said):
         attributes["_FillValue"] = part.fill
     fill = attributes.get("_FillValue")
     if isinstance(fill, np.ndarray):
