@@ -14,11 +14,13 @@ import netCDF4
 import numpy as np
 import rasterio
 import xarray
+import z5py
+import zarr
 
 from tests.support.ci import require
 
 type Values = Mapping[str, np.ndarray]
-type Judge = Callable[[Path, Sequence[str]], Values]
+type Judge = Callable[[Path | str, Sequence[str]], Values]
 
 DEBIAN_PYTHON = "/usr/bin/python3"
 _ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "HOME": "/nonexistent", "OMP_NUM_THREADS": "1"}
@@ -39,22 +41,23 @@ def _numbers(text: str) -> np.ndarray:
     return np.array([np.nan if one.startswith(("_", "NaN", "NA")) else float(one) for one in texts])
 
 
-def ncdump(file: Path, names: Sequence[str]) -> Values:
+def ncdump(file: Path | str, names: Sequence[str]) -> Values:
     """Reads with netCDF-C's ncdump."""
     text = output_of("/usr/bin/ncdump", "-p", "9,17", "-v", ",".join(names), str(file)).partition("\ndata:\n")[2]
     return {name: _numbers(re.search(rf"^ {re.escape(name)} = ?(.*?);", text, re.M | re.S)[1]) for name in names}
 
 
-def ncks(file: Path, names: Sequence[str]) -> Values:
+def ncks(file: Path | str, names: Sequence[str]) -> Values:
     """Reads with NCO."""
-    found = {}
-    for name in names:
-        printed = output_of("/usr/bin/ncks", "--trd", "-H", "-C", "-v", name, str(file))
-        found[name] = _numbers(" ".join(re.findall(rf"{re.escape(name)}(?:\[\d+\])? ?= ?(\S+)", printed)))
-    return found
+    printed = output_of("/usr/bin/ncks", "--trd", "-H", "-C", "-v", ",".join(names), str(file))
+    # A line has the coordinates of a value before it.
+    return {
+        name: _numbers(" ".join(re.findall(rf"(?<!\S){re.escape(name)}(?:\[\d+\])? ?= ?(\S+)\s*$", printed, re.M)))
+        for name in names
+    }
 
 
-def netcdf4(file: Path, names: Sequence[str]) -> Values:
+def netcdf4(file: Path | str, names: Sequence[str]) -> Values:
     """Reads with netCDF4-python."""
     with netCDF4.Dataset(file) as dataset:
         dataset.set_auto_maskandscale(False)
@@ -64,20 +67,20 @@ def netcdf4(file: Path, names: Sequence[str]) -> Values:
 def xarray_with(engine: str) -> Judge:
     """Reads with xarray and one of its engines."""
 
-    def read(file: Path, names: Sequence[str]) -> Values:
+    def read(file: Path | str, names: Sequence[str]) -> Values:
         with xarray.open_dataset(file, engine=engine, decode_cf=False) as dataset:
             return {name: np.asarray(dataset[name].values, "f8").ravel() for name in names}
 
     return read
 
 
-def hdf5(file: Path, names: Sequence[str]) -> Values:
+def hdf5(file: Path | str, names: Sequence[str]) -> Values:
     """Reads with h5py, which knows nothing of NetCDF."""
     with h5py.File(file) as opened:
         return {name: np.asarray(opened[name][...], "f8").ravel() for name in names}
 
 
-def rasterio_netcdf(file: Path, names: Sequence[str]) -> Values:
+def rasterio_netcdf(file: Path | str, names: Sequence[str]) -> Values:
     """Reads with rasterio's GDAL variables with latitudes from south to north, which GDAL turns round."""
     found = {}
     for name in names:
@@ -98,12 +101,6 @@ _ZARR_2 = """
 import json, sys, zarr
 assert zarr.__version__.startswith("2."), zarr.__version__
 root = zarr.open_group(sys.argv[1], mode="r")
-print(json.dumps({name: root[name][...].astype("f8").ravel().tolist() for name in sys.argv[2:]}))
-"""
-
-_Z5 = """
-import json, sys, z5py
-root = z5py.File(sys.argv[1], mode="r", use_zarr_format=True)
 print(json.dumps({name: root[name][...].astype("f8").ravel().tolist() for name in sys.argv[2:]}))
 """
 
@@ -133,14 +130,35 @@ def _of_json(text: str) -> Values:
     return {name: np.array(values, "f8") for name, values in json.loads(text).items()}
 
 
-def gdal(place: Path, names: Sequence[str]) -> Values:
+def gdal(place: Path | str, names: Sequence[str]) -> Values:
     """Reads with Debian's GDAL, as arrays of many dimensions."""
     return _of_json(output_of(DEBIAN_PYTHON, "-c", _GDAL, str(place), *names))
 
 
-def zarr_python_2(place: Path, names: Sequence[str]) -> Values:
+def zarr_python_2(place: Path | str, names: Sequence[str]) -> Values:
     """Reads with Debian's zarr-python."""
     return _of_json(output_of(DEBIAN_PYTHON, "-c", _ZARR_2, str(place), *names))
+
+
+def zarr_python_3(place: Path | str, names: Sequence[str]) -> Values:
+    """Reads with zarr-python as Zarr v2."""
+    root = zarr.open_group(place, mode="r", zarr_format=2)
+    return {name: np.asarray(root[name][...], "f8").ravel() for name in names}
+
+
+def z5(place: Path | str, names: Sequence[str]) -> Values:
+    """Reads with z5, of C++."""
+    root = z5py.File(str(place), mode="r", use_zarr_format=True)
+    return {name: np.asarray(root[name][...], "f8").ravel() for name in names}
+
+
+def as_zarr(judge: Judge) -> Judge:
+    """Has a program of netCDF-C's read a directory as Zarr v2."""
+
+    def read(place: Path | str, names: Sequence[str]) -> Values:
+        return judge(f"file://{place}#mode=zarr,file", names)
+
+    return read
 
 
 def _lines(names: Sequence[str], text: str) -> Values:
@@ -149,18 +167,18 @@ def _lines(names: Sequence[str], text: str) -> Values:
     return {name: _numbers(line) for name, line in zip(names, lines, strict=True)}
 
 
-def ncdf4_of_r(file: Path, names: Sequence[str]) -> Values:
+def ncdf4_of_r(file: Path | str, names: Sequence[str]) -> Values:
     """Reads with R's ncdf4."""
     return _lines(names, output_of("/usr/bin/Rscript", "--vanilla", "-e", _R, str(file), *names))
 
 
-def octave(file: Path, names: Sequence[str]) -> Values:
+def octave(file: Path | str, names: Sequence[str]) -> Values:
     """Reads with Octave's netcdf package."""
     code = _OCTAVE % (file, ", ".join(f'"{name}"' for name in names))
     return _lines(names, output_of("/usr/bin/octave-cli", "--norc", "--no-history", "--eval", code))
 
 
-def cdo(file: Path, names: Sequence[str]) -> Values:
+def cdo(file: Path | str, names: Sequence[str]) -> Values:
     """Reads with CDO, which unpacks, and prints the fill value for missing values."""
     return {
         name: _numbers(output_of("/usr/bin/cdo", "-s", "outputf,%.9g,1", f"-selname,{name}", str(file)))

@@ -34,6 +34,15 @@ NETCDF3 = {
     "R": judges.ncdf4_of_r,
     "octave": judges.octave,
 }
+ZARR2 = {
+    "zarr-python-2": judges.zarr_python_2,
+    "zarr-python-3": judges.zarr_python_3,
+    "z5py": judges.z5,
+    "gdal": judges.gdal,
+    "ncdump": judges.as_zarr(judges.ncdump),
+    "ncks": judges.as_zarr(judges.ncks),
+    "netCDF4": judges.as_zarr(judges.netcdf4),
+}
 
 
 def no_fill(name, values):
@@ -67,6 +76,23 @@ def test_netcdf4(viewed, kind, judge):
 def test_classic_netcdf(viewed, kind, judge):
     names = climate_of(kind)
     check(viewed, kind, "", NETCDF3[judge](viewed.view(kind, "netcdf3") / "root.nc", names), names)
+
+
+@pytest.mark.parametrize("kind", TREES)
+@pytest.mark.parametrize("judge", ZARR2)
+def test_zarr_2(viewed, kind, judge):
+    names = climate_of(kind)
+    check(viewed, kind, "", ZARR2[judge](viewed.view(kind, "zarr2"), names), names)
+    if kind == "branch":
+        check(viewed, kind, "types", ZARR2[judge](viewed.view(kind, "zarr2") / "types", TYPES), TYPES)
+
+
+@pytest.mark.parametrize("judge", ["zarr-python-2", "zarr-python-3", "z5py", "gdal"])
+def test_zarr_2_with_the_bytes_of_the_chunks(viewed, judge):
+    view = viewed.view("branch", "zarr2,compressed")
+    names = climate_of("branch")
+    check(viewed, "branch", "", ZARR2[judge](view, names), names)
+    check(viewed, "branch", "pyramid", ZARR2[judge](view / "pyramid", ["l0", "l2"]), ["l0", "l2"])
 
 
 @pytest.mark.parametrize("kind", TREES)
