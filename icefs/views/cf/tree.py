@@ -11,10 +11,10 @@ With groups inside, `root.nc` alone has everything.
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from typing import Final, override
 
-from icefs.errors import NotShownError
+from icefs.errors import FormatError, NotShownError
 from icefs.paths import ROOT_NODE, NodePath
 from icefs.views.cf.dataset import DatasetBuilder
 from icefs.views.cf.model import Dataset
@@ -22,7 +22,7 @@ from icefs.views.cf.names import shown_name
 from icefs.views.cf.nodes import ArrayNode, GroupNode, Nodes
 from icefs.views.cf.placement import place
 from icefs.views.cf.types import Rules
-from icefs.views.interface import Decoder, Hierarchy, HierarchyFacts, Layout, ViewDirectory, ViewFile
+from icefs.views.interface import Decoder, Hierarchy, HierarchyFacts, Layout, LeftOut, ViewDirectory, ViewFile
 from icefs.views.names import MAX_DEPTH, entry_names, safe_name
 from icefs.words import quoted
 
@@ -55,7 +55,39 @@ class FileWriter(ABC):
         """
 
 
-class GroupFile(ViewFile):
+class DatasetFile(ViewFile):
+    """A file, and what it leaves out.
+
+    Attributes:
+        path: The group.
+    """
+
+    path: NodePath
+
+    @abstractmethod
+    def make(self) -> tuple[Layout, Sequence[str]]:
+        """Lays the file out; returns that, and a line for each thing that it leaves out.
+
+        Raises:
+            DecodeError, StorageError, FormatError: what the layout depends on cannot be read.
+            NotShownError: the format has no such file.
+        """
+
+    @override
+    def layout(self) -> Layout:
+        return self.make()[0]
+
+    def left_out(self) -> Iterator[LeftOut]:
+        """Yields what it leaves out."""
+        try:
+            for line in self.make()[1]:
+                path, _, reason = line.partition(": ")
+                yield LeftOut(NodePath(path), reason) if line.startswith("/") else LeftOut(self.path, line)
+        except (FormatError, NotShownError):
+            return  # a reader of the file meets that
+
+
+class GroupFile(DatasetFile):
     """Arrays of one group as a file."""
 
     def __init__(
@@ -69,29 +101,33 @@ class GroupFile(ViewFile):
         self._group = group
         self._arrays = arrays
         self._elsewhere = elsewhere
+        self.path = group.path
         self.time_ns = group.time_ns
 
     @override
-    def layout(self) -> Layout:
+    def make(self) -> tuple[Layout, Sequence[str]]:
         builder = DatasetBuilder(self._view.decoder, self._view.writer.rules)
         dataset = builder.group(self._group, self._arrays)
         facts = self._view.facts
-        return self._view.writer.layout(dataset, builder, lambda: builder.finish(dataset, facts, self._elsewhere))
+        made = self._view.writer.layout(dataset, builder, lambda: builder.finish(dataset, facts, self._elsewhere))
+        return made, builder.left_out.reasons
 
 
-class NestedFile(ViewFile):
+class NestedFile(DatasetFile):
     """A group as a file, with all groups inside."""
 
     def __init__(self, view: "NetCdfView") -> None:
         self._view = view
+        self.path = ROOT_NODE
         self.time_ns = view.nodes.newest(ROOT_NODE)
 
     @override
-    def layout(self) -> Layout:
+    def make(self) -> tuple[Layout, Sequence[str]]:
         builder = DatasetBuilder(self._view.decoder, self._view.writer.rules)
         dataset = self._dataset(builder, ROOT_NODE, 0)
         facts = self._view.facts
-        return self._view.writer.layout(dataset, builder, lambda: builder.finish(dataset, facts))
+        made = self._view.writer.layout(dataset, builder, lambda: builder.finish(dataset, facts))
+        return made, builder.left_out.reasons
 
     def _dataset(self, builder: DatasetBuilder, path: NodePath, depth: int) -> Dataset:
         if depth > MAX_DEPTH:
@@ -126,6 +162,12 @@ class NetCdfDirectory(ViewDirectory):
     def list(self) -> Iterable[tuple[str, ViewFile | ViewDirectory]]:
         return iter(sorted(self._all().items()))
 
+    @override
+    def left_out(self) -> Iterator[LeftOut]:
+        for entry in self._all().values():
+            if isinstance(entry, NetCdfDirectory | DatasetFile):
+                yield from entry.left_out()
+
     def _all(self) -> Mapping[str, ViewFile | ViewDirectory]:
         with self._lock:
             if self._entries is None:
@@ -136,7 +178,7 @@ class NetCdfDirectory(ViewDirectory):
 class RootFileDirectory(ViewDirectory):
     """The directory of a view that is one file."""
 
-    def __init__(self, file: ViewFile) -> None:
+    def __init__(self, file: DatasetFile) -> None:
         self._file = file
         self.time_ns = file.time_ns
 
@@ -147,6 +189,10 @@ class RootFileDirectory(ViewDirectory):
     @override
     def list(self) -> Iterable[tuple[str, ViewFile | ViewDirectory]]:
         yield _ROOT_NAME + SUFFIX, self._file
+
+    @override
+    def left_out(self) -> Iterator[LeftOut]:
+        return self._file.left_out()
 
 
 class NetCdfView:
