@@ -187,6 +187,7 @@ class ArrayCodec:
         fill_value = metadata.fill_value
         self.fill_value = np.empty((), self.dtype)
         self.fill_value[()] = fill_value
+        self._missing = np.broadcast_to(self.fill_value, self.chunk_shape)
         spec = _spec(self.chunk_shape, metadata.data_type, fill_value)
         self._chain = Chain(codecs, spec, max_chunk_bytes)
         if isinstance(sharding, ShardingCodec) and self.chunks_per_shard is not None:
@@ -229,7 +230,7 @@ class ArrayCodec:
 
     def missing(self) -> np.ndarray:
         """Returns a chunk of fill values, which takes no memory."""
-        return np.broadcast_to(self.fill_value, self.chunk_shape)
+        return self._missing
 
 
 def _spec(shape: tuple[int, ...], dtype: Any, fill_value: Any) -> ArraySpec:

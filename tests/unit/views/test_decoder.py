@@ -5,6 +5,7 @@ import logging
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from math import prod
 
@@ -248,7 +249,8 @@ def read_through(elements, step):
 
 def waiting(decoding):
     """Waits until no thread decodes ahead."""
-    decoding.workers.close()
+    while decoding.workers.pending:
+        time.sleep(0.001)
 
 
 @pytest.mark.parametrize(("shape", "chunks"), [((64, 64), (16, 16)), ((64, 64), (8, 64)), ((4096,), (256,))])
@@ -425,6 +427,10 @@ NOT_SHOWN = [
     ({"chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [0]}}}, "no length"),
     ({"chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [2, 2]}}}, "dimensions"),
     ({"fill_value": "red"}, "red"),
+    (
+        {"shape": [1] * 65, "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [1] * 65}}},
+        "maximum supported dimension",
+    ),
     ({"shape": [4, 4]}, "dimensions"),
 ]
 
