@@ -77,6 +77,8 @@ def write_others(root: zarr.Group) -> None:
     _array(inner, "deep", np.arange(5, dtype="i4"), ("k",))
     odd = root.create_group("odd names")
     _array(odd, "1st & last", np.arange(3, dtype="i4"), ("a b",))
+    # Too large to be part of a manifest.
+    _array(root.create_group("noise"), "values", np.random.default_rng(1).random(1000), ("m",), chunks=(500,))
     huge = root.create_array(
         "huge/cube", shape=(50, 10_000, 10_000), chunks=(1, 1000, 1000), dtype="f4", fill_value=1.5
     )
