@@ -13,13 +13,13 @@ from icefs.views.decoder import Decoding, ZarrDecoder
 from icefs.views.formats import parse_format
 from icefs.views.hierarchy import SessionHierarchy
 from tests.support.killing import Nursery
-from tests.support.soak import SOAK
+from tests.support.soak import depth
 from tests.support.view_files import write_out
 from tests.support.viewed import commit_arrays
 from tests.unit.transfer.test_exporting import files
 from tests.unit.transfer.test_view_exporting import first, second
 
-_CASES = 100 if SOAK else 2
+_CASES = depth(2, 100)
 _STEPS = 60
 
 type Content = dict[str, bytes]

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from icefs.views.formats import parse_format
 from icefs.zarr.store import IcechunkStore
-from tests.support.soak import SOAK
+from tests.support.soak import depth
 from tests.support.view_files import view_of, write_out
 from tests.support.viewed import repository_of
 
-_CASES = 300 if SOAK else 12
+_CASES = depth(12, 300)
 _NUMBERS = ("bool", "i1", "u2", "i4", "u8", "f2", "f4", "f8", "c8", "M8[s]", "m8[ms]")
 _OTHERS = ("S3", "U2", "V4")
 
