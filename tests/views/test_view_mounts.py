@@ -14,10 +14,14 @@ import zarr
 
 from icefs.daemon.options import MountOptions
 from icefs.daemon.spawn import spawn
+from icefs.engine.write.repository import WritableRepository
+from icefs.storage.url import open_storage
 from tests.support import view_judges as judges
 from tests.support.mounting import Mount, mounted, wait_until
 from tests.support.stalling_server import serving
 from tests.support.users import run_as
+from tests.support.view_data import write_climate
+from tests.support.viewed import commit_arrays
 
 ICEFS = Path(sys.executable).with_name("icefs")
 LIBRARIES = ("h5py", "numcodecs")
@@ -37,6 +41,17 @@ def libraries_of(pid):
 
 def threads_of(pid):
     return len(os.listdir(f"/proc/{pid}/task"))
+
+
+@pytest.fixture(scope="module")
+def climate(tmp_path_factory):
+    """Returns a repository without the large array."""
+    place = str(tmp_path_factory.mktemp("climate") / "repository")
+    repository = WritableRepository.create(open_storage(place))
+    commit_arrays(repository, write_climate)
+    repository.create_tag("v1", repository.lookup_branch("main"))
+    repository.close()
+    return place
 
 
 def test_a_mount_shows_the_view_of_each_tree(repository):
@@ -61,6 +76,17 @@ def test_a_mount_shows_the_view_of_its_one_tree(repository):
         assert np.load(mount / "time.npy", mmap_mode="r").tolist() == list(range(24))
         assert np.load(mount / "outer/inner/deep.npy").tolist() == [0, 1, 2, 3, 4]
         assert mount.control("status.json")["name"] == "v1"
+
+
+@pytest.mark.parametrize("view", ["netcdf", "netcdf,groups", "netcdf3", "zarr2", "zarr2,compressed", "npy"])
+def test_copies_of_views_are_what_an_export_writes(climate, tmp_path, view):
+    exported = tmp_path / "exported"
+    subprocess.run([ICEFS, "export", f"{climate}@v1", exported, "--format", view], check=True, capture_output=True)
+    with mounted(climate) as mount:
+        subprocess.run(["cp", "-r", mount / "tags/v1/.icefs/views" / view, tmp_path / "copied"], check=True)
+    done = subprocess.run(["diff", "-r", exported, tmp_path / "copied"], check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert any(path.is_file() for path in exported.rglob("*"))
 
 
 def test_options_are_checked_before_anything_is_mounted(repository, tmp_path):
