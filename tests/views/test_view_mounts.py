@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import zarr
 
-from icefs.daemon.options import MountOptions
+from icefs.daemon.options import FUSE_LIBRARIES, MountOptions
 from icefs.daemon.spawn import spawn
 from icefs.engine.write.repository import WritableRepository
 from icefs.storage.url import open_storage
@@ -25,6 +25,7 @@ from tests.support.viewed import commit_arrays
 
 ICEFS = Path(sys.executable).with_name("icefs")
 LIBRARIES = ("h5py", "numcodecs")
+ARRAYS = ["lat", "lat_bnds", "lon", "sparse", "t2m", "time"]
 
 
 def fails(number, function, *args):
@@ -87,6 +88,23 @@ def test_copies_of_views_are_what_an_export_writes(climate, tmp_path, view):
     done = subprocess.run(["diff", "-r", exported, tmp_path / "copied"], check=False, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "")
     assert any(path.is_file() for path in exported.rglob("*"))
+
+
+@pytest.mark.parametrize("library", FUSE_LIBRARIES)
+def test_views_are_listed_and_walked(climate, library):
+    with mounted(climate, fuse_library=library) as mount:
+        for place in ("", "tags/v1", "branches/main"):
+            control = mount / place / ".icefs"
+            kinds = {entry.name: entry.is_dir() for entry in os.scandir(control)}
+            assert kinds["views"]
+            assert not kinds["status"]
+            assert sorted(path.name for path in (control / "views").iterdir()) == ["netcdf", "netcdf3", "npy", "zarr2"]
+        for tree in (mount / "tags/v1/.icefs/views/npy", mount / ".icefs/views/npy/branches/main"):
+            listed = [(path, path.stat()) for path in sorted(tree.rglob("*")) if path.is_file()]
+            assert [path.name for path, _ in listed if path.suffix == ".npy"] == [f"{name}.npy" for name in ARRAYS]
+            for path, status in listed:
+                assert len(path.read_bytes()) == status.st_size
+        assert mount.rpc({"op": "ping"})[0]["pid"] == mount.pid
 
 
 def test_options_are_checked_before_anything_is_mounted(repository, tmp_path):
