@@ -47,7 +47,7 @@ conformance: setup-tests ## Tests against the official library
 	@$(PYTEST) tests/conformance
 
 mount: setup-tests ## Tests on real mounts
-	@$(PYTEST) tests/mount
+	@$(PYTEST) tests/mount tests/views
 
 s3: setup-tests ## Tests against a real S3 server
 	@$(PYTEST) tests/s3

@@ -70,7 +70,7 @@ ERRNO_TABLE: Final[tuple[ErrnoRow, ...]] = (
     ErrnoRow(errors.SessionStateError, errno.EPERM, _NOTE),
     ErrnoRow(errors.UntrustedMountError, errno.EACCES, _NOTE),
     ErrnoRow(errors.StaleError, errno.ESTALE, _QUIET, "makes the kernel look the path up again and try once more"),
-    ErrnoRow(errors.NotShownError, errno.EOPNOTSUPP, _NOTE, "a view leaves the array out; nothing leads to it"),
+    ErrnoRow(errors.NotShownError, errno.EOPNOTSUPP, _NOTE, "a view leaves it out, or its file is too large"),
     ErrnoRow(errors.UnsupportedError, errno.EOPNOTSUPP, _QUIET),
     ErrnoRow(errors.UnsupportedSpecVersionError, errno.EIO, _BROKEN),
     ErrnoRow(errors.DecodeError, errno.EIO, _BROKEN, "for the reads that meet the chunk; others read on"),

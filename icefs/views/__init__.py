@@ -22,4 +22,5 @@ chunk_source  the chunks of one array, fetched and decoded
 chunk_cache   decoded chunks in memory, with a limit
 codecs        the codecs of an array, by zarr-python
 inflation     decompression with a limit
+raw_pieces    large chunks without compression, read in pieces
 """

@@ -12,7 +12,7 @@ import numpy as np
 DEFAULT_BYTES: Final = 256 << 20
 """What decoded chunks may take by default."""
 
-# What an entry takes besides its elements.
+# What an entry counts as at least, so that their number has a limit, too.
 _ENTRY_BYTES: Final = 512
 
 
@@ -92,7 +92,7 @@ class ChunkCache:
     def _decode(self, key: Hashable, decode: Callable[[], np.ndarray], future: Future[np.ndarray]) -> np.ndarray:
         try:
             value = decode()
-            size = size_of(value) + _ENTRY_BYTES
+            size = max(size_of(value), _ENTRY_BYTES)
         except BaseException as error:
             with self._lock:
                 del self._pending[key]

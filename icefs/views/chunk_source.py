@@ -12,6 +12,7 @@ from icefs.paths import NodePath
 from icefs.views.chunk_cache import ChunkCache, Gate
 from icefs.views.codecs import ArrayCodec
 from icefs.views.interface import Hierarchy
+from icefs.views.raw_pieces import RawPieces
 from icefs.zarr.keys import ChunkIndex, ChunkKeyLayout, node_prefix
 
 logger = logging.getLogger(__name__)
@@ -90,6 +91,8 @@ class ChunkSource:
             return data
         shard = tuple(coordinate // count for coordinate, count in zip(index, per_shard, strict=True))
         inner = tuple(coordinate % count for coordinate, count in zip(index, per_shard, strict=True))
+        if self.codec.raw_pieces is not None:
+            return self._fetch_piece(self.codec.raw_pieces, index, shard, inner)
         offset, length = self._shard_index(shard)[inner].tolist()
         if offset == _NO_CHUNK and length == _NO_CHUNK:
             return None
@@ -101,6 +104,14 @@ class ChunkSource:
         if data is None or len(data) != length:
             raise self._failure("chunk", index, ValueError(f"{length} bytes at {offset} are not in its shard"))
         return data
+
+    def _fetch_piece(self, pieces: RawPieces, index: ChunkIndex, chunk: ChunkIndex, inner: ChunkIndex) -> bytes | None:
+        """Reads a piece of a large chunk; one that is shorter, at the chunk's end, is filled up with zeros."""
+        start, stop = pieces.range_of(inner)
+        data = self._hierarchy.read(self._prefix + self._layout.format(chunk), start, stop)
+        if data is not None and len(data) != stop - start:
+            raise self._failure("chunk", index, ValueError(f"bytes {start} to {stop} are not in chunk {chunk}"))
+        return None if data is None else data.ljust(pieces.piece_bytes, b"\0")
 
     def _shard_index(self, shard: ChunkIndex) -> np.ndarray:
         return self.cache.get(self.key("shard", shard), lambda: self._read_shard_index(shard))

@@ -15,6 +15,7 @@ from typing import Any, Final
 import numcodecs
 import numpy as np
 from zarr.abc.codec import BytesBytesCodec, Codec, SupportsSyncCodec
+from zarr.codecs.bytes import BytesCodec
 from zarr.codecs.sharding import ShardingCodec
 from zarr.core.array_spec import ArrayConfig, ArraySpec
 from zarr.core.buffer import Buffer, NDBuffer, default_buffer_prototype
@@ -24,6 +25,7 @@ from zarr.core.metadata.v3 import ArrayV3Metadata
 from icefs.errors import NotShownError
 from icefs.paths import NodePath
 from icefs.views.inflation import INFLATE
+from icefs.views.raw_pieces import RawPieces
 from icefs.words import plural
 
 MAX_CHUNK_BYTES: Final = 1 << 30
@@ -120,7 +122,10 @@ class ArrayCodec:
         shape: The array's shape.
         dtype: The array's data type, in this machine's byte order.
         chunk_shape: The shape of what is decoded at once; of the inner chunks of shards.
-        chunks_per_shard: How many inner chunks a shard has along each axis; None if the array has no shards.
+        chunks_per_shard: How many inner chunks a shard, or pieces a raw chunk, has along each axis; None if there are
+            neither.
+        raw_pieces: How large chunks without compression are cut; each piece is like an inner chunk. None if they are
+            not.
         index_range: The first byte of a shard's index, and one past its last; as `Hierarchy.read` takes them.
         chunk_bytes: What a decoded chunk takes.
         fill_value: One element, of no dimensions.
@@ -172,11 +177,17 @@ class ArrayCodec:
                 length // inner for length, inner in zip(whole, self.chunk_shape, strict=True)
             )
         itemsize = max(1, self.dtype.itemsize)
+        self.raw_pieces: RawPieces | None = None
+        if len(codecs) == 1 and isinstance(codecs[0], BytesCodec) and sharding is codecs[0]:
+            self.raw_pieces = RawPieces.of(self.shape, whole, itemsize)
+        if self.raw_pieces is not None:
+            self.chunk_shape, self.chunks_per_shard = self.raw_pieces.shape, self.raw_pieces.per_chunk
         self.chunk_bytes = prod(self.chunk_shape) * itemsize
         _check_size("chunks", self.chunk_bytes, max_chunk_bytes)
         fill_value = metadata.fill_value
         self.fill_value = np.empty((), self.dtype)
         self.fill_value[()] = fill_value
+        self._missing = np.broadcast_to(self.fill_value, self.chunk_shape)
         spec = _spec(self.chunk_shape, metadata.data_type, fill_value)
         self._chain = Chain(codecs, spec, max_chunk_bytes)
         if isinstance(sharding, ShardingCodec) and self.chunks_per_shard is not None:
@@ -219,7 +230,7 @@ class ArrayCodec:
 
     def missing(self) -> np.ndarray:
         """Returns a chunk of fill values, which takes no memory."""
-        return np.broadcast_to(self.fill_value, self.chunk_shape)
+        return self._missing
 
 
 def _spec(shape: tuple[int, ...], dtype: Any, fill_value: Any) -> ArraySpec:

@@ -212,6 +212,8 @@ class ViewFile(ABC):
         """Works out the file; callers keep the result for as long as they need it.
 
         Raises:
+            UnsupportedError: a library that the format needs is not installed; or, as NotShownError, the file would be
+                larger than the format or its limits allow.
             DecodeError, StorageError, FormatError: what the layout depends on cannot be read.
         """
 

@@ -1,4 +1,4 @@
-"""The README's recipes for a laptop and for a node of a cluster, followed to the letter."""
+"""The README's recipes for a laptop, for a node of a cluster, and for programs of others, followed to the letter."""
 
 import subprocess
 from pathlib import Path
@@ -27,7 +27,7 @@ def read(home):
     return repository, zarr.open_group(repository.readonly_session("main").store, mode="r")
 
 
-def test_the_laptop_and_then_the_cluster(home):
+def test_the_laptop_and_then_the_cluster_and_then_ncdump(home):
     told = run_recipe(recipe("laptop"), home)
     assert f"mounted {home}/weather at {home}/mnt" in told
     assert "committed" in told
@@ -42,3 +42,7 @@ def test_the_laptop_and_then_the_cluster(home):
     np.testing.assert_array_equal(group["copy"][:], expected)
     assert next(iter(repository.ancestry(branch="main"))).message == "job 4711"
     assert not [entry for entry in mount_table() if entry.mountpoint.startswith(str(home))]
+
+    told = run_recipe(recipe("views"), home)
+    assert "double temperature(" in told
+    assert "27, 28, 29 ;" in told

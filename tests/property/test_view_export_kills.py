@@ -15,11 +15,11 @@ from icefs.views.decoder import Decoding, ZarrDecoder
 from icefs.views.formats import parse_format
 from icefs.views.hierarchy import SessionHierarchy
 from tests.support.killing import Nursery
-from tests.support.soak import SOAK
+from tests.support.soak import depth
 from tests.support.view_files import write_out
 from tests.support.viewed import commit_arrays
 
-_CASES = 100 if SOAK else 2
+_CASES = depth(2, 100)
 _STEPS = 60
 
 type Content = dict[str, bytes]

@@ -70,6 +70,8 @@ MODULES: Final = (
     Module("tests/property/test_fork_histories.py", (), 10),
     Module("tests/property/test_export_kills.py", (), 10),
     Module("tests/mount/test_export_folding.py", (), 5),
+    Module("tests/property/test_view_export_kills.py", (), 10),
+    Module("tests/property/test_zarr2_views.py", (), 5),
 )
 
 

@@ -94,7 +94,7 @@ _PARAMETERS: Final = (
     click.option(
         "--view",
         metavar="FORMAT",
-        help="Show the data in another format, to be read: netcdf, netcdf3, zarr2 or npy.",
+        help="Show the data in another format, to be read: netcdf, netcdf3, zarr2 or npy; see 'icefs help views'.",
     ),
     click.option("--read-only", is_flag=True, help="Refuse all writes, in branches too."),
     click.option(

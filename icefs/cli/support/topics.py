@@ -12,6 +12,7 @@ TOPICS: Final = (
     "conflicts",
     "promises",
     "transfer",
+    "views",
     "python",
     "s3",
     "caching",

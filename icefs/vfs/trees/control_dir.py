@@ -136,13 +136,12 @@ class ControlDir:
 
     def listing(self, parent_ino: Ino) -> Sequence[Section]:
         """Lists the directory, beginning with the two dots; `parent_ino` is the directory that it is in."""
-        return [
-            dots(self.dir_attr(), parent_ino),
-            *(
-                NamedEntries(
-                    attr, [(file.name.encode(), attr.ino, 0, attr.mtime_ns)], has_attributes=file.enter is None
-                )
-                for file in self._files
-                for attr in [self.getattr(self._slots[file.name])]
-            ),
-        ]
+        return [dots(self.dir_attr(), parent_ino), *map(self._listed, self._files)]
+
+    def _listed(self, file: ControlFile) -> Section:
+        attr = self.getattr(self._slots[file.name])
+        if file.enter is not None:
+            # Its number is another tree's: where the kernel gets attributes nonetheless, it asks again at once.
+            attr = attr._replace(entry_timeout_s=0.0, attr_timeout_s=0.0)
+        entry = file.name.encode(), attr.ino, 0, attr.mtime_ns
+        return NamedEntries(attr, [entry], has_attributes=file.enter is None)

@@ -21,36 +21,18 @@ from icefs.views.cf.names import UniqueNames, shown_name
 from icefs.views.cf.nodes import ArrayNode, GroupNode
 from icefs.views.cf.types import Rules, Shown, shown_as
 from icefs.views.cf.values import SmallArrays, element_count
-from icefs.views.interface import Decoder, HierarchyFacts
+from icefs.views.interface import Decoder, HierarchyFacts, LeftOut
 from icefs.words import plural, quoted
 
 _log: Final = logging.getLogger(__name__)
 
 
-class LeftOut:
-    """What a file does not show, with the reasons."""
-
-    def __init__(self) -> None:
-        self.reasons: list[str] = []
-
-    def add(self, subject: str, reason: str) -> None:
-        """Records that something is not shown."""
-        self.reasons.append(f"{subject}: {reason}")
-
-    def text(self) -> str:
-        """Returns one line for each, as an attribute holds it."""
-        lines, size = [], 0
-        for count, line in enumerate(self.reasons):
-            size += len(line) + 1
-            if size > MAX_NAMED_BYTES:
-                lines.append(f"and {len(self.reasons) - count} more")
-                break
-            lines.append(line)
-        return "\n".join(lines)
-
-
 class DatasetBuilder:
-    """Describes one file; made for one."""
+    """Describes one file; made for one.
+
+    Attributes:
+        left_out: What it does not show.
+    """
 
     def __init__(self, decoder: Decoder, rules: Rules, small: SmallArrays | None = None) -> None:
         """Takes the decoder of the arrays.
@@ -65,7 +47,7 @@ class DatasetBuilder:
         self._small = SmallArrays() if small is None else small
         self._variables = 0
         self._bytes = 0
-        self.left_out = LeftOut()
+        self.left_out: list[LeftOut] = []
 
     def group(self, group: GroupNode, arrays: Sequence[ArrayNode], taken: Sequence[str] = ()) -> Dataset:
         """Describes arrays of a group.
@@ -80,51 +62,25 @@ class DatasetBuilder:
             DecodeError, StorageError, FormatError: an array that the layout depends on cannot be read.
         """
         for path, reason in group.unread.items():
-            self.left_out.add(quoted(path), reason)
+            self.left_out.append(LeftOut(path, reason))
         self._variables += len(arrays)
         if self._variables > MAX_VARIABLES:
             raise NotShownError(
                 f"{quoted(group.path)} has more than {MAX_VARIABLES} arrays, too many for one NetCDF file of a view",
                 hint="read them in the view zarr2 or npy",
             )
-        made = _Group(self._left_out_of(group.path), taken, arrays)
+        made = _Group(_Subject(self.left_out, group.path), taken, arrays)
         for array in _in_order(arrays):
             try:
                 parts = self._shown(array)
             except NotShownError as error:
-                self.left_out.add(quoted(array.path), error.message)
+                self.left_out.append(LeftOut(array.path, error.message))
             else:
                 made.add(array, parts)
         dataset = made.dataset
-        dataset.attributes = shown_attributes(group.attributes, self._left_out_of(group.path))
+        dataset.attributes = shown_attributes(group.attributes, _Subject(self.left_out, group.path))
         self._count(group.path, dataset)
         return dataset
-
-    def finish(self, dataset: Dataset, facts: HierarchyFacts, elsewhere: Sequence[str] = ()) -> None:
-        """Adds what the file says of itself: where it comes from, and what it leaves out.
-
-        Args:
-            dataset: Its outermost group.
-            facts: Where it comes from.
-            elsewhere: A line for each array that is in a file of its own.
-        """
-        own: dict[str, Value] = {"icefs_repository": facts.repository, "icefs_snapshot": facts.snapshot}
-        if facts.branch:
-            own["icefs_branch"] = facts.branch
-        if facts.is_staged:
-            own["icefs_uncommitted_changes"] = "shown"
-        if elsewhere:
-            own["icefs_elsewhere"] = "\n".join(elsewhere)[:MAX_NAMED_BYTES]
-        if self.left_out.reasons:
-            own["icefs_left_out"] = self.left_out.text()
-            _log.warning(
-                "a NetCDF file of %s at %s leaves out %s: %s",
-                facts.repository,
-                facts.snapshot,
-                plural(len(self.left_out.reasons), "thing"),
-                "; ".join(self.left_out.reasons[:5]),
-            )
-        dataset.attributes |= own
 
     def _shown(self, array: ArrayNode) -> list[Shown]:
         if len(array.shape) > MAX_DIMENSIONS:
@@ -136,9 +92,6 @@ class DatasetBuilder:
         ):
             raise NotShownError("it is larger than a file can be")
         return shown_as(elements, array.fill, self._rules, self._small, array.is_coordinate)
-
-    def _left_out_of(self, path: NodePath) -> "_Subject":
-        return _Subject(self.left_out, path)
 
     def _count(self, path: NodePath, dataset: Dataset) -> None:
         self._bytes += sum(len(name) + value_bytes(value) for name, value in dataset.attributes.items())
@@ -153,15 +106,56 @@ class DatasetBuilder:
             )
 
 
+def tell_origin(
+    dataset: Dataset, facts: HierarchyFacts, left_out: Sequence[LeftOut], elsewhere: Sequence[str] = ()
+) -> None:
+    """Adds what a file says of itself: where it comes from, and what it leaves out.
+
+    Args:
+        dataset: Its outermost group.
+        facts: Where it comes from.
+        left_out: What it does not show.
+        elsewhere: A line for each array that is in a file of its own.
+    """
+    own: dict[str, Value] = {"icefs_repository": facts.repository, "icefs_snapshot": facts.snapshot}
+    if facts.branch:
+        own["icefs_branch"] = facts.branch
+    if facts.is_staged:
+        own["icefs_uncommitted_changes"] = "shown"
+    if elsewhere:
+        own["icefs_elsewhere"] = "\n".join(elsewhere)[:MAX_NAMED_BYTES]
+    if left_out:
+        lines = [f"{quoted(one.path)}: {one.reason}" for one in left_out]
+        own["icefs_left_out"] = _within_limit(lines)
+        _log.warning(
+            "a NetCDF file of %s at %s leaves out %s: %s",
+            facts.repository,
+            facts.snapshot,
+            plural(len(lines), "thing"),
+            "; ".join(lines[:5]),
+        )
+    dataset.attributes |= own
+
+
+def _within_limit(lines: Sequence[str]) -> str:
+    """Returns as many of the lines as an attribute holds."""
+    size = 0
+    for count, line in enumerate(lines):
+        size += len(line) + 1
+        if size > MAX_NAMED_BYTES:
+            return "\n".join((*lines[:count], f"and {len(lines) - count} more"))
+    return "\n".join(lines)
+
+
 class _Subject:
     """Records what of one node is left out."""
 
-    def __init__(self, left_out: LeftOut, path: NodePath) -> None:
+    def __init__(self, left_out: list[LeftOut], path: NodePath) -> None:
         self._left_out = left_out
         self._path = path
 
     def __call__(self, reason: str) -> None:
-        self._left_out.add(quoted(self._path), reason)
+        self._left_out.append(LeftOut(self._path, reason))
 
     def below(self, path: NodePath) -> "_Subject":
         """Returns the same for another node."""
@@ -205,7 +199,9 @@ class _Group:
                 (*dimensions, self._dimension(f"string{part.width}", part.width, True)) if part.width else dimensions
             )
             attributes = _variable_attributes(array, part, self._left_out.below(array.path))
-            self.dataset.variables.append(Variable(name, along, part.dtype, {**attributes, **own}, part.content))
+            self.dataset.variables.append(
+                Variable(name, array.path, along, part.dtype, {**attributes, **own}, part.content)
+            )
 
     def _dimension(self, name: str, size: int, is_invented: bool) -> int:
         position = self._positions.get((name, size, is_invented))
@@ -236,11 +232,13 @@ def _variable_attributes(array: ArrayNode, part: Shown, left_out: _Subject) -> d
         if made is not None:
             attributes[name] = made
         elif name == "_FillValue":
-            left_out(f"attribute _FillValue: it is no value of the type {part.dtype} that the array is shown in")
+            left_out(f"attribute _FillValue: it is no value of the type {part.dtype} that it is shown in")
             del attributes[name]
     if part.is_time:
         attributes = {name: value for name, value in attributes.items() if name not in PACKING}
-    if part.fill is not None and (part.is_time or not attributes.keys() & {"_FillValue", "missing_value"}):
+    # CF has no missing values in coordinates; programs stumble over them.
+    is_said = array.is_coordinate or attributes.keys() & {"_FillValue", "missing_value"}
+    if part.fill is not None and (part.is_time or not is_said):
         attributes["_FillValue"] = part.fill
     fill = attributes.get("_FillValue")
     if isinstance(fill, np.ndarray):

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from icefs.paths import NodePath
 from icefs.views.interface import Source
 
 type Value = str | tuple[str, ...] | np.ndarray
@@ -30,6 +31,7 @@ class Variable:
 
     Attributes:
         name: As NetCDF has it.
+        array: The path of the array that it shows.
         dimensions: Its dimensions: positions among its group's.
         dtype: The type of an element in the file; of characters `S1`; of texts of any length `object`.
         attributes: Its attributes.
@@ -37,6 +39,7 @@ class Variable:
     """
 
     name: str
+    array: NodePath
     dimensions: tuple[int, ...]
     dtype: np.dtype
     attributes: dict[str, Value]

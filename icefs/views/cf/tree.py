@@ -11,18 +11,19 @@ With groups inside, `root.nc` alone has everything.
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Final, override
 
-from icefs.errors import NotShownError
+from icefs.errors import FormatError, NotShownError
 from icefs.paths import ROOT_NODE, NodePath
-from icefs.views.cf.dataset import DatasetBuilder
+from icefs.views.cf.dataset import DatasetBuilder, tell_origin
 from icefs.views.cf.model import Dataset
 from icefs.views.cf.names import shown_name
 from icefs.views.cf.nodes import ArrayNode, GroupNode, Nodes
 from icefs.views.cf.placement import place
 from icefs.views.cf.types import Rules
-from icefs.views.interface import Decoder, Hierarchy, HierarchyFacts, Layout, ViewDirectory, ViewFile
+from icefs.views.interface import Decoder, Hierarchy, HierarchyFacts, Layout, LeftOut, ViewDirectory, ViewFile
 from icefs.views.names import MAX_DEPTH, entry_names, safe_name
 from icefs.words import quoted
 
@@ -41,57 +42,80 @@ class FileWriter(ABC):
 
     rules: Rules
 
-    @abstractmethod
-    def layout(self, dataset: Dataset, builder: DatasetBuilder, finish: Callable[[], None]) -> Layout:
-        """Lays a file out.
+    def left_out(self, dataset: Dataset) -> Sequence[LeftOut]:
+        """Returns the arrays of a dataset for which a file has no room."""
+        return ()
 
-        Args:
-            dataset: What it shows.
-            builder: Made the description; has what is left out.
-            finish: Adds to the description what the file says of itself, once it is settled what it leaves out.
+    @abstractmethod
+    def layout(self, dataset: Dataset) -> Layout:
+        """Lays a file out, without what it has no room for.
 
         Raises:
             NotShownError: it is larger than the format allows.
+            UnsupportedError: a library is not installed.
         """
 
 
-class GroupFile(ViewFile):
+class DatasetFile(ViewFile):
+    """A file that shows a description, and knows what it leaves out."""
+
+    def __init__(self, view: "NetCdfView", time_ns: int, elsewhere: Sequence[str] = ()) -> None:
+        self._view = view
+        self._elsewhere = elsewhere
+        self.time_ns = time_ns
+
+    @abstractmethod
+    def describe(self, builder: DatasetBuilder) -> Dataset:
+        """Describes what the file shows.
+
+        Raises:
+            NotShownError: it would be too large.
+            DecodeError, StorageError, FormatError: what the layout depends on cannot be read.
+        """
+
+    @override
+    def layout(self) -> Layout:
+        dataset, left_out = self._described()
+        tell_origin(dataset, self._view.facts, left_out, self._elsewhere)
+        return self._view.writer.layout(dataset)
+
+    def left_out(self) -> Sequence[LeftOut]:
+        """Returns what it leaves out; nothing if it cannot be described, which readers of the file meet."""
+        try:
+            return self._described()[1]
+        except (FormatError, NotShownError):
+            return ()
+
+    def _described(self) -> tuple[Dataset, list[LeftOut]]:
+        builder = DatasetBuilder(self._view.decoder, self._view.writer.rules)
+        dataset = self.describe(builder)
+        return dataset, [*builder.left_out, *self._view.writer.left_out(dataset)]
+
+
+class GroupFile(DatasetFile):
     """Arrays of one group as a file."""
 
     def __init__(
-        self,
-        view: "NetCdfView",
-        group: GroupNode,
-        arrays: Sequence[ArrayNode],
-        elsewhere: Sequence[str] = (),
+        self, view: "NetCdfView", group: GroupNode, arrays: Sequence[ArrayNode], elsewhere: Sequence[str] = ()
     ) -> None:
-        self._view = view
+        super().__init__(view, group.time_ns, elsewhere)
         self._group = group
         self._arrays = arrays
-        self._elsewhere = elsewhere
-        self.time_ns = group.time_ns
 
     @override
-    def layout(self) -> Layout:
-        builder = DatasetBuilder(self._view.decoder, self._view.writer.rules)
-        dataset = builder.group(self._group, self._arrays)
-        facts = self._view.facts
-        return self._view.writer.layout(dataset, builder, lambda: builder.finish(dataset, facts, self._elsewhere))
+    def describe(self, builder: DatasetBuilder) -> Dataset:
+        return builder.group(self._group, self._arrays)
 
 
-class NestedFile(ViewFile):
+class NestedFile(DatasetFile):
     """A group as a file, with all groups inside."""
 
     def __init__(self, view: "NetCdfView") -> None:
-        self._view = view
-        self.time_ns = view.nodes.newest(ROOT_NODE)
+        super().__init__(view, view.nodes.newest(ROOT_NODE))
 
     @override
-    def layout(self) -> Layout:
-        builder = DatasetBuilder(self._view.decoder, self._view.writer.rules)
-        dataset = self._dataset(builder, ROOT_NODE, 0)
-        facts = self._view.facts
-        return self._view.writer.layout(dataset, builder, lambda: builder.finish(dataset, facts))
+    def describe(self, builder: DatasetBuilder) -> Dataset:
+        return self._dataset(builder, ROOT_NODE, 0)
 
     def _dataset(self, builder: DatasetBuilder, path: NodePath, depth: int) -> Dataset:
         if depth > MAX_DEPTH:
@@ -126,6 +150,13 @@ class NetCdfDirectory(ViewDirectory):
     def list(self) -> Iterable[tuple[str, ViewFile | ViewDirectory]]:
         return iter(sorted(self._all().items()))
 
+    @override
+    def left_out(self) -> Iterator[LeftOut]:
+        for entry in self._all().values():
+            if isinstance(entry, NetCdfDirectory | DatasetFile):
+                yield from entry.left_out()
+        yield from self._view.without_file(self._path, self._depth)
+
     def _all(self) -> Mapping[str, ViewFile | ViewDirectory]:
         with self._lock:
             if self._entries is None:
@@ -136,7 +167,7 @@ class NetCdfDirectory(ViewDirectory):
 class RootFileDirectory(ViewDirectory):
     """The directory of a view that is one file."""
 
-    def __init__(self, file: ViewFile) -> None:
+    def __init__(self, file: DatasetFile) -> None:
         self._file = file
         self.time_ns = file.time_ns
 
@@ -147,6 +178,10 @@ class RootFileDirectory(ViewDirectory):
     @override
     def list(self) -> Iterable[tuple[str, ViewFile | ViewDirectory]]:
         yield _ROOT_NAME + SUFFIX, self._file
+
+    @override
+    def left_out(self) -> Iterable[LeftOut]:
+        return self._file.left_out()
 
 
 class NetCdfView:
@@ -171,6 +206,7 @@ class NetCdfView:
         groups = {child: self.nodes.group(child) for child in own.groups}
         entries: dict[str, ViewFile | ViewDirectory] = {}
         placed = place(own.arrays)
+        others = replace(own, unread={})  # the file of the group names them
         if depth < MAX_DEPTH:
             with_directory = {
                 group.name: child for child, group in groups.items() if group.groups or place(group.arrays).apart
@@ -180,11 +216,20 @@ class NetCdfView:
         if path == ROOT_NODE and own.arrays:
             entries[_file_name(_ROOT_NAME, entries)] = self._file(own)
         for array, coordinates in placed.apart:
-            entries[_file_name(array.name, entries)] = GroupFile(self, own, [*coordinates, array])
+            entries[_file_name(array.name, entries)] = GroupFile(self, others, [*coordinates, array])
         for group in groups.values():
             if group.arrays:
                 entries[_file_name(group.name, entries)] = self._file(group)
         return entries
+
+    def without_file(self, path: NodePath, depth: int) -> Iterator[LeftOut]:
+        """Yields what no file of a group's directory names: groups that are too deep, and groups that show nothing."""
+        own = self.nodes.group(path)
+        for group in (*([own] if path == ROOT_NODE else []), *map(self.nodes.group, own.groups)):
+            if not group.arrays:
+                yield from (LeftOut(array, reason) for array, reason in group.unread.items())
+            if group is not own and depth >= MAX_DEPTH and group.groups:
+                yield LeftOut(group.path, f"groups in it are in more than {MAX_DEPTH} groups")
 
     def _file(self, group: GroupNode) -> ViewFile:
         placed = place(group.arrays)

@@ -34,6 +34,7 @@ _UNITS: Final = {
     "W": ("days", 7), "D": ("days", 1), "h": ("hours", 1), "m": ("minutes", 1), "s": ("seconds", 1),
     "ms": ("milliseconds", 1), "us": ("microseconds", 1), "ns": ("nanoseconds", 1),
 }  # fmt: skip
+_SPANS: Final = {"seconds": "s", "milliseconds": "ms", "microseconds": "us", "nanoseconds": "ns"}
 _FINER: Final = {"ps": "picoseconds", "fs": "femtoseconds", "as": "attoseconds"}
 # From coarse to fine, with how many nanoseconds one has.
 _NANOSECONDS: Final = {
@@ -244,6 +245,8 @@ def _with_units(shown: Shown, dtype: np.dtype, unit: str) -> Shown:
         attributes = {"units": f"{unit} since {_EPOCH}", "calendar": "proleptic_gregorian"}
     else:
         attributes = {"units": unit}
+        if unit in _SPANS:
+            attributes["dtype"] = f"timedelta64[{_SPANS[unit]}]"  # xarray takes numbers with it for spans again
     return replace(shown, attributes=attributes, is_time=True)
 
 

@@ -1,16 +1,15 @@
 """The format `netcdf3`."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import override
 
 from icefs.errors import InternalError, NotShownError
-from icefs.views.cf.dataset import DatasetBuilder
 from icefs.views.cf.limits import MAX_FILE_BYTES
 from icefs.views.cf.model import Dataset, Variable
 from icefs.views.cf.tree import FileWriter, NetCdfDirectory, NetCdfView
 from icefs.views.cf.types import Rules
 from icefs.views.extents import ExtentLayout, Literal
-from icefs.views.interface import Decoder, Extent, Format, Hierarchy, Layout, Source, ViewDirectory
+from icefs.views.interface import Decoder, Extent, Format, Hierarchy, Layout, LeftOut, Source, ViewDirectory
 from icefs.views.netcdf3.header import Placed, encode_header, padded
 from icefs.views.netcdf3.plan import Plan, byte_count, plan_of, slice_bytes
 from icefs.views.netcdf3.records import RecordPart, RecordSource
@@ -25,12 +24,12 @@ class NetCdf3Writer(FileWriter):
         )
 
     @override
-    def layout(self, dataset: Dataset, builder: DatasetBuilder, finish: Callable[[], None]) -> Layout:
-        plan = plan_of(dataset)
-        for name, reason in plan.left_out.items():
-            builder.left_out.add(name, reason)
-        finish()
-        return layout_of(dataset, plan)
+    def left_out(self, dataset: Dataset) -> Sequence[LeftOut]:
+        return plan_of(dataset).left_out
+
+    @override
+    def layout(self, dataset: Dataset) -> Layout:
+        return layout_of(dataset, plan_of(dataset))
 
 
 def layout_of(dataset: Dataset, plan: Plan) -> Layout:

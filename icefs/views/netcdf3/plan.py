@@ -8,11 +8,14 @@ Source: NetCDF classic format specification, "Note on vsize", "Offset".
 """
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from icefs.paths import NodePath
 from icefs.views.cf.model import Dataset, Variable
 from icefs.views.cf.values import element_count
+from icefs.views.interface import LeftOut
 
 MAX_DIMENSION: Final = 2**31 - 1
 MAX_BYTES: Final = 2**32 - 4
@@ -26,39 +29,43 @@ class Plan:
         fixed: Variables without records, in the order of the file.
         records: Variables with records, in the order of the file.
         record_dimension: The position of the record dimension, if there is one.
-        left_out: The names of variables that do not fit, with the reasons.
+        left_out: The arrays that do not fit; one of two variables is named once.
     """
 
     fixed: list[Variable]
     records: list[Variable]
     record_dimension: int | None
-    left_out: dict[str, str]
+    left_out: list[LeftOut]
 
 
 def plan_of(dataset: Dataset) -> Plan:
     """Decides how variables lie in a file."""
-    left_out: dict[str, str] = {}
+    reasons: dict[NodePath, str] = {}
     variables = []
     for variable in dataset.variables:
         if any(size > MAX_DIMENSION for size in dataset.shape(variable)):
-            left_out[variable.name] = f"classic NetCDF has dimensions of at most {MAX_DIMENSION} elements"
+            reasons[variable.array] = f"classic NetCDF has dimensions of at most {MAX_DIMENSION} elements"
         else:
             variables.append(variable)
     large = [variable for variable in variables if byte_count(dataset, variable) > MAX_BYTES]
     empty = [variable for variable in variables if 0 in dataset.shape(variable)]
     if len(large) <= 1 and not empty:
-        return Plan([one for one in variables if one not in large] + large, [], None, left_out)
+        return Plan([one for one in variables if one not in large] + large, [], None, _left_out(reasons))
     chosen = _record_dimension(dataset, [*large, *empty])
     fixed, records = [], []
     for variable in variables:
         reason = _reason(dataset, variable, chosen)
         if reason:
-            left_out[variable.name] = reason
+            reasons[variable.array] = reason
         elif chosen is not None and variable.dimensions[:1] == (chosen,):
             records.append(variable)
         else:
             fixed.append(variable)
-    return Plan(fixed, records, chosen, left_out)
+    return Plan(fixed, records, chosen, _left_out(reasons))
+
+
+def _left_out(reasons: Mapping[NodePath, str]) -> list[LeftOut]:
+    return [LeftOut(array, reason) for array, reason in reasons.items()]
 
 
 def byte_count(dataset: Dataset, variable: Variable) -> int:

@@ -1,10 +1,8 @@
 """The format `netcdf`."""
 
-from collections.abc import Callable
 from typing import override
 
 from icefs.errors import UnsupportedError
-from icefs.views.cf.dataset import DatasetBuilder
 from icefs.views.cf.model import Dataset
 from icefs.views.cf.tree import FileWriter, NestedFile, NetCdfDirectory, NetCdfView, RootFileDirectory
 from icefs.views.cf.types import Rules
@@ -20,7 +18,7 @@ class NetCdf4Writer(FileWriter):
         )
 
     @override
-    def layout(self, dataset: Dataset, builder: DatasetBuilder, finish: Callable[[], None]) -> Layout:
+    def layout(self, dataset: Dataset) -> Layout:
         try:
             from icefs.views.netcdf4.template import layout_of
         except ImportError as error:
@@ -29,7 +27,6 @@ class NetCdf4Writer(FileWriter):
                 kind="needs-h5py",
                 hint="pip install 'icefs[views]'",
             ) from error
-        finish()
         return layout_of(dataset)
 
 

@@ -46,9 +46,9 @@ class Grid:
             NotShownError: the chunks have no names in Zarr v2.
         """
         self.shape = tuple(shape)
-        if any(outer % size for outer, size in zip(stored, inner, strict=True)):
+        if any(outer % size and length > outer for length, outer, size in zip(shape, stored, inner, strict=True)):
             raise NotShownError("its inner chunks do not divide its shards")
-        self._per_stored = [outer // size for outer, size in zip(stored, inner, strict=True)]
+        self._per_stored = [-(-outer // size) for outer, size in zip(stored, inner, strict=True)]
         self.chunks = tuple(map(min, inner, shape)) if may_cut else tuple(inner)
         self._count = [-(-length // size) if size else 0 for length, size in zip(shape, inner, strict=True)]
         self._stored_count = [-(-length // size) for length, size in zip(shape, stored, strict=True)]

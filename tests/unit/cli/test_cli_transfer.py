@@ -7,11 +7,13 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 
 from icefs.engine.write.repository import WritableRepository
 from icefs.format.layout import chunk_key
 from icefs.storage.local.store import LocalStorage
+from tests.support.viewed import commit_arrays
 from tests.unit.cli.test_cli_json import DOCUMENTED
 from tests.unit.transfer.test_directory_export import files
 from tests.unit.transfer.test_directory_import import array, few, read, write
@@ -46,6 +48,39 @@ def test_there_and_back(place, run, run_json, fail):
     assert "would write 1 of" in run("export", f"{place}/repo@{done['snapshot_id']}", place / "out", "a/b", "--dry-run")
     assert "--force" in fail(4, "export", place / "repo", place / "z")
     assert fail(3, "export", place / "repo", place / "other", "nothing").startswith("no group or array")
+
+
+def test_views_are_exported(place, run, run_json, fail, capsysbinary):
+    from icefs.cli.main import main
+
+    run("init", place / "repo")
+    repository = WritableRepository.open(LocalStorage(place / "repo"))
+
+    def write_arrays(root):
+        root.create_array("g/a", shape=(3,), dtype="i4")[:] = [1, 2, 3]
+        root.create_array("texts", shape=(1,), dtype="U3")[:] = "abc"
+
+    commit_arrays(repository, write_arrays)
+    told = run_json("export", place / "repo", place / "npy", "--format", "npy")
+    assert list(told) == DOCUMENTED["export"]
+    assert (told["format"], told["left_out"], told["files"]) == ("npy", [], 5)
+    assert np.load(place / "npy/g/a.npy").tolist() == [1, 2, 3]
+    assert "wrote 0 of 5 files" in run("export", place / "repo", place / "npy", "--format", "npy")
+    assert "wrote 3 of 3 files" in run("export", place / "repo", place / "part", "g", "--format", "npy")
+    assert fail(3, "export", place / "repo", place / "other", "nothing", "--format", "npy").startswith(
+        "no group or array"
+    )
+    assert "the formats are netcdf" in fail(2, "export", place / "repo", place / "x", "--format", "hdf4")
+    assert main(["export", str(place / "repo"), str(place / "v2"), "--format", "zarr2"]) == 7
+    printed = capsysbinary.readouterr().err.decode()
+    assert "not shown as zarr2: /texts: programs that read Zarr v2 as NetCDF know no arrays of texts" in printed
+    assert "damaged" not in printed
+    assert main(["export", str(place / "repo"), str(place / "x2"), "--format", "zarr2", "--json"]) == 7
+    told = json.loads(capsysbinary.readouterr().out)
+    assert [one["path"] for one in told["left_out"]] == ["/texts"]
+    assert json.loads((place / "v2/.zattrs").read_text())["icefs_branch"] == "main"
+    assert main(["export", f"{place}/repo@{told['snapshot_id']}", str(place / "x3"), "--format", "zarr2"]) == 7
+    assert "icefs_branch" not in json.loads((place / "x3/.zattrs").read_text())
 
 
 def test_zarr_v2_is_refused(place, run, fail):

@@ -58,7 +58,7 @@ def files_of(view: ViewDirectory, tmp_path: Path, name="expected"):
     return files(write_out(view, tmp_path / name))
 
 
-@pytest.mark.parametrize("view_format", FORMATS)
+@pytest.mark.parametrize("view_format", [*FORMATS, "netcdf", "netcdf,groups", "netcdf3"])
 def test_every_byte_and_time_is_that_of_the_view(view_format, tmp_path):
     repo = repository_of(first)
     told = []
@@ -70,7 +70,7 @@ def test_every_byte_and_time_is_that_of_the_view(view_format, tmp_path):
     assert told[-1] == (done.files, done.bytes)
     times = {os.stat(tmp_path / "out" / path).st_mtime_ns for path in expected}
     assert times == {repo.readonly_session("main").snapshot.flushed_at * 1000}
-    assert (tmp_path / "out/g/empty").is_dir()
+    assert (tmp_path / "out/g/empty").is_dir() == (view_format in FORMATS)
     assert {path.name for path in tmp_path.iterdir()} == {"out", "state", "expected"}
     # The same again writes nothing.
     inodes = {path: os.stat(tmp_path / "out" / path).st_ino for path in expected}
@@ -127,6 +127,17 @@ def test_what_is_left_out_is_listed(tmp_path):
     assert [one.path for one in done.left_out] == ["/texts"]
     assert "no arrays of texts" in done.left_out[0].reason
     assert done.failed == []
+
+
+@pytest.mark.parametrize("view_format", ["netcdf", "netcdf,groups", "netcdf3"])
+def test_what_netcdf_leaves_out_is_listed(view_format, tmp_path):
+    def write(root):
+        root.create_group("g").create_array("raw", shape=(2,), dtype="V3")
+        root.create_array("a", shape=(2,), dtype="i4")[:] = 1
+
+    done = export(repository_of(write), tmp_path / "out", view_format)
+    [one] = done.left_out
+    assert one == ("/g/raw", "NetCDF has no type for raw bits")
 
 
 def test_a_chunk_that_does_not_decode_is_listed_and_all_else_is_there(tmp_path):

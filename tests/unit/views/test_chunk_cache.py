@@ -15,13 +15,13 @@ def chunk(size):
 
 
 def test_those_used_last_stay():
-    cache = ChunkCache(10_000)
+    cache = ChunkCache(9_999)
     for name in "abc":
         cache.get(name, lambda: chunk(2500))
     cache.get("a", pytest.fail)
     cache.get("d", lambda: chunk(2500))
     assert [name for name in "abcd" if cache.has(name)] == ["a", "c", "d"]
-    assert 7500 <= cache.used_bytes <= cache.max_bytes
+    assert cache.used_bytes == 7500
     cache.clear()
     assert not cache.has("d")
     assert cache.used_bytes == 0
@@ -36,6 +36,17 @@ def test_one_larger_than_the_limit_stays_until_the_next():
     assert cache.peek("small") is None
     cache.get("other", lambda: chunk(10))
     assert cache.peek("large") is None
+
+
+def test_as_many_stay_as_fit_exactly():
+    cache = ChunkCache(4 * 2500)
+    for name in "abcd" * 2:
+        cache.get(name, lambda: chunk(2500))
+    assert [name for name in "abcd" if cache.has(name)] == list("abcd")
+    for number in range(100):
+        cache.get(number, lambda: chunk(1))
+    assert cache.used_bytes <= cache.max_bytes
+    assert not cache.has(79)
 
 
 def test_sixteen_threads_and_one_decode():

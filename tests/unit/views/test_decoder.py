@@ -5,6 +5,7 @@ import logging
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from math import prod
 
@@ -29,6 +30,7 @@ from icefs.engine.repository import Repository
 from icefs.errors import DecodeError, NodeNotFoundError, NotShownError, UnreachableError
 from icefs.views.decoder import Decoding, DecodingLimits, ZarrDecoder
 from icefs.views.hierarchy import SessionHierarchy
+from icefs.views.raw_pieces import RawPieces
 from tests.support.repo_builder import RepoBuilder, group
 from tests.support.viewed import hierarchy_of, repository_of
 
@@ -113,6 +115,9 @@ def test_any_range_is_that_of_zarr_python(array, data):
         assert (elements.shape, elements.dtype, elements.chunk_shape) == (how["shape"], how["dtype"], inner)
         expected = values.astype(how["dtype"]).reshape(-1)
         np.testing.assert_array_equal(elements.read(0, expected.size), expected)
+        step = max(1, expected.size // data.draw(st.integers(1, 40)))
+        steps = [elements.read(at, min(at + step, expected.size)) for at in range(0, expected.size, step)]
+        np.testing.assert_array_equal(np.concatenate(steps), expected)
         for _ in range(3):
             start = data.draw(st.integers(0, expected.size))
             stop = data.draw(st.integers(start, expected.size))
@@ -244,7 +249,8 @@ def read_through(elements, step):
 
 def waiting(decoding):
     """Waits until no thread decodes ahead."""
-    decoding.workers.close()
+    while decoding.workers.pending:
+        time.sleep(0.001)
 
 
 @pytest.mark.parametrize(("shape", "chunks"), [((64, 64), (16, 16)), ((64, 64), (8, 64)), ((4096,), (256,))])
@@ -329,6 +335,58 @@ def test_sixteen_readers_and_one_decode_of_each_chunk():
     assert set(hierarchy.counts().values()) == {1}
 
 
+# Large chunks without compression.
+
+
+@pytest.mark.parametrize("chunks", [(1000, 700), (700, 700), (400, 1100), (300, 600)])
+def test_large_raw_chunks_are_read_in_pieces(chunks, decoding):
+    values = np.arange(700 * 1000 * 3, dtype="i4").reshape(700, 1000, 3)
+    shape = (*chunks, 3)
+    hierarchy = counted(
+        lambda root: root.create_array("a", shape=values.shape, chunks=shape, dtype="i4", compressors=None).__setitem__(
+            ..., values
+        )
+    )
+    elements = ZarrDecoder(hierarchy, decoding).open("/a")
+    assert prod(elements.chunk_shape) * 4 <= 4 << 20 < prod(shape) * 4 or elements.chunk_shape == shape
+    np.testing.assert_array_equal(elements.read(0, values.size), values.reshape(-1))
+    np.testing.assert_array_equal(elements.read(123_456, 1_234_567), values.reshape(-1)[123_456:1_234_567])
+
+
+def test_a_chunk_of_a_tebibyte_is_read_where_it_is_needed(decoding):
+    grid = {"name": "regular", "configuration": {"chunk_shape": [1 << 20, 1 << 18]}}
+    document = document_with(shape=[1 << 20, 1 << 18], chunk_grid=grid)
+    builder = RepoBuilder()
+    builder.commit(
+        [
+            group("/", 1),
+            builder.array("/a", 2, (1, 1), {(0, 0): builder.chunk(bytes(range(256)) * 64)}, user_data=document),
+        ]
+    )
+    elements = ZarrDecoder(
+        SessionHierarchy(Repository.open(builder.publish()).readonly_session("main")), decoding
+    ).open("/a")
+    assert prod(elements.chunk_shape) == 1 << 20
+    with pytest.raises(DecodeError, match="bytes 0 to 4194304 are not in chunk"):
+        elements.read(0, 1)
+
+
+def test_raw_pieces_are_ranges_of_the_chunk():
+    chunk = np.arange(5 * 7 * 3).reshape(5, 7, 3)
+    for shape in [(1, 4, 3), (2, 7, 3), (1, 1, 2)]:
+        pieces = RawPieces(chunk.shape, shape, 8)
+        for index in np.ndindex(pieces.per_chunk):
+            start, stop = pieces.range_of(index)
+            cut = chunk[tuple(slice(i * n, (i + 1) * n) for i, n in zip(index, shape, strict=True))]
+            assert chunk.tobytes()[start:stop] == cut.tobytes()
+    assert RawPieces.of((100,), (100,), 8) is None
+    assert RawPieces.of((1 << 20,), (1 << 20,), 8).shape == (1 << 19,)
+    assert RawPieces.of((1_000_003,), (1_000_003,), 8).shape == (1 << 19,)
+    assert RawPieces.of((1 << 30,), (1_000_003,), 8) is None  # a prime: no piece of it could be a grid's
+    assert RawPieces.of((1 << 30,), (1_000_002,), 8).shape == (500_001,)
+    assert RawPieces.of((9, 1 << 20), (3, 1 << 20), 8).shape == (1, 1 << 19)
+
+
 # What cannot be shown.
 
 
@@ -359,10 +417,20 @@ NOT_SHOWN = [
     ({"codecs": []}, "ArrayBytesCodec"),
     ({"chunk_grid": {"name": "hexagonal"}}, "hexagonal"),
     ({"storage_transformers": [{"name": "mangle"}]}, "storage transformers"),
-    ({"chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [1 << 40]}}}, "are the most"),
+    (
+        {
+            "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [1 << 40]}},
+            "codecs": [BYTES, {"name": "crc32c"}],
+        },
+        "are the most",
+    ),
     ({"chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [0]}}}, "no length"),
     ({"chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [2, 2]}}}, "dimensions"),
     ({"fill_value": "red"}, "red"),
+    (
+        {"shape": [1] * 65, "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [1] * 65}}},
+        "maximum supported dimension",
+    ),
     ({"shape": [4, 4]}, "dimensions"),
 ]
 

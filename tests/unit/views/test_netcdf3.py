@@ -10,6 +10,7 @@ import zarr
 from scipy.io import netcdf_file
 
 from icefs.errors import DecodeError
+from icefs.paths import NodePath
 from icefs.views.cf.limits import MAX_SMALL_ELEMENTS
 from icefs.views.cf.model import Dataset, Dimension, Variable
 from icefs.views.interface import Source
@@ -154,8 +155,12 @@ def dataset_of(sizes, *variables):
     names = [*sizes]
     for number, (name, dimensions, dtype) in enumerate(variables):
         positions = tuple(names.index(dimension) for dimension in dimensions)
-        made.variables.append(Variable(name, positions, np.dtype(dtype), {}, Counted(number)))
+        made.variables.append(Variable(name, NodePath(f"/{name}"), positions, np.dtype(dtype), {}, Counted(number)))
     return made
+
+
+def reasons(plan):
+    return {one.path: one.reason for one in plan.left_out}
 
 
 def test_one_large_variable_is_the_last():
@@ -171,8 +176,8 @@ def test_large_variables_have_records():
     plan = plan_of(dataset_of(sizes, *variables))
     assert [variable.name for variable in plan.records] == ["a", "b", "t"]
     assert [variable.name for variable in plan.fixed] == ["d"]
-    assert plan.left_out == {
-        "c": "classic NetCDF has the dimension t, which has records here, only as the first of a variable"
+    assert reasons(plan) == {
+        "/c": "classic NetCDF has the dimension t, which has records here, only as the first of a variable"
     }
 
 
@@ -181,10 +186,10 @@ def test_too_large_and_too_long_variables_are_left_out():
     plan = plan_of(
         dataset_of(sizes, ("long", "x", ">i1"), ("a", "zyy", ">f8"), ("b", "zyy", ">f8"), ("ok", "z", ">i1"))
     )
-    assert plan.left_out == {
-        "long": "classic NetCDF has dimensions of at most 2147483647 elements",
-        "a": "it is larger than classic NetCDF allows",
-        "b": "it is larger than classic NetCDF allows",
+    assert reasons(plan) == {
+        "/long": "classic NetCDF has dimensions of at most 2147483647 elements",
+        "/a": "it is larger than classic NetCDF allows",
+        "/b": "it is larger than classic NetCDF allows",
     }
     assert [variable.name for variable in plan.fixed] == ["ok"]
 
@@ -198,7 +203,7 @@ def test_dimensions_of_no_elements():
     )
     assert [variable.name for variable in plan.records] == ["a"]
     assert [variable.name for variable in plan.fixed] == ["d"]
-    assert plan.left_out.keys() == {"b", "c"}
+    assert reasons(plan).keys() == {"/b", "/c"}
 
 
 RECORDS = [
@@ -216,7 +221,7 @@ def test_records_are_read_by_scipy_and_the_library(tmp_path, variables, count):
     dataset = dataset_of(sizes, *variables)
     records = [variable for variable in dataset.variables if variable.dimensions[0] == 0]
     fixed = [variable for variable in dataset.variables if variable not in records]
-    layout = layout_of(dataset, Plan(fixed, records, 0, {}))
+    layout = layout_of(dataset, Plan(fixed, records, 0, []))
     path = tmp_path / "records.nc"
     path.write_bytes(read_whole(layout, 11))
     assert path.read_bytes() == bytes(layout.read(0, layout.size))

@@ -14,6 +14,7 @@ import zarr
 from h5py import h5ds
 
 from icefs.errors import NotShownError, UnsupportedError
+from icefs.views.cf.limits import MAX_SMALL_ELEMENTS
 from icefs.views.interface import HierarchyFacts
 from icefs.views.netcdf4.format import NetCdf4Format
 from tests.support.netcdf_samples import NUMBERS, climate, every_number, every_other_type, number_name
@@ -129,7 +130,95 @@ def test_xarray_decodes_types(written, engine):
     assert found["flags"].values.tolist() == [True, False, True]
     np.testing.assert_array_equal(found["days"].values, np.array(["1970-01-02", "NaT", "1700-01-01"], "M8[s]"))
     np.testing.assert_array_equal(found["months"].values, np.array(["1970-02", "NaT", "2020-03"], "M8[s]"))
+    np.testing.assert_array_equal(found["spans"].values, np.array([1, "NaT", -3], "m8[ms]"))
     assert found["narrow"].values.tolist() == [b"a", b"", b"wxyz"]
+
+
+MANY = MAX_SMALL_ELEMENTS + 1
+
+
+def test_many_texts_are_characters_where_their_width_is_known(written):
+    def tree(root):
+        wide = root.create_array("wide", shape=(MANY,), chunks=(MANY,), dtype="U2")
+        wide[:] = np.array(["é\U0001f600", "", "a"] + ["bb"] * (MANY - 3))
+        root.create_array("narrow", shape=(MANY,), chunks=(MANY,), dtype="S2")[:] = b"xy"
+        root.create_array("any", shape=(MANY,), chunks=(MANY,), dtype="str")
+        root.create_array("huge", shape=(MANY,), chunks=(MANY,), dtype="U2000")
+
+    with netCDF4.Dataset(written(tree)["root.nc"]) as root:
+        assert root["wide"].dimensions == ("wide_dim0", "string8")
+        assert root["wide"][:4].tolist() == ["é\U0001f600", "", "a", "bb"]
+        assert netCDF4.chartostring(root["narrow"][-2:]).tolist() == ["xy", "xy"]
+        any_text, huge = root.icefs_left_out.splitlines()
+        assert any_text == f"/any: it has {MANY} texts of any length, too many to be read while a file is laid out"
+        assert huge == "/huge: its texts have up to 8000 bytes each, and a view shows at most 4096"
+
+
+def test_texts_that_c_cannot_hold_are_left_out(written):
+    def tree(root):
+        root.create_array("nul", shape=(1,), dtype="str")[:] = np.array(["a\0b"], object)
+        root.create_array("ok", shape=(1,), dtype="str")[:] = np.array(["a"], object)
+
+    with raw(written(tree)["root.nc"]) as root:
+        assert [*root.variables] == ["ok"]
+        assert "/nul: one of its texts has the character 0" in root.icefs_left_out
+
+
+COORDINATES = [
+    ("i8", [1, 2], "i4", [1, 2], None),
+    ("i8", [2**40, 2], "f8", [2**40, 2], None),
+    ("i8", [2**53 + 1, 2], "i8", [2**53 + 1, 2], None),
+    ("u8", [2**64 - 1, 2], "u8", [2**64 - 1, 2], None),
+    ("M8[ns]", [0, 86_400 * 10**9], "i4", [0, 1], "days since 1970-01-01"),
+    ("M8[ns]", [0, 60 * 10**9], "i4", [0, 1], "minutes since 1970-01-01"),
+    ("M8[ns]", [0, 1], "i4", [0, 1], "nanoseconds since 1970-01-01"),
+    ("M8[ns]", [2**60 + 1, 1], "i8", [2**60 + 1, 1], "nanoseconds since 1970-01-01"),
+    ("M8[h]", [0, 2**40], "f8", [0, 2**40], "hours since 1970-01-01"),
+    ("M8[s]", ["NaT", 1], "i8", [-(2**63), 1], "seconds since 1970-01-01"),
+]
+
+
+@pytest.mark.parametrize(("dtype", "values", "shown", "numbers", "units"), COORDINATES)
+def test_coordinates_are_read_by_old_programs_where_that_is_exact(written, dtype, values, shown, numbers, units):
+    def tree(root):
+        made = root.create_array("x", shape=(2,), dtype=dtype, dimension_names=["x"])
+        made[:] = np.array(values, dtype if dtype[0] != "M" or "NaT" in values else "i8").view(dtype)
+
+    with raw(written(tree)["root.nc"]) as root:
+        assert root["x"].dtype == shown
+        assert root["x"][:].tolist() == numbers
+        assert getattr(root["x"], "units", None) == units
+
+
+def test_long_coordinates_are_not_read_while_a_file_is_laid_out():
+    def tree(root):
+        root.create_array("x", shape=(MANY,), chunks=(MANY,), dtype="i8", dimension_names=["x"])
+        root.create_array("t", shape=(MANY,), chunks=(MANY,), dtype="M8[ns]", dimension_names=["t"])
+
+    hierarchy = WrittenHierarchy(tree)
+    decoder = WrittenDecoder(hierarchy)
+    NetCdf4Format().root(hierarchy, decoder).find("root.nc").layout()
+    assert len(decoder.opened) == 2
+    assert not any(elements.reads for elements in decoder.opened.values())
+
+
+def test_fill_values_of_coordinates_mark_nothing(written):
+    def tree(root):
+        root.create_array("x", shape=(2,), dtype="f8", fill_value=np.nan, dimension_names=["x"])[:] = 1
+        root.create_array("v", shape=(2,), dtype="f8", fill_value=np.nan, dimension_names=["x"])[:] = 1
+
+    with raw(written(tree)["root.nc"]) as root:
+        assert root["x"].ncattrs() == []
+        assert np.isnan(root["v"].getncattr("_FillValue"))
+
+
+def test_fill_values_of_another_type_are_left_out_and_named(written):
+    def tree(root):
+        root.create_array("v", shape=(2,), dtype="i2", attributes={"_FillValue": 70000, "valid_max": 70000})
+
+    with raw(written(tree)["root.nc"]) as root:
+        assert root["v"].ncattrs() == ["valid_max"]
+        assert root.icefs_left_out == "/v: attribute _FillValue: it is no value of the type int16 that it is shown in"
 
 
 def test_half_floats_are_kept_where_asked_for(written):

@@ -92,6 +92,25 @@ def test_deep_groups_end_where_paths_would():
         view_of(NetCdf4Format(has_groups=True), hierarchy)["root.nc"].layout()
 
 
+@pytest.mark.parametrize("form", FORMATS, ids=IDS)
+def test_all_that_is_left_out_is_known_without_reading_files(form):
+    documents = {
+        "good": array_document(),
+        "bad": array_document(shape="x"),
+        "only/bad": array_document(shape="x"),
+        "p/0": array_document(dimension_names=["x"]),
+        "p/1": array_document(dimension_names=["x"], shape=[3]),
+        "p/bad": array_document(codecs=[{"name": "unheard_of"}]),
+    }
+    hierarchy = hierarchy_with(**documents)
+    root = form.root(hierarchy, WrittenDecoder(hierarchy))
+    assert sorted(one.path for one in root.left_out()) == ["/bad", "/only/bad", "/p/bad"]
+    deep = hierarchy_with(**{"/".join(["g"] * 70 + ["a"]): array_document()})
+    left_out = [*form.root(deep, WrittenDecoder(deep)).left_out()]
+    # With groups inside there is no file then, which its readers meet.
+    assert [one.path.count("/") for one in left_out] == ([] if form is FORMATS[2] else [65])
+
+
 BROKEN = {
     "shape": array_document(shape="x"),
     "grid": array_document(chunk_grid=None),

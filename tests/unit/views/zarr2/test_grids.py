@@ -36,6 +36,13 @@ def test_inner_chunks_are_in_their_shard_and_in_the_array():
     assert list(grid_of((5,), (4,), (2,)).names([(0,), (1,), (2,)])) == [("0", (0,)), ("1", (1,)), ("2", (2,))]
 
 
+def test_pieces_of_the_only_chunk_need_not_divide_it():
+    grid = grid_of((7, 2), (8, 2), (3, 2))
+    assert [grid.parse(name) for name in ("2.0", "3.0")] == [(2, 0), None]
+    assert grid.stored_index((2, 0)) == (0, 0)
+    assert [name for name, _ in grid.names([(0, 0)])] == ["0.0", "1.0", "2.0"]
+
+
 def test_chunks_outside_of_the_array_are_none():
     assert list(grid_of((4,), (2,)).names([(1,), (2,), (9,)])) == [("1", (1,))]
 
