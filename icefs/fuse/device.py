@@ -88,14 +88,14 @@ class Device:
             raise MountError(reason)
         device = cls(fd, mountpoint)
         try:
-            device._agree()
+            device.agree()
             os.set_blocking(device.fd, False)
         except BaseException:
             device.close()
             raise
         return device
 
-    def _agree(self) -> None:
+    def agree(self) -> None:
         """Answers INIT, which is the first request."""
         while True:
             request = os.read(self.fd, BUFFER_BYTES)

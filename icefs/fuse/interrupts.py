@@ -105,6 +105,11 @@ class Interrupts:
     def __len__(self) -> int:
         return len(self._waiting)
 
+    @property
+    def is_asleep(self) -> bool:
+        """Whether `run` waits for a request to look at."""
+        return len(self._sleeper) > 0
+
     @contextlib.contextmanager
     def cutting(self, unique: int, pid: int, may_be_fault: bool) -> Iterator[None]:
         """Cancels its block when the thread behind a request is to end, and goes on after it."""

@@ -339,6 +339,20 @@ class WorkTree:
             self.release_view(view)
         return known
 
+    def table_sizes(self) -> dict[str, int]:
+        """Returns how many entries each table of the tree has; for tests of what grows."""
+        core = self._core
+        with core.lock:
+            return {
+                "nodes": len(core.by_ino),
+                "kept": len(core.kept),
+                "superseded": len(core.superseded),
+                "deferred": len(core.deferred),
+                "final": len(core.final),
+                "behind": len(core.behind),
+                "views": len(core.views),
+            }
+
     def check_invariants(self) -> None:
         """Raises AssertionError if a stated invariant does not hold; for tests."""
         check_invariants(self._core)
