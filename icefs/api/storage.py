@@ -261,4 +261,6 @@ def azure_store(*, account: str, config: dict[str, str] | None = None) -> AzureS
 def _refuse(function: str, **arguments: object) -> None:
     given = [name for name, value in arguments.items() if value is not None]
     if given:
-        raise UnsupportedError(f"icefs does not support {' or '.join(given)} of {function}")
+        raise UnsupportedError(
+            f"icefs does not support {' or '.join(given)} of {function}", hint="leave out what it does not support"
+        )

@@ -27,7 +27,9 @@ def listing_options[F: Callable[..., Any]](command: F) -> F:
 
 def listed_refs(where: str | None, repo: str | None) -> Refs:
     if where is not None and repo is not None:
-        raise click.UsageError("the repository is given twice", click.get_current_context())
+        raise click.UsageError(
+            "the repository is given twice, as an argument and with --repo: leave one out", click.get_current_context()
+        )
     source = locate(where) if repo is None else locate(repo, is_repo=True)
     return open_repository(source.location).refs()
 
