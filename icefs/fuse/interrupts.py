@@ -13,6 +13,8 @@ Python handles SIGINT, always, and means to end what is under way: that counts, 
 is seen to be in a system call that reads. For a READ may be for a page fault, and the failure of that
 is SIGBUS, or EFAULT where the kernel looks at the page.
 
+Sources: fuse(4), proc_pid_status(5), proc_pid_syscall(5), signal(7).
+
 A program that is gone is no reason: its requests read ahead into the page cache, for the next reader, or were begun
 by a thread for another.
 """
