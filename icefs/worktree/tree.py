@@ -288,7 +288,7 @@ class WorkTree:
     def used_numbers(self) -> list[Ino]:
         """Returns the inode numbers that the tree answers for: of its nodes, and of what was committed."""
         with self._core.lock:
-            return [*self._core.by_ino, *self._core.kept.used()]
+            return [*self._core.by_ino, *self._core.retained.used()]
 
     @property
     def root_ino(self) -> Ino:
@@ -345,7 +345,7 @@ class WorkTree:
         with core.lock:
             return {
                 "nodes": len(core.by_ino),
-                "kept": len(core.kept),
+                "kept": len(core.retained),
                 "superseded": len(core.superseded),
                 "deferred": len(core.deferred),
                 "final": len(core.final),

@@ -14,8 +14,8 @@ from icefs.errors import EntryNotFoundError, IcefsError, InvalidInputError, Sess
 from icefs.vfs.commit.staged_report import count_changes
 from icefs.vfs.names import encode_ref
 from icefs.words import command
-from icefs.worktree.spool.left import LeftTree, left_trees
 from icefs.worktree.spool.state import DATABASE_NAME, LOCK_NAME, is_in_use
+from icefs.worktree.spool.summary import TreeSummary, tree_summaries
 
 SERVICE_TREES: Final = Path("/var/lib/icefs/trees")
 """Where the services of `icefs serve` keep their working trees (`StateDirectory` of the unit)."""
@@ -78,10 +78,10 @@ class KnownTree:
 
 def known_trees(state_root: Path) -> list[KnownTree]:
     """Lists the working trees under a state root."""
-    return [_describe(tree) for tree in left_trees(state_root)]
+    return [_describe(tree) for tree in tree_summaries(state_root)]
 
 
-def _describe(tree: LeftTree) -> KnownTree:
+def _describe(tree: TreeSummary) -> KnownTree:
     directory, info = tree.directory, tree.info
     size_bytes, changed_at = _usage(directory)
     mountpoint = info.mountpoint or None
@@ -162,7 +162,7 @@ def find_tree(identity: str, state_dir: str | None) -> KnownTree:
     states = [
         tree
         for state_root in state_roots(state_dir)
-        for tree in left_trees(state_root)
+        for tree in tree_summaries(state_root)
         if tree.directory.name == name
         or (len(name) >= _MIN_ID and tree.directory.name.rpartition("-")[2].startswith(name))
     ]
