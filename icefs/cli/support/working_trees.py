@@ -156,7 +156,12 @@ def state_roots(state_dir: str | None) -> list[Path]:
 
 
 def find_tree(identity: str, state_dir: str | None) -> KnownTree:
-    """Finds a working tree by the beginning of its id, or by its directory's name."""
+    """Finds a working tree by the beginning of its id, or by its directory's name.
+
+    Raises:
+        EntryNotFoundError: there is none.
+        InvalidInputError: the ids of several begin so.
+    """
     root = _root(state_dir)
     name = identity.rstrip("/").rpartition("/")[2]
     states = [
@@ -174,6 +179,11 @@ def find_tree(identity: str, state_dir: str | None) -> KnownTree:
 
 
 def require_unmounted(tree: KnownTree) -> None:
+    """Refuses a working tree that a process has open.
+
+    Raises:
+        SessionStateError: one has.
+    """
     if is_in_use(tree.directory):
         where = tree.mountpoint or f"process {tree.pid}"
         end = command("umount", tree.mountpoint or "MNT")
