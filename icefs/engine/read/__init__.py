@@ -2,6 +2,7 @@
 
 session            a session that reads: the nodes of a snapshot, their chunks, the chunks' bytes
 context            what every reader of an open repository needs
+repo_state         a repository's status, metadata, feature flags and ops log
 inspect            a repository's files as plain JSON values
 assets             a repository's files, decoded once and cached
 cache              a bounded cache that loads each key once at a time

@@ -9,6 +9,7 @@ import time
 import pytest
 
 from icefs.bounded import Limits
+from icefs.engine.history.diff import diff_snapshots
 from icefs.engine.write.repository import WritableRepository
 from icefs.errors import (
     AlreadyExistsError,
@@ -166,7 +167,7 @@ def test_what_exists_is_kept_unless_it_may_be_replaced(repo, tmp_path, state):
     assert read(repo) == expected
     assert done.stored_chunks == 1
     assert done.replaced == ["/big", "/g/dot"]
-    diff = repo.diff(before, done.snapshot_id)
+    diff = diff_snapshots(repo.context, before, done.snapshot_id)
     assert {path: [tuple(index) for index in chunks] for path, chunks in diff.updated_chunks.items()} == {
         "/big": [(0,), (1,), (7,)]
     }
