@@ -217,6 +217,11 @@ class FileNode:
             return 0
         return 1 if self.extra is None else 1 + len(self.extra)
 
+    @property
+    def is_all_lost(self) -> bool:
+        """Whether no byte is left, as the spool file is gone."""
+        return bool(self.flags & LOST) and not self.lost
+
     def links(self) -> "list[tuple[DirNode, str]]":
         """Returns every (directory, name) that refers to the node, the first link first."""
         if self.parent is None:
