@@ -88,8 +88,10 @@ class Repository(Upkeep):
         Raises:
             RepositoryNotFoundError: nothing is there.
         """
-        place = attributed(storage, attribution)
-        return cls(WritableRepository.open(place, config, authorizations(authorize_virtual_chunk_access)), attribution)
+        labelled = attributed(storage, attribution)
+        return cls(
+            WritableRepository.open(labelled, config, authorizations(authorize_virtual_chunk_access)), attribution
+        )
 
     @classmethod
     def create(
