@@ -3,7 +3,7 @@
 Only spec 2 has `repo`: each function raises UnsupportedSpecVersionError for a repository of spec version 1, and
 StaleError for one that was upgraded since it was opened.
 
-Source: spec 2.1 "Repo info file"; format notes §7.12.
+Source: spec 2.1 "Repository Info File" and "Updates to the repo info file"; format notes §7.4.
 """
 
 from collections.abc import Iterator, Mapping
