@@ -48,7 +48,7 @@ class Attribution:
 
 
 def attributed(storage: Storage, attribution: Attribution | None) -> Storage:
-    """Returns the same place, with labels on the requests to it, where there are requests."""
+    """Returns the same storage, with labels on the requests to it, where there are requests."""
     agent = "" if attribution is None else attribution.user_agent()
     if not agent:
         return storage

@@ -212,10 +212,15 @@ def _stored(credentials: S3StaticCredentials) -> StorageCredentials:
 def _check(credentials: object) -> None:
     """Raises InvalidInputError if a user's `get_credentials` returned something else."""
     if not isinstance(credentials, S3StaticCredentials):
-        raise InvalidInputError(f"get_credentials returned {type(credentials).__name__}, and not S3StaticCredentials")
+        raise InvalidInputError(
+            f"get_credentials returned {type(credentials).__name__}", hint="let it return S3StaticCredentials"
+        )
     ends: Any = credentials.expires_after
     if ends is not None and (not isinstance(ends, datetime) or ends.tzinfo is None):
-        raise InvalidInputError("get_credentials returned keys with a time of expiry that has no time zone")
+        raise InvalidInputError(
+            "get_credentials returned keys with a time of expiry that has no time zone",
+            hint="give expires_after one: datetime.now(UTC) + timedelta(hours=1)",
+        )
 
 
 class _Refresh:
@@ -284,5 +289,9 @@ def authorizations(m: Mapping[str, AnyCredential | None] | None) -> Authorizatio
                 )
             found[prefix] = None
         else:
-            raise InvalidInputError(f"{credential!r} is no credential for {prefix}", kind="invalid-credentials")
+            raise InvalidInputError(
+                f"{credential!r} is no credential for {prefix}",
+                hint="use s3_credentials(…), LocalFileSystemAccess or HttpAccess",
+                kind="invalid-credentials",
+            )
     return found

@@ -13,7 +13,9 @@ from icefs.api.notebook import as_html
 from icefs.api.session import Session
 from icefs.api.upkeep import Upkeep
 from icefs.api.values import Diff, FeatureFlag, ManifestFileInfo, RepoStatus, SnapshotInfo, SpecVersion, Update
+from icefs.engine.history.diff import diff_snapshots
 from icefs.engine.history.graph import graph_rows
+from icefs.engine.read import inspect, repo_state
 from icefs.engine.write.conflicts import ConflictSolver
 from icefs.engine.write.pickling import RepositoryState, repository_state, restore_repository
 from icefs.engine.write.repository import WritableRepository
@@ -86,8 +88,10 @@ class Repository(Upkeep):
         Raises:
             RepositoryNotFoundError: nothing is there.
         """
-        place = attributed(storage, attribution)
-        return cls(WritableRepository.open(place, config, authorizations(authorize_virtual_chunk_access)), attribution)
+        labelled = attributed(storage, attribution)
+        return cls(
+            WritableRepository.open(labelled, config, authorizations(authorize_virtual_chunk_access)), attribution
+        )
 
     @classmethod
     def create(
@@ -345,7 +349,7 @@ class Repository(Upkeep):
         """
         old = self._engine.resolve(**_version(from_branch, from_tag, from_snapshot_id))
         new = self._engine.resolve(**_version(to_branch, to_tag, to_snapshot_id))
-        return Diff.of(self._engine.diff(old, new))
+        return Diff.of(diff_snapshots(self._engine.context, old, new))
 
     def ops_log(self) -> Iterator[Update]:
         """Yields the updates of the repository, newest first; spec version 2 only.
@@ -360,7 +364,7 @@ class Repository(Upkeep):
         return self._ops_log()
 
     def _ops_log(self) -> DualIterator[Update]:
-        return DualIterator(map(Update.of, self._engine.ops_log()))
+        return DualIterator(map(Update.of, repo_state.ops_log(self._engine.context)))
 
     # Sessions.
 
@@ -431,7 +435,7 @@ class Repository(Upkeep):
 
     def get_metadata(self) -> dict[str, Any]:
         """Returns the repository's own metadata; raises FormatError for spec version 1."""
-        return dict(self._engine.get_metadata())
+        return dict(repo_state.metadata(self._engine.context))
 
     @property
     def metadata(self) -> dict[str, Any]:
@@ -452,7 +456,7 @@ class Repository(Upkeep):
 
     def get_status(self) -> RepoStatus:
         """Returns whether the repository is online; raises FormatError for spec version 1."""
-        return RepoStatus.of(self._engine.get_status())
+        return RepoStatus.of(repo_state.status(self._engine.context))
 
     @property
     def status(self) -> RepoStatus:
@@ -462,7 +466,8 @@ class Repository(Upkeep):
     def feature_flags(self) -> list[FeatureFlag]:
         """Returns all feature flags; raises FormatError for spec version 1."""
         return [
-            FeatureFlag(flag.id, flag.name, flag.default_enabled, flag.setting) for flag in self._engine.feature_flags()
+            FeatureFlag(flag.id, flag.name, flag.default_enabled, flag.setting)
+            for flag in repo_state.feature_flags(self._engine.context)
         ]
 
     def enabled_feature_flags(self) -> list[FeatureFlag]:
@@ -479,7 +484,7 @@ class Repository(Upkeep):
         Raises:
             InvalidInputError: there is no such flag (`invalid-feature-flag`).
         """
-        known = {flag.name: flag.id for flag in self._engine.feature_flags()}
+        known = {flag.name: flag.id for flag in repo_state.feature_flags(self._engine.context)}
         if name not in known:
             raise InvalidInputError(
                 f"there is no feature flag {name!r}", kind="invalid-feature-flag", hint=f"one of {', '.join(known)}"
@@ -490,23 +495,24 @@ class Repository(Upkeep):
 
     def list_manifest_files(self, snapshot_id: str) -> list[ManifestFileInfo]:
         """Returns the manifests that a snapshot uses."""
-        return [ManifestFileInfo.of(each) for each in self._engine.list_manifest_files(SnapshotId.parse(snapshot_id))]
+        snapshot = self._engine.assets.fetch_snapshot(SnapshotId.parse(snapshot_id))
+        return [ManifestFileInfo.of(each) for each in snapshot.manifest_files.values()]
 
     def inspect_snapshot(self, snapshot_id: str) -> dict[str, Any]:
         """Describes a snapshot's file."""
-        return self._engine.inspect_snapshot(SnapshotId.parse(snapshot_id))
+        return inspect.inspect_snapshot(self._engine.assets, SnapshotId.parse(snapshot_id))
 
     def inspect_repo_info(self) -> dict[str, Any]:
         """Describes the repository's `repo` file; raises FormatError for spec version 1."""
-        return self._engine.inspect_repo_info()
+        return inspect.inspect_repo_info(self._engine.context)
 
     def inspect_manifest(self, manifest_id: str) -> dict[str, Any]:
         """Describes a manifest's file."""
-        return self._engine.inspect_manifest(ManifestId.parse(manifest_id))
+        return inspect.inspect_manifest(self._engine.assets, ManifestId.parse(manifest_id))
 
     def inspect_transaction_log(self, snapshot_id: str) -> dict[str, Any]:
         """Describes a snapshot's transaction log."""
-        return self._engine.inspect_transaction_log(SnapshotId.parse(snapshot_id))
+        return inspect.inspect_transaction_log(self._engine.context, SnapshotId.parse(snapshot_id))
 
     open_async = classmethod(asynchronous(open.__func__))  # type: ignore[attr-defined]  # noqa: A003
     create_async = classmethod(asynchronous(create.__func__))  # type: ignore[attr-defined]

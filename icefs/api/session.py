@@ -28,7 +28,11 @@ def _checked(path: str) -> NodePath:
         InvalidInputError: it does not start with a slash (`invalid-path`).
     """
     if not path.startswith("/"):
-        raise InvalidInputError(f"the path of a node starts with a slash, and {path!r} does not", kind="invalid-path")
+        raise InvalidInputError(
+            f"the path of a node starts with a slash, and {path!r} does not",
+            hint=f"give '/{path}'",
+            kind="invalid-path",
+        )
     return NodePath(path.rstrip("/")) or ROOT_NODE
 
 

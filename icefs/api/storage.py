@@ -1,6 +1,6 @@
 """Where repositories and virtual chunks are, under the official names.
 
-`…_storage` functions open the place of a repository; `…_store` functions describe, for the configuration, where
+`…_storage` functions open the storage of a repository; `…_store` functions describe, for the configuration, where
 virtual chunks are.
 """
 
@@ -58,7 +58,7 @@ _TIGRIS_ENDPOINT = "https://t3.storage.dev"
 
 
 def in_memory_storage() -> Storage:
-    """Opens a new place in this process's memory."""
+    """Opens a new storage in this process's memory."""
     return MemoryStorage()
 
 
@@ -109,7 +109,7 @@ def s3_storage(
     write_headers: dict[str, str] | None = None,
     headers: dict[str, str] | None = None,
 ) -> Storage:
-    """Opens a place in S3, or in something that speaks S3.
+    """Opens a prefix of a bucket in S3, or in a store that speaks its protocol.
 
     Args:
         bucket: The bucket.
@@ -172,7 +172,7 @@ def s3_storage(
 
 
 def tigris_storage(*, bucket: str, prefix: str | None, use_weak_consistency: bool = False, **options: Any) -> Storage:
-    """Opens a place in Tigris; takes the options of `s3_storage`.
+    """Opens a prefix of a bucket in Tigris; takes the options of `s3_storage`.
 
     Args:
         bucket: The bucket.
@@ -191,7 +191,7 @@ def tigris_storage(*, bucket: str, prefix: str | None, use_weak_consistency: boo
 def r2_storage(
     *, bucket: str | None = None, prefix: str | None = None, account_id: str | None = None, **options: Any
 ) -> Storage:
-    """Opens a place in Cloudflare R2; takes the options of `s3_storage`.
+    """Opens a prefix of a bucket in Cloudflare R2; takes the options of `s3_storage`.
 
     Args:
         bucket: The bucket; without it, the first part of `prefix`.
@@ -261,4 +261,6 @@ def azure_store(*, account: str, config: dict[str, str] | None = None) -> AzureS
 def _refuse(function: str, **arguments: object) -> None:
     given = [name for name, value in arguments.items() if value is not None]
     if given:
-        raise UnsupportedError(f"icefs does not support {' or '.join(given)} of {function}")
+        raise UnsupportedError(
+            f"icefs does not support {' or '.join(given)} of {function}", hint="leave out what it does not support"
+        )

@@ -108,7 +108,9 @@ class IcechunkStore(store.IcechunkStore):
         """
         target = self._checked_writer().target(key)
         if not isinstance(target, ChunkTarget):
-            raise SessionStateError(f"{key} is metadata, which cannot be virtual", kind="not-allowed")
+            raise SessionStateError(
+                f"{key} is metadata, which cannot be virtual", hint="write its bytes with set()", kind="not-allowed"
+            )
         refused = set_virtual_columns(
             self._writable,
             target.path,
@@ -146,7 +148,11 @@ class IcechunkStore(store.IcechunkStore):
         """
         self._checked_writer()
         if len({len(chunk.index) for chunk in chunks}) > 1:
-            raise InvalidInputError("the chunk indices differ in length", kind="invalid-chunk-index")
+            raise InvalidInputError(
+                "the chunk indices differ in length",
+                hint="give each an index per dimension of the array",
+                kind="invalid-chunk-index",
+            )
         refused = set_virtual_columns(
             self._writable,
             _absolute(array_path),

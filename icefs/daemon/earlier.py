@@ -2,6 +2,8 @@
 
 The kernel names neither such a mount nor its daemon any more. The signs: the file's mount is not in the process's
 mount table, and its file system is FUSE. Files of other users' processes are seen by root alone.
+
+Sources: proc_pid_fd(5), proc_pid_fdinfo(5), statfs(2).
 """
 
 import contextlib

@@ -1,4 +1,7 @@
-"""The kernel's mount table: what is mounted where, and by whom."""
+"""The kernel's mount table: what is mounted where, and by whom.
+
+Source: proc_pid_mountinfo(5).
+"""
 
 import os
 import re

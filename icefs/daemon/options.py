@@ -98,7 +98,7 @@ class MountOptions:
 
     def __post_init__(self) -> None:
         if sum(given is not None for given in (self.branch, self.tag, self.snapshot)) > 1:
-            raise InvalidInputError("give one of branch, tag and snapshot")
+            raise InvalidInputError("give one of branch, tag and snapshot", hint="leave the others out")
         if self.as_of is not None and self.branch is None:
             raise InvalidInputError("as-of goes with a branch", hint="add --branch main")
         if self.log_level not in LOG_LEVELS:
@@ -116,16 +116,22 @@ class MountOptions:
         if self.metrics is not None:
             parse_address(self.metrics)
         if not self.poll_interval_s >= 0:
-            raise InvalidInputError(f"a poll interval of {self.poll_interval_s} s")
+            raise InvalidInputError(f"not a poll interval: {self.poll_interval_s} s", hint="0 for never, or more")
         if not self.upload_after_s >= 0:
-            raise InvalidInputError(f"uploads after {self.upload_after_s} s")
+            raise InvalidInputError(
+                f"not a time after which to upload: {self.upload_after_s} s",
+                hint="0 for not before the commit, or more",
+            )
         if not 0 <= self.pack_size <= MAX_PACK_SIZE:
-            raise InvalidInputError(f"a pack size of {self.pack_size} bytes", hint=f"at most {MAX_PACK_SIZE}")
+            raise InvalidInputError(
+                f"not a pack size: {self.pack_size} bytes",
+                hint=f"at most {MAX_PACK_SIZE}; 0 gives each chunk its own object",
+            )
         for name, number in (("uid", self.uid), ("gid", self.gid)):
             if number is not None and not 0 <= number <= MAX_ID:
                 raise InvalidInputError(f"{number} is no {name}: they go up to {MAX_ID}")
         if not 0 <= self.umask <= 0o777:
-            raise InvalidInputError(f"a umask of {self.umask:o}")
+            raise InvalidInputError(f"not a umask: {self.umask:o}", hint="three octal digits, such as 022")
 
     @property
     def is_writable(self) -> bool:

@@ -46,7 +46,7 @@ READ_AHEAD_KB: Final = 1024
 SWITCH_INTERVAL_S: Final = 0.0005
 """How long a thread that computes, as a commit's does, keeps the event loop waiting: at each system call it makes."""
 
-_GRACE_S: Final = 3.0
+GRACE_S: Final = 3.0
 _FEW_OPEN_FILES: Final = 1024
 _MAX_OPEN_FILES: Final = 1 << 16
 
@@ -112,7 +112,7 @@ async def _main(
         async def stop() -> None:
             connection.stop()
             # Requests that wait for a slow store get no more time than this.
-            await trio.sleep(_GRACE_S)
+            await trio.sleep(GRACE_S)
             nursery.cancel_scope.cancel()
 
         notifier.start(connection)

@@ -28,7 +28,7 @@ from icefs.errors import IcefsError, InternalError, StorageError
 from icefs.private import make_private
 
 _STATUS_FD: Final = "ICEFS_STATUS_FD"
-_MAX_LOG_BYTES: Final = 16 << 20
+MAX_LOG_BYTES: Final = 16 << 20
 
 
 def run(options: MountOptions, ready: Callable[[], None], reread: Callable[[], MountOptions] | None = None) -> int:
@@ -71,7 +71,7 @@ def spawn(options: MountOptions) -> int:
     check_places(options)
     options = options.resolved()
     assert options.log_file is not None  # `resolved` chose one
-    log = _open_log(Path(options.log_file))
+    log = open_log(Path(options.log_file))
     reader, writer = os.pipe()
     with open(reader, "rb") as status, log:
         try:
@@ -103,7 +103,7 @@ def _start(options: MountOptions, log: IO[bytes], writer: int) -> "subprocess.Po
     }
     # The last two arguments are for readers of `ps`.
     daemon = subprocess.Popen(
-        [sys.executable, "-P", "-m", "icefs.daemon.spawn", _shown(options.repository), options.mountpoint],
+        [sys.executable, "-P", "-m", "icefs.daemon.spawn", shown_location(options.repository), options.mountpoint],
         stdin=subprocess.PIPE,
         stdout=log,
         stderr=log,
@@ -117,7 +117,7 @@ def _start(options: MountOptions, log: IO[bytes], writer: int) -> "subprocess.Po
     return daemon
 
 
-def _shown(repository: str) -> str:
+def shown_location(repository: str) -> str:
     """Returns a location without parts that could be secret."""
     scheme, separator, rest = repository.partition("://")
     if not separator:
@@ -136,13 +136,18 @@ def _wait_until_it_answers(mountpoint: str, log_file: str) -> None:
         ) from error
 
 
-def _open_log(path: Path) -> IO[bytes]:
+def open_log(path: Path) -> IO[bytes]:
+    """Opens a log file to append to, with its directory; one that has grown too large is put aside first.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
     try:
         if path.parent == default_log_file("/").parent:
             make_private(path.parent)  # logs hold paths and repositories
         else:
             path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists() and path.stat().st_size > _MAX_LOG_BYTES:
+        if path.exists() and path.stat().st_size > MAX_LOG_BYTES:
             path.replace(path.with_name(path.name + ".1"))
         file = os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab", buffering=0)
     except OSError as error:
@@ -168,7 +173,7 @@ def _last_line(log_file: str) -> str:
 def _set_up_logging(options: MountOptions) -> None:
     """Sets up logging to stderr, which is a daemon's log file, and to the log file of a mount in the foreground."""
     if options.foreground and options.log_file is not None:
-        _open_log(Path(options.log_file)).close()
+        open_log(Path(options.log_file)).close()
     logs.set_up(
         level=options.log_level,
         kind=options.log_format,

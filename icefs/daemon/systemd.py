@@ -17,7 +17,7 @@ class ServiceManager:
     """
 
     def __init__(self, address: str | None = None, watchdog_s: float | None = None) -> None:
-        """Opens a socket to the manager's address; `@` begins an abstract one."""
+        """Opens a socket to the manager's address; `@` begins an abstract one (unix(7))."""
         self.watchdog_s = watchdog_s
         self._socket: socket.socket | None = None
         if address is not None:

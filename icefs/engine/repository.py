@@ -1,16 +1,12 @@
 """A repository: its refs, its history, and sessions on its snapshots."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from collections.abc import Iterator
+from datetime import datetime
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Self
 
-from icefs.clock import to_datetime, to_micros
+from icefs.clock import to_micros
 from icefs.engine.history import ancestry
-from icefs.engine.history.changes import Changes, compare
-from icefs.engine.history.diff import Diff, bad_chain, build_diff, chain_between, fetch_logs
-from icefs.engine.read import inspect
 from icefs.engine.read.assets import AssetManager
 from icefs.engine.read.context import ReadContext
 from icefs.engine.read.refs import Refs, is_repository_v1
@@ -23,50 +19,22 @@ from icefs.errors import (
     RefNotFoundError,
     RepositoryNotFoundError,
     SnapshotNotFoundError,
-    UnsupportedSpecVersionError,
 )
 from icefs.format.config.codec import parse_config, parse_config_yaml
 from icefs.format.config.values import RepositoryConfig
-from icefs.format.ids import ManifestId, SnapshotId
+from icefs.format.ids import SnapshotId
 from icefs.format.layout import CONFIG_V1, REPO_INFO
-from icefs.format.repo.info import RepoInfo
-from icefs.format.repo.ops_log import RepoStatus, Update
 from icefs.format.repo.snapshot_table import SnapshotInfo
-from icefs.format.snapshot.nodes import ManifestFileInfo
 from icefs.storage.base import Storage
 from icefs.storage.cache.disk import DiskCache
 from icefs.words import quoted, suggestion
-
-_FLAGS: Final = (("move_node", 3, True), ("create_tag", 4, True), ("delete_tag", 5, True))
-
-
-@dataclass(frozen=True, slots=True)
-class FeatureFlag:
-    """A switch of a spec 2 repository.
-
-    Attributes:
-        id: Its number in `repo`.
-        name: Its official name.
-        default_enabled: Whether it is on where nobody set it.
-        setting: What somebody set it to, or None.
-    """
-
-    id: int
-    name: str
-    default_enabled: bool
-    setting: bool | None
-
-    @property
-    def enabled(self) -> bool:
-        """Whether it is on."""
-        return self.default_enabled if self.setting is None else self.setting
 
 
 class Repository:
     """An open repository, for reading.
 
-    Safe to use from any thread. Methods that ask the store for something that may have changed (refs, ancestry by ref,
-    status) make one conditional request in spec 2.
+    Safe to use from any thread. Methods that ask the store for something that may have changed (refs, ancestry by
+    ref) make one conditional request in spec 2.
 
     Attributes:
         storage: Where the repository is; closed by its opener.
@@ -239,24 +207,14 @@ class Repository:
             raise InvalidInputError("as_of goes with a branch only")
         if branch is not None:
             tip = self.lookup_branch(branch)
-            return tip if as_of is None else self._as_of(branch, tip, as_of)
+            if as_of is None:
+                return tip
+            micros = to_micros(as_of) if isinstance(as_of, datetime) else as_of
+            return ancestry.snapshot_as_of(self.context, branch, tip, micros)
         if tag is not None:
             return self.lookup_tag(tag)
         assert snapshot_id is not None  # exactly one is given
         return self.lookup_snapshot(snapshot_id).id
-
-    def _as_of(self, branch: str, tip: SnapshotId, as_of: datetime | int) -> SnapshotId:
-        micros = to_micros(as_of) if isinstance(as_of, datetime) else as_of
-        oldest = None
-        for oldest in ancestry.walk(self.context, tip):
-            if oldest.flushed_at <= micros:
-                return oldest.id
-        raise SnapshotNotFoundError(
-            f"branch {quoted(branch)} has no snapshot as old as {_written(micros)}",
-            kind="no-snapshot-at-time",
-            hint=None if oldest is None else f"its oldest is of {_written(oldest.flushed_at)}",
-            branch=branch,
-        )
 
     def resolve_ref(self, ref: str) -> SnapshotId:
         """Returns what a name means: a snapshot id, else a branch, else a tag.
@@ -304,29 +262,6 @@ class Repository:
         """Returns the ancestry of what `resolve_ref` makes of a name."""
         return ancestry.walk(self.context, self.resolve_ref(ref))
 
-    def diff(self, from_id: SnapshotId, to_id: SnapshotId) -> Diff:
-        """Returns what changed after one snapshot up to a later one of the same history.
-
-        Raises:
-            InvalidInputError: the first is not a proper ancestor of the second (kind
-                `bad-snapshot-chain-for-diff`).
-        """
-        chain = chain_between(self.ancestry(snapshot_id=to_id), from_id)
-        if not chain:
-            older = {info.id for info in self.ancestry(snapshot_id=from_id)}
-            both = (info.id for info in self.ancestry(snapshot_id=to_id) if info.id in older)
-            raise bad_chain(from_id, to_id, next(both, None))
-        logs, _ = fetch_logs(self.assets, chain)
-        return build_diff(logs, self.assets.fetch_snapshot(from_id), self.assets.fetch_snapshot(to_id))
-
-    def changes_between(self, old_id: SnapshotId, new_id: SnapshotId) -> Changes:
-        """Returns how the keys of one snapshot differ from those of another, whatever their relation.
-
-        Raises:
-            SnapshotNotFoundError: one of them does not exist.
-        """
-        return compare(self.session_at(old_id), self.session_at(new_id))
-
     # Sessions.
 
     def session_at(self, snapshot_id: SnapshotId, branch: str | None = None) -> Session:
@@ -344,94 +279,6 @@ class Repository:
         """Opens a snapshot for reading; arguments and errors as `resolve`."""
         found = self.resolve(branch=branch, tag=tag, snapshot_id=snapshot_id, as_of=as_of)
         return self.session_at(found, branch)
-
-    # What only spec 2 has.
-
-    def _repo_info(self, what: str) -> RepoInfo:
-        if self.spec_version == 1:
-            self.context.check_not_upgraded()
-            raise UnsupportedSpecVersionError(
-                f"{what} needs a repository of spec version 2, and {self.storage.url} is of version 1",
-                hint="upgrade the repository",
-            )
-        return self.assets.fetch_repo_info()[0]
-
-    def ops_log(self) -> Iterator[Update]:
-        """Returns the updates of the repository, newest first, back through the earlier states of `repo`.
-
-        The log ends silently where an earlier state is gone.
-
-        Raises:
-            UnsupportedSpecVersionError: the repository is of spec version 1.
-        """
-        return self._ops_log(self._repo_info("the ops log"))
-
-    def _ops_log(self, info: RepoInfo | None) -> Iterator[Update]:
-        backup: str | None = None
-        seen: set[str] = set()
-        while info is not None:
-            for update in info.latest_updates:
-                # The newest update in a file never names a backup: it is in the file that led here.
-                yield update if update.backup_path is not None else replace(update, backup_path=backup)
-            backup = info.repo_before_updates
-            if backup is None or backup in seen:
-                return
-            seen.add(backup)
-            try:
-                info = self.assets.fetch_repo_info_backup(backup)
-            except ObjectNotFoundError:
-                return
-
-    def get_status(self) -> RepoStatus:
-        """Returns whether the repository is online; raises UnsupportedSpecVersionError for spec version 1."""
-        return self._repo_info("the repository's status").status
-
-    def get_metadata(self) -> Mapping[str, Any]:
-        """Returns the repository's own metadata; raises UnsupportedSpecVersionError for spec version 1."""
-        return self._repo_info("repository metadata").metadata
-
-    def feature_flags(self) -> list[FeatureFlag]:
-        """Returns the state of all known flags; raises UnsupportedSpecVersionError for spec version 1."""
-        info = self._repo_info("feature flags")
-        return [
-            FeatureFlag(
-                number,
-                name,
-                default,
-                True
-                if number in info.enabled_feature_flags
-                else False
-                if number in info.disabled_feature_flags
-                else None,
-            )
-            for name, number, default in _FLAGS
-        ]
-
-    # Looking inside.
-
-    def list_manifest_files(self, snapshot_id: SnapshotId) -> list[ManifestFileInfo]:
-        """Returns the manifests that a snapshot lists; raises SnapshotNotFoundError."""
-        return list(self.assets.fetch_snapshot(snapshot_id).manifest_files.values())
-
-    def inspect_snapshot(self, snapshot_id: SnapshotId) -> dict[str, Any]:
-        """Describes a snapshot's file, in the official library's shape."""
-        return inspect.inspect_snapshot(self.assets, snapshot_id)
-
-    def inspect_repo_info(self) -> dict[str, Any]:
-        """Describes `repo`, in the official library's shape; raises UnsupportedSpecVersionError for version 1."""
-        return inspect.inspect_repo_info(self.assets, self._repo_info("the repo info"))
-
-    def inspect_manifest(self, manifest_id: ManifestId) -> dict[str, Any]:
-        """Describes a manifest's file, in the official library's shape."""
-        return inspect.inspect_manifest(self.assets, manifest_id)
-
-    def inspect_transaction_log(self, snapshot_id: SnapshotId) -> dict[str, Any]:
-        """Describes a snapshot's transaction log, merged with those of its pruned ancestors."""
-        pruned: tuple[SnapshotId, ...] = ()
-        if self.spec_version > 1:
-            info = self._repo_info("the repo info").snapshots.get(snapshot_id)
-            pruned = () if info is None else tuple(info.pruned_ancestor_tx_logs)
-        return inspect.inspect_transaction_log(self.assets, snapshot_id, pruned)
 
 
 def _fetch_config(assets: AssetManager) -> tuple[RepositoryConfig | None, int]:
@@ -451,11 +298,3 @@ def _fetch_config(assets: AssetManager) -> tuple[RepositoryConfig | None, int]:
     except ObjectNotFoundError:
         return None, 1
     return parse_config_yaml(data, name=CONFIG_V1), 1
-
-
-def _written(micros: int) -> str:
-    """Writes a time as people write it."""
-    try:
-        return f"{to_datetime(micros).astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
-    except OverflowError:
-        return f"{micros} µs"

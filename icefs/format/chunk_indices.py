@@ -66,7 +66,12 @@ class ChunkIndices:
 
     @classmethod
     def from_indices(cls, ndim: int, indices: Iterable[Sequence[int]]) -> Self:
-        """Sorts chunk indices that are sequences of `ndim` integers; the same one twice counts once."""
+        """Sorts chunk indices that are sequences of `ndim` integers; the same one twice counts once.
+
+        Raises:
+            InvalidInputError: one has another number of integers, or an integer is no uint32 (kind
+                `invalid-chunk-index`).
+        """
         rows = sorted({tuple(index) for index in indices})
         if any(len(row) != ndim for row in rows):
             raise InvalidInputError(f"a chunk index does not have {ndim} dimensions", kind="invalid-chunk-index")

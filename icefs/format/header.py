@@ -47,7 +47,17 @@ class FileType(IntEnum):
 
 
 def encode_file(body: bytes | memoryview, *, file_type: FileType, spec_version: int, level: int = 3) -> bytes:
-    """Wraps a flatbuffer into a file: header, and one zstd frame that declares its content's size."""
+    """Wraps a flatbuffer into a file: header, and one zstd frame that declares its content's size.
+
+    Args:
+        body: The flatbuffer.
+        file_type: The kind of file.
+        spec_version: 1 or 2.
+        level: zstd's compression level.
+
+    Raises:
+        InvalidInputError: there is no such spec version.
+    """
     if spec_version not in SPEC_VERSIONS:
         raise InvalidInputError(f"spec version {spec_version} is not one of 1 and 2", kind="unsupported-spec-version")
     header = MAGIC + _WRITER.ljust(24) + bytes((spec_version, file_type, _ZSTD))

@@ -1,6 +1,7 @@
 """The connection to the kernel: mounts, agrees on a protocol, carries messages, unmounts.
 
 `fusermount3` does what takes privileges: it opens `/dev/fuse`, mounts, and hands the descriptor over through a socket.
+Sources: fuse(4), fusermount3(1), and for the socket, whose descriptor `_FUSE_COMMFD` names, libfuse's lib/mount.c.
 `requests` knows the requests and their meaning; here they are bytes.
 """
 
@@ -88,14 +89,14 @@ class Device:
             raise MountError(reason)
         device = cls(fd, mountpoint)
         try:
-            device._agree()
+            device.agree()
             os.set_blocking(device.fd, False)
         except BaseException:
             device.close()
             raise
         return device
 
-    def _agree(self) -> None:
+    def agree(self) -> None:
         """Answers INIT, which is the first request."""
         while True:
             request = os.read(self.fd, BUFFER_BYTES)
@@ -145,7 +146,10 @@ class Device:
         self._notify(abi.NOTIFY_INVAL_ENTRY, body)
 
     def invalidate_inode(self, ino: int, *, attr_only: bool = False) -> None:
-        """Makes the kernel drop what it cached of an inode: attributes, and pages; raises as `invalidate_entry`."""
+        """Makes the kernel drop what it cached of an inode: attributes, and pages; raises as `invalidate_entry`.
+
+        A negative offset is the kernel's sign for attributes alone.
+        """
         self._notify(abi.NOTIFY_INVAL_INODE, abi.NOTIFY_INVAL_INODE_OUT.pack(ino, -1 if attr_only else 0, 0))
 
     def _notify(self, code: int, body: bytes) -> None:

@@ -1,4 +1,7 @@
-"""Attributes and directory entries in the kernel's layout."""
+"""Attributes and entries in the kernel's layout: `fuse_attr`, `fuse_entry_out`, `fuse_direntplus` (see `abi`).
+
+Times are in nanoseconds, timeouts in seconds, sizes in bytes; the kernel counts blocks of 512 bytes.
+"""
 
 from functools import lru_cache
 from struct import Struct

@@ -13,6 +13,8 @@ Python handles SIGINT, always, and means to end what is under way: that counts, 
 is seen to be in a system call that reads. For a READ may be for a page fault, and the failure of that
 is SIGBUS, or EFAULT where the kernel looks at the page.
 
+Sources: fuse(4), proc_pid_status(5), proc_pid_syscall(5), signal(7).
+
 A program that is gone is no reason: its requests read ahead into the page cache, for the next reader, or were begun
 by a thread for another.
 """
@@ -104,6 +106,11 @@ class Interrupts:
 
     def __len__(self) -> int:
         return len(self._waiting)
+
+    @property
+    def is_asleep(self) -> bool:
+        """Whether `run` waits for a request to look at."""
+        return len(self._sleeper) > 0
 
     @contextlib.contextmanager
     def cutting(self, unique: int, pid: int, may_be_fault: bool) -> Iterator[None]:

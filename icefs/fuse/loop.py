@@ -31,7 +31,7 @@ from icefs.vfs.interface import Vfs
 
 logger = logging.getLogger(__name__)
 
-_STAND_BY: Final = 4
+STAND_BY: Final = 4
 _TURN_S: Final = 0.001
 """How long requests are answered before other tasks have a turn."""
 
@@ -64,7 +64,13 @@ class NativeConnection:
 class RequestLoop:
     """Answers the requests of one mount until it is unmounted or `stop` is called.
 
-    INVARIANT: `_has_reader` says that exactly one task reads, or was given the role and will; no other task touches
+    Attributes:
+        num_tasks: How many tasks there are.
+        num_waiting: How many requests wait.
+        has_reader: Whether a task reads.
+        is_over: Whether no more requests are read.
+
+    INVARIANT: `has_reader` says that exactly one task reads, or was given the role and will; no other task touches
         `_buffer`.
 
     Concurrency: on the event loop's thread. At each await of a handler another task may become the reader, so a
@@ -83,10 +89,10 @@ class RequestLoop:
         self._max_tasks = max_tasks
         self._nursery: trio.Nursery | None = None
         self._stand_by = trio.lowlevel.ParkingLot()
-        self._has_reader = False
-        self._is_over = False
-        self._tasks = 0
-        self._waiting = 0
+        self.has_reader = False
+        self.is_over = False
+        self.num_tasks = 0
+        self.num_waiting = 0
         self._linger = Linger(device.fd)
         self._interrupts = Interrupts() if interrupts is None else interrupts
         self._buffer = _new_buffer()
@@ -103,51 +109,51 @@ class RequestLoop:
 
     def stop(self) -> None:
         """Reads no more requests."""
-        if not self._is_over:
-            self._is_over = True
+        if not self.is_over:
+            self.is_over = True
             trio.lowlevel.notify_closing(self._device.fd)
             self._stand_by.unpark_all()
 
     def _add_task(self) -> None:
         assert self._nursery is not None  # `run` has opened it
-        self._tasks += 1
-        self._has_reader = True
+        self.num_tasks += 1
+        self.has_reader = True
         self._nursery.start_soon(self._work)
 
     def _hand_over(self) -> None:
         """Makes another task the reader; if there are too many, the next that has answered its request becomes it."""
-        self._has_reader = False
+        self.has_reader = False
         if self._stand_by:
-            self._has_reader = True
+            self.has_reader = True
             self._stand_by.unpark()
-        elif self._tasks < self._max_tasks:
+        elif self.num_tasks < self._max_tasks:
             self._add_task()
 
     async def _work(self) -> None:
         """Is a task: begins as the reader."""
         try:
             while await self._read_on():
-                if self._is_over:
+                if self.is_over:
                     return
-                if self._has_reader:
-                    if len(self._stand_by) >= _STAND_BY:
+                if self.has_reader:
+                    if len(self._stand_by) >= STAND_BY:
                         return
                     await self._stand_by.park()  # the task that wakes this one has given it the role
-                self._has_reader = True
+                self.has_reader = True
         finally:
-            self._tasks -= 1
+            self.num_tasks -= 1
 
     async def _read_on(self) -> bool:
         """Reads and answers requests until one has waited and is answered; False at the end of all."""
         fd, requests = self._device.fd, self._requests
         readv, unpack, header_bytes = os.readv, abi.IN_HEADER.unpack_from, abi.IN_HEADER.size
         turn_began = perf_counter()
-        while not self._is_over:
+        while not self.is_over:
             buffer = self._buffer
             try:
                 readv(fd, (buffer,))
             except BlockingIOError:
-                if not self._waiting and self._linger.is_asked_soon():
+                if not self.num_waiting and self._linger.is_asked_soon():
                     continue
                 if not await self._until_readable():
                     return False
@@ -208,7 +214,7 @@ class RequestLoop:
             buffer = self._buffer
             self._buffer = self._spare.pop() if self._spare else _new_buffer()
         self._hand_over()
-        self._waiting += 1
+        self.num_waiting += 1
         try:
             if pid is None:
                 result = await _resume(answering, trap)
@@ -222,8 +228,8 @@ class RequestLoop:
         else:
             self._answer(request, unique, result)
         finally:
-            self._waiting -= 1
-            if buffer is not None and len(self._spare) < _STAND_BY:
+            self.num_waiting -= 1
+            if buffer is not None and len(self._spare) < STAND_BY:
                 self._spare.append(buffer)
 
     async def _unless_cut(self, unique: int, pid: int, may_be_fault: bool, answering: Coroutine[Any, Any, Any]) -> Any:

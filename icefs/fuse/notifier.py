@@ -34,6 +34,7 @@ class KernelNotifier:
     Attributes:
         sent: How many the kernel took.
         failed: How many it refused, other than what it did not know.
+        is_open: Whether it sends; what waits after `stop` is dropped.
     """
 
     def __init__(self) -> None:
@@ -45,7 +46,7 @@ class KernelNotifier:
         # Jobs, each of them a part of the work that may be cut short; None ends the thread.
         self._queue: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
-        self._is_open = True
+        self.is_open = True
 
     @property
     def pending(self) -> int:
@@ -60,7 +61,7 @@ class KernelNotifier:
 
     def stop(self) -> None:
         """Ends the thread; to be called before the connection is closed."""
-        self._is_open = False
+        self.is_open = False
         self._queue.put(None)
         if self._thread is not None:
             # A notification may wait for a request that gets no answer any more; then the thread is left behind.
@@ -76,7 +77,7 @@ class KernelNotifier:
             for ino in inodes:
                 self._send(f"inode {ino}", methodcaller("invalidate_inode", ino, attr_only=True))
 
-        if self._is_open and (entries or inodes):
+        if self.is_open and (entries or inodes):
             self._put(len(entries) + len(inodes), send)
 
     def _put(self, number: int, send: Callable[[], None]) -> None:
@@ -91,13 +92,13 @@ class KernelNotifier:
             for ino in files:
                 self._send(f"inode {ino}", methodcaller("invalidate_inode", ino))
 
-        if self._is_open and files:
+        if self.is_open and files:
             self._put(len(files), send)
             await self.drain()
 
     async def drain(self) -> None:
         """Returns when all invalidations so far have been sent."""
-        if self._thread is None or not self._is_open:
+        if self._thread is None or not self.is_open:
             return
         finished = trio.Event()
         token = trio.lowlevel.current_trio_token()
@@ -114,7 +115,7 @@ class KernelNotifier:
             job()
 
     def _send(self, what: str, notify: Callable[[Connection], None]) -> None:
-        if not self._is_open or self._connection is None:
+        if not self.is_open or self._connection is None:
             self._handled += 1
             return
         try:

@@ -5,7 +5,9 @@ scan              finds the nodes and chunk files of a directory
 chunk_files       the chunk files as a source of chunks, and what an earlier run has stored
 ledger            the files that are uploaded and not committed yet
 directory_export  a version of a repository becomes a directory
+view_export       a view of a version becomes a directory of its files
 export_files      writes the files of an export, from many threads
+tasks             tasks for several threads, with progress
 marker            the record of an export in its directory
 similar_names     names that a file system takes for one
 progress          how far a transfer has come

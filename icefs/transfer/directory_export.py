@@ -35,7 +35,7 @@ from icefs.format.zarr_json import chunk_key_encoding_of
 from icefs.paths import ROOT_NODE, NodePath
 from icefs.storage.local.beneath import Beneath
 from icefs.transfer.disk_errors import disk_error
-from icefs.transfer.export_files import OF_ONE_FILE, Outcome, Part, Problem, Writer, is_there
+from icefs.transfer.export_files import OF_ONE_FILE, WINDOW_BYTES, Outcome, Part, Problem, Writer, is_there
 from icefs.transfer.marker import RESERVED, Marker, Target
 from icefs.transfer.progress import Progress, Transferred
 from icefs.transfer.scan import I64
@@ -62,6 +62,7 @@ class ExportRequest:
         dry_run: Only find out what would be done.
         state_dir: Where it is recorded what the directory is an export of, so that a further one may write into it;
             None records nothing.
+        window_bytes: How much of a large chunk each thread has in memory at a time.
     """
 
     target: str
@@ -70,6 +71,7 @@ class ExportRequest:
     delete: bool = False
     dry_run: bool = False
     state_dir: Path | None = None
+    window_bytes: int = WINDOW_BYTES
 
 
 @dataclass(slots=True)
@@ -130,7 +132,7 @@ def export_session(
             return export.result
         target.begin(marker)
         with target:
-            writer = Writer(session, directory, target.staging, has_files=has_files)
+            writer = Writer(session, directory, target.staging, has_files=has_files, window_bytes=request.window_bytes)
             if request.delete:
                 export.delete_gone(writer)
             export.write(writer, progress, has_files=has_files)

@@ -37,7 +37,8 @@ from icefs.transfer.disk_errors import disk_error
 from icefs.transfer.scan import I64
 from icefs.zarr.keys import METADATA_NAME, ChunkKeyLayout
 
-_WINDOW_BYTES: Final = 32 << 20
+WINDOW_BYTES: Final = 32 << 20
+"""How much of a large chunk is in memory at a time."""
 _COPY_BYTES: Final = 8 << 20
 NEW_FILE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
@@ -183,8 +184,19 @@ class Writer:
     one directory would wait for each other.
     """
 
-    def __init__(self, session: Session, target: Beneath, staging: str, *, has_files: bool) -> None:
-        """Takes the version, the directory, where temporary names go, and whether anything else is there."""
+    def __init__(
+        self, session: Session, target: Beneath, staging: str, *, has_files: bool, window_bytes: int = WINDOW_BYTES
+    ) -> None:
+        """Makes the writer.
+
+        Args:
+            session: The version.
+            target: The directory.
+            staging: Where temporary names go.
+            has_files: Whether anything else is in the directory.
+            window_bytes: How much of a large chunk is in memory at a time.
+        """
+        self._window_bytes = window_bytes
         self._session = session
         self._above = target.path("").rstrip("/") + "/"
         self._target = target
@@ -382,8 +394,8 @@ class Writer:
                 file = str(ref.chunk_id)
                 raise InvalidObjectSizeError(f"chunk object {file} is too short for the chunk in it", path=file)
             return
-        for start in range(0, ref.length_bytes, _WINDOW_BYTES):
-            write_all(self._session.read_chunk(ref, start, start + _WINDOW_BYTES), fd)
+        for start in range(0, ref.length_bytes, self._window_bytes):
+            write_all(self._session.read_chunk(ref, start, start + self._window_bytes), fd)
 
 
 def in_directory[T](target: Beneath, path: str, make: Callable[[Parent], T]) -> T:

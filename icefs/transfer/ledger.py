@@ -78,8 +78,12 @@ def ledger_path(state_dir: Path, repository_url: str, source: str) -> Path:
 class Ledger:
     """The open file; for one thread, and one process at a time."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, limits: Limits = LIMITS) -> None:
         """Opens or creates the file; one of another version, or a damaged one, is replaced by an empty one.
+
+        Args:
+            path: The file.
+            limits: What stays of the ledgers in its directory.
 
         Raises:
             SessionStateError: another process has it open.
@@ -101,7 +105,7 @@ class Ledger:
                 self._open()
         try:
             os.utime(path)
-            keep_within(path.parent, "*.db", LIMITS, own=path, suffixes=_SUFFIXES, is_free=_is_free)
+            keep_within(path.parent, "*.db", limits, own=path, suffixes=_SUFFIXES, is_free=_is_free)
         except OSError as error:
             _log.warning("records of earlier imports in %s cannot be deleted: %s", path.parent, error)
 

@@ -81,8 +81,15 @@ class Marker:
 class Record:
     """The record of one directory, in the user's state directory; it is of no other directory made at that path."""
 
-    def __init__(self, root: str, state_dir: Path | None) -> None:
-        """Takes the directory, and where records are kept; without, none is."""
+    def __init__(self, root: str, state_dir: Path | None, limits: Limits = LIMITS) -> None:
+        """Makes the record's name.
+
+        Args:
+            root: The directory.
+            state_dir: Where records are kept; without, none is.
+            limits: What stays of the records there.
+        """
+        self._limits = limits
         self._root = os.path.realpath(root)
         self._path = None
         if state_dir is not None:
@@ -127,7 +134,7 @@ class Record:
             with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
                 if not os.path.isdir(json.loads(path.read_text(encoding="utf-8"))["directory"]):
                     path.unlink()
-        keep_within(directory, "*.json", LIMITS, own=self._path)
+        keep_within(directory, "*.json", self._limits, own=self._path)
         keep_within(directory, "*.json.*", UNFINISHED)
 
 

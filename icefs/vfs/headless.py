@@ -28,8 +28,8 @@ from icefs.vfs.filesystem import FileSystem
 from icefs.vfs.mount import Mount, MountRequest
 from icefs.vfs.observe.stats import Stats
 from icefs.worktree.freeze.changes import ChangeKind, TreeChange
-from icefs.worktree.spool.left import look_at
 from icefs.worktree.spool.state import StateInfo, has_state
+from icefs.worktree.spool.summary import summarise
 from icefs.worktree.upload.options import UploadOptions
 
 _PIECE: Final = 8 << 20
@@ -84,7 +84,7 @@ def _run[T](
     repository: WritableRepository, directory: Path, work: Callable[[_Opened], Awaitable[T]], *, needs_branch: bool
 ) -> T:
     """Opens the working tree in a state directory, works with it, and closes it."""
-    left = look_at(directory)
+    left = summarise(directory)
     info = left.info
     if left.problem is not None:
         raise DamagedStateError(

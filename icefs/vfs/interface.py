@@ -139,10 +139,25 @@ class FileHandle(ABC):
 
     @abstractmethod
     def read_nowait(self, offset: int, size: int) -> bytes | bytearray | memoryview | None:
-        """Reads `size` bytes, fewer only at the end of the file; None if that would have to wait."""
+        """Reads bytes without waiting.
+
+        Args:
+            offset: Where to begin, in bytes from the beginning of the file.
+            size: How many bytes; fewer are returned at the end of the file alone.
+
+        Returns:
+            The bytes, empty behind the end; None if that would have to wait.
+
+        Raises:
+            StorageError: the disk cannot be read.
+        """
 
     async def read(self, offset: int, size: int) -> bytes | bytearray | memoryview:
-        """Reads like `read_nowait`, and waits."""
+        """Reads like `read_nowait`, and waits.
+
+        Raises:
+            ObjectNotFoundError, InvalidObjectSizeError, StorageError: the bytes are gone, or cannot be fetched.
+        """
         data = self.read_nowait(offset, size)
         if data is None:
             raise NotImplementedError(type(self).__name__)
@@ -153,11 +168,13 @@ class FileHandle(ABC):
 
         Raises:
             BadHandleError: the file is not open for writing.
+            NoSpaceError: the disk is full.
+            StorageError: the disk cannot be written.
         """
         raise BadHandleError("the file is not open for writing", ino=self.ino)
 
     async def fallocate(self, offset: int, length: int, mode: int) -> None:
-        """Does what `fallocate(2)` does.
+        """Does what `fallocate(2)` does, from `offset` for `length` bytes; `mode` has its flags.
 
         Raises:
             BadHandleError: the file is not open for writing.
@@ -181,10 +198,15 @@ class FileHandle(ABC):
         return await self.write(offset, data)
 
     async def flush(self) -> None:  # noqa: B027  (nothing to do for a file that is only read)
-        """Is called at every `close(2)` of a descriptor of the handle; its error is what `close` fails with."""
+        """Is called at every `close(2)` of a descriptor of the handle; its error is what `close` fails with.
+
+        Raises:
+            InvalidMetadataError: the file is a `zarr.json` whose content is none.
+            NoSpaceError, StorageError: what was written cannot be kept.
+        """
 
     async def fsync(self) -> None:  # noqa: B027
-        """Makes what was written durable."""
+        """Makes what was written durable, as `fsync(2)` does; raises as `flush`."""
 
     def release(self) -> None:  # noqa: B027
         """Gives back what the handle holds; it is not used again."""
@@ -228,11 +250,29 @@ class TreeChanges:
         self._path_of = path_of
 
     async def setattr(self, ino: Ino, changes: AttrChanges, handle: FileHandle | None, caller: Caller) -> Attr:
-        """Changes attributes, truncation included."""
+        """Changes attributes, as `chmod(2)`, `chown(2)`, `truncate(2)` and `utimensat(2)` do.
+
+        Raises:
+            StaleError: the inode is gone.
+            IsADirectoryTreeError: a directory has no size to change.
+            NoSpaceError, StorageError: the disk is full, or cannot be written. The other methods raise these, too.
+        """
         raise _read_only(self._path_of(ino))
 
     async def create(self, parent: Ino, name: str, mode: int, flags: int, caller: Caller) -> tuple[FileHandle, Attr]:
-        """Creates and opens a regular file."""
+        """Creates and opens a regular file, as `open(2)` with `O_CREAT` does.
+
+        Args:
+            parent: The directory.
+            name: The file's name.
+            mode: Its permissions, from which the caller's umask has been taken away.
+            flags: Those of `open(2)`.
+            caller: Its owner.
+
+        Raises:
+            AlreadyExistsError: the name is taken, and the flags have `O_EXCL`.
+            ReservedNameError: the name is one that an Icechunk repository cannot hold.
+        """
         raise _read_only(self._path_of(parent))
 
     async def mknod(self, parent: Ino, name: str, mode: int, rdev: int, caller: Caller) -> Attr:
@@ -248,7 +288,7 @@ class TreeChanges:
         raise _read_only(self._path_of(parent))
 
     async def rmdir(self, parent: Ino, name: str) -> None:
-        """Removes an empty directory."""
+        """Removes an empty directory; raises NotEmptyError for any other."""
         raise _read_only(self._path_of(parent))
 
     async def symlink(self, parent: Ino, name: str, target: str, caller: Caller) -> Attr:
@@ -256,7 +296,13 @@ class TreeChanges:
         raise _read_only(self._path_of(parent))
 
     async def rename(self, old_parent: Ino, old_name: str, new_parent: Ino, new_name: str, flags: int) -> None:
-        """Renames within the tree; `flags` are those of `renameat2(2)`."""
+        """Renames within the tree; `flags` are those of `renameat2(2)`.
+
+        Raises:
+            EntryNotFoundError: there is no such name.
+            AlreadyExistsError: the flags are `RENAME_NOREPLACE`, and the new name is taken.
+            InvalidInputError: a directory would go into itself, or the flags are unknown.
+        """
         raise _read_only(self._path_of(old_parent))
 
     async def link(self, ino: Ino, new_parent: Ino, new_name: str) -> Attr:

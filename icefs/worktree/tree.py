@@ -288,7 +288,7 @@ class WorkTree:
     def used_numbers(self) -> list[Ino]:
         """Returns the inode numbers that the tree answers for: of its nodes, and of what was committed."""
         with self._core.lock:
-            return [*self._core.by_ino, *self._core.kept.used()]
+            return [*self._core.by_ino, *self._core.retained.used()]
 
     @property
     def root_ino(self) -> Ino:
@@ -338,6 +338,20 @@ class WorkTree:
         finally:
             self.release_view(view)
         return known
+
+    def table_sizes(self) -> dict[str, int]:
+        """Returns how many entries each table of the tree has; for tests of what grows."""
+        core = self._core
+        with core.lock:
+            return {
+                "nodes": len(core.by_ino),
+                "kept": len(core.retained),
+                "superseded": len(core.superseded),
+                "deferred": len(core.deferred),
+                "final": len(core.final),
+                "behind": len(core.behind),
+                "views": len(core.views),
+            }
 
     def check_invariants(self) -> None:
         """Raises AssertionError if a stated invariant does not hold; for tests."""

@@ -130,7 +130,11 @@ class ChunkKeyLayout:
         return values if len(values) == width else None
 
     def format_component(self, level: int, coordinates: Sequence[int]) -> str:
-        """Writes the component at `level` from its `widths[level]` coordinates."""
+        """Writes the component at `level` from its `widths[level]` coordinates.
+
+        Raises:
+            InvalidInputError: another number of coordinates (kind `invalid-chunk-index`).
+        """
         width = self.widths[level]
         if len(coordinates) != width:
             raise InvalidInputError(
@@ -150,6 +154,9 @@ class ChunkKeyLayout:
 
         Returns:
             One name for each row, ASCII; for the constant component its one name.
+
+        Raises:
+            InvalidInputError: another number of columns (kind `invalid-chunk-index`).
         """
         if len(columns) != self.widths[level]:
             raise InvalidInputError(

@@ -8,6 +8,10 @@ import shutil
 import pytest
 
 from icefs.clock import to_datetime
+from icefs.engine.history.changes import compare
+from icefs.engine.history.diff import diff_snapshots
+from icefs.engine.read import repo_state
+from icefs.engine.read.inspect import inspect_repo_info
 from icefs.engine.read.session import Session
 from icefs.engine.repository import Repository
 from icefs.errors import UnsupportedSpecVersionError
@@ -134,7 +138,7 @@ def test_listings(fixture):
 
 def test_manifest_files(fixture):
     for message, says, session in fixture.sessions():
-        files = fixture.repository.list_manifest_files(session.snapshot_id)
+        files = list(fixture.repository.assets.fetch_snapshot(session.snapshot_id).manifest_files.values())
         assert len(files) == says["manifest_files"], message
         assert sorted(info.num_chunk_refs for info in files) == sorted(says["num_chunk_refs"])
         for info in files:
@@ -157,7 +161,7 @@ def test_diffs_from_the_parent(fixture):
     for message, says, session in fixture.sessions():
         if "diff_from_parent" not in says:
             continue
-        found = fixture.repository.diff(fixture.id_of(says["parent"]), session.snapshot_id)
+        found = diff_snapshots(fixture.repository.context, fixture.id_of(says["parent"]), session.snapshot_id)
         assert as_json(found) == says["diff_from_parent"], message
 
 
@@ -166,7 +170,7 @@ def test_what_changed_between_any_two_snapshots(fixture):
     sessions = {message: session for message, _, session in fixture.sessions()}
     for old_message, new_message in [(a, b) for a in sessions for b in sessions if a != b]:
         old, new = (fixture.content["snapshots"][message]["keys"] for message in (old_message, new_message))
-        changes = fixture.repository.changes_between(fixture.id_of(old_message), fixture.id_of(new_message))
+        changes = compare(sessions[old_message], sessions[new_message])
         told = {metadata_key(path) for path in changes.new | changes.deleted | changes.updated}
         gone_or_new = changes.new | changes.deleted
         any_chunk = tuple(f"{path.lstrip('/')}/c" for path, found in changes.chunks.items() if found is None)
@@ -193,27 +197,30 @@ def test_what_only_spec_2_has(fixture):
     repository, content = fixture.repository, fixture.content
     if not fixture.is_v2:
         for call in (
-            repository.ops_log,
-            repository.get_status,
-            repository.get_metadata,
-            repository.feature_flags,
-            repository.inspect_repo_info,
+            repo_state.ops_log,
+            repo_state.status,
+            repo_state.metadata,
+            repo_state.feature_flags,
+            inspect_repo_info,
         ):
             with pytest.raises(UnsupportedSpecVersionError) as caught:
-                call()
+                call(repository.context)
             assert caught.value.kind == "unsupported-spec-version"
         return
-    updates = list(repository.ops_log())
+    updates = list(repo_state.ops_log(repository.context))
     assert [type(update.kind).__name__ for update in updates] == content["ops_log"]
     for update, expected in zip(updates, fixture.ids["ops_log"], strict=True):
         assert to_datetime(update.updated_at).isoformat() == expected["updated_at"]
         assert update.backup_path == expected["backup_path"]
-    assert f"RepoAvailability.{repository.get_status().availability.name}" == content["status"]["availability"]
-    assert repository.get_status().limited_availability_reason == content["status"]["reason"]
-    assert repository.get_metadata() == content["repo_metadata"]
-    flags = {flag.name: [flag.enabled, flag.setting] for flag in repository.feature_flags()}
+    assert (
+        f"RepoAvailability.{repo_state.status(repository.context).availability.name}"
+        == content["status"]["availability"]
+    )
+    assert repo_state.status(repository.context).limited_availability_reason == content["status"]["reason"]
+    assert repo_state.metadata(repository.context) == content["repo_metadata"]
+    flags = {flag.name: [flag.enabled, flag.setting] for flag in repo_state.feature_flags(repository.context)}
     assert flags == content["feature_flags"]
-    assert repository.inspect_repo_info() == fixture.ids["repo_info"]
+    assert inspect_repo_info(repository.context) == fixture.ids["repo_info"]
 
 
 def test_configuration(fixture):

@@ -18,6 +18,7 @@ import icechunk as ic
 from zarr.core.sync import sync
 
 from icefs.clock import system_clock
+from icefs.engine.read.repo_state import feature_flags
 from icefs.engine.write.conflicts import BasicConflictSolver, ConflictDetector, ConflictType, VersionSelection
 from icefs.engine.write.repository import WritableRepository
 from icefs.engine.write.session import WritableSession
@@ -324,7 +325,7 @@ class EngineRepo(RepoWriter):
         return str(found) if isinstance(found, SnapshotId) else found
 
     def feature(self, name: str, setting: bool | None) -> None:
-        number = next(flag.id for flag in self.raw.feature_flags() if flag.name == name)
+        number = next(flag.id for flag in feature_flags(self.raw.context) if flag.name == name)
         self.raw.set_feature_flag(number, setting)
 
     def status(self, availability: str, reason: str | None) -> None:

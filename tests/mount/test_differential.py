@@ -59,7 +59,7 @@ class BranchMachine(BranchCalls):
     @rule(strict=st.booleans(), amend=st.sampled_from([False, False, True]))
     def commit(self, strict: bool, amend: bool) -> None:
         """Commits; the official library then finds what the plain directory has."""
-        self.settle_all()
+        self.write_back_all()
         files = self.files()
         status = self.station.mount.control("status.json", self.tree)
         before = self.history()
@@ -222,7 +222,7 @@ class BranchMachine(BranchCalls):
         items = {key: value for key, value in items.items() if theirs.get(key) != value}
         if not items:
             return
-        self.settle_all()
+        self.write_back_all()
         session = self.station.official.writable_session(self.branch)
         put_all(session.store, {key: data for key, data in items.items() if data is not None})
         remove(session.store, *(key for key, data in items.items() if data is None))

@@ -13,13 +13,15 @@ from tests.support.mounting import Mount, run_daemon, scratch_directory, unmount
 
 SLOW = """
 import time
-from icefs.fuse.notifier import KernelNotifier
+from icefs.fuse.device import Device
 
-real_send = KernelNotifier._send
-def send(self, notify, *args, **kwargs):
-    time.sleep(0.1)
-    real_send(self, notify, *args, **kwargs)
-KernelNotifier._send = send
+def slowly(send):
+    def later(*args, **kwargs):
+        time.sleep(0.1)
+        send(*args, **kwargs)
+    return later
+Device.invalidate_entry = slowly(Device.invalidate_entry)
+Device.invalidate_inode = slowly(Device.invalidate_inode)
 """
 
 

@@ -145,7 +145,7 @@ def test_a_store_that_is_gone_does_not_end_the_mount(tmp_path):
 BROKEN = """
 from icefs.vfs.filesystem import FileSystem
 from icefs.daemon import serve as serving
-serving._GRACE_S = 0.2
+serving.GRACE_S = 0.2
 
 lookup = FileSystem.lookup
 async def broken_lookup(self, parent, name):

@@ -41,7 +41,6 @@ LOOK = """
 import gc, json, os, signal
 from collections import Counter
 from icefs.vfs.mount import Mount
-from icefs.worktree.core.tree_core import TreeCore
 
 mounts = []
 make = Mount.__init__
@@ -53,21 +52,17 @@ Mount.__init__ = noting
 def look(number, frame):
     gc.collect()
     writable = [branch.writable for mount in mounts for branch in mount.trees.branches() if branch.writable is not None]
-    cores = [branch.work._core for branch in writable if branch.work is not None]
-    tables = {
+    works = [branch.work for branch in writable if branch.work is not None]
+    tables = Counter({
         "working trees": len(writable),
-        "open trees": len(cores),
+        "open trees": len(works),
         "inode ranges": sum(len(mount.fs.space) for mount in mounts),
         "loaded": sum(mount.gauges.values()["loaded_trees"] for mount in mounts),
-        "nodes": sum(len(core.by_ino) for core in cores),
-        "kept": sum(len(core.kept) for core in cores),
-        "superseded": sum(len(core.superseded) for core in cores),
-        "deferred": sum(len(core.deferred) for core in cores),
-        "final": sum(len(core.final) for core in cores),
-        "behind": sum(len(core.behind) for core in cores),
-        "views": sum(len(core.views) for core in cores),
         "handles": sum(len(mount.fs.handles) for mount in mounts),
-    }
+        **dict.fromkeys(("nodes", "kept", "superseded", "deferred", "final", "behind", "views"), 0),
+    })
+    for work in works:
+        tables.update(work.table_sizes())
     types = Counter(type(one).__name__ for one in gc.get_objects())
     told = {"tables": tables, "types": types.most_common(30)}
     with open(os.environ["ICEFS_TEST_LOOK"] + ".new", "w") as file:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 from tests.unit.transfer.test_exporting import files
-from tests.unit.transfer.test_view_export import first, second
 
 from icefs.engine.write.repository import WritableRepository
 from icefs.storage.local.store import LocalStorage
@@ -18,6 +17,7 @@ from tests.support.killing import Nursery
 from tests.support.soak import depth
 from tests.support.view_files import write_out
 from tests.support.viewed import commit_arrays
+from tests.unit.transfer.test_view_export import first, second
 
 _CASES = depth(2, 100)
 _STEPS = 60

@@ -54,7 +54,7 @@ PASSING: Final = ("lose", "refuse", "throttle", "error", "truncate", "too many",
 LASTING: Final = ("lose", "refuse", "throttle", "error", "deny", "mismatch", "conflict", "truncate", "stall")
 STARTED: Final = {f"a/c/{number}": bytes([number]) * 600 for number in range(3)}
 
-pytestmark = pytest.mark.timeout(900 if EVERY_FAULT else 120)
+pytestmark = pytest.mark.timeout(900 if EVERY_FAULT else 300)
 
 type Facts = dict[str, Any]
 """What the official library tells: branches with their messages, tags, and the chunks of each branch."""

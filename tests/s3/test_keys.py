@@ -229,7 +229,7 @@ def test_replaced_keys_are_read_again_whatever_the_refusal(bare, tmp_path, store
 def test_a_callback_is_asked_again_when_its_keys_are_refused(bare, store):
     keys = ["OLDKEY", "GOODKEY"]
     storage = open_storage(location(store), credentials=lambda: S3Credentials(keys.pop(0), "s"))
-    storage._retrier.policy = FAST
+    storage.access.retrier.policy = FAST
     storage.put("repo", b"here")
     assert keys == []
     storage.close()

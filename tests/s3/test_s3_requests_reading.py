@@ -78,7 +78,7 @@ def error(status, code, headers=None, more=""):
 
 def begun(storage):
     """Reads without a thread."""
-    storage._get_requests()._find_target()
+    storage.access.requests()._find_target()
     done = threading.Event()
     assert storage.start_read("chunks/A+ü~ 1", 3, 9, lambda data: done.set())
     assert done.wait(20)
@@ -217,7 +217,7 @@ def test_addresses_are_botocores(monkeypatch):
         ),
     ):
         storage = S3Storage("bucket", "", S3Options(credentials=KEYS, **options))
-        requests = S3Requests(storage._clients.connection(), "bucket", storage.options)
+        requests = S3Requests(storage.access.clients.connection(), "bucket", storage.options)
         assert requests._find_target().base_url == url
         storage.close()
 

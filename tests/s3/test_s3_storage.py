@@ -73,7 +73,7 @@ class TestMoto(StorageContract):
     def storage(self, moto_url, s3_prefix):
         options = S3Options(endpoint_url=moto_url, credentials=S3Credentials("any", "any"))
         storage = S3Storage("motobucket", s3_prefix, options)
-        storage._clients.connection().client.create_bucket(Bucket="motobucket")
+        storage.access.clients.connection().client.create_bucket(Bucket="motobucket")
         yield storage
         storage.close()
 
@@ -278,7 +278,7 @@ def test_expired_credentials_are_read_again(s3_server, s3_storage, s3_prefix, pr
     _write_profile(tmp_path / "credentials", Identity("OLDKEYID", "old", ()))
     proxy.plan("expire")
     storage = open_storage(f"s3://{BUCKET}/{s3_prefix}?endpoint_url={proxy.endpoint_url}&profile=lab")
-    storage._clients.connection()
+    storage.access.clients.connection()
     _write_profile(tmp_path / "credentials", READER)
     assert storage.get("repo").data == b"here"
     assert "OLDKEYID" in proxy.requests[0].headers["Authorization"]
@@ -294,7 +294,7 @@ def test_expired_credentials_are_read_again(s3_server, s3_storage, s3_prefix, pr
 def test_bulk_deletion_that_a_store_lacks(s3_storage):
     for number in range(3):
         s3_storage.put(f"chunks/{number}", b"")
-    client = s3_storage._clients.connection().client
+    client = s3_storage.access.clients.connection().client
 
     def lacking(**_):
         raise client.exceptions.ClientError(
@@ -307,21 +307,21 @@ def test_bulk_deletion_that_a_store_lacks(s3_storage):
 
 
 def test_keys_of_a_bulk_deletion_fail_one_by_one(s3_storage):
-    client = s3_storage._clients.connection().client
+    client = s3_storage.access.clients.connection().client
     answers = [
         {
             "Errors": [
-                {"Key": s3_storage._base + "a", "Code": "SlowDown"},
-                {"Key": s3_storage._base + "b", "Code": "X"},
+                {"Key": s3_storage.base + "a", "Code": "SlowDown"},
+                {"Key": s3_storage.base + "b", "Code": "X"},
             ],
-            "Deleted": [{"Key": s3_storage._base + "c"}],
+            "Deleted": [{"Key": s3_storage.base + "c"}],
         },
-        {"Deleted": [{"Key": s3_storage._base + "a"}]},
+        {"Deleted": [{"Key": s3_storage.base + "a"}]},
     ]
     asked = []
 
     def scripted(**arguments):
-        asked.append([item["Key"][len(s3_storage._base) :] for item in arguments["Delete"]["Objects"]])
+        asked.append([item["Key"][len(s3_storage.base) :] for item in arguments["Delete"]["Objects"]])
         return answers.pop(0)
 
     client.delete_objects = scripted

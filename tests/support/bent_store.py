@@ -85,6 +85,8 @@ class Bend:
 
 @dataclass
 class Answer:
+    """An answer of the store: status, headers and body, as it is sent."""
+
     status: int
     headers: dict[str, str]
     body: bytes

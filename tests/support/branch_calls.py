@@ -455,7 +455,7 @@ class BranchCalls(RuleBasedStateMachine):
     def sync(self, number: int, what: int) -> None:
         number = self.pick(number)
         fd = [os.fsync, os.fdatasync, lambda fd: os.close(os.dup(fd)), os.listdir][what]
-        self.settle(number)
+        self.write_back(number)
         if what == 2:
             self.closing(number, lambda side: os.close(os.dup(side.fds[number])))
         elif what == 3:
@@ -479,16 +479,16 @@ class BranchCalls(RuleBasedStateMachine):
             return  # a truncated one is invalid at close, and `write_file` does that
         self.both(touch)
 
-    def settle(self, number: int) -> None:
+    def write_back(self, number: int) -> None:
         """Has the kernel write what was written through mappings: allowed difference 6."""
         ino = self.unsynced.pop(number, None)
         if ino is not None:
             self.touched.add(ino)
             self.both(lambda side: os.fsync(side.fds[number]))
 
-    def settle_all(self) -> None:
+    def write_back_all(self) -> None:
         for number in list(self.unsynced):
-            self.settle(number)
+            self.write_back(number)
 
     def closing(self, number: int, action: Callable[[Side], Any]) -> None:
         """Closes a descriptor; a written file that is no valid `zarr.json` may fail: allowed difference 2."""
@@ -509,7 +509,7 @@ class BranchCalls(RuleBasedStateMachine):
         self.close_one(self.pick(number))
 
     def close_one(self, number: int) -> None:
-        self.settle(number)
+        self.write_back(number)
         self.touch_open(number)
         del self.flags[number]
         self.closing(number, lambda side: side.close(number))

@@ -60,6 +60,7 @@ type Collect = Callable[[int], None]
 
 
 def array() -> bytes:
+    """Returns the `zarr.json` of an array of `SIZE` chunks of 8 bytes."""
     grid = {"name": "regular", "configuration": {"chunk_shape": [8]}}
     codecs = [{"name": "bytes"}]
     document = {"zarr_format": 3, "node_type": "array", "shape": [8 * SIZE], "data_type": "uint8", "fill_value": 0}

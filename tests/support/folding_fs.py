@@ -34,6 +34,7 @@ class Node:
 
 
 def fold(name: bytes) -> str:
+    """Returns what two names have in common that the file system takes for one."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", os.fsdecode(name)).casefold())
 
 
@@ -161,6 +162,7 @@ def folding_file_system(mountpoint: Path) -> Iterator[None]:
 
 
 def main(mountpoint: str) -> None:
+    """Mounts the file system, prints a line, and serves until it is unmounted."""
     pyfuse3.init(Folding(), mountpoint, {*pyfuse3.default_options, "fsname=folding"})
     try:
         print("mounted", flush=True)

@@ -44,6 +44,7 @@ _CITED = re.compile("'(icefs [^']*)'|: (icefs [^'\n]*)$", re.MULTILINE)
 
 
 def is_hidden(char):
+    """Tells whether a character does not show on a terminal, or does more than that."""
     return unicodedata.category(char) in ("Cc", "Cs", "Cf", "Zl", "Zp") and char not in _KEPT
 
 

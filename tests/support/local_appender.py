@@ -7,6 +7,7 @@ from tests.support.storage_contract import append_line
 
 
 def main() -> None:
+    """Says that it is ready, waits for a line, appends, and prints how many tries that took."""
     root, name, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
     storage = LocalStorage(root)
     print("ready", flush=True)

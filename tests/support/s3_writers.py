@@ -74,6 +74,8 @@ class Writer(ABC):
 
 
 class OfficialWriter(Writer):
+    """Commits with the official library."""
+
     def __init__(self, place: dict[str, str]) -> None:
         import icechunk
 
@@ -95,6 +97,8 @@ class OfficialWriter(Writer):
 
 
 class EngineWriter(Writer):
+    """Commits with the engine."""
+
     def __init__(self, place: dict[str, str]) -> None:
         from icefs.engine.write.repository import WritableRepository
         from icefs.storage.s3.options import S3Credentials, S3Options
@@ -122,6 +126,8 @@ class EngineWriter(Writer):
 
 
 class MountWriter(Writer):
+    """Writes to a mounted branch, and commits through its control file."""
+
     def __init__(self, place: dict[str, str]) -> None:
         self._root = Path(place["path"], "branches")
         self._engine = EngineWriter(place)

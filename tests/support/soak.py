@@ -26,6 +26,8 @@ SHARE: Final = float(os.environ.get("ICEFS_SOAK") or 0)
 SOAK: Final = SHARE > 0
 FAILURES_VARIABLE: Final = "ICEFS_SOAK_FAILURES"
 """Names the directory, which exists, that `tests.support.soak_failures` writes to."""
+RUNNING_NAME: Final = "running.txt"
+"""The list of the tests under way, in the same directory."""
 LIMIT_S: Final = 4 * 3600
 """When a single test of a long run is taken for one that hangs."""
 
@@ -103,10 +105,24 @@ def main(arguments: list[str]) -> int:
     if not chosen:
         parser.error(f"no module has {' or '.join(options.parts)} in its path; those there are:\n{_listed(MODULES)}")
     minutes = math.ceil(sum(one.minutes for one in chosen) * options.share)
-    print(f"soak: {len(chosen)} modules, about {minutes} minutes of two processors", flush=True)
+    print(
+        f"soak: {len(chosen)} modules, {minutes} minutes of two processors, or as long as they take in an ordinary run"
+    )
     failures = _ROOT / ".soak" / time.strftime("%Y-%m-%dT%H%M%S")
     failures.mkdir(parents=True)
     began = time.monotonic()
+    try:
+        return _run([one.path for one in chosen], options.share, failures)
+    finally:
+        print(f"soak: {(time.monotonic() - began) / 60:.0f} minutes")
+        for path in sorted(failures.iterdir()):
+            print(f"soak: {'under way at the end' if path.name == RUNNING_NAME else 'a failure'}: {path}")
+        if not any(failures.iterdir()):
+            failures.rmdir()
+
+
+def _run(paths: Sequence[str], share: float, failures: Path) -> int:
+    """Runs modules in a copy of the source; returns pytest's exit code."""
     with tempfile.TemporaryDirectory(prefix="icefs-soak-", ignore_cleanup_errors=True) as scratch:
         copy = Path(scratch, "icefs")
         shutil.copytree(_ROOT, copy, ignore=_NOT_COPIED, symlinks=True)
@@ -117,7 +133,7 @@ def main(arguments: list[str]) -> int:
                 shutil.copy(_ROOT / name, copy / name)
         environment = {
             **os.environ,
-            "ICEFS_SOAK": str(options.share),
+            "ICEFS_SOAK": str(share),
             FAILURES_VARIABLE: str(failures),
             "PYTHONPATH": str(copy),
         }
@@ -125,13 +141,7 @@ def main(arguments: list[str]) -> int:
         # Parts of a module run side by side: one of them may take as long as all others.
         command = [sys.executable, "-m", "pytest", "-p", "tests.support.soak_failures", "-n", workers]
         command += ["--durations", "30", "--durations-min", "60"]
-        done = subprocess.run([*command, *(one.path for one in chosen)], cwd=copy, env=environment, check=False)
-    print(f"soak: {(time.monotonic() - began) / 60:.0f} minutes", flush=True)
-    for path in sorted(failures.iterdir()):
-        print(f"soak: a failure: {path}", flush=True)
-    if not any(failures.iterdir()):
-        failures.rmdir()
-    return done.returncode
+        return subprocess.run([*command, *paths], cwd=copy, env=environment, check=False).returncode
 
 
 def _listed(modules: Iterable[Module]) -> str:

@@ -12,7 +12,7 @@ from typing import Final
 
 import pytest
 
-from tests.support.soak import FAILURES_VARIABLE
+from tests.support.soak import FAILURES_VARIABLE, RUNNING_NAME
 
 _MAX_NAME: Final = 120
 
@@ -43,7 +43,7 @@ class FailureFiles:
         self._write_running()
 
     def _write_running(self) -> None:
-        path = self._directory / "running.txt"
+        path = self._directory / RUNNING_NAME
         if self._running:
             path.write_text("".join(f"{nodeid}\n" for nodeid in self._running))
         else:

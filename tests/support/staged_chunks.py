@@ -24,6 +24,7 @@ type Chunks = Mapping[tuple[int, ...], bytes]
 
 
 def path_of(index: tuple[int, ...]) -> str:
+    """Returns the path of a chunk of `/a`."""
     return "a/c/" + "/".join(map(str, index))
 
 

@@ -34,10 +34,12 @@ NO_TREE: Any = SimpleNamespace()
 
 
 def group() -> bytes:
+    """Returns the `zarr.json` of a group."""
     return json.dumps({"zarr_format": 3, "node_type": "group", "attributes": {}}).encode()
 
 
 def array(shape: tuple[int, ...], chunks: tuple[int, ...], *, encoding: str = "default", separator: str = "/") -> bytes:
+    """Returns the `zarr.json` of an array of bytes with a shape, a chunk shape and a chunk key encoding."""
     return json.dumps(
         {
             "zarr_format": 3,

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from icefs.daemon.options import default_log_file
-from icefs.daemon.spawn import _open_log
+from icefs.daemon.spawn import open_log
 from icefs.engine.history.lineage_cache import LineageCache
 from icefs.private import make_private, who_may_change
 from icefs.transfer.ledger import Ledger
@@ -37,9 +37,9 @@ def test_a_private_directory_is_private(tmp_path, mask, is_there):
 def test_what_tells_of_repositories_and_paths_is_for_its_user_alone(tmp_path, mask, monkeypatch):
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     log = default_log_file("/mnt/x")
-    _open_log(log).close()
+    open_log(log).close()
     assert (mode(log.parent), mode(log)) == (0o700, 0o600)
-    _open_log(tmp_path / "chosen.log").close()
+    open_log(tmp_path / "chosen.log").close()
     assert mode(tmp_path / "chosen.log") == 0o600
     LineageCache(tmp_path / "cache/history/x.db").close()
     assert mode(tmp_path / "cache/history") == 0o700

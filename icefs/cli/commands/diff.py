@@ -64,11 +64,11 @@ def _show_uncommitted(path: str, *, with_chunks: bool, with_map: bool, as_json: 
 
 def _show_between(repo: str | None, old: str, new: str, *, with_chunks: bool, with_map: bool, as_json: bool) -> None:
     from icefs.cli.support.repos import locate, open_repository  # the engine, which a diff of a mount does without
-    from icefs.engine.history.diff import Diff
+    from icefs.engine.history.diff import Diff, diff_snapshots
 
     repository = open_repository(locate(repo).location)
     old_id, new_id = repository.resolve_ref(old), repository.resolve_ref(new)
-    changes = Diff.empty() if old_id == new_id else repository.diff(old_id, new_id)
+    changes = Diff.empty() if old_id == new_id else diff_snapshots(repository.context, old_id, new_id)
     if as_json:
         print_json({"from": str(old_id), "to": str(new_id), **describe(changes)})
         return

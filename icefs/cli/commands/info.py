@@ -9,6 +9,7 @@ import click
 from icefs.cli.support.options import iso, json_option, print_json, say
 from icefs.cli.support.repos import locate, open_repository
 from icefs.clock import to_datetime
+from icefs.engine.read import repo_state
 from icefs.engine.repository import Repository
 from icefs.errors import UnsupportedError
 from icefs.format.config.codec import encode_config
@@ -56,14 +57,14 @@ def describe_repository(repository: Repository) -> dict[str, Any]:
         "config": _config(repository.config.effective()),
     }
     if repository.spec_version > 1:
-        status = repository.get_status()
+        status = repo_state.status(repository.context)
         facts["status"] = {
             "availability": status.availability.name.lower(),
             "set_at": iso(to_datetime(status.set_at)),
             "reason": status.limited_availability_reason,
         }
-        facts["metadata"] = dict(repository.get_metadata())
-        facts["feature_flags"] = {flag.name: flag.enabled for flag in repository.feature_flags()}
+        facts["metadata"] = dict(repo_state.metadata(repository.context))
+        facts["feature_flags"] = {flag.name: flag.enabled for flag in repo_state.feature_flags(repository.context)}
     return facts
 
 

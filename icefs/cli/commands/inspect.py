@@ -7,6 +7,7 @@ import click
 
 from icefs.cli.support.options import json_option, print_json
 from icefs.cli.support.repos import locate, open_repository
+from icefs.engine.read.inspect import inspect_manifest, inspect_repo_info, inspect_snapshot, inspect_transaction_log
 from icefs.engine.repository import Repository
 from icefs.errors import InvalidInputError, NotFoundError, ObjectNotFoundError
 from icefs.format.ids import ManifestId
@@ -30,18 +31,18 @@ def inspect(repo: str, what: str, transactions: bool, as_json: bool) -> None:
 
 def _inspect(repository: Repository, what: str, *, transactions: bool) -> Any:
     if what == REPO_INFO and not transactions:
-        return repository.inspect_repo_info()
+        return inspect_repo_info(repository.context)
     try:
         snapshot_id = repository.resolve_ref(what)
     except NotFoundError as error:
         if not transactions:
             with contextlib.suppress(InvalidInputError, ObjectNotFoundError):
-                return repository.inspect_manifest(ManifestId.parse(what))
+                return inspect_manifest(repository.assets, ManifestId.parse(what))
         kinds = "branch, tag or snapshot" if transactions else "branch, tag, snapshot or manifest"
         raise type(error)(
             f"no {kinds} is called {quoted(what)}",
             hint="'icefs log' lists snapshots, and inspecting a snapshot lists manifests",
         ) from None
     if transactions:
-        return repository.inspect_transaction_log(snapshot_id)
-    return repository.inspect_snapshot(snapshot_id)
+        return inspect_transaction_log(repository.context, snapshot_id)
+    return inspect_snapshot(repository.assets, snapshot_id)

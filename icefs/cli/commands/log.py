@@ -31,7 +31,7 @@ class _LogCommand(click.Command):
         if "--" in args:
             cut = args.index("--")
             if len(args) > cut + 2:
-                raise click.UsageError("one path can be followed at a time", ctx)
+                raise click.UsageError("one path can be followed at a time: give one behind --", ctx)
             args = [*args[:cut], *(f"--follow={path}" for path in args[cut + 1 :])]
         return super().parse_args(ctx, args)
 
@@ -63,7 +63,7 @@ def log(
     names = Names.of(repository.refs(refresh=False))
     if graph:
         if as_json or follow is not None:
-            raise click.UsageError("--graph goes with neither --json nor a path")
+            raise click.UsageError("--graph goes with neither --json nor a path: leave it, or them, out")
         for line in islice(graph_lines(repository, names, None if source.ref is None else source.ref), max_count):
             click.echo(line)
         return

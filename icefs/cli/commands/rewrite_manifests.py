@@ -28,12 +28,12 @@ def rewrite_manifests(repo: str | None, message: str, branch: str, amend: bool, 
     """
     source = locate(repo)
     repository = open_writable(source.location)
-    before = len(repository.list_manifest_files(repository.lookup_branch(branch)))
+    before = len(repository.assets.fetch_snapshot(repository.lookup_branch(branch)).manifest_files)
     if dry_run:
         facts: dict[str, Any] = {"snapshot_id": None, "manifests_before": before, "manifests": None}
     else:
         made = repository.rewrite_manifests(message, branch=branch, replace_tip=amend)
-        after = len(repository.list_manifest_files(made))
+        after = len(repository.assets.fetch_snapshot(made).manifest_files)
         facts = {"snapshot_id": str(made), "manifests_before": before, "manifests": after}
     if as_json:
         print_json({**facts, "dry_run": dry_run})

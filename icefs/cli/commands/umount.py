@@ -57,7 +57,7 @@ def umount(
     cleared away.
     """
     if committing and discarding:
-        raise click.UsageError("--commit and --discard exclude each other")
+        raise click.UsageError("--commit and --discard exclude each other: give one of them")
     if bool(message) != committing:
         raise click.UsageError("--commit needs a message: -m MESSAGE" if committing else "-m goes with --commit")
     root = absolute(mountpoint)

@@ -28,8 +28,8 @@ from icefs.storage.cache.disk import default_cache_dir
 from icefs.storage.proxies import proxy_of
 from icefs.storage.url import open_storage, parse_location, redact
 from icefs.words import command, plural, quoted
-from icefs.worktree.spool.left import LeftTree, damaged_files, left_trees
 from icefs.worktree.spool.state import LOST_NAME
+from icefs.worktree.spool.summary import TreeSummary, damaged_files, tree_summaries
 
 OK, WARNING, PROBLEM = "ok", "warning", "problem"
 
@@ -159,7 +159,7 @@ def check_directories(state_dir: Path | None, cache_dir: Path | None) -> Iterato
     state_root = state_dir or default_state_dir()
     for name, place in (("state directory", state_root), ("cache directory", cache_dir or default_cache_dir())):
         yield from examine(name, lambda name=name, place=place: _check_directory(name, place))  # type: ignore[misc]
-    left = [tree for tree in left_trees(state_root) if not tree.is_in_use and not tree.is_clean]
+    left = [tree for tree in tree_summaries(state_root) if not tree.is_in_use and not tree.is_clean]
     if left:
         text = f"{plural(len(left), 'working tree')} in {state_root} {'is' if len(left) == 1 else 'are'} not mounted"
         yield Finding("state directory", OK, text, "'icefs sessions' lists them")
@@ -173,7 +173,7 @@ def check_directories(state_dir: Path | None, cache_dir: Path | None) -> Iterato
             yield Finding("state directory", WARNING, text, "look at them, and remove that directory")
 
 
-def _check_left(tree: LeftTree) -> Iterator[Finding]:
+def _check_left(tree: TreeSummary) -> Iterator[Finding]:
     """Looks for files of a tree that nobody has mounted whose bytes are not all there."""
     for path in damaged_files(tree.directory)[:_SHOWN]:
         branch = quoted(tree.info.branch)

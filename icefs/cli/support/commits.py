@@ -52,6 +52,9 @@ def explaining(mounted: Mounted | None = None) -> Iterator[None]:
 
     Args:
         mounted: The mounted branch; None for a working tree that is not mounted.
+
+    Raises:
+        ConflictError: there was one; it says all that.
     """
     try:
         yield

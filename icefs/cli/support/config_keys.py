@@ -8,6 +8,7 @@ from icefs.format.flat.flexbuffer import decode_flexbuffer
 
 
 def settings_tree(config: RepositoryConfig) -> Any:
+    """Returns a configuration as nested dictionaries of plain values, as it is stored."""
     return decode_flexbuffer(encode_config(config))
 
 

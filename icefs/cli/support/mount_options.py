@@ -19,7 +19,7 @@ from icefs.errors import InvalidInputError
 
 
 def parse_user(text: str) -> int:
-    """Reads a user by number or name."""
+    """Reads a user by number or name; raises click.BadParameter where there is none."""
     try:
         return _id(text, "user") if text.isascii() and text.isdigit() else pwd.getpwnam(text).pw_uid
     except KeyError:
@@ -27,7 +27,7 @@ def parse_user(text: str) -> int:
 
 
 def parse_group(text: str) -> int:
-    """Reads a group by number or name."""
+    """Reads a group by number or name; raises click.BadParameter where there is none."""
     try:
         return _id(text, "group") if text.isascii() and text.isdigit() else grp.getgrnam(text).gr_gid
     except KeyError:
@@ -41,7 +41,7 @@ def _id(text: str, what: str) -> int:
 
 
 def parse_umask(text: str) -> int:
-    """Reads permission bits in octal."""
+    """Reads permission bits in octal; raises click.BadParameter for anything else."""
     try:
         bits = int(text, 8)
     except ValueError:

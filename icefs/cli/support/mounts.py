@@ -127,14 +127,19 @@ class Mounted:
         )
 
     def read_text(self, name: str) -> str:
-        """Reads a control file of the tree."""
+        """Reads a control file of the tree.
+
+        Raises:
+            IcefsError: the working tree of the branch cannot be opened.
+            OSError: the file cannot be read for another reason.
+        """
         try:
             return (self.tree / CONTROL / name).read_text()
         except OSError as error:
             raise self._reason() or error from None
 
     def read_json(self, name: str) -> Any:
-        """Reads a JSON control file of the tree."""
+        """Reads a JSON control file of the tree; raises as `read_text`, and FormatError for what is no JSON."""
         try:
             return _parse(self.tree / CONTROL / name)
         except OSError as error:
@@ -320,7 +325,12 @@ def check_tree(mounted: Mounted, path: str | os.PathLike[str]) -> dict[str, Any]
 
 
 def check_branch(mounted: Mounted, path: str | os.PathLike[str]) -> None:
-    """Refuses a path in a mount that lies in no writable branch, as `require_branch` does."""
+    """Refuses a path in a mount that lies in no writable branch, as `require_branch` does.
+
+    Raises:
+        ReadOnlyError: it lies in a tag or snapshot, or the mount is read-only.
+        InvalidInputError: it lies in no tree.
+    """
     info = check_tree(mounted, path)
     if info.get("writable"):
         return

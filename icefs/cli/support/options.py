@@ -66,7 +66,7 @@ class Group(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Finds the command that the words name."""
+        """Finds the command that the words name; raises click.UsageError, with a suggestion, if none has them."""
         word = args[0]
         try:
             return super().resolve_command(ctx, args)
@@ -108,7 +108,7 @@ def size_text(count: int) -> str:
 
 
 def parse_moment(text: str) -> datetime:
-    """Reads a point in time in ISO 8601; without an offset it is UTC."""
+    """Reads a point in time in ISO 8601, UTC if it has no offset; raises click.BadParameter for anything else."""
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
@@ -247,7 +247,7 @@ ref_option = click.option("--ref", help="The version, where REPO@REF cannot say 
 
 
 def parse_age(text: str) -> datetime:
-    """Reads a time, or an age such as `30d` (s, m, h, d or w) before now."""
+    """Reads a time, or an age such as `30d` (s, m, h, d or w) before now; raises as `parse_moment`."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhdw])", text.strip())
     if match is None:
         return parse_moment(text)

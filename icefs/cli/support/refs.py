@@ -26,13 +26,22 @@ def listing_options[F: Callable[..., Any]](command: F) -> F:
 
 
 def listed_refs(where: str | None, repo: str | None) -> Refs:
+    """Reads the refs of a repository that is given in one of two ways, or of the mount of the current directory.
+
+    Raises:
+        click.UsageError: it is given in both ways.
+        IcefsError: it cannot be opened.
+    """
     if where is not None and repo is not None:
-        raise click.UsageError("the repository is given twice", click.get_current_context())
+        raise click.UsageError(
+            "the repository is given twice, as an argument and with --repo: leave one out", click.get_current_context()
+        )
     source = locate(where) if repo is None else locate(repo, is_repo=True)
     return open_repository(source.location).refs()
 
 
 def print_refs(refs: Mapping[str, SnapshotId], none: str, *, as_json: bool) -> None:
+    """Prints refs and their snapshots by name; `none` is the sentence for an empty list."""
     if as_json:
         print_json([{"name": name, "snapshot_id": str(refs[name])} for name in sorted(refs)])
     else:
@@ -57,6 +66,7 @@ def resolve(repository: WritableRepository, source: Source, ref: str | None) -> 
 
 
 def report(facts: Mapping[str, str], text: str, *, as_json: bool) -> None:
+    """Prints what was done: facts for programs, or a sentence."""
     if as_json:
         print_json(facts)
     else:
@@ -78,4 +88,5 @@ def again(repo: str | None) -> str | None:
 
 
 def ref_facts(name: str, snapshot_id: SnapshotId) -> dict[str, str]:
+    """Describes a ref in JSON."""
     return {"name": name, "snapshot_id": str(snapshot_id)}

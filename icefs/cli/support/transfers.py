@@ -22,10 +22,16 @@ _SHOWN = 20
 
 
 def as_node_path(text: str) -> NodePath:
+    """Reads the path of a node as a user types it, with or without slashes around it.
+
+    Raises:
+        InvalidInputError: no node can have it.
+    """
     return NodePath("/" + normalize_key(text.strip("/")).removeprefix("."))
 
 
 def list_lines(what: str, lines: list[str]) -> None:
+    """Prints the first of some lines to standard error, each behind `what`, and how many more there are."""
     for line in lines[:_SHOWN]:
         say(f"{what} {line}", err=True)
     if len(lines) > _SHOWN:
@@ -33,6 +39,7 @@ def list_lines(what: str, lines: list[str]) -> None:
 
 
 def state_home() -> Path:
+    """Returns the directory of what is known of imports and exports."""
     return Path(os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state"), "icefs")
 
 

@@ -14,8 +14,8 @@ from icefs.errors import EntryNotFoundError, IcefsError, InvalidInputError, Sess
 from icefs.vfs.commit.staged_report import count_changes
 from icefs.vfs.names import encode_ref
 from icefs.words import command
-from icefs.worktree.spool.left import LeftTree, left_trees
 from icefs.worktree.spool.state import DATABASE_NAME, LOCK_NAME, is_in_use
+from icefs.worktree.spool.summary import TreeSummary, tree_summaries
 
 SERVICE_TREES: Final = Path("/var/lib/icefs/trees")
 """Where the services of `icefs serve` keep their working trees (`StateDirectory` of the unit)."""
@@ -78,10 +78,10 @@ class KnownTree:
 
 def known_trees(state_root: Path) -> list[KnownTree]:
     """Lists the working trees under a state root."""
-    return [_describe(tree) for tree in left_trees(state_root)]
+    return [_describe(tree) for tree in tree_summaries(state_root)]
 
 
-def _describe(tree: LeftTree) -> KnownTree:
+def _describe(tree: TreeSummary) -> KnownTree:
     directory, info = tree.directory, tree.info
     size_bytes, changed_at = _usage(directory)
     mountpoint = info.mountpoint or None
@@ -156,13 +156,18 @@ def state_roots(state_dir: str | None) -> list[Path]:
 
 
 def find_tree(identity: str, state_dir: str | None) -> KnownTree:
-    """Finds a working tree by the beginning of its id, or by its directory's name."""
+    """Finds a working tree by the beginning of its id, or by its directory's name.
+
+    Raises:
+        EntryNotFoundError: there is none.
+        InvalidInputError: the ids of several begin so.
+    """
     root = _root(state_dir)
     name = identity.rstrip("/").rpartition("/")[2]
     states = [
         tree
         for state_root in state_roots(state_dir)
-        for tree in left_trees(state_root)
+        for tree in tree_summaries(state_root)
         if tree.directory.name == name
         or (len(name) >= _MIN_ID and tree.directory.name.rpartition("-")[2].startswith(name))
     ]
@@ -174,6 +179,11 @@ def find_tree(identity: str, state_dir: str | None) -> KnownTree:
 
 
 def require_unmounted(tree: KnownTree) -> None:
+    """Refuses a working tree that a process has open.
+
+    Raises:
+        SessionStateError: one has.
+    """
     if is_in_use(tree.directory):
         where = tree.mountpoint or f"process {tree.pid}"
         end = command("umount", tree.mountpoint or "MNT")

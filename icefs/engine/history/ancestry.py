@@ -5,15 +5,18 @@ rewrites the file of the oldest snapshot that it keeps, so that the first one be
 """
 
 from collections.abc import Iterator
+from datetime import UTC
 
+from icefs.clock import to_datetime
 from icefs.engine.read.assets import AssetManager, snapshot_not_found
 from icefs.engine.read.context import ReadContext
-from icefs.errors import FormatError, ObjectNotFoundError
+from icefs.errors import FormatError, ObjectNotFoundError, SnapshotNotFoundError
 from icefs.format.ids import SnapshotId
 from icefs.format.layout import snapshot_key
 from icefs.format.repo.info import RepoInfo
 from icefs.format.repo.snapshot_table import SnapshotInfo
 from icefs.format.snapshot.reader import Snapshot
+from icefs.words import quoted
 
 
 def lookup_snapshot(context: ReadContext, snapshot_id: SnapshotId) -> SnapshotInfo:
@@ -56,6 +59,30 @@ def walk(context: ReadContext, start: SnapshotId) -> Iterator[SnapshotInfo]:
     if context.spec_version == 1:
         return walk_v1(context.assets, start)
     return _repo_info_with(context, start).ancestry(start)
+
+
+def snapshot_as_of(context: ReadContext, branch: str, tip: SnapshotId, micros: int) -> SnapshotId:
+    """Returns the newest snapshot of a branch that is not younger than a time.
+
+    Args:
+        context: The repository.
+        branch: The branch's name, for the message.
+        tip: Its tip.
+        micros: The time, in microseconds since the epoch.
+
+    Raises:
+        SnapshotNotFoundError: all of them are younger (kind `no-snapshot-at-time`).
+    """
+    oldest = None
+    for oldest in walk(context, tip):
+        if oldest.flushed_at <= micros:
+            return oldest.id
+    raise SnapshotNotFoundError(
+        f"branch {quoted(branch)} has no snapshot as old as {_written(micros)}",
+        kind="no-snapshot-at-time",
+        hint=None if oldest is None else f"its oldest is of {_written(oldest.flushed_at)}",
+        branch=branch,
+    )
 
 
 def _repo_info_with(context: ReadContext, snapshot_id: SnapshotId) -> RepoInfo:
@@ -113,3 +140,11 @@ def walk_v1(assets: AssetManager, start: SnapshotId) -> Iterator[SnapshotInfo]:
 def _cycle(file: str, snapshot_id: SnapshotId) -> FormatError:
     reason = f"snapshot {snapshot_id} is an ancestor of itself"
     return FormatError(f"{file}: {reason}", file=file, reason=reason)
+
+
+def _written(micros: int) -> str:
+    """Writes a time as people write it."""
+    try:
+        return f"{to_datetime(micros).astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+    except OverflowError:
+        return f"{micros} µs"

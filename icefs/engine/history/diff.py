@@ -14,7 +14,9 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final
 
+from icefs.engine.history.ancestry import ancestry
 from icefs.engine.read.assets import AssetManager
+from icefs.engine.read.context import ReadContext
 from icefs.errors import InvalidInputError, ObjectNotFoundError
 from icefs.format.chunk_indices import ChunkIndices
 from icefs.format.ids import INITIAL_SNAPSHOT_ID, NodeId, SnapshotId
@@ -62,10 +64,10 @@ class Diff:
         return self == Diff()
 
 
-def chain_between(ancestry: Iterable[SnapshotInfo], from_id: SnapshotId) -> list[SnapshotInfo] | None:
-    """Returns the snapshots of an ancestry that come after `from_id`, newest first; None if it is not among them."""
+def chain_between(history: Iterable[SnapshotInfo], from_id: SnapshotId) -> list[SnapshotInfo] | None:
+    """Returns the snapshots of a history that come after `from_id`, newest first; None if it is not among them."""
     chain: list[SnapshotInfo] = []
-    for info in ancestry:
+    for info in history:
         if info.id == from_id:
             return chain
         chain.append(info)
@@ -124,6 +126,22 @@ def fetch_logs(assets: AssetManager, chain: Sequence[SnapshotInfo]) -> tuple[lis
     logs = assets.workers.map(fetch, wanted)
     missing = [item for item, log in zip(wanted, logs, strict=True) if log is None and item[0] != INITIAL_SNAPSHOT_ID]
     return [log for log in logs if log is not None], not missing
+
+
+def diff_snapshots(context: ReadContext, from_id: SnapshotId, to_id: SnapshotId) -> Diff:
+    """Returns what changed after one snapshot up to a later one of the same history.
+
+    Raises:
+        SnapshotNotFoundError: one of them does not exist.
+        InvalidInputError: the first is not a proper ancestor of the second (kind `bad-snapshot-chain-for-diff`).
+    """
+    chain = chain_between(ancestry(context, to_id), from_id)
+    if not chain:
+        older = {info.id for info in ancestry(context, from_id)}
+        both = (info.id for info in ancestry(context, to_id) if info.id in older)
+        raise bad_chain(from_id, to_id, next(both, None))
+    logs, _ = fetch_logs(context.assets, chain)
+    return build_diff(logs, context.assets.fetch_snapshot(from_id), context.assets.fetch_snapshot(to_id))
 
 
 def updated_chunks(logs: Iterable[TransactionLog]) -> dict[NodeId, ChunkIndices]:

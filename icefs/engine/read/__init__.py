@@ -2,8 +2,10 @@
 
 session            a session that reads: the nodes of a snapshot, their chunks, the chunks' bytes
 context            what every reader of an open repository needs
+repo_state         a repository's status, metadata, feature flags and ops log
 inspect            a repository's files as plain JSON values
 assets             a repository's files, decoded once and cached
+written            files that were just written, kept for their first reader
 cache              a bounded cache that loads each key once at a time
 chunks             an array's chunk references over all of its manifests
 boxes              which of an array's manifests has a chunk index

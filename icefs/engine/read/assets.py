@@ -13,6 +13,7 @@ from typing import Final
 from icefs.engine.read.boxes import Box
 from icefs.engine.read.cache import WeightedCache
 from icefs.engine.read.workers import Workers
+from icefs.engine.read.written import WrittenFiles
 from icefs.errors import FormatError, ObjectNotFoundError, RepositoryNotFoundError, SnapshotNotFoundError
 from icefs.format.config.values import RepositoryConfig
 from icefs.format.ids import ChunkId, ManifestId, NodeId, SnapshotId
@@ -74,9 +75,7 @@ class AssetManager:
         self.transaction_logs: WeightedCache[SnapshotId, TransactionLog] = WeightedCache(_DEFAULT_CACHED_CHANGES)
         self._repo_lock = threading.Lock()
         self._repo: tuple[RepoInfo, Version] | None = None
-        self._written_lock = threading.Lock()
-        self._written: dict[str, bytes] = {}
-        self._written_bytes = 0
+        self._written = WrittenFiles(_WRITTEN_BYTES)
 
     def set_cache_limits(self, config: RepositoryConfig) -> None:
         """Takes from a configuration how much to cache, where it says so itself."""
@@ -276,7 +275,7 @@ class AssetManager:
 
     def _load_immutable[T](self, key: str, parse: Callable[..., T]) -> T:
         """Reads and decodes a file that never changes; the disk cache keeps it only if it could be decoded."""
-        written, view = self._take_written(key), self._cache_view()
+        written, view = self._written.take(key), self._cache_view()
         if view is None:
             return parse(self._read(key) if written is None else written, name=key)
         kept = view.get(key) if written is None else None
@@ -293,20 +292,7 @@ class AssetManager:
     def put_immutable(self, key: str, data: bytes) -> None:
         """Stores a file that never changes. The first reader gets these bytes, if it reads soon."""
         self.storage.put(key, data)
-        if len(data) > _WRITTEN_BYTES:
-            return
-        with self._written_lock:
-            self._written[key] = data
-            self._written_bytes += len(data)
-            while self._written_bytes > _WRITTEN_BYTES:
-                oldest = next(iter(self._written))
-                self._written_bytes -= len(self._written.pop(oldest))
-
-    def _take_written(self, key: str) -> bytes | None:
-        with self._written_lock:
-            data = self._written.pop(key, None)
-            self._written_bytes -= 0 if data is None else len(data)
-            return data
+        self._written.put(key, data)
 
     def _cache_view(self) -> CacheView | None:
         # What lies on this machine needs no copy; the cache is for the virtual chunks then.
@@ -319,9 +305,7 @@ class AssetManager:
         self.workers.close()
         for cache in (self.snapshots, self.manifests, self.clipped, self.transaction_logs):
             cache.clear()
-        with self._written_lock:
-            self._written.clear()
-            self._written_bytes = 0
+        self._written.clear()
         if self.disk_cache is not None:
             self.disk_cache.close()
 

@@ -4,19 +4,19 @@ The official library leaves out of a description what has no value, and so does 
 """
 
 import dataclasses
-from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
 
 from icefs.clock import to_datetime
 from icefs.engine.read.assets import AssetManager
+from icefs.engine.read.context import ReadContext
+from icefs.engine.read.repo_state import repo_info
 from icefs.errors import ObjectNotFoundError
 from icefs.format.header import HEADER_BYTES, FileType, decode_file
 from icefs.format.ids import ManifestId, ObjectId, SnapshotId
 from icefs.format.layout import REPO_INFO, manifest_key, snapshot_key, transaction_log_key
 from icefs.format.manifest.refs import ArrayRefs, ChunkKind
-from icefs.format.repo.info import RepoInfo
 from icefs.format.repo.ops_log import FeatureFlagChanged, RepoAvailability, RepoMigrated, RepoStatus, Update
 from icefs.format.snapshot.nodes import NodeSnapshot
 from icefs.format.transaction_log import TransactionLog, merge
@@ -47,7 +47,7 @@ def inspect_snapshot(assets: AssetManager, snapshot_id: SnapshotId) -> dict[str,
 def _node(node: NodeSnapshot) -> dict[str, Any]:
     described: dict[str, Any] = {"id": str(node.id), "path": node.path, "node_type": str(node.node_type)}
     if node.array is not None:
-        names: Sequence[str | None] = node.array.dimension_names or ()
+        names: tuple[str | None, ...] = node.array.dimension_names or ()
         shape = []
         for axis, dimension in enumerate(node.array.shape):
             name = names[axis] if axis < len(names) else None
@@ -61,8 +61,9 @@ def _node(node: NodeSnapshot) -> dict[str, Any]:
     return described
 
 
-def inspect_repo_info(assets: AssetManager, info: RepoInfo) -> dict[str, Any]:
-    """Describes `repo`: refs, all snapshots, and the latest updates."""
+def inspect_repo_info(context: ReadContext) -> dict[str, Any]:
+    """Describes `repo`: refs, all snapshots, and the latest updates; raises UnsupportedSpecVersionError."""
+    assets, info = context.assets, repo_info(context, "the repo info")
     described: dict[str, Any] = {
         "header": _header(assets, REPO_INFO),
         "spec_version": f"{info.spec_version}.0",
@@ -159,10 +160,11 @@ def _location_compression(refs: ArrayRefs) -> tuple[int, int | None]:
     return int(locations.compressed.sum()), len(locations.dictionary.raw)
 
 
-def inspect_transaction_log(
-    assets: AssetManager, snapshot_id: SnapshotId, pruned: Sequence[SnapshotId]
-) -> dict[str, Any]:
-    """Describes a snapshot's transaction log, merged with those of its `pruned` ancestors (oldest first)."""
+def inspect_transaction_log(context: ReadContext, snapshot_id: SnapshotId) -> dict[str, Any]:
+    """Describes a snapshot's transaction log, merged with those of its pruned ancestors (oldest first)."""
+    assets = context.assets
+    listed = None if context.spec_version == 1 else repo_info(context, "the repo info").snapshots.get(snapshot_id)
+    pruned = () if listed is None else tuple(listed.pruned_ancestor_tx_logs)
     own = assets.fetch_transaction_log(snapshot_id)
     header = _header(assets, transaction_log_key(snapshot_id))
     if not pruned:

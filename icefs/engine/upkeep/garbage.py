@@ -49,9 +49,23 @@ from icefs.format.repo.snapshot_table import SnapshotInfo
 from icefs.format.repo.update import Stamp
 from icefs.storage.base import ObjectInfo
 
-_DELETE_BATCH: Final = 1000
 _MAX_TRIES: Final = 10
 _HEADS_AHEAD: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How a collection deletes.
+
+    Attributes:
+        batch: How many objects at once.
+        announced_s: For how many seconds after an entry in the ops log; then it writes another one. At most
+            `DELETES_FOR_S`, which commits rely on.
+    """
+
+    batch: int = 1000
+    announced_s: float = DELETES_FOR_S
+
 
 type Progress = Callable[[str, int], None]
 """Called with the kind of thing that is under way, and how many are done."""
@@ -140,6 +154,7 @@ def collect_garbage(
     *,
     dry_run: bool = False,
     progress: Progress = lambda what, count: None,
+    pace: Pace = Pace(),
 ) -> GarbageSummary:
     """Deletes what nothing needs and was stored before a cutoff.
 
@@ -148,6 +163,7 @@ def collect_garbage(
         older_than: The cutoff, in microseconds since the epoch, compared with the store's own times.
         dry_run: Delete nothing.
         progress: See `Progress`.
+        pace: How it deletes.
 
     Raises:
         ReadOnlyError: the repository's status is not online.
@@ -164,7 +180,7 @@ def collect_garbage(
         check_clock_now(repository.context)
     for _ in range(_MAX_TRIES):
         try:
-            return _Collection(repository, older_than, dry_run=dry_run, progress=progress).run()
+            return _Collection(repository, older_than, pace, dry_run=dry_run, progress=progress).run()
         except _RepoMoved:
             continue
     raise ConflictError(
@@ -175,8 +191,11 @@ def collect_garbage(
 
 
 class _Collection:
-    def __init__(self, repository: WritableRepository, older_than: int, *, dry_run: bool, progress: Progress) -> None:
+    def __init__(
+        self, repository: WritableRepository, older_than: int, pace: Pace, *, dry_run: bool, progress: Progress
+    ) -> None:
         self._repository = repository
+        self._pace = pace
         self._older_than = older_than
         self._dry_run = dry_run
         self._progress = progress
@@ -281,7 +300,7 @@ class _Collection:
             self._find_snapshots_v1()
             self._logs |= self._snapshots
             self._keep(self._snapshots - known)
-        elif time.monotonic() - self._announced_at > DELETES_FOR_S:
+        elif time.monotonic() - self._announced_at > self._pace.announced_s:
             self._announce(frozenset())
 
     def _forget(self, gone: frozenset[SnapshotId]) -> RepoInfo:
@@ -346,7 +365,7 @@ class _Collection:
 
     def _delete(self, directory: str, doomed: _Doomed, kept: "set[Any] | _ChunkIds") -> int:
         deleted = 0
-        for batch in batched(doomed, _DELETE_BATCH):
+        for batch in batched(doomed, self._pace.batch):
             if not self._dry_run:
                 self._renew()
             deleted += self._delete_batch({key: size for object_id, key, size in batch if object_id not in kept})

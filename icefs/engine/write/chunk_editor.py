@@ -3,7 +3,7 @@
 Chunks that are not inline are stored when they are set; a session that is given up leaves them behind for garbage
 collection.
 
-Source: spec 2.1 "Chunk Manifest Files"; upstream icechunk/src/session.rs.
+Source: spec 2.1 "Manifest files"; upstream icechunk/src/session.rs.
 """
 
 from collections.abc import Sequence

@@ -298,7 +298,7 @@ class ArrayRefs:
         return [] if self.virtual is None else [location.decode() for location in self.virtual.locations.plain()]
 
     def select(self, rows: BoolArray | npt.ArrayLike) -> "ArrayRefs":
-        """Returns the references of a mask, or of ascending row numbers."""
+        """Returns the references of a mask, or of ascending row numbers; raises InvalidInputError for others."""
         chosen = np.asarray(rows)
         chosen = np.flatnonzero(chosen) if chosen.dtype == np.bool_ else chosen.astype(np.int64)
         if (np.diff(chosen) <= 0).any():

@@ -78,7 +78,15 @@ def check_refusal(method: str, status: int, headers: Headers, data: bytes, asked
 
 
 def check_client_refusal(response: Mapping[str, Any], *, is_conditional: bool) -> None:
-    """Does as `check_refusal` with an error that boto3 has parsed."""
+    """Does as `check_refusal` with an error that boto3 has parsed.
+
+    Args:
+        response: The error's facts, as boto3 gives them.
+        is_conditional: Whether the request had a condition.
+
+    Raises:
+        AnswerError: the refusal is not the store's.
+    """
     status, headers = _told_by_client(response)
     code = str(response.get("Error", {}).get("Code", ""))
     if status in (409, 412) and not is_conditional:

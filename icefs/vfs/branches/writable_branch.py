@@ -237,7 +237,7 @@ class WritableBranch(Tree):
             above = work.entries.find(split(work.entries.path_of(where))[0])
             parent = own.ino if above is None else work.entries.attr(above).ino
         view = work.entries.view(where)
-        if not view.hides and view.base_path is not None and not work.entries.has_kept_in(view.base_path):
+        if not view.hides and view.base_path is not None and not work.entries.has_retained_in(view.base_path):
             path = TreePath(view.base_path)
             return [dots(own, parent), *self.base.ask(lambda below: below.sections_at(path))]
         hidden = CONTROL_NAME if own.ino == self.below.inodes.root_ino else None

@@ -2,7 +2,7 @@
 
 A directory of chunks that is renamed within a working tree and committed has other chunk indices then, perhaps in
 another array. The files that the kernel knows keep their numbers: these are computed from the place it had, as it was
-at the commit (see `worktree.model.kept_regions`).
+at the commit (see `worktree.model.retained_regions`).
 """
 
 import threading
@@ -15,12 +15,12 @@ from icefs.paths import TreePath
 from icefs.vfs.inodes.history import ChunkEpochs, History
 from icefs.vfs.inodes.numbers import ArrayNumbers, ChunkRange, ChunkTable, Prefix, newest_epoch
 from icefs.vfs.inodes.table import InodeSpace
-from icefs.worktree.model.kept_regions import KeptAttr
+from icefs.worktree.model.retained_regions import RetainedAttr
 from icefs.zarr.keys import ChunkKeyLayout
 
 
 class FormerArray:
-    """An array's numbers and times at one moment; implements `worktree.model.kept_regions.Former`.
+    """An array's numbers and times at one moment; implements `worktree.model.retained_regions.Former`.
 
     Attributes:
         owner: The numbers; the array itself may be at another path by now.
@@ -55,7 +55,7 @@ class FormerArray:
         self._dir_epochs = dict(numbers.dir_epochs)
         self._first = first
 
-    def get(self, path: str) -> KeptAttr | None:
+    def get(self, path: str) -> RetainedAttr | None:
         """Returns the number and the time of a chunk, or of a directory above chunks."""
         components = path.split("/")
         prefix = self._layout.parse_prefix(components)
@@ -73,7 +73,7 @@ class FormerArray:
                 number = self.owner.number(prefix, epoch if is_chunk else newest_epoch(self._dir_epochs, prefix))
             except ValueError:  # outside of the grid that it had
                 return None
-        return KeptAttr(number, time_ns)
+        return RetainedAttr(number, time_ns)
 
     def path_of(self, ino: Ino) -> TreePath | None:
         """Returns the path of the chunk, or directory, that had a number."""

@@ -26,7 +26,7 @@ from icefs.vfs.inodes.tree_inodes import ArrayKey, TreeInodes
 from icefs.vfs.trees.advance import Advance, Columns, has_dir
 from icefs.worktree.base import BaseTree
 from icefs.worktree.freeze.frozen_index import FrozenIndex
-from icefs.worktree.model.kept_regions import KeptAttr, Region
+from icefs.worktree.model.retained_regions import Region, RetainedAttr
 from icefs.zarr.keys import ChunkKeyLayout, metadata_key, node_prefix, parse_metadata_key
 
 
@@ -74,7 +74,7 @@ class Renaming:
     renumbered: list[NodeSnapshot] = field(default_factory=list)
     departed: list[tuple[ArrayNumbers, Prefix]] = field(default_factory=list)
     regions: dict[TreePath, Region] = field(default_factory=dict)
-    names: dict[TreePath, KeptAttr] = field(default_factory=dict)
+    names: dict[TreePath, RetainedAttr] = field(default_factory=dict)
     inside: set[str] = field(default_factory=set)
     known: set[ArrayKey] = field(default_factory=set)
     is_complete: bool = True
@@ -192,7 +192,7 @@ class _Planning:
                     below = child(directory, name)
                     place = plan.index.new_path(below)
                     if place is not None and attr.ino:
-                        plan.names[place] = KeptAttr(attr.ino, attr.mtime_ns)
+                        plan.names[place] = RetainedAttr(attr.ino, attr.mtime_ns)
                     if attr.is_dir:
                         waiting.append(below)
         except (FormatError, StorageError):

@@ -5,14 +5,8 @@ Writing needs a *private* spool file: one that no frozen view refers to, nor the
 one is made, filled from the base file (copy-up) or from the shared spool file (a reflink where the disk can), unless
 the bytes are to be thrown away.
 
-Concurrency: everything is called with the tree's lock held, except `read_spool`, `write_spool` and `copy_up`.
-Making content private releases the lock while it copies: `OpenState.busy` makes other writers of the node wait,
-readers go on with the old bytes. A freeze does not wait for a copy (the copied bytes are still the old content); a copy
-that ends on a frozen tree gives its file a new id, so that it is no part of the view.
-
-Bytes that the kernel had cached and that could not be stored are *lost* (see `lost`). The program that wrote them does
-not wait for them, so the file is marked: its row says which bytes, and so does the mode of its spool file, which a disk
-without a free block takes, too.
+Concurrency: everything is called with the tree's lock held, except `lose` and `copy_up`. Making content private
+releases the lock while it copies (`copies`).
 """
 
 import logging
@@ -20,11 +14,10 @@ import os
 from dataclasses import replace
 from typing import Final
 
-from icefs.errors import FileTooLargeError, IcefsError, InvalidInputError, StorageError
-from icefs.paths import ROOT_DIRECTORY, TreePath
-from icefs.worktree.base import BaseTree
+from icefs.errors import FileTooLargeError, IcefsError, InvalidInputError
+from icefs.worktree.core.copies import Copies, is_shared
+from icefs.worktree.core.lost_bytes import LostBytes, check_there
 from icefs.worktree.core.tree_core import Change, TreeCore
-from icefs.worktree.model import lost
 from icefs.worktree.model.nodes import DIRTY, DOUBTFUL, FROM_BASE, LOST, FileNode
 from icefs.worktree.model.open_state import OpenState, SpoolFile
 from icefs.worktree.spool.ahead import SpoolAhead
@@ -43,6 +36,8 @@ class Content:
         """Takes the tree's state, and how many spool files to make ahead for programs that write many."""
         self._core = core
         self._spool = core.spool
+        self._lost = LostBytes(core)
+        self._copies = Copies(core)
         self.ahead = SpoolAhead(core.spool, core.take_spool_id, files_ahead)
         self._behind: WriteBehind | None = None
 
@@ -114,44 +109,13 @@ class Content:
             io.file = self._spool.open(node.spool_id)
         return io.file
 
-    def read_spool(self, fd: int, offset: int, size: int) -> bytes:
-        """Reads `size` bytes, fewer only where the file ends. Needs no lock."""
-        try:
-            data = self._spool.io.pread(fd, size, offset)
-            if len(data) == size or not data:
-                return data
-            parts = [data]
-            done = len(data)
-            while done < size and (data := self._spool.io.pread(fd, size - done, offset + done)):
-                parts.append(data)
-                done += len(data)
-            return b"".join(parts)
-        except OSError as error:
-            raise disk_error(error, "reading a spool file") from error
-
-    def write_spool(self, fd: int, data: bytes | bytearray | memoryview, offset: int) -> int:
-        """Writes bytes; fewer than given only if the disk became full on the way. Needs no lock."""
-        pwrite = self._spool.io.pwrite
-        done = 0
-        try:
-            done = pwrite(fd, data, offset)
-            while done < len(data):
-                count = pwrite(fd, memoryview(data)[done:], offset + done)
-                if not count:
-                    break
-                done += count
-        except OSError as error:
-            if not done:
-                raise disk_error(error, "writing a spool file") from error
-        return done
-
     def note_write(self, node: FileNode, start: int, end: int) -> None:
         """Gives a file the size and times that a write of `[start, end)` leaves it with."""
         core = self._core
         if core.views:
             core.keep_for_views(node)
         if node.flags & LOST:
-            self._heal(node, start, end)
+            self._lost.heal(node, start, end)
         if end > node.size:
             node.size = end
         core.unfinished.changed(node)
@@ -164,14 +128,9 @@ class Content:
         """Marks bytes of a file as lost, in memory and, as far as the disk allows, for later. Takes the lock itself."""
         core = self._core
         with core.lock:
-            end = min(end, node.size)
-            if core.is_closed or start >= end or (node.flags & LOST and not node.lost):
+            if core.is_closed or not self._lost.add(node, start, end):
                 return
-            core.keep_for_views(node)
-            node.flags |= LOST
-            node.lost = lost.add(node.lost, start, end)
             core.mark_behind(node)
-            self._mark_spool(node)
         try:
             with core.change() as op:
                 self.store(op, node)
@@ -179,23 +138,6 @@ class Content:
         except IcefsError as error:
             # The row stays behind: the next flush, freeze or release writes it.
             logger.warning("the row of %r, whose bytes were lost, cannot be written now: %s", node.name, error)
-
-    def _heal(self, node: FileNode, start: int, end: int) -> None:
-        """Takes bytes that were written or truncated from those that are lost. The lock is held."""
-        if not node.lost:
-            return
-        node.lost = lost.remove(node.lost, start, end)
-        if not node.lost:
-            node.flags &= ~LOST
-            self._mark_spool(node)
-
-    def _mark_spool(self, node: FileNode) -> None:
-        """Has the mode of a file's own spool file tell whether bytes of it are lost. The lock is held."""
-        if node.spool_id and not self._is_shared(node):
-            try:
-                self._spool.mark(node.spool_id, is_lost=bool(node.flags & LOST))
-            except OSError as error:
-                logger.warning("spool file %x cannot be marked: %s", node.spool_id, error)
 
     # Changing
 
@@ -216,7 +158,7 @@ class Content:
         io.handles += 1
         try:
             self._wait_for_turn(node)
-            if size or (node.spool_id and not self._is_shared(node)):
+            if size or (node.spool_id and not is_shared(self._core, node)):
                 file = self.private_file(node)
                 if size != node.size:
                     try:
@@ -228,7 +170,7 @@ class Content:
             if core.views:
                 core.keep_for_views(node)
             if node.flags & LOST:
-                self._heal(node, size, MAX_SIZE_BYTES)
+                self._lost.heal(node, size, MAX_SIZE_BYTES)
             node.size = size
             if not size:
                 node.flags &= ~DOUBTFUL
@@ -270,11 +212,7 @@ class Content:
 
     def is_private(self, node: FileNode) -> bool:
         """Tells whether a file's bytes can be changed without copying them first."""
-        return not node.size or (bool(node.spool_id) and not self._is_shared(node))
-
-    def _is_shared(self, node: FileNode) -> bool:
-        core, spool_id = self._core, node.spool_id
-        return 0 < spool_id <= core.spool_limit or spool_id in core.final or is_all_lost(node)
+        return not node.size or (bool(node.spool_id) and not is_shared(self._core, node))
 
     def _wait_for_turn(self, node: FileNode) -> None:
         """Waits until neither a freeze nor a copy of this node is under way. The lock is held."""
@@ -289,14 +227,15 @@ class Content:
         while True:
             self._wait_for_turn(node)
             check_there(node, 0, 0)
-            if node.spool_id and not self._is_shared(node):
+            if node.spool_id and not is_shared(self._core, node):
                 return self.file_of(node)
             if not node.size:
                 file = self.ahead.take(self._core.spool_limit) or self._spool.create(self._core.take_spool_id())
                 self._install(node, file)
                 return file
-            copy = self._copy(node)
+            copy = self._copies.make(node, None if node.flags & FROM_BASE else self.file_of(node))
             if copy is not None:
+                self._install(node, copy)
                 return copy
 
     def _install(self, node: FileNode, file: SpoolFile) -> None:
@@ -307,65 +246,8 @@ class Content:
         node.spool_id = file.id
         node.flags &= ~FROM_BASE
         if node.flags & LOST:
-            self._mark_spool(node)
+            self._lost.mark_spool(node)
         self._core.mark_behind(node)
-
-    def _copy(self, node: FileNode) -> SpoolFile | None:
-        """Makes a private copy of a node's bytes, outside the lock, and installs it.
-
-        Returns:
-            None if the content changed meanwhile, because the tree got another base.
-        """
-        core = self._core
-        io = node.io
-        assert io is not None
-        source = None if node.flags & FROM_BASE else self.file_of(node)
-        before = base_tree, origin, size, _ = io.base_tree or core.base_tree, node.origin, node.size, node.spool_id
-        io.busy = True
-        if source is not None:
-            source.users += 1
-        spool_id = core.take_id()
-        core.lock.release()
-        file: SpoolFile | None = None
-        try:
-            file = self._spool.create(spool_id)
-            if source is None:
-                self._fill_from_base(base_tree, origin or ROOT_DIRECTORY, file, size)
-            else:
-                self._spool.copy(source, file, size)
-        except BaseException:
-            self._throw_away(file)
-            raise
-        finally:
-            core.lock.acquire()
-            io.busy = False
-            if source is not None:
-                source.drop()
-            core.changed.notify_all()
-        if before != (io.base_tree or core.base_tree, node.origin, node.size, node.spool_id):
-            self._throw_away(file)
-            return None
-        if spool_id <= core.spool_limit:
-            # The tree was frozen meanwhile; a larger id tells that this file is not part of the view.
-            self._spool.rename(file, core.take_id())
-        self._install(node, file)
-        return file
-
-    def _throw_away(self, file: SpoolFile | None) -> None:
-        if file is not None:
-            file.retire()
-            self._spool.remove(file.id)
-
-    def _fill_from_base(self, base_tree: BaseTree, path: TreePath, file: SpoolFile, size: int) -> None:
-        try:
-            base_tree.copy_to(path, file.fd)
-            copied = os.fstat(file.fd).st_size
-        except OSError as error:
-            raise disk_error(error, "copying a file up") from error
-        if copied != size:
-            raise StorageError(
-                f"{path!r} has {copied} bytes where {size} were expected", kind="io", path=path, expected=size
-            )
 
     def copy_up(self, node: FileNode) -> None:
         """Gives a file bytes of its own, because the base is about to lose them. Takes the lock itself."""
@@ -384,33 +266,3 @@ class Content:
                 node.io.handles -= 1
                 if not node.io.handles:
                     self.close_node(op, node)
-
-
-def is_all_lost(node: FileNode) -> bool:
-    """Tells whether a file has no byte left, as its spool file is gone."""
-    return bool(node.flags & LOST) and not node.lost
-
-
-def check_there(node: FileNode, start: int, end: int) -> None:
-    """Refuses to work with bytes that are lost.
-
-    Raises:
-        StorageError: a byte of `[start, end)` is lost, or all are.
-    """
-    if node.flags & LOST and (not node.lost or lost.overlaps(node.lost, start, end)):
-        raise lost_error(node)
-
-
-def check_whole(node: FileNode) -> None:
-    """Refuses to call a file stored that has lost bytes.
-
-    Raises:
-        StorageError: it has.
-    """
-    if node.flags & LOST:
-        raise lost_error(node)
-
-
-def lost_error(node: FileNode) -> StorageError:
-    """Returns the error to raise where lost bytes are wanted."""
-    return StorageError(f"bytes of {node.name!r} were lost", kind="io", hint=lost.HINT, name=node.name)

@@ -26,8 +26,8 @@ def check_invariants(core: TreeCore) -> None:
         for node in core.unfinished:
             assert node.io is not None, node
             assert node.io.writable > 0, node
-        numbers = list(core.kept.numbers())
-        assert len(numbers) == len(set(numbers)), "a kept number leads to two paths"
+        numbers = list(core.retained.numbers())
+        assert len(numbers) == len(set(numbers)), "a retained number leads to two paths"
         for path, handles in core.base_handles.items():
             assert handles, f"no handle of {path!r} is open"
             assert all(handle.path == path and handle.node is None for handle in handles), path

@@ -129,12 +129,12 @@ class TreeCore(NodeTree):
             node.mtime_ns = node.ctime_ns = max(time_ns, self.tick(node), node.mtime_ns + 1)
             self.soft[node] = None
             return node.ino
-        kept = self.kept.get(path)
-        if kept is None:
+        retained = self.retained.get(path)
+        if retained is None:
             return None
         above, name = split(path)
-        self.kept.add(above, [(name, kept.ino, max(time_ns, kept.mtime_ns + 1))])
-        return kept.ino
+        self.retained.add(above, [(name, retained.ino, max(time_ns, retained.mtime_ns + 1))])
+        return retained.ino
 
     # Persisting
 

@@ -1,7 +1,7 @@
 """Where a frozen tree differs from its base, by directory; the base itself is not asked.
 
-A directory of the base that was renamed is one `Region`, however much is below it: what lies there is worked out from
-the base's columns (`renames`), not by listing it.
+A directory of the base that was renamed is one `RenamedDirectory`, however much is below it: what lies there is worked
+out from the base's columns (`stage.renames`), not by listing it.
 """
 
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ from icefs.zarr.keys import METADATA_NAME
 
 
 @dataclass(slots=True)
-class Region:
+class RenamedDirectory:
     """A directory of the base that stands elsewhere, with everything below it.
 
     Attributes:
@@ -35,22 +35,22 @@ class Differences:
         metadata: The `zarr.json` files that were written or renamed, by node path.
         files: The other such files, by directory, with their names.
         hidden: The names at which the base's own entry is not to be seen any more, by directory.
-        regions: What was renamed.
+        renamed: The directories of the base that were renamed.
     """
 
     metadata: dict[NodePath, FrozenFile] = field(default_factory=dict)
     files: dict[TreePath, list[tuple[str, FrozenFile]]] = field(default_factory=dict)
     hidden: dict[TreePath, list[str]] = field(default_factory=dict)
-    regions: list[Region] = field(default_factory=list)
+    renamed: list[RenamedDirectory] = field(default_factory=list)
 
 
 def differences(root: FrozenDir) -> Differences:
     """Goes through the upper entries of a frozen tree."""
     found = Differences()
-    waiting: list[tuple[FrozenDir, Region | None]] = [(root, None)]
+    waiting: list[tuple[FrozenDir, RenamedDirectory | None]] = [(root, None)]
     while waiting:
-        directory, region = waiting.pop()
-        is_in_place = region is None and (directory.is_natural or not directory.path)
+        directory, renamed = waiting.pop()
+        is_in_place = renamed is None and (directory.is_natural or not directory.path)
         hidden: list[str] = []
         files: list[tuple[str, FrozenFile]] = []
         for name, entry in directory.entries.items():
@@ -61,17 +61,17 @@ def differences(root: FrozenDir) -> Differences:
                     found.metadata[node_path(directory.path)] = entry
                 else:
                     files.append((name, entry))
-                if region is not None:
-                    region.excluded.append(child(directory.base_path or ROOT_DIRECTORY, name))
+                if renamed is not None:
+                    renamed.excluded.append(child(directory.base_path or ROOT_DIRECTORY, name))
             elif entry is not WHITEOUT and entry.is_natural:
-                waiting.append((entry, region))
+                waiting.append((entry, renamed))
             else:
                 if is_in_place:
                     hidden.append(name)
-                elif region is not None:
-                    region.excluded.append(child(directory.base_path or ROOT_DIRECTORY, name))
+                elif renamed is not None:
+                    renamed.excluded.append(child(directory.base_path or ROOT_DIRECTORY, name))
                 if entry is not WHITEOUT:
-                    waiting.append((entry, _region(entry, found)))
+                    waiting.append((entry, _renamed_directory(entry, found)))
         if hidden:
             found.hidden[directory.path] = hidden
         if files:
@@ -79,9 +79,9 @@ def differences(root: FrozenDir) -> Differences:
     return found
 
 
-def _region(directory: FrozenDir, found: Differences) -> Region | None:
+def _renamed_directory(directory: FrozenDir, found: Differences) -> RenamedDirectory | None:
     if directory.base_path is None:
         return None
-    region = Region(directory.base_path, directory.path)
-    found.regions.append(region)
-    return region
+    renamed = RenamedDirectory(directory.base_path, directory.path)
+    found.renamed.append(renamed)
+    return renamed

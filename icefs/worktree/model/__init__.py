@@ -8,7 +8,7 @@ materialise   nodes for what the base has and no node stands for yet
 unfinished    files that a program is still writing
 views         former states of nodes, for frozen views
 lost          bytes of a file that could not be stored
-kept          retained inode numbers and times
-kept_regions  retained numbers and times of renamed directories of chunks
+retained      inode numbers and times that committed files retain
+retained_regions  retained numbers and times of renamed directories of chunks
 reappearing   inode numbers for files that appear again under a removed name
 """

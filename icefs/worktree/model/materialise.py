@@ -120,4 +120,4 @@ class Materialiser:
             attr = self._tree.base_stat(base_path)
             if attr is not None and (attr.ino, attr.mtime_ns) != (node.ino, node.mtime_ns):
                 # It was committed while it was open.
-                self._tree.kept.add(parent.base_path, [(node.name, node.ino, node.mtime_ns)])
+                self._tree.retained.add(parent.base_path, [(node.name, node.ino, node.mtime_ns)])

@@ -12,8 +12,8 @@ from icefs.inode import Ino
 from icefs.paths import ROOT_DIRECTORY, TreePath, child, relative, split
 from icefs.worktree.base import BaseAttr, BaseEntry, BaseTree
 from icefs.worktree.model.handles import Handle
-from icefs.worktree.model.kept import KeptAttrs
 from icefs.worktree.model.nodes import WHITEOUT, Attr, DirNode, FileNode, Node, NodeRef, Perm, TreeEntry
+from icefs.worktree.model.retained import RetainedAttrs
 from icefs.worktree.model.unfinished import Unfinished
 from icefs.worktree.model.views import View
 
@@ -50,7 +50,7 @@ class NodeTree:
         base_files: The materialised files by base path.
         base_handles: Open handles of untouched files by base path.
         unfinished: Files that programs are in the middle of writing.
-        kept: Retained inode numbers and times of committed files.
+        retained: Inode numbers and times of committed files.
         views: The frozen views that callers hold.
         revision: Counts what may change what the tree shows; the same number means the same tree.
     """
@@ -68,7 +68,7 @@ class NodeTree:
         self.base_files: dict[TreePath, FileNode] = {}
         self.base_handles: dict[TreePath, list[Handle]] = {}
         self.unfinished = Unfinished()
-        self.kept = KeptAttrs()
+        self.retained = RetainedAttrs()
         self.views: list[View] = []
         self.revision = 0
         self._allocate_ino = allocate_ino
@@ -112,12 +112,12 @@ class NodeTree:
             view.keep(node)
 
     def base_stat(self, path: TreePath) -> BaseAttr | None:
-        """Asks the base; what was kept over a commit counts more."""
+        """Asks the base; what was retained over a commit counts more."""
         attr = self.base_tree.stat(path)
-        if attr is not None and self.kept:
-            kept = self.kept.get(path)
-            if kept is not None:
-                return BaseAttr(kept.ino, attr.is_dir, attr.size, kept.mtime_ns)
+        if attr is not None and self.retained:
+            retained = self.retained.get(path)
+            if retained is not None:
+                return BaseAttr(retained.ino, attr.is_dir, attr.size, retained.mtime_ns)
         return attr
 
     def is_reachable(self, path: TreePath) -> bool:
@@ -139,10 +139,10 @@ class NodeTree:
             node = self.by_ino.get(where)
             if node is not None:
                 return node
-            kept = self.kept.path_of(where)
-            if kept is None:
+            retained = self.retained.path_of(where)
+            if retained is None:
                 raise StaleError(f"inode {where} is gone", ino=where)
-            path = kept
+            path = retained
         else:
             path = where
         upper = self.base_dirs.get(path) or self.base_files.get(path)

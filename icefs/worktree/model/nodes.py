@@ -217,6 +217,11 @@ class FileNode:
             return 0
         return 1 if self.extra is None else 1 + len(self.extra)
 
+    @property
+    def is_all_lost(self) -> bool:
+        """Whether no byte is left, as the spool file is gone."""
+        return bool(self.flags & LOST) and not self.lost
+
     def links(self) -> "list[tuple[DirNode, str]]":
         """Returns every (directory, name) that refers to the node, the first link first."""
         if self.parent is None:
@@ -246,18 +251,7 @@ class FileNode:
 
     def attr(self) -> Attr:
         """Returns what `stat` says."""
-        perm = self.perm
-        return Attr(
-            self.ino,
-            stat.S_IFREG | perm.mode,
-            self.nlink,
-            perm.uid,
-            perm.gid,
-            self.size,
-            self.atime_ns,
-            self.mtime_ns,
-            self.ctime_ns,
-        )
+        return _attr(self, stat.S_IFREG, self.nlink, self.size)
 
     def __repr__(self) -> str:
         return f"<file {self.id} {self.name!r} spool={self.spool_id} origin={self.origin!r} flags={self.flags}>"
@@ -365,18 +359,22 @@ class DirNode:
 
     def attr(self) -> Attr:
         """Returns what `stat` says."""
-        perm = self.perm
-        return Attr(
-            self.ino,
-            stat.S_IFDIR | perm.mode,
-            1,
-            perm.uid,
-            perm.gid,
-            0,
-            self.atime_ns,
-            self.mtime_ns,
-            self.ctime_ns,
-        )
+        return _attr(self, stat.S_IFDIR, 1, 0)
 
     def __repr__(self) -> str:
         return f"<dir {self.id} {self.name!r} base={self.base_path!r} entries={len(self.entries)}>"
+
+
+def _attr(node: Node, file_type: int, nlink: int, size: int) -> Attr:
+    perm = node.perm
+    return Attr(
+        node.ino,
+        file_type | perm.mode,
+        nlink,
+        perm.uid,
+        perm.gid,
+        size,
+        node.atime_ns,
+        node.mtime_ns,
+        node.ctime_ns,
+    )

@@ -2,7 +2,8 @@
 
 A file that is open keeps its inode number when it is removed, and the kernel keeps the directories above it, in which
 nothing can be made any more. Should the base's file and directories be seen again meanwhile, because the removal
-is discarded or gives way to what others wrote, they are others, and need numbers of their own: they get *kept* ones.
+is discarded or gives way to what others wrote, they are others, and need numbers of their own: they get *retained*
+ones.
 
 Concurrency: under the tree's lock.
 """
@@ -62,4 +63,4 @@ class Reappearing:
 
     def _keep(self, path: TreePath, attr: BaseAttr) -> None:
         above, name = split(path)
-        self._tree.kept.add(above, [(name, self._tree.new_ino(), attr.mtime_ns)])
+        self._tree.retained.add(above, [(name, self._tree.new_ino(), attr.mtime_ns)])

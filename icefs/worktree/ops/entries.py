@@ -74,12 +74,12 @@ class Entries:
             return
         with core.lock:
             base_tree = core.base_tree
-            kept_of = core.kept.in_directory(view.base_path)
+            retained_of = core.retained.in_directory(view.base_path)
         for name, attr in base_tree.list(view.base_path):
             if name not in view.hides:
-                kept = kept_of(name)
-                if kept is not None:
-                    attr = BaseAttr(kept.ino, attr.is_dir, attr.size, kept.mtime_ns)
+                retained = retained_of(name)
+                if retained is not None:
+                    attr = BaseAttr(retained.ino, attr.is_dir, attr.size, retained.mtime_ns)
                 yield name, TreeEntry(child(view.base_path, name), core.base_attr(attr))
 
     def view(self, where: NodeRef) -> DirView:
@@ -109,7 +109,7 @@ class Entries:
         if ino in core.by_ino:
             return True
         with core.lock:
-            return ino in core.by_ino or core.kept.path_of(ino) is not None
+            return ino in core.by_ino or core.retained.path_of(ino) is not None
 
     def path_of(self, where: NodeRef) -> TreePath:
         """Returns where something is in the merged tree; of several names of a file the first.
@@ -137,8 +137,8 @@ class Entries:
                 where = core.entry(below).where
             return where
 
-    def has_kept_in(self, path: TreePath) -> bool:
+    def has_retained_in(self, path: TreePath) -> bool:
         """Tells whether entries of a base directory have numbers or times that they keep from before a commit."""
         core = self._core
         with core.lock:
-            return core.kept.has_names(path)
+            return core.retained.has_names(path)

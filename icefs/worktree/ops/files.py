@@ -21,11 +21,13 @@ from icefs.errors import (
 )
 from icefs.inode import Ino
 from icefs.worktree.base import BaseEntry
-from icefs.worktree.core.content import MAX_SIZE_BYTES, Content, check_there, check_whole
+from icefs.worktree.core.content import MAX_SIZE_BYTES, Content
+from icefs.worktree.core.lost_bytes import check_there, check_whole
 from icefs.worktree.core.tree_core import Change, TreeCore
 from icefs.worktree.model.handles import Handle
 from icefs.worktree.model.nodes import FROM_BASE, LOST, STORED, Attr, DirNode, FileNode, Node, NodeRef, TreeEntry
 from icefs.worktree.model.open_state import OpenState, SpoolFile
+from icefs.worktree.spool.files import read_bytes, write_bytes
 
 _SHORT_BYTES: Final = 32 << 10
 
@@ -294,7 +296,7 @@ class Files:
             size = min(size, length - offset)
             return base_tree.read(path, offset, size) if size > 0 else b""
         try:
-            return self._content.read_spool(file.fd, offset, size)
+            return read_bytes(core.spool.io, file.fd, offset, size)
         finally:
             with core.lock:
                 file.drop()
@@ -340,7 +342,7 @@ class Files:
             if handle.appends or len(data) <= _SHORT_BYTES:
                 if handle.appends:
                     offset = node.size
-                count = self._content.write_spool(file.fd, data, offset)
+                count = write_bytes(core.spool.io, file.fd, data, offset)
                 if count:
                     self._content.note_write(node, offset, offset + count)
                 return count
@@ -351,7 +353,7 @@ class Files:
             core.writers += 1
         count = 0
         try:
-            count = self._content.write_spool(file.fd, data, offset)
+            count = write_bytes(core.spool.io, file.fd, data, offset)
         finally:
             with core.lock:
                 file.drop()

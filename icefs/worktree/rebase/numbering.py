@@ -33,21 +33,21 @@ def follow(
         files = {old: now for old, now in new.moved_files.items() if old != now}
         dirs = {path: frozen.path for path, frozen in committed.by_base_path.items() if path != frozen.path}
         hidden = sorted(set(committed.hidden_paths()))
-        core.kept.follow(files | dirs, hidden)
-        core.kept.regions.follow(dirs, hidden)
-    core.kept.forget_numbers([ino for _, ino, _ in dropped])
-    core.kept.add_paths(dropped)
+        core.retained.follow(files | dirs, hidden)
+        core.retained.regions.follow(dirs, hidden)
+    core.retained.forget_numbers([ino for _, ino, _ in dropped])
+    core.retained.add_paths(dropped)
 
 
 def retain_renamed(core: TreeCore, asked: AskedOnce, plan: BasePlan) -> None:
     """Retains the attributes of renamed directories of chunks, where the new base has them. The lock is held."""
-    kept = core.kept
-    kept.regions.add({path: region for path, region in plan.renamed.regions.items() if _surely_has(asked, path)})
-    kept.regions.forget(plan.yielded)
-    kept.add_paths(
+    retained = core.retained
+    retained.regions.add({path: region for path, region in plan.renamed.regions.items() if _surely_has(asked, path)})
+    retained.regions.forget(plan.yielded)
+    retained.add_paths(
         (path, *attr)
         for path, attr in plan.renamed.names.items()
-        if path not in plan.yielded and kept.get(path) is None and _surely_has(asked, path)
+        if path not in plan.yielded and retained.get(path) is None and _surely_has(asked, path)
     )
 
 
@@ -62,9 +62,9 @@ def give_up(core: TreeCore, changed: Sequence[TreePath]) -> list[TreePath]:
 
     At no moment may a retained number lead to other content.
     """
-    kept = core.kept
-    known = [path for path in (*changed, *_above(changed)) if path[-1:] != "/" and kept.get(path) is not None]
-    kept.forget(changed)
+    retained = core.retained
+    known = [path for path in (*changed, *_above(changed)) if path[-1:] != "/" and retained.get(path) is not None]
+    retained.forget(changed)
     return known
 
 
@@ -82,7 +82,7 @@ def renew_above(core: TreeCore, changed: Sequence[TreePath], given_up: Sequence[
     above = _above(changed)
     with core.lock:
         tree = core.base_tree
-        known = [path for path in above if path in core.base_dirs or core.kept.get(path) is not None]
+        known = [path for path in above if path in core.base_dirs or core.retained.get(path) is not None]
     found: dict[TreePath, BaseAttr] = {}
     for path in {*known, *(parent(path) for path in given_up)}:
         with suppress(FormatError, StorageError):
@@ -91,7 +91,7 @@ def renew_above(core: TreeCore, changed: Sequence[TreePath], given_up: Sequence[
                 found[path] = attr
     there = {path: found[path] for path in known if path in found}
     with core.lock:
-        core.kept.forget(path for path in known if path not in there)
+        core.retained.forget(path for path in known if path not in there)
         inodes = [ino for path, attr in there.items() if (ino := core.renew_dir(path, attr.mtime_ns)) is not None]
         return Invalidations(list(base_entries(core, (path for path in given_up if path not in there))), inodes)
 

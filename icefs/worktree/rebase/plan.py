@@ -7,7 +7,7 @@ from icefs.errors import SessionStateError
 from icefs.inode import Entry, Invalidations
 from icefs.paths import TreePath
 from icefs.worktree.freeze.frozen_index import FrozenIndex
-from icefs.worktree.model.kept_regions import KeptAttr, Region
+from icefs.worktree.model.retained_regions import Region, RetainedAttr
 
 
 class TreeChangedError(SessionStateError):
@@ -26,7 +26,7 @@ class RenamedChunks:
     """
 
     regions: Mapping[TreePath, Region] = field(default_factory=dict)
-    names: Mapping[TreePath, KeptAttr] = field(default_factory=dict)
+    names: Mapping[TreePath, RetainedAttr] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

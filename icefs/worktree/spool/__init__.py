@@ -11,5 +11,5 @@ ahead         spool files made in advance
 write_behind  starts to write dirty pages to disk before a commit waits for them
 removal       removes spool files that nothing refers to
 reserve       disk space held back, for what makes room
-left          state directories that no daemon has open
+summary       what state directories hold, read without opening them
 """

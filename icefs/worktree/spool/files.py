@@ -429,6 +429,50 @@ class Spool:
                         yield spool_id
 
 
+def read_bytes(io: DiskIo, fd: int, offset: int, size: int) -> bytes:
+    """Reads `size` bytes of an open spool file, fewer only where it ends.
+
+    Raises:
+        StorageError: the disk failed.
+    """
+    try:
+        data = io.pread(fd, size, offset)
+        if len(data) == size or not data:
+            return data
+        parts = [data]
+        done = len(data)
+        while done < size and (data := io.pread(fd, size - done, offset + done)):
+            parts.append(data)
+            done += len(data)
+        return b"".join(parts)
+    except OSError as error:
+        raise disk_error(error, "reading a spool file") from error
+
+
+def write_bytes(io: DiskIo, fd: int, data: bytes | bytearray | memoryview, offset: int) -> int:
+    """Writes bytes to an open spool file.
+
+    Returns:
+        How many were written; fewer than given only if the disk became full on the way.
+
+    Raises:
+        NoSpaceError: the disk is full; nothing was written.
+        StorageError: the disk failed.
+    """
+    done = 0
+    try:
+        done = io.pwrite(fd, data, offset)
+        while done < len(data):
+            count = io.pwrite(fd, memoryview(data)[done:], offset + done)
+            if not count:
+                break
+            done += count
+    except OSError as error:
+        if not done:
+            raise disk_error(error, "writing a spool file") from error
+    return done
+
+
 def _parse_id(name: str) -> int | None:
     try:
         value = int(name, 16)

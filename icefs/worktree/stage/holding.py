@@ -20,7 +20,7 @@ from icefs.format.chunk_sizes import encodes_alike
 from icefs.format.snapshot.nodes import NodeType
 from icefs.format.zarr_json import ZarrMetadata
 from icefs.paths import ROOT_DIRECTORY, NodePath, TreePath, child, node_and_ancestors, node_path, tree_path
-from icefs.worktree.freeze.differences import Differences, Region
+from icefs.worktree.freeze.differences import Differences, RenamedDirectory
 from icefs.worktree.freeze.frozen import FrozenDir, FrozenFile, FrozenTree
 from icefs.worktree.stage.staged import LeftOpen
 from icefs.zarr.invalid import Invalid
@@ -58,7 +58,7 @@ class Holding:
         """
         self._base = base
         self._frozen = frozen
-        self._regions = found.regions
+        self._renamed = found.renamed
         self._paths = frozenset(base.snapshot.paths)
         self.nodes: dict[NodePath, str] = {}
         self.arrays: set[NodePath] = set()
@@ -98,7 +98,7 @@ class Holding:
 
     def _hold(self, path: NodePath, reason: str) -> None:
         self.nodes[path] = reason
-        before = [one for one in (path, _origin(path, self._regions)) if one is not None and one in self._paths]
+        before = [one for one in (path, _origin(path, self._renamed)) if one is not None and one in self._paths]
         self.kept.update(before)
         if any(self._base.node(one).array is not None for one in before):
             self.arrays.add(path)
@@ -152,11 +152,11 @@ def _is_damaged(file: FrozenFile) -> bool:
     return file.is_lost or file.is_cut
 
 
-def _origin(path: NodePath, regions: Iterable[Region]) -> NodePath | None:
+def _origin(path: NodePath, directories: Iterable[RenamedDirectory]) -> NodePath | None:
     """Returns where the base has the node that a renamed directory brought to a path."""
-    best: Region | None = None
-    for region in regions:
-        is_above = path == f"/{region.path}" or path.startswith(f"/{region.path}/")
-        if is_above and (best is None or len(region.path) > len(best.path)):
-            best = region
+    best: RenamedDirectory | None = None
+    for renamed in directories:
+        is_above = path == f"/{renamed.path}" or path.startswith(f"/{renamed.path}/")
+        if is_above and (best is None or len(renamed.path) > len(best.path)):
+            best = renamed
     return None if best is None else NodePath(f"/{best.base_path}{path[len(best.path) + 1 :]}")

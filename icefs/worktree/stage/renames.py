@@ -18,7 +18,7 @@ from icefs.inode import NO_INO
 from icefs.paths import ROOT_NODE, NodePath, TreePath, node_path, split, tree_path
 from icefs.words import plural
 from icefs.worktree.base import BaseAttr, BaseEntry
-from icefs.worktree.freeze.differences import Region
+from icefs.worktree.freeze.differences import RenamedDirectory
 from icefs.worktree.stage.chunk_dirs import BaseChunks, ChunkDir, ChunkDirs, covered_rows
 from icefs.worktree.stage.dropped import outside
 from icefs.zarr.invalid import Invalid
@@ -54,23 +54,25 @@ class RenamedFile:
 
 
 class Renames:
-    """Reads regions against the base.
+    """Reads renamed directories against the base.
 
     Attributes:
         nodes: The base nodes that are elsewhere, by their new path.
     """
 
-    def __init__(self, base: Session, chunks: BaseChunks, regions: list[Region], base_chunk_dirs: ChunkDirs) -> None:
+    def __init__(
+        self, base: Session, chunks: BaseChunks, directories: list[RenamedDirectory], base_chunk_dirs: ChunkDirs
+    ) -> None:
         self._base = base
         self._chunks = chunks
-        self._regions = regions
+        self._directories = directories
         self._base_chunk_dirs = base_chunk_dirs
         self.nodes: dict[NodePath, NodeSnapshot] = {}
-        for region in regions:
-            excluded = frozenset(region.excluded)
-            for node in base.list_nodes(node_path(region.base_path)):
+        for renamed in directories:
+            excluded = frozenset(renamed.excluded)
+            for node in base.list_nodes(node_path(renamed.base_path)):
                 if not _is_covered(metadata_key(node.path), excluded):
-                    self.nodes[_moved(node.path, region)] = node
+                    self.nodes[_moved(node.path, renamed)] = node
 
     def chunks(
         self, chunk_dirs: ChunkDirs, has_array_below: Callable[[NodePath], bool]
@@ -81,40 +83,42 @@ class Renames:
             chunk_dirs: Those of the new hierarchy.
             has_array_below: Tells whether an array lies below a node path of the new hierarchy.
         """
-        for region in self._regions:
-            excluded = frozenset(region.excluded)
-            for chunk_dir in self._sources(region, excluded):
+        for renamed in self._directories:
+            excluded = frozenset(renamed.excluded)
+            for chunk_dir in self._sources(renamed, excluded):
                 node = self._base.node(chunk_dir.array.path)
                 directory = _join(node_prefix(node.path), chunk_dir)
-                rows = self._rows(node, chunk_dir, directory, region)
+                rows = self._rows(node, chunk_dir, directory, renamed)
                 if not len(rows):
                     continue
-                target = tree_path(_moved(node_path(directory), region))
+                target = tree_path(_moved(node_path(directory), renamed))
                 there = chunk_dirs.of(target)
                 if not there:
                     yield Invalid(target, f"holds {plural(len(rows), 'chunk')}, but there is no array above it")
                 elif there[0].fits(chunk_dir) and not has_array_below(node_path(target)):
                     yield _columns(node, chunk_dir, there[0], rows)
                 else:
-                    yield from _singly(node, chunk_dir, rows, region)
+                    yield from _singly(node, chunk_dir, rows, renamed)
 
-    def _sources(self, region: Region, excluded: frozenset[TreePath]) -> Iterator[ChunkDir]:
-        """Yields where chunks lie in a region: in an array above it, and in each array in it."""
-        yield from (chunk_dir for chunk_dir in self._base_chunk_dirs.of(region.base_path) if chunk_dir.level)
-        for node in self._base.list_nodes(node_path(region.base_path)):
+    def _sources(self, renamed: RenamedDirectory, excluded: frozenset[TreePath]) -> Iterator[ChunkDir]:
+        """Yields where chunks lie in a renamed directory: in an array above it, and in each array in it."""
+        yield from (chunk_dir for chunk_dir in self._base_chunk_dirs.of(renamed.base_path) if chunk_dir.level)
+        for node in self._base.list_nodes(node_path(renamed.base_path)):
             if node.array is not None and not _is_covered(tree_path(node.path), excluded):
                 yield from (
                     chunk_dir for chunk_dir in self._base_chunk_dirs.of(tree_path(node.path)) if not chunk_dir.level
                 )
 
-    def _rows(self, node: NodeSnapshot, chunk_dir: ChunkDir, directory: TreePath, region: Region) -> ArrayRefs:
+    def _rows(
+        self, node: NodeSnapshot, chunk_dir: ChunkDir, directory: TreePath, renamed: RenamedDirectory
+    ) -> ArrayRefs:
         refs = self._chunks.refs(node)
         start, end = refs.range(chunk_dir.prefix)
         rows = np.zeros(len(refs), np.bool_)
         rows[start:end] = True
         stem = f"{directory}/" if directory else ""
         gone = []
-        for path in region.excluded:
+        for path in renamed.excluded:
             if path.startswith(stem):
                 index = chunk_dir.prefix
                 level = chunk_dir.level
@@ -144,10 +148,10 @@ def _join(prefix: str, chunk_dir: ChunkDir) -> TreePath:
     return TreePath((prefix + "/".join(names)).rstrip("/"))
 
 
-def _moved(path: NodePath, region: Region) -> NodePath:
-    """Returns where a node path of a region is now."""
-    below = path[1:] if not region.base_path else path[len(region.base_path) + 2 :]
-    return NodePath(f"/{region.path}/{below}".rstrip("/") or ROOT_NODE)
+def _moved(path: NodePath, renamed: RenamedDirectory) -> NodePath:
+    """Returns where a node path of a renamed directory is now."""
+    below = path[1:] if not renamed.base_path else path[len(renamed.base_path) + 2 :]
+    return NodePath(f"/{renamed.path}/{below}".rstrip("/") or ROOT_NODE)
 
 
 def _is_covered(path: TreePath, excluded: frozenset[TreePath]) -> bool:
@@ -173,9 +177,11 @@ def _columns(node: NodeSnapshot, chunk_dir: ChunkDir, there: ChunkDir, rows: Arr
     return RenamedChunks(node, there.array.path, rows.select(~cut), is_same, rows.select(cut))
 
 
-def _singly(node: NodeSnapshot, chunk_dir: ChunkDir, rows: ArrayRefs, region: Region) -> Iterator[RenamedFile]:
+def _singly(
+    node: NodeSnapshot, chunk_dir: ChunkDir, rows: ArrayRefs, renamed: RenamedDirectory
+) -> Iterator[RenamedFile]:
     prefix = node_prefix(node.path)
     for index, length in zip(rows.indices, rows.lengths.tolist(), strict=True):
         base_path = TreePath(prefix + chunk_dir.array.layout.format(index))
-        directory, name = split(tree_path(_moved(node_path(base_path), region)))
+        directory, name = split(tree_path(_moved(node_path(base_path), renamed)))
         yield RenamedFile(directory, name, BaseEntry(base_path, BaseAttr(NO_INO, False, length, -1)))

@@ -96,7 +96,7 @@ class _Staging:
         self._gone: set[NodePath] = set()
         self._staged = Staged()
         self._found = differences(frozen.root)
-        self._renames = Renames(base, self._chunks, self._found.regions, self._base_chunk_dirs)
+        self._renames = Renames(base, self._chunks, self._found.renamed, self._base_chunk_dirs)
         self._whole: dict[NodePath, NodePath] = {}
         self._dropped = DroppedChunks(base, self._chunks)
         self._retyped: set[NodePath] = set()

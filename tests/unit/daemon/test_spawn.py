@@ -48,13 +48,13 @@ def test_a_log_file_that_cannot_be_written_is_said_at_once(tmp_path):
 
 
 def test_a_log_that_grew_large_is_put_aside(tmp_path, monkeypatch):
-    monkeypatch.setattr(daemon, "_MAX_LOG_BYTES", 10)
+    monkeypatch.setattr(daemon, "MAX_LOG_BYTES", 10)
     path = tmp_path / "log"
     path.write_text("x" * 11)
-    daemon._open_log(path).close()
+    daemon.open_log(path).close()
     assert (path.read_text(), Path(f"{path}.1").read_text()) == ("", "x" * 11)
     path.write_text("x" * 10)
-    daemon._open_log(path).close()
+    daemon.open_log(path).close()
     assert path.read_text() == "x" * 10
 
 
@@ -116,4 +116,4 @@ def test_logs_are_limited_in_bytes_and_number(tmp_path, monkeypatch):
     ],
 )
 def test_no_secret_is_seen_in_the_process_list(repository, shown):
-    assert daemon._shown(repository) == shown
+    assert daemon.shown_location(repository) == shown

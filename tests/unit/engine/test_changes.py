@@ -2,6 +2,7 @@ import itertools
 
 import pytest
 
+from icefs.engine.history.changes import compare
 from icefs.engine.repository import Repository
 from icefs.errors import SnapshotNotFoundError
 from icefs.format.ids import INITIAL_SNAPSHOT_ID, NodeId
@@ -14,7 +15,8 @@ from tests.support.repo_builder import RepoBuilder, group, inline, node_id, snap
 def changes(builder, old, new, *, without_logs=False):
     if without_logs:
         builder.storage.delete([transaction_log_key(found) for found in builder.infos])
-    return Repository.open(builder.publish()).changes_between(old, new)
+    repository = Repository.open(builder.publish())
+    return compare(repository.session_at(old), repository.session_at(new))
 
 
 def coords(changed):
@@ -107,7 +109,7 @@ def test_appending_reads_no_manifests():
         updated_arrays=[1],
     )
     repository = Repository.open(builder.publish())
-    assert coords(repository.changes_between(old, new)) == {"/a": [(5,)]}
+    assert coords(compare(repository.session_at(old), repository.session_at(new))) == {"/a": [(5,)]}
     assert len(repository.assets.manifests) == 0
 
 
@@ -131,11 +133,11 @@ def test_logs_of_pruned_ancestors_count_and_must_be_there():
     refs[(2,)] = InlineRef(b"y")
     new = builder.commit([builder.array("/a", 1, (4,), refs)], parent=root, pruned=(pruned,), chunks={1: [(2,)]})
     repository = Repository.open(builder.publish())
-    assert coords(repository.changes_between(root, new)) == {"/a": [(1,), (2,)]}
+    assert coords(compare(repository.session_at(root), repository.session_at(new))) == {"/a": [(1,), (2,)]}
     assert len(repository.assets.manifests) == 0
     builder.storage.delete([transaction_log_key(pruned)])
     repository = Repository.open(builder.publish())
-    assert coords(repository.changes_between(root, new)) == {"/a": [(1,), (2,)]}
+    assert coords(compare(repository.session_at(root), repository.session_at(new))) == {"/a": [(1,), (2,)]}
     assert len(repository.assets.manifests) == 2, "what the missing log said is found by comparing"
 
 
@@ -151,7 +153,7 @@ def test_siblings_are_compared_by_the_manifests_that_differ():
     )
     right = builder.commit([base], branch="other", parent=root)
     repository = Repository.open(builder.publish())
-    assert coords(repository.changes_between(left, right)) == {"/a": [(2, 1)]}
+    assert coords(compare(repository.session_at(left), repository.session_at(right))) == {"/a": [(2, 1)]}
     assert len(repository.assets.manifests) == 2
     # The same, where all that differs is how the chunks are split.
     merged = builder.commit([builder.array("/a", 1, (4, 4), changed)], branch="other")

@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 from icefs.clock import system_clock
-from icefs.engine.upkeep import garbage
 from icefs.engine.upkeep.fsck import fsck
-from icefs.engine.upkeep.garbage import collect_garbage
+from icefs.engine.upkeep.garbage import Pace, collect_garbage
 from icefs.engine.write.conflicts import ConflictDetector
 from icefs.engine.write.forks import fork, merge
 from icefs.engine.write.repository import WritableRepository
@@ -234,7 +233,7 @@ def test_a_commit_copies_chunks_only_while_a_collection_may_delete() -> None:
     assert copied_after(2) == []
 
 
-def test_a_collection_that_takes_long_announces_itself_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_collection_that_takes_long_announces_itself_again() -> None:
     storage = FaultyStorage(MemoryStorage())
     repository = made(storage)
     for _ in range(5):
@@ -242,11 +241,9 @@ def test_a_collection_that_takes_long_announces_itself_again(monkeypatch: pytest
         session.chunks.set("/a", (0,), b"12345678")  # and is given up
     kept = repository.writable_session("main")
     kept.chunks.set("/a", (0,), b"abcdefgh")
-    monkeypatch.setattr(garbage, "_DELETE_BATCH", 1)
-    monkeypatch.setattr(garbage, "DELETES_FOR_S", -1)
     made_ids: list[SnapshotId] = []
     storage.interfere(lambda: made_ids.append(kept.commit("late")), methods="delete", keys="chunks/", at=2)
-    summary = collect_garbage(repository, system_clock() + FUTURE)
+    summary = collect_garbage(repository, system_clock() + FUTURE, pace=Pace(batch=1, announced_s=-1))
     storage.clear()
     assert summary.chunks_deleted >= 5
     assert values_of(WritableRepository.open(storage), made_ids[0]) == {(0,): b"abcdefgh"}

@@ -5,6 +5,10 @@ from itertools import islice
 
 import pytest
 
+from icefs.engine.history.changes import compare
+from icefs.engine.history.diff import diff_snapshots
+from icefs.engine.read.inspect import inspect_snapshot, inspect_transaction_log
+from icefs.engine.read.repo_state import ops_log
 from icefs.engine.repository import Repository
 from icefs.errors import IcefsError, InternalError
 from icefs.format.header import FileType, decode_file, encode_file
@@ -54,11 +58,11 @@ def survey(repository: Repository) -> list[object]:
             seen.append(type(error))
 
     note(lambda: [info.id for info in islice(repository.log("main"), 100)])
-    note(lambda: repository.diff(snapshot_id(1), snapshot_id(2)))
-    note(lambda: list(islice(repository.ops_log(), 100)))
+    note(lambda: diff_snapshots(repository.context, snapshot_id(1), snapshot_id(2)))
+    note(lambda: list(islice(ops_log(repository.context), 100)))
     for number in (1, 2):
-        note(lambda n=number: repository.inspect_snapshot(snapshot_id(n)))
-        note(lambda n=number: repository.inspect_transaction_log(snapshot_id(n)))
+        note(lambda n=number: inspect_snapshot(repository.assets, snapshot_id(n)))
+        note(lambda n=number: inspect_transaction_log(repository.context, snapshot_id(n)))
         try:
             session = repository.session_at(snapshot_id(number))
         except IcefsError:
@@ -67,7 +71,7 @@ def survey(repository: Repository) -> list[object]:
             note(lambda s=session, p=path: s.children(p))
             note(lambda s=session, p=path: s.node(p))
             note(lambda s=session, p=path: survey_array(s, p))
-    note(lambda: repository.changes_between(snapshot_id(1), snapshot_id(2)))
+    note(lambda: compare(repository.session_at(snapshot_id(1)), repository.session_at(snapshot_id(2))))
     return seen
 
 

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from icefs.clock import system_clock
+from icefs.engine.read.repo_state import ops_log
 from icefs.engine.upkeep.migrate import Upgrade, upgrade
 from icefs.engine.write.repository import WritableRepository
 from icefs.errors import ConflictError, FormatError, SessionStateError, SnapshotNotFoundError
@@ -111,7 +112,7 @@ def test_the_ops_log_says_what_may_have_happened():
     repo = WritableRepository.open(storage)
     ids = {info.message: info for name in ("main", "dev") for info in repo.ancestry(branch=name)}
     root, first, dev, second = (ids[name] for name in ("Repository initialized", "first", "on dev", "second"))
-    log = list(repo.ops_log())
+    log = list(ops_log(repo.context))
     assert log[0].kind == RepoMigrated(1, 2)
     assert [(update.kind, update.updated_at) for update in log[:0:-1]] == [
         (RepoInitialized(), root.flushed_at),
@@ -232,5 +233,5 @@ def test_what_lies_around_does_not_matter():
     upgraded(storage)
     repo = WritableRepository.open(storage)
     assert repo.assets.fetch_repo_info()[0].deleted_tags == {"gone"}
-    assert not any(isinstance(update.kind, TagDeleted) for update in repo.ops_log())
+    assert not any(isinstance(update.kind, TagDeleted) for update in ops_log(repo.context))
     assert "refs/notes" in keys(storage)

@@ -2,6 +2,7 @@
 
 import pytest
 
+from icefs.engine.read import repo_state
 from icefs.engine.read.session import session_at
 from icefs.engine.write import publish
 from icefs.engine.write.changeset import ChangeSet
@@ -48,7 +49,7 @@ def written(context, message="new", base=INITIAL_SNAPSHOT_ID):
 
 
 def metadata(storage):
-    return dict(WritableRepository.open(storage).get_metadata())
+    return dict(repo_state.metadata(WritableRepository.open(storage).context))
 
 
 def test_a_change_is_computed_again_when_another_writer_was_faster(context_v2, storage):

@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from icefs.engine.history.diff import diff_snapshots
 from icefs.engine.write.repository import WritableRepository
 from icefs.storage.memory import MemoryStorage
 
@@ -56,7 +57,7 @@ def test_a_node_that_replaced_another_one(repo, ranks, written):
     expected = {index(new, number) for number in written}
     if old == new:
         expected.add(index(old, 0))
-    found = chunks(repo.diff(first, repo.lookup_branch("main")))
+    found = chunks(diff_snapshots(repo.context, first, repo.lookup_branch("main")))
     assert found == ({"/b": sorted(expected)} if expected else {})
 
 
@@ -77,6 +78,6 @@ def test_nodes_that_are_all_gone(repo):
             make(session, 1, [number])
     with repo.transaction("main", message="gone") as session:
         session.nodes.delete("/b")
-    diff = repo.diff(first, repo.lookup_branch("main"))
+    diff = diff_snapshots(repo.context, first, repo.lookup_branch("main"))
     assert "/b" in diff.deleted_arrays
     assert set(chunks(diff)) <= {"/b"}

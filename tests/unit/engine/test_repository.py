@@ -4,6 +4,9 @@ from datetime import UTC, datetime
 import pytest
 
 from icefs.clock import to_datetime
+from icefs.engine.history.diff import diff_snapshots
+from icefs.engine.read import repo_state
+from icefs.engine.read.inspect import inspect_repo_info, inspect_snapshot, inspect_transaction_log
 from icefs.engine.repository import Repository
 from icefs.errors import (
     FormatError,
@@ -165,22 +168,22 @@ def test_a_snapshot_that_nothing_knows_is_not_found_and_one_that_is_lost_is_dama
 
 
 def test_diff(repository):
-    found = repository.diff(INITIAL_SNAPSHOT_ID, snapshot_id(3))
+    found = diff_snapshots(repository.context, INITIAL_SNAPSHOT_ID, snapshot_id(3))
     assert found.new_arrays == {"/a"}
     assert found.new_groups == {"/"}
     assert {path: list(indices) for path, indices in found.updated_chunks.items()} == {"/a": [(1,), (2,), (3,)]}
     assert not found.is_empty()
-    assert repository.diff(snapshot_id(1), snapshot_id(4)).deleted_arrays == {"/a"}
+    assert diff_snapshots(repository.context, snapshot_id(1), snapshot_id(4)).deleted_arrays == {"/a"}
     for pair in ((3, 3), (3, 1), (4, 3)):
         with pytest.raises(InvalidInputError) as caught:
-            repository.diff(*map(snapshot_id, pair))
+            diff_snapshots(repository.context, *map(snapshot_id, pair))
         assert caught.value.kind == "bad-snapshot-chain-for-diff"
 
 
 def test_a_missing_log_of_a_commit_is_an_error_of_the_diff(repository):
     repository.storage.delete([transaction_log_key(snapshot_id(2))])
     with pytest.raises(ObjectNotFoundError):
-        repository.diff(snapshot_id(1), snapshot_id(3))
+        diff_snapshots(repository.context, snapshot_id(1), snapshot_id(3))
 
 
 def test_logs_of_pruned_ancestors_belong_to_the_diff(caplog):
@@ -190,18 +193,21 @@ def test_logs_of_pruned_ancestors_belong_to_the_diff(caplog):
         info, parent_id=INITIAL_SNAPSHOT_ID, pruned_ancestor_tx_logs=(snapshot_id(1), snapshot_id(2))
     )
     repository = Repository.open(builder.publish())
-    found = repository.diff(INITIAL_SNAPSHOT_ID, snapshot_id(3))
+    found = diff_snapshots(repository.context, INITIAL_SNAPSHOT_ID, snapshot_id(3))
     assert list(found.updated_chunks["/a"]) == [(1,), (2,), (3,)]
-    described = repository.inspect_transaction_log(snapshot_id(3))
+    described = inspect_transaction_log(repository.context, snapshot_id(3))
     assert described["updated_chunks"][0]["chunks"] == [[1], [2], [3]]
     merged = [str(snapshot_id(1)), str(snapshot_id(2))]
     assert described["synthetic_composite"]["merged_pruned_ancestor_tx_logs"] == merged
 
     builder.storage.delete([transaction_log_key(snapshot_id(1))])
     repository = repository.reopen()
-    assert list(repository.diff(INITIAL_SNAPSHOT_ID, snapshot_id(3)).updated_chunks["/a"]) == [(2,), (3,)]
+    assert list(diff_snapshots(repository.context, INITIAL_SNAPSHOT_ID, snapshot_id(3)).updated_chunks["/a"]) == [
+        (2,),
+        (3,),
+    ]
     assert str(snapshot_id(1)) in caplog.text
-    missing = repository.inspect_transaction_log(snapshot_id(3))["synthetic_composite"]["missing_tx_logs"]
+    missing = inspect_transaction_log(repository.context, snapshot_id(3))["synthetic_composite"]["missing_tx_logs"]
     assert missing == [str(snapshot_id(1))]
 
 
@@ -211,7 +217,7 @@ def test_a_diff_names_moved_nodes_by_their_new_path_and_leaves_out_what_came_and
     builder.commit([builder.array("/from", 1, (2,)), group("/short", 2)], new_groups=[2])
     move = Move("/from", "/to", node_id(1), NodeType.ARRAY)
     new = builder.commit([builder.array("/to", 1, (2,))], moves=(move,), deleted_groups=[2], updated_arrays=[1])
-    found = Repository.open(builder.publish()).diff(old, new)
+    found = diff_snapshots(Repository.open(builder.publish()).context, old, new)
     assert found.moved_nodes == (move,)
     assert found.updated_arrays == {"/to"}
     assert not found.deleted_groups
@@ -316,14 +322,14 @@ def test_configuration_is_defaults_then_what_is_persisted_then_what_is_passed():
 def test_what_spec_1_does_not_have():
     repository = Repository.open(history(1).publish())
     for call in (
-        repository.ops_log,
-        repository.get_status,
-        repository.get_metadata,
-        repository.feature_flags,
-        repository.inspect_repo_info,
+        repo_state.ops_log,
+        repo_state.status,
+        repo_state.metadata,
+        repo_state.feature_flags,
+        inspect_repo_info,
     ):
         with pytest.raises(UnsupportedSpecVersionError):
-            call()
+            call(repository.context)
 
 
 def ops(builder, *states):
@@ -339,7 +345,7 @@ def test_the_ops_log_goes_on_in_earlier_states():
     first = (Update(BranchCreated("dev"), 2), Update(RepoInitialized(), 1, "one"))
     last = (Update(NewCommit("main", snapshot_id(1)), 4), Update(TagCreated("t"), 3, "three"))
     repository = ops(builder, ("two", first, None), (None, last, "two"))
-    updates = list(repository.ops_log())
+    updates = list(repo_state.ops_log(repository.context))
     assert [(update.updated_at, update.backup_path) for update in updates] == [
         (4, None),
         (3, "three"),
@@ -353,7 +359,7 @@ def test_an_ops_log_that_leads_nowhere_ends(before):
     builder = history()
     updates = (Update(NewCommit("main", snapshot_id(1)), 4),)
     repository = ops(builder, ("self", updates, "self"), (None, updates, before))
-    log = repository.ops_log()
+    log = repo_state.ops_log(repository.context)
     assert next(log) == updates[0]
     if before in ("gone", "self"):
         assert len(list(log)) == (1 if before == "self" else 0)
@@ -366,7 +372,8 @@ def test_feature_flags():
     builder = history()
     info = dataclasses.replace(builder.repo_info(), enabled_feature_flags=(4, 99), disabled_feature_flags=(3,))
     builder.storage.put("repo", encode_repo_info(info))
-    flags = {flag.name: (flag.enabled, flag.setting) for flag in Repository.open(builder.storage).feature_flags()}
+    repository = Repository.open(builder.storage)
+    flags = {flag.name: (flag.enabled, flag.setting) for flag in repo_state.feature_flags(repository.context)}
     assert flags == {"move_node": (False, False), "create_tag": (True, True), "delete_tag": (True, None)}
 
 
@@ -381,5 +388,5 @@ def test_a_header_is_described_with_whatever_it_says():
         data = bytearray(builder.storage.get(key).data)
         data[12:36] = writer.ljust(24)
         builder.storage.put(key, bytes(data))
-        header = Repository.open(builder.publish()).inspect_snapshot(snapshot_id(3))["header"]
+        header = inspect_snapshot(Repository.open(builder.publish()).assets, snapshot_id(3))["header"]
         assert header == {**expected, "spec_version": "2.0", "file_type": "snapshot", "compression": "zstd"}

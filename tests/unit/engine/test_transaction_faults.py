@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from icefs.clock import system_clock
+from icefs.engine.read.repo_state import ops_log
 from icefs.engine.write.conflicts import ConflictDetector
 from icefs.engine.write.repository import WritableRepository
 from icefs.errors import (
@@ -100,7 +101,7 @@ def test_an_own_update_is_recognised_also_when_the_first_look_fails(repo2):
     storage.interfere(lambda: storage.fail(methods=("get", "get_if_changed"), keys="repo"), methods="put", keys="repo")
     slow.create_tag("ours", tip)
     assert repo2.lookup_tag("ours") == tip
-    assert [type(update.kind).__name__ for update in repo2.ops_log()].count("TagCreated") == 1
+    assert [type(update.kind).__name__ for update in ops_log(repo2.context)].count("TagCreated") == 1
 
 
 def test_a_commit_in_between_is_noticed_at_the_last_write(repo):

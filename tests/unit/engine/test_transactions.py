@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from icefs.engine.history.changes import compare
-from icefs.engine.read import assets
 from icefs.engine.write.conflicts import BasicConflictSolver, Conflict, ConflictDetector, ConflictType, VersionSelection
 from icefs.engine.write.repository import WritableRepository
 from icefs.engine.write.session import WritableSession
@@ -554,21 +553,3 @@ def test_a_state_that_is_not_the_present_one_costs_one_more_look(repo2):
 
     with pytest.raises(ReadOnlyError, match="moving"):
         session.commit("too late", before_publish=go_offline)
-
-
-def test_little_is_kept_of_what_was_written(repo2, monkeypatch):
-    monkeypatch.setattr(assets, "_WRITTEN_BYTES", 100)
-    manager = repo2.assets
-    for number in range(5):
-        manager.put_immutable(f"manifests/{number}", bytes([number]) * 40)
-    manager.put_immutable("manifests/large", b"x" * 101)
-    kept = manager._written
-    assert list(kept) == ["manifests/3", "manifests/4"]
-
-    def load(key):
-        return manager._load_immutable(key, lambda data, name: data)
-
-    assert load("manifests/4") == b"\4" * 40
-    assert list(kept) == ["manifests/3"]
-    assert load("manifests/0") == b"\0" * 40
-    assert load("manifests/large") == b"x" * 101

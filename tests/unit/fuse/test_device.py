@@ -25,7 +25,7 @@ def answers(kernel):
 def test_what_the_kernel_can_is_agreed_on_and_no_more(kernel):
     everything = 0xFFFFFFFF
     kernel.send(abi.INIT, 2, body=abi.INIT_IN.pack(7, 45, 131072, everything, everything))
-    kernel.device._agree()
+    kernel.device.agree()
     major, minor, max_readahead, flags, _, _, max_write, time_gran, max_pages, _, flags2 = answers(kernel)
     assert (major, minor, max_readahead, max_write, time_gran) == (7, 38, 131072, MAX_WRITE_BYTES, 1)
     assert max_pages * os.sysconf("SC_PAGE_SIZE") == MAX_WRITE_BYTES
@@ -33,34 +33,34 @@ def test_what_the_kernel_can_is_agreed_on_and_no_more(kernel):
     assert flags & abi.ATOMIC_O_TRUNC
     assert flags2 == 0
     kernel.send(abi.INIT, 3, body=abi.INIT_IN.pack(7, 45, 4096, abi.ASYNC_READ | 1 << 31, 0))
-    kernel.device._agree()
+    kernel.device.agree()
     assert answers(kernel)[3] == abi.ASYNC_READ
 
 
 def test_an_older_kernel_sends_less(kernel):
     kernel.send(abi.INIT, 2, body=pack("IIII", 7, 31, 131072, abi.ASYNC_READ))
-    kernel.device._agree()
+    kernel.device.agree()
     assert answers(kernel)[3] == abi.ASYNC_READ
 
 
 def test_a_kernel_of_a_later_protocol_begins_again(kernel):
     kernel.send(abi.INIT, 2, body=pack("IIII", 8, 0, 0, 0))
     kernel.send(abi.INIT, 3, body=pack("IIII", 7, 40, 0, 0))
-    kernel.device._agree()
+    kernel.device.agree()
     assert [kernel.take().unique, kernel.take().unique] == [2, 3]
 
 
 def test_a_kernel_that_is_too_old_is_refused(kernel):
     kernel.send(abi.INIT, 2, body=pack("IIII", 7, 26, 0, 0))
     with pytest.raises(KernelTooOldError, match=r"version 7\.26 of FUSE") as caught:
-        kernel.device._agree()
+        kernel.device.agree()
     assert caught.value.advice
 
 
 def test_anything_else_is_no_beginning(kernel):
     kernel.send(abi.GETATTR, 2, 1)
     with pytest.raises(MountError, match="began with request 3"):
-        kernel.device._agree()
+        kernel.device.agree()
 
 
 def test_notifications_are_messages_without_a_request(kernel):
@@ -103,7 +103,7 @@ def test_the_descriptor_is_nobody_elses(tmp_path, monkeypatch):
     )
     reader, writer = os.pipe()
     with open(reader, "rb"), open(writer, "wb"):
-        monkeypatch.setattr(Device, "_agree", lambda device: None)
+        monkeypatch.setattr(Device, "agree", lambda device: None)
         device = Device.mount(str(tmp_path), [])
         assert not os.get_inheritable(device.fd)
         os.close(device.fd)

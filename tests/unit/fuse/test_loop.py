@@ -76,9 +76,14 @@ def recorder():
 
 
 @pytest.fixture
-def requests(kernel, vfs, ending, recorder):
-    interrupts = Interrupts(lambda pid, may_be_fault: pid in ending)
-    return RequestLoop(kernel.device, bind(vfs, recorder), max_tasks=8, interrupts=interrupts)
+def interruptible(ending):
+    """The requests that wait and may be interrupted."""
+    return Interrupts(lambda pid, may_be_fault: pid in ending)
+
+
+@pytest.fixture
+def requests(kernel, vfs, interruptible, recorder):
+    return RequestLoop(kernel.device, bind(vfs, recorder), max_tasks=8, interrupts=interruptible)
 
 
 async def taken(kernel):
@@ -126,8 +131,8 @@ async def test_no_more_than_so_many_wait_at_once(kernel, vfs, running):
     assert sorted([(await taken(kernel)).unique for _ in range(20)]) == list(range(100, 120))
     await trio.testing.wait_all_tasks_blocked(0.02)
     # Those that nobody needs any more have ended.
-    assert running._tasks <= 1 + loop._STAND_BY
-    assert running._has_reader
+    assert running.num_tasks <= 1 + loop.STAND_BY
+    assert running.has_reader
 
 
 async def test_bytes_stay_what_they_were_while_a_write_waits(kernel, vfs, running):
@@ -202,7 +207,9 @@ def patient(monkeypatch):
 @pytest.mark.parametrize(
     ("opcode", "body"), [(abi.GETATTR, GETATTR), (abi.READ, reading(100)), (abi.OPEN, pack("II", 0, 0))]
 )
-async def test_whoever_is_to_end_is_not_kept_waiting(opcode, body, kernel, vfs, running, ending, recorder, caplog):
+async def test_whoever_is_to_end_is_not_kept_waiting(
+    opcode, body, kernel, vfs, running, ending, interruptible, recorder, caplog
+):
     kernel.send(opcode, 2, 100, body)
     kernel.send(abi.GETATTR, 4, 101, GETATTR)
     assert await quiet(kernel)
@@ -217,8 +224,8 @@ async def test_whoever_is_to_end_is_not_kept_waiting(opcode, body, kernel, vfs, 
     assert (await taken(kernel))[:2] == (4, 0)
     assert [error for _, error, _ in recorder.accesses] == [errno.EINTR, 0]
     assert not caplog.records
-    assert not running._interrupts
-    assert running._waiting == 0
+    assert not interruptible
+    assert running.num_waiting == 0
 
 
 @pytest.mark.usefixtures("patient")
@@ -239,7 +246,7 @@ def watchful(monkeypatch):
 
 
 @pytest.mark.usefixtures("watchful")
-async def test_a_signal_that_comes_later_is_found(kernel, vfs, running, ending):
+async def test_a_signal_that_comes_later_is_found(kernel, vfs, running, ending, interruptible):
     kernel.send(abi.READ, 2, 9, reading(100))
     await until(lambda: 100 in vfs.gates)
     interrupt(kernel, 2)
@@ -248,7 +255,7 @@ async def test_a_signal_that_comes_later_is_found(kernel, vfs, running, ending):
     ending.add(READER)
     assert await taken(kernel) == (2, -errno.EINTR, b"")
     # And again, after a time when nothing waited.
-    await until(lambda: len(running._interrupts._sleeper) == 1)
+    await until(lambda: interruptible.is_asleep)
     kernel.send(abi.READ, 6, 9, reading(101))
     assert await taken(kernel) == (6, -errno.EINTR, b"")
 
@@ -258,7 +265,7 @@ async def test_a_signal_is_found_when_so_many_wait_that_nobody_reads(kernel, vfs
     for number in range(9):
         kernel.send(abi.GETATTR, number, 100 + number, GETATTR)
     await until(lambda: len(vfs.gates) == 8)
-    assert not running._has_reader
+    assert not running.has_reader
     ending.add(READER)
     answers = [await taken(kernel) for _ in range(9)]
     assert sorted(answers) == [(number, -errno.EINTR, b"") for number in range(9)]
@@ -306,7 +313,7 @@ async def test_other_tasks_have_their_turn_while_requests_never_end(kernel, requ
     turns = []
 
     async def other():
-        while not requests._is_over:
+        while not requests.is_over:
             turns.append(None)
             await trio.lowlevel.checkpoint()
 

@@ -2,10 +2,12 @@ import errno
 import threading
 
 import pytest
+import trio
 
 from icefs.fuse.device import Device
 from icefs.fuse.notifier import KernelNotifier
 from icefs.inode import Invalidations
+from tests.support.vfs_driver import until
 
 
 class Kernel(Device):
@@ -96,8 +98,10 @@ async def test_a_long_job_is_cut_short_at_the_end(monkeypatch, kernel, notifier)
     notifier.invalidate(Invalidations([(number, b"x") for number in range(1000)], [1, 2]))
     assert reached.wait(5)
     assert (notifier.sent, notifier.pending) == (0, 1002)
-    notifier._is_open = False
+    stopping = threading.Thread(target=notifier.stop)
+    stopping.start()
+    await until(lambda: not notifier.is_open)
     gate.set()
-    notifier.stop()
+    await trio.to_thread.run_sync(stopping.join)
     assert seen == [0]
     assert (notifier.sent, notifier.pending) == (1, 0)

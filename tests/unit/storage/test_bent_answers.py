@@ -26,6 +26,7 @@ from icefs.storage.base import Storage
 from icefs.storage.http import HttpStorage
 from icefs.storage.http_client import HttpOptions
 from icefs.storage.retry import RetryPolicy
+from icefs.storage.s3.deletion import Deletion
 from icefs.storage.s3.options import S3Credentials, S3Options
 from icefs.storage.s3.store import S3Storage
 from tests.support.bent_store import BODIES, HEADERS, NO_SUCH_KEY, STATUSES, Answer, Asked, Bend, BentStore, Stored
@@ -87,6 +88,11 @@ def holds(key: str, data: bytes | None) -> Check:
     return check
 
 
+def deletion(storage: Storage) -> Deletion:
+    assert isinstance(storage, S3Storage)
+    return Deletion(storage.access.run, {"Bucket": storage.bucket})
+
+
 READING: Final = {
     "get": Operation(lambda storage: storage.get("a").data, lambda _, found: found == DATA),
     "get a range": Operation(
@@ -132,7 +138,7 @@ WRITING: Final = {
         lambda storage: storage.copy("a", "new", if_match=known(storage, "a")), holds("bucket/pre/new", DATA), True
     ),
     "delete one": Operation(
-        lambda storage: [key[4:] for key in storage._deletion.delete_singly(["pre/b"])],  # type: ignore[attr-defined]
+        lambda storage: [name[4:] for name in deletion(storage).delete_singly(["pre/b"])],
         lambda store, left: left == ["b"] or "bucket/pre/b" not in store.objects,
         True,
     ),

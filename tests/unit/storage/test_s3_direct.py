@@ -154,7 +154,7 @@ try:
 except IcefsError as error:
     print(error.message)
 print([name for name in sys.modules if name in ("botocore.client", "botocore.session", "botocore.parsers")])
-print(storage._clients.connection().client.meta.endpoint_url)
+print(storage.access.clients.connection().client.meta.endpoint_url)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == [

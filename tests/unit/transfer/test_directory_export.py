@@ -21,7 +21,7 @@ from icefs.storage.local.store import LocalStorage
 from icefs.storage.memory import MemoryStorage
 from icefs.transfer.directory_export import ExportRequest, export_session
 from icefs.transfer.directory_import import ImportRequest, import_directory
-from icefs.transfer.marker import STAGING_NAME
+from icefs.transfer.marker import STAGING_NAME, Marker, Record
 from icefs.transfer.scan import MARKER_NAME
 from tests.support.faulty import FaultyStorage
 from tests.support.repo_builder import RepoBuilder, group
@@ -363,12 +363,11 @@ def test_what_is_in_the_way_is_listed(repo, tmp_path):
     }
 
 
-def test_windows_of_large_chunks(tmp_path, monkeypatch):
-    monkeypatch.setattr("icefs.transfer.export_files._WINDOW_BYTES", 1000)
+def test_windows_of_large_chunks(tmp_path):
     repo = WritableRepository.create(MemoryStorage())
     keys = {"zarr.json": array([2]), "c/0": bytes(range(256)) * 300, "c/1": b"\1" * 999}
     import_directory(repo, ImportRequest(write(tmp_path / "s", keys), tmp_path / "state"))
-    export(repo, tmp_path / "out")
+    export(repo, tmp_path / "out", window_bytes=1000)
     assert files(tmp_path / "out") == keys
 
 
@@ -417,11 +416,15 @@ def test_the_record_is_of_this_directory_and_no_other(repo, tmp_path):
     assert record(state)
 
 
-def test_records_are_limited_in_number_and_those_that_were_never_finished_go(repo, tmp_path, monkeypatch):
-    monkeypatch.setattr("icefs.transfer.marker.LIMITS", Limits(max_files=3))
+def test_records_are_limited_in_number_and_those_that_were_never_finished_go(tmp_path):
     records = tmp_path / "state/exports"
+
+    def keep(number):
+        (tmp_path / f"out{number}").mkdir(exist_ok=True)
+        Record(str(tmp_path / f"out{number}"), tmp_path / "state", Limits(max_files=3)).write(Marker("r", "/", "s"))
+
     for number in range(5):
-        export(repo, tmp_path / f"out{number}")
+        keep(number)
         for path in records.glob("*.json"):
             os.utime(path, (path.stat().st_mtime - 60,) * 2)
     directories = {json.loads(path.read_text())["directory"] for path in records.iterdir()}
@@ -430,7 +433,7 @@ def test_records_are_limited_in_number_and_those_that_were_never_finished_go(rep
     for path in (dead, alive):
         path.touch()
     os.utime(dead, (time.time() - 2 * 86400,) * 2)
-    export(repo, tmp_path / "out4")
+    keep(4)
     assert (dead.exists(), alive.exists()) == (False, True)
 
 

@@ -9,6 +9,7 @@ import time
 import pytest
 
 from icefs.bounded import Limits
+from icefs.engine.history.diff import diff_snapshots
 from icefs.engine.write.repository import WritableRepository
 from icefs.errors import (
     AlreadyExistsError,
@@ -166,7 +167,7 @@ def test_what_exists_is_kept_unless_it_may_be_replaced(repo, tmp_path, state):
     assert read(repo) == expected
     assert done.stored_chunks == 1
     assert done.replaced == ["/big", "/g/dot"]
-    diff = repo.diff(before, done.snapshot_id)
+    diff = diff_snapshots(repo.context, before, done.snapshot_id)
     assert {path: [tuple(index) for index in chunks] for path, chunks in diff.updated_chunks.items()} == {
         "/big": [(0,), (1,), (7,)]
     }
@@ -462,7 +463,7 @@ def test_records_of_imports_that_nobody_repeats_go(repo, tmp_path, state):
     assert import_directory(repo, ImportRequest(sources["young"], state, path="/young")).is_repeated
 
 
-def test_records_of_imports_are_limited_in_bytes_and_number(tmp_path, monkeypatch):
+def test_records_of_imports_are_limited_in_bytes_and_number(tmp_path):
     directory = tmp_path / "imports"
     directory.mkdir()
     for number in range(4):
@@ -472,8 +473,7 @@ def test_records_of_imports_are_limited_in_bytes_and_number(tmp_path, monkeypatc
         age(directory / f"{number}.db", 60 * (number + 1))
     with Ledger(directory / "own.db"):
         assert {path.name for path in directory.glob("[0-9]*")} == {"0.db", "0.db-wal", "1.db", "1.db-wal"}
-    monkeypatch.setattr("icefs.transfer.ledger.LIMITS", Limits(max_files=2))
-    with Ledger(directory / "own.db"):
+    with Ledger(directory / "own.db", Limits(max_files=2)):
         pass
     assert {path.name for path in directory.glob("*.db")} == {"0.db", "own.db"}
 

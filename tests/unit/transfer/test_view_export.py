@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
-from tests.unit.transfer.test_directory_import import Stop
 
 from icefs.errors import NoSpaceError, NotEmptyError
 from icefs.paths import NodePath
@@ -20,6 +19,7 @@ from icefs.views.parts import PartHierarchy
 from tests.support.view_files import SketchedDecoder, SketchedHierarchy, array_document, view_of, write_out
 from tests.support.viewed import commit_arrays, repository_of
 from tests.unit.transfer.test_directory_export import files
+from tests.unit.transfer.test_directory_import import Stop
 
 FORMATS = ["zarr2", "zarr2,compressed", "npy"]
 

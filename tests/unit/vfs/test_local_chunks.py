@@ -25,12 +25,17 @@ def file(tmp_path):
     return path
 
 
-def opened(path, offset, size):
-    return LocalChunkHandle(5, os.open(path, os.O_RDONLY), str(path), offset, size)
+def open_descriptors():
+    return set(os.listdir("/proc/self/fd"))
+
+
+def opened(path, offset, size, fd=None):
+    return LocalChunkHandle(5, os.open(path, os.O_RDONLY) if fd is None else fd, str(path), offset, size)
 
 
 async def test_a_local_chunk_is_a_part_of_its_file(file):
-    handle = opened(file, 10, 50)
+    fd = os.open(file, os.O_RDONLY)
+    handle = opened(file, 10, 50, fd)
     for offset, size in ((0, 50), (0, 1000), (5, 10), (49, 10), (50, 10), (60, 10), (0, 0)):
         expected = bytes(range(10, 60))[offset : offset + size]
         data = handle.read_nowait(offset, size)
@@ -38,7 +43,6 @@ async def test_a_local_chunk_is_a_part_of_its_file(file):
             data = await handle.read(offset, size)
         assert bytes(data) == expected
     assert handle.size == 50
-    fd = handle._fd
     handle.release()
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(fd)
@@ -61,12 +65,9 @@ async def test_where_the_disk_must_be_waited_for_a_thread_reads(file, error, mon
     handle.release()
 
 
-def open_descriptors():
-    return set(os.listdir("/proc/self/fd"))
-
-
 async def test_a_file_may_be_closed_while_a_cancelled_read_is_still_at_it(file, monkeypatch, nursery):
-    handle = opened(file, 10, 50)
+    fd = os.open(file, os.O_RDONLY)
+    handle = opened(file, 10, 50, fd)
     begun, gate, read_from = threading.Event(), threading.Event(), []
     whole = os.preadv
 
@@ -91,7 +92,6 @@ async def test_a_file_may_be_closed_while_a_cancelled_read_is_still_at_it(file, 
     scope.cancel()
     await trio.testing.wait_all_tasks_blocked()
     assert scope.cancelled_caught
-    fd = handle._fd
     handle.release()
     with file.with_name("other").open("wb") as other:
         assert other.fileno() == fd  # the number is another file's now

@@ -2,6 +2,7 @@
 
 import pytest
 
+from icefs.engine.history.diff import diff_snapshots
 from icefs.errors import InvalidInputError
 from icefs.storage.memory import MemoryStorage
 from icefs.vfs.commit.staged_report import StagedReport
@@ -194,5 +195,5 @@ def test_a_diff_of_snapshots_lists_what_a_smaller_grid_dropped(bench):
     before = bench.repository.lookup_branch("main")
     bench.write("a/zarr.json", array((20, 40), (10, 10)))
     done = bench.commit()
-    diff = bench.repository.diff(before, done.snapshot_id)
+    diff = diff_snapshots(bench.repository.context, before, done.snapshot_id)
     assert {tuple(index) for index in diff.updated_chunks["/a"]} == {(i, j) for i in (2, 3) for j in range(4)}

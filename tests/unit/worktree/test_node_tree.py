@@ -130,7 +130,7 @@ def test_times_only_grow(tree, make) -> None:
 
 
 def test_retained_attributes_count_more_than_those_of_the_base(tree) -> None:
-    tree.kept.add("a/c", [("0", 777, 4_000)])
+    tree.retained.add("a/c", [("0", 777, 4_000)])
     attr = tree.base_stat("a/c/0")
     assert (attr.ino, attr.mtime_ns, attr.size) == (777, 4_000, 5)
     assert found(tree, "a/c/0").attr.ino == 777

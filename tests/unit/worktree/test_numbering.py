@@ -6,7 +6,7 @@ import pytest
 
 from icefs.errors import SessionStateError, StorageError
 from icefs.inode import Invalidations
-from icefs.worktree.model.kept_regions import KeptAttr
+from icefs.worktree.model.retained_regions import RetainedAttr
 from icefs.worktree.rebase import numbering
 from icefs.worktree.rebase.plan import BasePlan, RenamedChunks, TreeChangedError
 from icefs.worktree.tree import WorkTree
@@ -120,7 +120,7 @@ def test_renamed_directories_are_told_and_their_files_keep_the_numbers_of_the_pl
     files = {"a/d/0": b"zero", "a/d/1": b"one", "b/c/0": b"other"}
     snapshots.add("next", files, on="base", changed=files)
     committed = plan_of_commit(frozen, "next").committed
-    renamed = RenamedChunks(names={"a/d/0": KeptAttr(77, 5), "a/nothing": KeptAttr(78, 5)})
+    renamed = RenamedChunks(names={"a/d/0": RetainedAttr(77, 5), "a/nothing": RetainedAttr(78, 5)})
     outcome = driver.tree.change_base(BasePlan("next", committed, renamed=renamed))
     driver.tree.check_invariants()
     assert list(outcome.renamed) == [(driver.stat("a").ino, b"d")]

@@ -7,7 +7,7 @@ from icefs.errors import InvalidInputError, ObjectNotFoundError, SessionStateErr
 from icefs.storage.memory import MemoryStorage
 from icefs.vfs.branches.session_base import SessionBase
 from icefs.worktree.ops.namespace import RENAME_EXCHANGE
-from icefs.worktree.spool.left import look_at
+from icefs.worktree.spool.summary import summarise
 from tests.support.base_plans import complete_recovered, plan_of_commit
 from tests.support.staging_bench import Bench, array, group
 
@@ -447,7 +447,7 @@ def test_discard_counts_chunks_and_nodes_and_no_directories(bench):
 def test_a_tree_that_nobody_has_open_has_as_many_changes_as_discard_drops(bench, change, tmp_path):
     change(bench)
     bench.work.close()
-    told = look_at(tmp_path / "tree").num_changes
+    told = summarise(tmp_path / "tree").num_changes
     bench.open()
     assert bench.work.discard("").num_changes == told
     assert bench.tree() == FILES

@@ -8,8 +8,8 @@ from icefs.cli.commands.sessions.given import GivenTree, given_tree
 from icefs.cli.support.commits import describe_commit, explaining, parse_metadata
 from icefs.cli.support.options import print_json
 from icefs.words import visible_lines
-from icefs.worktree.spool.left import look_at
 from icefs.worktree.spool.state import remove_state
+from icefs.worktree.spool.summary import summarise
 
 _WAYS: Final = ("ours", "theirs", "fail")
 
@@ -45,7 +45,7 @@ def commit_tree(given: GivenTree, message: str, meta: tuple[str, ...], rebase: s
             tree.directory,
             CommitRequest(message, parse_metadata(meta), rebase, skip_invalid=skip_invalid),
         )
-    if tree.directory.exists() and look_at(tree.directory).is_clean:
+    if tree.directory.exists() and summarise(tree.directory).is_clean:
         remove_state(tree.directory)
     if given.as_json:
         print_json({"id": tree.id, "branch": tree.branch, "dry_run": False, **answer})

@@ -1,4 +1,4 @@
-"""Working trees that nobody has open: what they are, and whether they can be opened, without changing anything."""
+"""What the state directories of working trees hold, and whether they can be opened; read, and never changed."""
 
 import os
 import shutil
@@ -29,14 +29,14 @@ _UNKNOWN: Final = StateInfo("?", "?", "?", -1)
 
 
 @dataclass(frozen=True, slots=True)
-class LeftTree:
-    """A working tree, as its files tell.
+class TreeSummary:
+    """What the files of a working tree say of it.
 
     Attributes:
         directory: Its state directory.
-        info: What it belongs to; `?` where nothing tells.
+        info: What it belongs to; `?` where that is not known.
         is_in_use: Whether a living process has it open.
-        num_changes: How many changes `discard` would count; 0 for modes, owners and times; None where nothing tells.
+        num_changes: How many changes `discard` would count; 0 for modes, owners and times; None where nothing says so.
         is_pending: Whether it is not known what became of a commit of it.
         problem: Why it cannot be opened; None if it can, as far as its rows tell.
         aside_files: How many files of unknown names are kept in it.
@@ -57,7 +57,7 @@ class LeftTree:
         return is_known and not (self.is_in_use or self.is_pending or self.aside_files)
 
 
-def left_trees(state_root: Path) -> Iterator[LeftTree]:
+def tree_summaries(state_root: Path) -> Iterator[TreeSummary]:
     """Yields the working trees under a state root, by name; those in use as well."""
     try:
         directories = sorted(path for path in state_root.iterdir() if path.is_dir())
@@ -67,16 +67,16 @@ def left_trees(state_root: Path) -> Iterator[LeftTree]:
         try:
             is_tree = has_state(directory)
         except IcefsError as error:
-            yield LeftTree(directory, _UNKNOWN, problem=error.message)
+            yield TreeSummary(directory, _UNKNOWN, problem=error.message)
             continue
         if is_tree:
-            yield look_at(directory)
+            yield summarise(directory)
 
 
-def look_at(directory: Path) -> LeftTree:
+def summarise(directory: Path) -> TreeSummary:
     """Reads what a state directory tells of its tree."""
     info = read_info(directory)
-    tree = LeftTree(directory, info or _UNKNOWN, aside_files=aside_usage(directory)[0])
+    tree = TreeSummary(directory, info or _UNKNOWN, aside_files=aside_usage(directory)[0])
     try:
         check_version(directory)
         if is_in_use(directory):

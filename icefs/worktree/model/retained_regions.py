@@ -17,7 +17,7 @@ _MAX_LAYERS: Final = 16
 """A directory that is renamed over and over, with changes in between, keeps so many accounts; the rest is new."""
 
 
-class KeptAttr(NamedTuple):
+class RetainedAttr(NamedTuple):
     """What stays of a committed file or directory."""
 
     ino: Ino
@@ -36,7 +36,7 @@ class Former(Protocol):
     def owner(self) -> object:
         """What has the numbers: the same for all moments of one array."""
 
-    def get(self, path: TreePath) -> KeptAttr | None:
+    def get(self, path: TreePath) -> RetainedAttr | None:
         """Returns what a path had; None where that is not known. Whether anything was there is not looked at."""
 
     def path_of(self, ino: Ino) -> TreePath | None:
@@ -68,7 +68,7 @@ class _Layer:
     region: Region
     gone: set[TreePath] = field(default_factory=set)
 
-    def get(self, below: TreePath) -> KeptAttr | None:
+    def get(self, below: TreePath) -> RetainedAttr | None:
         if self.gone and not self.gone.isdisjoint(lineage(below)):
             return None
         return self.region.former.get(child(self.region.place, below))
@@ -81,7 +81,7 @@ class _Layer:
         return _Layer(Region(self.region.former, child(self.region.place, below)), gone)
 
 
-class KeptRegions:
+class RetainedRegions:
     """Regions by the base path that they are at now.
 
     Of two regions that a path lies in the inner one counts; of two at the same path the older one, which has the
@@ -104,8 +104,8 @@ class KeptRegions:
     def __len__(self) -> int:
         return sum(len(layers) for layers in self._layers.values())
 
-    def get(self, path: TreePath) -> KeptAttr | None:
-        """Returns what is kept of a base path."""
+    def get(self, path: TreePath) -> RetainedAttr | None:
+        """Returns the retained attributes of a base path."""
         if not self._layers:
             return None
         for root in ancestors(path):
@@ -116,11 +116,11 @@ class KeptRegions:
         return None
 
     def covers(self, parent: TreePath) -> bool:
-        """Tells whether anything may be kept of the entries of a base directory."""
+        """Tells whether entries of a base directory may have retained attributes."""
         return bool(self._layers) and any(root in self._layers for root in ancestors(child(parent, "?")))
 
     def path_of(self, ino: Ino) -> TreePath | None:
-        """Returns the base path that has kept this inode number."""
+        """Returns the base path that has retained this inode number."""
         if not self._formers:
             return None
         owner = next(iter(self._formers.values()))[0].owner_of(ino)
@@ -185,7 +185,7 @@ class KeptRegions:
 
     def _take(self, path: TreePath, gone: Sequence[TreePath]) -> Iterator[tuple[TreePath, list[_Layer]]]:
         """Takes out what is known of the inside of a directory, but for what is gone."""
-        inner = KeptRegions()
+        inner = RetainedRegions()
         inner._layers = {root: layers for root, layers in self._layers.items() if is_below(root, path)}
         for root in inner._layers:
             del self._layers[root]

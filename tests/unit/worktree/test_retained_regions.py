@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-from icefs.worktree.model.kept import KeptAttrs
-from icefs.worktree.model.kept_regions import KeptAttr, Region
+from icefs.worktree.model.retained import RetainedAttrs
+from icefs.worktree.model.retained_regions import Region, RetainedAttr
 
 
 class Rows:
@@ -13,12 +13,12 @@ class Rows:
         self.first = first
         self.owner: object = self
 
-    def get(self, path: str) -> KeptAttr | None:
+    def get(self, path: str) -> RetainedAttr | None:
         parts = path.split("/")
         if len(parts) > 2 or not all(part.isdigit() and len(part) == 1 for part in parts):
             return None
         number = int("".join(parts)) + (100 if len(parts) == 1 else 0)
-        return KeptAttr(self.first + number, number)
+        return RetainedAttr(self.first + number, number)
 
     def path_of(self, ino: int) -> str | None:
         number = ino - self.first
@@ -36,18 +36,18 @@ class Rows:
 OLD, OTHER = Rows(1000), Rows(2000)
 
 
-def kept(**regions: Region) -> KeptAttrs:
-    found = KeptAttrs()
+def kept(**regions: Region) -> RetainedAttrs:
+    found = RetainedAttrs()
     found.regions.add(regions)
     return found
 
 
-def follow(found: KeptAttrs, moves: dict[str, str], gone: list[str]) -> None:
+def follow(found: RetainedAttrs, moves: dict[str, str], gone: list[str]) -> None:
     found.follow(moves, gone)
     found.regions.follow(moves, sorted(gone))
 
 
-def numbers(found: KeptAttrs, *paths: str) -> list[int]:
+def numbers(found: RetainedAttrs, *paths: str) -> list[int]:
     """Returns the numbers of paths, 0 for none, and asserts that each leads back."""
     told = []
     for path in paths:
@@ -67,7 +67,7 @@ def test_what_is_below_a_region_has_the_numbers_of_its_former_place() -> None:
     assert found.path_of(7) is None
     assert found.has_names("n")
     assert not found.has_names("o")
-    assert found.in_directory("n")("7") == KeptAttr(1047, 47)
+    assert found.in_directory("n")("7") == RetainedAttr(1047, 47)
     assert list(found.used()) == [1000]
 
 
@@ -79,7 +79,7 @@ def test_what_was_changed_is_something_else() -> None:
     found.add("n/4", [("4", 77, 7)])
     assert numbers(found, "n/4/4", "n/4/5") == [77, 1045]
     assert found.path_of(1044) is None
-    assert found.in_directory("n/4")("4") == KeptAttr(77, 7)
+    assert found.in_directory("n/4")("4") == RetainedAttr(77, 7)
     found.forget(["n/4/4"])
     assert numbers(found, "n/4/4") == [0]
     found.forget(["n"])

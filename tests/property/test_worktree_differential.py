@@ -109,10 +109,10 @@ def outcome(function: Callable[[], Any]) -> tuple[int, Any]:
         raise
 
 
-class OverlayMachine(RuleBasedStateMachine):
+class WorkTreeMachine(RuleBasedStateMachine):
     @initialize()
     def start(self) -> None:
-        self.scratch = Path(tempfile.mkdtemp(prefix="icefs-overlay-"))
+        self.scratch = Path(tempfile.mkdtemp(prefix="icefs-worktree-"))
         self.model = self.scratch / "model"
         self.model.mkdir()
         self.snapshots = Snapshots(BASE)
@@ -595,5 +595,5 @@ def partition(inos: dict[str, int]) -> set[frozenset[str]]:
     return {frozenset(paths) for paths in groups.values()}
 
 
-TestOverlay = OverlayMachine.TestCase
-TestOverlay.settings = settings(stateful_step_count=60)
+TestWorkTree = WorkTreeMachine.TestCase
+TestWorkTree.settings = settings(stateful_step_count=60)

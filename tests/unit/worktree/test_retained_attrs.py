@@ -1,10 +1,10 @@
 """Numbers and times that are kept over commits: a number leads to one path, whatever was renamed."""
 
-from icefs.worktree.model.kept import KeptAttrs
+from icefs.worktree.model.retained import RetainedAttrs
 
 
 def kept(entries):
-    found = KeptAttrs()
+    found = RetainedAttrs()
     for path, (ino, mtime) in entries.items():
         parent, _, name = path.rpartition("/")
         found.add(parent, [(name, ino, mtime)])

@@ -3,7 +3,7 @@
 A program must not notice a commit: the file it wrote keeps its inode number and mtime when the snapshot provides
 it instead of the working tree. A million committed files cost some thirty bytes each here: one sorted column of
 names per directory, with two numbers each. Files that were renamed with their directory cost nothing
-(`kept_regions`).
+(`retained_regions`).
 """
 
 from bisect import bisect_left
@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from icefs.inode import Ino
 from icefs.paths import TreePath, child, is_below, lineage, relative, split
-from icefs.worktree.model.kept_regions import KeptAttr, KeptRegions
+from icefs.worktree.model.retained_regions import RetainedAttr, RetainedRegions
 
 
 class _Directory(NamedTuple):
@@ -32,17 +32,17 @@ class _Directory(NamedTuple):
         return row if row < len(self.names) and self.names[row] == name else -1
 
 
-class KeptAttrs:
+class RetainedAttrs:
     """Attributes by base path, and paths by inode number.
 
     Concurrency: the tree's lock protects it.
 
     Attributes:
-        regions: What is kept of whole directories, where nothing is kept of a path itself.
+        regions: The retained attributes of whole directories, where a path has none of its own.
     """
 
     def __init__(self) -> None:
-        self.regions = KeptRegions()
+        self.regions = RetainedRegions()
         self._directories: dict[TreePath, _Directory] = {}
         self._by_ino: tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64], list[TreePath]] | None = None
 
@@ -52,38 +52,38 @@ class KeptAttrs:
     def __len__(self) -> int:
         return sum(len(directory.names) for directory in self._directories.values())
 
-    def get(self, path: TreePath) -> KeptAttr | None:
-        """Returns what is kept of a base path."""
+    def get(self, path: TreePath) -> RetainedAttr | None:
+        """Returns the retained attributes of a base path; None if it has none."""
         return self._own(path) or self.regions.get(path)
 
-    def _own(self, path: TreePath) -> KeptAttr | None:
+    def _own(self, path: TreePath) -> RetainedAttr | None:
         parent, name = split(path)
         directory = self._directories.get(parent)
         if directory is None:
             return None
         row = directory.find(name.encode())
-        return None if row < 0 else KeptAttr(Ino(int(directory.inos[row])), int(directory.mtimes[row]))
+        return None if row < 0 else RetainedAttr(Ino(int(directory.inos[row])), int(directory.mtimes[row]))
 
     def has_names(self, parent: TreePath) -> bool:
-        """Tells whether anything is kept of the entries of one base directory."""
+        """Tells whether entries of one base directory have retained attributes."""
         return parent in self._directories or self.regions.covers(parent)
 
-    def in_directory(self, parent: TreePath) -> Callable[[str], KeptAttr | None]:
-        """Returns what tells what is kept of the entries of one base directory; may be called without the lock."""
+    def in_directory(self, parent: TreePath) -> Callable[[str], RetainedAttr | None]:
+        """Returns a function from a name in one base directory to its retained attributes; it takes no lock."""
         names, regions = self._names_of(parent), self.regions
         if not regions.covers(parent):
             return names.get
         return lambda name: names.get(name) or regions.get(child(parent, name))
 
-    def _names_of(self, parent: TreePath) -> dict[str, KeptAttr]:
+    def _names_of(self, parent: TreePath) -> dict[str, RetainedAttr]:
         directory = self._directories.get(parent)
         if directory is None:
             return {}
         rows = zip(directory.names.tolist(), directory.inos.tolist(), directory.mtimes.tolist(), strict=True)
-        return {name.decode(): KeptAttr(ino, mtime) for name, ino, mtime in rows}
+        return {name.decode(): RetainedAttr(ino, mtime) for name, ino, mtime in rows}
 
     def path_of(self, ino: Ino) -> TreePath | None:
-        """Returns the base path that has kept this inode number."""
+        """Returns the base path that has retained this inode number."""
         own = self._own_path_of(ino)
         if own is not None or not self.regions:
             return own
@@ -117,7 +117,7 @@ class KeptAttrs:
         return inos[order], places[order], parents
 
     def add(self, parent: TreePath, entries: Iterable[tuple[str, Ino, int]]) -> None:
-        """Keeps (name, ino, mtime_ns) of entries of one base directory; replaces what was kept of them."""
+        """Retains (name, ino, mtime_ns) of entries of one base directory, in place of what they had retained."""
         rows = {name.encode(): (ino, mtime) for name, ino, mtime in entries}
         if not rows:
             return
@@ -132,7 +132,7 @@ class KeptAttrs:
         self._by_ino = None
 
     def add_paths(self, entries: Iterable[tuple[TreePath, Ino, int]]) -> None:
-        """Keeps (path, ino, mtime_ns) of entries of any directories."""
+        """Retains (path, ino, mtime_ns) of entries of any directories."""
         by_parent: dict[TreePath, list[tuple[str, Ino, int]]] = {}
         for path, ino, mtime_ns in entries:
             above, name = split(path)
@@ -201,10 +201,12 @@ class KeptAttrs:
                 self._directories[child(new, inner) if inner else new] = directory
         self._by_ino = None
 
-    def _take(self, path: TreePath, hidden: Sequence[TreePath]) -> tuple[KeptAttr | None, dict[TreePath, _Directory]]:
+    def _take(
+        self, path: TreePath, hidden: Sequence[TreePath]
+    ) -> tuple[RetainedAttr | None, dict[TreePath, _Directory]]:
         """Takes out a path and what is below it, but for what is hidden (paths in order) of the latter."""
         attr = self._own(path)
-        below = KeptAttrs()
+        below = RetainedAttrs()
         below._directories = {
             parent: directory for parent, directory in self._directories.items() if is_below(parent, path)
         }
@@ -221,8 +223,8 @@ class KeptAttrs:
         for parent, directory in list(self._directories.items()):
             rows = np.isin(directory.inos, wanted)
             if rows.any():
-                kept = ~rows
-                self._set(parent, _Directory(directory.names[kept], directory.inos[kept], directory.mtimes[kept]))
+                others = ~rows
+                self._set(parent, _Directory(directory.names[others], directory.inos[others], directory.mtimes[others]))
         self._by_ino = None
 
     def used(self) -> Iterator[Ino]:
@@ -231,12 +233,12 @@ class KeptAttrs:
         yield from self.regions.numbers()
 
     def numbers(self) -> Iterator[Ino]:
-        """Yields every inode number that is kept by itself."""
+        """Yields every inode number that a path retains by itself."""
         for directory in self._directories.values():
             yield from directory.inos.tolist()
 
-    def paths(self) -> Iterator[tuple[TreePath, KeptAttr]]:
-        """Yields everything that is kept by itself, by directory."""
+    def paths(self) -> Iterator[tuple[TreePath, RetainedAttr]]:
+        """Yields every path with retained attributes of its own, by directory."""
         for parent in self._directories:
             for name, attr in self._names_of(parent).items():
                 yield child(parent, name), attr
