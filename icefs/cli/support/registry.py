@@ -35,7 +35,7 @@ COMMANDS: Final[dict[str, str]] = {
     "ls": "List groups, arrays and chunks.",
     "cat": "Write the bytes of a Zarr key to standard output.",
     "import": "Import a directory of Zarr v3 as one commit.",
-    "export": "Export a version as plain files of Zarr v3.",
+    "export": "Export a version as plain files of Zarr v3, or of another format.",
     "stats": "Show how many bytes chunks take, by array or of all versions.",
     "fsck": "Check that a repository is whole, and mend it.",
     "expire": "Take old snapshots out of the history.",
