@@ -5,10 +5,12 @@ chain is that of the inner chunks. Source: Zarr v3 "Codecs", "sharding_indexed".
 """
 
 import asyncio
+import contextlib
 import json
 import threading
 import warnings
 from collections.abc import Iterator
+from functools import lru_cache
 from math import prod
 from typing import Any, Final
 
@@ -23,7 +25,7 @@ from zarr.core.dtype import UInt64
 from zarr.core.metadata.v3 import ArrayV3Metadata
 
 from icefs.errors import NotShownError
-from icefs.paths import NodePath
+from icefs.paths import ROOT_NODE, NodePath
 from icefs.views.inflation import INFLATE
 from icefs.views.raw_pieces import RawPieces
 from icefs.words import plural
@@ -231,6 +233,37 @@ class ArrayCodec:
     def missing(self) -> np.ndarray:
         """Returns a chunk of fill values, which takes no memory."""
         return self._missing
+
+
+def codec_of(path: NodePath, document: bytes, max_chunk_bytes: int) -> ArrayCodec:
+    """Returns what decodes an array; the same for arrays that differ in nothing but attributes.
+
+    Groups of hundreds of such arrays are common, and zarr-python takes long over each.
+
+    Raises:
+        NotShownError: as `ArrayCodec`.
+    """
+    alike = _without_attributes(document)
+    if alike is not None:
+        with contextlib.suppress(NotShownError):  # below with the array's own path
+            return _shared(alike, max_chunk_bytes)
+    return ArrayCodec(path, document, max_chunk_bytes)
+
+
+@lru_cache(maxsize=256)
+def _shared(document: str, max_chunk_bytes: int) -> ArrayCodec:
+    return ArrayCodec(ROOT_NODE, document.encode(), max_chunk_bytes)
+
+
+def _without_attributes(document: bytes) -> str | None:
+    """Returns an array's `zarr.json` without attributes; None if it is malformed."""
+    try:
+        found = json.loads(document)
+        if not isinstance(found, dict) or not isinstance(found.pop("attributes", {}), dict):
+            return None
+        return json.dumps(found)
+    except (ValueError, RecursionError):
+        return None
 
 
 def _spec(shape: tuple[int, ...], dtype: Any, fill_value: Any) -> ArraySpec:

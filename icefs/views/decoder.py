@@ -88,13 +88,13 @@ class ZarrDecoder(Decoder):
     def _open(self, array: NodePath) -> Elements:
         # zarr-python takes half a second to import, and a mount whose views nobody reads does not need it.
         from icefs.views.chunk_source import ChunkSource
-        from icefs.views.codecs import ArrayCodec
+        from icefs.views.codecs import codec_of
         from icefs.views.elements import ArrayElements
 
         document = self._hierarchy.read(metadata_key(array))
         if document is None:
             raise NodeNotFoundError(f"no array at {array}", path=array)
         decoding = self._decoding
-        codec = ArrayCodec(array, document, decoding.limits.max_chunk_bytes)
+        codec = codec_of(array, document, decoding.limits.max_chunk_bytes)
         source = ChunkSource(self._hierarchy, array, document, codec, decoding.cache, decoding.gate)
         return ArrayElements(source, decoding.workers)

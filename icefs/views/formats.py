@@ -1,4 +1,4 @@
-"""The formats that views have, by the names that `--view`, `.icefs/views` and the option `--format` of exports take.
+"""The formats that views have, by the names that `--view`, `.icefs/views` and `--format` of `icefs export` take.
 
     netcdf            NetCDF-4, a file for each group
     netcdf,groups     one file, with groups inside

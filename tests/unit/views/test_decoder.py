@@ -28,6 +28,7 @@ from zarr.codecs import (
 
 from icefs.engine.repository import Repository
 from icefs.errors import DecodeError, NodeNotFoundError, NotShownError, UnreachableError
+from icefs.views.codecs import codec_of
 from icefs.views.decoder import Decoding, DecodingLimits, ZarrDecoder
 from icefs.views.hierarchy import SessionHierarchy
 from icefs.views.raw_pieces import RawPieces
@@ -453,6 +454,16 @@ def test_huge_shard_indices_are_refused(decoding):
     hierarchy = hierarchy_with(document_with(codecs=[sharding], chunk_grid=grid, shape=[1 << 41]))
     with pytest.raises(NotShownError, match=r"shard indices of .* bytes"):
         ZarrDecoder(hierarchy, decoding).open("/a")
+
+
+def test_arrays_that_differ_in_attributes_share_a_codec_and_others_do_not():
+    one, other = (codec_of(path, document_with(attributes={"of": path}), 1 << 20) for path in ("/a", "/b"))
+    assert one is other
+    assert codec_of("/a", document_with(shape=[5]), 1 << 20).shape == (5,)
+    assert codec_of("/a", document_with(fill_value=7), 1 << 20).fill_value == 7
+    for document in (b"nonsense", b"[]", b"[" * 100_000, document_with(attributes=3)):
+        with pytest.raises(NotShownError, match="/a: "):
+            codec_of("/a", document, 1 << 20)
 
 
 def test_no_array_is_said(decoding):
