@@ -71,7 +71,7 @@ class BranchChanges(TreeChanges):
         def change(work: WorkTree) -> Attr:
             size = changes.size
             if size is not None and isinstance(handle, WorkingHandle) and handle.is_writable:
-                attr = work.files.truncate(handle.number, size)
+                attr = work.files.truncate(handle.fh, size)
                 size = None
             rest = AttrChange(changes.mode, changes.uid, changes.gid, size, changes.atime_ns, changes.mtime_ns)
             if rest != AttrChange() or changes.size is None:

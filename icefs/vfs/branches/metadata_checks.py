@@ -21,15 +21,15 @@ class MetadataChecks:
         self.refusals = Refusals()
         self._spec_version = spec_version
 
-    def check_open(self, work: WorkTree, number: int) -> None:
+    def check_open(self, work: WorkTree, fh: int) -> None:
         """Checks a `zarr.json` that was written through a handle of the working tree and is closed.
 
         Raises:
             InvalidMetadataError: it is none; it is kept.
         """
-        where = work.files.where(number)
+        where = work.files.where(fh)
         # An empty one waits for its writer, which has just cut it; a commit says if nothing came.
-        if work.files.getattr(number).size:
+        if work.files.getattr(fh).size:
             self.check(work, where, work.entries.path_of(where))
 
     def check(self, work: WorkTree, where: NodeRef, path: str) -> None:
@@ -37,11 +37,11 @@ class MetadataChecks:
         attr = work.entries.attr(where)
         if attr.is_dir:
             return
-        number = work.files.open(where, os.O_RDONLY)
+        fh = work.files.open(where, os.O_RDONLY)
         try:
-            data = work.files.read(number, 0, attr.size)
+            data = work.files.read(fh, 0, attr.size)
         finally:
-            work.files.release(number)
+            work.files.release(fh)
         try:
             parse_zarr_json(data, name=path, spec_version=self._spec_version)
         except InvalidMetadataError as error:

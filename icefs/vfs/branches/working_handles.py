@@ -76,7 +76,7 @@ class WorkingHandle(FileHandle):
     loop's thread. A read or write that may have to wait for the object store, or copy a file first, goes to a thread.
 
     Attributes:
-        number: The working tree's handle.
+        fh: The working tree's handle.
         is_writable: Whether it was opened for writing.
         direct_io: Whether it is one of the branch's direct writers.
     """
@@ -90,8 +90,8 @@ class WorkingHandle(FileHandle):
         "_work",
         "_wrote",
         "direct_io",
+        "fh",
         "is_writable",
-        "number",
     )
 
     def __init__(
@@ -101,7 +101,7 @@ class WorkingHandle(FileHandle):
         checks: MetadataChecks,
         work: WorkTree,
         ino: Ino,
-        number: int,
+        fh: int,
         flags: int,
         base_handle: FileHandle | None,
     ) -> None:
@@ -113,12 +113,12 @@ class WorkingHandle(FileHandle):
             checks: Checks a `zarr.json` when it is closed.
             work: The working tree.
             ino: The inode that was opened.
-            number: The working tree's handle.
+            fh: The working tree's handle.
             flags: Those of `open(2)`.
             base_handle: A handle of the base's file, where nobody has changed that.
         """
         super().__init__(ino)
-        self.number = number
+        self.fh = fh
         self.direct_io = False
         self.is_writable = bool(flags & _WRITING)
         self._operations = operations
@@ -137,16 +137,16 @@ class WorkingHandle(FileHandle):
     @property
     def size(self) -> int:
         """The file's size now."""
-        return self._work.files.getattr(self.number).size
+        return self._work.files.getattr(self.fh).size
 
     def read_nowait(self, offset: int, size: int) -> bytes | bytearray | memoryview | None:
         """Reads what is near."""
         work = self._work
         if self._base_handle is not None:
-            if isinstance(work.files.where(self.number), str):
+            if isinstance(work.files.where(self.fh), str):
                 return self._base_handle.read_nowait(offset, size)
             self._drop_base()  # somebody wrote to the file since
-        return work.files.read(self.number, offset, size) if work.files.is_local(self.number) else None
+        return work.files.read(self.fh, offset, size) if work.files.is_local(self.fh) else None
 
     async def read(self, offset: int, size: int) -> bytes | bytearray | memoryview:
         """Reads, and waits."""
@@ -155,18 +155,18 @@ class WorkingHandle(FileHandle):
             return data
         if self._base_handle is not None:
             return await self._base_handle.read(offset, size)
-        return await self._operations.in_thread(lambda: self._work.files.read(self.number, offset, size))
+        return await self._operations.in_thread(lambda: self._work.files.read(self.fh, offset, size))
 
     async def write(self, offset: int, data: bytes | memoryview) -> int:
         """Writes bytes."""
         await self._operations.may_write()
         self._wrote = True
         work = self._work
-        if work.files.is_ready(self.number):
-            count = work.files.write(self.number, offset, data)
+        if work.files.is_ready(self.fh):
+            count = work.files.write(self.fh, offset, data)
         else:
             # The first write to a file of the base, or after a freeze, copies it.
-            count = await self._operations.in_thread(lambda: work.files.write(self.number, offset, data))
+            count = await self._operations.in_thread(lambda: work.files.write(self.fh, offset, data))
         if self.direct_io:
             await self._direct.written(self.ino)
         return count
@@ -175,17 +175,17 @@ class WorkingHandle(FileHandle):
         """Gives a part of the file its place on the disk, or takes it away."""
         await self._operations.may_write()
         self._wrote = True
-        await self._operations.in_thread(lambda: self._work.files.fallocate(self.number, offset, length, mode))
+        await self._operations.in_thread(lambda: self._work.files.fallocate(self.fh, offset, length, mode))
 
     async def write_back(self, offset: int, data: bytes | memoryview) -> int:
         """Writes what the kernel had cached; the working tree marks what it cannot store."""
         await self._operations.may_write()
         self._wrote = True
         work = self._work
-        if work.files.is_ready(self.number):
-            work.files.write_back(self.number, offset, data)
+        if work.files.is_ready(self.fh):
+            work.files.write_back(self.fh, offset, data)
         else:
-            await self._operations.in_thread(lambda: work.files.write_back(self.number, offset, data))
+            await self._operations.in_thread(lambda: work.files.write_back(self.fh, offset, data))
         return len(data)
 
     async def flush(self) -> None:
@@ -196,22 +196,22 @@ class WorkingHandle(FileHandle):
         """
         if not self.wants_flush:
             return
-        self._work.files.flush(self.number)
+        self._work.files.flush(self.fh)
         if self._wrote:
             self._wrote = False
-            if self._work.files.name(self.number) == METADATA_NAME:
-                await self._operations.run(lambda: self._checks.check_open(self._work, self.number))
+            if self._work.files.name(self.fh) == METADATA_NAME:
+                await self._operations.run(lambda: self._checks.check_open(self._work, self.fh))
 
     async def fsync(self) -> None:
         """Makes what was written survive power loss."""
-        await self._operations.in_thread(lambda: self._work.files.fsync(self.number))
+        await self._operations.in_thread(lambda: self._work.files.fsync(self.fh))
 
     def release(self) -> None:
         """Gives the file back."""
         if self.direct_io:
             self._direct.end(self.ino)
         self._drop_base()
-        self._work.files.release(self.number)
+        self._work.files.release(self.fh)
 
     def _drop_base(self) -> None:
         if self._base_handle is not None:
@@ -281,10 +281,10 @@ class WorkingHandles:
         self._checks = checks
 
     def make(
-        self, work: WorkTree, ino: Ino, number: int, flags: int, base_handle: FileHandle | None = None
+        self, work: WorkTree, ino: Ino, fh: int, flags: int, base_handle: FileHandle | None = None
     ) -> WorkingHandle:
         """Makes the open file of a handle of the working tree; see `WorkingHandle`."""
-        return WorkingHandle(self._operations, self.direct, self._checks, work, ino, number, flags, base_handle)
+        return WorkingHandle(self._operations, self.direct, self._checks, work, ino, fh, flags, base_handle)
 
 
 class EarlyHandles:
@@ -331,9 +331,9 @@ class EarlyHandles:
 
     def _adopt(self, work: WorkTree, handle: EarlyHandle) -> None:
         path = self._guarded.call(lambda: self._path_of(handle.ino))
-        number = work.files.open(path, os.O_RDONLY)
+        fh = work.files.open(path, os.O_RDONLY)
         with self._guarded.lock:
             if handle in self._handles:
-                handle.adopted = self._opened.make(work, handle.ino, number, os.O_RDONLY, handle.base_handle)
+                handle.adopted = self._opened.make(work, handle.ino, fh, os.O_RDONLY, handle.base_handle)
                 return
-        work.files.release(number)
+        work.files.release(fh)

@@ -179,7 +179,7 @@ class WritableBranch(Tree):
         if isinstance(file, EarlyHandle) and file.adopted is not None:
             file = file.adopted
         if isinstance(file, WorkingHandle) and self.work is not None:
-            return kernel_attr(self.work.files.getattr(file.number))
+            return kernel_attr(self.work.files.getattr(file.fh))
         return self.below.getattr_open(file)
 
     def readlink(self, ino: Ino) -> str:

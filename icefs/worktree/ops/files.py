@@ -38,7 +38,7 @@ _KNOWN_MODES: Final = FALLOC_KEEP_SIZE | FALLOC_PUNCH_HOLE | FALLOC_ZERO_RANGE
 
 
 class Files:
-    """The open files of a tree, by handle number."""
+    """The open files of a tree, by file handle (`fh`), as the kernel calls the number of an open file."""
 
     def __init__(self, core: TreeCore, content: Content) -> None:
         self._core = core
@@ -100,72 +100,72 @@ class Files:
         node.io.handles += 1
         if handle.writable:
             self._core.unfinished.opened(node)
-        return self._number(handle)
+        return self._add(handle)
 
     def _add_base(self, found: BaseEntry, flags: int) -> int:
         handle = Handle(flags)
         handle.path, handle.attr, handle.base_tree = found.path, found.attr, self._core.base_tree
         self._core.base_handles.setdefault(found.path, []).append(handle)
-        return self._number(handle)
+        return self._add(handle)
 
-    def _number(self, handle: Handle) -> int:
-        number = self._next_handle
+    def _add(self, handle: Handle) -> int:
+        fh = self._next_handle
         self._next_handle += 1
-        self._handles[number] = handle
-        return number
+        self._handles[fh] = handle
+        return fh
 
-    def _handle(self, number: int) -> Handle:
-        handle = self._handles.get(number)
+    def _handle(self, fh: int) -> Handle:
+        handle = self._handles.get(fh)
         if handle is None:
-            raise BadHandleError(f"{number} is not an open handle", handle=number)
+            raise BadHandleError(f"{fh} is not an open handle", handle=fh)
         return handle
 
-    def _for_writing(self, number: int) -> tuple[Handle, FileNode]:
-        handle = self._handle(number)
+    def _for_writing(self, fh: int) -> tuple[Handle, FileNode]:
+        handle = self._handle(fh)
         if not handle.writable or handle.node is None:
-            raise BadHandleError("the file is not open for writing", handle=number)
+            raise BadHandleError("the file is not open for writing", handle=fh)
         return handle, handle.node
 
-    def getattr(self, number: int) -> Attr:
+    def getattr(self, fh: int) -> Attr:
         """Returns the attributes of an open file, also of one that was removed."""
         with self._core.lock:
-            handle = self._handle(number)
+            handle = self._handle(fh)
             if handle.node is not None:
                 return handle.node.attr()
             assert handle.attr is not None
             return self._core.base_attr(handle.attr)
 
-    def where(self, number: int) -> NodeRef:
+    def where(self, fh: int) -> NodeRef:
         """Returns how to name an open file. Needs no lock: a handle gets a node once, and keeps it."""
-        handle = self._handle(number)
+        handle = self._handle(fh)
         node = handle.node
         return handle.path if node is None else node.ino
 
-    def name(self, number: int) -> str | None:
+    def name(self, fh: int) -> str | None:
         """Returns the name of an open file, of several the first; None if it has none, or is untouched."""
-        node = self._handle(number).node
+        node = self._handle(fh).node
         return None if node is None or node.parent is None else node.name
 
-    def is_ready(self, number: int) -> bool:
+    def is_ready(self, fh: int) -> bool:
         """Tells whether writing to an open file is likely to wait for nobody, and to copy nothing. Takes no lock."""
-        node = self._handle(number).node
+        node = self._handle(fh).node
         if node is None or node.io is None or node.io.busy or self._core.is_freezing:
             return False
         return self._content.is_private(node)
 
-    def is_local(self, number: int) -> bool:
+    def is_local(self, fh: int) -> bool:
         """Tells whether the bytes of an open file are in a spool file, or there are none. Takes no lock."""
-        node = self._handle(number).node
+        node = self._handle(fh).node
         return node is not None and not node.flags & (FROM_BASE | LOST)
 
-    def is_fresh(self, number: int) -> bool:
+    def is_fresh(self, fh: int) -> bool:
         """Tells whether an open file was made by opening it, and by nobody else since. Takes no lock."""
-        node = self._handle(number).node
+        node = self._handle(fh).node
         if node is None or node.io is None:
             return False
         return node.io.handles == 1 and not (node.flags & STORED or node.size or node.spool_id or node.origin)
 
-    def flush(self, number: int) -> None:
+    def flush(self, fh: int) -> None:
         """Makes an open file survive the death of this process; for every `close(2)` of a descriptor.
 
         Raises:
@@ -173,7 +173,7 @@ class Files:
             StorageError: bytes of it are lost, and the handle was opened to write.
         """
         core = self._core
-        handle = self._handle(number)
+        handle = self._handle(fh)
         node = handle.node
         if node is None or node not in core.behind:
             core.check_open()
@@ -190,7 +190,7 @@ class Files:
         if node is not None and handle.has_work:
             check_whole(node)
 
-    def fsync(self, number: int) -> None:
+    def fsync(self, fh: int) -> None:
         """Makes an open file survive power loss: its bytes, its attributes, and its name.
 
         The bytes are synced before the row that refers to them is written, the rows of the directories above it
@@ -201,7 +201,7 @@ class Files:
         """
         core = self._core
         with core.change() as op:
-            handle = self._handle(number)
+            handle = self._handle(fh)
             node = handle.node
             file = None
             if node is not None and node.spool_id:
@@ -230,16 +230,16 @@ class Files:
             raise
         spool.sync_entry(file)
 
-    def release(self, number: int) -> None:
+    def release(self, fh: int) -> None:
         """Gives a handle back, when no request on it is under way. The bytes of a removed file go with the last."""
         # Of a full disk the flush before has told; the row is written with the next one, or when the tree is closed.
         with contextlib.suppress(NoSpaceError), self._core.change() as op:
-            self._release(op, number)
+            self._release(op, fh)
 
-    def _release(self, op: Change, number: int) -> None:
+    def _release(self, op: Change, fh: int) -> None:
         core = self._core
-        handle = self._handle(number)
-        del self._handles[number]
+        handle = self._handle(fh)
+        del self._handles[fh]
         node = handle.node
         if node is None:
             handles = core.base_handles.get(handle.path, [])
@@ -259,7 +259,7 @@ class Files:
 
     # Reading and writing
 
-    def read(self, number: int, offset: int, size: int) -> bytes:
+    def read(self, fh: int, offset: int, size: int) -> bytes:
         """Reads from an open file.
 
         Returns:
@@ -271,9 +271,9 @@ class Files:
         """
         core = self._core
         with core.lock:
-            handle = self._handle(number)
+            handle = self._handle(fh)
             if not handle.readable:
-                raise BadHandleError("the file is not open for reading", handle=number)
+                raise BadHandleError("the file is not open for reading", handle=fh)
             node = handle.node
             if node is None:
                 assert handle.base_tree is not None
@@ -301,7 +301,7 @@ class Files:
             with core.lock:
                 file.drop()
 
-    def write_back(self, number: int, offset: int, data: bytes | bytearray | memoryview) -> None:
+    def write_back(self, fh: int, offset: int, data: bytes | bytearray | memoryview) -> None:
         """Writes what the kernel has cached of an open file. The program that wrote it there does not wait for it.
 
         Raises:
@@ -309,16 +309,16 @@ class Files:
         """
         count = 0
         try:
-            count = self.write(number, offset, data)
+            count = self.write(fh, offset, data)
             if count < len(data):
                 raise NoSpaceError("no space left on the disk of the working tree (writing back what was mapped)")
         except BaseException:
-            handle = self._handles.get(number)
+            handle = self._handles.get(fh)
             if handle is not None and handle.node is not None:
                 self._content.lose(handle.node, offset + count, offset + len(data))
             raise
 
-    def write(self, number: int, offset: int, data: bytes | bytearray | memoryview) -> int:
+    def write(self, fh: int, offset: int, data: bytes | bytearray | memoryview) -> int:
         """Writes to an open file; at its end if it was opened with O_APPEND.
 
         Returns:
@@ -335,7 +335,7 @@ class Files:
             raise FileTooLargeError(f"cannot write at {offset}: the file would be too large")
         with core.lock:
             core.check_open()
-            handle, node = self._for_writing(number)
+            handle, node = self._for_writing(fh)
             if not len(data):
                 return 0
             file = self._content.private_file(node)
@@ -365,7 +365,7 @@ class Files:
                     core.changed.notify_all()
         return count
 
-    def fallocate(self, number: int, offset: int, length: int, mode: int) -> None:
+    def fallocate(self, fh: int, offset: int, length: int, mode: int) -> None:
         """Gives a part of an open file its place on the disk, or takes it away (`fallocate(2)`).
 
         Raises:
@@ -380,7 +380,7 @@ class Files:
             raise FileTooLargeError("the file would be too large (fallocate)")
         with self._core.lock:
             self._core.check_open()
-            _, node = self._for_writing(number)
+            _, node = self._for_writing(fh)
             file = self._content.private_file(node)
             self._core.spool.fallocate(file, offset, length, mode)
             if mode & (FALLOC_PUNCH_HOLE | FALLOC_ZERO_RANGE):
@@ -388,10 +388,10 @@ class Files:
             elif end > node.size and not mode & FALLOC_KEEP_SIZE:
                 self._content.note_write(node, node.size, end)
 
-    def truncate(self, number: int, size: int) -> Attr:
+    def truncate(self, fh: int, size: int) -> Attr:
         """Sets the size of an open file (`ftruncate`)."""
         core = self._core
         with core.change() as op:
-            _, node = self._for_writing(number)
+            _, node = self._for_writing(fh)
             self._content.resize(op, node, size)
             return node.attr()
