@@ -67,7 +67,7 @@ PATHS = [path for kind in KINDS for path in kind]
 TREES = ["a", "g/b", "n", "m", "a/c", "n/c", "g"]
 
 writers = st.integers(0, 2)
-STEPS = st.one_of(
+CHANGES = st.one_of(
     st.tuples(st.just("truncate"), writers, st.sampled_from(PATHS)),
     st.tuples(st.just("open"), writers, st.sampled_from(PATHS)),
     st.tuples(st.just("write"), writers),
@@ -82,8 +82,9 @@ STEPS = st.one_of(
     st.tuples(st.just("put array"), st.just(0), st.sampled_from(["a", "g/b", "n", "m"])),
     st.tuples(st.just("remove"), st.just(0), st.sampled_from(TREES)),
     st.tuples(st.just("move"), st.just(0), st.sampled_from(TREES), st.sampled_from(TREES)),
-    st.tuples(st.just("commit"), st.just(0), st.sampled_from(["", "include_open", "amend", "rebase"])),
 )
+COMMITS = st.tuples(st.just("commit"), st.just(0), st.sampled_from(["", "include_open", "amend", "rebase"]))
+STEPS = st.one_of(CHANGES, COMMITS)
 
 
 @dataclass
@@ -312,6 +313,26 @@ class Writers:
             else:
                 assert got == now, path
 
+    def commit_meanwhile(self, how: str, steps: list[tuple[Any, ...]]) -> None:
+        """Commits, while programs go on after the tree was frozen; the tree then shows what they left."""
+        shown = self.tree()
+
+        def go_on() -> None:
+            nonlocal shown
+            for step in steps:
+                self.do(step)
+            shown = self.tree()
+
+        if how == "rebase":
+            self.bench.theirs({"theirs/zarr.json": whole("a/zarr.json"), "theirs/c/0": whole("theirs/c/0")})
+        options: dict[str, Any] = {"rebase": "fail"} if how == "rebase" else {how: True} if how else {}
+        try:
+            self.bench.commit(skip_invalid=True, before_publish=go_on, **options)
+        except NothingToCommitError:
+            if how == "rebase":
+                self.bench.rebase("fail")
+        assert self.tree() == shown
+
     def end(self) -> None:
         for number in list(self.open):
             self.close(self.open.pop(number))
@@ -358,6 +379,38 @@ def test_commits_take_files_whole_or_not_at_all(steps: list[tuple[Any, ...]]) ->
         try:
             for step in steps:
                 writers.do(step)
+            writers.do(("commit", 0, ""))
+            writers.end()
+        finally:
+            for timer, *_ in writers.closing:
+                timer.join()
+            writers.bench.work.close()
+
+
+@example(
+    steps=[("remove", 0, "a"), ("truncate", 0, "a/zarr.json"), ("put", 0, "g/b/c/1")],
+    meanwhile=[("close", 0), ("put", 0, "a/c/3")],
+    how="",
+)
+@example(
+    steps=[("remove", 0, "a"), ("truncate", 0, "a/zarr.json"), ("put", 0, "g/b/c/1")],
+    meanwhile=[("close", 0), ("remove", 0, "a"), ("put array", 0, "a")],
+    how="rebase",
+)
+@given(
+    steps=st.lists(CHANGES, min_size=1, max_size=10),
+    meanwhile=st.lists(CHANGES, min_size=1, max_size=8),
+    how=st.sampled_from(["", "include_open", "amend", "rebase"]),
+)
+def test_a_commit_changes_nothing_of_what_programs_do_meanwhile(
+    steps: list[tuple[Any, ...]], meanwhile: list[tuple[Any, ...]], how: str
+) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        writers = Writers(Path(directory) / "tree")
+        try:
+            for step in steps:
+                writers.do(step)
+            writers.commit_meanwhile(how, meanwhile)
             writers.do(("commit", 0, ""))
             writers.end()
         finally:

@@ -13,7 +13,7 @@ directory of the tree:
 
 from collections.abc import Iterable, Sequence
 
-from icefs.paths import TreePath, child
+from icefs.paths import ROOT_DIRECTORY, TreePath, child, relative, split
 from icefs.worktree.base import BaseAttr, BaseEntry, BaseTree
 from icefs.worktree.freeze.frozen import FrozenDir
 from icefs.worktree.freeze.frozen_index import FrozenIndex
@@ -151,14 +151,33 @@ class NewBase:
                 self._joined[node] = self._old_names(path) if is_apart else self._names_before(path)
 
     def _names_before(self, path: TreePath) -> list[str]:
-        """Returns the names that a directory had before another one was made in its place."""
-        if self._committed is None:
+        """Returns the names that a directory had before another one was made in its place.
+
+        They are those of the frozen tree. What the commit left out is still as the old base has it: that was hidden
+        in the frozen tree, and stays so.
+        """
+        committed = self._committed
+        if committed is None:
             return self._old_names(path)
-        frozen = self._committed.frozen
+        frozen, names = committed.frozen, []
         found = frozen.find(path)
         if isinstance(found, FrozenDir) or (isinstance(found, BaseEntry) and found.attr.is_dir):
-            return [name for name, _ in frozen.list(found)]
-        return []
+            names = [name for name, _ in frozen.list(found)]
+        if committed.left_out:
+            old = self._old_names(self._old_path(committed, path))
+            names += [name for name in old if committed.is_left_out(child(path, name))]
+        return list(dict.fromkeys(names))
+
+    def _old_path(self, committed: FrozenIndex, path: TreePath) -> TreePath:
+        """Returns where the old base has what the new one has at a path that was left out."""
+        above, below = path, ROOT_DIRECTORY
+        while above:
+            found = committed.frozen.find(above)
+            if isinstance(found, FrozenDir) and found.base_path is not None and not committed.is_left_out(above):
+                return child(found.base_path, below) if below else found.base_path
+            above, _ = split(above)
+            below = relative(path, above)
+        return path
 
     def _old_names(self, path: TreePath) -> list[str]:
         attr = self.old.stat(path)
