@@ -153,8 +153,8 @@ class NewBase:
     def _names_before(self, path: TreePath) -> list[str]:
         """Returns the names that a directory had before another one was made in its place.
 
-        They are those of the frozen tree. What the commit left out is still as the old base has it: that was hidden
-        in the frozen tree, and stays so.
+        They are those of the frozen tree, and those that the old base has and the commit left out: the new base has
+        these as well, and the frozen tree hid them.
         """
         committed = self._committed
         if committed is None:
