@@ -98,7 +98,7 @@ class NullOperations(pyfuse3.Operations):
     async def read(self, fh, offset, size):
         return self.zeros if offset == 0 and size >= self.size else self.zeros[offset : offset + size]
 
-    async def write(self, fh, offset, data, is_write_back):
+    async def write(self, fh, offset, data, is_write_back=False):
         self.sizes[fh] = max(self.sizes.get(fh, 0), offset + len(data))
         return len(data)
 

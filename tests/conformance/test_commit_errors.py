@@ -177,7 +177,7 @@ def spec_1_has_none(repo: RepoWriter) -> list[Callable[[], Any]]:
         lambda: repo.refs("set_metadata", {"a": 1}),
         lambda: repo.refs("update_metadata", {"a": 1}),
         lambda: repo.status("read_only", None),
-        lambda: repo.raw.feature_flags(),
+        lambda: repo.features(),
     ]
 
 

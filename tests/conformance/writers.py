@@ -146,6 +146,10 @@ class RepoWriter(ABC):
         return int(self.raw.spec_version)
 
     @abstractmethod
+    def features(self) -> Sequence[Any]:
+        """Returns all feature flags."""
+
+    @abstractmethod
     def feature(self, name: str, setting: bool | None) -> None:
         """Sets a feature flag."""
 
@@ -238,6 +242,9 @@ class OfficialRepo(RepoWriter):
     def refs(self, method: str, *arguments: Any, **more: Any) -> Any:
         return getattr(self.raw, method)(*arguments, **more)
 
+    def features(self) -> Sequence[Any]:
+        return list(self.raw.feature_flags())
+
     def feature(self, name: str, setting: bool | None) -> None:
         self.raw.set_feature_flag(name, setting)
 
@@ -324,8 +331,11 @@ class EngineRepo(RepoWriter):
         found = getattr(self.raw, method)(*values, **more)
         return str(found) if isinstance(found, SnapshotId) else found
 
+    def features(self) -> Sequence[Any]:
+        return feature_flags(self.raw.context)
+
     def feature(self, name: str, setting: bool | None) -> None:
-        number = next(flag.id for flag in feature_flags(self.raw.context) if flag.name == name)
+        number = next(flag.id for flag in self.features() if flag.name == name)
         self.raw.set_feature_flag(number, setting)
 
     def status(self, availability: str, reason: str | None) -> None:

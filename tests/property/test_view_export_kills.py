@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.unit.transfer.test_exporting import files
+from tests.unit.transfer.test_directory_export import files
 
 from icefs.engine.write.repository import WritableRepository
 from icefs.storage.local.store import LocalStorage

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.unit.transfer.test_view_exporting import first
+from tests.unit.transfer.test_view_export import first
 
 from icefs.engine.write.repository import WritableRepository
 from icefs.storage.local.store import LocalStorage
