@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.unit.transfer.test_directory_export import files
 
 from icefs.engine.write.repository import WritableRepository
 from icefs.storage.local.store import LocalStorage
@@ -17,6 +16,7 @@ from tests.support.killing import Nursery
 from tests.support.soak import depth
 from tests.support.view_files import write_out
 from tests.support.viewed import commit_arrays
+from tests.unit.transfer.test_directory_export import files
 from tests.unit.transfer.test_view_export import first, second
 
 _CASES = depth(2, 100)

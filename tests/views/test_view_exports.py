@@ -7,13 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.unit.transfer.test_view_export import first
 
 from icefs.engine.write.repository import WritableRepository
 from icefs.storage.local.store import LocalStorage
 from icefs.views.formats import FORMAT_NAMES
 from tests.support.mounting import mounted
 from tests.support.viewed import commit_arrays
+from tests.unit.transfer.test_view_export import first
 
 ICEFS = Path(sys.executable).with_name("icefs")
 
