@@ -66,7 +66,8 @@ def shown_name(name: str, reserved: Container[str] = ()) -> str:
         parts[0] = _escaped(name[0])
     if _LAST.search(name):
         parts[-1] = _escaped(name[-1])
-    if not unicodedata.is_normalized("NFC", name):
+    # An escape ends with a letter, which an accent after it would join: ".\u0301" is in form C, and "%2E\u0301" is not.
+    if not (unicodedata.is_normalized("NFC", name) and unicodedata.is_normalized("NFC", "".join(parts))):
         parts = [_escaped(part) if _NOT_ASCII.match(part) else part for part in parts]
     if parts[0] == "_" and len(parts) > 1 and parts[1].startswith("%"):
         parts[0] = _escaped("_")  # so that "_/" and "/" differ
