@@ -153,8 +153,8 @@ fi
 working "installing the locked Python packages into .venv ($size)" .venv -- \
     "$uv" sync --quiet --locked --python "$python" "${groups[@]}"
 
-# 5. The bytecode of all that icefs imports: who may not write it (another user's installation), or is told not to
-# (PYTHONDONTWRITEBYTECODE), would compile it at each start, for twice as long as everything else takes.
+# 5. The bytecode of all that icefs imports. A user who may not write it (in another user's installation), or who has set
+# PYTHONDONTWRITEBYTECODE, would compile it at each start, for twice as long as everything else takes.
 working "compiling them" -- env -u PYTHONDONTWRITEBYTECODE .venv/bin/python scripts/import_all.py
 
 # 6. zarrita.js, exactly as locked, in a directory of its own.
