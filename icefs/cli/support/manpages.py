@@ -1,6 +1,7 @@
 """Manual pages in roff: of the commands, of the topics (`topics`) and of mount(8)'s helpers."""
 
 import inspect
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -51,7 +52,7 @@ _OWN_CODES: Final = {
 
 def _roff(text: str) -> str:
     """Writes text so that roff takes nothing in it for a request."""
-    escaped = text.replace("\\", "\\e").replace("-", "\\-")
+    escaped = _escape(text).replace("-", "\\-")
     return "\n".join(f"\\&{line}" if line.startswith((".", "'")) else line for line in escaped.split("\n"))
 
 
@@ -61,7 +62,8 @@ def _spans(spans: tuple[Span, ...]) -> str:
 
 
 def _escape(text: str) -> str:
-    return text.replace("\\", "\\e")
+    """Writes text in ASCII: groff takes each byte of an input that names no coding for a character of its own."""
+    return re.sub(r"[^\x00-\x7f]", lambda found: f"\\[u{ord(found[0]):04X}]", text.replace("\\", "\\e"))
 
 
 def _guard(text: str) -> str:

@@ -124,6 +124,8 @@ def test_manual_pages_are_good_roff(tmp_path, capsys):
     )
     assert done.stderr == ""
     assert done.stdout.count("NAME") >= len(pages)
+    assert "…" in done.stdout
+    assert all(page.read_bytes().isascii() for page in pages)
     shown = subprocess.run(
         ["groff", "-man", "-Tascii", "-P-cbou", str(tmp_path / "man1/icefs-commit.1")],
         capture_output=True,
