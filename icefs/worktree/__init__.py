@@ -7,8 +7,8 @@ spool     the state directory: bytes, journal, row log
 core      the nodes with their rows and bytes, and the frame of every change
 recovery  from rows and spool files back to nodes
 ops       operations of programs: names, files, attributes, discard
-freeze    frozen views, of which commits are made
-stage     what a frozen view means in Zarr's terms
+freeze    frozen trees, of which commits are made
+stage     what a frozen tree means in Zarr's terms
 upload    chunks on their way into the object store
 rebase    changes of base
 """

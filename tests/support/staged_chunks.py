@@ -145,7 +145,7 @@ class StagedChunks:
 
     def objects(self) -> dict[str, int]:
         """Returns the sizes of all chunk objects."""
-        return {info.key: info.size_bytes for info in self.storage.list_objects("chunks/")}
+        return {info.key: info.size_bytes for info in self.storage.iter_objects("chunks/")}
 
     def close(self) -> None:
         self.driver.tree.check_invariants()

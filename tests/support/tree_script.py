@@ -170,6 +170,8 @@ def _draw(
     name = rng.choice(names)
     above = rng.choice(dirs)
     path = f"{above}/{name}" if above else name
+    if rng.random() < 0.2 and (gone := _gone(model)):
+        path = rng.choice(gone)  # a file that was moved away or removed comes back
     data = rng.randbytes(rng.choice(sizes))
     is_free = path not in model.files and path not in model.dirs and path.count("/") < 4
     kind = rng.choice(kinds)
@@ -199,6 +201,12 @@ def _draw(
             return None
         return Step(kind, source, path)
     return None
+
+
+def _gone(model: Model) -> list[str]:
+    """Returns the paths that the base has, and the tree no more, in directories that are there."""
+    paths = model.base_files.keys() - model.files.keys() - model.dirs
+    return sorted(path for path in paths if path.rpartition("/")[0] in model.dirs | {""})
 
 
 def _draw_commit(model: Model, rng: random.Random) -> Step | None:

@@ -1,7 +1,7 @@
 """Where a file's bytes are, and what it takes to change them.
 
 A node's bytes come from one of three places: nothing (size 0), the base file at its `origin`, or a spool file.
-Writing needs a *private* spool file: one that no frozen view refers to, nor the object store. Where there is none,
+Writing needs a *private* spool file: one that no frozen tree refers to, nor the object store. Where there is none,
 one is made, filled from the base file (copy-up) or from the shared spool file (a reflink where the disk can), unless
 the bytes are to be thrown away.
 

@@ -1,4 +1,4 @@
-"""Private copies of files: bytes that no frozen view refers to, nor the object store, so that they can be changed.
+"""Private copies of files: bytes that no frozen tree refers to, nor the object store, so that they can be changed.
 
 Concurrency: a copy is begun with the tree's lock held, which is free while the bytes are copied: `OpenState.busy` makes
 other writers of the node wait, readers go on with the old bytes. A freeze does not wait for a copy (the copied bytes

@@ -1,8 +1,8 @@
-"""Frozen views of the working tree, of which commits are made.
+"""Frozen trees, each the working tree at one moment, of which commits are made.
 
-frozen        a frozen view
-frozen_index  the files of a frozen view, by node and by base path
-differences   where a frozen view differs from the base
-changes       the differences of a frozen view, as a list
+frozen        a frozen tree
+frozen_index  the files of a frozen tree, by node and by base path
+differences   where a frozen tree differs from the base
+changes       the differences of a frozen tree, as a list
 commits       freezes the tree, and ends the commit: published, failed or unknown
 """

@@ -1,4 +1,4 @@
-"""Frozen views: the working tree as it was at one moment, while it goes on changing.
+"""Frozen trees: the working tree as it was at one moment, while it goes on changing.
 
 Freezing copies nothing. From then on, an operation that changes a node first leaves its former state with each view
 (`View.keep`), and a writer of a spool file that a view may refer to first makes the node a new one; ids only

@@ -6,7 +6,7 @@ handles       open files
 node_tree     the nodes over their base, and how to find them
 materialise   nodes for what the base has and no node stands for yet
 unfinished    files that a program is still writing
-views         former states of nodes, for frozen views
+views         former states of nodes, for frozen trees
 lost          bytes of a file that could not be stored
 retained      inode numbers and times that committed files retain
 retained_regions  retained numbers and times of renamed directories of chunks

@@ -51,7 +51,7 @@ class NodeTree:
         base_handles: Open handles of untouched files by base path.
         unfinished: Files that programs are in the middle of writing.
         retained: Inode numbers and times of committed files.
-        views: The frozen views that callers hold.
+        views: The frozen trees that callers hold.
         revision: Counts what may change what the tree shows; the same number means the same tree.
     """
 
@@ -107,7 +107,7 @@ class NodeTree:
         node.mtime_ns = node.ctime_ns = now
 
     def keep_for_views(self, node: Node) -> None:
-        """Tells the frozen views that a node is about to change."""
+        """Tells the frozen trees that a node is about to change."""
         for view in self.views:
             view.keep(node)
 

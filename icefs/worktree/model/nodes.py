@@ -100,7 +100,7 @@ class TreeEntry(NamedTuple):
 
 
 class FileState(NamedTuple):
-    """Every field of a file node that operations change; for undoing them and for frozen views."""
+    """Every field of a file node that operations change; for undoing them and for frozen trees."""
 
     perm: Perm
     size: int

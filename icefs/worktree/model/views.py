@@ -1,4 +1,4 @@
-"""The former states of nodes, for frozen views (`freeze.frozen`)."""
+"""The former states of nodes, for frozen trees (`freeze.frozen`)."""
 
 from collections.abc import Iterable
 from typing import NamedTuple

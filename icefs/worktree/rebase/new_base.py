@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 
 from icefs.paths import ROOT_DIRECTORY, TreePath, child, relative, split
 from icefs.worktree.base import BaseAttr, BaseEntry, BaseTree
-from icefs.worktree.freeze.frozen import FrozenDir
+from icefs.worktree.freeze.frozen import FrozenDir, FrozenFile
 from icefs.worktree.freeze.frozen_index import FrozenIndex
 from icefs.worktree.model.nodes import DirNode, FileNode
 
@@ -187,6 +187,17 @@ class NewBase:
         """Yields the names that a directory has hidden since it was made, and goes on hiding."""
         return (name for name in self._joined.get(directory, ()) if name not in directory.entries)
 
+    def _was_put_back(self, node: FileNode, directory: DirNode, name: str) -> bool:
+        """Tells whether a file got a name after the freeze, which did not have it there.
+
+        The new base lacks that name because the frozen tree had taken it away, not because others did.
+        """
+        frozen = None if self._committed is None else self._committed.dirs.get(directory)
+        if frozen is None or name not in frozen.entries:
+            return False
+        entry = frozen.entries[name]
+        return not (isinstance(entry, FrozenFile) and entry.node is node)
+
     def outdated_names(self, node: FileNode, path: TreePath) -> list[tuple[DirNode, str]]:
         """Returns the name under which a file of several names shows the old base, if the new base differs there.
 
@@ -196,7 +207,8 @@ class NewBase:
         """
         found = []
         for directory, name in node.links() if node.extra is not None else ():
-            if directory.base_path is not None and child(directory.base_path, name) == path:
+            is_natural = directory.base_path is not None and child(directory.base_path, name) == path
+            if is_natural and not self._was_put_back(node, directory, name):
                 place = self.below(directory, name)
                 if place is None or not self.is_same(path, place):
                     found.append((directory, name))

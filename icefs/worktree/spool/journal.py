@@ -3,7 +3,7 @@
 Tables (`_SCHEMA` is the authority, `versions` tells how they came to be):
 
     meta         key → value: repository, branch, base, and while a commit is under way
-                 `frozen` (the largest id of the frozen view) and `intent` (JSON: snapshot_id, base, left);
+                 `frozen` (the largest id of the frozen tree) and `intent` (JSON: snapshot_id, base, left);
                  `attempts` (JSON: the snapshots that were about to be published on this base);
                  `notes` (JSON: sentences about damage that was mended since it has this base)
     node         one row for each file and directory; (parent, name) is its first link; the root has parent 0

@@ -1,6 +1,6 @@
-"""Staging: what a frozen view means in Zarr's terms.
+"""Staging: what a frozen tree means in Zarr's terms.
 
-stager      works out the nodes and chunks that a frozen view changes
+stager      works out the nodes and chunks that a frozen tree changes
 staged      the values that the stager returns
 chunk_dirs  which array a file is a chunk of
 renames     renamed directories of the base, as moved nodes and moved chunk references

@@ -253,7 +253,7 @@ def test_a_tree_that_is_never_quiet_is_not_rebased(bench, monkeypatch):
 @pytest.mark.parametrize("was_made", [True, False])
 def test_a_commit_in_doubt_is_found_out_later(bench, storage, was_made):
     bench.write("a/c/0/0", b"ours")
-    reading = ("get", "get_if_changed", "head", "copy", "list_objects", "list_dir")
+    reading = ("get", "get_if_changed", "head", "copy", "iter_objects", "list_dir")
     storage.interfere(lambda: storage.fail(methods=reading, times=None), methods="put", keys="repo")
     if was_made:
         storage.lose_answer(methods="put", keys="repo")

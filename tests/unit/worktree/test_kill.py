@@ -223,3 +223,16 @@ def test_killed_at_random_moments(scratch: Path, seed: int) -> None:
         driver.tree.close()
     assert acknowledged > 1000
     assert commits > 20
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_tree_holds_what_its_script_says(tmp_path: Path, seed: int) -> None:
+    """Without a kill, after every step: what fails here is no matter of chance."""
+    model = start(BASE)
+    snapshots = snapshots_of(model)
+    driver = open_tree(tmp_path / "state", snapshots)
+    player = Player(driver, snapshots)
+    for number, (step, after) in enumerate(make_script(model, random.Random(seed), 120)):
+        player.play(step, after)
+        assert content(driver) == (after.files, after.dirs), (number, step)
+    driver.tree.close()

@@ -7,7 +7,7 @@ import pytest
 from icefs.worktree.freeze.frozen_index import FrozenIndex
 from icefs.worktree.rebase.new_base import AskedOnce, find_kept_back
 from icefs.worktree.tree import WorkTree
-from tests.support.base_plans import parts_of
+from tests.support.base_plans import parts_of, plan_of_commit
 from tests.support.dict_base import Snapshots
 from tests.support.tree_driver import Driver, options
 
@@ -125,3 +125,15 @@ def test_a_name_shows_the_new_base_where_only_others_changed_it(driver, snapshot
     for base, names in {"theirs": ["0"], "same": []}.items():
         parts = parts_of(driver.tree, base)
         assert [name for _, name in parts.new.outdated_names(parts.node("a/c/5"), "a/c/0")] == names
+
+
+def test_a_file_put_back_after_the_freeze_keeps_that_name(driver, snapshots):
+    """The snapshot lacks the name since the tree itself had moved the file away, not since others removed it."""
+    driver.rename("a/c/0", "a/c/5")
+    frozen = driver.tree.freeze()
+    driver.link("a/c/5", "a/c/0")
+    driver.tree.record_intent(frozen, "next", driver.tree.base, [])
+    kept = {path: data for path, data in BASE.items() if path != "a/c/0"}
+    snapshots.add("next", {**kept, "a/c/5": BASE["a/c/0"]}, on="base", changed=["a/c/0", "a/c/5"])
+    driver.tree.change_base(plan_of_commit(frozen, "next", []))
+    assert driver.read("a/c/0") == driver.read("a/c/5") == BASE["a/c/0"]

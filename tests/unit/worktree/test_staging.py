@@ -50,14 +50,14 @@ def moved(files, *pairs):
 def check(bench, expected, *, untracked=()):
     """Commits, and compares the commit and the tree after it with what is expected."""
     assert bench.tree() == expected
-    objects = len(list(bench.repository.storage.list_objects("chunks/")))
+    objects = len(list(bench.repository.storage.iter_objects("chunks/")))
     staged = bench.staged()
     bench.commit()
     keys = {key: data for key, data in expected.items() if key not in untracked}
     assert bench.committed() == keys
     assert bench.tree() == expected
     assert bench.work.has_changes() == bool(untracked)
-    return staged, len(list(bench.repository.storage.list_objects("chunks/"))) - objects
+    return staged, len(list(bench.repository.storage.iter_objects("chunks/"))) - objects
 
 
 RENAMES = {
@@ -340,7 +340,7 @@ def test_a_manifest_that_cannot_be_read_leaves_the_commit_to_be_completed(bench)
     tip = str(bench.repository.lookup_branch("main"))
     bench.work.record_intent(frozen, tip, frozen.base)
     storage = bench.repository.storage
-    manifests = {one.key: storage.get(one.key).data for one in storage.list_objects("manifests/")}
+    manifests = {one.key: storage.get(one.key).data for one in storage.iter_objects("manifests/")}
     storage.delete(list(manifests))
     bench.repository = WritableRepository.open(storage)  # which has none of them in memory
     with pytest.raises(ObjectNotFoundError):
