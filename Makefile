@@ -8,7 +8,7 @@ PYTEST := $(BIN)/python -m pytest
 PYTEST_ALL := $(PYTEST) -n $(shell expr $$(nproc) + 1) --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-tests demo fmt lint types test unit conformance mount s3 check soak bench man clean
+.PHONY: help setup setup-tests demo fmt lint types test unit conformance mount s3 gcs azure check soak bench man clean
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -51,6 +51,12 @@ mount: setup-tests ## Tests on real mounts
 
 s3: setup-tests ## Tests against a real S3 server
 	@$(PYTEST) tests/s3
+
+gcs: setup-tests ## Tests against an emulator of Google Cloud Storage
+	@$(PYTEST) tests/gcs
+
+azure: setup-tests ## Tests against an emulator of Azure Blob Storage
+	@$(PYTEST) tests/azure
 
 check: lint types test ## Everything CI runs
 

@@ -30,8 +30,10 @@ judges=(
     octave /usr/bin/octave-cli
     octave-netcdf /usr/share/doc/octave-netcdf/copyright
 )
-zarrita_lock=tests/support/zarrita/package-lock.json
-zarrita=.cache/zarrita
+ministack_lock=tests/support/ministack/requirements.txt
+ministack=.cache/ministack
+# Of npm, exactly as locked, each in a directory of its own below .cache.
+scripts=(zarrita azurite)
 
 missing_programs() {
     for program in "${programs[@]}"; do
@@ -44,7 +46,13 @@ missing_programs() {
     done
 }
 tests_are_ready() {
-    [ -z "$(missing_programs)" ] && cmp -s "$zarrita_lock" "$zarrita/installed-lock.json"
+    [ -z "$(missing_programs)" ] && [ -z "$(missing_scripts)" ] &&
+        cmp -s "$ministack_lock" "$ministack/installed-requirements.txt"
+}
+missing_scripts() {
+    for name in "${scripts[@]}"; do
+        cmp -s "tests/support/$name/package-lock.json" ".cache/$name/installed-lock.json" || printf '%s\n' "$name"
+    done
 }
 
 if { [ "$level" != tests ] || tests_are_ready; } && [ -x .venv/bin/icefs ] && command -v fusermount3 >/dev/null; then
@@ -157,16 +165,28 @@ working "installing the locked Python packages into .venv ($size)" .venv -- \
 # PYTHONDONTWRITEBYTECODE, would compile it at each start, for twice as long as everything else takes.
 working "compiling them" -- env -u PYTHONDONTWRITEBYTECODE .venv/bin/python scripts/import_all.py
 
-# 6. zarrita.js, exactly as locked, in a directory of its own.
-install_zarrita() {
-    mkdir -p "$zarrita"
-    cp "${zarrita_lock%/*}/package.json" "$zarrita_lock" "$zarrita/"
-    local npm="$PWD/.venv/bin/npm"
-    (cd "$zarrita" && "$npm" ci --ignore-scripts --no-audit --no-fund --loglevel=error >/dev/null)
-    cp "$zarrita_lock" "$zarrita/installed-lock.json"
+# 6. What comes from npm: a Zarr library for JavaScript, and an emulator of Azure Blob Storage.
+install_script() {
+    local lock=tests/support/$1/package-lock.json into=.cache/$1 npm="$PWD/.venv/bin/npm"
+    mkdir -p "$into"
+    cp "${lock%/*}/package.json" "$lock" "$into/"
+    (cd "$into" && "$npm" ci --ignore-scripts --no-audit --no-fund --loglevel=error >/dev/null)
+    cp "$lock" "$into/installed-lock.json"
 }
-if [ "$level" = tests ] && ! cmp -s "$zarrita_lock" "$zarrita/installed-lock.json"; then
-    working "installing zarrita.js, a Zarr library for JavaScript, into $zarrita" -- install_zarrita
+if [ "$level" = tests ]; then
+    while read -r name; do
+        working "installing $name, which tests use, into .cache/$name" ".cache/$name" -- install_script "$name"
+    done < <(missing_scripts)
+fi
+
+# 7. ministack, a server that speaks S3, exactly as locked. It needs one version of botocore, which icefs does not.
+install_ministack() {
+    "$uv" venv --quiet --clear --python .venv/bin/python "$ministack"
+    "$uv" pip install --quiet --python "$ministack/bin/python" --require-hashes -r "$ministack_lock"
+    cp "$ministack_lock" "$ministack/installed-requirements.txt"
+}
+if [ "$level" = tests ] && ! cmp -s "$ministack_lock" "$ministack/installed-requirements.txt"; then
+    working "installing ministack, an S3 server, into $ministack" -- install_ministack
 fi
 touch "${stamps[-1]}"
 say "done: .venv/bin/icefs"

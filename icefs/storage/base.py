@@ -18,10 +18,14 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
+from operator import attrgetter
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+from icefs.clock import to_datetime
 from icefs.errors import InvalidInputError, InvalidObjectSizeError, StorageError
+from icefs.storage.settings import StoreSettings
 
 type Version = str
 """Names one version of one object; opaque, comparable for equality only."""
@@ -157,6 +161,21 @@ class ObjectInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class StorageObjectInfo:
+    """An object as programs see it listed; the official library's names.
+
+    Attributes:
+        key: The object's key, relative to the directory that was listed.
+        size_bytes: The object's length.
+        created_at: When the store took it.
+    """
+
+    key: str
+    size_bytes: int
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Object:
     """Bytes read from a store, and the version that they belong to."""
 
@@ -203,6 +222,10 @@ class Storage(ABC):
     def identity(self) -> str:
         """A text that identifies the location, whatever the environment says; may ask for credentials."""
         return self.url
+
+    def remarks(self) -> tuple[str, ...]:
+        """Returns what is unusual about the place, as parts of sentences about it; may ask the store."""
+        return ()
 
     @abstractmethod
     def get(self, key: str, *, start: int = 0, end: int | None = None) -> Object:
@@ -299,12 +322,29 @@ class Storage(ABC):
         """
 
     @abstractmethod
-    def list_objects(self, prefix: str = "") -> Iterator[ObjectInfo]:
+    def iter_objects(self, prefix: str = "") -> Iterator[ObjectInfo]:
         """Yields all objects whose key starts with `prefix`, in no promised order.
 
         `prefix` is empty or ends with `/`. A prefix without objects yields nothing. A half-written file of a
         crashed writer is not an object and is not listed.
         """
+
+    def list_objects(self, settings: object = None, prefix: str | None = None) -> list[tuple[str, int]]:
+        """Returns the key and size of each object, in the order of their keys; for programs.
+
+        Args:
+            settings: Accepted; the storage's own count.
+            prefix: A directory, to which keys are relative; by default the repository's root.
+        """
+        return [(each.key, each.size_bytes) for each in self.list_objects_metadata(settings, prefix)]
+
+    def list_objects_metadata(self, settings: object = None, prefix: str | None = None) -> list[StorageObjectInfo]:
+        """Returns each object with its time, too; arguments as of `list_objects`."""
+        below = f"{prefix.strip('/')}/" if prefix else ""
+        return [
+            StorageObjectInfo(each.key.removeprefix(below), each.size_bytes, to_datetime(each.last_modified))
+            for each in sorted(self.iter_objects(below), key=attrgetter("key"))
+        ]
 
     @abstractmethod
     def list_dir(self, prefix: str = "") -> Iterator[str]:
@@ -372,6 +412,18 @@ class Storage(ABC):
             tell: Takes what was tried (`read`, `write`, `copy`, `list` or `delete`), and why it failed (`throttled`,
                 `unreachable`).
         """
+
+    def with_settings(self, settings: StoreSettings) -> "Storage":
+        """Returns a storage of the same place that obeys the settings, as far as it can; may be this one.
+
+        Fields that are None change nothing, nor do those that the opener of this storage has named. The storage that is
+        returned has connections of its own; its closing leaves this one open.
+        """
+        return self
+
+    def unheeded_settings(self, settings: StoreSettings) -> tuple[str, ...]:
+        """Returns the names of the fields that ask for something that `with_settings` cannot do."""
+        return settings.given()
 
     def close(self) -> None:  # noqa: B027  (most backends hold nothing that needs closing)
         """Gives back connections and threads; the storage is not used afterwards."""

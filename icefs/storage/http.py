@@ -56,6 +56,7 @@ from icefs.storage.base import (
 )
 from icefs.storage.http_client import HttpClient, HttpOptions
 from icefs.storage.retry import Retrier
+from icefs.storage.settings import StoreSettings
 
 _PIECE = 1 << 20
 # Characters that a path holds as they are (RFC 3986, pchar): some servers compare paths as they are written.
@@ -118,12 +119,21 @@ class HttpStorage(Storage):
     ) -> T:
         def once() -> T:
             try:
-                with self._client.send(method, url, headers) as response:
+                with self._client.send(method, url, headers, limit_s=self._retrier.attempt_limit_s()) as response:
                     return receive(response)
             except AnswerError as error:
                 raise bad_answer(error, action=f"read {url}", endpoint=self._url) from error
 
         return self._retrier.run(once, verb="read", name=url)
+
+    @override
+    def with_settings(self, settings: StoreSettings) -> Storage:
+        options = self.options.with_settings(settings)
+        return self if options == self.options else HttpStorage(self._url, options)
+
+    @override
+    def unheeded_settings(self, settings: StoreSettings) -> tuple[str, ...]:
+        return ()  # the others are about writes, which there are none of
 
     @override
     def watch_retries(self, tell: Callable[[str, str], None]) -> None:
@@ -315,7 +325,7 @@ class HttpStorage(Storage):
         raise ReadOnlyError(f"{self.url} is a web server, which is only read from", kind="object-store")
 
     @override
-    def list_objects(self, prefix: str = "") -> Iterator[ObjectInfo]:
+    def iter_objects(self, prefix: str = "") -> Iterator[ObjectInfo]:
         self._refuse_to_list()
 
     @override

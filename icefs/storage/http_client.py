@@ -2,19 +2,22 @@
 
 import re
 import ssl
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Final
+from typing import Any, Final
 from urllib.parse import SplitResult, unquote, urljoin, urlsplit
 
 import urllib3
 from urllib3 import exceptions as http_errors
 
 from icefs.errors import AccessDeniedError, InvalidInputError, StorageError, UnreachableError
+from icefs.storage.deadlines import ended_after, timeout_within
 from icefs.storage.proxies import proxy_of
 from icefs.storage.retry import RetryPolicy
+from icefs.storage.settings import StoreSettings
 
 _MAX_REDIRECTS: Final = 5
 _REDIRECTS: Final = frozenset((301, 302, 303, 307, 308))
@@ -36,6 +39,7 @@ class HttpOptions:
         user_agent: Added to the User-Agent header, for the owner's access logs.
         redirect_to: URL prefixes that redirects may lead below, besides the origin itself. Headers do not go there.
         has_encoded_keys: Whether keys are paths of a URL already, with what they encode.
+        named: The names of the settings that the user has named, and that a repository's leave as they are.
     """
 
     headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
@@ -46,6 +50,7 @@ class HttpOptions:
     user_agent: str = ""
     redirect_to: tuple[str, ...] = ()
     has_encoded_keys: bool = False
+    named: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         for name, value in (*self.headers, ("User-Agent", self.user_agent)):
@@ -55,6 +60,16 @@ class HttpOptions:
                     f"the header {name!r} has characters that no header can hold",
                     hint="look for a line break at its end",
                 )
+
+    def with_settings(self, settings: StoreSettings) -> "HttpOptions":
+        """Returns options that obey the settings of reads, but in the fields that the user has named."""
+        settings = settings.without(self.named)
+        changed: dict[str, Any] = {"retry": self.retry.with_settings(settings)}
+        for name in ("connect_timeout_s", "read_timeout_s"):
+            value = getattr(settings, name)
+            if value is not None:
+                changed[name] = value
+        return replace(self, **changed)
 
 
 class HttpClient:
@@ -72,8 +87,9 @@ class HttpClient:
         make = partial(urllib3.ProxyManager, proxy) if proxy is not None else urllib3.PoolManager
         self._pool = make(
             maxsize=options.concurrency,
-            timeout=urllib3.Timeout(connect=options.connect_timeout_s, read=options.read_timeout_s),
+            timeout=timeout_within(options.connect_timeout_s, options.read_timeout_s, None),
         )
+        self._options = options
         # The bytes as they are stored; and a proxy must not answer with an older version.
         self._headers = {
             "User-Agent": f"icefs {options.user_agent}".rstrip(),
@@ -83,18 +99,22 @@ class HttpClient:
         self._own_headers = dict(options.headers)
 
     @contextmanager
-    def send(self, method: str, url: str, headers: Mapping[str, str]) -> Iterator[urllib3.BaseHTTPResponse]:
-        """Sends a request; gives the answer with its body unread.
+    def send(
+        self, method: str, url: str, headers: Mapping[str, str], *, limit_s: float | None = None
+    ) -> Iterator[urllib3.BaseHTTPResponse]:
+        """Sends a request; gives the answer with its body unread. All of that ends after `limit_s`.
 
         Raises:
             AccessDeniedError: it is a redirect to a place that is not allowed.
             UnreachableError: there is no answer.
             StorageError: there are too many redirects.
         """
+        ends_at = None if limit_s is None else time.monotonic() + limit_s
         try:
-            response = self._follow(method, url, headers)
+            response = self._follow(method, url, headers, limit_s)
             try:
-                yield response
+                with ended_after(response, None if ends_at is None else max(ends_at - time.monotonic(), 0.001)):
+                    yield response
                 if response.length_remaining == 0:
                     response.drain_conn()
                     response.release_conn()
@@ -104,7 +124,9 @@ class HttpClient:
         except http_errors.HTTPError as error:
             raise _transport_error(error, url) from error
 
-    def _follow(self, method: str, url: str, headers: Mapping[str, str]) -> urllib3.BaseHTTPResponse:
+    def _follow(
+        self, method: str, url: str, headers: Mapping[str, str], limit_s: float | None
+    ) -> urllib3.BaseHTTPResponse:
         place = url
         for _ in range(_MAX_REDIRECTS + 1):
             own = self._own_headers if _origin(urlsplit(place)) == _origin(self._base) else {}
@@ -115,6 +137,7 @@ class HttpClient:
                 retries=False,
                 redirect=False,
                 preload_content=False,
+                timeout=timeout_within(self._options.connect_timeout_s, self._options.read_timeout_s, limit_s),
             )
             target = response.headers.get("Location")
             if response.status not in _REDIRECTS or target is None:

@@ -24,6 +24,7 @@ from icefs.storage.base import (
     check_range,
     range_end,
 )
+from icefs.storage.settings import StoreSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +133,11 @@ class MemoryStorage(Storage):
             self._space.objects[target] = _Stored(stored.data, str(next(self._space.numbers)), self._clock())
 
     @override
-    def list_objects(self, prefix: str = "") -> Iterator[ObjectInfo]:
+    def unheeded_settings(self, settings: StoreSettings) -> tuple[str, ...]:
+        return ()  # they are about requests over a network and their conditions, which there are none of
+
+    @override
+    def iter_objects(self, prefix: str = "") -> Iterator[ObjectInfo]:
         check_prefix(prefix)
         with self._space.lock:
             found = [_info(key, stored) for key, stored in self._space.objects.items() if key.startswith(prefix)]
@@ -141,7 +146,7 @@ class MemoryStorage(Storage):
     @override
     def list_dir(self, prefix: str = "") -> Iterator[str]:
         names: dict[str, None] = {}
-        for info in self.list_objects(prefix):
+        for info in self.iter_objects(prefix):
             name, slash, _ = info.key[len(prefix) :].partition("/")
             names[name + slash] = None
         return iter(names)

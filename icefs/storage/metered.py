@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from icefs.errors import IcefsError
 from icefs.storage.base import Done, FileOpener, Object, ObjectInfo, RangeReader, Storage, Version
+from icefs.storage.settings import StoreSettings
 
 OPERATIONS: Final = ("get", "head", "put", "copy", "list", "delete", "read_range")
 """The kinds of requests."""
@@ -260,12 +261,12 @@ class MeteredStorage(Storage):
         """Copies an object."""
         self._run("copy", target, lambda: self._inner.copy(source, target, if_match=if_match), _nothing)
 
-    def list_objects(self, prefix: str = "") -> Iterator[ObjectInfo]:
+    def iter_objects(self, prefix: str = "") -> Iterator[ObjectInfo]:
         """Lists objects; one request, which takes as long as the store does, and not the caller that iterates."""
-        return self._listed(prefix, lambda: self._inner.list_objects(prefix))
+        return self._listed(prefix, lambda: self._inner.iter_objects(prefix))
 
     def list_dir(self, prefix: str = "") -> Iterator[str]:
-        """Lists names; counted as `list_objects`."""
+        """Lists names; counted as `iter_objects`."""
         return self._listed(prefix, lambda: self._inner.list_dir(prefix))
 
     def _listed[T](self, prefix: str, begin: Callable[[], Iterator[T]]) -> Iterator[T]:
@@ -301,6 +302,15 @@ class MeteredStorage(Storage):
         """Deletes objects; one request, of the kind of the first."""
         listed = list(keys)
         return self._run("delete", listed[0] if listed else "", lambda: self._inner.delete(listed), _nothing)
+
+    def with_settings(self, settings: StoreSettings) -> "MeteredStorage":
+        """Returns a store that obeys the settings, and whose requests are counted together with this one's."""
+        obeying = self._inner.with_settings(settings)
+        return self if obeying is self._inner else MeteredStorage(obeying, self.meter, self._kind)
+
+    def unheeded_settings(self, settings: StoreSettings) -> tuple[str, ...]:
+        """Returns the names of the fields that the store cannot obey."""
+        return self._inner.unheeded_settings(settings)
 
     @property
     def local_root(self) -> Path | None:

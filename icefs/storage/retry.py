@@ -10,11 +10,13 @@ import logging
 import random
 import re
 import threading
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
 from icefs.errors import StorageError, UnreachableError
+from icefs.storage.settings import StoreSettings
 
 _WORD: Final = re.compile("[A-Z][a-z]*")
 _log = logging.getLogger(__name__)
@@ -30,12 +32,34 @@ class RetryPolicy:
             likely it is misspelt than passing through a bad moment.
         initial_backoff_s: The longest wait before the second try; each further one doubles it.
         max_backoff_s: The longest wait before any try.
+        operation_timeout_s: How long a request may take with all its tries and waits; None for no limit.
+        attempt_timeout_s: How long one try may take; None for no limit but those between its bytes.
     """
 
     max_tries: int = 8
     first_contact_tries: int = 3
     initial_backoff_s: float = 0.1
     max_backoff_s: float = 5.0
+    operation_timeout_s: float | None = None
+    attempt_timeout_s: float | None = None
+
+    @property
+    def has_deadlines(self) -> bool:
+        """Whether a try has to end by a certain time, however fast its bytes come."""
+        return self.operation_timeout_s is not None or self.attempt_timeout_s is not None
+
+    def with_settings(self, settings: StoreSettings) -> "RetryPolicy":
+        """Returns the policy that obeys the settings in the fields that they have."""
+        tries = settings.max_tries
+        named: dict[str, Any] = {
+            "max_tries": tries,
+            "first_contact_tries": None if tries is None else min(tries, self.first_contact_tries),
+            "initial_backoff_s": settings.initial_backoff_s,
+            "max_backoff_s": settings.max_backoff_s,
+            "operation_timeout_s": settings.operation_timeout_s,
+            "attempt_timeout_s": settings.operation_attempt_timeout_s,
+        }
+        return replace(self, **{name: value for name, value in named.items() if value is not None})
 
     def backoff_s(self, failures: int, draw: float) -> float:
         """Returns how long to wait after so many failures.
@@ -45,6 +69,16 @@ class RetryPolicy:
         """
         longest: float = min(self.max_backoff_s, self.initial_backoff_s * 2.0 ** min(failures - 1, 60))
         return longest * (0.5 + draw / 2)
+
+
+class _Operation(threading.local):
+    """The operation that a thread runs.
+
+    Attributes:
+        ends_at: When it has to be over, on the monotonic clock; None for no limit.
+    """
+
+    ends_at: float | None = None
 
 
 class Retrier:
@@ -63,8 +97,11 @@ class Retrier:
         *,
         draw: Callable[[], float] = random.random,
         wait: Callable[[float], object] | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.policy = policy
+        self._monotonic = monotonic
+        self._operation = _Operation()
         self._draw = draw
         self._closed = threading.Event()
         self._wait = self._closed.wait if wait is None else wait
@@ -89,6 +126,8 @@ class Retrier:
             on_failure: Told of each passing failure, also of the last.
         """
         failures = 0
+        limit_s = self.policy.operation_timeout_s
+        self._operation.ends_at = ends_at = None if limit_s is None else self._monotonic() + limit_s
         while True:
             try:
                 result = operation()
@@ -101,18 +140,27 @@ class Retrier:
                 if on_failure is not None:
                     on_failure(error)
                 limit = self.policy.max_tries if self._answered else self.policy.first_contact_tries
-                if failures >= limit or self._closed.is_set():
+                wait_s = self._delay_s(failures, error)
+                is_late = ends_at is not None and self._monotonic() + wait_s >= ends_at
+                if failures >= limit or is_late or self._closed.is_set():
                     error.facts["tries"] = failures
                     # Where the store is being closed, nobody waits for the answer any more.
                     level = logging.INFO if self._closed.is_set() else logging.WARNING
                     self._tell(level, error, verb, name, failures, limit)
                     raise
-                wait_s = self._delay_s(failures, error)
                 self._tell(logging.INFO, error, verb, name, failures, limit, wait_s)
                 self._wait(wait_s)
             else:
                 self._answered = True
                 return result
+
+    def attempt_limit_s(self) -> float | None:
+        """Returns how long the try that this thread makes may take from now on; None for no limit."""
+        limit_s, ends_at = self.policy.attempt_timeout_s, self._operation.ends_at
+        if ends_at is None:
+            return limit_s
+        left_s = max(ends_at - self._monotonic(), 0.001)
+        return left_s if limit_s is None else min(limit_s, left_s)
 
     def _delay_s(self, failures: int, error: StorageError) -> float:
         asked = float(error.facts.get("retry_after_s", 0.0))

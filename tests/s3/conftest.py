@@ -7,7 +7,10 @@ import pytest
 from icefs.engine.write.repository import WritableRepository
 from icefs.storage.s3.store import S3Storage
 from tests.conformance.official import GROUP, array_json
+from tests.support.ci import require
 from tests.support.fault_proxy import FaultProxy
+from tests.support.ministack_server import PROGRAM, MinistackServer
+from tests.support.s3_places import make_bucket
 from tests.support.s3_server import BUCKET, FAST
 
 _numbers = itertools.count()
@@ -57,3 +60,18 @@ def shaky(s3_server, s3_prefix, proxy):
     storage = S3Storage(BUCKET, s3_prefix, s3_server.options(endpoint_url=proxy.endpoint_url, retry=FAST))
     yield storage
     storage.close()
+
+
+@pytest.fixture(scope="session")
+def ministack():
+    require(PROGRAM.exists(), "ministack (scripts/setup.sh tests installs it)")
+    with MinistackServer() as server:
+        make_bucket(server.endpoint_url)
+        yield server.endpoint_url
+
+
+@pytest.fixture
+def proxy_of_ministack(ministack):
+    """As `proxy`, in front of a server that keeps names and checksums as they are."""
+    with FaultProxy(ministack) as proxy:
+        yield proxy

@@ -19,7 +19,7 @@ icechunk.set_logs_filter("off")
 
 @pytest.mark.parametrize("spec_version", [2, 1])
 @pytest.mark.parametrize("seed", SEEDS)
-def test_commits_can_be_read_whoever_collects(
+def test_commits_can_be_read_with_any_collector(
     s3_server: SeaweedServer, s3_storage: S3Storage, s3_prefix: str, tmp_path: Path, seed: int, spec_version: int
 ) -> None:
     keys = s3_server.environment()

@@ -122,6 +122,11 @@ class Slow(BentStore):
         return super().take(asked)
 
 
+def make_group(mount, name):
+    (mount / name).mkdir()
+    (mount / name / "zarr.json").write_text('{"zarr_format": 3, "node_type": "group"}')
+
+
 def test_a_mount_whose_commit_the_store_lost_says_so(monkeypatch):
     """Two mounts commit at once on a store that ignores conditions: both report "committed", and one is wrong."""
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "id")
@@ -129,14 +134,19 @@ def test_a_mount_whose_commit_the_store_lost_says_so(monkeypatch):
     with Slow() as store:
         location = f"s3://bucket/p?endpoint_url={store.url}&region=us-east-1"
         assert main(["init", location]) == 0
-        store.ignores_conditions = True
+        store.modified_s = time.time()
         options = {"branch": "main", "may_complain": True}
         with mounted(location, **options) as one, mounted(location, **options) as two:
             mounts = {"one": one, "two": two}
+            # Both have found the store good when it begins to ignore conditions.
             for name, mount in mounts.items():
-                (mount / name).mkdir()
-                (mount / name / "zarr.json").write_text('{"zarr_format": 3, "node_type": "group"}')
-            store.modified_s = time.time()
+                mount.refresh()
+                make_group(mount, f"before-{name}")
+                assert mount.rpc({"op": "commit", "message": "before"})[-1]["type"] == "result"
+            one.refresh()
+            store.ignores_conditions = True
+            for name, mount in mounts.items():
+                make_group(mount, name)
             store.together = threading.Barrier(2)
             with ThreadPoolExecutor() as threads:
                 request = {"op": "commit", "message": "mine"}

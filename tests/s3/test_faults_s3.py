@@ -88,7 +88,7 @@ class Base:
         with repository.transaction("main", message="second") as session:
             session.chunks.set("/a", *chunk(3, 3))
         self.ids = {info.message: info.id for info in repository.log("main")}
-        self.objects = {info.key: storage.get(info.key).data for info in storage.list_objects()}
+        self.objects = {info.key: storage.get(info.key).data for info in storage.iter_objects()}
 
 
 class Case:
@@ -219,7 +219,7 @@ class Place:
     def set_back(self, *, whole: bool) -> None:
         """Puts the repository into its first state; `whole` also brings back what was deleted, and removes the rest."""
         if whole or self._official is None:
-            self.direct.delete([info.key for info in self.direct.list_objects() if info.key not in self.base.objects])
+            self.direct.delete([info.key for info in self.direct.iter_objects() if info.key not in self.base.objects])
             for key, data in self.base.objects.items():
                 self.direct.put(key, data)
         self.direct.put("repo", self.base.objects["repo"])

@@ -66,7 +66,7 @@ def failure(storage, error):
         lambda: storage.put("repo", b""),
         lambda: storage.copy("repo", "x"),
         lambda: storage.delete(["x"]),
-        lambda: list(storage.list_objects()),
+        lambda: list(storage.iter_objects()),
     ):
         with pytest.raises(error) as caught:
             call()

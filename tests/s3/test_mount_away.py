@@ -141,7 +141,7 @@ def test_uploads_go_on_when_the_store_is_back(
 ) -> None:
     options = {"branch": "main", "state_dir": str(tmp_path / "state"), "upload_after_s": 0.1, "pack_size": 0}
     with mounted(place, may_complain=True, **options) as mount:
-        before = len(list(s3_storage.list_objects("chunks/")))
+        before = len(list(s3_storage.iter_objects("chunks/")))
         proxy.plan("refuse", times=None)
         for number in range(2, 6):
             (mount / f"a/c/{number}").write_bytes(data(number))
@@ -153,7 +153,7 @@ def test_uploads_go_on_when_the_store_is_back(
         puts = [request for request in proxy.requests if request.method == "PUT"]
         assert len(puts) == 4
         (mount / ".icefs/commit").write_text("late\n")
-    assert len(list(s3_storage.list_objects("chunks/"))) == before + 4
+    assert len(list(s3_storage.iter_objects("chunks/"))) == before + 4
     assert chunks(s3_storage) == {number: data(number) for number in range(6)}
 
 
@@ -167,7 +167,7 @@ def test_unmounting_tells_what_is_not_uploaded_and_loses_nothing(
         repository=place, mountpoint=str(at), branch="main", state_dir=str(tmp_path / "state"), log_file=str(log),
         poll_interval_s=0, pack_size=0, upload_after_s=0.1,
     )  # fmt: skip
-    before = len(list(s3_storage.list_objects("chunks/")))
+    before = len(list(s3_storage.iter_objects("chunks/")))
     try:
         mount = Mount(at, spawn(options), log)
         for number in range(2, 4):
@@ -208,7 +208,7 @@ def test_unmounting_tells_what_is_not_uploaded_and_loses_nothing(
             subprocess.run(["fusermount3", "-uz", at], check=True)
     assert chunks(s3_storage) == {number: data(number) for number in range(10)}
     # Those that hung had arrived: 4 + 2 objects more than are referred to, which garbage collection takes.
-    assert len(list(s3_storage.list_objects("chunks/"))) <= before + 8 + 6
+    assert len(list(s3_storage.iter_objects("chunks/"))) <= before + 8 + 6
     assert fsck(s3_storage).status == "clean"
 
 

@@ -40,7 +40,7 @@ def place(s3_server: SeaweedServer, s3_storage: S3Storage, s3_prefix: str, monke
 
 
 def chunk_objects(storage: S3Storage) -> list[int]:
-    return [info.size_bytes for info in storage.list_objects("chunks/")]
+    return [info.size_bytes for info in storage.iter_objects("chunks/")]
 
 
 def background(mount: Mount, condition: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:

@@ -179,7 +179,7 @@ def test_answers_that_make_no_sense():
         with pytest.raises(UnreachableError):
             storage.get("repo")
     with Scripted((200, {}, b"<html>")) as server, pytest.raises(BadAnswerError):
-        list(server.storage().list_objects())
+        list(server.storage().iter_objects())
     with pytest.raises(AnswerError):
         parse_list(b"<ListBucketResult><Contents><Size>x</Size></Contents></ListBucketResult>")
     # 304 to a question without condition, and redirects are not followed to unknown hosts.
@@ -217,7 +217,7 @@ def test_addresses_are_botocores(monkeypatch):
         ),
     ):
         storage = S3Storage("bucket", "", S3Options(credentials=KEYS, **options))
-        requests = S3Requests(storage.access.clients.connection(), "bucket", storage.options)
+        requests = S3Requests(storage.access.clients.connection(), "bucket", storage.options, lambda: None)
         assert requests._find_target().base_url == url
         storage.close()
 

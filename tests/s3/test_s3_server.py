@@ -6,11 +6,11 @@ import subprocess
 import sys
 import time
 
-from tests.support.s3_server import _DIE_WITH_PARENT
+from tests.support.server_process import DIE_WITH_PARENT
 
 PARENT = f"""
 import os, subprocess, sys
-child = subprocess.Popen([sys.executable, "-c", {_DIE_WITH_PARENT!r}, str(os.getpid()), "/bin/sleep", "100"])
+child = subprocess.Popen([sys.executable, "-c", {DIE_WITH_PARENT!r}, str(os.getpid()), "/bin/sleep", "100"])
 print(child.pid, flush=True)
 sys.stdin.readline()
 """

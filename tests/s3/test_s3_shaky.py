@@ -29,7 +29,7 @@ PASSING = ["throttle", "too many", "error", "refuse", "lose"]
         ("GET", lambda storage: storage.get("repo", start=2, end=8).data == b"234567"),
         ("GET", lambda storage: storage.get_if_changed("repo", None).data == b"0123456789"),
         ("GET", lambda storage: storage.read_range("repo", 2, 8) == b"234567"),
-        ("GET", lambda storage: [info.key for info in storage.list_objects()] == ["repo"]),
+        ("GET", lambda storage: [info.key for info in storage.iter_objects()] == ["repo"]),
         ("GET", lambda storage: list(storage.list_dir()) == ["repo"]),
     ],
 )
@@ -84,7 +84,7 @@ def test_reading_without_a_thread_finds_what_get_finds(shaky, s3_storage):
         ("PUT", lambda storage: storage.put("a", b"2", create_only=True) and storage.get("a").data == b"2"),
         ("PUT", lambda storage: storage.put("repo", b"3", if_match=storage.head("repo").version)),
         ("PUT", lambda storage: storage.copy("repo", "a") or storage.get("a").data == b"0123456789"),
-        ("POST", lambda storage: storage.delete(["repo", "a"]) == [] and list(storage.list_objects()) == []),
+        ("POST", lambda storage: storage.delete(["repo", "a"]) == [] and list(storage.iter_objects()) == []),
     ],
 )
 def test_other_requests_survive_passing_faults(shaky, s3_storage, proxy, fault, method, call):

@@ -1,4 +1,4 @@
-"""S3 storage against a real server; against a server that fails; and against moto, as a second opinion."""
+"""S3 storage against a real server, and against a server that fails; `test_servers` has other servers."""
 
 import re
 import socket
@@ -41,43 +41,6 @@ class TestS3(StorageContract):
         storage.close()
 
 
-@pytest.fixture(scope="module")
-def moto_url():
-    # Lazy: importing moto takes half a second, which the other tests need not wait for.
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    # It looks at a condition, and stores some time later what was sent on it.
-    application, turn = server._server.app, threading.Lock()
-
-    def one_by_one(environ, start_response):
-        with turn:
-            return list(application(environ, start_response))
-
-    server._server.app = one_by_one
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
-class TestMoto(StorageContract):
-    """A second opinion on the protocol. Moto copies unconditionally."""
-
-    copies_conditionally = False
-    lost_characters = "\n"
-    many_objects = 50
-    race_updates = 5
-
-    @pytest.fixture
-    def storage(self, moto_url, s3_prefix):
-        options = S3Options(endpoint_url=moto_url, credentials=S3Credentials("any", "any"))
-        storage = S3Storage("motobucket", s3_prefix, options)
-        storage.access.clients.connection().client.create_bucket(Bucket="motobucket")
-        yield storage
-        storage.close()
-
-
 class TestHexOverS3:
     """Only what could differ from `TestS3`: names and ranges."""
 
@@ -95,7 +58,7 @@ def test_a_reader_may_not_write(s3_server, s3_storage, s3_prefix):
     version = s3_storage.put("repo", b"1")
     reader = S3Storage(BUCKET, s3_prefix, s3_server.options(READER, retry=FAST))
     assert reader.get("repo").data == b"1"
-    assert [info.key for info in reader.list_objects()] == ["repo"]
+    assert [info.key for info in reader.iter_objects()] == ["repo"]
     for write in (
         lambda: reader.put("a", b""),
         lambda: reader.put("a", b"", create_only=True),
@@ -115,7 +78,7 @@ def test_a_reader_may_not_write(s3_server, s3_storage, s3_prefix):
 )
 def test_wrong_credentials_are_refused_and_not_repeated(s3_server, identity):
     storage = S3Storage(BUCKET, "x", s3_server.options(identity, retry=FAST))
-    for call in (lambda: storage.get("repo"), lambda: storage.head("repo"), lambda: list(storage.list_objects())):
+    for call in (lambda: storage.get("repo"), lambda: storage.head("repo"), lambda: list(storage.iter_objects())):
         with pytest.raises(AccessDeniedError) as caught:
             call()
         error = caught.value
@@ -183,7 +146,7 @@ def test_credentials_from_a_callback_are_renewed(s3_server, s3_storage, s3_prefi
 
 def test_a_missing_bucket_is_not_a_missing_object(s3_server):
     storage = S3Storage("no-such-bucket", "x", s3_server.options(retry=FAST))
-    for call in (lambda: storage.get("repo"), lambda: list(storage.list_objects())):
+    for call in (lambda: storage.get("repo"), lambda: list(storage.iter_objects())):
         with pytest.raises(StorageError, match="NoSuchBucket") as caught:
             call()
         assert not isinstance(caught.value, ObjectNotFoundError)
@@ -223,8 +186,8 @@ def test_prefixes_keep_repositories_apart(s3_server, s3_prefix):
     one.put("repo", b"1")
     two.put("repo", b"2")
     three.put("repo", b"3")
-    assert [info.key for info in two.list_objects()] == ["repo"]
-    assert sorted(info.key for info in one.list_objects()) == ["b/repo", "repo"]
+    assert [info.key for info in two.iter_objects()] == ["repo"]
+    assert sorted(info.key for info in one.iter_objects()) == ["b/repo", "repo"]
     assert one.get("b/repo").data == b"3"
 
 
@@ -233,7 +196,7 @@ def test_directory_markers_of_other_tools_are_no_objects(s3_server, s3_storage, 
     s3_storage.put("chunks/A", b"")
     client.put_object(Bucket=BUCKET, Key=f"{s3_prefix}/chunks/", Body=b"")
     client.put_object(Bucket=BUCKET, Key=f"{s3_prefix}/empty/", Body=b"")
-    assert [info.key for info in s3_storage.list_objects()] == ["chunks/A"]
+    assert [info.key for info in s3_storage.iter_objects()] == ["chunks/A"]
     assert list(s3_storage.list_dir("chunks/")) == ["A"]
 
 
@@ -303,7 +266,7 @@ def test_bulk_deletion_that_a_store_lacks(s3_storage):
 
     client.delete_objects = lacking
     assert s3_storage.delete([f"chunks/{number}" for number in range(3)]) == []
-    assert list(s3_storage.list_objects()) == []
+    assert list(s3_storage.iter_objects()) == []
 
 
 def test_keys_of_a_bulk_deletion_fail_one_by_one(s3_storage):
@@ -340,7 +303,7 @@ def test_copies_on_a_condition_that_a_store_lacks(shaky, proxy):
     shaky.copy("repo", "backup-3", if_match=changed)
     shaky.copy("repo", "backup-4")
     assert plan.fired == 1
-    found = {info.key: shaky.get(info.key).data for info in shaky.list_objects()}
+    found = {info.key: shaky.get(info.key).data for info in shaky.iter_objects()}
     assert found == {"repo": b"two", "backup-1": b"one", "backup-3": b"two", "backup-4": b"two"}
     with pytest.raises(ObjectNotFoundError):
         shaky.copy("gone", "backup-5")

@@ -34,8 +34,10 @@ FAULTS = {
     "absent": "404 NoSuchKey, and nothing happened",
     "late": "the connection ends without an answer, and the request is passed on when `land` is called",
     "hang": "the request is not passed on, and nothing is ever answered",
+    "trickle": "the answer's body comes a byte at a time, for as long as the client waits",
     "stall": "the request is passed on, and nothing is ever answered",
     "wait": "the request is passed on when `go_on` is called",
+    "change": "an action runs after the request was carried out and before it is answered",
     "act": "an action runs after the request was carried out and before the connection ends without an answer",
 }
 _ANSWERS = {
@@ -94,7 +96,14 @@ class Request:
 
 
 class FaultProxy:
-    """Listens on a free port of this machine; see `FAULTS` for what it can do."""
+    """Listens on a free port of this machine; see `FAULTS` for what it can do.
+
+    Attributes:
+        requests: Those that came by.
+        delay_s: How long each of them waits.
+        weakens_tags: Whether entity tags become weak.
+        drops: The headers that are not passed on, in lower case. A server that checks signatures refuses the rest.
+    """
 
     def __init__(self, upstream: str, *, delay_s: float = 0.0) -> None:
         parts = urlsplit(upstream)
@@ -105,6 +114,7 @@ class FaultProxy:
         self._under_way = 0
         self.delay_s = delay_s
         self.weakens_tags = False
+        self.drops: frozenset[str] = frozenset()
         self.requests: list[Request] = []
         self.is_closed = False
         self.held: list[tuple[Request, bytes]] = []
@@ -201,7 +211,7 @@ class FaultProxy:
         with contextlib.closing(connection):
             connection.putrequest(request.method, request.path, skip_host=True, skip_accept_encoding=True)
             for name, value in request.headers.items():
-                if name.lower() != "expect":
+                if name.lower() != "expect" and name.lower() not in self.drops:
                     connection.putheader(name, value)
             connection.endheaders(body or None)
             response = connection.getresponse()
@@ -250,6 +260,9 @@ class _Handler(BaseHTTPRequestHandler):
                 self.close_connection = True
             elif fault == "stall":
                 self._say_nothing()
+            elif fault == "trickle":
+                self._answer(status, headers, b"", length=len(data))
+                self._trickle(data)
             elif fault == "truncate":
                 self._answer(status, headers, data[: len(data) // 2], length=len(data))
                 self.close_connection = True
@@ -260,6 +273,14 @@ class _Handler(BaseHTTPRequestHandler):
         """Waits until the client gives up."""
         while not self.owner.is_closed and not select.select([self.connection], [], [], 0.1)[0]:
             pass
+        self.close_connection = True
+
+    def _trickle(self, data: bytes) -> None:
+        for at in range(len(data)):
+            if self.owner.is_closed or select.select([self.connection], [], [], 0.05)[0]:
+                break
+            self.wfile.write(data[at : at + 1])
+            self.wfile.flush()
         self.close_connection = True
 
     def _answer(self, status: int, headers: list[tuple[str, str]], data: bytes, *, length: int | None = None) -> None:

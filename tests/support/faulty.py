@@ -20,7 +20,7 @@ from enum import Enum
 from icefs.errors import StorageError, UnreachableError
 from icefs.storage.base import Object, ObjectInfo, Storage, Version
 
-METHODS = ("get", "get_if_changed", "head", "put", "copy", "list_objects", "list_dir", "delete", "sync")
+METHODS = ("get", "get_if_changed", "head", "put", "copy", "iter_objects", "list_dir", "delete", "sync")
 
 
 class When(Enum):
@@ -203,9 +203,9 @@ class FaultyStorage(Storage):
         with self._call("copy", source):
             self.inner.copy(source, target, if_match=if_match)
 
-    def list_objects(self, prefix: str = "") -> Iterator[ObjectInfo]:
-        with self._call("list_objects", prefix):
-            return iter(list(self.inner.list_objects(prefix)))
+    def iter_objects(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        with self._call("iter_objects", prefix):
+            return iter(list(self.inner.iter_objects(prefix)))
 
     def list_dir(self, prefix: str = "") -> Iterator[str]:
         with self._call("list_dir", prefix):

@@ -63,8 +63,8 @@ class HexStorage(Storage):
     def copy(self, source: str, target: str, *, if_match: Version | None = None) -> None:
         self._inner.copy(_hidden(source), _hidden(target), if_match=if_match)
 
-    def list_objects(self, prefix: str = "") -> Iterator[ObjectInfo]:
-        return map(self._info, self._inner.list_objects(prefix))
+    def iter_objects(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        return map(self._info, self._inner.iter_objects(prefix))
 
     def list_dir(self, prefix: str = "") -> Iterator[str]:
         for name in self._inner.list_dir(prefix):

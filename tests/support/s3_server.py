@@ -7,13 +7,9 @@ with SeaweedServer() as server:
 
 import contextlib
 import json
-import os
-import random
 import shutil
 import signal
-import socket
 import subprocess
-import sys
 import sysconfig
 import tempfile
 import time
@@ -24,6 +20,7 @@ from typing import Any, Self
 from icefs.storage.retry import RetryPolicy
 from icefs.storage.s3.options import S3Credentials, S3Options
 from icefs.storage.s3.session import open_client
+from tests.support.server_process import free_ports, start_server
 
 BUCKET = "icefs-tests"
 FAST = RetryPolicy(max_tries=5, initial_backoff_s=0.005, max_backoff_s=0.01)
@@ -31,16 +28,6 @@ FAST = RetryPolicy(max_tries=5, initial_backoff_s=0.005, max_backoff_s=0.01)
 
 _START_TIMEOUT_S = 60.0
 _STARTS = 3
-
-# Runs in the child: the kernel kills it when the thread that started it ends, also by a crash. (Not as preexec_fn,
-# which is not safe with threads.)
-_DIE_WITH_PARENT = """
-import ctypes, os, signal, sys
-ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-if os.getppid() != int(sys.argv[1]):
-    sys.exit("the parent is gone already")
-os.execv(sys.argv[2], sys.argv[2:])
-"""
 
 
 @dataclass(frozen=True)
@@ -96,7 +83,7 @@ class SeaweedServer:
 
     def _start(self, weed: str) -> bool:
         """Starts the server on ports that are free now; tells whether it came up, for they may be taken meanwhile."""
-        ports = _free_ports(8)
+        ports = free_ports(8)
         self.endpoint_url = f"http://127.0.0.1:{ports[0]}"
         self._client = open_client(self.options()).client
         data = self._directory / "data"
@@ -114,14 +101,7 @@ class SeaweedServer:
             # Every bucket takes several volumes; small ones that are not reserved on the disk.
             *("-volume.max=0", "-master.volumeSizeLimitMB=64", "-master.volumePreallocate=false"),
         ]
-        with (self._directory / "log").open("wb") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", _DIE_WITH_PARENT, str(os.getpid()), *command],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd=self._directory,
-            )
+        self._process = start_server(command, directory=self._directory, log=self._directory / "log")
         return self._wait_until_it_stores()
 
     def _wait_until_it_stores(self) -> bool:
@@ -177,18 +157,3 @@ class SeaweedServer:
 def _identity(identity: Identity, name: str) -> dict[str, Any]:
     keys = {"accessKey": identity.access_key_id, "secretKey": identity.secret_access_key}
     return {"name": name, "credentials": [keys], "actions": list(identity.actions)}
-
-
-def _free_ports(count: int) -> list[int]:
-    """Finds ports below those that the kernel gives to outgoing connections."""
-    ports: list[int] = []
-    while len(ports) < count:
-        port = random.SystemRandom().randrange(12_000, 32_000)
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-        if port not in ports:
-            ports.append(port)
-    return ports

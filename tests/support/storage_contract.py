@@ -98,11 +98,11 @@ class StorageContract:
             return
         storage.put(key, b"named")
         assert other.get(key).data == b"named"
-        assert [info.key for info in other.list_objects()] == [key]
+        assert [info.key for info in other.iter_objects()] == [key]
         parent = key.rpartition("/")[0] + "/" if "/" in key else ""
         assert list(other.list_dir(parent)) == [key[len(parent) :]]
         assert other.delete([key]) == []
-        assert list(other.list_objects()) == []
+        assert list(other.iter_objects()) == []
 
     @pytest.mark.parametrize("key", ["", "/a", "a/", "a//b", ".", "..", "a/../b", "a/./b", "../a", "a\0b", "a\ud800"])
     def test_what_is_no_key_is_refused(self, storage, key):
@@ -225,7 +225,7 @@ class StorageContract:
         assert changed is not None
         storage.put("a", b"4", if_match=changed.version)
         storage.put("a", b"5", if_match=storage.get("a", start=1).version)
-        listed = next(storage.list_objects()).version
+        listed = next(storage.iter_objects()).version
         if listed is not None:
             storage.put("a", b"6", if_match=listed)
 
@@ -236,7 +236,7 @@ class StorageContract:
             storage.put("a", b"second", if_match=version)
         with pytest.raises(PreconditionFailedError):
             storage.put("x/y", b"second", if_match=version)
-        assert list(storage.list_objects()) == []
+        assert list(storage.iter_objects()) == []
 
     def test_both_conditions_are_refused(self, storage):
         with pytest.raises(InvalidInputError):
@@ -253,7 +253,7 @@ class StorageContract:
         storage.copy("repo", "overwritten/repo.1")
         storage.copy("repo", "overwritten/repo.1")
         assert other.get("overwritten/repo.1").data == other.get("repo").data == b"newer"
-        assert sorted(info.key for info in other.list_objects()) == ["overwritten/repo.1", "repo"]
+        assert sorted(info.key for info in other.iter_objects()) == ["overwritten/repo.1", "repo"]
 
     def test_a_copy_and_its_source_live_apart(self, storage):
         storage.put("a", b"first")
@@ -276,7 +276,7 @@ class StorageContract:
             storage.copy("repo", "b2", if_match=first)
         with pytest.raises(ObjectNotFoundError):
             storage.get("b2")
-        assert sorted(info.key for info in storage.list_objects()) == ["b1", "repo"]
+        assert sorted(info.key for info in storage.iter_objects()) == ["b1", "repo"]
 
     # --- listing ---
 
@@ -284,10 +284,10 @@ class StorageContract:
         contents = {"repo": 1, "chunks/A": 2, "chunks/B": 0, "chunks/sub/C": 3, "chunks2/D": 4, "refs/branch.x/ref": 5}
         for key, size in contents.items():
             storage.put(key, b"x" * size)
-        found = {info.key: info.size_bytes for info in other.list_objects()}
+        found = {info.key: info.size_bytes for info in other.iter_objects()}
         assert found == contents
-        assert {info.key for info in other.list_objects("chunks/")} == {"chunks/A", "chunks/B", "chunks/sub/C"}
-        assert list(other.list_objects("chunk/")) == list(other.list_objects("repo/")) == []
+        assert {info.key for info in other.iter_objects("chunks/")} == {"chunks/A", "chunks/B", "chunks/sub/C"}
+        assert list(other.iter_objects("chunk/")) == list(other.iter_objects("repo/")) == []
         assert sorted(other.list_dir()) == ["chunks/", "chunks2/", "refs/", "repo"]
         assert sorted(other.list_dir("chunks/")) == ["A", "B", "sub/"]
         assert list(other.list_dir("refs/")) == ["branch.x/"]
@@ -295,19 +295,19 @@ class StorageContract:
 
     def test_listed_objects_are_described(self, storage):
         storage.put("d/a", b"12345")
-        (listed,) = storage.list_objects("d/")
+        (listed,) = storage.iter_objects("d/")
         described = storage.head("d/a")
         assert (listed.key, listed.size_bytes) == ("d/a", 5)
         assert listed.version in (None, described.version)
         assert abs(listed.last_modified - described.last_modified) < 2_000_000
 
     def test_an_empty_store_lists_nothing(self, storage):
-        assert list(storage.list_objects()) == list(storage.list_dir()) == []
+        assert list(storage.iter_objects()) == list(storage.list_dir()) == []
 
     def test_a_prefix_ends_with_a_slash(self, storage):
         for prefix in ("chunks", "/", "a//", "../"):
             with pytest.raises(InvalidInputError):
-                list(storage.list_objects(prefix))
+                list(storage.iter_objects(prefix))
             with pytest.raises(InvalidInputError):
                 list(storage.list_dir(prefix))
 
@@ -315,10 +315,10 @@ class StorageContract:
         keys = {f"chunks/{number:05}" for number in range(self.many_objects)}
         with ThreadPoolExecutor(storage.capabilities.concurrency) as pool:
             list(pool.map(lambda key: storage.put(key, b""), keys))
-        assert {info.key for info in storage.list_objects("chunks/")} == keys
+        assert {info.key for info in storage.iter_objects("chunks/")} == keys
         assert set(storage.list_dir("chunks/")) == {key.rpartition("/")[2] for key in keys}
         assert storage.delete(iter(keys)) == []
-        assert list(storage.list_objects("chunks/")) == []
+        assert list(storage.iter_objects("chunks/")) == []
 
     # --- from files ---
 
@@ -344,7 +344,7 @@ class StorageContract:
         first = storage.put_file("d/A", str(path), is_final=True)
         second = storage.put_file("d/A", str(path), is_final=True)
         assert other.get("d/A").data == b"one"
-        assert [info.key for info in other.list_objects()] == ["d/A"]
+        assert [info.key for info in other.iter_objects()] == ["d/A"]
         (source / "other").write_bytes(b"another")
         third = storage.put_file("d/A", str(source / "other"), is_final=True)
         assert other.get("d/A").data == b"another"
@@ -362,7 +362,7 @@ class StorageContract:
         for is_final in (False, True):
             with pytest.raises(StorageError, match="missing"):
                 storage.put_file("d/A", str(source / "missing"), is_final=is_final)
-        assert list(storage.list_objects()) == []
+        assert list(storage.iter_objects()) == []
 
     # --- deleting ---
 
@@ -370,7 +370,7 @@ class StorageContract:
         for key in ("a", "d/b", "d/c"):
             storage.put(key, b"")
         assert storage.delete(["a", "d/b", "missing", "d/missing", "d"]) == []
-        assert [info.key for info in other.list_objects()] == ["d/c"]
+        assert [info.key for info in other.iter_objects()] == ["d/c"]
         assert storage.delete([]) == []
 
     def test_the_time_is_that_of_objects(self, storage, other):
@@ -378,7 +378,7 @@ class StorageContract:
         now = storage.current_time()
         # Stores round to seconds, and their clocks are their own.
         assert before - 5_000_000 < now < system_clock() + 5_000_000
-        assert list(other.list_objects()) == []
+        assert list(other.iter_objects()) == []
 
     # --- races ---
 

@@ -46,6 +46,7 @@ from icefs.storage.local.files import (
     version_of,
 )
 from icefs.storage.local.lock import exclusive
+from icefs.storage.settings import StoreSettings
 
 
 class LocalStorage(Storage):
@@ -322,7 +323,11 @@ class LocalStorage(Storage):
         raise _precondition_failed(path, f"its version is {found}, not {expected}")
 
     @override
-    def list_objects(self, prefix: str = "") -> Iterator[ObjectInfo]:
+    def unheeded_settings(self, settings: StoreSettings) -> tuple[str, ...]:
+        return ()  # they are about requests over a network and their conditions, which there are none of
+
+    @override
+    def iter_objects(self, prefix: str = "") -> Iterator[ObjectInfo]:
         stack = [prefix]
         while stack:
             directory = stack.pop()

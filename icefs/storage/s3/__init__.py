@@ -8,6 +8,9 @@ parts          multipart uploads
 deletion       deletes, in bulk where the service can
 requests       the frequent requests: read, write, stat, list
 options        the options of a service
+headers        headers that a user adds to requests
+checksums      the checksums of uploads
+rooted         repositories whose keys begin with a slash
 target         where a bucket is, and how its requests are signed
 client         reaches a service, with or without AWS's configuration
 direct         services that are named in full, and need no lookup

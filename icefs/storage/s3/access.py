@@ -111,7 +111,7 @@ class BucketAccess:
             # Two threads may do this at once; what one of them made is then used by that thread alone, once.
             if requests is not None:
                 requests.close_reads()
-            requests = self._requests = S3Requests(connection, self.bucket, self.options)
+            requests = self._requests = S3Requests(connection, self.bucket, self.options, self.retrier.attempt_limit_s)
         return requests
 
     def _is_remedied(self, requests: S3Requests, error: Exception, failure: StorageError) -> bool:
@@ -130,6 +130,8 @@ class BucketAccess:
     def ready_requests(self) -> S3Requests | None:
         """Returns what sends requests at once; None where a connection has to be made, or keys fetched, before."""
         requests = self._requests
+        if self.options.retry.has_deadlines:
+            return None  # those that nobody waits for have no end
         return requests if requests is not None and self.clients.is_current(requests.connection) else None
 
     def close(self) -> None:

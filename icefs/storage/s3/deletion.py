@@ -19,9 +19,10 @@ _BATCH: Final = 1000
 class Deletion:
     """Deletes objects of one bucket."""
 
-    def __init__(self, run: Run, arguments: dict[str, Any]) -> None:
-        """Takes what sends requests, and the arguments that all of them have."""
+    def __init__(self, run: Run, arguments: dict[str, Any], checksum_algorithm: str | None = None) -> None:
+        """Takes what sends requests, the arguments that all of them have, and the checksum of their bodies."""
         self._run = run
+        self._summed = {} if checksum_algorithm is None else {"ChecksumAlgorithm": checksum_algorithm}
         self._arguments = arguments
 
     def delete(self, names: Iterable[str]) -> list[str]:
@@ -43,7 +44,7 @@ class Deletion:
             nonlocal remaining
             # Not quiet: only an answer that names each object proves that it is the store's.
             wanted = {"Objects": [{"Key": name} for name in remaining], "Quiet": False}
-            answer = client.delete_objects(**self._arguments, Delete=wanted)
+            answer = client.delete_objects(**self._arguments, **self._summed, Delete=wanted)
             codes = {item.get("Key", ""): item.get("Code", "") for item in answer.get("Errors", ())}
             gone = {item.get("Key", "") for item in answer.get("Deleted", ())}
             unnamed = [name for name in remaining if name not in codes and name not in gone]

@@ -4,16 +4,23 @@ A conditional write carries a write-id of its own in the object's metadata, unde
 uses: after a lost answer, or a conflict that could be with our own earlier try, the object is looked up, and its
 write-id tells whose write is there.
 
+A configuration can do without conditions, for a service that knows none: the object is looked up before it is written,
+so that what another writer did before is respected, and what he does in the same moment is lost. It can do without
+metadata as well: then the bytes that are there tell whose write it is, which a publishing write never shares with
+another, for it holds new ids.
+
 Source: format notes §7.11; upstream design document 017.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from icefs.errors import ObjectNotFoundError, PreconditionFailedError, StorageError
 from icefs.storage.base import Version
 from icefs.storage.s3.access import BucketAccess
 from icefs.storage.s3.answers import Described, quoted, told, version_of
+from icefs.storage.s3.checksums import check_algorithm, checksum_headers
 from icefs.storage.s3.errors import LACKING
 from icefs.storage.s3.object_reader import ObjectReader
 from icefs.storage.s3.parts import OnFailure, send_parts
@@ -26,6 +33,21 @@ _CONDITION_HEADERS: Final = {"IfMatch": "if-match", "IfNoneMatch": "if-none-matc
 _SPURIOUS_CONFLICTS: Final = 5
 
 
+@dataclass(frozen=True, slots=True)
+class _Write:
+    """One write of an object.
+
+    Attributes:
+        write_id: Tells it from all other writes.
+        storage_class: The class that the object gets; None for the bucket's own.
+        condition: What it depends on, as arguments of the client's methods.
+    """
+
+    write_id: str
+    storage_class: str | None = None
+    condition: Mapping[str, Any] = field(default_factory=dict)
+
+
 class ObjectWriter:
     """Writes objects of one bucket by their full names. Safe for threads."""
 
@@ -35,33 +57,67 @@ class ObjectWriter:
         self._reader = reader
         self._new_write_id = new_write_id
         self._lacks_copies = False
+        self._settings = access.options.settings
+        if access.options.checksum_algorithm is not None:
+            check_algorithm(access.options.checksum_algorithm)
 
-    def put(self, name: str, data: bytes | memoryview) -> Version:
-        """Writes an object, whatever is there; raises StorageError."""
-        return self._send(name, data, {}, self._new_write_id(), None)
+    def put(self, name: str, data: bytes | memoryview, storage_class: str | None = None) -> Version:
+        """Writes an object of a class, whatever is there; raises StorageError."""
+        return self._send(name, data, _Write(self._new_write_id(), storage_class), None)
 
-    def put_parts(self, name: str, size_bytes: int, read: Callable[[int, int], bytes]) -> Version:
+    def put_parts(
+        self, name: str, size_bytes: int, read: Callable[[int, int], bytes], storage_class: str | None = None
+    ) -> Version:
         """Writes a large object, whatever is there; each part is read when it is sent. Raises StorageError."""
-        return self._send_parts(name, size_bytes, read, {}, self._new_write_id(), None)
+        return self._send_parts(name, size_bytes, read, _Write(self._new_write_id(), storage_class), None)
 
-    def create(self, name: str, data: bytes | memoryview) -> Version:
+    def create(self, name: str, data: bytes | memoryview, storage_class: str | None = None) -> Version:
         """Writes an object where none is; raises as `replace`."""
-        return self._publish(name, data, {"IfNoneMatch": "*"}, None)
+        write = _Write(self._new_write_id(), storage_class, {"IfNoneMatch": "*"})
+        if self._settings.conditional_create is False:
+            return self._publish_unconditionally(name, data, write, None)
+        return self._publish(name, data, write, None)
 
-    def replace(self, name: str, data: bytes | memoryview, expected: Version) -> Version:
+    def replace(
+        self, name: str, data: bytes | memoryview, expected: Version, storage_class: str | None = None
+    ) -> Version:
         """Writes an object in the place of one version of it.
 
         Raises:
             PreconditionFailedError: another version is there, or none.
             StorageError: the store does not answer; `facts["maybe_written"]` tells whether the object may be there.
         """
-        return self._publish(name, data, {"IfMatch": quoted(expected)}, expected)
+        write = _Write(self._new_write_id(), storage_class, {"IfMatch": quoted(expected)})
+        if self._settings.conditional_update is False:
+            return self._publish_unconditionally(name, data, write, expected)
+        return self._publish(name, data, write, expected)
 
-    def _publish(
-        self, name: str, data: bytes | memoryview, condition: dict[str, Any], expected: Version | None
+    def _publish_unconditionally(
+        self, name: str, data: bytes | memoryview, write: _Write, expected: Version | None
     ) -> Version:
+        """Writes in the place of what was looked up right before."""
+        found = self._find(name)
+        if (None if found is None else found.version) != expected:
+            raise PreconditionFailedError(
+                f"{self._access.url(name)} was changed by another writer", key=name, maybe_written=False
+            )
+        return self._send(name, data, replace(write, condition={}), None)
+
+    def _is_own(self, found: Described | None, name: str, data: bytes | memoryview, write: _Write) -> bool:
+        """Tells whether the object that is there is the one that was to be written."""
+        if found is None:
+            return False
+        if self._settings.metadata is not False:
+            return found.headers.get(_WRITE_ID_HEADER) == write.write_id
+        if found.size != len(data):
+            return False
+        try:
+            return self._reader.get(name, 0, None, {"if-match": quoted(found.version)}).data == bytes(data)
+        except (ObjectNotFoundError, PreconditionFailedError):
+            return False
+
+    def _publish(self, name: str, data: bytes | memoryview, write: _Write, expected: Version | None) -> Version:
         """Writes under a condition, and finds out what happened where the answer does not tell."""
-        write_id = self._new_write_id()
         in_doubt = False
 
         def doubt(error: StorageError) -> None:
@@ -70,10 +126,10 @@ class ObjectWriter:
 
         for spurious in range(_SPURIOUS_CONFLICTS + 1):
             try:
-                return self._send(name, data, condition, write_id, doubt)
+                return self._send(name, data, write, doubt)
             except (PreconditionFailedError, ObjectNotFoundError) as error:
                 found = self._find(name)
-                if found is not None and found.headers.get(_WRITE_ID_HEADER) == write_id:
+                if found is not None and self._is_own(found, name, data, write):
                     return found.version
                 if not self._believe(error, found, name, expected, spurious, verb="write"):
                     continue
@@ -86,9 +142,10 @@ class ObjectWriter:
                     raise
                 try:
                     found = self._find(name)
+                    is_own = self._is_own(found, name, data, write)
                 except StorageError:
                     raise error from None
-                if found is not None and found.headers.get(_WRITE_ID_HEADER) == write_id:
+                if found is not None and is_own:
                     return found.version
                 raise
         raise AssertionError("unreachable")
@@ -142,8 +199,7 @@ class ObjectWriter:
         self,
         name: str,
         data: bytes | memoryview,
-        condition: dict[str, Any],
-        write_id: str,
+        write: _Write,
         on_failure: OnFailure | None,
     ) -> Version:
         if len(data) >= self._access.options.multipart_threshold_bytes:
@@ -152,19 +208,24 @@ class ObjectWriter:
             def part(start: int, end: int) -> bytes:
                 return bytes(view[start:end])
 
-            return self._send_parts(name, len(view), part, condition, write_id, on_failure)
+            return self._send_parts(name, len(view), part, write, on_failure)
         body = bytes(data)
-        headers = {_CONDITION_HEADERS[what]: value for what, value in condition.items()} | self._access.lean_payer
+        headers = {_CONDITION_HEADERS[what]: value for what, value in write.condition.items()} | self._access.lean_payer
         headers["content-type"] = "application/octet-stream"
-        if condition:
-            headers[_WRITE_ID_HEADER] = write_id
+        if write.storage_class is not None:
+            headers["x-amz-storage-class"] = write.storage_class
+        if write.condition and self._settings.metadata is not False:
+            headers[_WRITE_ID_HEADER] = write.write_id
+        algorithm = self._access.options.checksum_algorithm
+        if algorithm is not None:
+            headers |= checksum_headers(algorithm, body)
         return self._access.run_lean(
             "write",
             name,
             lambda requests: requests.store(name, headers, body),
             on_failure=on_failure,
             # Where nothing was asked for, it is another request for the object that is under way (OperationAborted).
-            conflicts_pass=not condition,
+            conflicts_pass=not write.condition,
         )
 
     def _send_parts(
@@ -172,10 +233,11 @@ class ObjectWriter:
         name: str,
         size_bytes: int,
         read: Callable[[int, int], bytes],
-        condition: dict[str, Any],
-        write_id: str,
+        write: _Write,
         on_failure: OnFailure | None,
     ) -> Version:
+        has_metadata = self._settings.metadata is not False
+        storage_class = {} if write.storage_class is None else {"StorageClass": write.storage_class}
         try:
             tag = send_parts(
                 self._access.run,
@@ -183,31 +245,55 @@ class ObjectWriter:
                 size_bytes,
                 read,
                 part_bytes=self._access.options.multipart_part_bytes,
-                metadata={_WRITE_ID: write_id},
-                condition=condition,
+                begun_with={**({"Metadata": {_WRITE_ID: write.write_id}} if has_metadata else {}), **storage_class},
+                condition=write.condition,
+                checksum_algorithm=self._access.options.checksum_algorithm,
                 on_failure=on_failure,
             )
         except StorageError as error:
             if error.facts.get("was_lost") and error.facts.get("code") == "NoSuchUpload":
                 # An upload that a lost answer completed is gone.
                 found = self._find(name)
-                if found is not None and found.headers.get(_WRITE_ID_HEADER) == write_id:
+                is_own = found is not None and (
+                    found.headers.get(_WRITE_ID_HEADER) == write.write_id
+                    if has_metadata
+                    else self._has_bytes(found, name, size_bytes, read)
+                )
+                if found is not None and is_own:
                     return found.version
             raise
         return version_of(tag)
 
-    def copy(self, from_name: str, to_name: str, if_match: Version | None) -> None:
+    def _has_bytes(self, found: Described, name: str, size_bytes: int, read: Callable[[int, int], bytes]) -> bool:
+        """Tells whether the object that is there holds what `read` returns."""
+        if found.size != size_bytes:
+            return False
+        step, condition = self._access.options.multipart_part_bytes, {"if-match": quoted(found.version)}
+        for start in range(0, size_bytes, step):
+            end = min(start + step, size_bytes)
+            if self._reader.get(name, start, end, condition).data != read(start, end):
+                return False
+        return True
+
+    def copy(self, from_name: str, to_name: str, if_match: Version | None, storage_class: str | None = None) -> None:
         """Copies an object, or just one version of it; raises as `replace`, and ObjectNotFoundError."""
+        if if_match is not None and self._settings.conditional_update is False:
+            found = self._reader.head(from_name, {})
+            if found.version != if_match:
+                raise PreconditionFailedError(
+                    f"{self._access.url(from_name)} was changed by another writer", key=from_name, maybe_written=False
+                )
+            if_match = None
         for spurious in range(_SPURIOUS_CONFLICTS + 1):
             try:
-                self._copy(from_name, to_name, if_match)
+                self._copy(from_name, to_name, if_match, storage_class)
             except PreconditionFailedError as error:
                 if self._believe(error, self._find(from_name), from_name, if_match, spurious, verb="copy"):
                     raise
             else:
                 return
 
-    def _copy(self, from_name: str, to_name: str, if_match: Version | None) -> None:
+    def _copy(self, from_name: str, to_name: str, if_match: Version | None, storage_class: str | None) -> None:
         if not self._lacks_copies:
             condition: dict[str, Any] = {} if if_match is None else {"CopySourceIfMatch": quoted(if_match)}
             origin = {"Bucket": self._access.bucket, "Key": from_name}
@@ -215,6 +301,7 @@ class ObjectWriter:
                 "Bucket": self._access.bucket,
                 "Key": to_name,
                 "CopySource": origin,
+                **({} if storage_class is None else {"StorageClass": storage_class}),
                 **condition,
                 **self._access.payer,
             }
@@ -233,4 +320,5 @@ class ObjectWriter:
                 return
         # Through here, for a service that knows no such copies; the bytes are those of the version all the same.
         conditions = {} if if_match is None else {"if-match": quoted(if_match)}
-        self._send(to_name, self._reader.get(from_name, 0, None, conditions).data, {}, self._new_write_id(), None)
+        data = self._reader.get(from_name, 0, None, conditions).data
+        self._send(to_name, data, _Write(self._new_write_id(), storage_class), None)

@@ -1,13 +1,15 @@
 """The options of an S3 service: everything but the bucket."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 from urllib.parse import urlsplit
 
 from icefs.errors import InvalidInputError
 from icefs.storage.retry import RetryPolicy
+from icefs.storage.s3.headers import ExtraHeaders
+from icefs.storage.settings import StoreSettings
 
 type S3Client = Any
 """A client of boto3; its methods are made at run time."""
@@ -43,6 +45,13 @@ class S3Options:
         multipart_threshold_bytes: Objects from this size on are sent in parts.
         multipart_part_bytes: The size of the parts.
         user_agent: Added to the User-Agent header, for the owner's access logs.
+        read_headers: Added to requests that read or list.
+        write_headers: Added to all other requests.
+        checksum_algorithm: Which checksum is sent with uploads and deletions; one of `checksums.ALGORITHMS`. None for
+            none but where the service demands one.
+        legacy_rooted_keys: Whether keys begin with a slash, at the root of a bucket; None finds out.
+        settings: What the repository's configuration says about classes, conditions and metadata of objects.
+        named: The names of the settings that the user has named, and that a repository's leave as they are.
     """
 
     endpoint_url: str | None = None
@@ -60,6 +69,12 @@ class S3Options:
     multipart_threshold_bytes: int = 100 << 20
     multipart_part_bytes: int = 16 << 20
     user_agent: str = ""
+    read_headers: ExtraHeaders = field(default=(), repr=False)
+    write_headers: ExtraHeaders = field(default=(), repr=False)
+    checksum_algorithm: str | None = None
+    legacy_rooted_keys: bool | None = None
+    settings: StoreSettings = field(default_factory=StoreSettings)
+    named: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         if self.endpoint_url is None:
@@ -69,6 +84,16 @@ class S3Options:
             raise InvalidInputError("the endpoint_url must not hold a user name or password")
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise InvalidInputError(f"the endpoint_url {self.endpoint_url!r} does not start with http:// or https://")
+
+    def with_settings(self, settings: StoreSettings) -> "S3Options":
+        """Returns options that obey the settings, but in the fields that the user has named."""
+        settings = settings.without(self.named)
+        changed: dict[str, Any] = {"settings": settings, "retry": self.retry.with_settings(settings)}
+        for name in ("connect_timeout_s", "read_timeout_s", "multipart_threshold_bytes"):
+            value = getattr(settings, name)
+            if value is not None:
+                changed[name] = value
+        return replace(self, **changed)
 
     def check_endpoint(self, url: str) -> None:
         """Raises InvalidInputError if an endpoint is not encrypted, and has to be."""

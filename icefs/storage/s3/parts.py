@@ -1,6 +1,6 @@
 """Large objects are sent to an S3 service in parts."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, Final, Protocol
@@ -38,8 +38,9 @@ def send_parts(
     read: Callable[[int, int], bytes],
     *,
     part_bytes: int,
-    metadata: dict[str, str],
-    condition: dict[str, Any],
+    begun_with: Mapping[str, Any],
+    condition: Mapping[str, Any],
+    checksum_algorithm: str | None,
     on_failure: OnFailure | None,
 ) -> str:
     """Sends an object in parts; returns its entity tag.
@@ -50,8 +51,9 @@ def send_parts(
         size_bytes: How large the object is.
         read: Returns a range of it.
         part_bytes: How large parts are, unless there would be too many.
-        metadata: The object's user metadata.
+        begun_with: What the object is to have besides its bytes: metadata, a class.
         condition: What the end of the upload depends on.
+        checksum_algorithm: Which checksum is sent with each part; None for none.
         on_failure: Is called at each passing failure of the request that ends the upload.
 
     Raises:
@@ -59,7 +61,8 @@ def send_parts(
             the object may be there.
     """
     name = target["Key"]
-    begun = {**target, "Metadata": metadata}
+    summed = {} if checksum_algorithm is None else {"ChecksumAlgorithm": checksum_algorithm}
+    begun = {**target, **begun_with, **summed}
     upload = {
         **target,
         "UploadId": run("write", name, lambda client: told(client.create_multipart_upload(**begun), "UploadId")),
@@ -68,11 +71,15 @@ def send_parts(
 
     def send(number: int) -> dict[str, Any]:
         body = read((number - 1) * part_bytes, min(number * part_bytes, size_bytes))
-        part = {**upload, "PartNumber": number, "Body": body}
-        return {
-            "PartNumber": number,
-            "ETag": run("write", name, lambda client: told(client.upload_part(**part), "ETag")),
-        }
+        part = {**upload, "PartNumber": number, "Body": body, **summed}
+
+        def upload_part(client: S3Client) -> dict[str, Any]:
+            answer = client.upload_part(**part)
+            done = {"PartNumber": number, "ETag": told(answer, "ETag")}
+            checksum = answer.get(f"Checksum{checksum_algorithm}")
+            return done if checksum is None else {**done, f"Checksum{checksum_algorithm}": checksum}
+
+        return run("write", name, upload_part)
 
     was_lost = False
 

@@ -31,6 +31,7 @@ from urllib3.util.ssl_ import create_urllib3_context
 
 from icefs.storage.answers import AnswerError
 from icefs.storage.base import Done, Version
+from icefs.storage.deadlines import ended_after, timeout_within
 from icefs.storage.proxies import proxy_of
 from icefs.storage.range_reads import Endpoint, Failed, RangeReads
 from icefs.storage.s3.answers import (
@@ -66,7 +67,11 @@ class S3Requests:
     Safe for threads: `_lock` guards the making of what lasts (target, pool), which is read without it.
     """
 
-    def __init__(self, connection: Connection, bucket: str, options: S3Options) -> None:
+    def __init__(
+        self, connection: Connection, bucket: str, options: S3Options, attempt_limit_s: Callable[[], float | None]
+    ) -> None:
+        """Takes the way to the service, the bucket, and what tells how long this thread's try may take."""
+        self._attempt_limit_s = attempt_limit_s if options.retry.has_deadlines else None
         self.connection = connection
         self._bucket = bucket
         self._options = options
@@ -77,6 +82,8 @@ class S3Requests:
         self._key: tuple[tuple[str, str, str], bytes] = (("", "", ""), b"")
         self._stamp: tuple[int, str] = (0, "")
         self._skew_s = 0.0
+        self._extra = {True: dict(options.read_headers), False: dict(options.write_headers)}
+        self._signed_names = _SIGNED.union(self._extra[True], self._extra[False])
 
     # Sending.
 
@@ -103,6 +110,7 @@ class S3Requests:
         path = target.base_path + quote(name, safe="/" + _UNRESERVED)
         url = target.origin + (f"{path}?{query}" if query else path)
         sent = self._signed(target, method, path, query, headers, body)
+        ends_at = self._ends_at()
         try:
             response = pool.urlopen(
                 method,
@@ -114,11 +122,13 @@ class S3Requests:
                 assert_same_host=False,
                 preload_content=False,
                 decode_content=False,
+                timeout=pool.timeout if ends_at is None else self._timeout(ends_at),
             )
             try:
-                if response.status >= 300:
-                    raise self._answer_error(response, method, headers)
-                yield response
+                with ended_after(response, None if ends_at is None else max(ends_at - time.monotonic(), 0.001)):
+                    if response.status >= 300:
+                        raise self._answer_error(response, method, headers)
+                    yield response
                 if response.length_remaining in (0, None):
                     response.drain_conn()
                     response.release_conn()
@@ -128,6 +138,16 @@ class S3Requests:
                     response.close()
         except http_errors.HTTPError as error:
             raise _transport_error(error, target.base_url) from error
+
+    def _ends_at(self) -> float | None:
+        """Returns when this thread's try has to be over, on the monotonic clock; None for no limit."""
+        limit_s = None if self._attempt_limit_s is None else self._attempt_limit_s()
+        return None if limit_s is None else time.monotonic() + limit_s
+
+    def _timeout(self, ends_at: float) -> urllib3.Timeout:
+        options = self._options
+        left_s = max(ends_at - time.monotonic(), 0.001)
+        return timeout_within(options.connect_timeout_s, options.read_timeout_s, left_s)
 
     def describe(self, name: str, headers: Headers) -> Described:
         """Asks for what is known of an object; raises as `send` and `described`.
@@ -218,7 +238,8 @@ class S3Requests:
         self, target: Target, method: str, path: str, query: str, headers: Headers, body: bytes
     ) -> dict[str, str]:
         agent = f"{_USER_AGENT} {self._options.user_agent}".rstrip()
-        sent = {"host": target.host, "user-agent": agent, "accept-encoding": "identity", **headers}
+        extra = self._extra[method in ("GET", "HEAD")]
+        sent = {"host": target.host, "user-agent": agent, "accept-encoding": "identity", **extra, **headers}
         if method in ("PUT", "POST"):
             sent["content-length"] = str(len(body))
         if not target.is_signed:
@@ -230,7 +251,7 @@ class S3Requests:
         sent["x-amz-content-sha256"] = payload
         if keys.token:
             sent["x-amz-security-token"] = keys.token
-        names = sorted(name for name in sent if name.startswith("x-amz-") or name in _SIGNED)
+        names = sorted(name for name in sent if name.startswith("x-amz-") or name in self._signed_names)
         canonical = "\n".join(
             (
                 method,

@@ -2,14 +2,16 @@
 
 boto3's own retries are off: `retry` knows what may be repeated. Importing boto3 takes 0.3 s and making a client
 0.1 s, so `client` imports this module only when a connection needs it. Only public names of boto3 and botocore are
-used, and of botocore's events only the documented one (`before-send`).
+used, and of botocore's events `before-send` and `before-call`.
 
-Source: Boto3 documentation, "Credentials" and "Configuration"; Botocore documentation, "Botocore Events".
+Source: Boto3 documentation, "Credentials", "Configuration" and "Extensibility guide"; Botocore documentation, "Botocore
+Events".
 """
 
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from operator import methodcaller
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -133,6 +135,8 @@ def _create(session: Session, options: S3Options, *, path_style: bool) -> S3Clie
     )
     client.meta.events.register("before-send.s3.HeadBucket", _do_not_search)
     client.meta.events.register("before-send.s3", _as_text)
+    if options.read_headers or options.write_headers:
+        client.meta.events.register("before-call.s3", partial(_add_headers, options))
     return client
 
 
@@ -142,6 +146,13 @@ def _do_not_search(**_: Any) -> None:
     The service would redirect that request, too, and the client would ask again without end.
     """
     raise boto_errors.ClientError({"ResponseMetadata": {"HTTPHeaders": {}}}, "HeadBucket")  # type: ignore[typeddict-item]
+
+
+def _add_headers(options: S3Options, *, params: dict[str, Any], **_: Any) -> None:
+    """Handles `before-call`, before a request is signed: adds the user's headers."""
+    extra = options.read_headers if params["method"] in ("GET", "HEAD") else options.write_headers
+    for name, value in extra:
+        params["headers"].setdefault(name, value)
 
 
 def _as_text(request: Any, **_: Any) -> None:

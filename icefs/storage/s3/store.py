@@ -6,10 +6,11 @@ is atomic against every client, the official library included (`object_writer`).
 Source: format notes §7.11; upstream design document 017.
 """
 
+import logging
 import os
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 from operator import methodcaller
 from typing import override
 from urllib.parse import urlencode
@@ -44,6 +45,10 @@ from icefs.storage.s3.deletion import Deletion
 from icefs.storage.s3.object_reader import ObjectReader
 from icefs.storage.s3.object_writer import ObjectWriter
 from icefs.storage.s3.options import S3Options
+from icefs.storage.s3.rooted import has_rooted_keys
+from icefs.storage.settings import StoreSettings
+
+_log = logging.getLogger(__name__)
 
 
 class S3Storage(Storage):
@@ -52,7 +57,6 @@ class S3Storage(Storage):
     Attributes:
         bucket: The bucket's name.
         prefix: The prefix, without a slash at its end.
-        base: The beginning of the full names of all objects: the prefix with a slash, or nothing.
         options: The service.
         access: The way to the bucket.
     """
@@ -70,14 +74,27 @@ class S3Storage(Storage):
         # A slash at its beginning is part of the names, as for the official library.
         self.prefix = prefix.rstrip("/")
         self.options = options if options is not None else S3Options()
+        settings = self.options.settings
         self.capabilities = Capabilities(
-            conditional_update=True, local_files=False, concurrency=self.options.concurrency, must_be_tried=True
+            conditional_update=settings.conditional_update is not False,
+            local_files=False,
+            concurrency=self.options.concurrency,
+            must_be_tried=settings.conditional_update is not False and settings.conditional_create is not False,
         )
-        self.base = f"{self.prefix}/" if self.prefix else ""
+        rooted = self.options.legacy_rooted_keys
+        if self.prefix and rooted:
+            raise InvalidInputError(
+                f"legacy_rooted_keys goes with an empty prefix, and not with {self.prefix!r}",
+                hint="leave one of them out",
+            )
+        known = None if rooted is None else "/" if rooted else ""
+        self._base: str | None = f"{self.prefix}/" if self.prefix else known
         self.access = BucketAccess(bucket, self.options, Retrier(self.options.retry) if retrier is None else retrier)
         self._reader = ObjectReader(self.access)
         self._writer = ObjectWriter(self.access, self._reader, new_write_id)
-        self._deletion = Deletion(self.access.run, {"Bucket": bucket, **self.access.payer})
+        self._deletion = Deletion(
+            self.access.run, {"Bucket": bucket, **self.access.payer}, self.options.checksum_algorithm
+        )
 
     def __reduce__(self) -> tuple[Callable[..., "S3Storage"], tuple[str, str, S3Options]]:
         return (S3Storage, (self.bucket, self.prefix, self.options))
@@ -97,9 +114,42 @@ class S3Storage(Storage):
     def identity(self) -> str:
         return f"s3 {self.access.clients.connection().endpoint_url} {self.bucket}/{self.prefix}"
 
+    @property
+    def base(self) -> str:
+        """The beginning of all objects' names: the prefix with a slash, or nothing, or a slash (see `rooted`).
+
+        The first use asks the store, where prefix and options leave it open.
+        """
+        base = self._base
+        if base is None:
+            base = self._base = "/" if has_rooted_keys(self._reader, self._pages_below) else ""
+            if base:
+                _log.info("the keys of the repository in s3://%s begin with a slash", self.bucket)
+        return base
+
+    @override
+    def remarks(self) -> tuple[str, ...]:
+        if self.prefix or not self.base:
+            return ()
+        return ("its keys begin with a slash, as the official library once laid them down at the root of a bucket",)
+
     def _name(self, key: str) -> str:
         check_key(key)
         return self.base + key
+
+    @override
+    def with_settings(self, settings: StoreSettings) -> Storage:
+        options = self.options.with_settings(settings)
+        if options.legacy_rooted_keys is None and self._base is not None and not self.prefix:
+            options = replace(options, legacy_rooted_keys=bool(self._base))
+        return self if options == self.options else S3Storage(self.bucket, self.prefix, options)
+
+    @override
+    def unheeded_settings(self, settings: StoreSettings) -> tuple[str, ...]:
+        return ()
+
+    def _class_of(self, key: str) -> str | None:
+        return self.options.settings.storage_class_of(key)
 
     @override
     def watch_retries(self, tell: Callable[[str, str], None]) -> None:
@@ -114,6 +164,8 @@ class S3Storage(Storage):
 
     @override
     def start_read(self, key: str, start: int, end: int, done: Done) -> bool:
+        if self._base is None:
+            return False  # the first request is one that waits
         return self._reader.start_read(self._name(key), start, end, done)
 
     @override
@@ -155,10 +207,10 @@ class S3Storage(Storage):
         check_conditions(if_match, create_only)
         name = self._name(key)
         if create_only:
-            return self._writer.create(name, data)
+            return self._writer.create(name, data, self._class_of(key))
         if if_match is not None:
-            return self._writer.replace(name, data, if_match)
-        return self._writer.put(name, data)
+            return self._writer.replace(name, data, if_match, self._class_of(key))
+        return self._writer.put(name, data, self._class_of(key))
 
     @override
     def put_file(self, key: str, path: str, *, is_final: bool = False) -> Version:
@@ -168,18 +220,22 @@ class S3Storage(Storage):
         except OSError as error:
             raise StorageError(f"cannot read {path}: {error.strerror}", kind="io", path=path) from error
         if size_bytes < self.options.multipart_threshold_bytes:
-            return self._writer.put(name, read_file(path, 0, size_bytes))
+            return self._writer.put(name, read_file(path, 0, size_bytes), self._class_of(key))
+
         # Each part is read when it is sent: a file larger than the memory goes through, too.
-        return self._writer.put_parts(name, size_bytes, lambda start, end: read_file(path, start, end - start))
+        def read(start: int, end: int) -> bytes:
+            return read_file(path, start, end - start)
+
+        return self._writer.put_parts(name, size_bytes, read, self._class_of(key))
 
     @override
     def copy(self, source: str, target: str, *, if_match: Version | None = None) -> None:
-        self._writer.copy(self._name(source), self._name(target), if_match)
+        self._writer.copy(self._name(source), self._name(target), if_match, self._class_of(target))
 
     # --- listing and deleting ---
 
     @override
-    def list_objects(self, prefix: str = "") -> Iterator[ObjectInfo]:
+    def iter_objects(self, prefix: str = "") -> Iterator[ObjectInfo]:
         check_prefix(prefix)
         for page in self._pages(prefix):
             for name, size, modified, etag in page.objects:
@@ -200,7 +256,9 @@ class S3Storage(Storage):
                     yield name[skipped:]
 
     def _pages(self, prefix: str, **more: str) -> Iterator[ListPage]:
-        name = self.base + prefix
+        return self._pages_below(self.base + prefix, **more)
+
+    def _pages_below(self, name: str, **more: str) -> Iterator[ListPage]:
         parameters = {"list-type": "2", "encoding-type": "url", "prefix": name, **more}
         while True:
             try:

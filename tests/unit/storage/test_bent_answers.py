@@ -118,7 +118,7 @@ READING: Final = {
 }
 LISTING: Final = {
     "list": Operation(
-        lambda storage: sorted(info.key for info in storage.list_objects()),
+        lambda storage: sorted(info.key for info in storage.iter_objects()),
         lambda _, found: found == ["a", "b", "d/c"],
     ),
     "list a directory": Operation(

@@ -68,8 +68,8 @@ CHANGING = {
 }
 REPLACING = {"put", "put_file", "put_final_file", "copy_to"}
 LISTING = {
-    "list": lambda s, key, v: list(s.list_objects(_directory(key))),
-    "list_all": lambda s, key, v: list(s.list_objects()),
+    "list": lambda s, key, v: list(s.iter_objects(_directory(key))),
+    "list_all": lambda s, key, v: list(s.iter_objects()),
     "list_dir": lambda s, key, v: list(s.list_dir(_directory(key))),
     "list_foreign": lambda s, key, v: list(s.list_foreign()),
 }
@@ -203,7 +203,7 @@ def test_it_is_listed_as_what_it_is_and_never_as_an_object(tmp_path, thing):
     place(tmp_path / "repo/refs", thing, outside)
     kind = "a symbolic link" if "symlink" in thing else f"a {thing}"
     assert sorted(storage.list_foreign()) == [("chunks/B", kind), ("refs", kind)]
-    assert [info.key for info in storage.list_objects()] == ["chunks/A"]
+    assert [info.key for info in storage.iter_objects()] == ["chunks/A"]
     assert list(storage.list_dir("chunks/")) == ["A"]
     assert list(storage.list_dir()) == ["chunks/"]
 

@@ -244,7 +244,7 @@ def test_it_only_reads(storage):
         with pytest.raises(ReadOnlyError):
             write()
     with pytest.raises(UnsupportedError):
-        storage.list_objects()
+        storage.iter_objects()
     with pytest.raises(UnsupportedError):
         storage.list_dir()
 

@@ -74,7 +74,7 @@ def files_below(root: Path) -> set[str]:
 def test_reading_makes_nothing(storage, root):
     with pytest.raises(ObjectNotFoundError):
         storage.get("repo")
-    assert list(storage.list_objects()) == list(storage.list_dir()) == []
+    assert list(storage.iter_objects()) == list(storage.list_dir()) == []
     with pytest.raises(PreconditionFailedError):
         storage.put("repo", b"", if_match="1-2-3")
     storage.sync()
@@ -106,7 +106,7 @@ def test_staged_files_and_strange_things_are_not_listed(storage, root):
     os.mkfifo(root / "chunks" / "fifo")
     (root / "chunks" / "dangling").symlink_to("nowhere")
     (root / "empty").mkdir()
-    assert [info.key for info in storage.list_objects()] == ["chunks/A"]
+    assert [info.key for info in storage.iter_objects()] == ["chunks/A"]
     assert list(storage.list_dir("chunks/")) == ["A"]
     for key, cls in (
         ("chunks/fifo", NotAnObjectError),
@@ -222,7 +222,7 @@ def test_a_backup_holds_the_version_that_was_asked_for(storage, root):
     (root / "repo#1").rename(root / "repo")
     with pytest.raises(PreconditionFailedError):
         storage.copy("repo", "overwritten/repo.1", if_match=version)
-    assert list(storage.list_objects("overwritten/")) == []
+    assert list(storage.iter_objects("overwritten/")) == []
 
 
 @pytest.mark.slow
@@ -478,7 +478,7 @@ def test_what_cannot_be_deleted_is_returned(storage, monkeypatch):
 
     monkeypatch.setattr(os, "unlink", unlink)
     assert storage.delete(["a", "b", "c"]) == ["b"]
-    assert [info.key for info in storage.list_objects()] == ["b"]
+    assert [info.key for info in storage.iter_objects()] == ["b"]
 
 
 def test_an_object_too_large_to_be_read_whole(storage, root):

@@ -90,7 +90,7 @@ def test_a_lock_file_that_readers_can_open_is_replaced(shared):
 
 @needs_root
 @pytest.mark.parametrize("lock", [None, 0o644, 0o600])
-def test_all_who_may_write_can_commit_whoever_made_the_lock(shared, lock):
+def test_all_who_may_write_can_commit_with_any_makers_lock(shared, lock):
     root = make(shared / "repo", 0o755)
     os.chown(root, OTHER_USER, OTHER_USER)
     if lock == 0o644:

@@ -1,9 +1,12 @@
 """Memory, and the decorators over it, keep the contract; memory: names are shared in the process."""
 
+import pickle
+
 import pytest
 
 from icefs.errors import PreconditionFailedError, StorageError, UnreachableError
 from icefs.storage.memory import MemoryStorage
+from icefs.storage.rehearsal import RehearsalStorage
 from tests.support.faulty import FaultyStorage, each_call_in_turn
 from tests.support.hex_storage import HexStorage
 from tests.support.storage_contract import StorageContract
@@ -21,6 +24,32 @@ class TestHexOverMemory(StorageContract):
         return HexStorage(MemoryStorage())
 
 
+class TestRehearsalOverMemory(StorageContract):
+    @pytest.fixture
+    def storage(self):
+        return RehearsalStorage(MemoryStorage())
+
+    def test_a_pickled_copy_is_the_same_store(self, storage):
+        with pytest.raises(TypeError, match="cannot be pickled"):
+            pickle.dumps(storage)
+
+
+def test_a_rehearsal_leaves_the_store_as_it_is():
+    inner = MemoryStorage()
+    versions = {key: inner.put(key, b"before") for key in ("a", "b", "c/d")}
+    storage = RehearsalStorage(inner)
+    storage.put("a", b"after", if_match=versions["a"])
+    storage.put("new", b"new", create_only=True)
+    storage.delete(["b"])
+    assert sorted(info.key for info in storage.iter_objects()) == ["a", "c/d", "new"]
+    assert sorted(storage.list_dir()) == ["a", "c/", "new"]
+    assert storage.get_if_changed("a", versions["a"]) == storage.get("a")
+    with pytest.raises(PreconditionFailedError):
+        storage.put("a", b"again", if_match=versions["a"])
+    storage.put("b", b"made again", create_only=True)
+    assert {info.key: inner.get(info.key).data for info in inner.iter_objects()} == dict.fromkeys(versions, b"before")
+
+
 class TestFaultyWithoutFaults(StorageContract):
     @pytest.fixture
     def storage(self):
@@ -30,8 +59,8 @@ class TestFaultyWithoutFaults(StorageContract):
 def test_storages_of_one_name_share_their_objects():
     MemoryStorage("shared-by-name").put("a", b"1")
     assert MemoryStorage("shared-by-name").get("a").data == b"1"
-    assert list(MemoryStorage("another-name").list_objects()) == []
-    assert list(MemoryStorage().list_objects()) == []
+    assert list(MemoryStorage("another-name").iter_objects()) == []
+    assert list(MemoryStorage().iter_objects()) == []
 
 
 def test_time_comes_from_the_clock():
@@ -43,7 +72,7 @@ def test_time_comes_from_the_clock():
 def test_hex_storage_hides_names_and_bytes():
     inner = MemoryStorage()
     HexStorage(inner).put("chunks/A", b"\x01\xfe")
-    assert [info.key for info in inner.list_objects()] == ["chunks/hex-A"]
+    assert [info.key for info in inner.iter_objects()] == ["chunks/hex-A"]
     assert inner.get("chunks/hex-A").data == b"01fe"
 
 

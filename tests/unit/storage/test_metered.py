@@ -37,7 +37,7 @@ def test_each_kind_of_request_is_counted(storage, tmp_path):
     storage.get_if_changed("chunks/A", version)
     storage.head("chunks/B")
     storage.copy("chunks/A", "manifests/C")
-    assert len(list(storage.list_objects("chunks/"))) == 2
+    assert len(list(storage.iter_objects("chunks/"))) == 2
     assert len(list(storage.list_dir())) == 2
     storage.delete(["chunks/A", "chunks/B"])
     counts = storage.meter.counts()
@@ -100,7 +100,7 @@ def test_failures_are_counted_by_kind(storage):
 def test_a_listing_that_is_not_finished_is_counted_when_it_is_let_go(storage):
     for name in "abc":
         storage.put(name, b"")
-    listing = storage.list_objects()
+    listing = storage.iter_objects()
     next(listing)
     assert storage.meter.counts().in_flight == 1
     listing.close()

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from icefs.errors import InvalidInputError, UnsupportedError
+from icefs.errors import InvalidInputError
 from icefs.storage.http import HttpStorage
 from icefs.storage.local.store import LocalStorage
 from icefs.storage.memory import MemoryStorage
@@ -44,7 +44,7 @@ def test_memory():
     assert open_storage("memory:url-test").get("a").data == b"1"
     assert open_storage("memory://url-test").get("a").data == b"1"
     assert isinstance(open_storage("memory:"), MemoryStorage)
-    assert list(open_storage("memory:").list_objects()) == []
+    assert list(open_storage("memory:").iter_objects()) == []
 
 
 def test_s3():
@@ -121,10 +121,22 @@ def test_an_unknown_option_names_the_known_ones():
         open_storage("/path", region="x")
 
 
-def test_later_kinds_are_unsupported():
-    for url in ("gs://bucket/x", "az://container/x"):
-        with pytest.raises(UnsupportedError):
-            parse_location(url)
+@pytest.mark.parametrize("scheme", ["gs", "gcs"])
+def test_google_cloud_storage_is_parsed(scheme):
+    found = parse_location(f"{scheme}://bucket/a/b/?user_project=me&max_tries=2&anonymous=true")
+    assert (found.scheme, found.root, found.prefix) == ("gcs", "bucket", "a/b")
+    assert found.options == {"user_project": "me", "max_tries": 2, "anonymous": True}
+    with pytest.raises(InvalidInputError, match="must not be part of a URL"):
+        parse_location("gs://bucket/x?credentials=HUSH")
+
+
+@pytest.mark.parametrize("scheme", ["az", "azure", "abfs", "abfss"])
+def test_azure_is_parsed(scheme):
+    found = parse_location(f"{scheme}://container/a/b/?account=lab&max_tries=2&anonymous=true")
+    assert (found.scheme, found.root, found.prefix) == ("azure", "container", "a/b")
+    assert found.options == {"account": "lab", "max_tries": 2, "anonymous": True}
+    with pytest.raises(InvalidInputError, match="must not be part of a URL"):
+        parse_location("az://container/x?sas_token=HUSH")
 
 
 @pytest.mark.parametrize(
