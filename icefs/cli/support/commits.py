@@ -70,7 +70,7 @@ def explain(error: ConflictError) -> str:
     """Says what a conflict is about, as far as there is room for it in one line."""
     commits = [f"{one['id']} ({one['message'].partition('\n')[0]})" for one in error.facts.get("commits") or ()]
     if isinstance(error, RebaseFailedError):
-        conflicts = [_conflict_text(one) for one in error.conflicts if isinstance(one, dict)]
+        conflicts = [conflict_text(one) for one in error.conflicts if isinstance(one, dict)]
         whose = next((text for text in commits if text.startswith(str(error.snapshot))), error.snapshot)
         if not conflicts:
             return error.message
@@ -80,7 +80,8 @@ def explain(error: ConflictError) -> str:
     return f"{error.message}; others have committed {some(commits, _SHOWN)}" if commits else error.message
 
 
-def _conflict_text(conflict: dict[str, Any]) -> str:
+def conflict_text(conflict: Mapping[str, Any]) -> str:
+    """Says what conflicts, for a line."""
     text = f"{conflict['type']} at {quoted(node_name(conflict['path']))}" if conflict["path"] else str(conflict["type"])
     if not conflict["chunks"]:
         return text
