@@ -1,6 +1,7 @@
-"""`icefs import` and `icefs export`: whole directories of Zarr v3 into a repository, and out of it."""
+"""`icefs import`: a directory of Zarr v3, or files in other formats, into a repository."""
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -35,15 +36,23 @@ def _branch_of(source: Source) -> str:
     )
 
 
+def _refuse(options: Mapping[str, object], why: str) -> None:
+    for name, value in options.items():
+        if value:
+            raise InvalidInputError(f"{name} {why}")
+
+
 @click.command("import")
-@click.argument("directory", metavar="ZARR_DIR")
+@click.argument("sources", metavar="ZARR_DIR|FILES...", nargs=-1, required=True)
 @click.argument("repo")
 @click.option("--branch", help="The branch to commit to (the default is main).")
 @click.option(
     "--path",
+    "--group",
+    "path",
     default="/",
     show_default=True,
-    help="The group or array that ZARR_DIR becomes, below REPO if that is in a mount.",
+    help="The group or array that ZARR_DIR becomes, or that FILES go into, below REPO if that is in a mount.",
 )
 @click.option("-m", "--message", help="The commit message.")
 @click.option("--meta", multiple=True, metavar="KEY=VALUE", help="Metadata of the commit (repeatable).")
@@ -57,10 +66,22 @@ def _branch_of(source: Source) -> str:
     metavar="SIZE",
     help="How large an object may become that small chunks share; 0 gives each its own.",
 )
+@click.option("--virtual", is_flag=True, help="Refer to FILES where they are, instead of copying.")
+@click.option("--copy", "copies", is_flag=True, help="Copy the values of FILES, which are NetCDF, HDF5, Zarr v2, …")
+@click.option("--concat", metavar="DIM", help="Join FILES along a dimension, in their order.")
+@click.option("--append", is_flag=True, help="With --concat: add to the arrays that are there.")
+@click.option("--variable", "variables", multiple=True, metavar="NAME", help="Of FILES only this array (repeatable).")
+@click.option("--drop", multiple=True, metavar="NAME", help="Of FILES not this array (repeatable).")
+@click.option(
+    "--loadable",
+    multiple=True,
+    metavar="NAME",
+    help="With --virtual: copy the values of this array, too (repeatable).",
+)
 @dry_run_option
 @json_option
 def import_(
-    directory: str,
+    sources: tuple[str, ...],
     repo: str,
     branch: str | None,
     path: str,
@@ -69,16 +90,86 @@ def import_(
     overwrite: bool,
     skip_invalid: bool,
     pack_size: int,
+    virtual: bool,
+    copies: bool,
+    concat: str | None,
+    append: bool,
+    variables: tuple[str, ...],
+    drop: tuple[str, ...],
+    loadable: tuple[str, ...],
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Import a directory of Zarr v3 as one commit.
+    """Import a directory of Zarr v3, or files in other formats, as one commit.
 
     The files stay as they are: metadata byte for byte, and each chunk file becomes a chunk. An import that was
     interrupted has changed nothing; run again, it stores only what is missing. Groups and arrays that exist are kept,
     and the import refused, unless --overwrite replaces those that ZARR_DIR has; others are never touched.
+
+    With --virtual the commit refers to the arrays of FILES (NetCDF, HDF5, Zarr, GRIB, TIFF, FITS; paths, patterns, and
+    URLs: s3://, gs://, az://, http(s)://) where they are; 'icefs help transfer' says more. It needs: pip install
+    'icefs[virtual]'. With --copy the commit holds the values of such files, and needs them no more.
     """
     source = locate(repo)
+    if virtual and copies:
+        raise InvalidInputError(
+            "--virtual and --copy exclude each other", hint="--virtual --loadable NAME copies the values of one array"
+        )
+    if copies:
+        # With numpy and what decodes, which an import of a directory does not need.
+        from icefs.cli.support.copied_imports import run_copy
+        from icefs.transfer.copied.importing import CopyRequest
+
+        _refuse({"--skip-invalid": skip_invalid}, "does not go with --copy")
+        _refuse({"--loadable": loadable}, "goes with --virtual only: --copy copies all values")
+        values = CopyRequest(
+            files=sources,
+            branch=branch or _branch_of(source),
+            path=as_node_path(source.key(path)),
+            message=message or "",
+            metadata=parse_metadata(meta) or None,
+            concat=concat,
+            append=append,
+            overwrite=overwrite,
+            variables=variables,
+            drop=drop,
+            dry_run=dry_run,
+        )
+        run_copy(source.location, values, as_json=as_json)
+        return
+    if virtual:
+        # With numpy's work on references, which a copy does not need.
+        from icefs.cli.support.virtual_imports import run_virtual
+        from icefs.transfer.virtual.importing import VirtualRequest
+
+        _refuse({"--skip-invalid": skip_invalid}, "does not go with --virtual")
+        wanted = VirtualRequest(
+            files=sources,
+            branch=branch or _branch_of(source),
+            path=as_node_path(source.key(path)),
+            message=message or "",
+            metadata=parse_metadata(meta) or None,
+            concat=concat,
+            append=append,
+            overwrite=overwrite,
+            variables=variables,
+            drop=drop,
+            loadable=loadable,
+            dry_run=dry_run,
+        )
+        run_virtual(source.location, wanted, as_json=as_json)
+        return
+    _refuse(
+        {"--concat": concat, "--append": append, "--variable": variables, "--drop": drop},
+        "goes with --virtual or --copy only",
+    )
+    _refuse({"--loadable": loadable}, "goes with --virtual only")
+    if len(sources) > 1:
+        raise InvalidInputError(
+            f"one directory is imported at a time, not {len(sources)}",
+            hint="--virtual and --copy take many files; --path gives each directory a place of its own",
+        )
+    directory = sources[0]
     repository = open_writable(source.location)
     request = ImportRequest(
         source=str(absolute(directory)),

@@ -113,7 +113,7 @@ def test_every_byte_is_there(repo, tmp_path, state):
     [info, _] = repo.ancestry(branch="main")
     assert info.id == done.snapshot_id
     # Small chunks share objects.
-    objects = [info.key for info in repo.storage.list_objects("chunks/")]
+    objects = [info.key for info in repo.storage.iter_objects("chunks/")]
     small = sum(512 < len(data) < 65536 for key, data in keys.items() if not key.endswith("zarr.json"))
     assert small > 8
     assert len(objects) < done.stored_chunks
@@ -256,10 +256,10 @@ def test_a_node_that_no_mount_could_show_is_refused(repo, tmp_path, state, name)
 
 def test_a_dry_run_does_nothing(repo, tmp_path, state):
     source = write(tmp_path / "z", sample())
-    before = [info.key for info in repo.storage.list_objects()]
+    before = [info.key for info in repo.storage.iter_objects()]
     done = import_directory(repo, ImportRequest(source, state, dry_run=True))
     assert (done.snapshot_id, done.chunks > 20) == (None, True)
-    assert [info.key for info in repo.storage.list_objects()] == before
+    assert [info.key for info in repo.storage.iter_objects()] == before
     assert not state.exists()
     with pytest.raises(NotFoundError):
         import_directory(repo, ImportRequest(source, state, branch="none", dry_run=True))
@@ -316,10 +316,10 @@ def test_what_is_stored_is_not_stored_again(tmp_path, state):
     faulty.fail(methods="put", keys="manifests/")
     with pytest.raises(StorageError):
         import_directory(repo, ImportRequest(source, state))
-    before = {info.key for info in inner.list_objects("chunks/")}
+    before = {info.key for info in inner.iter_objects("chunks/")}
     faulty.clear()
     done = import_directory(repo, ImportRequest(source, state))
-    assert (done.stored_chunks, {info.key for info in inner.list_objects("chunks/")}) == (0, before)
+    assert (done.stored_chunks, {info.key for info in inner.iter_objects("chunks/")}) == (0, before)
     assert read(repo) == keys
 
 
@@ -422,7 +422,7 @@ def test_objects_that_are_gone_are_stored_again(repo, tmp_path, state):
     request = ImportRequest(source, state)
     with pytest.raises(Stop):
         import_directory(repo, request, stop_at_end)
-    objects = [info.key for info in repo.storage.list_objects("chunks/")]
+    objects = [info.key for info in repo.storage.iter_objects("chunks/")]
     repo.storage.delete(objects[:2])
     done = import_directory(repo, request)
     assert 2 <= done.stored_chunks < done.chunks
