@@ -1,11 +1,12 @@
 """Where icefs reads the time, so that tests can hand it another one.
 
-Icechunk's times are microseconds since 1970-01-01 UTC without leap seconds (spec 2.1, "Snapshot files").
+Icechunk's times are microseconds since 1970-01-01 UTC without leap seconds (spec 2.1, "Snapshot files"). Times
+that people write are read here, too, so that they mean the same on a command line and as names in a mount.
 """
 
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Final
 
 type Clock = Callable[[], int]
@@ -36,3 +37,46 @@ def to_micros(moment: datetime) -> int:
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
     return (moment - _EPOCH) // timedelta(microseconds=1)
+
+
+def read_moment(text: str) -> datetime:
+    """Reads a point in time in ISO 8601, UTC if it has no offset.
+
+    Raises:
+        ValueError: it is none.
+    """
+    moment = datetime.fromisoformat(text)
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+
+
+def read_last_moment(text: str) -> datetime:
+    """Reads until when a version may have been written that a time stands for.
+
+    A date stands for its last moment. A time to the second stands for the end of that second: that is how times are
+    shown, and the snapshot with the time that was shown shall be found.
+
+    Raises:
+        ValueError: the text is no time, or one beyond the year 9999.
+    """
+    moment = read_moment(text)
+    span = timedelta(seconds=1)
+    if moment.microsecond or _has_fraction(text):
+        span = timedelta(microseconds=1)
+    elif _is_date(text):
+        span = timedelta(days=1)
+    try:
+        return moment + (span - timedelta(microseconds=1))
+    except OverflowError as error:
+        raise ValueError(f"{text} lies beyond the year 9999") from error
+
+
+def _is_date(text: str) -> bool:
+    try:
+        date.fromisoformat(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _has_fraction(text: str) -> bool:
+    return "." in text or "," in text

@@ -18,6 +18,7 @@ from icefs.vfs.branches.settings import WorkingSettings
 from icefs.vfs.inodes.numbers import CONTROL_SLOT, ROOT_SLOT, reserve_fixed
 from icefs.vfs.interface import DirHandle, FileHandle, Tree, TreeChanges, not_a_directory
 from icefs.vfs.names import decode_ref, encode_ref
+from icefs.vfs.refs.as_of import AS_OF_NAME, AsOfTree
 from icefs.vfs.refs.snapshot_times import SnapshotTimes
 from icefs.vfs.trees.context import TreeContext, TreeIdentity
 from icefs.vfs.trees.control_dir import CONTROL_NAME, ControlDir
@@ -87,6 +88,7 @@ class RootTree(Tree):
         self._keeper = keeper
         self._changed_ns = dict.fromkeys((ROOT_SLOT, *_NAMES), now_ns)
         self._times = SnapshotTimes(context.repository)
+        self._as_of = AsOfTree(context, lambda: self.refs, self._shown_snapshot, self.fixed.root_ino, now_ns)
         self._control = controls.for_root(self)
         self._dir_mode = context.ownership.dir_mode(writable=False)
 
@@ -140,6 +142,8 @@ class RootTree(Tree):
         if slot == ROOT_SLOT:
             if name == CONTROL_NAME:
                 return self._control.dir_attr()
+            if name == AS_OF_NAME:
+                return self._as_of.getattr(self._as_of.ino)
             return self._attr(_DIRECTORIES[name]) if name in _DIRECTORIES else ABSENT_FOREVER
         if slot == CONTROL_SLOT:
             return self._control.lookup(name)
@@ -212,6 +216,10 @@ class RootTree(Tree):
             tree = self.snapshots[snapshot_id] = self._make_tree(identity, snapshot_id, flushed_at)
         return tree
 
+    def _shown_snapshot(self, branch: str) -> SnapshotId | None:
+        tree = self.branches.get(branch)
+        return None if tree is None else tree.snapshot_id
+
     def forget_tree(self, tree: SnapshotTree) -> None:
         """Lets go of an immutable tree; it is made again at the next look."""
         if self.tags.get(tree.identity.name) is tree:
@@ -244,6 +252,8 @@ class RootTree(Tree):
             for name, number in _DIRECTORIES.items():
                 attr = self._attr(number)
                 entries.append((name.encode(), attr.ino, 0, attr.mtime_ns))
+            attr = self._as_of.getattr(self._as_of.ino)
+            entries.append((AS_OF_NAME.encode(), attr.ino, 0, attr.mtime_ns))
         else:
             for text, tree in self._list_trees(slot):
                 attr = tree.root_attr()

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import trio
+import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -113,6 +114,39 @@ async def test_a_chunk_is_on_its_way_as_soon_as_it_is_opened(threads):
     assert bytes(handle.read_nowait(10, 4)) == b""
     assert (handle.size, len(calls)) == (10, 1)
     handle.release()
+
+
+async def test_a_chunk_that_was_fetched_together_with_a_bad_one_is_read_alone(threads):
+    """Its reader waits already when the fetch of both fails."""
+    fetcher = ChunkFetcher(threads, max_bytes=100)
+    may_fail = threading.Event()
+
+    def both():
+        may_fail.wait(20)
+        raise UnreachableError("one of them is gone")
+
+    fetcher.start_ahead(["good", "bad"], both)
+    good, calls = counted(b"good")
+    bad, _ = counted(error=UnreachableError("gone"))
+    handle = FetchedChunkHandle(5, fetcher, "good", good, 4)
+    got = []
+
+    async def read():
+        got.append((await handle.read(0, 4), await fetcher.get("good", good)))
+
+    async def fail():
+        with pytest.raises(UnreachableError, match="gone"):
+            await fetcher.get("bad", bad)
+        got.append("failed")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(read)
+        nursery.start_soon(fail)
+        await trio.testing.wait_all_tasks_blocked()
+        may_fail.set()
+    assert sorted(map(str, got)) == ["(b'good', b'good')", "failed"]
+    assert len(calls) == 1
+    fetcher.check_invariants()
 
 
 async def test_a_read_after_a_failure_tries_again(threads):

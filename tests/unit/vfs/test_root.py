@@ -27,7 +27,7 @@ def history(spec_version=2):
 @pytest.mark.parametrize("spec_version", [1, 2])
 async def test_the_layout(spec_version):
     async with mounted(history(spec_version).publish()) as driver:
-        assert await driver.listdir() == ["branches", "snapshots", "tags"]
+        assert await driver.listdir() == ["as-of", "branches", "snapshots", "tags"]
         assert await driver.listdir("branches") == ["main", "side"]
         assert await driver.listdir("tags") == ["t"]
         reachable = sorted(str(snapshot_id(number)) for number in (1, 2, 3, 4))
