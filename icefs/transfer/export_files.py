@@ -25,6 +25,7 @@ from icefs.errors import (
     InvalidInputError,
     InvalidObjectSizeError,
     NotAnObjectError,
+    NotShownError,
     ObjectModifiedError,
     ObjectNotFoundError,
     UnauthorizedContainerError,
@@ -33,13 +34,13 @@ from icefs.format.ids import ChunkId
 from icefs.format.manifest.refs import ArrayRefs, ChunkKind, NativeRef
 from icefs.format.zarr_json import document_of
 from icefs.storage.local.beneath import Beneath, Parent
+from icefs.transfer.copying import copy_range, write_all
 from icefs.transfer.disk_errors import disk_error
 from icefs.transfer.scan import I64
 from icefs.zarr.keys import METADATA_NAME, ChunkKeyLayout
 
 WINDOW_BYTES: Final = 32 << 20
 """How much of a large chunk is in memory at a time."""
-_COPY_BYTES: Final = 8 << 20
 NEW_FILE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
 OF_ONE_FILE: Final = (
@@ -51,6 +52,7 @@ OF_ONE_FILE: Final = (
     UnauthorizedContainerError,
     FormatError,
     InvalidInputError,
+    NotShownError,
 )
 """What is wrong with one file alone; anything else ends the export."""
 IN_THE_WAY: Final = frozenset({errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ENAMETOOLONG})
@@ -390,7 +392,7 @@ class Writer:
         local = objects.open(ref.chunk_id) if self._is_local and isinstance(ref, NativeRef) else None
         if local is not None:
             assert isinstance(ref, NativeRef)
-            if _copy(local, fd, ref.offset_bytes, ref.length_bytes) != ref.length_bytes:
+            if copy_range(local, fd, ref.offset_bytes, 0, ref.length_bytes) != ref.length_bytes:
                 file = str(ref.chunk_id)
                 raise InvalidObjectSizeError(f"chunk object {file} is too short for the chunk in it", path=file)
             return
@@ -420,36 +422,6 @@ def in_directory[T](target: Beneath, path: str, make: Callable[[Parent], T]) -> 
 def move(staged: str, parent: Parent) -> None:
     """Moves a file or directory to a place."""
     os.rename(staged, parent.name, dst_dir_fd=parent.fd)
-
-
-def _copy(source: int, fd: int, offset: int, length: int) -> int:
-    """Copies bytes from one file to another, within the kernel where that is possible; returns how many there were."""
-    done = 0
-    in_kernel = True
-    while done < length:
-        if in_kernel:
-            try:
-                some = os.copy_file_range(source, fd, length - done, offset + done)
-            except OSError as error:
-                if error.errno not in {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP}:
-                    raise
-                in_kernel = False
-                continue
-        else:
-            data = os.pread(source, min(_COPY_BYTES, length - done), offset + done)
-            write_all(data, fd)
-            some = len(data)
-        if not some:
-            break
-        done += some
-    return done
-
-
-def write_all(data: bytes | memoryview, fd: int) -> None:
-    """Writes all bytes where a file is."""
-    rest = memoryview(data)
-    while rest:
-        rest = rest[os.write(fd, rest) :]
 
 
 def discard(staged: str) -> None:

@@ -53,6 +53,10 @@ class Marker:
         is_mixed: Whether files of other versions, or of somebody else, may be there that this version does not have.
         version: Of this record.
         format: The view that was exported; empty for plain Zarr v3.
+        branch: The branch that the view names; empty for a tag or snapshot, and for plain Zarr v3.
+        is_foreign: Whether files of somebody else may be there that have the length and time of one of this version.
+        earlier_snapshot: The version that the directory was an export of before; empty if all files are of this one.
+        earlier_branch: The branch that files of it name.
     """
 
     repository: str
@@ -62,6 +66,10 @@ class Marker:
     is_mixed: bool = False
     version: int = _VERSION
     format: str = ""
+    branch: str = ""
+    is_foreign: bool = False
+    earlier_snapshot: str = ""
+    earlier_branch: str = ""
 
     @property
     def of(self) -> tuple[str, str, str]:
@@ -75,7 +83,28 @@ class Marker:
 
     def finished(self, *, is_mixed: bool) -> "Marker":
         """Returns what is true at the end."""
-        return replace(self, is_complete=True, is_mixed=is_mixed)
+        return replace(
+            self,
+            is_complete=True,
+            is_mixed=is_mixed,
+            is_foreign=is_mixed and self.is_foreign,
+            earlier_snapshot="",
+            earlier_branch="",
+        )
+
+    def after(self, found: "Marker") -> "Marker":
+        """Returns the record of an export of this version over another one of the same, which is whole or not."""
+        is_other = (found.snapshot, found.branch) != (self.snapshot, self.branch)
+        earlier = found.earlier_snapshot, found.earlier_branch
+        if is_other and (found.is_complete or not found.earlier_snapshot):
+            earlier = found.snapshot, found.branch
+        return replace(
+            self,
+            is_mixed=found.is_mixed or found.snapshot != self.snapshot,
+            is_foreign=found.is_foreign,
+            earlier_snapshot=earlier[0],
+            earlier_branch=earlier[1],
+        )
 
 
 class Record:
@@ -173,8 +202,7 @@ class Target:
             return wanted, False
         found = self._read_old() if MARKER_NAME in names else self._record.read()
         if found is not None and found.of == wanted.of:
-            is_mixed = found.is_mixed or found.snapshot != wanted.snapshot
-            return replace(wanted, is_mixed=is_mixed), True
+            return wanted.after(found), True
         if not force:
             what = "files" if found is None else f"an export of {found.node} of {found.repository}{found.as_format}"
             raise NotEmptyError(
@@ -182,7 +210,7 @@ class Target:
                 hint="choose an empty directory, or --force to write over what is there",
                 path=self.root,
             )
-        return replace(wanted, is_mixed=True), True
+        return replace(wanted, is_mixed=True, is_foreign=True), True
 
     def _read_old(self) -> Marker | None:
         try:

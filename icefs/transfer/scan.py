@@ -215,7 +215,7 @@ class _Scan:
             name = min(V2_METADATA_NAMES.intersection(files))
             raise UnsupportedError(
                 f"{directory} is Zarr v2 (it has {name}), and Icechunk holds Zarr v3 only",
-                hint="convert it first, as 'zarr migrate v3' of zarr-python does",
+                hint="'icefs import --copy' copies it, and 'icefs import --virtual' refers to its chunks",
                 path=directory,
             )
         leaves = [place for place in places if place.level + 1 == place.files.layout.depth]

@@ -8,8 +8,11 @@ npy        numpy's files
 cf         the arrays of groups as NetCDF and its CF conventions describe data
 interface  what formats, decoding, mounts and exports ask of each other
 hierarchy  the nodes and chunks of a snapshot
+walk       all files of a view
 parts      a group or an array of a hierarchy, as a hierarchy of its own
+ranges     ranges of numbers
 names      names that programs and file systems take, each given once
+left_out   the log of what views leave out
 extents    files put together from known bytes, decoded elements and gaps
 
 Decoding:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Final
+from weakref import WeakValueDictionary
 
 import numpy as np
 
@@ -33,6 +34,7 @@ class ChunkCache:
         self._entries: OrderedDict[Hashable, tuple[np.ndarray, int]] = OrderedDict()
         self._pending: dict[Hashable, Future[np.ndarray]] = {}
         self._bytes = 0
+        self._by_content: WeakValueDictionary[Hashable, np.ndarray] = WeakValueDictionary()
 
     @property
     def used_bytes(self) -> int:
@@ -69,6 +71,16 @@ class ChunkCache:
                 return None
             self._entries.move_to_end(key)
             return found[0]
+
+    def of_content(self, content: Hashable) -> np.ndarray | None:
+        """Returns a chunk that was noted with equal content, if it is still there under whatever key."""
+        with self._lock:
+            return self._by_content.get(content)
+
+    def note_content(self, content: Hashable, chunk: np.ndarray) -> None:
+        """Notes what a chunk was decoded from, for as long as it is in memory."""
+        with self._lock:
+            self._by_content[content] = chunk
 
     def clear(self) -> None:
         """Forgets everything."""

@@ -6,8 +6,7 @@ not, each pass through the block would decode all of it: a *band* is decoded ins
 once as half of the cache takes.
 """
 
-import contextlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from itertools import batched, islice
@@ -17,15 +16,16 @@ from typing import Final, override
 import numpy as np
 
 from icefs.engine.read.workers import Workers
-from icefs.errors import IcefsError
 from icefs.views.chunk_source import ChunkSource
-from icefs.views.geometry import Geometry, boxes_of_range
+from icefs.views.geometry import Box, Geometry, Piece, boxes_of_range
 from icefs.views.interface import Elements
+from icefs.views.ranges import Range, joined
 from icefs.views.scans import Scan, Scans
 from icefs.zarr.keys import ChunkIndex
 
 # Decoding less than this in another thread costs more than it saves.
 _MIN_TASK_BYTES: Final = 1 << 17
+_SHARD_TASK_BYTES: Final = 1 << 20
 # How much is decoded ahead of a reader: one block of it at least, and no more chunks than this.
 _AHEAD_BYTES: Final = 32 << 20
 _MAX_AHEAD: Final = 1024
@@ -36,6 +36,9 @@ _MIN_BAND_BYTES: Final = 4 << 20
 _MAX_BANDS: Final = 2
 # How many chunks other threads decode at once for one reader.
 _WINDOW: Final = 8
+# How much may be copied while a caller must not wait.
+_AT_HAND_BYTES: Final = 1 << 20
+_AT_HAND_PIECES: Final = 128
 
 type Chunks = Callable[[Sequence[ChunkIndex]], Iterator[np.ndarray]]
 """Yields the chunks of some indices, in their order."""
@@ -96,11 +99,70 @@ class ArrayElements(Elements):
         return head if stop <= band.stop else np.concatenate((head, self.read(band.stop, stop)))
 
     @override
+    def at_hand(self, start: int, stop: int) -> np.ndarray | None:
+        found = self._decoded(start, stop) if (stop - start) * self._itemsize <= _AT_HAND_BYTES else None
+        if found is None:
+            return None
+        # `read` records the read if this does not: two records would make a reader in order of a single read.
+        with self._scans.lock:
+            ahead = self._next_ahead(self._scans.add(start, stop))
+        self._start_ahead(ahead)
+        return found
+
+    def _decoded(self, start: int, stop: int) -> np.ndarray | None:
+        """Returns a range of elements if all of its chunks, or a band of it, are in the cache."""
+        if not 0 <= start < stop <= self._geometry.size:
+            return None
+        for band in tuple(self._bands):
+            if band.start <= start and stop <= band.stop:
+                found = self._cache.peek(self._band_key(band))
+                return None if found is None else found[start - band.start : stop - band.start]
+        if self._geometry.is_linear:
+            low, high = self._geometry.block_range(start)
+            chunk = self._source.peek(next(iter(self._geometry.block_indices(start)))) if stop <= high else None
+            return None if chunk is None else _flat(chunk)[start - low : stop - low]
+        boxes = list(boxes_of_range(self.shape, start, stop))
+        if self._geometry.count_pieces(boxes) > _AT_HAND_PIECES:
+            return None
+        pieces = self._geometry.pieces(boxes)
+        chunks = [self._source.peek(index) for index in pieces]
+        present = [chunk for chunk in chunks if chunk is not None]
+        return None if len(present) < len(chunks) else self._assemble(stop - start, boxes, pieces, present)
+
+    @override
     def chunk(self, index: ChunkIndex) -> np.ndarray:
         grid = self._geometry.grid
         if len(index) != len(grid) or any(not 0 <= at < count for at, count in zip(index, grid, strict=True)):
             raise ValueError(f"chunk {index} of a grid of {grid}")
         return self._source.get(index)
+
+    # Versions.
+
+    @override
+    def subject(self) -> Hashable:
+        return self._source.subject(), self.shape[1:]
+
+    @override
+    def fill(self) -> np.ndarray:
+        return self._source.codec.fill_value.reshape(1)
+
+    @override
+    def present(self) -> Iterable[Range]:
+        return self._blocks_of(self._source.stored())
+
+    @override
+    def changed(self, earlier: Elements) -> Iterable[Range]:
+        found = self._source.changed(earlier._source) if isinstance(earlier, ArrayElements) else None
+        return [(0, self._geometry.size)] if found is None else self._blocks_of(found)
+
+    @override
+    def is_changed(self, index: ChunkIndex, earlier: Elements) -> bool:
+        return not isinstance(earlier, ArrayElements) or self._source.is_changed(index, earlier._source)
+
+    def _blocks_of(self, indices: Iterable[ChunkIndex]) -> Iterator[Range]:
+        """Yields the ranges of elements of the blocks that chunks, or shards, are in."""
+        stored = Geometry(self.shape, self._source.stored_shape())
+        return joined(found for found in map(stored.block_of, indices) if found is not None)
 
     # Ranges.
 
@@ -108,15 +170,21 @@ class ArrayElements(Elements):
         """Puts a range of elements together."""
         if self._geometry.is_linear:
             return self._join(start, stop, chunks)
-        found = np.empty(stop - start, self.dtype)
         boxes = list(boxes_of_range(self.shape, start, stop))
+        pieces = self._geometry.pieces(boxes)
+        return self._assemble(stop - start, boxes, pieces, chunks(list(pieces)))
+
+    def _assemble(
+        self, size: int, boxes: Sequence[Box], pieces: Mapping[ChunkIndex, list[Piece]], chunks: Iterable[np.ndarray]
+    ) -> np.ndarray:
+        """Copies the pieces of chunks to their places in a range of so many elements."""
+        found = np.empty(size, self.dtype)
         views, at = [], 0
         for box in boxes:
-            size = prod(box.shape)
-            views.append(found[at : at + size].reshape(box.shape))
-            at += size
-        pieces = self._geometry.pieces(boxes)
-        for of_chunk, chunk in zip(pieces.values(), chunks(list(pieces)), strict=True):
+            count = prod(box.shape)
+            views.append(found[at : at + count].reshape(box.shape))
+            at += count
+        for of_chunk, chunk in zip(pieces.values(), chunks, strict=True):
             for piece in of_chunk:
                 views[piece.box][piece.in_box] = chunk[piece.in_chunk]
         return found
@@ -130,7 +198,7 @@ class ArrayElements(Elements):
             indices += self._geometry.block_indices(position)
             parts.append(slice(position - low, min(stop, high) - low))
             position = high
-        found = [chunk.reshape(-1)[part] for part, chunk in zip(parts, chunks(indices), strict=True)]
+        found = [_flat(chunk)[part] for part, chunk in zip(parts, chunks(indices), strict=True)]
         return found[0] if len(found) == 1 else np.concatenate(found)
 
     # Chunks.
@@ -145,20 +213,22 @@ class ArrayElements(Elements):
                 started.pop(index).cancel()  # if no thread has come to it yet, this one decodes it
                 started |= {task[0]: self._start(task) for task in islice(tasks, 1)}
             yield self._source.get(index)
-        for task in self._tasks(ahead):
-            self._start(task)
+        self._start_ahead(ahead)
 
-    def _tasks(self, indices: Iterable[ChunkIndex]) -> Iterator[tuple[ChunkIndex, ...]]:
-        return batched(indices, max(1, _MIN_TASK_BYTES // self._chunk_bytes))
+    def _tasks(
+        self, indices: Iterable[ChunkIndex], task_bytes: int = _MIN_TASK_BYTES
+    ) -> Iterator[Sequence[ChunkIndex]]:
+        return batched(indices, max(1, task_bytes // self._chunk_bytes))
+
+    def _start_ahead(self, indices: Iterable[ChunkIndex]) -> None:
+        # Neighbours in a shard are read at once.
+        task_bytes = _MIN_TASK_BYTES if self._source.codec.chunks_per_shard is None else _SHARD_TASK_BYTES
+        for task in self._tasks(indices, task_bytes):
+            self._start(task)
 
     def _start(self, indices: Sequence[ChunkIndex]) -> Future[None]:
         """Has another thread decode chunks, which nobody has to wait for."""
-        return self._workers.submit(self._load, indices)
-
-    def _load(self, indices: Sequence[ChunkIndex]) -> None:
-        for index in indices:
-            with contextlib.suppress(IcefsError):  # a reader that needs the chunk gets the error
-                self._source.load(index)
+        return self._workers.submit(self._source.load, indices)
 
     def _passing(self, indices: Sequence[ChunkIndex]) -> Iterator[np.ndarray]:
         """Yields chunks without keeping them."""
@@ -209,3 +279,10 @@ class ArrayElements(Elements):
 
     def _band_key(self, band: _Band) -> object:
         return self._source.key("band", band.start, band.stop)
+
+
+def _flat(chunk: np.ndarray) -> np.ndarray:
+    """Returns the elements of a chunk in C order, without copying them; those of a missing one are one element."""
+    if chunk.flags.c_contiguous:
+        return chunk.reshape(-1)
+    return np.broadcast_to(chunk[tuple(slice(1) for _ in chunk.shape)].reshape(()), chunk.size)

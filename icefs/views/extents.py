@@ -4,16 +4,20 @@
 0         a              b                  c     d         size
 """
 
+import contextlib
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import override
 
 import numpy as np
 
-from icefs.views.interface import Elements, Extent, Layout, Source
+from icefs.errors import DecodeError
+from icefs.views.interface import Elements, Extent, Layout, Source, Stretch
+from icefs.views.ranges import Range, common, without
 
 type Convert = Callable[[np.ndarray], np.ndarray]
-"""Turns elements of an array into those of a file, one for one."""
+"""Turns elements of an array into those of a file, one for one; equal ones do the same."""
 
 
 class Literal(Source):
@@ -25,6 +29,15 @@ class Literal(Source):
     @override
     def read(self, start: int, stop: int) -> bytes | memoryview:
         return self._data[start:stop]
+
+    @override
+    def at_hand(self, start: int, stop: int) -> memoryview:
+        return self._data[start:stop]
+
+    @property
+    def data(self) -> memoryview:
+        """All of them."""
+        return self._data
 
 
 class ElementSource(Source):
@@ -66,13 +79,60 @@ class ElementSource(Source):
         stop = min(stop, self.size)
         if start >= stop:
             return b""
+        values = self._elements.read(*self._elements_of(start, stop))
+        return self._bytes(values if self._convert is None else self._convert(values), start, stop)
+
+    @override
+    def at_hand(self, start: int, stop: int) -> bytes | memoryview | None:
+        stop = min(stop, self.size)
+        if start >= stop:
+            return b""
+        if self._convert is not None or self._elements.dtype.kind not in "biufcmM":
+            return None
+        values = self._elements.at_hand(*self._elements_of(start, stop))
+        return None if values is None else self._bytes(values, start, stop)
+
+    @override
+    def subject(self) -> Hashable | None:
+        subject = self._elements.subject()
+        return None if subject is None else (subject, self._dtype, self._convert)
+
+    @override
+    def stretches(self, size: int, earlier: Source | None) -> Iterable[Stretch]:
+        width, first = self._dtype.itemsize, self._first
+        present: Sequence[Range] = [(first, first + size // width)]
+        if self._fills_with_zeros():
+            present = list(common(self._elements.present(), present))
+        kept: Sequence[Range] = []
+        begin = 0
+        if isinstance(earlier, ElementSource):
+            begin = earlier._first
+            both = common(present, [(begin, begin + earlier.size // width)])
+            kept = list(without(both, self._elements.changed(earlier._elements)))
+        made = [Stretch((low - first) * width, (high - first) * width) for low, high in without(present, kept)]
+        made += [Stretch((low - first) * width, (high - first) * width, (low - begin) * width) for low, high in kept]
+        return sorted(made, key=lambda stretch: stretch.start)
+
+    def _fills_with_zeros(self) -> bool:
+        """Tells whether missing chunks are bytes of zeros in the file."""
+        fill = self._elements.fill()
+        if fill is None or fill.dtype.hasobject or fill.dtype.kind == "T":
+            return False
+        with contextlib.suppress(DecodeError):  # the file cannot show it, which readers of such a chunk meet
+            values = fill if self._convert is None else self._convert(fill)
+            return not np.ascontiguousarray(values, self._dtype).view(np.uint8).any()
+        return False
+
+    def _elements_of(self, start: int, stop: int) -> tuple[int, int]:
+        """Returns the range of the array's elements that bytes are part of."""
         width = self._dtype.itemsize
-        low, high = start // width, -(-stop // width)
-        values = self._elements.read(self._first + low, self._first + high)
-        if self._convert is not None:
-            values = self._convert(values)
+        return self._first + start // width, self._first - (-stop // width)
+
+    def _bytes(self, values: np.ndarray, start: int, stop: int) -> memoryview:
+        """Returns the bytes `[start, stop)` of the elements that they are part of."""
+        before = start % self._dtype.itemsize
         data = memoryview(np.ascontiguousarray(values, self._dtype).view(np.uint8))
-        return data[start - low * width : stop - low * width]
+        return data[before : before + stop - start]
 
 
 class ExtentLayout(Layout):
@@ -104,11 +164,10 @@ class ExtentLayout(Layout):
         stop = min(offset + size, self.size)
         if offset >= stop:
             return b""
-        first = max(0, bisect_right(self._offsets, offset) - 1)
-        if self._offsets:
-            extent = self._extents[first]
-            if extent.offset <= offset and stop <= extent.offset + extent.size:
-                return extent.source.read(offset - extent.offset, stop - extent.offset)
+        first = self._first(offset)
+        extent = self._around(first, offset, stop)
+        if extent is not None:
+            return extent.source.read(offset - extent.offset, stop - extent.offset)
         data = bytearray(stop - offset)
         for extent in self._extents[first:]:
             if extent.offset >= stop:
@@ -117,6 +176,43 @@ class ExtentLayout(Layout):
             if low < high:
                 data[low - offset : high - offset] = extent.source.read(low - extent.offset, high - extent.offset)
         return memoryview(data)
+
+    @override
+    def at_hand(self, offset: int, size: int) -> bytes | memoryview | None:
+        stop = min(offset + size, self.size)
+        if offset >= stop:
+            return b""
+        extent = self._around(self._first(offset), offset, stop)
+        return None if extent is None else extent.source.at_hand(offset - extent.offset, stop - extent.offset)
+
+    @override
+    def known(self) -> Iterator[tuple[int, memoryview]]:
+        return ((one.offset, one.source.data) for one in self._extents if isinstance(one.source, Literal))
+
+    @override
+    def stretches(self, earlier: Layout | None = None) -> Iterator[Stretch]:
+        others = {}
+        if isinstance(earlier, ExtentLayout):
+            others = {one.source.subject(): one for one in earlier._extents}
+        for extent in self._extents:
+            subject = extent.source.subject()
+            other = None if subject is None else others.get(subject)
+            for stretch in extent.source.stretches(extent.size, None if other is None else other.source):
+                kept_at = None if other is None or stretch.kept_at is None else stretch.kept_at + other.offset
+                yield replace(
+                    stretch, start=stretch.start + extent.offset, stop=stretch.stop + extent.offset, kept_at=kept_at
+                )
+
+    def _first(self, offset: int) -> int:
+        """Returns the number of the extent that a byte is in or behind, at least 0."""
+        return max(0, bisect_right(self._offsets, offset) - 1)
+
+    def _around(self, number: int, offset: int, stop: int) -> Extent | None:
+        """Returns an extent if all of a range is in it."""
+        if not self._offsets:
+            return None
+        extent = self._extents[number]
+        return extent if extent.offset <= offset and stop <= extent.offset + extent.size else None
 
 
 def _product(shape: Sequence[int]) -> int:

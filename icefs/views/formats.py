@@ -32,6 +32,11 @@ _LIBRARIES: Final = {"netcdf": "h5py"}
 FORMAT_NAMES: Final = tuple(_OPTIONS)
 """The names, without options."""
 
+FORMAT_TEXTS: Final = tuple(
+    text for name, options in _OPTIONS.items() for text in (name, *(f"{name},{option}" for option in options))
+)
+"""The names, each without options and with each of its options."""
+
 
 @dataclass(frozen=True, slots=True)
 class FormatChoice:

@@ -4,7 +4,7 @@ A *block* is the set of chunks that a reader from front to back needs until it n
 (1, 10, 10) in an array of (5, 100, 100) that is one row of ten chunks; with chunks of (1, 10, 100) one chunk.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import product
 from math import prod
 from typing import NamedTuple
@@ -113,6 +113,17 @@ class Geometry:
         start = before + (position - before) // self.block_size * self.block_size
         return start, min(start + self.block_size, before + length)
 
+    def block_of(self, index: ChunkIndex) -> tuple[int, int] | None:
+        """Returns the range of elements of the block that a chunk is in; None for a chunk beyond the array's edge."""
+        if not self.size:
+            return None
+        position = 0
+        for coordinate, chunk, length in list(zip(index, self.chunk_shape, self.shape, strict=True))[: self._axis + 1]:
+            if coordinate * chunk >= length:
+                return None
+            position = position * length + coordinate * chunk
+        return self.block_range(position * self._row_size)
+
     def block_indices(self, position: int) -> Iterator[ChunkIndex]:
         """Yields the indices of the chunks of the block that an element is in, in C order."""
         if not self.shape:
@@ -125,6 +136,11 @@ class Geometry:
             index.insert(0, coordinate // self.chunk_shape[axis])
         for below in product(*map(range, self.grid[self._axis + 1 :])):
             yield (*index, *below)
+
+    def count_pieces(self, boxes: Iterable[Box]) -> int:
+        """Returns how many pieces `pieces` makes of boxes."""
+        size = self.chunk_shape
+        return sum(prod((b - 1) // n - a // n + 1 for a, b, n in zip(*box, size, strict=True)) for box in boxes)
 
     def pieces(self, boxes: Sequence[Box]) -> dict[ChunkIndex, list[Piece]]:
         """Returns the chunks that boxes meet, and what each has of them."""

@@ -5,22 +5,24 @@ time of the newest commit that changed it or one of its chunks; that takes one w
 """
 
 import threading
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
+from functools import partial
 from typing import Final, override
 
 import numpy as np
 
 from icefs.clock import NS_PER_US
+from icefs.engine.history.changes import Changes, compare
 from icefs.engine.history.key_times import KeyTimes
 from icefs.engine.history.lineage import Lineages
 from icefs.engine.read.session import Session
 from icefs.errors import NodeNotFoundError
 from icefs.format.ids import NodeId
-from icefs.format.manifest.refs import InlineRef
+from icefs.format.manifest.refs import InlineRef, NativeRef, VirtualRef
 from icefs.format.snapshot.nodes import NodeSnapshot
 from icefs.paths import NodePath
 from icefs.storage.url import redact
-from icefs.views.interface import Hierarchy, HierarchyFacts, ViewedNode
+from icefs.views.interface import Hierarchy, HierarchyFacts, LastingValue, ViewedNode
 from icefs.zarr.keys import ChunkIndex
 from icefs.zarr.reader import KeyReader, OpenArray
 
@@ -42,7 +44,7 @@ def times_of_history(lineages: Lineages, session: Session) -> NodeTimes:
 class SessionHierarchy(Hierarchy):
     """The nodes and chunks of one snapshot.
 
-    Safe to use from any thread; `_lock` guards `_nodes`, so that the times are worked out once.
+    Safe to use from any thread; `_lock` guards `_nodes` and `_changes`, so that each is worked out once.
     """
 
     def __init__(self, session: Session, *, branch: str = "", times: NodeTimes | None = None) -> None:
@@ -60,6 +62,7 @@ class SessionHierarchy(Hierarchy):
         self._facts = HierarchyFacts(redact(session.context.storage.url), str(session.snapshot_id), branch)
         self._lock = threading.Lock()
         self._nodes: Sequence[ViewedNode] | None = None
+        self._changes: Changes | None = None
 
     @property
     @override
@@ -94,7 +97,18 @@ class SessionHierarchy(Hierarchy):
         if isinstance(found, NodeSnapshot | InlineRef):
             data = bytes(found.user_data if isinstance(found, NodeSnapshot) else found.data)
             return data[start:stop]
-        return self._session.read_chunk(found, max(0, found.length_bytes + start) if start < 0 else start, stop)
+        return self._read_chunk(found, start, stop)
+
+    def _read_chunk(self, ref: NativeRef | VirtualRef, start: int, stop: int | None) -> bytes:
+        return self._session.read_chunk(ref, max(0, ref.length_bytes + start) if start < 0 else start, stop)
+
+    @override
+    def lasting(self, key: str) -> LastingValue | None:
+        found = self._reader.find(key)
+        # An object outside of the repository may change, unless the reference says which state of it is meant.
+        if isinstance(found, NativeRef) or (isinstance(found, VirtualRef) and (found.etag or found.last_modified)):
+            return LastingValue(found, partial(self._read_chunk, found))
+        return None
 
     @override
     def size(self, key: str) -> int | None:
@@ -123,6 +137,16 @@ class SessionHierarchy(Hierarchy):
     @override
     def has_chunk(self, array: NodePath, index: ChunkIndex) -> bool:
         return self._opened(array).chunks.find(index) is not None
+
+    @override
+    def changed_chunks(self, array: NodePath, earlier: Hierarchy) -> Collection[ChunkIndex] | None:
+        if not isinstance(earlier, SessionHierarchy):
+            return None
+        with self._lock:
+            if self._changes is None or self._changes.old_id != earlier._session.snapshot_id:
+                self._changes = compare(earlier._session, self._session)
+            changes = self._changes
+        return None if array in changes.new else changes.chunks.get(array, ())
 
     def _opened(self, array: NodePath) -> OpenArray:
         opened = self._reader.open_array(array)

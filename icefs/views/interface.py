@@ -6,17 +6,19 @@
 A *view* shows the groups and arrays of one `Hierarchy` in one `Format`, as directories and files. A file's layout, and
 with it the exact size, depends on metadata and small arrays alone; bytes of elements are decoded when they are read.
 
-Everything here may block, raises errors of `icefs.errors`, and is safe to use from any thread. A caller that must not
-wait runs it in a thread.
+Everything here but `at_hand` may block, raises errors of `icefs.errors`, and is safe to use from any thread. A caller
+that must not wait runs it in a thread.
 """
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from icefs.paths import NodePath
+from icefs.views.ranges import Range
 from icefs.zarr.keys import ChunkIndex
 
 
@@ -51,6 +53,19 @@ class ViewedNode:
     path: NodePath
     document: bytes
     time_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class LastingValue:
+    """The value of a Zarr key, of which other hierarchies may have the same: versions share most of their chunks.
+
+    Attributes:
+        identity: Equal for equal bytes, in all hierarchies of a repository and for ever.
+        read: Reads a range of it, with the arguments and errors of `Hierarchy.read`.
+    """
+
+    identity: Hashable
+    read: Callable[[int, int | None], bytes | None]
 
 
 class Hierarchy(ABC):
@@ -88,6 +103,14 @@ class Hierarchy(ABC):
             StaleError: the hierarchy was uncommitted changes, and is no more.
         """
 
+    def lasting(self, key: str) -> LastingValue | None:
+        """Returns a Zarr key's value if its bytes can never change; None for others, and for a missing one.
+
+        Raises:
+            StorageError, FormatError, StaleError: as `read`.
+        """
+        return None
+
     def size(self, key: str) -> int | None:
         """Returns the length in bytes of a Zarr key's value; None if there is no such key.
 
@@ -108,6 +131,21 @@ class Hierarchy(ABC):
     @abstractmethod
     def has_chunk(self, array: NodePath, index: ChunkIndex) -> bool:
         """Tells whether a chunk exists."""
+
+    def changed_chunks(self, array: NodePath, earlier: "Hierarchy") -> Collection[ChunkIndex] | None:
+        """Returns the indices of the chunks, or shards, of an array that may differ from another hierarchy's.
+
+        Args:
+            array: The array, which both have.
+            earlier: The other hierarchy: another version of the same.
+
+        Returns:
+            The indices in C order; None where any chunk may differ.
+
+        Raises:
+            StorageError, FormatError: that cannot be read.
+        """
+        return None
 
 
 class Elements(ABC):
@@ -132,6 +170,10 @@ class Elements(ABC):
             StorageError, FormatError: a chunk cannot be read.
         """
 
+    def at_hand(self, start: int, stop: int) -> np.ndarray | None:
+        """Returns the same as `read` if no work is left but to copy a little; else None, and at once."""
+        return None
+
     @abstractmethod
     def chunk(self, index: ChunkIndex) -> np.ndarray:
         """Returns one chunk of `chunk_shape`, whole also at the array's edge; a missing one has the fill value.
@@ -139,6 +181,37 @@ class Elements(ABC):
         Raises:
             DecodeError, StorageError, FormatError: as `read`.
         """
+
+    def subject(self) -> Hashable | None:
+        """Returns what is equal for two versions of an array whose elements have the same positions in C order.
+
+        None where two versions have nothing in common.
+        """
+        return None
+
+    def fill(self) -> np.ndarray | None:
+        """Returns what missing chunks are full of, as an array of one element; None where that is not known."""
+        return None
+
+    def present(self) -> Iterable[Range]:
+        """Yields ranges of elements; all others are in missing chunks.
+
+        Raises:
+            StorageError, FormatError: the chunks cannot be listed.
+        """
+        yield 0, math.prod(self.shape)
+
+    def changed(self, earlier: "Elements") -> Iterable[Range]:
+        """Yields ranges of elements; all others are as in another version with the same `subject`, if it has them.
+
+        Raises:
+            StorageError, FormatError: as `Hierarchy.changed_chunks`.
+        """
+        yield 0, math.prod(self.shape)
+
+    def is_changed(self, index: ChunkIndex, earlier: "Elements") -> bool:
+        """Tells whether a chunk may differ from that of another version; raises as `changed`."""
+        return True
 
 
 class Decoder(ABC):
@@ -153,6 +226,21 @@ class Decoder(ABC):
         """
 
 
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """A range of bytes, and how a copy of a file comes by them.
+
+    Attributes:
+        start: The first byte.
+        stop: One past the last byte.
+        kept_at: Where an earlier version's file has the same bytes; None where they have to be read.
+    """
+
+    start: int
+    stop: int
+    kept_at: int | None = None
+
+
 class Source(ABC):
     """The bytes of a part of a file."""
 
@@ -163,6 +251,26 @@ class Source(ABC):
         Raises:
             DecodeError, StorageError, FormatError: they cannot be made.
         """
+
+    def at_hand(self, start: int, stop: int) -> bytes | memoryview | None:
+        """Returns the same as `read` if no work is left but to copy a little; else None, and at once."""
+        return None
+
+    def subject(self) -> Hashable | None:
+        """Returns what is equal for two versions that may have bytes in common; None where none has."""
+        return None
+
+    def stretches(self, size: int, earlier: "Source | None") -> Iterable[Stretch]:
+        """Yields the ranges of the part that may be other than zeros, in order.
+
+        Args:
+            size: The bytes of the part.
+            earlier: Another version with the same `subject`, from whose first byte `Stretch.kept_at` counts; or None.
+
+        Raises:
+            DecodeError, StorageError, FormatError: that cannot be found out.
+        """
+        yield Stretch(0, size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +304,25 @@ class Layout(ABC):
         Raises:
             DecodeError, StorageError, FormatError: they cannot be made.
         """
+
+    def at_hand(self, offset: int, size: int) -> bytes | memoryview | None:
+        """Returns the same as `read` if no work is left but to copy a little; else None, and at once."""
+        return None
+
+    def known(self) -> Iterable[tuple[int, memoryview]]:
+        """Yields the bytes that are in memory, each part with its offset: headers, which tell versions apart."""
+        return ()
+
+    def stretches(self, earlier: "Layout | None" = None) -> Iterable[Stretch]:
+        """Yields the ranges of bytes that may be other than zeros, in order.
+
+        Args:
+            earlier: The file of another version, for `Stretch.kept_at`.
+
+        Raises:
+            DecodeError, StorageError, FormatError: that cannot be found out.
+        """
+        yield Stretch(0, self.size)
 
 
 class ViewFile(ABC):

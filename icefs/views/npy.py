@@ -35,6 +35,7 @@ from icefs.views.interface import (
     ViewedNode,
     ViewFile,
 )
+from icefs.views.left_out import LeftOutLog
 from icefs.views.names import MAX_DEPTH, Names
 
 _ABOUT: Final = "icefs_view.json"
@@ -62,9 +63,10 @@ class _Directory(ViewDirectory):
     Its own node and those in it are added before the first of its methods is called.
     """
 
-    def __init__(self, decoder: Decoder) -> None:
+    def __init__(self, decoder: Decoder, log: LeftOutLog) -> None:
         self.time_ns = 0
         self._decoder = decoder
+        self._log = log
         self._arrays: dict[str, ViewedNode] = {}
         self._below: dict[str, _Directory] = {}
         self._opened: dict[NodePath, Elements | str] = {}
@@ -77,7 +79,7 @@ class _Directory(ViewDirectory):
 
     def directory(self, name: str) -> "_Directory":
         """Returns the directory of a group, made where it is not there yet."""
-        return self._below.setdefault(name, _Directory(self._decoder))
+        return self._below.setdefault(name, _Directory(self._decoder, self._log))
 
     def name_entries(self, reserved: Iterable[str] = ()) -> None:
         """Gives the nodes their names: those that can keep theirs do.
@@ -155,6 +157,7 @@ class _Directory(ViewDirectory):
                 _check(found)
             except (NotShownError, FormatError) as error:
                 found = error.message
+                self._log.note(node.path, found)
             self._opened[node.path] = found
         return found
 
@@ -163,7 +166,7 @@ class _Root(_Directory):
     """The root, with the file about the view."""
 
     def __init__(self, hierarchy: Hierarchy, decoder: Decoder) -> None:
-        super().__init__(decoder)
+        super().__init__(decoder, LeftOutLog(NpyFormat.name, hierarchy.facts))
         self._facts = hierarchy.facts
         self._attributes: dict[NodePath, Any] = {}
         self._too_deep: list[NodePath] = []

@@ -1,10 +1,10 @@
 """A group or an array of a hierarchy, as a hierarchy of its own."""
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Collection, Hashable, Iterator, Sequence
 from typing import override
 
 from icefs.paths import ROOT_NODE, NodePath
-from icefs.views.interface import Hierarchy, HierarchyFacts, ViewedNode
+from icefs.views.interface import Hierarchy, HierarchyFacts, LastingValue, ViewedNode
 from icefs.zarr.keys import ChunkIndex, node_prefix
 
 
@@ -40,6 +40,10 @@ class PartHierarchy(Hierarchy):
         return self._hierarchy.read(node_prefix(self._top) + key, start, stop)
 
     @override
+    def lasting(self, key: str) -> LastingValue | None:
+        return self._hierarchy.lasting(node_prefix(self._top) + key)
+
+    @override
     def size(self, key: str) -> int | None:
         return self._hierarchy.size(node_prefix(self._top) + key)
 
@@ -50,6 +54,12 @@ class PartHierarchy(Hierarchy):
     @override
     def has_chunk(self, array: NodePath, index: ChunkIndex) -> bool:
         return self._hierarchy.has_chunk(self._path(array), index)
+
+    @override
+    def changed_chunks(self, array: NodePath, earlier: Hierarchy) -> Collection[ChunkIndex] | None:
+        if not isinstance(earlier, PartHierarchy) or earlier._top != self._top:
+            return None
+        return self._hierarchy.changed_chunks(self._path(array), earlier._hierarchy)
 
     def _path(self, node: NodePath) -> NodePath:
         return self._top if node == ROOT_NODE else NodePath(self._top.rstrip("/") + node)

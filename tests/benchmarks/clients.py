@@ -209,6 +209,35 @@ def whole_variable_again(path: str) -> float:
     return whole_variable(path)
 
 
+def _command_seconds(*command: str) -> float:
+    """Runs a program from its start to its end."""
+    start = time.perf_counter()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - start
+
+
+def ncks(path: str) -> float:
+    """Has NCO look for NaN in all variables of a NetCDF file, which writes nothing."""
+    return _command_seconds("ncks", "--chk_nan", path)
+
+
+def ncks_again(path: str) -> float:
+    """Does the same twice, and measures the second time."""
+    ncks(path)
+    return ncks(path)
+
+
+def cdo(path: str) -> float:
+    """Has CDO work out minimum, mean and maximum of all variables of a NetCDF file."""
+    return _command_seconds("cdo", "-s", "infon", path)
+
+
+def cdo_again(path: str) -> float:
+    """Does the same twice, and measures the second time."""
+    cdo(path)
+    return cdo(path)
+
+
 def open_netcdf(path: str) -> float:
     """Opens a NetCDF file, after another one of the same mount, and looks at all variables."""
     import netCDF4
@@ -228,7 +257,7 @@ CLIENTS: dict[str, Callable[[str], float]] = {
     for function in (
         open_read_close, warm_stat, cold_stat, sequential_read, warm_read, find, zarr_read, official_zarr_read,
         official_list_prefix, whole_file, whole_file_again, whole_array, mapped_again, whole_variable,
-        whole_variable_again, open_netcdf,
+        whole_variable_again, open_netcdf, ncks, ncks_again, cdo, cdo_again,
     )
 } | write_clients.CLIENTS  # fmt: skip
 

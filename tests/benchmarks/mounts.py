@@ -36,10 +36,10 @@ def icefs_mount(repository: Path | str, *options: str, state_dir: Path | None = 
 
 
 @contextlib.contextmanager
-def null_mount(dirs: int, files: int, size: int) -> Iterator[Path]:
-    """Mounts the do-nothing file system: `dirs` directories of `files` files of `size` bytes."""
+def null_mount(dirs: int, files: int, content: int | Path) -> Iterator[Path]:
+    """Mounts the do-nothing file system: `dirs` directories of `files` files, of zeros or with a real file's bytes."""
     with tempfile.TemporaryDirectory(prefix="icefs-bench-") as scratch:
-        arguments = [scratch, str(dirs), str(files), str(size)]
+        arguments = [scratch, str(dirs), str(files), str(content)]
         daemon = subprocess.Popen(
             [sys.executable, "-m", "tests.benchmarks.null_fs", *arguments], cwd=Path(__file__).parents[2]
         )

@@ -4,6 +4,9 @@ Its tree is `DIRS` directories of `FILES` files of `SIZE` zero bytes, every answ
 event loop with the same number of workers as icefs, so that the difference between the two is what icefs does.
 
     python -m tests.benchmarks.null_fs MOUNTPOINT DIRS FILES SIZE
+    python -m tests.benchmarks.null_fs MOUNTPOINT DIRS FILES FILE
+
+The second has the bytes of a real file, held in memory, in place of zeros, for programs that look at what they read.
 
 Files and directories can be made, written and renamed next to those; names are kept in memory, and bytes are thrown
 away but for how many they were.
@@ -13,6 +16,7 @@ import errno
 import os
 import stat
 import sys
+from pathlib import Path
 
 import pyfuse3
 import trio
@@ -25,10 +29,10 @@ _FIRST_MADE = 1 << 48
 class NullOperations(pyfuse3.Operations):
     """Directories are numbered from 2, the file `j` of directory `i` is `_FIRST_FILE + i * FILES + j`."""
 
-    def __init__(self, dirs: int, files: int, size: int) -> None:
+    def __init__(self, dirs: int, files: int, content: bytes) -> None:
         super().__init__()
-        self.dirs, self.files, self.size = dirs, files, size
-        self.zeros = bytes(max(size, 1))
+        self.dirs, self.files, self.size = dirs, files, len(content)
+        self.content = memoryview(content)
         self.created: dict[tuple[int, bytes], int] = {}
         self.sizes: dict[int, int] = {}
         self.next_ino = _FIRST_MADE
@@ -96,7 +100,7 @@ class NullOperations(pyfuse3.Operations):
         self.created.pop((parent, name), None)
 
     async def read(self, fh, offset, size):
-        return self.zeros if offset == 0 and size >= self.size else self.zeros[offset : offset + size]
+        return self.content[offset : offset + size]
 
     async def write(self, fh, offset, data, is_write_back=False):
         self.sizes[fh] = max(self.sizes.get(fh, 0), offset + len(data))
@@ -111,9 +115,10 @@ class NullOperations(pyfuse3.Operations):
 
 def main() -> None:
     """Mounts and serves until unmounted."""
-    mountpoint, dirs, files, size = sys.argv[1], *map(int, sys.argv[2:5])
+    mountpoint, dirs, files, what = sys.argv[1], *map(int, sys.argv[2:4]), sys.argv[4]
+    content = bytes(int(what)) if what.isdecimal() else Path(what).read_bytes()
     options = set(pyfuse3.default_options) | {"fsname=null", "subtype=null"}
-    pyfuse3.init(NullOperations(dirs, files, size), mountpoint, options)
+    pyfuse3.init(NullOperations(dirs, files, content), mountpoint, options)
     try:
         trio.run(pyfuse3.main, 4)
     finally:

@@ -130,3 +130,12 @@ def _warm(path: Path) -> None:
             with file.open("rb", buffering=0) as opened:
                 while opened.readinto(buffer):
                     pass
+
+
+def drop_pages(path: Path) -> None:
+    """Has the kernel drop a file from its page cache, or all files below a directory, so that a disk is measured."""
+    for file in [path] if path.is_file() else path.rglob("*"):
+        if file.is_file():
+            with file.open("rb") as opened:
+                os.fsync(opened.fileno())  # pages that are not written yet cannot be dropped
+                os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)

@@ -85,3 +85,43 @@ def test_a_diff_of_uncommitted_changes_draws_them(repo, icefs):
         assert text.endswith("\n/surface/t2m\n  ·\n  ~\n\n/surface/wind/u\n  -\n  ·\n")
         assert "·" not in icefs("diff", mount.path)
         assert "·" not in icefs("diff", mount.path, "--no-map")
+
+
+@pytest.mark.parametrize("view_format", [None, "npy"])
+def test_an_export_says_that_uncommitted_changes_are_not_in_it(repo, tmp_path, monkeypatch, capsys, view_format):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "xdg-state"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg-cache"))
+    options = [] if view_format is None else ["--format", view_format]
+
+    def warning(place, *more):
+        assert main(["export", str(place), str(tmp_path / "out"), "--dry-run", *options, *more]) == 0
+        return capsys.readouterr().err
+
+    with mounted(repo) as mount:
+        tree = mount / "branches/dev"
+        assert warning(tree) == ""
+        zarr.open_array(tree / "surface/t2m", mode="r+")[0, 0] = 7
+        shown = tree if view_format is None else tree / f".icefs/views/{view_format}"
+        expected = (
+            f"icefs: warning: the uncommitted changes of branch dev are not in it; 'icefs commit {tree}' first, or copy"
+            f" {shown}, which shows them\n"
+        )
+        assert warning(tree) == warning(tree / "surface") == warning(mount.path, "--ref", "dev") == expected
+        for other in (mount.path, mount / "branches/main", mount / "tags/v1", f"{mount.path}@v1", repo):
+            assert warning(other) == ""
+        # Of a branch as it was, nobody expects what was changed since.
+        assert warning(tree, "--as-of", "2100-01-01") == ""
+
+
+def test_an_export_of_a_mounted_branch_has_the_files_of_its_view(repo, icefs, tmp_path):
+    with mounted(repo) as mount:
+        tree = mount / "branches/dev"
+        files = [".zmetadata", ".zattrs", "surface/t2m/0.0"]
+        listed = json.loads(icefs("ls", "--json", "--view", "zarr2", tree))["files"]
+        sizes = {one["path"]: one["size_bytes"] for one in listed}
+        icefs("export", tree, tmp_path / "out", "--format", "zarr2")
+        assert json.loads((tmp_path / "out/.zattrs").read_text())["icefs_branch"] == "dev"
+        for file in files:
+            shown = (tree / ".icefs/views/zarr2" / file).read_bytes()
+            assert (tmp_path / "out" / file).read_bytes() == shown
+            assert sizes[file] == len(shown)

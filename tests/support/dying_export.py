@@ -15,9 +15,10 @@ from icefs.transfer.directory_export import ExportRequest, export_session
 from icefs.transfer.view_export import export_view
 from icefs.views.decoder import Decoding, ZarrDecoder
 from icefs.views.formats import parse_format
-from icefs.views.hierarchy import SessionHierarchy
+from icefs.views.hierarchy import SessionHierarchy, times_of_history
+from icefs.views.interface import HierarchyFacts, ViewDirectory
 
-_STEPS = ("mkdir", "rename", "unlink", "rmdir", "utime", "replace")
+_STEPS = ("mkdir", "rename", "unlink", "rmdir", "utime", "replace", "pwrite", "copy_file_range", "ftruncate")
 
 
 def export_and_die(
@@ -41,10 +42,15 @@ def export_view_and_die(
     _die_before(step)
     decoding = Decoding()
     with Repository.open(LocalStorage(repo)) as opened:
-        hierarchy = SessionHierarchy(opened.session_at(opened.resolve_ref(ref)))
-        view = parse_format(view_format).make().root(hierarchy, ZarrDecoder(hierarchy, decoding))
+
+        def view_of(snapshot: str) -> tuple[ViewDirectory, HierarchyFacts]:
+            session = opened.session_at(opened.resolve_ref(snapshot))
+            hierarchy = SessionHierarchy(session, times=times_of_history(Lineages(opened.context), session))
+            return parse_format(view_format).make().root(hierarchy, ZarrDecoder(hierarchy, decoding)), hierarchy.facts
+
+        view, facts = view_of(ref)
         request = ExportRequest(target, delete=True, state_dir=Path(state))
-        done = export_view(view, hierarchy.facts, view_format, request)
+        done = export_view(view, facts, view_format, request, open_earlier=lambda found, _: view_of(found)[0])
     decoding.close()
     return 1 if done.failed else 0
 

@@ -50,6 +50,20 @@ def write_climate(root: zarr.Group) -> None:
     root.attrs.update({"Conventions": "CF-1.8", "title": "Tempé", "history": "made for tests"})
 
 
+def write_kinds(group: zarr.Group) -> None:
+    """Writes what NetCDF has no type for, or another one in each of its versions."""
+    _array(group, "texts", np.array(["a", "Tempé", "three words here", "", "x1"], "T"), ("n",))
+    _array(group, "fixed", np.array(["a", "été", "ccccc", "d", "e"], "U5"), ("n",))
+    _array(group, "bytes", np.array([b"ab", b"c", b"def", b"g", b"h"], "S3"), ("n",))
+    when = np.array(["2020-01-01T00:00:01", "1969-12-31T23:59:59", "NaT", "2262-01-01", "1800-03-04"], "M8[s]")
+    _array(group, "when", when, ("n",))
+    _array(group, "lag", np.array([0, -5, 7, 10**12, 1], "m8[ms]"), ("n",))
+    _array(group, "half", np.array([0, -1.5, 65504, 0.125, 0.0625], "f2"), ("n",))
+    numbers = np.array([1 + 2j, -3.25j, 4, -(2.0**18) + 0.125j, 0.5 - 0.5j])
+    _array(group, "c8", numbers.astype("c8"), ("n",))
+    _array(group, "c16", numbers, ("n",))
+
+
 def write_others(root: zarr.Group) -> None:
     """Writes what else there is: types, byte orders, shards, groups in groups, odd names, a large array."""
     types = root.create_group("types")
@@ -66,6 +80,7 @@ def write_others(root: zarr.Group) -> None:
     )  # fmt: skip
     transposed[...] = np.arange(60).reshape(10, 6) / 8
     _array(types, "scalar", np.float64(2.5), ())
+    write_kinds(root.create_group("kinds"))
     pyramid = root.create_group("pyramid")
     for level in range(3):
         size = 32 >> level

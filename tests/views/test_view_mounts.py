@@ -1,7 +1,9 @@
 """Mounts with views: `--view`, what a mount without views costs, and what goes wrong."""
 
 import errno
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -58,8 +60,9 @@ def climate(tmp_path_factory):
 def test_a_mount_shows_the_view_of_each_tree(repository):
     place, snapshot = repository
     with mounted(place, view="netcdf") as mount:
-        assert sorted(os.listdir(mount.path)) == ["branches", "snapshots", "tags"]
+        assert sorted(os.listdir(mount.path)) == ["as-of", "branches", "snapshots", "tags"]
         assert os.listdir(mount / "tags") == ["v1"]
+        assert "root.nc" in os.listdir(mount / "as-of/main/2100-01-01")
         for tree, hours in (("branches/main", 36), ("tags/v1", 24), (f"snapshots/{snapshot}", 36)):
             assert "root.nc" in os.listdir(mount / tree)
             assert not (mount / tree / "zarr.json").exists()
@@ -70,6 +73,20 @@ def test_a_mount_shows_the_view_of_each_tree(repository):
         fails(errno.EROFS, (mount / "tags/v1/new").write_bytes, b"")
         fails(errno.EROFS, (mount / "branches/main/root.nc").unlink)
         fails(errno.EROFS, (mount / "branches/main/root.nc").write_bytes, b"")
+
+
+def test_the_kernel_asks_for_a_snapshot_below_the_views_once(repository):
+    place, snapshot = repository
+    with mounted(place) as mount:
+        above = os.open(mount / ".icefs/views/npy/snapshots", os.O_PATH)
+        try:
+            os.stat(f"{snapshot}/time.npy", dir_fd=above)
+            before = mount.requests()["lookup"]
+            for _ in range(5):
+                os.stat(f"{snapshot}/time.npy", dir_fd=above)
+            assert mount.requests()["lookup"] == before
+        finally:
+            os.close(above)
 
 
 def test_a_mount_shows_the_view_of_its_one_tree(repository):
@@ -178,14 +195,26 @@ def test_a_codec_that_is_not_installed_leaves_its_array_out(repository):
         document = (tree / "lat_bnds/zarr.json").read_text()
         assert '"name": "bytes"' in document
         (tree / "lat_bnds/zarr.json").write_text(document.replace('"name": "bytes"', '"name": "acme.bytes"'))
-        with netCDF4.Dataset(tree / ".icefs/views/netcdf/root.nc") as dataset:
-            assert "lat_bnds" not in dataset.variables
-            assert "lat_bnds" in dataset.getncattr("icefs_left_out")
-            assert dataset["time"][:].tolist() == list(range(36))
-        assert not (tree / ".icefs/views/npy/lat_bnds.npy").exists()
+        views = tree / ".icefs/views"
+        for view in ("netcdf", "netcdf3"):
+            with netCDF4.Dataset(views / view / "root.nc") as dataset:
+                assert "lat_bnds" not in dataset.variables
+                assert "/lat_bnds: its codec 'acme.bytes' is not installed" in dataset.getncattr("icefs_left_out")
+                assert dataset["time"][:].tolist() == list(range(36))
+        for view in ("zarr2", "zarr2,compressed"):
+            group = zarr.open_group(views / view, mode="r", zarr_format=2)
+            assert "lat_bnds" not in group
+            assert "lat_bnds: its codec 'acme.bytes' is not installed" in group.attrs["icefs_left_out"]
+            assert group["time"][:].tolist() == list(range(36))
+        assert not (views / "npy/lat_bnds.npy").exists()
+        assert "acme.bytes" in json.loads((views / "npy/icefs_view.json").read_text())["icefs_left_out"]["/lat_bnds"]
+        log = mount.log.read_text()
+        for view in ("netcdf", "netcdf3", "zarr2", "zarr2,compressed", "npy"):
+            assert re.search(rf"the view {view} of .* leaves out /lat_bnds: its codec 'acme.bytes' is not", log)
 
 
-def test_a_reader_that_waits_for_a_store_can_be_killed(repository):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=lambda number: number.name)
+def test_a_reader_that_waits_for_a_store_can_be_ended(repository, number):
     with serving(Path(repository[0])) as server, mounted(server.url, tag="v1", may_complain=True) as mount:
         file = mount / ".icefs/views/npy/noise/values.npy"
         size = file.stat().st_size
@@ -194,8 +223,8 @@ def test_a_reader_that_waits_for_a_store_can_be_killed(repository):
         with subprocess.Popen(["cat", file], stdout=subprocess.DEVNULL) as reader:
             wait_until(lambda: server.waiting > asked, "a chunk is asked for")
             assert reader.poll() is None
-            os.kill(reader.pid, signal.SIGKILL)
-            assert reader.wait(30) == -signal.SIGKILL
+            os.kill(reader.pid, number)
+            assert reader.wait(30) == -number
         assert mount.control("info.json")["pid"] == mount.pid
         server.may_answer.set()
         assert len(file.read_bytes()) == size

@@ -1,7 +1,10 @@
 """`icefs export`: a version of a repository as plain files: of Zarr v3, or of another format."""
 
+from datetime import datetime
+
 import click
 
+from icefs.cli.support.interrupts import ending_soon
 from icefs.cli.support.lineages import open_lineage_cache
 from icefs.cli.support.mounts import absolute
 from icefs.cli.support.options import (
@@ -9,25 +12,21 @@ from icefs.cli.support.options import (
     dry_run_option,
     human_bytes,
     json_option,
+    parse_as_of,
     print_json,
     ref_option,
     say,
 )
 from icefs.cli.support.repos import DEFAULT_BRANCH, locate, open_repository
 from icefs.cli.support.transfers import as_node_path, list_lines, state_home, transfer_bar
+from icefs.cli.support.uncommitted import warn_of_uncommitted
+from icefs.cli.support.views import branch_of, views_of_versions
 from icefs.engine.history.key_times import KeyTimes
 from icefs.engine.history.lineage import Lineages
-from icefs.engine.read.session import Session
-from icefs.paths import ROOT_NODE
 from icefs.storage.url import redact
-from icefs.transfer.directory_export import Exported, ExportRequest, check_node, export_session
-from icefs.transfer.progress import Progress
+from icefs.transfer.directory_export import ExportRequest, export_session
 from icefs.transfer.view_export import export_view
-from icefs.views.decoder import Decoding, ZarrDecoder
-from icefs.views.formats import FormatChoice, parse_format
-from icefs.views.hierarchy import SessionHierarchy, times_of_history
-from icefs.views.interface import Hierarchy
-from icefs.views.parts import PartHierarchy
+from icefs.views.formats import parse_format
 from icefs.words import command, node_name, plural, quoted
 
 _DAMAGED = 7
@@ -38,6 +37,7 @@ _DAMAGED = 7
 @click.argument("directory", metavar="DIR")
 @click.argument("node", default="")
 @ref_option
+@click.option("--as-of", type=parse_as_of, metavar="TIME", help="Export the branch (by default main) as it was then.")
 @click.option(
     "--format",
     "view_format",
@@ -56,6 +56,7 @@ def export(
     directory: str,
     node: str,
     ref: str | None,
+    as_of: datetime | None,
     view_format: str | None,
     force: bool,
     delete: bool,
@@ -69,28 +70,36 @@ def export(
     file is that of the commit that changed it last, as in a mount. Files that are there already are not written again:
     an export that was interrupted goes on, and one of another version changes only what differs. An array gets its
     zarr.json when all of its chunks are there. Chunks that cannot be read are listed, the others are exported, and the
-    exit code is 7.
+    exit code is 7. Uncommitted changes of a mounted branch are not in it; a warning says so.
 
     With --format, DIR gets the files that a view of the version shows, byte for byte. Arrays that the format cannot
-    show are listed, and the exit code is 7 then too. In a directory with the view of another version, all files are
-    written again.
+    show are listed, and the exit code is 7 then too. Over another version of the view, only bytes that differ are
+    decoded. An array of Zarr v2 of which a chunk cannot be read gets no .zarray.
     """
     choice = parse_format(view_format) if view_format is not None else None
     source = locate(repo, ref)
+    if as_of is None:
+        warn_of_uncommitted(source, None if choice is None else str(choice))
     repository = open_repository(source.location, allow_virtual)
-    session = repository.session_at(repository.resolve_ref(source.ref or DEFAULT_BRANCH))
+    ref, mounted_branch = source.ref or DEFAULT_BRANCH, source.mounted_branch
+    found = (
+        repository.resolve_ref(ref) if as_of is None else repository.resolve(branch=mounted_branch or ref, as_of=as_of)
+    )
+    session = repository.session_at(found)
     request = ExportRequest(
         str(absolute(directory)), as_node_path(source.key(node)), force, delete, dry_run, state_home()
     )
-    with open_lineage_cache(repository) as cache, transfer_bar("exporting") as show:
+    with ending_soon(), open_lineage_cache(repository) as cache, transfer_bar("exporting") as show:
         lineages = Lineages(repository.context, cache)
         if choice is None:
             times = KeyTimes(lineages, session.snapshot_id, session.snapshot.flushed_at)
             done = export_session(session, times, request, show)
         else:
-            branch = source.ref or DEFAULT_BRANCH
-            is_branch = branch in repository.list_branches()
-            done = _export_view(session, branch if is_branch else "", lineages, choice, request, show)
+            # A mount of the branch as it was shows a snapshot, too.
+            branch = mounted_branch or branch_of(repository, ref) if as_of is None else ""
+            with views_of_versions(repository, choice, request.node, lineages) as views:
+                view, facts = views.open(session, branch)
+                done = export_view(view, facts, str(choice), request, show, views.open_earlier)
     if as_json:
         print_json(
             {
@@ -130,18 +139,3 @@ def export(
             )
     if done.failed or done.left_out:
         click.get_current_context().exit(_DAMAGED)
-
-
-def _export_view(
-    session: Session, branch: str, lineages: Lineages, choice: FormatChoice, request: ExportRequest, show: Progress
-) -> Exported:
-    hierarchy: Hierarchy = SessionHierarchy(session, branch=branch, times=times_of_history(lineages, session))
-    if request.node != ROOT_NODE:
-        check_node(session, request.node)
-        hierarchy = PartHierarchy(hierarchy, request.node)
-    decoding = Decoding()
-    try:
-        view = choice.make().root(hierarchy, ZarrDecoder(hierarchy, decoding))
-        return export_view(view, hierarchy.facts, str(choice), request, show)
-    finally:
-        decoding.close()

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from icefs.cli.support.described import describe_key, describe_node
-from icefs.cli.support.options import json_option, print_json, print_rows, ref_option, say
+from icefs.cli.support.options import allow_virtual_option, json_option, print_json, print_rows, ref_option, say
 from icefs.cli.support.repos import locate, open_version
 from icefs.engine.read.session import Session
 from icefs.errors import InvalidInputError, NodeNotFoundError
@@ -36,16 +36,44 @@ _NO_NODE = {
 @click.option("-l", "--long", "is_long", is_flag=True, help="Show types and shapes, or the kinds and sizes of chunks.")
 @click.option("-R", "--recursive", is_flag=True, help="List all groups and arrays below.")
 @click.option("--keys", is_flag=True, help="List all Zarr keys below, instead of groups and arrays.")
+@click.option(
+    "--view",
+    "view_format",
+    metavar="FORMAT",
+    help="List the files of a view instead, with their sizes: netcdf, netcdf3, zarr2 or npy ('icefs help views').",
+)
+@allow_virtual_option
 @json_option
-def ls(repo: str | None, key: str, ref: str | None, is_long: bool, recursive: bool, keys: bool, as_json: bool) -> None:
+def ls(
+    repo: str | None,
+    key: str,
+    ref: str | None,
+    is_long: bool,
+    recursive: bool,
+    keys: bool,
+    view_format: str | None,
+    allow_virtual: tuple[str, ...],
+    as_json: bool,
+) -> None:
     """List groups, arrays and chunks.
 
     KEY is a group (the default is the root), an array, or a prefix of an array's chunk keys. Groups show the
     groups and arrays in them, arrays their Zarr keys. Without @REF, REPO stands for its branch main. A path in a
     mount stands for what is there in the mounted tree, and KEY for what is below it.
+
+    With --view, KEY stands for a group or an array, and all files are listed that a view of it has; then what the
+    format does not show, with the reason. Uncommitted changes of a mounted branch are not in it. The sizes of some
+    files depend on chunks: those whose chunks cannot be read are named, and the exit code is 7.
     """
     source = locate(repo, ref)
-    session = open_version(source)
+    if view_format is not None:
+        if is_long or recursive or keys:
+            raise click.UsageError("--view lists all files with their sizes, and goes with none of -l, -R and --keys")
+        from icefs.cli.support.view_listing import print_view  # decoders, which groups and arrays do not need
+
+        print_view(source, key, view_format, allow_virtual, as_json=as_json)
+        return
+    session = open_version(source, allow_virtual)
     inside = normalize_key(source.key(key))
     path = node_path(inside)
     node = session.get_node(path)

@@ -41,14 +41,16 @@ class Flight:
         done: Set when they have arrived, or failed to.
         data: The bytes, once they are there.
         error: Why they are not.
+        failed_together: Whether they were fetched together with others, one of which may be the reason for the error.
     """
 
-    __slots__ = ("data", "done", "error")
+    __slots__ = ("data", "done", "error", "failed_together")
 
     def __init__(self) -> None:
         self.done = trio.Event()
         self.data: Data | None = None
         self.error: BaseException | None = None
+        self.failed_together = False
 
 
 @dataclass(slots=True, eq=False)
@@ -238,6 +240,7 @@ class ChunkFetcher:
         for key, flight in zip(ahead.keys, ahead.flights, strict=True):
             del self._flights[key]
             flight.error = error
+            flight.failed_together = len(ahead.keys) > 1
             flight.done.set()
         self._launch_waiting()
 
@@ -259,6 +262,9 @@ class ChunkFetcher:
         """Returns the bytes of a key; an exception of `fetch` goes to all waiters, and is not kept."""
         flight = self.start(key, fetch)
         await flight.done.wait()
+        while flight.failed_together:
+            flight = self.start(key, fetch)
+            await flight.done.wait()
         if flight.error is not None:
             raise flight.error
         assert flight.data is not None  # a flight that is done has one of the two

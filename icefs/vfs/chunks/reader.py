@@ -174,6 +174,10 @@ class FetchedChunkHandle(FileHandle):
         if flight is None or (flight.done.is_set() and flight.error is not None):
             flight = self._flight = self._fetcher.start(self._key, self._fetch)
         await flight.done.wait()
+        while flight.failed_together:
+            # A chunk ahead that cannot be read is no failure of the others that came with it.
+            flight = self._flight = self._fetcher.start(self._key, self._fetch)
+            await flight.done.wait()
         if flight.error is not None:
             raise flight.error
         data = self.read_nowait(offset, size)

@@ -27,7 +27,7 @@ MAX_REQUEST_BYTES: Final = 1 << 20
 _TOLD: Final = frozenset(
     (
         *("invalid", "open", "snapshot", "path", "commits", "amended", "conflicts", "discard", "sides"),
-        *("expected_parent", "actual_parent"),
+        *("expected_parent", "actual_parent", "made", "remain"),
     )
 )
 
@@ -63,7 +63,7 @@ def error_facts(error: IcefsError) -> dict[str, Any]:
     if isinstance(facts.get("path"), str):
         facts["path"] = node_key(facts["path"])
     if "conflicts" in facts:
-        facts["conflicts"] = [_conflict(conflict) for conflict in facts["conflicts"]]
+        facts["conflicts"] = [conflict_facts(conflict) for conflict in facts["conflicts"]]
     return {
         "error": type(error).__name__,
         "kind": error.kind,
@@ -73,7 +73,8 @@ def error_facts(error: IcefsError) -> dict[str, Any]:
     }
 
 
-def _conflict(conflict: Any) -> Any:
+def conflict_facts(conflict: Any) -> Any:
+    """Describes a conflict in JSON; what another process has described already stays as it is."""
     if not isinstance(conflict, Conflict):
         return conflict
     return {

@@ -37,8 +37,8 @@ class ViewHandle(FileHandle):
         return self._layout.size
 
     @override
-    def read_nowait(self, offset: int, size: int) -> bytes | None:
-        return None if offset < self._layout.size else b""
+    def read_nowait(self, offset: int, size: int) -> bytes | memoryview | None:
+        return self._layout.at_hand(offset, size)
 
     @override
     async def read(self, offset: int, size: int) -> bytes | memoryview:

@@ -135,7 +135,10 @@ class ViewTree(Tree):
             def refs(kind: str, above: DirNode) -> RefsNode:
                 def enter(tree: Shown, above: DirNode) -> Node:
                     place = f"{path}/{choice}/{tree.label}"
-                    return self._root_node(tree, choice, place, above, RootHooks(entry_timeout_s=0.0))
+                    # A branch or a tag may be deleted, and nothing invalidates this name then; a snapshot's leads to
+                    # the same for ever, as that of its tree does.
+                    hooks = None if kind == "snapshots" else RootHooks(entry_timeout_s=0.0)
+                    return self._root_node(tree, choice, place, above, hooks)
 
                 return RefsNode(self._look, f"{path}/{choice}/{kind}", above.ino, root, kind, enter)
 

@@ -13,7 +13,7 @@ from typing import Final, override
 
 from icefs.errors import EntryNotFoundError, IsADirectoryTreeError, StaleError
 from icefs.paths import ROOT_DIRECTORY, NodePath, TreePath, child, node_path, tree_path
-from icefs.views.interface import Hierarchy, HierarchyFacts, ViewedNode
+from icefs.views.interface import Hierarchy, HierarchyFacts, LastingValue, ViewedNode
 from icefs.worktree.model.nodes import NodeRef
 from icefs.worktree.ops.entries import DirView
 from icefs.worktree.tree import WorkTree
@@ -172,6 +172,18 @@ class WorkingHierarchy(Hierarchy):
             return files.read(number, first, end - first) if end > first else b""
         finally:
             files.release(number)
+
+    @override
+    def lasting(self, key: str) -> LastingValue | None:
+        """Returns the value of a key that the base has, whose bytes a later write to the key leaves as they are."""
+        if _metadata_of(key) in self._documents:
+            return None
+        where = self._work.entries.find(TreePath(key))
+        found = self._base.lasting(where) if isinstance(where, str) else None
+        if not self._is_on_base():
+            return None  # then `where` may be a path of another base
+        self._check_document(key)
+        return found
 
     @override
     def size(self, key: str) -> int | None:

@@ -1,8 +1,6 @@
 """Makes the description of a file: of the arrays of a group, or of a group with all groups inside."""
 
-import logging
 from collections.abc import Sequence
-from typing import Final
 
 import numpy as np
 
@@ -22,9 +20,7 @@ from icefs.views.cf.nodes import ArrayNode, GroupNode
 from icefs.views.cf.types import Rules, Shown, shown_as
 from icefs.views.cf.values import SmallArrays, element_count
 from icefs.views.interface import Decoder, HierarchyFacts, LeftOut
-from icefs.words import plural, quoted
-
-_log: Final = logging.getLogger(__name__)
+from icefs.words import quoted
 
 
 class DatasetBuilder:
@@ -127,13 +123,6 @@ def tell_origin(
     if left_out:
         lines = [f"{quoted(one.path)}: {one.reason}" for one in left_out]
         own["icefs_left_out"] = _within_limit(lines)
-        _log.warning(
-            "a NetCDF file of %s at %s leaves out %s: %s",
-            facts.repository,
-            facts.snapshot,
-            plural(len(lines), "thing"),
-            "; ".join(lines[:5]),
-        )
     dataset.attributes |= own
 
 

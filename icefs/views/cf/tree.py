@@ -24,6 +24,7 @@ from icefs.views.cf.nodes import ArrayNode, GroupNode, Nodes
 from icefs.views.cf.placement import place
 from icefs.views.cf.types import Rules
 from icefs.views.interface import Decoder, Hierarchy, HierarchyFacts, Layout, LeftOut, ViewDirectory, ViewFile
+from icefs.views.left_out import LeftOutLog
 from icefs.views.names import MAX_DEPTH, entry_names, safe_name
 from icefs.words import quoted
 
@@ -37,9 +38,11 @@ class FileWriter(ABC):
     """Makes files of descriptions, in one format.
 
     Attributes:
+        format_name: The format.
         rules: What the format has.
     """
 
+    format_name: str
     rules: Rules
 
     def left_out(self, dataset: Dataset) -> Sequence[LeftOut]:
@@ -62,6 +65,7 @@ class DatasetFile(ViewFile):
     def __init__(self, view: "NetCdfView", time_ns: int, elsewhere: Sequence[str] = ()) -> None:
         self._view = view
         self._elsewhere = elsewhere
+        self._left_out: Sequence[LeftOut] | None = None
         self.time_ns = time_ns
 
     @abstractmethod
@@ -76,20 +80,26 @@ class DatasetFile(ViewFile):
     @override
     def layout(self) -> Layout:
         dataset, left_out = self._described()
+        for one in left_out:
+            self._view.log.note(one.path, one.reason)
         tell_origin(dataset, self._view.facts, left_out, self._elsewhere)
         return self._view.writer.layout(dataset)
 
     def left_out(self) -> Sequence[LeftOut]:
         """Returns what it leaves out; nothing if it cannot be described, which readers of the file meet."""
-        try:
-            return self._described()[1]
-        except (FormatError, NotShownError):
-            return ()
+        if self._left_out is None:
+            try:
+                self._described()
+            except (FormatError, NotShownError):
+                return ()
+        return self._left_out or ()
 
     def _described(self) -> tuple[Dataset, list[LeftOut]]:
         builder = DatasetBuilder(self._view.decoder, self._view.writer.rules)
         dataset = self.describe(builder)
-        return dataset, [*builder.left_out, *self._view.writer.left_out(dataset)]
+        left_out = [*builder.left_out, *self._view.writer.left_out(dataset)]
+        self._left_out = left_out
+        return dataset, left_out
 
 
 class GroupFile(DatasetFile):
@@ -192,11 +202,13 @@ class NetCdfView:
         decoder: Opens its arrays.
         facts: Where it comes from.
         writer: Makes the files.
+        log: Gets what they leave out.
     """
 
     def __init__(self, hierarchy: Hierarchy, decoder: Decoder, writer: FileWriter) -> None:
         self.nodes = Nodes(hierarchy)
         self.facts: HierarchyFacts = hierarchy.facts
+        self.log = LeftOutLog(writer.format_name, hierarchy.facts)
         self.decoder = decoder
         self.writer = writer
 

@@ -200,16 +200,22 @@ def _checked_floats(elements: Elements, convert: Convert | None, fill: np.ndarra
     if rules.allows(elements.dtype):
         dtype = rules.ordered(elements.dtype if elements.dtype.kind in "iu" else np.dtype("i8"))
         return Shown(dtype, ElementSource(elements, dtype, convert), fill=_fill_in(fill, dtype))
+    dtype = rules.ordered(np.dtype("f8"))
+    return Shown(dtype, ElementSource(elements, dtype, _ExactFloats(convert)), fill=_fill_in(fill, dtype))
 
-    def floats(values: np.ndarray) -> np.ndarray:
-        made = exact(values if convert is None else convert(values), np.dtype("f8"))
+
+@dataclass(frozen=True, slots=True)
+class _ExactFloats:
+    """Makes floats of integers, or of what others make integers of."""
+
+    convert: Convert | None
+
+    def __call__(self, values: np.ndarray) -> np.ndarray:
+        made = exact(values if self.convert is None else self.convert(values), np.dtype("f8"))
         if made is None:
             reason = "a 64-bit integer is not exact as a float, and classic NetCDF has no 64-bit integers"
             raise DecodeError(reason, hint="read the array in the view netcdf", reason=reason)
         return made
-
-    dtype = rules.ordered(np.dtype("f8"))
-    return Shown(dtype, ElementSource(elements, dtype, floats), fill=_fill_in(fill, dtype))
 
 
 def _times(elements: Elements, rules: Rules, small: SmallArrays, is_coordinate: bool) -> Shown:
@@ -321,16 +327,16 @@ def _texts(elements: Elements, rules: Rules, small: SmallArrays) -> Shown:
     values = small.read(elements)
     if values is not None:
         texts = _plain_texts(values)
-        if not small.keep(sum(map(len, texts))):
-            raise NotShownError("its texts are too large to be read while a file is laid out")
+        size = sum(map(len, texts))
+        if not small.keep(size):
+            raise NotShownError(small.refusal(len(texts), size))
         if rules.has_texts:
             return Shown(TEXTS, np.array([text.decode() for text in texts] or [], object))
         width = max([1, *map(len, texts)])
         data = np.array(texts, f"S{width}")
         return Shown(CHARACTERS, Literal(_bytes(data, data.dtype)), width=width, attributes=_encoding())
     if dtype.kind != "U":
-        count = element_count(elements.shape)
-        raise NotShownError(f"it has {count} texts of any length, too many to be read while a file is laid out")
+        raise NotShownError(small.refusal(element_count(elements.shape)))
     return _characters(elements, max(dtype.itemsize, _UTF32_BYTES), _encoded)
 
 

@@ -11,6 +11,7 @@ class SmallArrays:
 
     def __init__(self, max_elements: int = MAX_SMALL_ELEMENTS, max_bytes: int = MAX_SMALL_BYTES) -> None:
         self._max_elements = max_elements
+        self._max_bytes = max_bytes
         self._left = max_bytes
 
     def read(self, elements: Elements) -> np.ndarray | None:
@@ -27,9 +28,22 @@ class SmallArrays:
         return elements.read(0, count)
 
     def keep(self, size: int) -> bool:
-        """Tells whether values whose size showed only when they were read still fit, and counts them."""
+        """Tells whether values whose size showed only when they were read still fit, and counts them if they do."""
+        if size > self._left:
+            return False
         self._left -= size
-        return self._left >= 0
+        return True
+
+    def refusal(self, count: int, size: int = 0) -> str:
+        """Says why texts of any length were not read or kept, by their number and, where it is known, their bytes."""
+        if count > self._max_elements:
+            return f"it has {count} texts of any length, too many to be read while a file is laid out"
+        if size > self._max_bytes:
+            return "its texts are too large to be read while a file is laid out"
+        return (
+            f"its texts are read while the file is laid out, and other arrays of the file leave too little of the "
+            f"{self._max_bytes} bytes that such arrays may take together"
+        )
 
 
 def element_count(shape: tuple[int, ...]) -> int:

@@ -18,6 +18,8 @@ from icefs.views.netcdf3.records import RecordPart, RecordSource
 class NetCdf3Writer(FileWriter):
     """Lays classic files out."""
 
+    format_name = "netcdf3"
+
     def __init__(self) -> None:
         self.rules = Rules(
             has_wide_integers=False, has_unsigned=False, has_half=False, has_texts=False, is_big_endian=True

@@ -12,6 +12,8 @@ from icefs.views.interface import Decoder, Format, Hierarchy, Layout, ViewDirect
 class NetCdf4Writer(FileWriter):
     """Lays NetCDF-4 files out; h5py is imported with the first one."""
 
+    format_name = "netcdf"
+
     def __init__(self, *, keeps_half: bool = False) -> None:
         self.rules = Rules(
             has_wide_integers=True, has_unsigned=True, has_half=keeps_half, has_texts=True, is_big_endian=False

@@ -156,7 +156,7 @@ class ArrayDirectory(ViewDirectory):
     def _chunk(self, index: ChunkIndex) -> ViewFile:
         if self._chunks is not None:
             key = node_prefix(self._node.path) + self._layout.format(index)
-            return KeptFile(self._hierarchy, key, self.time_ns)
+            return KeptFile(self._hierarchy, self._node.path, index, key, self.time_ns)
         shape = self._grid.chunks
         source = ChunkSource(self._elements, index, shape, self._shown.dtype, self._shown.convert)
         return ChunkFile(source, self.time_ns)

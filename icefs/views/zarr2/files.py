@@ -1,13 +1,14 @@
 """The files of a view: metadata, decoded chunks, and chunks whose bytes are kept."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Iterable
 from typing import override
 
 import numpy as np
 
 from icefs.errors import ChunkNotFoundError
+from icefs.paths import NodePath
 from icefs.views.extents import ExtentLayout, Literal
-from icefs.views.interface import Elements, Extent, Hierarchy, Layout, Source, ViewFile
+from icefs.views.interface import Elements, Extent, Hierarchy, Layout, Source, Stretch, ViewFile
 from icefs.views.zarr2.types import Convert
 from icefs.zarr.keys import ChunkIndex
 
@@ -58,6 +59,7 @@ class ChunkSource(Source):
         """
         self._elements = elements
         self._index = index
+        self._shape = shape
         self._slices = tuple(slice(size) for size in shape)
         self._dtype = dtype
         self._convert = convert
@@ -75,12 +77,24 @@ class ChunkSource(Source):
         made = np.ascontiguousarray(self._convert(values), self._dtype)
         return memoryview(made.tobytes())[start - low * width : stop - low * width]
 
+    @override
+    def subject(self) -> Hashable | None:
+        subject = self._elements.subject()
+        return None if subject is None else (subject, self._index, self._shape, self._dtype, self._convert)
+
+    @override
+    def stretches(self, size: int, earlier: Source | None) -> Iterable[Stretch]:
+        is_kept = isinstance(earlier, ChunkSource) and not self._elements.is_changed(self._index, earlier._elements)
+        yield Stretch(0, size, 0 if is_kept else None)
+
 
 class KeptFile(ViewFile):
     """A chunk with the bytes that are stored."""
 
-    def __init__(self, hierarchy: Hierarchy, key: str, time_ns: int) -> None:
+    def __init__(self, hierarchy: Hierarchy, array: NodePath, index: ChunkIndex, key: str, time_ns: int) -> None:
         self._hierarchy = hierarchy
+        self._array = array
+        self._index = index
         self._key = key
         self.time_ns = time_ns
 
@@ -89,12 +103,14 @@ class KeptFile(ViewFile):
         size = self._hierarchy.size(self._key)
         if size is None:
             raise ChunkNotFoundError(f"there is no chunk {self._key} any more", key=self._key)
-        return ExtentLayout([Extent(0, size, _Key(self._hierarchy, self._key))])
+        return ExtentLayout([Extent(0, size, _Key(self._hierarchy, self._array, self._index, self._key))])
 
 
 class _Key(Source):
-    def __init__(self, hierarchy: Hierarchy, key: str) -> None:
+    def __init__(self, hierarchy: Hierarchy, array: NodePath, index: ChunkIndex, key: str) -> None:
         self._hierarchy = hierarchy
+        self._array = array
+        self._index = index
         self._key = key
 
     @override
@@ -103,3 +119,14 @@ class _Key(Source):
         if data is None:
             raise ChunkNotFoundError(f"there is no chunk {self._key} any more", key=self._key)
         return data
+
+    @override
+    def subject(self) -> Hashable:
+        return self._array, self._key
+
+    @override
+    def stretches(self, size: int, earlier: Source | None) -> Iterable[Stretch]:
+        changed = None
+        if isinstance(earlier, _Key):
+            changed = self._hierarchy.changed_chunks(self._array, earlier._hierarchy)
+        yield Stretch(0, size, 0 if changed is not None and self._index not in changed else None)

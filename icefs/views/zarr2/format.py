@@ -19,6 +19,7 @@ from icefs.views.interface import (
     ViewedNode,
     ViewFile,
 )
+from icefs.views.left_out import LeftOutLog
 from icefs.views.names import MAX_DEPTH, Dimensions, entry_names
 from icefs.views.zarr2.arrays import ArrayDirectory, open_native, open_plain
 from icefs.views.zarr2.attributes import dump, harmless
@@ -46,13 +47,14 @@ class Zarr2Format(Format):
 
     @override
     def root(self, hierarchy: Hierarchy, decoder: Decoder) -> ViewDirectory:
+        log = LeftOutLog(self.name, hierarchy.facts)
         groups: dict[NodePath, GroupDirectory] = {}
         arrays: dict[NodePath, _Array] = {}
         dimensions: dict[NodePath, Dimensions] = {}
 
         def group(path: NodePath) -> GroupDirectory:
             if path not in groups:
-                groups[path] = GroupDirectory(hierarchy.facts if path == ROOT_NODE else None)
+                groups[path] = GroupDirectory(log, hierarchy.facts if path == ROOT_NODE else None)
                 if path != ROOT_NODE:
                     group(_parent(path)).add_group(path, groups[path])
             return groups[path]
@@ -73,7 +75,7 @@ class Zarr2Format(Format):
             else:
                 parent = _parent(node.path)
                 known = dimensions.setdefault(parent if self._keeps_compressed else ROOT_NODE, Dimensions())
-                array = _Array(node, document, hierarchy, decoder, known, keeps_compressed=self._keeps_compressed)
+                array = _Array(node, document, hierarchy, decoder, known, log, keeps_compressed=self._keeps_compressed)
                 arrays[node.path] = array
                 group(parent).add_array(node.path, array)
             for path in node_and_ancestors(node.path):
@@ -94,12 +96,14 @@ class _Array:
         hierarchy: Hierarchy,
         decoder: Decoder,
         dimensions: Dimensions,
+        log: LeftOutLog,
         *,
         keeps_compressed: bool,
     ) -> None:
         self._node = node
         self._hierarchy = hierarchy
         self._decoder = decoder
+        self._log = log
         self._is_native = keeps_compressed
         self._directories: list[ArrayDirectory] | None = None
         self._document: ArrayDocument | None = None
@@ -108,7 +112,7 @@ class _Array:
         try:
             self._document = read_array(document)
         except NotShownError as error:
-            self.reason = error.message
+            self._leave_out(error)
         else:
             is_one = not self._document.shape and not keeps_compressed
             names, shape = ([_SCALAR], [1]) if is_one else (self._document.names, self._document.shape)
@@ -123,21 +127,26 @@ class _Array:
                 try:
                     made = open_array(self._node, self._hierarchy, self._decoder, self._document, self._names)
                 except NotShownError as error:
-                    self.reason = error.message
+                    self._leave_out(error)
             self._directories = made
         return self._directories
+
+    def _leave_out(self, error: NotShownError) -> None:
+        self.reason = error.message
+        self._log.note(self._node.path, error.message)
 
 
 class GroupDirectory(ViewDirectory):
     """The directory of a group."""
 
-    def __init__(self, facts: HierarchyFacts | None = None) -> None:
-        """Takes what a root says of where it comes from."""
+    def __init__(self, log: LeftOutLog, facts: HierarchyFacts | None = None) -> None:
+        """Takes the log of what is left out, and what a root says of where it comes from."""
         self.time_ns = 0
         self.attributes: Mapping[str, Any] = {}
         self._facts = facts
         self._nodes: dict[str, tuple[NodePath, GroupDirectory | _Array]] = {}
         self._entries: dict[str, tuple[NodePath, GroupDirectory | _Array]] = {}
+        self._log = log
         self._left_out: list[LeftOut] = []
 
     def add_group(self, path: NodePath, group: "GroupDirectory") -> None:
@@ -151,6 +160,7 @@ class GroupDirectory(ViewDirectory):
     def add_left_out(self, path: NodePath, reason: str) -> None:
         """Notes something that has no place in the view."""
         self._left_out.append(LeftOut(path, reason))
+        self._log.note(path, reason)
 
     def name_entries(self) -> None:
         """Gives its groups and arrays the names that they have in the view."""

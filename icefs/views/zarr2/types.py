@@ -3,7 +3,7 @@
 netCDF-C 4.9.0 dies of a data set in which any array holds something else than integers and floats of 32 or 64 bits. So
 plain arrays show
 
-    booleans            |u1
+    booleans            |u1, with the attribute `dtype = "bool"`, which xarray understands
     integers            as they are
     floats of 16 bits   32 bits
     floats              as they are
@@ -37,6 +37,8 @@ _UNITS: Final = {
     "us": ("microseconds", 1),
     "ns": ("nanoseconds", 1),
 }
+# With one of these xarray takes numbers for spans again.
+_SPANS: Final = {"seconds": "s", "milliseconds": "ms", "microseconds": "us", "nanoseconds": "ns"}
 _NOT_A_TIME: Final = int(np.iinfo(np.int64).min)
 _BASE64_KINDS: Final = "SV"
 
@@ -72,7 +74,7 @@ def plain(dtype: np.dtype, fill: Any) -> list[Shown]:
     """
     match dtype.kind:
         case "b":
-            return [Shown(np.dtype("u1"), _same, int(fill is True))]
+            return [Shown(np.dtype("u1"), _same, int(fill is True), attributes={"dtype": "bool"})]
         case "i" | "u":
             return [_number(dtype, fill)]
         case "f" if dtype.itemsize <= 8:
@@ -133,12 +135,20 @@ def _time(dtype: np.dtype, fill: Any) -> Shown:
     attributes = {"units": name}
     if dtype.kind == "M":
         attributes = {"units": f"{name} since {_EPOCH}", "calendar": "proleptic_gregorian"}
+    elif name in _SPANS:
+        attributes["dtype"] = f"timedelta64[{_SPANS[name]}]"
+    return Shown(np.dtype("<i8"), _Multiplied(factor), value, attributes=attributes)
 
-    def integers(values: np.ndarray) -> np.ndarray:
+
+@dataclass(frozen=True, slots=True)
+class _Multiplied:
+    """Makes integers of times, in units of which theirs is several."""
+
+    factor: int
+
+    def __call__(self, values: np.ndarray) -> np.ndarray:
         found = values.astype(values.dtype.newbyteorder("=")).view("i8")
-        return found if factor == 1 else np.where(found == _NOT_A_TIME, found, found * factor)
-
-    return Shown(np.dtype("<i8"), integers, value, attributes=attributes)
+        return found if self.factor == 1 else np.where(found == _NOT_A_TIME, found, found * self.factor)
 
 
 def _native_fill(dtype: np.dtype, fill: Any) -> Any:

@@ -94,7 +94,7 @@ def test_the_event_loop_does_not_wait_while_manifests_are_fetched(builder: RepoB
             return super().get(key, start=start, end=end)
 
     plain, storage = builder.publish(), Watched()
-    for one in plain.list_objects():
+    for one in plain.iter_objects():
         storage.put(one.key, plain.get(one.key).data)
     base_of(storage, guarded).stat_many([path for path in PATHS if path.startswith("g/a/c/")])
     assert free

@@ -96,7 +96,7 @@ async def given_up(fetches, load, nursery):
     asker.scope.cancel()
 
 
-async def test_what_nobody_waits_for_any_more_is_there_for_whoever_comes_next(fetches, threads, nursery):
+async def test_a_fetch_that_nobody_waits_for_serves_the_next_reader(fetches, threads, nursery):
     load = Load()
     await given_up(fetches, load, nursery)
     await trio.testing.wait_all_tasks_blocked()

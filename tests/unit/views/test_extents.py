@@ -24,6 +24,9 @@ class PlainElements(Elements):
         found.flags.writeable = False
         return found
 
+    def at_hand(self, start, stop):
+        return self.read(start, stop) if start % 2 else None
+
     def chunk(self, index):
         return self._flat.reshape(self.shape)
 
@@ -58,6 +61,8 @@ def test_any_range_is_that_of_the_plain_bytes(parts, tail, data):
     for _ in range(5):
         offset, size = data.draw(st.integers(0, len(plain) + 3)), data.draw(st.integers(0, len(plain) + 3))
         assert bytes(layout.read(offset, size)) == plain[offset : offset + size]
+        at_hand = layout.at_hand(offset, size)
+        assert at_hand is None or bytes(at_hand) == plain[offset : offset + size]
 
 
 def test_the_size_is_the_end_of_the_last_extent_by_default():

@@ -31,7 +31,9 @@ def test_pieces_cover_each_box_once(shape, data):
     start = data.draw(st.integers(0, numbers.size - 1))
     boxes = list(boxes_of_range(shape, start, numbers.size))
     views = [np.zeros(box.shape, int) for box in boxes]
-    for index, pieces in geometry.pieces(boxes).items():
+    found = geometry.pieces(boxes)
+    assert geometry.count_pieces(boxes) == sum(map(len, found.values()))
+    for index, pieces in found.items():
         chunk = np.full(chunk_shape, -1)
         inside = numbers[tuple(slice(i * n, (i + 1) * n) for i, n in zip(index, chunk_shape, strict=True))]
         chunk[tuple(slice(length) for length in inside.shape)] = inside

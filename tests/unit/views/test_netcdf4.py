@@ -1,6 +1,7 @@
 """NetCDF-4 files, read by netCDF4-python, h5netcdf and xarray."""
 
 import json
+import logging
 import sys
 import warnings
 
@@ -14,7 +15,7 @@ import zarr
 from h5py import h5ds
 
 from icefs.errors import NotShownError, UnsupportedError
-from icefs.views.cf.limits import MAX_SMALL_ELEMENTS
+from icefs.views.cf.limits import MAX_SMALL_BYTES, MAX_SMALL_ELEMENTS
 from icefs.views.interface import HierarchyFacts
 from icefs.views.netcdf4.format import NetCdf4Format
 from tests.support.netcdf_samples import NUMBERS, climate, every_number, every_other_type, number_name
@@ -95,7 +96,8 @@ def test_numbers_stay_as_they_are(written, reader):
 
 
 def test_types_that_netcdf_has_under_other_names(written, caplog):
-    path = written(every_other_type)["root.nc"]
+    with caplog.at_level(logging.INFO, "icefs.views"):
+        path = written(every_other_type)["root.nc"]
     with raw(path) as root:
         assert root["flags"].dtype == "u1"
         assert root["flags"][:].tolist() == [1, 0, 1]
@@ -152,6 +154,30 @@ def test_many_texts_are_characters_where_their_width_is_known(written):
         any_text, huge = root.icefs_left_out.splitlines()
         assert any_text == f"/any: it has {MANY} texts of any length, too many to be read while a file is laid out"
         assert huge == "/huge: its texts have up to 8000 bytes each, and a view shows at most 4096"
+
+
+def test_texts_that_others_leave_no_room_for_are_left_out(written):
+    def tree(root):
+        for name in ("first", "second"):
+            root.create_array(name, shape=(1,), dtype="str")[:] = np.array(["x" * (MAX_SMALL_BYTES * 5 // 8)], object)
+        root.create_array("huge", shape=(1,), dtype="str")[:] = np.array(["x" * (MAX_SMALL_BYTES + 1)], object)
+
+    with netCDF4.Dataset(written(tree)["root.nc"]) as root:
+        assert list(root.variables) == ["first"]
+        huge, second = sorted(root.icefs_left_out.splitlines())
+        assert huge == "/huge: its texts are too large to be read while a file is laid out"
+        assert second.startswith("/second: ")
+        assert "other arrays of the file" in second
+
+
+def test_an_array_without_elements_has_an_unlimited_dimension(written):
+    def tree(root):
+        root.create_array("empty", shape=(0, 3), chunks=(1, 3), dtype="i4", dimension_names=("x", "y"))
+
+    with netCDF4.Dataset(written(tree)["root.nc"]) as root:  # the library takes a length of 0 for "unlimited"
+        assert root.dimensions["x"].isunlimited()
+        assert not root.dimensions["y"].isunlimited()
+        assert root["empty"].shape == (0, 3)
 
 
 def test_texts_that_c_cannot_hold_are_left_out(written):
@@ -432,7 +458,8 @@ def test_arrays_larger_than_a_file_are_left_out_or_refused(caplog, count, fits):
 
     file = view_of(NetCdf4Format(), WrittenHierarchy(tree))["root.nc"]
     if fits:
-        assert 2**61 < file.layout().size < 2**62
+        with caplog.at_level(logging.INFO, "icefs.views"):
+            assert 2**61 < file.layout().size < 2**62
         assert "/huge: it is larger than a file can be" in caplog.text
     else:
         with pytest.raises(NotShownError, match="more than a file can have"):

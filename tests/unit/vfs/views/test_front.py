@@ -43,7 +43,7 @@ async def test_one_tree(ref):
 
 async def test_the_whole_repository():
     async with mounted(built().publish(), view="npy", tools=ToyFormat().tools()) as driver:
-        assert await driver.listdir() == ["branches", "snapshots", "tags"]
+        assert await driver.listdir() == ["as-of", "branches", "snapshots", "tags"]
         assert await driver.listdir("tags") == ["t"]
         for tree in ("branches/main", "tags/t", f"snapshots/{snapshot_id(1)}"):
             assert await driver.listdir(tree) == FILES

@@ -110,6 +110,8 @@ async def test_the_kernel_remembers_what_never_changes_and_asks_again_for_a_bran
         assert await driver.fs.lookup(directory.ino, "none") == ABSENT
         # A tag may be deleted, and nothing invalidates this name then.
         assert (await driver.walk(".icefs/views/npy/tags/t")).entry_timeout_s == 0
+        snapshot = await driver.walk(f".icefs/views/npy/snapshots/{snapshot_id(1)}")
+        assert (snapshot.entry_timeout_s, snapshot.attr_timeout_s) == (FOREVER_S, FOREVER_S)
 
 
 async def test_one_version_in_several_places_is_as_many_directories():

@@ -5,20 +5,24 @@ import json
 import os
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import trio
 
 from icefs.engine.write.repository import WritableRepository
 from icefs.errors import EntryNotFoundError, StaleError
 from icefs.fuse.boundary import OPERATIONS
+from icefs.storage.memory import MemoryStorage
 from icefs.vfs.branches.settings import WorkingOptions
 from icefs.vfs.control.mount_control import MountControl
 from icefs.vfs.mount import Mount, MountRequest
 from icefs.vfs.observe.stats import Stats
+from icefs.vfs.views.versions import view_tools
 from tests.support.fake_vfs import FakeNotifier
 from tests.support.repo_builder import RepoBuilder, group, inline
 from tests.support.toy_format import ToyFormat
 from tests.support.vfs_driver import OWNERSHIP, Driver
+from tests.support.viewed import commit_arrays
 from tests.support.zarr_documents import array_document
 
 GROUP = b'{"node_type":"group","zarr_format":3}'
@@ -119,6 +123,53 @@ async def test_a_chunk_that_was_written_is_shown_at_once(tmp_path):
         assert after["a.bin"].ino != before["a.bin"].ino
         assert after["a.bin"].mtime_ns > before["a.bin"].mtime_ns
         assert after["g/x.bin"].mtime_ns == before["g/x.bin"].mtime_ns
+
+
+class CountingStorage(MemoryStorage):
+    """Notes the chunks that are read, from any thread."""
+
+    def __init__(self):
+        super().__init__()
+        self.chunk_reads = []
+
+    def get(self, key, *, start=0, end=None):
+        if key.startswith("chunks/"):
+            self.chunk_reads.append(key)
+        return super().get(key, start=start, end=end)
+
+
+class RealTools:
+    """Makes views with the formats and decoder of mounts."""
+
+    tools = staticmethod(view_tools)
+
+
+async def test_after_a_write_the_other_chunks_are_not_decoded_again(tmp_path):
+    storage = CountingStorage()
+    repository = WritableRepository.create(storage)
+    values = np.arange(4000, dtype="i4")
+
+    def write(root):
+        root.create_array("a", shape=(4000,), chunks=(1000,), dtype="i4", compressors=None)[...] = values
+
+    commit_arrays(repository, write)
+    repository.close()
+    async with writable(tmp_path, RealTools(), storage) as driver:
+
+        async def read():
+            return np.frombuffer((await driver.read(f"{VIEW}/a.npy"))[-16000:], "i4").tolist()
+
+        assert await read() == values.tolist()
+        assert len(storage.chunk_reads) == 4
+        await driver.write("a/c/1", bytes(4000))
+        values[1000:2000] = 0
+        assert await read() == values.tolist()
+        assert len(storage.chunk_reads) == 4
+        await driver.write("a/c/1", np.ones(1000, "i4").tobytes())
+        await driver.unlink("a/c/3")
+        values[1000:2000], values[3000:] = 1, 0
+        assert await read() == values.tolist()
+        assert len(storage.chunk_reads) == 4
 
 
 async def test_arrays_and_groups_that_were_made_removed_and_renamed(tmp_path):
