@@ -4,5 +4,6 @@ repository  a repository that is read: its refs, its history, sessions on its sn
 read        sessions that read, and the caches and threads behind them
 write       sessions that write, and commits
 history     what changed between snapshots, and when
+merge       merges, picked and reverted commits
 upkeep      checks, collection, expiration, sizes, upgrades
 """

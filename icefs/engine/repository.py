@@ -11,6 +11,7 @@ from icefs.engine.read.assets import AssetManager
 from icefs.engine.read.context import ReadContext
 from icefs.engine.read.refs import Refs, is_repository_v1
 from icefs.engine.read.session import Session, session_at
+from icefs.engine.read.store_settings import check_config, usable_config, with_config
 from icefs.engine.read.virtual import Authorizations
 from icefs.engine.read.virtual_endpoints import endpoints_of_config
 from icefs.errors import (
@@ -37,7 +38,8 @@ class Repository:
     ref) make one conditional request in spec 2.
 
     Attributes:
-        storage: Where the repository is; closed by its opener.
+        storage: Where the repository is. It obeys the configuration; the one that `open` was given is its opener's to
+            close.
         spec_version: 1 or 2.
         config: The defaults, overridden by the persisted configuration, overridden by the opener's.
         assets: The repository's files.
@@ -84,16 +86,21 @@ class Repository:
         Raises:
             RepositoryNotFoundError: nothing is there.
             FormatError: `repo` or `config.yaml` is malformed.
+            InvalidInputError: `config` has values that cannot be; of a persisted one they are left out.
         """
+        check_config(config)
         assets = AssetManager(storage, cache=cache)
         persisted, spec_version = _fetch_config(assets)
         assets.snapshots_change = spec_version == 1
         merged = RepositoryConfig() if persisted is None else persisted
         if config is not None:
             merged = merged.merge(config)
-        assets.set_cache_limits(merged)
+        merged = usable_config(merged)
+        assets.set_limits(merged)
+        obeying = with_config(storage, merged)
+        assets.use(obeying)
         named = endpoints_of_config(config) if named_endpoints is None else named_endpoints
-        return cls._of(storage, spec_version, merged, assets, authorize_virtual_chunk_access, named)
+        return cls._of(obeying, spec_version, merged, assets, authorize_virtual_chunk_access, named, opened_as=storage)
 
     @classmethod
     def _of(
@@ -104,8 +111,20 @@ class Repository:
         assets: AssetManager,
         authorizations: Authorizations | None,
         named_endpoints: frozenset[str],
+        *,
+        opened_as: Storage,
     ) -> Self:
-        return cls(ReadContext(storage, spec_version, config, assets, authorizations, named_endpoints=named_endpoints))
+        return cls(
+            ReadContext(
+                storage,
+                spec_version,
+                config,
+                assets,
+                authorizations,
+                named_endpoints=named_endpoints,
+                opened_as=opened_as,
+            )
+        )
 
     @staticmethod
     def exists(storage: Storage) -> bool:
@@ -140,7 +159,7 @@ class Repository:
         authorized = known.authorizations if authorize_virtual_chunk_access is None else authorize_virtual_chunk_access
         named = known.named_endpoints | endpoints_of_config(config)
         chosen = self.config if config is None else config
-        return type(self).open(self.storage, chosen, authorized, named_endpoints=named)
+        return type(self).open(known.opened_as, chosen, authorized, named_endpoints=named)
 
     @property
     def authorized_virtual_container_prefixes(self) -> set[str]:
@@ -266,7 +285,9 @@ class Repository:
 
     def session_at(self, snapshot_id: SnapshotId, branch: str | None = None) -> Session:
         """Opens any snapshot that has a file, also one that no ref reaches; raises as `read.session.session_at`."""
-        return session_at(self.context, snapshot_id, branch)
+        session = session_at(self.context, snapshot_id, branch)
+        self.context.preloading.begin(session.snapshot)
+        return session
 
     def readonly_session(
         self,

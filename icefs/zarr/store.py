@@ -12,6 +12,7 @@ commit needs those.
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, override
 
 import numpy as np
@@ -136,7 +137,14 @@ class IcechunkStore(zarr.abc.store.Store):
         self, prototype: "BufferPrototype", key_ranges: Iterable[tuple[str, ByteRequest | None]]
     ) -> list[Buffer | None]:
         """Returns what `get` does for each key and range, reading side by side."""
-        return await asyncio.gather(*(self.get(key, prototype, byte_range) for key, byte_range in key_ranges))
+        most = self._session.config.get_partial_values_concurrency
+        turns = None if most is None else asyncio.Semaphore(max(1, most))
+
+        async def get(key: str, byte_range: ByteRequest | None) -> Buffer | None:
+            async with turns or nullcontext():
+                return await self.get(key, prototype, byte_range)
+
+        return await asyncio.gather(*(get(key, byte_range) for key, byte_range in key_ranges))
 
     def get_sync(
         self, key: str, *, prototype: "BufferPrototype | None" = None, byte_range: ByteRequest | None = None

@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 from icefs.engine.history.changes import compare
 from icefs.engine.read.session import Session
-from icefs.errors import SessionStateError
+from icefs.errors import FormatError, IcefsError, SessionStateError, StorageError
 from icefs.format.chunk_indices import ChunkIndices
 from icefs.format.ids import NodeId
 from icefs.format.snapshot.nodes import NodeSnapshot, NodeType
@@ -40,12 +40,13 @@ def compared_log(old: Session, new: Session) -> TransactionLog:
         if len(one.array.shape) != len(other.array.shape):
             continue  # its metadata were updated, which is a conflict with any change of chunks
         if indices is None:
+            cause = _unreadable(old, one) or _unreadable(new, other)
             raise SessionStateError(
                 f"nobody can tell which chunks of {path} differ between the snapshots {old.snapshot_id} and "
-                f"{new.snapshot_id}: transaction logs and manifests are gone",
+                f"{new.snapshot_id}: {'transaction logs are gone' if cause is None else cause.message}",
                 kind="rebase-tx-log-pruned",
-                hint="make the changes again in a new session",
-            )
+                hint="restore the object from a copy, or make the changes again in a new session",
+            ) from cause
         chunks[other.id] = indices
     new_nodes = [node for node_id, node in after.items() if node_id not in before]
     deleted = [node for node_id, node in before.items() if node_id not in after]
@@ -60,6 +61,16 @@ def compared_log(old: Session, new: Session) -> TransactionLog:
         updated_chunks=MappingProxyType(dict(sorted(chunks.items()))),
         moved_nodes=tuple(sorted(moves, key=lambda move: move.to_path.split("/"))),
     )
+
+
+def _unreadable(session: Session, node: NodeSnapshot) -> IcefsError | None:
+    """Returns why an array's manifests cannot be read; None where they can."""
+    try:
+        for _ in session.array_chunks(node).iter_batches():
+            pass
+    except (FormatError, StorageError) as error:
+        return error
+    return None
 
 
 def _ids(nodes: list[NodeSnapshot], node_type: NodeType) -> tuple[NodeId, ...]:

@@ -12,6 +12,8 @@ from typing import Final
 
 from icefs.engine.read.boxes import Box
 from icefs.engine.read.cache import WeightedCache
+from icefs.engine.read.limits import ReadLimits
+from icefs.engine.read.requests import ReadRequests
 from icefs.engine.read.workers import Workers
 from icefs.engine.read.written import WrittenFiles
 from icefs.errors import FormatError, ObjectNotFoundError, RepositoryNotFoundError, SnapshotNotFoundError
@@ -42,8 +44,6 @@ _DEFAULT_CACHED_CHANGES: Final = 200_000
 _SNAPSHOT_NODES: Final = 16
 _MANIFEST_REFS: Final = 64
 _LOG_CHANGES: Final = 64
-# What is larger than two of these is fetched in several requests side by side, where requests go over a network.
-_PART_BYTES: Final = 4 << 20
 # Neighbours in one object are fetched together up to this size, and over a gap of this one.
 _MAX_RUN_BYTES: Final = 4 << 20
 _MAX_GAP_BYTES: Final = 16 << 10
@@ -73,18 +73,31 @@ class AssetManager:
         self.manifests: WeightedCache[ManifestId, Manifest] = WeightedCache(_DEFAULT_CACHED_REFS)
         self.clipped: WeightedCache[_ClipKey, ArrayRefs] = WeightedCache(_DEFAULT_CACHED_REFS // 4)
         self.transaction_logs: WeightedCache[SnapshotId, TransactionLog] = WeightedCache(_DEFAULT_CACHED_CHANGES)
+        self._requests = ReadRequests(storage, self.workers)
         self._repo_lock = threading.Lock()
         self._repo: tuple[RepoInfo, Version] | None = None
         self._written = WrittenFiles(_WRITTEN_BYTES)
 
-    def set_cache_limits(self, config: RepositoryConfig) -> None:
-        """Takes from a configuration how much to cache, where it says so itself."""
-        caching = config.caching
-        if caching is None:
-            return
-        self.snapshots.max_weight = caching.num_snapshot_nodes or self.snapshots.max_weight
-        self.manifests.max_weight = caching.num_chunk_refs or self.manifests.max_weight
-        self.transaction_logs.max_weight = caching.num_transaction_changes or self.transaction_logs.max_weight
+    def set_limits(self, config: RepositoryConfig) -> None:
+        """Takes over how much to read at once and how much to cache, where a configuration says so itself.
+
+        The file that was read last stays in each cache, however small that is.
+
+        Raises:
+            InvalidInputError: a read would be divided into requests of no bytes, or into none.
+        """
+        limits = ReadLimits.of(config)
+        self._requests.obey(limits)
+        if limits.snapshot_nodes is not None:
+            self.snapshots.max_weight = limits.snapshot_nodes
+        if limits.chunk_refs is not None:
+            self.manifests.max_weight, self.clipped.max_weight = limits.chunk_refs, limits.chunk_refs // 4
+        if limits.changes is not None:
+            self.transaction_logs.max_weight = limits.changes
+
+    def use(self, storage: Storage) -> None:
+        """Reads and writes through another storage of the same place from now on."""
+        self.storage = self._requests.storage = storage
 
     def fetch_repo_info(self, *, refresh: bool = True) -> tuple[RepoInfo, Version]:
         """Returns the repo info and its version (spec 2 only).
@@ -102,7 +115,7 @@ class AssetManager:
         with self._repo_lock:
             known = self._repo
             try:
-                changed = self.storage.get_if_changed(REPO_INFO, known[1] if known else None)
+                changed = self._requests.get_if_changed(REPO_INFO, known[1] if known else None)
             except ObjectNotFoundError as error:
                 raise repository_not_found(self.storage) from error
             if changed is not None:
@@ -148,7 +161,7 @@ class AssetManager:
         def load() -> tuple[Snapshot, int]:
             key = snapshot_key(snapshot_id)
             if self.snapshots_change:
-                snapshot = parse_snapshot(self._read(key), name=key)
+                snapshot = self._requests.decode(parse_snapshot, self._read(key), key)
             else:
                 snapshot = self._load_immutable(key, parse_snapshot)
             for path in snapshot.shadowed:
@@ -198,12 +211,16 @@ class AssetManager:
             ObjectNotFoundError: there is no such object.
             InvalidObjectSizeError: it is shorter than `end`.
         """
-        key, view = chunk_key(chunk_id), self._cache_view()
+        key = chunk_key(chunk_id)
+        return self._requests.remembered(key, start, end, lambda: self._read_range(key, start, end))
+
+    def _read_range(self, key: str, start: int, end: int) -> bytes:
+        view = self._cache_view()
         if view is None:
-            return self._fetch_range(key, start, end)
+            return self._requests.fetch_range(key, start, end)
         data = view.get(key, start, end)
         if data is None:
-            data = self._fetch_range(key, start, end)
+            data = self._requests.fetch_range(key, start, end)
             view.put(key, data, start, end)
         return data
 
@@ -213,7 +230,7 @@ class AssetManager:
         The disk cache is not looked into.
         """
         view = self._view
-        if end - start > 2 * _PART_BYTES or (view is None and self.disk_cache is not None):
+        if view is None and self.disk_cache is not None:
             return False
         key = chunk_key(chunk_id)
 
@@ -222,7 +239,7 @@ class AssetManager:
                 view.put(key, data, start, end)
             done(data)
 
-        return self.storage.start_read(key, start, end, keep)
+        return self._requests.start_read(key, start, end, keep)
 
     def read_chunk_ranges(self, chunk_id: ChunkId, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         """Reads several ranges `[start, end)` of a chunk object; near ones come in one request.
@@ -239,7 +256,7 @@ class AssetManager:
                 found[start, end] = data
         runs = coalesce([span for span in ranges if span not in found])
         fetched = self.workers.map_ahead(
-            lambda run: self._fetch_range(key, run[0][0], max(end for _, end in run)), runs
+            lambda run: self._requests.fetch_range(key, run[0][0], max(end for _, end in run)), runs
         )
         for run, data in zip(runs, fetched, strict=True):
             base = run[0][0]
@@ -259,39 +276,29 @@ class AssetManager:
         view = self._cache_view()
         return view is not None and view.has(chunk_key(chunk_id), start, end)
 
-    def _fetch_range(self, key: str, start: int, end: int) -> bytes:
-        if end - start <= 2 * _PART_BYTES or self.storage.capabilities.local_files:
-            return self.storage.get(key, start=start, end=end).data
-        parts = range(start, end, _PART_BYTES)
-        # The length is what a manifest claims: parts are asked for in a window, so that the first one that the object
-        # does not have ends it.
-        fetched = self.workers.map_ahead(
-            lambda at: self.storage.get(key, start=at, end=min(at + _PART_BYTES, end)).data, parts
-        )
-        return b"".join(fetched)
-
     def _read(self, key: str) -> bytes:
-        return self.storage.get(key).data
+        return self._requests.get(key).data
 
     def _load_immutable[T](self, key: str, parse: Callable[..., T]) -> T:
         """Reads and decodes a file that never changes; the disk cache keeps it only if it could be decoded."""
         written, view = self._written.take(key), self._cache_view()
+        decode = self._requests.decode
         if view is None:
-            return parse(self._read(key) if written is None else written, name=key)
+            return decode(parse, self._read(key) if written is None else written, key)
         kept = view.get(key) if written is None else None
         if kept is not None:
             try:
-                return parse(kept, name=key)
+                return decode(parse, kept, key)
             except FormatError:
                 view.drop(key)  # what something else answered in the store's place
         data = self._read(key) if written is None else written
-        parsed = parse(data, name=key)
+        parsed = decode(parse, data, key)
         view.put(key, data)
         return parsed
 
     def put_immutable(self, key: str, data: bytes) -> None:
         """Stores a file that never changes. The first reader gets these bytes, if it reads soon."""
-        self.storage.put(key, data)
+        self._requests.put(key, data)
         self._written.put(key, data)
 
     def _cache_view(self) -> CacheView | None:
@@ -306,6 +313,7 @@ class AssetManager:
         for cache in (self.snapshots, self.manifests, self.clipped, self.transaction_logs):
             cache.clear()
         self._written.clear()
+        self._requests.close()
         if self.disk_cache is not None:
             self.disk_cache.close()
 

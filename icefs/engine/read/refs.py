@@ -128,7 +128,7 @@ class RefsV1:
 
     def _fetch(self) -> Refs:
         files: dict[RefFile, ObjectInfo] = {}
-        for info in self._assets.storage.list_objects(f"{REFS_V1}/"):
+        for info in self._assets.storage.iter_objects(f"{REFS_V1}/"):
             found = parse_ref_key(info.key)
             if found is not None:  # other things that lie around are none of our business
                 files[found] = info

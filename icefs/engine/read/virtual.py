@@ -35,7 +35,9 @@ from typing import Final, Self
 from urllib.parse import quote, unquote
 
 from icefs.engine.read.cache import WeightedCache
+from icefs.engine.read.virtual_azure import AZURE_SCHEMES, open_azure_container, split_azure_prefix
 from icefs.engine.read.virtual_endpoints import check_endpoint, endpoint_of, split_prefix
+from icefs.engine.read.virtual_gcs import GCS_SCHEMES, open_gcs_container
 from icefs.engine.read.workers import Workers
 from icefs.errors import (
     FormatError,
@@ -47,6 +49,8 @@ from icefs.errors import (
     UnsupportedError,
 )
 from icefs.format.config.storage import (
+    AzureStore,
+    GcsStore,
     HttpStore,
     LocalFileSystemStore,
     S3CompatibleStore,
@@ -55,9 +59,11 @@ from icefs.format.config.storage import (
     VirtualChunkContainer,
 )
 from icefs.format.manifest.refs import VirtualRef
+from icefs.storage.azure.options import AzureCredentials
 from icefs.storage.base import RangeReader, Storage
 from icefs.storage.cache.disk import CacheView, DiskCache
 from icefs.storage.cache.entry import CachedFile
+from icefs.storage.gcs.options import GcsCredentials
 from icefs.storage.local.ranges import LocalRanges
 from icefs.storage.metered import MeteredRanges, StoreMeter
 from icefs.storage.s3.options import S3Credentials
@@ -73,17 +79,21 @@ _PART_BYTES: Final = 12 << 20
 
 @dataclass(frozen=True, slots=True)
 class ContainerCredentials:
-    """How to sign requests to the objects below an authorised prefix; only S3 has any.
+    """How to sign requests to the objects below an authorised prefix; those of S3, of Azure, or of Google.
 
     Attributes:
         s3: Keys, or a callback that returns them; None leaves it to the AWS environment.
         anonymous: Whether to send requests unsigned; None does what the container says.
         profile: A profile of the AWS configuration files.
+        azure: One way to sign, or a callback that returns it; None leaves it to the environment.
+        gcs: Keys, a token, or a callback that returns one; None leaves it to the environment.
     """
 
     s3: S3Credentials | Callable[[], S3Credentials] | None = None
     anonymous: bool | None = None
     profile: str | None = None
+    azure: AzureCredentials | Callable[[], AzureCredentials] | None = None
+    gcs: GcsCredentials | None = None
 
 
 type Authorizations = Mapping[str, ContainerCredentials | None]
@@ -440,6 +450,28 @@ class VirtualResolver:
                 named=(*self._named_endpoints, authorization.endpoint_url),
             )
             return _open_s3(store, location.authority, credentials)
+        if isinstance(store, AzureStore) and scheme in AZURE_SCHEMES:
+            credentials = authorization.credentials or ContainerCredentials()
+            return open_azure_container(
+                store,
+                location.authority,
+                credentials=credentials.azure,
+                anonymous=credentials.anonymous,
+                url_prefix=container.url_prefix,
+                storage=self._storage,
+                named=(authorization.endpoint_url,),
+            )
+        if isinstance(store, GcsStore) and scheme in GCS_SCHEMES:
+            credentials = authorization.credentials or ContainerCredentials()
+            return open_gcs_container(
+                store,
+                location.authority,
+                credentials=credentials.gcs,
+                anonymous=credentials.anonymous,
+                url_prefix=container.url_prefix,
+                storage=self._storage,
+                named=(authorization.endpoint_url,),
+            )
         if isinstance(store, HttpStore) and scheme in ("http", "https"):
             from icefs.storage.http import HttpStorage
             from icefs.storage.http_client import HttpOptions
@@ -473,7 +505,8 @@ def _cache_name(ref: VirtualRef, target: _Target) -> str | None:
 
 
 def _authorization(prefix: str, credentials: ContainerCredentials | None) -> _Authorization:
-    prefix, endpoint_url = split_prefix(prefix)
+    is_azure = prefix.partition("://")[0].lower() in AZURE_SCHEMES
+    prefix, endpoint_url = split_azure_prefix(prefix) if is_azure else split_prefix(prefix)
     try:
         place = Location.parse(prefix if prefix.endswith("/") else f"{prefix}/")
     except ValueError as error:
@@ -517,5 +550,6 @@ def _open_s3(
             allow_http=True,
             requester_pays=options.requester_pays,
             credentials=credentials.s3,
+            legacy_rooted_keys=False,  # the names of virtual chunks are whole
         ),
     )

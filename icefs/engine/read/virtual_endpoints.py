@@ -44,7 +44,7 @@ def split_prefix(prefix: str) -> tuple[str, str | None]:
         InvalidInputError: it has another option.
     """
     before, question, query = prefix.partition("?")
-    if not question or urlsplit(before).scheme.lower() not in ("s3", "tigris"):
+    if not question or urlsplit(before).scheme.lower() not in ("s3", "tigris", "gs", "gcs"):
         return prefix, None
     options = dict(parse_qsl(query, keep_blank_values=True))
     endpoint_url = options.pop("endpoint_url", None)

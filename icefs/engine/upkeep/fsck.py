@@ -197,7 +197,7 @@ class _Check:
         try:
             for directory in (SNAPSHOTS, TRANSACTIONS, MANIFESTS, CHUNKS):
                 try:
-                    for info in self._storage.list_objects(f"{directory}/"):
+                    for info in self._storage.iter_objects(f"{directory}/"):
                         self._sizes[info.key] = info.size_bytes
                 except NotAnObjectError as error:
                     self._found("foreign", directory, error.message)

@@ -356,7 +356,7 @@ class _Collection:
 
     def _objects[Id: ObjectId](self, directory: str, kind: type[Id]) -> Iterator[tuple[Id, ObjectInfo]]:
         """Yields the objects of a directory whose names are ids; others are nobody's business here."""
-        for info in self._repository.storage.list_objects(f"{directory}/"):
+        for info in self._repository.storage.iter_objects(f"{directory}/"):
             try:
                 object_id = kind.parse(info.key.removeprefix(f"{directory}/"))
             except InvalidInputError:

@@ -144,7 +144,7 @@ def _history(
 
 def _backups(storage: Storage, known: set[str], problems: dict[str, IcefsError]) -> Iterator[tuple[str, RepoInfo]]:
     """Yields the backups of `repo` that the present ops log does not lead to."""
-    for each in storage.list_objects(f"{OVERWRITTEN}/"):
+    for each in storage.iter_objects(f"{OVERWRITTEN}/"):
         name = each.key.removeprefix(f"{OVERWRITTEN}/")
         if not name.startswith(f"{REPO_INFO}.") or name in known:
             continue
@@ -268,7 +268,7 @@ def restore_repo_info(storage: Storage) -> Restored | None:
     if isinstance(problem, UnsupportedSpecVersionError):
         raise problem
     # Their names count down, so that the newest comes first.
-    for key in sorted(each.key for each in storage.list_objects(f"{OVERWRITTEN}/")):
+    for key in sorted(each.key for each in storage.iter_objects(f"{OVERWRITTEN}/")):
         if not key.startswith(f"{OVERWRITTEN}/{REPO_INFO}."):
             continue
         data = storage.get(key).data
@@ -316,7 +316,7 @@ def bring_back_newer(repository: WritableRepository) -> list[str]:
     newest = info.latest_updates[0].updated_at if info.latest_updates else 0
     done: list[str] = []
     found: list[Snapshot] = []
-    for listed in repository.storage.list_objects(f"{SNAPSHOTS}/"):
+    for listed in repository.storage.iter_objects(f"{SNAPSHOTS}/"):
         try:
             snapshot_id = SnapshotId.parse(listed.key.removeprefix(f"{SNAPSHOTS}/"))
             if snapshot_id not in info.snapshots:

@@ -184,7 +184,7 @@ def _delete(repository: WritableRepository, keys: Sequence[str]) -> tuple[str, .
 
 def _list_refs(assets: AssetManager) -> RefsState:
     found = {}
-    for listed in assets.storage.list_objects(f"{REFS_V1}/"):
+    for listed in assets.storage.iter_objects(f"{REFS_V1}/"):
         file = parse_ref_key(listed.key)
         if file is not None:
             found[file] = listed.key
@@ -220,7 +220,7 @@ def _fetch_snapshots(assets: AssetManager, refs: RefsState) -> dict[SnapshotId, 
     Each names its parent only, so they would be fetched one after the other; all that there are are fetched ahead.
     """
     ids = []
-    for listed in assets.storage.list_objects(f"{SNAPSHOTS}/"):
+    for listed in assets.storage.iter_objects(f"{SNAPSHOTS}/"):
         try:
             ids.append(SnapshotId.parse(listed.key.rpartition("/")[2]))
         except ValueError:

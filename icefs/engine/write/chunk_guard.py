@@ -179,7 +179,7 @@ def missing_chunks(storage: Storage, workers: Workers, chunk_ids: Iterable[bytes
     """
     wanted = set(chunk_ids)
     if len(wanted) > _MAX_QUESTIONS:
-        for listed in storage.list_objects(f"{CHUNKS}/"):
+        for listed in storage.iter_objects(f"{CHUNKS}/"):
             try:
                 wanted.discard(bytes(ChunkId.parse(listed.key.removeprefix(f"{CHUNKS}/"))))
             except InvalidInputError:

@@ -1,13 +1,16 @@
 """What every writer to an open repository needs, beyond what readers do."""
 
 import copy
+import threading
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Self
 
 from icefs.clock import Clock, system_clock
 from icefs.engine.read.assets import AssetManager
 from icefs.engine.read.context import ReadContext
 from icefs.engine.read.virtual import Authorizations
+from icefs.engine.write.store_probe import CREATE, TRUSTED, UPDATE
 from icefs.engine.write.turns import Turns
 from icefs.errors import ReadOnlyError
 from icefs.format.config.manifest import ManifestSplittingConfig
@@ -32,6 +35,7 @@ class WriteContext(ReadContext):
         num_updates: How many updates one `repo` file lists.
         update_retries: How often to try an update of `repo` that others were faster with; None for the default.
         splitting: How chunk references are divided among manifests; None for not at all.
+        manifest_fetches: Held while a commit fetches the manifests that it rewrites.
         location_compression: When the locations of virtual chunks are compressed.
     """
 
@@ -44,8 +48,17 @@ class WriteContext(ReadContext):
         authorizations: Authorizations | None = None,
         *,
         named_endpoints: frozenset[str] = frozenset(),
+        opened_as: Storage | None = None,
     ) -> None:
-        super().__init__(storage, spec_version, config, assets, authorizations, named_endpoints=named_endpoints)
+        super().__init__(
+            storage,
+            spec_version,
+            config,
+            assets,
+            authorizations,
+            named_endpoints=named_endpoints,
+            opened_as=opened_as,
+        )
         self.clock: Clock = system_clock
         self.default_commit_metadata: dict[str, Any] = {}
         self.turns = Turns()
@@ -58,6 +71,11 @@ class WriteContext(ReadContext):
         self.num_updates: int = effective.num_updates_per_repo_info_file or edits.DEFAULT_NUM_UPDATES
         self.update_retries: StorageRetriesSettings | None = None if retries is None else retries.default
         self.splitting: ManifestSplittingConfig | None = None if manifest is None else manifest.splitting
+        # Manifests that a commit rewrites are fetched one at a time by each worker, or by so many workers as this says.
+        fetches = None if config.manifest is None else config.manifest.max_concurrent_manifest_fetches_during_commit
+        self.manifest_fetches: AbstractContextManager[object] = (
+            nullcontext() if fetches is None else threading.Semaphore(max(1, fetches))
+        )
         self.location_compression = _location_compression(effective)
 
     def with_commit_metadata(self, metadata: Mapping[str, Any]) -> Self:
@@ -66,6 +84,16 @@ class WriteContext(ReadContext):
         twin.default_commit_metadata = dict(metadata)
         twin._shares_with = self  # which lives as long, so that more of them are made of it and nothing is opened again
         return twin
+
+    def check_store(self) -> None:
+        """Refuses a store that ignores the conditions that this repository's updates depend on.
+
+        Raises:
+            UnsupportedError: it does.
+            StorageError: the store cannot be tried.
+        """
+        needed = frozenset((UPDATE,)) if self.spec_version == 2 else frozenset((CREATE, UPDATE))
+        TRUSTED.check(self.storage, self.config.storage, needed)
 
     def check_online(self, info: RepoInfo | None = None, *, refresh: bool = True) -> None:
         """Refuses to write to a repository whose status does not allow it.

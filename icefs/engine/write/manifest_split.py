@@ -7,8 +7,6 @@ references and the manifests that there are.
 Source: format notes §7.9.
 """
 
-import functools
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -16,6 +14,7 @@ from typing import Final
 import numpy as np
 
 from icefs.engine.read.boxes import Box
+from icefs.engine.read.patterns import is_found, is_in_name, is_in_path
 from icefs.engine.write.changeset import ChunkChanges
 from icefs.format.chunk_indices import ChunkIndices, Int64Array, Uint32Array, pack_keys
 from icefs.format.config.manifest import (
@@ -216,9 +215,9 @@ def _matches_array(condition: ManifestSplitCondition, path: NodePath) -> bool:
         case "and":
             return all(_matches_array(part, path) for part in condition.conditions)
         case "path_matches":
-            return _search(condition.regex, path)
+            return is_in_path(condition.regex, path)
         case "name_matches":
-            return _search(condition.regex, path.rpartition("/")[2])
+            return is_in_name(condition.regex, path)
 
 
 def _matches_axis(condition: ManifestSplitDimCondition, axis: int, name: str | None) -> bool:
@@ -226,20 +225,6 @@ def _matches_axis(condition: ManifestSplitDimCondition, axis: int, name: str | N
         case SplitAxis():
             return condition.axis == axis
         case SplitDimensionName():
-            return name is not None and _search(condition.regex, name)
+            return name is not None and is_found(condition.regex, name)
         case _:
             return isinstance(condition, SplitAny)
-
-
-def _search(regex: str, text: str) -> bool:
-    pattern = _compiled(regex)
-    return pattern is not None and pattern.search(text) is not None
-
-
-@functools.cache
-def _compiled(regex: str) -> re.Pattern[str] | None:
-    """Compiles a regular expression; one that is none matches nothing, as in the official library."""
-    try:
-        return re.compile(regex)
-    except re.error:
-        return None

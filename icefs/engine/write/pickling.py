@@ -40,7 +40,7 @@ def repository_state(context: ReadContext) -> RepositoryState:
     """Returns what opens a repository as it was opened here."""
     cls = WritableRepository if isinstance(context, WriteContext) else Repository
     named = tuple(sorted(context.named_endpoints))
-    return pickle.dumps((cls, named, context.storage, context.config, context.authorizations))
+    return pickle.dumps((cls, named, context.opened_as, context.config, context.authorizations))
 
 
 def restore_context(state: RepositoryState) -> ReadContext:

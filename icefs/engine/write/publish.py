@@ -52,7 +52,12 @@ MOVE_NODE, CREATE_TAG, DELETE_TAG = 3, 4, 5
 
 
 def update_repo_info(
-    context: WriteContext, change: Change, *, check_online: bool = True, is_known: bool = False
+    context: WriteContext,
+    change: Change,
+    *,
+    check_online: bool = True,
+    is_known: bool = False,
+    check_store: bool = True,
 ) -> RepoInfo:
     """Applies a change to `repo` (spec 2), and returns the state that it led to.
 
@@ -62,8 +67,10 @@ def update_repo_info(
         check_online: Refuse to change a repository whose status is not online.
         is_known: Begin with the state that was last seen, which is of late; if it is not the present one any more, the
             conditional write finds that out.
+        check_store: Refuse a store that ignores conditions.
 
     Raises:
+        UnsupportedError: the store ignores conditions, so that an update could be lost.
         ReadOnlyError: the repository's status is not online.
         ConflictError: somebody else was faster every time (kind `update-attempts-exhausted`).
         StorageError: `repo` cannot be written; or the answer was lost, and nobody can tell at the moment whether it was
@@ -83,6 +90,8 @@ def update_repo_info(
         changed = change(info, Stamp(now, backup, context.num_updates))
         if changed is info:
             return info
+        if check_store:
+            context.check_store()
         data = encode_repo_info(changed, level=context.compression_level)
         try:
             storage.copy(REPO_INFO, backup_key(backup), if_match=version)
@@ -397,6 +406,7 @@ def check_flag(info: RepoInfo, flag: int, name: str) -> None:
 def _create_ref_v1(context: WriteContext, key: str, snapshot_id: SnapshotId) -> None:
     """Writes a ref that is not there yet; raises PreconditionFailedError, and StaleError after an upgrade."""
     context.check_not_upgraded()
+    context.check_store()
     data = encode_ref(snapshot_id)
     try:
         context.storage.put(key, data, create_only=True)
@@ -426,6 +436,7 @@ def _check_kept_by_upgrade(context: WriteContext, snapshot_id: SnapshotId) -> No
 def _move_branch_v1(context: WriteContext, name: str, expected: SnapshotId, target: SnapshotId) -> None:
     key = branch_key(name)
     context.check_not_upgraded()
+    context.check_store()
     try:
         present = context.storage.get(key)
     except ObjectNotFoundError as error:

@@ -7,18 +7,18 @@ from typing import Any, Self
 
 from icefs.clock import Clock, system_clock
 from icefs.engine.read.assets import AssetManager
+from icefs.engine.read.store_settings import check_config, store_settings
 from icefs.engine.read.virtual import Authorizations
 from icefs.engine.repository import Repository
 from icefs.engine.write import publish, transactions
 from icefs.engine.write.context import WriteContext
 from icefs.engine.write.session import WritableSession
-from icefs.engine.write.store_probe import ignored_conditions, is_probe
+from icefs.engine.write.store_probe import TRUSTED, is_probe
 from icefs.errors import (
     ConflictError,
     InvalidInputError,
     ObjectNotFoundError,
     PreconditionFailedError,
-    UnsupportedError,
 )
 from icefs.format.config.codec import encode_config, encode_config_yaml
 from icefs.format.config.values import RepositoryConfig
@@ -60,8 +60,20 @@ class WritableRepository(Repository):
         assets: AssetManager,
         authorizations: Authorizations | None,
         named_endpoints: frozenset[str],
+        *,
+        opened_as: Storage,
     ) -> Self:
-        return cls(WriteContext(storage, spec_version, config, assets, authorizations, named_endpoints=named_endpoints))
+        return cls(
+            WriteContext(
+                storage,
+                spec_version,
+                config,
+                assets,
+                authorizations,
+                named_endpoints=named_endpoints,
+                opened_as=opened_as,
+            )
+        )
 
     def with_commit_metadata(self, metadata: Mapping[str, Any]) -> Self:
         """Returns an object for the same repository with default commit metadata of its own.
@@ -90,8 +102,8 @@ class WritableRepository(Repository):
             authorize_virtual_chunk_access: As for `open`.
             spec_version: 1 or 2 (the default).
             check_clean_root: Refuse a location that holds anything but what an interrupted `create` left.
-            check_conditions: Refuse a store that ignores the conditions of writes; so does not a configuration in which
-                `storage.unsafe_use_conditional_update` is false.
+            check_conditions: Refuse a store that ignores the conditions of writes that the configuration relies on:
+                with `storage.unsafe_use_conditional_update` false, none.
             clock: Where to read the time.
 
         Raises:
@@ -99,6 +111,7 @@ class WritableRepository(Repository):
             UnsupportedError: the store ignores conditions, so that of two writers one would lose its commits.
             ConflictError: somebody else made one at the same moment (kind `repo-info-updated`).
         """
+        check_config(config)
         version = 2 if spec_version is None else spec_version
         if version not in (1, 2):
             raise InvalidInputError(f"there is no spec version {version}", hint="choose 1 or 2")
@@ -107,9 +120,22 @@ class WritableRepository(Repository):
         elif cls.exists(storage):
             # Found out before the first snapshot's file, which has the same name in all repositories, is replaced.
             raise _made_already(storage)
-        if check_conditions and not _does_without_conditions(config):
-            _check_conditions(storage)
+        if check_conditions:
+            TRUSTED.check_new(storage, None if config is None else config.storage)
         now = clock()
+        obeying = storage.with_settings(store_settings(config))
+        try:
+            cls._write_first(obeying, config, version, now)
+        finally:
+            if obeying is not storage:
+                obeying.close()
+        opened = cls.open(storage, config, authorize_virtual_chunk_access)
+        opened.context.clock = clock
+        return opened
+
+    @classmethod
+    def _write_first(cls, storage: Storage, config: RepositoryConfig | None, version: int, now: int) -> None:
+        """Writes what a new repository consists of; raises ConflictError."""
         _write_first_snapshot(storage, version, now)
         storage.sync()
         settings = None if config is None or config == RepositoryConfig() else config
@@ -127,9 +153,6 @@ class WritableRepository(Repository):
             if cls.exists(storage):
                 raise _made_already(storage) from error
             raise
-        opened = cls.open(storage, config, authorize_virtual_chunk_access)
-        opened.context.clock = clock
-        return opened
 
     @classmethod
     def open_or_create(
@@ -185,7 +208,9 @@ class WritableRepository(Repository):
         return self._session(branch, snapshot_id, is_rearrange=is_rearrange)
 
     def _session(self, branch: str, snapshot_id: SnapshotId, *, is_rearrange: bool = False) -> WritableSession:
-        return WritableSession(self.context, self.assets.fetch_snapshot(snapshot_id), branch, is_rearrange=is_rearrange)
+        snapshot = self.assets.fetch_snapshot(snapshot_id)
+        self.context.preloading.begin(snapshot)
+        return WritableSession(self.context, snapshot, branch, is_rearrange=is_rearrange)
 
     @contextlib.contextmanager
     def transaction(
@@ -263,10 +288,15 @@ class WritableRepository(Repository):
         Raises:
             ConflictError: spec 1: somebody else changed it at the same moment (kind `config-updated`).
             StaleError: spec 1: the repository was upgraded since it was opened.
+            InvalidInputError: it has values that cannot be.
         """
+        check_config(self.config)
         if self.spec_version == 2:
             data = encode_config(self.config)
-            publish.update_repo_info(self.context, lambda info, stamp: edits.set_config(info, data, stamp))
+            # On any store: the configuration may be the one that says that there is a single writer.
+            publish.update_repo_info(
+                self.context, lambda info, stamp: edits.set_config(info, data, stamp), check_store=False
+            )
             return
         self.context.check_not_upgraded()
         try:
@@ -308,7 +338,7 @@ def _check_clean(storage: Storage) -> None:
         return
     first = snapshot_key(INITIAL_SNAPSHOT_ID), transaction_log_key(INITIAL_SNAPSHOT_ID), CONFIG_V1
     is_made = Repository.exists(storage)
-    others = (info for info in storage.list_objects() if info.key not in first and not is_probe(info))
+    others = (info for info in storage.iter_objects() if info.key not in first and not is_probe(info))
     if is_made or next(others, None) is not None:
         raise InvalidInputError(
             f"{storage.url} is not empty",
@@ -316,23 +346,6 @@ def _check_clean(storage: Storage) -> None:
             hint="choose another location, or open the repository that is there"
             if is_made
             else "choose another location",
-        )
-
-
-def _does_without_conditions(config: RepositoryConfig | None) -> bool:
-    """Tells whether a configuration says itself that there are no conditional writes."""
-    settings = None if config is None else config.storage
-    return settings is not None and settings.unsafe_use_conditional_update is False
-
-
-def _check_conditions(storage: Storage) -> None:
-    """Refuses a store that ignores the conditions of writes; raises UnsupportedError."""
-    ignored = ignored_conditions(storage)
-    if ignored:
-        raise UnsupportedError(
-            f"{storage.url} ignores {' and '.join(ignored)}: of two commits at once one would be lost",
-            hint="use a store that keeps conditional writes, or look for a proxy that drops the conditions; where there"
-            " is never a second writer: icefs init --single-writer",
         )
 
 

@@ -227,7 +227,8 @@ def _no_manifests(_which: Sequence[int]) -> Iterator[ArrayRefs | None]:
 
 
 def _rewrite(context: WriteContext, position: int, load: Callable[[], ArrayRefs]) -> _Written | None:
-    refs = load()
+    with context.manifest_fetches:
+        refs = load()
     if not len(refs):
         return None
     manifest_id = ManifestId.random()

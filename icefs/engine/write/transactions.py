@@ -227,6 +227,7 @@ class _Attempt:
                 # A tip that has moved already is found before anything is written; the publishing write checks again.
                 is_old = self.context.spec_version == 1  # in spec 2 `_start` has asked
                 publish.check_tip(self.context, self.branch, base.id, refresh=is_old)
+                self.context.check_store()
             new = self._write_and_publish(base, changes, revision)
         except BranchMovedError:
             # Perhaps by an earlier try of this very draft, which the store has carried out meanwhile.

@@ -46,7 +46,7 @@ def built(spec_version: int) -> dict[str, Stored]:
                 session.nodes.put("/a", array_json((6 * 700,), (700,)))
             session.chunks.set("/a", chunk, data)
     repository.close()
-    return {f"bucket/pre/{info.key}": Stored(storage.get(info.key).data) for info in storage.list_objects()}
+    return {f"bucket/pre/{info.key}": Stored(storage.get(info.key).data) for info in storage.iter_objects()}
 
 
 def opened(kind: str, store: BentStore) -> Storage:

@@ -97,21 +97,21 @@ def test_each_chunk_goes_where_its_size_says(storage):
         number for number, size in enumerate(chunks.sizes) if size > INLINE
     ]
     assert sorted(source.is_done) == list(range(len(chunks.data)))
-    assert len(list(storage.list_objects("chunks/"))) == len(shared)
+    assert len(list(storage.iter_objects("chunks/"))) == len(shared)
 
 
 def test_several_arrays_share_an_object(storage):
     source, one, other = Source(storage), chunks_of([500] * 3), chunks_of([700] * 3)
     ChunkWriter(storage, INLINE, PACK, source).run([*one.rows(), *other.rows()])
     assert (contents(storage, one), contents(storage, other)) == (one.data, other.data)
-    assert len(list(storage.list_objects("chunks/"))) == 1
+    assert len(list(storage.iter_objects("chunks/"))) == 1
 
 
 def test_without_a_pack_size_each_chunk_has_an_object(storage):
     source, chunks = Source(storage), chunks_of([INLINE + 1] * 20)
     ChunkWriter(storage, INLINE, 0, source).run(chunks.rows())
     assert contents(storage, chunks) == chunks.data
-    assert len(list(storage.list_objects("chunks/"))) == 20
+    assert len(list(storage.iter_objects("chunks/"))) == 20
 
 
 def test_references_that_there_are_stand_next_to_new_ones(storage):
@@ -142,7 +142,7 @@ def test_an_error_ends_it_and_what_is_stored_is_told(at, answer_lost):
     with pytest.raises(StorageError):
         ChunkWriter(storage, INLINE, PACK, source).run(chunks.rows())
     # The source knows of chunks that were under way, too: an object that it knows nothing of is one that failed.
-    keys = {info.key for info in storage.list_objects("chunks/")}
+    keys = {info.key for info in storage.iter_objects("chunks/")}
     told = {chunk_key(chunk_id) for number, chunk_id, _ in source.is_stored}
     assert told <= keys
     assert len(keys - told) == int(answer_lost)

@@ -258,7 +258,7 @@ def test_in_spec_1_a_commit_before_a_batch_is_kept() -> None:
     session.chunks.set("/a", (0,), b"12345678")
     made_ids: list[SnapshotId] = []
     # The last listing of refs comes just before the batch.
-    storage.interfere(lambda: made_ids.append(session.commit("late")), methods="list_objects", keys="chunks/")
+    storage.interfere(lambda: made_ids.append(session.commit("late")), methods="iter_objects", keys="chunks/")
     collect_garbage(repository, system_clock() + FUTURE)
     storage.clear()
     assert values_of(WritableRepository.open(storage), made_ids[0]) == {(0,): b"12345678"}

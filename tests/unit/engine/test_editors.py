@@ -46,7 +46,7 @@ class Bench:
         return [tuple(index) for batch in chunks.iter_batches() for index in batch.indices().tolist()]
 
     def stored(self):
-        return [info.key for info in self.storage.list_objects("chunks/")]
+        return [info.key for info in self.storage.iter_objects("chunks/")]
 
 
 @pytest.fixture

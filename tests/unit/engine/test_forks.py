@@ -78,9 +78,9 @@ def test_a_fork_sees_what_its_origin_has_changed_and_nothing_of_what_comes(repo:
     write(session, b"origin", 1, 2)
     session.nodes.put("/new", array([3]))
     write(session, b"origin", 0, path="/new")
-    objects = len(list(repo.storage.list_objects()))
+    objects = len(list(repo.storage.iter_objects()))
     fork = sent(forks.fork(session))
-    assert len(list(repo.storage.list_objects())) > objects
+    assert len(list(repo.storage.iter_objects())) > objects
     assert [info.message for info in repo.ancestry(branch="main")] == ["base", "Repository initialized"]
     assert not fork.has_uncommitted_changes
     assert contents(fork) == inline(_0=b"base", _1=b"origin", _2=b"origin")

@@ -43,7 +43,7 @@ def repo(request):
 
 
 def some(repo, directory, number=0):
-    return sorted(info.key for info in repo.storage.list_objects(f"{directory}/"))[number]
+    return sorted(info.key for info in repo.storage.iter_objects(f"{directory}/"))[number]
 
 
 def kinds(report):
@@ -159,7 +159,7 @@ def overwrite(storage, change, other):
     between = storage.get("repo").data
     storage.put("repo", before)
     other()
-    backup = next(info.key for info in storage.list_objects("overwritten/") if storage.get(info.key).data == before)
+    backup = next(info.key for info in storage.iter_objects("overwritten/") if storage.get(info.key).data == before)
     storage.put(f"{backup[:-3]}000", between)
 
 

@@ -97,7 +97,7 @@ def survey_array(session, path):
 def damaged(builder: RepoBuilder, key: str, rng: random.Random) -> MemoryStorage:
     """Copies a repository, with some bytes of one file's flatbuffer replaced by others that are apt to hurt."""
     storage = MemoryStorage()
-    for info in builder.storage.list_objects():
+    for info in builder.storage.iter_objects():
         storage.put(info.key, builder.storage.get(info.key).data)
     kind = _TYPES[key.partition("/")[0]]
     spec_version, body = decode_file(storage.get(key).data, file_type=kind, name=key)
@@ -116,7 +116,7 @@ def damaged(builder: RepoBuilder, key: str, rng: random.Random) -> MemoryStorage
 @pytest.mark.parametrize("directory", list(_TYPES))
 def test_a_damaged_file_is_an_icefs_error_at_worst(spec_version, directory, caplog):
     builder = small_repository(spec_version)
-    keys = sorted(info.key for info in builder.storage.list_objects() if info.key.partition("/")[0] == directory)
+    keys = sorted(info.key for info in builder.storage.iter_objects() if info.key.partition("/")[0] == directory)
     if not keys:
         assert (spec_version, directory) == (1, "repo")
         return

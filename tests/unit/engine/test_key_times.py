@@ -99,7 +99,7 @@ def test_what_logs_no_longer_tell_is_of_the_snapshot_that_stands_for_them(damage
         repo = WritableRepository.open(storage)
         session, times = times_of(repo, cache)
         assert {times.metadata(session.node(path).id) for path in story.metadata} == {when(repo, tip)}
-    for info in list(storage.list_objects("transactions/")):
+    for info in list(storage.iter_objects("transactions/")):
         if str(tip) not in info.key:
             storage.delete([info.key]) if damage == "deleted" else storage.put(info.key, b"garbage")
     session, times = times_of(WritableRepository.open(storage))

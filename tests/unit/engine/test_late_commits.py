@@ -82,7 +82,7 @@ def test_a_try_that_is_carried_out_while_the_next_one_is_made(repo, storage, ses
         storage.interfere(late.land, methods="put", keys="snapshots/")
     else:
         storage.interfere(
-            late.land, methods=["get_if_changed", "list_objects"], keys=LOOKED_AT[repo.spec_version], at=2
+            late.land, methods=["get_if_changed", "iter_objects"], keys=LOOKED_AT[repo.spec_version], at=2
         )
     assert session.commit("again", rebase_with=rebase_with) == snapshot_id
     assert messages(repo) == ["try", *START]

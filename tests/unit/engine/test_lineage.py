@@ -122,7 +122,7 @@ def test_what_is_kept_needs_no_log(tmp_path):
         story.check(Lineages(story.repo.context, cache))
         told = [(info.id, touched) for info, touched in Lineages(story.repo.context, cache).touches(tip)]
     storage = story.repo.storage
-    storage.delete([info.key for info in storage.list_objects("transactions/")])
+    storage.delete([info.key for info in storage.iter_objects("transactions/")])
     again = WritableRepository.open(storage)
     story.repo = again
     with LineageCache(tmp_path / "history.db") as cache:
@@ -152,7 +152,7 @@ def test_expired_commits_count_for_the_one_that_stands_for_them():
     assert found.is_complete
     assert len(found.chunks) > 3
     storage = story.repo.storage
-    storage.delete([info.key for info in storage.list_objects("transactions/") if str(tip) not in info.key])
+    storage.delete([info.key for info in storage.iter_objects("transactions/") if str(tip) not in info.key])
     found = Lineages(WritableRepository.open(storage).context).lineage(tip, node)
     assert [commit for commit, _ in found.commits] == [tip]
     assert not found.is_complete
@@ -292,7 +292,7 @@ def test_processes_share_what_is_kept(tmp_path, caplog):
     assert len(answers) == 1
     assert answers.pop().count("\n") == 2
     # Their cache is whole, and needs no log.
-    repo.storage.delete([info.key for info in repo.storage.list_objects("transactions/")])
+    repo.storage.delete([info.key for info in repo.storage.iter_objects("transactions/")])
     again = WritableRepository.open(repo.storage)
     tip = again.lookup_branch("main")
     with LineageCache(place) as cache:

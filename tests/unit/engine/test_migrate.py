@@ -88,7 +88,7 @@ def read(storage: MemoryStorage) -> dict[str, object]:
 
 
 def keys(storage: MemoryStorage) -> set[str]:
-    return {info.key for info in storage.list_objects()}
+    return {info.key for info in storage.iter_objects()}
 
 
 def test_everything_is_still_there():
@@ -129,9 +129,9 @@ def test_the_ops_log_says_what_may_have_happened():
 
 def test_a_dry_run_writes_nothing():
     storage = history()
-    before = {info.key: info.version for info in storage.list_objects()}
+    before = {info.key: info.version for info in storage.iter_objects()}
     done = upgraded(storage, dry_run=True)
-    assert {info.key: info.version for info in storage.list_objects()} == before
+    assert {info.key: info.version for info in storage.iter_objects()} == before
     assert set(done.info.branches) == {"main", "dev"}
     assert done.unused_keys[0] == branch_key("main")
     assert set(done.unused_keys) == set(done.undeleted_keys) == {
@@ -196,7 +196,7 @@ def test_a_ref_written_while_the_upgrade_ends_is_taken_over():
     storage = FaultyStorage(inner)
     tip = WritableRepository.open(inner).lookup_branch("main")
     late = branch_key("late"), encode_ref(tip)
-    storage.interfere(lambda: inner.put(*late), methods="list_objects", keys="refs/", at=2)
+    storage.interfere(lambda: inner.put(*late), methods="iter_objects", keys="refs/", at=2)
     upgrade(WritableRepository.open(storage))
     assert WritableRepository.open(inner).lookup_branch("late") == tip
 

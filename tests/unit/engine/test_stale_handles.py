@@ -48,7 +48,7 @@ class Stale:
 
 
 def contents(storage):
-    return {info.key: storage.get(info.key).data for info in storage.list_objects()}
+    return {info.key: storage.get(info.key).data for info in storage.iter_objects()}
 
 
 USES: dict[str, Callable[[Stale], object]] = {

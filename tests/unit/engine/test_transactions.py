@@ -452,7 +452,7 @@ def test_configuration_of_spec_1_is_a_file():
     repo.reopen(RepositoryConfig(inline_chunk_threshold_bytes=3)).save_config()
     repo.reopen(RepositoryConfig(inline_chunk_threshold_bytes=4)).save_config()
     assert WritableRepository.open(repo.storage).context.inline_threshold_bytes == 4
-    assert sum(1 for _ in repo.storage.list_objects("overwritten/")) == 1
+    assert sum(1 for _ in repo.storage.iter_objects("overwritten/")) == 1
 
 
 def test_a_transaction_commits_on_a_clean_exit_only(repo):

@@ -61,7 +61,7 @@ def assert_whole(storage):
 
 
 def names(storage, directory):
-    return {info.key for info in storage.list_objects(f"{directory}/")}
+    return {info.key for info in storage.iter_objects(f"{directory}/")}
 
 
 def test_what_nothing_needs_goes():
@@ -81,10 +81,10 @@ def test_what_nothing_needs_goes():
 
 def test_what_is_young_stays():
     repo, _ = make()
-    before = {info.key for info in repo.storage.list_objects()}
+    before = {info.key for info in repo.storage.iter_objects()}
     summary = collect_garbage(repo, system_clock() - LATER)
     assert summary.to_json() == dict.fromkeys(summary.to_json(), 0)
-    assert before <= {info.key for info in repo.storage.list_objects()}
+    assert before <= {info.key for info in repo.storage.iter_objects()}
 
 
 def test_a_commit_meanwhile_is_kept():
@@ -141,10 +141,10 @@ def test_what_cannot_be_read_stops_everything():
     storage = repo.storage
     key = f"snapshots/{ids[2]}"
     storage.put(key, b"damaged")
-    before = {info.key for info in storage.list_objects()}
+    before = {info.key for info in storage.iter_objects()}
     with pytest.raises(IcefsError):
         collect_garbage(WritableRepository.open(storage), system_clock() + LATER)
-    assert {info.key for info in storage.list_objects()} == before
+    assert {info.key for info in storage.iter_objects()} == before
 
 
 @given(st.lists(st.binary(min_size=12, max_size=12), max_size=30), st.lists(st.binary(min_size=12, max_size=12)))
@@ -179,7 +179,7 @@ def test_a_clock_that_differs_from_the_stores_is_refused(tmp_path, kind, hours, 
         assert caught.value.kind == "snapshot-timestamp"
         assert "set the clock" in caught.value.hint
     assert (names(storage, "snapshots"), names(storage, "chunks")) == before
-    assert not [info.key for info in storage.list_objects() if "clock" in info.key]
+    assert not [info.key for info in storage.iter_objects() if "clock" in info.key]
     assert len(list(WritableRepository.open(storage).ancestry(branch="main"))) == 3
     repo.context.clock = lambda: system_clock() + 300_000_000
     collect_garbage(repo, repo.context.clock())

@@ -473,7 +473,7 @@ def test_what_has_no_checksum_is_never_kept(reader, web, checks):
     assert reader(wanted) == (bytes(20), 1)
 
 
-def test_what_is_kept_is_for_whoever_may_follow_it(reader):
+def test_kept_chunks_are_for_readers_that_may_follow(reader):
     wanted = ref(reader.url, etag="v1")
     assert reader(wanted) == (DATA[10:30], 1)
     with pytest.raises(UnauthorizedContainerError):

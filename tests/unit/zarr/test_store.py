@@ -106,7 +106,7 @@ def test_errors_come_through(builder, store):
         get(store, "a/c/0", OffsetByteRequest(4))
     with pytest.raises(ValueError, match="Unexpected byte_range, got"):
         get(store, "a/c/0", (0, 2))
-    (native,) = [info.key for info in builder.storage.list_objects("chunks/")]
+    (native,) = [info.key for info in builder.storage.iter_objects("chunks/")]
     builder.storage.delete([native])
     with pytest.raises(ObjectNotFoundError):
         get(store, "a/c/2")
