@@ -17,9 +17,20 @@ do not use it and do not wait for it. `ARCHITECTURE.md` says how the packages wo
     engine       repositories, sessions, history, upkeep
     format       the bytes of Icechunk files to values and back
     storage      object stores behind one interface
+    compat       programs that import the official library, run on icefs
     dask         dask arrays written into forks of a session
     distributed  forked sessions for programs that compute in many processes
     xarray       xarray datasets written into a session
+    config       names of `api` where programs import them from, like the next nine: configuration
+    conflicts    conflicts, and the solvers that settle them
+    credentials  credentials of stores
+    ops          updates of a repository, and the summary of a garbage collection
+    repository   repositories
+    session      sessions
+    snapshots    snapshots, and the changes between them
+    store        the Zarr store of a session
+    types        types of arguments
+    virtual      virtual chunks and their containers
     errors       every error that icefs raises
     clock        where icefs reads the time
     inode        the type of inode numbers
@@ -38,7 +49,10 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-_LAYERS = frozenset(("clock", "engine", "errors", "format", "storage", "zarr"))
+_MODULES = frozenset((
+    *("clock", "engine", "errors", "format", "storage", "zarr"),
+    *("config", "conflicts", "credentials", "ops", "repository", "session", "snapshots", "store", "types", "virtual"),
+))  # fmt: skip
 
 if TYPE_CHECKING:
     from icefs.api import *  # noqa: F403  (what type checkers see)
@@ -47,7 +61,7 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> Any:
     if name.startswith("_"):
         raise AttributeError(f"module 'icefs' has no attribute {name!r}")
-    if name in _LAYERS:  # `from icefs import errors` asks here before it looks for a submodule
+    if name in _MODULES:  # `from icefs import errors` asks here before it looks for a submodule
         return import_module(f"icefs.{name}")
     import icefs.api  # lazy: it loads numpy and all of the engine
 

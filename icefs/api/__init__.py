@@ -1,19 +1,24 @@
 """The Python API, under the official library's names.
 
 `import icefs as ic` runs a program written for `import icechunk as ic`. Besides the official names there are
-`Repository.log` and `SnapshotInfo.commit_message`.
+`Repository.log`, `Repository.merge`, `cherry_pick`, `revert` and `restore` with their `BroughtChanges`, and
+`SnapshotInfo.commit_message`.
 
     repository   `Repository`: open, create, branches, tags, history
     session      `Session` and `ForkSession`: read, write, commit, rebase
     store        `IcechunkStore`, the Zarr store of a session
     storage      locations of repositories and of virtual chunks
+    public_storage  `Storage`, the public type of all storages, with the official constructors
     config       configuration
+    azure_credentials  credentials for Azure
+    gcs_credentials    credentials for Google Cloud Storage
     credentials  credentials, fixed or refreshed by a function
     conflicts    conflicts and the solvers that settle them
     values       the values that the API returns: snapshots, diffs, refs
     errors       the official error names, and the stable codes of `kind`
     graph        the drawing of the history
     upkeep       expiration, garbage collection, sizes, manifest rewrites
+    bringing     merge, cherry-pick, revert and restore
     tools        upgrades, logging, versions
     attribution  labels that the access logs of buckets show
     aio          the `_async` twins of synchronous methods
@@ -22,13 +27,19 @@
 
 from typing import TYPE_CHECKING, Any
 
+from icefs.api import azure_credentials as azure
 from icefs.api import config, conflicts, credentials, errors, storage, tools, upkeep, values
+from icefs.api import gcs_credentials as gcs
 from icefs.api.attribution import Attribution
+from icefs.api.azure_credentials import *  # noqa: F403
+from icefs.api.bringing import BroughtChanges
 from icefs.api.config import *  # noqa: F403
 from icefs.api.conflicts import *  # noqa: F403
 from icefs.api.credentials import *  # noqa: F403
 from icefs.api.errors import *  # noqa: F403
+from icefs.api.gcs_credentials import *  # noqa: F403
 from icefs.api.graph import AncestryGraph
+from icefs.api.public_storage import Storage
 from icefs.api.repository import Repository
 from icefs.api.session import ForkSession, Session
 from icefs.api.storage import *  # noqa: F403
@@ -43,13 +54,16 @@ if TYPE_CHECKING:
 __all__ = [
     "AncestryGraph",
     "Attribution",
+    "BroughtChanges",
     "ForkSession",
     "IcechunkStore",
     "Repository",
     "Session",
-    "credentials",
+    "Storage",
     "spec_version",
     "supported_spec_versions",
+    *azure.__all__,
+    *gcs.__all__,
     *config.__all__,
     *conflicts.__all__,
     *credentials.__all__,
@@ -71,14 +85,7 @@ def supported_spec_versions() -> list[SpecVersion]:
     return [SpecVersion.v2, SpecVersion.v1]
 
 
-# Services that icefs does not reach, by what the official names for them begin with or contain.
-_UNREACHED = {"azure": "Azure Blob Storage", "gcs": "Google Cloud Storage", "hf_": "Hugging Face"}
-
-
 def __getattr__(name: str) -> Any:
-    for part, service in _UNREACHED.items():
-        if part in name.lower() and not name.startswith("_"):
-            raise AttributeError(f"module 'icefs' has no attribute {name!r}: icefs does not reach {service}")
     if name == "IcechunkStore":
         from icefs.api.store import IcechunkStore  # lazy: importing zarr-python takes half a second
 

@@ -60,4 +60,14 @@ def attributed(storage: Storage, attribution: Attribution | None) -> Storage:
         return S3Storage(storage.bucket, storage.prefix, replace(storage.options, user_agent=agent))
     if isinstance(storage, HttpStorage):
         return HttpStorage(storage.url, replace(storage.options, user_agent=agent))
+    if storage.url.startswith("az://"):
+        from icefs.storage.azure.store import AzureStorage  # lazy: it is an extra, which is there for such a storage
+
+        if isinstance(storage, AzureStorage):
+            return AzureStorage(storage.container, storage.prefix, replace(storage.options, user_agent=agent))
+    if storage.url.startswith("gs://"):
+        from icefs.storage.gcs.store import GcsStorage  # lazy, as above
+
+        if isinstance(storage, GcsStorage):
+            return GcsStorage(storage.bucket, storage.prefix, replace(storage.options, user_agent=agent))
     return storage

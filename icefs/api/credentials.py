@@ -1,8 +1,8 @@
 """Credentials under their official names.
 
-icefs reaches S3 and services with its protocol, web servers and local files. `containers_credentials` says which
-virtual chunk containers may be followed, and with which credentials; for local files and web servers that is a
-permission alone.
+icefs reaches S3 and services with its protocol, Azure Blob Storage, Google Cloud Storage, web servers and local
+files. `containers_credentials` says which virtual chunk containers may be followed, and with which credentials; for
+local files and web servers that is a permission alone.
 """
 
 import warnings
@@ -11,6 +11,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, ClassVar
 
+from icefs.api.azure_credentials import Anonymous as AzureAnonymous
+from icefs.api.azure_credentials import AzureCredentials, azure_storage_credentials
+from icefs.api.gcs_credentials import Anonymous as GcsAnonymous
+from icefs.api.gcs_credentials import GcsCredentials, gcs_storage_credentials
 from icefs.engine.read.virtual import Authorizations, ContainerCredentials
 from icefs.errors import InvalidInputError
 from icefs.storage.s3.options import S3Credentials as StorageCredentials
@@ -88,6 +92,8 @@ class Credentials:
     """Credentials of a virtual chunk container: one of the nested classes."""
 
     S3: ClassVar[type["S3"]]
+    Azure: ClassVar[type["Azure"]]
+    Gcs: ClassVar[type["Gcs"]]
     LocalFileSystemAccess: ClassVar[type["_LocalFileSystemAccess"]]
     HttpAccess: ClassVar[type["_HttpAccess"]]
 
@@ -97,6 +103,20 @@ class S3(Credentials):
     """Credentials for S3."""
 
     credentials: AnyS3Credential
+
+
+@dataclass(frozen=True, slots=True)
+class Azure(Credentials):
+    """Credentials for Azure Blob Storage."""
+
+    credentials: AzureCredentials
+
+
+@dataclass(frozen=True, slots=True)
+class Gcs(Credentials):
+    """Credentials for Google Cloud Storage."""
+
+    credentials: GcsCredentials
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,13 +130,15 @@ class _HttpAccess(Credentials):
 
 
 Credentials.S3 = S3
+Credentials.Azure = Azure
+Credentials.Gcs = Gcs
 Credentials.LocalFileSystemAccess = _LocalFileSystemAccess
 Credentials.HttpAccess = _HttpAccess
 
 LocalFileSystemAccess = _LocalFileSystemAccess()
 HttpAccess = _HttpAccess()
 
-type AnyCredential = S3 | _LocalFileSystemAccess | _HttpAccess
+type AnyCredential = S3 | Azure | Gcs | _LocalFileSystemAccess | _HttpAccess
 
 
 def s3_from_env_credentials() -> FromEnv:
@@ -184,7 +206,7 @@ def s3_credentials(
 
 
 def containers_credentials(
-    m: Mapping[str, AnyS3Credential | AnyCredential | None],
+    m: Mapping[str, AnyS3Credential | AzureCredentials | GcsCredentials | AnyCredential | None],
 ) -> dict[str, AnyCredential | None]:
     """Says which virtual chunk containers may be followed, and with which credentials.
 
@@ -196,9 +218,17 @@ def containers_credentials(
     """
     found: dict[str, AnyCredential | None] = {}
     for prefix, credential in m.items():
-        if credential is not None and not isinstance(credential, Credentials | S3Credentials):
+        known = Credentials | S3Credentials | AzureCredentials | GcsCredentials
+        if credential is not None and not isinstance(credential, known):
             raise ValueError(f"{credential!r} is no credential for {prefix}")
-        found[prefix] = S3(credential) if isinstance(credential, S3Credentials) else credential
+        if isinstance(credential, S3Credentials):
+            found[prefix] = S3(credential)
+        elif isinstance(credential, AzureCredentials):
+            found[prefix] = Azure(credential)
+        elif isinstance(credential, GcsCredentials):
+            found[prefix] = Gcs(credential)
+        else:
+            found[prefix] = credential
     return found
 
 
@@ -279,6 +309,16 @@ def authorizations(m: Mapping[str, AnyCredential | None] | None) -> Authorizatio
         if isinstance(credential, S3):
             is_anonymous = True if isinstance(credential.credentials, Anonymous) else None
             found[prefix] = ContainerCredentials(storage_credentials(credential.credentials), is_anonymous)
+        elif isinstance(credential, Gcs):
+            is_anonymous = True if isinstance(credential.credentials, GcsAnonymous) else None
+            found[prefix] = ContainerCredentials(
+                gcs=gcs_storage_credentials(credential.credentials), anonymous=is_anonymous
+            )
+        elif isinstance(credential, Azure):
+            is_anonymous = True if isinstance(credential.credentials, AzureAnonymous) else None
+            found[prefix] = ContainerCredentials(
+                azure=azure_storage_credentials(credential.credentials), anonymous=is_anonymous
+            )
         elif credential is None or isinstance(credential, Credentials):
             if credential is None:
                 warnings.warn(
@@ -291,7 +331,7 @@ def authorizations(m: Mapping[str, AnyCredential | None] | None) -> Authorizatio
         else:
             raise InvalidInputError(
                 f"{credential!r} is no credential for {prefix}",
-                hint="use s3_credentials(…), LocalFileSystemAccess or HttpAccess",
+                hint="use s3_, azure_ or gcs_credentials(…), LocalFileSystemAccess or HttpAccess",
                 kind="invalid-credentials",
             )
     return found

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Self, TypedDict
 
 from icefs.api.aio import DualIterator, asynchronous
 from icefs.api.attribution import Attribution, attributed
+from icefs.api.bringing import Bringing
 from icefs.api.credentials import AnyCredential, authorizations
 from icefs.api.graph import AncestryGraph
 from icefs.api.notebook import as_html
@@ -46,7 +47,7 @@ def _version(branch: str | None, tag: str | None, snapshot_id: str | None) -> _V
     return _Version(branch=branch, tag=tag, snapshot_id=None if snapshot_id is None else SnapshotId.parse(snapshot_id))
 
 
-class Repository(Upkeep):
+class Repository(Upkeep, Bringing):
     """An Icechunk repository.
 
     Methods whose name ends in `_async` do the same as those without it, as coroutines.

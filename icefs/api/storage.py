@@ -7,10 +7,11 @@ virtual chunks are.
 from collections.abc import Callable
 from datetime import datetime
 from os import PathLike
-from typing import Any
 
-from icefs.api.credentials import Anonymous, S3StaticCredentials, s3_credentials, storage_credentials
-from icefs.errors import UnsupportedError
+from icefs.api.azure_credentials import azure_credentials
+from icefs.api.credentials import S3StaticCredentials, s3_credentials
+from icefs.api.gcs_credentials import GcsBearerCredential, gcs_credentials
+from icefs.api.public_storage import Storage
 from icefs.format.config.storage import (
     AzureStore,
     ChecksumAlgorithm,
@@ -25,10 +26,6 @@ from icefs.format.config.storage import (
     StorageSettings,
     StorageTimeoutSettings,
 )
-from icefs.storage.base import Storage
-from icefs.storage.local.store import LocalStorage
-from icefs.storage.memory import MemoryStorage
-from icefs.storage.s3.options import S3Options as StoreOptions
 
 type AnyObjectStoreConfig = AzureStore | GcsStore | HttpStore | LocalFileSystemStore | S3CompatibleStore | S3Store
 
@@ -36,35 +33,36 @@ __all__ = [
     "AnyObjectStoreConfig",
     "ChecksumAlgorithm",
     "S3Options",
-    "Storage",
     "StorageConcurrencySettings",
     "StorageRetriesSettings",
     "StorageSettings",
     "StorageTimeoutSettings",
+    "azure_storage",
     "azure_store",
+    "gcs_storage",
     "gcs_store",
+    "hf_storage",
     "http_storage",
     "http_store",
     "in_memory_storage",
     "local_filesystem_storage",
     "local_filesystem_store",
     "r2_storage",
+    "s3_object_store_storage",
     "s3_storage",
     "s3_store",
     "tigris_storage",
 ]
 
-_TIGRIS_ENDPOINT = "https://t3.storage.dev"
-
 
 def in_memory_storage() -> Storage:
     """Opens a new storage in this process's memory."""
-    return MemoryStorage()
+    return Storage.new_in_memory()
 
 
 def local_filesystem_storage(path: str | PathLike[str]) -> Storage:
     """Opens a directory, which need not exist yet."""
-    return LocalStorage(path)
+    return Storage.new_local_filesystem(path)
 
 
 def http_storage(base_url: str, opts: dict[str, str] | None = None, headers: dict[str, str] | None = None) -> Storage:
@@ -78,11 +76,7 @@ def http_storage(base_url: str, opts: dict[str, str] | None = None, headers: dic
     Raises:
         UnsupportedError: `opts` are given.
     """
-    from icefs.storage.http import HttpStorage  # lazy: a local repository needs no network
-    from icefs.storage.http_client import HttpOptions
-
-    _refuse("http_storage", opts=opts)
-    return HttpStorage(base_url, HttpOptions(headers=tuple((headers or {}).items())))
+    return Storage.new_http(base_url, opts, headers)
 
 
 def s3_storage(
@@ -128,26 +122,19 @@ def s3_storage(
         force_path_style: Put the bucket into the URL's path.
         network_stream_timeout_seconds: How long to wait for the next bytes of an answer; 0 for ever.
         requester_pays: Agree to pay for requests.
-        checksum_algorithm: Not supported: icefs sends the one that every known service accepts.
-        legacy_rooted_keys: Not supported.
-        read_headers: Not supported.
-        write_headers: Not supported.
-        headers: Not supported.
+        checksum_algorithm: The checksum that is sent with uploads. By default none is, but where a request demands one:
+            that is what every known service accepts. Crc32c and Crc64Nvme take the extra `icefs[checksums]`.
+        legacy_rooted_keys: Whether keys begin with a slash, in a repository at the root of a bucket that the official
+            library made once; by default the first request finds out.
+        read_headers: Sent with every request that reads or lists.
+        write_headers: Sent with every other request.
+        headers: Sent with both; the two others go before it.
 
     Raises:
         ValueError: more than one source of keys is given.
-        UnsupportedError: an argument is given that is not supported.
+        InvalidInputError: a header cannot be sent, or `legacy_rooted_keys` goes with a prefix.
+        UnsupportedError: the checksum cannot be computed.
     """
-    from icefs.storage.s3.store import S3Storage  # lazy: loading urllib3 takes longer than opening a local repository
-
-    _refuse(
-        "s3_storage",
-        checksum_algorithm=checksum_algorithm,
-        legacy_rooted_keys=legacy_rooted_keys,
-        read_headers=read_headers,
-        write_headers=write_headers,
-        headers=headers,
-    )
     credentials = s3_credentials(
         access_key_id=access_key_id,
         secret_access_key=secret_access_key,
@@ -158,59 +145,384 @@ def s3_storage(
         get_credentials=get_credentials,
         scatter_initial_credentials=scatter_initial_credentials,
     )
-    options = StoreOptions(
-        endpoint_url=endpoint_url,
+    config = S3Options(
         region=region,
-        anonymous=isinstance(credentials, Anonymous),
-        force_path_style=force_path_style or None,
+        endpoint_url=endpoint_url,
         allow_http=allow_http,
+        force_path_style=force_path_style,
+        network_stream_timeout_seconds=network_stream_timeout_seconds,
         requester_pays=requester_pays,
-        credentials=storage_credentials(credentials),
-        read_timeout_s=float(network_stream_timeout_seconds or 10**6),
+        checksum_algorithm=checksum_algorithm,
     )
-    return S3Storage(bucket, prefix or "", options)
+    return Storage.new_s3(
+        config,
+        bucket,
+        prefix,
+        credentials,
+        legacy_rooted_keys,
+        read_headers=read_headers,
+        write_headers=write_headers,
+        headers=headers,
+    )
 
 
-def tigris_storage(*, bucket: str, prefix: str | None, use_weak_consistency: bool = False, **options: Any) -> Storage:
-    """Opens a prefix of a bucket in Tigris; takes the options of `s3_storage`.
+def s3_object_store_storage(
+    *,
+    bucket: str,
+    prefix: str | None,
+    region: str | None = None,
+    endpoint_url: str | None = None,
+    allow_http: bool = False,
+    access_key_id: str | None = None,
+    secret_access_key: str | None = None,
+    session_token: str | None = None,
+    expires_after: datetime | None = None,
+    anonymous: bool | None = None,
+    from_env: bool | None = None,
+    force_path_style: bool = False,
+    read_headers: dict[str, str] | None = None,
+    write_headers: dict[str, str] | None = None,
+    headers: dict[str, str] | None = None,
+) -> Storage:
+    """Opens a prefix of a bucket in S3, as `s3_storage` does, for icefs has one way to S3; see there."""
+    return s3_storage(
+        bucket=bucket,
+        prefix=prefix,
+        region=region,
+        endpoint_url=endpoint_url,
+        allow_http=allow_http,
+        access_key_id=access_key_id,
+        secret_access_key=secret_access_key,
+        session_token=session_token,
+        expires_after=expires_after,
+        anonymous=anonymous,
+        from_env=from_env,
+        force_path_style=force_path_style,
+        read_headers=read_headers,
+        write_headers=write_headers,
+        headers=headers,
+    )
+
+
+def azure_storage(
+    *,
+    account: str,
+    container: str,
+    prefix: str,
+    access_key: str | None = None,
+    sas_token: str | None = None,
+    bearer_token: str | None = None,
+    from_env: bool | None = None,
+    anonymous: bool | None = None,
+    config: dict[str, str] | None = None,
+) -> Storage:
+    """Opens a prefix of a container in Azure Blob Storage; needs the extra `icefs[azure]`.
+
+    Args:
+        account: The storage account.
+        container: The container.
+        prefix: The names' prefix, without a slash at its end; empty for the whole container.
+        access_key: A key of the account.
+        sas_token: A shared access signature.
+        bearer_token: A token of Microsoft Entra.
+        from_env: Take credentials from the environment, or a login; the default.
+        anonymous: Send requests unsigned.
+        config: Options under the official library's names: `endpoint`, `use_emulator`, `skip_signature`.
+
+    Raises:
+        ValueError: more than one source of credentials is given.
+        UnsupportedError: an option is not supported, or the extra is not installed.
+    """
+    credentials = azure_credentials(
+        access_key=access_key, sas_token=sas_token, bearer_token=bearer_token, from_env=from_env, anonymous=anonymous
+    )
+    return Storage.new_azure_blob(account, container, prefix, credentials, config=config)
+
+
+def tigris_storage(
+    *,
+    bucket: str,
+    prefix: str | None,
+    region: str | None = None,
+    endpoint_url: str | None = None,
+    use_weak_consistency: bool = False,
+    allow_http: bool = False,
+    access_key_id: str | None = None,
+    secret_access_key: str | None = None,
+    session_token: str | None = None,
+    expires_after: datetime | None = None,
+    anonymous: bool | None = None,
+    from_env: bool | None = None,
+    get_credentials: Callable[[], S3StaticCredentials] | None = None,
+    scatter_initial_credentials: bool = False,
+    network_stream_timeout_seconds: int = 60,
+    checksum_algorithm: ChecksumAlgorithm | None = None,
+    legacy_rooted_keys: bool | None = None,
+    read_headers: dict[str, str] | None = None,
+    write_headers: dict[str, str] | None = None,
+    headers: dict[str, str] | None = None,
+) -> Storage:
+    """Opens a prefix of a bucket in Tigris, whose newest objects each request asks for.
 
     Args:
         bucket: The bucket.
         prefix: The keys' prefix.
+        region: The region whose copy is read and written.
+        endpoint_url: By default Tigris's own.
         use_weak_consistency: Not supported: a written object might not be read.
-        options: As of `s3_storage`.
+        allow_http: See `s3_storage`.
+        access_key_id: See there.
+        secret_access_key: See there.
+        session_token: See there.
+        expires_after: See there.
+        anonymous: See there.
+        from_env: See there.
+        get_credentials: See there.
+        scatter_initial_credentials: See there.
+        network_stream_timeout_seconds: See there.
+        checksum_algorithm: See there.
+        legacy_rooted_keys: See there.
+        read_headers: See there.
+        write_headers: See there.
+        headers: See there.
 
     Raises:
-        UnsupportedError: as `s3_storage`.
+        ValueError: no region is given.
+        UnsupportedError: weak consistency is asked for; or as `s3_storage`.
     """
-    _refuse("tigris_storage", use_weak_consistency=use_weak_consistency or None)
-    options.setdefault("endpoint_url", _TIGRIS_ENDPOINT)
-    return s3_storage(bucket=bucket, prefix=prefix, **{"region": "auto", **options})
+    credentials = s3_credentials(
+        access_key_id=access_key_id,
+        secret_access_key=secret_access_key,
+        session_token=session_token,
+        expires_after=expires_after,
+        anonymous=anonymous,
+        from_env=from_env,
+        get_credentials=get_credentials,
+        scatter_initial_credentials=scatter_initial_credentials,
+    )
+    config = S3Options(
+        region=region,
+        endpoint_url=endpoint_url,
+        allow_http=allow_http,
+        network_stream_timeout_seconds=network_stream_timeout_seconds,
+        checksum_algorithm=checksum_algorithm,
+    )
+    return Storage.new_tigris(
+        config,
+        bucket,
+        prefix,
+        use_weak_consistency,
+        credentials,
+        legacy_rooted_keys,
+        read_headers=read_headers,
+        write_headers=write_headers,
+        headers=headers,
+    )
 
 
 def r2_storage(
-    *, bucket: str | None = None, prefix: str | None = None, account_id: str | None = None, **options: Any
+    *,
+    bucket: str | None = None,
+    prefix: str | None = None,
+    account_id: str | None = None,
+    endpoint_url: str | None = None,
+    region: str | None = None,
+    allow_http: bool = False,
+    access_key_id: str | None = None,
+    secret_access_key: str | None = None,
+    session_token: str | None = None,
+    expires_after: datetime | None = None,
+    anonymous: bool | None = None,
+    from_env: bool | None = None,
+    get_credentials: Callable[[], S3StaticCredentials] | None = None,
+    scatter_initial_credentials: bool = False,
+    network_stream_timeout_seconds: int = 60,
+    checksum_algorithm: ChecksumAlgorithm | None = None,
+    legacy_rooted_keys: bool | None = None,
+    read_headers: dict[str, str] | None = None,
+    write_headers: dict[str, str] | None = None,
+    headers: dict[str, str] | None = None,
 ) -> Storage:
-    """Opens a prefix of a bucket in Cloudflare R2; takes the options of `s3_storage`.
+    """Opens a prefix of a bucket in Cloudflare R2.
 
     Args:
         bucket: The bucket; without it, the first part of `prefix`.
         prefix: The keys' prefix.
         account_id: The account, which names the endpoint unless `endpoint_url` does.
-        options: As of `s3_storage`.
+        endpoint_url: The endpoint.
+        region: By default `auto`.
+        allow_http: See `s3_storage`.
+        access_key_id: See there.
+        secret_access_key: See there.
+        session_token: See there.
+        expires_after: See there.
+        anonymous: See there.
+        from_env: See there.
+        get_credentials: See there.
+        scatter_initial_credentials: See there.
+        network_stream_timeout_seconds: See there.
+        checksum_algorithm: See there.
+        legacy_rooted_keys: See there.
+        read_headers: See there.
+        write_headers: See there.
+        headers: See there.
 
     Raises:
         ValueError: neither an account nor an endpoint, or no bucket is given.
     """
-    if bucket is None:
-        bucket, _, prefix = (prefix or "").partition("/")
-    if not bucket:
-        raise ValueError("R2 needs a bucket")
-    if options.get("endpoint_url") is None:
-        if account_id is None:
-            raise ValueError("R2 needs an account_id or an endpoint_url")
-        options["endpoint_url"] = f"https://{account_id}.r2.cloudflarestorage.com"
-    return s3_storage(bucket=bucket, prefix=prefix, **{"region": "auto", **options})
+    credentials = s3_credentials(
+        access_key_id=access_key_id,
+        secret_access_key=secret_access_key,
+        session_token=session_token,
+        expires_after=expires_after,
+        anonymous=anonymous,
+        from_env=from_env,
+        get_credentials=get_credentials,
+        scatter_initial_credentials=scatter_initial_credentials,
+    )
+    config = S3Options(
+        region=region,
+        endpoint_url=endpoint_url,
+        allow_http=allow_http,
+        network_stream_timeout_seconds=network_stream_timeout_seconds,
+        checksum_algorithm=checksum_algorithm,
+    )
+    return Storage.new_r2(
+        config,
+        bucket,
+        prefix,
+        account_id,
+        credentials,
+        legacy_rooted_keys,
+        read_headers=read_headers,
+        write_headers=write_headers,
+        headers=headers,
+    )
+
+
+def hf_storage(
+    *,
+    bucket: str,
+    prefix: str | None,
+    namespace: str,
+    access_key_id: str | None = None,
+    secret_access_key: str | None = None,
+    session_token: str | None = None,
+    expires_after: datetime | None = None,
+    from_env: bool | None = None,
+    get_credentials: Callable[[], S3StaticCredentials] | None = None,
+    scatter_initial_credentials: bool = False,
+    network_stream_timeout_seconds: int = 60,
+    legacy_rooted_keys: bool | None = None,
+    read_headers: dict[str, str] | None = None,
+    write_headers: dict[str, str] | None = None,
+    headers: dict[str, str] | None = None,
+) -> Storage:
+    """Opens a prefix of a storage bucket of Hugging Face, by way of its gateway for S3.
+
+    The gateway keeps no metadata of objects. Where the answer to a commit is lost, icefs compares the bytes that are
+    there with those that it sent.
+
+    Args:
+        bucket: The bucket's name, without the namespace.
+        prefix: The keys' prefix.
+        namespace: The user or organisation that has the bucket.
+        access_key_id: The key that Hugging Face makes of a token; see `s3_storage`.
+        secret_access_key: See there.
+        session_token: See there.
+        expires_after: See there.
+        from_env: See there.
+        get_credentials: See there.
+        scatter_initial_credentials: See there.
+        network_stream_timeout_seconds: See there.
+        legacy_rooted_keys: See there.
+        read_headers: See there.
+        write_headers: See there.
+        headers: See there.
+
+    Raises:
+        InvalidInputError: the namespace is no name.
+    """
+    credentials = s3_credentials(
+        access_key_id=access_key_id,
+        secret_access_key=secret_access_key,
+        session_token=session_token,
+        expires_after=expires_after,
+        from_env=from_env,
+        get_credentials=get_credentials,
+        scatter_initial_credentials=scatter_initial_credentials,
+    )
+    return Storage.new_hf(
+        S3Options(network_stream_timeout_seconds=network_stream_timeout_seconds),
+        bucket,
+        prefix,
+        namespace,
+        credentials,
+        legacy_rooted_keys,
+        read_headers=read_headers,
+        write_headers=write_headers,
+        headers=headers,
+    )
+
+
+def gcs_storage(
+    *,
+    bucket: str,
+    prefix: str | None,
+    service_account_file: str | None = None,
+    service_account_key: str | None = None,
+    application_credentials: str | None = None,
+    bearer_token: str | None = None,
+    anonymous: bool | None = None,
+    from_env: bool | None = None,
+    config: dict[str, str] | None = None,
+    get_credentials: Callable[[], GcsBearerCredential] | None = None,
+    scatter_initial_credentials: bool = False,
+    read_headers: dict[str, str] | None = None,
+    write_headers: dict[str, str] | None = None,
+    headers: dict[str, str] | None = None,
+) -> Storage:
+    """Opens a prefix of a bucket in Google Cloud Storage; needs the extra `icefs[gcs]`.
+
+    Args:
+        bucket: The bucket.
+        prefix: The names' prefix, without a slash at its end; empty or None for the whole bucket.
+        service_account_file: The file of a service account.
+        service_account_key: The JSON of a service account.
+        application_credentials: A file with application credentials.
+        bearer_token: A token.
+        anonymous: Send requests without a token.
+        from_env: Take Application Default Credentials; the default.
+        config: Options under the official library's names: `base_url`, `skip_signature`, `allow_http`.
+        get_credentials: Returns a token; called again when it expires.
+        scatter_initial_credentials: Call it now.
+        read_headers: Not supported.
+        write_headers: Not supported.
+        headers: Sent with every request.
+
+    Raises:
+        ValueError: more than one source of credentials is given.
+        UnsupportedError: an argument or option is not supported, or the extra is not installed.
+    """
+    credentials = gcs_credentials(
+        service_account_file=service_account_file,
+        service_account_key=service_account_key,
+        application_credentials=application_credentials,
+        bearer_token=bearer_token,
+        from_env=from_env,
+        anonymous=anonymous,
+        get_credentials=get_credentials,
+        scatter_initial_credentials=scatter_initial_credentials,
+    )
+    return Storage.new_gcs(
+        bucket,
+        prefix,
+        credentials,
+        config=config,
+        read_headers=read_headers,
+        write_headers=write_headers,
+        headers=headers,
+    )
 
 
 def local_filesystem_store(path: str) -> LocalFileSystemStore:
@@ -249,18 +561,10 @@ def s3_store(
 
 
 def gcs_store(opts: dict[str, str] | None = None) -> GcsStore:
-    """Describes virtual chunks in Google Cloud Storage, which icefs does not reach."""
+    """Describes virtual chunks in Google Cloud Storage."""
     return GcsStore(opts)
 
 
 def azure_store(*, account: str, config: dict[str, str] | None = None) -> AzureStore:
-    """Describes virtual chunks in Azure Blob Storage, which icefs does not reach."""
+    """Describes virtual chunks in Azure Blob Storage."""
     return AzureStore({"account": account, **(config or {})})
-
-
-def _refuse(function: str, **arguments: object) -> None:
-    given = [name for name, value in arguments.items() if value is not None]
-    if given:
-        raise UnsupportedError(
-            f"icefs does not support {' or '.join(given)} of {function}", hint="leave out what it does not support"
-        )

@@ -322,19 +322,9 @@ DIVERGENCES: dict[int, Divergence] = {
         "has no changes then, and nothing to commit",
         "nothing has changed",
     ),
-    83: Divergence(
-        "Storage.list_objects yields pairs of key and size",
-        "yields records with the time and version too",
-        "the engine's own storage is the API's",
-    ),
     84: Divergence(
         "CompressionAlgorithm() is Zstd, and its members are no enum.Enum",
         "CompressionAlgorithm.default() is Zstd; its members, as those of ConflictType and VersionSelection, are",
         "an Enum lists its members and has their names",
-    ),
-    85: Divergence(
-        "`import icechunk.repository` and the like import its modules",
-        "its names are attributes of icefs; icefs.storage is the engine's package",
-        "icefs's packages are its layers",
     ),
 }

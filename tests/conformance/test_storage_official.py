@@ -31,7 +31,7 @@ def test_what_icefs_leaves_in_a_root_does_not_make_it_unclean(storage):
     (storage.root / "repo#123456789").write_bytes(b"a crashed writer's")
     ic.Repository.create(official(storage))
     assert {"repo", "snapshots/"} <= set(storage.list_dir())
-    assert not any("#" in info.key for info in storage.list_objects())
+    assert not any("#" in info.key for info in storage.iter_objects())
 
 
 def test_names_of_v1_refs(storage):
@@ -40,7 +40,7 @@ def test_names_of_v1_refs(storage):
         repository.create_branch(name, repository.lookup_branch("main"))
         assert b"1CECHNKREP0F1RSTCMT0" in storage.get(f"refs/branch.{name}/ref.json").data
         assert f"branch.{name}/" in set(storage.list_dir("refs/"))
-        assert f"refs/branch.{name}/ref.json" in {info.key for info in storage.list_objects("refs/")}
+        assert f"refs/branch.{name}/ref.json" in {info.key for info in storage.iter_objects("refs/")}
         found = storage.get(f"refs/branch.{name}/ref.json")
         storage.put(f"refs/branch.{name}/ref.json", found.data, if_match=found.version)
         assert repository.lookup_branch(name) == "1CECHNKREP0F1RSTCMT0"

@@ -348,12 +348,12 @@ class TestWritingStore(StoreTests[IcechunkStore, cpu.Buffer]):
     async def test_what_is_refused(self, store, key, value, error, kind):
         await store.set("a/zarr.json", buffer(array_json([2, 2], [1, 1])))
         await store.set("g/zarr.json", buffer(GROUP))
-        before = list(store._session.context.storage.list_objects())
+        before = list(store._session.context.storage.iter_objects())
         for write in (store.set(key, buffer(value)), asyncio.to_thread(store.set_sync, key, buffer(value))):
             with pytest.raises(error) as caught:
                 await write
             assert caught.value.kind == kind
-        assert list(store._session.context.storage.list_objects()) == before
+        assert list(store._session.context.storage.iter_objects()) == before
         with pytest.raises(TypeError):
             await store.set("zarr.json", GROUP)
 

@@ -15,6 +15,7 @@ import icefs.api
 from icefs.api.credentials import authorizations, storage_credentials
 from icefs.engine.read.virtual import ContainerCredentials
 from icefs.storage.s3.options import S3Credentials as StorageCredentials
+from icefs.storage.settings import StoreSettings
 from tests.support.repo_builder import SECOND, START, RepoBuilder, group, inline, snapshot_id
 
 
@@ -306,7 +307,14 @@ def test_where_repositories_are(tmp_path):
     assert pickle.loads(pickle.dumps(s3)).options == s3.options
     assert icefs.s3_storage(bucket="bucket", prefix=None, anonymous=True).options.anonymous
     assert icefs.http_storage("https://example.org/repo", headers={"a": "b"}).url == "https://example.org/repo"
-    assert icefs.tigris_storage(bucket="bucket", prefix="x").options.endpoint_url == "https://t3.storage.dev"
+    tigris = icefs.tigris_storage(bucket="bucket", prefix="x", region="us-east-1")
+    assert tigris.options.endpoint_url == "https://t3.storage.dev"
+    keys = {"access_key_id": "id", "secret_access_key": "secret"}
+    hugging = icefs.hf_storage(bucket="bucket", prefix="x", namespace="someone", **keys)
+    assert hugging.access.clients.connection().target("bucket").base_url == "https://s3.hf.co/someone/bucket/"
+    # The gateway drops metadata, whatever a repository's configuration says.
+    assert hugging.with_settings(StoreSettings(metadata=True)).options.settings.metadata is not True
+    assert hugging.options.settings.metadata is False
     r2 = icefs.r2_storage(prefix="bucket/a/b", account_id="me")
     assert r2.url.startswith("s3://bucket/a/b")
     assert r2.options.endpoint_url == "https://me.r2.cloudflarestorage.com"
@@ -315,8 +323,8 @@ def test_where_repositories_are(tmp_path):
 @pytest.mark.parametrize(
     "call",
     [
-        lambda: icefs.s3_storage(bucket="bucket", prefix="x", headers={"a": "b"}),
-        lambda: icefs.s3_storage(bucket="bucket", prefix="x", checksum_algorithm=icefs.ChecksumAlgorithm.Sha256),
+        lambda: icefs.tigris_storage(bucket="bucket", prefix="x", region="a", use_weak_consistency=True),
+        lambda: icefs.Storage.new_http("https://example.org", {"timeout": "1"}),
         lambda: icefs.http_storage("https://example.org", opts={"timeout": "1"}),
     ],
 )
@@ -330,6 +338,42 @@ def test_what_is_not_supported_is_refused(call):
 def test_r2_needs_a_bucket_and_an_account(wrong):
     with pytest.raises(ValueError):
         icefs.r2_storage(**wrong)
+
+
+def test_tigris_needs_a_region():
+    with pytest.raises(ValueError, match="region"):
+        icefs.tigris_storage(bucket="bucket", prefix="x")
+
+
+@pytest.mark.parametrize("namespace", ["", "a/b", "..", "a?b", "a@b"])
+def test_a_namespace_is_a_name(namespace):
+    with pytest.raises(icefs.IcechunkError, match="Hugging Face"):
+        icefs.hf_storage(bucket="bucket", prefix="x", namespace=namespace)
+
+
+def test_constructors_make_what_the_functions_make(tmp_path):
+    config = icefs.S3Options(region="eu-1", endpoint_url="http://localhost:9", allow_http=True)
+    keys = icefs.s3_static_credentials(access_key_id="id", secret_access_key="secret")
+    given = {"region": "eu-1", "endpoint_url": "http://localhost:9", "allow_http": True}
+    given |= {"access_key_id": "id", "secret_access_key": "secret", "bucket": "b", "prefix": "p"}
+    more = {"headers": {"x-a": "1"}}
+    made = [
+        (icefs.Storage.new_s3(config, "b", "p", keys, **more), icefs.s3_storage(**given, **more)),
+        (icefs.Storage.new_s3_object_store(config, "b", "p", keys), icefs.s3_object_store_storage(**given)),
+        (icefs.Storage.new_tigris(config, "b", "p", False, keys), icefs.tigris_storage(**given)),
+        (icefs.Storage.new_r2(config, "b", "p", None, keys), icefs.r2_storage(**given)),
+    ]
+    for constructed, called in made:
+        assert (constructed.bucket, constructed.prefix, constructed.options) == ("b", "p", called.options)
+    places = [
+        *(icefs.Storage.new_in_memory(), icefs.Storage.new_local_filesystem(tmp_path / "repo")),
+        icefs.Storage.new_http("https://example.org/repo", None, {"a": "b"}),
+        icefs.Storage.new_hf(icefs.S3Options(), "b", "p", "someone", keys),
+    ]
+    assert [place.url for place in places[1:3]] == [str(tmp_path / "repo"), "https://example.org/repo"]
+    assert all(isinstance(place, icefs.Storage) for place in (*places, *(place for place, _ in made)))
+    assert not isinstance("s3://b/p", icefs.Storage)
+    icefs.Repository.create(places[1]).create_branch("side", icefs.Repository.open(places[1]).lookup_branch("main"))
 
 
 def test_places_of_virtual_chunks():

@@ -155,7 +155,7 @@ def test_chunks_come_as_columns(repo, changed):
         2: (icefs.ChunkType.native, native, 0, 12, None),
         4: (icefs.ChunkType.virtual, "s3://bucket/key", 3, 7, None),
     } | ({1: (icefs.ChunkType.inline, "", 0, 1, b"y")} if changed else {})
-    assert any(key == f"chunks/{native}" for key in (each.key for each in repo.storage.list_objects()))
+    assert any(key == f"chunks/{native}" for key in (each.key for each in repo.storage.iter_objects()))
     for path, error in (("/", icefs.InvalidInputError), ("nothing", icefs.NodeNotFoundError)):
         with pytest.raises(error):  # Divergence 75
             store.array_chunk_iterator(path)
@@ -208,10 +208,3 @@ def test_versions_are_told(capsys):
     assert f"icefs:  {icefs.__version__}" in out
     assert "zarr:" in out
     assert icefs.user_agent() == f"icefs/{icefs.__version__}"
-
-
-@pytest.mark.parametrize("name", ["azure_storage", "gcs_storage", "GcsCredentials", "hf_storage"])
-def test_services_that_are_not_reached_are_named(name):
-    assert not hasattr(icefs, name)
-    with pytest.raises(AttributeError, match="does not reach"):
-        getattr(icefs, name)

@@ -1,0 +1,46 @@
+"""Configuration, and the filter of messages.
+
+The names that programs import from here; `icefs.api` defines them.
+"""
+
+from icefs.api import (
+    Attribution,
+    CachingConfig,
+    CompressionAlgorithm,
+    CompressionConfig,
+    FeatureFlag,
+    ManifestConfig,
+    ManifestPreloadCondition,
+    ManifestPreloadConfig,
+    ManifestSplitCondition,
+    ManifestSplitDimCondition,
+    ManifestSplittingConfig,
+    ManifestVirtualChunkLocationCompressionConfig,
+    ObjectStoreConfig,
+    RepositoryConfig,
+    RepoUpdateRetryConfig,
+    initialize_logs,
+    set_logs_filter,
+    shutdown_telemetry,
+)
+
+__all__ = [
+    "Attribution",
+    "CachingConfig",
+    "CompressionAlgorithm",
+    "CompressionConfig",
+    "FeatureFlag",
+    "ManifestConfig",
+    "ManifestPreloadCondition",
+    "ManifestPreloadConfig",
+    "ManifestSplitCondition",
+    "ManifestSplitDimCondition",
+    "ManifestSplittingConfig",
+    "ManifestVirtualChunkLocationCompressionConfig",
+    "ObjectStoreConfig",
+    "RepoUpdateRetryConfig",
+    "RepositoryConfig",
+    "initialize_logs",
+    "set_logs_filter",
+    "shutdown_telemetry",
+]
