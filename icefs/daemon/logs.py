@@ -149,7 +149,8 @@ def set_up(*, level: str, kind: str, mount: str, branch: str | None, log_file: s
     repeats = Repeats(targets)
     repeats.addFilter(_without_botocore_traces)
     logging.basicConfig(level=level.upper(), handlers=[repeats], force=True)
-    logging.getLogger("botocore").setLevel(logging.WARNING)  # at INFO it logs where it found credentials
+    for library in ("botocore", "azure", "google"):
+        logging.getLogger(library).setLevel(logging.WARNING)  # at INFO they log where they found credentials
     return repeats
 
 

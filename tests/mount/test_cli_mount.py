@@ -107,7 +107,7 @@ def test_a_mount_from_beginning_to_end(repo, place, state, here):
     assert icefs("mount", repo, place) == f"mounted {repo} at {place}; unmount it with 'icefs umount {place}'\n"
     pid = info(place)["pid"]
     assert is_alive(pid)
-    assert sorted(path.name for path in place.iterdir()) == ["branches", "snapshots", "tags"]
+    assert sorted(path.name for path in place.iterdir()) == ["as-of", "branches", "snapshots", "tags"]
 
     weather = place / "branches/main/weather"
     assert icefs("status", cwd=weather).startswith("On branch main\n")

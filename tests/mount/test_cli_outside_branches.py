@@ -34,7 +34,10 @@ def places(tmp_path_factory):
             "branches": whole / "branches",
             "tags": whole / "tags",
             "snapshots": whole / "snapshots",
+            "as-of": whole / "as-of",
+            "as-of-branch": whole / "as-of/main",
             "control": whole / ".icefs",
+            "then": whole / "as-of/main/2100-01-01",
             "tag": whole / "tags/v1",
             "tag-array": whole / "tags/v1/a",
             "tag-control": whole / "tags/v1/.icefs",
@@ -46,8 +49,8 @@ def places(tmp_path_factory):
 
 
 COMMANDS = ("commit {} -m x", "commit {}", "commit {} --amend", "discard {}", "discard {} --all", "rebase {}")
-IN_NO_TREE = ("root", "branches", "tags", "snapshots", "control")
-READ_ONLY = ("tag", "tag-array", "tag-control", "snapshot", "tag-alone", "read-only", "read-only-array")
+IN_NO_TREE = ("root", "branches", "tags", "snapshots", "as-of", "as-of-branch", "control")
+READ_ONLY = ("then", "tag", "tag-array", "tag-control", "snapshot", "tag-alone", "read-only", "read-only-array")
 
 
 @pytest.mark.parametrize(("line", "place"), list(itertools.product((*COMMANDS, "diff {}"), IN_NO_TREE)))
@@ -55,9 +58,11 @@ def test_a_path_above_all_branches_is_refused_with_a_branch_to_give(places, caps
     arguments = line.format(places[place]).split()
     assert main(arguments) == USAGE
     message, hint = check(capsys.readouterr().err, arguments)
-    where = (
-        f"in the directory of all {place}" if place in ("branches", "tags", "snapshots") else "at the root of a mount"
-    )
+    where = "at the root of a mount"
+    if place in ("branches", "tags", "snapshots"):
+        where = f"in the directory of all {place}"
+    elif place.startswith("as-of"):
+        where = "in the directory of all versions by time"
     assert message == f"not in a branch, but {where}: {places[place]}"
     assert hint == f"give a path in a branch, as {places['branches']}/main"
 
@@ -71,8 +76,8 @@ def test_a_path_in_a_read_only_tree_is_refused_with_the_way_to_a_branch(places, 
         assert message == f"this mount is read-only: {places['read-only']}"
         assert "without --read-only" in hint
     else:
-        name = places[place].name if place == "snapshot" else "v1"
-        assert message == f"this tree is read-only: {place.partition('-')[0]} {name}"
+        name = places[place].resolve().name if place in ("snapshot", "then") else "v1"
+        assert message == f"this tree is read-only: {place.partition('-')[0].replace('then', 'snapshot')} {name}"
         assert f"'icefs branch create NAME {name} --repo " in hint
 
 

@@ -103,6 +103,14 @@ def test_where_refs_are_looked_for(mount):
     assert bash(["icefs", "log", repository, "v"]) == ["v1.0"]
     assert bash(["icefs", "diff", repository, "v"]) == ["v1.0"]
     assert bash(["icefs", "ls", f"{repository}@f"]) == [f"{repository}@feature-x"]
+    assert bash(["icefs", "ls", repository, "--view", "netcdf"]) == [
+        "netcdf",
+        "netcdf,groups",
+        "netcdf,half",
+        "netcdf3",
+    ]
+    assert bash(["icefs", "export", "--format", "zarr2,"]) == ["zarr2,compressed"]
+    assert bash(["icefs", "mount", repository, "/mnt", "--view", "np"]) == ["npy"]
     assert bash(["icefs", "commit", "--re"]) == ["--rebase"]
     assert bash(["icefs", "help", "trouble"]) == ["troubleshooting"]
 

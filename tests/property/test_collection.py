@@ -39,7 +39,7 @@ def official_expire(path: Path):
 
 @pytest.mark.parametrize("spec_version", [2, 1])
 @pytest.mark.parametrize("seed", SEEDS)
-def test_commits_can_be_read_whoever_collects(tmp_path: Path, seed: int, spec_version: int) -> None:
+def test_commits_can_be_read_with_any_collector(tmp_path: Path, seed: int, spec_version: int) -> None:
     path = tmp_path / "repo"
     storage = LocalStorage(path, durable=False)
     world = World(

@@ -91,11 +91,11 @@ def base(spec_version: int) -> Base:
     }
     if spec_version == 2:
         keys["repo"] = REPO_INFO
-        replacements["repo"] = max(info.key for info in storage.list_objects("overwritten/"))
+        replacements["repo"] = max(info.key for info in storage.iter_objects("overwritten/"))
     else:
         keys |= {"main": branch_key("main"), "other": branch_key("other"), "config": CONFIG_V1}
         replacements |= {"main": branch_key("other"), "other": branch_key("main")}
-    objects = {info.key: storage.get(info.key).data for info in storage.list_objects()}
+    objects = {info.key: storage.get(info.key).data for info in storage.iter_objects()}
     return Base(objects, tuple(ids), values_of(repository, ids[-1]), keys, replacements)
 
 
@@ -247,7 +247,7 @@ def deleted_only_known_garbage(before: Objects, after: Objects, operation: str) 
 
 
 def contents(storage: MemoryStorage) -> Objects:
-    return {info.key: storage.get(info.key).data for info in storage.list_objects()}
+    return {info.key: storage.get(info.key).data for info in storage.iter_objects()}
 
 
 @pytest.mark.parametrize(("spec_version", "what"), CASES)

@@ -132,7 +132,7 @@ class StorageMachine(RuleBasedStateMachine):
     @invariant()
     def listings_agree(self):
         for storage in self.clients:
-            listed = {info.key: (info.size_bytes, info.version) for info in storage.list_objects()}
+            listed = {info.key: (info.size_bytes, info.version) for info in storage.iter_objects()}
             assert listed == {key: (len(data), version) for key, (data, version) in self.model.items()}
             assert {name for name in storage.list_dir("a/") if not name.endswith("/")} == {
                 key[2:] for key in self.model if key in ("a/x", "a/y")

@@ -174,14 +174,14 @@ class World:
 
     def refuses(self, attempt: Callable[[], object]) -> None:
         """Checks that a handle from before the upgrade does nothing."""
-        before = {(info.key, info.version) for info in self.storage.list_objects("refs/")}
+        before = {(info.key, info.version) for info in self.storage.iter_objects("refs/")}
         try:
             attempt()
         except StaleError:
             self.stale += 1
         else:
             raise AssertionError("a handle from before the upgrade did something")
-        assert {(info.key, info.version) for info in self.storage.list_objects("refs/")} == before
+        assert {(info.key, info.version) for info in self.storage.iter_objects("refs/")} == before
 
     def write(self) -> None:
         writer = self.pick()

@@ -10,6 +10,7 @@ killed, which takes all others, and every mount, with it.
 """
 
 import contextlib
+import functools
 import json
 import os
 import shlex
@@ -43,6 +44,20 @@ def require_systemd() -> None:
     tried = subprocess.run(["unshare", *_NAMESPACES, "--fork", "true"], capture_output=True, text=True, check=False)
     if tried.returncode != 0:
         pytest.skip(f"systemd needs namespaces of its own: {tried.stderr.strip()}")
+
+
+@functools.cache
+def has_autofs() -> bool:
+    """Tells whether the kernel has what automounts of systemd need; where it has not, their units fail at boot."""
+    if shutil.which("modprobe") is not None:
+        subprocess.run(["modprobe", "-q", "autofs4"], capture_output=True, check=False)
+    return any(line.split()[-1] == "autofs" for line in Path("/proc/filesystems").read_text().splitlines())
+
+
+def require_autofs() -> None:
+    """Skips the test on a kernel that was built without autofs, which not even CI can install."""
+    if not has_autofs():
+        pytest.skip("the kernel has no autofs")
 
 
 def _cgroup_root() -> Path | None:

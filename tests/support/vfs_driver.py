@@ -84,7 +84,7 @@ class Driver:
         return sorted(name for name, _ in entries[2:])
 
     async def tree(self, path: str = "") -> dict[str, bytes | None]:
-        """Reads everything below a path; directories are None."""
+        """Reads everything below a path; directories are None, and of a link the target is read."""
         found: dict[str, bytes | None] = {}
         entries = await self.entries((await self.walk(path)).ino)
         for name, attr in entries[2:]:
@@ -95,7 +95,8 @@ class Driver:
                 found[below] = None
                 found |= await self.tree(below)
             else:
-                data = await self.read(below)
+                is_link = stat.S_ISLNK(attr.mode)
+                data = (await self.fs.readlink(attr.ino)).encode() if is_link else await self.read(below)
                 assert len(data) == attr.size, below
                 found[below] = data
         return found

@@ -19,11 +19,15 @@ warmup             fetches chunks into the disk cache
 info               facts about a repository or a mount
 log                the history of a branch, tag or snapshot
 blame              which commit changed each chunk last
+merge              brings what another version has to a branch
+cherry_pick        makes the changes of commits again on a branch
+revert             takes back the changes of a commit
+restore            has a part of a branch be as in another version
 branch             branches: list, create, delete, reset
 tag                tags: list, create, delete
 ls                 groups, arrays and chunks
 cat                the bytes of a Zarr key
-import_            a directory of Zarr v3 as one commit
+import_            a directory of Zarr v3, or files in other formats, as one commit
 export             a version as plain files of Zarr v3
 stats              how many bytes chunks take
 fsck               checks and repairs a repository

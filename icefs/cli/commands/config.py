@@ -10,6 +10,7 @@ import click
 from icefs.cli.support.config_keys import settings_tree
 from icefs.cli.support.options import Group, json_option, print_json, say
 from icefs.cli.support.repos import locate, open_writable
+from icefs.engine.read.store_settings import check_config, unheeded_fields
 from icefs.engine.write.repository import WritableRepository
 from icefs.errors import FormatError, InvalidInputError
 from icefs.format.config.codec import parse_config
@@ -75,6 +76,9 @@ def set_(settings: tuple[str, ...], unset: tuple[str, ...], repo: str | None, dr
     except FormatError as error:
         reason = error.facts.get("reason", error.message)
         raise InvalidInputError(f"not a configuration: {reason}", hint="'icefs config get --json' shows one") from error
+    check_config(changed)
+    for name in unheeded_fields(repository.storage, changed):
+        say(f"note: {name} has no effect in icefs", err=True)
     if not dry_run:
         repository.config = changed
         repository.save_config()

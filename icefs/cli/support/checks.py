@@ -1,5 +1,6 @@
 """What `icefs doctor` looks at: each check says what it found, and what to do where something is wrong."""
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -25,8 +26,9 @@ from icefs.daemon.options import default_state_dir
 from icefs.errors import AccessDeniedError, IcefsError, ObjectNotFoundError, UnreachableError
 from icefs.storage.base import Storage
 from icefs.storage.cache.disk import default_cache_dir
+from icefs.storage.kinds import KINDS
 from icefs.storage.proxies import proxy_of
-from icefs.storage.url import open_storage, parse_location, redact
+from icefs.storage.url import Location, open_storage, parse_location, redact
 from icefs.words import command, plural, quoted
 from icefs.worktree.spool.state import LOST_NAME
 from icefs.worktree.spool.summary import TreeSummary, damaged_files, tree_summaries
@@ -228,7 +230,7 @@ def _filesystem_type(place: Path) -> str:
 def check_repository(location: str) -> Iterator[Finding]:
     """Looks whether a repository can be reached, read and written."""
     parsed = parse_location(location)
-    is_remote = parsed.scheme in ("s3", "http")
+    is_remote = KINDS[parsed.scheme].is_remote
     if parsed.scheme == "file":
         yield from examine("repository", lambda: _check_local(Path(parsed.root)))
     storage = open_storage(location, **({"max_tries": 2} if is_remote else {}))
@@ -238,7 +240,9 @@ def check_repository(location: str) -> Iterator[Finding]:
             is_there = is_there and finding.status != PROBLEM
             yield finding
         if is_remote:
-            yield from examine("clock", lambda: _check_clock(parsed.scheme, parsed.root, parsed.options))
+            endpoint = _endpoint(parsed, storage)
+            if endpoint is not None:
+                yield from examine("clock", lambda: _check_clock(endpoint))
         if is_there:
             yield from examine("repository", lambda: _check_readable(storage))
         if is_there and storage.capabilities.must_be_tried:
@@ -317,6 +321,8 @@ def _check_store(storage: Storage, *, is_remote: bool) -> Iterator[Finding]:
     if is_remote:
         yield Finding("endpoint", OK, f"{place} answers")
         yield Finding("credentials", OK, "objects can be read")
+    for remark in storage.remarks():
+        yield Finding("store", OK, f"{place}: {remark}")
     best = min(times)
     text = f"a request takes {best * 1000:.1f} ms"
     if best > _SLOW_S:
@@ -327,11 +333,24 @@ def _check_store(storage: Storage, *, is_remote: bool) -> Iterator[Finding]:
         yield Finding("latency", OK, text)
 
 
-def _check_clock(scheme: str, root: str, options: object) -> Iterator[Finding]:
+def _endpoint(location: Location, storage: Storage) -> str | None:
+    """Returns the URL of the service whose clock counts; None where it is not known."""
+    match location.scheme:
+        case "http":
+            return location.root
+        case "s3":
+            return _endpoint_of(location.options)
+        case "gcs" | "azure":
+            # The second word of its identity; an account that cannot be found is a finding of its own.
+            with contextlib.suppress(IcefsError):
+                return storage.identity.split(" ")[1]
+    return None
+
+
+def _check_clock(endpoint: str) -> Iterator[Finding]:
     """Compares this machine's clock with the store's."""
     import urllib3  # lazy: a mount of a local directory does without
 
-    endpoint = root if scheme == "http" else _endpoint_of(options)
     parts = urlsplit(endpoint)
     place = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
     proxy = proxy_of(place)
@@ -383,10 +402,15 @@ def _check_conditions(storage: Storage) -> Iterator[Finding]:
 
 
 def _check_readable(storage: Storage) -> Iterator[Finding]:
+    from icefs.engine.read.store_settings import unheeded_fields
     from icefs.engine.repository import Repository  # what a broken store would not get to
 
     with Repository.open(storage) as repository:
         refs = repository.refs()
         counts = f"{plural(len(refs.branches), 'branch', 'branches')}, {plural(len(refs.tags), 'tag')}"
         text = f"spec version {repository.spec_version}, {counts}"
+        unheeded = unheeded_fields(repository.storage, repository.config)
     yield Finding("repository", OK, text)
+    if unheeded:
+        text = f"{', '.join(unheeded)}: no effect in icefs"
+        yield Finding("configuration", WARNING, text, "leave it to other programs, or 'icefs config set --unset FIELD'")

@@ -172,6 +172,11 @@ def _keys(ctx: click.Context, incomplete: str) -> Iterator[CompletionItem]:
         yield CompletionItem(f"{above}{slash}zarr.json")
 
 
+def _restorable(ctx: click.Context, incomplete: str) -> Iterator[CompletionItem]:
+    """Offers nodes of the version where the repository is named, and paths in a mount otherwise."""
+    return _nodes(ctx, incomplete) if ctx.params.get("repo") is not None else _files(ctx, incomplete)
+
+
 def _config_keys(ctx: click.Context, incomplete: str) -> Iterator[CompletionItem]:
     from icefs.cli.support.config_keys import known_keys  # as above
 
@@ -182,6 +187,12 @@ def _config_settings(ctx: click.Context, incomplete: str) -> Iterator[Completion
     from icefs.cli.support.config_keys import known_keys  # as above
 
     return _starting((CompletionItem(f"{key}=") for key in known_keys()), incomplete)
+
+
+def _formats(ctx: click.Context, incomplete: str) -> Iterator[CompletionItem]:
+    from icefs.views.formats import FORMAT_TEXTS  # as above
+
+    return _starting(map(CompletionItem, FORMAT_TEXTS), incomplete)
 
 
 def _help_words(ctx: click.Context, incomplete: str) -> Iterator[CompletionItem]:
@@ -197,8 +208,11 @@ _BY_COMMAND: Final[dict[tuple[str, str], Offer]] = {
     ("branch delete", "name"): _branches,
     ("branch reset", "name"): _branches,
     ("tag delete", "name"): _tags,
+    ("cherry-pick", "commits"): _any_ref,
+    ("revert", "commit"): _any_ref,
+    ("restore", "path"): _restorable,
     ("diff", "where"): _path_or_ref,
-    ("import", "directory"): _directories,
+    ("import", "sources"): _files,
     ("export", "directory"): _directories,
     ("config check", "file"): _files,
     ("help", "words"): _help_words,
@@ -220,5 +234,7 @@ _BY_NAME: Final[dict[str, Offer]] = {
     "repo": _repository,
     "repository": _repository,
     "path": _files,
+    "view": _formats,
+    "view_format": _formats,
     "where": _files,
 }

@@ -11,7 +11,7 @@ import click
 
 from icefs.cli.support.fstab import fstab_option
 from icefs.cli.support.locations import split_ref
-from icefs.cli.support.options import allow_virtual_option, parse_moment, parse_size, size_text
+from icefs.cli.support.options import allow_virtual_option, parse_as_of, parse_size, size_text
 from icefs.clock import to_micros
 from icefs.daemon.options import DEFAULT_CACHE_SIZE, FUSE_LIBRARIES, LOG_FORMATS, LOG_LEVELS, MAX_ID, MountOptions
 from icefs.engine.write.packing import DEFAULT_PACK_BYTES
@@ -88,9 +88,7 @@ _PARAMETERS: Final = (
     click.option("--branch", metavar="NAME", help="Show this branch alone, at MNT itself."),
     click.option("--tag", metavar="NAME", help="Show this tag alone."),
     click.option("--snapshot", metavar="ID", help="Show this snapshot alone."),
-    click.option(
-        "--as-of", type=parse_moment, metavar="TIME", help="Show the branch (by default main) as it was then."
-    ),
+    click.option("--as-of", type=parse_as_of, metavar="TIME", help="Show the branch (by default main) as it was then."),
     click.option(
         "--view",
         metavar="FORMAT",

@@ -14,7 +14,7 @@ import pwd
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from icefs import errors
 from icefs.cli.support.conversation import Conversation
@@ -34,7 +34,12 @@ from icefs.errors import (
 from icefs.words import command, quoted
 
 CONTROL = ".icefs"
-_TREES = ("branches", "tags", "snapshots")
+_TREES: Final = ("branches", "tags", "snapshots")
+_PLACES: Final = {
+    **{name: f"in the directory of all {name}" for name in _TREES},
+    "as-of": "in the directory of all versions by time",
+}
+"""What the directories at the root of a mount are called in messages."""
 DEAD = frozenset((errno.ENOTCONN, errno.ECONNABORTED))
 """What the kernel answers for a daemon that has ended; the second one while it is ending."""
 
@@ -317,7 +322,7 @@ def check_tree(mounted: Mounted, path: str | os.PathLike[str]) -> dict[str, Any]
     info = mounted.tree_info
     if info.get("kind") is None:
         parts = absolute(path).resolve().relative_to(mounted.root).parts
-        where = f"in the directory of all {parts[0]}" if parts and parts[0] in _TREES else "at the root of a mount"
+        where = _PLACES.get(parts[0] if parts else "", "at the root of a mount")
         raise InvalidInputError(
             f"not in a branch, but {where}: {path}", hint=f"give a path in a branch, as {_some_branch(mounted.root)}"
         )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from icefs.clock import read_last_moment, read_moment
 from icefs.words import plural, quoted, suggestion, visible, visible_json
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ allow_virtual_option = click.option(
     metavar="URL_PREFIX",
     multiple=True,
     help="Follow virtual chunks into this container (repeatable). An S3 endpoint that the repository names gets no keys"
-    " unless you name it too: s3://BUCKET/?endpoint_url=URL.",
+    " unless you name it too: s3://BUCKET/?endpoint_url=URL. Nor does an account of Azure: az://CONTAINER/?account=NAME.",
 )
 
 
@@ -109,11 +110,19 @@ def size_text(count: int) -> str:
 
 def parse_moment(text: str) -> datetime:
     """Reads a point in time in ISO 8601, UTC if it has no offset; raises click.BadParameter for anything else."""
+    return _read_time(text, read_moment)
+
+
+def parse_as_of(text: str) -> datetime:
+    """Reads what `--as-of` takes: a date means the whole day; raises as `parse_moment`."""
+    return _read_time(text, read_last_moment)
+
+
+def _read_time(text: str, read: Callable[[str], datetime]) -> datetime:
     try:
-        moment = datetime.fromisoformat(text)
+        return read(text)
     except ValueError:
         raise click.BadParameter(f"{text!r} is not a time such as 2024-12-31 or 2024-12-31T18:00:00Z") from None
-    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
 
 
 def iso(moment: datetime) -> str:

@@ -38,6 +38,14 @@ class Source:
     mounted: Mounted | None
     inside: str = ""
 
+    @property
+    def mounted_branch(self) -> str | None:
+        """The branch of the mounted tree that the path lies in, if the user named no other version."""
+        if self.mounted is None or self.ref is None or self.ref != self.mounted.ref:
+            return None
+        told = self.mounted.tree_info
+        return str(told["name"]) if told.get("kind") == "branch" else None
+
     def key(self, key: str) -> str:
         """Returns a key of the repository, given one below the path that the user pointed at."""
         key = key.strip("/")

@@ -47,7 +47,7 @@ CASES = [
     ("branch create main --repo repo", STATE, "exists already", "choose another name"),
     ("tag delete nope --repo repo", NOT_FOUND, "there is no tag nope", "there are v1.0, v1.1"),
     ("upgrade repo", STATE, "is of spec version 2 already", "nothing to upgrade"),
-    ("mount repo mnt --as-of 1980-01-01", NOT_FOUND, "as old as 1980-01-01 00:00:00 UTC", "its oldest is of 20"),
+    ("mount repo mnt --as-of 1980-01-01", NOT_FOUND, "as old as 1980-01-01 23:59:59 UTC", "its oldest is of 20"),
     ("mount repo mnt --branch maim", NOT_FOUND, "there is no branch maim", "did you mean main?"),
     ("mount repo missing", USAGE, "the mountpoint does not exist", "mkdir -p"),
     ("mount repo repo", USAGE, "", ""),

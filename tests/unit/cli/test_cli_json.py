@@ -19,6 +19,7 @@ DOCUMENTED = {
     ("command", "arguments"),
     [
         ("ls", ["DEMO", "weather"]),
+        ("ls --view", ["npy", "DEMO"]),
         ("cat", ["DEMO", "weather/time/c/0"]),
         ("log", ["DEMO"]),
         ("branch list", ["DEMO"]),

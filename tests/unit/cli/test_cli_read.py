@@ -322,7 +322,7 @@ def test_no_repository(fail, tmp_path, monkeypatch):
     assert fail(NOT_FOUND, "log", "memory:nothing").startswith("no Icechunk repository at memory:nothing;")
     monkeypatch.chdir(tmp_path)
     assert fail(NOT_FOUND, "log").startswith(f"neither in an icefs mount nor a repository: {tmp_path};")
-    assert "gs:// is not supported yet" in fail(1, "log", "gs://bucket/x")
+    assert "must not be part of a URL" in fail(USAGE, "log", "az://bucket/x?account_key=abc")
     assert "must not be part of a URL" in fail(USAGE, "log", "s3://bucket/x?secret_access_key=abc")
 
 

@@ -9,6 +9,7 @@ import time
 
 import numpy as np
 import pytest
+import zarr
 
 from icefs.engine.write.repository import WritableRepository
 from icefs.format.layout import chunk_key
@@ -81,6 +82,44 @@ def test_views_are_exported(place, run, run_json, fail, capsysbinary):
     assert json.loads((place / "v2/.zattrs").read_text())["icefs_branch"] == "main"
     assert main(["export", f"{place}/repo@{told['snapshot_id']}", str(place / "x3"), "--format", "zarr2"]) == 7
     assert "icefs_branch" not in json.loads((place / "x3/.zattrs").read_text())
+
+
+def test_an_export_of_a_branch_as_it_was(place, run, run_json, fail):
+    run("init", place / "repo")
+    repository = WritableRepository.open(LocalStorage(place / "repo"))
+    times = []
+    for value in (1, 2):
+        commit_arrays(
+            repository,
+            lambda root, value=value: root.create_array("a", shape=(2,), dtype="i4", overwrite=True).__setitem__(
+                0, value
+            ),
+        )
+        times.append(run_json("log", place / "repo")[0]["written_at"])
+    for view in ("npy", "zarr2"):
+        told = run_json("export", place / "repo", place / view, "--format", view, "--as-of", times[0])
+        assert told["snapshot_id"] == run_json("log", place / "repo")[1]["id"]
+    assert np.load(place / "npy/a.npy").tolist() == [1, 0]
+    # What a mount of the branch as it was shows is a snapshot, too.
+    assert "icefs_branch" not in json.loads((place / "zarr2/.zattrs").read_text())
+    run("export", place / "repo", place / "npy", "--format", "npy", "--as-of", times[1])
+    assert np.load(place / "npy/a.npy").tolist() == [2, 0]
+    run("export", place / "repo", place / "plain", "--as-of", times[0])
+    assert zarr.open_array(place / "plain/a", mode="r")[:].tolist() == [1, 0]
+    assert "no snapshot as old as" in fail(3, "export", place / "repo", place / "x", "--as-of", "1990-01-01")
+    assert "is not a time" in fail(2, "export", place / "repo", place / "x", "--as-of", "yesterday")
+    assert "v1" in fail(3, "export", f"{place}/repo@v1", place / "x", "--as-of", times[0])
+
+
+def test_over_another_version_only_what_differs_is_written(place, run, run_json):
+    run("init", place / "repo")
+    repository = WritableRepository.open(LocalStorage(place / "repo"))
+    commit_arrays(repository, lambda root: root.create_array("a", shape=(6,), chunks=(2,), dtype="i4")[:].fill(0))
+    commit_arrays(repository, lambda root: root["a"].__setitem__(slice(None), 1))
+    run("export", place / "repo", place / "v2", "--format", "zarr2")
+    commit_arrays(repository, lambda root: root["a"].__setitem__(5, 7))
+    told = run_json("export", place / "repo", place / "v2", "--format", "zarr2")
+    assert (told["files"], told["written_files"]) == (8, 4)  # .zattrs, .zmetadata, a/.zarray, a/2
 
 
 def test_zarr_v2_is_refused(place, run, fail):

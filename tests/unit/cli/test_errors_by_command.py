@@ -230,18 +230,19 @@ SITUATIONS |= {
 
 # Which commands fail; those that do not need what is amiss do not.
 _WRITING = ("branch create", "branch delete", "branch reset", "tag create", "tag delete", "import", "config set")
-_CHANGING = (*_WRITING, "init", "export", "expire", "gc", "rewrite-manifests", "upgrade")
+_BRINGING = ("merge", "cherry-pick", "revert", "restore")
+_CHANGING = (*_WRITING, *_BRINGING, "init", "export", "expire", "gc", "rewrite-manifests", "upgrade")
 _NEED_REPO = {leaf for leaf in LEAVES if leaf != "init"}
 FAILS = {
     "repo": _NEED_REPO,
-    "snapshots": {"diff", "blame", "ls", "cat", "export", "stats", "fsck", "gc"},
-    "manifests": {"blame", "cat", "export", "stats", "fsck", "gc"},
+    "snapshots": {"diff", "blame", "ls", "cat", "export", "stats", "fsck", "gc", *_BRINGING},
+    "manifests": {"blame", "cat", "export", "stats", "fsck", "gc", *_BRINGING},
     "transactions": {"diff", "fsck"},
     "chunks": {"cat", "export", "fsck"},
     "missing": _NEED_REPO,
     "a": _NEED_REPO,
     "empty": _NEED_REPO,
-    "the": {*_WRITING, "gc", "expire", "rewrite-manifests"} - {"import"},
+    "the": {*_WRITING, *_BRINGING, "gc", "expire", "rewrite-manifests"} - {"import"},
     "whole": set(),
 }
 
@@ -445,7 +446,7 @@ def test_what_needs_a_mount_says_so_where_there_is_none(leaf, place, demo, outpu
 def test_the_repository_that_is_damaged_is_mended_by_the_command_that_is_printed(place, output):
     with contextlib.closing(open_storage("repo")) as storage:
         _write(Path("repo/repo"), b"nonsense")
-        assert [*storage.list_objects("overwritten/")]
+        assert [*storage.iter_objects("overwritten/")]
     code, _, err = output(["log", "repo"])
     [line] = check_commands(err)
     assert output(shlex.split(line)[1:])[0] == 1  # repaired

@@ -42,7 +42,8 @@ def test_each_kind_of_value():
     assert (found.read_only, found.poll_interval_s, found.cache_size, found.pack_size) == (True, 3.0, 3 << 29, 1024)
     assert (found.umask, found.uid, found.log_level) == (0o22, 7, "debug")
     assert found.allow_virtual == ("s3://a/", "file:///b")
-    assert (found.branch, found.as_of) == ("main", 1769817600_000000)
+    end_of_the_day = 1769904000_000000 - 1
+    assert (found.branch, found.as_of) == ("main", end_of_the_day)
 
 
 def test_the_keys_are_the_long_options_of_mount():

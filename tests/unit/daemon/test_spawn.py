@@ -27,7 +27,19 @@ def test_the_command_imports_little_to_start_a_daemon():
 
 
 def test_the_daemon_of_a_local_repository_imports_nothing_that_it_does_not_need():
-    heavy = {"boto3", "botocore", "zarr", "click", "rich", "icechunk", "numpy.ma", "http.client"}
+    heavy = {
+        "boto3",
+        "botocore",
+        "azure",
+        "google",
+        "requests",
+        "zarr",
+        "click",
+        "rich",
+        "icechunk",
+        "numpy.ma",
+        "http.client",
+    }
     assert not heavy & modules_after("import icefs.daemon.serve")
 
 

@@ -207,7 +207,7 @@ def patient(monkeypatch):
 @pytest.mark.parametrize(
     ("opcode", "body"), [(abi.GETATTR, GETATTR), (abi.READ, reading(100)), (abi.OPEN, pack("II", 0, 0))]
 )
-async def test_whoever_is_to_end_is_not_kept_waiting(
+async def test_a_program_that_is_to_end_does_not_wait(
     opcode, body, kernel, vfs, running, ending, interruptible, recorder, caplog
 ):
     kernel.send(opcode, 2, 100, body)
