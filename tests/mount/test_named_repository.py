@@ -12,9 +12,11 @@ import pytest
 import zarr
 
 from icefs.cli.main import main
+from icefs.daemon import mountinfo
 from icefs.engine.write.repository import WritableRepository
 from icefs.storage.url import open_storage
 from tests.support.mounting import mounted
+from tests.support.own_mounts import own_mount_table
 
 GROUP = b'{"zarr_format":3,"node_type":"group","attributes":{"in":"%s"}}'
 ARRAY = json.dumps(
@@ -114,6 +116,7 @@ def run(capfd, line, repo, scratch, number):
 
 def test_a_repository_in_a_mount_is_the_one_that_its_path_names(places, capfd, monkeypatch):
     scratch, mount, inner = places
+    monkeypatch.setattr(mountinfo, "mount_table", own_mount_table)  # a dead mount of another test is a problem, too
     before = state(scratch / "outer")
     spellings = [str(inner), str(scratch / "link"), f"file://{inner}", os.path.relpath(inner, mount.path), "."]
     for number, spelling in enumerate(spellings):
