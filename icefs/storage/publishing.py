@@ -85,6 +85,27 @@ def publish(
         raise
 
 
+def check_present(find: Callable[[], Present], expected: Version | None, *, place: str, key: str) -> None:
+    """Looks right before a write or copy without a condition whether the present object is the expected one.
+
+    Args:
+        find: As for `publish`.
+        expected: Its version; None for no object.
+        place: The object, for errors.
+        key: Its name, for programs.
+
+    Raises:
+        PreconditionFailedError: it is another one, or there is none.
+        StorageError: the store does not answer.
+    """
+    try:
+        found = find().version
+    except ObjectNotFoundError:
+        found = None
+    if found != expected:
+        raise PreconditionFailedError(f"{place} was changed by another writer", key=key, maybe_written=False)
+
+
 def _own_version(find: Callable[[], Present], write_id: str | None) -> Version | None:
     """Returns the version of the present object, if it is of this write."""
     if write_id is None:

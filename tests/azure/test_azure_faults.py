@@ -203,9 +203,17 @@ def test_settings_are_obeyed(shaky, proxy):
     storage = shaky.with_settings(settings)
     storage.put("chunks/A", b"1")
     version = storage.put("snapshots/A", b"2", create_only=True)
-    storage.put("snapshots/A", b"3", if_match=version)
-    storage.copy("snapshots/A", "manifests/A", if_match="other")
-    sent = [{name.lower(): value for name, value in request.headers.items()} for request in proxy.requests]
+    newer = storage.put("snapshots/A", b"3", if_match=version)
+    storage.copy("snapshots/A", "manifests/A", if_match=newer)
+    writes = [request for request in proxy.requests if request.method == "PUT"]
+    sent = [{name.lower(): value for name, value in request.headers.items()} for request in writes]
+    for refused in (
+        lambda: storage.put("snapshots/A", b"4", create_only=True),
+        lambda: storage.put("snapshots/A", b"4", if_match=version),
+        lambda: storage.copy("snapshots/A", "manifests/A", if_match=version),
+    ):
+        with pytest.raises(PreconditionFailedError):  # it is looked up instead
+            refused()
     assert [headers.get("x-ms-access-tier") for headers in sent] == ["Cool", "Cold", "Cold", "Cold"]
     for headers in sent:
         assert not {"if-match", "if-none-match", "x-ms-source-if-match", "x-ms-meta-icechunkwriteid"} & set(headers)

@@ -179,9 +179,15 @@ def test_conditions_and_metadata_can_be_left_out(server, make):
     storage = make().with_settings(StoreSettings(conditional_create=False, conditional_update=False, metadata=False))
     assert not storage.capabilities.conditional_update
     version = storage.put("repo", b"1", create_only=True)
-    storage.put("repo", b"2", create_only=True)
-    storage.put("repo", b"3", if_match=version)
-    storage.copy("repo", "b", if_match=version)
+    newer = storage.put("repo", b"2", if_match=version)
+    storage.copy("repo", "b", if_match=newer)
+    for refused in (
+        lambda: storage.put("repo", b"3", create_only=True),
+        lambda: storage.put("repo", b"3", if_match=version),
+        lambda: storage.copy("repo", "b", if_match=version),
+    ):
+        with pytest.raises(PreconditionFailedError):  # it is looked up instead
+            refused()
     sent = " ".join(f"{seen.query}" for seen in server.seen)
     assert "GenerationMatch" not in sent
     assert "metadata" not in _resource(server)

@@ -53,6 +53,7 @@ _ANSWERS = {
     "absent": (404, "NoSuchKey"),
 }
 _NOT_PASSED_ON = {"refuse", "late", "hang"}
+_SHOWN = 2048
 _CONDITIONS = {"if-match", "if-none-match", "x-amz-copy-source-if-match"}
 
 
@@ -82,11 +83,19 @@ class Plan:
 
 @dataclass(frozen=True)
 class Request:
-    """A request that came by."""
+    """A request that came by.
+
+    Attributes:
+        method: Its method.
+        path: Its path, with the query.
+        headers: By their names as they were sent.
+        beginning: The first bytes of its body.
+    """
 
     method: str
     path: str
     headers: dict[str, str]
+    beginning: bytes = b""
 
     @property
     def is_conditional_write(self) -> bool:
@@ -230,7 +239,7 @@ class _Handler(BaseHTTPRequestHandler):
         answer = None
         with self.owner.under_way():
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            request = Request(self.command, self.path, dict(self.headers.items()))
+            request = Request(self.command, self.path, dict(self.headers.items()), body[:_SHOWN])
             plan = self.owner.meet(request)
             fault = plan.fault if plan is not None else None
             if self.owner.delay_s:

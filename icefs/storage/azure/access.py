@@ -138,6 +138,9 @@ class ContainerAccess:
             session_owner=False,
             use_env_settings=False,
             connection_verify=session.verify,
+            # A client takes its times from its transport, and passes its own on only to one that it makes itself.
+            connection_timeout=options.connect_timeout_s,
+            read_timeout=options.read_timeout_s,
             # Bodies are read whole by the session, and not taken apart again.
             connection_data_block_size=MAX_WHOLE_READ_BYTES,
         )
@@ -146,8 +149,6 @@ class ContainerAccess:
             self.container,
             credential=signing.credential,
             transport=transport,
-            connection_timeout=options.connect_timeout_s,
-            read_timeout=options.read_timeout_s,
             retry_total=0,
             permit_redirects=False,
             max_single_get_size=MAX_WHOLE_READ_BYTES,

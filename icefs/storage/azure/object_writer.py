@@ -14,7 +14,7 @@ from icefs.errors import InvalidInputError, StorageError, UnreachableError
 from icefs.storage.azure.access import MAX_SINGLE_PUT_BYTES, ContainerAccess
 from icefs.storage.azure.object_reader import Conditions, ObjectReader, if_match, quoted, version_of
 from icefs.storage.base import Version
-from icefs.storage.publishing import WRITE_ID, OnFailure, publish
+from icefs.storage.publishing import WRITE_ID, OnFailure, check_present, publish
 
 _BLOCK_THREADS: Final = 4
 _MAX_BLOCKS: Final = 50_000
@@ -49,7 +49,8 @@ class ObjectWriter:
     def create(self, name: str, data: bytes | memoryview, tier: str | None) -> Version:
         """Writes a blob where none is; raises as `replace`."""
         if self._access.options.settings.conditional_create is False:
-            return self.put(name, data, tier)
+            self._check_present(name, None)
+            return self._publish(name, data, {}, tier)
         return self._publish(name, data, _ABSENT, tier)
 
     def replace(self, name: str, data: bytes | memoryview, expected: Version, tier: str | None) -> Version:
@@ -60,8 +61,12 @@ class ObjectWriter:
             StorageError: the service does not answer; `facts["maybe_written"]` tells whether the blob may be there.
         """
         if self._access.options.settings.conditional_update is False:
-            return self.put(name, data, tier)
+            self._check_present(name, expected)
+            return self._publish(name, data, {}, tier)
         return self._publish(name, data, if_match(expected), tier)
+
+    def _check_present(self, name: str, expected: Version | None) -> None:
+        check_present(lambda: self._reader.find(name), expected, place=self._access.url(name), key=name)
 
     def _publish(self, name: str, data: bytes | memoryview, condition: Conditions, tier: str | None) -> Version:
         write_id = None if self._access.options.settings.metadata is False else self._new_write_id()
@@ -155,7 +160,8 @@ class ObjectWriter:
 
     def copy(self, from_name: str, to_name: str, expected: Version | None, tier: str | None) -> None:
         """Copies a blob, or just one version of it; raises as `replace`, and ObjectNotFoundError."""
-        if self._access.options.settings.conditional_update is False:
+        if expected is not None and self._access.options.settings.conditional_update is False:
+            self._check_present(from_name, expected)
             expected = None
         arguments: dict[str, Any] = {} if tier is None else {"standard_blob_tier": _tier(tier)}
         if expected is not None:

@@ -14,7 +14,7 @@ from icefs.storage.gcs.access import BucketAccess
 from icefs.storage.gcs.connection import Connection
 from icefs.storage.gcs.reader import ObjectReader, generation_of
 from icefs.storage.gcs.uploads import Read, Wanted, send_parts, send_whole
-from icefs.storage.publishing import OnFailure, publish
+from icefs.storage.publishing import OnFailure, check_present, publish
 
 _ABSENT: Final = "0"
 
@@ -39,7 +39,10 @@ class ObjectWriter:
 
     def create(self, name: str, data: bytes | memoryview, storage_class: str | None) -> Version:
         """Writes an object where none is; raises as `replace`."""
-        generation = None if self._settings.conditional_create is False else _ABSENT
+        generation: str | None = _ABSENT
+        if self._settings.conditional_create is False:
+            self._check_present(name, None)
+            generation = None
         return self._publish(self._wanted(name, generation, storage_class), data)
 
     def replace(self, name: str, data: bytes | memoryview, expected: Version, storage_class: str | None) -> Version:
@@ -49,8 +52,14 @@ class ObjectWriter:
             PreconditionFailedError: another version is there, or none.
             StorageError: the store does not answer; `facts["maybe_written"]` tells whether the object may be there.
         """
-        generation = None if self._settings.conditional_update is False else generation_of(expected)
+        generation: str | None = generation_of(expected)
+        if self._settings.conditional_update is False:
+            self._check_present(name, expected)
+            generation = None
         return self._publish(self._wanted(name, generation, storage_class), data)
+
+    def _check_present(self, name: str, expected: Version | None) -> None:
+        check_present(lambda: self._reader.present(name), expected, place=self._access.url(name), key=name)
 
     def _wanted(self, name: str, generation: str | None, storage_class: str | None) -> Wanted:
         return Wanted(name, generation, None, storage_class)
@@ -75,8 +84,11 @@ class ObjectWriter:
     def copy(self, source: str, target: str, if_match: Version | None, storage_class: str | None) -> None:
         """Copies an object, or just one version of it; raises as `replace`, and ObjectNotFoundError."""
         generation = None
-        if if_match is not None and self._settings.conditional_update is not False:
-            generation = int(generation_of(if_match))
+        if if_match is not None:
+            if self._settings.conditional_update is False:
+                self._check_present(source, if_match)
+            else:
+                generation = int(generation_of(if_match))
         token: str | None = None
 
         def once(connection: Connection) -> str | None:
