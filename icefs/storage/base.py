@@ -321,6 +321,22 @@ class Storage(ABC):
             PreconditionFailedError: the source's version is not `if_match`, as far as the backend can tell.
         """
 
+    def copy_from(self, source: "Storage", key: str) -> bool:
+        """Copies an object of another store to the same key here, without its bytes passing through this process.
+
+        Args:
+            source: The other store.
+            key: The object's key, in both.
+
+        Returns:
+            Whether it was done; False where the two stores cannot, and nothing has happened.
+
+        Raises:
+            ObjectNotFoundError: the other store has no such object.
+            StorageError: as `put`.
+        """
+        return False
+
     @abstractmethod
     def iter_objects(self, prefix: str = "") -> Iterator[ObjectInfo]:
         """Yields all objects whose key starts with `prefix`, in no promised order.

@@ -161,18 +161,23 @@ def stage(parent: Parent, data: bytes | memoryview, *, durable: bool) -> tuple[s
 
 def stage_file(parent: Parent, source: str) -> tuple[str, Version]:
     """Copies a file to a new one next to an object's place, inside the kernel where that can be; else as `stage`."""
+    from_fd = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        return stage_open(parent, from_fd, source)
+    finally:
+        os.close(from_fd)
+
+
+def stage_open(parent: Parent, from_fd: int, source: str) -> tuple[str, Version]:
+    """Does as `stage_file` with a file that is open at its start; `source` names it in errors."""
 
     def fill(fd: int) -> None:
-        from_fd = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
-            left = os.fstat(from_fd).st_size
-            while left:
-                copied = _copy_some(from_fd, fd, min(left, _READ_CHUNK))
-                if not copied:
-                    raise OSError(errno.EIO, "the file became shorter while it was read", source)
-                left -= copied
-        finally:
-            os.close(from_fd)
+        left = os.fstat(from_fd).st_size
+        while left:
+            copied = _copy_some(from_fd, fd, min(left, _READ_CHUNK))
+            if not copied:
+                raise OSError(errno.EIO, "the file became shorter while it was read", source)
+            left -= copied
 
     return _stage(parent, fill, durable=False)
 

@@ -41,6 +41,7 @@ from icefs.storage.local.files import (
     read_exactly,
     stage,
     stage_file,
+    stage_open,
     staged_name,
     storage_error,
     version_of,
@@ -195,6 +196,28 @@ class LocalStorage(Storage):
         if self._durable:
             self._pending.add(name)
         return version
+
+    @override
+    def copy_from(self, source: Storage, key: str) -> bool:
+        opener = source.local_opener("") if source.capabilities.local_files else None
+        if opener is None:
+            return False
+        name = self._name(key)
+        fd, _ = opener(key)
+        try:
+
+            def take(parent: Parent) -> None:
+                staged, _ = stage_open(parent, fd, key)
+                move(parent, staged)
+
+            self._in_parent(name, take)
+        except OSError as error:
+            raise storage_error(error, f"copy {source.url}/{key} to", self._files.path(name), writing=True) from error
+        finally:
+            os.close(fd)
+        if self._durable:
+            self._pending.add(name)
+        return True
 
     def _in_parent[T](self, name: str, make: Callable[[Parent], T]) -> T:
         """Makes something in the directory of an object, and first the directory if there is none.

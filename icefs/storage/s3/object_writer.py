@@ -293,6 +293,29 @@ class ObjectWriter:
             else:
                 return
 
+    def copy_from(self, bucket: str, from_name: str, to_name: str, storage_class: str | None = None) -> bool:
+        """Copies an object of another bucket of the same service; False where the service will not.
+
+        Raises:
+            StorageError: there is no answer; trying again later may help.
+        """
+        arguments = {
+            "Bucket": self._access.bucket,
+            "Key": to_name,
+            "CopySource": {"Bucket": bucket, "Key": from_name},
+            **({} if storage_class is None else {"StorageClass": storage_class}),
+            **self._access.payer,
+        }
+        try:
+            self._access.run(
+                "copy", to_name, lambda client: told(client.copy_object(**arguments), "CopyObjectResult", "ETag")
+            )
+        except StorageError as error:
+            if error.is_transient:
+                raise
+            return False  # these keys may not read there, or it is too large for one request
+        return True
+
     def _copy(self, from_name: str, to_name: str, if_match: Version | None, storage_class: str | None) -> None:
         if not self._lacks_copies:
             condition: dict[str, Any] = {} if if_match is None else {"CopySourceIfMatch": quoted(if_match)}

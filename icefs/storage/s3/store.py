@@ -232,6 +232,15 @@ class S3Storage(Storage):
     def copy(self, source: str, target: str, *, if_match: Version | None = None) -> None:
         self._writer.copy(self._name(source), self._name(target), if_match, self._class_of(target))
 
+    @override
+    def copy_from(self, source: Storage, key: str) -> bool:
+        if not isinstance(source, S3Storage):
+            return False
+        ours, theirs = self.access.clients.connection(), source.access.clients.connection()
+        if ours.endpoint_url != theirs.endpoint_url:
+            return False
+        return self._writer.copy_from(source.bucket, source.base + key, self._name(key), self._class_of(key))
+
     # --- listing and deleting ---
 
     @override
