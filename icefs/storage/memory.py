@@ -24,7 +24,7 @@ from icefs.storage.base import (
     check_range,
     range_end,
 )
-from icefs.storage.settings import StoreSettings
+from icefs.storage.settings import OF_THIS_MACHINE, StoreSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +134,7 @@ class MemoryStorage(Storage):
 
     @override
     def unheeded_settings(self, settings: StoreSettings) -> tuple[str, ...]:
-        return ()  # they are about requests over a network and their conditions, which there are none of
+        return settings.given(OF_THIS_MACHINE)  # all are about requests over a network, which there are none of
 
     @override
     def iter_objects(self, prefix: str = "") -> Iterator[ObjectInfo]:

@@ -8,6 +8,7 @@ Source: format notes §4 and §7.7 (`StorageSettings`).
 
 from collections.abc import Collection
 from dataclasses import dataclass, fields, replace
+from typing import Final
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +47,14 @@ class StoreSettings:
     metadata: bool | None = None
     multipart_threshold_bytes: int | None = None
 
-    def given(self) -> tuple[str, ...]:
-        """Returns the names of the fields that ask for anything but what stores do anyway, in their order."""
-        return tuple(field.name for field in fields(self) if not _is_usual(getattr(self, field.name)))
+    def given(self, usual: "StoreSettings | None" = None) -> tuple[str, ...]:
+        """Returns the names of the fields that ask for anything but what the store does anyway, in their order.
+
+        Args:
+            usual: Values that a program saves with every repository of such a store; they ask for nothing.
+        """
+        asked = [field.name for field in fields(self) if not _is_usual(getattr(self, field.name))]
+        return tuple(name for name in asked if usual is None or getattr(self, name) != getattr(usual, name))
 
     def without(self, names: Collection[str]) -> "StoreSettings":
         """Returns the settings without the fields of those names."""
@@ -66,6 +72,12 @@ class StoreSettings:
         if kind in ("snapshots", "manifests", "transactions"):
             return self.metadata_storage_class or self.storage_class
         return self.storage_class
+
+
+OF_THIS_MACHINE: Final = StoreSettings(
+    max_tries=1, initial_backoff_s=0.0, max_backoff_s=0.0, conditional_update=False, metadata=False
+)
+"""What the official library saves with a repository in a directory or in memory when nobody asked for anything."""
 
 
 def _is_usual(value: object) -> bool:

@@ -55,6 +55,11 @@ _WANTED: Final[dict[Callable[..., bool], str]] = {
     _is_class: "a class of the store, as STANDARD_IA",
     _is_flag: "true or false",
 }
+# The official library saves them with a repository in a directory when nobody asked for anything.
+_SAVED_WITH_DIRECTORIES: Final = {
+    "storage.concurrency.max_concurrent_requests_for_object": 5,
+    "storage.concurrency.ideal_concurrent_request_size": 4096,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +155,10 @@ def unheeded_fields(storage: Storage, config: RepositoryConfig) -> list[str]:
     """Returns the fields of a configuration that ask for something, and have no effect in a store."""
     unheeded = storage.unheeded_settings(store_settings(config))
     names = [field.name for field in _FIELDS if field.setting in unheeded]
+    if storage.capabilities.local_files:
+        # A file is read at once, by one call.
+        given = {field.name: field.value(config) for field in _FIELDS if field.setting is None}
+        names += [name for name, value in given.items() if value not in (None, _SAVED_WITH_DIRECTORIES[name])]
     if config.caching is not None and config.caching.num_bytes_attributes:
         names.append("caching.num_bytes_attributes")  # attributes are part of the snapshot, which is cached whole
     return names

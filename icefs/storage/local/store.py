@@ -47,7 +47,7 @@ from icefs.storage.local.files import (
     version_of,
 )
 from icefs.storage.local.lock import exclusive
-from icefs.storage.settings import StoreSettings
+from icefs.storage.settings import OF_THIS_MACHINE, StoreSettings
 
 
 class LocalStorage(Storage):
@@ -347,7 +347,7 @@ class LocalStorage(Storage):
 
     @override
     def unheeded_settings(self, settings: StoreSettings) -> tuple[str, ...]:
-        return ()  # they are about requests over a network and their conditions, which there are none of
+        return settings.given(OF_THIS_MACHINE)  # all are about requests over a network, which there are none of
 
     @override
     def iter_objects(self, prefix: str = "") -> Iterator[ObjectInfo]:
