@@ -48,6 +48,16 @@ def test_the_laptop_and_then_the_cluster_and_then_ncdump(home):
     then = zarr.open_group(repository.readonly_session(snapshot_id=merged.id).store, mode="r")
     np.testing.assert_array_equal(then["temperature"][0], expected[0] + 0.5)
 
+    told = run_recipe(recipe("copies"), home)
+    assert "branch mine created" in told
+    assert "branch main is there already" in told
+    assert "compared" in told
+    copy = icechunk.Repository.open(icechunk.local_filesystem_storage(str(home / "weather-copy")))
+    assert repository.lookup_branch("mine") == copy.lookup_branch("main")
+    assert [info.id for info in copy.ancestry(branch="main")] == [
+        info.id for info in repository.ancestry(branch="main")
+    ]
+
     run_recipe("icefs revert main --repo ~/weather", home)
     told = run_recipe(recipe("hpc"), home, SLURM_JOB_ID="4711")
     assert "unmounted" in told

@@ -23,6 +23,9 @@ merge              brings what another version has to a branch
 cherry_pick        makes the changes of commits again on a branch
 revert             takes back the changes of a commit
 restore            has a part of a branch be as in another version
+clone              makes a repository of another one
+pull               brings what another repository has
+push               brings what this repository has to another one
 branch             branches: list, create, delete, reset
 tag                tags: list, create, delete
 ls                 groups, arrays and chunks

@@ -26,6 +26,8 @@ view_listing    the files of a view, for the option `--view` of `icefs ls`
 virtual_imports  the import of references
 copied_imports   the import of values
 bringing          what `merge`, `cherry-pick`, `revert` and `restore` have in common
+exchanges       what `clone`, `pull` and `push` have in common
+origins         where repositories were cloned from, on this machine
 checks          the checks of `icefs doctor`
 failing         errors of a command with `--json`
 interrupts      Ctrl-C while threads wait for a store

@@ -20,6 +20,8 @@ FILES: Final = {
     "$XDG_STATE_HOME/icefs/log": "The logs of daemons, one for each mountpoint. Old ones go: see icefs\\-caching(7).",
     "$XDG_STATE_HOME/icefs/imports, $XDG_STATE_HOME/icefs/exports": "What the store has of imported directories, and"
     " which version an exported directory has. Bounded; may be deleted while no import or export runs.",
+    "$XDG_STATE_HOME/icefs/origins": "Where repositories were cloned from. Bounded; may be deleted: then 'icefs pull'"
+    " and 'icefs push' need a name.",
     "$XDG_CACHE_HOME/icefs": "Chunks of remote stores, and answers about histories. May be deleted at any time. By"
     " default ~/.cache/icefs.",
     "REPO/icefs.lock#0": "The lock with which the processes of one machine take turns at writing to a local repository."

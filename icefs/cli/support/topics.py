@@ -11,6 +11,7 @@ TOPICS: Final = (
     "commits",
     "conflicts",
     "merging",
+    "copies",
     "promises",
     "transfer",
     "views",

@@ -28,15 +28,12 @@ from icefs.format.config.codec import encode_config, encode_config_yaml
 from icefs.format.config.values import RepositoryConfig
 from icefs.format.ids import ObjectId, SnapshotId
 from icefs.format.layout import CHUNKS, CONFIG_V1, MANIFESTS, REFS_V1, REPO_INFO, SNAPSHOTS, TRANSACTIONS
-from icefs.format.metadata_items import encode_items
 from icefs.format.repo.info import MAIN_BRANCH, RepoInfo, encode_repo_info
 from icefs.format.repo.ops_log import OpsLog, RepoAvailability, RepoInitialized, RepoStatus, Update
 from icefs.format.repo.refs_v1 import branch_key, encode_ref, tag_key
 from icefs.format.repo.snapshot_table import SnapshotTable
 from icefs.storage.base import ObjectInfo, Storage
 
-ORIGIN: Final = "icefs.origin"
-"""The metadata of a repository that names the one that it was cloned from: `{"url": URL}`, without secrets."""
 _DIRECTORIES: Final = frozenset((CHUNKS, MANIFESTS, TRANSACTIONS, SNAPSHOTS))
 
 
@@ -72,7 +69,11 @@ def clone(source: Repository, target: Storage, request: Request, *, clock: Clock
     if not request.dry_run:
         TRUSTED.check_new(target, None if config is None else config.storage)
     history = new_history(
-        lambda tip: walk(source.context, tip), [each.snapshot_id for each in plan], frozenset(), request.wanted.depth
+        lambda tip: walk(source.context, tip),
+        [each.snapshot_id for each in plan],
+        frozenset(),
+        request.wanted.depth,
+        spec_version=source.spec_version,
     )
     workers = Workers(max(source.storage.capabilities.concurrency, target.capabilities.concurrency), "icefs-clone")
     try:
@@ -160,7 +161,7 @@ def _repo_info(
         status=RepoStatus(RepoAvailability.online, now),
         ops_log=OpsLog([Update(RepoInitialized(), now)]),
         config=None if config is None else encode_config(config),
-        metadata_items=encode_items({**theirs.metadata, ORIGIN: {"url": source.storage.url}}, 2),
+        metadata_items=theirs.metadata_items,
         enabled_feature_flags=theirs.enabled_feature_flags,
         disabled_feature_flags=theirs.disabled_feature_flags,
         extra=theirs.extra,
@@ -194,12 +195,3 @@ def _made_already(storage: Storage) -> ConflictError:
         kind="repo-info-updated",
         hint="'icefs pull' brings histories to it",
     )
-
-
-def origin_of(repository: Repository) -> str | None:
-    """Returns the URL that a repository was cloned from; None where it does not say."""
-    if repository.spec_version == 1:
-        return None
-    origin = repository.assets.fetch_repo_info(refresh=False)[0].metadata.get(ORIGIN)
-    url = origin.get("url") if isinstance(origin, dict) else None
-    return url if isinstance(url, str) else None

@@ -106,6 +106,7 @@ class Copier:
 
         Raises:
             ConflictError: the source has one no more (kind `object-gone`).
+            FormatError: one is shorter than its references say.
             StorageError: an object cannot be read or written.
         """
         done = self.done
@@ -127,9 +128,15 @@ class Copier:
             self._progress(self.done)
 
     def _copy(self, one: tuple[str, int]) -> int:
-        key, _ = one
+        key, least = one
         try:
             size = self._source.head(key).size_bytes
+            if size < least:
+                raise FormatError(
+                    f"{key} of {self._source.url} has {size} bytes, and at least {least} are referred to",
+                    hint="'icefs fsck' says what is damaged; name the branches and tags that do without it",
+                    file=key,
+                )
             if self._target.copy_from(self._source, key):
                 return size
             if size <= _IN_MEMORY_BYTES:

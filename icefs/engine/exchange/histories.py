@@ -47,7 +47,12 @@ class NewHistory:
 
 
 def new_history(
-    ancestry: Ancestry, tips: Iterable[SnapshotId], known: Container[SnapshotId], depth: int | None
+    ancestry: Ancestry,
+    tips: Iterable[SnapshotId],
+    known: Container[SnapshotId],
+    depth: int | None,
+    *,
+    spec_version: int = 2,
 ) -> NewHistory:
     """Finds out which snapshots are missing.
 
@@ -56,6 +61,7 @@ def new_history(
         tips: The snapshots that refs are to lead to.
         known: The snapshots of the target, each with all that it needs.
         depth: How many snapshots of each history; None for all.
+        spec_version: The target's: version 1 has no place for the transaction logs that a snapshot stands for.
 
     Raises:
         SnapshotNotFoundError, FormatError, StorageError: as `ancestry`.
@@ -67,6 +73,8 @@ def new_history(
     cut = {each.id for each in kept.values() if not _is_there(each.parent_id, kept, known)}
     for tip in wanted if cut else ():
         _cut(ancestry(tip), kept, known, cut)
+    if spec_version == 1:
+        kept = {key: replace(each, pruned_ancestor_tx_logs=()) for key, each in kept.items()}
     return NewHistory(kept, frozenset(cut))
 
 

@@ -146,7 +146,13 @@ class _Pull:
         plan = plan_refs(request.wanted, source.refs(), self._target_refs(), theirs, ours)
         changes = [each for each in plan if each.is_change]
         known = self._known()
-        history = new_history(theirs, [each.snapshot_id for each in changes], known, request.wanted.depth)
+        history = new_history(
+            theirs,
+            [each.snapshot_id for each in changes],
+            known,
+            request.wanted.depth,
+            spec_version=target.spec_version,
+        )
         needs = Needs.of(source.assets, history, target.assets, known)
         there = needs.present(target.storage, target.assets.workers)
         self._check_collections(there, known)

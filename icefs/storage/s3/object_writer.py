@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from icefs.errors import ObjectNotFoundError, PreconditionFailedError, StorageError
+from icefs.errors import AccessDeniedError, ObjectNotFoundError, PreconditionFailedError, StorageError
 from icefs.storage.base import Version
 from icefs.storage.s3.access import BucketAccess
 from icefs.storage.s3.answers import Described, quoted, told, version_of
@@ -57,6 +57,7 @@ class ObjectWriter:
         self._reader = reader
         self._new_write_id = new_write_id
         self._lacks_copies = False
+        self._closed_buckets: set[str] = set()
         self._settings = access.options.settings
         if access.options.checksum_algorithm is not None:
             check_algorithm(access.options.checksum_algorithm)
@@ -299,6 +300,8 @@ class ObjectWriter:
         Raises:
             StorageError: there is no answer; trying again later may help.
         """
+        if bucket in self._closed_buckets:
+            return False
         arguments = {
             "Bucket": self._access.bucket,
             "Key": to_name,
@@ -313,7 +316,10 @@ class ObjectWriter:
         except StorageError as error:
             if error.is_transient:
                 raise
-            return False  # these keys may not read there, or it is too large for one request
+            # An object that is too large for one request tells nothing of others.
+            if isinstance(error, AccessDeniedError) or error.facts.get("code") in LACKING:
+                self._closed_buckets.add(bucket)
+            return False
         return True
 
     def _copy(self, from_name: str, to_name: str, if_match: Version | None, storage_class: str | None) -> None:

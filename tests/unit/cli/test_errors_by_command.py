@@ -231,14 +231,14 @@ SITUATIONS |= {
 # Which commands fail; those that do not need what is amiss do not.
 _WRITING = ("branch create", "branch delete", "branch reset", "tag create", "tag delete", "import", "config set")
 _BRINGING = ("merge", "cherry-pick", "revert", "restore")
-_CHANGING = (*_WRITING, *_BRINGING, "init", "export", "expire", "gc", "rewrite-manifests", "upgrade")
+_CHANGING = (*_WRITING, *_BRINGING, "init", "clone", "export", "expire", "gc", "rewrite-manifests", "upgrade")
 _NEED_REPO = {leaf for leaf in LEAVES if leaf != "init"}
 FAILS = {
     "repo": _NEED_REPO,
-    "snapshots": {"diff", "blame", "ls", "cat", "export", "stats", "fsck", "gc", *_BRINGING},
-    "manifests": {"blame", "cat", "export", "stats", "fsck", "gc", *_BRINGING},
+    "snapshots": {"diff", "blame", "ls", "cat", "export", "stats", "fsck", "gc", "clone", *_BRINGING},
+    "manifests": {"blame", "cat", "export", "stats", "fsck", "gc", "clone", *_BRINGING},
     "transactions": {"diff", "fsck"},
-    "chunks": {"cat", "export", "fsck"},
+    "chunks": {"cat", "export", "fsck", "clone"},
     "missing": _NEED_REPO,
     "a": _NEED_REPO,
     "empty": _NEED_REPO,
