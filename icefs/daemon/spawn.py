@@ -78,7 +78,12 @@ def spawn(options: MountOptions) -> int:
             daemon = _start(options, log, writer)
         finally:
             os.close(writer)
-        line = status.readline()
+        try:
+            line = status.readline()
+        except BaseException:
+            # Ctrl-C: what nobody waits for any more is not to be mounted later.
+            daemon.terminate()
+            raise
     if not line:
         raise InternalError(
             f"the daemon ended before its mount answered: {_last_line(options.log_file)}",

@@ -109,7 +109,8 @@ class FaultProxy:
 
     Attributes:
         requests: Those that came by.
-        delay_s: How long each of them waits.
+        plans: The faults that are planned.
+        delay_s: How long each request waits.
         weakens_tags: Whether entity tags become weak.
         drops: The headers that are not passed on, in lower case. A server that checks signatures refuses the rest.
     """
@@ -117,7 +118,7 @@ class FaultProxy:
     def __init__(self, upstream: str, *, delay_s: float = 0.0) -> None:
         parts = urlsplit(upstream)
         self._upstream = (parts.hostname or "", parts.port or 80)
-        self._plans: list[Plan] = []
+        self.plans: list[Plan] = []
         self._lock = threading.Lock()
         self._idle = threading.Condition()
         self._under_way = 0
@@ -157,13 +158,13 @@ class FaultProxy:
         assert fault in FAULTS
         plan = Plan(fault, method, path, skip, times, action, conditional, header)
         with self._lock:
-            self._plans.append(plan)
+            self.plans.append(plan)
         return plan
 
     def clear(self) -> None:
         """Forgets all plans and requests."""
         with self._lock:
-            self._plans.clear()
+            self.plans.clear()
             self.requests.clear()
 
     def __enter__(self) -> Self:
@@ -205,7 +206,7 @@ class FaultProxy:
     def meet(self, request: Request) -> Plan | None:
         with self._lock:
             self.requests.append(request)
-            for plan in self._plans:
+            for plan in self.plans:
                 if not plan.is_about(request):
                     continue
                 if plan.skip:

@@ -10,6 +10,7 @@ import click
 from icefs.cli.support import checks
 from icefs.cli.support.checks import OK, PROBLEM, WARNING, Finding, examine
 from icefs.cli.support.exit_codes import exit_row
+from icefs.cli.support.interrupts import ending_soon
 from icefs.cli.support.locations import is_url, split_ref
 from icefs.cli.support.mounts import Mounted, find_mount, raised
 from icefs.cli.support.options import has_colours, json_option, print_json
@@ -34,6 +35,7 @@ def doctor(where: str | None, state_dir: str | None, cache_dir: str | None, as_j
     conditional writes (with a file or an object of its own for a moment). Each line is ok, or says what to do. The exit
     code is 0 unless there is a problem.
     """
+    click.get_current_context().with_resource(ending_soon())
     directories = None if state_dir is None else Path(state_dir), None if cache_dir is None else Path(cache_dir)
     findings: list[Finding] = []
     colours = has_colours()

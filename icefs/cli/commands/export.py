@@ -4,7 +4,6 @@ from datetime import datetime
 
 import click
 
-from icefs.cli.support.interrupts import ending_soon
 from icefs.cli.support.lineages import open_lineage_cache
 from icefs.cli.support.mounts import absolute
 from icefs.cli.support.options import (
@@ -89,7 +88,7 @@ def export(
     request = ExportRequest(
         str(absolute(directory)), as_node_path(source.key(node)), force, delete, dry_run, state_home()
     )
-    with ending_soon(), open_lineage_cache(repository) as cache, transfer_bar("exporting") as show:
+    with open_lineage_cache(repository) as cache, transfer_bar("exporting") as show:
         lineages = Lineages(repository.context, cache)
         if choice is None:
             times = KeyTimes(lineages, session.snapshot_id, session.snapshot.flushed_at)

@@ -4,6 +4,7 @@ import contextlib
 
 import click
 
+from icefs.cli.support.interrupts import ending_soon
 from icefs.cli.support.options import json_option, print_json, say
 from icefs.engine.write.repository import WritableRepository
 from icefs.engine.write.store_probe import UPDATE, ignored_conditions
@@ -29,7 +30,7 @@ def init(repository: str, spec_version: str, single_writer: bool, as_json: bool)
     them, of two commits at once one is lost without an error: use --single-writer only if there is never a second
     writer. It saves in the configuration that the store has no conditional writes, for all programs that commit.
     """
-    with contextlib.closing(open_storage(repository)) as storage:
+    with ending_soon(), contextlib.closing(open_storage(repository)) as storage:
         config = _without_conditions(storage) if single_writer else None
         WritableRepository.create(
             storage, config, spec_version=int(spec_version), check_conditions=not single_writer

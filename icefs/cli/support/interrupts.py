@@ -15,9 +15,10 @@ _PATIENCE_S: Final = 2.0
 
 @contextmanager
 def ending_soon() -> Iterator[None]:
-    """Has Ctrl-C end the process after two seconds at most, for a command that survives to be killed anywhere.
+    """Has Ctrl-C end the process after two seconds at most, for a command that uses a store in its own process.
 
-    Python waits for its threads otherwise, and those for the store, for minutes.
+    Python waits for its threads otherwise, and those for the store, for minutes. Nothing is lost: a repository, a
+    local store and a working tree survive that a process is killed anywhere.
     """
     before = signal.getsignal(signal.SIGINT)
     # Ctrl-C may be ignored, as in the background of a shell, and only the main thread takes signals.

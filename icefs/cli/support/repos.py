@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from icefs.cli.support.interrupts import ending_soon
 from icefs.cli.support.locations import is_url, split_ref
 from icefs.cli.support.mounts import Mounted, absolute, find_mount
 from icefs.cli.support.options import say
@@ -137,7 +138,9 @@ def open_storage_of(location: str) -> Storage:
 
 def _open_storage(location: str) -> tuple[contextlib.ExitStack, Storage]:
     _show_warnings()
-    stack = click.get_current_context().with_resource(contextlib.ExitStack())
+    context = click.get_current_context()
+    context.with_resource(ending_soon())
+    stack = context.with_resource(contextlib.ExitStack())
     return stack, stack.enter_context(contextlib.closing(open_storage(location)))
 
 
