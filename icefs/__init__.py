@@ -40,7 +40,9 @@ do not use it and do not wait for it. `ARCHITECTURE.md` says how the packages wo
     private      directories and files that other users cannot read or steer
     bounded      directories of files left on this machine, each with a limit
     locks        the order in which threads take locks
+    arguments    checks of the types and ranges of arguments
     words        names, commands and counts in messages
+    wording      the key words by which programs know an error
     log_context  the branch that log lines are about
 """
 

@@ -5,8 +5,10 @@ Source: format notes §4; upstream icechunk/src/config.rs.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
+from icefs.arguments import I32, U16, U32, checked_integer
+from icefs.format.config.checked import Limits
 from icefs.format.config.merge import Mergeable
 
 
@@ -108,7 +110,12 @@ class ManifestSplittingConfig:
         split_sizes: Mapping[ManifestSplitCondition, Mapping[ManifestSplitDimCondition, int]],
     ) -> "ManifestSplittingConfig":
         """Makes it of the rules as a mapping, in its order."""
-        return ManifestSplittingConfig([(condition, list(sizes.items())) for condition, sizes in split_sizes.items()])
+        return ManifestSplittingConfig(
+            [
+                (condition, [(axis, checked_integer(size, U32, "a split size")) for axis, size in sizes.items()])
+                for condition, sizes in split_sizes.items()
+            ]
+        )
 
     def to_dict(self) -> dict[ManifestSplitCondition, dict[ManifestSplitDimCondition, int]]:
         """Returns the rules as a mapping."""
@@ -158,8 +165,8 @@ class ManifestPreloadCondition:
         """Arrays whose number of chunk references is in `[from_refs, to_refs)`; None is no limit."""
         return ManifestPreloadCondition(
             "num_refs",
-            from_refs=None if from_refs is None else ("included", from_refs),
-            to_refs=None if to_refs is None else ("excluded", to_refs),
+            from_refs=None if from_refs is None else ("included", checked_integer(from_refs, U32, "from_refs")),
+            to_refs=None if to_refs is None else ("excluded", checked_integer(to_refs, U32, "to_refs")),
         )
 
     @staticmethod
@@ -183,6 +190,8 @@ class ManifestPreloadCondition:
 class ManifestPreloadConfig(Mergeable):
     """Which manifests are fetched when a session opens."""
 
+    _limits: ClassVar[Limits] = {"max_total_refs": U32, "max_arrays_to_scan": U32}
+
     max_total_refs: int | None = None
     preload_if: ManifestPreloadCondition | None = None
     max_arrays_to_scan: int | None = None
@@ -191,6 +200,13 @@ class ManifestPreloadConfig(Mergeable):
 @dataclass(slots=True)
 class ManifestVirtualChunkLocationCompressionConfig(Mergeable):
     """When and how the locations of virtual chunks are compressed with a dictionary."""
+
+    _limits: ClassVar[Limits] = {
+        "min_num_chunks": U16,
+        "dictionary_max_training_samples": U16,
+        "dictionary_max_size_bytes": U32,
+        "compression_level": I32,
+    }
 
     min_num_chunks: int | None = None
     dictionary_max_training_samples: int | None = None
@@ -203,6 +219,8 @@ class ManifestConfig(Mergeable):
     """Everything about manifests."""
 
     _replaced = frozenset({"preload", "splitting"})
+
+    _limits: ClassVar[Limits] = {"max_concurrent_manifest_fetches_during_commit": U16}
 
     preload: ManifestPreloadConfig | None = None
     splitting: ManifestSplittingConfig | None = None

@@ -4,8 +4,10 @@ from copy import deepcopy
 from dataclasses import fields
 from typing import Any, Self
 
+from icefs.format.config.checked import Checked
 
-class Mergeable:
+
+class Mergeable(Checked):
     """A dataclass whose fields are None until they are set."""
 
     __slots__ = ()

@@ -6,7 +6,10 @@ Source: format notes §4, §6 and §7.7; upstream icechunk-storage/src/storage.r
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
+from typing import ClassVar
 
+from icefs.arguments import U32
+from icefs.format.config.checked import Checked, Limits
 from icefs.format.config.merge import Mergeable
 
 
@@ -24,6 +27,8 @@ class ChecksumAlgorithm(Enum):
 class StorageRetriesSettings(Mergeable):
     """How often and how long after each other failed requests are repeated."""
 
+    _limits: ClassVar[Limits] = {"max_tries": (1, 2**16 - 1), "initial_backoff_ms": U32, "max_backoff_ms": U32}
+
     max_tries: int | None = None
     initial_backoff_ms: int | None = None
     max_backoff_ms: int | None = None
@@ -32,6 +37,10 @@ class StorageRetriesSettings(Mergeable):
 @dataclass(slots=True)
 class StorageTimeoutSettings(Mergeable):
     """When requests are given up."""
+
+    _limits: ClassVar[Limits] = dict.fromkeys(
+        ("connect_timeout_ms", "read_timeout_ms", "operation_timeout_ms", "operation_attempt_timeout_ms"), U32
+    )
 
     connect_timeout_ms: int | None = None
     read_timeout_ms: int | None = None
@@ -42,6 +51,11 @@ class StorageTimeoutSettings(Mergeable):
 @dataclass(slots=True)
 class StorageConcurrencySettings(Mergeable):
     """How a large object is fetched in several requests at once."""
+
+    _limits: ClassVar[Limits] = {
+        "max_concurrent_requests_for_object": (1, 2**16 - 1),
+        "ideal_concurrent_request_size": (1, 2**64 - 1),
+    }
 
     max_concurrent_requests_for_object: int | None = None
     ideal_concurrent_request_size: int | None = None
@@ -64,8 +78,10 @@ class StorageSettings(Mergeable):
 
 
 @dataclass(slots=True)
-class S3Options:
+class S3Options(Checked):
     """How a store that speaks S3 is reached."""
+
+    _limits: ClassVar[Limits] = {"network_stream_timeout_seconds": U32}
 
     region: str | None = None
     endpoint_url: str | None = None
@@ -161,7 +177,7 @@ ObjectStoreConfig.Http = HttpStore
 
 
 @dataclass(slots=True)
-class VirtualChunkContainer:
+class VirtualChunkContainer(Checked):
     """Where virtual chunks may be: all locations that begin with `url_prefix`.
 
     Attributes:

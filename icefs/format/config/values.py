@@ -10,8 +10,10 @@ Source: format notes §4 and §7.7; upstream icechunk/src/config.rs.
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final
+from typing import ClassVar, Final
 
+from icefs.arguments import U8, U16
+from icefs.format.config.checked import Limits
 from icefs.format.config.manifest import (
     ManifestConfig,
     ManifestPreloadCondition,
@@ -48,6 +50,8 @@ class CompressionAlgorithm(Enum):
 @dataclass(slots=True)
 class CompressionConfig(Mergeable):
     """Compression of metadata files: zstd, level 3."""
+
+    _limits: ClassVar[Limits] = {"level": U8}
 
     algorithm: CompressionAlgorithm | None = None
     level: int | None = None
@@ -99,6 +103,14 @@ class RepositoryConfig(Mergeable):
         max_concurrent_decodes: Metadata files that are decoded at once; by default as many as there are CPUs.
         previous_file: Not used any more.
     """
+
+    _limits: ClassVar[Limits] = dict.fromkeys(
+        (
+            *("inline_chunk_threshold_bytes", "get_partial_values_concurrency", "max_concurrent_requests"),
+            *("num_updates_per_repo_info_file", "max_concurrent_decodes"),
+        ),
+        U16,
+    )
 
     inline_chunk_threshold_bytes: int | None = None
     get_partial_values_concurrency: int | None = None

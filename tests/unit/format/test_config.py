@@ -5,6 +5,7 @@ from copy import deepcopy
 from dataclasses import fields, is_dataclass
 from typing import Any
 
+import numpy as np
 import pytest
 
 from icefs.errors import FormatError, InvalidInputError
@@ -333,20 +334,12 @@ def test_conditions_may_nest_as_operators_make_them(encode: Encode, parse: Parse
 @pytest.mark.parametrize(
     "config",
     [
-        RepositoryConfig(inline_chunk_threshold_bytes=2**16),
-        RepositoryConfig(inline_chunk_threshold_bytes=True),
-        RepositoryConfig(max_concurrent_requests="x"),  # type: ignore[arg-type]
-        RepositoryConfig(compression={"level": 3}),  # type: ignore[arg-type]
-        RepositoryConfig(compression=CompressionConfig("zstd")),  # type: ignore[arg-type]
-        RepositoryConfig(compression=CompressionConfig([])),  # type: ignore[arg-type]
         RepositoryConfig(virtual_chunk_containers={5: 6}),  # type: ignore[dict-item]
-        RepositoryConfig(virtual_chunk_containers={"a": VirtualChunkContainer("a", S3Options())}),  # type: ignore[arg-type]
         RepositoryConfig(
             virtual_chunk_containers={"a": VirtualChunkContainer("a", ObjectStoreConfig.Http({"headers": "x"}))}
         ),
         RepositoryConfig(manifest=ManifestConfig(splitting=ManifestSplittingConfig([5]))),  # type: ignore[list-item]
         RepositoryConfig(manifest=ManifestConfig(splitting=ManifestSplittingConfig("abc"))),  # type: ignore[arg-type]
-        RepositoryConfig(manifest=ManifestConfig(ManifestPreloadConfig(preload_if="true"))),  # type: ignore[arg-type]
     ],
 )
 def test_what_cannot_be_written(encode: Encode, parse: Parse, config: RepositoryConfig) -> None:
@@ -354,6 +347,38 @@ def test_what_cannot_be_written(encode: Encode, parse: Parse, config: Repository
     with pytest.raises(InvalidInputError) as caught:
         encode(config)
     assert caught.value.kind == "serialization"
+
+
+@pytest.mark.parametrize(
+    ("make", "error"),
+    [
+        (lambda: RepositoryConfig(inline_chunk_threshold_bytes=2**16), OverflowError),
+        (lambda: RepositoryConfig(inline_chunk_threshold_bytes=-1), OverflowError),
+        (lambda: RepositoryConfig(max_concurrent_requests="x"), TypeError),  # type: ignore[arg-type]
+        (lambda: RepositoryConfig(compression={"level": 3}), TypeError),  # type: ignore[arg-type]
+        (lambda: RepositoryConfig(virtual_chunk_containers=[]), TypeError),  # type: ignore[arg-type]
+        (lambda: CompressionConfig("zstd"), TypeError),  # type: ignore[arg-type]
+        (lambda: CompressionConfig(level=256), OverflowError),
+        (lambda: CachingConfig(num_chunk_refs=-1), OverflowError),
+        (lambda: StorageRetriesSettings(max_tries=0), ValueError),
+        (lambda: S3Options(anonymous=1), TypeError),  # type: ignore[arg-type]
+        (lambda: VirtualChunkContainer("a", S3Options()), TypeError),  # type: ignore[arg-type]
+        (lambda: ManifestPreloadConfig(preload_if="true"), TypeError),  # type: ignore[arg-type]
+    ],
+)
+def test_what_cannot_be_set(make: Callable[[], object], error: type[Exception]) -> None:
+    with pytest.raises(error):
+        make()
+
+
+def test_numbers_of_others_are_numbers() -> None:
+    config = RepositoryConfig(inline_chunk_threshold_bytes=np.uint16(5), max_concurrent_requests=True)
+    assert (type(config.inline_chunk_threshold_bytes), config.inline_chunk_threshold_bytes) == (int, 5)
+    assert (type(config.max_concurrent_requests), config.max_concurrent_requests) == (int, 1)
+    config.max_concurrent_requests = None
+    with pytest.raises(TypeError):
+        config.max_concurrent_requests = 1.5  # type: ignore[assignment]
+    assert config.max_concurrent_requests is None
 
 
 # Merging
