@@ -30,6 +30,8 @@ exceptions at its edge, `engine` turns an `ObjectNotFoundError` into, say, a `Sn
 
 from typing import Any, ClassVar, Final
 
+from icefs.wording import with_official_words
+
 
 class IcefsError(Exception):
     """The root of the tree.
@@ -57,7 +59,7 @@ class IcefsError(Exception):
 
     def __str__(self) -> str:
         # NotFoundError is a KeyError too, whose str() is the repr of its argument.
-        return self.message
+        return with_official_words(self.message, self.kind, self.facts)
 
     def __reduce__(self) -> tuple[Any, ...]:
         own = {name: value for name, value in vars(self).items() if name not in _CONSTRUCTED}

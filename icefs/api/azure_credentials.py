@@ -150,7 +150,11 @@ def azure_static_credentials(
         ValueError: none is given, or more than one.
     """
     if [access_key, sas_token, bearer_token].count(None) != 2:
-        raise ValueError("give one of access_key, sas_token and bearer_token")
+        raise ValueError(
+            "Conflicting arguments to azure_static_credentials function: "
+            "give one of access_key, sas_token and "
+            "bearer_token"
+        )
     if access_key is not None:
         return AccessKey(access_key)
     if sas_token is not None:
@@ -199,6 +203,7 @@ def azure_credentials(
     has_keys = any(one is not None for one in (access_key, sas_token, bearer_token))
     if sum((bool(anonymous), bool(from_env), get_credentials is not None, has_keys)) > 1:
         raise ValueError(
+            "Conflicting arguments to azure_credentials function: "
             "give credentials, or get_credentials, or anonymous, or from_env, and not more than one of them"
         )
     if anonymous:

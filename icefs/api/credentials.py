@@ -36,6 +36,12 @@ __all__ = [
 ]
 
 
+class CredentialTypeError(InvalidInputError, TypeError):
+    """A value is no credential; a `TypeError`, too, which is what the official library raises."""
+
+    default_kind = "invalid-credentials"
+
+
 @dataclass(frozen=True, slots=True)
 class S3StaticCredentials:
     """Keys for S3; `expires_after` (with its time zone) says when a callback is asked for new ones."""
@@ -193,7 +199,10 @@ def s3_credentials(
     keys = (access_key_id, secret_access_key, session_token, expires_after)
     has_keys = any(key is not None for key in keys)
     if sum((bool(anonymous), bool(from_env), get_credentials is not None, has_keys)) > 1:
-        raise ValueError("give keys, or get_credentials, or anonymous, or from_env, and not more than one of them")
+        raise ValueError(
+            "Conflicting arguments to s3_credentials function: "
+            "give keys, or get_credentials, or anonymous, or from_env, and not more than one of them"
+        )
     if anonymous:
         return Anonymous()
     if get_credentials is not None:
@@ -201,7 +210,9 @@ def s3_credentials(
     if not has_keys:
         return FromEnv()
     if access_key_id is None or secret_access_key is None:
-        raise ValueError("access_key_id and secret_access_key go together")
+        raise ValueError(
+            "Conflicting arguments to s3_credentials function: access_key_id and secret_access_key go together"
+        )
     return Static(S3StaticCredentials(access_key_id, secret_access_key, session_token, expires_after))
 
 
@@ -220,7 +231,7 @@ def containers_credentials(
     for prefix, credential in m.items():
         known = Credentials | S3Credentials | AzureCredentials | GcsCredentials
         if credential is not None and not isinstance(credential, known):
-            raise ValueError(f"{credential!r} is no credential for {prefix}")
+            raise ValueError(f"Unknown credential type {type(credential)}: that is no credential for {prefix}")
         if isinstance(credential, S3Credentials):
             found[prefix] = S3(credential)
         elif isinstance(credential, AzureCredentials):
@@ -329,9 +340,8 @@ def authorizations(m: Mapping[str, AnyCredential | None] | None) -> Authorizatio
                 )
             found[prefix] = None
         else:
-            raise InvalidInputError(
-                f"{credential!r} is no credential for {prefix}",
+            raise CredentialTypeError(
+                f"'{type(credential).__name__}' object, for {prefix}, is not an instance of 'Credentials'",
                 hint="use s3_, azure_ or gcs_credentials(…), LocalFileSystemAccess or HttpAccess",
-                kind="invalid-credentials",
             )
     return found

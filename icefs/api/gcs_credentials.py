@@ -132,6 +132,7 @@ def gcs_static_credentials(
     given = (service_account_file, service_account_key, application_credentials, bearer_token)
     if given.count(None) != len(given) - 1:
         raise ValueError(
+            "Conflicting arguments to gcs_static_credentials function: "
             "give one of service_account_file, service_account_key, application_credentials and bearer_token"
         )
     if service_account_file is not None:
@@ -186,6 +187,7 @@ def gcs_credentials(
     has_keys = any(key is not None for key in keys)
     if sum((bool(anonymous), bool(from_env), get_credentials is not None, has_keys)) > 1:
         raise ValueError(
+            "Conflicting arguments to gcs_credentials function: "
             "give credentials, or get_credentials, or anonymous, or from_env, and not more than one of them"
         )
     if anonymous:

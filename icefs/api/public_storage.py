@@ -10,7 +10,7 @@ from icefs.api.azure_credentials import AzureCredentials, azure_credentials, azu
 from icefs.api.credentials import Anonymous, AnyS3Credential, storage_credentials
 from icefs.api.gcs_credentials import Anonymous as GcsAnonymous
 from icefs.api.gcs_credentials import GcsCredentials, gcs_credentials, gcs_storage_credentials
-from icefs.errors import InvalidInputError, UnsupportedError
+from icefs.errors import InvalidInputError, StorageError, UnsupportedError
 from icefs.format.config.storage import S3Options
 from icefs.storage.azure.options import options_of_config
 from icefs.storage.base import Storage as EngineStorage
@@ -27,6 +27,12 @@ __all__ = ["Storage"]
 _TIGRIS_ENDPOINT = "https://t3.storage.dev"
 _HF_ENDPOINT = "https://s3.hf.co"
 _NAMESPACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+
+class StorageChoiceError(StorageError, ValueError):
+    """The arguments leave open where a store is; a `ValueError`, too."""
+
+    default_kind = "storage-config"
 
 
 class Storage(EngineStorage):
@@ -118,7 +124,10 @@ class Storage(EngineStorage):
         """Opens a prefix of a bucket in Tigris; see `tigris_storage`."""
         _refuse("tigris_storage", use_weak_consistency=use_weak_consistency or None)
         if config.region is None:
-            raise ValueError("Tigris needs a region, whose newest objects are read")
+            raise StorageChoiceError(
+                "Tigris storage requires a region to provide full consistency: that one's newest objects are read",
+                kind="storage-other",
+            )
         both = {"X-Tigris-Regions": config.region, "X-Tigris-Consistent": "true", **(headers or {})}
         reading = {"Cache-Control": "no-cache", **(read_headers or {})}
         config = replace(config, endpoint_url=config.endpoint_url or _TIGRIS_ENDPOINT)
@@ -143,11 +152,11 @@ class Storage(EngineStorage):
         if bucket is None:
             bucket, _, prefix = (prefix or "").partition("/")
         if not bucket:
-            raise ValueError("R2 needs a bucket")
+            raise StorageChoiceError("Either bucket or prefix must be provided: R2 needs a bucket")
         endpoint_url = config.endpoint_url
         if endpoint_url is None:
             if account_id is None:
-                raise ValueError("R2 needs an account_id or an endpoint_url")
+                raise StorageChoiceError("Either endpoint_url or account_id must be provided")
             endpoint_url = f"https://{account_id}.r2.cloudflarestorage.com"
         config = replace(config, endpoint_url=endpoint_url, region=config.region or "auto")
         options = _s3_options(config, credentials, legacy_rooted_keys, (read_headers, write_headers, headers))

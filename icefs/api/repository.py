@@ -14,6 +14,7 @@ from icefs.api.notebook import as_html
 from icefs.api.session import Session
 from icefs.api.upkeep import Upkeep
 from icefs.api.values import Diff, FeatureFlag, ManifestFileInfo, RepoStatus, SnapshotInfo, SpecVersion, Update
+from icefs.arguments import check_instance, check_time
 from icefs.engine.history.diff import diff_snapshots
 from icefs.engine.history.graph import graph_rows
 from icefs.engine.read import inspect, repo_state
@@ -23,6 +24,7 @@ from icefs.engine.write.repository import WritableRepository
 from icefs.errors import InvalidInputError
 from icefs.format.config.values import RepositoryConfig
 from icefs.format.ids import ManifestId, SnapshotId
+from icefs.format.metadata import normalise
 from icefs.storage.base import Storage
 
 if TYPE_CHECKING:
@@ -43,8 +45,25 @@ def _version(branch: str | None, tag: str | None, snapshot_id: str | None) -> _V
         InvalidInputError: the id is malformed.
     """
     if sum(given is not None for given in (branch, tag, snapshot_id)) != 1:
-        raise ValueError("give exactly one of a branch, a tag and a snapshot id")
+        raise ValueError("Must provide exactly one of branch, tag, or snapshot_id")
     return _Version(branch=branch, tag=tag, snapshot_id=None if snapshot_id is None else SnapshotId.parse(snapshot_id))
+
+
+def _check_opening(storage: object, config: object) -> None:
+    check_instance(storage, Storage)
+    if config is not None:
+        check_instance(config, RepositoryConfig)
+
+
+def _spec_version(version: SpecVersion | int | None) -> int | None:
+    """Returns a spec version as a number; raises ValueError for one that there is not."""
+    if version is None:
+        return None
+    if not isinstance(version, int):
+        raise ValueError(f"Couldn't parse a valid version: {version!r}")
+    if version not in (1, 2):
+        raise ValueError(f"Unsupported version {version}: 1 or 2")
+    return int(version)
 
 
 class Repository(Upkeep, Bringing):
@@ -89,6 +108,7 @@ class Repository(Upkeep, Bringing):
         Raises:
             RepositoryNotFoundError: nothing is there.
         """
+        _check_opening(storage, config)
         labelled = attributed(storage, attribution)
         return cls(
             WritableRepository.open(labelled, config, authorizations(authorize_virtual_chunk_access)), attribution
@@ -117,13 +137,15 @@ class Repository(Upkeep, Bringing):
         Raises:
             InvalidInputError: something is there already (`parent-directory-not-clean`).
             ConflictError: another writer created one at the same moment.
+            ValueError: there is no such spec version.
         """
+        _check_opening(storage, config)
         return cls(
             WritableRepository.create(
                 attributed(storage, attribution),
                 config,
                 authorizations(authorize_virtual_chunk_access),
-                spec_version=None if spec_version is None else int(spec_version),
+                spec_version=_spec_version(spec_version),
                 check_clean_root=check_clean_root,
             ),
             attribution,
@@ -140,12 +162,13 @@ class Repository(Upkeep, Bringing):
         attribution: Attribution | None = None,
     ) -> Self:
         """Opens a repository if there is one, and creates it otherwise; arguments and errors as `open` and `create`."""
+        _check_opening(storage, config)
         return cls(
             WritableRepository.open_or_create(
                 attributed(storage, attribution),
                 config,
                 authorizations(authorize_virtual_chunk_access),
-                create_version=None if create_version is None else int(create_version),
+                create_version=_spec_version(create_version),
                 check_clean_root=check_clean_root,
             ),
             attribution,
@@ -219,8 +242,13 @@ class Repository(Upkeep, Bringing):
         return dict(self._engine.context.default_commit_metadata)
 
     def set_default_commit_metadata(self, metadata: dict[str, Any]) -> None:
-        """Sets metadata that every commit of this object's sessions gets; the commit's own values win."""
-        self._engine.context.default_commit_metadata = dict(metadata)
+        """Sets metadata that every commit of this object's sessions gets; the commit's own values win.
+
+        Raises:
+            TypeError: a value is none that JSON has.
+        """
+        check_instance(metadata, Mapping)
+        self._engine.context.default_commit_metadata = normalise(metadata)  # raises here, not at the next commit
 
     # Refs.
 
@@ -390,10 +418,10 @@ class Repository(Upkeep, Bringing):
             TypeError: `as_of` has no time zone.
             RefNotFoundError, SnapshotNotFoundError: there is no such thing.
         """
-        if as_of is not None and as_of.tzinfo is None:
-            raise TypeError("as_of needs a time zone")
+        if as_of is not None:
+            check_time(as_of, "as_of")
         if as_of is not None and branch is None:
-            raise ValueError("as_of goes with a branch")
+            raise ValueError("as_of argument must be provided together with a branch name")
         return Session(self._engine.readonly_session(**_version(branch, tag, snapshot_id), as_of=as_of))
 
     def writable_session(self, branch: str) -> Session:
@@ -453,6 +481,7 @@ class Repository(Upkeep, Bringing):
 
     def set_status(self, status: RepoStatus) -> None:
         """Sets whether the repository may be written to; allowed in either state."""
+        check_instance(status, RepoStatus)
         self._engine.set_status(status.stored(self._engine.context.clock()))
 
     def get_status(self) -> RepoStatus:
@@ -488,7 +517,10 @@ class Repository(Upkeep, Bringing):
         known = {flag.name: flag.id for flag in repo_state.feature_flags(self._engine.context)}
         if name not in known:
             raise InvalidInputError(
-                f"there is no feature flag {name!r}", kind="invalid-feature-flag", hint=f"one of {', '.join(known)}"
+                f"there is no feature flag {name!r}",
+                kind="invalid-feature-flag",
+                hint=f"one of {', '.join(known)}",
+                name=name,
             )
         self._engine.set_feature_flag(known[name], setting)
 

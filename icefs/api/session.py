@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from icefs.api.aio import DualIterator, asynchronous
 from icefs.api.notebook import as_html
 from icefs.api.values import ChunkType, Diff, SessionMode
+from icefs.arguments import U16, U32, check_instance, checked_integer
 from icefs.engine.history.diff import Diff as EngineDiff
 from icefs.engine.read.session import Session as EngineSession
 from icefs.engine.write import forks, reindex
@@ -32,8 +33,14 @@ def _checked(path: str) -> NodePath:
             f"the path of a node starts with a slash, and {path!r} does not",
             hint=f"give '/{path}'",
             kind="invalid-path",
+            start="/",
         )
     return NodePath(path.rstrip("/")) or ROOT_NODE
+
+
+def _check_solver(solver: object) -> None:
+    if isinstance(solver, type) or not hasattr(solver, "solve"):
+        raise TypeError(f"{solver!r} is not an instance of 'ConflictSolver'")
 
 
 class Session:
@@ -111,7 +118,8 @@ class Session:
             NodeNotFoundError: no node is at the path.
             InvalidInputError: the path is not absolute, or the node is a group.
         """
-        return ChunkType(int(self._engine.chunk_type(_checked(array_path), chunk_coordinates)))
+        index = [checked_integer(each, U32, "a chunk coordinate") for each in chunk_coordinates]
+        return ChunkType(int(self._engine.chunk_type(_checked(array_path), index)))
 
     async def chunk_coordinates(self, array_path: str, batch_size: int = 1000) -> AsyncIterator[tuple[int, ...]]:
         """Yields the index of every chunk of an array.
@@ -244,6 +252,10 @@ class Session:
             ConflictError: the branch has moved; the session is as it was, and can be rebased.
             RebaseFailedError: the rebase met conflicts that the solver does not settle.
         """
+        check_instance(message, str)
+        if rebase_with is not None:
+            _check_solver(rebase_with)
+        checked_integer(rebase_tries, U16, "rebase_tries")
         return str(
             self._committing().commit(
                 message, metadata, rebase_with=rebase_with, rebase_tries=rebase_tries, allow_empty=allow_empty
@@ -258,6 +270,7 @@ class Session:
                 repository's first.
             ConflictError: the branch has moved.
         """
+        check_instance(message, str)
         return str(self._committing().amend(message, metadata=metadata, allow_empty=allow_empty))
 
     def flush(self, message: str, *, metadata: dict[str, Any] | None = None) -> str:
@@ -268,6 +281,7 @@ class Session:
         Raises:
             SessionStateError: the session was committed already.
         """
+        check_instance(message, str)
         return str(self._committing().flush(message, metadata=metadata))
 
     def rebase(self, solver: ConflictSolver) -> None:
@@ -278,6 +292,7 @@ class Session:
                 commit without any.
             SessionStateError: the session was committed already.
         """
+        _check_solver(solver)
         self._committing().rebase(solver)
 
     def _changing(self) -> WritableSession:

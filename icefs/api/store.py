@@ -11,6 +11,7 @@ import numpy.typing as npt
 from icefs.api.aio import DualIterator, asynchronous
 from icefs.api.notebook import as_html
 from icefs.api.values import ChunkType, VirtualChunkSpec
+from icefs.arguments import U64, checked_integer
 from icefs.engine.read.chunks import ArrayChunks
 from icefs.engine.write.edited_chunks import EditedChunks
 from icefs.errors import InvalidInputError, SessionStateError
@@ -45,7 +46,7 @@ class IcechunkStore(store.IcechunkStore):
 
     def sync_clear(self) -> None:
         """Deletes everything."""
-        self._checked_writer().delete_directory("")
+        self._checked_writer("read-only-session").delete_directory("")
 
     def array_chunk_iterator(self, array_path: str, batch_size: int = 100_000) -> AsyncIterator[ChunkColumns]:
         """Yields the references to all chunks of an array, as columns, for `async for`.
@@ -106,10 +107,15 @@ class IcechunkStore(store.IcechunkStore):
             NodeNotFoundError, ReadOnlyError: as for other chunks.
             SessionStateError: it is the key of metadata, or the session moves nodes.
         """
+        offset, length = checked_integer(offset, U64, "offset"), checked_integer(length, U64, "length")
         target = self._checked_writer().target(key)
         if not isinstance(target, ChunkTarget):
             raise SessionStateError(
-                f"{key} is metadata, which cannot be virtual", hint="write its bytes with set()", kind="not-allowed"
+                f"{key} is metadata, which cannot be virtual",
+                hint="write its bytes with set()",
+                kind="not-allowed",
+                key=key,
+                method=".set",
             )
         refused = set_virtual_columns(
             self._writable,
@@ -203,9 +209,9 @@ class IcechunkStore(store.IcechunkStore):
         self._checked_writer()
         shape, first = tuple(chunk_grid_shape), tuple(arr_offset or (0,) * len(chunk_grid_shape))
         if len(first) != len(shape):
-            raise ValueError(f"arr_offset has {len(first)} dimensions and chunk_grid_shape {len(shape)}")
+            raise ValueError(f"arr_offset length ({len(first)}) != chunk_grid_shape length ({len(shape)})")
         if not len(locations) == len(offsets) == len(lengths) == prod(shape):
-            raise ValueError("locations, offsets, lengths and chunk_grid_shape differ in length")
+            raise ValueError("locations, offsets, lengths and chunk_grid_shape must have the same length")
         rows = np.array([row for row, location in enumerate(locations) if location], np.int64)
         coords = np.unravel_index(rows, shape) if shape else ()
         refused = set_virtual_columns(

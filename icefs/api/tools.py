@@ -10,6 +10,7 @@ from typing import Final, Never
 
 import icefs
 from icefs.api.repository import Repository
+from icefs.arguments import check_instance
 from icefs.engine.upkeep.migrate import upgrade
 
 __all__ = [
@@ -95,6 +96,8 @@ def set_logs_filter(log_filter_directive: str | None) -> None:
 
     A part that is none of these is left out, with a warning.
     """
+    if log_filter_directive is not None:
+        check_instance(log_filter_directive, str)
     directive = os.environ.get(_FILTER_VARIABLE, "") if log_filter_directive is None else log_filter_directive
     levels: dict[str, int] = {}
     for part in (directive.strip() or _DEFAULT_FILTER).split(","):

@@ -3,9 +3,10 @@
 import warnings
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from icefs.api.aio import asynchronous
+from icefs.arguments import U64, check_time, checked_integer
 from icefs.clock import to_micros
 from icefs.engine.upkeep.expiration import ExpirationRequest, expire
 from icefs.engine.upkeep.garbage import GarbageSummary as GCSummary
@@ -15,6 +16,8 @@ from icefs.engine.write.repository import WritableRepository
 from icefs.errors import InvalidInputError
 
 __all__ = ["ChunkStorageStats", "CommitMethod", "GCSummary"]
+
+_COUNT: Final = (1, 2**16 - 1)
 
 type CommitMethod = Literal["new_commit", "amend"]
 
@@ -54,6 +57,7 @@ class Upkeep:
         self, older_than: datetime, *, delete_expired_branches: bool = False, delete_expired_tags: bool = False
     ) -> set[str]:
         """Takes snapshots older than a time out of the history; returns their ids."""
+        check_time(older_than, "older_than")
         request = ExpirationRequest(to_micros(older_than), delete_expired_branches, delete_expired_tags)
         return {str(snapshot_id) for snapshot_id in expire(self._engine, request).released}
 
@@ -71,6 +75,12 @@ class Upkeep:
         max_concurrent_listings: int | None = None,
     ) -> GCSummary:
         """Deletes objects that nothing needs any more and that were stored before a time."""
+        check_time(delete_object_older_than, "delete_object_older_than")
+        checked_integer(max_snapshots_in_memory, _COUNT, "max_snapshots_in_memory")
+        checked_integer(max_compressed_manifest_mem_bytes, U64, "max_compressed_manifest_mem_bytes")
+        checked_integer(max_decoded_manifest_mem_bytes, U64, "max_decoded_manifest_mem_bytes")
+        checked_integer(max_concurrent_manifest_fetches, _COUNT, "max_concurrent_manifest_fetches")
+        checked_integer(max_concurrent_deletes, _COUNT, "max_concurrent_deletes")
         return collect_garbage(self._engine, to_micros(delete_object_older_than), dry_run=dry_run)
 
     def chunk_storage_stats(
@@ -115,7 +125,11 @@ class Upkeep:
             InvalidInputError: there is no such way to commit.
         """
         if commit_method not in ("new_commit", "amend"):
-            raise InvalidInputError(f"no way to commit is called {commit_method!r}", hint="new_commit or amend")
+            raise InvalidInputError(
+                f"Invalid commit method: {commit_method!r}",
+                kind="invalid-commit-configuration",
+                hint="Expected 'new_commit' or 'amend'",
+            )
         return str(
             self._engine.rewrite_manifests(
                 message, branch=branch, metadata=metadata, replace_tip=commit_method == "amend"

@@ -7,6 +7,7 @@ from enum import IntEnum
 from typing import Any, ClassVar, Self, override
 
 from icefs.api.notebook import as_html
+from icefs.arguments import U32, U64, check_instance, checked_integer
 from icefs.clock import to_datetime, to_micros
 from icefs.engine.history.diff import Diff as EngineDiff
 from icefs.format.ids import ObjectId
@@ -68,6 +69,9 @@ class RepoStatus:
     availability: RepoAvailability
     set_at: datetime | None = None
     limited_availability_reason: str | None = None
+
+    def __post_init__(self) -> None:
+        check_instance(self.availability, RepoAvailability)
 
     @classmethod
     def of(cls, status: formats.RepoStatus) -> Self:
@@ -134,6 +138,15 @@ class VirtualChunkSpec:
     length: int
     etag_checksum: str | None = None
     last_updated_at_checksum: datetime | None = None
+
+    def __post_init__(self) -> None:
+        # Programs make millions of these: what fits is not looked at twice.
+        if not all(0 <= coordinate < 1 << 32 for coordinate in self.index):
+            for coordinate in self.index:
+                checked_integer(coordinate, U32, "a chunk coordinate")
+        if not (0 <= self.offset < 1 << 64 and 0 <= self.length < 1 << 64):
+            checked_integer(self.offset, U64, "offset")
+            checked_integer(self.length, U64, "length")
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,6 +57,7 @@ class ObjectId(bytes):
             raise InvalidInputError(
                 f"{text!r} is not an id: {length} characters of {_ALPHABET} are expected",
                 kind="invalid-snapshot-id",
+                text=text,
             ) from None
         return cls((number >> (length * 5 - bits)).to_bytes(cls.SIZE, "big"))
 

@@ -2,8 +2,8 @@
 
 The encoding follows the spec version in the header of the snapshot file that holds the value; the repo info's
 metadata is FlexBuffers always. Values of callers become JSON the way the official library does it: NaN and
-the infinities are null, tuples are lists, bytes are lists of numbers, and an integer beyond 64 bits is the nearest
-float.
+the infinities are null, tuples and NumPy's arrays are lists, NumPy's numbers are numbers, bytes are lists of numbers,
+and an integer beyond 64 bits is the nearest float.
 
 MessagePack is read here and not by the `msgpack` package, whose arrays are allocated by the size that they claim.
 Bytes and extension types are no JSON values; what follows the value is ignored; of equal keys the last wins.
@@ -20,6 +20,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 import msgpack  # type: ignore[import-untyped]  # it ships no types
+import numpy as np
 
 from icefs.errors import FormatError, InvalidInputError
 from icefs.format.flat.flexbuffer import MAX_DEPTH, decode_flexbuffer, encode_flexbuffer
@@ -64,6 +65,8 @@ def normalise(value: Any, depth: int = 0) -> Any:
         return _checked_text(value)
     if depth == MAX_DEPTH:
         raise InvalidInputError(f"a metadata value nests deeper than {MAX_DEPTH}", kind="serialization")
+    if isinstance(value, np.ndarray | np.generic):
+        return normalise(value.tolist(), depth)
     if isinstance(value, list | tuple | bytes | bytearray):
         return [normalise(item, depth + 1) for item in value]
     if isinstance(value, Mapping):

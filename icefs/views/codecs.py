@@ -272,7 +272,9 @@ class ArrayCodec:
         except NotShownError as error:
             raise NotShownError(error.message, path=path) from None
         except Exception as error:  # metadata is not trusted, and codecs are anybody's
-            raise NotShownError(str(error) or type(error).__name__, path=path) from error
+            raise NotShownError(
+                getattr(error, "message", None) or str(error) or type(error).__name__, path=path
+            ) from error
 
     def _read(self, document: dict[str, Any], max_chunk_bytes: int) -> None:
         grid = document["chunk_grid"]["name"]

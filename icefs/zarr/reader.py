@@ -68,6 +68,8 @@ class ByteRange:
                 kind="invalid-byte-range",
                 key=key,
                 length_bytes=length,
+                range=f"From({self.start})" if self.end is None else f"Bounded({self.start}..{self.end})",
+                length=length,
             )
         return self.start, end
 

@@ -234,19 +234,21 @@ class IcechunkStore(zarr.abc.store.Store):
     def _check_writable(self) -> None:
         self._checked_writer()
 
-    def _checked_writer(self) -> KeyWriter:
-        """Returns what writes.
+    def _checked_writer(self, kind: str = "read-only-store") -> KeyWriter:
+        """Returns what writes; `kind` is the error's, where deleting has another than setting.
 
         Raises:
             ReadOnlyStoreError: the store, or by now the session, only reads.
         """
         if self.read_only or self._writer is None or self._session.read_only:
-            self._refuse()
+            self._refuse(kind)
         return self._writer
 
-    def _refuse(self) -> NoReturn:
+    def _refuse(self, kind: str) -> NoReturn:
         raise ReadOnlyStoreError(
-            "store was opened in read-only mode and does not support writing", hint="write in a writable session"
+            "store was opened in read-only mode and does not support writing",
+            kind=kind,
+            hint="write in a writable session",
         )
 
     @override
@@ -309,7 +311,7 @@ class IcechunkStore(zarr.abc.store.Store):
             InvalidInputError: no Zarr hierarchy has such a key.
             ReadOnlyError, SessionStateError: the store, or the session, does not write such things.
         """
-        await self._change(self._checked_writer().delete, key)
+        await self._change(self._checked_writer("read-only-session").delete, key)
 
     @override
     async def delete_dir(self, prefix: str) -> None:
@@ -319,7 +321,7 @@ class IcechunkStore(zarr.abc.store.Store):
     @override
     async def clear(self) -> None:
         """Deletes everything."""
-        await self.delete_dir("")
+        await asyncio.to_thread(self._checked_writer("read-only-session").delete_directory, "")
 
     # zarr-python takes either all of these and get_sync, or none.
 
@@ -334,7 +336,7 @@ class IcechunkStore(zarr.abc.store.Store):
 
     def delete_sync(self, key: str) -> None:
         """Does what `delete` does, on the calling thread."""
-        self._checked_writer().delete(key)
+        self._checked_writer("read-only-session").delete(key)
 
     @property
     def _writable(self) -> WritableSession:

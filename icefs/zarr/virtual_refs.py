@@ -16,6 +16,7 @@ from urllib.parse import quote
 import numpy as np
 import numpy.typing as npt
 
+from icefs.arguments import check_instance
 from icefs.clock import to_micros
 from icefs.engine.read.virtual import Location
 from icefs.engine.write.session import WritableSession
@@ -77,10 +78,12 @@ def checksum_parts(checksum: Checksum) -> tuple[str | None, int]:
     """Returns the entity tag and the time in seconds (0 for none) that a reference holds of a checksum.
 
     Raises:
-        TypeError: a time without its zone.
+        TypeError: a time without its zone, or something else than a text or a time.
         InvalidInputError: a time before 1970 or after 2106.
     """
     if not isinstance(checksum, datetime):
+        if checksum is not None:
+            check_instance(checksum, str, datetime)
         return checksum, 0
     if checksum.tzinfo is None:
         raise TypeError("a time needs its time zone")

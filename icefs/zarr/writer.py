@@ -70,7 +70,9 @@ class KeyWriter:
         if target is not None:
             return target
         if key[key.rfind("/") + 1 :] in V2_METADATA_NAMES:
-            raise SessionStateError(f"Icechunk holds no metadata of Zarr v2, as {key} is", kind="unimplemented")
+            raise SessionStateError(
+                f"Icechunk holds no metadata of Zarr v2, as {key} is", kind="unimplemented", zarr="Zarr V2 metadata"
+            )
         match = _CHUNK_KEY.fullmatch(key)
         if match is None or not is_zarr_key(key):
             raise _invalid_key(key)

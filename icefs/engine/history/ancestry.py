@@ -82,6 +82,7 @@ def snapshot_as_of(context: ReadContext, branch: str, tip: SnapshotId, micros: i
         kind="no-snapshot-at-time",
         hint=None if oldest is None else f"its oldest is of {_written(oldest.flushed_at)}",
         branch=branch,
+        at=_written(micros),
     )
 
 

@@ -57,6 +57,7 @@ def repo_info(context: ReadContext, what: str) -> RepoInfo:
         raise UnsupportedSpecVersionError(
             f"{what} needs a repository of spec version 2, and {context.storage.url} is of version 1",
             hint="upgrade the repository",
+            least="2.0",
         )
     return context.assets.fetch_repo_info()[0]
 

@@ -44,6 +44,7 @@ from icefs.errors import (
     InvalidInputError,
     InvalidObjectSizeError,
     NameTooLongError,
+    ObjectModifiedError,
     ObjectNotFoundError,
     UnauthorizedContainerError,
     UnsupportedError,
@@ -385,6 +386,12 @@ class VirtualResolver:
             raise ObjectNotFoundError(
                 f"virtual chunk: there is no object at {target.url}", kind="virtual-chunk-fetch", url=target.url
             ) from error
+        except ObjectModifiedError as error:
+            error.facts["url"] = target.url
+            raise
+        except InvalidObjectSizeError as error:
+            error.facts["virtual"] = target.url
+            raise
 
     def _fetch(self, fetch: Callable[[int, int], bytes], first: int, last: int, *, is_remote: bool) -> bytes:
         if not is_remote or last - first <= 2 * _PART_BYTES:

@@ -170,12 +170,14 @@ def check_chunk(node: NodeSnapshot, chunk_index: Sequence[int], length_bytes: in
             kind="invalid-chunk-index",
             path=node.path,
             chunk_index=index,
+            index=list(index),
         )
     if length_bytes == 0:
         raise InvalidInputError(
             f"chunk {list(index)} of {node.path} is empty",
             kind="zero-length-chunk",
             path=node.path,
+            index=list(index),
             hint="delete the chunk instead: a chunk that does not exist reads as the fill value",
         )
 

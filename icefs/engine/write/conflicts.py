@@ -11,6 +11,7 @@ from enum import Enum
 from itertools import islice
 from typing import Final, Protocol
 
+from icefs.arguments import check_instance
 from icefs.engine.read.session import Session
 from icefs.engine.write.changeset import ChangeSet, intersection
 from icefs.format.chunk_indices import ChunkIndices
@@ -132,6 +133,9 @@ class BasicConflictSolver:
     on_chunk_conflict: VersionSelection = VersionSelection.UseOurs
     fail_on_delete_of_updated_array: bool = False
     fail_on_delete_of_updated_group: bool = False
+
+    def __post_init__(self) -> None:
+        check_instance(self.on_chunk_conflict, VersionSelection)
 
     def solve(
         self, theirs: TransactionLog, their_session: Session, ours: ChangeSet, our_base: Session

@@ -70,7 +70,10 @@ def planned_move(draft: Draft, from_path: NodePath, to_path: NodePath) -> list[N
     draft.node(from_path)
     if from_path in ("/", to_path) or to_path.startswith(from_path + "/"):
         raise SessionStateError(
-            f"{from_path} cannot be moved into itself ({to_path})", kind="move-into-self-or-descendant"
+            f"{from_path} cannot be moved into itself ({to_path})",
+            kind="move-into-self-or-descendant",
+            from_path=from_path,
+            to_path=to_path,
         )
     if draft.get_node(to_path) is not None:
         raise AlreadyExistsError(f"{to_path} exists already", kind="move-wont-overwrite", path=to_path)
@@ -78,11 +81,17 @@ def planned_move(draft: Draft, from_path: NodePath, to_path: NodePath) -> list[N
     parent = draft.get_node(parent_path) if to_path != "/" else None
     if parent is None:
         raise SessionStateError(
-            f"{parent_path}, the parent of {to_path}, does not exist", kind="move-destination-parent-missing"
+            f"{parent_path}, the parent of {to_path}, does not exist",
+            kind="move-destination-parent-missing",
+            parent=parent_path,
+            to_path=to_path,
         )
     if parent.array is not None:
         raise SessionStateError(
-            f"{parent_path}, the parent of {to_path}, is an array", kind="move-destination-parent-not-group"
+            f"{parent_path}, the parent of {to_path}, is an array",
+            kind="move-destination-parent-not-group",
+            parent=parent_path,
+            to_path=to_path,
         )
     paths = sorted(node.path for node in draft.nodes() if f"{node.path}/".startswith(f"{from_path}/"))
     return [_moved(draft, path, NodePath(to_path + path[len(from_path) :])) for path in paths]

@@ -391,6 +391,13 @@ def _check_tombstone(context: WriteContext, name: str) -> None:
     )
 
 
+_OPERATIONS: Final = {
+    "create_tag": "tag creation",
+    "delete_tag": "tag deletion",
+    "move_node": "create rearrange session",
+}
+
+
 def check_flag(info: RepoInfo, flag: int, name: str) -> None:
     """Refuses what a feature flag has switched off.
 
@@ -399,7 +406,11 @@ def check_flag(info: RepoInfo, flag: int, name: str) -> None:
     """
     if info.feature_flag(flag) is False:
         raise SessionStateError(
-            f"the repository's feature flag {name} is off", kind="feature-flag-disabled", hint="switch it on first"
+            f"the repository's feature flag {name} is off",
+            kind="feature-flag-disabled",
+            hint="switch it on first",
+            flag=name,
+            operation=_OPERATIONS.get(name),
         )
 
 
@@ -466,5 +477,7 @@ def require_v2(context: WriteContext, what: str) -> None:
     if context.spec_version == 1:
         context.check_not_upgraded()
         raise UnsupportedSpecVersionError(
-            f"a repository of spec version 1 has no {what}", hint="upgrade the repository with 'icefs upgrade'"
+            f"a repository of spec version 1 has no {what}",
+            hint="upgrade the repository with 'icefs upgrade'",
+            least="2.0",
         )

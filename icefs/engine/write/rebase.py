@@ -172,4 +172,5 @@ def _rebase_failed(info: SnapshotInfo, conflicts: list[Conflict]) -> RebaseFaile
         hint=way_out(conflicts),
         snapshot=str(info.id),
         conflicts=conflicts,
+        count=len(conflicts),
     )

@@ -86,8 +86,8 @@ def test_the_session_is_read_only_after_its_commit(repo):
 
 def test_a_reading_session_writes_nothing(repo):
     """Divergence 39."""
-    session = repo.readonly_session("main")
-    for call in (lambda: session.commit("x"), lambda: session.flush("x"), lambda: session.rebase(None)):
+    session, detector = repo.readonly_session("main"), icefs.ConflictDetector()
+    for call in (lambda: session.commit("x"), lambda: session.flush("x"), lambda: session.rebase(detector)):
         with pytest.raises(icefs.SessionStateError) as caught:
             call()
         assert caught.value.kind == icefs.ErrorKind.COMMIT_NOT_ALLOWED
