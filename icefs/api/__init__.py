@@ -1,8 +1,8 @@
 """The Python API, under the official library's names.
 
 `import icefs as ic` runs a program written for `import icechunk as ic`. Besides the official names there are
-`Repository.log`, `Repository.merge`, `cherry_pick`, `revert` and `restore` with their `BroughtChanges`, and
-`SnapshotInfo.commit_message`.
+`Repository.log`, `merge`, `cherry_pick`, `revert` and `restore` with their `BroughtChanges`, `clone`, `pull` and `push`
+with their `ExchangedHistories`, and `SnapshotInfo.commit_message`.
 
     repository   `Repository`: open, create, branches, tags, history
     session      `Session` and `ForkSession`: read, write, commit, rebase
@@ -19,6 +19,7 @@
     graph        the drawing of the history
     upkeep       expiration, garbage collection, sizes, manifest rewrites
     bringing     merge, cherry-pick, revert and restore
+    exchanging   clone, pull and push
     tools        upgrades, logging, versions
     attribution  labels that the access logs of buckets show
     aio          the `_async` twins of synchronous methods
@@ -37,6 +38,7 @@ from icefs.api.config import *  # noqa: F403
 from icefs.api.conflicts import *  # noqa: F403
 from icefs.api.credentials import *  # noqa: F403
 from icefs.api.errors import *  # noqa: F403
+from icefs.api.exchanging import ExchangedHistories, ExchangedRef
 from icefs.api.gcs_credentials import *  # noqa: F403
 from icefs.api.graph import AncestryGraph
 from icefs.api.public_storage import Storage
@@ -55,6 +57,8 @@ __all__ = [
     "AncestryGraph",
     "Attribution",
     "BroughtChanges",
+    "ExchangedHistories",
+    "ExchangedRef",
     "ForkSession",
     "IcechunkStore",
     "Repository",

@@ -9,6 +9,7 @@ from icefs.api.aio import DualIterator, asynchronous
 from icefs.api.attribution import Attribution, attributed
 from icefs.api.bringing import Bringing
 from icefs.api.credentials import AnyCredential, authorizations
+from icefs.api.exchanging import Exchanging
 from icefs.api.graph import AncestryGraph
 from icefs.api.notebook import as_html
 from icefs.api.session import Session
@@ -66,7 +67,7 @@ def _spec_version(version: SpecVersion | int | None) -> int | None:
     return int(version)
 
 
-class Repository(Upkeep, Bringing):
+class Repository(Upkeep, Bringing, Exchanging):
     """An Icechunk repository.
 
     Methods whose name ends in `_async` do the same as those without it, as coroutines.

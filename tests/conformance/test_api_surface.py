@@ -66,7 +66,7 @@ def test_members_of_a_class(name: str):
 
 
 # What icefs has besides, which programs that have to run on the official library, too, leave alone.
-ADDITIONS = {"cherry_pick", "log", "merge", "restore", "revert"}
+ADDITIONS = {"cherry_pick", "log", "merge", "restore", "revert", "clone", "pull", "push"}
 
 
 def test_additions_to_a_repository():
