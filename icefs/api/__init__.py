@@ -20,7 +20,8 @@ with their `ExchangedHistories`, and `SnapshotInfo.commit_message`.
     upkeep       expiration, garbage collection, sizes, manifest rewrites
     bringing     merge, cherry-pick, revert and restore
     exchanging   clone, pull and push
-    tools        upgrades, logging, versions
+    logs         which messages are logged, and where to
+    tools        upgrades, versions
     attribution  labels that the access logs of buckets show
     aio          the `_async` twins of synchronous methods
     notebook     how values look in a notebook
@@ -95,3 +96,6 @@ def __getattr__(name: str) -> Any:
 
         return IcechunkStore
     raise AttributeError(f"module 'icefs.api' has no attribute {name!r}")
+
+
+tools.initialize_logs()

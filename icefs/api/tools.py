@@ -1,16 +1,12 @@
 """Functions besides the classes, under their official names: upgrading, logging, versions."""
 
-import logging
-import os
 import platform
-import sys
-import warnings
 from importlib.metadata import PackageNotFoundError, version
-from typing import Final, Never
+from typing import Never
 
 import icefs
+from icefs.api.logs import initialize_logs, set_logs_filter, shutdown_telemetry
 from icefs.api.repository import Repository
-from icefs.arguments import check_instance
 from icefs.engine.upkeep.migrate import upgrade
 
 __all__ = [
@@ -21,17 +17,6 @@ __all__ = [
     "upgrade_icechunk_repository",
     "user_agent",
 ]
-
-_LEVELS: Final = {
-    "off": logging.CRITICAL + 10,
-    "error": logging.ERROR,
-    "warn": logging.WARNING,
-    "info": logging.INFO,
-    "debug": logging.DEBUG,
-    "trace": logging.DEBUG,
-}
-_FILTER_VARIABLE: Final = "ICECHUNK_LOG"
-_DEFAULT_FILTER: Final = "warn"
 
 
 def upgrade_icechunk_repository(
@@ -85,44 +70,3 @@ def print_debug_info() -> None:
             print(f"{package}:  {version(package)}")
         except PackageNotFoundError:
             continue
-
-
-def set_logs_filter(log_filter_directive: str | None) -> None:
-    """Sets which messages are logged, on the logger `icefs` and those that the directive names.
-
-    Args:
-        log_filter_directive: Levels, separated by commas, each for all or with a name, as in `warn,icefs.engine=debug`;
-            a level is off, error, warn, info, debug or trace. None takes the environment variable ICECHUNK_LOG.
-
-    A part that is none of these is left out, with a warning.
-    """
-    if log_filter_directive is not None:
-        check_instance(log_filter_directive, str)
-    directive = os.environ.get(_FILTER_VARIABLE, "") if log_filter_directive is None else log_filter_directive
-    levels: dict[str, int] = {}
-    for part in (directive.strip() or _DEFAULT_FILTER).split(","):
-        name, _, level = part.strip().rpartition("=")
-        if level.lower() not in _LEVELS:
-            where = f" (in {_FILTER_VARIABLE})" if log_filter_directive is None else ""
-            warnings.warn(
-                f"ignoring {part.strip()!r}{where}: {level!r} is no level of messages; one of {', '.join(_LEVELS)}",
-                stacklevel=2,
-            )
-            continue
-        # The names of the official library's parts stand for icefs as a whole.
-        logger = "icefs" if not name or name.startswith("icechunk") else name.replace("::", ".")
-        levels[logger] = _LEVELS[level.lower()]
-    for logger, chosen in levels.items():
-        logging.getLogger(logger).setLevel(chosen)
-
-
-def initialize_logs() -> None:
-    """Sets which messages are logged by the environment variable ICECHUNK_LOG; by default warnings and errors."""
-    set_logs_filter(None)
-
-
-def shutdown_telemetry() -> None:
-    """Writes buffered log lines out; icefs sends nothing over the network."""
-    for handler in logging.getLogger("icefs").handlers:
-        handler.flush()
-    sys.stderr.flush()
