@@ -9,6 +9,7 @@ with their `ExchangedHistories`, and `SnapshotInfo.commit_message`.
     store        `IcechunkStore`, the Zarr store of a session
     storage      locations of repositories and of virtual chunks
     public_storage  `Storage`, the public type of all storages, with the official constructors
+    redirected   where a redirect leads
     config       configuration
     azure_credentials  credentials for Azure
     gcs_credentials    credentials for Google Cloud Storage

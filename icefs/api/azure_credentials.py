@@ -74,7 +74,7 @@ class RefreshableAccessKey(AzureRefreshableCredential):
     """A key of the account."""
 
     key: str = field(repr=False)
-    expires_after: datetime | None = field(default=None, kw_only=True)
+    expires_after: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class RefreshableSasToken(AzureRefreshableCredential):
     """A shared access signature."""
 
     token: str = field(repr=False)
-    expires_after: datetime | None = field(default=None, kw_only=True)
+    expires_after: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class RefreshableBearerToken(AzureRefreshableCredential):
     """A token of Microsoft Entra."""
 
     bearer: str = field(repr=False)
-    expires_after: datetime | None = field(default=None, kw_only=True)
+    expires_after: datetime | None = None
 
 
 AzureRefreshableCredential.AccessKey = RefreshableAccessKey

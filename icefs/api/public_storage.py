@@ -39,7 +39,7 @@ class Storage(EngineStorage):
     """A store, opened at one repository, with the official constructors; every storage of icefs is an instance.
 
     The constructors are those of the functions `…_storage`, with options and credentials as values. They make no
-    request, and raise as those functions.
+    request but for `new_redirect`, and raise as those functions.
     """
 
     @classmethod
@@ -66,6 +66,26 @@ class Storage(EngineStorage):
 
         _refuse("http_storage", opts=config)
         return _shown(HttpStorage(base_url, HttpOptions(headers=tuple((headers or {}).items()))))
+
+    @classmethod
+    def new_redirect(cls, base_url: str) -> "Storage":
+        """Opens the storage that a web server redirects to, which is asked now; see `redirect_storage`."""
+        from icefs.api.redirected import find_redirect_target  # lazy: urllib3, which a local repository does without
+
+        found = find_redirect_target(base_url)
+        # A server does not say what the user's keys are used for.
+        s3, unsigned = S3Options(region=found.region, anonymous=True), Anonymous()
+        match found.kind:
+            case "http":
+                return cls.new_http(found.place)
+            case "gs":
+                return cls.new_gcs(found.place, found.prefix, GcsAnonymous())
+            case "r2":
+                return cls.new_r2(s3, found.place, found.prefix, found.account_id, unsigned)
+            case "tigris":
+                return cls.new_tigris(s3, found.place, found.prefix, False, unsigned)
+            case _:
+                return cls.new_s3(s3, found.place, found.prefix, unsigned)
 
     @classmethod
     def new_s3(

@@ -48,6 +48,7 @@ __all__ = [
     "local_filesystem_storage",
     "local_filesystem_store",
     "r2_storage",
+    "redirect_storage",
     "s3_object_store_storage",
     "s3_storage",
     "s3_store",
@@ -77,6 +78,21 @@ def http_storage(base_url: str, opts: dict[str, str] | None = None, headers: dic
         UnsupportedError: `opts` are given.
     """
     return Storage.new_http(base_url, opts, headers)
+
+
+def redirect_storage(base_url: str) -> Storage:
+    """Opens the storage that a web server redirects to, without keys; the server is asked now.
+
+    Args:
+        base_url: Begins with `http://` or `https://`. The answer is a redirect to `s3://BUCKET/PREFIX?region=NAME`,
+            `gs://BUCKET/PREFIX`, `r2://BUCKET/PREFIX?account_id=ID`, `tigris://BUCKET/PREFIX?region=NAME`,
+            `http+icechunk://HOST/PATH` or `https+icechunk://HOST/PATH`, perhaps after redirects to other pages.
+
+    Raises:
+        BadAnswerError: it redirects to nothing of that kind.
+        UnreachableError: the server does not answer.
+    """
+    return Storage.new_redirect(base_url)
 
 
 def s3_storage(

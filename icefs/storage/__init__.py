@@ -17,6 +17,7 @@ metered      counts requests, bytes, times and errors
 retry        retries with back-off and jitter
 deadlines    ends a try at its deadline
 http_client  HTTP requests, with redirects within bounds
+redirects    URLs that lead to a store
 range_reads  many range reads over HTTP on one thread
 answers      whether an HTTP answer comes from the store
 proxies      the proxy that the environment names
@@ -49,6 +50,7 @@ __all__ = [
     "local_filesystem_storage",
     "local_filesystem_store",
     "r2_storage",
+    "redirect_storage",
     "s3_object_store_storage",
     "s3_storage",
     "s3_store",

@@ -19,9 +19,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from importlib import import_module
 from operator import attrgetter
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from icefs.clock import to_datetime
 from icefs.errors import InvalidInputError, InvalidObjectSizeError, StorageError
@@ -361,6 +362,15 @@ class Storage(ABC):
             StorageObjectInfo(each.key.removeprefix(below), each.size_bytes, to_datetime(each.last_modified))
             for each in sorted(self.iter_objects(below), key=attrgetter("key"))
         ]
+
+    def default_settings(self) -> Any:
+        """Returns the settings that hold where a configuration has none, as a `StorageSettings`; for programs."""
+        # That class is one of the configuration, which storages know nothing of; programs have loaded it already.
+        return import_module("icefs.engine.read.store_settings").settings_of(self.usual_settings())
+
+    def usual_settings(self) -> StoreSettings:
+        """Returns the settings that hold where nothing is set."""
+        return StoreSettings()
 
     @abstractmethod
     def list_dir(self, prefix: str = "") -> Iterator[str]:

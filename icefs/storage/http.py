@@ -132,6 +132,13 @@ class HttpStorage(Storage):
         return self if options == self.options else HttpStorage(self._url, options)
 
     @override
+    def usual_settings(self) -> StoreSettings:
+        options = self.options
+        return options.retry.settings(
+            StoreSettings(), connect_timeout_s=options.connect_timeout_s, read_timeout_s=options.read_timeout_s
+        )
+
+    @override
     def unheeded_settings(self, settings: StoreSettings) -> tuple[str, ...]:
         return ()  # the others are about writes, which there are none of
 

@@ -7,7 +7,7 @@ import itertools
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import override
 
 from icefs.clock import Clock, system_clock
@@ -131,6 +131,10 @@ class MemoryStorage(Storage):
             if if_match is not None and stored.version != if_match:
                 raise PreconditionFailedError(f"{self.url}/{source} is not the version to be copied", key=source)
             self._space.objects[target] = _Stored(stored.data, str(next(self._space.numbers)), self._clock())
+
+    @override
+    def usual_settings(self) -> StoreSettings:
+        return replace(OF_THIS_MACHINE, conditional_update=None, metadata=None)
 
     @override
     def unheeded_settings(self, settings: StoreSettings) -> tuple[str, ...]:

@@ -308,6 +308,10 @@ class MeteredStorage(Storage):
         obeying = self._inner.with_settings(settings)
         return self if obeying is self._inner else MeteredStorage(obeying, self.meter, self._kind)
 
+    def usual_settings(self) -> StoreSettings:
+        """Returns the settings that hold where nothing is set."""
+        return self._inner.usual_settings()
+
     def unheeded_settings(self, settings: StoreSettings) -> tuple[str, ...]:
         """Returns the names of the fields that the store cannot obey."""
         return self._inner.unheeded_settings(settings)

@@ -61,6 +61,19 @@ class RetryPolicy:
         }
         return replace(self, **{name: value for name, value in named.items() if value is not None})
 
+    def settings(self, given: StoreSettings, *, connect_timeout_s: float, read_timeout_s: float) -> StoreSettings:
+        """Returns settings with the times and numbers of tries that are in force."""
+        return replace(
+            given,
+            max_tries=self.max_tries,
+            initial_backoff_s=self.initial_backoff_s,
+            max_backoff_s=self.max_backoff_s,
+            operation_timeout_s=self.operation_timeout_s,
+            operation_attempt_timeout_s=self.attempt_timeout_s,
+            connect_timeout_s=connect_timeout_s,
+            read_timeout_s=read_timeout_s,
+        )
+
     def backoff_s(self, failures: int, draw: float) -> float:
         """Returns how long to wait after so many failures.
 

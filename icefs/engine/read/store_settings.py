@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from icefs.errors import InvalidInputError
+from icefs.format.config.storage import StorageRetriesSettings, StorageSettings, StorageTimeoutSettings
 from icefs.format.config.values import RepositoryConfig
 from icefs.storage.base import Storage
 from icefs.storage.settings import StoreSettings
@@ -149,6 +150,19 @@ def store_settings(config: RepositoryConfig | None) -> StoreSettings:
         if field.setting is not None and value is not None:
             settings[field.setting] = value / 1000 if field.path[-1].endswith("_ms") else value
     return StoreSettings(**settings)
+
+
+def settings_of(settings: StoreSettings) -> StorageSettings:
+    """Returns settings of a store as a configuration has them; a time that no configuration can have is left out."""
+    found = StorageSettings(retries=StorageRetriesSettings(), timeouts=StorageTimeoutSettings())
+    holder = RepositoryConfig(storage=found)
+    for field in _FIELDS:
+        value = None if field.setting is None else getattr(settings, field.setting)
+        if value is not None and field.path[-1].endswith("_ms"):
+            value = round(value * 1000)
+        if value is not None and field.is_valid(value):
+            setattr(field.holder(holder), field.path[-1], value)
+    return found
 
 
 def unheeded_fields(storage: Storage, config: RepositoryConfig) -> list[str]:

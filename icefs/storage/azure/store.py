@@ -9,7 +9,7 @@ Source: format notes §7.11; REST API of Azure Blob Storage, "Specifying conditi
 import os
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any, Final, override
 from urllib.parse import urlencode
 
@@ -244,6 +244,14 @@ class AzureStorage(Storage):
     def with_settings(self, settings: StoreSettings) -> "AzureStorage":
         options = self.options.with_settings(settings)
         return self if options == self.options else AzureStorage(self.container, self.prefix, options)
+
+    @override
+    def usual_settings(self) -> StoreSettings:
+        options = self.options
+        given = options.retry.settings(
+            options.settings, connect_timeout_s=options.connect_timeout_s, read_timeout_s=options.read_timeout_s
+        )
+        return replace(given, multipart_threshold_bytes=options.multipart_threshold_bytes)
 
     @override
     def unheeded_settings(self, settings: StoreSettings) -> tuple[str, ...]:

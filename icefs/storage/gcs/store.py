@@ -104,6 +104,14 @@ class GcsStorage(Storage):
         return self if options == self.options else GcsStorage(self.bucket, self.prefix, options)
 
     @override
+    def usual_settings(self) -> StoreSettings:
+        options = self.options
+        given = options.retry.settings(
+            options.settings, connect_timeout_s=options.connect_timeout_s, read_timeout_s=options.read_timeout_s
+        )
+        return replace(given, multipart_threshold_bytes=options.multipart_threshold_bytes)
+
+    @override
     def unheeded_settings(self, settings: StoreSettings) -> tuple[str, ...]:
         return ()
 

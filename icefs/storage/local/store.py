@@ -346,6 +346,10 @@ class LocalStorage(Storage):
         raise _precondition_failed(path, f"its version is {found}, not {expected}")
 
     @override
+    def usual_settings(self) -> StoreSettings:
+        return OF_THIS_MACHINE
+
+    @override
     def unheeded_settings(self, settings: StoreSettings) -> tuple[str, ...]:
         return settings.given(OF_THIS_MACHINE)  # all are about requests over a network, which there are none of
 
