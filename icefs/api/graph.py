@@ -5,6 +5,7 @@ from html import escape
 from typing import Final
 
 from icefs.engine.history.graph import Mark, Row
+from icefs.engine.history.origins import parents_of
 from icefs.format.ids import SnapshotId
 
 _COLOURS: Final = ("#3a7d44", "#1f6fb2", "#9b4f96", "#008b8b", "#b22222", "#b8860b")
@@ -48,10 +49,11 @@ class AncestryGraph:
             lane, number = at[row.info.id]
             x, y = _centre(lane, number)
             colour = "currentColor" if self._plain else _COLOURS[lane % len(_COLOURS)]
-            parent = None if row.info.parent_id is None else at.get(row.info.parent_id)
-            if parent is not None:
+            for parent in filter(None, map(at.get, parents_of(row.info))):
                 x2, y2 = _centre(*parent)
-                points = f"{x},{y} {x},{y2 - _ROW_PX / 2} {x2},{y2}"
+                # A history that was merged has a lane of its own, which leads down from the merge's row.
+                turn = f"{x2},{y + _ROW_PX / 2}" if parent[0] > lane else f"{x},{y2 - _ROW_PX / 2}"
+                points = f"{x},{y} {turn} {x2},{y2}"
                 parts.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2" />')
             parts.append(f'<circle cx="{x}" cy="{y}" r="5" fill="{colour}" />')
             parts.append(f'<text x="{left}" y="{y + 4}" fill="currentColor">{escape(labels[number])}</text>')
@@ -59,10 +61,14 @@ class AncestryGraph:
 
     def _lanes(self, row: Row) -> str:
         cells = [self._coloured(_SYMBOLS[mark], _COLOURS[lane % len(_COLOURS)]) for lane, mark in enumerate(row.marks)]
+        if row.forks is not None:
+            begins = self._coloured("─╮", _COLOURS[row.forks % len(_COLOURS)])
+            return " ".join([" ".join(cells[: row.forks]) + begins, *cells[row.forks + 1 :]])
         if row.joins is None:
             return " ".join(cells)
-        ends = self._coloured("─╯", _COLOURS[row.joins % len(_COLOURS)])
-        return " ".join([" ".join(cells[: row.joins]) + ends, *cells[row.joins + 1 :]])
+        colour = _COLOURS[row.joins % len(_COLOURS)]
+        before = self._coloured("─", colour).join(cells[row.into : row.joins])
+        return " ".join([*cells[: row.into], before + self._coloured("─╯", colour), *cells[row.joins + 1 :]])
 
     def _label(self, row: Row, *, plain: bool = False) -> str:
         if row.info is None:

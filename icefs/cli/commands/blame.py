@@ -1,5 +1,6 @@
 """`icefs blame`: which commit changed each chunk of an array last."""
 
+from collections import Counter
 from typing import Any
 
 import click
@@ -10,10 +11,11 @@ from icefs.cli.support.lineages import open_lineage_cache
 from icefs.cli.support.mounts import CONTROL, check_tree
 from icefs.cli.support.options import human_time, json_option, print_json, ref_option
 from icefs.cli.support.repos import DEFAULT_BRANCH, Source, locate, open_repository
-from icefs.cli.support.snapshots import describe_commit
+from icefs.cli.support.snapshots import describe_commit, describe_origin
 from icefs.cli.support.steps import steps
 from icefs.clock import to_datetime
 from icefs.engine.history.lineage import Lineages
+from icefs.engine.history.original_commits import original_commits
 from icefs.errors import InvalidInputError, NodeNotFoundError
 from icefs.format.chunk_indices import ChunkIndices
 from icefs.paths import ROOT_NODE, NodePath
@@ -32,7 +34,8 @@ def blame(where: str, node_path: str | None, ref: str | None, as_json: bool) -> 
     """Show which commit changed each chunk of an array last.
 
     PATH is an array in a mounted tree; NODE is one in REPO or REPO@REF. The picture has a cell for each chunk, or
-    block of chunks, with the number of its newest commit in the list below.
+    block of chunks, with the number of its newest commit in the list below. Under a commit that merged, picked or
+    restored others stand those that made the changes first.
     """
     source = locate(where, ref)
     if node_path is None:
@@ -50,8 +53,6 @@ def blame(where: str, node_path: str | None, ref: str | None, as_json: bool) -> 
     node = session.get_node(path)
     if node is None or node.array is None:
         raise NodeNotFoundError(f"no array at {path} in {snapshot_id}", path=path)
-    with open_lineage_cache(repository) as cache, steps() as progress:
-        lineage = Lineages(repository.context, cache, progress).lineage(snapshot_id, node.id)
     parts = [batch.coords for batch in session.array_chunks(node).iter_batches()]
     ndim = len(node.array.shape)
     count = 1 if parts and not ndim else sum(len(part[0]) for part in parts) if ndim else 0
@@ -60,7 +61,13 @@ def blame(where: str, node_path: str | None, ref: str | None, as_json: bool) -> 
         if parts
         else [np.zeros(0, np.uint32)] * ndim
     )
-    owners = lineage.owners_of(ChunkIndices(columns, count))
+    chunks = ChunkIndices(columns, count)
+    with open_lineage_cache(repository) as cache, steps() as progress:
+        lineages = Lineages(repository.context, cache, progress)
+        lineage = lineages.lineage(snapshot_id, node.id)
+        owners = lineage.owners_of(chunks)
+        changed_by = [lineage.commits[owner][0] for owner in owners.tolist()]
+        originals = original_commits(repository.context, lineages, node.id, chunks, changed_by)
     infos = {owner: repository.lookup_snapshot(lineage.commits[owner][0]) for owner in np.unique(owners).tolist()}
     grid = [dimension.num_chunks for dimension in node.array.shape]
     metadata = repository.lookup_snapshot(lineage.commits[lineage.metadata][0])
@@ -73,10 +80,13 @@ def blame(where: str, node_path: str | None, ref: str | None, as_json: bool) -> 
                 "snapshot_id": str(snapshot_id),
                 "grid_shape": grid,
                 "metadata": describe_commit(metadata),
-                "commits": [{**describe_commit(info), "num_chunks": counts[owner]} for owner, info in infos.items()],
+                "commits": [
+                    {**describe_commit(info), "num_chunks": counts[owner], "origin": describe_origin(info)}
+                    for owner, info in infos.items()
+                ],
                 "chunks": [
-                    {"index": list(index), "commit": str(infos[owner].id)}
-                    for index, owner in zip(rows, owners.tolist(), strict=True)
+                    {"index": list(index), "commit": str(commit), "original": str(original)}
+                    for index, commit, original in zip(rows, changed_by, originals, strict=True)
                 ],
             }
         )
@@ -93,6 +103,11 @@ def blame(where: str, node_path: str | None, ref: str | None, as_json: bool) -> 
     )
     for owner, info in list(infos.items())[:_SHOWN]:
         click.echo(f"  {cell(order[owner])}  {_commit(info)}  {plural(counts[owner], 'chunk')}")
+        brought = Counter(
+            original for commit, original in zip(changed_by, originals, strict=True) if commit == info.id != original
+        )
+        for original, number in brought.most_common(_SHOWN):
+            click.echo(f"     from {_commit(repository.snapshot_info(original))}  {plural(number, 'chunk')}")
     if len(infos) > _SHOWN:
         click.echo(f"  {cell(_SHOWN + 1)}  {plural(len(infos) - _SHOWN, 'older commit')}")
     click.echo(f"  zarr.json  {_commit(metadata)}")

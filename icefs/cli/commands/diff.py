@@ -1,8 +1,9 @@
 """`icefs diff`: what changed between two versions of a repository, or is not committed yet in a mounted branch."""
 
+import os
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -15,9 +16,11 @@ from icefs.words import node_key, node_name, plural, quoted
 if TYPE_CHECKING:
     from icefs.engine.history.diff import Diff
 
+_DOTS: Final = "..."
+
 
 @click.command()
-@click.argument("where", metavar="[PATH|REPO] [REF1 REF2]", nargs=-1)
+@click.argument("where", metavar="[PATH|REPO] [REF1 REF2|REF1...REF2]", nargs=-1)
 @click.option(
     "--chunks",
     "with_chunks",
@@ -35,11 +38,17 @@ def diff(where: tuple[str, ...], with_chunks: bool, with_map: bool | None, as_js
     From REF1, which is older, to REF2, which is later in the same history (of two branches, the error names the newest
     snapshot that both have, to compare from): groups and arrays that were added (A),
     deleted (D) or moved (R), whose metadata was written (M), and chunks that were set or deleted (C).
+
+    REF1...REF2 is what REF2 has that REF1 has not: from the newest snapshot that both have, merges counted in, to REF2.
     """
     if len(where) > 3:
         raise InvalidInputError(f"too many arguments: {where[3]}", hint="give a path, or two versions")
     shows_map = sys.stdout.isatty() if with_map is None else with_map
-    if len(where) < 2:
+    if where and len(where) < 3 and _DOTS in where[-1] and not os.path.lexists(where[-1]):
+        old, _, new = where[-1].partition(_DOTS)
+        place = where[0] if len(where) == 2 else None
+        _show_between(place, old, new, with_chunks=with_chunks, with_map=shows_map, as_json=as_json, is_common=True)
+    elif len(where) < 2:
         path = where[0] if where else "."
         _show_uncommitted(path, with_chunks=with_chunks, with_map=shows_map, as_json=as_json)
     else:
@@ -62,13 +71,19 @@ def _show_uncommitted(path: str, *, with_chunks: bool, with_map: bool, as_json: 
                 click.echo(line)
 
 
-def _show_between(repo: str | None, old: str, new: str, *, with_chunks: bool, with_map: bool, as_json: bool) -> None:
+def _show_between(
+    repo: str | None, old: str, new: str, *, with_chunks: bool, with_map: bool, as_json: bool, is_common: bool = False
+) -> None:
     from icefs.cli.support.repos import locate, open_repository  # the engine, which a diff of a mount does without
     from icefs.engine.history.diff import Diff, diff_snapshots
+    from icefs.engine.history.versus import changes_since_common
 
     repository = open_repository(locate(repo).location)
     old_id, new_id = repository.resolve_ref(old), repository.resolve_ref(new)
-    changes = Diff.empty() if old_id == new_id else diff_snapshots(repository.context, old_id, new_id)
+    if is_common:
+        old_id, changes = changes_since_common(repository.context, old_id, new_id)
+    else:
+        changes = Diff.empty() if old_id == new_id else diff_snapshots(repository.context, old_id, new_id)
     if as_json:
         print_json({"from": str(old_id), "to": str(new_id), **describe(changes)})
         return

@@ -6,12 +6,13 @@ from itertools import islice
 
 import click
 
-from icefs.cli.support.graph import graph_lines
+from icefs.cli.support.graph import graph_lines, rows_of
 from icefs.cli.support.options import human_time, json_option, print_json
 from icefs.cli.support.repos import DEFAULT_BRANCH, locate, open_repository
 from icefs.cli.support.snapshots import Names, describe_snapshot
 from icefs.cli.support.steps import steps
 from icefs.clock import to_datetime
+from icefs.engine.history.origins import origin_of
 from icefs.engine.repository import Repository
 from icefs.errors import NodeNotFoundError
 from icefs.format.ids import SnapshotId
@@ -56,15 +57,19 @@ def log(
     """Show the history of a branch, tag or snapshot.
 
     Newest first. REF defaults to the branch main, and in a mounted tree to that tree's version. A node is followed
-    through renames, a group with all that is below it.
+    through renames, a group with all that is below it. The graph shows merges, and what they brought.
     """
     source = locate(repo, ref)
     repository = open_repository(source.location)
     names = Names.of(repository.refs(refresh=False))
     if graph:
-        if as_json or follow is not None:
-            raise click.UsageError("--graph goes with neither --json nor a path: leave it, or them, out")
-        for line in islice(graph_lines(repository, names, None if source.ref is None else source.ref), max_count):
+        if follow is not None:
+            raise click.UsageError("--graph goes with no path: leave one of them out")
+        if as_json:
+            shown = (row.info for row in rows_of(repository, names, source.ref) if row.info is not None)
+            print_json([describe_snapshot(info, names) for info in islice(shown, max_count)])
+            return
+        for line in islice(graph_lines(repository, names, source.ref), max_count):
             click.echo(line)
         return
     version = source.ref if source.ref is not None else DEFAULT_BRANCH
@@ -103,6 +108,9 @@ def _touching(
 
 def _entry(info: SnapshotInfo, names: Names) -> str:
     lines = [f"snapshot {_headline(info, names)}", f"Date: {human_time(to_datetime(info.flushed_at))}"]
+    origin = origin_of(info.metadata)
+    if origin is not None:
+        lines.append(f"{origin.kind.capitalize().replace('_', '-')}: {origin.snapshot_id}")
     for key, value in info.metadata.items():
         if not key.startswith(_OWN):
             lines.append(f"{quoted(key)}: {visible_json(json.dumps(value, ensure_ascii=False))}")

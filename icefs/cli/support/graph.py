@@ -16,7 +16,14 @@ _COLOURS = ("green", "blue", "magenta", "cyan", "red", "yellow")
 
 
 def graph_lines(repository: Repository, names: Names, ref: str | None) -> Iterator[str]:
-    """Yields the lines of the graph.
+    """Yields the lines of the graph; arguments as `rows_of`."""
+    for row in rows_of(repository, names, ref):
+        drawn = _drawn(row)
+        yield drawn if row.info is None else f"{drawn} {_text(row.info, names)}"
+
+
+def rows_of(repository: Repository, names: Names, ref: str | None) -> Iterator[Row]:
+    """Yields the rows of the graph.
 
     Args:
         repository: Whose history.
@@ -24,18 +31,21 @@ def graph_lines(repository: Repository, names: Names, ref: str | None) -> Iterat
         ref: The version to begin at; None for all branches and tags.
     """
     tips = [*names.branches, *names.tags] if ref is None else [repository.resolve_ref(ref)]
-    for row in graph_rows(repository.context, tips):
-        drawn = _drawn(row)
-        yield drawn if row.info is None else f"{drawn} {_text(row.info, names)}"
+    return graph_rows(repository.context, tips)
 
 
 def _drawn(row: Row) -> str:
     marks = [_coloured(number, mark.value) for number, mark in enumerate(row.marks)]
+    if row.forks is not None:
+        # The lane begins at the one next to it, and moves those behind it.
+        moved = [_coloured(number, "\\" if mark.value != " " else " ") for number, mark in enumerate(row.marks)]
+        return (" ".join(marks[: row.forks]) + " ".join(moved[row.forks :])).rstrip()
     if row.joins is None:
         return " ".join(marks).rstrip()
-    # The lane ends at the one next to it.
-    before, after = marks[: row.joins], marks[row.joins + 1 :]
-    joined = " ".join(before) + _coloured(row.joins, "/")
+    # The lane passes below those between it and the one that it ends in.
+    between, after = marks[row.into : row.joins], marks[row.joins + 1 :]
+    joined = "".join(f"{mark} " for mark in marks[: row.into]) + _coloured(row.joins, "_").join(between)
+    joined += _coloured(row.joins, "/")
     return (joined + ("  " + " ".join(after) if after else "")).rstrip()
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from icefs.cli.support.options import iso
 from icefs.clock import to_datetime
+from icefs.engine.history.origins import origin_of
 from icefs.engine.read.refs import Refs
 from icefs.format.ids import SnapshotId
 from icefs.format.repo.snapshot_table import SnapshotInfo
@@ -45,9 +46,16 @@ def describe_snapshot(info: SnapshotInfo, names: Names) -> dict[str, Any]:
         "written_at": iso(to_datetime(info.flushed_at)),
         "message": info.message,
         "metadata": dict(info.metadata),
+        "origin": describe_origin(info),
         "branches": names.branches.get(info.id, []),
         "tags": names.tags.get(info.id, []),
     }
+
+
+def describe_origin(info: SnapshotInfo) -> dict[str, str] | None:
+    """Describes for programs which commit one was made of; None where its metadata do not say."""
+    origin = origin_of(info.metadata)
+    return None if origin is None else {"kind": origin.kind, "snapshot_id": str(origin.snapshot_id)}
 
 
 def describe_commit(info: SnapshotInfo) -> dict[str, Any]:

@@ -1,12 +1,13 @@
 """The transaction log that one commit from a snapshot to another would have written.
 
-For rebasing where no transaction logs lead from one to the other: the branch was reset, or its history expired and
-the logs are gone. It says at least all that differs.
+For what no transaction logs lead between: a branch that was reset, a history that expired, and versions that came
+together by a merge. It says at least all that differs.
 """
 
 from types import MappingProxyType
 
 from icefs.engine.history.changes import compare
+from icefs.engine.history.diff import Diff, build_diff
 from icefs.engine.read.session import Session
 from icefs.errors import FormatError, IcefsError, SessionStateError, StorageError
 from icefs.format.chunk_indices import ChunkIndices
@@ -61,6 +62,11 @@ def compared_log(old: Session, new: Session) -> TransactionLog:
         updated_chunks=MappingProxyType(dict(sorted(chunks.items()))),
         moved_nodes=tuple(sorted(moves, key=lambda move: move.to_path.split("/"))),
     )
+
+
+def compared_diff(old: Session, new: Session) -> Diff:
+    """Returns what differs between any two snapshots, by path; raises as `compared_log`."""
+    return build_diff([compared_log(old, new)], old.snapshot, new.snapshot)
 
 
 def _unreadable(session: Session, node: NodeSnapshot) -> IcefsError | None:

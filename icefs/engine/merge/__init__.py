@@ -2,7 +2,6 @@
 
 operations   merge, cherry-pick, revert and restore, as commits to a branch
 restoration  what a version has at a path, brought back
-origins      what a commit's metadata say of where it came from, and the base of a merge
 combine      three snapshots become the changes of one commit, or conflicts
 agreement    whether merges from different bases come to the same
 sides        whose change counts where two conflict

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from icefs.engine.history.ancestry import lookup_snapshot
+from icefs.engine.history.origins import ORIGIN, merge_bases
 from icefs.engine.merge.agreement import agree
 from icefs.engine.merge.combine import Combined, combine
-from icefs.engine.merge.origins import ORIGIN, merge_bases
 from icefs.engine.merge.restoration import Wanted, restoration
 from icefs.engine.read.session import Session, session_at
 from icefs.engine.write.changeset import ChangeSet

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from icefs.engine.history.origins import origin_of
 from icefs.engine.merge.operations import Way, cherry_pick, merge, revert
-from icefs.engine.merge.origins import origin_of
 from icefs.engine.write.conflicts import ConflictType, VersionSelection
 from icefs.engine.write.repository import WritableRepository
 from icefs.errors import InvalidInputError, RebaseFailedError

@@ -2,8 +2,8 @@
 
 import pytest
 
+from icefs.engine.history.origins import origin_of
 from icefs.engine.merge.operations import Way, restore
-from icefs.engine.merge.origins import origin_of
 from icefs.engine.merge.restoration import Wanted
 from icefs.engine.write.repository import WritableRepository
 from icefs.errors import ChunkNotFoundError, InvalidInputError, NodeNotFoundError

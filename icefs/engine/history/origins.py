@@ -74,7 +74,7 @@ def merge_bases(context: ReadContext, one: SnapshotId, other: SnapshotId) -> lis
     graph: dict[SnapshotId, SnapshotInfo] = {}
     mine = _reached(context, one, graph)
     common = mine & _reached(context, other, graph)
-    inner = {parent for snapshot_id in common for parent in _parents(graph[snapshot_id])}
+    inner = {parent for snapshot_id in common for parent in parents_of(graph[snapshot_id])}
     newest = sorted(common - inner, key=lambda snapshot_id: (graph[snapshot_id].flushed_at, snapshot_id))
     return newest[::-1]
 
@@ -85,7 +85,7 @@ def _reached(context: ReadContext, start: SnapshotId, graph: dict[SnapshotId, Sn
         graph[start] = lookup_snapshot(context, start)
     found, waiting = {start}, [start]
     while waiting:
-        for parent in _parents(graph[waiting.pop()]):
+        for parent in parents_of(graph[waiting.pop()]):
             if parent in found:
                 continue
             if parent not in graph:
@@ -98,7 +98,8 @@ def _reached(context: ReadContext, start: SnapshotId, graph: dict[SnapshotId, Sn
     return found
 
 
-def _parents(info: SnapshotInfo) -> Iterator[SnapshotId]:
+def parents_of(info: SnapshotInfo) -> Iterator[SnapshotId]:
+    """Yields the parent of a snapshot, and the snapshot that it merged, whether or not these are there."""
     if info.parent_id is not None:
         yield info.parent_id
     origin = origin_of(info.metadata)
