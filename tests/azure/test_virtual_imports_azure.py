@@ -1,4 +1,4 @@
-"""Files in a container of Azure are referred to, and read back equal."""
+"""Files in a container of Azure are referred to or copied, and read back equal."""
 
 import icechunk
 import numpy as np
@@ -13,6 +13,7 @@ from icefs.format.config.storage import AzureStore
 from icefs.storage.local.store import LocalStorage
 from icefs.transfer.virtual.importing import Referred, VirtualRequest, import_virtual
 from tests.support.azurite import ACCOUNT, CONTAINER, KEY
+from tests.support.copied_samples import copied
 from tests.support.virtual_samples import make
 
 # zarr-python warns of codecs and types that the specification lacks.
@@ -73,6 +74,18 @@ def test_files_in_a_container(tmp_path, azurite, azure_prefix, refer, kind):
         icechunk.local_filesystem_storage(str(tmp_path / "repo")), authorize_virtual_chunk_access=credentials
     )
     group = zarr.open_group(theirs.readonly_session("main").store, mode="r")
+    for array, values in expected.items():
+        np.testing.assert_array_equal(group[array][...], values)
+
+
+@pytest.mark.parametrize("kind", ["netcdf4", "zarr2"])
+def test_files_in_a_container_are_copied(tmp_path, azurite, azure_prefix, monkeypatch, kind):
+    for name, value in azurite.environment().items():
+        monkeypatch.setenv(name, value)
+    path, expected = make(kind, tmp_path)
+    upload(azurite, azure_prefix, path, tmp_path)
+    place = f"az://{CONTAINER}/{azure_prefix}/{path.name}?endpoint_url={azurite.endpoint_url}"
+    group = copied(tmp_path / "repo", place)
     for array, values in expected.items():
         np.testing.assert_array_equal(group[array][...], values)
 

@@ -1,4 +1,4 @@
-"""Files in Google Cloud Storage are referred to, and read back equal."""
+"""Files in Google Cloud Storage are referred to or copied, and read back equal."""
 
 import numpy as np
 import pytest
@@ -12,6 +12,7 @@ from icefs.format.config.storage import GcsStore
 from icefs.storage.gcs.store import GcsStorage
 from icefs.storage.local.store import LocalStorage
 from icefs.transfer.virtual.importing import VirtualRequest, import_virtual
+from tests.support.copied_samples import copied
 from tests.support.gcs_server import BUCKET
 from tests.support.virtual_samples import make
 
@@ -64,6 +65,16 @@ def test_files_in_a_bucket(tmp_path, gcs_server, gcs_prefix, storage, kind):
     assert done.unchecked == []
     for array, values in expected.items():
         np.testing.assert_array_equal(ours(tmp_path / "repo", done.allow)[array][...], values)
+
+
+@pytest.mark.parametrize("kind", ["netcdf4", "zarr2"])
+def test_files_in_a_bucket_are_copied(tmp_path, gcs_server, gcs_prefix, storage, kind):
+    path, expected = make(kind, tmp_path)
+    upload(storage, path, tmp_path)
+    place = f"gs://{BUCKET}/{gcs_prefix}/{path.name}?endpoint_url={gcs_server.endpoint_url}&anonymous=true"
+    group = copied(tmp_path / "repo", place)
+    for array, values in expected.items():
+        np.testing.assert_array_equal(group[array][...], values)
 
 
 def test_the_environment_names_the_emulator(tmp_path, gcs_server, gcs_prefix, storage, monkeypatch):

@@ -1,4 +1,4 @@
-"""Files in a bucket and on a web server are referred to, and read back equal."""
+"""Files in a bucket and on a web server are referred to or copied, and read back equal."""
 
 import email.utils
 import threading
@@ -15,6 +15,7 @@ from icefs.engine.write.repository import WritableRepository
 from icefs.errors import StorageError
 from icefs.storage.local.store import LocalStorage
 from icefs.transfer.virtual.importing import VirtualRequest, import_virtual
+from tests.support.copied_samples import copied
 from tests.support.virtual_samples import make
 
 # zarr-python warns of codecs and types that the specification lacks.
@@ -116,6 +117,32 @@ def test_files_in_a_bucket(tmp_path, s3_server, s3_storage, s3_prefix, monkeypat
     for group in (ours(tmp_path / "repo", done.allow), official(tmp_path / "repo", [prefix], credentials)):
         for array, values in expected.items():
             np.testing.assert_array_equal(group[array][...], values)
+
+
+@pytest.mark.parametrize("kind", ["netcdf4", "netcdf3", "zarr2"])
+def test_files_in_a_bucket_are_copied(tmp_path, s3_server, s3_storage, s3_prefix, monkeypatch, kind):
+    for name, value in s3_server.environment().items():
+        monkeypatch.setenv(name, value)
+    path, expected = make(kind, tmp_path)
+    client = s3_server.client()
+    for file in [path] if path.is_file() else [each for each in path.rglob("*") if each.is_file()]:
+        client.put_object(
+            Bucket=s3_storage.bucket, Key=f"{s3_prefix}/{file.relative_to(tmp_path)}", Body=file.read_bytes()
+        )
+    place = f"s3://{s3_storage.bucket}/{s3_prefix}/{path.name}"
+    group = copied(tmp_path / "repo", f"{place}?endpoint_url={s3_server.endpoint_url}&force_path_style=true")
+    for array, values in expected.items():
+        np.testing.assert_array_equal(group[array][...], values)
+
+
+@pytest.mark.parametrize("kind", ["netcdf3", "tiff", "netcdf4"])
+def test_files_on_a_web_server_are_copied(tmp_path, web, kind):
+    url, files = web
+    path, expected = make(kind, tmp_path)
+    files[f"/data/{path.name}"] = (path.read_bytes(), 1_700_000_000)
+    group = copied(tmp_path / "repo", f"{url}/data/{path.name}")
+    for array, values in expected.items():
+        np.testing.assert_array_equal(group[array][...], values)
 
 
 @pytest.mark.parametrize("kind", ["netcdf3", "tiff"])

@@ -4,9 +4,14 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import icechunk
 import numpy as np
 import xarray as xr
+import zarr
 
+from icefs.engine.write.repository import WritableRepository
+from icefs.storage.local.store import LocalStorage
+from icefs.transfer.copied.importing import CopyRequest, import_copies
 from tests.support.virtual_samples import settled
 
 TIMES = 6
@@ -61,8 +66,18 @@ def write(data: xr.Dataset, kind: str, path: Path, encoding: dict[str, dict[str,
 def opener(kind: str, path: Path) -> Callable[[], xr.Dataset]:
     """Returns what opens a file of a kind in xarray."""
     if kind.startswith("zarr"):
-        import zarr
-
         store = zarr.storage.ZipStore(path, mode="r") if kind.endswith("zip") else path
         return lambda: xr.open_zarr(store, consolidated=False)
     return lambda: xr.open_dataset(path, engine="h5netcdf" if kind == "hdf5" else "netcdf4")
+
+
+def copied(root: Path, *names: str) -> zarr.Group:
+    """Copies files into a new repository in a directory; returns what the official library reads of it."""
+    repository = WritableRepository.create(LocalStorage(root))
+    try:
+        done = import_copies(repository, CopyRequest(list(names), message="m"), lambda done: None)
+    finally:
+        repository.close()
+    assert not done.left_out
+    opened = icechunk.Repository.open(icechunk.local_filesystem_storage(str(root)))
+    return zarr.open_group(opened.readonly_session("main").store, mode="r")
