@@ -245,13 +245,13 @@ class Storage(EngineStorage):
         headers: dict[str, str] | None = None,
     ) -> "Storage":
         """Opens a prefix of a bucket in Google Cloud Storage; see `gcs_storage`."""
-        _refuse("gcs_storage", read_headers=read_headers, write_headers=write_headers)
         options = config_options(config or {})
         given = {
             **options,
             "anonymous": bool(options.get("anonymous")) or isinstance(credentials, GcsAnonymous),
             "credentials": gcs_storage_credentials(gcs_credentials() if credentials is None else credentials),
-            "headers": tuple((headers or {}).items()),
+            "read_headers": extra_headers(headers, read_headers),
+            "write_headers": extra_headers(headers, write_headers),
         }
         return _shown(open_gcs(Location("gcs", bucket, prefix or "", {}), given))
 

@@ -512,9 +512,9 @@ def gcs_storage(
         config: Options under the official library's names: `base_url`, `skip_signature`, `allow_http`.
         get_credentials: Returns a token; called again when it expires.
         scatter_initial_credentials: Call it now.
-        read_headers: Not supported.
-        write_headers: Not supported.
-        headers: Sent with every request.
+        read_headers: Sent with every request that reads or lists.
+        write_headers: Sent with every other request.
+        headers: Sent with both; the two others go before it.
 
     Raises:
         ValueError: more than one source of credentials is given.

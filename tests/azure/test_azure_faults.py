@@ -4,6 +4,7 @@ import pickle
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -221,8 +222,16 @@ def test_settings_are_obeyed(shaky, proxy):
     with pytest.raises(UnreachableError):
         storage.get("chunks/A")
     assert plan.fired == 2
+    for name in ("storage_class", "metadata_storage_class", "chunks_storage_class"):
+        foreign = StoreSettings(**{name: "GLACIER"})
+        assert shaky.unheeded_settings(foreign) == (name,)
+        proxy.clear()
+        for key in ("chunks/A", "snapshots/A", "a"):
+            shaky.with_settings(foreign).put(key, b"")
+        assert not [request for request in proxy.requests if "x-ms-access-tier" in map(str.lower, request.headers)]
+    given = replace(shaky.options, settings=StoreSettings(storage_class="GLACIER"))
     with pytest.raises(InvalidInputError, match="access tier"):
-        shaky.with_settings(StoreSettings(storage_class="GLACIER")).put("a", b"")
+        AzureStorage(shaky.container, shaky.prefix, given).put("a", b"")
     assert not storage.capabilities.conditional_update
     storage.close()
 

@@ -30,3 +30,12 @@ def test_commands_and_mounts_obey(azurite: Any, azure_prefix: str, site: Site, m
         monkeypatch.setenv(name, value)
     endpoint_url = azurite.endpoint_url.replace(azurite.root_url, site.proxy.endpoint_url)
     programs_obey(site, f"az://{CONTAINER}/{azure_prefix}?endpoint_url={endpoint_url}")
+
+
+def test_a_class_of_another_service_is_named_at_open(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    with site.opened(chunks_storage_class="STANDARD_IA", metadata_storage_class="Cool") as repository:
+        assert "storage.chunks_storage_class has no effect" in caplog.text
+        assert "metadata_storage_class has no effect" not in caplog.text
+        site.commit(repository)
+    found = {site.wire.kind(each): site.wire.storage_class(each) for each in site.writes()}
+    assert (found["chunks"], found["snapshots"]) == (None, "Cool")

@@ -58,7 +58,9 @@ def test_credentials_become_those_of_the_storage():
     assert opened(service_account_key="{}").credentials == GcsKey("{}")
     assert opened(from_env=True).credentials is None
     assert opened(anonymous=True).anonymous
-    assert opened(headers={"x-a": "b"}).headers == (("x-a", "b"),)
+    given = opened(headers={"x-a": "b", "X-B": "c"}, read_headers={"x-b": "d"}, write_headers={"x-c": "e"})
+    assert given.read_headers == (("x-a", "b"), ("x-b", "d"))
+    assert given.write_headers == (("x-a", "b"), ("x-b", "c"), ("x-c", "e"))
 
 
 def test_a_function_is_asked_again():
@@ -82,8 +84,38 @@ def test_arguments_that_do_not_fit():
         icefs.gcs_static_credentials()
     with pytest.raises(UnsupportedError, match="google_proxy"):
         icefs.gcs_storage(bucket="b", prefix="p", config={"google_proxy": "SECRET"})
-    with pytest.raises(UnsupportedError, match="write_headers"):
-        icefs.gcs_storage(bucket="b", prefix="p", write_headers={"a": "b"})
+    for headers in ({"Authorization": "SECRET"}, {"a b": "c"}, {"x-a": "b\r\nx-c: d"}):
+        for name in ("headers", "read_headers", "write_headers"):
+            with pytest.raises(InvalidInputError, match="header") as caught:
+                icefs.gcs_storage(bucket="b", prefix="p", **{name: headers})
+            assert "SECRET" not in str(caught.value)
+
+
+def test_headers_are_sent(gcs_server, gcs_prefix, proxy):
+    storage = icefs.gcs_storage(
+        bucket=BUCKET,
+        prefix=gcs_prefix,
+        config={"google_base_url": proxy.endpoint_url},
+        anonymous=True,
+        headers={"X-Both": "both", "x-other": "SECRET"},
+        read_headers={"x-read": "read", "X-BOTH": "of reading"},
+        write_headers={"x-write": "write"},
+    )
+    repo = icefs.Repository.create(storage)
+    with repo.transaction("main", message="one") as store:
+        zarr.create_array(store, name="a", shape=(8,), chunks=(4,), dtype="f8")[:] = 1
+    storage.copy("repo", "copied")
+    assert storage.delete(["copied"]) == []
+    assert sorted(storage.list_dir())
+    assert {request.method for request in proxy.requests} == {"GET", "POST", "DELETE"}
+    for request in proxy.requests:
+        sent = {name.lower(): value for name, value in request.headers.items()}
+        is_read = request.method == "GET"
+        expected = {"x-both": "of reading", "x-read": "read"} if is_read else {"x-both": "both", "x-write": "write"}
+        expected["x-other"] = "SECRET"
+        assert {name: sent.get(name) for name in expected} == expected
+        assert ("x-write" in sent) != is_read
+    assert "SECRET" not in f"{storage!r} {storage.options!r}"
 
 
 def test_secrets_are_not_shown():

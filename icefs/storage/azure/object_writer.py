@@ -185,9 +185,14 @@ class ObjectWriter:
             raise StorageError(f"cannot copy {where}: the service says that the copy is {status}", code=status)
 
 
+def tier_of(name: str) -> StandardBlobTier | None:
+    """Returns the access tier of a name, whatever its letters are; None if the service has none of it."""
+    return next((tier for tier in StandardBlobTier if tier.value.lower() == name.lower()), None)
+
+
 def _tier(name: str) -> StandardBlobTier:
-    for tier in StandardBlobTier:
-        if tier.value.lower() == name.lower():
-            return tier
+    tier = tier_of(name)
+    if tier is not None:
+        return tier
     known = ", ".join(tier.value for tier in StandardBlobTier)
     raise InvalidInputError(f"{name!r} is no access tier of Azure", hint=f"they are {known}")

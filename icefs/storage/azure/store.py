@@ -21,7 +21,7 @@ from icefs.storage.answers import AnswerError
 from icefs.storage.azure.access import ContainerAccess
 from icefs.storage.azure.deletion import Deletion
 from icefs.storage.azure.object_reader import ObjectReader, version_of
-from icefs.storage.azure.object_writer import ObjectWriter
+from icefs.storage.azure.object_writer import ObjectWriter, tier_of
 from icefs.storage.azure.options import AzureOptions, check_container
 from icefs.storage.base import (
     Capabilities,
@@ -41,6 +41,7 @@ from icefs.storage.settings import StoreSettings
 
 # How a hierarchical namespace marks its directories, which are no objects of ours.
 _DIRECTORY: Final = "hdi_isfolder"
+_CLASSES: Final = ("storage_class", "metadata_storage_class", "chunks_storage_class")
 
 
 class AzureStorage(Storage):
@@ -242,7 +243,7 @@ class AzureStorage(Storage):
 
     @override
     def with_settings(self, settings: StoreSettings) -> "AzureStorage":
-        options = self.options.with_settings(settings)
+        options = self.options.with_settings(settings.without(self.unheeded_settings(settings)))
         return self if options == self.options else AzureStorage(self.container, self.prefix, options)
 
     @override
@@ -255,7 +256,8 @@ class AzureStorage(Storage):
 
     @override
     def unheeded_settings(self, settings: StoreSettings) -> tuple[str, ...]:
-        return ()
+        # Classes of another service, which a repository that was copied from there has.
+        return tuple(name for name in _CLASSES if (given := getattr(settings, name)) and tier_of(given) is None)
 
     @override
     def close(self) -> None:

@@ -60,17 +60,20 @@ class _Bounded:
 
 
 class _Adapter(HTTPAdapter):
-    """Bounds the answers that are not read in pieces, and the time of each try."""
+    """Bounds the answers that are not read in pieces, and the time of each try; adds the user's headers."""
 
     def __init__(self, options: GcsOptions, attempt_limit_s: Callable[[], float | None]) -> None:
         super().__init__(pool_maxsize=options.concurrency, max_retries=0)
         self._waits_s = (options.connect_timeout_s, options.read_timeout_s)
         self._attempt_limit_s = attempt_limit_s
+        self._read_headers, self._write_headers = dict(options.read_headers), dict(options.write_headers)
 
     @override
     def send(
         self, request: requests.PreparedRequest, stream: bool = False, timeout: Any = None, *more: Any, **others: Any
     ) -> requests.Response:
+        is_read = request.method in ("GET", "HEAD")
+        request.headers.update(self._read_headers if is_read else self._write_headers)
         limit_s = self._attempt_limit_s()
         waits: Any = timeout_within(*self._waits_s, limit_s)  # which the adapter takes as it is
         response = super().send(request, stream, waits, *more, **others)
@@ -100,7 +103,6 @@ class Connection:
         renewing: dict[str, Any] = {"refresh_status_codes": ()} if options.anonymous or is_emulator else {}
         self._session = AuthorizedSession(keys, **renewing)
         self._session.max_redirects = 0
-        self._session.headers.update(dict(options.headers))
         for scheme in ("https://", "http://"):
             self._session.mount(scheme, _Adapter(options, attempt_limit_s))
         self._attempt_limit_s = attempt_limit_s

@@ -80,7 +80,8 @@ class GcsOptions:
         retry: When to try again.
         multipart_threshold_bytes: Objects from this size on are sent in parts.
         multipart_part_bytes: The size of the parts; a multiple of 256 KiB.
-        headers: Sent with every request; may hold secrets.
+        read_headers: Sent with every request that reads or lists; may hold secrets.
+        write_headers: Sent with every other request.
         user_agent: Added to the User-Agent header, for the owner's access logs.
         settings: The settings of the repository, as far as they are not in the other fields.
         named: The fields that the user has given, which settings do not change.
@@ -98,7 +99,8 @@ class GcsOptions:
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     multipart_threshold_bytes: int = 32 << 20
     multipart_part_bytes: int = 16 << 20
-    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    read_headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    write_headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     user_agent: str = ""
     settings: StoreSettings = field(default_factory=StoreSettings)
     named: frozenset[str] = frozenset()

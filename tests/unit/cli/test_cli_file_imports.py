@@ -1,6 +1,7 @@
 """`icefs import --virtual` and `--copy` as they are typed."""
 
 import json
+import os
 import sys
 
 import h5py
@@ -134,3 +135,20 @@ def test_a_directory_of_zarr_v2_is_copied(place, run, fail):
     assert "--copy" in told
     run("import", "--copy", settled(place / "files/v2.zarr"), place / "repo", "--group", "old")
     assert run("ls", place / "repo", "old").split() == ["a"]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_terminal_sees_how_far_it_is(way, place, monkeypatch):
+    monkeypatch.setattr("icefs.cli.support.transfers.PATIENCE_S", 0.0)
+    monkeypatch.setenv("TERM", "xterm")
+    paths = series(place / "files")
+    ours, terminals = os.openpty()
+    with open(terminals, "w") as terminal:
+        monkeypatch.setattr(sys, "stderr", terminal)
+        assert main(["import", way, *map(str, paths), str(place / "repo"), "--concat", "time"]) == 0
+        monkeypatch.undo()
+        terminal.flush()
+        shown = os.read(ours, 1 << 20).decode()
+    os.close(ours)
+    assert "importing" in shown
+    assert "/3 files" in shown
