@@ -20,6 +20,7 @@ do not use it and do not wait for it. `ARCHITECTURE.md` says how the packages wo
     compat       programs that import the official library, run on icefs
     dask         dask arrays written into forks of a session
     distributed  forked sessions for programs that compute in many processes
+    testing      strategies and invariants for tests of programs that use repositories
     xarray       xarray datasets written into a session
     config       names of `api` where programs import them from, like the next nine: configuration
     conflicts    conflicts, and the solvers that settle them

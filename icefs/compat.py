@@ -36,7 +36,8 @@ _IMPORTED: Final = frozenset((
     *("config", "conflicts", "credentials", "ops", "repository", "session", "snapshots", "storage", "store", "types"),
     "virtual",
 ))  # fmt: skip
-_OTHERS: Final = ("dask", "distributed", "xarray")
+_OTHERS: Final = ("dask", "distributed", "testing", "testing.invariants", "testing.strategies", "xarray")
+_PACKAGES: Final = frozenset((_NAME, f"{_NAME}.testing"))
 # Where the names of each module are; the first place that has a name counts. Programs reach into `_icechunk_python`
 # for names that the official library has nowhere else.
 _MODULES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
@@ -107,7 +108,7 @@ class _AliasFinder(MetaPathFinder):
     ) -> ModuleSpec | None:
         if fullname not in _MODULES:
             return None
-        return ModuleSpec(fullname, _AliasLoader(), origin="icefs", is_package=fullname == _NAME)
+        return ModuleSpec(fullname, _AliasLoader(), origin="icefs", is_package=fullname in _PACKAGES)
 
     def find_distributions(
         self, context: importlib.metadata.DistributionFinder.Context | None = None

@@ -24,6 +24,12 @@ from icefs.api import (
     shutdown_telemetry,
 )
 
+type ManifestSplitValues = dict[ManifestSplitDimCondition, int]
+type SplitSizesDict = dict[ManifestSplitCondition, ManifestSplitValues]
+
+from_dict = ManifestSplittingConfig.from_dict
+to_dict = ManifestSplittingConfig.to_dict
+
 __all__ = [
     "Attribution",
     "CachingConfig",

@@ -9,7 +9,7 @@ from dask.delayed import delayed
 from icefs.api.session import ForkSession
 from icefs.distributed import extract_session, merge_sessions
 
-__all__ = ["store_dask"]
+__all__ = ["session_merge_reduction", "store_dask"]
 
 _SPLIT_EVERY: Final = 8
 
@@ -38,7 +38,6 @@ def store_dask(
     Returns:
         A fork with all that was written, for `Session.merge`.
     """
-    width = max(2, split_every or _SPLIT_EVERY)
     stored = dask.array.store(
         sources,
         targets,
@@ -49,7 +48,28 @@ def store_dask(
         lock=False,
         **store_kwargs,
     )
-    arrays = stored if isinstance(stored, tuple) else (stored,)
+    return session_merge_reduction(stored, split_every=split_every)
+
+
+def session_merge_reduction(arrays: Any, *, split_every: int | None, **store_kwargs: Any) -> ForkSession:
+    """Computes dask arrays that `dask.array.store` returned, and merges the forks that their blocks were written to.
+
+    Args:
+        arrays: An array, or a list of arrays, made with `compute=False, return_stored=True, load_stored=False`.
+        split_every: How many forks are merged at a time.
+        store_kwargs: Accepted, for callers that hand on those of `dask.array.store`.
+
+    Returns:
+        A fork with all that was written, for `Session.merge`.
+
+    Raises:
+        TypeError: something is no dask array.
+    """
+    arrays = list(arrays) if isinstance(arrays, list | tuple) else [arrays]
+    for array in arrays:
+        if not hasattr(array, "to_delayed"):
+            raise TypeError(f"Expected a dask array, received {type(array)!r}")
+    width = max(2, split_every or _SPLIT_EVERY)
     written = [block for array in arrays for block in array.to_delayed().ravel()]
     forks = [delayed(extract_session)(block) for block in written]
     while len(forks) > 1:

@@ -17,9 +17,7 @@ import icefs
 
 # By class.
 MISSING: dict[str, dict[str, str]] = {
-    "GCSummary": dict.fromkeys(
-        ("throttled_batches", "delete_errors", "skipped_phases"), "icefs counts what was not deleted, and goes on"
-    ),
+    "GCSummary": {"throttled_batches": "the transport waits and tries again, and does not count it"},
     "IcechunkStore": {"set_partial_values": "the official one has no such thing either: it raises"},
     "ManifestPreloadCondition": dict.fromkeys(
         ("And", "False", "NameMatches", "NumRefs", "Or", "PathMatches", "True"), "functions of lower case make them"

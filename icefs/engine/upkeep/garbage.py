@@ -24,7 +24,7 @@ import contextlib
 import time
 from array import array
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import batched, chain
 from typing import Any, Final
 
@@ -71,6 +71,9 @@ type Progress = Callable[[str, int], None]
 """Called with the kind of thing that is under way, and how many are done."""
 
 
+_MOST_NAMED: Final = 10
+
+
 @dataclass(slots=True)
 class GarbageSummary:
     """What a garbage collection deleted, or with a dry run would delete.
@@ -83,6 +86,7 @@ class GarbageSummary:
         attributes_deleted: Always 0: the format reserves such files, and nobody writes any.
         transaction_logs_deleted: Transaction logs.
         objects_failed_to_delete: Objects that the store would not delete; the next run tries again.
+        kept_keys: The first of their keys, at most ten.
     """
 
     bytes_deleted: int = 0
@@ -92,10 +96,21 @@ class GarbageSummary:
     attributes_deleted: int = 0
     transaction_logs_deleted: int = 0
     objects_failed_to_delete: int = 0
+    kept_keys: list[str] = field(default_factory=list, repr=False)
+
+    @property
+    def delete_errors(self) -> list[str]:
+        """A line for each of `kept_keys`; the store's own reasons are in the log."""
+        return [f"{key} could not be deleted" for key in self.kept_keys]
+
+    @property
+    def skipped_phases(self) -> list[str]:
+        """Kinds of objects that were left out since deleting others failed: icefs goes on, and leaves out none."""
+        return []
 
     def to_json(self) -> dict[str, Any]:
         """Returns the numbers by name."""
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if name != "kept_keys"}
 
 
 class _ChunkIds:
@@ -377,6 +392,7 @@ class _Collection:
         if sizes and not self._dry_run:
             failed.update(self._repository.storage.delete(sizes))
         self._summary.objects_failed_to_delete += len(failed)
+        self._summary.kept_keys = (self._summary.kept_keys + sorted(failed))[:_MOST_NAMED]
         self._summary.bytes_deleted += sum(size for key, size in sizes.items() if key not in failed)
         return len(sizes) - len(failed)
 

@@ -12,7 +12,7 @@ import xarray as xr
 import zarr
 
 import icefs
-from icefs.dask import store_dask
+from icefs.dask import session_merge_reduction, store_dask
 from icefs.distributed import extract_session, merge_sessions
 from icefs.xarray import to_icechunk
 
@@ -83,6 +83,18 @@ def test_extracting_and_merging(repo):
             merge_sessions(*wrong)
     with pytest.raises(TypeError, match="IcechunkStore"):
         extract_session(zarr.zeros(3))
+
+
+def test_stored_arrays_are_merged(repo):
+    session = repo.writable_session("main")
+    target = opened(session.fork())
+    stored = dask.array.store(
+        [dask.array.arange(8, chunks=2)], [target], compute=False, return_stored=True, load_stored=False, lock=False
+    )
+    session.merge(session_merge_reduction(stored, split_every=3))
+    assert opened(session)[...].tolist() == list(range(8))
+    with pytest.raises(TypeError, match="Expected a dask array"):
+        session_merge_reduction([target], split_every=None)
 
 
 @pytest.mark.parametrize("scheduler", ["threads", "synchronous"])
