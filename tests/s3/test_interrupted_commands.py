@@ -39,6 +39,9 @@ LINES: dict[str, list[str]] = {
     "cherry-pick": ["cherry-pick other --repo REPO"],
     "revert": ["revert main --repo REPO"],
     "restore": ["restore a --from other --repo REPO"],
+    "clone": ["clone REPO OUT", "clone REPO NEW"],
+    "pull": ["pull REPO --repo REPO"],
+    "push": ["push REPO --repo REPO"],
     "branch": ["branch create new --repo REPO", "branch list --repo REPO"],
     "tag": ["tag create new --repo REPO"],
     "ls": ["ls REPO -l"],
@@ -57,7 +60,7 @@ LINES: dict[str, list[str]] = {
     "upgrade": ["upgrade REPO"],
     "config": ["config get --repo REPO", "config set compression.level=4 --repo REPO"],
     "inspect": ["inspect REPO main"],
-    "diff": ["diff REPO start main"],
+    "diff": ["diff REPO start main", "diff REPO other...main"],
     "mount": ["mount REPO OUT"],
 }
 # Those that talk to a mount, or to nothing; a mount's own tests end them.
