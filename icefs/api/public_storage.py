@@ -62,10 +62,10 @@ class Storage(EngineStorage):
     ) -> "Storage":
         """Opens the objects of a web server below a URL, for reading; see `http_storage`."""
         from icefs.storage.http import HttpStorage  # lazy: a local repository needs no network
-        from icefs.storage.http_client import HttpOptions
+        from icefs.storage.http_client import options_of_config as http_options
 
-        _refuse("http_storage", opts=config)
-        return _shown(HttpStorage(base_url, HttpOptions(headers=tuple((headers or {}).items()))))
+        options = replace(http_options(base_url, config or {}), headers=tuple((headers or {}).items()))
+        return _shown(HttpStorage(base_url, options))
 
     @classmethod
     def new_redirect(cls, base_url: str) -> "Storage":

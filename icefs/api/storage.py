@@ -71,11 +71,13 @@ def http_storage(base_url: str, opts: dict[str, str] | None = None, headers: dic
 
     Args:
         base_url: Begins with `http://` or `https://`.
-        opts: Options of the official library's transport; none of them is known here.
+        opts: Options of the official library's transport: `allow_http`, `timeout` of a request and `connect_timeout`
+            (as `30s`), `user_agent`.
         headers: Sent with every request.
 
     Raises:
-        UnsupportedError: `opts` are given.
+        UnsupportedError: `opts` has another option.
+        InvalidInputError: a value is none, or the URL is not encrypted, and has to be.
     """
     return Storage.new_http(base_url, opts, headers)
 

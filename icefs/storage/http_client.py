@@ -13,7 +13,7 @@ from urllib.parse import SplitResult, unquote, urljoin, urlsplit
 import urllib3
 from urllib3 import exceptions as http_errors
 
-from icefs.errors import AccessDeniedError, InvalidInputError, StorageError, UnreachableError
+from icefs.errors import AccessDeniedError, InvalidInputError, StorageError, UnreachableError, UnsupportedError
 from icefs.storage.deadlines import ended_after, timeout_within
 from icefs.storage.proxies import proxy_of
 from icefs.storage.retry import RetryPolicy
@@ -23,6 +23,14 @@ _MAX_REDIRECTS: Final = 5
 _REDIRECTS: Final = frozenset((301, 302, 303, 307, 308))
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 _NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_TRUE: Final = ("true", "1", "yes", "on")
+_DURATION_PART: Final = re.compile(r"([0-9]+)\s*([a-z]+)\s*")
+_UNITS_S: Final = {
+    **dict.fromkeys(("ms", "msec", "millis"), 0.001),
+    **dict.fromkeys(("s", "sec", "secs", "second", "seconds"), 1.0),
+    **dict.fromkeys(("m", "min", "mins", "minute", "minutes"), 60.0),
+    **dict.fromkeys(("h", "hr", "hrs", "hour", "hours"), 3600.0),
+}
 _VALUE: Final = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 
 
@@ -70,6 +78,46 @@ class HttpOptions:
             if value is not None:
                 changed[name] = value
         return replace(self, **changed)
+
+
+def options_of_config(base_url: str, config: Mapping[str, str]) -> HttpOptions:
+    """Reads the options that the official library knows, under their names there.
+
+    Args:
+        base_url: The location, which `allow_http` may refuse.
+        config: `allow_http`, `timeout` and `connect_timeout` (as `30s` or `1m 30s`), `user_agent`.
+
+    Raises:
+        UnsupportedError: an option has no meaning here; its value is not repeated, for it may be a secret.
+        InvalidInputError: a value is none, or the location is not encrypted, and has to be.
+    """
+    options = HttpOptions()
+    for name, value in config.items():
+        match name.lower():
+            case "allow_http":
+                if value.lower() not in _TRUE and urlsplit(base_url).scheme == "http":
+                    raise InvalidInputError(
+                        f"the location {base_url} is not encrypted", hint="set allow_http to use it all the same"
+                    )
+            case "timeout":
+                options = replace(options, retry=replace(options.retry, attempt_timeout_s=_duration_s(name, value)))
+            case "connect_timeout":
+                options = replace(options, connect_timeout_s=_duration_s(name, value))
+            case "user_agent":
+                options = replace(options, user_agent=value)
+            case _:
+                raise UnsupportedError(
+                    f"icefs knows no option {name!r} of web servers",
+                    hint="it knows allow_http, timeout, connect_timeout and user_agent",
+                )
+    return options
+
+
+def _duration_s(name: str, text: str) -> float:
+    parts = [(float(number), _UNITS_S.get(unit)) for number, unit in _DURATION_PART.findall(text)]
+    if not parts or _DURATION_PART.sub("", text).strip() or any(unit is None for _, unit in parts):
+        raise InvalidInputError(f"the option {name} is no time such as 30s")
+    return sum(number * unit for number, unit in parts if unit is not None)
 
 
 class HttpClient:

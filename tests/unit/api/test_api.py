@@ -324,8 +324,8 @@ def test_where_repositories_are(tmp_path):
     "call",
     [
         lambda: icefs.tigris_storage(bucket="bucket", prefix="x", region="a", use_weak_consistency=True),
-        lambda: icefs.Storage.new_http("https://example.org", {"timeout": "1"}),
-        lambda: icefs.http_storage("https://example.org", opts={"timeout": "1"}),
+        lambda: icefs.Storage.new_http("https://example.org", {"proxy_url": "http://secret"}),
+        lambda: icefs.http_storage("https://example.org", opts={"pool_max_idle_per_host": "1"}),
     ],
 )
 def test_what_is_not_supported_is_refused(call):
