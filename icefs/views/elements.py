@@ -36,8 +36,9 @@ _MIN_BAND_BYTES: Final = 4 << 20
 _MAX_BANDS: Final = 2
 # How many chunks other threads decode at once for one reader.
 _WINDOW: Final = 8
-# How much may be copied while a caller must not wait.
-_AT_HAND_BYTES: Final = 1 << 20
+# How much may be copied while a caller must not wait: what the kernel asks for at once, and the rest of two elements
+# that begin before it and end behind it.
+_AT_HAND_BYTES: Final = (1 << 20) + 4096
 _AT_HAND_PIECES: Final = 128
 
 type Chunks = Callable[[Sequence[ChunkIndex]], Iterator[np.ndarray]]
