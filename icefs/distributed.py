@@ -41,8 +41,8 @@ def merge_sessions(*sessions: Forks) -> ForkSession:
     for each in _flat(sessions):
         if not isinstance(each, ForkSession):
             raise TypeError(
-                f"only forks can be merged here, not {type(each).__name__}: merge them into their origin with its "
-                "`merge` method"
+                f"only forks can be merged here. Received {type(each).__name__!r}: merge forks into their origin with "
+                "its `merge` method"
             )
         found.append(each)
     if not found:

@@ -37,7 +37,7 @@ class IcefsError(Exception):
     """The root of the tree.
 
     Attributes:
-        message: What happened, and to what; one line.
+        own_message: What happened, and to what; one line.
         kind: A stable machine-readable code, from the official library's list where it has one.
         hint: What to do next, one line, or None where there is nothing to add.
         facts: What the message was built from (path, expected, actual, …), for programs.
@@ -49,7 +49,7 @@ class IcefsError(Exception):
 
     def __init__(self, message: str, kind: str | None = None, *, hint: str | None = None, **facts: Any) -> None:
         super().__init__(message)
-        self.message = message
+        self.own_message = message
         self.kind = kind if kind is not None else self.default_kind
         self.hint = hint
         self.facts = facts
@@ -57,16 +57,21 @@ class IcefsError(Exception):
             # So that it is in a traceback, too.
             self.add_note(f"hint: {hint}")
 
+    @property
+    def message(self) -> str:
+        """The key words by which programs know errors of the kind, and `own_message`."""
+        return with_official_words(self.own_message, self.kind, self.facts)
+
     def __str__(self) -> str:
         # NotFoundError is a KeyError too, whose str() is the repr of its argument.
-        return with_official_words(self.message, self.kind, self.facts)
+        return self.message
 
     def __reduce__(self) -> tuple[Any, ...]:
         own = {name: value for name, value in vars(self).items() if name not in _CONSTRUCTED}
-        return (_rebuild, (type(self), self.message, self.kind, self.hint, self.facts), own)
+        return (_rebuild, (type(self), self.own_message, self.kind, self.hint, self.facts), own)
 
 
-_CONSTRUCTED: Final = frozenset({"message", "kind", "hint", "facts"})
+_CONSTRUCTED: Final = frozenset({"own_message", "kind", "hint", "facts"})
 
 
 def _rebuild(cls: type[IcefsError], message: str, kind: str, hint: str | None, facts: dict[str, Any]) -> IcefsError:

@@ -1,8 +1,8 @@
 """The key words by which programs know an error of the official library, for errors of the same kind.
 
 A program may look for `branch not found` or `no changes made` in an error's text. `str` of an icefs error begins with
-these words, where its kind has some, and goes on with its own message; `message`, which the command line shows, is
-the message alone.
+these words, where its kind has some, and goes on with its own message, and so does `message`; `own_message`, which
+the command line shows, is that alone.
 """
 
 import string
@@ -59,7 +59,8 @@ _WORDS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "invalid-virtual-ref": ("error parsing virtual ref URL",),
         "no-container-for-virtual-chunk": (
             "invalid chunk location, no matching virtual chunk container: `{location}`",
-            "no virtual chunk container can handle the chunk location ({url})",
+            "no virtual chunk container can handle the chunk location ({url}), edit the repository configuration "
+            "adding a container",
             "no matching virtual chunk container",
         ),
         "unauthorized-virtual-chunk-container": (

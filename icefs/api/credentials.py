@@ -333,8 +333,8 @@ def authorizations(m: Mapping[str, AnyCredential | None] | None) -> Authorizatio
         elif credential is None or isinstance(credential, Credentials):
             if credential is None:
                 warnings.warn(
-                    f"None as the credential for {prefix} is deprecated: name one, such as "
-                    "s3_from_env_credentials(), credentials.LocalFileSystemAccess or HttpAccess",
+                    f"None as the credential for {prefix} in authorize_virtual_chunk_access is deprecated: name one, "
+                    "such as s3_from_env_credentials(), credentials.LocalFileSystemAccess or HttpAccess",
                     DeprecationWarning,
                     stacklevel=4,
                 )

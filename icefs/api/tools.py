@@ -52,7 +52,9 @@ class _Upgraded:
     """The stand-in for the engine's repository in an object whose repository was upgraded."""
 
     def __getattr__(self, name: str) -> Never:
-        raise RuntimeError("this repository was upgraded: go on with the one that upgrade_icechunk_repository returned")
+        raise RuntimeError(
+            "this repository was invalidated by upgrade_icechunk_repository: go on with the one that it returned"
+        )
 
 
 def user_agent() -> str:

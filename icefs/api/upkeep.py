@@ -139,5 +139,21 @@ class Upkeep:
     expire_snapshots_async = asynchronous(expire_snapshots)
     garbage_collect_async = asynchronous(garbage_collect)
     chunk_storage_stats_async = asynchronous(chunk_storage_stats)
-    total_chunks_storage_async = asynchronous(total_chunks_storage)
+
+    async def total_chunks_storage_async(
+        self,
+        *,
+        max_snapshots_in_memory: int = 50,
+        max_compressed_manifest_mem_bytes: int = 512 << 20,
+        max_decoded_manifest_mem_bytes: int = 4 << 30,
+        max_concurrent_manifest_fetches: int = 500,
+    ) -> int:
+        """Does what `total_chunks_storage` does, without blocking the event loop; deprecated as that is."""
+        warnings.warn(
+            "total_chunks_storage_async is deprecated: take (await chunk_storage_stats_async()).native_bytes",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        return (await self.chunk_storage_stats_async()).native_bytes
+
     rewrite_manifests_async = asynchronous(rewrite_manifests)

@@ -101,7 +101,7 @@ def _meaning(exc: Exception) -> tuple[int, str, str | None]:
     hint = row.hint
     match exc:
         case errors.IcefsError():
-            message = exc.message
+            message = exc.own_message
             hint = exc.hint if exc.hint is not None else hint
         case OSError() if exc.strerror:
             message = exc.strerror

@@ -127,7 +127,7 @@ class Service:
             set_level(self._mount, self.live.options.log_level)
         except (IcefsError, OSError) as error:
             logger.error("not reloaded: %s", error)
-            facts.set_service(problem=getattr(error, "message", None) or str(error))
+            facts.set_service(problem=getattr(error, "own_message", None) or str(error))
         else:
             waiting, idle = _keys(applied.waiting), _keys(applied.without_effect)
             facts.set_service(problem=None, needs_restart=waiting, no_effect=idle)

@@ -183,7 +183,7 @@ class _Export:
             try:
                 self._plan_chunks(node, prefix, layout)
             except OF_ONE_FILE as error:
-                self.result.failed.append(Problem(prefix or node.path, error.message))
+                self.result.failed.append(Problem(prefix or node.path, error.own_message))
         # The groups come last, and those above others after them.
         self._groups.sort(key=lambda file: -file[0].count("/"))
         self._metadata += self._groups
@@ -201,7 +201,7 @@ class _Export:
             try:
                 node = session.get_node(path)
             except FormatError as error:
-                self.result.failed.append(Problem(path, error.message))
+                self.result.failed.append(Problem(path, error.own_message))
                 continue
             if node is not None:
                 yield node
@@ -228,7 +228,7 @@ class _Export:
         try:
             return ChunkKeyLayout.of(chunk_key_encoding_of(node.user_data), len(node.array.shape))
         except InvalidInputError as error:
-            self.result.failed.append(Problem(prefix or node.path, error.message))
+            self.result.failed.append(Problem(prefix or node.path, error.own_message))
             return None
 
     def _plan_chunks(self, node: NodeSnapshot, prefix: str, layout: ChunkKeyLayout) -> None:
@@ -252,7 +252,7 @@ class _Export:
             try:
                 found += [refs for refs in chunks.manifest_refs([number]) if refs is not None]
             except OF_ONE_FILE as error:
-                self.result.failed.append(Problem(prefix or node.path, error.message))
+                self.result.failed.append(Problem(prefix or node.path, error.own_message))
         return found
 
     def _not_hidden(self, node: NodeSnapshot, layout: ChunkKeyLayout, refs: ArrayRefs) -> I64:

@@ -349,7 +349,7 @@ class Writer:
         except OF_ONE_FILE as error:
             discard(staged)
             self._not_old(file.path)
-            outcome.failed.append(Problem(file.path, error.message))
+            outcome.failed.append(Problem(file.path, error.own_message))
             return False
         except OSError as error:
             discard(staged)

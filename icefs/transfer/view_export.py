@@ -159,7 +159,7 @@ class _ViewExport:
         try:
             return self.layouts.of(path, file)
         except OF_ONE_FILE as error:
-            self._note(Problem(path, error.message))
+            self._note(Problem(path, error.own_message))
             return None
 
     def _note(self, problem: Problem) -> None:

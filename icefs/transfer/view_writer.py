@@ -91,7 +91,7 @@ class FileWriter:
             try:
                 self._write(named, outcome)
             except OF_ONE_FILE as error:
-                outcome.failed.append(Problem(named[0], error.message))
+                outcome.failed.append(Problem(named[0], error.own_message))
                 self.hide_above(named[0])
                 unlink(self._target, named[0])  # another version's is not to stand for it
             except StoppedError:

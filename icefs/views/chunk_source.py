@@ -228,7 +228,7 @@ class ChunkSource:
 
     def _failure(self, what: str, index: ChunkIndex, error: Exception) -> IcefsError:
         """Makes the error of something that does not decode, and logs it once."""
-        reason = getattr(error, "message", None) or str(error) or type(error).__name__
+        reason = getattr(error, "own_message", None) or str(error) or type(error).__name__
         name = ", ".join(map(str, index))
         message = f"{what} ({name}) of {self._path} does not decode: {reason}"
         with self._lock:

@@ -270,10 +270,10 @@ class ArrayCodec:
                 warnings.simplefilter("ignore")
                 self._read(json.loads(document), max_chunk_bytes)
         except NotShownError as error:
-            raise NotShownError(error.message, path=path) from None
+            raise NotShownError(error.own_message, path=path) from None
         except Exception as error:  # metadata is not trusted, and codecs are anybody's
             raise NotShownError(
-                getattr(error, "message", None) or str(error) or type(error).__name__, path=path
+                getattr(error, "own_message", None) or str(error) or type(error).__name__, path=path
             ) from error
 
     def _read(self, document: dict[str, Any], max_chunk_bytes: int) -> None:

@@ -82,7 +82,7 @@ class ZarrDecoder(Decoder):
             with self._lock:
                 opened = self._opened.setdefault(array, opened)
         if isinstance(opened, NotShownError):
-            raise NotShownError(opened.message, opened.kind, hint=opened.hint, **opened.facts)
+            raise NotShownError(opened.own_message, opened.kind, hint=opened.hint, **opened.facts)
         return opened
 
     def _open(self, array: NodePath) -> Elements:

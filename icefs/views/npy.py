@@ -156,7 +156,7 @@ class _Directory(ViewDirectory):
                 found = self._decoder.open(node.path)
                 _check(found)
             except (NotShownError, FormatError) as error:
-                found = error.message
+                found = error.own_message
                 self._log.note(node.path, found)
             self._opened[node.path] = found
         return found

@@ -178,6 +178,8 @@ def outcome(program: Mistake, at: At) -> Outcome:
             for name in ("expected_parent", "actual_parent", "snapshot"):
                 if hasattr(error, name):
                     found.facts[name] = normal(str(getattr(error, name)), at)
+            if hasattr(error, "message"):
+                found.facts["message"] = "its text" if error.message == str(error) else "another"
             if hasattr(error, "conflicts"):
                 found.facts["conflicts"] = [
                     (str(each.conflict_type), each.path, each.conflicted_chunks) for each in error.conflicts

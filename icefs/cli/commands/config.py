@@ -74,7 +74,7 @@ def set_(settings: tuple[str, ...], unset: tuple[str, ...], repo: str | None, dr
     try:
         changed = parse_config(encode_flexbuffer(tree))
     except FormatError as error:
-        reason = error.facts.get("reason", error.message)
+        reason = error.facts.get("reason", error.own_message)
         raise InvalidInputError(f"not a configuration: {reason}", hint="'icefs config get --json' shows one") from error
     check_config(changed)
     for name in unheeded_fields(repository.storage, changed):

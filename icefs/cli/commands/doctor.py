@@ -74,7 +74,7 @@ def _check_repository(where: str) -> Iterator[Finding]:
         except EntryNotFoundError:
             mounted = None
         except StaleError as error:
-            yield Finding("mount", PROBLEM, error.message, error.hint)
+            yield Finding("mount", PROBLEM, error.own_message, error.hint)
             return
         if mounted is not None:
             yield from _check_mounted(mounted.whole.ask("stats"), str(mounted.root))
@@ -91,7 +91,7 @@ def _check_working_trees(mount: Mounted) -> Iterator[Finding]:
         name = f"branch {quoted(branch['name'])}"
         if branch["error"] is not None:
             error = raised(branch["error"])
-            yield Finding("working tree", PROBLEM, f"{name}: {error.message}", error.hint or exit_row(error).hint)
+            yield Finding("working tree", PROBLEM, f"{name}: {error.own_message}", error.hint or exit_row(error).hint)
         where = str(mount.root / branch["path"])
         for what, todo in damage_lines(branch["damage"]):
             yield Finding("working tree", WARNING, f"{name}: {what}", todo or f"see '{command('status', where)}'")

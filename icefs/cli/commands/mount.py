@@ -89,7 +89,7 @@ def _uncommitted(options: MountOptions) -> list[str]:
                 subprocess.run(["fusermount3", "-u", "--", options.mountpoint], check=False, capture_output=True)
                 raise failure
             hint = f"; {failure.hint}" if failure.hint else ""
-            say(f"icefs: warning: branch {quoted(branch['name'])}: {failure.message}{hint}", err=True)
+            say(f"icefs: warning: branch {quoted(branch['name'])}: {failure.own_message}{hint}", err=True)
         for line in damage_texts(branch["damage"]):
             say(f"icefs: warning: branch {quoted(branch['name'])}: {line}", err=True)
     return [branch["name"] for branch in answer["branches"] if branch["has_changes"]]

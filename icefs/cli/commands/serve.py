@@ -54,7 +54,7 @@ def serve(config: str, reloading: bool, after_stop: bool, as_json: bool) -> None
         path = find_config(config)
     except EntryNotFoundError as error:
         # As with a wrong file, the exit code tells systemd not to start it again.
-        raise InvalidInputError(error.message, hint=error.hint) from error
+        raise InvalidInputError(error.own_message, hint=error.hint) from error
     options = load_config(path)
     if reloading:
         _reload(Path(options.mountpoint), as_json=as_json)

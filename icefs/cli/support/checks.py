@@ -69,7 +69,7 @@ def examine(check: str, look: Callable[[], Iterator[Finding]]) -> Iterator[Findi
     try:
         yield from look()
     except IcefsError as error:
-        yield Finding(check, PROBLEM, error.message, error.hint or exit_row(error).hint)
+        yield Finding(check, PROBLEM, error.own_message, error.hint or exit_row(error).hint)
     except OSError as error:
         yield Finding(check, PROBLEM, f"{error.strerror or error}: {error.filename or ''}".rstrip(": "))
 
@@ -111,7 +111,7 @@ def check_fuse() -> Iterator[Finding]:
         mountpoints.check_fuse(allow_other=True)
         yield Finding("fuse", OK, "--allow-other is possible")
     except IcefsError as error:
-        yield Finding("fuse", WARNING, error.message, error.hint)
+        yield Finding("fuse", WARNING, error.own_message, error.hint)
 
 
 def check_mounts() -> Iterator[Finding]:
@@ -313,10 +313,12 @@ def _check_store(storage: Storage, *, is_remote: bool) -> Iterator[Finding]:
         todo = error.hint
         if todo is None and storage.url.startswith("s3://"):
             todo = "check the AWS environment and configuration files, or add ?anonymous=true"
-        yield Finding("credentials" if is_remote else "permissions", PROBLEM, error.message, todo)
+        yield Finding("credentials" if is_remote else "permissions", PROBLEM, error.own_message, todo)
         return
     except UnreachableError as error:
-        yield Finding("endpoint", PROBLEM, error.message, error.hint or "check endpoint_url, region and the network")
+        yield Finding(
+            "endpoint", PROBLEM, error.own_message, error.hint or "check endpoint_url, region and the network"
+        )
         return
     if is_remote:
         yield Finding("endpoint", OK, f"{place} answers")
@@ -391,7 +393,7 @@ def _check_conditions(storage: Storage) -> Iterator[Finding]:
     try:
         ignored = ignored_conditions(storage)
     except AccessDeniedError as error:
-        yield Finding(check, WARNING, f"nothing can be written: {error.message}", "mount it with --read-only")
+        yield Finding(check, WARNING, f"nothing can be written: {error.own_message}", "mount it with --read-only")
         return
     if ignored:
         text = f"{redact(storage.url)} ignores {' and '.join(ignored)}: of two commits at once one is lost"

@@ -73,11 +73,11 @@ def explain(error: ConflictError) -> str:
         conflicts = [conflict_text(one) for one in error.conflicts if isinstance(one, dict)]
         whose = next((text for text in commits if text.startswith(str(error.snapshot))), error.snapshot)
         if not conflicts:
-            return error.message
+            return error.own_message
         amended = error.facts.get("amended")
         said = f"; {amended['from']} was amended to {amended['to']}" if amended else ""
         return f"commit {whose} conflicts with these changes: {some(conflicts, _SHOWN, '; ')}{said}"
-    return f"{error.message}; others have committed {some(commits, _SHOWN)}" if commits else error.message
+    return f"{error.own_message}; others have committed {some(commits, _SHOWN)}" if commits else error.own_message
 
 
 def conflict_text(conflict: Mapping[str, Any]) -> str:

@@ -154,7 +154,7 @@ class _WarningLines(logging.Handler):
 
 def _show_warnings() -> None:
     logger = logging.getLogger("icefs")
-    if not logger.handlers:
+    if not any(isinstance(handler, _WarningLines) for handler in logger.handlers):
         lines = _WarningLines(logging.WARNING)
         # A request that is given up is an error that says so itself.
         lines.addFilter(lambda record: record.name != "icefs.storage.retry")

@@ -152,7 +152,7 @@ def check_config(data: bytes) -> tuple[MountOptions | None, list[Problem]]:
     try:
         return _options(values), []
     except InvalidInputError as error:
-        return None, [Problem(None, None, error.message)]
+        return None, [Problem(None, None, error.own_message)]
 
 
 def _syntax_problem(text: str, message: str) -> Problem:

@@ -45,7 +45,7 @@ def list_view(view: ViewDirectory) -> ViewListing:
         try:
             listing.files.append((path, file.layout().size))
         except OF_ONE_FILE as error:
-            listing.failed.append((path, error.message))
+            listing.failed.append((path, error.own_message))
     return listing
 
 

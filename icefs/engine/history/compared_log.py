@@ -44,7 +44,7 @@ def compared_log(old: Session, new: Session) -> TransactionLog:
             cause = _unreadable(old, one) or _unreadable(new, other)
             raise SessionStateError(
                 f"nobody can tell which chunks of {path} differ between the snapshots {old.snapshot_id} and "
-                f"{new.snapshot_id}: {'transaction logs are gone' if cause is None else cause.message}",
+                f"{new.snapshot_id}: {'transaction logs are gone' if cause is None else cause.own_message}",
                 kind="rebase-tx-log-pruned",
                 hint="restore the object from a copy, or make the changes again in a new session",
             ) from cause

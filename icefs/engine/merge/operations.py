@@ -172,7 +172,7 @@ def cherry_pick_all(repository: WritableRepository, snapshot_ids: Sequence[Snaps
         except RebaseFailedError as error:
             remain = [str(one) for one in snapshot_ids[number:]]
             raise RebaseFailedError(
-                error.message, hint=error.hint, **error.facts, made=list(map(str, made)), remain=remain
+                error.own_message, hint=error.hint, **error.facts, made=list(map(str, made)), remain=remain
             ) from error
         if done.snapshot_id is not None:
             made.append(done.snapshot_id)

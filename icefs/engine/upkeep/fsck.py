@@ -200,7 +200,7 @@ class _Check:
                     for info in self._storage.iter_objects(f"{directory}/"):
                         self._sizes[info.key] = info.size_bytes
                 except NotAnObjectError as error:
-                    self._found("foreign", directory, error.message)
+                    self._found("foreign", directory, error.own_message)
                 self._progress(f"{directory} listed", len(self._sizes))
             if not self._sizes and not report.findings:
                 raise repository_not_found(self._storage)
@@ -231,7 +231,7 @@ class _Check:
             except ObjectNotFoundError:
                 return None
             except NotAnObjectError as error:
-                self._found("foreign", key, error.message)
+                self._found("foreign", key, error.own_message)
                 self._reported.add(key)
         return size
 
@@ -246,15 +246,15 @@ class _Check:
         except UnsupportedSpecVersionError as error:
             if key == REPO_INFO:
                 raise
-            self._found("newer", key, str(error.facts.get("reason", error.message)))
+            self._found("newer", key, str(error.facts.get("reason", error.own_message)))
         except (ObjectNotFoundError, RepositoryNotFoundError):
             self._found("missing", key, "is not there")
         except FormatError as error:
-            self._found("malformed", key, str(error.facts.get("reason", error.message)))
+            self._found("malformed", key, str(error.facts.get("reason", error.own_message)))
         except NotAnObjectError as error:
-            self._found("foreign", key, error.message)
+            self._found("foreign", key, error.own_message)
         except StorageError as error:
-            self._found("unreadable", key, error.message)
+            self._found("unreadable", key, error.own_message)
         self._is_complete &= key.startswith(f"{TRANSACTIONS}/")
         return None
 
@@ -284,25 +284,25 @@ class _Check:
                     # Garbage collection of older libraries took these; readers do without.
                     self._used.add(transaction_log_key(log))
         except FormatError as error:
-            self._found("malformed", REPO_INFO, error.message)
+            self._found("malformed", REPO_INFO, error.own_message)
         return known
 
     def _check_config(self, key: str, parse: Callable[[], object]) -> None:
         try:
             parse()
         except FormatError as error:
-            self._found("malformed", key, f"its configuration: {error.facts.get('reason', error.message)}")
+            self._found("malformed", key, f"its configuration: {error.facts.get('reason', error.own_message)}")
 
     def _check_updates(self, info: RepoInfo) -> None:
         try:
             lost, problems = find_lost_updates(self._assets, info)
         except StorageError as error:
-            self._found("unreadable", "overwritten", error.message)
+            self._found("unreadable", "overwritten", error.own_message)
             return
         self._report.lost = lost
         for key, problem in problems:
             is_newer = isinstance(problem, UnsupportedSpecVersionError)
-            self._found("newer" if is_newer else "malformed", key, problem.message)
+            self._found("newer" if is_newer else "malformed", key, problem.own_message)
         for update in lost:
             if update.is_recoverable:
                 self._found("lost-update", update.backup_key, update.describe())
@@ -313,7 +313,7 @@ class _Check:
         broken |= {tag_key(name): error for name, error in refs.broken_tags.items()}
         self._used |= {*map(branch_key, refs.branches), *map(tag_key, refs.tags), *broken}
         for key, error in broken.items():
-            self._found("malformed", key, str(error.facts.get("reason", error.message)))
+            self._found("malformed", key, str(error.facts.get("reason", error.own_message)))
             self._is_complete = False
         with suppress(ObjectNotFoundError):
             data = self._storage.get(CONFIG_V1).data
@@ -368,7 +368,7 @@ class _Check:
                             "dangling", key, f"{node.path} needs manifest {ref.manifest_id}, which is not listed"
                         )
         except FormatError as error:
-            self._found("malformed", key, str(error.facts.get("reason", error.message)))
+            self._found("malformed", key, str(error.facts.get("reason", error.own_message)))
         self._manifests.update(manifests)
 
     def _check_log(self, snapshot_id: SnapshotId, snapshot: Snapshot | None) -> None:
@@ -397,7 +397,7 @@ class _Check:
             self._check_chunks(key, manifest)
             self._check_sizes(info.id, manifest)
         except FormatError as error:
-            self._found("malformed", key, str(error.facts.get("reason", error.message)))
+            self._found("malformed", key, str(error.facts.get("reason", error.own_message)))
 
     def _check_chunks(self, key: str, manifest: Manifest) -> None:
         shown = 0
@@ -440,7 +440,7 @@ class _Check:
                 for start in range(0, self._sizes[key], _READ_BYTES):
                     self._storage.get(key, start=start, end=min(start + _READ_BYTES, self._sizes[key]))
             except StorageError as error:
-                return key, error.message
+                return key, error.own_message
             return key, None
 
         for count, (key, problem) in enumerate(self._assets.workers.map_ahead(read, needed), 1):

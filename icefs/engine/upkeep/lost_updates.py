@@ -326,7 +326,7 @@ def bring_back_newer(repository: WritableRepository) -> list[str]:
         except InvalidInputError:
             continue  # something else that lies around
         except (FormatError, ObjectNotFoundError) as error:
-            done.append(f"the snapshot {listed.key} is not known any more, and cannot be read: {error.message}")
+            done.append(f"the snapshot {listed.key} is not known any more, and cannot be read: {error.own_message}")
     for snapshot in sorted(found, key=lambda one: one.flushed_at):
         if snapshot.id == INITIAL_SNAPSHOT_ID or snapshot.flushed_at <= newest:
             continue

@@ -63,7 +63,7 @@ def fork(session: Session) -> WritableSession:
             try:
                 new = write_snapshot(session.context, snapshot, changes, message="fork", metadata={})
             except CollectionRanError as error:
-                raise ConflictError(error.message, kind="repo-info-updated", hint=error.hint) from error
+                raise ConflictError(error.own_message, kind="repo-info-updated", hint=error.hint) from error
             snapshot = new.parse()
         return WritableSession(session.context, snapshot, None, origin_id=origin_id)
 

@@ -47,8 +47,8 @@ class News:
             said = f"{base} is not in the branch's history any more, for the branch was reset"
         else:
             return
-        error.message = f"{error.message}; {said}"
-        error.args = (error.message,)
+        error.own_message = f"{error.own_message}; {said}"
+        error.args = (error.own_message,)
 
 
 def news_since(context: ReadContext, tip: SnapshotId, base: SnapshotId, branch: str) -> News:

@@ -224,7 +224,7 @@ class AzureStorage(Storage):
             try:
                 blobs, following = self.access.run("list", name, page)
             except ObjectNotFoundError as error:
-                raise BadAnswerError(f"{error.message} to a listing") from error
+                raise BadAnswerError(f"{error.own_message} to a listing") from error
             for blob in blobs:
                 if isinstance(blob, BlobPrefix) or not _is_directory(blob):
                     yield blob

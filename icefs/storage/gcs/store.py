@@ -236,7 +236,7 @@ class GcsStorage(Storage):
                 objects, prefixes, following = self.access.run("list", name, once)
             except ObjectNotFoundError as error:
                 raise StorageError(
-                    error.message, hint="the bucket does not exist: check its name and the endpoint", **error.facts
+                    error.own_message, hint="the bucket does not exist: check its name and the endpoint", **error.facts
                 ) from error
             yield objects, prefixes
             if not following:

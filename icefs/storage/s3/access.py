@@ -97,7 +97,7 @@ class BucketAccess:
                 if isinstance(failure, StorageError) and self._is_remedied(requests, error, failure):
                     failure.is_transient = True
                 if conflicts_pass and failure.facts.get("status") == 409:
-                    failure = UnreachableError(failure.message, hint=failure.hint, **failure.facts)
+                    failure = UnreachableError(failure.own_message, hint=failure.hint, **failure.facts)
                 # What a program that gives keys has printed is in its error, and perhaps keys are in that.
                 raise failure from (None if isinstance(error, UNTOLD) else error)
 

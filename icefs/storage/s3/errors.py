@@ -185,7 +185,7 @@ def s3_error(error: Exception, *, action: str, endpoint: str) -> IcefsError:
         return bad_answer(error, action=action, endpoint=endpoint)
     if isinstance(error, UNTOLD):
         missing = credentials_error(error)
-        return AccessDeniedError(f"cannot {action}: {missing.message}", hint=missing.hint)
+        return AccessDeniedError(f"cannot {action}: {missing.own_message}", hint=missing.hint)
     if isinstance(error, boto_errors.ProxyConnectionError):
         proxy = proxy_name(endpoint) or "the proxy"
         return UnreachableError(

@@ -281,7 +281,7 @@ class S3Storage(Storage):
             try:
                 page = self.access.run_lean("list", name, methodcaller("list_page", parameters, self.access.lean_payer))
             except ObjectNotFoundError as error:
-                raise BadAnswerError(f"{error.message} to a listing") from error
+                raise BadAnswerError(f"{error.own_message} to a listing") from error
             yield page
             if page.next_token is None:
                 return

@@ -51,4 +51,4 @@ class MetadataChecks:
 
     def note_reserved(self, path: str, error: ReservedNameError) -> None:
         """Records that a name was refused which Zarr reserves."""
-        self.refusals.note(path, error.message)
+        self.refusals.note(path, error.own_message)

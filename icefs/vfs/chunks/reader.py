@@ -454,8 +454,8 @@ def read_range(session: Session, ref: ChunkRef, start: int, end: int) -> bytes:
     except InvalidInputError as error:
         # The reader's arguments are sound; it is the reference that cannot be followed.
         if error.kind == "no-container-for-virtual-chunk":
-            raise UnauthorizedContainerError(error.message, kind=error.kind, hint=error.hint) from error
-        raise FormatError(error.message, kind=error.kind, reason=error.message) from error
+            raise UnauthorizedContainerError(error.own_message, kind=error.kind, hint=error.hint) from error
+        raise FormatError(error.own_message, kind=error.kind, reason=error.own_message) from error
     if len(data) != end - start:
         raise InvalidObjectSizeError(
             f"{len(data)} bytes came of a chunk that should have {end - start}",

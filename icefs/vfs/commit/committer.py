@@ -248,7 +248,7 @@ class Committer:
 def _not_taken_over(snapshot_id: SnapshotId, error: StorageError) -> StorageError:
     """Makes the error for a commit that was made, and that the tree cannot stand on at present."""
     return type(error)(
-        f"the commit {snapshot_id} was made, but the working tree cannot be put on it yet: {error.message}",
+        f"the commit {snapshot_id} was made, but the working tree cannot be put on it yet: {error.own_message}",
         kind=error.kind,
         hint="nothing is lost; the next commit, or refresh, does that",
         **error.facts | {"snapshot": str(snapshot_id)},
@@ -257,7 +257,7 @@ def _not_taken_over(snapshot_id: SnapshotId, error: StorageError) -> StorageErro
 
 def _in_doubt(snapshot_id: SnapshotId, error: StorageError) -> StorageError:
     return StorageError(
-        f"the store does not tell whether the commit {snapshot_id} was made: {error.message}",
+        f"the store does not tell whether the commit {snapshot_id} was made: {error.own_message}",
         kind="commit-in-doubt",
         hint="nothing is lost; it is found out when the store answers again, with the next commit or refresh",
         snapshot=str(snapshot_id),

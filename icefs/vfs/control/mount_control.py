@@ -256,7 +256,7 @@ async def _refuse(tree: SnapshotTree | None, request: Mapping[str, Any]) -> NoRe
 def _problem(branch: BranchTree) -> str | None:
     """Says why a branch cannot be used, or does not show its tip."""
     unusable = None if branch.writable is None else branch.writable.life.unusable
-    return branch.problem if unusable is None else unusable.message
+    return branch.problem if unusable is None else unusable.own_message
 
 
 def _made(name: str, make: Callable[[], Callable[[], bytes]]) -> ControlFile:

@@ -48,7 +48,7 @@ def describe_snapshot(repository: Repository, snapshot_id: SnapshotId) -> dict[s
         try:  # a snapshot that no ref reaches is in its own file alone
             snapshot = repository.assets.fetch_snapshot(snapshot_id)
         except IcefsError as error:
-            return {"snapshot": str(snapshot_id), "flushed_at": None, "message": None, "error": error.message}
+            return {"snapshot": str(snapshot_id), "flushed_at": None, "message": None, "error": error.own_message}
         return {
             "snapshot": str(snapshot_id),
             "flushed_at": moment(snapshot.flushed_at),

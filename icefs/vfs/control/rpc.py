@@ -67,7 +67,7 @@ def error_facts(error: IcefsError) -> dict[str, Any]:
     return {
         "error": type(error).__name__,
         "kind": error.kind,
-        "message": error.message,
+        "message": error.own_message,
         "hint": error.hint,
         **facts,
     }

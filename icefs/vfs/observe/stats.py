@@ -74,7 +74,7 @@ class Stats:
                 "path": where,
                 "errno": errno_name(row_errno),
                 "kind": getattr(error, "kind", type(error).__name__),
-                "message": getattr(error, "message", None) or str(error),
+                "message": getattr(error, "own_message", None) or str(error),
             }
         )
 

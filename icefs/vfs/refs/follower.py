@@ -87,10 +87,10 @@ class Follower:
             try:
                 refs = await self._threads.run(self._repository.refs)
             except IcefsError as error:
-                self.problem = error.message
+                self.problem = error.own_message
                 if error.kind == "repository-upgraded":
                     for branch in self._trees.branches():
-                        branch.problem = f"{error.message}; {error.hint}"
+                        branch.problem = f"{error.own_message}; {error.hint}"
                 raise
             self.problem = None
             self.refreshed_at = time.time()
@@ -188,10 +188,10 @@ class Follower:
             if branch.session is not session:
                 return False  # it has committed meanwhile, and the plan is not about where it stands now
         except IcefsError as error:
-            if branch.problem != error.message:
-                facts = branch.label, branch.snapshot_id, type(error).__name__, error.message
+            if branch.problem != error.own_message:
+                facts = branch.label, branch.snapshot_id, type(error).__name__, error.own_message
                 logger.warning("%s stays at %s: %s: %s", *facts, extra={"branch": branch.name})
-            branch.problem = error.message
+            branch.problem = error.own_message
             return False
         taken = await branch.follow(advance, self._open_inos())
         if taken is None:

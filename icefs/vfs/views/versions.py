@@ -165,7 +165,7 @@ def shown[T](load: Callable[[], T]) -> Callable[[], T]:
         try:
             return load()
         except NotShownError as error:
-            raise DecodeError(error.message, reason=error.message) from error
+            raise DecodeError(error.own_message, reason=error.own_message) from error
 
     return loaded
 

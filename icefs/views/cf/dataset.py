@@ -70,7 +70,7 @@ class DatasetBuilder:
             try:
                 parts = self._shown(array)
             except NotShownError as error:
-                self.left_out.append(LeftOut(array.path, error.message))
+                self.left_out.append(LeftOut(array.path, error.own_message))
             else:
                 made.add(array, parts)
         dataset = made.dataset

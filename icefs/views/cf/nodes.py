@@ -104,7 +104,7 @@ class Nodes:
             try:
                 arrays.append(_array(node, document or {}))
             except InvalidMetadataError as error:
-                unread[child] = error.message
+                unread[child] = error.own_message
         attributes = {} if own is None else _attributes(document_of(own.document))
         times = [array.time_ns for array in arrays] + ([] if own is None else [own.time_ns])
         return GroupNode(path, attributes, arrays, groups, unread, max(times, default=self.newest(path)))

@@ -215,7 +215,7 @@ def _open(decoder: Decoder, node: ViewedNode) -> Elements:
     try:
         return decoder.open(node.path)
     except FormatError as error:
-        raise NotShownError(error.message) from error
+        raise NotShownError(error.own_message) from error
 
 
 def _is_coded(value: Any) -> bool:

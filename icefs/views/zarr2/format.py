@@ -132,8 +132,8 @@ class _Array:
         return self._directories
 
     def _leave_out(self, error: NotShownError) -> None:
-        self.reason = error.message
-        self._log.note(self._node.path, error.message)
+        self.reason = error.own_message
+        self._log.note(self._node.path, error.own_message)
 
 
 class GroupDirectory(ViewDirectory):

@@ -67,7 +67,7 @@ def tree_summaries(state_root: Path) -> Iterator[TreeSummary]:
         try:
             is_tree = has_state(directory)
         except IcefsError as error:
-            yield TreeSummary(directory, _UNKNOWN, problem=error.message)
+            yield TreeSummary(directory, _UNKNOWN, problem=error.own_message)
             continue
         if is_tree:
             yield summarise(directory)
@@ -83,7 +83,7 @@ def summarise(directory: Path) -> TreeSummary:
             return replace(tree, is_in_use=True, info=info or _named(_rows(directory), _UNKNOWN))
         rows = _rows(directory)
     except IcefsError as error:
-        return replace(tree, problem=error.message)
+        return replace(tree, problem=error.own_message)
     count = _count_changes(rows)
     return replace(tree, info=_named(rows, tree.info), num_changes=count, is_pending="intent" in rows.meta)
 

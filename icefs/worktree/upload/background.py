@@ -248,7 +248,7 @@ class BackgroundUploads:
         self._not_before = self._monotonic() + backoff_s
         if self._error is None and not self._is_closed:
             logger.info("an upload in the background failed, and will be tried again: %s", error)
-        self._error = error.message
+        self._error = error.own_message
         self._wake.set()
 
     # For commits, and for people

@@ -170,7 +170,7 @@ def test_upgrading():
     new = icefs.upgrade_icechunk_repository(old, dry_run=False, prefetch_concurrency=3)
     assert new.spec_version == 2
     assert [info.message for info in new.ancestry(branch="main")] == ["base", "Repository initialized"]
-    with pytest.raises(RuntimeError, match="was upgraded"):
+    with pytest.raises(RuntimeError, match="was invalidated by upgrade"):
         old.list_branches()
     with pytest.raises(icefs.SessionStateError) as caught:
         icefs.upgrade_icechunk_repository(new, dry_run=False)

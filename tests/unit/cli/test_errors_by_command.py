@@ -422,7 +422,7 @@ def test_an_error_of_any_class_reaches_the_user_from_every_command(raised, place
         assert (code, out) == (row.exit_code, ""), (leaf, err)
         assert err.count("\n") == 1, err
         hint = getattr(raised, "hint", None) or row.hint
-        message = getattr(raised, "message", None) or f"{raised.strerror}: {raised.filename}"
+        message = getattr(raised, "own_message", None) or f"{raised.strerror}: {raised.filename}"
         assert err == f"icefs: {message}{f'; {hint}' if hint else ''}\n", leaf
         check_commands(err)
         again, out, document = output([*words(leaf), "--json"])

@@ -95,7 +95,7 @@ def test_a_dead_daemon_is_named_with_its_mountpoint(mount, monkeypatch):
     monkeypatch.setattr(type(mount), "stat", gone)
     with pytest.raises(StaleError) as caught:
         find_mount(mount / "branches")
-    assert caught.value.message == f"the daemon of the mount has ended: {mount}"
+    assert caught.value.own_message == f"the daemon of the mount has ended: {mount}"
     assert str(mount) in caught.value.hint
 
 

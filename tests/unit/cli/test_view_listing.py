@@ -92,7 +92,7 @@ def test_what_cannot_be_listed_is_one_line(place, repository, fail):
 
 def test_a_file_without_a_size_is_listed_as_such_and_a_store_that_fails_ends_it():
     for error in (ObjectNotFoundError("chunks/1 is gone"), NotShownError("it is too large")):
-        assert list_view(FailingDirectory(error)).failed == [("a", error.message)]
+        assert list_view(FailingDirectory(error)).failed == [("a", error.own_message)]
     with pytest.raises(NoSpaceError):
         list_view(FailingDirectory(NoSpaceError("the disk is full")))
 

@@ -27,7 +27,7 @@ def test_verdicts(name: str) -> None:
                 parse(data, spec_version)
             assert caught.value.kind == "bad-metadata"
             assert caught.value.facts["file"] == "a/zarr.json"
-            assert caught.value.message.startswith("a/zarr.json: ")
+            assert caught.value.own_message.startswith("a/zarr.json: ")
 
 
 def test_a_group() -> None:

@@ -652,7 +652,7 @@ def test_what_is_not_known_is_named(changes, named, decoding, growing):
         with pytest.raises(NotShownError, match=named) as error:
             decoder.open("/a")
         assert error.value.facts["path"] == "/a"
-        assert not error.value.message.startswith("/a")  # what lists arrays names them itself
+        assert not error.value.own_message.startswith("/a")  # what lists arrays names them itself
 
 
 def test_huge_shard_indices_are_refused(decoding):
