@@ -56,9 +56,11 @@ def differences(official: Outcome, ours: Outcome) -> list[str]:
     """Returns the ways in which a program came to something else."""
     found = [
         f"{name}: {getattr(official, name)!r} became {getattr(ours, name)!r}"
-        for name in ("value", "place", "facts", "warned")
+        for name in ("value", "place", "warned")
         if getattr(official, name) != getattr(ours, name)
     ]
+    if official.facts != {name: value for name, value in ours.facts.items() if name in official.facts}:
+        found.append(f"facts: {official.facts} became {ours.facts}")
     # An error of the official library without a kind, or of an unknown one, may have one here.
     if official.kind not in (None, "unknown") and official.kind != ours.kind:
         found.append(f"kind: {official.kind} became {ours.kind}")
