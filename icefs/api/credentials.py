@@ -276,6 +276,12 @@ class _Refresh:
         self._is_used = current is None
 
     def __call__(self) -> StorageCredentials:
+        if not callable(self._get_credentials):
+            raise InvalidInputError(
+                f"'{type(self._get_credentials).__name__}' object is not callable",
+                hint="get_credentials is a function that returns S3StaticCredentials",
+                kind="invalid-credentials",
+            )
         if self._current is not None:
             _check(self._current)
         if self._is_used or self._current is None or _is_expired(self._current):

@@ -130,6 +130,30 @@ def s3_credentials_from_a_lambda_that_is_pickled(at: At) -> object:
 
 
 @mistake
+def s3_credentials_from_a_number(at: At) -> object:
+    ic = at.ic
+    options = ic.S3Options(region="us-east-1", endpoint_url="http://127.0.0.1:9", allow_http=True)
+    storage = ic.Storage.new_s3(options, "b", "p", ic.s3_refreshable_credentials(42))
+    return ic.Repository.exists(storage)
+
+
+@mistake
+def default_settings_that_are_changed(at: At) -> object:
+    settings = at.storage().default_settings()
+    settings.concurrency.ideal_concurrent_request_size = 1_000_000
+    settings.retries.max_tries = 42
+    config = at.ic.RepositoryConfig(storage=settings)
+    return config.storage.retries.max_tries, config.storage.concurrency.ideal_concurrent_request_size
+
+
+@mistake
+def default_settings_with_a_wrong_number(at: At) -> object:
+    settings = at.storage().default_settings()
+    settings.concurrency.ideal_concurrent_request_size = -1
+    return settings
+
+
+@mistake
 def containers_with_text_as_credentials(at: At) -> object:
     return at.ic.containers_credentials({"s3://b/": "secret"})
 

@@ -22,6 +22,7 @@ OTHERWISE: dict[str, str] = {
     "read_of_a_range_backwards": "the official library panics; here it is an invalid range",
     "partial_values_of_a_key_that_is_no_key": "the official library fails on a missing value; here the key is invalid",
     "an_array_of_zarr_two": "the message says that Zarr v2 cannot be stored, not that a key is missing",
+    "s3_credentials_from_a_number": "what is no function is a wrong argument, not a failure of the store",
     # Errors that come earlier.
     "read_a_snapshot_that_was_removed": "a session reads its snapshot when it is opened, and fails there",
     "reopen_where_all_was_deleted": "reopening reads the repository, and fails where it is gone",

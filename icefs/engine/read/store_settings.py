@@ -12,7 +12,12 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from icefs.errors import InvalidInputError
-from icefs.format.config.storage import StorageRetriesSettings, StorageSettings, StorageTimeoutSettings
+from icefs.format.config.storage import (
+    StorageConcurrencySettings,
+    StorageRetriesSettings,
+    StorageSettings,
+    StorageTimeoutSettings,
+)
 from icefs.format.config.values import RepositoryConfig
 from icefs.storage.base import Storage
 from icefs.storage.settings import StoreSettings
@@ -154,7 +159,10 @@ def store_settings(config: RepositoryConfig | None) -> StoreSettings:
 
 def settings_of(settings: StoreSettings) -> StorageSettings:
     """Returns settings of a store as a configuration has them; a time that no configuration can have is left out."""
-    found = StorageSettings(retries=StorageRetriesSettings(), timeouts=StorageTimeoutSettings())
+    # All parts are there, so that a program can set a member of each.
+    found = StorageSettings(
+        concurrency=StorageConcurrencySettings(), retries=StorageRetriesSettings(), timeouts=StorageTimeoutSettings()
+    )
     holder = RepositoryConfig(storage=found)
     for field in _FIELDS:
         value = None if field.setting is None else getattr(settings, field.setting)
