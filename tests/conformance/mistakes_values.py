@@ -352,6 +352,26 @@ def a_version_of_nine(at: At) -> object:
 
 
 @mistake
+def enumerations_and_numbers(at: At) -> object:
+    ic = at.ic
+    members = (
+        *(ic.ChunkType.virtual, ic.SpecVersion.v2, ic.ConflictType.ChunkDoubleUpdate, ic.VersionSelection.UseOurs),
+        *(ic.RepoAvailability.read_only, ic.CompressionAlgorithm.Zstd, ic.ChecksumAlgorithm.Sha256),
+    )
+    return [int(each) for each in members], ic.ChecksumAlgorithm.Crc32 == 0, ic.ConflictType(6) == members[2]
+
+
+@mistake
+def conditions_by_their_classes(at: At) -> object:
+    split, load = at.ic.ManifestSplitCondition, at.ic.ManifestPreloadCondition
+    return [
+        each.Or([each.PathMatches("a"), each.And([each.NameMatches(regex="b")])])
+        == each.or_conditions([each.path_matches("a"), each.and_conditions([each.name_matches("b")])])
+        for each in (split, load)
+    ]
+
+
+@mistake
 def a_kind_of_error_that_is_none(at: At) -> object:
     return at.ic.ErrorKind("nope")
 

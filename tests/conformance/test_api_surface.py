@@ -19,12 +19,7 @@ import icefs
 MISSING: dict[str, dict[str, str]] = {
     "GCSummary": {"throttled_batches": "the transport waits and tries again, and does not count it"},
     "IcechunkStore": {"set_partial_values": "the official one has no such thing either: it raises"},
-    "ManifestPreloadCondition": dict.fromkeys(
-        ("And", "False", "NameMatches", "NumRefs", "Or", "PathMatches", "True"), "functions of lower case make them"
-    ),
-    "ManifestSplitCondition": dict.fromkeys(
-        ("And", "NameMatches", "Or", "PathMatches"), "functions of lower case make them"
-    ),
+    "ManifestPreloadCondition": dict.fromkeys(("False", "NumRefs", "True"), "functions of lower case make them"),
 }
 # Parameters of functions and methods that are there.
 OTHERWISE: dict[str, str] = {}
@@ -113,7 +108,6 @@ _SHOWN_AS_TEXT = (
 )
 SPECIAL_MISSING = {
     **{name: {"_repr_html_"} for name in _SHOWN_AS_TEXT.split()},  # a notebook shows their repr
-    "ChecksumAlgorithm": {"__int__"},  # icefs sends no other checksum than the service asks for
 }
 
 

@@ -6,9 +6,26 @@ written later.
 
 import types
 from collections.abc import Mapping
+from enum import Enum
 from typing import Any, ClassVar, Final, Union, get_args, get_origin, get_type_hints
 
 from icefs.arguments import U64, check_instance, checked_integer
+
+
+class NumberedEnum(Enum):
+    """Members that are their numbers to programs: `int` gives it, and they are equal to it, as official members are."""
+
+    def __int__(self) -> int:
+        return int(self.value)
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, int) and not isinstance(other, bool):
+            return int(self.value) == other
+        return self is other
+
+    def __hash__(self) -> int:
+        return hash(self.value)
+
 
 type Limits = Mapping[str, tuple[int, int]]
 """The least and the greatest number of fields."""

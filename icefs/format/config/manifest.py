@@ -46,6 +46,12 @@ class ManifestSplitCondition:
         """Arrays in whose name the expression is found."""
         return ManifestSplitCondition("name_matches", regex)
 
+    # The official library's classes of conditions, as far as they make some.
+    Or = or_conditions
+    And = and_conditions
+    PathMatches = path_matches
+    NameMatches = name_matches
+
     @staticmethod
     def AnyArray() -> "ManifestSplitCondition":
         """All arrays."""
@@ -159,6 +165,12 @@ class ManifestPreloadCondition:
     def name_matches(regex: str) -> "ManifestPreloadCondition":
         """Arrays in whose name the expression is found."""
         return ManifestPreloadCondition("name_matches", regex)
+
+    # As above.
+    Or = or_conditions
+    And = and_conditions
+    PathMatches = path_matches
+    NameMatches = name_matches
 
     @staticmethod
     def num_refs(from_refs: int | None, to_refs: int | None) -> "ManifestPreloadCondition":

@@ -5,15 +5,14 @@ Source: format notes §4, §6 and §7.7; upstream icechunk-storage/src/storage.r
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import Enum
 from typing import ClassVar
 
 from icefs.arguments import U32
-from icefs.format.config.checked import Checked, Limits
+from icefs.format.config.checked import Checked, Limits, NumberedEnum
 from icefs.format.config.merge import Mergeable
 
 
-class ChecksumAlgorithm(Enum):
+class ChecksumAlgorithm(NumberedEnum):
     """The checksum that is sent with uploads to S3."""
 
     Crc32 = 0

@@ -9,11 +9,10 @@ Source: format notes §4 and §7.7; upstream icechunk/src/config.rs.
 """
 
 from dataclasses import dataclass
-from enum import Enum
 from typing import ClassVar, Final
 
 from icefs.arguments import U8, U16
-from icefs.format.config.checked import Limits
+from icefs.format.config.checked import Limits, NumberedEnum
 from icefs.format.config.manifest import (
     ManifestConfig,
     ManifestPreloadCondition,
@@ -33,13 +32,10 @@ from icefs.format.config.storage import (
 )
 
 
-class CompressionAlgorithm(Enum):
+class CompressionAlgorithm(NumberedEnum):
     """How metadata files are compressed."""
 
     Zstd = 0
-
-    def __int__(self) -> int:
-        return int(self.value)
 
     @staticmethod
     def default() -> "CompressionAlgorithm":
