@@ -1,5 +1,6 @@
 """For all tests: the same surroundings, an end for each, Hypothesis profiles, and one S3 server."""
 
+import logging
 import os
 from collections.abc import Iterator
 
@@ -45,7 +46,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
-    """Has the watchdog end what a failing test waits for."""
+    """Has the watchdog end what a failing test waits for; the logger is as a program has it that loads no API."""
+    logger = logging.getLogger("icefs")
+    logger.handlers.clear()
+    logger.setLevel(logging.NOTSET)
     with item.config.stash[WATCHDOG].watching(item.nodeid, _limit_s(item)):
         return (yield)
 
