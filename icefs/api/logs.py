@@ -103,12 +103,16 @@ def _parsed(part: str) -> tuple[str, int | None]:
 def initialize_logs() -> None:
     """Sets which messages are logged by the environment; importing the API calls it.
 
-    By default warnings and errors are printed. With ICECHUNK_NO_LOGS nothing is.
+    By default warnings and errors are printed, as Python does, and a program may choose other levels with `logging`.
+    With ICECHUNK_NO_LOGS nothing is printed.
     """
     if _SILENCE_VARIABLE in os.environ:
         logging.getLogger("icefs").addHandler(logging.NullHandler())  # Python prints warnings without any handler
         return
-    set_logs_filter(None)
+    if _FILTER_VARIABLE in os.environ:
+        set_logs_filter(None)
+    else:  # the levels are Python's own, so that a program's `logging` decides
+        logging.getLogger("icefs").addHandler(_console)
 
 
 def shutdown_telemetry() -> None:

@@ -2,8 +2,9 @@
 
 import pickle
 from datetime import UTC, datetime
+from typing import Final
 
-from tests.conformance.mistakes import At, mistake
+from tests.conformance.mistakes import At, mistake, run
 
 
 @mistake
@@ -162,6 +163,45 @@ def containers_with_text_as_credentials(at: At) -> object:
 def containers_with_no_credentials(at: At) -> object:
     at.create()
     at.ic.Repository.open(at.storage(), authorize_virtual_chunk_access={"file:///data/": None})
+
+
+_OLD: Final = {"file:///data/": None}
+
+
+@mistake
+def no_credentials_when_a_repository_is_created(at: At) -> object:
+    at.ic.Repository.create(at.storage(), authorize_virtual_chunk_access=_OLD)
+
+
+@mistake
+def no_credentials_when_a_repository_is_opened_or_created(at: At) -> object:
+    at.ic.Repository.open_or_create(at.storage(), authorize_virtual_chunk_access=_OLD)
+
+
+@mistake
+def no_credentials_when_a_repository_is_opened_again(at: At) -> object:
+    at.create().reopen(authorize_virtual_chunk_access=_OLD)
+
+
+@mistake
+def no_credentials_asynchronously(at: At) -> object:
+    run(at.ic.Repository.create_async(at.storage("a"), authorize_virtual_chunk_access=_OLD))
+    run(at.ic.Repository.open_async(at.storage("a"), authorize_virtual_chunk_access=_OLD))
+    run(at.ic.Repository.open_or_create_async(at.storage("a"), authorize_virtual_chunk_access=_OLD))
+    run(run(at.ic.Repository.open_async(at.storage("a"))).reopen_async(authorize_virtual_chunk_access=_OLD))
+
+
+@mistake
+def objects_listed_in_the_old_way(at: At) -> object:
+    at.create()
+    return sorted(key.partition("/")[0] for key, _ in at.storage().list_objects())[:1]
+
+
+@mistake
+def objects_listed_with_settings(at: At) -> object:
+    at.create()
+    storage = at.storage()
+    return len(storage.list_objects(storage.default_settings(), "refs"))
 
 
 @mistake

@@ -84,3 +84,27 @@ def test_a_programs_own_logging_shows_lines_once(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stderr == "mine: said\n"
+
+
+def test_a_programs_own_levels_count() -> None:
+    program = (
+        "import logging, icefs\nlogging.basicConfig(level='DEBUG', format='mine: %(message)s')\n"
+        "logging.getLogger('icefs.engine').debug('said')\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if "ICECHUNK" not in name}
+    done = subprocess.run(
+        [sys.executable, "-c", program + "icefs.Repository"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment,
+    )
+    assert done.stderr == "mine: said\n"
+    done = subprocess.run(
+        [sys.executable, "-c", "import icefs\nicefs.Repository\n" + program],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment,
+    )
+    assert done.stderr == "mine: said\n"
