@@ -56,6 +56,9 @@ _console: Final = _Console()
 _console.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
 
 
+_chosen: Final[set[str]] = set()  # the loggers whose levels are ours to set
+
+
 def set_logs_filter(log_filter_directive: str | None) -> None:
     """Sets which messages are logged, on the logger `icefs` and those that the directive names.
 
@@ -86,6 +89,7 @@ def set_logs_filter(log_filter_directive: str | None) -> None:
             levels[name] = level
     for logger, chosen in levels.items():
         logging.getLogger(logger).setLevel(chosen)
+        _chosen.add(logger)
     logging.getLogger("icefs").addHandler(_console)  # once, however often
 
 
@@ -112,6 +116,8 @@ def initialize_logs() -> None:
     if _FILTER_VARIABLE in os.environ:
         set_logs_filter(None)
     else:  # the levels are Python's own, so that a program's `logging` decides
+        while _chosen:
+            logging.getLogger(_chosen.pop()).setLevel(logging.NOTSET)
         logging.getLogger("icefs").addHandler(_console)
 
 

@@ -195,7 +195,10 @@ def test_what_is_logged_is_chosen(monkeypatch):
         assert not ours.isEnabledFor(logging.CRITICAL)
         monkeypatch.delenv("ICECHUNK_LOG")
         icefs.initialize_logs()
-        assert ours.level == logging.WARNING
+        assert ours.level == other.level == logging.NOTSET  # Python's own: warnings and errors
+        ours.setLevel(logging.ERROR)
+        icefs.initialize_logs()
+        assert ours.level == logging.ERROR  # a program's own choice stays
         icefs.shutdown_telemetry()
     finally:
         ours.setLevel(before[0])
