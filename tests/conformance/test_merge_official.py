@@ -7,13 +7,16 @@ import icechunk
 import pytest
 import zarr
 
+from icefs.engine.history.origins import merge_bases
 from icefs.engine.merge.operations import Way, cherry_pick, merge, restore, revert
 from icefs.engine.merge.restoration import Wanted
+from icefs.engine.upkeep.expiration import ExpirationRequest, expire
 from icefs.engine.write.repository import WritableRepository
 from icefs.format.ids import SnapshotId
 from icefs.paths import NodePath
 from icefs.storage.local.store import LocalStorage
 from tests.conformance.official import GROUP, array_json
+from tests.support.exchanging import is_whole
 
 A = NodePath("/a")
 MAIN = Way("main")
@@ -53,3 +56,36 @@ def test_a_history_with_merges_is_read(tmp_path: Path, spec_version: int):
     for branch, values in (("main", [0, 10, 20, 30, 0]), ("dev", [0, 10, 0, 30, 40])):
         array = zarr.open_group(official.readonly_session(branch).store, mode="r")["a"]
         assert array[::600].tolist() == values
+
+
+@pytest.mark.parametrize("expire_with", ["official", "icefs"])
+@pytest.mark.parametrize("spec_version", [2, 1])
+def test_expiration_over_a_history_with_merges(tmp_path: Path, spec_version: int, expire_with: str):
+    """Both expire the same, and what a merge brought stays: the branch refers to it itself."""
+    with WritableRepository.create(LocalStorage(tmp_path), spec_version=spec_version) as repository:
+        with repository.transaction("main", message="start") as session:
+            session.nodes.put("/", GROUP)
+            session.nodes.put("/a", array_json((5 * 600,), (600,)))
+        repository.create_branch("dev", repository.lookup_branch("main"))
+        write(repository, "dev", 1, 10)
+        write(repository, "main", 2, 20)
+        merge(repository, "dev", MAIN)
+        repository.delete_branch("dev")
+        tip = write(repository, "main", 3, 30)
+        cutoff = repository.lookup_snapshot(tip).flushed_at
+    official = icechunk.Repository.open(icechunk.local_filesystem_storage(str(tmp_path)))
+    if expire_with == "official":
+        official.expire_snapshots(datetime.fromtimestamp(cutoff / 1_000_000, UTC))
+    else:
+        with WritableRepository.open(LocalStorage(tmp_path)) as repository:
+            expire(repository, ExpirationRequest(cutoff))
+    official = icechunk.Repository.open(icechunk.local_filesystem_storage(str(tmp_path)))
+    assert [info.message for info in official.ancestry(branch="main")] == ["30 at 3", "Repository initialized"]
+    official.garbage_collect(datetime.now(UTC))
+    array = zarr.open_group(official.readonly_session("main").store, mode="r")["a"]
+    assert array[::600].tolist() == [0, 10, 20, 30, 0]
+    assert is_whole(LocalStorage(tmp_path))
+    with WritableRepository.open(LocalStorage(tmp_path)) as repository:
+        # The merge is no part of the history any more, and nothing looks for it.
+        assert merge_bases(repository.context, tip, tip) == [tip]
+        write(repository, "main", 4, 40)
