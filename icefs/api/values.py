@@ -141,8 +141,8 @@ class VirtualChunkSpec:
 
     def __post_init__(self) -> None:
         # Programs make millions of these: what fits is not looked at twice.
-        if not all(0 <= coordinate < 1 << 32 for coordinate in self.index):
-            for coordinate in self.index:
+        for coordinate in self.index:
+            if not 0 <= coordinate < 1 << 32:
                 checked_integer(coordinate, U32, "a chunk coordinate")
         if not (0 <= self.offset < 1 << 64 and 0 <= self.length < 1 << 64):
             checked_integer(self.offset, U64, "offset")
