@@ -16,6 +16,7 @@ from collections import ChainMap
 from dataclasses import asdict
 from pathlib import Path
 
+from tests.benchmarks.merge_side import MERGE_SIDE
 from tests.benchmarks.read_side import READ_SIDE
 from tests.benchmarks.remote_peers import REMOTE_PEERS
 from tests.benchmarks.remote_side import REMOTE_SIDE
@@ -49,7 +50,7 @@ def main() -> None:
     tempfile.tempdir = os.environ.get("TMPDIR")
     rows = []
     print(f"\n{machine()}\n\n| what | icefs | other | ratio | target | |\n|---|---:|---:|---:|---:|---|")
-    sides = (READ_SIDE, WRITE_SIDE, VIEW_SIDE, TRANSFER_SIDE, REMOTE_SIDE, REMOTE_WRITES, REMOTE_PEERS)
+    sides = (READ_SIDE, WRITE_SIDE, MERGE_SIDE, VIEW_SIDE, TRANSFER_SIDE, REMOTE_SIDE, REMOTE_WRITES, REMOTE_PEERS)
     for what, measure in ChainMap(*reversed(sides)).items():
         if arguments.only not in what:
             continue

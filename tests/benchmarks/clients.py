@@ -209,7 +209,7 @@ def whole_variable_again(path: str) -> float:
     return whole_variable(path)
 
 
-def _command_seconds(*command: str) -> float:
+def command_seconds(*command: str) -> float:
     """Runs a program from its start to its end."""
     start = time.perf_counter()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
@@ -218,7 +218,7 @@ def _command_seconds(*command: str) -> float:
 
 def ncks(path: str) -> float:
     """Has NCO look for NaN in all variables of a NetCDF file, which writes nothing."""
-    return _command_seconds("ncks", "--chk_nan", path)
+    return command_seconds("ncks", "--chk_nan", path)
 
 
 def ncks_again(path: str) -> float:
@@ -229,7 +229,7 @@ def ncks_again(path: str) -> float:
 
 def cdo(path: str) -> float:
     """Has CDO work out minimum, mean and maximum of all variables of a NetCDF file."""
-    return _command_seconds("cdo", "-s", "infon", path)
+    return command_seconds("cdo", "-s", "infon", path)
 
 
 def cdo_again(path: str) -> float:

@@ -68,6 +68,23 @@ def _million_repo(path: Path, grid: tuple[int, ...]) -> None:
     session.commit("a million chunks")
 
 
+def _branches_repo(path: Path) -> None:
+    """A million virtual references, all of them changed on the branch dev, and one more array on main."""
+    _million_repo(path, (1_000_000,))
+    repository = icechunk.Repository.open(icechunk.local_filesystem_storage(str(path)))
+    repository.create_branch("dev", repository.lookup_branch("main"))
+    session = repository.writable_session("dev")
+    count = 1_000_000
+    locations = [f"file://{path.with_suffix('.bin')}"] * count
+    session.store.set_virtual_refs_arr(
+        "a", (count,), locations, np.full(count, 16, dtype="u8"), np.full(count, 16, dtype="u8")
+    )
+    session.commit("all of them")
+    session = repository.writable_session("main")
+    zarr.create_array(session.store, name="b", shape=(4,), chunks=(4,), dtype="u1")[:] = 1
+    session.commit("another array")
+
+
 def _empty_repo(path: Path) -> None:
     _create(path)
     # The first directory that is written to.
@@ -101,6 +118,7 @@ def _views_repo(path: Path) -> None:
 
 _RECIPES = {
     "views": _views_repo,
+    "branches": _branches_repo,
     "empty": _empty_repo,
     "staged": _staged_repo,
     "small": lambda path: _chunks_repo(path, (SMALL_GRID[0] * 64, SMALL_GRID[1] * 64), (64, 64)),
