@@ -242,7 +242,8 @@ def made(spec_version: int, start: list[tuple[object, ...]]) -> tuple[WritableRe
 
 
 @pytest.mark.parametrize(
-    ("spec_version", "side"), [(2, VersionSelection.Fail), (1, VersionSelection.Fail)], ids=["v2-fail", "v1-fail"]
+    ("spec_version", "side"),
+    [(version, side) for version in (2, 1) for side in _WAYS],
 )
 @settings(max_examples=max(4, settings().max_examples // 4))
 @given(start=histories, mine=st.tuples(histories, histories), theirs=st.tuples(histories, histories))
