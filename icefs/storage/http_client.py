@@ -243,7 +243,7 @@ def _is_upgrade(base: SplitResult, target: SplitResult) -> bool:
 def _prefix(url: str) -> SplitResult:
     parts = urlsplit(url if url.endswith("/") else f"{url}/")
     if parts.scheme not in _DEFAULT_PORTS or not parts.hostname or parts.query or parts.fragment:
-        raise InvalidInputError(f"{url!r} is not a URL prefix that redirects may lead below")
+        raise InvalidInputError("redirect_to is not a URL prefix that redirects may lead below")
     return parts
 
 

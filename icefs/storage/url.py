@@ -19,7 +19,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
-from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
+from urllib.parse import parse_qsl, unquote, urlencode
 
 from icefs.errors import InvalidInputError, UnsupportedError
 from icefs.storage.base import Storage
@@ -30,6 +30,10 @@ from icefs.storage.retry import RetryPolicy
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _SECRET = "***"
+# What programs leave that append a signature to a location with options: ?region=eu?sv=2024-01-01&sig=…
+_APPENDED: Final = re.compile(r"[?&;#][^=]*=")
+_CONTAINER: Final = re.compile(r"[a-z0-9$-]{3,63}")
+_URL_OPTIONS: Final = ("endpoint_url", "redirect_to")
 _WRITTEN: Final = "use a path, s3://, gs://, az://, http(s):// or file://"
 
 
@@ -92,6 +96,12 @@ def _parse_query(kind: Kind, query: str) -> dict[str, Any]:
                 f"{name} must not be part of a URL, where others could read it", hint=f"put it into {kind.keys_belong}"
             )
         _check_option(kind, name, ())
+        if _APPENDED.search(text):
+            # The value is not repeated, here and in what refuses it later: a signature may be in it.
+            raise InvalidInputError(
+                f"the option {name} is not valid: there is another query in its value",
+                hint="separate the options by &; signatures and keys belong into " + kind.keys_belong,
+            )
         try:
             options[name] = kind.options[name](text)
         except ValueError as error:
@@ -205,7 +215,7 @@ def open_azure(location: Location, options: dict[str, Any]) -> Storage:
         from icefs.storage.azure.options import AzureCredentials, AzureOptions, account_of_host
         from icefs.storage.azure.store import AzureStorage
     except ModuleNotFoundError as error:
-        raise missing_extra(error, "azure", f"az://{location.root}") from None
+        raise missing_extra(error, "azure", redact(f"az://{location.root}")) from None
 
     _take_retry(options)
     container, at, host = location.root.rpartition("@")
@@ -253,22 +263,30 @@ def missing_extra(error: ModuleNotFoundError, extra: str, place: str) -> Unsuppo
 
 
 def redact(url: str) -> str:
-    """Returns a location without what could be secret: user names, passwords, and unknown query values."""
+    """Returns a location without what could be secret: user names, passwords, and unknown query values.
+
+    The container before the @ of `abfs://` is shown, for it is part of the repository's name.
+    """
     before, question, query = url.partition("?")
     match = _SCHEME.match(before)
     if match is not None:
         authority, slash, path = before[match.end() :].partition("/")
-        if "@" in authority:
-            authority = f"{_SECRET}@{authority.rpartition('@')[2]}"
+        name, at, host = authority.rpartition("@")
+        kind = KIND_OF_SCHEME.get(match[1].lower())
+        if at and not (kind is not None and kind.name == "azure" and _CONTAINER.fullmatch(name)):
+            authority = f"{_SECRET}@{host}"
         before = f"{match[0]}{authority}{slash}{path}"
     elif question:
         return url  # A path with a question mark in it.
     if not question:
         return before
-    harmless = {name for kind in KINDS.values() for name in kind.options}
-    shown = []
-    for name, value in parse_qsl(query, keep_blank_values=True):
-        if name in ("endpoint_url", "redirect_to") and urlsplit(value).scheme:
-            value = redact(value)
-        shown.append((name, value if name in harmless else _SECRET))
+    shown = [(name, _redact_value(name, value)) for name, value in parse_qsl(query, keep_blank_values=True)]
     return f"{before}?{urlencode(shown, safe='/:*@')}"
+
+
+def _redact_value(name: str, value: str) -> str:
+    if not any(name in kind.options for kind in KINDS.values()) or _APPENDED.search(value):
+        return _SECRET
+    if name in _URL_OPTIONS and "@" in value:
+        return redact(value) if _SCHEME.match(value) else _SECRET
+    return value

@@ -14,6 +14,7 @@ from icefs.storage.settings import StoreSettings
 
 _ACCOUNT: Final = re.compile("[a-z0-9]{3,24}(-secondary)?")
 _CONTAINER: Final = re.compile(r"(?=.{3,63}\Z)[a-z0-9]+(-[a-z0-9]+)*|\$root|\$web|\$logs")
+_NAME: Final = re.compile(r"[\w.$-]*")
 # What stands behind the account's name in the host of each of Microsoft's clouds.
 _CLOUDS: Final = (
     "core.windows.net",
@@ -177,14 +178,16 @@ def check_endpoint_url(url: str) -> None:
             hint="give the signature as sas_token, or in AZURE_STORAGE_SAS_TOKEN",
         )
     if parts.scheme not in ("http", "https") or not has_host or not url.isprintable() or " " in url:
-        raise InvalidInputError(f"the endpoint_url {url!r} does not start with http:// or https://")
+        raise InvalidInputError("the endpoint_url does not start with http:// or https://")
 
 
 def check_container(name: str) -> None:
     """Raises InvalidInputError if a text is no name of a container."""
     if _CONTAINER.fullmatch(name) is None:
+        # A name with other characters may be a password or a key, which is not repeated.
+        shown = repr(name) if _NAME.fullmatch(name) else "the text before the @ or the first slash"
         raise InvalidInputError(
-            f"{name!r} is no container of Azure",
+            f"{shown} is no container of Azure",
             hint="its name has 3 to 63 letters in lower case, digits and single hyphens",
         )
 

@@ -112,7 +112,7 @@ class GcsOptions:
         if parts.username is not None or parts.password is not None:
             raise InvalidInputError("the endpoint_url must not hold a user name or password")
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise InvalidInputError(f"the endpoint_url {self.endpoint_url!r} does not start with http:// or https://")
+            raise InvalidInputError("the endpoint_url does not start with http:// or https://")
         if parts.scheme == "http" and not self.allow_http:
             raise InvalidInputError(
                 f"the endpoint {self.endpoint_url} is not encrypted", hint="set allow_http to use it all the same"

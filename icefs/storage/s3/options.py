@@ -83,7 +83,7 @@ class S3Options:
         if parts.username is not None or parts.password is not None:
             raise InvalidInputError("the endpoint_url must not hold a user name or password")
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise InvalidInputError(f"the endpoint_url {self.endpoint_url!r} does not start with http:// or https://")
+            raise InvalidInputError("the endpoint_url does not start with http:// or https://")
 
     def with_settings(self, settings: StoreSettings) -> "S3Options":
         """Returns options that obey the settings, but in the fields that the user has named."""
