@@ -16,7 +16,6 @@ from azure.core.exceptions import (
     ClientAuthenticationError,
     DecodeError,
     HttpResponseError,
-    IncompleteReadError,
     ServiceRequestError,
 )
 from requests import exceptions as request_errors
@@ -160,6 +159,20 @@ def _code(error: HttpResponseError, headers: Mapping[str, str]) -> str:
     return text if _CODE.fullmatch(text) else ""
 
 
+def _is_before_sending(inner: BaseException | None) -> bool:
+    """Tells whether a connection failed before a request was sent.
+
+    Azure's library raises ServiceRequestError for nearly every failure of a connection, also for those after the
+    request was sent; a write that may have been served must not pass for one that was not.
+    """
+    if inner is None:
+        return True  # The library refused to send the request.
+    cause = inner.args[0] if isinstance(inner, request_errors.ConnectionError) and inner.args else inner
+    if isinstance(cause, http_errors.MaxRetryError):
+        cause = cause.reason
+    return isinstance(cause, http_errors.NewConnectionError | http_errors.ConnectTimeoutError)
+
+
 def _transport_error(error: Exception, *, action: str, endpoint: str) -> StorageError:
     inner = error.inner_exception if isinstance(error, AzureError) else error
     kind = type(inner if inner is not None else error).__name__
@@ -177,7 +190,7 @@ def _transport_error(error: Exception, *, action: str, endpoint: str) -> Storage
             never_connected=True,
             cause="ProxyError",
         )
-    never_connected = isinstance(error, ServiceRequestError) and not isinstance(error, IncompleteReadError)
+    never_connected = isinstance(error, ServiceRequestError) and _is_before_sending(inner)
     what = "cannot be reached" if never_connected else f"broke off its answer ({kind})"
     return UnreachableError(
         f"cannot {action}: {endpoint} {what}",
