@@ -43,7 +43,7 @@ do not use it and do not wait for it. `ARCHITECTURE.md` says how the packages wo
     locks        the order in which threads take locks
     arguments    checks of the types and ranges of arguments
     words        names, commands and counts in messages
-    wording      the key words by which programs know an error
+    official_words  the key words by which programs know an error
     log_context  the branch that log lines are about
 """
 

@@ -30,7 +30,7 @@ exceptions at its edge, `engine` turns an `ObjectNotFoundError` into, say, a `Sn
 
 from typing import Any, ClassVar, Final
 
-from icefs.wording import with_official_words
+from icefs.official_words import with_official_words
 
 
 class IcefsError(Exception):

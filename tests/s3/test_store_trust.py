@@ -63,6 +63,18 @@ def is_trial(request) -> bool:
     return "/chunks/" in request.path and request.is_conditional_write
 
 
+def test_an_upgrade_through_a_gateway_that_drops_conditions_changes_nothing(direct, through, gateway, capsys):
+    icefs.Repository.create(icefs.s3_storage(**direct.arguments()), spec_version=1)
+    tip = add_group(direct, "one")
+    gateway.drops = frozenset(("if-match",))
+    assert main(["upgrade", through.url]) == 1
+    assert "ignores If-Match" in capsys.readouterr().err
+    repo = icefs.Repository.open(icefs.s3_storage(**direct.arguments()))
+    assert (repo.spec_version, repo.lookup_branch("main")) == (1, tip)
+    gateway.drops = frozenset()
+    assert main(["upgrade", through.url]) == 0
+
+
 def test_the_first_commit_through_a_gateway_finds_that_it_drops_conditions(direct, through, gateway):
     icefs.Repository.create(icefs.s3_storage(**direct.arguments()))
     first = add_group(direct, "one")

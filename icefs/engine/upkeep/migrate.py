@@ -101,6 +101,7 @@ def upgrade(repository: WritableRepository, *, dry_run: bool = False, delete_unu
 
     Raises:
         SessionStateError: the repository is of version 2 (kind `invalid-repository-migration`).
+        UnsupportedError: the store ignores the conditions of writes, so that an update could be lost.
         ConflictError: somebody wrote to the new `repo` while refs of version 1 were still being changed.
         FormatError, SnapshotNotFoundError: a ref, or a snapshot that one leads to, is damaged or missing.
         StorageError: something cannot be read; or `repo` cannot be written, and all is as it was.
@@ -130,6 +131,7 @@ def upgrade(repository: WritableRepository, *, dry_run: bool = False, delete_unu
 def _publish(repository: WritableRepository, refs: RefsState, info: RepoInfo) -> tuple[RefsState, RepoInfo]:
     """Writes `repo`, and again where refs changed while it was being made."""
     storage = repository.storage
+    repository.context.check_store()
     version: Version | None = None
     for _ in range(_MAX_TRIES):
         data = encode_repo_info(info, level=repository.context.compression_level)

@@ -182,7 +182,7 @@ def test_help_lists_every_command_and_exit_code_without_importing_the_commands()
         "icefs.cli.support.registry",
         "icefs.clock",
         "icefs.errors",
-        "icefs.wording",
+        "icefs.official_words",
         "icefs.words",
     }
 
