@@ -1,8 +1,8 @@
-"""Writes on a condition, whose answers may be lost, at services that keep user metadata.
+"""Writes on a condition, whose answers may be lost: the one set of rules for all services.
 
 A conditional write carries a write-id of its own in the object's metadata, under the name that the official library
 uses: after a lost answer, or a conflict that could be with our own earlier try, the object is looked up, and its
-write-id tells whose write is there.
+write-id tells whose write is there. A store that does without metadata says otherwise what is its own, or not at all.
 
 Source: format notes §7.11; upstream design document 017.
 """
@@ -10,7 +10,8 @@ Source: format notes §7.11; upstream design document 017.
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from itertools import count
+from typing import Final, Protocol
 
 from icefs.errors import ObjectNotFoundError, PreconditionFailedError, StorageError
 from icefs.storage.base import Version
@@ -19,6 +20,15 @@ WRITE_ID: Final = "icechunkwriteid"
 """The name of the write-id in an object's user metadata."""
 
 type OnFailure = Callable[[StorageError], None]
+
+
+class Found(Protocol):
+    """An object that was looked up."""
+
+    @property
+    def version(self) -> Version:
+        """The version that is there."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +44,19 @@ def new_write_id() -> str:
     return uuid.uuid4().hex
 
 
-def publish(
+def is_written_by(write_id: str | None) -> Callable[[Present], bool] | None:
+    """Returns what tells whether an object is of the write with an id; None where the write carries none."""
+    return None if write_id is None else lambda found: found.write_id == write_id
+
+
+def publish[F: Found](
     send: Callable[[OnFailure], Version],
-    find: Callable[[], Present],
+    find: Callable[[], F],
     *,
-    write_id: str | None,
+    is_own: Callable[[F], bool] | None,
     place: str,
     key: str,
+    is_believed: Callable[[StorageError, F | None, int], bool] = lambda error, found, tries: True,
 ) -> Version:
     """Writes under a condition, and finds out what happened where the answer does not tell.
 
@@ -48,13 +64,16 @@ def publish(
         send: Sends the write, and again until there is an answer; has the function that it takes called at each passing
             failure.
         find: Looks up the present object; raises ObjectNotFoundError.
-        write_id: The write-id that `send` sends; None where it sends none, and nothing can be found out.
+        is_own: Tells of the present object whether it is the one that was to be written; None where nothing can tell.
         place: The object, for errors.
         key: Its name, for programs.
+        is_believed: Takes a refusal, the present object if `is_own` could look it up, and how many refusals there were
+            before. Tells whether another writer is the reason; else the write is sent again.
 
     Raises:
         PreconditionFailedError: as `Storage.put`.
-        StorageError: the store does not answer; `facts["maybe_written"]` tells whether the object may be there.
+        StorageError: the store does not answer; `facts["maybe_written"]` tells whether the object may be there. Or what
+            `is_believed` raises.
     """
     in_doubt = False
 
@@ -62,30 +81,44 @@ def publish(
         nonlocal in_doubt
         in_doubt |= not error.facts.get("never_connected")
 
-    try:
-        return send(doubt)
-    except (PreconditionFailedError, ObjectNotFoundError) as error:
-        # Looked up even where no try is known to be lost: a proxy may have sent the request twice.
-        own = _own_version(find, write_id)
-        if own is not None:
-            return own
-        raise PreconditionFailedError(
-            f"{place} was changed by another writer", key=key, maybe_written=in_doubt
-        ) from error
-    except StorageError as error:
-        error.facts["maybe_written"] = in_doubt
-        if not (in_doubt and error.is_transient):
-            raise
+    def look() -> tuple[F | None, bool]:
+        """Returns the present object, and whether it is ours."""
+        if is_own is None:
+            return None, False
         try:
-            own = _own_version(find, write_id)
-        except StorageError:
-            raise error from None
-        if own is not None:
-            return own
-        raise
+            found = find()
+        except ObjectNotFoundError:
+            return None, False
+        return found, is_own(found)
+
+    for tries in count():
+        try:
+            return send(doubt)
+        except (PreconditionFailedError, ObjectNotFoundError) as error:
+            # Looked up even where no try is known to be lost: a proxy may have sent the request twice.
+            found, is_ours = look()
+            if found is not None and is_ours:
+                return found.version
+            if not is_believed(error, found, tries):
+                continue
+            raise PreconditionFailedError(
+                f"{place} was changed by another writer", key=key, maybe_written=in_doubt
+            ) from error
+        except StorageError as error:
+            error.facts["maybe_written"] = in_doubt
+            if not (in_doubt and error.is_transient):
+                raise
+            try:
+                found, is_ours = look()
+            except StorageError:
+                raise error from None
+            if found is not None and is_ours:
+                return found.version
+            raise
+    raise AssertionError("unreachable")
 
 
-def check_present(find: Callable[[], Present], expected: Version | None, *, place: str, key: str) -> None:
+def check_present(find: Callable[[], Found], expected: Version | None, *, place: str, key: str) -> None:
     """Looks right before a write or copy without a condition whether the present object is the expected one.
 
     Args:
@@ -104,14 +137,3 @@ def check_present(find: Callable[[], Present], expected: Version | None, *, plac
         found = None
     if found != expected:
         raise PreconditionFailedError(f"{place} was changed by another writer", key=key, maybe_written=False)
-
-
-def _own_version(find: Callable[[], Present], write_id: str | None) -> Version | None:
-    """Returns the version of the present object, if it is of this write."""
-    if write_id is None:
-        return None
-    try:
-        found = find()
-    except ObjectNotFoundError:
-        return None
-    return found.version if found.write_id == write_id else None

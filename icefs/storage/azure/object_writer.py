@@ -14,7 +14,7 @@ from icefs.errors import InvalidInputError, StorageError, UnreachableError
 from icefs.storage.azure.access import MAX_SINGLE_PUT_BYTES, ContainerAccess
 from icefs.storage.azure.object_reader import Conditions, ObjectReader, if_match, quoted, version_of
 from icefs.storage.base import Version
-from icefs.storage.publishing import WRITE_ID, OnFailure, check_present, publish
+from icefs.storage.publishing import WRITE_ID, OnFailure, check_present, is_written_by, publish
 
 _BLOCK_THREADS: Final = 4
 _MAX_BLOCKS: Final = 50_000
@@ -74,7 +74,8 @@ class ObjectWriter:
         def send(doubt: OnFailure) -> Version:
             return self._send(name, data, condition, write_id, tier, doubt)
 
-        return publish(send, lambda: self._reader.find(name), write_id=write_id, place=self._access.url(name), key=name)
+        place, is_own = self._access.url(name), is_written_by(write_id)
+        return publish(send, lambda: self._reader.find(name), is_own=is_own, place=place, key=name)
 
     def _send(
         self,

@@ -14,7 +14,7 @@ from icefs.storage.gcs.access import BucketAccess
 from icefs.storage.gcs.connection import Connection
 from icefs.storage.gcs.reader import ObjectReader, generation_of
 from icefs.storage.gcs.uploads import Read, Wanted, send_parts, send_whole
-from icefs.storage.publishing import OnFailure, check_present, publish
+from icefs.storage.publishing import OnFailure, check_present, is_written_by, publish
 
 _ABSENT: Final = "0"
 
@@ -70,7 +70,7 @@ class ObjectWriter:
         return publish(
             lambda on_failure: self._send(marked, data, on_failure),
             lambda: self._reader.present(wanted.name),
-            write_id=write_id,
+            is_own=is_written_by(write_id),
             place=self._access.url(wanted.name),
             key=wanted.name,
         )

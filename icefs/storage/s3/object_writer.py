@@ -1,8 +1,6 @@
 """Objects of an S3 bucket are written: each by one request or in parts, on a condition or none, or copied.
 
-A conditional write carries a write-id of its own in the object's metadata, under the name that the official library
-uses: after a lost answer, or a conflict that could be with our own earlier try, the object is looked up, and its
-write-id tells whose write is there.
+A conditional write is `storage.publishing`, which tells whose write is there after a lost answer or a conflict.
 
 A configuration can do without conditions, for a service that knows none: the object is looked up before it is written,
 so that what another writer did before is respected, and what he does in the same moment is lost. It can do without
@@ -18,6 +16,7 @@ from typing import Any, Final
 
 from icefs.errors import AccessDeniedError, ObjectNotFoundError, PreconditionFailedError, StorageError
 from icefs.storage.base import Version
+from icefs.storage.publishing import WRITE_ID, check_present, publish
 from icefs.storage.s3.access import BucketAccess
 from icefs.storage.s3.answers import Described, quoted, told, version_of
 from icefs.storage.s3.checksums import check_algorithm, checksum_headers
@@ -25,8 +24,7 @@ from icefs.storage.s3.errors import LACKING
 from icefs.storage.s3.object_reader import ObjectReader
 from icefs.storage.s3.parts import OnFailure, send_parts
 
-_WRITE_ID: Final = "icechunkwriteid"
-_WRITE_ID_HEADER: Final = f"x-amz-meta-{_WRITE_ID}"
+_WRITE_ID_HEADER: Final = f"x-amz-meta-{WRITE_ID}"
 # The headers that arguments of the client's methods become.
 _CONDITION_HEADERS: Final = {"IfMatch": "if-match", "IfNoneMatch": "if-none-match"}
 # How often a refused condition is not believed while the object is still the one to be replaced (AWS: 409).
@@ -97,17 +95,11 @@ class ObjectWriter:
         self, name: str, data: bytes | memoryview, write: _Write, expected: Version | None
     ) -> Version:
         """Writes in the place of what was looked up right before."""
-        found = self._find(name)
-        if (None if found is None else found.version) != expected:
-            raise PreconditionFailedError(
-                f"{self._access.url(name)} was changed by another writer", key=name, maybe_written=False
-            )
+        check_present(lambda: self._reader.head(name, {}), expected, place=self._access.url(name), key=name)
         return self._send(name, data, replace(write, condition={}), None)
 
-    def _is_own(self, found: Described | None, name: str, data: bytes | memoryview, write: _Write) -> bool:
+    def _is_own(self, found: Described, name: str, data: bytes | memoryview, write: _Write) -> bool:
         """Tells whether the object that is there is the one that was to be written."""
-        if found is None:
-            return False
         if self._settings.metadata is not False:
             return found.headers.get(_WRITE_ID_HEADER) == write.write_id
         if found.size != len(data):
@@ -119,37 +111,14 @@ class ObjectWriter:
 
     def _publish(self, name: str, data: bytes | memoryview, write: _Write, expected: Version | None) -> Version:
         """Writes under a condition, and finds out what happened where the answer does not tell."""
-        in_doubt = False
-
-        def doubt(error: StorageError) -> None:
-            nonlocal in_doubt
-            in_doubt |= not error.facts.get("never_connected")
-
-        for spurious in range(_SPURIOUS_CONFLICTS + 1):
-            try:
-                return self._send(name, data, write, doubt)
-            except (PreconditionFailedError, ObjectNotFoundError) as error:
-                found = self._find(name)
-                if found is not None and self._is_own(found, name, data, write):
-                    return found.version
-                if not self._believe(error, found, name, expected, spurious, verb="write"):
-                    continue
-                raise PreconditionFailedError(
-                    f"{self._access.url(name)} was changed by another writer", key=name, maybe_written=in_doubt
-                ) from error
-            except StorageError as error:
-                error.facts["maybe_written"] = in_doubt
-                if not (in_doubt and error.is_transient):
-                    raise
-                try:
-                    found = self._find(name)
-                    is_own = self._is_own(found, name, data, write)
-                except StorageError:
-                    raise error from None
-                if found is not None and is_own:
-                    return found.version
-                raise
-        raise AssertionError("unreachable")
+        return publish(
+            lambda doubt: self._send(name, data, write, doubt),
+            lambda: self._reader.head(name, {}),
+            is_own=lambda found: self._is_own(found, name, data, write),
+            place=self._access.url(name),
+            key=name,
+            is_believed=lambda error, found, tries: self._believe(error, found, name, expected, tries, verb="write"),
+        )
 
     def _believe(
         self,
@@ -246,7 +215,7 @@ class ObjectWriter:
                 size_bytes,
                 read,
                 part_bytes=self._access.options.multipart_part_bytes,
-                begun_with={**({"Metadata": {_WRITE_ID: write.write_id}} if has_metadata else {}), **storage_class},
+                begun_with={**({"Metadata": {WRITE_ID: write.write_id}} if has_metadata else {}), **storage_class},
                 condition=write.condition,
                 checksum_algorithm=self._access.options.checksum_algorithm,
                 on_failure=on_failure,
