@@ -26,6 +26,7 @@ with their `ExchangedHistories`, and `SnapshotInfo.commit_message`.
     attribution  labels that the access logs of buckets show
     aio          the `_async` twins of synchronous methods
     notebook     how values look in a notebook
+    display      the text of values: their facts, one a line
 """
 
 from typing import TYPE_CHECKING, Any

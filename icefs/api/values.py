@@ -6,6 +6,7 @@ from datetime import datetime
 from enum import IntEnum
 from typing import Any, ClassVar, Self, override
 
+from icefs.api.display import DIFF_TITLES, diff_text, fields_text
 from icefs.api.notebook import as_html
 from icefs.arguments import U32, U64, check_instance, checked_integer
 from icefs.clock import to_datetime, to_micros
@@ -86,7 +87,7 @@ class RepoStatus:
         return formats.RepoStatus(availability, set_at, self.limited_availability_reason)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(repr=False, frozen=True, slots=True)
 class SnapshotInfo:
     """A snapshot without its nodes."""
 
@@ -96,6 +97,7 @@ class SnapshotInfo:
     message: str
     metadata: dict[str, Any]
 
+    __repr__ = fields_text
     _repr_html_ = as_html
 
     @property
@@ -164,16 +166,6 @@ class FeatureFlag:
         return self.default_enabled if self.setting is None else self.setting
 
 
-_DIFF_TITLES = {
-    "new_groups": "Groups created",
-    "new_arrays": "Arrays created",
-    "updated_groups": "Group definitions updated",
-    "updated_arrays": "Array definitions updated",
-    "deleted_groups": "Groups deleted",
-    "deleted_arrays": "Arrays deleted",
-}
-
-
 @dataclass(repr=False, frozen=True, slots=True)
 class Diff:
     """The changes between two snapshots, or in a session, by absolute path."""
@@ -191,7 +183,7 @@ class Diff:
     def of(cls, diff: EngineDiff) -> Self:
         """Converts the engine's result."""
         return cls(
-            **{name: set(getattr(diff, name)) for name in _DIFF_TITLES},
+            **{name: set(getattr(diff, name)) for name in DIFF_TITLES},
             updated_chunks={path: [list(index) for index in indices] for path, indices in diff.updated_chunks.items()},
             moved_nodes=[(move.from_path, move.to_path) for move in diff.moved_nodes],
         )
@@ -200,22 +192,7 @@ class Diff:
         """Tells whether nothing changed."""
         return not any(getattr(self, each.name) for each in fields(self))
 
-    def __repr__(self) -> str:
-        parts = [
-            f"{title}:\n" + "".join(f"    {path}\n" for path in sorted(getattr(self, name)))
-            for name, title in _DIFF_TITLES.items()
-            if getattr(self, name)
-        ]
-        if self.updated_chunks:
-            chunks = "".join(
-                f"    {path}:\n" + "".join(f"        {index}\n" for index in indices)
-                for path, indices in sorted(self.updated_chunks.items())
-            )
-            parts.append(f"Chunks updated:\n{chunks}")
-        if self.moved_nodes:
-            parts.append("Nodes moved:\n" + "".join(f"    {old} -> {new}\n" for old, new in self.moved_nodes))
-        return "\n".join(parts)
-
+    __repr__ = diff_text
     _repr_html_ = as_html
 
 

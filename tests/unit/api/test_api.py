@@ -95,7 +95,7 @@ def test_a_diff(repo):
     deleted = repo.diff(from_tag="v1", to_branch="main")
     assert deleted.deleted_arrays == {"/a"}
     assert icefs.Diff().is_empty()
-    assert str(icefs.Diff(moved_nodes=[("/a", "/b")])) == "Nodes moved:\n    /a -> /b\n"
+    assert str(icefs.Diff(moved_nodes=[("/a", "/b")])) == "Nodes moved/renamed:\n    /a -> /b\n"
 
 
 def test_a_session(repo):
