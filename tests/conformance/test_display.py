@@ -14,6 +14,7 @@ import icefs
 DIFFERENCES = [
     (r"\n\n+", "\n", "icefs has a blank line between all parts of a diff; the official library not before moved nodes"),
     (r"<(?:icefs|icechunk)\.(?:\w+\.)*(\w+)>", r"<\1>", "the library's own name, without the submodule"),
+    (r"<ForkSession>", "<Session>", "icefs names a fork by its class"),
     (r"\b[0-9A-HJKMNP-TV-Z]{20}\b", "ID", "ids are random"),
     (r"(?m)^written_at: .*\d.*$", "written_at: TIME", "times differ; icefs prints one as `str` does"),
     (r"(?m)^metadata: .*\{.*$", "metadata: {}", "icefs prints a dict, the official library the names of its own types"),
@@ -59,6 +60,11 @@ def values(library: ModuleType) -> dict[str, Any]:
         "newest snapshot": history[0],
         "snapshot with markup": history[2],
         "first snapshot": history[-1],
+        "read-only session": repository.readonly_session("main"),
+        "writable session": repository.writable_session("main"),
+        "session that moves": repository.rearrange_session("main"),
+        "fork": repository.writable_session("main").fork(),
+        "store": repository.writable_session("main").store,
     }
 
 
@@ -76,6 +82,11 @@ def both() -> tuple[dict[str, Any], dict[str, Any]]:
         "newest snapshot",
         "snapshot with markup",
         "first snapshot",
+        "read-only session",
+        "writable session",
+        "session that moves",
+        "fork",
+        "store",
     ],
 )
 def test_the_same_facts_in_the_same_order(kind: str, both: tuple[dict[str, Any], dict[str, Any]]) -> None:
