@@ -16,9 +16,9 @@ DIFF_TITLES = {
 _SHOWN_CHUNKS = 10  # of each array; the official library prints as many
 
 
-def fields_text(value: Any) -> str:
-    """Returns the name of a dataclass's type and each of its fields on a line."""
-    lines = [f"{each.name}: {getattr(value, each.name)}\n" for each in fields(value)]
+def fields_text(value: Any, **written: str) -> str:
+    """Returns the name of a dataclass's type and each of its fields on a line; `written` has other texts for some."""
+    lines = [f"{each.name}: {written.get(each.name, getattr(value, each.name))}\n" for each in fields(value)]
     return f"<icefs.{type(value).__name__}>\n" + "".join(lines)
 
 

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
+from textwrap import indent
 from typing import TYPE_CHECKING, Any, Self, TypedDict
 
 from icefs.api.aio import DualIterator, asynchronous
@@ -79,7 +80,8 @@ class Repository(Upkeep, Bringing, Exchanging):
         self._attribution = attribution or Attribution()
 
     def __repr__(self) -> str:
-        return f"<icefs.Repository (v{self._engine.spec_version})>\nstorage: {self._engine.storage.url}\n"
+        storage = indent(repr(self._engine.storage), "    ")
+        return f"<icefs.Repository (v{self._engine.spec_version})>\nstorage:\n{storage}config: <RepositoryConfig ...>\n"
 
     _repr_html_ = as_html
 

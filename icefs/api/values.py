@@ -63,7 +63,7 @@ class RepoAvailability(_NamedInt):
     read_only = 1
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(repr=False, frozen=True, slots=True)
 class RepoStatus:
     """A repository's availability, since when, and why it is limited."""
 
@@ -73,6 +73,12 @@ class RepoStatus:
 
     def __post_init__(self) -> None:
         check_instance(self.availability, RepoAvailability)
+
+    def __repr__(self) -> str:
+        name = "".join(part.capitalize() for part in self.availability.name.split("_"))
+        return fields_text(self, availability=name)
+
+    _repr_html_ = as_html
 
     @classmethod
     def of(cls, status: formats.RepoStatus) -> Self:

@@ -16,9 +16,10 @@ written through the same storage before, then itself, and only then returns.
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from html import escape
 from importlib import import_module
 from operator import attrgetter
 from pathlib import Path
@@ -212,7 +213,14 @@ class Storage(ABC):
     capabilities: Capabilities
 
     def __repr__(self) -> str:
-        return f"<icefs.Storage {self.url}>"
+        return "<icefs.Storage>\n" + "".join(f"{name}: {value}\n" for name, value in self.facts().items())
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{escape(repr(self))}</pre>"
+
+    def facts(self) -> Mapping[str, str]:
+        """Returns the kind of the store and its place, by the official library's names and without secrets."""
+        return {"type": type(self).__name__, "url": self.url}
 
     @property
     @abstractmethod

@@ -102,6 +102,10 @@ class HttpStorage(Storage):
     def url(self) -> str:
         return self._url
 
+    @override
+    def facts(self) -> Mapping[str, str]:
+        return {"type": "HTTP", "url": self._url}
+
     def _object_url(self, key: str) -> str:
         check_key(key)
         return self._url_of(key)

@@ -6,7 +6,7 @@ A verified fake: it passes the contract suite that the real stores pass.
 import itertools
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import override
 
@@ -82,6 +82,10 @@ class MemoryStorage(Storage):
     @override
     def url(self) -> str:
         return f"memory:{self._space.name}"
+
+    @override
+    def facts(self) -> Mapping[str, str]:
+        return {"type": "in-memory"}
 
     def _stored(self, key: str) -> _Stored:
         check_key(key)

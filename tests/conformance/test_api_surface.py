@@ -103,7 +103,7 @@ SPECIAL = ("_repr_html_", "__int__", "__iter__", "__len__", "__getitem__", "__ad
 _SHOWN_AS_TEXT = (
     "Attribution CachingConfig CompressionConfig Conflict FeatureFlag GCSummary ManifestConfig ManifestFileInfo "
     "ManifestPreloadConfig ManifestSplittingConfig ManifestVirtualChunkLocationCompressionConfig ObjectStoreConfig "
-    "RepoStatus RepositoryConfig S3Options S3StaticCredentials Storage StorageConcurrencySettings "
+    "RepositoryConfig S3Options S3StaticCredentials StorageConcurrencySettings "
     "StorageRetriesSettings StorageSettings StorageTimeoutSettings Update VirtualChunkContainer"
 )
 SPECIAL_MISSING = {

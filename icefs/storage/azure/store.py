@@ -8,7 +8,7 @@ Source: format notes §7.11; REST API of Azure Blob Storage, "Specifying conditi
 
 import os
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import fields, replace
 from typing import Any, Final, override
 from urllib.parse import urlencode
@@ -92,12 +92,23 @@ class AzureStorage(Storage):
     @property
     @override
     def url(self) -> str:
+        shown = self._shown_options()
+        return f"az://{self.container}/{self.prefix}" + (f"?{urlencode(shown, safe='/:')}" if shown else "")
+
+    @override
+    def facts(self) -> Mapping[str, str]:
+        shown = {name: "True" if value == "true" else value for name, value in self._shown_options().items()}
+        account = {"account": shown.pop("account")} if "account" in shown else {}
+        return {"type": "Azure", **account, "container": self.container, "prefix": self.prefix, **shown}
+
+    def _shown_options(self) -> dict[str, str]:
+        """Returns the options that are part of the place, as a location has them."""
         shown = {}
         for option in fields(self.options):
             value = getattr(self.options, option.name)
             if option.name in ("account", "endpoint_url", "anonymous") and value:
                 shown[option.name] = "true" if value is True else str(value)
-        return f"az://{self.container}/{self.prefix}" + (f"?{urlencode(shown, safe='/:')}" if shown else "")
+        return shown
 
     @property
     @override

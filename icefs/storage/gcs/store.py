@@ -1,7 +1,7 @@
 """Objects in a bucket of Google Cloud Storage, below a prefix."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, replace
 from functools import partial
@@ -78,12 +78,22 @@ class GcsStorage(Storage):
     @property
     @override
     def url(self) -> str:
+        shown = self._shown_options()
+        return f"gs://{self.bucket}/{self.prefix}" + (f"?{urlencode(shown, safe='/:')}" if shown else "")
+
+    @override
+    def facts(self) -> Mapping[str, str]:
+        shown = {name: "True" if value == "true" else value for name, value in self._shown_options().items()}
+        return {"type": "GCS", "bucket": self.bucket, "prefix": self.prefix, **shown}
+
+    def _shown_options(self) -> dict[str, str]:
+        """Returns the options that are part of the place, as a location has them."""
         shown = {}
         for option in fields(self.options):
             value = getattr(self.options, option.name)
             if option.name in _SHOWN and value:
                 shown[option.name] = "true" if value is True else str(value)
-        return f"gs://{self.bucket}/{self.prefix}" + (f"?{urlencode(shown, safe='/:')}" if shown else "")
+        return shown
 
     @property
     @override

@@ -11,7 +11,7 @@ The promises of the disk, and their limits:
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import override
 
@@ -84,6 +84,10 @@ class LocalStorage(Storage):
     @override
     def url(self) -> str:
         return str(self.root)
+
+    @override
+    def facts(self) -> Mapping[str, str]:
+        return {"type": "local filesystem", "path": self.url}
 
     def _name(self, key: str) -> str:
         """Returns where an object lies below the root."""

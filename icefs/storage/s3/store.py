@@ -9,7 +9,7 @@ Source: format notes §7.11; upstream design document 017.
 import logging
 import os
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import fields, replace
 from operator import methodcaller
 from typing import override
@@ -102,12 +102,22 @@ class S3Storage(Storage):
     @property
     @override
     def url(self) -> str:
+        shown = self._shown_options()
+        return f"s3://{self.bucket}/{self.prefix}" + (f"?{urlencode(shown, safe='/:')}" if shown else "")
+
+    @override
+    def facts(self) -> Mapping[str, str]:
+        shown = {name: "True" if value == "true" else value for name, value in self._shown_options().items()}
+        return {"type": "S3", "bucket": self.bucket, "prefix": self.prefix, **shown}
+
+    def _shown_options(self) -> dict[str, str]:
+        """Returns the options that are part of the place, as a location has them."""
         shown = {}
         for option in fields(self.options):
             value = getattr(self.options, option.name)
             if option.name in ("endpoint_url", "region", "profile", "anonymous", "force_path_style") and value:
                 shown[option.name] = "true" if value is True else str(value)
-        return f"s3://{self.bucket}/{self.prefix}" + (f"?{urlencode(shown, safe='/:')}" if shown else "")
+        return shown
 
     @property
     @override
